@@ -1,0 +1,176 @@
+"""Builds the compiled parts: a CPU library where there is a C++ compiler, a CUDA library where there is nvcc.
+
+Both use torch's stable ABI alone (no pybind, no ATen headers), so that one binary serves every Python and
+every torch from 2.11 on. Neither is needed: without them the package runs on its PyTorch reference and says
+so.
+
+  MCLNF_NO_EXT=1         build nothing
+  MCLNF_NO_CUDA=1        build the CPU library only
+  MCLNF_DEBUG=1          -O1 -g and assertions
+  MCLNF_SANITIZE=1       address and undefined-behaviour sanitizers in the CPU library
+  TORCH_CUDA_ARCH_LIST   architectures of the CUDA library, such as "8.0 9.0"
+  MAX_JOBS               compile jobs at a time
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import subprocess
+
+from setuptools import setup
+
+TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11, the oldest that we support
+
+
+def flag(name: str) -> bool:
+    return os.environ.get(name, "0") not in ("", "0")
+
+
+def say(text: str) -> None:
+    print(f"mclnf_fast: {text}", flush=True)
+
+
+def cpu_arguments() -> tuple[list[str], list[str]]:
+    # Contraction is off so that the portable arithmetic gives the same bits on every machine; kernels that
+    # want a fused multiply-add ask for one by name.
+    compile_args = ["-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wno-psabi", TARGET]
+    compile_args += ["-O1", "-g"] if flag("MCLNF_DEBUG") else ["-O3", "-DNDEBUG", "-g0"]
+    link_args: list[str] = []
+    if flag("MCLNF_SANITIZE"):
+        sanitize = [
+            "-fsanitize=address,undefined",
+            "-fno-omit-frame-pointer",
+            "-fno-sanitize-recover=undefined",
+        ]
+        compile_args += [*sanitize, "-g"]
+        link_args += sanitize
+    return compile_args, link_args
+
+
+def cuda_extension(include: list[str]) -> list:
+    sources = sorted(glob.glob("csrc/cuda/*.cu"))
+    if flag("MCLNF_NO_CUDA"):
+        say("CUDA library not built: MCLNF_NO_CUDA is set")
+        return []
+    nvcc = shutil.which("nvcc") or next(
+        (
+            p
+            for p in (os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin", "nvcc"),)
+            if os.path.exists(p)
+        ),
+        None,
+    )
+    if not sources or nvcc is None:
+        say("CUDA library not built: " + ("nvcc was not found" if sources else "no sources"))
+        return []
+    from setuptools import Extension
+
+    extension = Extension("mclnf_fast._C_cuda", sources, include_dirs=include, py_limited_api=True)
+    extension.mclnf_nvcc = nvcc
+    return [extension]
+
+
+def nvcc_flags(nvcc: str) -> list[str]:
+    listed = os.environ.get("TORCH_CUDA_ARCH_LIST", "8.0 9.0 10.0").replace(";", " ").split()
+    known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=False).stdout
+    flags: list[str] = []
+    last = ""
+    for name in listed:
+        number = name.replace("+PTX", "").replace(".", "")
+        if f"compute_{number.rstrip('af')}" in known:
+            flags += ["-gencode", f"arch=compute_{number},code=sm_{number}"]
+            last = number
+    if last:  # intermediate code of the newest one, so that later devices run as well
+        flags += ["-gencode", f"arch=compute_{last},code=compute_{last}"]
+    return [
+        *flags,
+        "-std=c++17",
+        "-O3",
+        "-Xcompiler",
+        "-fPIC,-fvisibility=hidden",
+        "--fmad=false",
+        TARGET,
+        "-DUSE_CUDA",
+    ]
+
+
+def extensions() -> tuple[list, dict]:
+    if flag("MCLNF_NO_EXT"):
+        say("nothing compiled: MCLNF_NO_EXT is set; the PyTorch reference serves every op")
+        return [], {}
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None and shutil.which("g++") is None:
+        say(
+            f"nothing compiled: no C++ compiler ({compiler}) was found; the PyTorch reference serves every op"
+        )
+        return [], {}
+    try:
+        from torch.utils import cpp_extension
+    except ImportError:
+        say("nothing compiled: torch is not importable at build time; the PyTorch reference serves every op")
+        return [], {}
+
+    class Build(cpp_extension.BuildExtension):
+        """Ninja for the CPU library; nvcc called directly, since torch's CUDA build wants a CUDA build of
+        torch."""
+
+        def build_extensions(self) -> None:
+            cuda = [e for e in self.extensions if hasattr(e, "mclnf_nvcc")]
+            self.extensions = [e for e in self.extensions if e not in cuda]
+            try:
+                super().build_extensions()
+            except RuntimeError as error:  # a compiler that fails leaves a working pure-Python install
+                say(
+                    f"CPU library not built: the compiler failed ({error}); "
+                    "the PyTorch reference serves every op"
+                )
+                self.extensions = []
+                return
+            self.extensions += cuda
+            for extension in cuda:
+                try:
+                    self.build_cuda(extension)
+                except (subprocess.CalledProcessError, OSError) as error:
+                    say(f"CUDA library not built: nvcc failed ({error}); everything else works without it")
+                    self.extensions.remove(extension)
+
+        def build_cuda(self, extension) -> None:
+            flags = nvcc_flags(extension.mclnf_nvcc)
+            objects = []
+            os.makedirs(self.build_temp, exist_ok=True)
+            for source in extension.sources:
+                target = os.path.join(self.build_temp, os.path.basename(source) + ".o")
+                include = [f"-I{path}" for path in extension.include_dirs]
+                subprocess.run(
+                    [extension.mclnf_nvcc, "-c", source, "-o", target, *flags, *include], check=True
+                )
+                objects.append(target)
+            output = self.get_ext_fullpath(extension.name)
+            os.makedirs(os.path.dirname(output), exist_ok=True)
+            # The CUDA runtime is linked statically and torch's shims are found at load time, in the torch
+            # that loads us.
+            subprocess.run(
+                [extension.mclnf_nvcc, "-shared", "-o", output, *objects, "-cudart", "static"], check=True
+            )
+
+        def get_ext_filename(self, name: str) -> str:
+            # One file name for every Python: the library has no Python in it.
+            return os.path.join(*name.split(".")) + ".so"
+
+    compile_args, link_args = cpu_arguments()
+    cpu = cpp_extension.CppExtension(
+        "mclnf_fast._C_cpu",
+        sorted(["csrc/schema.cpp", *glob.glob("csrc/cpu/*.cpp")]),
+        include_dirs=[os.path.abspath("csrc")],
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+        py_limited_api=True,
+    )
+    include = [os.path.abspath("csrc"), *cpp_extension.include_paths()]
+    return [cpu, *cuda_extension(include)], {"build_ext": Build.with_options(no_python_abi_suffix=True)}
+
+
+ext_modules, cmdclass = extensions()
+setup(ext_modules=ext_modules, cmdclass=cmdclass)
