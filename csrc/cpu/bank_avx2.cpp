@@ -1,0 +1,28 @@
+// The bank's tile kernels for one instruction set: avx2.
+#include "bank_table.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "math/spherical.h"
+
+#define MCLNF_VBYTES 32
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+namespace mclnf {
+namespace avx2 {
+#include "simd.h"
+// The order matters: the micro-kernel and the layers are written in terms of the vectors above.
+#include "gemm_tile.h"
+// The tile sweeps use both.
+#include "bank_kernels.h"
+const BankTable<float> table_float = make_table<float>("avx2");
+const BankTable<double> table_double = make_table<double>("avx2");
+}  // namespace avx2
+}  // namespace mclnf
+#pragma GCC pop_options
+#endif

@@ -1,0 +1,201 @@
+// What the bank's drivers share: tensors checked and turned into pointers, and the division of the work.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <tuple>
+#include <vector>
+
+#include "bank_table.h"
+
+namespace mclnf {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Tensors = std::vector<Tensor>;
+
+inline void check_shape(const char* name, const Tensor& t, std::initializer_list<int64_t> shape) {
+    bool same = t.dim() == static_cast<int64_t>(shape.size());
+    int64_t d = 0;
+    for (const int64_t size : shape) same = same && t.size(d++) == size;
+    STD_TORCH_CHECK(same, "mclnf_fast: ", name, " has a wrong shape");
+}
+
+// A contiguous tensor of this dtype, or an error that names it.
+inline Tensor plain(const char* name, const Tensor& t, ScalarType dtype) {
+    STD_TORCH_CHECK(t.is_cpu(), "mclnf_fast: ", name, " must be on the CPU like x");
+    STD_TORCH_CHECK(t.scalar_type() == dtype, "mclnf_fast: ", name, " has a dtype other than x");
+    return torch::stable::contiguous(t);
+}
+
+// Tensors shaped like the parameters, [M, in, out] and [M, out] a layer, and the pointers to one module's share.
+template <class S>
+struct Stack {
+    Tensors weight, bias;
+
+    Stack() = default;
+    Stack(const char* name, const Net& net, int64_t modules, const Tensors& w, const Tensors& b, ScalarType dtype) {
+        STD_TORCH_CHECK(w.size() == net.layers.size() && b.size() == net.layers.size(), "mclnf_fast: ", name,
+                        " must hold one tensor a layer");
+        for (size_t l = 0; l < net.layers.size(); ++l) {
+            weight.push_back(plain(name, w[l], dtype));
+            bias.push_back(plain(name, b[l], dtype));
+            check_shape(name, weight[l], {modules, net.layers[l].in, net.layers[l].out});
+            check_shape(name, bias[l], {modules, net.layers[l].out});
+        }
+    }
+    static Stack zeros(const Net& net, int64_t modules, const Tensor& like) {
+        Stack stack;
+        for (const Layer& layer : net.layers) {
+            stack.weight.push_back(torch::stable::new_zeros(like, {modules, layer.in, layer.out}));
+            stack.bias.push_back(torch::stable::new_zeros(like, {modules, layer.out}));
+        }
+        return stack;
+    }
+    explicit operator bool() const { return !weight.empty(); }
+};
+
+// Pointers to one module's share of a stack; holds them for the time of a call.
+template <class S>
+class View {
+  public:
+    View(const Stack<S>& stack, const Net& net, int64_t module) {
+        for (size_t l = 0; l < stack.weight.size(); ++l) {
+            const Layer& layer = net.layers[l];
+            weight_.push_back(static_cast<S*>(stack.weight[l].mutable_data_ptr()) + module * layer.in * layer.out);
+            bias_.push_back(static_cast<S*>(stack.bias[l].mutable_data_ptr()) + module * layer.out);
+        }
+    }
+    // One buffer of net.parameters values, layer after layer.
+    View(S* flat, const Net& net) {
+        for (const Layer& layer : net.layers) {
+            weight_.push_back(flat);
+            flat += static_cast<int64_t>(layer.in) * layer.out;
+            bias_.push_back(flat);
+            flat += layer.out;
+        }
+    }
+    Slices<S> read() const { return weight_.empty() ? Slices<S>{} : Slices<S>{weight_.data(), bias_.data()}; }
+    Sums<S> write() { return weight_.empty() ? Sums<S>{} : Sums<S>{weight_.data(), bias_.data()}; }
+    void add_to(Sums<S> target, const Net& net) const {
+        for (size_t l = 0; l < weight_.size(); ++l) {
+            const int64_t size = static_cast<int64_t>(net.layers[l].in) * net.layers[l].out;
+            for (int64_t i = 0; i < size; ++i) target.weight[l][i] += weight_[l][i];
+            for (int i = 0; i < net.layers[l].out; ++i) target.bias[l][i] += bias_[l][i];
+        }
+    }
+
+  private:
+    std::vector<S*> weight_, bias_;
+};
+
+template <class S>
+struct BankInputs {
+    Net net;
+    int64_t modules, points;
+    Tensor x;
+    std::vector<int64_t> offsets;
+    Stack<S> parameters;
+
+    BankInputs(const Tensor& x_in, const Tensor& offsets_in, const Tensors& w, const Tensors& b,
+               const std::vector<int64_t>& ints, const std::vector<double>& floats)
+        : net(ints, floats) {
+        const ScalarType dtype = x_in.scalar_type();
+        x = plain("x", x_in, dtype);
+        STD_TORCH_CHECK(x.dim() == 2 && x.size(1) == net.in_dim, "mclnf_fast: x must be [N, in_dim]");
+        points = x.size(0);
+        offsets = read_offsets("offsets", offsets_in, points);
+        modules = static_cast<int64_t>(offsets.size()) - 1;
+        parameters = Stack<S>("weights and biases", net, modules, w, b, dtype);
+    }
+
+    static std::vector<int64_t> read_offsets(const char* name, const Tensor& t_in, int64_t total) {
+        STD_TORCH_CHECK(t_in.is_cpu(), "mclnf_fast: ", name, " must be on the CPU like x");
+        STD_TORCH_CHECK(t_in.scalar_type() == ScalarType::Long && t_in.dim() == 1 && t_in.numel() >= 1, "mclnf_fast: ", name,
+                        " must be int64 [M + 1]");
+        const Tensor t = torch::stable::contiguous(t_in);
+        const int64_t* p = static_cast<const int64_t*>(t.const_data_ptr());
+        std::vector<int64_t> values(p, p + t.numel());
+        STD_TORCH_CHECK(values.front() == 0 && values.back() == total, "mclnf_fast: ", name, " must go from 0 to ", total);
+        for (size_t i = 1; i < values.size(); ++i)
+            STD_TORCH_CHECK(values[i] >= values[i - 1], "mclnf_fast: ", name, " must not go down");
+        return values;
+    }
+    const S* points_at(int64_t at) const { return static_cast<const S*>(x.const_data_ptr()) + at * net.in_dim; }
+};
+
+// A run of items (points, or segments) of one module. `slot` < 0: the module's only run, which may write its sums in
+// place; otherwise the row of the partial sums that it fills.
+struct Run {
+    int64_t module, begin, end, slot;
+};
+
+// Cuts every module's items into runs: enough of them that one huge module fills the cores, few enough that the partial
+// sums stay small. The cut depends on the problem alone, never on the number of threads, and so do the sums' bits.
+struct Plan {
+    std::vector<Run> runs;
+    int64_t slots = 0;
+
+    Plan(const std::vector<int64_t>& offsets, int64_t least, bool partial_sums) {
+        const int64_t modules = static_cast<int64_t>(offsets.size()) - 1;
+        const int64_t most = partial_sums ? std::max<int64_t>(4, 64 / std::max<int64_t>(1, modules)) : INT64_MAX;
+        for (int64_t m = 0; m < modules; ++m) {
+            const int64_t items = offsets[m + 1] - offsets[m];
+            if (items == 0) continue;
+            const int64_t count = std::min(most, (items + least - 1) / least);
+            // Whole tiles a run, so that only the last one is ragged.
+            const int64_t size = ((items + count - 1) / count + 63) / 64 * 64;
+            const bool alone = size >= items || !partial_sums;
+            for (int64_t at = offsets[m]; at < offsets[m + 1]; at += size)
+                runs.push_back({m, at, std::min(at + size, offsets[m + 1]), alone ? -1 : slots++});
+        }
+    }
+};
+
+// Adds the partial sums of every module in the order of its runs.
+template <class S>
+void reduce_slots(const Plan& plan, const Net& net, const std::vector<S>& partial, Stack<S>& total) {
+    std::vector<size_t> first;  // the first run of each module that has slots
+    for (size_t r = 0; r < plan.runs.size(); ++r)
+        if (plan.runs[r].slot >= 0 && (r == 0 || plan.runs[r - 1].module != plan.runs[r].module)) first.push_back(r);
+    torch::stable::parallel_for(0, static_cast<int64_t>(first.size()), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t f = begin; f < end; ++f) {
+            const int64_t module = plan.runs[first[f]].module;
+            View<S> target(total, net, module);
+            for (size_t r = first[f]; r < plan.runs.size() && plan.runs[r].module == module; ++r)
+                View<S>(const_cast<S*>(partial.data()) + plan.runs[r].slot * net.parameters, net).add_to(target.write(), net);
+        }
+    });
+}
+
+// The sums of one run: in place, or in its slot of the partial sums.
+template <class S>
+View<S> sums_of(const Run& run, const Net& net, Stack<S>& total, std::vector<S>& partial) {
+    if (!total) return View<S>(total, net, 0);
+    if (run.slot < 0) return View<S>(total, net, run.module);
+    return View<S>(partial.data() + run.slot * net.parameters, net);
+}
+
+// Calls f(float()) or f(double()) by the dtype of x.
+template <class F>
+auto by_dtype(const Tensor& x, const F& f) {
+    if (x.scalar_type() == ScalarType::Double) return f(double());
+    STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float, "mclnf_fast: the CPU kernels take float32 and float64");
+    return f(float());
+}
+
+template <class S>
+const S* data(const Tensor& t) {
+    return static_cast<const S*>(t.const_data_ptr());
+}
+template <class S>
+S* mutable_data(const Tensor& t) {
+    return static_cast<S*>(t.mutable_data_ptr());
+}
+
+}  // namespace mclnf

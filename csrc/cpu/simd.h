@@ -1,0 +1,177 @@
+// Vectors of one instruction set and the elementary functions over them.
+//
+// This header is included once per instruction set, inside that set's target region and namespace (see
+// bank_avx512.cpp), which is why it has no include guard and includes nothing: a function compiled for AVX-512 must
+// never be merged by the linker with its twin for an older processor. The including file defines MCLNF_VBYTES.
+
+template <class S>
+struct Simd;
+
+template <>
+struct Simd<float> {
+    static constexpr int width = MCLNF_VBYTES / 4;
+    typedef float V __attribute__((vector_size(MCLNF_VBYTES), may_alias));
+    typedef int I __attribute__((vector_size(MCLNF_VBYTES), may_alias));
+};
+
+template <>
+struct Simd<double> {
+    static constexpr int width = MCLNF_VBYTES / 8;
+    typedef double V __attribute__((vector_size(MCLNF_VBYTES), may_alias));
+    typedef long long I __attribute__((vector_size(MCLNF_VBYTES), may_alias));
+};
+
+template <class S>
+using Vec = typename Simd<S>::V;
+
+typedef Vec<float> VF;
+typedef Vec<double> VD;
+typedef Simd<float>::I VI;
+// As many doubles as a vector of floats has lanes: wider than a register, split by the compiler.
+typedef double VFD __attribute__((vector_size(2 * MCLNF_VBYTES)));
+typedef long long VFL __attribute__((vector_size(2 * MCLNF_VBYTES)));
+
+#define MCLNF_LANE static inline __attribute__((always_inline))
+
+#if MCLNF_VBYTES == 64
+MCLNF_LANE VF vfma(VF a, VF b, VF c) { return (VF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+MCLNF_LANE VD vfma(VD a, VD b, VD c) { return (VD)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
+#elif MCLNF_VBYTES == 32
+MCLNF_LANE VF vfma(VF a, VF b, VF c) { return (VF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+MCLNF_LANE VD vfma(VD a, VD b, VD c) { return (VD)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c); }
+#else
+MCLNF_LANE VF vfma(VF a, VF b, VF c) { return a * b + c; }
+MCLNF_LANE VD vfma(VD a, VD b, VD c) { return a * b + c; }
+#endif
+
+template <class S>
+MCLNF_LANE Vec<S> vset(S x) {
+    return x - Vec<S>{};
+}
+template <class S>
+MCLNF_LANE Vec<S> vload(const S* p) {
+    return *reinterpret_cast<const Vec<S>*>(p);
+}
+template <class S>
+MCLNF_LANE void vstore(S* p, Vec<S> v) {
+    *reinterpret_cast<Vec<S>*>(p) = v;
+}
+
+// Applies a scalar function lane by lane: for double, which only checks of derivatives use.
+template <class F>
+MCLNF_LANE VD vlanes(VD x, F f) {
+    for (int i = 0; i < Simd<double>::width; ++i) x[i] = f(x[i]);
+    return x;
+}
+
+// e^x - 1 and e^x. x = n ln 2 + r, |r| <= ln(2)/2, e^r - 1 by its Taylor series (the remainder of degree 8 is below 1e-9 there).
+MCLNF_LANE void vexp_both(VF x, VF& e, VF& em1) {
+    // Out of range both ends give what IEEE gives: 0 and infinity. NaN passes the comparisons and stays NaN.
+    x = x > 89.0f ? vset<float>(89.0f) : x;
+    x = x < -104.0f ? vset<float>(-104.0f) : x;
+    const VF magic = vset<float>(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    VF n = vfma(x, vset<float>(1.44269504f), magic);
+    const VI k = (VI)n - (VI)magic;
+    n = n - magic;
+    VF r = vfma(n, vset<float>(-0.693359375f), x);
+    r = vfma(n, vset<float>(2.12194440e-4f), r);
+    VF p = vset<float>(1.9841270e-4f);
+    p = vfma(p, r, vset<float>(1.3888889e-3f));
+    p = vfma(p, r, vset<float>(8.3333333e-3f));
+    p = vfma(p, r, vset<float>(4.1666667e-2f));
+    p = vfma(p, r, vset<float>(1.6666667e-1f));
+    p = vfma(p, r, vset<float>(0.5f));
+    p = vfma(p * r, r, r);
+    // 2^k in two factors, so that results below the normal range and above 2^127 come out right.
+    const VI half = k >> 1, rest = k - half;
+    const VF s1 = (VF)((half + 127) << 23), s2 = (VF)((rest + 127) << 23);
+    e = vfma(p, s1, s1) * s2;
+    const VF s = s1 * s2;
+    em1 = vfma(p, s, s - 1.0f);
+}
+MCLNF_LANE VF vexp(VF x) {
+    VF e, m;
+    vexp_both(x, e, m);
+    return e;
+}
+MCLNF_LANE VD vexp(VD x) {
+    return vlanes(x, [](double a) { return std::exp(a); });
+}
+
+// log(1 + u) for 0 <= u <= 1, as 2 artanh(u / (2 + u)).
+MCLNF_LANE VF vlog1p01(VF u) {
+    const VF s = u / (u + 2.0f), z = s * s;
+    VF p = vset<float>(2.0f / 15);
+    p = vfma(p, z, vset<float>(2.0f / 13));
+    p = vfma(p, z, vset<float>(2.0f / 11));
+    p = vfma(p, z, vset<float>(2.0f / 9));
+    p = vfma(p, z, vset<float>(2.0f / 7));
+    p = vfma(p, z, vset<float>(2.0f / 5));
+    p = vfma(p, z, vset<float>(2.0f / 3));
+    return vfma(p * z, s, s + s);
+}
+MCLNF_LANE VD vlog1p01(VD u) {
+    return vlanes(u, [](double a) { return std::log1p(a); });
+}
+
+MCLNF_LANE VF vtanh(VF x) {
+    const VF a = x < 0.0f ? -x : x;
+    VF e, m;
+    vexp_both(-2.0f * (a > 20.0f ? vset<float>(20.0f) : a), e, m);
+    const VF t = -m / (m + 2.0f);
+    return x < 0.0f ? -t : t;
+}
+MCLNF_LANE VD vtanh(VD x) {
+    return vlanes(x, [](double a) { return std::tanh(a); });
+}
+
+// Whether any lane of a comparison is true.
+MCLNF_LANE bool vany(VI mask) {
+#if MCLNF_VBYTES == 64
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif MCLNF_VBYTES == 32
+    return _mm256_movemask_ps((__m256)mask) != 0;
+#else
+    return (mask[0] | mask[1] | mask[2] | mask[3]) != 0;
+#endif
+}
+
+// sin and cos. The reduction to |r| <= pi/4 is done in double (a sine network with w0 = 200 and the high octaves of an
+// encoding need far more than single precision has), with pi/2 in three parts: n times each of the first two is exact
+// up to |x| = 2^28, so that r keeps all its bits even where x is next to a multiple of pi/2. Beyond, the library's.
+MCLNF_LANE void vsincos(VF x, VF& s, VF& c) {
+    if (__builtin_expect(vany((x > 268435456.0f) | (x < -268435456.0f)), 0)) {
+        for (int i = 0; i < Simd<float>::width; ++i) {
+            s[i] = std::sin(x[i]);
+            c[i] = std::cos(x[i]);
+        }
+        return;
+    }
+    const VFD xd = __builtin_convertvector(x, VFD);
+    const VFD magic = 6755399441055744.0 - VFD{};  // 1.5 * 2^52
+    VFD n = xd * 0.63661977236758134308 + magic;
+    const VI q = __builtin_convertvector((VFL)n, VI);
+    n = n - magic;
+    VFD rd = xd - n * 1.570796251296997;
+    rd = rd - n * 7.549789771132964e-08;
+    rd = rd - n * 1.837589179357618e-15;
+    const VF r = __builtin_convertvector(rd, VF);
+    const VF z = r * r;
+    VF ps = vset<float>(2.7525562e-6f);
+    ps = vfma(ps, z, vset<float>(-1.9840874e-4f));
+    ps = vfma(ps, z, vset<float>(8.3333310e-3f));
+    ps = vfma(ps, z, vset<float>(-1.6666667e-1f));
+    ps = vfma(ps * z, r, r);
+    VF pc = vset<float>(2.4433157e-5f);
+    pc = vfma(pc, z, vset<float>(-1.3887316e-3f));
+    pc = vfma(pc, z, vset<float>(4.1666646e-2f));
+    pc = vfma(pc * z, z, vfma(z, vset<float>(-0.5f), vset<float>(1.0f)));
+    const VI odd = (q & 1) != 0;
+    const VF a = odd ? pc : ps, b = odd ? ps : pc;
+    s = (q & 2) != 0 ? -a : a;
+    c = ((q + 1) & 2) != 0 ? -b : b;
+}
+MCLNF_LANE void vsincos(VD x, VD& s, VD& c) {
+    s = vlanes(x, [](double a) { return std::sin(a); });
+    c = vlanes(x, [](double a) { return std::cos(a); });
+}

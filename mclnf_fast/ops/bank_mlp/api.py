@@ -1,0 +1,94 @@
+"""The bank MLP: `M` networks of one architecture, each point through the network of its module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.ops import _checks, _dispatch
+from mclnf_fast.ops.bank_mlp import autograd as _autograd  # noqa: F401 (joins the compiled ops)
+from mclnf_fast.ops.bank_mlp import reference
+from mclnf_fast.spec import FieldSpec
+
+_dispatch.register("bank_mlp", "cpu", _dispatch.cpu_library)
+_dispatch.register("bank_mlp", "reference", _dispatch.always)
+
+
+@torch.compiler.assume_constant_result  # what is installed does not change: nothing to trace
+def _select(backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
+    return _dispatch.select("bank_mlp", backend, device, dtype)
+
+
+def check_bank(
+    x: Tensor, offsets: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: FieldSpec
+) -> None:
+    """Checks what every op over a bank takes; errors as `bank_mlp` states them."""
+    if not isinstance(spec, FieldSpec):
+        raise TypeError(f"spec must be a FieldSpec, got {type(spec).__name__}")
+    _checks.check_tensor("x", x, (None, spec.in_dim), _checks.FLOATS, what="[N, in_dim]")
+    layers = spec.layer_shapes
+    for name, tensors in (("weights", weights), ("biases", biases)):
+        if len(tensors) != len(layers):
+            raise ValueError(f"{name} must hold {len(layers)} tensors, one a layer, got {len(tensors)}")
+    modules = weights[0].shape[0] if isinstance(weights[0], Tensor) and weights[0].dim() else 0
+    for l, (rows, columns) in enumerate(layers):
+        _checks.check_tensor(
+            f"weights[{l}]", weights[l], (modules, rows, columns), x.dtype, x.device, "[M, in, out]"
+        )
+        _checks.check_tensor(f"biases[{l}]", biases[l], (modules, columns), x.dtype, x.device, "[M, out]")
+    _checks.check_tensor("offsets", offsets, (modules + 1,), torch.int64, x.device, "[M + 1]")
+    _checks.check_offsets("offsets", offsets, x.shape[0])
+
+
+def bank_mlp(
+    x: Tensor,
+    offsets: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    spec: FieldSpec,
+    backend: str | None = "auto",
+) -> Tensor:
+    """Evaluates every point with the network of its module, encoding included.
+
+    Layer `l` of module `m` computes `a(h W_l[m] + b_l[m])`. Twice differentiable in x, weights and biases
+    in every backend (`reference`: to any order).
+
+    Args:
+        x: coordinates [N, in_dim], grouped by module; N may be 0.
+        offsets: int64 [M + 1]; rows offsets[m] ... offsets[m+1]-1 belong to module m. Modules may be empty.
+        weights: one tensor a layer, [M, in, out] as `spec.layer_shapes` gives them; any strides.
+        biases: one tensor a layer, [M, out].
+        spec: the architecture.
+        backend: `"auto"`, or a name; see `mclnf_fast.info()`. Inside torch.func transforms the reference
+            serves.
+
+    Returns:
+        [N, out_dim], dtype of x. float16 and bfloat16 are computed in float32 and rounded once, at the end.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type, dtype, shape or device, or offsets that do not
+            start at 0, go down, or do not end at N (checked where values can be read without a
+            synchronisation); the message names the argument, what it must be and what it was.
+        BackendError: the backend asked for can't serve.
+    """
+    weights, biases = _checks.tensors("weights", weights), _checks.tensors("biases", biases)
+    _checks.check_tensor("x", x, what="[N, in_dim]")
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(x.device.type)
+        with torch.autocast(x.device.type, enabled=False):
+            cast = [t.to(dtype) for t in (*weights, *biases)]
+            return bank_mlp(x.to(dtype), offsets, cast[: len(weights)], cast[len(weights) :], spec, backend)
+    check_bank(x, offsets, weights, biases, spec)
+    if _checks.in_transform():
+        chosen = _dispatch.select_in_transform("bank_mlp", backend)
+    else:
+        chosen = _select(backend, x.device, x.dtype)
+    if chosen == "reference":
+        return reference.bank_mlp(x, offsets, weights, biases, spec)
+    dtype = x.dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        x, weights, biases = x.float(), [w.float() for w in weights], [b.float() for b in biases]
+    ints, floats = spec.packed
+    return torch.ops.mclnf_fast.bank_mlp_fwd(x, offsets, weights, biases, ints, floats).to(dtype)

@@ -1,0 +1,145 @@
+"""Shapes and derivatives of the compiled bank MLP: forward -> backward -> double backward, three ops joined.
+
+The backward is itself differentiable in x, the parameters and the incoming gradient. Its derivative is a
+directional derivative: the cotangents of (grad_x, grad_parameters) are a direction in the input space, and
+the gradient of `<grad_y, J direction>` follows by forward-over-reverse (Pearlmutter's R-operator), which
+computes the activations again instead of keeping them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.ops import _library
+
+
+def _shapes_like(tensors: list[Tensor], needed: bool = True) -> list[Tensor]:
+    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors] if needed else []
+
+
+def _fwd_fake(
+    x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], ints: Any, floats: Any
+) -> Tensor:
+    return x.new_empty(x.shape[0], ints[1])
+
+
+def _bwd_fake(
+    x: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    grad_y: Tensor,
+    ints: Any,
+    floats: Any,
+    need_x: bool,
+    need_params: bool,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    grad_x = x.new_empty(x.shape[0] if need_x else 0, ints[0])
+    return grad_x, _shapes_like(weights, need_params), _shapes_like(biases, need_params)
+
+
+def _bwd_bwd_fake(
+    x: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    grad_y: Tensor,
+    tangent_x: Tensor,
+    tangent_weights: list[Tensor],
+    tangent_biases: list[Tensor],
+    ints: Any,
+    floats: Any,
+) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
+    grad_grad_y = torch.empty_like(grad_y, memory_format=torch.contiguous_format)
+    return x.new_empty(x.shape), _shapes_like(weights), _shapes_like(biases), grad_grad_y
+
+
+def _save(
+    ctx: Any, x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], *more: Tensor
+) -> None:
+    ctx.layers = len(weights)
+    ctx.save_for_backward(x, offsets, *more, *weights, *biases)
+
+
+def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, offsets, weights, biases, ctx.ints, ctx.floats = inputs
+    _save(ctx, x, offsets, weights, biases)
+    ctx.need_x = x.requires_grad
+    ctx.need_params = any(t.requires_grad for t in (*weights, *biases))
+
+
+def _fwd_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+    x, offsets, *rest = ctx.saved_tensors
+    weights, biases = rest[: ctx.layers], rest[ctx.layers :]
+    need_x, need_params = ctx.needs_input_grad[0], ctx.need_params
+    grad_x, grad_w, grad_b = torch.ops.mclnf_fast.bank_mlp_bwd(
+        x, offsets, weights, biases, grad_y, ctx.ints, ctx.floats, need_x, need_params
+    )
+    none = [None] * ctx.layers
+    return (
+        grad_x if need_x else None,
+        None,
+        list(grad_w) if need_params else none,
+        list(grad_b) if need_params else none,
+        None,
+        None,
+    )
+
+
+def _bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, offsets, weights, biases, grad_y, ctx.ints, ctx.floats, _, _ = inputs
+    _save(ctx, x, offsets, weights, biases, grad_y)
+    ctx.set_materialize_grads(False)
+
+
+def _bwd_backward(ctx: Any, cot_x: Tensor | None, cot_w: Any, cot_b: Any) -> tuple[Any, ...]:
+    x, offsets, grad_y, *rest = ctx.saved_tensors
+    weights, biases = rest[: ctx.layers], rest[ctx.layers :]
+
+    def direction(cotangents: Any, like: list[Tensor]) -> list[Tensor]:
+        found = list(cotangents) if cotangents else [None] * len(like)
+        return [torch.zeros_like(t) if c is None else c for c, t in zip(found, like)]
+
+    tangent_x = torch.zeros_like(x) if cot_x is None or cot_x.shape != x.shape else cot_x
+    grad_x, grad_w, grad_b, grad_grad_y = torch.ops.mclnf_fast.bank_mlp_bwd_bwd(
+        x,
+        offsets,
+        weights,
+        biases,
+        grad_y,
+        tangent_x,
+        direction(cot_w, weights),
+        direction(cot_b, biases),
+        ctx.ints,
+        ctx.floats,
+    )
+    return grad_x, None, list(grad_w), list(grad_b), grad_grad_y, None, None, None, None
+
+
+def _third(ctx: Any, *grads: Any) -> Any:
+    raise RuntimeError(
+        "mclnf_fast.bank_mlp: third derivatives are not implemented in the compiled backends; "
+        "use backend='reference'"
+    )
+
+
+def _no_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    return None
+
+
+def _register() -> None:
+    lib = torch.library
+    for name, fake, backward, setup in (
+        ("bank_mlp_fwd", _fwd_fake, _fwd_backward, _fwd_setup),
+        ("bank_mlp_bwd", _bwd_fake, _bwd_backward, _bwd_setup),
+        ("bank_mlp_bwd_bwd", _bwd_bwd_fake, _third, _no_setup),
+    ):
+        lib.register_fake(f"mclnf_fast::{name}", fake)
+        lib.register_autograd(f"mclnf_fast::{name}", backward, setup_context=setup)
+
+
+if _library.available("cpu"):  # when this module is imported, so that a trace meets finished ops
+    _register()

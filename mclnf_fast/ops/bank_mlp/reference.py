@@ -1,0 +1,99 @@
+"""The bank MLP in plain PyTorch: the definition that every other backend must agree with.
+
+Any dtype, any order of derivative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mclnf_fast import spec as sp
+
+
+def activate(kind: str, z: Tensor, w0: float) -> Tensor:
+    """a(z), elementwise; `w0` belongs to `sine` alone."""
+    if kind == "relu":
+        return torch.relu(z)
+    if kind == "sine":
+        return torch.sin(w0 * z)
+    if kind == "softplus":
+        # torch's default threshold of 20 drops log1p(e^-20) = 2e-9, which float64 would see; e^-50 nobody
+        # sees.
+        return torch.nn.functional.softplus(z, threshold=50.0)
+    if kind == "tanh":
+        return torch.tanh(z)
+    if kind == "sigmoid":
+        return torch.sigmoid(z)
+    if kind == "exp":
+        return torch.exp(z)
+    return z
+
+
+def spherical_harmonics(degree: int, d: Tensor) -> Tensor:
+    """The real spherical harmonics of bands 0 ... degree-1 at `d [..., 3]` -> [..., degree^2]."""
+    x, y, z = d.unbind(-1)
+    xx, yy, zz = x * x, y * y, z * z
+    values = [torch.full_like(x, 0.28209479177387814)]
+    if degree > 1:
+        values += [-0.48860251190291987 * y, 0.48860251190291987 * z, -0.48860251190291987 * x]
+    if degree > 2:
+        values += [1.0925484305920792 * x * y, -1.0925484305920792 * y * z]
+        values += [0.94617469575755997 * zz - 0.31539156525251999]
+        values += [-1.0925484305920792 * x * z, 0.54627421529603959 * (xx - yy)]
+    if degree > 3:
+        values += [0.59004358992664352 * y * (yy - 3 * xx), 2.8906114426405538 * x * y * z]
+        values += [0.45704579946446572 * y * (1 - 5 * zz), 0.3731763325901154 * z * (5 * zz - 3)]
+        values += [0.45704579946446572 * x * (1 - 5 * zz), 1.4453057213202769 * z * (xx - yy)]
+        values += [0.59004358992664352 * x * (3 * yy - xx)]
+    return torch.stack(values, -1)
+
+
+def encode(encoding: sp.Encoding, x: Tensor) -> Tensor:
+    """The features of `x [..., in_dim]` -> [..., encoded_dim]."""
+    if isinstance(encoding, sp.Composite):
+        pieces = x.split([dims for _, dims in encoding.items], -1)
+        return torch.cat([encode(inner, piece) for (inner, _), piece in zip(encoding.items, pieces)], -1)
+    if isinstance(encoding, sp.SphericalHarmonics):
+        return spherical_harmonics(encoding.degree, x)
+    if isinstance(encoding, (sp.Frequency, sp.LogFrequency)):
+        frequencies = torch.tensor(encoding.frequencies, dtype=x.dtype, device=x.device)
+        angles = frequencies[:, None] * x[..., None, :]  # [..., n, dims]
+        waves = torch.stack((angles.sin(), angles.cos()), -2).flatten(-3)
+        raw = isinstance(encoding, sp.Frequency) and encoding.include_input
+        return torch.cat((x, waves), -1) if raw else waves
+    return x
+
+
+def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: sp.FieldSpec) -> Tensor:
+    """One network, or a batch of them.
+
+    x [(M,) n, in_dim], weights [(M,) in, out], biases [(M,) out] -> [(M,) n, out_dim].
+    """
+    encoded = h = encode(spec.encoding, x)
+    for layer, (weight, bias) in enumerate(zip(weights, biases)):
+        if layer in spec.skips:
+            h = torch.cat((h, encoded), -1)
+        z = h @ weight + bias[..., None, :]
+        h = activate(spec.output_activation if layer == spec.hidden_layers else spec.activation, z, spec.w0)
+    return h
+
+
+def bank_mlp(
+    x: Tensor, offsets: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: sp.FieldSpec
+) -> Tensor:
+    """x [N, in_dim] grouped by module -> [N, out_dim]; rows offsets[m] ... offsets[m+1]-1 are module m's."""
+    modules = weights[0].shape[0]
+    if modules == 0 or x.shape[0] == 0:  # keeps the graph, so that gradients are zeros and not missing
+        return x.new_zeros(0, spec.out_dim) + 0 * (
+            x.sum() + sum(w.sum() for w in weights) + sum(b.sum() for b in biases)
+        )
+    counts = offsets.diff()
+    if not torch.compiler.is_compiling() and bool((counts == counts[0]).all()):
+        return mlp(x.unflatten(0, (modules, -1)), weights, biases, spec).flatten(0, 1)
+    # unbind, not w[m]: its derivative stacks the modules once instead of adding up M full-size gradients.
+    pieces = zip(x.split(counts.tolist()), *(t.unbind() for t in (*weights, *biases)))
+    layers = len(weights)
+    return torch.cat([mlp(piece, own[:layers], own[layers:], spec) for piece, *own in pieces])
