@@ -1,0 +1,213 @@
+"""Fisher scores: how informative each sample is, with gradients and diagonal Fisher of the same sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.ops import _checks, _dispatch
+from mclnf_fast.ops.bank_mlp.api import check_bank
+from mclnf_fast.ops.fisher import autograd as _autograd  # noqa: F401 (gives the compiled ops their shapes)
+from mclnf_fast.ops.fisher import reference
+from mclnf_fast.spec import FieldSpec
+
+_dispatch.register("fisher_scores", "cpu", _dispatch.cpu_library)
+_dispatch.register("fisher_scores", "reference", _dispatch.always)
+
+
+@torch.compiler.assume_constant_result  # what is installed does not change: nothing to trace
+def _select(backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
+    return _dispatch.select("fisher_scores", backend, device, dtype)
+
+
+Pair = tuple[list[Tensor], list[Tensor]]
+
+
+class FisherResult(NamedTuple):
+    """scores [S]; grads and fisher are pairs (one tensor a layer [M, in, out], one a layer [M, out])."""
+
+    scores: Tensor
+    grads: Pair
+    fisher: Pair
+
+
+def fisher_scores(
+    x: Tensor,
+    offsets: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    grad_y: Tensor,
+    fisher: tuple[Sequence[Tensor], Sequence[Tensor]] | None,
+    spec: FieldSpec,
+    sample_ids: Tensor | None = None,
+    damping: float = 1e-8,
+    grads: bool = True,
+    backend: str | None = "auto",
+    *,
+    num_samples: int | None = None,
+) -> FisherResult:
+    """Scores every sample by `sum_p g_sp^2 / (fisher_p + damping)`, `g_s` being the gradient of its own loss.
+
+    This is `g^T F^-1 g` with a diagonal Fisher (MCL-NF, arXiv 2504.05806, its FIM loss), by the identity
+    that one point's squared weight gradient is an outer product: no gradient of size samples x parameters
+    is ever stored. A sample of many points (a ray) has its gradient formed before it is squared, cross
+    terms included; a sample that crosses modules adds up over the modules that it touches.
+
+    Args:
+        x: coordinates [N, in_dim], grouped by module.
+        offsets: int64 [M + 1], as in `bank_mlp`.
+        weights, biases: one tensor a layer, [M, in, out] and [M, out].
+        grad_y: [N, out_dim], d loss_s / d y_n, of the sample that point n belongs to (not of a mean over
+            samples). With the residual inside, the score is the empirical one; with a unit vector per
+            output channel in its place, and the scores added over channels, it is the Gauss-Newton one.
+        fisher: diagonal Fisher shaped like (weights, biases), or None: this batch's own.
+        spec: the architecture.
+        sample_ids: int64 [N], the sample (ray) of each point, in any order; None: each point is a sample.
+        damping: added to every Fisher value. Where the sum is 0 the parameter counts for nothing (the
+            pseudo-inverse).
+        grads: False leaves `grads` and `fisher` of the result empty, which is cheaper with `fisher` given.
+        backend: `"auto"`, or a name.
+        num_samples: S; None: the largest sample id + 1 (or N without ids). A sample without points scores 0.
+
+    Returns:
+        FisherResult: scores [S]; grads = sum_s g_s; fisher = mean over a module's samples of g_s^2 (over
+        those samples that touch the module; zeros for a module without any). Nothing of it is
+        differentiable: weights made from scores are held fixed.
+
+    Raises:
+        TypeError, ValueError: as `bank_mlp`; also sample ids out of range, a negative damping or Fisher.
+        BackendError: the backend asked for can't serve.
+    """
+    weights, biases = _checks.tensors("weights", weights), _checks.tensors("biases", biases)
+    check_bank(x, offsets, weights, biases, spec)
+    if _checks.in_transform():
+        raise RuntimeError("fisher_scores: must be called outside torch.func transforms (grad, vmap, ...)")
+    points = x.shape[0]
+    _checks.check_tensor("grad_y", grad_y, (points, spec.out_dim), x.dtype, x.device, "[N, out_dim]")
+    if isinstance(damping, bool) or not isinstance(damping, (int, float)) or not damping >= 0:
+        raise ValueError(f"damping must be a number of at least 0, got {damping!r}")
+    dtype = x.dtype
+    # float16 and bfloat16 are computed in float32: squares of half gradients underflow.
+    wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    given = None if fisher is None else _checked_fisher(fisher, weights, biases, x, wide)
+    samples = _count_samples(sample_ids, points, offsets.numel() - 1, x.device, num_samples)
+    chosen = _select(backend, x.device, dtype)
+    x, grad_y = x.detach().to(wide), grad_y.detach().to(wide)
+    weights, biases = [w.detach().to(wide) for w in weights], [b.detach().to(wide) for b in biases]
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        if chosen == "reference":
+            ids = torch.arange(points, device=x.device) if sample_ids is None else sample_ids
+            result = reference.fisher_scores(
+                x, offsets, weights, biases, grad_y, given, spec, ids, samples, damping, grads
+            )
+        else:
+            result = _compiled(
+                x, offsets, weights, biases, grad_y, given, spec, sample_ids, samples, damping, grads
+            )
+    scores, *pairs = result
+    narrow: list[Pair] = [([t.to(dtype) for t in p[0]], [t.to(dtype) for t in p[1]]) for p in pairs]
+    return FisherResult(scores.to(dtype), narrow[0], narrow[1])
+
+
+def _checked_fisher(
+    fisher: object, weights: list[Tensor], biases: list[Tensor], x: Tensor, wide: torch.dtype
+) -> Pair:
+    """The caller's diagonal Fisher in the dtype of the computation."""
+    if not isinstance(fisher, (tuple, list)) or len(fisher) != 2:
+        raise TypeError(f"fisher must be a pair (like weights, like biases), got {type(fisher).__name__}")
+    checked: list[list[Tensor]] = []
+    for k, (name, like) in enumerate((("weights", weights), ("biases", biases))):
+        tensors = _checks.tensors(f"fisher[{k}]", fisher[k])
+        if len(tensors) != len(like):
+            raise ValueError(
+                f"fisher[{k}] must hold {len(like)} tensors like {name}, one a layer, got {len(tensors)}"
+            )
+        for l, (f, t) in enumerate(zip(tensors, like)):
+            where = f"fisher[{k}][{l}]"
+            _checks.check_tensor(where, f, t.shape, (x.dtype, wide), x.device, f"like {name}[{l}]")
+            if f.numel() and _checks.values_can_be_read(f) and not bool((f.detach() >= 0).all()):
+                raise ValueError(f"{where} must not be negative or NaN, got {float(f.detach().min())}")
+        checked.append([f.detach().to(wide) for f in tensors])
+    return checked[0], checked[1]
+
+
+def _count_samples(
+    sample_ids: Tensor | None, points: int, modules: int, device: torch.device, num_samples: int | None
+) -> int:
+    """S, with the ids checked against it."""
+    if num_samples is not None and (
+        isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 0
+    ):
+        raise ValueError(f"num_samples must be an int of at least 0, got {num_samples!r}")
+    if sample_ids is None:
+        if num_samples not in (None, points):
+            raise ValueError(f"num_samples must be N = {points} where sample_ids is None, got {num_samples}")
+        return points
+    _checks.check_tensor("sample_ids", sample_ids, (points,), torch.int64, device, "[N]")
+    low, high = (int(v) for v in sample_ids.aminmax()) if points else (0, -1)
+    samples = high + 1 if num_samples is None else num_samples
+    # A sample's share of a module is found by the number module * S + sample.
+    if low < 0 or high >= samples or samples * max(modules, 1) >= 2**63:
+        most = samples if samples * max(modules, 1) < 2**63 else 2**63 // max(modules, 1)
+        raise ValueError(f"sample_ids must lie in [0, {most}), got {low if low < 0 else high}")
+    return samples
+
+
+def _compiled(
+    x: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    grad_y: Tensor,
+    fisher: Pair | None,
+    spec: FieldSpec,
+    sample_ids: Tensor | None,
+    samples: int,
+    damping: float,
+    grads: bool,
+) -> tuple[Tensor, Pair, Pair]:
+    """One sweep where the Fisher is given; two where the batch's own must be known before the first score."""
+    modules = offsets.numel() - 1
+    if sample_ids is None:
+        op, counts, owner = torch.ops.mclnf_fast.fisher_points, offsets.diff(), None
+        extra: tuple[Tensor, ...] = ()
+    else:
+        # Points of one sample side by side within their module: a sample's share of a module is a segment.
+        key = torch.repeat_interleave(torch.arange(modules), offsets.diff()) * max(samples, 1) + sample_ids
+        if key.numel() and bool((key[1:] < key[:-1]).any()):
+            key, order = key.sort(stable=True)
+            x, grad_y = x[order], grad_y[order]
+        found, length = torch.unique_consecutive(key, return_counts=True)
+        bounds = torch.cat((length.new_zeros(1), length.cumsum(0)))
+        shares = torch.searchsorted(found, torch.arange(modules + 1) * max(samples, 1))
+        op, extra, counts = torch.ops.mclnf_fast.fisher_segments, (bounds, shares), shares.diff()
+        owner = found % max(samples, 1)
+    ints, floats = spec.packed
+
+    def sweep(inverse: Pair | None, sums: bool) -> tuple[Tensor, Pair, Pair]:
+        inv = inverse or ([], [])
+        s, gw, gb, fw, fb = op(
+            x, offsets, weights, biases, grad_y, *extra, inv[0], inv[1], ints, floats, sums
+        )
+        share = 1 / counts.clamp(min=1).to(x.dtype)
+        for f in fw:
+            f *= share[:, None, None]
+        for f in fb:
+            f *= share[:, None]
+        return s, (list(gw), list(gb)), (list(fw), list(fb))
+
+    def inverse_of(f: Pair) -> Pair:
+        return [reference.inverse(t, damping) for t in f[0]], [reference.inverse(t, damping) for t in f[1]]
+
+    none: Pair = ([], [])
+    if fisher is None:
+        _, total, mean = sweep(None, True)
+        scores = sweep(inverse_of(mean), False)[0]
+    else:
+        scores, total, mean = sweep(inverse_of(fisher), grads)
+    if owner is not None:  # a sample's scores over the modules that it touches, in the modules' order
+        scores = x.new_zeros(samples).index_add_(0, owner, scores)
+    return scores, total if grads else none, mean if grads else none
