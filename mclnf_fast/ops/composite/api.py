@@ -1,0 +1,149 @@
+"""The public compositing function: what goes in is checked here, what comes out is computed by a backend."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.ops import _dispatch, _library
+from mclnf_fast.ops._checks import check_tensor, values_can_be_read
+from mclnf_fast.ops.composite import autograd, reference
+from mclnf_fast.ops.composite.reference import Composite
+
+_HALF_OR_SINGLE = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _cuda_library(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type != "cuda":
+        return f"it works on CUDA tensors, got {device}"
+    return _library.why_not("cuda")
+
+
+_dispatch.register("composite", "cuda", _cuda_library)
+_dispatch.register("composite", "cpu", _dispatch.cpu_library)
+_dispatch.register("composite", "reference", _dispatch.always)
+
+
+@torch.compiler.assume_constant_result  # what is installed does not change: nothing to trace
+def _select(backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
+    return _dispatch.select("composite", backend, device, dtype)
+
+
+def composite(
+    density: Tensor,
+    color: Tensor,
+    t_starts: Tensor,
+    t_ends: Tensor,
+    packed_info: Tensor | None = None,
+    background: Tensor | None = None,
+    *,
+    early_stop_eps: float = 0.0,
+    backend: str | None = "auto",
+) -> Composite:
+    """Composites the samples of rays (volume rendering, arXiv 2003.08934 eq. 3).
+
+    With `s_i = density_i (t_end_i - t_start_i)` and `T_i = exp(-sum_{j<i} s_j)` along a ray, the weights are
+    `w_i = T_i (1 - exp(-s_i))`; color is `sum w_i color_i + (1 - sum w_i) background`, opacity `sum w_i` and
+    depth `sum w_i (t_start_i + t_end_i) / 2`. A ray without samples shows the background (0 without one).
+
+    Differentiable twice in density, color, t_starts, t_ends and background (the reference: any number of
+    times). Deterministic on every backend.
+
+    Args:
+        density: [N], or [R, S] where every ray has S samples; per unit of t. Not checked to be positive.
+        color: [N, C] or [R, S, C], any C >= 1.
+        t_starts: like density, where each sample begins, in order along a ray.
+        t_ends: like density, where it ends. Values are not checked: an interval of length 0 has no weight,
+            and a backward one counts with its negative length, as the formula says.
+        packed_info: int64 [R, 2], (first sample, count) of each ray, in increasing order, without overlap;
+            samples that belong to no ray have weight and gradient 0. None: the dense layout. Values are
+            checked on the CPU, not on an accelerator (which would have to wait) and not while `torch.compile`
+            traces.
+        background: color behind the samples, [C] or [R, C]; None: black.
+        early_stop_eps: in [0, 1). Above 0, the samples of a ray from the first with `T_i < early_stop_eps` on
+            contribute nothing and have no gradient.
+        backend: "auto", "cuda", "cpu" or "reference".
+
+    Tensors share one device and are float64 throughout, or float32, float16 and bfloat16 in any mixture:
+    these are computed in float32 and the results have density's dtype.
+
+    Returns:
+        Composite(color [R, C], opacity [R], depth [R], weights like density).
+
+    Raises:
+        TypeError: an argument is no tensor or has a wrong dtype.
+        ValueError: a wrong shape, device, packed_info or early_stop_eps.
+        BackendError: a backend asked for by name can't serve.
+    """
+    _check(density, color, t_starts, t_ends, packed_info, background, early_stop_eps)
+    served_by = _select(backend, density.device, density.dtype)
+    dtype = torch.float64 if density.dtype == torch.float64 else torch.float32
+    inputs = (
+        density.to(dtype),
+        color.to(dtype),
+        t_starts.to(dtype),
+        t_ends.to(dtype),
+        packed_info,
+        None if background is None else background.to(dtype),
+    )
+    if served_by == "reference":
+        found = reference.composite(*inputs, early_stop_eps)
+    else:
+        found = Composite(*autograd.forward(inputs, float(early_stop_eps)))
+    return Composite(*(t.to(density.dtype) for t in found))
+
+
+def _check(
+    density: Tensor,
+    color: Tensor,
+    t_starts: Tensor,
+    t_ends: Tensor,
+    packed_info: Tensor | None,
+    background: Tensor | None,
+    early_stop_eps: float,
+) -> None:
+    packed = packed_info is not None
+    shape: tuple[int | None, ...] = (None,) if packed else (None, None)
+    check_tensor(
+        "density",
+        density,
+        shape,
+        (torch.float64, *_HALF_OR_SINGLE),
+        what="[N]" if packed else "[R, S] (no packed_info)",
+    )
+    dtypes = (torch.float64,) if density.dtype == torch.float64 else _HALF_OR_SINGLE
+    like, device = tuple(density.shape), density.device
+    check_tensor("color", color, (*like, None), dtypes, device, "[N, C]" if packed else "[R, S, C]")
+    if color.shape[-1] < 1:
+        raise ValueError(f"color must have at least 1 channel, got shape {list(color.shape)}")
+    check_tensor("t_starts", t_starts, like, dtypes, device, "like density")
+    check_tensor("t_ends", t_ends, like, dtypes, device, "like density")
+    rays = like[0]
+    if packed_info is not None:
+        check_tensor("packed_info", packed_info, (None, 2), torch.int64, device, "[R, 2]")
+        rays = packed_info.shape[0]
+        _check_segments(packed_info, like[0])
+    if background is not None:
+        channels = color.shape[-1]
+        each = isinstance(background, Tensor) and background.dim() == 2
+        shape = (rays, channels) if each else (channels,)
+        check_tensor("background", background, shape, dtypes, device, "[C] or [R, C]; here")
+    if not 0 <= early_stop_eps < 1:
+        raise ValueError(f"early_stop_eps must be in [0, 1), got {early_stop_eps!r}")
+
+
+def _check_segments(packed_info: Tensor, samples: int) -> None:
+    if packed_info.shape[0] == 0 or not values_can_be_read(packed_info):
+        return
+    if torch._C._functorch.maybe_current_level() is not None:
+        return
+    first, count = packed_info.unbind(1)
+    least = torch.cat([first.new_zeros(1), (first + count)[:-1]])
+    bad = (count < 0) | (first < least) | (count > samples - first)
+    if bool(bad.any()):
+        row = int(bad.to(torch.uint8).argmax())
+        raise ValueError(
+            f"packed_info must hold (first, count), first >= 0, count >= 0, first + count <= {samples} = N"
+            f" and rays in order without overlap, got packed_info[{row}] = {packed_info[row].tolist()} where "
+            f"first must be at least {int(least[row])}"
+        )

@@ -1,0 +1,174 @@
+"""The public marching function: what goes in is checked here, what comes out is computed by a backend."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.ops import _dispatch, _library
+from mclnf_fast.ops._checks import check_tensor, values_can_be_read
+from mclnf_fast.ops.march import autograd as _registered  # noqa: F401  (shapes of the compiled op)
+from mclnf_fast.ops.march import reference
+from mclnf_fast.ops.march.reference import MOST_BINS, Samples
+
+
+def _cpu_library(device: torch.device, dtype: torch.dtype) -> str | None:
+    if dtype not in (torch.float32, torch.float64):
+        return f"it works on float32 and float64 rays, got {dtype}"
+    return _dispatch.cpu_library(device, dtype)
+
+
+def _cuda_library(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type != "cuda":
+        return f"it works on CUDA tensors, got {device}"
+    return _library.why_not("cuda")
+
+
+_dispatch.register("march_rays", "cuda", _cuda_library)
+_dispatch.register("march_rays", "cpu", _cpu_library)
+_dispatch.register("march_rays", "reference", _dispatch.always)
+
+
+@torch.compiler.assume_constant_result  # what is installed does not change: nothing to trace
+def _select(backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
+    return _dispatch.select("march_rays", backend, device, dtype)
+
+
+@torch.no_grad()
+def march_rays(
+    origins: Tensor,
+    directions: Tensor,
+    occupancy: Tensor | None,
+    aabb: Tensor,
+    *,
+    bins: int | None = None,
+    step: float | None = None,
+    near: float | Tensor = 0.0,
+    far: float | Tensor = math.inf,
+    stratified: bool = False,
+    seed: int = 0,
+    early_stop_eps: float = 0.0,
+    backend: str | None = "auto",
+) -> Samples:
+    """Cuts the part of each ray inside a box into bins and keeps those whose middle is in an occupied cell.
+
+    A ray is `origin + t direction`, t in units of the direction, which need not have length 1. Its part
+    inside the box and between near and far is cut into `bins` equal bins, or into steps of length `step` (the
+    last one shorter). With `stratified`, each interior edge moves by up to half a bin (stratified sampling,
+    arXiv 2003.08934 eq. 2, of edges instead of points, so that the bins still tile the ray), by a hash of
+    (seed, ray, edge): the same seed gives the same bits on every backend; give another one at every training
+    step.
+
+    Samples are ordered by ray, then by t. A ray that misses the box, or whose direction is 0, has none. There
+    is no gradient: the rays are constants here and the results do not require grad; differentiate through
+    positions computed from them.
+
+    Args:
+        origins: [R, 3], float32 or float64.
+        directions: [R, 3].
+        occupancy: None: all occupied. bool [X, Y, Z], or [L, X, Y, Z] for L nested levels: level k spans the
+            box scaled by 2^k about its centre, a point belongs to the finest level that contains it, and the
+            coarsest one is what is marched. Or float32 densities of these shapes: occupied where above 0.
+        aabb: [2, 3], lowest and highest corner of the box (of level 0), with the dtype of origins.
+        bins: number of bins, 1 to 2^24. Exactly one of bins and step is given.
+        step: length of a bin in units of t, above 0; at most 2^24 bins a ray.
+        near: where marching begins, a number or [R].
+        far: where it ends, a number or [R].
+        stratified: whether to jitter the edges.
+        seed: a 64-bit integer.
+        early_stop_eps: in [0, 1). Above 0, with a density grid, a ray ends where its transmittance
+            `exp(-sum density length)` through the kept bins has fallen below it.
+        backend: "auto", "cuda", "cpu" or "reference".
+
+    Returns:
+        Samples(t_starts [N], t_ends [N], ray_ids int64 [N], packed_info int64 [R, 2]). N depends on the data,
+        so that CUDA waits for it once.
+
+    Raises:
+        TypeError: an argument has a wrong type or dtype.
+        ValueError: a wrong shape, device or value. NaN and infinity in rays and a box whose lowest corner is
+            not below its highest are looked for on the CPU only; elsewhere such rays have no samples.
+        BackendError: a backend asked for by name can't serve.
+    """
+    rays, device, dtype = _check_rays(origins, directions, aabb)
+    grid = _check_occupancy(occupancy, device, early_stop_eps)
+    chosen_bins, chosen_step = _check_bins(bins, step)
+    near_each, near_value = _bound("near", near, rays, device, dtype)
+    far_each, far_value = _bound("far", far, rays, device, dtype)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed must be a 64-bit integer, got {seed!r}")
+    served_by = _select(backend, device, dtype)
+    options = (chosen_bins, chosen_step, bool(stratified), seed, float(early_stop_eps))
+    if served_by == "reference":
+        near_each = origins.new_full((rays,), near_value) if near_each is None else near_each
+        far_each = origins.new_full((rays,), far_value) if far_each is None else far_each
+        return reference.march_rays(origins, directions, grid, aabb, near_each, far_each, *options)
+    found = torch.ops.mclnf_fast.march_rays_fwd(
+        origins, directions, grid, aabb, near_each, far_each, near_value, far_value, *options
+    )
+    return Samples(*found)
+
+
+def _check_rays(origins: Tensor, directions: Tensor, aabb: Tensor) -> tuple[int, torch.device, torch.dtype]:
+    check_tensor("origins", origins, (None, 3), (torch.float32, torch.float64), what="[R, 3]")
+    device, dtype = origins.device, origins.dtype
+    check_tensor("directions", directions, tuple(origins.shape), dtype, device, "[R, 3]")
+    check_tensor("aabb", aabb, (2, 3), dtype, device, "[2, 3]")
+    if values_can_be_read(origins, directions, aabb):
+        for name, t in (("origins", origins), ("directions", directions)):
+            # A sum that is finite proves that all are, at a fraction of the cost of looking at each.
+            if not math.isfinite(float(t.sum())) and not bool((finite := torch.isfinite(t).all(1)).all()):
+                row = int((~finite).to(torch.uint8).argmax())
+                raise ValueError(f"{name} must be finite, got {name}[{row}] = {t[row].tolist()}")
+        if not bool((aabb[0] < aabb[1]).all() & torch.isfinite(aabb).all()):
+            raise ValueError(f"aabb must be finite with aabb[0] < aabb[1] on every axis, got {aabb.tolist()}")
+    return origins.shape[0], device, dtype
+
+
+def _check_occupancy(occupancy: Tensor | None, device: torch.device, early_stop_eps: float) -> Tensor | None:
+    if not 0 <= early_stop_eps < 1:
+        raise ValueError(f"early_stop_eps must be in [0, 1), got {early_stop_eps!r}")
+    if occupancy is not None:
+        check_tensor(
+            "occupancy", occupancy, None, (torch.bool, torch.float32), device, "[X, Y, Z] or [L, X, Y, Z]"
+        )
+        if occupancy.dim() not in (3, 4) or occupancy.numel() == 0:
+            raise ValueError(
+                "occupancy must be [X, Y, Z] or [L, X, Y, Z] without an empty axis, "
+                f"got {list(occupancy.shape)}"
+            )
+        if occupancy.dim() == 4 and occupancy.shape[0] > 32:
+            raise ValueError(f"occupancy must have at most 32 levels, got {occupancy.shape[0]}")
+        if occupancy.numel() >= 2**31:
+            raise ValueError(f"occupancy must have fewer than 2^31 cells, got {list(occupancy.shape)}")
+    if early_stop_eps > 0 and (occupancy is None or occupancy.dtype != torch.float32):
+        kind = "None" if occupancy is None else str(occupancy.dtype)
+        raise ValueError(f"early_stop_eps above 0 needs densities, a float32 occupancy, got occupancy {kind}")
+    return occupancy[None] if occupancy is not None and occupancy.dim() == 3 else occupancy
+
+
+def _check_bins(bins: int | None, step: float | None) -> tuple[int, float]:
+    """The two as the kernels take them: bins = 0 means steps."""
+    if (bins is None) == (step is None):
+        raise ValueError(f"exactly one of bins and step must be given, got bins={bins!r}, step={step!r}")
+    if bins is not None:
+        if isinstance(bins, bool) or not isinstance(bins, int) or not 1 <= bins <= MOST_BINS:
+            raise ValueError(f"bins must be an int of 1 ... {MOST_BINS}, got {bins!r}")
+        return bins, 0.0
+    if not isinstance(step, (int, float)) or not (step > 0 and math.isfinite(step)):
+        raise ValueError(f"step must be a positive number, got {step!r}")
+    return 0, float(step)
+
+
+def _bound(
+    name: str, value: float | Tensor, rays: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor | None, float]:
+    """near or far as the kernels take it: a tensor, or None and the number."""
+    if isinstance(value, Tensor):
+        check_tensor(name, value, (rays,), dtype, device, "[R]")
+        return value, 0.0
+    if not isinstance(value, (int, float)) or math.isnan(value):
+        raise ValueError(f"{name} must be a number or a tensor [R], got {value!r}")
+    return None, float(value)
