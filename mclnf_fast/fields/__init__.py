@@ -1,0 +1,17 @@
+"""Banks of fields: parameters, routing, import and export."""
+
+from mclnf_fast.fields.bank import FieldBank, initial_parameters
+from mclnf_fast.fields.io import load_bank, load_tensors, save_bank, save_tensors
+from mclnf_fast.fields.module import FieldModule
+from mclnf_fast.fields.routing import route
+
+__all__ = [
+    "FieldBank",
+    "FieldModule",
+    "initial_parameters",
+    "load_bank",
+    "load_tensors",
+    "route",
+    "save_bank",
+    "save_tensors",
+]

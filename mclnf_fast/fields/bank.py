@@ -1,0 +1,211 @@
+"""A bank: `M` networks of one architecture with stacked parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mclnf_fast.fields.module import FieldModule
+from mclnf_fast.fields.routing import offsets_of_equal_shares, route
+from mclnf_fast.ops.bank_mlp import bank_mlp
+from mclnf_fast.spec import FieldSpec
+
+Parameters = tuple[Tensor, ...]
+
+
+def initial_parameters(
+    spec: FieldSpec,
+    modules: int = 1,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    generator: torch.Generator | None = None,
+) -> Parameters:
+    """Random parameters for `modules` networks: weights [M, in, out] of every layer, then biases [M, out].
+
+    `sine`: SIREN's rule (arXiv 2006.09661, sec. 3.2). Else: uniform with variance 2 / in for relu and
+    softplus (He et al., arXiv 1502.01852), 1 / in otherwise and in the output layer; biases zero.
+    """
+    weights, biases = [], []
+    for layer, (rows, columns) in enumerate(spec.layer_shapes):
+        bias_bound = 0.0
+        if spec.activation == "sine":
+            bound = 1 / spec.in_dim if layer == 0 else math.sqrt(6 / rows) / spec.w0
+            bias_bound = 1 / math.sqrt(rows)
+        else:
+            gain = 2.0 if spec.activation in ("relu", "softplus") and layer < spec.hidden_layers else 1.0
+            bound = math.sqrt(3 * gain / rows)
+
+        def draw(*shape: int, bound: float) -> Tensor:
+            unit = torch.rand(shape, dtype=torch.float32, generator=generator)
+            return ((unit * 2 - 1) * bound).to(device=device, dtype=dtype)
+
+        weights.append(draw(modules, rows, columns, bound=bound))
+        biases.append(draw(modules, columns, bound=bias_bound))
+    return (*weights, *biases)
+
+
+class FieldBank(nn.Module):
+    """`modules` networks of the architecture `spec`, every point through the network of its module.
+
+    Parameters are `weight.<l>` [M, in, out] and `bias.<l>` [M, out]. All modules start bit-equal, from the
+    shared initialisation that the bank keeps (buffers `shared_<k>`), which is also what `append` starts a
+    new module from.
+
+    Args:
+        spec: the architecture.
+        modules: M, at least 0.
+        dtype, device: of the parameters.
+        init: the shared initialisation, as `initial_parameters` gives it (leading size 1); None draws one.
+        generator: for drawing it.
+    """
+
+    def __init__(
+        self,
+        spec: FieldSpec,
+        modules: int = 1,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        init: Sequence[Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(spec, FieldSpec):
+            raise TypeError(f"spec must be a FieldSpec, got {type(spec).__name__}")
+        if isinstance(modules, bool) or not isinstance(modules, int) or modules < 0:
+            raise ValueError(f"modules must be an int of at least 0, got {modules!r}")
+        self.spec = spec
+        if init is None:
+            init = initial_parameters(spec, 1, dtype, device, generator)
+        shared = [t.detach().to(device=device, dtype=dtype) for t in _checked(spec, init, 1, "init")]
+        for k, tensor in enumerate(shared):
+            self.register_buffer(f"shared_{k}", tensor.clone())
+        self._fill([t.expand(modules, *t.shape[1:]).clone() for t in shared])
+
+    def _fill(self, tensors: Sequence[Tensor]) -> None:
+        layers = len(self.spec.layer_shapes)
+        self.weight = nn.ParameterList([nn.Parameter(t) for t in tensors[:layers]])
+        self.bias = nn.ParameterList([nn.Parameter(t) for t in tensors[layers:]])
+
+    @property
+    def modules_count(self) -> int:
+        """M, the number of modules."""
+        return self.weight[0].shape[0]
+
+    def __len__(self) -> int:
+        return self.modules_count
+
+    @property
+    def shared(self) -> Parameters:
+        """The shared initialisation: weights [1, in, out], then biases [1, out]."""
+        return tuple(getattr(self, f"shared_{k}") for k in range(2 * len(self.spec.layer_shapes)))
+
+    @property
+    def stacked(self) -> Parameters:
+        """All parameters: weights [M, in, out] of every layer, then biases [M, out]."""
+        return (*self.weight, *self.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        offsets: Tensor | None = None,
+        module_ids: Tensor | None = None,
+        backend: str | None = "auto",
+    ) -> Tensor:
+        """Evaluates the bank. One of three ways to say which module a point belongs to:
+
+        * `offsets` int64 [M + 1]: x [N, in_dim] is grouped by module -> [N, out_dim];
+        * `module_ids` int64 [N]: any order, grouped inside -> [N, out_dim] in the caller's order;
+        * neither: x [M, n, in_dim], an equal share a module -> [M, n, out_dim].
+
+        Raises TypeError, ValueError or IndexError on wrong shapes, dtypes, devices or ids, naming the
+        argument.
+        """
+        weights, biases = list(self.weight), list(self.bias)
+        if offsets is not None and module_ids is not None:
+            raise ValueError("give offsets or module_ids, not both")
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor, got {type(x).__name__}")
+        if offsets is not None:
+            return bank_mlp(x, offsets, weights, biases, self.spec, backend)
+        if module_ids is not None:
+            if not isinstance(module_ids, Tensor) or module_ids.shape != x.shape[:1]:
+                raise ValueError(f"module_ids must be int64 [N] = [{x.shape[0]}], got {_shape(module_ids)}")
+            order, grouped = route(module_ids, self.modules_count)
+            y = bank_mlp(x[order], grouped, weights, biases, self.spec, backend)
+            place = torch.empty_like(order)
+            place[order] = torch.arange(order.numel(), device=order.device)
+            return y[place]
+        if x.dim() != 3 or x.shape[0] != self.modules_count:
+            raise ValueError(
+                f"x must have shape [M, n, in_dim] = [{self.modules_count}, *, {self.spec.in_dim}] "
+                f"where neither offsets nor module_ids is given, got {list(x.shape)}"
+            )
+        shares = offsets_of_equal_shares(x.shape[0], x.shape[1], x.device)
+        return bank_mlp(x.flatten(0, 1), shares, weights, biases, self.spec, backend).unflatten(
+            0, x.shape[:2]
+        )
+
+    @torch.no_grad()
+    def append(self, state: Sequence[Tensor] | nn.Module | None = None) -> int:
+        """Adds a module at run time and returns its id; the others stay bit-equal.
+
+        `state`: None for the shared initialisation, a module as `to_module` gives it, or a sequence like
+        `shared` (leading size 1). The parameters are new objects afterwards: hand them to the optimiser
+        again.
+        """
+        if isinstance(state, nn.Module):
+            state = FieldModule.read(state, self.spec)
+        new = self.shared if state is None else _checked(self.spec, state, 1, "state")
+        self._fill([torch.cat((old, t.to(old))) for old, t in zip(self.stacked, new)])
+        return self.modules_count - 1
+
+    def to_module(self, index: int) -> FieldModule:
+        """Module `index` as a `torch.nn.Module` of Linear layers (a copy). Raises IndexError out of range."""
+        if not -self.modules_count <= index < self.modules_count:
+            raise IndexError(f"index must lie in [0, {self.modules_count}), got {index}")
+        return FieldModule(self.spec, [t[index].detach() for t in self.stacked])
+
+    @classmethod
+    def from_modules(cls, modules: Sequence[nn.Module], spec: FieldSpec | None = None) -> FieldBank:
+        """A bank of ordinary modules: the `torch.nn.Linear` layers of each, in order, become its layers.
+
+        `spec` may be left out where the modules carry one (`FieldModule`). Raises ValueError where a
+        module's layers do not fit.
+        """
+        if not modules:
+            raise ValueError("modules must hold at least one module, got none")
+        spec = spec or getattr(modules[0], "spec", None)
+        if spec is None:
+            raise ValueError("spec must be given where the modules carry none")
+        read = [FieldModule.read(module, spec) for module in modules]
+        first = read[0]
+        bank = cls(spec, 0, first[0].dtype, first[0].device, init=first)
+        bank._fill([torch.cat(tensors) for tensors in zip(*read)])
+        return bank
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        # A state without the shared initialisation (parameters only) keeps the present one.
+        for k, tensor in enumerate(self.shared):
+            state_dict.setdefault(f"{prefix}shared_{k}", tensor)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def extra_repr(self) -> str:
+        return f"{self.spec}, modules={self.modules_count}"
+
+
+def _shape(value: object) -> str:
+    return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _checked(spec: FieldSpec, tensors: Sequence[Tensor], modules: int, name: str) -> Parameters:
+    shapes = [(modules, *s) for s in spec.layer_shapes] + [(modules, s[1]) for s in spec.layer_shapes]
+    if len(tensors) != len(shapes):
+        raise ValueError(f"{name} must hold {len(shapes)} tensors (weights, then biases), got {len(tensors)}")
+    for k, (tensor, shape) in enumerate(zip(tensors, shapes)):
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name}[{k}] must have shape {list(shape)}, got {list(tensor.shape)}")
+    return tuple(tensors)

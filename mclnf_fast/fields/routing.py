@@ -1,0 +1,36 @@
+"""From module ids in any order to points grouped by module, and back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.ops import _checks
+
+
+def offsets_of_equal_shares(modules: int, share: int, device: torch.device) -> Tensor:
+    """int64 [modules + 1]: every module owns `share` points."""
+    return torch.arange(modules + 1, device=device) * share
+
+
+def route(module_ids: Tensor, modules: int) -> tuple[Tensor, Tensor]:
+    """Groups points by module, keeping the order within each.
+
+    Args:
+        module_ids: int64 [N] in 0 ... modules-1, in any order.
+        modules: M.
+
+    Returns:
+        order [N] (point `order[k]` stands at place k) and offsets [M + 1].
+
+    Raises:
+        TypeError, ValueError, IndexError: ids that are not int64 [N], or out of range (checked on the CPU).
+    """
+    _checks.check_tensor("module_ids", module_ids, (None,), torch.int64, what="[N]")
+    if module_ids.numel() and _checks.values_can_be_read(module_ids):
+        low, high = (int(v) for v in module_ids.aminmax())
+        if low < 0 or high >= modules:
+            raise IndexError(f"module_ids must lie in [0, {modules}), got {low if low < 0 else high}")
+    order = torch.argsort(module_ids, stable=True)
+    bounds = torch.arange(modules + 1, device=module_ids.device)
+    return order, torch.searchsorted(module_ids[order], bounds)

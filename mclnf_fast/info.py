@@ -1,0 +1,77 @@
+"""What is installed, what was built, and which backend each op takes here and why not another."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import torch
+
+from mclnf_fast.ops import _dispatch, _library
+
+_PACKAGES = (
+    "mclnf-fast",
+    "torch",
+    "triton",
+    "numpy",
+    "safetensors",
+    "tyro",
+    "matplotlib",
+    "jinja2",
+    "torchmetrics",
+)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+class Info(dict[str, Any]):
+    """A plain mapping that prints itself as a page."""
+
+    def __str__(self) -> str:
+        lines = [f"{'machine':<14}{self['machine']}"]
+        lines += [f"{name:<14}{version or 'not installed'}" for name, version in self["versions"].items()]
+        for library, state in self["built"].items():
+            lines.append(f"{library + ' library':<14}{state}")
+        for device, table in self["ops"].items():
+            lines.append(f"\non {device}:")
+            for op, row in table.items():
+                lines.append(f"  {op:<15}{row['backend']}")
+                lines += [f"  {'':<15}not {name}: {reason}" for name, reason in row["passed_over"].items()]
+        return "\n".join(lines)
+
+
+def info() -> Info:
+    """Versions, what was built, and for each op and device the backend that float32 calls take.
+
+    Returns a mapping with the keys `machine`, `versions`, `built` and `ops` (device -> op -> `backend` and
+    `passed_over`: name -> reason); printing it gives a page for bug reports.
+    """
+    devices = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        devices.append(torch.device("cuda", torch.cuda.current_device()))
+    cpu = _library.why_not("cpu")
+    built = {
+        "cpu": cpu or f"loaded, instruction set {torch.ops.mclnf_fast.cpu_instruction_set()}",
+        "cuda": _library.why_not("cuda") or "loaded",
+    }
+    table: dict[str, dict[str, dict[str, Any]]] = {}
+    for device in devices:
+        for op in _dispatch.ops():
+            passed, taken = {}, None
+            for name in _dispatch.backends(op):
+                reason = _dispatch.why_not(op, name, device, torch.float32)
+                if reason is None:
+                    taken = taken or name
+                elif taken is None:
+                    passed[name] = reason
+            table.setdefault(str(device), {})[op] = {"backend": taken, "passed_over": passed}
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
+    if torch.cuda.is_available():
+        machine += f", {torch.cuda.get_device_name()}"
+    return Info(machine=machine, versions={p: _version(p) for p in _PACKAGES}, built=built, ops=table)
