@@ -1,0 +1,65 @@
+"""Learning over banks: Fisher information, meta-learning, the bank optimiser, metrics. Knows no cameras and
+no rays.
+"""
+
+from mclnf_fast.learn.adapt import adapt, fine_tune
+from mclnf_fast.learn.bank_step import Trust, bank_step_reference
+from mclnf_fast.learn.fim import fim_weights, module_mse, weighted_mse
+from mclnf_fast.learn.fisher import (
+    RunningFisher,
+    diagonal_fisher_scores,
+    full_fisher_scores,
+    rank1_fisher_scores,
+    relative_damping,
+)
+from mclnf_fast.learn.inits import matched, shuffled
+from mclnf_fast.learn.meta import MAML, MetaLearner, Reptile
+from mclnf_fast.learn.metrics import (
+    StepCurve,
+    average,
+    backward_transfer,
+    forgetting,
+    log_steps,
+    mse_to_psnr,
+    psnr,
+    ssim,
+    steps_to_reach,
+)
+from mclnf_fast.learn.optim import BankOptimizer
+from mclnf_fast.learn.params import LossFn, Params, flatten_pair, split_pair
+from mclnf_fast.learn.sampling import FisherSampler
+
+__all__ = [
+    "MAML",
+    "BankOptimizer",
+    "FisherSampler",
+    "LossFn",
+    "MetaLearner",
+    "Params",
+    "Reptile",
+    "RunningFisher",
+    "StepCurve",
+    "Trust",
+    "adapt",
+    "average",
+    "backward_transfer",
+    "bank_step_reference",
+    "diagonal_fisher_scores",
+    "fim_weights",
+    "fine_tune",
+    "flatten_pair",
+    "forgetting",
+    "full_fisher_scores",
+    "log_steps",
+    "matched",
+    "module_mse",
+    "mse_to_psnr",
+    "psnr",
+    "rank1_fisher_scores",
+    "relative_damping",
+    "shuffled",
+    "split_pair",
+    "ssim",
+    "steps_to_reach",
+    "weighted_mse",
+]

@@ -1,0 +1,280 @@
+"""One optimiser for all modules of a bank, with a clock, a learning rate and a switch for each.
+
+torch.optim keeps one step counter a tensor; a bank needs one a module, because modules join late (append),
+stop (freeze) and start over (reset) while the others go on. `bank_step_reference` is the mathematics;
+`BankOptimizer` holds the state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.learn.bank_step import Kind, Trust, bank_step_reference
+from mclnf_fast.learn.params import (
+    Params,
+    check_like,
+    check_modules,
+    check_params,
+    check_unit_interval,
+)
+
+# Parameters stepped at a time on a CPU, so that the passes of a step find them in the cache.
+CPU_CHUNK = 1 << 19
+
+
+class BankOptimizer:
+    """Adam or SGD over a bank, per module what torch.optim is per network.
+
+    The parameters are changed in place, under no_grad. Frozen modules are not touched at all: their
+    parameters, moments and counters stay as they are, bit for bit, whatever their gradient (even NaN).
+
+    Args:
+        params: flat tuple of tensors [M, ...], fp32 or fp64 (keep an fp32 master for half precision).
+        kind: "adam" or "sgd".
+        lr: one rate, or one a module [M].
+        betas, eps: Adam's.
+        trust: (lam, fisher, anchor), see `Trust`, or None; may be set later through `optimizer.trust`.
+
+    Raises: TypeError, ValueError, naming the argument.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        kind: Kind = "adam",
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        trust: Trust | tuple[float, Params, Params] | None = None,
+    ) -> None:
+        self.params = _check_master(params)
+        if kind not in ("adam", "sgd"):
+            raise ValueError(f"kind must be 'adam' or 'sgd', got {kind!r}")
+        if not float(eps) >= 0:
+            raise ValueError(f"eps must be at least 0, got {eps}")
+        self.kind: Kind = kind
+        self.betas = (check_unit_interval(betas[0], "betas[0]"), check_unit_interval(betas[1], "betas[1]"))
+        self.eps = float(eps)
+        device = self.params[0].device
+        self._step = torch.zeros(self.modules, dtype=torch.float64, device=device)
+        self._lr = torch.empty(self.modules, dtype=torch.float64, device=device)
+        self._frozen = [False] * self.modules  # on the host: which rows to step must cost no synchronisation
+        self._exp_avg = self._zeros()
+        self._exp_avg_sq = self._zeros()
+        self._trust: Trust | None = None
+        self.set_lr(lr)
+        self.trust = trust
+
+    @property
+    def modules(self) -> int:
+        """M."""
+        return self.params[0].shape[0]
+
+    @property
+    def lr(self) -> Tensor:
+        """fp64 [M]."""
+        return self._lr
+
+    @property
+    def frozen(self) -> Tensor:
+        """bool [M], on the CPU."""
+        return torch.tensor(self._frozen, dtype=torch.bool)
+
+    @property
+    def steps(self) -> Tensor:
+        """int64 [M]: steps each module has made since it joined or was reset."""
+        return self._step.to(torch.int64)
+
+    @property
+    def trust(self) -> Trust | None:
+        """The trust region in force; assign (lam, fisher, anchor) or None."""
+        return self._trust
+
+    @trust.setter
+    def trust(self, trust: Trust | tuple[float, Params, Params] | None) -> None:
+        if trust is None:
+            self._trust = None
+            return
+        if not isinstance(trust, tuple) or len(trust) != 3:
+            raise TypeError(f"trust must be (lam, fisher, anchor) or None, got {type(trust).__name__}")
+        lam, fisher, anchor = trust
+        if not (float(lam) >= 0 and math.isfinite(lam)):
+            raise ValueError(f"trust's lam must be finite and at least 0, got {lam}")
+        fisher = check_like(fisher, self.params, "trust's fisher")
+        anchor = check_like(anchor, self.params, "trust's anchor")
+        self._trust = Trust(float(lam), tuple(f.detach() for f in fisher), tuple(a.detach() for a in anchor))
+
+    def set_lr(self, lr: float | Tensor, modules: int | Iterable[int] | Tensor | None = None) -> None:
+        """Set the rate, one for all or one each [m], of all modules or of those named. Raises: ValueError."""
+        rows = list(range(self.modules)) if modules is None else check_modules(modules, self.modules)
+        if isinstance(lr, Tensor):
+            if lr.dim() > 1 or (lr.dim() == 1 and lr.shape[0] != len(rows)):
+                raise ValueError(f"lr must be a float or [{len(rows)}], got {tuple(lr.shape)}")
+            if not bool((torch.isfinite(lr) & (lr >= 0)).all()):
+                raise ValueError(f"lr must be finite and at least 0, got {lr.tolist()}")
+            self._lr[rows] = lr.detach().to(self._lr)
+        elif not (float(lr) >= 0 and math.isfinite(lr)):
+            raise ValueError(f"lr must be finite and at least 0, got {lr}")
+        else:
+            self._lr[rows] = float(lr)
+
+    def step(self, grads: Sequence[Tensor] | None = None) -> None:
+        """One step of every module that is not frozen.
+
+        Args:
+            grads: tensors like the parameters, or None to take `p.grad`.
+
+        Raises: ValueError, if a gradient is missing or has another shape.
+        """
+        found = [p.grad for p in self.params] if grads is None else list(grads)
+        for i, g in enumerate(found):
+            if g is None:
+                raise ValueError(f"grads[{i}] must be a tensor {tuple(self.params[i].shape)}, got None")
+        checked = check_like([g for g in found if g is not None], self.params, "grads")
+        for rows in self._active_runs():
+            self._step_rows(checked, rows)
+
+    def zero_grad(self) -> None:
+        """Set every `p.grad` to None."""
+        for p in self.params:
+            p.grad = None
+
+    def freeze(self, modules: int | Iterable[int] | Tensor) -> None:
+        """Stop these modules. Raises: IndexError for an id out of range."""
+        for m in check_modules(modules, self.modules):
+            self._frozen[m] = True
+
+    def unfreeze(self, modules: int | Iterable[int] | Tensor) -> None:
+        """Let these modules go on, from the state in which they were frozen. Raises: IndexError."""
+        for m in check_modules(modules, self.modules):
+            self._frozen[m] = False
+
+    def reset(self, modules: int | Iterable[int] | Tensor | None = None) -> None:
+        """Forget the moments and counters of these modules (all, if None). Raises: IndexError."""
+        rows = list(range(self.modules)) if modules is None else check_modules(modules, self.modules)
+        self._step[rows] = 0.0
+        for state in (*self._exp_avg, *self._exp_avg_sq):
+            state[rows] = 0.0
+
+    def append(self, module_params: Sequence[Tensor], lr: float | None = None) -> Params:
+        """Add modules with parameters [m, ...]; returns the new leaves [M + m, ...], also `self.params`.
+
+        A bank that grows its own parameters calls `rebind` instead. Raises: TypeError, ValueError.
+        """
+        new = check_params(module_params, "module_params")
+        if len(new) != len(self.params) or any(a.shape[1:] != b.shape[1:] for a, b in zip(new, self.params)):
+            shapes = [tuple(p.shape[1:]) for p in self.params]
+            raise ValueError(
+                f"module_params must have the shapes [m] + {shapes}, got {[tuple(p.shape) for p in new]}"
+            )
+        grown = tuple(
+            torch.cat([old.detach(), add.detach().to(old)]).requires_grad_(old.requires_grad)
+            for old, add in zip(self.params, new)
+        )
+        self.rebind(grown, lr)
+        return grown
+
+    def rebind(self, params: Sequence[Tensor], lr: float | None = None) -> None:
+        """Take over a bank's grown parameters [M + m, ...]; the first M modules keep their state.
+
+        New modules have the rate `lr`, or that of the last module. A trust region is dropped when the bank
+        has grown, since it no longer fits. Raises: TypeError, ValueError.
+        """
+        new = _check_master(params)
+        old, extra = self.modules, new[0].shape[0] - self.modules
+        if len(new) != len(self.params) or any(a.shape[1:] != b.shape[1:] for a, b in zip(new, self.params)):
+            raise ValueError("params must be the same architecture as the optimiser's, got other shapes")
+        if extra < 0:
+            raise ValueError(
+                f"params must hold at least the optimiser's {old} modules, got {new[0].shape[0]}"
+            )
+        self.params = new
+        self._step = torch.cat([self._step, self._step.new_zeros(extra)])
+        self._lr = torch.cat([self._lr, self._lr[-1:].expand(extra)])
+        self._frozen += [False] * extra
+        self._exp_avg = [torch.cat([s, s.new_zeros(extra, *s.shape[1:])]) for s in self._exp_avg]
+        self._exp_avg_sq = [torch.cat([s, s.new_zeros(extra, *s.shape[1:])]) for s in self._exp_avg_sq]
+        if extra:
+            self._trust = None
+            if lr is not None:
+                self.set_lr(lr, range(old, old + extra))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Counters, rates, switches and moments as tensors (copies); the rest is the caller's."""
+        state = {"step": self._step.clone(), "lr": self._lr.clone(), "frozen": self.frozen}
+        state.update({f"exp_avg.{i}": s.clone() for i, s in enumerate(self._exp_avg)})
+        state.update({f"exp_avg_sq.{i}": s.clone() for i, s in enumerate(self._exp_avg_sq)})
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises: ValueError, if an entry is missing or has another shape.
+        """
+        own = self.state_dict()
+        if set(state) != set(own):
+            raise ValueError(f"state must hold {sorted(own)}, got {sorted(state)}")
+        for key, value in own.items():
+            if state[key].shape != value.shape:
+                raise ValueError(
+                    f"state[{key!r}] must be {tuple(value.shape)}, got {tuple(state[key].shape)}"
+                )
+        self._step.copy_(state["step"])
+        self._lr.copy_(state["lr"])
+        self._frozen = [bool(f) for f in state["frozen"].tolist()]
+        for i, (m, v) in enumerate(zip(self._exp_avg, self._exp_avg_sq)):
+            m.copy_(state[f"exp_avg.{i}"])
+            v.copy_(state[f"exp_avg_sq.{i}"])
+
+    def _zeros(self) -> list[Tensor]:
+        if self.kind == "sgd":
+            return []
+        return [torch.zeros_like(p, memory_format=torch.contiguous_format).detach() for p in self.params]
+
+    def _active_runs(self) -> list[slice | Tensor]:
+        """The rows to step: slices (views) where the active modules are neighbours, else their ids."""
+        active = [m for m, frozen in enumerate(self._frozen) if not frozen]
+        if not active:
+            return []
+        first, end = active[0], active[-1] + 1
+        if end - first == len(active):
+            size = sum(p[0].numel() for p in self.params)
+            chunk = max(1, CPU_CHUNK // size) if self.params[0].device.type == "cpu" else len(active)
+            return [slice(m, min(m + chunk, end)) for m in range(first, end, chunk)]
+        return [torch.tensor(active, device=self.params[0].device)]
+
+    def _step_rows(self, grads: Params, rows: slice | Tensor) -> None:
+        tensors = [[p.detach() for p in self.params], self._exp_avg, self._exp_avg_sq, [self._step]]
+        picked = [[t[rows] for t in group] for group in tensors]
+        trust = self._trust
+        if trust is not None:
+            trust = Trust(
+                trust.lam, tuple(f[rows] for f in trust.fisher), tuple(a[rows] for a in trust.anchor)
+            )
+        bank_step_reference(
+            picked[0],
+            [g.detach()[rows] for g in grads],
+            picked[1],
+            picked[2],
+            picked[3][0],
+            self._lr[rows],
+            kind=self.kind,
+            betas=self.betas,
+            eps=self.eps,
+            trust=trust,
+        )
+        if isinstance(rows, Tensor):  # picked are copies
+            for group, new in zip(tensors, picked):
+                for t, n in zip(group, new):
+                    t.index_copy_(0, rows, n)
+
+
+def _check_master(params: Sequence[Tensor]) -> Params:
+    checked = check_params(params)
+    if checked[0].dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"params must be float32 or float64 (keep an fp32 master), got {checked[0].dtype}")
+    return checked

@@ -1,0 +1,125 @@
+"""The one vocabulary of `learn`: a bank's parameters as a flat tuple of stacked tensors.
+
+A *bank* is M modules of one architecture. Its `Params` are every weight and then every bias, each tensor
+`[M, ...]`. A *shared initialisation* is the same tuple with M = 1. Nothing here knows what the network
+computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+Params = tuple[Tensor, ...]
+ParamPair = tuple[Sequence[Tensor], Sequence[Tensor]]
+LossFn = Callable[[Params, int], Tensor]
+
+
+def check_params(params: Sequence[Tensor], name: str = "params") -> Params:
+    """Return `params` as a tuple after checking it is a bank: floats that share dtype, device and M.
+
+    Raises: TypeError, if it is not a sequence of floating-point tensors; ValueError, if it is empty or M
+    differs.
+    """
+    if isinstance(params, Tensor) or not isinstance(params, Sequence):
+        raise TypeError(f"{name} must be a tuple of tensors [M, ...], got {type(params).__name__}")
+    if len(params) == 0:
+        raise ValueError(f"{name} must hold at least one tensor [M, ...], got an empty sequence")
+    for i, p in enumerate(params):
+        if not isinstance(p, Tensor) or not p.is_floating_point():
+            got = f"a {p.dtype} tensor" if isinstance(p, Tensor) else type(p).__name__
+            raise TypeError(f"{name}[{i}] must be a floating-point tensor [M, ...], got {got}")
+        if p.dim() == 0 or p.shape[0] != params[0].shape[0]:
+            raise ValueError(
+                f"{name}[{i}] must be [M, ...] with the M of {name}[0] {tuple(params[0].shape)}, "
+                f"got {tuple(p.shape)}"
+            )
+        if p.dtype != params[0].dtype or p.device != params[0].device:
+            raise ValueError(
+                f"{name}[{i}] must be {params[0].dtype} on {params[0].device} like {name}[0], "
+                f"got {p.dtype} on {p.device}"
+            )
+    return tuple(params)
+
+
+def check_like(other: Sequence[Tensor], params: Params, name: str) -> Params:
+    """Check that `other` has one tensor per parameter, of the same shape. Raises: TypeError, ValueError."""
+    if isinstance(other, Tensor) or not isinstance(other, Sequence):
+        raise TypeError(f"{name} must be a tuple of tensors like the parameters, got {type(other).__name__}")
+    if len(other) != len(params):
+        raise ValueError(f"{name} must hold {len(params)} tensors like the parameters, got {len(other)}")
+    for i, (t, p) in enumerate(zip(other, params, strict=True)):
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{name}[{i}] must be a tensor {tuple(p.shape)}, got {type(t).__name__}")
+        if t.shape != p.shape:
+            raise ValueError(f"{name}[{i}] must be {tuple(p.shape)} like its parameter, got {tuple(t.shape)}")
+    return tuple(other)
+
+
+def check_shared(init: Sequence[Tensor], name: str = "init") -> Params:
+    """Check that `init` is a shared initialisation (a bank with M = 1). Raises: TypeError, ValueError."""
+    params = check_params(init, name)
+    if params[0].shape[0] != 1:
+        raise ValueError(f"{name} must be a shared initialisation with M = 1, got M = {params[0].shape[0]}")
+    return params
+
+
+def check_positive_int(value: int, name: str) -> int:
+    """Return `value` if it is an int of at least 1. Raises: TypeError, ValueError."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value
+
+
+def check_unit_interval(value: float, name: str) -> float:
+    """Return `value` as a float if 0 <= value < 1. Raises: ValueError."""
+    if not 0.0 <= float(value) < 1.0:
+        raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
+    return float(value)
+
+
+def check_modules(
+    modules: int | Iterable[int] | Tensor, num_modules: int, name: str = "modules"
+) -> list[int]:
+    """Return the module ids as a list of distinct ints in [0, M).
+
+    Raises: TypeError for a boolean mask; IndexError for an id out of range; ValueError for an id given twice.
+    """
+    if isinstance(modules, Tensor):
+        if modules.is_floating_point() or modules.dtype == torch.bool:
+            raise TypeError(f"{name} must be module ids (int64), got a {modules.dtype} tensor")
+        ids = [int(m) for m in modules.flatten().tolist()]
+    else:
+        ids = [modules] if isinstance(modules, int) else [int(m) for m in modules]
+    for m in ids:
+        if not 0 <= m < num_modules:
+            raise IndexError(f"{name} must be ids in [0, {num_modules}), got {m}")
+    if len(set(ids)) != len(ids):
+        raise ValueError(f"{name} must name each module once, got {ids}")
+    return ids
+
+
+def flatten_pair(pair: ParamPair) -> Params:
+    """(weights, biases) -> weights + biases: the pair the ops speak as the flat tuple that `learn` speaks."""
+    weights, biases = pair
+    return (*weights, *biases)
+
+
+def split_pair(params: Sequence[Tensor]) -> tuple[Params, Params]:
+    """weights + biases -> (weights, biases).
+
+    Raises: ValueError, if the two halves cannot be of equal length.
+    """
+    if len(params) % 2:
+        raise ValueError(f"params must hold as many biases as weights, got {len(params)} tensors")
+    half = len(params) // 2
+    return tuple(params[:half]), tuple(params[half:])
+
+
+def per_module(vector: Tensor, like: Tensor) -> Tensor:
+    """View a vector [M] as [M, 1, ..., 1] so that it broadcasts against `like` [M, ...]."""
+    return vector.reshape(-1, *([1] * (like.dim() - 1)))

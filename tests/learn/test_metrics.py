@@ -1,0 +1,128 @@
+"""PSNR, SSIM, the continual figures (B8) and step curves (A15)."""
+
+import math
+import sys
+
+import pytest
+import torch
+
+from mclnf_fast.errors import InputError
+from mclnf_fast.learn import (
+    StepCurve,
+    average,
+    backward_transfer,
+    forgetting,
+    log_steps,
+    mse_to_psnr,
+    psnr,
+    ssim,
+    steps_to_reach,
+)
+
+NAN = float("nan")
+
+
+def test_psnr() -> None:
+    assert mse_to_psnr(0.01).item() == pytest.approx(20.0)
+    assert mse_to_psnr(255.0**2 / 100, max=255).item() == pytest.approx(20.0)
+    assert mse_to_psnr(0.0).item() == math.inf
+    a = torch.zeros(2, 3, 4)
+    b = torch.stack([torch.full((3, 4), 0.1), torch.full((3, 4), 0.01)])
+    torch.testing.assert_close(psnr(a, b, keep_first=True), torch.tensor([20.0, 40.0], dtype=torch.float64))
+    assert psnr(a, b).item() == pytest.approx(mse_to_psnr((0.01 + 0.0001) / 2).item())
+    with pytest.raises(ValueError, match="target"):
+        psnr(a, b[:1])
+    with pytest.raises(ValueError, match="pred"):
+        psnr(a[:0], a[:0])
+    with pytest.raises(ValueError, match="mse"):
+        mse_to_psnr(-1.0)
+    with pytest.raises(ValueError, match="max"):
+        mse_to_psnr(1.0, max=0)
+
+
+def direct_ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The textbook formula in fp64 on every pixel, the image reflected at its borders; a, b [H, W, C]."""
+    t = torch.arange(11, dtype=torch.float64) - 5
+    g = torch.exp(-(t**2) / (2 * 1.5**2))
+    window = torch.outer(g, g) / g.sum() ** 2
+
+    def blur(x: torch.Tensor) -> torch.Tensor:
+        padded = torch.nn.functional.pad(x.permute(2, 0, 1)[:, None], (5, 5, 5, 5), mode="reflect")
+        return torch.nn.functional.conv2d(padded, window[None, None])
+
+    ma, mb = blur(a), blur(b)
+    va, vb, cov = blur(a * a) - ma**2, blur(b * b) - mb**2, blur(a * b) - ma * mb
+    c1, c2 = 0.01**2, 0.03**2
+    return ((2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))).mean()
+
+
+def test_ssim() -> None:
+    pytest.importorskip("torchmetrics")
+    g = torch.Generator().manual_seed(0)
+    a = torch.rand(2, 20, 24, 3, generator=g)
+    b = (a + 0.1 * torch.randn(a.shape, generator=g)).clamp(0, 1)
+    got = ssim(a, b)
+    assert got.shape == (2,)
+    for v in range(2):
+        assert got[v].item() == pytest.approx(direct_ssim(a[v].double(), b[v].double()).item(), abs=2e-4)
+    torch.testing.assert_close(ssim(a[:1], a[:1]), torch.ones(1))
+    with pytest.raises(ValueError, match="pred"):
+        ssim(a[:, :8], b[:, :8])
+    with pytest.raises(ValueError, match="target"):
+        ssim(a, b[:1])
+
+
+def test_ssim_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchmetrics.functional.image", None)
+    with pytest.raises(InputError, match="report"):
+        ssim(torch.rand(1, 16, 16, 3), torch.rand(1, 16, 16, 3))
+
+
+def test_continual_figures() -> None:
+    matrix = [[30.0, NAN, NAN], [27.0, 32.0, NAN], [24.0, 33.0, 31.0]]
+    assert average(matrix) == pytest.approx((24 + 33 + 31) / 3)
+    assert average(matrix, after=1) == pytest.approx((27 + 32) / 2)
+    assert forgetting(matrix) == pytest.approx((6 - 1 + 0) / 3)
+    assert backward_transfer(matrix) == pytest.approx((-6 + 1) / 2)
+    assert backward_transfer([[1.0]]) == 0.0
+    assert forgetting(torch.eye(1)) == 0.0
+    with pytest.raises(ValueError, match="matrix"):
+        forgetting([[1.0, 2.0]])
+    with pytest.raises(ValueError, match="NaN"):
+        average([[1.0, NAN], [NAN, 1.0]])
+    with pytest.raises(IndexError, match="after"):
+        average(matrix, after=3)
+
+
+def test_step_grid_and_curve() -> None:
+    assert log_steps(4096) == tuple(2**b for b in range(13))
+    assert log_steps(100) == (1, 2, 4, 8, 16, 32, 64, 100)
+    assert log_steps(1) == (1,)
+    curve = StepCurve(last=16)
+    for step in range(1, 17):
+        if step in curve.wanted:
+            curve.add(step, [step, 2.0 * step] if step != 16 else [1.0, 2.0])
+    assert curve.steps == [1, 2, 4, 8, 16]
+    assert curve.first == (1, 1.5)
+    assert curve.best == (8, 12.0)
+    assert curve.last == (16, 1.5)
+    assert curve.at(4) == 6.0
+    assert curve.steps_to_reach(5.0) == 4
+    assert curve.steps_to_reach(100.0) is None
+    assert steps_to_reach([1, 2, 4], [3.0, 2.0, 1.0], 2.0, higher_is_better=False) == 2
+    lower = StepCurve(higher_is_better=False)
+    for step, value in [(1, NAN), (2, 3.0), (4, 2.0), (8, 2.0)]:
+        lower.add(step, value)
+    assert lower.best == (4, 2.0)
+    with pytest.raises(ValueError, match="step"):
+        curve.add(16, 1.0)
+    with pytest.raises(ValueError, match="values"):
+        curve.add(17, [])
+    with pytest.raises(ValueError, match="step must be one of"):
+        curve.at(3)
+    with pytest.raises(ValueError, match="curve"):
+        StepCurve().best  # noqa: B018
+    with pytest.raises(ValueError, match="values"):
+        steps_to_reach([1], [], 0.0)
+    with pytest.raises(ValueError, match="last"):
+        log_steps(0)
