@@ -1,0 +1,197 @@
+"""Where the cameras of a procedural city stand: aerial, oblique and even over a block's whole cell.
+
+A block's views depend on its own cell only: from the height of the tallest roof down to the ground, every
+ray stays inside the cell expanded by `EXPAND` about its centre. Lengths are metres, angles degrees.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.errors import InputError
+from mclnf_fast.render.cameras import Cameras, cat_cameras, look_at
+
+EXPAND = 1.15
+FIELD_OF_VIEW = 48.0  # horizontal
+# Bands of pitch below the horizon with their share of the views; the last is near nadir.
+PITCHES = ((42.0, 55.0, 0.20), (55.0, 68.0, 0.35), (68.0, 80.0, 0.25), (80.0, 90.0, 0.20))
+BLOCK_ALTITUDE, CITY_ALTITUDE = (150.0, 280.0), (360.0, 460.0)
+
+
+def expanded(box: Tensor, factor: float = EXPAND) -> Tensor:
+    """`box` [2, 3] with its x and y sides scaled by `factor` about the centre; z stays."""
+    out = box.clone()
+    center, half = 0.5 * (box[0, :2] + box[1, :2]), 0.5 * (box[1, :2] - box[0, :2])
+    out[0, :2], out[1, :2] = center - factor * half, center + factor * half
+    return out
+
+
+def views_inside(cameras: Cameras, box: Tensor) -> Tensor:
+    """Whether all rays of each view stay inside `box` [2, 3] in x and y while they are inside it in z;
+    bool [V].
+
+    The four corner rays decide: their crossings of a level plane span a convex region with all others
+        inside it,
+    and a segment between two points of a convex cell stays in the cell.
+    """
+    _, directions = cameras.corner_rays()
+    at = _crossings(cameras, box)
+    return (directions[..., 2] < -1e-3).all(1) & ((at >= box[0, :2]) & (at <= box[1, :2])).all(2).all(1)
+
+
+def sees(cameras: Cameras, points: Tensor) -> Tensor:
+    """Whether each view's picture holds each of `points` [P, 3] (nothing hides anything here); bool [V,
+    P]."""
+    local = torch.einsum("vkj,vpk->vpj", cameras.c2w[:, :, :3], points[None] - cameras.centers[:, None])
+    depth = (-local[..., 2]).clamp_min(1e-6)
+    x = cameras.cx[:, None] + cameras.fx[:, None] * local[..., 0] / depth
+    y = cameras.cy[:, None] - cameras.fy[:, None] * local[..., 1] / depth
+    inside = (x >= 0) & (x <= cameras.width) & (y >= 0) & (y <= cameras.height)
+    return inside & (local[..., 2] < 0)
+
+
+def _candidates(
+    box: Tensor, pitch: tuple[float, float], altitude: tuple[float, float], count: int, size: tuple[int, int],
+    generator: torch.Generator,
+) -> tuple[Cameras, Tensor]:  # fmt: skip
+    """Random cameras that look at points of `box`, and their headings [count] in radians."""
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator)
+
+    spread = box[1, :2] - box[0, :2]
+    target = torch.stack([box[0, k] + spread[k] * torch.rand(count, generator=generator) for k in (0, 1)], 1)
+    target = torch.cat([target, torch.zeros(count, 1)], 1)
+    heading, down = uniform(0.0, 2 * math.pi), torch.deg2rad(uniform(*pitch))
+    height = uniform(*altitude)
+    back = height / torch.tan(down)
+    position = target + torch.stack([-back * torch.cos(heading), -back * torch.sin(heading), height], 1)
+    roll = torch.deg2rad(uniform(-4.0, 4.0))
+    focal = 0.5 * size[0] / math.tan(math.radians(FIELD_OF_VIEW / 2))
+    focals = torch.full((count,), focal)
+    cx, cy = torch.full((count,), size[0] / 2), torch.full((count,), size[1] / 2)
+    return Cameras(look_at(position, target, roll), focals, focals, cx, cy, *size), heading
+
+
+def _crossings(cameras: Cameras, box: Tensor) -> Tensor:
+    """Where the corner rays cross the lower and the upper plane of `box`, or start below that: [V, 8, 2]."""
+    origins, directions = cameras.corner_rays()
+    at = []
+    for level in (box[0, 2], box[1, 2]):
+        length = ((level - origins[..., 2]) / directions[..., 2].clamp_max(-1e-3)).clamp_min(0.0)
+        at.append(origins[..., :2] + length[..., None] * directions[..., :2])
+    return torch.cat(at, 1)
+
+
+def _fitted(cameras: Cameras, limits: Tensor, generator: torch.Generator) -> tuple[Cameras, Tensor]:
+    """Move each camera sideways to a random place from which it keeps inside `limits`; and the ids of
+    those that can.
+
+    A seventh of the room beyond either end is drawn too and held at that end: without it, few views would
+        reach
+    the cell's corners.
+    """
+    at = _crossings(cameras, limits)
+    first, last = limits[0, :2] - at.amin(1), limits[1, :2] - at.amax(1)
+    place = (torch.rand(len(cameras), 2, generator=generator) * 1.28 - 0.14).clamp(0.002, 0.998)
+    pose = cameras.c2w.clone()
+    pose[:, :2, 3] += first + (last - first) * place
+    moved = replace(cameras, c2w=pose)
+    return moved, ((last > first).all(1) & views_inside(moved, limits)).nonzero()[:, 0]
+
+
+def block_views(box: Tensor, count: int, size: tuple[int, int], seed: int) -> Cameras:
+    """`count` views of the block with the box `box` [2, 3] (metres), pictures of `size` (width, height)
+    pixels.
+
+    Random views that keep inside the expanded cell are picked one by one for what they add: ground seen
+        rarely so
+    far, or never from that side. Another seed gives other views of the same distribution.
+
+    Raises:
+        InputError: a negative count, or no view fits (a box too small for the altitudes used).
+    """
+    if count < 0:
+        raise InputError(f"count: must be a number of views >= 0, was {count}")
+    generator = torch.Generator().manual_seed(seed)
+    limits = expanded(box)
+    shares = torch.tensor([share for _, _, share in PITCHES])
+    # Every band gets its rounded share; largest remainders fill up.
+    quota = (shares * count).floor().to(torch.int64)
+    order = torch.argsort(shares * count - quota, descending=True, stable=True)
+    quota[order[: count - int(quota.sum())]] += 1
+    steps = (torch.arange(16) + 0.5) / 16
+    grid = torch.cartesian_prod(steps, steps) * (box[1, :2] - box[0, :2]) + box[0, :2]
+    grid = torch.cat([grid, torch.zeros(len(grid), 1)], 1)
+    seen = torch.zeros(len(grid), 5)  # from four sides and from above
+    chosen = []
+    for band, (low, high, _) in enumerate(PITCHES):
+        if not int(quota[band]):
+            continue
+        parts, sides, found = [], [], 0
+        for _ in range(20):
+            cameras, heading = _candidates(limits, (low, high), BLOCK_ALTITUDE, 400, size, generator)
+            cameras, keep = _fitted(cameras, limits, generator)
+            side = (
+                torch.full_like(heading, 4)
+                if low >= 80.0
+                else torch.div(heading, math.pi / 2).floor().clamp(0, 3)
+            )
+            parts.append(cameras[keep])
+            sides.append(side[keep].to(torch.int64))
+            found += len(keep)
+            if found >= max(100, 5 * int(quota[band])):
+                break
+        if found < int(quota[band]):
+            raise InputError(
+                f"box: too small for {count} views, only {found} fit at pitches {low:g} to {high:g}"
+            )
+        pool, side = cat_cameras(parts), torch.cat(sides)
+        cover = sees(pool, grid).to(torch.float32)
+        free = torch.ones(len(pool))
+        for _ in range(int(quota[band])):
+            novelty = 1.0 / (1.0 + seen) ** 2
+            rare = 0.5 / (1.0 + seen.sum(1)) ** 2
+            gain = (cover * (novelty.T[side] + rare)).sum(1) / (cover.sum(1) + 1.0).sqrt()
+            best = int((gain * free).argmax())
+            free[best] = 0.0
+            seen[:, side[best]] += cover[best]
+            chosen.append(pool[best : best + 1])
+    if not chosen:
+        return _candidates(limits, PITCHES[0][:2], BLOCK_ALTITUDE, 1, size, generator)[0][0:0]
+    joined = cat_cameras(chosen)
+    return joined[torch.randperm(count, generator=generator)]
+
+
+def city_views(boxes: Tensor, count: int, size: tuple[int, int], seed: int, ring: float) -> Cameras:
+    """`count` high views that see the centre of each block of `boxes` [B, 2, 3] and nothing beyond `ring`
+    metres of them.
+
+    Raises:
+        InputError: no such view was found (more blocks than one picture from these altitudes holds).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    box = torch.stack([boxes[:, 0].amin(0), boxes[:, 1].amax(0)])
+    limits = box.clone()
+    limits[0, :2] -= ring
+    limits[1, :2] += ring
+    middle, half = 0.5 * (box[0] + box[1]), 0.15 * (box[1] - box[0])
+    targets = torch.stack([middle - half, middle + half])
+    centers = boxes.mean(1)
+    centers[:, 2] = 0.0
+    scale = max(1.0, float((box[1] - box[0])[:2].max()) / 400.0)
+    altitude = (CITY_ALTITUDE[0] * scale, CITY_ALTITUDE[1] * scale)
+    parts, found = [], 0
+    for _ in range(120):
+        cameras, _ = _candidates(targets, (48.0, 80.0), altitude, 500, size, generator)
+        parts.append(cameras[(views_inside(cameras, limits) & sees(cameras, centers).all(1)).nonzero()[:, 0]])
+        found += len(parts[-1])
+        if found >= count:
+            return cat_cameras(parts)[:count]
+    raise InputError(
+        f"boxes: {len(boxes)} blocks are too many for one picture, only {found} of {count} views fit"
+    )

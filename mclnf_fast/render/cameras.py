@@ -1,0 +1,249 @@
+"""Pinhole cameras and the rays of their pixels.
+
+Axes are OpenGL's: x right, y up, the camera looks along its own -z. A pixel's centre lies at +0.5, so the
+flat (row-major) pixel index `p` has its centre at `(p % width + 0.5, p // width + 0.5)`. World units are
+the scene's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.errors import InputError
+
+ROTATION_TOLERANCE = 1e-3  # poses come from text files and from bundle adjustment in float32
+
+
+def check_poses(c2w: Tensor, what: str = "c2w", tolerance: float = ROTATION_TOLERANCE) -> Tensor:
+    """Check camera-to-world poses and give them back as float32 [V, 3, 4].
+
+    Args:
+        c2w: [V, 4, 4] or [V, 3, 4], any float dtype.
+        what: the name that an error message uses.
+        tolerance: largest allowed |R^T R - I|.
+
+    Raises:
+        InputError: wrong shape, not finite, last row not (0, 0, 0, 1), not a rotation (or a reflection).
+    """
+    if not isinstance(c2w, Tensor) or c2w.ndim != 3 or tuple(c2w.shape[1:]) not in ((4, 4), (3, 4)):
+        shape = tuple(c2w.shape) if isinstance(c2w, Tensor) else type(c2w).__name__
+        raise InputError(f"{what}: must be [V, 4, 4] or [V, 3, 4] poses, was {shape}")
+    pose = c2w.detach().to(torch.float64)
+    finite = torch.isfinite(pose).flatten(1).all(1)
+    if not bool(finite.all()):
+        raise InputError(
+            f"{what}: every pose must be finite, pose {int((~finite).nonzero()[0])} holds NaN or infinity"
+        )
+    if pose.shape[1] == 4 and len(pose):
+        last = (pose[:, 3] - pose.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().amax(1)
+        if float(last.max()) > tolerance:
+            bad = int(last.argmax())
+            raise InputError(
+                f"{what}: the last row must be 0 0 0 1, in pose {bad} it was {pose[bad, 3].tolist()}"
+            )
+    rotation = pose[:, :3, :3]
+    if len(pose):
+        eye = torch.eye(3, dtype=pose.dtype, device=pose.device)
+        error = (rotation.transpose(1, 2) @ rotation - eye).abs().amax((1, 2))
+        if float(error.max()) > tolerance:
+            bad = int(error.argmax())
+            raise InputError(
+                f"{what}: the 3x3 part must be a rotation (|R^T R - I| <= {tolerance:g}), "
+                f"in pose {bad} it was off by {float(error[bad]):.3g}"
+            )
+        determinant = torch.linalg.det(rotation)
+        if float(determinant.min()) < 0:
+            bad = int(determinant.argmin())
+            raise InputError(
+                f"{what}: the 3x3 part must be a rotation (determinant 1), pose {bad} is a reflection (-1)"
+            )
+    return pose[:, :3].to(torch.float32).contiguous()
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """V pinhole cameras of one image size.
+
+    Attributes:
+        c2w: [V, 3, 4] float32 camera-to-world; [V, 4, 4] is taken too.
+        fx, fy, cx, cy: [V] float32, pixels; a number stands for the same value in every view.
+        width, height: image size in pixels.
+
+    Raises:
+        InputError: see `check_poses`; focal lengths not positive; intrinsics of another length; an empty
+            image size.
+    """
+
+    c2w: Tensor
+    fx: Tensor
+    fy: Tensor
+    cx: Tensor
+    cy: Tensor
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        pose = check_poses(self.c2w)
+        object.__setattr__(self, "c2w", pose)
+        for name in ("width", "height"):
+            size = getattr(self, name)
+            if isinstance(size, bool) or int(size) != size or size < 1:
+                raise InputError(f"{name}: must be a whole number of pixels >= 1, was {size!r}")
+            object.__setattr__(self, name, int(size))
+        for name in ("fx", "fy", "cx", "cy"):
+            value = torch.as_tensor(getattr(self, name), dtype=torch.float32, device=pose.device)
+            if value.ndim == 0:
+                value = value.expand(len(pose)).contiguous()
+            if tuple(value.shape) != (len(pose),):
+                raise InputError(
+                    f"{name}: must be a number or [{len(pose)}], one a view, was {tuple(value.shape)}"
+                )
+            if not bool(torch.isfinite(value).all()):
+                raise InputError(f"{name}: must be finite, was {value.tolist()}")
+            if name in ("fx", "fy") and len(value) and float(value.min()) <= 0:
+                raise InputError(f"{name}: must be positive (pixels), was {float(value.min())}")
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return int(self.c2w.shape[0])
+
+    def __getitem__(self, index: slice | Tensor) -> Cameras:
+        """The cameras that a slice, a LongTensor [K] or a bool mask [V] picks."""
+        if not isinstance(index, slice | Tensor):
+            raise TypeError(f"Cameras are indexed with a slice or a LongTensor, was {type(index).__name__}")
+        return replace(
+            self,
+            c2w=self.c2w[index],
+            fx=self.fx[index],
+            fy=self.fy[index],
+            cx=self.cx[index],
+            cy=self.cy[index],
+        )
+
+    @property
+    def centers(self) -> Tensor:
+        """[V, 3] where the cameras stand."""
+        return self.c2w[:, :, 3]
+
+    def to(self, device: torch.device | str) -> Cameras:
+        """The same cameras with their tensors on `device`."""
+        return replace(
+            self,
+            c2w=self.c2w.to(device),
+            fx=self.fx.to(device),
+            fy=self.fy.to(device),
+            cx=self.cx.to(device),
+            cy=self.cy.to(device),
+        )
+
+    def scaled(self, factor: float) -> Cameras:
+        """The same cameras at `factor` times the resolution (0.5 = half); sizes are rounded to whole
+        pixels."""
+        if not factor > 0:
+            raise InputError(f"factor: must be > 0, was {factor!r}")
+        return self.resized(max(1, round(self.width * factor)), max(1, round(self.height * factor)))
+
+    def resized(self, width: int, height: int) -> Cameras:
+        """The same cameras for images of `width` x `height` pixels of the same field of view."""
+        sx, sy = width / self.width, height / self.height
+        return replace(
+            self,
+            fx=self.fx * sx,
+            cx=self.cx * sx,
+            fy=self.fy * sy,
+            cy=self.cy * sy,
+            width=width,
+            height=height,
+        )
+
+    def rays_at(self, view_ids: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Rays through image positions in pixels: `view_ids` int64 [R], `x`, `y` [R] -> origins, unit
+        directions [R, 3]."""
+        pose = self.c2w[view_ids]
+        local = torch.stack(
+            [
+                (x - self.cx[view_ids]) / self.fx[view_ids],
+                (self.cy[view_ids] - y) / self.fy[view_ids],
+                torch.full_like(x, -1.0),
+            ],
+            -1,
+        )
+        directions = (pose[:, :, :3] * local[:, None, :]).sum(-1)
+        return pose[:, :, 3], torch.nn.functional.normalize(directions, dim=-1)
+
+    def rays(self, view_ids: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Rays through pixel centres.
+
+        Args:
+            view_ids: int64 [R], which camera. The ids are not checked on the device: no host synchronisation.
+            pixels: int64 [R], flat row-major pixel index `row * width + column`.
+
+        Returns:
+            origins [R, 3] and unit directions [R, 3], float32, world axes.
+        """
+        if view_ids.ndim != 1 or pixels.shape != view_ids.shape:
+            raise InputError(
+                f"view_ids, pixels: must both be [R], were {tuple(view_ids.shape)} and {tuple(pixels.shape)}"
+            )
+        x = (pixels % self.width).to(torch.float32) + 0.5
+        y = torch.div(pixels, self.width, rounding_mode="floor").to(torch.float32) + 0.5
+        return self.rays_at(view_ids, x, y)
+
+    def view_rays(self, i: int) -> tuple[Tensor, Tensor]:
+        """All rays of view `i`, row by row: origins [H*W, 3] and unit directions [H*W, 3]."""
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"view must be in [{-len(self)}, {len(self)}), was {i}")
+        pixels = torch.arange(self.width * self.height, device=self.c2w.device)
+        return self.rays(torch.full_like(pixels, i % len(self)), pixels)
+
+    def corner_rays(self) -> tuple[Tensor, Tensor]:
+        """Rays through the image's four outer corners: origins [V, 4, 3] and unit directions [V, 4, 3].
+
+        Every ray of a view is a positive combination of its corner rays, so a convex region that holds the
+        corner rays' crossings of a plane holds the whole view's.
+        """
+        count = len(self)
+        ids = torch.arange(count, device=self.c2w.device).repeat_interleave(4)
+        x = ids.new_tensor([0, 1, 1, 0]).repeat(count).to(torch.float32) * self.width
+        y = ids.new_tensor([0, 0, 1, 1]).repeat(count).to(torch.float32) * self.height
+        origins, directions = self.rays_at(ids, x, y)
+        return origins.reshape(count, 4, 3), directions.reshape(count, 4, 3)
+
+
+def cat_cameras(parts: list[Cameras]) -> Cameras:
+    """One `Cameras` of several with the same image size, in order."""
+    if not parts:
+        raise InputError("cameras: at least one part is needed to join, was none")
+    sizes = {(part.width, part.height) for part in parts}
+    if len(sizes) > 1:
+        raise InputError(f"cameras: all parts must have one image size, were {sorted(sizes)}")
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    return replace(
+        parts[0], c2w=joined("c2w"), fx=joined("fx"), fy=joined("fy"), cx=joined("cx"), cy=joined("cy")
+    )
+
+
+def look_at(position: Tensor, target: Tensor, roll: Tensor | None = None) -> Tensor:
+    """Camera-to-world poses [V, 3, 4] that stand at `position` [V, 3] and look at `target` [V, 3], world z
+    up.
+
+    `roll` [V] turns the camera about its own axis, radians. Looking straight down, the picture's top is
+    world +y.
+    """
+    back = torch.nn.functional.normalize(position - target, dim=-1)
+    up = torch.zeros_like(back)
+    vertical = back[:, 2].abs() > 0.99999
+    up[:, 2] = (~vertical).to(up.dtype)
+    up[:, 1] = vertical.to(up.dtype)
+    right = torch.nn.functional.normalize(torch.linalg.cross(up, back), dim=-1)
+    up = torch.linalg.cross(back, right)
+    if roll is not None:
+        cosine, sine = torch.cos(roll)[:, None], torch.sin(roll)[:, None]
+        right, up = cosine * right + sine * up, cosine * up - sine * right
+    return torch.stack([right, up, back, position], -1)

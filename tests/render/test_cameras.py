@@ -1,0 +1,139 @@
+"""Cameras: rays against the pinhole formulas, slices, other resolutions, and what is refused."""
+
+import math
+
+import pytest
+import torch
+
+from mclnf_fast.errors import InputError
+from mclnf_fast.render.cameras import Cameras, cat_cameras, check_poses, look_at
+
+
+def some_cameras(count: int = 3, width: int = 7, height: int = 5) -> Cameras:
+    generator = torch.Generator().manual_seed(0)
+    position = torch.randn(count, 3, generator=generator) * 4
+    target = torch.randn(count, 3, generator=generator)
+    focal = 5 + torch.rand(count, generator=generator)
+    return Cameras(
+        look_at(position, target), focal, focal * 1.1, focal * 0 + 3.4, focal * 0 + 2.6, width, height
+    )
+
+
+def test_rays_follow_the_pinhole_formula():
+    cameras = some_cameras()
+    origins, directions = cameras.view_rays(1)
+    assert origins.shape == directions.shape == (35, 3)
+    for pixel in (0, 6, 17, 34):
+        row, column = divmod(pixel, 7)
+        local = torch.tensor(
+            [(column + 0.5 - 3.4) / cameras.fx[1], -(row + 0.5 - 2.6) / cameras.fy[1], -1.0],
+            dtype=torch.float64,
+        )
+        expected = cameras.c2w[1, :, :3].double() @ local
+        torch.testing.assert_close(directions[pixel].double(), expected / expected.norm(), atol=1e-6, rtol=0)
+        assert torch.equal(origins[pixel], cameras.c2w[1, :, 3])
+    torch.testing.assert_close(directions.norm(dim=1), torch.ones(35))
+
+
+def test_rays_mix_views_and_agree_with_view_rays():
+    cameras = some_cameras()
+    ids, pixels = torch.tensor([2, 0, 1, 2]), torch.tensor([3, 34, 0, 3])
+    origins, directions = cameras.rays(ids, pixels)
+    for k in range(4):
+        whole = cameras.view_rays(int(ids[k]))
+        assert torch.equal(directions[k], whole[1][pixels[k]])
+        assert torch.equal(origins[k], whole[0][pixels[k]])
+    none = cameras.rays(ids[:0], pixels[:0])
+    assert none[0].shape == none[1].shape == (0, 3)
+
+
+def test_the_centre_looks_along_minus_z_and_up_is_up():
+    pose = torch.eye(4)[None]
+    cameras = Cameras(pose, 10.0, 10.0, 2.5, 2.5, 5, 5)
+    directions = cameras.view_rays(0)[1].reshape(5, 5, 3)
+    torch.testing.assert_close(directions[2, 2], torch.tensor([0.0, 0.0, -1.0]))
+    assert directions[0, 2, 1] > 0 > directions[4, 2, 1]
+    assert directions[2, 4, 0] > 0 > directions[2, 0, 0]
+
+
+def test_corner_rays_enclose_the_picture():
+    cameras = some_cameras()
+    corners = cameras.corner_rays()[1][0]
+    middle = torch.nn.functional.normalize(corners.sum(0), dim=0)
+    widest = (corners @ middle).min()
+    assert bool((cameras.view_rays(0)[1] @ middle >= widest - 1e-6).all())
+
+
+def test_index_slice_length_and_join():
+    cameras = some_cameras(4)
+    assert len(cameras) == 4
+    assert len(cameras[1:3]) == 2
+    picked = cameras[torch.tensor([3, 0])]
+    assert torch.equal(picked.c2w[0], cameras.c2w[3])
+    assert torch.equal(cat_cameras([cameras[:1], cameras[1:]]).c2w, cameras.c2w)
+    assert len(cameras[0:0]) == 0
+    with pytest.raises(TypeError, match="slice or a LongTensor"):
+        cameras[1]
+    with pytest.raises(IndexError, match="view must be in"):
+        cameras.view_rays(4)
+
+
+def test_scaled_keeps_the_field_of_view():
+    cameras = some_cameras(2, 8, 6)
+    half = cameras.scaled(0.5)
+    assert (half.width, half.height) == (4, 3)
+    torch.testing.assert_close(half.corner_rays()[1], cameras.corner_rays()[1])
+    with pytest.raises(InputError, match="factor"):
+        cameras.scaled(0)
+
+
+def test_look_at_points_there_with_z_up():
+    pose = look_at(torch.tensor([[3.0, -2.0, 5.0], [0.0, 0.0, 9.0]]), torch.zeros(2, 3))
+    check_poses(pose)
+    ahead = -pose[:, :, 2]
+    torch.testing.assert_close(ahead[0], -pose[0, :, 3] / math.sqrt(38.0))
+    torch.testing.assert_close(ahead[1], torch.tensor([0.0, 0.0, -1.0]))
+    assert pose[0, 2, 1] > 0
+    assert abs(float(pose[0, 2, 0])) < 1e-6
+
+
+def bad_pose(kind: str) -> torch.Tensor:
+    pose = torch.eye(4)[None].repeat(2, 1, 1)
+    if kind == "nan":
+        pose[1, 0, 3] = math.nan
+    elif kind == "scaled":
+        pose[1, :3, :3] *= 0.01
+    elif kind == "reflection":
+        pose[1, 0, 0] = -1
+    elif kind == "last row":
+        pose[1, 3, 0] = 1
+    elif kind == "shape":
+        pose = pose[:, :3, :3]
+    return pose
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("nan", "pose 1 holds NaN"), ("scaled", "must be a rotation"), ("reflection", "reflection"),
+        ("last row", "0 0 0 1"), ("shape", "must be"),
+    ],
+)  # fmt: skip
+def test_bad_poses_are_named(kind, message):
+    with pytest.raises(InputError, match=message):
+        Cameras(bad_pose(kind), 5.0, 5.0, 2.0, 2.0, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fx": 0.0}, "fx"), ({"fy": math.inf}, "fy"), ({"cx": torch.zeros(3)}, "cx"),
+        ({"width": 0}, "width"),
+        ({"height": 2.5}, "height"),
+    ],
+)  # fmt: skip
+def test_bad_intrinsics_are_named(change, message):
+    good = {"c2w": torch.eye(4)[None], "fx": 5.0, "fy": 5.0, "cx": 2.0, "cy": 2.0, "width": 4, "height": 4}
+    Cameras(**good)
+    with pytest.raises(InputError, match=message):
+        Cameras(**{**good, **change})
