@@ -1,0 +1,28 @@
+"""Tables, plots, pictures and the HTML report of a run."""
+
+from mclnf_fast.report.html import write_report
+from mclnf_fast.report.maps import fisher_map, module_map
+from mclnf_fast.report.pictures import overview, save_png, strip, triptych
+from mclnf_fast.report.plots import forgetting_plot, meta_curve, phase_plot, psnr_over_steps
+from mclnf_fast.report.style import METHOD_NAMES, METHODS, PALETTE, check_extra
+from mclnf_fast.report.tables import matrix_table, summary_markdown
+
+__all__ = [
+    "METHODS",
+    "METHOD_NAMES",
+    "PALETTE",
+    "check_extra",
+    "fisher_map",
+    "forgetting_plot",
+    "matrix_table",
+    "meta_curve",
+    "module_map",
+    "overview",
+    "phase_plot",
+    "psnr_over_steps",
+    "save_png",
+    "strip",
+    "summary_markdown",
+    "triptych",
+    "write_report",
+]

@@ -1,0 +1,197 @@
+"""The plots, the claims and the HTML report."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mclnf_fast.errors import InputError
+from mclnf_fast.report import (
+    check_extra,
+    forgetting_plot,
+    meta_curve,
+    phase_plot,
+    psnr_over_steps,
+    write_report,
+)
+from mclnf_fast.report.claims import changed, figures, sentences, start_gains
+from mclnf_fast.report.plots import _spread
+
+VOID = {"meta", "img", "br", "link", "input", "hr", "path", "use"}
+
+
+class Checker(HTMLParser):
+    """Every tag closed in order; every address gathered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self.addresses += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
+
+
+def report(folder: Path, metrics: dict[str, Any]) -> str:
+    path = write_report(folder, metrics)
+    assert path == folder / "report.html"
+    text = path.read_text(encoding="utf-8")
+    checker = Checker()
+    checker.feed(text)
+    assert checker.open == []
+    assert all(a.startswith(("data:image/", "#")) for a in checker.addresses)
+    return text
+
+
+def test_report_shows_everything(run_dir: Path, metrics: dict[str, Any]) -> None:
+    text = report(run_dir, metrics)
+    for part in ("A test city", "24.50", "-4.00", "no change", "0.712", "21.50", "2 min 05 s", "2.13.0"):
+        assert part in text
+    for part in ("mclnf-fast run city", "the first picture", "a note", "a machine, 2 cores", "block_1 48"):
+        assert part in text
+    assert "exactly 0\u00a0dB" in text
+    assert "data:image/png;base64," in text
+    assert text.count("<svg") == 4
+    assert "seed: 0 # &lt;tag&gt;" in text
+    assert "prefers-color-scheme: dark" in text
+    assert str(run_dir) not in text
+    assert sorted(p.name for p in run_dir.iterdir()) == ["config.yaml", "images", "report.html"]
+
+
+def test_report_is_the_same_twice(run_dir: Path, metrics: dict[str, Any]) -> None:
+    assert report(run_dir, metrics) == report(run_dir, metrics)
+
+
+def test_report_escapes_what_comes_from_outside(run_dir: Path, metrics: dict[str, Any]) -> None:
+    evil = '<b>x</b>"$x_1$'
+    metrics["blocks"][0] = evil
+    metrics["title"] = metrics["machine"] = metrics["command"] = evil
+    metrics["versions"][evil] = evil
+    metrics["notes"], metrics["phases"][evil] = [evil], 3.0
+    metrics["comparison"][evil] = {evil: evil}
+    metrics["pictures"] += [{"file": "images/a.png", "kind": evil, "caption": evil}]
+    metrics["summary"][evil] = metrics["summary"]["mim"]
+    text = report(run_dir, metrics)
+    assert "<b>x" not in text
+    assert "&lt;b&gt;x&lt;/b&gt;" in text
+
+
+@pytest.mark.parametrize("key", ["title", "blocks", "machine", "versions", "meta", "summary", "pictures"])
+def test_report_of_partial_metrics(tmp_path: Path, metrics: dict[str, Any], key: str) -> None:
+    del metrics[key]
+    assert "<h1>" in report(tmp_path, metrics)
+
+
+def test_report_of_nothing_one_method_and_one_block(tmp_path: Path, metrics: dict[str, Any]) -> None:
+    assert "<h1>" in report(tmp_path, {})
+    row = metrics["summary"]["mim"]
+    assert "modules + Fisher" in report(tmp_path, {"summary": {"mim": row}})
+    single = {**row, "matrix": [[24.5]]}
+    text = report(tmp_path, {"blocks": ["one"], "summary": {"mim": single}})
+    assert "nothing that could be forgotten" in text
+    assert "forgot exactly" not in text
+    for k in row:
+        report(tmp_path, {"summary": {"mim": {j: v for j, v in row.items() if j != k}, "mod": {}}})
+    rubbish = dict.fromkeys(metrics, None)
+    report(tmp_path, rubbish)
+    report(tmp_path, {**rubbish, "summary": {"mim": dict.fromkeys(row), "mod": None}, "blocks": 3})
+
+
+def test_report_names_a_missing_picture_and_refuses_one_outside(
+    tmp_path: Path, metrics: dict[str, Any]
+) -> None:
+    assert "images/a.png is missing" in report(tmp_path, metrics)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "secret.png").write_bytes(b"x")
+    metrics["pictures"] = [{"file": "../secret.png", "kind": "strip"}]
+    with pytest.raises(InputError, match="inside the run folder"):
+        write_report(tmp_path / "run", metrics)
+
+
+def test_claims_say_it_as_it_is(metrics: dict[str, Any]) -> None:
+    said = " ".join(sentences(metrics))
+    assert "lost 4.00 dB on one" in said
+    assert "5.25 dB above at step 16" in said
+    assert "0.25 dB above plain modules: 23.50 against 23.25 dB" in said
+    assert [f.value for f in figures(metrics)] == ["0 dB", "4.00 dB", "+5.25 dB", "23.50 dB"]
+    metrics["summary"]["mim"]["psnr_mean"] = 23.0
+    assert "0.25 dB below plain modules" in " ".join(sentences(metrics))
+    metrics["summary"]["mim"]["psnr_mean"] = 23.24
+    assert "level with plain modules" in " ".join(sentences(metrics))
+
+
+def test_claims_notice_the_smallest_change(metrics: dict[str, Any]) -> None:
+    assert not changed(metrics["summary"]["mim"])
+    moved = copy.deepcopy(metrics)
+    moved["summary"]["mim"]["matrix"][2][1] += 1e-9
+    assert changed(moved["summary"]["mim"])
+    assert "exactly 0 dB" not in " ".join(sentences(moved))
+    assert figures(moved)[0].good is False
+
+
+def test_start_is_compared_at_a_logged_step() -> None:
+    curves = {"mod": {"psnr_at_step": {"1": 10.0, "20": 15.0}}, "mod_random": {"psnr_at_step": {"20": 14.0}}}
+    assert start_gains(curves) == [(20, 1.0)]
+    assert start_gains({"mod": curves["mod"]}) == []
+
+
+def test_plots_are_written(tmp_path: Path, metrics: dict[str, Any]) -> None:
+    summary = metrics["summary"]
+    paths = [
+        psnr_over_steps(tmp_path / "a.png", summary),
+        forgetting_plot(tmp_path / "b.png", summary, ["<b>", "$x_1", "c"]),
+        phase_plot(tmp_path / "c.png", metrics["phases"]),
+        meta_curve(tmp_path / "d.png", metrics["meta"]),
+    ]
+    for path in paths:
+        with Image.open(path) as image:
+            assert image.width > 700
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png", "c.png", "d.png"]
+
+
+def test_plots_of_nothing(tmp_path: Path) -> None:
+    psnr_over_steps(tmp_path / "a.svg", {})
+    psnr_over_steps(tmp_path / "a.svg", {"mim": {"psnr_at_step": {"0": 3.0, "1": 5.0}}})
+    forgetting_plot(tmp_path / "a.svg", {}, [])
+    forgetting_plot(tmp_path / "a.svg", {"mim": {"matrix": [[20.0]]}}, ["one"])
+    phase_plot(tmp_path / "a.svg", {})
+    phase_plot(tmp_path / "a.svg", {"meta": 0.0})
+    meta_curve(tmp_path / "a.svg", {})
+    with pytest.raises(ValueError, match="path must end with"):
+        phase_plot(tmp_path / "a.xyz", {})
+
+
+def test_labels_are_moved_apart_only_where_they_would_touch() -> None:
+    assert _spread([1.0, 5.0], 1.0) == [1.0, 5.0]
+    assert _spread([1.0, 1.0, 5.0], 1.0) == [0.5, 1.5, 5.0]
+    places = _spread([1.0, 1.1, 1.9, 2.0], 1.0)
+    assert all(b - a >= 1.0 - 1e-9 for a, b in itertools.pairwise(places))
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+def test_a_missing_extra_is_named(
+    tmp_path: Path, metrics: dict[str, Any], without: Callable[[str], None], package: str
+) -> None:
+    check_extra()
+    without(package)
+    with pytest.raises(InputError, match=rf"needs {package}.*pip install 'mclnf-fast\[report\]'"):
+        check_extra()
+    with pytest.raises(InputError, match=r"mclnf-fast\[report\]"):
+        write_report(tmp_path, metrics)
+    assert not (tmp_path / "report.html").exists()

@@ -1,0 +1,97 @@
+"""The tables: figures, alignment, missing values."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mclnf_fast.report import matrix_table, summary_markdown
+from mclnf_fast.report.style import db, duration, ordered
+
+BLOCKS = ["one", "two", "three"]
+
+
+def test_figures_as_text() -> None:
+    assert [db(v) for v in (21.456, None, math.nan, math.inf, "x", True)] == [
+        "21.46",
+        "-",
+        "-",
+        "-",
+        "-",
+        "-",
+    ]
+    assert db(-0.001, sign=True) == "0.00"
+    assert db(0.5, sign=True, unit=True) == "+0.50 dB"
+    assert [duration(v) for v in (3, 99.96, 245, 7620, None)] == [
+        "3.0 s",
+        "1 min 40 s",
+        "4 min 05 s",
+        "2 h 07 min",
+        "-",
+    ]
+    assert ordered(["new", "finetune", "mim"]) == ["mim", "finetune", "new"]
+
+
+def test_matrix_table_lists_every_block_of_every_method(summary: dict[str, Any]) -> None:
+    text = matrix_table(summary, BLOCKS)
+    for figure in ("24.50", "23.50", "22.50", "20.00", "18.00", "0.712", "12.5", "4,096"):
+        assert figure in text
+    assert "\033" not in text
+    assert text.index("modules + Fisher") < text.index("one network") < text.index("modules, random start")
+    assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_matrix_table_panels_stand_under_each_other_where_it_is_narrow(summary: dict[str, Any]) -> None:
+    wide, narrow = matrix_table(summary, BLOCKS), matrix_table(summary, BLOCKS, width=40)
+    assert len(narrow.splitlines()) > len(wide.splitlines())
+    heads = [line for line in narrow.splitlines() if line.startswith("after")]
+    assert len(heads) == 4
+    assert all(line.split() == ["after", *BLOCKS] for line in heads)
+
+
+def test_matrix_table_columns_are_aligned_with_and_without_colour(summary: dict[str, Any]) -> None:
+    plain, colour = (matrix_table(summary, BLOCKS, color=c) for c in (False, True))
+    for code in ("\033[0m", "\033[1m", "\033[2m", "\033[31m", "\033[32m"):
+        colour = colour.replace(code, "")
+    assert [line.rstrip() for line in colour.splitlines()] == [line.rstrip() for line in plain.splitlines()]
+
+
+def test_matrix_table_marks_loss(summary: dict[str, Any]) -> None:
+    text = matrix_table(summary, BLOCKS, color=True)
+    assert "\033[31m 20.00\033[0m" in text
+    assert "\033[31m 24.50" not in text
+
+
+def test_matrix_table_of_a_run_that_has_just_begun() -> None:
+    assert "no results yet" in matrix_table({}, [])
+    text = matrix_table({"mim": {"matrix": [[20.0]]}, "odd\nname": {}}, ["a very long name of a block"])
+    assert "20.00" in text
+    assert "a very long~" in text
+    text = matrix_table({"mim": {"matrix": [[20.0, None], [None, math.nan]]}}, ["one"])
+    assert "block 2" in text
+
+
+def test_matrix_table_of_many_blocks_keeps_its_width() -> None:
+    matrix = [[20.0 + i if i <= k else None for i in range(8)] for k in range(8)]
+    text = matrix_table({"mim": {"matrix": matrix}}, [f"district {i} north" for i in range(8)])
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert "27.00" in text
+    assert "8 dist" in text
+
+
+def test_summary_markdown(metrics: dict[str, Any]) -> None:
+    metrics["blocks"][0] = "<b>|x"
+    text = summary_markdown(metrics)
+    lines = text.splitlines()
+    assert lines[0].startswith("| method |")
+    assert "&lt;b&gt;\\|x" in lines[0]
+    row = next(line for line in lines if "`mim`" in line)
+    assert "24.50" in row
+    assert "21.50" in row
+    assert "2 min 05 s in all" in text
+    assert len({line.replace("\\|", "").count("|") for line in lines[:6]}) == 1
+
+
+def test_summary_markdown_of_nothing() -> None:
+    assert "method" in summary_markdown({})
+    assert "-" in summary_markdown({"summary": {"mim": {}}})
