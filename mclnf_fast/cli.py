@@ -1,0 +1,77 @@
+"""The command line: `mclnf-fast run city`, `mclnf-fast info`."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+
+from mclnf_fast.errors import BackendError, InputError
+
+USAGE = """usage: mclnf-fast COMMAND ...
+
+  run city   learn a city block by block without forgetting (mclnf-fast run city --help)
+  info       what is installed and built, and which backend each op takes
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command. Exit codes: 0 done; 2 unusable input, told in one line; 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    try:
+        return _dispatch(given)
+    except (InputError, BackendError) as error:
+        print(f"mclnf-fast: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mclnf-fast: interrupted; --resume continues the run", file=sys.stderr)
+        return 130
+
+
+def _dispatch(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if given else 2
+    if given[0] == "--version":
+        from mclnf_fast import __version__
+
+        print(f"mclnf-fast {__version__}")
+        return 0
+    if given[0] == "info":
+        if given[1:]:
+            raise InputError(f"info takes no arguments, got {' '.join(given[1:])}")
+        from mclnf_fast.info import info
+
+        print(info())
+        return 0
+    if given[0] == "run":
+        if given[1:2] == ["city"]:
+            return _run_city(given[2:])
+        what = given[1] if len(given) > 1 else "nothing"
+        raise InputError(f"run must be followed by the name of a system (city), got {what}")
+    raise InputError(f"the command must be run or info, got {given[0]!r}; see mclnf-fast --help")
+
+
+def _run_city(given: list[str]) -> int:
+    try:
+        import tyro
+
+        from mclnf_fast.systems.city import CityConfig, quick_config, run_city
+    except ImportError as error:
+        raise InputError(f"run city needs the package {error.name}: pip install 'mclnf-fast[report]'") from None
+    command = " ".join(["mclnf-fast run city", *given])
+    # `--resume` may stand alone: the run in `--out`, or the newest one.
+    for k, word in enumerate(given):
+        if word == "--resume" and (k + 1 == len(given) or given[k + 1].startswith("--")):
+            given = [*given[: k + 1], "auto", *given[k + 1 :]]
+            break
+    default = quick_config() if "--quick" in given else CityConfig()
+    config = tyro.cli(CityConfig, args=given, default=default, prog="mclnf-fast run city")
+    run_city(dataclasses.replace(config), command)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

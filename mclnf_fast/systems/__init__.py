@@ -1,0 +1,1 @@
+"""Whole systems: a page each, composed of the floors below."""

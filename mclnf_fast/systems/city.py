@@ -1,0 +1,322 @@
+"""The main job: a city learned block by block, without forgetting, in front of the user's eyes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from mclnf_fast.errors import InputError
+from mclnf_fast.info import info
+from mclnf_fast.learn.learner import LearnerConfig
+from mclnf_fast.learn.metrics import steps_to_reach
+from mclnf_fast.learn.params import Params
+from mclnf_fast.render import RenderSettings
+from mclnf_fast.spec import FieldSpec, Frequency
+from mclnf_fast.systems import city_data, city_pictures
+from mclnf_fast.systems.folder import RunFolder, plain
+from mclnf_fast.systems.start import StartConfig, learn_start, random_start
+from mclnf_fast.systems.stream import Stream, stack
+
+METHODS = ("mod_random", "finetune", "mod", "mim")
+Method = Literal["mod_random", "finetune", "mod", "mim"]
+
+
+@dataclasses.dataclass(frozen=True)
+class CityConfig:
+    """Learns a city block by block and writes a run folder with a report.
+
+    data: folder of posed images (MatrixCity, Blender or nerfstudio); without it a procedural city is made.
+    blocks: grid over the camera positions that cuts `data` into blocks, such as `2 2`; MatrixCity brings its own.
+    out: run folder, new or empty; default outputs/city/TIME. quick: a small run of under a minute.
+    resume: continue the run in this folder (without a folder: in `out`, or the newest run).
+    methods: what to run side by side. max_side: reduce pictures of `data` to this many pixels.
+    start: meta-learn the shared initialisation on procedural districts (`city`), or do without (`none`).
+    steps, batch, lr, lr_end: of each block's training (rays a step; Adam's rate from lr to lr_end).
+    fim: what `mim` uses Fisher information for: `sample`, `weight` (the paper's form) or `both`.
+    mix, refresh, tile: share of the informed part of the sampling, steps between scorings, pixels a tile.
+    width, hidden_layers, frequencies: of a module; bins: samples a ray. meta: of the shared initialisation.
+    """
+
+    data: pathlib.Path | None = None
+    blocks: tuple[int, int] | None = None
+    out: pathlib.Path | None = None
+    quick: bool = False
+    resume: str | None = None
+    methods: tuple[Method, ...] = METHODS
+    max_side: int = 160
+    start: Literal["city", "none"] = "city"
+    steps: int = 1024
+    batch: int = 512
+    lr: float = 1e-2
+    lr_end: float = 1e-3
+    fim: Literal["sample", "weight", "both"] = "sample"
+    lam: float = 1.0
+    mix: float = 0.5
+    refresh: int = 8
+    tile: int = 8
+    width: int = 64
+    hidden_layers: int = 4
+    frequencies: int = 5
+    bins: int = 16
+    margin: float = 1.15
+    meta: Annotated[StartConfig, tyro.conf.arg(name="meta")] = StartConfig()
+    seed: int = 0
+    threads: int | None = None
+    backend: Literal["auto", "reference", "cpu"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "width", "frequencies", "bins", "refresh", "tile", "max_side"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads must be at least 1, got {self.threads}")
+        if not self.methods:
+            raise InputError(f"methods must name at least one of {', '.join(METHODS)}, got none")
+        if not (self.lr > 0 and self.lr_end > 0):
+            raise InputError(f"lr and lr-end must be above 0, got {self.lr} and {self.lr_end}")
+        if not 0 <= self.mix < 1:
+            raise InputError(f"mix must lie in [0, 1), got {self.mix}")
+        if self.blocks is not None and min(self.blocks) < 1:
+            raise InputError(f"blocks must be two counts of at least 1, got {self.blocks}")
+
+    @property
+    def spec(self) -> FieldSpec:
+        """The architecture of a module."""
+        return FieldSpec(3, 4, self.width, self.hidden_layers, encoding=Frequency(self.frequencies, True))
+
+    @property
+    def settings(self) -> RenderSettings:
+        """How rays are cut."""
+        return RenderSettings(bins=self.bins, backend=self.backend)
+
+    def learner(self, method: str) -> LearnerConfig:
+        """How a method trains on a block."""
+        fim = self.fim if method == "mim" else "none"
+        keys = ("steps", "batch", "lr", "lr_end", "lam", "mix", "refresh")
+        return LearnerConfig(fim=fim, **{k: getattr(self, k) for k in keys})
+
+
+QUICK: dict[str, Any] = {"quick": True, "steps": 128, "batch": 256, "meta": StartConfig(steps=20, rays=64)}
+
+
+def quick_config() -> CityConfig:
+    """The defaults of `--quick`."""
+    return CityConfig(**QUICK)
+
+
+def log_steps(steps: int) -> tuple[int, ...]:
+    """1, 4, 16, ... up to `steps`, and `steps`."""
+    found = [4**k for k in range(16) if 4**k < steps]
+    return (*found, steps)
+
+
+def wide_spec(spec: FieldSpec, parameters: int) -> FieldSpec:
+    """The architecture with the width that comes closest to `parameters` in all."""
+    candidates = (dataclasses.replace(spec, width=w) for w in range(8, 2049))
+    return min(candidates, key=lambda s: abs(s.num_parameters - parameters))
+
+
+def _config_from(data: dict[str, Any]) -> CityConfig:
+    """The configuration that a run folder's config.yaml describes."""
+    try:
+        fields = {f.name: data[f.name] for f in dataclasses.fields(CityConfig)}
+        fields["meta"] = StartConfig(**fields["meta"])
+        for name in ("data", "out"):
+            fields[name] = None if fields[name] is None else pathlib.Path(fields[name])
+        for name in ("methods", "blocks"):
+            fields[name] = None if fields[name] is None else tuple(fields[name])
+        return CityConfig(**fields)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"resume: config.yaml must be that of a city run, but: {error!r}") from None
+
+
+class _Phases:
+    """Seconds of each phase; a phase of a resumed run adds to what it had."""
+
+    def __init__(self, known: dict[str, float]) -> None:
+        self.seconds = dict(known)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
+    """Runs the job and returns the run folder.
+
+    Raises InputError on unusable input; whatever ends a run, its folder keeps the last good state and `resume`
+    continues it to the same result.
+    """
+    from mclnf_fast.report import check_extra
+
+    check_extra()
+    if config.resume is not None:
+        known = pathlib.Path(config.resume) if config.resume not in ("", "auto") else config.out
+        folder, data = RunFolder.reopen(known, "city")
+        config = _config_from(data)
+    else:
+        folder = RunFolder.create(config.out, "city", {**plain(config), "resume": None})
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    folder.clean()
+    torch.manual_seed(config.seed)
+    state = folder.load_state("run")
+    phases = _Phases({} if state is None else state[1]["phases"])
+    say = print
+    say(f"run folder: {folder.path}")
+
+    with phases("data"), progress("city", None) as bar:
+        data = city_data.load(config, config.spec, config.settings, bar)
+    say(f"{data.title}: {len(data.tasks)} blocks, {sum(len(t.pool) for t in data.tasks):,} training rays")
+    folder.save_state("run", {}, {"phases": phases.seconds})
+
+    random, start_report = random_start(config.spec, config.seed), None
+    start: Params = random
+    if config.start == "city" and set(config.methods) & {"mod", "mim"}:
+        with phases("shared start"), progress("shared start", config.meta.steps) as bar:
+            start, start_report = learn_start(
+                data.meta, config.spec, config.settings, config.meta, folder, config.seed, bar
+            )
+        folder.save_state("run", {}, {"phases": phases.seconds})
+
+    streams = _streams(config, data, folder, start, random)
+    for k, task in enumerate(data.tasks):
+        for name, stream in streams.items():
+            label = f"{task.name} ({k + 1}/{len(data.tasks)}) {name}"
+            with phases("learning"), progress(label, config.steps) as bar:
+                stream.learn(k, bar)
+        summary = {name: stream.summary() for name, stream in streams.items()}
+        from mclnf_fast.report import matrix_table
+
+        say(matrix_table(summary, [t.name for t in data.tasks], color=sys.stdout.isatty()))
+        folder.save_state("run", {}, {"phases": phases.seconds})
+        folder.write_lines("metrics.jsonl", _events(streams))
+
+    with phases("pictures"):
+        pictures, extra = city_pictures.make(config, data, streams, folder)
+    metrics = _metrics(config, data, streams, start_report, phases, pictures, extra, command)
+    _save_bank(streams, start, config, data, folder)
+    with phases("report"):
+        from mclnf_fast.report import summary_markdown, write_report
+
+        folder.write_json("metrics.json", metrics)
+        report = write_report(folder.path, metrics)
+    say(summary_markdown(metrics))
+    say(f"report: {report}")
+    return folder.path
+
+
+def _streams(
+    config: CityConfig, data: city_data.CityData, folder: RunFolder, start: Params, random: Params
+) -> dict[str, Stream]:
+    wide = wide_spec(config.spec, config.spec.num_parameters * len(data.tasks))
+    streams = {}
+    for method in (m for m in METHODS if m in config.methods):
+        modular = method != "finetune"
+        streams[method] = Stream(
+            method,
+            data.tasks if modular else data.tasks_of_one_network(wide, config.settings),
+            {"mod_random": random, "finetune": random_start(wide, config.seed)}.get(method, start),
+            modular,
+            config.learner(method),
+            log_steps(config.steps),
+            folder,
+            config.seed,
+            city_pictures.step_picture(folder, data),
+        )
+    return streams
+
+
+@contextmanager
+def progress(label: str, total: int | None) -> Iterator[Callable[[int], object]]:
+    """A bar with rate and time left; silent where the output is no terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=label, disable=None, leave=False, dynamic_ncols=True) as bar:
+        yield bar.update
+
+
+def _events(streams: dict[str, Stream]) -> list[dict[str, Any]]:
+    """One line a logged step and a line a block's end, in the order in which they happened."""
+    rows: list[dict[str, Any]] = []
+    for k in range(max(s.tasks_done for s in streams.values())):
+        for name, stream in streams.items():
+            block = stream.tasks[k].name
+            rows += [
+                {"method": name, "block": block, "step": step, "psnr": value}
+                for step, value in sorted(stream.curves[k].items())
+            ]
+            after = {stream.tasks[i].name: v for i, v in enumerate(stream.matrix[k])}
+            rows.append({"method": name, "after": block, "psnr": after})
+    return rows
+
+
+def _metrics(
+    config: CityConfig,
+    data: city_data.CityData,
+    streams: dict[str, Stream],
+    start: dict[str, Any] | None,
+    phases: _Phases,
+    pictures: list[dict[str, str]],
+    extra: dict[str, Any],
+    command: str | None,
+) -> dict[str, Any]:
+    about = info()
+    summary = {name: {**s.summary(), **extra["ssim"].get(name, {})} for name, s in streams.items()}
+    comparison: dict[str, Any] = {}
+    if {"mod", "mim"} <= set(streams):
+        found = {}
+        for k, task in enumerate(data.tasks):
+            target = streams["mod"].curves[k][config.steps]
+            steps, values = zip(*sorted(streams["mim"].curves[k].items()))
+            found[task.name] = steps_to_reach(steps, values, target)
+        comparison["mim_steps_to_mod_final"] = found
+        comparison["mim_over_mod_seconds"] = streams["mim"].seconds / streams["mod"].seconds
+    return {
+        "title": data.title,
+        "blocks": [t.name for t in data.tasks],
+        "machine": about["machine"],
+        "versions": about["versions"],
+        "backends": {op: row["backend"] for op, row in about["ops"]["cpu"].items()},
+        "seconds_total": sum(phases.seconds.values()),
+        "phases": phases.seconds,
+        "meta": start,
+        "city": extra["city"],
+        "summary": summary,
+        "comparison": comparison,
+        "pictures": pictures,
+        "command": command or "mclnf-fast run city " + shlex.join(sys.argv[3:]),
+        "config": json.loads(json.dumps(plain(config))),
+        "notes": data.notes,
+    }
+
+
+def _save_bank(
+    streams: dict[str, Stream], start: Params, config: CityConfig, data: city_data.CityData, folder: RunFolder
+) -> None:
+    """The modules of the best modular method as a bank, with the cells in which they live."""
+    from mclnf_fast.fields import FieldBank, save_bank
+
+    best = next((streams[m] for m in ("mim", "mod", "mod_random") if m in streams), None)
+    if best is None:
+        return
+    bank = FieldBank(config.spec, 0, init=start)
+    for module in best.finished:
+        bank.append(module)
+    cells = {t.name: t.cells.boxes[0].tolist() for t in data.tasks}
+    save_bank(folder.path / "bank.safetensors", bank, method=best.name, cells=cells, margin=config.margin)
+
+
+__all__ = ["CityConfig", "quick_config", "run_city", "stack"]

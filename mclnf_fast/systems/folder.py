@@ -1,0 +1,103 @@
+"""A run's folder: its configuration, its state that survives a kill at any moment, and its results."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from mclnf_fast.errors import InputError
+from mclnf_fast.fields.io import load_tensors, save_tensors, write_atomically
+
+
+def plain(value: Any) -> Any:
+    """A configuration as data that YAML and JSON can hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, pathlib.Path) else value
+
+
+class RunFolder:
+    """`config.yaml`, `metrics.json`, `metrics.jsonl`, `images/`, and `state/` while the run is on.
+
+    Every file is written whole or not at all.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+        self.images = path / "images"
+
+    @classmethod
+    def create(cls, out: pathlib.Path | None, system: str, config: Mapping[str, Any]) -> RunFolder:
+        """A new folder: `out`, or outputs/<system>/<time>. Raises InputError where `out` holds anything."""
+        if out is None:
+            stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H%M%S")
+            out = pathlib.Path("outputs") / system / stamp
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(f"out: {out} must be new or empty, but it holds something; --resume continues a run")
+        folder = cls(out)
+        try:
+            folder.images.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"out: {out} must be a folder that can be written, but: {error}") from None
+        folder.write_config(config)
+        return folder
+
+    @classmethod
+    def reopen(cls, path: pathlib.Path | None, system: str) -> tuple[RunFolder, dict[str, Any]]:
+        """A run that was begun before, and its configuration. None: the newest under outputs/<system>."""
+        import yaml
+
+        if path is None:
+            runs = sorted(pathlib.Path("outputs", system).glob("*/config.yaml"))
+            if not runs:
+                raise InputError(f"resume: outputs/{system} must hold a run to continue, but it holds none")
+            path = runs[-1].parent
+        file = path / "config.yaml"
+        if not file.is_file():
+            raise InputError(f"resume: {path} must be the folder of a run (with config.yaml), but it is not")
+        try:
+            config = yaml.safe_load(file.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            raise InputError(f"resume: {file} must be YAML, but: {error}") from None
+        if not isinstance(config, dict):
+            raise InputError(f"resume: {file} must hold a mapping, got {type(config).__name__}")
+        folder = cls(path)
+        folder.images.mkdir(exist_ok=True)
+        return folder, config
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        import yaml
+
+        write_atomically(self.path / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False).encode())
+
+    def write_json(self, name: str, data: Mapping[str, Any]) -> None:
+        write_atomically(self.path / name, (json.dumps(plain(data), indent=1) + "\n").encode())
+
+    def write_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
+        write_atomically(self.path / name, "".join(json.dumps(plain(r)) + "\n" for r in rows).encode())
+
+    def save_state(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """The state of one part of the run: replaces the last one in one step."""
+        save_tensors(self.path / "state" / f"{name}.safetensors", tensors, plain(meta))
+
+    def load_state(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """What `save_state` left, or None. Raises InputError where its bytes have changed."""
+        file = self.path / "state" / f"{name}.safetensors"
+        return load_tensors(file) if file.exists() else None
+
+    def clean(self) -> None:
+        """Removes temporary files that a killed process left."""
+        for left in self.path.rglob(".*.tmp"):
+            if not left.name.endswith(f".{os.getpid()}.tmp"):
+                left.unlink(missing_ok=True)

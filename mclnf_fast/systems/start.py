@@ -1,0 +1,95 @@
+"""The shared initialisation of posed-image modules: Reptile over many blocks side by side, as one bank."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mclnf_fast.data import Block
+from mclnf_fast.fields import initial_parameters
+from mclnf_fast.learn import Reptile
+from mclnf_fast.learn.metrics import mse_to_psnr
+from mclnf_fast.learn.params import Params
+from mclnf_fast.render import Cells, RayBatch, RayPool, RenderSettings
+from mclnf_fast.render.posed import posed_losses
+from mclnf_fast.spec import FieldSpec
+from mclnf_fast.systems.folder import RunFolder
+
+SAVE_EVERY = 10.0  # seconds
+
+
+@dataclass(frozen=True)
+class StartConfig:
+    """Meta-learning: outer steps, inner Adam steps and rate, outer Adam rate (falls to 0), rays a block and inner step."""
+
+    steps: int = 200
+    inner_steps: int = 16
+    inner_lr: float = 5e-3
+    outer_lr: float = 1e-2
+    rays: int = 128
+
+
+def random_start(spec: FieldSpec, seed: int) -> Params:
+    """Random parameters [1, ...], the same for the same seed."""
+    return initial_parameters(spec, 1, generator=torch.Generator().manual_seed(seed))
+
+
+def learn_start(
+    blocks: Sequence[Block],
+    spec: FieldSpec,
+    settings: RenderSettings,
+    config: StartConfig,
+    folder: RunFolder,
+    seed: int,
+    advance: Callable[[int], object],
+) -> tuple[Params, dict[str, Any]]:
+    """Meta-learns the shared initialisation on `blocks`; continues from the folder's state where there is one.
+
+    Returns the parameters [1, ...] and what to report: seconds, steps, and the PSNR of the adapted modules by step.
+    """
+    cells = Cells(torch.stack([block.aabb for block in blocks]))
+    pools = [RayPool(block.train.images, block.train.cameras) for block in blocks]
+    offsets = torch.arange(len(blocks) + 1) * config.rays
+    learner = Reptile(
+        random_start(spec, seed),
+        inner_lr=config.inner_lr,
+        inner_steps=config.inner_steps,
+        outer_lr=config.outer_lr,
+        inner="adam",
+        anneal_steps=config.steps,
+    )
+    seconds, curve = 0.0, []
+    state = folder.load_state("start")
+    if state is not None:
+        learner.load_state_dict(state[0])
+        seconds, curve = state[1]["seconds"], state[1]["curve"]
+    advance(learner.outer_steps)
+
+    def report() -> dict[str, Any]:
+        return {"seconds": seconds, "steps": learner.outer_steps, "curve": curve}
+
+    saved = time.monotonic()
+    while learner.outer_steps < config.steps:
+        began = time.perf_counter()
+        outer = learner.outer_steps
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + outer)
+
+        def loss(params: Params, inner: int, outer: int = outer, generator: torch.Generator = generator) -> torch.Tensor:
+            drawn = [pool.batch(pool.uniform(config.rays, generator)) for pool in pools]
+            batch = RayBatch(*(torch.cat(parts) for parts in zip(*drawn)))
+            jitter = outer * config.inner_steps + inner
+            losses = posed_losses(params, spec, batch, offsets, cells, settings, jitter)
+            return losses.reshape(len(blocks), -1).mean(1)
+
+        result = learner.step(loss, len(blocks))
+        seconds += time.perf_counter() - began
+        curve.append([learner.outer_steps, float(mse_to_psnr(result["loss"]))])
+        advance(1)
+        if time.monotonic() - saved > SAVE_EVERY or learner.outer_steps == config.steps:
+            folder.save_state("start", learner.state_dict(), report())
+            saved = time.monotonic()
+    return tuple(p.detach().clone() for p in learner.init), report()
