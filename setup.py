@@ -14,12 +14,16 @@ so.
 
 from __future__ import annotations
 
+import concurrent.futures
 import glob
 import os
 import shutil
 import subprocess
+import sys
 
-from setuptools import setup
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.errors import BaseError
 
 TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11, the oldest that we support
 
@@ -36,7 +40,7 @@ def cpu_arguments() -> tuple[list[str], list[str]]:
     # Contraction is off so that the portable arithmetic gives the same bits on every machine; kernels that
     # want a fused multiply-add ask for one by name.
     compile_args = ["-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wno-psabi", TARGET]
-    compile_args += ["-O1", "-g"] if flag("MCLNF_DEBUG") else ["-O3", "-DNDEBUG", "-g0"]
+    compile_args += ["-O1", "-g", "-UNDEBUG"] if flag("MCLNF_DEBUG") else ["-O3", "-DNDEBUG", "-g0"]
     link_args: list[str] = []
     if flag("MCLNF_SANITIZE"):
         sanitize = [
@@ -65,8 +69,6 @@ def cuda_extension(include: list[str]) -> list:
     if not sources or nvcc is None:
         say("CUDA library not built: " + ("nvcc was not found" if sources else "no sources"))
         return []
-    from setuptools import Extension
-
     extension = Extension("mclnf_fast._C_cuda", sources, include_dirs=include, py_limited_api=True)
     extension.mclnf_nvcc = nvcc
     return [extension]
@@ -96,15 +98,30 @@ def nvcc_flags(nvcc: str) -> list[str]:
     ]
 
 
+def builds() -> bool:
+    """Whether this run compiles; asked for metadata alone, setup.py does without torch, which is slow to import."""
+    return any(a.startswith(("build", "bdist", "editable", "install", "develop")) for a in sys.argv[1:])
+
+
+class Wheel(bdist_wheel):
+    """Tagged for the platform alone: the libraries have no Python in them."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
 def extensions() -> tuple[list, dict]:
     if flag("MCLNF_NO_EXT"):
         say("nothing compiled: MCLNF_NO_EXT is set; the PyTorch reference serves every op")
         return [], {}
-    compiler = os.environ.get("CXX", "c++")
+    sources = ["csrc/schema.cpp", *sorted(glob.glob("csrc/cpu/*.cpp"))]
+    # What a source archive needs beside them.
+    depends = sorted([*glob.glob("csrc/**/*.h", recursive=True), *glob.glob("csrc/cuda/*.cu")])
+    if not builds():
+        return [Extension("mclnf_fast._C_cpu", sources, depends=depends)], {}
+    compiler = os.environ.get("CXX", "c++").split()[-1]
     if shutil.which(compiler) is None and shutil.which("g++") is None:
-        say(
-            f"nothing compiled: no C++ compiler ({compiler}) was found; the PyTorch reference serves every op"
-        )
+        say(f"nothing compiled: no C++ compiler ({compiler}) found; the PyTorch reference serves every op")
         return [], {}
     try:
         from torch.utils import cpp_extension
@@ -117,15 +134,16 @@ def extensions() -> tuple[list, dict]:
         torch."""
 
         def build_extensions(self) -> None:
+            for name in ("mclnf_fast._C_cpu", "mclnf_fast._C_cuda"):  # what an earlier build left
+                if os.path.exists(path := self.get_ext_fullpath(name)):
+                    os.remove(path)
             cuda = [e for e in self.extensions if hasattr(e, "mclnf_nvcc")]
             self.extensions = [e for e in self.extensions if e not in cuda]
             try:
                 super().build_extensions()
-            except RuntimeError as error:  # a compiler that fails leaves a working pure-Python install
-                say(
-                    f"CPU library not built: the compiler failed ({error}); "
-                    "the PyTorch reference serves every op"
-                )
+            except (RuntimeError, OSError, subprocess.CalledProcessError, BaseError) as error:
+                # A compiler that fails leaves a working pure-Python install.
+                say(f"nothing compiled: the C++ compiler failed ({error}); the PyTorch reference serves every op")
                 self.extensions = []
                 return
             self.extensions += cuda
@@ -137,23 +155,23 @@ def extensions() -> tuple[list, dict]:
                     self.extensions.remove(extension)
 
         def build_cuda(self, extension) -> None:
-            flags = nvcc_flags(extension.mclnf_nvcc)
-            objects = []
+            nvcc, flags = extension.mclnf_nvcc, nvcc_flags(extension.mclnf_nvcc)
+            include = [f"-I{path}" for path in extension.include_dirs]
             os.makedirs(self.build_temp, exist_ok=True)
-            for source in extension.sources:
+
+            def compiled(source: str) -> str:
                 target = os.path.join(self.build_temp, os.path.basename(source) + ".o")
-                include = [f"-I{path}" for path in extension.include_dirs]
-                subprocess.run(
-                    [extension.mclnf_nvcc, "-c", source, "-o", target, *flags, *include], check=True
-                )
-                objects.append(target)
+                subprocess.run([nvcc, "-c", source, "-o", target, *flags, *include], check=True)
+                return target
+
+            jobs = int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))
+            with concurrent.futures.ThreadPoolExecutor(max(jobs, 1)) as pool:
+                objects = list(pool.map(compiled, extension.sources))
             output = self.get_ext_fullpath(extension.name)
             os.makedirs(os.path.dirname(output), exist_ok=True)
             # The CUDA runtime is linked statically and torch's shims are found at load time, in the torch
             # that loads us.
-            subprocess.run(
-                [extension.mclnf_nvcc, "-shared", "-o", output, *objects, "-cudart", "static"], check=True
-            )
+            subprocess.run([nvcc, "-shared", "-o", output, *objects, "-cudart", "static"], check=True)
 
         def get_ext_filename(self, name: str) -> str:
             # One file name for every Python: the library has no Python in it.
@@ -162,14 +180,16 @@ def extensions() -> tuple[list, dict]:
     compile_args, link_args = cpu_arguments()
     cpu = cpp_extension.CppExtension(
         "mclnf_fast._C_cpu",
-        sorted(["csrc/schema.cpp", *glob.glob("csrc/cpu/*.cpp")]),
+        sources,
+        depends=depends,
         include_dirs=[os.path.abspath("csrc")],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
         py_limited_api=True,
     )
     include = [os.path.abspath("csrc"), *cpp_extension.include_paths()]
-    return [cpu, *cuda_extension(include)], {"build_ext": Build.with_options(no_python_abi_suffix=True)}
+    build = Build.with_options(no_python_abi_suffix=True)
+    return [cpu, *cuda_extension(include)], {"build_ext": build, "bdist_wheel": Wheel}
 
 
 ext_modules, cmdclass = extensions()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 ACTIVATIONS = ("none", "relu", "sine", "softplus", "tanh", "sigmoid", "exp")
@@ -16,6 +17,15 @@ _IDENTITY, _FREQUENCY, _SPHERICAL = 0, 1, 2
 def _positive_int(where: str, name: str, value: object, least: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{where}: {name} must be an int of at least {least}, got {value!r}")
+
+
+def _finite(where: str, frequencies: Callable[[], tuple[float, ...]]) -> None:
+    try:
+        largest = max(map(abs, frequencies()))
+    except OverflowError:
+        largest = math.inf
+    if not largest < 3.4e38:
+        raise ValueError(f"{where}: frequencies must be finite in float32, got {largest:g}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +69,7 @@ class Frequency(Encoding):
         _positive_int("Frequency", "n", self.n)
         if not (isinstance(self.scale, (int, float)) and math.isfinite(self.scale) and self.scale != 0):
             raise ValueError(f"Frequency: scale must be a finite number other than 0, got {self.scale!r}")
+        _finite("Frequency", lambda: self.frequencies)
 
     @property
     def frequencies(self) -> tuple[float, ...]:
@@ -87,6 +98,7 @@ class LogFrequency(Encoding):
         _positive_int("LogFrequency", "n", self.n)
         if not (isinstance(self.max_exp, (int, float)) and math.isfinite(self.max_exp)):
             raise ValueError(f"LogFrequency: max_exp must be a finite number, got {self.max_exp!r}")
+        _finite("LogFrequency", lambda: self.frequencies)
 
     @property
     def frequencies(self) -> tuple[float, ...]:
@@ -142,9 +154,7 @@ class Composite(Encoding):
     def out_dim(self, in_dim: int) -> int:
         total = sum(dims for _, dims in self.items)
         if total != in_dim:
-            raise ValueError(
-                f"Composite: items cover {total} coordinates, but the field has in_dim = {in_dim}"
-            )
+            raise ValueError(f"Composite: items cover {total} coordinates, but the field has in_dim = {in_dim}")
         return sum(encoding.out_dim(dims) for encoding, dims in self.items)
 
     def parts(self, start: int, in_dim: int) -> tuple[tuple[int, int, int, int, tuple[float, ...]], ...]:
@@ -185,25 +195,31 @@ class FieldSpec:
         _positive_int("FieldSpec", "hidden_layers", self.hidden_layers, least=0)
         if self.hidden_layers > 30:
             raise ValueError(f"FieldSpec: hidden_layers must be at most 30, got {self.hidden_layers}")
+        written: list[float] = []
         for name in ("activation", "output_activation"):
-            match = re.fullmatch(r"sine\(([0-9.eE+-]+)\)", str(getattr(self, name)))
+            match = re.fullmatch(r"sine\((\d+\.?\d*(?:[eE][+-]?\d+)?)\)", str(getattr(self, name)))
             if match:
+                written.append(float(match[1]))
                 object.__setattr__(self, name, "sine")
-                object.__setattr__(self, "w0", float(match[1]))
+                object.__setattr__(self, "w0", written[-1])
             if getattr(self, name) not in ACTIVATIONS:
                 raise ValueError(
                     f"FieldSpec: {name} must be one of {', '.join(ACTIVATIONS)}, got {getattr(self, name)!r}"
                 )
-        if not (math.isfinite(self.w0) and self.w0 > 0):
+        if len(set(written)) > 1:
+            raise ValueError(
+                f"FieldSpec: activation and output_activation must have the same w0, got {written[0]} and {written[1]}"
+            )
+        if not (isinstance(self.w0, (int, float)) and math.isfinite(self.w0) and self.w0 > 0):
             raise ValueError(f"FieldSpec: w0 must be a positive number, got {self.w0!r}")
         if not isinstance(self.encoding, Encoding):
             raise TypeError(f"FieldSpec: encoding must be an Encoding, got {self.encoding!r}")
+        if not isinstance(self.skips, (tuple, list)):
+            raise TypeError(f"FieldSpec: skips must be a tuple of ints, got {self.skips!r}")
         skips = tuple(sorted(set(self.skips)))
         for layer in skips:
             if not 1 <= layer <= self.hidden_layers:
-                raise ValueError(
-                    f"FieldSpec: skips must name layers 1 ... {self.hidden_layers}, got {self.skips!r}"
-                )
+                raise ValueError(f"FieldSpec: skips must name layers 1 ... {self.hidden_layers}, got {self.skips!r}")
         object.__setattr__(self, "skips", skips)
         # Worked out once and here, not in a functools.cached_property: its lock stops torch.compile.
         object.__setattr__(self, "_layer_shapes", self._find_layer_shapes())
@@ -270,9 +286,7 @@ def to_dict(spec: FieldSpec) -> dict[str, object]:
 
 def from_dict(data: dict[str, object]) -> FieldSpec:
     """The spec that `to_dict` described. Raises ValueError or TypeError where the data is no spec."""
-    kinds: dict[str, Any] = {
-        c.__name__: c for c in (Identity, Frequency, LogFrequency, SphericalHarmonics, Composite)
-    }
+    kinds: dict[str, Any] = {c.__name__: c for c in (Identity, Frequency, LogFrequency, SphericalHarmonics, Composite)}
 
     def read(value: object) -> object:
         if isinstance(value, dict):

@@ -145,9 +145,7 @@ class FieldBank(nn.Module):
                 f"where neither offsets nor module_ids is given, got {list(x.shape)}"
             )
         shares = offsets_of_equal_shares(x.shape[0], x.shape[1], x.device)
-        return bank_mlp(x.flatten(0, 1), shares, weights, biases, self.spec, backend).unflatten(
-            0, x.shape[:2]
-        )
+        return bank_mlp(x.flatten(0, 1), shares, weights, biases, self.spec, backend).unflatten(0, x.shape[:2])
 
     @torch.no_grad()
     def append(self, state: Sequence[Tensor] | nn.Module | None = None) -> int:

@@ -25,11 +25,15 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -41,9 +45,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_tensors(
-    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
-) -> None:
+def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """One safetensors file with `meta` (anything JSON can hold) and a checksum in its header."""
     from safetensors.torch import save
 
@@ -69,17 +71,11 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"checkpoint {path}: must be a whole safetensors file, but reading it gave: {error}"
-        ) from None
+        raise InputError(f"checkpoint {path}: must be a whole safetensors file, but reading it gave: {error}") from None
     if header.get("format") != FORMAT:
         raise InputError(f"checkpoint {path}: must have format {FORMAT}, got {header.get('format')!r}")
-    if hashlib.sha256((_digest(tensors) + header.get("meta", "")).encode()).hexdigest() != header.get(
-        "sha256"
-    ):
-        raise InputError(
-            f"checkpoint {path}: must match its checksum, but its bytes have changed since it was written"
-        )
+    if hashlib.sha256((_digest(tensors) + header.get("meta", "")).encode()).hexdigest() != header.get("sha256"):
+        raise InputError(f"checkpoint {path}: must match its checksum, but its bytes have changed since it was written")
     return tensors, json.loads(header["meta"])
 
 
@@ -104,9 +100,9 @@ def load_bank(path: str | os.PathLike[str], spec: sp.FieldSpec | None = None) ->
         raise InputError(f"checkpoint {path}: must hold a bank with its spec, but: {error!r}") from None
     if spec is not None and spec != found:
         raise InputError(f"checkpoint {path}: must have the architecture {spec}, got {found}")
-    bank = FieldBank(found, modules, dtype=tensors["weight.0"].dtype)
     try:
+        bank = FieldBank(found, modules, dtype=tensors["weight.0"].dtype)
         bank.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"checkpoint {path}: its tensors do not fit its spec: {error}") from None
     return bank

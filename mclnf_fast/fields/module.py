@@ -34,9 +34,7 @@ class FieldModule(nn.Module):
         for l, layer in enumerate(self.layers):
             if l in self.spec.skips:
                 h = torch.cat((h, encoded), -1)
-            h = activate(
-                self.spec.output_activation if l == last else self.spec.activation, layer(h), self.spec.w0
-            )
+            h = activate(self.spec.output_activation if l == last else self.spec.activation, layer(h), self.spec.w0)
         return h
 
     @staticmethod

@@ -128,7 +128,5 @@ def _check_update(update: Sequence[bool] | None, count: int) -> list[int]:
     if update is None:
         return list(range(count))
     if len(update) != count or not any(update):
-        raise ValueError(
-            f"update must be {count} bools, one a parameter tensor, at least one True, got {list(update)}"
-        )
+        raise ValueError(f"update must be {count} bools, one a parameter tensor, at least one True, got {list(update)}")
     return [i for i, chosen in enumerate(update) if chosen]

@@ -63,9 +63,7 @@ def bank_step_reference(
         grads = pull
     if kind == "sgd":
         rate = lr.to(dtype)
-        torch._foreach_sub_(
-            list(params), torch._foreach_mul(list(grads), [per_module(rate, g) for g in grads])
-        )
+        torch._foreach_sub_(list(params), torch._foreach_mul(list(grads), [per_module(rate, g) for g in grads]))
         return
     # The corrections in fp64: in fp32, 1 - 0.999^t is wrong in the fifth digit at t = 1.
     correction1 = -torch.expm1(step * math.log(betas[0])) if betas[0] > 0 else torch.ones_like(step)

@@ -124,9 +124,7 @@ def _weighted_squares(pred: Tensor, target: Tensor, weights: Tensor | None, shap
     if weights is None:
         return squares
     if not isinstance(weights, Tensor):
-        raise TypeError(
-            f"weights must be a tensor {tuple(pred.shape[:-1])} or None, got {type(weights).__name__}"
-        )
+        raise TypeError(f"weights must be a tensor {tuple(pred.shape[:-1])} or None, got {type(weights).__name__}")
     if weights.shape != pred.shape[:-1]:
         raise ValueError(f"weights must be {tuple(pred.shape[:-1])}, got {tuple(weights.shape)}")
     return squares * weights.to(squares.dtype).unsqueeze(-1)
@@ -149,11 +147,7 @@ def _check_scores(scores: Tensor) -> None:
         raise TypeError(f"scores must be a floating-point tensor [S], got {got}")
     if scores.dim() != 1:
         raise ValueError(f"scores must be [S], got {tuple(scores.shape)}")
-    if (
-        scores.device.type == "cpu"
-        and scores.numel()
-        and not bool((torch.isfinite(scores) & (scores >= 0)).all())
-    ):
+    if scores.device.type == "cpu" and scores.numel() and not bool((torch.isfinite(scores) & (scores >= 0)).all()):
         bad = scores[~(torch.isfinite(scores) & (scores >= 0))][0].item()
         raise ValueError(f"scores must be finite and not negative, got {bad}")
 

@@ -162,9 +162,7 @@ def relative_damping(fisher: Sequence[Tensor], relative: float = 1e-3) -> Tensor
     return (relative * total / size).clamp(min=torch.finfo(total.dtype).tiny)
 
 
-def diagonal_fisher_scores(
-    per_sample_grads: Tensor, damping: float = 0.0, fisher: Tensor | None = None
-) -> Tensor:
+def diagonal_fisher_scores(per_sample_grads: Tensor, damping: float = 0.0, fisher: Tensor | None = None) -> Tensor:
     """q_s = sum_p g_sp^2 / (F_p + damping), with F_p = mean_s g_sp^2 unless given. The oracle of
     `ops.fisher_scores`.
 
@@ -230,9 +228,7 @@ def rank1_fisher_scores(per_sample_grads: Tensor, damping: float) -> Tensor:
 
 def _check_grads(grads: Tensor, damping: float) -> Tensor:
     if not isinstance(grads, Tensor) or not grads.is_floating_point():
-        raise TypeError(
-            f"per_sample_grads must be a floating-point tensor [S, P], got {type(grads).__name__}"
-        )
+        raise TypeError(f"per_sample_grads must be a floating-point tensor [S, P], got {type(grads).__name__}")
     if grads.dim() != 2 or grads.numel() == 0:
         raise ValueError(f"per_sample_grads must be [S, P] and not empty, got {tuple(grads.shape)}")
     if not float(damping) >= 0:

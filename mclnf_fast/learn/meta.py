@@ -73,13 +73,9 @@ class MetaLearner:
             raise ValueError(f"state must hold {sorted(own)}, got {sorted(state)}")
         for i, p in enumerate(self.init):
             if state[f"init.{i}"].shape != p.shape:
-                raise ValueError(
-                    f"state['init.{i}'] must be {tuple(p.shape)}, got {tuple(state[f'init.{i}'].shape)}"
-                )
+                raise ValueError(f"state['init.{i}'] must be {tuple(p.shape)}, got {tuple(state[f'init.{i}'].shape)}")
         prefix = "optimizer."
-        self.optimizer.load_state_dict(
-            {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-        )
+        self.optimizer.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
         for i, p in enumerate(self.init):
             p.copy_(state[f"init.{i}"])
         self.outer_steps = int(state["outer_steps"])
@@ -135,9 +131,7 @@ class MAML(MetaLearner):
         self.update = None if update is None else tuple(update)
         self.clip_value = clip_value
 
-    def adapt(
-        self, params: Params, loss_fn: LossFn, *, steps: int | None = None, create_graph: bool = True
-    ) -> Params:
+    def adapt(self, params: Params, loss_fn: LossFn, *, steps: int | None = None, create_graph: bool = True) -> Params:
         """`adapt` with this learner's settings: params [M, ...] -> [M, ...]."""
         return adapt(
             params,
@@ -150,9 +144,7 @@ class MAML(MetaLearner):
             clip_value=self.clip_value,
         )
 
-    def outer_gradient(
-        self, loss_fn: LossFn, query_loss_fn: LossFn, modules: int
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def outer_gradient(self, loss_fn: LossFn, query_loss_fn: LossFn, modules: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The query losses [M] and the gradient of their mean in the initialisation, tensors [1, ...].
 
         Args: see `step`. Raises: TypeError, ValueError.
@@ -161,9 +153,7 @@ class MAML(MetaLearner):
         losses = check_losses(query_loss_fn(adapted, self.inner_steps), modules, "query_loss_fn")
         return losses.detach(), torch.autograd.grad(losses.mean(), self.init)
 
-    def step(
-        self, loss_fn: LossFn, query_loss_fn: LossFn | None = None, modules: int = 1
-    ) -> dict[str, Tensor]:
+    def step(self, loss_fn: LossFn, query_loss_fn: LossFn | None = None, modules: int = 1) -> dict[str, Tensor]:
         """One outer step over a meta-batch of M tasks.
 
         Args:
@@ -212,9 +202,7 @@ class Reptile(MetaLearner):
 
     def adapt(self, params: Params, loss_fn: LossFn, *, steps: int | None = None) -> Params:
         """`fine_tune` with this learner's settings: params [M, ...] -> [M, ...], detached."""
-        return fine_tune(
-            params, loss_fn, self.inner_steps if steps is None else steps, self.inner_lr, kind=self.inner
-        )
+        return fine_tune(params, loss_fn, self.inner_steps if steps is None else steps, self.inner_lr, kind=self.inner)
 
     def step(self, loss_fn: LossFn, modules: int = 1) -> dict[str, Tensor]:
         """One outer step over M tasks; `loss_fn(params, inner step) -> [M]`.

@@ -67,9 +67,7 @@ def ssim(pred: Tensor, target: Tensor) -> Tensor:
     try:
         from torchmetrics.functional.image import structural_similarity_index_measure
     except ImportError as error:
-        raise InputError(
-            "ssim needs torchmetrics, of the extra 'report': pip install mclnf-fast[report]"
-        ) from error
+        raise InputError("ssim needs torchmetrics, of the extra 'report': pip install mclnf-fast[report]") from error
     # One view at a time: torchmetrics squeezes its result when there is one.
     views = [
         structural_similarity_index_measure(

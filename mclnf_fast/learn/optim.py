@@ -168,9 +168,7 @@ class BankOptimizer:
         new = check_params(module_params, "module_params")
         if len(new) != len(self.params) or any(a.shape[1:] != b.shape[1:] for a, b in zip(new, self.params)):
             shapes = [tuple(p.shape[1:]) for p in self.params]
-            raise ValueError(
-                f"module_params must have the shapes [m] + {shapes}, got {[tuple(p.shape) for p in new]}"
-            )
+            raise ValueError(f"module_params must have the shapes [m] + {shapes}, got {[tuple(p.shape) for p in new]}")
         grown = tuple(
             torch.cat([old.detach(), add.detach().to(old)]).requires_grad_(old.requires_grad)
             for old, add in zip(self.params, new)
@@ -189,9 +187,7 @@ class BankOptimizer:
         if len(new) != len(self.params) or any(a.shape[1:] != b.shape[1:] for a, b in zip(new, self.params)):
             raise ValueError("params must be the same architecture as the optimiser's, got other shapes")
         if extra < 0:
-            raise ValueError(
-                f"params must hold at least the optimiser's {old} modules, got {new[0].shape[0]}"
-            )
+            raise ValueError(f"params must hold at least the optimiser's {old} modules, got {new[0].shape[0]}")
         self.params = new
         self._step = torch.cat([self._step, self._step.new_zeros(extra)])
         self._lr = torch.cat([self._lr, self._lr[-1:].expand(extra)])
@@ -220,9 +216,7 @@ class BankOptimizer:
             raise ValueError(f"state must hold {sorted(own)}, got {sorted(state)}")
         for key, value in own.items():
             if state[key].shape != value.shape:
-                raise ValueError(
-                    f"state[{key!r}] must be {tuple(value.shape)}, got {tuple(state[key].shape)}"
-                )
+                raise ValueError(f"state[{key!r}] must be {tuple(value.shape)}, got {tuple(state[key].shape)}")
         self._step.copy_(state["step"])
         self._lr.copy_(state["lr"])
         self._frozen = [bool(f) for f in state["frozen"].tolist()]
@@ -252,9 +246,7 @@ class BankOptimizer:
         picked = [[t[rows] for t in group] for group in tensors]
         trust = self._trust
         if trust is not None:
-            trust = Trust(
-                trust.lam, tuple(f[rows] for f in trust.fisher), tuple(a[rows] for a in trust.anchor)
-            )
+            trust = Trust(trust.lam, tuple(f[rows] for f in trust.fisher), tuple(a[rows] for a in trust.anchor))
         bank_step_reference(
             picked[0],
             [g.detach()[rows] for g in grads],

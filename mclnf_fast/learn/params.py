@@ -33,8 +33,7 @@ def check_params(params: Sequence[Tensor], name: str = "params") -> Params:
             raise TypeError(f"{name}[{i}] must be a floating-point tensor [M, ...], got {got}")
         if p.dim() == 0 or p.shape[0] != params[0].shape[0]:
             raise ValueError(
-                f"{name}[{i}] must be [M, ...] with the M of {name}[0] {tuple(params[0].shape)}, "
-                f"got {tuple(p.shape)}"
+                f"{name}[{i}] must be [M, ...] with the M of {name}[0] {tuple(params[0].shape)}, got {tuple(p.shape)}"
             )
         if p.dtype != params[0].dtype or p.device != params[0].device:
             raise ValueError(
@@ -82,9 +81,7 @@ def check_unit_interval(value: float, name: str) -> float:
     return float(value)
 
 
-def check_modules(
-    modules: int | Iterable[int] | Tensor, num_modules: int, name: str = "modules"
-) -> list[int]:
+def check_modules(modules: int | Iterable[int] | Tensor, num_modules: int, name: str = "modules") -> list[int]:
     """Return the module ids as a list of distinct ints in [0, M).
 
     Raises: TypeError for a boolean mask; IndexError for an id out of range; ValueError for an id given twice.

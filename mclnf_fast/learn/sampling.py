@@ -152,24 +152,18 @@ class FisherSampler:
         """
         rows = self._rows(modules)
         if not isinstance(ids, Tensor) or ids.dtype != torch.int64:
-            raise TypeError(
-                f"ids must be an int64 tensor [{len(rows)}, c], got {getattr(ids, 'dtype', type(ids))}"
-            )
+            raise TypeError(f"ids must be an int64 tensor [{len(rows)}, c], got {getattr(ids, 'dtype', type(ids))}")
         if ids.dim() != 2 or ids.shape[0] != len(rows):
             raise ValueError(f"ids must be [{len(rows)}, c], got {tuple(ids.shape)}")
         for name, t in (("q", q), ("weights", weights)):
             if t is not None and (not isinstance(t, Tensor) or t.shape != ids.shape):
-                raise ValueError(
-                    f"{name} must be {tuple(ids.shape)} like ids, got {getattr(t, 'shape', type(t))}"
-                )
+                raise ValueError(f"{name} must be {tuple(ids.shape)} like ids, got {getattr(t, 'shape', type(t))}")
         if ids.shape[1] == 0:
             return
         ids = ids.to(self.device)
         q = q.detach().to(self.device, torch.float32)
         if bool((ids < 0).any()) or bool((ids >= self._pool.n[rows][:, None]).any()):
-            raise IndexError(
-                f"ids must be in [0, n) of their module, got {int(ids.min())} to {int(ids.max())}"
-            )
+            raise IndexError(f"ids must be in [0, n) of their module, got {int(ids.min())} to {int(ids.max())}")
         if not bool((torch.isfinite(q) & (q >= 0)).all()):
             raise ValueError("q must be finite and not negative, got a score that is not")
         self._pool.write(rows, ids, q)

@@ -36,7 +36,7 @@ class Task(Protocol):
         """Each sample's own loss [S], differentiable in the module's parameters (tensors [1, ...])."""
 
     def scores(self, params: Params, batch: Any, weights: Tensor, fisher: Pair | None, seed: int) -> FisherResult:
-        """Fisher scores of the samples' losses times `weights` [S], with the summed gradients and the batch's Fisher."""
+        """Fisher scores of the losses times `weights` [S], with the summed gradients and the batch's Fisher."""
 
     def evaluate(self, params: Params) -> float:
         """Held-out quality, PSNR in dB."""

@@ -10,10 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-import tyro
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.info import info
@@ -27,54 +26,69 @@ from mclnf_fast.systems.folder import RunFolder, plain
 from mclnf_fast.systems.start import StartConfig, learn_start, random_start
 from mclnf_fast.systems.stream import Stream, stack
 
-METHODS = ("mod_random", "finetune", "mod", "mim")
 Method = Literal["mod_random", "finetune", "mod", "mim"]
+METHODS: tuple[Method, ...] = ("mod_random", "finetune", "mod", "mim")
 
 
 @dataclasses.dataclass(frozen=True)
 class CityConfig:
-    """Learns a city block by block and writes a run folder with a report.
-
-    data: folder of posed images (MatrixCity, Blender or nerfstudio); without it a procedural city is made.
-    blocks: grid over the camera positions that cuts `data` into blocks, such as `2 2`; MatrixCity brings its own.
-    out: run folder, new or empty; default outputs/city/TIME. quick: a small run of under a minute.
-    resume: continue the run in this folder (without a folder: in `out`, or the newest run).
-    methods: what to run side by side. max_side: reduce pictures of `data` to this many pixels.
-    start: meta-learn the shared initialisation on procedural districts (`city`), or do without (`none`).
-    steps, batch, lr, lr_end: of each block's training (rays a step; Adam's rate from lr to lr_end).
-    fim: what `mim` uses Fisher information for: `sample`, `weight` (the paper's form) or `both`.
-    mix, refresh, tile: share of the informed part of the sampling, steps between scorings, pixels a tile.
-    width, hidden_layers, frequencies: of a module; bins: samples a ray. meta: of the shared initialisation.
-    """
+    """Learns a city block by block, without forgetting, and writes a run folder with a report."""
 
     data: pathlib.Path | None = None
+    """Folder of posed images (MatrixCity, Blender or nerfstudio); without it a procedural city is made."""
     blocks: tuple[int, int] | None = None
+    """Grid over the camera positions that cuts `data` into blocks, such as 2 2; MatrixCity brings its own blocks."""
     out: pathlib.Path | None = None
+    """Run folder, new or empty; default outputs/city/TIME."""
     quick: bool = False
+    """A small run of under a minute."""
     resume: str | None = None
+    """Continue the run in this folder; standing alone: the run in --out, or else the newest one."""
     methods: tuple[Method, ...] = METHODS
+    """What to run side by side."""
     max_side: int = 160
+    """Reduce the pictures of `data` to at most this many pixels a side."""
     start: Literal["city", "none"] = "city"
+    """Where the shared start is meta-learned: on other procedural districts, or nowhere (random)."""
     steps: int = 1024
+    """Gradient steps a block."""
     batch: int = 512
+    """Rays a step."""
     lr: float = 1e-2
+    """Adam's rate at the first step of a block; it falls exponentially."""
     lr_end: float = 1e-3
+    """Adam's rate at the last step of a block."""
     fim: Literal["sample", "weight", "both"] = "sample"
+    """What `mim` uses Fisher information for: to sample rays, to weight the loss (the paper's form), or both."""
     lam: float = 1.0
+    """Strength of the loss weights."""
     mix: float = 0.5
+    """Share of the informed part of the sampling."""
     refresh: int = 8
+    """Steps between two scorings."""
     tile: int = 8
+    """Side, in pixels, of the tiles whose scores are remembered."""
     width: int = 64
+    """Width of a module."""
     hidden_layers: int = 4
+    """Hidden layers of a module."""
     frequencies: int = 5
+    """Octaves of a module's positional encoding."""
     bins: int = 16
+    """Samples a ray."""
     margin: float = 1.15
-    meta: Annotated[StartConfig, tyro.conf.arg(name="meta")] = StartConfig()
+    """How far a module reaches beyond its block."""
+    meta: StartConfig = dataclasses.field(default_factory=StartConfig)
+    """Meta-learning of the shared start."""
     seed: int = 0
+    """Of everything random."""
     threads: int | None = None
+    """CPU threads; default: torch's."""
     backend: Literal["auto", "reference", "cpu"] = "auto"
+    """Which implementation of the ops to use."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises InputError where an option is out of range."""
         for name in ("steps", "batch", "width", "frequencies", "bins", "refresh", "tile", "max_side"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -159,13 +173,14 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     Raises InputError on unusable input; whatever ends a run, its folder keeps the last good state and `resume`
     continues it to the same result.
     """
-    from mclnf_fast.report import check_extra
+    from mclnf_fast.report import check_extra, matrix_table, summary_markdown, write_report
 
     check_extra()
+    config.check()
     if config.resume is not None:
         known = pathlib.Path(config.resume) if config.resume not in ("", "auto") else config.out
-        folder, data = RunFolder.reopen(known, "city")
-        config = _config_from(data)
+        folder, described = RunFolder.reopen(known, "city")
+        config = _config_from(described)
     else:
         folder = RunFolder.create(config.out, "city", {**plain(config), "resume": None})
     if config.threads:
@@ -174,12 +189,11 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     torch.manual_seed(config.seed)
     state = folder.load_state("run")
     phases = _Phases({} if state is None else state[1]["phases"])
-    say = print
-    say(f"run folder: {folder.path}")
+    print(f"run folder: {folder.path}")
 
     with phases("data"), progress("city", None) as bar:
         data = city_data.load(config, config.spec, config.settings, bar)
-    say(f"{data.title}: {len(data.tasks)} blocks, {sum(len(t.pool) for t in data.tasks):,} training rays")
+    print(f"{data.title}: {len(data.tasks)} blocks, {sum(len(t.pool) for t in data.tasks):,} training rays")
     folder.save_state("run", {}, {"phases": phases.seconds})
 
     random, start_report = random_start(config.spec, config.seed), None
@@ -198,9 +212,7 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
             with phases("learning"), progress(label, config.steps) as bar:
                 stream.learn(k, bar)
         summary = {name: stream.summary() for name, stream in streams.items()}
-        from mclnf_fast.report import matrix_table
-
-        say(matrix_table(summary, [t.name for t in data.tasks], color=sys.stdout.isatty()))
+        print(matrix_table(summary, [t.name for t in data.tasks], color=sys.stdout.isatty()))
         folder.save_state("run", {}, {"phases": phases.seconds})
         folder.write_lines("metrics.jsonl", _events(streams))
 
@@ -209,12 +221,10 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     metrics = _metrics(config, data, streams, start_report, phases, pictures, extra, command)
     _save_bank(streams, start, config, data, folder)
     with phases("report"):
-        from mclnf_fast.report import summary_markdown, write_report
-
         folder.write_json("metrics.json", metrics)
         report = write_report(folder.path, metrics)
-    say(summary_markdown(metrics))
-    say(f"report: {report}")
+    print(summary_markdown(metrics))
+    print(f"report: {report}")
     return folder.path
 
 
@@ -222,7 +232,7 @@ def _streams(
     config: CityConfig, data: city_data.CityData, folder: RunFolder, start: Params, random: Params
 ) -> dict[str, Stream]:
     wide = wide_spec(config.spec, config.spec.num_parameters * len(data.tasks))
-    streams = {}
+    streams: dict[str, Stream] = {}
     for method in (m for m in METHODS if m in config.methods):
         modular = method != "finetune"
         streams[method] = Stream(

@@ -32,12 +32,9 @@ class CityData:
 
     def tasks_of_one_network(self, spec: FieldSpec, settings: RenderSettings) -> list[PosedImages]:
         """The same tasks for one network that lives in the hull of all cells."""
-        boxes = self.cells.boxes
-        hull = torch.stack((boxes[:, 0].amin(0), boxes[:, 1].amax(0)))
         # The hull of the grown cells, written as a cell that grows to it.
         grown = self.cells.hull()
-        middle, half = hull.mean(0), (grown[1] - grown[0]) / 2
-        middle = grown.mean(0)
+        middle, half = grown.mean(0), (grown[1] - grown[0]) / 2
         half = half / half.new_tensor([self.cells.margin, self.cells.margin, 1.0])
         one = Cells(torch.stack((middle - half, middle + half))[None], self.cells.margin)
         return [_task(block, one, spec, settings, task.pool.tile) for block, task in zip(self.blocks, self.tasks)]
@@ -57,9 +54,7 @@ def _task(block: Block, cell: Cells, spec: FieldSpec, settings: RenderSettings, 
     )
 
 
-def load(
-    config: CityConfig, spec: FieldSpec, settings: RenderSettings, advance: Callable[[int], object]
-) -> CityData:
+def load(config: CityConfig, spec: FieldSpec, settings: RenderSettings, advance: Callable[[int], object]) -> CityData:
     """Reads or makes the data. Raises InputError where it is unusable."""
     notes: list[str] = []
     needs_meta = config.start == "city" and bool({"mod", "mim"} & set(config.methods))

@@ -99,9 +99,7 @@ def _strip(
         report.strip(listed("refinement.png", "strip", caption), truth, rows, steps, quality)
 
 
-def _fisher(
-    config: CityConfig, data: CityData, stream: Stream, listed: Callable[[str, str, str], Any]
-) -> None:
+def _fisher(config: CityConfig, data: CityData, stream: Stream, listed: Callable[[str, str, str], Any]) -> None:
     """How informative each ray of a training view still is, to the finished module of its block."""
     task, params = stream.tasks[0], stream.params_of(0)
     pixels = task.pool.height * task.pool.width
@@ -116,14 +114,10 @@ def _fisher(
     scores = task.scores(params, whole, torch.ones(pixels), (damped[0], damped[1]), 0).scores
     shape = (task.pool.height, task.pool.width)
     caption = f"Fisher score of every ray of a training view of {task.name}: what its module could still learn from it."
-    report.fisher_map(
-        listed("fisher.png", "fisher", caption), whole.colors.reshape(*shape, 3), scores.reshape(shape)
-    )
+    report.fisher_map(listed("fisher.png", "fisher", caption), whole.colors.reshape(*shape, 3), scores.reshape(shape))
 
 
-def _from_above(
-    config: CityConfig, data: CityData, stream: Stream, listed: Callable[[str, str, str], Any]
-) -> None:
+def _from_above(config: CityConfig, data: CityData, stream: Stream, listed: Callable[[str, str, str], Any]) -> None:
     """All modules in one picture from straight above, and which of them owns each pixel."""
     cells, hull = data.cells, data.cells.hull()
     size = hull[1, :2] - hull[0, :2]
@@ -153,14 +147,10 @@ def _from_above(
     ]
     names = [t.name for t in data.tasks]
     caption = "The learned city from above through all modules, and which module owns which part of it."
-    report.module_map(
-        listed("modules.png", "modules", caption), image, owners.reshape(high, wide), names, outlines
-    )
+    report.module_map(listed("modules.png", "modules", caption), image, owners.reshape(high, wide), names, outlines)
 
 
-def _all_modules(
-    stream: Stream, config: CityConfig, data: CityData, origins: Tensor, directions: Tensor
-) -> Rendered:
+def _all_modules(stream: Stream, config: CityConfig, data: CityData, origins: Tensor, directions: Tensor) -> Rendered:
     params = stack(stream.finished)
     return render_scene(params, config.spec, origins, directions, data.cells, config.settings)
 

@@ -24,13 +24,18 @@ SAVE_EVERY = 10.0  # seconds
 
 @dataclass(frozen=True)
 class StartConfig:
-    """Meta-learning: outer steps, inner Adam steps and rate, outer Adam rate (falls to 0), rays a block and inner step."""
+    """How the shared start is meta-learned (Reptile)."""
 
     steps: int = 200
+    """Outer steps."""
     inner_steps: int = 16
+    """Inner Adam steps a block."""
     inner_lr: float = 5e-3
+    """Inner Adam's rate."""
     outer_lr: float = 1e-2
+    """Outer Adam's rate; it falls to 0 along a cosine."""
     rays: int = 128
+    """Rays a block and inner step."""
 
 
 def random_start(spec: FieldSpec, seed: int) -> Params:
@@ -78,7 +83,9 @@ def learn_start(
         outer = learner.outer_steps
         generator = torch.Generator().manual_seed(seed * 1_000_003 + outer)
 
-        def loss(params: Params, inner: int, outer: int = outer, generator: torch.Generator = generator) -> torch.Tensor:
+        def loss(
+            params: Params, inner: int, outer: int = outer, generator: torch.Generator = generator
+        ) -> torch.Tensor:
             drawn = [pool.batch(pool.uniform(config.rays, generator)) for pool in pools]
             batch = RayBatch(*(torch.cat(parts) for parts in zip(*drawn)))
             jitter = outer * config.inner_steps + inner

@@ -129,9 +129,7 @@ class Stream:
         self.evaluation_seconds = meta["evaluation_seconds"]
         self.curves = [{int(step): v for step, v in c.items()} for c in meta["curves"]]
         count = len(self.start)
-        self.finished = [
-            tuple(tensors[f"finished.{m}.{i}"] for i in range(count)) for m in range(meta["finished"])
-        ]
+        self.finished = [tuple(tensors[f"finished.{m}.{i}"] for i in range(count)) for m in range(meta["finished"])]
         own = {key[len("learner.") :]: t for key, t in tensors.items() if key.startswith("learner.")}
         if own:
             curves = self.curves
