@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,9 +12,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.render import Cells, RenderSettings
 from mclnf_fast.render.posed import PosedImages
 from mclnf_fast.spec import FieldSpec
-
-if TYPE_CHECKING:
-    from mclnf_fast.systems.city import CityConfig
+from mclnf_fast.systems.city_config import CityConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +14,10 @@ from mclnf_fast.learn.params import Params
 from mclnf_fast.render import render_scene
 from mclnf_fast.render.posed import PosedImages
 from mclnf_fast.render.volume import Rendered
+from mclnf_fast.systems.city_config import CityConfig
 from mclnf_fast.systems.city_data import CityData
 from mclnf_fast.systems.folder import RunFolder
 from mclnf_fast.systems.stream import Stream, stack
-
-if TYPE_CHECKING:
-    from mclnf_fast.systems.city import CityConfig
 
 ABOVE = 200  # pixels of the longer side of the view from above
 

@@ -1,0 +1,140 @@
+"""The city job's options."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any, Literal
+
+from mclnf_fast.errors import InputError
+from mclnf_fast.learn.learner import LearnerConfig
+from mclnf_fast.render import RenderSettings
+from mclnf_fast.spec import FieldSpec, Frequency
+from mclnf_fast.systems.start import StartConfig
+
+Method = Literal["mod_random", "finetune", "mod", "mim"]
+METHODS: tuple[Method, ...] = ("mod_random", "finetune", "mod", "mim")
+
+
+@dataclasses.dataclass(frozen=True)
+class CityConfig:
+    """Learns a city block by block, without forgetting, and writes a run folder with a report."""
+
+    data: pathlib.Path | None = None
+    """Folder of posed images (MatrixCity, Blender or nerfstudio); without it a procedural city is made."""
+    blocks: tuple[int, int] | None = None
+    """Grid over the camera positions that cuts `data` into blocks, such as 2 2; MatrixCity brings its own blocks."""
+    out: pathlib.Path | None = None
+    """Run folder, new or empty; default outputs/city/TIME."""
+    quick: bool = False
+    """A small run of under a minute."""
+    resume: str | None = None
+    """Continue the run in this folder; standing alone: the run in --out, or else the newest one."""
+    methods: tuple[Method, ...] = METHODS
+    """What to run side by side."""
+    max_side: int = 160
+    """Reduce the pictures of `data` to at most this many pixels a side."""
+    start: Literal["city", "none"] = "city"
+    """Where the shared start is meta-learned: on other procedural districts, or nowhere (random)."""
+    steps: int = 1024
+    """Gradient steps a block."""
+    batch: int = 512
+    """Rays a step."""
+    lr: float = 1e-2
+    """Adam's rate at the first step of a block; it falls exponentially."""
+    lr_end: float = 1e-3
+    """Adam's rate at the last step of a block."""
+    fim: Literal["sample", "weight", "both"] = "sample"
+    """What `mim` uses Fisher information for: to sample rays, to weight the loss (the paper's form), or both."""
+    lam: float = 1.0
+    """Strength of the loss weights."""
+    mix: float = 0.5
+    """Share of the informed part of the sampling."""
+    refresh: int = 8
+    """Steps between two scorings."""
+    tile: int = 8
+    """Side, in pixels, of the tiles whose scores are remembered."""
+    width: int = 64
+    """Width of a module."""
+    hidden_layers: int = 4
+    """Hidden layers of a module."""
+    frequencies: int = 5
+    """Octaves of a module's positional encoding."""
+    bins: int = 16
+    """Samples a ray."""
+    margin: float = 1.15
+    """How far a module reaches beyond its block."""
+    meta: StartConfig = dataclasses.field(default_factory=StartConfig)
+    """Meta-learning of the shared start."""
+    seed: int = 0
+    """Of everything random."""
+    threads: int | None = None
+    """CPU threads; default: torch's."""
+    backend: Literal["auto", "reference", "cpu"] = "auto"
+    """Which implementation of the ops to use."""
+
+    def check(self) -> None:
+        """Raises InputError where an option is out of range."""
+        for name in ("steps", "batch", "width", "frequencies", "bins", "refresh", "tile", "max_side"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads must be at least 1, got {self.threads}")
+        if not self.methods:
+            raise InputError(f"methods must name at least one of {', '.join(METHODS)}, got none")
+        if not (self.lr > 0 and self.lr_end > 0):
+            raise InputError(f"lr and lr-end must be above 0, got {self.lr} and {self.lr_end}")
+        if not 0 <= self.mix < 1:
+            raise InputError(f"mix must lie in [0, 1), got {self.mix}")
+        if self.blocks is not None and min(self.blocks) < 1:
+            raise InputError(f"blocks must be two counts of at least 1, got {self.blocks}")
+
+    @property
+    def spec(self) -> FieldSpec:
+        """The architecture of a module."""
+        return FieldSpec(3, 4, self.width, self.hidden_layers, encoding=Frequency(self.frequencies, True))
+
+    @property
+    def settings(self) -> RenderSettings:
+        """How rays are cut."""
+        return RenderSettings(bins=self.bins, backend=self.backend)
+
+    def learner(self, method: str) -> LearnerConfig:
+        """How a method trains on a block."""
+        fim = self.fim if method == "mim" else "none"
+        keys = ("steps", "batch", "lr", "lr_end", "lam", "mix", "refresh")
+        return LearnerConfig(fim=fim, **{k: getattr(self, k) for k in keys})
+
+
+QUICK: dict[str, Any] = {"quick": True, "steps": 128, "batch": 256, "meta": StartConfig(steps=20, rays=64)}
+
+
+def quick_config() -> CityConfig:
+    """The defaults of `--quick`."""
+    return CityConfig(**QUICK)
+
+
+def log_steps(steps: int) -> tuple[int, ...]:
+    """1, 4, 16, ... up to `steps`, and `steps`."""
+    found = [4**k for k in range(16) if 4**k < steps]
+    return (*found, steps)
+
+
+def wide_spec(spec: FieldSpec, parameters: int) -> FieldSpec:
+    """The architecture with the width that comes closest to `parameters` in all."""
+    candidates = (dataclasses.replace(spec, width=w) for w in range(8, 2049))
+    return min(candidates, key=lambda s: abs(s.num_parameters - parameters))
+
+
+def read_config(data: dict[str, Any]) -> CityConfig:
+    """The configuration that a run folder's config.yaml describes."""
+    try:
+        fields = {f.name: data[f.name] for f in dataclasses.fields(CityConfig)}
+        fields["meta"] = StartConfig(**fields["meta"])
+        for name in ("data", "out"):
+            fields[name] = None if fields[name] is None else pathlib.Path(fields[name])
+        for name in ("methods", "blocks"):
+            fields[name] = None if fields[name] is None else tuple(fields[name])
+        return CityConfig(**fields)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"resume: config.yaml must be that of a city run, but: {error!r}") from None
