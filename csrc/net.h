@@ -27,10 +27,10 @@ struct EncodingPart {
 };
 
 struct Layer {
-    int in;        // rows of the weight
-    int from_prev; // rows fed by the layer before (or by the encoding, in layer 0)
+    int in;         // rows of the weight
+    int from_prev;  // rows fed by the layer before (or by the encoding, in layer 0)
     int out;
-    bool skip;     // rows from_prev ... in-1 are fed by the encoding
+    bool skip;  // rows from_prev ... in-1 are fed by the encoding
 };
 
 struct Net {
@@ -45,7 +45,10 @@ struct Net {
     Net(const std::vector<int64_t>& ints, const std::vector<double>& floats) {
         STD_TORCH_CHECK(ints.size() >= 8 && !floats.empty(), "net: the description is too short");
         // Sizes that no network has, refused before anything is computed from them in 32 bits.
-        for (int i = 0; i < 4; ++i) STD_TORCH_CHECK(ints[i] >= 0 && ints[i] <= (1 << 20), "net: sizes out of range");
+        for (int i = 0; i < 4; ++i)
+            STD_TORCH_CHECK(ints[i] >= 0 && ints[i] <= (1 << 20), "net: sizes out of range");
+        STD_TORCH_CHECK(ints[4] >= 0 && ints[4] < kActivations && ints[5] >= 0 && ints[5] < kActivations,
+                        "net: unknown activation");
         in_dim = static_cast<int>(ints[0]);
         out_dim = static_cast<int>(ints[1]);
         const int width = static_cast<int>(ints[2]);
@@ -56,10 +59,8 @@ struct Net {
         STD_TORCH_CHECK(ints[7] >= 0 && ints[7] <= 1024, "net: a wrong number of encodings");
         const size_t count = static_cast<size_t>(ints[7]);
         w0 = floats[0];
-        STD_TORCH_CHECK(in_dim > 0 && out_dim > 0 && width > 0 && hidden >= 0 && hidden < 31, "net: sizes out of range");
-        STD_TORCH_CHECK(activation >= 0 && activation < kActivations && output_activation >= 0 &&
-                            output_activation < kActivations,
-                        "net: unknown activation");
+        STD_TORCH_CHECK(in_dim > 0 && out_dim > 0 && width > 0 && hidden >= 0 && hidden < 31,
+                        "net: sizes out of range");
         STD_TORCH_CHECK(ints.size() == 8 + 5 * count, "net: the description has a wrong length");
         size_t next = 1;
         encoded = 0;
@@ -67,14 +68,19 @@ struct Net {
             const int64_t* e = ints.data() + 8 + 5 * p;
             STD_TORCH_CHECK(e[1] >= 0 && e[2] > 0 && e[1] <= in_dim && e[2] <= in_dim - e[1],
                             "net: an encoding reads coordinates that are not there");
-            EncodingPart part{static_cast<int>(e[0]), static_cast<int>(e[1]), static_cast<int>(e[2]),
-                              static_cast<int>(e[3]), {}};
-            STD_TORCH_CHECK(part.kind >= kIdentity && part.kind <= kSpherical, "net: unknown encoding");
-            STD_TORCH_CHECK(part.kind != kFrequency || part.option == 0 || part.option == 1,
-                            "net: include_input of a frequency encoding must be 0 or 1");
-            STD_TORCH_CHECK(part.kind != kSpherical || (part.dims == 3 && part.option >= 1 && part.option <= 4),
-                            "net: spherical harmonics need 3 coordinates and a degree of 1 to 4");
-            STD_TORCH_CHECK(e[4] >= 0 && static_cast<size_t>(e[4]) <= floats.size() - next, "net: frequencies are missing");
+            STD_TORCH_CHECK(e[0] >= kIdentity && e[0] <= kSpherical, "net: unknown encoding");
+            const int64_t most = e[0] == kIdentity ? 0 : e[0] == kFrequency ? 1 : 4;
+            STD_TORCH_CHECK(e[3] >= 0 && e[3] <= most, "net: an encoding's option is out of range");
+            EncodingPart part{static_cast<int>(e[0]),
+                              static_cast<int>(e[1]),
+                              static_cast<int>(e[2]),
+                              static_cast<int>(e[3]),
+                              {}};
+            STD_TORCH_CHECK(
+                part.kind != kSpherical || (part.dims == 3 && part.option >= 1 && part.option <= 4),
+                "net: spherical harmonics need 3 coordinates and a degree of 1 to 4");
+            STD_TORCH_CHECK(e[4] >= 0 && static_cast<size_t>(e[4]) <= floats.size() - next,
+                            "net: frequencies are missing");
             part.frequencies.assign(floats.begin() + next, floats.begin() + next + e[4]);
             next += static_cast<size_t>(e[4]);
             STD_TORCH_CHECK(e[4] <= (1 << 20) / part.dims, "net: sizes out of range");

@@ -33,13 +33,15 @@ inline Tensor plain(const char* name, const Tensor& t, ScalarType dtype) {
     return torch::stable::contiguous(t);
 }
 
-// Tensors shaped like the parameters, [M, in, out] and [M, out] a layer, and the pointers to one module's share.
+// Tensors shaped like the parameters, [M, in, out] and [M, out] a layer, and the pointers to one module's
+// share.
 template <class S>
 struct Stack {
     Tensors weight, bias;
 
     Stack() = default;
-    Stack(const char* name, const Net& net, int64_t modules, const Tensors& w, const Tensors& b, ScalarType dtype) {
+    Stack(const char* name, const Net& net, int64_t modules, const Tensors& w, const Tensors& b,
+          ScalarType dtype) {
         STD_TORCH_CHECK(w.size() == net.layers.size() && b.size() == net.layers.size(), "mclnf_fast: ", name,
                         " must hold one tensor a layer");
         for (size_t l = 0; l < net.layers.size(); ++l) {
@@ -67,7 +69,8 @@ class View {
     View(const Stack<S>& stack, const Net& net, int64_t module) {
         for (size_t l = 0; l < stack.weight.size(); ++l) {
             const Layer& layer = net.layers[l];
-            weight_.push_back(static_cast<S*>(stack.weight[l].mutable_data_ptr()) + module * layer.in * layer.out);
+            weight_.push_back(static_cast<S*>(stack.weight[l].mutable_data_ptr()) +
+                              module * layer.in * layer.out);
             bias_.push_back(static_cast<S*>(stack.bias[l].mutable_data_ptr()) + module * layer.out);
         }
     }
@@ -116,34 +119,39 @@ struct BankInputs {
 
     static std::vector<int64_t> read_offsets(const char* name, const Tensor& t_in, int64_t total) {
         STD_TORCH_CHECK(t_in.is_cpu(), "mclnf_fast: ", name, " must be on the CPU like x");
-        STD_TORCH_CHECK(t_in.scalar_type() == ScalarType::Long && t_in.dim() == 1 && t_in.numel() >= 1, "mclnf_fast: ", name,
-                        " must be int64 [M + 1]");
+        STD_TORCH_CHECK(t_in.scalar_type() == ScalarType::Long && t_in.dim() == 1 && t_in.numel() >= 1,
+                        "mclnf_fast: ", name, " must be int64 [M + 1]");
         const Tensor t = torch::stable::contiguous(t_in);
         const int64_t* p = static_cast<const int64_t*>(t.const_data_ptr());
         std::vector<int64_t> values(p, p + t.numel());
-        STD_TORCH_CHECK(values.front() == 0 && values.back() == total, "mclnf_fast: ", name, " must go from 0 to ", total);
+        STD_TORCH_CHECK(values.front() == 0 && values.back() == total, "mclnf_fast: ", name,
+                        " must go from 0 to ", total);
         for (size_t i = 1; i < values.size(); ++i)
             STD_TORCH_CHECK(values[i] >= values[i - 1], "mclnf_fast: ", name, " must not go down");
         return values;
     }
-    const S* points_at(int64_t at) const { return static_cast<const S*>(x.const_data_ptr()) + at * net.in_dim; }
+    const S* points_at(int64_t at) const {
+        return static_cast<const S*>(x.const_data_ptr()) + at * net.in_dim;
+    }
 };
 
-// A run of items (points, or segments) of one module. `slot` < 0: the module's only run, which may write its sums in
-// place; otherwise the row of the partial sums that it fills.
+// A run of items (points, or segments) of one module. `slot` < 0: the module's only run, which may write its
+// sums in place; otherwise the row of the partial sums that it fills.
 struct Run {
     int64_t module, begin, end, slot;
 };
 
-// Cuts every module's items into runs: enough of them that one huge module fills the cores, few enough that the partial
-// sums stay small. The cut depends on the problem alone, never on the number of threads, and so do the sums' bits.
+// Cuts every module's items into runs: enough of them that one huge module fills the cores, few enough that
+// the partial sums stay small. The cut depends on the problem alone, never on the number of threads, and so
+// do the sums' bits.
 struct Plan {
     std::vector<Run> runs;
     int64_t slots = 0;
 
     Plan(const std::vector<int64_t>& offsets, int64_t least, bool partial_sums) {
         const int64_t modules = static_cast<int64_t>(offsets.size()) - 1;
-        const int64_t most = partial_sums ? std::max<int64_t>(4, 64 / std::max<int64_t>(1, modules)) : INT64_MAX;
+        const int64_t most =
+            partial_sums ? std::max<int64_t>(4, 64 / std::max<int64_t>(1, modules)) : INT64_MAX;
         for (int64_t m = 0; m < modules; ++m) {
             const int64_t items = offsets[m + 1] - offsets[m];
             if (items == 0) continue;
@@ -162,13 +170,15 @@ template <class S>
 void reduce_slots(const Plan& plan, const Net& net, const std::vector<S>& partial, Stack<S>& total) {
     std::vector<size_t> first;  // the first run of each module that has slots
     for (size_t r = 0; r < plan.runs.size(); ++r)
-        if (plan.runs[r].slot >= 0 && (r == 0 || plan.runs[r - 1].module != plan.runs[r].module)) first.push_back(r);
+        if (plan.runs[r].slot >= 0 && (r == 0 || plan.runs[r - 1].module != plan.runs[r].module))
+            first.push_back(r);
     torch::stable::parallel_for(0, static_cast<int64_t>(first.size()), 1, [&](int64_t begin, int64_t end) {
         for (int64_t f = begin; f < end; ++f) {
             const int64_t module = plan.runs[first[f]].module;
             View<S> target(total, net, module);
             for (size_t r = first[f]; r < plan.runs.size() && plan.runs[r].module == module; ++r)
-                View<S>(const_cast<S*>(partial.data()) + plan.runs[r].slot * net.parameters, net).add_to(target.write(), net);
+                View<S>(const_cast<S*>(partial.data()) + plan.runs[r].slot * net.parameters, net)
+                    .add_to(target.write(), net);
         }
     });
 }
@@ -185,7 +195,8 @@ View<S> sums_of(const Run& run, const Net& net, Stack<S>& total, std::vector<S>&
 template <class F>
 auto by_dtype(const Tensor& x, const F& f) {
     if (x.scalar_type() == ScalarType::Double) return f(double());
-    STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float, "mclnf_fast: the CPU kernels take float32 and float64");
+    STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float,
+                    "mclnf_fast: the CPU kernels take float32 and float64");
     return f(float());
 }
 

@@ -1,8 +1,8 @@
 // Forward, backward and second-order sweeps of one module over a run of points, a tile of points at a time.
 //
-// Included once per instruction set after simd.h and gemm_tile.h (no include guard, see simd.h). A tile holds features
-// as rows and points as vector lanes; all of a tile's activations stay in the cache from the first layer to the last,
-// and backward computes them again instead of keeping them.
+// Included once per instruction set after simd.h and gemm_tile.h (no include guard, see simd.h). A tile holds
+// features as rows and points as vector lanes; all of a tile's activations stay in the cache from the first
+// layer to the last, and backward computes them again instead of keeping them.
 
 // Points a tile: four vectors, so that one column of register blocks covers it.
 template <class S>
@@ -168,7 +168,8 @@ static void encode(const Net& net, const S* X, S* E, const S* Xt, S* Et, int nv)
 // GX [in_dim, T] = J^T G, with J the encoding's Jacobian at X and E its features. With tangents (Xt of the
 // coordinates, Gt of the gradients): J^T Gt + (dJ along Xt)^T G, the derivative of the former.
 template <class S>
-static void encode_backward(const Net& net, const S* X, const S* E, const S* G, const S* Xt, const S* Gt, S* GX, int nv) {
+static void encode_backward(const Net& net, const S* X, const S* E, const S* G, const S* Xt, const S* Gt,
+                            S* GX, int nv) {
     constexpr int T = Tile<S>::points, W = Simd<S>::width;
     std::memset(GX, 0, sizeof(S) * net.in_dim * T);
     const S* first = Gt ? Gt : G;  // what J^T is applied to
@@ -177,7 +178,8 @@ static void encode_backward(const Net& net, const S* X, const S* E, const S* G, 
         S* gx = GX + part.start * T;
         const S* xt = Xt ? Xt + part.start * T : nullptr;
         if (part.kind == kIdentity || (part.kind == kFrequency && part.option)) {
-            for (int i = 0; i < part.dims * T; i += W) vstore(gx + i, vload(gx + i) + vload(first + row * T + i));
+            for (int i = 0; i < part.dims * T; i += W)
+                vstore(gx + i, vload(gx + i) + vload(first + row * T + i));
             row += part.dims;
         }
         if (part.kind == kFrequency) {
@@ -199,10 +201,12 @@ static void encode_backward(const Net& net, const S* X, const S* E, const S* G, 
             typedef Dual<double> D1;
             Dual<D1> out[16];
             for (int t = 0; t < nv * W; ++t)
-                for (int k = 0; k < 3; ++k) {  // outer slope: along coordinate k; inner slope: along the tangent
+                for (int k = 0; k < 3;
+                     ++k) {  // outer slope: along coordinate k; inner slope: along the tangent
                     Dual<D1> p[3];
                     for (int d = 0; d < 3; ++d)
-                        p[d] = {{double(x[d * T + t]), xt ? double(xt[d * T + t]) : 0.0}, {d == k ? 1.0 : 0.0, 0.0}};
+                        p[d] = {{double(x[d * T + t]), xt ? double(xt[d * T + t]) : 0.0},
+                                {d == k ? 1.0 : 0.0, 0.0}};
                     spherical_harmonics(part.option, p[0], p[1], p[2], out);
                     double sum = 0;
                     for (int i = 0; i < count; ++i) {
@@ -218,12 +222,13 @@ static void encode_backward(const Net& net, const S* X, const S* E, const S* G, 
 
 // Z [out, T] = W^T H + b, H being the layer before and, for a skip layer, the encoding as well.
 template <class S>
-static void layer_forward(const Layer& layer, const S* weight, const S* bias, const S* prev, const S* E, int encoded,
-                          int nv, S* Z, bool accumulate) {
+static void layer_forward(const Layer& layer, const S* weight, const S* bias, const S* prev, const S* E,
+                          int encoded, int nv, S* Z, bool accumulate) {
     constexpr int T = Tile<S>::points;
     gemm<S>(layer.out, layer.from_prev, weight, 1, layer.out, prev, T, nv, Z, T, bias, accumulate);
     if (layer.skip)
-        gemm<S>(layer.out, encoded, weight + (int64_t)layer.from_prev * layer.out, 1, layer.out, E, T, nv, Z, T, nullptr, true);
+        gemm<S>(layer.out, encoded, weight + (int64_t)layer.from_prev * layer.out, 1, layer.out, E, T, nv, Z,
+                T, nullptr, true);
 }
 
 // G [from_prev, T] = W d (added to where `accumulate`); the encoding's share of a skip layer is added to GE.
@@ -233,7 +238,8 @@ static void layer_backward(const Layer& layer, const S* weight, const S* d, int 
     constexpr int T = Tile<S>::points;
     if (G) gemm<S>(layer.from_prev, layer.out, weight, layer.out, 1, d, T, nv, G, T, nullptr, accumulate);
     if (layer.skip && GE)
-        gemm<S>(encoded, layer.out, weight + (int64_t)layer.from_prev * layer.out, layer.out, 1, d, T, nv, GE, T, nullptr, true);
+        gemm<S>(encoded, layer.out, weight + (int64_t)layer.from_prev * layer.out, layer.out, 1, d, T, nv, GE,
+                T, nullptr, true);
 }
 
 // Weight gradients, summed over tiles in rows padded to whole vectors, and added to the caller's at the end.
@@ -269,7 +275,8 @@ struct Accumulator {
         const int ld = padded(layer), nv = ld / Simd<S>::width;
         gemm<S>(layer.from_prev, points, prev, T, 1, dT, ld, nv, weight[l], ld, nullptr, true);
         if (layer.skip)
-            gemm<S>(net->encoded, points, E, T, 1, dT, ld, nv, weight[l] + (size_t)layer.from_prev * ld, ld, nullptr, true);
+            gemm<S>(net->encoded, points, E, T, 1, dT, ld, nv, weight[l] + (size_t)layer.from_prev * ld, ld,
+                    nullptr, true);
     }
     void add_bias(int l, const S* dT, int points) {
         const int ld = padded(net->layers[l]);
@@ -283,7 +290,8 @@ struct Accumulator {
             const Layer& layer = net->layers[l];
             const int ld = padded(layer);
             for (int i = 0; i < layer.in; ++i)
-                for (int o = 0; o < layer.out; ++o) target.weight[l][(int64_t)i * layer.out + o] += weight[l][(size_t)i * ld + o];
+                for (int o = 0; o < layer.out; ++o)
+                    target.weight[l][(int64_t)i * layer.out + o] += weight[l][(size_t)i * ld + o];
             for (int o = 0; o < layer.out; ++o) target.bias[l][o] += bias[l][o];
         }
     }
@@ -317,7 +325,8 @@ static void forward(const Net& net, Slices<S> par, const S* x, int64_t n, S* y) 
         for (int l = 0; l <= last; ++l) {
             S* Z = l % 2 ? B : A;
             layer_forward<S>(net.layers[l], par.weight[l], par.bias[l], prev, E, net.encoded, nv, Z, false);
-            activate<S>(l == last ? net.output_activation : net.activation, net.w0, net.layers[l].out, nv, Z, nullptr, nullptr);
+            activate<S>(l == last ? net.output_activation : net.activation, net.w0, net.layers[l].out, nv, Z,
+                        nullptr, nullptr);
             prev = Z;
         }
         store_points(prev, net.out_dim, points, y + at * net.out_dim);
@@ -325,12 +334,13 @@ static void forward(const Net& net, Slices<S> par, const S* x, int64_t n, S* y) 
 }
 
 template <class S>
-static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const S* grad_y, S* grad_x, Sums<S> grads,
-                     Slices<S> inverse, S* scores, Sums<S> squares) {
+static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const S* grad_y, S* grad_x,
+                     Sums<S> grads, Slices<S> inverse, S* scores, Sums<S> squares) {
     constexpr int T = Tile<S>::points, W = Simd<S>::width;
     const int L = (int)net.layers.size(), last = L - 1;
     const int wide = round_up(net.max_dim, 16);
-    const size_t need = (size_t)(2 * net.in_dim + 3 * net.encoded + (2 * L + 8) * wide + 64) * T + 2 * Accumulator<S>::need(net);
+    const size_t need = (size_t)(2 * net.in_dim + 3 * net.encoded + (2 * L + 8) * wide + 64) * T +
+                        2 * Accumulator<S>::need(net);
     Arena<S>& memory = arena<S>(need);
     S* X = memory.take((size_t)net.in_dim * T);
     S* GX = memory.take((size_t)net.in_dim * T);
@@ -355,13 +365,16 @@ static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const
     for (const Layer& layer : net.layers) any_skip |= layer.skip;
 
     for (int64_t at = 0; at < n; at += T) {
-        const int points = (int)std::min<int64_t>(T, n - at), nv = (points + W - 1) / W, lanes = round_up(nv * W, 4);
+        const int points = (int)std::min<int64_t>(T, n - at), nv = (points + W - 1) / W,
+                  lanes = round_up(nv * W, 4);
         load_points(x + at * net.in_dim, net.in_dim, points, X, true);
         encode<S>(net, X, E, nullptr, nullptr, nv);
         const S* prev = E;
         for (int l = 0; l < L; ++l) {
-            layer_forward<S>(net.layers[l], par.weight[l], par.bias[l], prev, E, net.encoded, nv, H[l], false);
-            activate<S>(l == last ? net.output_activation : net.activation, net.w0, net.layers[l].out, nv, H[l], D[l], nullptr);
+            layer_forward<S>(net.layers[l], par.weight[l], par.bias[l], prev, E, net.encoded, nv, H[l],
+                             false);
+            activate<S>(l == last ? net.output_activation : net.activation, net.w0, net.layers[l].out, nv,
+                        H[l], D[l], nullptr);
             prev = H[l];
         }
         load_points(grad_y + at * net.out_dim, net.out_dim, points, d, false);
@@ -390,12 +403,16 @@ static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const
                 squared.add_bias(l, dT, points);
             }
             if (scores) {
-                // One matrix product with the inverse in place of the weights, then a dot product with h^2 a point.
-                gemm<S>(layer.in, layer.out, inverse.weight[l], layer.out, 1, dd, T, nv, q, T, nullptr, false);
+                // One matrix product with the inverse in place of the weights, then a dot product with h^2 a
+                // point.
+                gemm<S>(layer.in, layer.out, inverse.weight[l], layer.out, 1, dd, T, nv, q, T, nullptr,
+                        false);
                 for (int v = 0; v < nv; ++v) {
                     Vec<S> s = {};
-                    for (int i = 0; i < layer.in; ++i) s = vfma(vload(q + i * T + v * W), vload(hh + i * T + v * W), s);
-                    for (int o = 0; o < layer.out; ++o) s = vfma(vload(dd + o * T + v * W), vset<S>(inverse.bias[l][o]), s);
+                    for (int i = 0; i < layer.in; ++i)
+                        s = vfma(vload(q + i * T + v * W), vload(hh + i * T + v * W), s);
+                    for (int o = 0; o < layer.out; ++o)
+                        s = vfma(vload(dd + o * T + v * W), vset<S>(inverse.bias[l][o]), s);
                     score[v] = score[v] + s;
                 }
             }
@@ -421,7 +438,8 @@ static void second(const Net& net, Slices<S> par, const S* x, int64_t n, const S
     constexpr int T = Tile<S>::points, W = Simd<S>::width;
     const int L = (int)net.layers.size(), last = L - 1;
     const int wide = round_up(net.max_dim, 16);
-    const size_t need = (size_t)(3 * net.in_dim + 5 * net.encoded + (4 * L + 8) * wide + 64) * T + Accumulator<S>::need(net);
+    const size_t need =
+        (size_t)(3 * net.in_dim + 5 * net.encoded + (4 * L + 8) * wide + 64) * T + Accumulator<S>::need(net);
     Arena<S>& memory = arena<S>(need);
     S* X = memory.take((size_t)net.in_dim * T);
     S* Xt = memory.take((size_t)net.in_dim * T);
@@ -442,7 +460,8 @@ static void second(const Net& net, Slices<S> par, const S* x, int64_t n, const S
     sums.start(net, grads, memory);
 
     for (int64_t at = 0; at < n; at += T) {
-        const int points = (int)std::min<int64_t>(T, n - at), nv = (points + W - 1) / W, lanes = round_up(nv * W, 4);
+        const int points = (int)std::min<int64_t>(T, n - at), nv = (points + W - 1) / W,
+                  lanes = round_up(nv * W, 4);
         load_points(x + at * net.in_dim, net.in_dim, points, X, true);
         load_points(tangent_x + at * net.in_dim, net.in_dim, points, Xt, false);
         encode<S>(net, X, E, Xt, Et, nv);
@@ -457,7 +476,8 @@ static void second(const Net& net, Slices<S> par, const S* x, int64_t n, const S
                     S* p = Ht[l] + o * T + v * W;
                     vstore(p, vload(p) + vset<S>(tangent.bias[l][o]));
                 }
-            activate<S>(l == last ? net.output_activation : net.activation, net.w0, layer.out, nv, H[l], D[l], C[l]);
+            activate<S>(l == last ? net.output_activation : net.activation, net.w0, layer.out, nv, H[l], D[l],
+                        C[l]);
             multiply<S>(layer.out, nv, C[l], Ht[l], C[l]);
             multiply<S>(layer.out, nv, Ht[l], D[l], Ht[l]);
             prev = H[l];

@@ -23,7 +23,8 @@ std::string chosen_set() {
     STD_TORCH_CHECK(name != "avx2" || has2, "MCLNF_FAST_ISA=avx2, but this processor lacks it");
     if (name.empty()) return has512 ? "avx512" : has2 ? "avx2" : "portable";
 #else
-    STD_TORCH_CHECK(name.empty() || name == "portable", "MCLNF_FAST_ISA=", name, ", but this processor is no x86-64");
+    STD_TORCH_CHECK(name.empty() || name == "portable", "MCLNF_FAST_ISA=", name,
+                    ", but this processor is no x86-64");
 #endif
     return name.empty() ? "portable" : name;
 }
@@ -37,18 +38,21 @@ Tensor forward(const BankInputs<S>& in) {
     const BankTable<S>& table = bank_table<S>();
     const Plan plan(in.offsets, kLeastPoints, false);
     S* out = mutable_data<S>(y);
-    torch::stable::parallel_for(0, static_cast<int64_t>(plan.runs.size()), 1, [&](int64_t begin, int64_t end) {
-        for (int64_t r = begin; r < end; ++r) {
-            const Run& run = plan.runs[r];
-            const View<S> par(in.parameters, in.net, run.module);
-            table.forward(in.net, par.read(), in.points_at(run.begin), run.end - run.begin, out + run.begin * in.net.out_dim);
-        }
-    });
+    torch::stable::parallel_for(0, static_cast<int64_t>(plan.runs.size()), 1,
+                                [&](int64_t begin, int64_t end) {
+                                    for (int64_t r = begin; r < end; ++r) {
+                                        const Run& run = plan.runs[r];
+                                        const View<S> par(in.parameters, in.net, run.module);
+                                        table.forward(in.net, par.read(), in.points_at(run.begin),
+                                                      run.end - run.begin, out + run.begin * in.net.out_dim);
+                                    }
+                                });
     return y;
 }
 
 template <class S>
-std::tuple<Tensor, Tensors, Tensors> backward(const BankInputs<S>& in, const Tensor& grad_y, bool need_x, bool need_params) {
+std::tuple<Tensor, Tensors, Tensors> backward(const BankInputs<S>& in, const Tensor& grad_y, bool need_x,
+                                              bool need_params) {
     Tensor gx = torch::stable::new_empty(in.x, {need_x ? in.points : 0, in.net.in_dim});
     Stack<S> grads = need_params ? Stack<S>::zeros(in.net, in.modules, in.x) : Stack<S>();
     const BankTable<S>& table = bank_table<S>();
@@ -56,53 +60,58 @@ std::tuple<Tensor, Tensors, Tensors> backward(const BankInputs<S>& in, const Ten
     std::vector<S> partial(need_params ? plan.slots * in.net.parameters : 0);
     const S* gy = data<S>(grad_y);
     S* out = need_x ? mutable_data<S>(gx) : nullptr;
-    torch::stable::parallel_for(0, static_cast<int64_t>(plan.runs.size()), 1, [&](int64_t begin, int64_t end) {
-        for (int64_t r = begin; r < end; ++r) {
-            const Run& run = plan.runs[r];
-            const View<S> par(in.parameters, in.net, run.module);
-            View<S> sums = sums_of(run, in.net, grads, partial);
-            table.backward(in.net, par.read(), in.points_at(run.begin), run.end - run.begin, gy + run.begin * in.net.out_dim,
-                           out ? out + run.begin * in.net.in_dim : nullptr, sums.write(), {}, nullptr, {});
-        }
-    });
+    torch::stable::parallel_for(0, static_cast<int64_t>(plan.runs.size()), 1,
+                                [&](int64_t begin, int64_t end) {
+                                    for (int64_t r = begin; r < end; ++r) {
+                                        const Run& run = plan.runs[r];
+                                        const View<S> par(in.parameters, in.net, run.module);
+                                        View<S> sums = sums_of(run, in.net, grads, partial);
+                                        table.backward(in.net, par.read(), in.points_at(run.begin),
+                                                       run.end - run.begin, gy + run.begin * in.net.out_dim,
+                                                       out ? out + run.begin * in.net.in_dim : nullptr,
+                                                       sums.write(), {}, nullptr, {});
+                                    }
+                                });
     if (need_params) reduce_slots(plan, in.net, partial, grads);
     return {gx, grads.weight, grads.bias};
 }
 
 template <class S>
-std::tuple<Tensor, Tensors, Tensors, Tensor> second(const BankInputs<S>& in, const Tensor& grad_y, const Tensor& tangent_x,
-                                                    const Stack<S>& tangent) {
+std::tuple<Tensor, Tensors, Tensors, Tensor> second(const BankInputs<S>& in, const Tensor& grad_y,
+                                                    const Tensor& tangent_x, const Stack<S>& tangent) {
     Tensor gx = torch::stable::new_empty(in.x, {in.points, in.net.in_dim});
     Tensor ggy = torch::stable::new_empty(in.x, {in.points, in.net.out_dim});
     Stack<S> grads = Stack<S>::zeros(in.net, in.modules, in.x);
     const BankTable<S>& table = bank_table<S>();
     const Plan plan(in.offsets, kLeastPoints, true);
     std::vector<S> partial(plan.slots * in.net.parameters);
-    torch::stable::parallel_for(0, static_cast<int64_t>(plan.runs.size()), 1, [&](int64_t begin, int64_t end) {
-        for (int64_t r = begin; r < end; ++r) {
-            const Run& run = plan.runs[r];
-            const View<S> par(in.parameters, in.net, run.module), dir(tangent, in.net, run.module);
-            View<S> sums = sums_of(run, in.net, grads, partial);
-            const int64_t x_at = run.begin * in.net.in_dim, y_at = run.begin * in.net.out_dim;
-            table.second(in.net, par.read(), in.points_at(run.begin), run.end - run.begin, data<S>(grad_y) + y_at,
-                         data<S>(tangent_x) + x_at, dir.read(), mutable_data<S>(gx) + x_at, sums.write(),
-                         mutable_data<S>(ggy) + y_at);
-        }
-    });
+    torch::stable::parallel_for(
+        0, static_cast<int64_t>(plan.runs.size()), 1, [&](int64_t begin, int64_t end) {
+            for (int64_t r = begin; r < end; ++r) {
+                const Run& run = plan.runs[r];
+                const View<S> par(in.parameters, in.net, run.module), dir(tangent, in.net, run.module);
+                View<S> sums = sums_of(run, in.net, grads, partial);
+                const int64_t x_at = run.begin * in.net.in_dim, y_at = run.begin * in.net.out_dim;
+                table.second(in.net, par.read(), in.points_at(run.begin), run.end - run.begin,
+                             data<S>(grad_y) + y_at, data<S>(tangent_x) + x_at, dir.read(),
+                             mutable_data<S>(gx) + x_at, sums.write(), mutable_data<S>(ggy) + y_at);
+            }
+        });
     reduce_slots(plan, in.net, partial, grads);
     return {gx, grads.weight, grads.bias, ggy};
 }
 
-Tensor bank_mlp_fwd(Tensor x, Tensor offsets, Tensors w, Tensors b, std::vector<int64_t> ints, std::vector<double> floats) {
+Tensor bank_mlp_fwd(Tensor x, Tensor offsets, Tensors w, Tensors b, std::vector<int64_t> ints,
+                    std::vector<double> floats) {
     return by_dtype(x, [&](auto s) {
         using S = decltype(s);
         return forward<S>(BankInputs<S>(x, offsets, w, b, ints, floats));
     });
 }
 
-std::tuple<Tensor, Tensors, Tensors> bank_mlp_bwd(Tensor x, Tensor offsets, Tensors w, Tensors b, Tensor grad_y,
-                                                  std::vector<int64_t> ints, std::vector<double> floats, bool need_x,
-                                                  bool need_params) {
+std::tuple<Tensor, Tensors, Tensors> bank_mlp_bwd(Tensor x, Tensor offsets, Tensors w, Tensors b,
+                                                  Tensor grad_y, std::vector<int64_t> ints,
+                                                  std::vector<double> floats, bool need_x, bool need_params) {
     return by_dtype(x, [&](auto s) {
         using S = decltype(s);
         const BankInputs<S> in(x, offsets, w, b, ints, floats);
@@ -112,16 +121,20 @@ std::tuple<Tensor, Tensors, Tensors> bank_mlp_bwd(Tensor x, Tensor offsets, Tens
     });
 }
 
-std::tuple<Tensor, Tensors, Tensors, Tensor> bank_mlp_bwd_bwd(Tensor x, Tensor offsets, Tensors w, Tensors b, Tensor grad_y,
-                                                              Tensor tangent_x, Tensors tangent_w, Tensors tangent_b,
-                                                              std::vector<int64_t> ints, std::vector<double> floats) {
+std::tuple<Tensor, Tensors, Tensors, Tensor> bank_mlp_bwd_bwd(Tensor x, Tensor offsets, Tensors w, Tensors b,
+                                                              Tensor grad_y, Tensor tangent_x,
+                                                              Tensors tangent_w, Tensors tangent_b,
+                                                              std::vector<int64_t> ints,
+                                                              std::vector<double> floats) {
     return by_dtype(x, [&](auto s) {
         using S = decltype(s);
         const BankInputs<S> in(x, offsets, w, b, ints, floats);
-        const Tensor gy = plain("grad_y", grad_y, x.scalar_type()), tx = plain("tangent_x", tangent_x, x.scalar_type());
+        const Tensor gy = plain("grad_y", grad_y, x.scalar_type()),
+                     tx = plain("tangent_x", tangent_x, x.scalar_type());
         check_shape("grad_y", gy, {in.points, in.net.out_dim});
         check_shape("tangent_x", tx, {in.points, in.net.in_dim});
-        return second<S>(in, gy, tx, Stack<S>("tangents", in.net, in.modules, tangent_w, tangent_b, x.scalar_type()));
+        return second<S>(in, gy, tx,
+                         Stack<S>("tangents", in.net, in.modules, tangent_w, tangent_b, x.scalar_type()));
     });
 }
 

@@ -1,12 +1,10 @@
 // The bank's tile kernels for one instruction set: portable.
-#include "bank_table.h"
-
-
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
 
+#include "bank_table.h"
 #include "math/spherical.h"
 
 #define MCLNF_VBYTES 16
@@ -22,5 +20,3 @@ const BankTable<float> table_float = make_table<float>("portable");
 const BankTable<double> table_double = make_table<double>("portable");
 }  // namespace portable
 }  // namespace mclnf
-
-

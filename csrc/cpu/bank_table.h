@@ -1,5 +1,5 @@
-// The tile kernels of the bank, one table per instruction set; the drivers (bank_mlp.cpp, fisher.cpp) split the work
-// over modules and points and know nothing of vectors.
+// The tile kernels of the bank, one table per instruction set; the drivers (bank_mlp.cpp, fisher.cpp) split
+// the work over modules and points and know nothing of vectors.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +33,8 @@ struct BankTable {
                      Slices<S> inverse, S* scores, Sums<S> squares);
     // Directional derivative of all of the above along (tangent_x, tangent): the gradient of
     // <grad_y, df/d(x, parameters) . tangent> with respect to x, the parameters and grad_y.
-    void (*second)(const Net&, Slices<S>, const S* x, int64_t n, const S* grad_y, const S* tangent_x, Slices<S> tangent,
-                   S* grad_x, Sums<S> grads, S* grad_grad_y);
+    void (*second)(const Net&, Slices<S>, const S* x, int64_t n, const S* grad_y, const S* tangent_x,
+                   Slices<S> tangent, S* grad_x, Sums<S> grads, S* grad_grad_y);
 };
 
 // The fastest set that this processor has, or the one that MCLNF_FAST_ISA names (avx512, avx2, portable).

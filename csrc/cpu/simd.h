@@ -1,8 +1,9 @@
 // Vectors of one instruction set and the elementary functions over them.
 //
 // This header is included once per instruction set, inside that set's target region and namespace (see
-// bank_avx512.cpp), which is why it has no include guard and includes nothing: a function compiled for AVX-512 must
-// never be merged by the linker with its twin for an older processor. The including file defines MCLNF_VBYTES.
+// bank_avx512.cpp), which is why it has no include guard and includes nothing: a function compiled for
+// AVX-512 must never be merged by the linker with its twin for an older processor. The including file defines
+// MCLNF_VBYTES.
 
 template <class S>
 struct Simd;
@@ -64,7 +65,8 @@ MCLNF_LANE VD vlanes(VD x, F f) {
     return x;
 }
 
-// e^x - 1 and e^x. x = n ln 2 + r, |r| <= ln(2)/2, e^r - 1 by its Taylor series (the remainder of degree 8 is below 1e-9 there).
+// e^x - 1 and e^x. x = n ln 2 + r, |r| <= ln(2)/2, e^r - 1 by its Taylor series (the remainder of degree 8 is
+// below 1e-9 there).
 MCLNF_LANE void vexp_both(VF x, VF& e, VF& em1) {
     // Out of range both ends give what IEEE gives: 0 and infinity. NaN passes the comparisons and stays NaN.
     x = x > 89.0f ? vset<float>(89.0f) : x;
@@ -136,9 +138,10 @@ MCLNF_LANE bool vany(VI mask) {
 #endif
 }
 
-// sin and cos. The reduction to |r| <= pi/4 is done in double (a sine network with w0 = 200 and the high octaves of an
-// encoding need far more than single precision has), with pi/2 in three parts: n times each of the first two is exact
-// up to |x| = 2^28, so that r keeps all its bits even where x is next to a multiple of pi/2. Beyond, the library's.
+// sin and cos. The reduction to |r| <= pi/4 is done in double (a sine network with w0 = 200 and the high
+// octaves of an encoding need far more than single precision has), with pi/2 in three parts: n times each of
+// the first two is exact up to |x| = 2^28, so that r keeps all its bits even where x is next to a multiple of
+// pi/2. Beyond, the library's.
 MCLNF_LANE void vsincos(VF x, VF& s, VF& c) {
     if (__builtin_expect(vany((x > 268435456.0f) | (x < -268435456.0f)), 0)) {
         for (int i = 0; i < Simd<float>::width; ++i) {

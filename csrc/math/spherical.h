@@ -1,5 +1,5 @@
-// Real spherical harmonics as polynomials of a direction, over any number type: plain numbers give values, dual
-// numbers give derivatives of the same code.
+// Real spherical harmonics as polynomials of a direction, over any number type: plain numbers give values,
+// dual numbers give derivatives of the same code.
 #pragma once
 
 #include "common.h"

@@ -52,7 +52,17 @@ def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], me
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(dict(meta), sort_keys=True)
     checksum = hashlib.sha256((_digest(plain) + text).encode()).hexdigest()
-    write_atomically(path, save(plain, metadata={"format": FORMAT, "meta": text, "sha256": checksum}))
+    content = save(plain, metadata={"format": FORMAT, "meta": text, "sha256": checksum})
+    write_atomically(path, _ordered(content))
+
+
+def _ordered(content: bytes) -> bytes:
+    """The same safetensors file with its header in a fixed order: the library writes the metadata in a random one,
+    and the same tensors must give the same bytes."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the tensors begin at a multiple of 8
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:

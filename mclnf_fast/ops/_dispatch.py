@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from mclnf_fast.errors import BackendError
+from mclnf_fast.errors import BackendError, InputError
 
 WhyNot = Callable[[torch.device, torch.dtype], str | None]
 
@@ -66,7 +66,7 @@ def select(op: str, backend: str | None, device: torch.device, dtype: torch.dtyp
     if backend is None or backend == "auto":
         backend, source = os.environ.get(VARIABLE, "auto"), f"the environment variable {VARIABLE}"
     if backend not in NAMES:
-        raise ValueError(f"{source} must be one of {', '.join(NAMES)}, got {backend!r}")
+        raise InputError(f"{source} must be one of {', '.join(NAMES)}, got {backend!r}")
     if backend != "auto":
         reason = why_not(op, backend, device, dtype)
         if reason is not None:
@@ -102,6 +102,17 @@ def select_in_transform(op: str, backend: str | None) -> str:
         _said.add((op, "transform", ""))
         _log.info("%s: reference taken inside a torch.func transform: compiled ops do not pass it", op)
     return "reference"
+
+
+def selector(op: str) -> Callable[[str | None, torch.device, torch.dtype], str]:
+    """`select` for one op, as a call whose result a trace takes as a constant: what is installed does not change."""
+
+    def choose(backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
+        return select(op, backend, device, dtype)
+
+    # What torch.compiler.assume_constant_result sets; calling that would import the compiler, 1.6 s at every import.
+    vars(choose)["_dynamo_marked_constant"] = True
+    return choose
 
 
 def cpu_library(device: torch.device, dtype: torch.dtype) -> str | None:

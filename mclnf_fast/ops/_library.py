@@ -31,10 +31,7 @@ def why_not(library: str) -> str | None:
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
-        return (
-            f"the compiled {library} library does not load ({error}); "
-            f"reinstall for this torch {torch.__version__}"
-        )
+        return f"the compiled {library} library does not load ({error}); reinstall for this torch {torch.__version__}"
     return None
 
 

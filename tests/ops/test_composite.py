@@ -138,9 +138,7 @@ def test_first_and_second_derivatives(backend: str, eps: float, channels: int, l
 def all_derivatives(case: tuple, background: Tensor | None, backend: str, **options: float) -> list[Tensor]:
     """Values, first and second derivatives through every output."""
     *tensors, packed_info = case if len(case) == 5 else (*case, None)
-    leaves = [
-        t.detach().clone().requires_grad_() for t in (*tensors, *([] if background is None else [background]))
-    ]
+    leaves = [t.detach().clone().requires_grad_() for t in (*tensors, *([] if background is None else [background]))]
     found = composite(*leaves[:4], packed_info, *leaves[4:], backend=backend, **options)
     loss = sum((i + 1) * t.square().sum() for i, t in enumerate(found))
     first = torch.autograd.grad(loss, leaves, create_graph=True)
@@ -153,18 +151,14 @@ def all_derivatives(case: tuple, background: Tensor | None, backend: str, **opti
 @pytest.mark.parametrize("background", ["none", "one", "each"])
 def test_cpu_agrees_with_reference(dtype: torch.dtype, channels: int, background: str) -> None:
     need("cpu", dtype)
-    behind = {"none": None, "one": torch.rand(channels), "each": torch.rand(len(ODD_COUNTS), channels)}[
-        background
-    ]
+    behind = {"none": None, "one": torch.rand(channels), "each": torch.rand(len(ODD_COUNTS), channels)}[background]
     behind = None if behind is None else behind.to(dtype)
     for gap in (0, 2):
         case = packed_case(ODD_COUNTS, channels, dtype, gap)
         found, wanted = (all_derivatives(case, behind, b) for b in ("cpu", "reference"))
         for i, (a, b) in enumerate(zip(found, wanted)):
             scale = float(b.detach().abs().max().clamp_min(1e-30))
-            assert float((a - b).detach().abs().max()) <= scale * (
-                2e-5 if dtype == torch.float32 else 1e-12
-            ), i
+            assert float((a - b).detach().abs().max()) <= scale * (2e-5 if dtype == torch.float32 else 1e-12), i
 
 
 @pytest.mark.parametrize("samples", [1, 15, 64, 65, 1000])
@@ -231,16 +225,12 @@ def test_any_strides() -> None:
     transposed = color.permute(2, 1, 0).contiguous().permute(2, 1, 0)
     offset = torch.cat([torch.zeros(7, 1), density], dim=1)[:, 1:]
     assert_close(composite(offset, transposed, starts, ends, backend="cpu"), wanted, rtol=0, atol=0)
-    expanded = composite(
-        density, color[:, :1].expand(-1, 33, -1), starts[:1].expand(7, -1), ends, backend="cpu"
-    )
+    expanded = composite(density, color[:, :1].expand(-1, 33, -1), starts[:1].expand(7, -1), ends, backend="cpu")
     copied = composite(density, color[:, :1].repeat(1, 33, 1), starts[:1].repeat(7, 1), ends, backend="cpu")
     assert_close(expanded, copied, rtol=0, atol=0)
     info = pack([3, 4]).t().contiguous().t()
     packed = packed_case([3, 4], 2, torch.float32)
-    assert_close(
-        composite(*packed[:4], info, backend="cpu"), composite(*packed, backend="cpu"), rtol=0, atol=0
-    )
+    assert_close(composite(*packed[:4], info, backend="cpu"), composite(*packed, backend="cpu"), rtol=0, atol=0)
 
 
 @backends
@@ -283,9 +273,7 @@ def test_packing(counts: list[int], gap: int, seed: int, eps: float) -> None:
 def test_opcheck(layout: str) -> None:
     need("cpu")
     case = (
-        packed_case([0, 3, 2], 3, torch.float32)
-        if layout == "packed"
-        else (*dense_case(3, 4, 3, torch.float32), None)
+        packed_case([0, 3, 2], 3, torch.float32) if layout == "packed" else (*dense_case(3, 4, 3, torch.float32), None)
     )
     tensors = [t if t is None or t.dtype == torch.int64 else t.clone().requires_grad_() for t in case]
     inputs = (*tensors, torch.rand(3, requires_grad=True))
@@ -303,9 +291,7 @@ def test_opcheck(layout: str) -> None:
 def test_compiles_whole(layout: str) -> None:
     need("cpu")
     case = (
-        packed_case([3, 0, 5], 3, torch.float32)
-        if layout == "packed"
-        else (*dense_case(3, 4, 3, torch.float32), None)
+        packed_case([3, 0, 5], 3, torch.float32) if layout == "packed" else (*dense_case(3, 4, 3, torch.float32), None)
     )
 
     def loss(density: Tensor, color: Tensor) -> Tensor:
@@ -349,9 +335,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "text"), BAD, ids=[f"{next(iter(b[0]))}-{i}" for i, b in enumerate(BAD)]
-)
+@pytest.mark.parametrize(("change", "error", "text"), BAD, ids=[f"{next(iter(b[0]))}-{i}" for i, b in enumerate(BAD)])
 def test_refuses(change: dict, error: type[Exception], text: str) -> None:
     good = dict(zip(("density", "color", "t_starts", "t_ends"), dense_case(2, 4, 3, torch.float32)))
     with pytest.raises(error, match=text):
@@ -368,7 +352,5 @@ def test_refuses_packed_info(rows: list[list[int]]) -> None:
     with pytest.raises(TypeError, match="packed_info must have dtype"):
         composite(*tensors, torch.tensor(rows, dtype=torch.float32))
     need("cpu")
-    with pytest.raises(
-        RuntimeError, match=r"packed_info\["
-    ):  # the kernel looks for itself, also under torch.compile
+    with pytest.raises(RuntimeError, match=r"packed_info\["):  # the kernel looks for itself, also under torch.compile
         torch.ops.mclnf_fast.composite_fwd(*tensors, torch.tensor(rows), None, 0.0)

@@ -124,9 +124,7 @@ def test_cpu_keeps_the_very_samples_of_the_reference(
                 for b in ("cpu", "reference")
             )
             assert_same(found, wanted)
-            assert_same(
-                found, march_rays(origins, directions, occupancy, aabb, backend="cpu", **options, **limits)
-            )
+            assert_same(found, march_rays(origins, directions, occupancy, aabb, backend="cpu", **options, **limits))
 
 
 @backends
@@ -197,12 +195,9 @@ def test_jitter_is_uniform_within_half_a_bin(backend: str) -> None:
     origins = torch.tensor([[-2.0, 0.0, 0.0]]).expand(2000, 3)
     rays = origins, torch.tensor([[1.0, 0.0, 0.0]]).expand(2000, 3)
     plain, moved = (
-        march_rays(*rays, None, box(), bins=8, stratified=s, seed=2**40, backend=backend)
-        for s in (False, True)
+        march_rays(*rays, None, box(), bins=8, stratified=s, seed=2**40, backend=backend) for s in (False, True)
     )
-    shift = ((moved.t_ends - plain.t_ends) * 4).reshape(2000, 8)[
-        :, :-1
-    ]  # in bins; the last edge does not move
+    shift = ((moved.t_ends - plain.t_ends) * 4).reshape(2000, 8)[:, :-1]  # in bins; the last edge does not move
     assert float(shift.abs().max()) <= 0.5
     assert abs(float(shift.mean())) < 0.01
     assert abs(float(shift.var()) - 1 / 12) < 0.003
@@ -214,9 +209,7 @@ def test_jitter_is_uniform_within_half_a_bin(backend: str) -> None:
 def test_steps_and_bins(backend: str) -> None:
     need(backend)
     rays = ray((-2.0, 0.2, 0.0), (1.0, 0.0, 0.0))
-    assert_same(
-        *(march_rays(*rays, None, box(), backend=backend, **o) for o in ({"bins": 8}, {"step": 0.25}))
-    )
+    assert_same(*(march_rays(*rays, None, box(), backend=backend, **o) for o in ({"bins": 8}, {"step": 0.25})))
     found = march_rays(*rays, None, box(), step=0.75, backend=backend)  # the last step is shorter
     assert found.t_starts.tolist() == [1.0, 1.75, 2.5]
     assert found.t_ends.tolist() == [1.75, 2.5, 3.0]
@@ -389,9 +382,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "text"), BAD, ids=[f"{next(iter(b[0]))}-{i}" for i, b in enumerate(BAD)]
-)
+@pytest.mark.parametrize(("change", "error", "text"), BAD, ids=[f"{next(iter(b[0]))}-{i}" for i, b in enumerate(BAD)])
 def test_refuses(change: dict, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         march_rays(**{**GOOD, **change})

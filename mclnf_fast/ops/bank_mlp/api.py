@@ -15,10 +15,7 @@ from mclnf_fast.spec import FieldSpec
 _dispatch.register("bank_mlp", "cpu", _dispatch.cpu_library)
 _dispatch.register("bank_mlp", "reference", _dispatch.always)
 
-
-@torch.compiler.assume_constant_result  # what is installed does not change: nothing to trace
-def _select(backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
-    return _dispatch.select("bank_mlp", backend, device, dtype)
+_select = _dispatch.selector("bank_mlp")
 
 
 def check_bank(
@@ -34,9 +31,7 @@ def check_bank(
             raise ValueError(f"{name} must hold {len(layers)} tensors, one a layer, got {len(tensors)}")
     modules = weights[0].shape[0] if isinstance(weights[0], Tensor) and weights[0].dim() else 0
     for l, (rows, columns) in enumerate(layers):
-        _checks.check_tensor(
-            f"weights[{l}]", weights[l], (modules, rows, columns), x.dtype, x.device, "[M, in, out]"
-        )
+        _checks.check_tensor(f"weights[{l}]", weights[l], (modules, rows, columns), x.dtype, x.device, "[M, in, out]")
         _checks.check_tensor(f"biases[{l}]", biases[l], (modules, columns), x.dtype, x.device, "[M, out]")
     _checks.check_tensor("offsets", offsets, (modules + 1,), torch.int64, x.device, "[M + 1]")
     _checks.check_offsets("offsets", offsets, x.shape[0])
@@ -75,7 +70,8 @@ def bank_mlp(
     """
     weights, biases = _checks.tensors("weights", weights), _checks.tensors("biases", biases)
     _checks.check_tensor("x", x, what="[N, in_dim]")
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+    autocast = x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
+    if autocast and x.dtype in (torch.float32, torch.float16, torch.bfloat16):
         dtype = torch.get_autocast_dtype(x.device.type)
         with torch.autocast(x.device.type, enabled=False):
             cast = [t.to(dtype) for t in (*weights, *biases)]

@@ -57,9 +57,7 @@ def _bwd_bwd_fake(
     return x.new_empty(x.shape), _shapes_like(weights), _shapes_like(biases), grad_grad_y
 
 
-def _save(
-    ctx: Any, x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], *more: Tensor
-) -> None:
+def _save(ctx: Any, x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], *more: Tensor) -> None:
     ctx.layers = len(weights)
     ctx.save_for_backward(x, offsets, *more, *weights, *biases)
 
@@ -121,8 +119,7 @@ def _bwd_backward(ctx: Any, cot_x: Tensor | None, cot_w: Any, cot_b: Any) -> tup
 
 def _third(ctx: Any, *grads: Any) -> Any:
     raise RuntimeError(
-        "mclnf_fast.bank_mlp: third derivatives are not implemented in the compiled backends; "
-        "use backend='reference'"
+        "mclnf_fast.bank_mlp: third derivatives are not implemented in the compiled backends; use backend='reference'"
     )
 
 

@@ -23,10 +23,7 @@ _dispatch.register("composite", "cuda", _cuda_library)
 _dispatch.register("composite", "cpu", _dispatch.cpu_library)
 _dispatch.register("composite", "reference", _dispatch.always)
 
-
-@torch.compiler.assume_constant_result  # what is installed does not change: nothing to trace
-def _select(backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
-    return _dispatch.select("composite", backend, device, dtype)
+_select = _dispatch.selector("composite")
 
 
 def composite(

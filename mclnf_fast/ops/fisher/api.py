@@ -17,10 +17,7 @@ from mclnf_fast.spec import FieldSpec
 _dispatch.register("fisher_scores", "cpu", _dispatch.cpu_library)
 _dispatch.register("fisher_scores", "reference", _dispatch.always)
 
-
-@torch.compiler.assume_constant_result  # what is installed does not change: nothing to trace
-def _select(backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
-    return _dispatch.select("fisher_scores", backend, device, dtype)
+_select = _dispatch.selector("fisher_scores")
 
 
 Pair = tuple[list[Tensor], list[Tensor]]
@@ -104,17 +101,13 @@ def fisher_scores(
                 x, offsets, weights, biases, grad_y, given, spec, ids, samples, damping, grads
             )
         else:
-            result = _compiled(
-                x, offsets, weights, biases, grad_y, given, spec, sample_ids, samples, damping, grads
-            )
+            result = _compiled(x, offsets, weights, biases, grad_y, given, spec, sample_ids, samples, damping, grads)
     scores, *pairs = result
     narrow: list[Pair] = [([t.to(dtype) for t in p[0]], [t.to(dtype) for t in p[1]]) for p in pairs]
     return FisherResult(scores.to(dtype), narrow[0], narrow[1])
 
 
-def _checked_fisher(
-    fisher: object, weights: list[Tensor], biases: list[Tensor], x: Tensor, wide: torch.dtype
-) -> Pair:
+def _checked_fisher(fisher: object, weights: list[Tensor], biases: list[Tensor], x: Tensor, wide: torch.dtype) -> Pair:
     """The caller's diagonal Fisher in the dtype of the computation."""
     if not isinstance(fisher, (tuple, list)) or len(fisher) != 2:
         raise TypeError(f"fisher must be a pair (like weights, like biases), got {type(fisher).__name__}")
@@ -122,9 +115,7 @@ def _checked_fisher(
     for k, (name, like) in enumerate((("weights", weights), ("biases", biases))):
         tensors = _checks.tensors(f"fisher[{k}]", fisher[k])
         if len(tensors) != len(like):
-            raise ValueError(
-                f"fisher[{k}] must hold {len(like)} tensors like {name}, one a layer, got {len(tensors)}"
-            )
+            raise ValueError(f"fisher[{k}] must hold {len(like)} tensors like {name}, one a layer, got {len(tensors)}")
         for l, (f, t) in enumerate(zip(tensors, like)):
             where = f"fisher[{k}][{l}]"
             _checks.check_tensor(where, f, t.shape, (x.dtype, wide), x.device, f"like {name}[{l}]")
@@ -189,9 +180,7 @@ def _compiled(
 
     def sweep(inverse: Pair | None, sums: bool) -> tuple[Tensor, Pair, Pair]:
         inv = inverse or ([], [])
-        s, gw, gb, fw, fb = op(
-            x, offsets, weights, biases, grad_y, *extra, inv[0], inv[1], ints, floats, sums
-        )
+        s, gw, gb, fw, fb = op(x, offsets, weights, biases, grad_y, *extra, inv[0], inv[1], ints, floats, sums)
         share = 1 / counts.clamp(min=1).to(x.dtype)
         for f in fw:
             f *= share[:, None, None]

@@ -53,8 +53,7 @@ def _segments_fake(
 
 def _refuse(ctx: Any, *grads: Any) -> Any:
     raise RuntimeError(
-        "mclnf_fast.fisher_scores is not differentiable: weights made from scores are held fixed "
-        "(stop-gradient)"
+        "mclnf_fast.fisher_scores is not differentiable: weights made from scores are held fixed (stop-gradient)"
     )
 
 

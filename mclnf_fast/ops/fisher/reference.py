@@ -40,9 +40,7 @@ def layers_of(
             inputs.append(h.detach())
             z = (h @ weight.detach() + bias.detach()).requires_grad_()
             zs.append(z)
-            h = activate(
-                spec.output_activation if layer == spec.hidden_layers else spec.activation, z, spec.w0
-            )
+            h = activate(spec.output_activation if layer == spec.hidden_layers else spec.activation, z, spec.w0)
         return list(zip(inputs, torch.autograd.grad(h, zs, grad_y)))
 
 
@@ -87,9 +85,7 @@ def fisher_scores(
             continue
         present, segment = sample_ids[begin:end].unique(return_inverse=True)
         count = present.numel()
-        layers = layers_of(
-            x[begin:end], [w[m] for w in weights], [b[m] for b in biases], grad_y[begin:end], spec
-        )
+        layers = layers_of(x[begin:end], [w[m] for w in weights], [b[m] for b in biases], grad_y[begin:end], spec)
         for l, (a, d) in enumerate(layers):
             chunks = per_sample(a, d, segment, count)
             for _, g in chunks:
@@ -100,7 +96,5 @@ def fisher_scores(
             used = mean if fisher is None else fisher
             information = inverse(torch.cat((used[0][l][m], used[1][l][m][None])), damping)
             for first, g in chunks:
-                scores.index_add_(
-                    0, present[first : first + g.shape[0]], (g.square() * information).sum((1, 2))
-                )
+                scores.index_add_(0, present[first : first + g.shape[0]], (g.square() * information).sum((1, 2)))
     return scores, total if grads else ([], []), mean if grads else ([], [])

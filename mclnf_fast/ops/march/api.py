@@ -30,10 +30,7 @@ _dispatch.register("march_rays", "cuda", _cuda_library)
 _dispatch.register("march_rays", "cpu", _cpu_library)
 _dispatch.register("march_rays", "reference", _dispatch.always)
 
-
-@torch.compiler.assume_constant_result  # what is installed does not change: nothing to trace
-def _select(backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
-    return _dispatch.select("march_rays", backend, device, dtype)
+_select = _dispatch.selector("march_rays")
 
 
 @torch.no_grad()
@@ -131,13 +128,10 @@ def _check_occupancy(occupancy: Tensor | None, device: torch.device, early_stop_
     if not 0 <= early_stop_eps < 1:
         raise ValueError(f"early_stop_eps must be in [0, 1), got {early_stop_eps!r}")
     if occupancy is not None:
-        check_tensor(
-            "occupancy", occupancy, None, (torch.bool, torch.float32), device, "[X, Y, Z] or [L, X, Y, Z]"
-        )
+        check_tensor("occupancy", occupancy, None, (torch.bool, torch.float32), device, "[X, Y, Z] or [L, X, Y, Z]")
         if occupancy.dim() not in (3, 4) or occupancy.numel() == 0:
             raise ValueError(
-                "occupancy must be [X, Y, Z] or [L, X, Y, Z] without an empty axis, "
-                f"got {list(occupancy.shape)}"
+                f"occupancy must be [X, Y, Z] or [L, X, Y, Z] without an empty axis, got {list(occupancy.shape)}"
             )
         if occupancy.dim() == 4 and occupancy.shape[0] > 32:
             raise ValueError(f"occupancy must have at most 32 levels, got {occupancy.shape[0]}")
