@@ -110,7 +110,7 @@ class Learner:
         q = result.scores / weights.square()
         if items is not None and known is not None:
             self._remember(items, q, weights)
-        if by_loss and config.lam > 0:
+        if by_loss:  # with lam = 0 as well: the weights are then ones, and the gradient has the bits of the MSE's
             loss_weights = fim_weights(q, lam=config.lam, clip=config.clip)
             loss = (weights * loss_weights * self.task.losses(self.params, batch, k)).mean()
             return torch.autograd.grad(loss, self.params)
@@ -137,15 +137,19 @@ class Learner:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over what `state_dict` returned. Raises ValueError where an entry is missing."""
+        """Takes over what `state_dict` returned. Raises ValueError where an entry is missing or of another shape."""
 
         def part(name: str) -> dict[str, Tensor]:
             return {k[len(name) + 1 :]: v for k, v in state.items() if k.startswith(f"{name}.")}
 
-        for i, p in enumerate(self.params):
-            if f"params.{i}" not in state:
-                raise ValueError(f"state must hold 'params.{i}', got {sorted(state)}")
-            with torch.no_grad():
+        own = {f"params.{i}": p.shape for i, p in enumerate(self.params)}
+        for key, shape in {**own, "steps_made": (), "item_scores": self.item_scores.shape}.items():
+            if key not in state:
+                raise ValueError(f"state must hold {key!r}, got {sorted(state)}")
+            if state[key].shape != shape:
+                raise ValueError(f"state[{key!r}] must be {tuple(shape)}, got {tuple(state[key].shape)}")
+        with torch.no_grad():
+            for i, p in enumerate(self.params):
                 p.copy_(state[f"params.{i}"])
         self.steps_made = int(state["steps_made"])
         self.item_scores = state["item_scores"].clone()

@@ -34,16 +34,12 @@ def check_poses(c2w: Tensor, what: str = "c2w", tolerance: float = ROTATION_TOLE
     pose = c2w.detach().to(torch.float64)
     finite = torch.isfinite(pose).flatten(1).all(1)
     if not bool(finite.all()):
-        raise InputError(
-            f"{what}: every pose must be finite, pose {int((~finite).nonzero()[0])} holds NaN or infinity"
-        )
+        raise InputError(f"{what}: every pose must be finite, pose {int((~finite).nonzero()[0])} holds NaN or infinity")
     if pose.shape[1] == 4 and len(pose):
         last = (pose[:, 3] - pose.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().amax(1)
         if float(last.max()) > tolerance:
             bad = int(last.argmax())
-            raise InputError(
-                f"{what}: the last row must be 0 0 0 1, in pose {bad} it was {pose[bad, 3].tolist()}"
-            )
+            raise InputError(f"{what}: the last row must be 0 0 0 1, in pose {bad} it was {pose[bad, 3].tolist()}")
     rotation = pose[:, :3, :3]
     if len(pose):
         eye = torch.eye(3, dtype=pose.dtype, device=pose.device)
@@ -98,9 +94,7 @@ class Cameras:
             if value.ndim == 0:
                 value = value.expand(len(pose)).contiguous()
             if tuple(value.shape) != (len(pose),):
-                raise InputError(
-                    f"{name}: must be a number or [{len(pose)}], one a view, was {tuple(value.shape)}"
-                )
+                raise InputError(f"{name}: must be a number or [{len(pose)}], one a view, was {tuple(value.shape)}")
             if not bool(torch.isfinite(value).all()):
                 raise InputError(f"{name}: must be finite, was {value.tolist()}")
             if name in ("fx", "fy") and len(value) and float(value.min()) <= 0:
@@ -224,9 +218,7 @@ def cat_cameras(parts: list[Cameras]) -> Cameras:
     def joined(name: str) -> Tensor:
         return torch.cat([getattr(part, name) for part in parts])
 
-    return replace(
-        parts[0], c2w=joined("c2w"), fx=joined("fx"), fy=joined("fy"), cx=joined("cx"), cy=joined("cy")
-    )
+    return replace(parts[0], c2w=joined("c2w"), fx=joined("fx"), fy=joined("fy"), cx=joined("cx"), cy=joined("cy"))
 
 
 def look_at(position: Tensor, target: Tensor, roll: Tensor | None = None) -> Tensor:

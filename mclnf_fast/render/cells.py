@@ -87,8 +87,9 @@ class Cells:
         local = (points[None] - centers[:, None]).abs() / halves[:, None]  # [M, N, 3], 1 at the grown border
         inner = 2.0 / self.margin - 1.0  # mirror image of the grown border in the cell's border
         ramp = ((1.0 - local[..., :2]) / max(1.0 - inner, 1e-6)).clamp(0.0, 1.0).prod(-1)
-        inside = (local <= 1.0).all(-1)
-        # A point on the outermost border still has an owner.
+        # A point on the outermost border still has an owner, also where its coordinates were rounded outwards.
+        rounding = 4 * torch.finfo(local.dtype).eps * (1.0 + centers.abs() / halves)
+        inside = (local <= 1.0 + rounding[:, None]).all(-1)
         weight = torch.where(inside, ramp.clamp(min=1e-6), torch.zeros_like(ramp))
         total = weight.sum(0)
         modules, rows = (weight > 0).nonzero(as_tuple=True)

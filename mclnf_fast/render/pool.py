@@ -40,6 +40,8 @@ class RayPool:
                 f"cameras must fit images [{views}, {height}, {width}], got {len(cameras)} of "
                 f"{cameras.height} x {cameras.width}"
             )
+        if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
+            raise InputError(f"tile must be an int of at least 1, got {tile!r}")
         self.images, self.cameras, self.tile = images, cameras, tile
         self._colors = images.reshape(-1, 3)
         self.width, self.height = width, height

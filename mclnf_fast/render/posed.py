@@ -108,9 +108,7 @@ class PosedImages:
         """One view [H, W, 3] of `cameras` through this task's module, without jitter."""
         origins, directions = cameras.view_rays(view)
         pieces = [
-            render_modules(
-                params, self.spec, o, d, torch.tensor([0, o.shape[0]]), self.cells, self.settings
-            ).color
+            render_modules(params, self.spec, o, d, torch.tensor([0, o.shape[0]]), self.cells, self.settings).color
             for o, d in zip(origins.split(self.settings.chunk), directions.split(self.settings.chunk))
         ]
         return torch.cat(pieces).reshape(cameras.height, cameras.width, 3)
@@ -145,7 +143,5 @@ def posed_losses(
     seed: int,
 ) -> Tensor:
     """Mean squared colour error of every ray [R], of rays grouped by module; differentiable in `params`."""
-    out = render_modules(
-        params, spec, batch.origins, batch.directions, ray_offsets, cells, settings, seed=seed
-    )
+    out = render_modules(params, spec, batch.origins, batch.directions, ray_offsets, cells, settings, seed=seed)
     return (out.color - batch.colors).square().mean(-1)

@@ -225,5 +225,10 @@ def _scene_chunk(
     mixed = x.new_zeros(x.shape[0]).index_add_(0, rows, shares * density)
     emitted = x.new_zeros(x.shape[0], 3).index_add_(0, rows, (shares * density)[:, None] * color)
     color = emitted / mixed.clamp(min=1e-12)[:, None]
-    out = _composite(mixed, color, marched.t_starts, marched.t_ends, marched.packed_info, settings)
+    # Where cells leave a gap nothing stands, and the last thing that a ray sees is its last sample in a cell.
+    owned = torch.zeros_like(mixed, dtype=torch.bool)
+    owned[rows] = True
+    counts = torch.zeros_like(marched.packed_info[:, 1]).index_add_(0, marched.ray_ids, owned.to(torch.int64))
+    packed_info = torch.stack((counts.cumsum(0) - counts, counts), 1)
+    out = _composite(mixed[owned], color[owned], marched.t_starts[owned], marched.t_ends[owned], packed_info, settings)
     return Rendered(out.color, out.opacity, out.depth * unit)

@@ -30,9 +30,7 @@ def toy_forward(params: Params, x: Tensor) -> Tensor:
     return torch.baddbmm(b1[:, None], torch.tanh(torch.baddbmm(b0[:, None], x, w0)), w1)
 
 
-def toy_task(
-    modules: int, n: int = 7, seed: int = 1, dtype: torch.dtype = torch.float64
-) -> Callable[..., Tensor]:
+def toy_task(modules: int, n: int = 7, seed: int = 1, dtype: torch.dtype = torch.float64) -> Callable[..., Tensor]:
     """A loss function `(params, step) -> [M]`: each module regresses onto targets of its own."""
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(modules, n, 2, generator=g, dtype=dtype)

@@ -14,9 +14,7 @@ def some_cameras(count: int = 3, width: int = 7, height: int = 5) -> Cameras:
     position = torch.randn(count, 3, generator=generator) * 4
     target = torch.randn(count, 3, generator=generator)
     focal = 5 + torch.rand(count, generator=generator)
-    return Cameras(
-        look_at(position, target), focal, focal * 1.1, focal * 0 + 3.4, focal * 0 + 2.6, width, height
-    )
+    return Cameras(look_at(position, target), focal, focal * 1.1, focal * 0 + 3.4, focal * 0 + 2.6, width, height)
 
 
 def test_rays_follow_the_pinhole_formula():

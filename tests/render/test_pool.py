@@ -1,0 +1,115 @@
+"""The pool of training rays: colours, tiles that cover every pixel once, and draws that favour none."""
+
+import pytest
+import torch
+from fields import generator, some_images
+
+from mclnf_fast.errors import InputError
+from mclnf_fast.render import RayPool
+
+SIZES = [(2, 8, 8, 4), (2, 10, 7, 4), (1, 5, 3, 8), (3, 9, 9, 1), (1, 1, 13, 4)]  # views, width, height, tile
+
+
+def pool_of(views: int, width: int, height: int, tile: int) -> RayPool:
+    images, cameras = some_images(views, width, height)
+    return RayPool(images, cameras, tile)
+
+
+def tile_of(pool: RayPool, ids: torch.Tensor) -> torch.Tensor:
+    """The tile of each pixel, from its definition."""
+    view, rest = ids // (pool.width * pool.height), ids % (pool.width * pool.height)
+    row, column = rest // pool.width, rest % pool.width
+    return (view * pool.rows + row // pool.tile) * pool.columns + column // pool.tile
+
+
+def test_colours_and_rays_are_those_of_the_pixel():
+    images, cameras = some_images(3, 6, 5)
+    pool = RayPool(images, cameras, 4)
+    assert len(pool) == 3 * 6 * 5
+    ids = torch.tensor([0, 5, 29, 30, 89, 47])
+    batch = pool.batch(ids)
+    for k, i in enumerate(ids.tolist()):
+        view, row, column = i // 30, i % 30 // 6, i % 6
+        assert torch.equal(batch.colors[k], images[view, row, column].float() / 255)
+        origins, directions = cameras.view_rays(view)
+        assert torch.equal(batch.origins[k], origins[row * 6 + column])
+        assert torch.equal(batch.directions[k], directions[row * 6 + column])
+    torch.testing.assert_close(batch.directions.norm(dim=-1), torch.ones(6))
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_tiles_cover_every_pixel_once(sizes):
+    pool = pool_of(*sizes)
+    found = tile_of(pool, torch.arange(len(pool)))
+    assert torch.equal(found.bincount(minlength=pool.tiles), pool.tile_sizes())
+    assert int(pool.tile_sizes().sum()) == len(pool)
+    assert int(pool.tile_sizes().min()) >= 1
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_the_pixel_that_is_drawn_lies_in_its_tile_and_the_factor_is_the_tiles_share(sizes):
+    pool = pool_of(*sizes)
+    tiles = torch.arange(pool.tiles).repeat(20)
+    ids, factor = pool.in_tiles(tiles, generator())
+    assert torch.equal(tile_of(pool, ids), tiles)
+    torch.testing.assert_close(factor, pool.tile_sizes()[tiles] * (pool.tiles / len(pool)))
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_in_tiles_is_unbiased_over_pixels(sizes, monkeypatch):
+    """Enumerated: uniform tiles, each of a tile's pixels once, times the factors: every pixel has the same mass."""
+    pool = pool_of(*sizes)
+    mass = torch.zeros(len(pool), dtype=torch.float64)
+    for tile in range(pool.tiles):
+        row, column = tile % (pool.rows * pool.columns) // pool.columns, tile % pool.columns
+        high = min(pool.tile, pool.height - row * pool.tile)
+        wide = min(pool.tile, pool.width - column * pool.tile)
+        # The middles of the high x wide equal parts of the unit square, each of which stands for its part.
+        places = torch.cartesian_prod((torch.arange(high) + 0.5) / high, (torch.arange(wide) + 0.5) / wide).T
+        monkeypatch.setattr(torch, "rand", lambda *a, places=places, **k: places)
+        ids, factor = pool.in_tiles(torch.full((high * wide,), tile), generator())
+        mass.index_add_(0, ids, factor.double() / (pool.tiles * high * wide))
+    torch.testing.assert_close(mass, torch.full_like(mass, 1 / len(pool)), rtol=1e-5, atol=0)
+
+
+def test_draws_hit_all_pixels_of_a_ragged_tile_alike():
+    pool = pool_of(1, 10, 7, 4)
+    tile = pool.tiles - 1  # 2 x 3 pixels
+    ids, _ = pool.in_tiles(torch.full((6000,), tile), generator())
+    counts = ids.unique(return_counts=True)[1]
+    assert counts.numel() == 6
+    # chi-square with 5 degrees of freedom: above 30 once in a hundred thousand
+    assert float(((counts - 1000.0) ** 2 / 1000).sum()) < 30
+
+
+def test_uniform_draws_stay_inside_and_follow_the_generator():
+    pool = pool_of(2, 6, 5, 4)
+    ids = pool.uniform(5000, generator(1))
+    assert int(ids.min()) == 0
+    assert int(ids.max()) == 59
+    assert torch.equal(ids, pool.uniform(5000, generator(1)))
+    assert not torch.equal(ids, pool.uniform(5000, generator(2)))
+
+
+def test_an_empty_draw():
+    pool = pool_of(1, 6, 5, 4)
+    ids, factor = pool.in_tiles(torch.zeros(0, dtype=torch.int64), generator())
+    assert ids.shape == factor.shape == (0,)
+    assert pool.batch(ids).colors.shape == (0, 3)
+
+
+def test_what_is_refused():
+    images, cameras = some_images(2, 6, 5)
+    with pytest.raises(InputError, match=r"images must be uint8 \[V, H, W, 3\], got torch.float32"):
+        RayPool(images.float(), cameras)
+    with pytest.raises(InputError, match=r"images must be uint8 \[V, H, W, 3\].*\[2, 5, 6\]"):
+        RayPool(images[..., 0], cameras)
+    with pytest.raises(InputError, match=r"cameras must fit images \[1, 5, 6\], got 2 of 5 x 6"):
+        RayPool(images[:1], cameras)
+    with pytest.raises(InputError, match=r"cameras must fit images \[2, 5, 5\]"):
+        RayPool(images[:, :, :5], cameras)
+    with pytest.raises(InputError, match=r"cameras must fit images \[0, 5, 6\]"):
+        RayPool(images[:0], cameras[:0])
+    for tile in (0, -1, 2.0, True):
+        with pytest.raises(InputError, match="tile must be an int of at least 1"):
+            RayPool(images, cameras, tile)
