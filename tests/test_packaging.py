@@ -1,0 +1,156 @@
+"""What a newcomer meets before any code runs: the README's commands, the build lists, what an import needs."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from typing import Any
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+OPTIONAL = ("tyro", "tqdm", "yaml", "PIL", "matplotlib", "jinja2", "torchmetrics", "safetensors")
+TOP_LEVEL = {
+    ".ci", ".clang-format", ".gitignore", ".pre-commit-config.yaml", "CONTRIBUTING.md", "LICENSE", "README.md",
+    "benchmarks", "csrc", "mclnf_fast", "pyproject.toml", "setup.py", "tests",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def readme() -> str:
+    return (ROOT / "README.md").read_text()
+
+
+def sh_blocks(text: str) -> list[list[str]]:
+    return [body.strip().splitlines() for body in re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S)]
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Python on our sources, away from the repository."""
+    given = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=False)
+
+
+def test_build_and_package_take_the_same_torch(project: dict[str, Any]) -> None:
+    build = [r for r in project["build-system"]["requires"] if r.startswith("torch")]
+    package = [r for r in project["project"]["dependencies"] if r.startswith("torch")]
+    assert build == package
+    assert len(build) == 1
+
+
+def test_the_oldest_torch_is_the_target_of_the_build(project: dict[str, Any]) -> None:
+    major, minor = re.search(r"torch>=(\d+)\.(\d+)", project["build-system"]["requires"][1]).groups()
+    target = re.search(r"TORCH_TARGET_VERSION=0x(\w{2})(\w{2})", (ROOT / "setup.py").read_text())
+    assert (int(target[1], 16), int(target[2], 16)) == (int(major), int(minor))
+
+
+def test_versions_agree(project: dict[str, Any], readme: str) -> None:
+    version = project["project"]["version"]
+    assert f'__version__ = "{version}"' in (ROOT / "mclnf_fast" / "__init__.py").read_text()
+    assert f"version {version}" in readme
+
+
+def test_the_first_two_sh_blocks_are_the_run_and_the_tests(readme: str) -> None:
+    first, second, *_ = sh_blocks(readme)
+    assert len(first) == len(second) == 1
+    for part in ("python3 -m venv .venv", ".venv/bin/pip install '.[report]'", ".venv/bin/mclnf-fast run city"):
+        assert part in first[0]
+    for part in (".venv/bin/pip install", "'.[test]'", "-m pytest"):
+        assert part in second[0]
+
+
+def test_the_ten_lines_of_the_readme_run(readme: str) -> None:
+    code = re.search(r"^```python\n(.*?)^```$", readme, re.M | re.S)[1]
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["torch.Size([4096])", "16"]
+
+
+def test_every_variable_that_the_code_reads_is_documented() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    files = [ROOT / "setup.py", *(ROOT / "mclnf_fast").rglob("*.py"), *(ROOT / "csrc").rglob("*.[ch]pp")]
+    read = {name for file in files for name in re.findall(r"\"(MCLNF_[A-Z_]+)\"", file.read_text())}
+    assert read, "no variable found: the pattern no longer fits"
+    assert {name for name in read if f"`{name}" not in text} == set()
+
+
+def test_every_source_is_in_the_build(tmp_path: pathlib.Path) -> None:
+    """Asked for metadata alone, setup.py lists what it would compile, without importing torch."""
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "csrc"):
+        where = ROOT / name
+        (shutil.copytree if where.is_dir() else shutil.copy)(where, tmp_path / name)
+    code = (
+        "import sys; sys.argv = ['setup.py', '-q', 'egg_info']; import runpy, setuptools.dist\n"
+        "found = []; init = setuptools.dist.Distribution.__init__\n"
+        "def keep(self, *a, **k): init(self, *a, **k); found.extend(self.ext_modules or [])\n"
+        "setuptools.dist.Distribution.__init__ = keep\n"
+        "runpy.run_path('setup.py'); assert 'torch' not in sys.modules\n"
+        "print(*[s for e in found for s in e.sources], *[s for e in found for s in e.depends], sep='\\n')"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "MCLNF_NO_EXT"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    if "No module named 'setuptools" in done.stderr or "cannot import name" in done.stderr:
+        pytest.skip("setuptools of the build's version is not installed here")
+    assert done.returncode == 0, done.stderr
+    listed = set(done.stdout.split())
+    there = {str(f.relative_to(ROOT)) for f in (ROOT / "csrc").rglob("*") if f.suffix in (".cpp", ".cu", ".h")}
+    assert there - listed == set()
+
+
+def test_the_import_needs_torch_and_numpy_only() -> None:
+    done = run(f"""
+import sys
+
+from importlib.machinery import PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in {OPTIONAL!r} else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+import torch
+import mclnf_fast as mf
+bank = mf.FieldBank(mf.FieldSpec(2, 3, 8, 1), modules=2)
+assert not {{name.split(".")[0] for name in sys.modules}} & set({OPTIONAL!r})
+assert bank(torch.rand(2, 5, 2)).shape == (2, 5, 3)
+print(mf.info())
+""")
+    assert done.returncode == 0, done.stderr
+    assert "bank_mlp" in done.stdout
+
+
+def test_the_import_brings_none_of_the_optional_packages_by_itself() -> None:
+    """What torch imports of its own accord is torch's."""
+    code = "import sys, torch; before = set(sys.modules); import mclnf_fast; print(*(set(sys.modules) - before))"
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert {name.split(".")[0] for name in done.stdout.split()} & set(OPTIONAL) == set()
+
+
+def test_the_top_level_holds_only_what_belongs_there() -> None:
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: what is tracked is not known")
+    done = subprocess.run([git, "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {line.split("/")[0] for line in done.stdout.splitlines()} <= TOP_LEVEL
+
+
+def test_ci_runs_the_commands_of_the_readme() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    text = script.read_text()
+    assert "set -euo pipefail" in text
+    assert not re.search(r"^[^#\n]*MCLNF_NO_(CUDA|EXT)", text, re.M)
