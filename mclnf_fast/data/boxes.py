@@ -32,9 +32,7 @@ def cut_by_position(group: Group, nx: int, ny: int) -> list[Group]:
     if nx < 1 or ny < 1:
         raise InputError(f"blocks: must be two counts >= 1, was ({nx}, {ny})")
     if len(group.train) < nx * ny:
-        raise InputError(
-            f"blocks: ({nx}, {ny}) need {nx * ny} training views at least, there are {len(group.train)}"
-        )
+        raise InputError(f"blocks: ({nx}, {ny}) need {nx * ny} training views at least, there are {len(group.train)}")
 
     def at(frames: list[Frame], axis: int) -> np.ndarray:
         return np.array([frame.c2w[axis, 3] for frame in frames])
@@ -55,9 +53,7 @@ def cut_by_position(group: Group, nx: int, ny: int) -> list[Group]:
             part.train = [group.train[k] for k in np.flatnonzero(inside & (rows == j))]
             part.test = [group.test[k] for k in np.flatnonzero((test_columns == i) & (test_rows == j))]
             if not part.train:
-                raise InputError(
-                    f"blocks: cell ({i}, {j}) of ({nx}, {ny}) has no training view: cut less finely"
-                )
+                raise InputError(f"blocks: cell ({i}, {j}) of ({nx}, {ny}) has no training view: cut less finely")
             grid[i, j] = part
     return [grid[i, j] for j in range(ny) for i in range(nx)]
 
@@ -70,9 +66,7 @@ def meeting_point(cameras: Cameras) -> Tensor:
     pull = 1e-4 * len(cameras)
     centers = cameras.centers.to(torch.float64)
     right = (across @ centers[:, :, None]).sum(0)[:, 0] + pull * centers.mean(0)
-    return torch.linalg.solve(across.sum(0) + pull * torch.eye(3, dtype=torch.float64), right).to(
-        torch.float32
-    )
+    return torch.linalg.solve(across.sum(0) + pull * torch.eye(3, dtype=torch.float64), right).to(torch.float32)
 
 
 def object_box(cameras: Cameras) -> Tensor:
@@ -202,9 +196,7 @@ def _ply_points(path: Path) -> np.ndarray:
         if lines[first][1] != "vertex" or not data.startswith(b"ply"):
             raise ValueError("the first element must be 'vertex'")
         count = int(lines[first][2])
-        columns = [
-            (line[2], _PLY_TYPES[line[1]]) for line in lines[first + 1 : last] if line[:1] == ["property"]
-        ]
+        columns = [(line[2], _PLY_TYPES[line[1]]) for line in lines[first + 1 : last] if line[:1] == ["property"]]
         body = data[data.index(b"\n", end) + 1 :]
         if form == "ascii":
             table = np.array(body.split()[: count * len(columns)], np.float64).reshape(count, len(columns))

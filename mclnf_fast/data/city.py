@@ -106,9 +106,7 @@ def lot_rectangle(side: np.ndarray, lot: int) -> Rect:
     return x0, y0, x1, y1
 
 
-def _fill_cell(
-    kit: Kit, rng: np.random.Generator, corner: np.ndarray, side: np.ndarray, lots: np.ndarray
-) -> None:
+def _fill_cell(kit: Kit, rng: np.random.Generator, corner: np.ndarray, side: np.ndarray, lots: np.ndarray) -> None:
     kit.move_to(float(corner[0]), float(corner[1]))
     for lot in range(4):
         rect = lot_rectangle(side, lot)

@@ -164,9 +164,7 @@ def plain(color: np.ndarray) -> np.ndarray:
 def facade(rng: np.random.Generator) -> np.ndarray:
     """A random building's material: wall, roof and window colours, storeys, bays and a ground-floor band."""
     row = np.zeros(MATERIAL_COLUMNS)
-    wall = np.array(WALLS[int(rng.integers(len(WALLS)))]) * rng.uniform(0.9, 1.08) + rng.uniform(
-        -0.03, 0.03, 3
-    )
+    wall = np.array(WALLS[int(rng.integers(len(WALLS)))]) * rng.uniform(0.9, 1.08) + rng.uniform(-0.03, 0.03, 3)
     roof = np.array(ROOFS[int(rng.integers(len(ROOFS)))]) * rng.uniform(0.88, 1.1)
     glass = np.array(GLASS[int(rng.integers(len(GLASS)))]) * rng.uniform(0.9, 1.2)
     row[WALL], row[ROOF], row[WINDOW] = linear(wall), linear(roof), linear(glass)

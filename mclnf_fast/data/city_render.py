@@ -99,10 +99,7 @@ class CityRenderer:
         # shared with others the operations' own threads wait for each other most of the time.
         with ThreadPoolExecutor(max(1, min(workers, MOST_THREADS, len(cameras)))) as pool:
             try:
-                jobs = [
-                    pool.submit(self._view, cameras, view, side, seed, out[view])
-                    for view in range(len(cameras))
-                ]
+                jobs = [pool.submit(self._view, cameras, view, side, seed, out[view]) for view in range(len(cameras))]
                 for job in as_completed(jobs):
                     job.result()
                     done += 1
@@ -143,9 +140,7 @@ class CityRenderer:
         color = color.reshape(width * height, count, 3).mean(1).clamp(0.0, 1.0)
         return (color ** (1 / 2.2) * 255.0 + 0.5).to(torch.uint8).reshape(height, width, 3)
 
-    def _shade(
-        self, origin: Tensor, directions: Tensor, distance: Tensor, solid: Tensor, pitch: float
-    ) -> Tensor:
+    def _shade(self, origin: Tensor, directions: Tensor, distance: Tensor, solid: Tensor, pitch: float) -> Tensor:
         """Linear light [N, 3] of N samples."""
         color = SKY_COLOR.repeat(len(solid), 1)
         hit = (solid != SKY).nonzero()[:, 0]
@@ -158,12 +153,7 @@ class CityRenderer:
 
         def blur(pick: Tensor) -> Tensor:
             # Slanted faces stretch the footprint one way only; the root is a compromise between both ways.
-            facing = (
-                (directions.index_select(0, pick) * normals.index_select(0, pick))
-                .sum(1)
-                .abs()
-                .clamp_min(0.05)
-            )
+            facing = (directions.index_select(0, pick) * normals.index_select(0, pick)).sum(1).abs().clamp_min(0.05)
             return distance[pick] * pitch * facing.rsqrt()
 
         pick = (solid == GROUND).nonzero()[:, 0]

@@ -136,20 +136,14 @@ def block_views(box: Tensor, count: int, size: tuple[int, int], seed: int) -> Ca
         for _ in range(20):
             cameras, heading = _candidates(limits, (low, high), BLOCK_ALTITUDE, 400, size, generator)
             cameras, keep = _fitted(cameras, limits, generator)
-            side = (
-                torch.full_like(heading, 4)
-                if low >= 80.0
-                else torch.div(heading, math.pi / 2).floor().clamp(0, 3)
-            )
+            side = torch.full_like(heading, 4) if low >= 80.0 else torch.div(heading, math.pi / 2).floor().clamp(0, 3)
             parts.append(cameras[keep])
             sides.append(side[keep].to(torch.int64))
             found += len(keep)
             if found >= max(100, 5 * int(quota[band])):
                 break
         if found < int(quota[band]):
-            raise InputError(
-                f"box: too small for {count} views, only {found} fit at pitches {low:g} to {high:g}"
-            )
+            raise InputError(f"box: too small for {count} views, only {found} fit at pitches {low:g} to {high:g}")
         pool, side = cat_cameras(parts), torch.cat(sides)
         cover = sees(pool, grid).to(torch.float32)
         free = torch.ones(len(pool))
@@ -192,6 +186,4 @@ def city_views(boxes: Tensor, count: int, size: tuple[int, int], seed: int, ring
         found += len(parts[-1])
         if found >= count:
             return cat_cameras(parts)[:count]
-    raise InputError(
-        f"boxes: {len(boxes)} blocks are too many for one picture, only {found} of {count} views fit"
-    )
+    raise InputError(f"boxes: {len(boxes)} blocks are too many for one picture, only {found} of {count} views fit")

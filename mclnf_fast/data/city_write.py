@@ -160,19 +160,13 @@ def _refuse_foreign(place: Path) -> None:
     if place.is_symlink() or (place.exists() and not place.is_dir()):
         raise InputError(f"{place}: must be a folder or not exist yet, was something else")
     if place.is_dir():
-        foreign = [
-            p.name for p in place.iterdir() if p.name not in (TARGET, MARKER) and not p.name.startswith(META)
-        ]
+        foreign = [p.name for p in place.iterdir() if p.name not in (TARGET, MARKER) and not p.name.startswith(META)]
         if foreign:
-            raise InputError(
-                f"{place}: must be empty or a generated city to be replaced, holds {sorted(foreign)[0]!r}"
-            )
+            raise InputError(f"{place}: must be empty or a generated city to be replaced, holds {sorted(foreign)[0]!r}")
 
 
 def _seal(build: Path, key: str, plan: CityPlan) -> None:
-    files = {
-        p.relative_to(build).as_posix(): p.stat().st_size for p in sorted(build.rglob("*")) if p.is_file()
-    }
+    files = {p.relative_to(build).as_posix(): p.stat().st_size for p in sorted(build.rglob("*")) if p.is_file()}
     marker = {"fingerprint": key, "plan": asdict(plan), "files": files}
     (build / MARKER).write_text(json.dumps(marker, indent=1))
 
@@ -213,9 +207,7 @@ def _write_all(build: Path, plan: CityPlan, workers: int, progress: Progress | N
         for block, box in enumerate(boxes):
             for split, count in zip(("train", "test"), counts, strict=True):
                 view_seed = ((plan.seed * 64 + number) * 4096 + block) * 2 + (split == "test")
-                jobs.append(
-                    (f"block_{block + 1}", split, box, block_views(box, count, size, view_seed), view_seed)
-                )
+                jobs.append((f"block_{block + 1}", split, box, block_views(box, count, size, view_seed), view_seed))
         if number == 0 and plan.city:
             whole = torch.stack([boxes[:, 0].amin(0), boxes[:, 1].amax(0)])
             view_seed = plan.seed * 64 + 17

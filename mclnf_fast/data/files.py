@@ -78,9 +78,7 @@ def text(content: dict[str, Any], key: str, path: Path) -> str:
     """The string under `key`, which must be there."""
     value = content.get(key)
     if not isinstance(value, str) or not value or "\0" in value:
-        raise InputError(
-            f"{path}: key {key!r} must be a file name, was {_kind(value) if value != '' else repr(value)}"
-        )
+        raise InputError(f"{path}: key {key!r} must be a file name, was {_kind(value) if value != '' else repr(value)}")
     return value
 
 
@@ -131,9 +129,7 @@ def target_size(width: int, height: int, downscale: float, max_side: int | None)
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def read_image(
-    path: Path, downscale: float = 1.0, max_side: int | None = None
-) -> tuple[np.ndarray, tuple[int, int]]:
+def read_image(path: Path, downscale: float = 1.0, max_side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
     """Decode a picture: uint8 [h, w, 3] reduced with a box filter, and its size (width, height) in the file.
 
     Transparency is composited on white, before the reduction.
@@ -152,9 +148,7 @@ def read_image(
             if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
                 rgba = np.asarray(picture.convert("RGBA"), np.float32)
                 alpha = rgba[..., 3:] / 255.0
-                picture = Image.fromarray(
-                    (rgba[..., :3] * alpha + 255.0 * (1.0 - alpha) + 0.5).astype(np.uint8)
-                )
+                picture = Image.fromarray((rgba[..., :3] * alpha + 255.0 * (1.0 - alpha) + 0.5).astype(np.uint8))
             picture = picture.convert("RGB")
             size = picture.size
             wanted = target_size(*size, downscale, max_side)
@@ -175,9 +169,7 @@ def read_image(
         raise InputError(f"{path}: must be a whole readable image: {error}") from None
 
 
-def load_set(
-    frames: list[Frame], downscale: float, max_side: int | None, empty: tuple[int, int] = (1, 1)
-) -> ImageSet:
+def load_set(frames: list[Frame], downscale: float, max_side: int | None, empty: tuple[int, int] = (1, 1)) -> ImageSet:
     """Read the frames' pictures and make their cameras, at the reduced size; `empty` is the size where
     none is.
 
@@ -196,8 +188,7 @@ def load_set(
     for frame, (_, size) in zip(frames, loaded, strict=True):
         if size != (width, height):
             raise InputError(
-                f"{frame.image}: all images must have one size, {width}x{height} as the first, "
-                f"was {size[0]}x{size[1]}"
+                f"{frame.image}: all images must have one size, {width}x{height} as the first, was {size[0]}x{size[1]}"
             )
         columns.append(_intrinsics(frame, width, height))
     small = loaded[0][0].shape
@@ -214,8 +205,7 @@ def _intrinsics(frame: Frame, width: int, height: int) -> tuple[float, float, fl
     for key, size in (("w", width), ("h", height)):
         if key in given and given[key] != size:
             raise InputError(
-                f"{frame.image}: {key!r} in {frame.source.name} must be the image's {size}, "
-                f"was {given[key]:g}"
+                f"{frame.image}: {key!r} in {frame.source.name} must be the image's {size}, was {given[key]:g}"
             )
     fx, fy = given.get("fl_x"), given.get("fl_y")
     for key in ("camera_angle_x", "camera_angle_y"):
@@ -248,15 +238,12 @@ def intrinsics_of(contents: list[dict[str, Any]], path: Path) -> dict[str, float
                 "(for example with colmap image_undistorter)"
             )
         if content.get("is_fisheye"):
-            raise InputError(
-                f"{path}: must be a pinhole camera, is_fisheye was set: undistort the images first"
-            )
+            raise InputError(f"{path}: must be a pinhole camera, is_fisheye was set: undistort the images first")
         for key in ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2"):
             value = number(content, key, path)
             if value:
                 raise InputError(
-                    f"{path}: distortion coefficient {key!r} must be 0, was {value:g}: "
-                    "undistort the images first"
+                    f"{path}: distortion coefficient {key!r} must be 0, was {value:g}: undistort the images first"
                 )
         for key in ("fl_x", "fl_y", "cx", "cy", "w", "h", "camera_angle_x", "camera_angle_y"):
             value = number(content, key, path)

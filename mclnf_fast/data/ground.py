@@ -96,9 +96,7 @@ def _markings(
     return paint.clamp(0.0, 1.0)
 
 
-def _lots(
-    u: Tensor, v: Tensor, side: Tensor, right: Tensor, upper: Tensor, kind: Tensor, blur: Tensor
-) -> Tensor:
+def _lots(u: Tensor, v: Tensor, side: Tensor, right: Tensor, upper: Tensor, kind: Tensor, blur: Tensor) -> Tensor:
     """Colour [N, 3] of the land between the streets."""
     low_u = torch.where(right, side[:, 0] + SIDE_WALK, MAIN_WALK)
     high_u = torch.where(right, CELL - MAIN_WALK, side[:, 0] - SIDE_WALK)
@@ -107,9 +105,7 @@ def _lots(
     half_u, half_v = 0.5 * (high_u - low_u), 0.5 * (high_v - low_v)
     a, b = (u - low_u) / half_u - 1.0, (v - low_v) / half_v - 1.0
     half = torch.minimum(half_u, half_v)
-    patches = torch.sin(u * 0.31 + 1.3 * torch.sin(v * 0.17)) * torch.sin(
-        v * 0.27 + 1.1 * torch.sin(u * 0.13)
-    )
+    patches = torch.sin(u * 0.31 + 1.3 * torch.sin(v * 0.17)) * torch.sin(v * 0.27 + 1.1 * torch.sin(u * 0.13))
 
     yard = _paint(YARD.expand(len(u), 3), LAWN, within(patches * 6.0, blur))
     grass = GRASS * (1.0 + 0.16 * patches)[:, None]

@@ -61,9 +61,7 @@ def load_scene(
     if not downscale >= 1:
         raise InputError(f"downscale: must be >= 1, was {downscale!r}")
     if max_side is not None and (max_side < 1 or downscale != 1):
-        raise InputError(
-            f"max_side: must be >= 1 and without downscale, was {max_side!r} with downscale {downscale!r}"
-        )
+        raise InputError(f"max_side: must be >= 1 and without downscale, was {max_side!r} with downscale {downscale!r}")
     if holdout_every < 0 or holdout_every == 1:
         raise InputError(f"holdout_every: must be 0 or >= 2, was {holdout_every}")
     if aabb is not None:

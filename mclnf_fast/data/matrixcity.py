@@ -114,9 +114,7 @@ def _read_split(root: Path, name: str) -> Group:
         for k, frame in enumerate(frame_list(content, path)):
             image = safe_path(root, path.parent, text(frame, "file_path", path), path)
             c2w = pose(frame.get("transform_matrix"), f"{path}: frames[{k}] transform_matrix")
-            into.append(
-                Frame(image, shown_name(root, image), c2w, intrinsics_of([content, frame], path), path)
-            )
+            into.append(Frame(image, shown_name(root, image), c2w, intrinsics_of([content, frame], path), path))
         if group.aabb is None and content.get("aabb") is not None:
             group.aabb = box_of(content["aabb"], f"{path}: key 'aabb'")
     return group
@@ -145,8 +143,7 @@ def read_raw_folder(root: Path, folder: Path) -> list[Frame]:
         index = number(frame, "frame_index", path)
         if index is None or index != int(index) or index < 0:
             raise InputError(
-                f"{path}: frames[{k}] frame_index must be a whole number >= 0, "
-                f"was {frame.get('frame_index')!r}"
+                f"{path}: frames[{k}] frame_index must be a whole number >= 0, was {frame.get('frame_index')!r}"
             )
         what = f"{path}: frames[{k}] rot_mat"
         c2w = read_matrix(frame.get("rot_mat"), what)

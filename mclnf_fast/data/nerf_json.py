@@ -45,9 +45,7 @@ def _frames(root: Path, path: Path, content: dict[str, Any]) -> list[tuple[str, 
         else:
             raise InputError(f"{image}: must be an image, was not there (named in {path})")
         c2w = pose(frame.get("transform_matrix"), f"{path}: frames[{k}] transform_matrix")
-        out.append(
-            (written, Frame(image, shown_name(root, image), c2w, intrinsics_of([content, frame], path), path))
-        )
+        out.append((written, Frame(image, shown_name(root, image), c2w, intrinsics_of([content, frame], path), path)))
     return out
 
 

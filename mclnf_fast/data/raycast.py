@@ -174,8 +174,7 @@ class RayCaster:
         # Corners in camera axes: the sum of one choice (low or high) per world axis, so eight sums of
         # three vectors.
         part = [
-            [(edge[:, k] - pose[k, 3])[:, None] * pose[k, :3] for edge in (self._low, self._high)]
-            for k in range(3)
+            [(edge[:, k] - pose[k, 3])[:, None] * pose[k, :3] for edge in (self._low, self._high)] for k in range(3)
         ]
         corners = torch.stack([part[0][i & 1] + part[1][i >> 1 & 1] + part[2][i >> 2] for i in range(8)], 1)
         depth = -corners[..., 2]
@@ -246,9 +245,7 @@ class RayCaster:
         dark = normals @ self.sun <= 1e-4
         start = points + SHADOW_BIAS * normals
         cell = ((self._to_ground(start) - self._origin) / self.cell).floor().to(torch.int64)
-        inside = (
-            (cell[:, 0] >= 0) & (cell[:, 1] >= 0) & (cell[:, 0] < self._columns) & (cell[:, 1] < self._rows)
-        )
+        inside = (cell[:, 0] >= 0) & (cell[:, 1] >= 0) & (cell[:, 0] < self._columns) & (cell[:, 1] < self._rows)
         ask = (inside & ~dark).nonzero()[:, 0]
         flat = cell[ask, 1] * self._columns + cell[ask, 0]
         first, counts = self._start[flat], self._start[flat + 1] - self._start[flat]

@@ -17,9 +17,7 @@ def check_aabb(aabb: Tensor, what: str = "aabb") -> None:
         shape = tuple(aabb.shape) if isinstance(aabb, Tensor) else type(aabb).__name__
         raise InputError(f"{what}: must be [2, 3] (lower corner, upper corner), was {shape}")
     if not bool(torch.isfinite(aabb).all()) or not bool((aabb[1] > aabb[0]).all()):
-        raise InputError(
-            f"{what}: the upper corner must be above the lower one on each axis, was {aabb.tolist()}"
-        )
+        raise InputError(f"{what}: the upper corner must be above the lower one on each axis, was {aabb.tolist()}")
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,7 @@ class ImageSet:
     def __post_init__(self) -> None:
         want = (len(self.cameras), self.cameras.height, self.cameras.width, 3)
         if tuple(self.images.shape) != want or self.images.dtype != torch.uint8:
-            raise InputError(
-                f"images: must be uint8 {want}, was {self.images.dtype} {tuple(self.images.shape)}"
-            )
+            raise InputError(f"images: must be uint8 {want}, was {self.images.dtype} {tuple(self.images.shape)}")
         if len(self.names) != len(self.cameras):
             raise InputError(f"names: must be {len(self.cameras)}, one a view, were {len(self.names)}")
 

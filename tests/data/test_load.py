@@ -67,9 +67,7 @@ def split_tree(root: Path, raw: bool) -> None:
                     matrix[:3, 3] *= 100
                     frames.append({"frame_index": k, "rot_mat": matrix.tolist()})
                 else:
-                    frames.append(
-                        {"file_path": f"../../{folder}/{k:04d}.png", "transform_matrix": pose.tolist()}
-                    )
+                    frames.append({"file_path": f"../../{folder}/{k:04d}.png", "transform_matrix": pose.tolist()})
             content = {"camera_angle_x": 1.0, "frames": frames}
             if raw:
                 dump(root / folder / "transforms.json", content)
@@ -81,11 +79,7 @@ def test_the_raw_dialect_equals_the_split_dialect(tmp_path):
     split_tree(tmp_path / "a", raw=False)
     split_tree(tmp_path / "b", raw=True)
     one, two = load_scene(tmp_path / "a"), load_scene(tmp_path / "b")
-    assert (
-        [block.name for block in one.blocks]
-        == [block.name for block in two.blocks]
-        == ["block_2", "block_10"]
-    )
+    assert [block.name for block in one.blocks] == [block.name for block in two.blocks] == ["block_2", "block_10"]
     assert one.unit == two.unit == "100 m"
     torch.testing.assert_close(one.aabb, two.aabb)
     for first, second in zip(one.blocks, two.blocks, strict=True):
@@ -356,9 +350,7 @@ def test_folders_and_options_that_cannot_be(tmp_path):
 
 
 def real(name: str) -> Path:
-    root = Path(
-        os.environ.get("MCLNF_FAST_DATA") or Path(__file__).resolve().parents[2].parent / "shared" / "data"
-    )
+    root = Path(os.environ.get("MCLNF_FAST_DATA") or Path(__file__).resolve().parents[2].parent / "shared" / "data")
     if not (root / name).is_dir():
         pytest.skip(f"real data {name} is not in {root} (set MCLNF_FAST_DATA)")
     return root / name

@@ -116,9 +116,7 @@ def test_every_ray_of_a_street_view_equals_brute_force():
         expected = brute_force(some, *cameras.view_rays(view))
         hits = caster.cast(cameras, view, (0, 24), *centre_samples(cameras))
         got = hits.distance[:, 0].double()
-        same = torch.isinf(expected) & torch.isinf(got) | (
-            (got - expected).abs() < 1e-3 * expected.clamp_max(1e6)
-        )
+        same = torch.isinf(expected) & torch.isinf(got) | ((got - expected).abs() < 1e-3 * expected.clamp_max(1e6))
         assert float(same.double().mean()) > 0.998  # a silhouette may fall either way in float32
         x, y = centre_samples(cameras)
         band = caster.cast(cameras, view, (8, 16), x[256:512], y[256:512])
