@@ -37,9 +37,7 @@ _HEAT = np.array(
 
 def heat(values: np.ndarray) -> np.ndarray:
     """Colours uint8 [..., 3] of `values` [...], clipped to 0..1; NaN gets the lowest."""
-    clean = np.clip(
-        np.nan_to_num(np.asarray(values, dtype=np.float64), nan=0.0, neginf=0.0, posinf=1.0), 0.0, 1.0
-    )
+    clean = np.clip(np.nan_to_num(np.asarray(values, dtype=np.float64), nan=0.0, neginf=0.0, posinf=1.0), 0.0, 1.0)
     channels = [np.interp(clean, _HEAT[:, 0], _HEAT[:, c]) for c in (1, 2, 3)]
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
 
@@ -128,9 +126,7 @@ class Sheet:
         top = round(y - side / 2)
         self.draw.rectangle((x, top, x + side - 1, top + side - 1), fill=fill)
 
-    def label(
-        self, x: int, y: int, width: int, left: str, right: str = "", *, swatch: str | None = None
-    ) -> None:
+    def label(self, x: int, y: int, width: int, left: str, right: str = "", *, swatch: str | None = None) -> None:
         """A label bar under a picture: what it is on the left, its figure on the right; centred on y."""
         start = x
         if swatch:

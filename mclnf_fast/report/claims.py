@@ -107,9 +107,7 @@ def sentences(metrics: Mapping[str, Any]) -> list[str]:
     gains = start_gains(summary)
     if gains:
         parts = [f"{db(abs(g))} dB {'above' if g >= 0 else 'below'} at step {s}" for s, g in gains]
-        out.append(
-            f"Against the same modules from a random start, the learned start is {' and '.join(parts)}."
-        )
+        out.append(f"Against the same modules from a random start, the learned start is {' and '.join(parts)}.")
     pair = [finite(summary.get(m, {}).get("psnr_mean")) for m in ("mim", "mod")]
     if pair[0] is not None and pair[1] is not None:
         gap = pair[0] - pair[1]
@@ -118,9 +116,7 @@ def sentences(metrics: Mapping[str, Any]) -> list[str]:
             if abs(gap) < _NEAR
             else f"{db(abs(gap))} dB {'above' if gap > 0 else 'below'} plain modules"
         )
-        out.append(
-            f"With Fisher information the mean PSNR is {verdict}: {db(pair[0])} against {db(pair[1])} dB."
-        )
+        out.append(f"With Fisher information the mean PSNR is {verdict}: {db(pair[0])} against {db(pair[1])} dB.")
     return out
 
 

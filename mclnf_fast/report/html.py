@@ -61,9 +61,7 @@ def write_report(run_dir: str | Path, metrics: Mapping[str, Any]) -> Path:
     except ImportError:
         raise InputError(missing_extra("jinja2")) from None
     loader = PackageLoader("mclnf_fast.report", ".")
-    page = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters["units"] = lambda text: _UNIT.sub("\\1\u00a0\\2", str(text))
     text = page.get_template("report.html").render(**_content(folder, metrics))
     target = folder / "report.html"
@@ -121,9 +119,7 @@ def _table(
     kept = [c for c in columns if any(v != "-" for v in c[2])]
     return {
         "heads": [(title, unit) for title, unit, _ in kept],
-        "rows": [
-            {"name": name(m), "key": m, "cells": [c[2][i] for c in kept]} for i, m in enumerate(methods)
-        ],
+        "rows": [{"name": name(m), "key": m, "cells": [c[2][i] for c in kept]} for i, m in enumerate(methods)],
     }
 
 
@@ -133,21 +129,15 @@ def _curve(summary: Mapping[str, Any], methods: Sequence[str]) -> dict[str, Any]
     return {
         "steps": [f"{s:,}" for s in steps],
         "rows": [
-            {"name": name(m), "key": m, "cells": [db(curves[m].get(s)) for s in steps]}
-            for m in methods
-            if curves[m]
+            {"name": name(m), "key": m, "cells": [db(curves[m].get(s)) for s in steps]} for m in methods if curves[m]
         ],
     }
 
 
-def _matrices(
-    summary: Mapping[str, Any], methods: Sequence[str], blocks: Sequence[str]
-) -> list[dict[str, Any]]:
+def _matrices(summary: Mapping[str, Any], methods: Sequence[str], blocks: Sequence[str]) -> list[dict[str, Any]]:
     """PSNR tables with each cell's place in 0..1 between the worst and the best of all of them."""
     matrices = {m: matrix_of(summary[m]) for m in methods}
-    values = [
-        v for r in matrices.values() for k, line in enumerate(r) for v in line[: k + 1] if v is not None
-    ]
+    values = [v for r in matrices.values() for k, line in enumerate(r) for v in line[: k + 1] if v is not None]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     out = []
     for m, rows in matrices.items():
@@ -175,9 +165,7 @@ def _matrices(
     return out
 
 
-def _plots(
-    metrics: Mapping[str, Any], summary: Mapping[str, Any], blocks: Sequence[str]
-) -> list[dict[str, Any]]:
+def _plots(metrics: Mapping[str, Any], summary: Mapping[str, Any], blocks: Sequence[str]) -> list[dict[str, Any]]:
     from markupsafe import Markup
 
     drawn = []

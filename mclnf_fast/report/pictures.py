@@ -112,9 +112,7 @@ def strip(
     methods = ordered(rows)
     for m in methods:
         if len(rows[m]) > len(steps):
-            raise ValueError(
-                f"rows[{m!r}] must have at most {len(steps)} pictures (steps), got {len(rows[m])}"
-            )
+            raise ValueError(f"rows[{m!r}] must have at most {len(steps)} pictures (steps), got {len(rows[m])}")
     scale = factor(width, cell)
     w, h, under = width * scale, height * scale, 28
     gutter = round(max([text_width(t, BODY) for m in methods for t in _two_lines(name(m))] or [0])) + 35

@@ -75,8 +75,7 @@ def summary_markdown(metrics: Mapping[str, Any]) -> str:
     steps = sorted({int(s) for m in summary for s in (summary[m].get("psnr_at_step") or {})})
     if steps:
         curve = [
-            [_markdown_cell(name(m))]
-            + [db((summary[m].get("psnr_at_step") or {}).get(str(s))) for s in steps]
+            [_markdown_cell(name(m))] + [db((summary[m].get("psnr_at_step") or {}).get(str(s))) for s in steps]
             for m in ordered(summary)
         ]
         parts.append(_markdown_table(["PSNR after step", *map(str, steps)], curve))
@@ -88,9 +87,7 @@ def summary_markdown(metrics: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _panel(
-    method: str, matrix: list[list[float | None]], blocks: Sequence[str], color: bool, width: int
-) -> list[str]:
+def _panel(method: str, matrix: list[list[float | None]], blocks: Sequence[str], color: bool, width: int) -> list[str]:
     if not matrix:
         return []
     count = max(len(blocks), *(len(row) for row in matrix))

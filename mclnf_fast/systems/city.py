@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
+from mclnf_fast.errors import InputError
 from mclnf_fast.info import info
 from mclnf_fast.learn.metrics import steps_to_reach
 from mclnf_fast.learn.params import Params
+from mclnf_fast.ops import _dispatch
 from mclnf_fast.systems import city_data, city_pictures
 from mclnf_fast.systems.city_config import METHODS, CityConfig, log_steps, quick_config, read_config, wide_spec
 from mclnf_fast.systems.folder import RunFolder, plain
@@ -46,6 +48,9 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
 
     check_extra()
     config.check()
+    for op in _dispatch.ops():  # a backend that can't serve is told now, not after the data were made
+        _dispatch.select(op, config.backend, torch.device("cpu"), torch.float32)
+    fresh = config.resume is None
     if config.resume is not None:
         known = pathlib.Path(config.resume) if config.resume not in ("", "auto") else config.out
         folder, described = RunFolder.reopen(known, "city")
@@ -60,8 +65,13 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     phases = _Phases({} if state is None else state[1]["phases"])
     print(f"run folder: {folder.path}")
 
-    with phases("data"), progress("city", None) as bar:
-        data = city_data.load(config, config.spec, config.settings, bar)
+    try:
+        with phases("data"), progress("city", None) as bar:
+            data = city_data.load(config, config.spec, config.settings, bar)
+    except InputError:
+        if fresh:
+            folder.discard()
+        raise
     print(f"{data.title}: {len(data.tasks)} blocks, {sum(len(t.pool) for t in data.tasks):,} training rays")
     folder.save_state("run", {}, {"phases": phases.seconds})
 
@@ -132,6 +142,8 @@ def _events(streams: dict[str, Stream]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for k in range(max(s.tasks_done for s in streams.values())):
         for name, stream in streams.items():
+            if k >= stream.tasks_done:  # a resumed run: this method was not as far as the others
+                continue
             block = stream.tasks[k].name
             rows += [
                 {"method": name, "block": block, "step": step, "psnr": value}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from typing import Any, Literal
 
@@ -36,7 +37,7 @@ class CityConfig:
     """Reduce the pictures of `data` to at most this many pixels a side."""
     start: Literal["city", "none"] = "city"
     """Where the shared start is meta-learned: on other procedural districts, or nowhere (random)."""
-    steps: int = 1024
+    steps: int = 768
     """Gradient steps a block."""
     batch: int = 512
     """Rays a step."""
@@ -82,8 +83,17 @@ class CityConfig:
             raise InputError(f"threads must be at least 1, got {self.threads}")
         if not self.methods:
             raise InputError(f"methods must name at least one of {', '.join(METHODS)}, got none")
-        if not (self.lr > 0 and self.lr_end > 0):
-            raise InputError(f"lr and lr-end must be above 0, got {self.lr} and {self.lr_end}")
+        if not 0 <= self.hidden_layers <= 30:
+            raise InputError(f"hidden-layers must lie in 0 ... 30, got {self.hidden_layers}")
+        if not (0 < self.lr < math.inf and 0 < self.lr_end < math.inf):
+            raise InputError(f"lr and lr-end must be above 0 and finite, got {self.lr} and {self.lr_end}")
+        if not 0 <= self.lam < math.inf:
+            raise InputError(f"lam must be at least 0 and finite, got {self.lam}")
+        if not 1 <= self.margin < math.inf:
+            raise InputError(f"margin must be at least 1 and finite, got {self.margin}")
+        if not 0 <= self.seed < 1 << 31:
+            raise InputError(f"seed must lie in 0 ... 2147483647, got {self.seed}")
+        self.meta.check()
         if not 0 <= self.mix < 1:
             raise InputError(f"mix must lie in [0, 1), got {self.mix}")
         if self.blocks is not None and min(self.blocks) < 1:
@@ -106,7 +116,7 @@ class CityConfig:
         return LearnerConfig(fim=fim, **{k: getattr(self, k) for k in keys})
 
 
-QUICK: dict[str, Any] = {"quick": True, "steps": 128, "batch": 256, "meta": StartConfig(steps=20, rays=64)}
+QUICK: dict[str, Any] = {"quick": True, "steps": 96, "batch": 256, "meta": StartConfig(steps=16, rays=64)}
 
 
 def quick_config() -> CityConfig:
@@ -135,6 +145,8 @@ def read_config(data: dict[str, Any]) -> CityConfig:
             fields[name] = None if fields[name] is None else pathlib.Path(fields[name])
         for name in ("methods", "blocks"):
             fields[name] = None if fields[name] is None else tuple(fields[name])
-        return CityConfig(**fields)
+        config = CityConfig(**fields)
+        config.check()
+        return config
     except (KeyError, TypeError) as error:
         raise InputError(f"resume: config.yaml must be that of a city run, but: {error!r}") from None

@@ -165,6 +165,7 @@ def _across(
     hull = data.cells.hull()
     found: dict[str, list[float]] = {}
     shown: dict[str, Tensor] = {}
+    shape = (across.cameras.height, across.cameras.width, 3)
     for view in range(len(across)):
         origins, directions = across.cameras.view_rays(view)
         truth = across.images[view].reshape(-1, 3).to(torch.float32) / 255.0
@@ -179,11 +180,10 @@ def _across(
                 color = task.render(stream.params_of(0), across.cameras, view).reshape(-1, 3)
             found.setdefault(name, []).append(float(mse_to_psnr((color - truth)[inside].square().mean())))
             if view == 0:
-                shape = (across.cameras.height, across.cameras.width, 3)
                 shown[name] = torch.where(inside[:, None], color, color.new_tensor(1.0)).reshape(shape)
+        if view == 0:
+            shown_truth = torch.where(inside[:, None], truth, truth.new_tensor(1.0)).reshape(shape)
     caption = "The whole district in one view: every ray crosses several modules, blended where their cells overlap."
-    first = across.images[0].to(torch.float32) / 255.0
-    report.triptych(
-        listed("city.png", "triptych", caption), first, shown, {name: values[0] for name, values in found.items()}
-    )
+    quality = {name: values[0] for name, values in found.items()}
+    report.triptych(listed("city.png", "triptych", caption), shown_truth, shown, quality)
     return {name: sum(values) / len(values) for name, values in found.items()}

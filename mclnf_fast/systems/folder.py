@@ -7,7 +7,8 @@ import datetime
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -43,10 +44,10 @@ class RunFolder:
         if out is None:
             stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H%M%S")
             out = pathlib.Path("outputs") / system / stamp
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(f"out: {out} must be new or empty, but it holds something; --resume continues a run")
         folder = cls(out)
         try:
+            if out.exists() and (not out.is_dir() or any(out.iterdir())):
+                raise InputError(f"out: {out} must be new or empty, but it holds something; --resume continues a run")
             folder.images.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"out: {out} must be a folder that can be written, but: {error}") from None
@@ -95,6 +96,22 @@ class RunFolder:
         """What `save_state` left, or None. Raises InputError where its bytes have changed."""
         file = self.path / "state" / f"{name}.safetensors"
         return load_tensors(file) if file.exists() else None
+
+    @contextmanager
+    def must_fit(self, name: str) -> Iterator[None]:
+        """Around taking over a state: what does not fit it was left by a run with another configuration."""
+        try:
+            yield
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            file = self.path / "state" / f"{name}.safetensors"
+            raise InputError(f"resume: {file} must be the state of this configuration, but: {error!r}") from None
+
+    def discard(self) -> None:
+        """Undoes `create` where nothing was learned, so that a mended command can use the same folder."""
+        (self.path / "config.yaml").unlink(missing_ok=True)
+        for folder in (self.images, self.path):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
     def clean(self) -> None:
         """Removes temporary files that a killed process left."""

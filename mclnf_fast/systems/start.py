@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from mclnf_fast.data import Block
+from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn import Reptile
 from mclnf_fast.learn.metrics import mse_to_psnr
@@ -36,6 +38,15 @@ class StartConfig:
     """Outer Adam's rate; it falls to 0 along a cosine."""
     rays: int = 128
     """Rays a block and inner step."""
+
+    def check(self) -> None:
+        """Raises InputError where a number is out of range."""
+        for name, least in (("steps", 0), ("inner_steps", 1), ("rays", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"meta.{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("inner_lr", "outer_lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"meta.{name} must be above 0 and finite, got {getattr(self, name)}")
 
 
 def random_start(spec: FieldSpec, seed: int) -> Params:
@@ -70,8 +81,9 @@ def learn_start(
     seconds, curve = 0.0, []
     state = folder.load_state("start")
     if state is not None:
-        learner.load_state_dict(state[0])
-        seconds, curve = state[1]["seconds"], state[1]["curve"]
+        with folder.must_fit("start"):
+            learner.load_state_dict(state[0])
+            seconds, curve = state[1]["seconds"], state[1]["curve"]
     advance(learner.outer_steps)
 
     def report() -> dict[str, Any]:

@@ -124,12 +124,22 @@ class Stream:
         state = self.folder.load_state(self.name)
         if state is None:
             return
-        tensors, meta = state
+        with self.folder.must_fit(self.name):
+            self._take_over(*state)
+
+    def _take_over(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         self.matrix, self.seconds = meta["matrix"], meta["seconds"]
         self.evaluation_seconds = meta["evaluation_seconds"]
         self.curves = [{int(step): v for step, v in c.items()} for c in meta["curves"]]
-        count = len(self.start)
-        self.finished = [tuple(tensors[f"finished.{m}.{i}"] for i in range(count)) for m in range(meta["finished"])]
+        shapes = [p.shape for p in self.start]
+        self.finished = [
+            tuple(tensors[f"finished.{m}.{i}"] for i in range(len(shapes))) for m in range(meta["finished"])
+        ]
+        for params in self.finished:
+            if [p.shape for p in params] != shapes:
+                raise ValueError(f"a module must have the shapes {shapes}, got {[p.shape for p in params]}")
+        if self.tasks_done > len(self.tasks):
+            raise ValueError(f"at most {len(self.tasks)} tasks can be done, got {self.tasks_done}")
         own = {key[len("learner.") :]: t for key, t in tensors.items() if key.startswith("learner.")}
         if own:
             curves = self.curves

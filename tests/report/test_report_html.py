@@ -113,9 +113,7 @@ def test_report_of_nothing_one_method_and_one_block(tmp_path: Path, metrics: dic
     report(tmp_path, {**rubbish, "summary": {"mim": dict.fromkeys(row), "mod": None}, "blocks": 3})
 
 
-def test_report_names_a_missing_picture_and_refuses_one_outside(
-    tmp_path: Path, metrics: dict[str, Any]
-) -> None:
+def test_report_names_a_missing_picture_and_refuses_one_outside(tmp_path: Path, metrics: dict[str, Any]) -> None:
     assert "images/a.png is missing" in report(tmp_path, metrics)
     (tmp_path / "run").mkdir()
     (tmp_path / "secret.png").write_bytes(b"x")

@@ -48,9 +48,7 @@ def test_heat_is_dark_to_light_and_takes_what_is_not_finite() -> None:
 
 def test_triptych(tmp_path: Path, picture: np.ndarray) -> None:
     renders = {"finetune": np.zeros_like(picture), "mim": picture, "other": (picture * 255).astype(np.uint8)}
-    path = triptych(
-        tmp_path / "t.png", picture, renders, {"mim": 30.0}, cell=64, smooth=False, title="a title"
-    )
+    path = triptych(tmp_path / "t.png", picture, renders, {"mim": 30.0}, cell=64, smooth=False, title="a title")
     out = pixels(path)
     assert out.shape[1] == 2 * MARGIN + 4 * 64 + 3 * 8
     truth = np.rint(picture * 255).astype(np.uint8).repeat(4, 0).repeat(4, 1)

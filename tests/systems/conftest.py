@@ -1,0 +1,76 @@
+"""A tiny city, run once in this process, and the way to run it in another one."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from tiny_city import OPTIONS, shrink
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="session")
+def city_cache(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def run_tiny(city_cache: pathlib.Path) -> Iterator[Callable[..., int]]:
+    """`run_tiny("--out", folder, ...)`: `mclnf-fast run city` on the tiny city, in this process; its exit code."""
+    from mclnf_fast.cli import main
+    from mclnf_fast.systems import city_data, start, stream
+
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((city_data, "write_city"), (start, "SAVE_EVERY"), (stream, "SAVE_EVERY")):
+            patch.setattr(module, name, getattr(module, name))  # so that leaving the context puts it back
+        patch.setenv("MCLNF_FAST_CACHE", str(city_cache))
+        shrink()
+        yield lambda *words: main(["run", "city", *map(str, words)])
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def finished(run_tiny: Callable[..., int], tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The folder of an uninterrupted run. Tests must not change it."""
+    out = tmp_path_factory.mktemp("run") / "whole"
+    assert run_tiny("--out", out, *OPTIONS) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def start_tiny(city_cache: pathlib.Path) -> Callable[..., subprocess.Popen[str]]:
+    """Like `run_tiny`, in a process of its own; `kill_at`: see `tiny_city`."""
+
+    def start(*words: object, kill_at: int | None = None) -> subprocess.Popen[str]:
+        env = {**os.environ, "MCLNF_FAST_CACHE": str(city_cache), "OMP_NUM_THREADS": "1"}
+        root = str(HERE.parents[1])
+        env["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [env.get("PYTHONPATH")])])
+        if kill_at is not None:
+            env["TINY_KILL_AT"] = str(kill_at)
+        command = [sys.executable, str(HERE / "tiny_city.py"), "run", "city", *map(str, words)]
+        return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    return start
+
+
+def results(run: pathlib.Path) -> dict[str, Any]:
+    """What of metrics.json must be the same in two runs: all but times, the command and the folder."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    for key in ("seconds_total", "phases", "command"):
+        del metrics[key]
+    for key in ("out", "resume"):
+        del metrics["config"][key]
+    for part in (*metrics["summary"].values(), metrics["meta"] or {}):
+        for key in [k for k in part if k.endswith("seconds")]:
+            del part[key]
+    metrics["comparison"].pop("mim_over_mod_seconds", None)
+    return metrics

@@ -1,0 +1,177 @@
+"""A whole small run of the main job: what it leaves, that modules forget nothing, that it can be had again."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+
+import pytest
+import torch
+import yaml
+from conftest import results
+from tiny_city import OPTIONS
+
+from mclnf_fast.fields import load_bank
+from mclnf_fast.systems import city_data
+from mclnf_fast.systems.city_config import METHODS, read_config
+
+MODULAR = ("mim", "mod", "mod_random")
+
+
+def metrics_of(run: pathlib.Path) -> dict:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def test_the_run_folder_holds_everything(finished):
+    for name in ("config.yaml", "metrics.json", "metrics.jsonl", "bank.safetensors", "bank.safetensors.json"):
+        assert (finished / name).stat().st_size > 0
+    page = (finished / "report.html").read_text()
+    metrics = metrics_of(finished)
+    assert {p["kind"] for p in metrics["pictures"]} == {"strip", "triptych", "fisher", "modules"}
+    for picture in metrics["pictures"]:
+        assert (finished / picture["file"]).read_bytes().startswith(b"\x89PNG")
+        assert pathlib.Path(picture["file"]).name in page or "data:image/png" in page
+    assert not list(finished.rglob("*.tmp"))
+
+
+def test_the_summary_has_what_is_promised(finished):
+    summary = metrics_of(finished)["summary"]
+    assert set(summary) == set(METHODS)
+    for method in summary.values():
+        for key in ("psnr_mean", "psnr_first_task_after_own", "psnr_first_task_after_all", "seconds"):
+            assert isinstance(method[key], float)
+        assert set(method["psnr_at_step"]) == {"0", "1", "4", "10"}
+        own, last = method["matrix"]
+        assert own[1] is None
+        assert method["psnr_first_task_after_own"] == own[0]
+        assert method["psnr_first_task_after_all"] == last[0]
+        assert method["psnr_mean"] == pytest.approx(sum(last) / 2, abs=1e-12)
+        for step, value in method["psnr_at_step"].items():
+            each = [task[step] for task in method["psnr_at_step_by_task"]]
+            assert value == pytest.approx(sum(each) / 2, abs=1e-12)
+    wide = summary["finetune"]["parameters"] / summary["mod"]["parameters"]
+    assert 0.9 < wide < 1.1
+
+
+def test_modules_forget_nothing_bit_for_bit_and_one_network_changes(finished):
+    summary = metrics_of(finished)["summary"]
+    for method in MODULAR:
+        assert summary[method]["psnr_first_task_after_all"] == summary[method]["psnr_first_task_after_own"]
+        assert summary[method]["forgetting"] == 0.0
+    assert summary["finetune"]["psnr_first_task_after_all"] != summary["finetune"]["psnr_first_task_after_own"]
+
+
+def test_mod_and_mim_start_at_the_same_place_and_mod_random_elsewhere(finished):
+    at = {name: s["psnr_at_step_by_task"][0]["0"] for name, s in metrics_of(finished)["summary"].items()}
+    assert at["mod"] == at["mim"] != at["mod_random"]
+
+
+def test_one_network_goes_on_from_where_it_was(finished):
+    """Its quality on block 2 before its first step there is not that of a fresh network."""
+    tasks = metrics_of(finished)["summary"]["finetune"]["psnr_at_step_by_task"]
+    assert tasks[1]["0"] > tasks[0]["0"]
+
+
+def test_events_are_one_line_each(finished):
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    summary = metrics_of(finished)["summary"]
+    for name in METHODS:
+        steps = [r for r in rows if r["method"] == name and "step" in r]
+        assert [(r["block"], r["step"]) for r in steps] == [
+            (block, step) for block in ("block_1", "block_2") for step in (0, 1, 4, 10)
+        ]
+        last = [r for r in rows if r["method"] == name and "after" in r][-1]
+        assert list(last["psnr"].values()) == summary[name]["matrix"][-1]
+
+
+def test_the_bank_on_disk_is_the_one_that_was_measured(finished, run_tiny):
+    bank = load_bank(finished / "bank.safetensors")
+    described = json.loads((finished / "bank.safetensors.json").read_text())
+    assert described["method"] == "mim"
+    assert list(described["cells"]) == ["block_1", "block_2"]
+    assert len(bank) == 2
+    config = read_config(yaml.safe_load((finished / "config.yaml").read_text()))
+    assert bank.spec == config.spec
+    data = city_data.load(config, config.spec, config.settings, lambda _: None)
+    last = metrics_of(finished)["summary"]["mim"]["matrix"][-1]
+    for k, task in enumerate(data.tasks):
+        assert task.evaluate(tuple(p[k : k + 1].detach() for p in bank.stacked)) == last[k]
+
+
+def test_resuming_a_finished_run_is_harmless(finished, run_tiny, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    assert run_tiny("--resume", copy) == 0
+    assert results(copy) == results(finished)
+    assert (copy / "bank.safetensors").read_bytes() == (finished / "bank.safetensors").read_bytes()
+    assert (copy / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+    assert (copy / "config.yaml").read_bytes() == (finished / "config.yaml").read_bytes()
+
+
+def test_the_configuration_on_disk_reproduces_the_run(finished, run_tiny, tmp_path):
+    """A folder that holds that config.yaml and nothing else is a run that has yet to begin."""
+    again = tmp_path / "again"
+    again.mkdir()
+    shutil.copy(finished / "config.yaml", again)
+    assert run_tiny("--resume", again) == 0
+    assert results(again) == results(finished)
+    assert (again / "bank.safetensors").read_bytes() == (finished / "bank.safetensors").read_bytes()
+
+
+def test_out_must_be_new_or_empty(finished, run_tiny, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert run_tiny("--out", tmp_path, *OPTIONS) == 2
+    assert f"out: {tmp_path} must be new or empty" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["run", "start", "mod_random", "finetune", "mod", "mim"])
+def test_a_flipped_byte_in_a_state_file(finished, run_tiny, tmp_path, capsys, name):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    file = copy / "state" / f"{name}.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3 if name != "run" else content.index(b"phases") + 1] ^= 0x10
+    file.write_bytes(bytes(content))
+    capsys.readouterr()
+    assert run_tiny("--resume", copy) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"mclnf-fast: checkpoint {file}: must ")
+
+
+def test_a_torn_state_file(finished, run_tiny, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    file = copy / "state" / "mod.safetensors"
+    file.write_bytes(file.read_bytes()[:-40])
+    capsys.readouterr()
+    assert run_tiny("--resume", copy) == 2
+    assert f"checkpoint {file}: must be a whole safetensors file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("key", "value"), [("width", 9), ("hidden_layers", 2)])
+def test_a_state_of_another_architecture(finished, run_tiny, tmp_path, capsys, key, value):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    (copy / "config.yaml").write_text(yaml.safe_dump({**config, key: value}))
+    capsys.readouterr()
+    assert run_tiny("--resume", copy) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "must be the state of this configuration" in lines[0]
+
+
+def test_the_paper_form_with_strength_zero_is_the_plain_method(run_tiny, tmp_path):
+    """In the whole job, not in a toy alone: `mim` with loss weights of strength 0 has the bits of `mod`."""
+    words = ["--fim", "weight", "--lam", "0", "--methods", "mod", "mim"]
+    assert run_tiny("--out", tmp_path / "run", *OPTIONS, *words) == 0
+    summary = metrics_of(tmp_path / "run")["summary"]
+    assert summary["mim"]["matrix"] == summary["mod"]["matrix"]
+
+
+def test_torch_is_left_with_the_threads_that_were_asked_for(finished):
+    assert torch.get_num_threads() == 1
+    assert metrics_of(finished)["config"]["threads"] == 1

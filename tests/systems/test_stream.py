@@ -1,0 +1,182 @@
+"""A method over a stream of tasks: modules are left alone, one network goes on, and a stop anywhere costs nothing."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from mclnf_fast.errors import InputError
+from mclnf_fast.learn.learner import LearnerConfig
+from mclnf_fast.render import Cells, RenderSettings
+from mclnf_fast.render.cameras import Cameras, look_at
+from mclnf_fast.render.posed import PosedImages
+from mclnf_fast.spec import FieldSpec
+from mclnf_fast.systems import stream as module
+from mclnf_fast.systems.folder import RunFolder
+from mclnf_fast.systems.start import random_start
+from mclnf_fast.systems.stream import Stream, stack
+
+SPEC = FieldSpec(3, 4, 8, 1)
+CELL = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3]]))
+STEPS = 9
+
+
+class Stopped(Exception):
+    """In place of a kill."""
+
+
+def task(seed: int) -> PosedImages:
+    g = torch.Generator().manual_seed(seed)
+    position = torch.nn.functional.normalize(torch.randn(3, 3, generator=g), dim=-1) * 2.5
+    cameras = Cameras(look_at(position, torch.zeros(3, 3)), 8.0, 8.0, 4.0, 3.0, 8, 6)
+    images = torch.randint(0, 256, (3, 1, 1, 3), generator=g, dtype=torch.uint8).expand(3, 6, 8, 3).contiguous()
+    settings = RenderSettings(bins=3)
+    return PosedImages(f"task {seed}", images[1:], cameras[1:], images[:1], cameras[:1], CELL, SPEC, settings, 4)
+
+
+def no_picture(*_: object) -> None:
+    """A picture that nobody looks at."""
+
+
+def new_stream(path: pathlib.Path, modular: bool = True, fim: Any = "sample", picture: Any = no_picture) -> Stream:
+    config = LearnerConfig(steps=STEPS, batch=12, fim=fim, refresh=2)
+    tasks = [task(k) for k in range(3)]
+    return Stream("toy", tasks, random_start(SPEC, 0), modular, config, (1, 4, STEPS), RunFolder(path), 0, picture)
+
+
+def learn_all(stream: Stream, advance: Callable[[int], object] = lambda _: None) -> Stream:
+    for k in range(3):
+        stream.learn(k, advance)
+    return stream
+
+
+def assert_same(a: Stream, b: Stream) -> None:
+    assert a.matrix == b.matrix
+    assert a.curves == b.curves
+    for first, second in zip(a.finished, b.finished, strict=True):
+        for x, y in zip(first, second, strict=True):
+            assert torch.equal(x, y)
+
+
+def test_modules_are_never_touched_again_and_one_network_is(tmp_path):
+    modules, one = new_stream(tmp_path / "a"), new_stream(tmp_path / "b", modular=False)
+    modules.learn(0, lambda _: None)
+    first = [p.clone() for p in modules.params_of(0)]
+    learn_all(modules)
+    learn_all(one)
+    assert all(torch.equal(a, b) for a, b in zip(first, modules.params_of(0)))
+    assert (len(modules.finished), len(one.finished)) == (3, 1)
+    for k in range(3):
+        assert modules.matrix[k][: k + 1] == [modules.matrix[i][i] for i in range(k + 1)]
+    assert one.matrix[2][0] != one.matrix[0][0]
+    assert one.params_of(0) is one.params_of(2)
+
+
+def test_every_module_starts_at_the_shared_start_and_one_network_where_it_was(tmp_path):
+    modules, one = learn_all(new_stream(tmp_path / "a")), learn_all(new_stream(tmp_path / "b", modular=False))
+    start = random_start(SPEC, 0)
+    for k in range(3):
+        assert modules.curves[k][0] == modules.tasks[k].evaluate(start)
+    after_first = new_stream(tmp_path / "c", modular=False)
+    after_first.learn(0, lambda _: None)
+    assert one.curves[1][0] == one.tasks[1].evaluate(after_first.params_of(0))
+
+
+@pytest.mark.parametrize("modular", [True, False])
+@pytest.mark.parametrize("fim", ["none", "sample", "both"])
+def test_stopped_after_any_step_it_goes_on_to_the_same_bits(tmp_path, monkeypatch, modular, fim):
+    """Stopped after every third step, whatever task it is in, each time by an exception out of the loop."""
+    monkeypatch.setattr(module, "SAVE_EVERY", 0.0)
+    whole = learn_all(new_stream(tmp_path / "whole", modular, fim))
+    left = [0]
+
+    def advance(steps: int) -> None:
+        left[0] -= steps == 1
+        if left[0] < 0:
+            raise Stopped
+
+    stops = 0
+    while True:
+        left[0] = 3
+        stream = new_stream(tmp_path / "stopped", modular, fim)
+        try:
+            learn_all(stream, advance)
+        except Stopped:
+            stops += 1
+            continue
+        break
+    assert stops > 5
+    assert_same(stream, whole)
+
+
+def test_without_a_save_within_a_task_it_starts_that_task_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SAVE_EVERY", float("inf"))
+    whole = learn_all(new_stream(tmp_path / "whole"))
+    stream = new_stream(tmp_path / "stopped")
+    stream.learn(0, lambda _: None)
+
+    def stop(steps: int) -> None:
+        if stream._learner is not None and stream._learner.steps_made == 5:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        stream.learn(1, stop)
+    again = new_stream(tmp_path / "stopped")
+    assert again.tasks_done == 1
+    assert_same(learn_all(again), whole)
+
+
+def test_progress_counts_every_step_once_also_when_it_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SAVE_EVERY", 0.0)
+    counted = []
+    stream = new_stream(tmp_path)
+
+    def stop(steps: int) -> None:
+        if stream._learner.steps_made == 5:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        stream.learn(0, stop)
+    new_stream(tmp_path).learn(0, counted.append)
+    assert counted[0] == 4  # the step in which it was stopped had not been saved
+    assert sum(counted) == STEPS
+
+
+def test_pictures_are_asked_for_at_the_start_and_each_logged_step(tmp_path):
+    asked: list[tuple[str, int, int]] = []
+    learn_all(new_stream(tmp_path, picture=lambda *a: asked.append(a[:3])))
+    assert asked == [("toy", k, step) for k in range(3) for step in (0, 1, 4, STEPS)]
+
+
+def test_the_summary(tmp_path):
+    stream = learn_all(new_stream(tmp_path, modular=False))
+    found = stream.summary()
+    last = stream.matrix[2]
+    assert found["psnr_mean"] == sum(last) / 3
+    assert found["psnr_first_task_after_own"] == stream.matrix[0][0]
+    assert found["psnr_first_task_after_all"] == last[0]
+    assert found["forgetting"] == pytest.approx(sum(stream.matrix[i][i] - last[i] for i in range(3)) / 3)
+    assert list(found["psnr_at_step"]) == ["0", "1", "4", "9"]
+    assert found["matrix"][0] == [stream.matrix[0][0], None, None]
+    assert found["parameters"] == SPEC.num_parameters
+
+
+def test_a_state_of_another_architecture_or_stream_is_refused(tmp_path):
+    stream = learn_all(new_stream(tmp_path))
+    wide = FieldSpec(3, 4, 9, 1)
+    arguments = (True, stream.config, (1,), stream.folder, 0, no_picture)
+    with pytest.raises(InputError, match=r"must be the state of this configuration.*must have the shapes"):
+        Stream("toy", stream.tasks, random_start(wide, 0), *arguments)
+    with pytest.raises(InputError, match="at most 2 tasks can be done, got 3"):
+        Stream("toy", stream.tasks[:2], random_start(SPEC, 0), *arguments)
+
+
+def test_stacked_modules_are_a_bank():
+    modules = [random_start(SPEC, k) for k in range(3)]
+    bank = stack(modules)
+    assert [tuple(p.shape) for p in bank] == [(3, 3, 8), (3, 8, 4), (3, 8), (3, 4)]
+    assert torch.equal(bank[0][1:2], modules[1][0])

@@ -1,0 +1,57 @@
+"""`mclnf-fast` with a city of a few small pictures; by the environment, it saves at each step and dies by SIGKILL.
+
+TINY_KILL_AT = n: the process kills itself in the middle of its n-th atomic write (the bytes are on disk under their
+temporary name, and not yet in place).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+
+OPTIONS = [
+    "--steps", "10", "--batch", "24", "--width", "8", "--hidden-layers", "1", "--frequencies", "2", "--bins", "4",
+    "--refresh", "3", "--tile", "4", "--threads", "1",
+    "--meta.steps", "3", "--meta.inner-steps", "2", "--meta.rays", "8",
+]  # fmt: skip
+PLAN = {
+    "width": 16, "height": 12, "samples": 4, "train": 3, "test": 1, "meta_districts": 1, "meta_train": 2,
+    "meta_test": 1, "city": 1, "blocks": (2, 1),
+}  # fmt: skip
+
+
+def shrink() -> None:
+    """A small procedural city, and a state on disk after every step."""
+    from mclnf_fast.data import write_city
+    from mclnf_fast.systems import city_data, start, stream
+
+    def tiny(*, seed: int = 0, progress: object = None, **_: object) -> object:
+        return write_city(seed=seed, progress=progress, **PLAN)
+
+    city_data.write_city = tiny
+    start.SAVE_EVERY = stream.SAVE_EVERY = 0.0
+
+
+def die_at(count: int) -> None:
+    """SIGKILL in the middle of the count-th atomic write."""
+    real, done = os.replace, [0]
+
+    @functools.wraps(real)
+    def replace(*args: object, **options: object) -> None:
+        done[0] += 1
+        if done[0] == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(*args, **options)
+
+    os.replace = replace
+
+
+if __name__ == "__main__":
+    shrink()
+    if "TINY_KILL_AT" in os.environ:
+        die_at(int(os.environ["TINY_KILL_AT"]))
+    from mclnf_fast.cli import main
+
+    sys.exit(main(sys.argv[1:]))
