@@ -116,7 +116,7 @@ class CityConfig:
         return LearnerConfig(fim=fim, **{k: getattr(self, k) for k in keys})
 
 
-QUICK: dict[str, Any] = {"quick": True, "steps": 96, "batch": 256, "meta": StartConfig(steps=16, rays=64)}
+QUICK: dict[str, Any] = {"quick": True, "steps": 64, "batch": 256, "meta": StartConfig(steps=16, rays=64)}
 
 
 def quick_config() -> CityConfig:
