@@ -15,11 +15,12 @@
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
 namespace mclnf {
 namespace avx512 {
+// clang-format off: each is written in terms of those before it
 #include "simd.h"
-// The order matters: the micro-kernel and the layers are written in terms of the vectors above.
 #include "gemm_tile.h"
-// The tile sweeps use both.
+#include "bank_tile.h"
 #include "bank_kernels.h"
+// clang-format on
 const BankTable<float> table_float = make_table<float>("avx512");
 const BankTable<double> table_double = make_table<double>("avx512");
 }  // namespace avx512

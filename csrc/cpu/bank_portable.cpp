@@ -11,11 +11,12 @@
 
 namespace mclnf {
 namespace portable {
+// clang-format off: each is written in terms of those before it
 #include "simd.h"
-// The order matters: the micro-kernel and the layers are written in terms of the vectors above.
 #include "gemm_tile.h"
-// The tile sweeps use both.
+#include "bank_tile.h"
 #include "bank_kernels.h"
+// clang-format on
 const BankTable<float> table_float = make_table<float>("portable");
 const BankTable<double> table_double = make_table<double>("portable");
 }  // namespace portable

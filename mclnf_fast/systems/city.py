@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 import shlex
@@ -23,6 +24,8 @@ from mclnf_fast.systems.city_config import METHODS, CityConfig, log_steps, quick
 from mclnf_fast.systems.folder import RunFolder, plain
 from mclnf_fast.systems.start import learn_start, random_start
 from mclnf_fast.systems.stream import Stream
+
+say = functools.partial(print, flush=True)
 
 
 class _Phases:
@@ -63,7 +66,9 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     torch.manual_seed(config.seed)
     state = folder.load_state("run")
     phases = _Phases({} if state is None else state[1]["phases"])
-    print(f"run folder: {folder.path}")
+    say(f"run folder: {folder.path}")
+    if config.backend != "reference" and (missing := info()["ops"]["cpu"]["bank_mlp"]["passed_over"]):
+        say("slow, on the PyTorch reference: " + "; ".join(missing.values()))
 
     try:
         with phases("data"), progress("city", None) as bar:
@@ -72,7 +77,7 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
         if fresh:
             folder.discard()
         raise
-    print(f"{data.title}: {len(data.tasks)} blocks, {sum(len(t.pool) for t in data.tasks):,} training rays")
+    say(f"{data.title}: {len(data.tasks)} blocks, {sum(len(t.pool) for t in data.tasks):,} training rays")
     folder.save_state("run", {}, {"phases": phases.seconds})
 
     random, start_report = random_start(config.spec, config.seed), None
@@ -91,7 +96,7 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
             with phases("learning"), progress(label, config.steps) as bar:
                 stream.learn(k, bar)
         summary = {name: stream.summary() for name, stream in streams.items()}
-        print(matrix_table(summary, [t.name for t in data.tasks], color=sys.stdout.isatty()))
+        say(matrix_table(summary, [t.name for t in data.tasks], color=sys.stdout.isatty()))
         folder.save_state("run", {}, {"phases": phases.seconds})
         folder.write_lines("metrics.jsonl", _events(streams))
 
@@ -102,8 +107,8 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     with phases("report"):
         folder.write_json("metrics.json", metrics)
         report = write_report(folder.path, metrics)
-    print(summary_markdown(metrics))
-    print(f"report: {report}")
+    say(summary_markdown(metrics))
+    say(f"report: {report}")
     return folder.path
 
 

@@ -30,14 +30,14 @@ class CityConfig:
     quick: bool = False
     """A small run of under a minute."""
     resume: str | None = None
-    """Continue the run in this folder; standing alone: the run in --out, or else the newest one."""
+    """Continue the run in this folder, with its own options; standing alone: the run in --out, or else the newest."""
     methods: tuple[Method, ...] = METHODS
     """What to run side by side."""
     max_side: int = 160
     """Reduce the pictures of `data` to at most this many pixels a side."""
     start: Literal["city", "none"] = "city"
     """Where the shared start is meta-learned: on other procedural districts, or nowhere (random)."""
-    steps: int = 768
+    steps: int = 640
     """Gradient steps a block."""
     batch: int = 512
     """Rays a step."""
