@@ -1,24 +1,27 @@
-// Every op's signature: the list of what the engine can do. Kernels are in cpu/ and cuda/, derivatives and shape
-// functions in mclnf_fast/ops.
+// Every op's signature: the list of what the engine can do. Kernels are in cpu/ and cuda/, derivatives and
+// shape functions in mclnf_fast/ops.
 #include <torch/csrc/stable/library.h>
 
 #include "schema_render.h"
 
 namespace {
 
-// One bank of M modules: x [N, in_dim] grouped by module, offsets [M + 1], weights [M, in, out] and biases [M, out] a
-// layer, then the network as FieldSpec.packed gives it.
+// One bank of M modules: x [N, in_dim] grouped by module, offsets [M + 1], weights [M, in, out] and biases
+// [M, out] a layer, then the network as FieldSpec.packed gives it.
 #define BANK "Tensor x, Tensor offsets, Tensor[] weights, Tensor[] biases"
 #define NET "int[] net_ints, float[] net_floats"
 
 constexpr const char* kBankSchemas[] = {
     "bank_mlp_fwd(" BANK ", " NET ") -> Tensor",
-    "bank_mlp_bwd(" BANK ", Tensor grad_y, " NET ", bool need_x, bool need_params) -> (Tensor, Tensor[], Tensor[])",
-    "bank_mlp_bwd_bwd(" BANK ", Tensor grad_y, Tensor tangent_x, Tensor[] tangent_weights, Tensor[] tangent_biases, " NET
+    "bank_mlp_bwd(" BANK ", Tensor grad_y, " NET
+    ", bool need_x, bool need_params) -> (Tensor, Tensor[], Tensor[])",
+    "bank_mlp_bwd_bwd(" BANK
+    ", Tensor grad_y, Tensor tangent_x, Tensor[] tangent_weights, Tensor[] tangent_biases, " NET
     ") -> (Tensor, Tensor[], Tensor[], Tensor)",
     "fisher_points(" BANK ", Tensor grad_y, Tensor[] inverse_weights, Tensor[] inverse_biases, " NET
     ", bool sums) -> (Tensor, Tensor[], Tensor[], Tensor[], Tensor[])",
-    "fisher_segments(" BANK ", Tensor grad_y, Tensor segments, Tensor segment_offsets, Tensor[] inverse_weights, "
+    "fisher_segments(" BANK
+    ", Tensor grad_y, Tensor segments, Tensor segment_offsets, Tensor[] inverse_weights, "
     "Tensor[] inverse_biases, " NET ", bool sums) -> (Tensor, Tensor[], Tensor[], Tensor[], Tensor[])",
     "cpu_instruction_set() -> str",
 };
