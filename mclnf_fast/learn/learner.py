@@ -13,7 +13,7 @@ from torch import Tensor
 from mclnf_fast.learn.fim import fim_weights
 from mclnf_fast.learn.fisher import RunningFisher
 from mclnf_fast.learn.optim import BankOptimizer
-from mclnf_fast.learn.params import Params, flatten_pair, split_pair
+from mclnf_fast.learn.params import Params, flatten_pair
 from mclnf_fast.learn.sampling import FisherSampler
 from mclnf_fast.learn.task import Task
 
@@ -156,9 +156,3 @@ class Learner:
         self.optimizer.load_state_dict(part("optimizer"))
         self.sampler.load_state_dict(part("sampler"))
         self.running.load_state_dict(part("running"))
-
-
-def split(params: Params) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights and biases of a flat tuple, as lists (what the ops take)."""
-    weights, biases = split_pair(params)
-    return list(weights), list(biases)

@@ -88,8 +88,8 @@ def sample_in_cells(
         occupancy: bool grid of the unit box, the same for every module, or None.
         seed: of the jitter of the bins' borders; None: no jitter.
     """
-    counts = ray_offsets.diff()
-    owner = torch.repeat_interleave(torch.arange(len(cells), device=origins.device), counts)
+    modules = torch.arange(len(cells), device=origins.device)
+    owner = torch.repeat_interleave(modules, ray_offsets.diff(), output_size=origins.shape[0])
     unit = cells.unit
     centers, halves = cells.centers.to(origins)[owner], cells.halves.to(origins)[owner]
     o, d = (origins - centers) / halves, directions * (unit / halves)
