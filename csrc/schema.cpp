@@ -18,11 +18,13 @@ constexpr const char* kBankSchemas[] = {
     "bank_mlp_bwd_bwd(" BANK
     ", Tensor grad_y, Tensor tangent_x, Tensor[] tangent_weights, Tensor[] tangent_biases, " NET
     ") -> (Tensor, Tensor[], Tensor[], Tensor)",
-    "fisher_points(" BANK ", Tensor grad_y, Tensor[] inverse_weights, Tensor[] inverse_biases, " NET
+    "fisher_points(" BANK
+    ", Tensor grad_y, Tensor[] fisher_weights, Tensor[] fisher_biases, float damping, " NET
     ", bool sums) -> (Tensor, Tensor[], Tensor[], Tensor[], Tensor[])",
     "fisher_segments(" BANK
-    ", Tensor grad_y, Tensor segments, Tensor segment_offsets, Tensor[] inverse_weights, "
-    "Tensor[] inverse_biases, " NET ", bool sums) -> (Tensor, Tensor[], Tensor[], Tensor[], Tensor[])",
+    ", Tensor grad_y, Tensor segments, Tensor segment_offsets, Tensor[] fisher_weights, "
+    "Tensor[] fisher_biases, float damping, " NET
+    ", bool sums) -> (Tensor, Tensor[], Tensor[], Tensor[], Tensor[])",
     "cpu_instruction_set() -> str",
 };
 

@@ -3,9 +3,11 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "math/spherical.h"
@@ -20,6 +22,8 @@ namespace avx2 {
 #include "gemm_tile.h"
 #include "bank_tile.h"
 #include "bank_kernels.h"
+#include "bank_backward.h"
+#include "bank_second.h"
 // clang-format on
 const BankTable<float> table_float = make_table<float>("avx2");
 const BankTable<double> table_double = make_table<double>("avx2");

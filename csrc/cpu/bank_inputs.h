@@ -1,4 +1,5 @@
-// What the bank's drivers share: tensors checked and turned into pointers, and the division of the work.
+// What the bank's drivers share: tensors checked and turned into pointers, and
+// the division of the work.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -8,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <tuple>
 #include <vector>
 
@@ -33,8 +35,8 @@ inline Tensor plain(const char* name, const Tensor& t, ScalarType dtype) {
     return torch::stable::contiguous(t);
 }
 
-// Tensors shaped like the parameters, [M, in, out] and [M, out] a layer, and the pointers to one module's
-// share.
+// Tensors shaped like the parameters, [M, in, out] and [M, out] a layer, and
+// the pointers to one module's share.
 template <class S>
 struct Stack {
     Tensors weight, bias;
@@ -51,11 +53,11 @@ struct Stack {
             check_shape(name, bias[l], {modules, net.layers[l].out});
         }
     }
-    static Stack zeros(const Net& net, int64_t modules, const Tensor& like) {
+    static Stack empty(const Net& net, int64_t modules, const Tensor& like) {
         Stack stack;
         for (const Layer& layer : net.layers) {
-            stack.weight.push_back(torch::stable::new_zeros(like, {modules, layer.in, layer.out}));
-            stack.bias.push_back(torch::stable::new_zeros(like, {modules, layer.out}));
+            stack.weight.push_back(torch::stable::new_empty(like, {modules, layer.in, layer.out}));
+            stack.bias.push_back(torch::stable::new_empty(like, {modules, layer.out}));
         }
         return stack;
     }
@@ -85,11 +87,12 @@ class View {
     }
     Slices<S> read() const { return weight_.empty() ? Slices<S>{} : Slices<S>{weight_.data(), bias_.data()}; }
     Sums<S> write() { return weight_.empty() ? Sums<S>{} : Sums<S>{weight_.data(), bias_.data()}; }
-    void add_to(Sums<S> target, const Net& net) const {
+    // f(values, count) on every tensor's share.
+    template <class F>
+    void each(const Net& net, const F& f) const {
         for (size_t l = 0; l < weight_.size(); ++l) {
-            const int64_t size = static_cast<int64_t>(net.layers[l].in) * net.layers[l].out;
-            for (int64_t i = 0; i < size; ++i) target.weight[l][i] += weight_[l][i];
-            for (int i = 0; i < net.layers[l].out; ++i) target.bias[l][i] += bias_[l][i];
+            f(weight_[l], static_cast<int64_t>(net.layers[l].in) * net.layers[l].out);
+            f(bias_[l], static_cast<int64_t>(net.layers[l].out));
         }
     }
 
@@ -135,61 +138,101 @@ struct BankInputs {
     }
 };
 
-// A run of items (points, or segments) of one module. `slot` < 0: the module's only run, which may write its
-// sums in place; otherwise the row of the partial sums that it fills.
+// A run of items (points, or segments) of one module. `slot` < 0: the module's
+// only run, which writes its sums in place; otherwise the row of the partial
+// sums that it fills.
 struct Run {
     int64_t module, begin, end, slot;
 };
 
-// Cuts every module's items into runs: enough of them that one huge module fills the cores, few enough that
-// the partial sums stay small. The cut depends on the problem alone, never on the number of threads, and so
-// do the sums' bits.
+// Every module's items cut into runs.
 struct Plan {
     std::vector<Run> runs;
     int64_t slots = 0;
 
-    Plan(const std::vector<int64_t>& offsets, int64_t least, bool partial_sums) {
+    // For results of each item alone, which no cut changes: large runs, and
+    // enough of them for all threads.
+    static Plan free(const std::vector<int64_t>& offsets) {
+        const int64_t parts = 8 * static_cast<int64_t>(torch::stable::get_num_threads());
+        const int64_t least = std::max<int64_t>(512, offsets.back() / parts);
+        return Plan(offsets, least, INT64_MAX, false);
+    }
+    // For sums over items: enough runs that one huge module fills the cores, few
+    // enough that the partial sums stay small. The cut depends on the problem
+    // alone, never on the number of threads, and so do the sums' bits.
+    static Plan fixed(const std::vector<int64_t>& offsets, int64_t least) {
         const int64_t modules = static_cast<int64_t>(offsets.size()) - 1;
-        const int64_t most =
-            partial_sums ? std::max<int64_t>(4, 64 / std::max<int64_t>(1, modules)) : INT64_MAX;
-        for (int64_t m = 0; m < modules; ++m) {
+        return Plan(offsets, least, std::max<int64_t>(4, 64 / std::max<int64_t>(1, modules)), true);
+    }
+
+  private:
+    Plan(const std::vector<int64_t>& offsets, int64_t least, int64_t most, bool partial_sums) {
+        for (size_t m = 0; m + 1 < offsets.size(); ++m) {
             const int64_t items = offsets[m + 1] - offsets[m];
             if (items == 0) continue;
             const int64_t count = std::min(most, (items + least - 1) / least);
             // Whole tiles a run, so that only the last one is ragged.
-            const int64_t size = ((items + count - 1) / count + 63) / 64 * 64;
+            const int64_t size = ((items + count - 1) / count + 127) / 128 * 128;
             const bool alone = size >= items || !partial_sums;
             for (int64_t at = offsets[m]; at < offsets[m + 1]; at += size)
-                runs.push_back({m, at, std::min(at + size, offsets[m + 1]), alone ? -1 : slots++});
+                runs.push_back(
+                    {static_cast<int64_t>(m), at, std::min(at + size, offsets[m + 1]), alone ? -1 : slots++});
         }
     }
 };
 
-// Adds the partial sums of every module in the order of its runs.
+// Sums over a plan's runs, shaped like the parameters: each run writes
+// `of(run)`, then `finish` adds the partial sums of every module in the order
+// of its runs and puts zeros where a module has no items.
 template <class S>
-void reduce_slots(const Plan& plan, const Net& net, const std::vector<S>& partial, Stack<S>& total) {
-    std::vector<size_t> first;  // the first run of each module that has slots
-    for (size_t r = 0; r < plan.runs.size(); ++r)
-        if (plan.runs[r].slot >= 0 && (r == 0 || plan.runs[r - 1].module != plan.runs[r].module))
-            first.push_back(r);
-    torch::stable::parallel_for(0, static_cast<int64_t>(first.size()), 1, [&](int64_t begin, int64_t end) {
-        for (int64_t f = begin; f < end; ++f) {
-            const int64_t module = plan.runs[first[f]].module;
-            View<S> target(total, net, module);
-            for (size_t r = first[f]; r < plan.runs.size() && plan.runs[r].module == module; ++r)
-                View<S>(const_cast<S*>(partial.data()) + plan.runs[r].slot * net.parameters, net)
-                    .add_to(target.write(), net);
-        }
-    });
-}
+class RunSums {
+  public:
+    RunSums(const Net& net, int64_t modules, const Plan& plan, Stack<S>& total)
+        : net_(net), modules_(modules), plan_(plan), total_(total) {
+        if (total) partial_.reset(new S[plan.slots * net.parameters]);
+    }
+    View<S> of(const Run& run) const {
+        if (!total_) return View<S>(total_, net_, 0);
+        if (run.slot < 0) return View<S>(total_, net_, run.module);
+        return View<S>(partial_.get() + run.slot * net_.parameters, net_);
+    }
+    // scale: a factor a module, or empty.
+    void finish(const std::vector<S>& scale = {}) {
+        if (!total_) return;
+        std::vector<size_t> first(modules_ + 1, plan_.runs.size());  // the first run of each module
+        for (size_t r = plan_.runs.size(); r-- > 0;) first[plan_.runs[r].module] = r;
+        for (int64_t m = modules_; m-- > 0;) first[m] = std::min(first[m], first[m + 1]);
+        // Work a module: nothing where it was written in place.
+        torch::stable::parallel_for(0, modules_, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t m = begin; m < end; ++m) {
+                const Run* run = plan_.runs.data() + first[m];
+                const int64_t count = static_cast<int64_t>(first[m + 1] - first[m]);
+                if (count == 1 && scale.empty()) continue;
+                const S by = scale.empty() ? S(1) : scale[m];
+                const S* from = count > 1 ? partial_.get() + run->slot * net_.parameters : nullptr;
+                View<S>(total_, net_, m).each(net_, [&](S* to, int64_t size) {
+                    if (count == 0) std::fill(to, to + size, S(0));
+                    if (count == 1)
+                        for (int64_t i = 0; i < size; ++i) to[i] *= by;
+                    if (count < 2) return;
+                    for (int64_t i = 0; i < size; ++i) to[i] = from[i] + from[i + net_.parameters];
+                    for (int64_t c = 2; c < count; ++c)
+                        for (int64_t i = 0; i < size; ++i) to[i] += from[i + c * net_.parameters];
+                    if (!scale.empty())
+                        for (int64_t i = 0; i < size; ++i) to[i] *= by;
+                    from += size;
+                });
+            }
+        });
+    }
 
-// The sums of one run: in place, or in its slot of the partial sums.
-template <class S>
-View<S> sums_of(const Run& run, const Net& net, Stack<S>& total, std::vector<S>& partial) {
-    if (!total) return View<S>(total, net, 0);
-    if (run.slot < 0) return View<S>(total, net, run.module);
-    return View<S>(partial.data() + run.slot * net.parameters, net);
-}
+  private:
+    const Net& net_;
+    int64_t modules_;
+    const Plan& plan_;
+    Stack<S>& total_;
+    std::unique_ptr<S[]> partial_;
+};
 
 // Calls f(float()) or f(double()) by the dtype of x.
 template <class F>

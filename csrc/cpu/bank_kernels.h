@@ -1,315 +1,177 @@
-// Forward, backward and second-order sweeps of one module over a run of points, a tile of points at a time.
+// Forward, backward and second-order sweeps of one module over a run of points,
+// a tile of points at a time.
 //
-// Included once per instruction set after gemm_tile.h and bank_tile.h (no include guard, see simd.h). All of
-// a tile's activations stay in the cache from the first layer to the last, and backward computes them again
-// instead of keeping them.
+// Included once per instruction set after gemm_tile.h and bank_tile.h (no
+// include guard, see simd.h). All of a tile's activations stay in the cache
+// from the first layer to the last, and backward computes them again instead of
+// keeping them.
 
-// Z [out, T] = W^T H + b, H being the layer before and, for a skip layer, the encoding as well.
+// Points a tile: enough that a layer's weights, which a tile reads once, cost
+// little beside the arithmetic.
+static constexpr int kTilePoints = 128;
+// Points of a run from which its weights are put into the order in which the
+// products read them.
+static constexpr int64_t kPackFrom = 256;
+
 template <class S>
-static void layer_forward(const Layer& layer, const S* weight, const S* bias, const S* prev, const S* E,
-                          int encoded, int nv, S* Z, bool accumulate) {
-    constexpr int T = Tile<S>::points;
-    gemm<S>(layer.out, layer.from_prev, weight, 1, layer.out, prev, T, nv, Z, T, bias, accumulate);
-    if (layer.skip)
-        gemm<S>(layer.out, encoded, weight + (int64_t)layer.from_prev * layer.out, 1, layer.out, E, T, nv, Z,
-                T, nullptr, true);
+static int tile_panels(int64_t n) {
+    constexpr int L = Panel<S>::lanes;
+    return (int)std::min<int64_t>(std::max(1, kTilePoints / L), (n + L - 1) / L);
 }
 
-// G [from_prev, T] = W d (added to where `accumulate`); the encoding's share of a skip layer is added to GE.
+// The weights of one layer as left factors: of the layer before and, for a skip
+// layer, of the encoding.
 template <class S>
-static void layer_backward(const Layer& layer, const S* weight, const S* d, int encoded, int nv, S* G, S* GE,
-                           bool accumulate) {
-    constexpr int T = Tile<S>::points;
-    if (G) gemm<S>(layer.from_prev, layer.out, weight, layer.out, 1, d, T, nv, G, T, nullptr, accumulate);
-    if (layer.skip && GE)
-        gemm<S>(encoded, layer.out, weight + (int64_t)layer.from_prev * layer.out, layer.out, 1, d, T, nv, GE,
-                T, nullptr, true);
-}
-
-// Weight gradients, summed over tiles in rows padded to whole vectors, and added to the caller's at the end.
-template <class S>
-struct Accumulator {
-    Sums<S> target;
-    const Net* net = nullptr;
-    std::vector<S*> weight, bias;
-
-    // At least 4 columns, the block of the transposition.
-    static int padded(const Layer& layer) { return round_up(layer.out, std::max(Simd<S>::width, 4)); }
-    static size_t need(const Net& net) {
-        size_t total = 0;
-        for (const Layer& layer : net.layers) total += (size_t)(layer.in + 1) * padded(layer) + 32;
-        return total;
-    }
-    void start(const Net& n, Sums<S> sums, Arena<S>& memory) {
-        target = sums;
-        net = &n;
-        if (!sums) return;
-        for (const Layer& layer : n.layers) {
-            const size_t size = (size_t)layer.in * padded(layer);
-            weight.push_back(memory.take(size));
-            bias.push_back(memory.take(padded(layer)));
-            std::memset(weight.back(), 0, size * sizeof(S));
-            std::memset(bias.back(), 0, padded(layer) * sizeof(S));
-        }
-    }
-    // += H d^T for a tile; dT is d transposed, [T, padded].
-    void add(int l, const S* prev, const S* E, const S* dT, int points) {
-        const Layer& layer = net->layers[l];
-        constexpr int T = Tile<S>::points;
-        const int ld = padded(layer), nv = ld / Simd<S>::width;
-        gemm<S>(layer.from_prev, points, prev, T, 1, dT, ld, nv, weight[l], ld, nullptr, true);
-        if (layer.skip)
-            gemm<S>(net->encoded, points, E, T, 1, dT, ld, nv, weight[l] + (size_t)layer.from_prev * ld, ld,
-                    nullptr, true);
-    }
-    void add_bias(int l, const S* dT, int points) {
-        const int ld = padded(net->layers[l]);
-        for (int t = 0; t < points; ++t)
-            for (int o = 0; o < ld; o += Simd<S>::width)
-                vstore(bias[l] + o, vload(bias[l] + o) + vload(dT + (size_t)t * ld + o));
-    }
-    void finish() {
-        if (!target) return;
-        for (size_t l = 0; l < net->layers.size(); ++l) {
-            const Layer& layer = net->layers[l];
-            const int ld = padded(layer);
-            for (int i = 0; i < layer.in; ++i)
-                for (int o = 0; o < layer.out; ++o)
-                    target.weight[l][(int64_t)i * layer.out + o] += weight[l][(size_t)i * ld + o];
-            for (int o = 0; o < layer.out; ++o) target.bias[l][o] += bias[l][o];
-        }
-    }
+struct LayerWeights {
+    Left<S> prev, encoding;
 };
 
-// out = a * b over rows; out may be a.
+// W^T (forward) or W (backward, and everything else of that shape) of every
+// layer.
 template <class S>
-static void multiply(int rows, int nv, const S* a, const S* b, S* out) {
-    constexpr int T = Tile<S>::points, W = Simd<S>::width;
-    for (int r = 0; r < rows; ++r)
-        for (int v = 0; v < nv; ++v) {
-            const int at = r * T + v * W;
-            vstore(out + at, vload(a + at) * vload(b + at));
+static std::vector<LayerWeights<S>> left_factors(const Net& net, Slices<S> par, bool transposed, int64_t n,
+                                                 Arena<S>& memory) {
+    std::vector<LayerWeights<S>> found;
+    for (size_t l = 0; l < net.layers.size(); ++l) {
+        const Layer& layer = net.layers[l];
+        const auto part = [&](const S* w, int rows) -> Left<S> {
+            const Left<S> raw = transposed ? Left<S>{w, 1, layer.out} : Left<S>{w, layer.out, 1};
+            if (n < kPackFrom) return raw;
+            return transposed ? pack(layer.out, rows, raw, memory.take((size_t)rows * layer.out))
+                              : pack(rows, layer.out, raw, memory.take((size_t)rows * layer.out));
+        };
+        LayerWeights<S> weights{part(par.weight[l], layer.from_prev), {}};
+        if (layer.skip)
+            weights.encoding =
+                part(par.weight[l] + (int64_t)layer.from_prev * layer.out, layer.in - layer.from_prev);
+        found.push_back(weights);
+    }
+    return found;
+}
+
+// Z = W^T H + b, H being the layer before and, for a skip layer, the encoding
+// as well.
+template <class S>
+static void layer_forward(const Layer& layer, const LayerWeights<S>& w, const S* bias, const S* prev,
+                          const S* E, int nv, S* Z, bool accumulate, int after = kKeep) {
+    product<S>(layer.out, layer.from_prev, w.prev, prev, nv, Z, bias, accumulate, layer.skip ? kKeep : after);
+    if (layer.skip)
+        product<S>(layer.out, layer.in - layer.from_prev, w.encoding, E, nv, Z, nullptr, true, after);
+}
+
+// G = after(W d) (added to where `accumulate`); the encoding's share of a skip
+// layer is added to GE.
+template <class S>
+static void layer_backward(const Layer& layer, const LayerWeights<S>& w, const S* d, int nv, S* G, S* GE,
+                           bool accumulate, int after = kKeep, const S* with = nullptr) {
+    if (G) product<S>(layer.from_prev, layer.out, w.prev, d, nv, G, nullptr, accumulate, after, with);
+    if (layer.skip && GE)
+        product<S>(layer.in - layer.from_prev, layer.out, w.encoding, d, nv, GE, nullptr, true);
+}
+
+// The encoding and all layers of a tile: H[l] are the outputs of layer l, D[l]
+// the derivatives of its activation where that is no relu (whose are read off
+// H).
+template <class S>
+static void tile_forward(const Net& net, Slices<S> par, const std::vector<LayerWeights<S>>& w,
+                         const Tile<S>& tile, const Rows<S>& X, const Rows<S>& E,
+                         const std::vector<Rows<S>>& H, const Rows<S>* D) {
+    const int last = (int)net.layers.size() - 1;
+    for (int p = 0; p < tile.panels; ++p)
+        encode<S>(net, X.panel(p), E.panel(p), nullptr, nullptr, tile.vectors(p));
+    for (int l = 0; l <= last; ++l) {
+        const int kind = l == last ? net.output_activation : net.activation;
+        const Rows<S>& prev = l > 0 ? H[l - 1] : E;
+        for (int p = 0; p < tile.panels; ++p) {
+            const int nv = tile.vectors(p);
+            S* Z = H[l].panel(p);
+            layer_forward<S>(net.layers[l], w[l], par.bias[l], prev.panel(p), E.panel(p), nv, Z, false,
+                             kind == kRelu ? kRelu0 : kKeep);
+            if (kind != kRelu && kind != kNone)
+                activate<S>(kind, net.w0, net.layers[l].out, nv, Z, D && D[l] ? D[l].panel(p) : nullptr,
+                            nullptr);
         }
+    }
 }
 
 template <class S>
 static void forward(const Net& net, Slices<S> par, const S* x, int64_t n, S* y) {
-    constexpr int T = Tile<S>::points, W = Simd<S>::width;
-    Arena<S>& memory = arena<S>((size_t)(net.in_dim + net.encoded + 2 * net.max_dim + 64) * T);
-    S* X = memory.take((size_t)net.in_dim * T);
-    S* E = memory.take((size_t)net.encoded * T);
-    S* A = memory.take((size_t)net.max_dim * T);
-    S* B = memory.take((size_t)net.max_dim * T);
-    const int last = (int)net.layers.size() - 1;
-    for (int64_t at = 0; at < n; at += T) {
-        const int points = (int)std::min<int64_t>(T, n - at), nv = (points + W - 1) / W;
-        load_points(x + at * net.in_dim, net.in_dim, points, X, true);
-        encode<S>(net, X, E, nullptr, nullptr, nv);
-        const S* prev = E;
-        for (int l = 0; l <= last; ++l) {
-            S* Z = l % 2 ? B : A;
-            layer_forward<S>(net.layers[l], par.weight[l], par.bias[l], prev, E, net.encoded, nv, Z, false);
-            activate<S>(l == last ? net.output_activation : net.activation, net.w0, net.layers[l].out, nv, Z,
-                        nullptr, nullptr);
-            prev = Z;
-        }
-        store_points(prev, net.out_dim, points, y + at * net.out_dim);
+    constexpr int L = Panel<S>::lanes;
+    Arena<S>& memory = arena<S>();
+    const int panels = tile_panels<S>(n), layers = (int)net.layers.size();
+    const auto w = left_factors(net, par, true, n, memory);
+    const Rows<S> X(memory, net.in_dim, panels), E(memory, net.encoded, panels);
+    const S* two[2] = {memory.take((size_t)net.max_dim * panels * L),
+                       memory.take((size_t)net.max_dim * panels * L)};
+    std::vector<Rows<S>> H(layers);
+    for (int l = 0; l < layers; ++l) {
+        H[l].at = const_cast<S*>(two[l % 2]);
+        H[l].rows = net.layers[l].out;
+    }
+    for (int64_t at = 0; at < n; at += panels * L) {
+        const Tile<S> tile((int)std::min<int64_t>(panels * L, n - at));
+        load_points(x + at * net.in_dim, tile, X, net.in_dim, true);
+        tile_forward<S>(net, par, w, tile, X, E, H, nullptr);
+        store_points(H[layers - 1], tile, net.out_dim, y + at * net.out_dim);
+    }
+}
+
+// out = a * b over a tile's rows.
+template <class S>
+static void multiply(const Tile<S>& tile, const Rows<S>& a, const Rows<S>& b, const Rows<S>& out) {
+    constexpr int L = Panel<S>::lanes, W = Simd<S>::width;
+    for (int p = 0; p < tile.panels; ++p) {
+        const int nv = tile.vectors(p);
+        const S *pa = a.panel(p), *pb = b.panel(p);
+        S* po = out.panel(p);
+        for (int r = 0; r < a.rows; ++r)
+            for (int v = 0; v < nv; ++v) {
+                const int i = r * L + v * W;
+                vstore(po + i, vload(pa + i) * vload(pb + i));
+            }
     }
 }
 
 template <class S>
-static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const S* grad_y, S* grad_x,
-                     Sums<S> grads, Slices<S> inverse, S* scores, Sums<S> squares) {
-    constexpr int T = Tile<S>::points, W = Simd<S>::width;
-    const int L = (int)net.layers.size(), last = L - 1;
-    const int wide = round_up(net.max_dim, 16);
-    const size_t need = (size_t)(2 * net.in_dim + 3 * net.encoded + (2 * L + 8) * wide + 64) * T +
-                        2 * Accumulator<S>::need(net);
-    Arena<S>& memory = arena<S>(need);
-    S* X = memory.take((size_t)net.in_dim * T);
-    S* GX = memory.take((size_t)net.in_dim * T);
-    S* E = memory.take((size_t)net.encoded * T);
-    S* GE = memory.take((size_t)net.encoded * T);
-    std::vector<S*> H(L), D(L);
-    for (int l = 0; l < L; ++l) {
-        H[l] = memory.take((size_t)net.layers[l].out * T);
-        D[l] = memory.take((size_t)net.layers[l].out * T);
-    }
-    S* d = memory.take((size_t)wide * T);
-    S* g = memory.take((size_t)wide * T);
-    S* dT = memory.take((size_t)wide * T);
-    S* hh = memory.take((size_t)(wide + net.encoded) * T);
-    S* dd = memory.take((size_t)wide * T);
-    S* q = memory.take((size_t)wide * T);
-    Accumulator<S> sums, squared;
-    sums.start(net, grads, memory);
-    squared.start(net, squares, memory);
-    const bool fisher = scores || squares;
-    bool any_skip = false;
-    for (const Layer& layer : net.layers) any_skip |= layer.skip;
-
-    for (int64_t at = 0; at < n; at += T) {
-        const int points = (int)std::min<int64_t>(T, n - at), nv = (points + W - 1) / W,
-                  lanes = round_up(nv * W, 4);
-        load_points(x + at * net.in_dim, net.in_dim, points, X, true);
-        encode<S>(net, X, E, nullptr, nullptr, nv);
-        const S* prev = E;
-        for (int l = 0; l < L; ++l) {
-            layer_forward<S>(net.layers[l], par.weight[l], par.bias[l], prev, E, net.encoded, nv, H[l],
-                             false);
-            activate<S>(l == last ? net.output_activation : net.activation, net.w0, net.layers[l].out, nv,
-                        H[l], D[l], nullptr);
-            prev = H[l];
-        }
-        load_points(grad_y + at * net.out_dim, net.out_dim, points, d, false);
-        if (grad_x && any_skip) std::memset(GE, 0, sizeof(S) * net.encoded * T);
-        Vec<S> score[T / W] = {};
-        for (int l = last; l >= 0; --l) {
-            const Layer& layer = net.layers[l];
-            multiply<S>(layer.out, nv, d, D[l], d);
-            prev = l > 0 ? H[l - 1] : E;
-            const int ld = Accumulator<S>::padded(layer);
-            if (grads) {
-                if (ld > layer.out) std::memset(d + layer.out * T, 0, sizeof(S) * (ld - layer.out) * T);
-                transpose<S>(ld, lanes, d, T, dT, ld);
-                sums.add(l, prev, E, dT, points);
-                sums.add_bias(l, dT, points);
-            }
-            if (fisher) {
-                multiply<S>(layer.out, nv, d, d, dd);
-                multiply<S>(layer.from_prev, nv, prev, prev, hh);
-                if (layer.skip) multiply<S>(net.encoded, nv, E, E, hh + (size_t)layer.from_prev * T);
-            }
-            if (squares) {
-                if (ld > layer.out) std::memset(dd + layer.out * T, 0, sizeof(S) * (ld - layer.out) * T);
-                transpose<S>(ld, lanes, dd, T, dT, ld);
-                squared.add(l, hh, hh + (size_t)layer.from_prev * T, dT, points);
-                squared.add_bias(l, dT, points);
-            }
-            if (scores) {
-                // One matrix product with the inverse in place of the weights, then a dot product with h^2 a
-                // point.
-                gemm<S>(layer.in, layer.out, inverse.weight[l], layer.out, 1, dd, T, nv, q, T, nullptr,
-                        false);
-                for (int v = 0; v < nv; ++v) {
-                    Vec<S> s = {};
-                    for (int i = 0; i < layer.in; ++i)
-                        s = vfma(vload(q + i * T + v * W), vload(hh + i * T + v * W), s);
-                    for (int o = 0; o < layer.out; ++o)
-                        s = vfma(vload(dd + o * T + v * W), vset<S>(inverse.bias[l][o]), s);
-                    score[v] = score[v] + s;
-                }
-            }
-            if (l > 0) {
-                layer_backward<S>(layer, par.weight[l], d, net.encoded, nv, g, grad_x ? GE : nullptr, false);
-                std::swap(d, g);
-            } else if (grad_x) {
-                layer_backward<S>(layer, par.weight[l], d, net.encoded, nv, GE, nullptr, any_skip);
-                encode_backward<S>(net, X, E, GE, nullptr, nullptr, GX, nv);
-                store_points(GX, net.in_dim, points, grad_x + at * net.in_dim);
-            }
-        }
-        if (scores)
-            for (int t = 0; t < points; ++t) scores[at + t] = score[t / W][t % W];
-    }
-    sums.finish();
-    squared.finish();
+static int padded(int outputs) {
+    return round_up(outputs, std::max(Simd<S>::width, 4));
 }
 
+// The gradients d of a layer's outputs, transposed; bias, where given, receives
+// their sums.
 template <class S>
-static void second(const Net& net, Slices<S> par, const S* x, int64_t n, const S* grad_y, const S* tangent_x,
-                   Slices<S> tangent, S* grad_x, Sums<S> grads, S* grad_grad_y) {
-    constexpr int T = Tile<S>::points, W = Simd<S>::width;
-    const int L = (int)net.layers.size(), last = L - 1;
-    const int wide = round_up(net.max_dim, 16);
-    const size_t need =
-        (size_t)(3 * net.in_dim + 5 * net.encoded + (4 * L + 8) * wide + 64) * T + Accumulator<S>::need(net);
-    Arena<S>& memory = arena<S>(need);
-    S* X = memory.take((size_t)net.in_dim * T);
-    S* Xt = memory.take((size_t)net.in_dim * T);
-    S* GX = memory.take((size_t)net.in_dim * T);
-    S* E = memory.take((size_t)net.encoded * T);
-    S* Et = memory.take((size_t)net.encoded * T);
-    S* GE = memory.take((size_t)net.encoded * T);
-    S* GEt = memory.take((size_t)net.encoded * T);
-    std::vector<S*> H(L), Ht(L), D(L), C(L);  // C: a''(z) zt, by which d reaches the tangent of d
-    for (int l = 0; l < L; ++l)
-        for (auto* rows : {&H, &Ht, &D, &C}) (*rows)[l] = memory.take((size_t)net.layers[l].out * T);
-    S* d = memory.take((size_t)wide * T);
-    S* dt = memory.take((size_t)wide * T);
-    S* g = memory.take((size_t)wide * T);
-    S* gt = memory.take((size_t)wide * T);
-    S* dT = memory.take((size_t)wide * T);
-    Accumulator<S> sums;
-    sums.start(net, grads, memory);
-
-    for (int64_t at = 0; at < n; at += T) {
-        const int points = (int)std::min<int64_t>(T, n - at), nv = (points + W - 1) / W,
-                  lanes = round_up(nv * W, 4);
-        load_points(x + at * net.in_dim, net.in_dim, points, X, true);
-        load_points(tangent_x + at * net.in_dim, net.in_dim, points, Xt, false);
-        encode<S>(net, X, E, Xt, Et, nv);
-        const S *prev = E, *prevt = Et;
-        for (int l = 0; l < L; ++l) {
-            const Layer& layer = net.layers[l];
-            layer_forward<S>(layer, par.weight[l], par.bias[l], prev, E, net.encoded, nv, H[l], false);
-            layer_forward<S>(layer, par.weight[l], nullptr, prevt, Et, net.encoded, nv, Ht[l], false);
-            layer_forward<S>(layer, tangent.weight[l], nullptr, prev, E, net.encoded, nv, Ht[l], true);
-            for (int o = 0; o < layer.out; ++o)
-                for (int v = 0; v < nv; ++v) {
-                    S* p = Ht[l] + o * T + v * W;
-                    vstore(p, vload(p) + vset<S>(tangent.bias[l][o]));
-                }
-            activate<S>(l == last ? net.output_activation : net.activation, net.w0, layer.out, nv, H[l], D[l],
-                        C[l]);
-            multiply<S>(layer.out, nv, C[l], Ht[l], C[l]);
-            multiply<S>(layer.out, nv, Ht[l], D[l], Ht[l]);
-            prev = H[l];
-            prevt = Ht[l];
-        }
-        store_points(prevt, net.out_dim, points, grad_grad_y + at * net.out_dim);
-
-        load_points(grad_y + at * net.out_dim, net.out_dim, points, g, false);
-        std::memset(gt, 0, sizeof(S) * net.out_dim * T);
-        std::memset(GE, 0, sizeof(S) * net.encoded * T);
-        std::memset(GEt, 0, sizeof(S) * net.encoded * T);
-        for (int l = last; l >= 0; --l) {
-            const Layer& layer = net.layers[l];
-            for (int i = 0; i < layer.out; ++i)
-                for (int v = 0; v < nv; ++v) {
-                    const int p = i * T + v * W;
-                    const Vec<S> gv = vload(g + p), a = vload(D[l] + p);
-                    vstore(d + p, gv * a);
-                    vstore(dt + p, vfma(gv, vload(C[l] + p), vload(gt + p) * a));
-                }
-            prev = l > 0 ? H[l - 1] : E;
-            prevt = l > 0 ? Ht[l - 1] : Et;
-            if (grads) {
-                const int ld = Accumulator<S>::padded(layer);
-                if (ld > layer.out) {
-                    std::memset(d + layer.out * T, 0, sizeof(S) * (ld - layer.out) * T);
-                    std::memset(dt + layer.out * T, 0, sizeof(S) * (ld - layer.out) * T);
-                }
-                transpose<S>(ld, lanes, dt, T, dT, ld);
-                sums.add(l, prev, E, dT, points);
-                sums.add_bias(l, dT, points);
-                transpose<S>(ld, lanes, d, T, dT, ld);
-                sums.add(l, prevt, Et, dT, points);
-            }
-            S *G = l > 0 ? g : GE, *Gt = l > 0 ? gt : GEt;
-            layer_backward<S>(layer, par.weight[l], d, net.encoded, nv, G, GE, l == 0);
-            layer_backward<S>(layer, par.weight[l], dt, net.encoded, nv, Gt, GEt, l == 0);
-            layer_backward<S>(layer, tangent.weight[l], d, net.encoded, nv, Gt, GEt, true);
-        }
-        if (grad_x) {
-            encode_backward<S>(net, X, E, GE, Xt, GEt, GX, nv);
-            store_points(GX, net.in_dim, points, grad_x + at * net.in_dim);
-        }
+static void transpose_tile(const Tile<S>& tile, const Rows<S>& d, int outputs, const Transposed<S>& to,
+                           S* bias) {
+    constexpr int L = Panel<S>::lanes;
+    for (int p = 0; p < tile.panels; ++p) {
+        S* rows = d.panel(p);
+        std::memset(rows + outputs * L, 0, sizeof(S) * (padded<S>(outputs) - outputs) * L);
+        transpose_panel<S>(padded<S>(outputs), tile.vectors(p) * Simd<S>::width, rows, p * L, to, bias);
     }
-    sums.finish();
 }
 
+// Weight gradients of one layer over a tile: H D^T, the encoding's share of a
+// skip layer below.
 template <class S>
-static constexpr BankTable<S> make_table(const char* name) {
-    return {name, &forward<S>, &backward<S>, &second<S>};
+static void add_outer(const Layer& layer, const Rows<S>& prev, const Rows<S>& E, const Transposed<S>& dT,
+                      int first, int end, S* grad, bool accumulate) {
+    outer_blocks<S>(layer.from_prev, layer.out,
+                    OuterSum<S>{prev.at, prev.stride(), first, end, dT, grad, layer.out, accumulate});
+    if (layer.skip)
+        outer_blocks<S>(layer.in - layer.from_prev, layer.out,
+                        OuterSum<S>{E.at, E.stride(), first, end, dT,
+                                    grad + (int64_t)layer.from_prev * layer.out, layer.out, accumulate});
 }
+
+// Sums of rows of outputs, one padded row a layer.
+template <class S>
+struct BiasSums {
+    std::vector<S*> at;
+
+    BiasSums(const Net& net, Arena<S>& memory) {
+        for (const Layer& layer : net.layers) at.push_back(memory.zeros(padded<S>(layer.out)));
+    }
+    void store(const Net& net, Sums<S> to) const {
+        for (size_t l = 0; l < at.size(); ++l) std::copy(at[l], at[l] + net.layers[l].out, to.bias[l]);
+    }
+};

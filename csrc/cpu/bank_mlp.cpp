@@ -1,4 +1,5 @@
-// Bank MLP on the CPU: forward, backward and double backward, split over modules and points.
+// Bank MLP on the CPU: forward, backward and double backward, split over
+// modules and points.
 #include <torch/csrc/stable/library.h>
 
 #include <cstdlib>
@@ -14,7 +15,9 @@ std::string chosen_set() {
     const char* forced = std::getenv("MCLNF_FAST_ISA");
     const std::string name = forced ? forced : "";
     STD_TORCH_CHECK(name.empty() || name == "avx512" || name == "avx2" || name == "portable",
-                    "the environment variable MCLNF_FAST_ISA must be avx512, avx2 or portable, got ", name);
+                    "the environment variable MCLNF_FAST_ISA must be avx512, "
+                    "avx2 or portable, got ",
+                    name);
 #if defined(__x86_64__)
     const bool has512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
@@ -36,7 +39,7 @@ template <class S>
 Tensor forward(const BankInputs<S>& in) {
     Tensor y = torch::stable::new_empty(in.x, {in.points, in.net.out_dim});
     const BankTable<S>& table = bank_table<S>();
-    const Plan plan(in.offsets, kLeastPoints, false);
+    const Plan plan = Plan::free(in.offsets);
     S* out = mutable_data<S>(y);
     torch::stable::parallel_for(0, static_cast<int64_t>(plan.runs.size()), 1,
                                 [&](int64_t begin, int64_t end) {
@@ -54,25 +57,24 @@ template <class S>
 std::tuple<Tensor, Tensors, Tensors> backward(const BankInputs<S>& in, const Tensor& grad_y, bool need_x,
                                               bool need_params) {
     Tensor gx = torch::stable::new_empty(in.x, {need_x ? in.points : 0, in.net.in_dim});
-    Stack<S> grads = need_params ? Stack<S>::zeros(in.net, in.modules, in.x) : Stack<S>();
+    Stack<S> grads = need_params ? Stack<S>::empty(in.net, in.modules, in.x) : Stack<S>();
     const BankTable<S>& table = bank_table<S>();
-    const Plan plan(in.offsets, kLeastPoints, need_params);
-    std::vector<S> partial(need_params ? plan.slots * in.net.parameters : 0);
+    const Plan plan = need_params ? Plan::fixed(in.offsets, kLeastPoints) : Plan::free(in.offsets);
+    RunSums<S> sums(in.net, in.modules, plan, grads);
     const S* gy = data<S>(grad_y);
     S* out = need_x ? mutable_data<S>(gx) : nullptr;
-    torch::stable::parallel_for(0, static_cast<int64_t>(plan.runs.size()), 1,
-                                [&](int64_t begin, int64_t end) {
-                                    for (int64_t r = begin; r < end; ++r) {
-                                        const Run& run = plan.runs[r];
-                                        const View<S> par(in.parameters, in.net, run.module);
-                                        View<S> sums = sums_of(run, in.net, grads, partial);
-                                        table.backward(in.net, par.read(), in.points_at(run.begin),
-                                                       run.end - run.begin, gy + run.begin * in.net.out_dim,
-                                                       out ? out + run.begin * in.net.in_dim : nullptr,
-                                                       sums.write(), {}, nullptr, {});
-                                    }
-                                });
-    if (need_params) reduce_slots(plan, in.net, partial, grads);
+    torch::stable::parallel_for(
+        0, static_cast<int64_t>(plan.runs.size()), 1, [&](int64_t begin, int64_t end) {
+            for (int64_t r = begin; r < end; ++r) {
+                const Run& run = plan.runs[r];
+                const View<S> par(in.parameters, in.net, run.module);
+                View<S> own = sums.of(run);
+                table.backward(in.net, par.read(), in.points_at(run.begin), run.end - run.begin,
+                               gy + run.begin * in.net.out_dim,
+                               out ? out + run.begin * in.net.in_dim : nullptr, own.write(), {});
+            }
+        });
+    sums.finish();
     return {gx, grads.weight, grads.bias};
 }
 
@@ -81,23 +83,23 @@ std::tuple<Tensor, Tensors, Tensors, Tensor> second(const BankInputs<S>& in, con
                                                     const Tensor& tangent_x, const Stack<S>& tangent) {
     Tensor gx = torch::stable::new_empty(in.x, {in.points, in.net.in_dim});
     Tensor ggy = torch::stable::new_empty(in.x, {in.points, in.net.out_dim});
-    Stack<S> grads = Stack<S>::zeros(in.net, in.modules, in.x);
+    Stack<S> grads = Stack<S>::empty(in.net, in.modules, in.x);
     const BankTable<S>& table = bank_table<S>();
-    const Plan plan(in.offsets, kLeastPoints, true);
-    std::vector<S> partial(plan.slots * in.net.parameters);
+    const Plan plan = Plan::fixed(in.offsets, kLeastPoints);
+    RunSums<S> sums(in.net, in.modules, plan, grads);
     torch::stable::parallel_for(
         0, static_cast<int64_t>(plan.runs.size()), 1, [&](int64_t begin, int64_t end) {
             for (int64_t r = begin; r < end; ++r) {
                 const Run& run = plan.runs[r];
                 const View<S> par(in.parameters, in.net, run.module), dir(tangent, in.net, run.module);
-                View<S> sums = sums_of(run, in.net, grads, partial);
+                View<S> own = sums.of(run);
                 const int64_t x_at = run.begin * in.net.in_dim, y_at = run.begin * in.net.out_dim;
                 table.second(in.net, par.read(), in.points_at(run.begin), run.end - run.begin,
                              data<S>(grad_y) + y_at, data<S>(tangent_x) + x_at, dir.read(),
-                             mutable_data<S>(gx) + x_at, sums.write(), mutable_data<S>(ggy) + y_at);
+                             mutable_data<S>(gx) + x_at, own.write(), mutable_data<S>(ggy) + y_at);
             }
         });
-    reduce_slots(plan, in.net, partial, grads);
+    sums.finish();
     return {gx, grads.weight, grads.bias, ggy};
 }
 

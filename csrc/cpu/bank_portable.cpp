@@ -1,7 +1,9 @@
 // The bank's tile kernels for one instruction set: portable.
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "bank_table.h"
@@ -16,6 +18,8 @@ namespace portable {
 #include "gemm_tile.h"
 #include "bank_tile.h"
 #include "bank_kernels.h"
+#include "bank_backward.h"
+#include "bank_second.h"
 // clang-format on
 const BankTable<float> table_float = make_table<float>("portable");
 const BankTable<double> table_double = make_table<double>("portable");

@@ -1,5 +1,6 @@
-// The tile kernels of the bank, one table per instruction set; the drivers (bank_mlp.cpp, fisher.cpp) split
-// the work over modules and points and know nothing of vectors.
+// The tile kernels of the bank, one table per instruction set; the drivers
+// (bank_mlp.cpp, fisher.cpp) split the work over modules and points and know
+// nothing of vectors.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +14,7 @@ template <class S>
 struct Slices {
     const S* const* weight = nullptr;
     const S* const* bias = nullptr;
+    explicit operator bool() const { return weight != nullptr; }
 };
 template <class S>
 struct Sums {
@@ -21,23 +23,39 @@ struct Sums {
     explicit operator bool() const { return weight != nullptr; }
 };
 
+// What a backward sweep gives beside the gradients; nothing of it by default.
+template <class S>
+struct FisherSweep {
+    Slices<S> inverse;    // 1 / (fisher + damping); needed for scores
+    S* scores = nullptr;  // one a sample: sum over parameters of inverse * (the
+                          // sample's own gradient)^2
+    Sums<S> squares;      // sum over samples of (the sample's own gradient)^2
+    // Null: each point is a sample. Otherwise sample s has the points segments[s]
+    // ... segments[s + 1] - 1 of the run.
+    const int64_t* segments = nullptr;
+    int64_t count = 0;
+
+    explicit operator bool() const { return scores || squares; }
+};
+
 template <class S>
 struct BankTable {
     const char* name;
     // y [n, out] = f(x [n, in])
     void (*forward)(const Net&, Slices<S>, const S* x, int64_t n, S* y);
-    // The gradients of <grad_y, f>: grad_x [n, in] is written where asked for; every `Sums` is added to.
-    // scores [n], where asked for: sum over parameters of inverse * (the point's own gradient)^2.
-    // squares: sum over points of (the point's own gradient)^2.
+    // The gradients of <grad_y, f>, n > 0: each is written where asked for,
+    // whatever was there.
     void (*backward)(const Net&, Slices<S>, const S* x, int64_t n, const S* grad_y, S* grad_x, Sums<S> grads,
-                     Slices<S> inverse, S* scores, Sums<S> squares);
-    // Directional derivative of all of the above along (tangent_x, tangent): the gradient of
-    // <grad_y, df/d(x, parameters) . tangent> with respect to x, the parameters and grad_y.
+                     const FisherSweep<S>&);
+    // Directional derivative of the backward along (tangent_x, tangent): the
+    // gradient of <grad_y, df/d(x, parameters) . tangent> with respect to x, the
+    // parameters and grad_y.
     void (*second)(const Net&, Slices<S>, const S* x, int64_t n, const S* grad_y, const S* tangent_x,
                    Slices<S> tangent, S* grad_x, Sums<S> grads, S* grad_grad_y);
 };
 
-// The fastest set that this processor has, or the one that MCLNF_FAST_ISA names (avx512, avx2, portable).
+// The fastest set that this processor has, or the one that MCLNF_FAST_ISA names
+// (avx512, avx2, portable).
 template <class S>
 const BankTable<S>& bank_table();
 template <>

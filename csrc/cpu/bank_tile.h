@@ -1,69 +1,125 @@
-// A tile of points: its memory, its activations, and the encoding with its derivatives.
+// A tile of points: its memory, its activations, and the encoding with its
+// derivatives.
 //
-// Included once per instruction set after simd.h (no include guard, see simd.h). A tile holds features as
-// rows and points as vector lanes.
-
-// Points a tile: four vectors, so that one column of register blocks covers it.
-template <class S>
-struct Tile {
-    static constexpr int W = Simd<S>::width;
-    static constexpr int points = 4 * W;
-};
+// Included once per instruction set after gemm_tile.h (no include guard, see
+// simd.h). A tile is a few panels (gemm_tile.h) that go through a layer
+// together, so that the layer's weights are read once for all of them.
 
 static inline int round_up(int a, int b) { return (a + b - 1) / b * b; }
 
-// Memory of a thread, handed out front to back within one call.
+// Memory of a thread, handed out front to back within one call. Grows while a
+// call asks for more, and is one piece again at the next.
 template <class S>
-struct Arena {
-    std::vector<S> store;
-    size_t used = 0;
+class Arena {
+  public:
     S* take(size_t count) {
-        const size_t at = used;
-        used += (count + 15) / 16 * 16;
-        return aligned() + at;
+        count = (count + 15) / 16 * 16;
+        if (pieces_.empty() || used_ + count > pieces_.back().size) {
+            Piece piece;
+            piece.size = std::max<size_t>(count, 1 << 16);
+            piece.store.reset(new S[piece.size + 64 / sizeof(S)]);
+            total_ += piece.size;
+            used_ = 0;
+            pieces_.push_back(std::move(piece));
+        }
+        const uintptr_t p = reinterpret_cast<uintptr_t>(pieces_.back().store.get());
+        S* at = reinterpret_cast<S*>((p + 63) / 64 * 64) + used_;
+        used_ += count;
+        return at;
     }
-    S* aligned() {
-        const uintptr_t p = reinterpret_cast<uintptr_t>(store.data());
-        return reinterpret_cast<S*>((p + 63) / 64 * 64);
+    S* zeros(size_t count) {
+        S* at = take(count);
+        std::memset(at, 0, count * sizeof(S));
+        return at;
     }
-    void reserve(size_t count) {
-        if (store.size() < count + 64) store.resize(count + 64);
-        used = 0;
+    void reset() {
+        if (pieces_.size() > 1) {
+            pieces_.clear();
+            const size_t size = total_;
+            total_ = 0;
+            take(size);
+        }
+        used_ = 0;
     }
+
+  private:
+    struct Piece {
+        std::unique_ptr<S[]> store;
+        size_t size;
+    };
+    std::vector<Piece> pieces_;
+    size_t used_ = 0, total_ = 0;
 };
 
 template <class S>
-static Arena<S>& arena(size_t count) {
+static Arena<S>& arena() {
     static thread_local Arena<S> memory;
-    memory.reserve(count);
+    memory.reset();
     return memory;
 }
 
-// Points as rows in memory -> points as lanes. Lanes beyond `n` repeat the last point: finite wherever it is.
 template <class S>
-static void load_points(const S* x, int dims, int n, S* out, bool repeat) {
-    constexpr int T = Tile<S>::points;
-    for (int d = 0; d < dims; ++d) {
-        for (int t = 0; t < n; ++t) out[d * T + t] = x[(int64_t)t * dims + d];
-        for (int t = n; t < T; ++t) out[d * T + t] = repeat ? out[d * T + n - 1] : S(0);
+struct Tile {
+    static constexpr int W = Simd<S>::width, L = Panel<S>::lanes;
+    int points, panels;
+
+    explicit Tile(int n) : points(n), panels((n + L - 1) / L) {}
+    int in_panel(int p) const { return std::min(L, points - p * L); }
+    // Vectors of a panel that hold points; at least 4 lanes, the block of a
+    // transposition.
+    int vectors(int p) const { return round_up(in_panel(p), std::max(W, 4)) / W; }
+};
+
+// A matrix of a tile: `rows` features a panel.
+template <class S>
+struct Rows {
+    S* at = nullptr;
+    int rows = 0;
+
+    Rows() = default;
+    Rows(Arena<S>& memory, int count, int panels)
+        : at(memory.take((size_t)count * panels * Panel<S>::lanes)), rows(count) {}
+    explicit operator bool() const { return at != nullptr; }
+    int64_t stride() const { return (int64_t)rows * Panel<S>::lanes; }
+    S* panel(int p) const { return at + p * stride(); }
+};
+
+// Points as rows in memory -> points as lanes. Lanes beyond the last point
+// repeat it (finite wherever it is), or are 0.
+template <class S>
+static void load_points(const S* x, const Tile<S>& tile, const Rows<S>& out, int dims, bool repeat) {
+    constexpr int L = Panel<S>::lanes;
+    for (int p = 0; p < tile.panels; ++p) {
+        const int n = tile.in_panel(p);
+        const S* from = x + (int64_t)p * L * dims;
+        S* to = out.panel(p);
+        for (int d = 0; d < dims; ++d) {
+            for (int t = 0; t < n; ++t) to[d * L + t] = from[(int64_t)t * dims + d];
+            for (int t = n; t < L; ++t) to[d * L + t] = repeat ? to[d * L + n - 1] : S(0);
+        }
     }
 }
 template <class S>
-static void store_points(const S* in, int dims, int n, S* y) {
-    constexpr int T = Tile<S>::points;
-    for (int t = 0; t < n; ++t)
-        for (int d = 0; d < dims; ++d) y[(int64_t)t * dims + d] = in[d * T + t];
+static void store_points(const Rows<S>& in, const Tile<S>& tile, int dims, S* y) {
+    constexpr int L = Panel<S>::lanes;
+    for (int p = 0; p < tile.panels; ++p) {
+        const int n = tile.in_panel(p);
+        const S* from = in.panel(p);
+        S* to = y + (int64_t)p * L * dims;
+        for (int t = 0; t < n; ++t)
+            for (int d = 0; d < dims; ++d) to[(int64_t)t * dims + d] = from[d * L + t];
+    }
 }
 
 // Z -> a(Z) in place, with a'(Z) and a''(Z) where asked for.
-template <class S>
-static void activate(int kind, double w0, int rows, int nv, S* Z, S* D1, S* D2) {
-    constexpr int T = Tile<S>::points, W = Simd<S>::width;
+template <class S, int kind>
+static void activate_as(double w0, int rows, int nv, S* Z, S* D1, S* D2) {
+    constexpr int L = Panel<S>::lanes, W = Simd<S>::width;
     typedef Vec<S> V;
     const V one = vset<S>(1), zero = vset<S>(0), w = vset<S>(S(w0));
     for (int r = 0; r < rows; ++r)
         for (int v = 0; v < nv; ++v) {
-            S* p = Z + r * T + v * W;
+            S* p = Z + r * L + v * W;
             const V z = vload(p);
             V h = z, d1 = one, d2 = zero;
             switch (kind) {
@@ -106,25 +162,44 @@ static void activate(int kind, double w0, int rows, int nv, S* Z, S* D1, S* D2) 
                     break;
             }
             vstore(p, h);
-            if (D1) vstore(D1 + r * T + v * W, d1);
-            if (D2) vstore(D2 + r * T + v * W, d2);
+            if (D1) vstore(D1 + r * L + v * W, d1);
+            if (D2) vstore(D2 + r * L + v * W, d2);
         }
 }
 
-// E [encoded, T] from X [in_dim, T]; with tangents Et from Xt where those are given.
+template <class S>
+static void activate(int kind, double w0, int rows, int nv, S* Z, S* D1, S* D2) {
+    switch (kind) {
+#define MCLNF_KIND(K)                               \
+    case K:                                         \
+        activate_as<S, K>(w0, rows, nv, Z, D1, D2); \
+        break;
+        MCLNF_KIND(kNone)
+        MCLNF_KIND(kRelu)
+        MCLNF_KIND(kSine)
+        MCLNF_KIND(kSoftplus)
+        MCLNF_KIND(kTanh)
+        MCLNF_KIND(kSigmoid)
+        MCLNF_KIND(kExp)
+#undef MCLNF_KIND
+    }
+}
+
+// E [encoded, lanes] from X [in_dim, lanes]; with tangents Et from Xt where
+// those are given.
 template <class S>
 static void encode(const Net& net, const S* X, S* E, const S* Xt, S* Et, int nv) {
-    constexpr int T = Tile<S>::points, W = Simd<S>::width;
+    constexpr int L = Panel<S>::lanes, W = Simd<S>::width;
     for (const EncodingPart& part : net.parts) {
-        const S* x = X + part.start * T;
-        const S* xt = Xt ? Xt + part.start * T : nullptr;
+        const S* x = X + part.start * L;
+        const S* xt = Xt ? Xt + part.start * L : nullptr;
         const bool copy = part.kind == kIdentity || (part.kind == kFrequency && part.option);
         if (copy) {
-            std::memcpy(E, x, sizeof(S) * part.dims * T);
-            E += part.dims * T;
+            std::memcpy(E, x, sizeof(S) * part.dims * L);
+            E += part.dims * L;
             if (Et) {
-                std::memcpy(Et, xt, sizeof(S) * part.dims * T);
-                Et += part.dims * T;
+                std::memcpy(Et, xt, sizeof(S) * part.dims * L);
+                Et += part.dims * L;
             }
         }
         if (part.kind == kFrequency) {
@@ -132,7 +207,7 @@ static void encode(const Net& net, const S* X, S* E, const S* Xt, S* Et, int nv)
                 const Vec<S> f = vset<S>(S(frequency));
                 for (int d = 0; d < part.dims; ++d)
                     for (int v = 0; v < nv; ++v) {
-                        const int at = d * T + v * W, cosine = part.dims * T;
+                        const int at = d * L + v * W, cosine = part.dims * L;
                         Vec<S> s, c;
                         vsincos(f * vload(x + at), s, c);
                         vstore(E + at, s);
@@ -143,42 +218,43 @@ static void encode(const Net& net, const S* X, S* E, const S* Xt, S* Et, int nv)
                             vstore(Et + cosine + at, -ft * s);
                         }
                     }
-                E += 2 * part.dims * T;
-                if (Et) Et += 2 * part.dims * T;
+                E += 2 * part.dims * L;
+                if (Et) Et += 2 * part.dims * L;
             }
         } else if (part.kind == kSpherical) {
             const int count = part.option * part.option;
             Dual<double> out[16];
             for (int t = 0; t < nv * W; ++t) {
                 Dual<double> p[3];
-                for (int d = 0; d < 3; ++d) p[d] = {double(x[d * T + t]), xt ? double(xt[d * T + t]) : 0.0};
+                for (int d = 0; d < 3; ++d) p[d] = {double(x[d * L + t]), xt ? double(xt[d * L + t]) : 0.0};
                 spherical_harmonics(part.option, p[0], p[1], p[2], out);
                 for (int i = 0; i < count; ++i) {
-                    E[i * T + t] = S(out[i].value);
-                    if (Et) Et[i * T + t] = S(out[i].slope);
+                    E[i * L + t] = S(out[i].value);
+                    if (Et) Et[i * L + t] = S(out[i].slope);
                 }
             }
-            E += count * T;
-            if (Et) Et += count * T;
+            E += count * L;
+            if (Et) Et += count * L;
         }
     }
 }
 
-// GX [in_dim, T] = J^T G, with J the encoding's Jacobian at X and E its features. With tangents (Xt of the
-// coordinates, Gt of the gradients): J^T Gt + (dJ along Xt)^T G, the derivative of the former.
+// GX [in_dim, lanes] = J^L G, with J the encoding's Jacobian at X and E its
+// features. With tangents (Xt of the coordinates, Gt of the gradients): J^L Gt
+// + (dJ along Xt)^L G, the derivative of the former.
 template <class S>
 static void encode_backward(const Net& net, const S* X, const S* E, const S* G, const S* Xt, const S* Gt,
                             S* GX, int nv) {
-    constexpr int T = Tile<S>::points, W = Simd<S>::width;
-    std::memset(GX, 0, sizeof(S) * net.in_dim * T);
-    const S* first = Gt ? Gt : G;  // what J^T is applied to
+    constexpr int L = Panel<S>::lanes, W = Simd<S>::width;
+    std::memset(GX, 0, sizeof(S) * net.in_dim * L);
+    const S* first = Gt ? Gt : G;  // what J^L is applied to
     int row = 0;
     for (const EncodingPart& part : net.parts) {
-        S* gx = GX + part.start * T;
-        const S* xt = Xt ? Xt + part.start * T : nullptr;
+        S* gx = GX + part.start * L;
+        const S* xt = Xt ? Xt + part.start * L : nullptr;
         if (part.kind == kIdentity || (part.kind == kFrequency && part.option)) {
-            for (int i = 0; i < part.dims * T; i += W)
-                vstore(gx + i, vload(gx + i) + vload(first + row * T + i));
+            for (int i = 0; i < part.dims * L; i += W)
+                vstore(gx + i, vload(gx + i) + vload(first + row * L + i));
             row += part.dims;
         }
         if (part.kind == kFrequency) {
@@ -186,7 +262,7 @@ static void encode_backward(const Net& net, const S* X, const S* E, const S* G, 
                 const Vec<S> f = vset<S>(S(frequency));
                 for (int d = 0; d < part.dims; ++d)
                     for (int v = 0; v < nv; ++v) {
-                        const int at = d * T + v * W, si = row * T + at, co = (row + part.dims) * T + at;
+                        const int at = d * L + v * W, si = row * L + at, co = (row + part.dims) * L + at;
                         const Vec<S> s = vload(E + si), c = vload(E + co);
                         Vec<S> g = f * (c * vload(first + si) - s * vload(first + co));
                         if (Gt) g = g - f * f * vload(xt + at) * (s * vload(G + si) + c * vload(G + co));
@@ -196,23 +272,23 @@ static void encode_backward(const Net& net, const S* X, const S* E, const S* G, 
             }
         } else if (part.kind == kSpherical) {
             const int count = part.option * part.option;
-            const S* x = X + part.start * T;
+            const S* x = X + part.start * L;
             typedef Dual<double> D1;
             Dual<D1> out[16];
             for (int t = 0; t < nv * W; ++t)
-                for (int k = 0; k < 3;
-                     ++k) {  // outer slope: along coordinate k; inner slope: along the tangent
+                for (int k = 0; k < 3; ++k) {  // outer slope: along coordinate k; inner
+                                               // slope: along the tangent
                     Dual<D1> p[3];
                     for (int d = 0; d < 3; ++d)
-                        p[d] = {{double(x[d * T + t]), xt ? double(xt[d * T + t]) : 0.0},
+                        p[d] = {{double(x[d * L + t]), xt ? double(xt[d * L + t]) : 0.0},
                                 {d == k ? 1.0 : 0.0, 0.0}};
                     spherical_harmonics(part.option, p[0], p[1], p[2], out);
                     double sum = 0;
                     for (int i = 0; i < count; ++i) {
-                        sum += out[i].slope.value * double(first[(row + i) * T + t]);
-                        if (Gt) sum += out[i].slope.slope * double(G[(row + i) * T + t]);
+                        sum += out[i].slope.value * double(first[(row + i) * L + t]);
+                        if (Gt) sum += out[i].slope.slope * double(G[(row + i) * L + t]);
                     }
-                    gx[k * T + t] += S(sum);
+                    gx[k * L + t] += S(sum);
                 }
             row += count;
         }

@@ -1,9 +1,10 @@
 // Vectors of one instruction set and the elementary functions over them.
 //
-// This header is included once per instruction set, inside that set's target region and namespace (see
-// bank_avx512.cpp), which is why it has no include guard and includes nothing: a function compiled for
-// AVX-512 must never be merged by the linker with its twin for an older processor. The including file defines
-// MCLNF_VBYTES.
+// This header is included once per instruction set, inside that set's target
+// region and namespace (see bank_avx512.cpp), which is why it has no include
+// guard and includes nothing: a function compiled for AVX-512 must never be
+// merged by the linker with its twin for an older processor. The including file
+// defines MCLNF_VBYTES.
 
 template <class S>
 struct Simd;
@@ -12,6 +13,7 @@ template <>
 struct Simd<float> {
     static constexpr int width = MCLNF_VBYTES / 4;
     typedef float V __attribute__((vector_size(MCLNF_VBYTES), may_alias));
+    typedef float Any __attribute__((vector_size(MCLNF_VBYTES), aligned(4), may_alias));
     typedef int I __attribute__((vector_size(MCLNF_VBYTES), may_alias));
 };
 
@@ -19,6 +21,7 @@ template <>
 struct Simd<double> {
     static constexpr int width = MCLNF_VBYTES / 8;
     typedef double V __attribute__((vector_size(MCLNF_VBYTES), may_alias));
+    typedef double Any __attribute__((vector_size(MCLNF_VBYTES), aligned(8), may_alias));
     typedef long long I __attribute__((vector_size(MCLNF_VBYTES), may_alias));
 };
 
@@ -28,11 +31,13 @@ using Vec = typename Simd<S>::V;
 typedef Vec<float> VF;
 typedef Vec<double> VD;
 typedef Simd<float>::I VI;
-// As many doubles as a vector of floats has lanes: wider than a register, split by the compiler.
+// As many doubles as a vector of floats has lanes: wider than a register, split
+// by the compiler.
 typedef double VFD __attribute__((vector_size(2 * MCLNF_VBYTES)));
 typedef long long VFL __attribute__((vector_size(2 * MCLNF_VBYTES)));
 
 #define MCLNF_LANE static inline __attribute__((always_inline))
+#define MCLNF_MEMBER inline __attribute__((always_inline))
 
 #if MCLNF_VBYTES == 64
 MCLNF_LANE VF vfma(VF a, VF b, VF c) { return (VF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
@@ -49,26 +54,29 @@ template <class S>
 MCLNF_LANE Vec<S> vset(S x) {
     return x - Vec<S>{};
 }
+// Any address: what is aligned costs no more this way.
 template <class S>
 MCLNF_LANE Vec<S> vload(const S* p) {
-    return *reinterpret_cast<const Vec<S>*>(p);
+    return *reinterpret_cast<const typename Simd<S>::Any*>(p);
 }
 template <class S>
 MCLNF_LANE void vstore(S* p, Vec<S> v) {
-    *reinterpret_cast<Vec<S>*>(p) = v;
+    *reinterpret_cast<typename Simd<S>::Any*>(p) = v;
 }
 
-// Applies a scalar function lane by lane: for double, which only checks of derivatives use.
+// Applies a scalar function lane by lane: for double, which only checks of
+// derivatives use.
 template <class F>
 MCLNF_LANE VD vlanes(VD x, F f) {
     for (int i = 0; i < Simd<double>::width; ++i) x[i] = f(x[i]);
     return x;
 }
 
-// e^x - 1 and e^x. x = n ln 2 + r, |r| <= ln(2)/2, e^r - 1 by its Taylor series (the remainder of degree 8 is
-// below 1e-9 there).
+// e^x - 1 and e^x. x = n ln 2 + r, |r| <= ln(2)/2, e^r - 1 by its Taylor series
+// (the remainder of degree 8 is below 1e-9 there).
 MCLNF_LANE void vexp_both(VF x, VF& e, VF& em1) {
-    // Out of range both ends give what IEEE gives: 0 and infinity. NaN passes the comparisons and stays NaN.
+    // Out of range both ends give what IEEE gives: 0 and infinity. NaN passes the
+    // comparisons and stays NaN.
     x = x > 89.0f ? vset<float>(89.0f) : x;
     x = x < -104.0f ? vset<float>(-104.0f) : x;
     const VF magic = vset<float>(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
@@ -84,7 +92,8 @@ MCLNF_LANE void vexp_both(VF x, VF& e, VF& em1) {
     p = vfma(p, r, vset<float>(1.6666667e-1f));
     p = vfma(p, r, vset<float>(0.5f));
     p = vfma(p * r, r, r);
-    // 2^k in two factors, so that results below the normal range and above 2^127 come out right.
+    // 2^k in two factors, so that results below the normal range and above 2^127
+    // come out right.
     const VI half = k >> 1, rest = k - half;
     const VF s1 = (VF)((half + 127) << 23), s2 = (VF)((rest + 127) << 23);
     e = vfma(p, s1, s1) * s2;
@@ -138,27 +147,52 @@ MCLNF_LANE bool vany(VI mask) {
 #endif
 }
 
-// sin and cos. The reduction to |r| <= pi/4 is done in double (a sine network with w0 = 200 and the high
-// octaves of an encoding need far more than single precision has), with pi/2 in three parts: n times each of
-// the first two is exact up to |x| = 2^28, so that r keeps all its bits even where x is next to a multiple of
-// pi/2. Beyond, the library's.
-MCLNF_LANE void vsincos(VF x, VF& s, VF& c) {
-    if (__builtin_expect(vany((x > 268435456.0f) | (x < -268435456.0f)), 0)) {
-        for (int i = 0; i < Simd<float>::width; ++i) {
-            s[i] = std::sin(x[i]);
-            c[i] = std::cos(x[i]);
-        }
-        return;
-    }
+// r = x - n pi/2 with |r| <= pi/4, and n. In single precision, pi/2 in three
+// parts: up to |x| = 2^15 what the first leaves is exact, so that r keeps its
+// bits even where x is next to a multiple of pi/2.
+MCLNF_LANE VF vreduce_near(VF x, VI& q) {
+    const VF magic = vset<float>(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    VF n = vfma(x, vset<float>(0.636619772f), magic);
+    q = (VI)n;
+    n = n - magic;
+    VF r = vfma(n, vset<float>(-1.57079637f), x);
+    r = vfma(n, vset<float>(4.37113883e-8f), r);
+    return vfma(n, vset<float>(1.71512449e-15f), r);
+}
+// In double: a sine network with w0 = 200 and the high octaves of an encoding
+// go beyond. n times each of the first two parts is exact up to |x| = 2^28.
+MCLNF_LANE VF vreduce_far(VF x, VI& q) {
     const VFD xd = __builtin_convertvector(x, VFD);
     const VFD magic = 6755399441055744.0 - VFD{};  // 1.5 * 2^52
     VFD n = xd * 0.63661977236758134308 + magic;
-    const VI q = __builtin_convertvector((VFL)n, VI);
+    q = __builtin_convertvector((VFL)n, VI);
     n = n - magic;
     VFD rd = xd - n * 1.570796251296997;
     rd = rd - n * 7.549789771132964e-08;
     rd = rd - n * 1.837589179357618e-15;
-    const VF r = __builtin_convertvector(rd, VF);
+    return __builtin_convertvector(rd, VF);
+}
+
+// sin and cos; beyond |x| = 2^28 the library's.
+MCLNF_LANE void vsincos(VF x, VF& s, VF& c) {
+    VI q;
+    VF r;
+#if MCLNF_VBYTES >= 32  // without a fused multiply-add the single-precision
+                        // reduction is not exact
+    if (__builtin_expect(!vany((x > 32768.0f) | (x < -32768.0f)), 1)) {
+        r = vreduce_near(x, q);
+    } else
+#endif
+    {
+        if (vany((x > 268435456.0f) | (x < -268435456.0f))) {
+            for (int i = 0; i < Simd<float>::width; ++i) {
+                s[i] = std::sin(x[i]);
+                c[i] = std::cos(x[i]);
+            }
+            return;
+        }
+        r = vreduce_far(x, q);
+    }
     const VF z = r * r;
     VF ps = vset<float>(2.7525562e-6f);
     ps = vfma(ps, z, vset<float>(-1.9840874e-4f));

@@ -96,6 +96,8 @@ def fisher_scores(
     weights, biases = [w.detach().to(wide) for w in weights], [b.detach().to(wide) for b in biases]
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         if chosen == "reference":
+            if given is not None:
+                _refuse_negative(given)
             ids = torch.arange(points, device=x.device) if sample_ids is None else sample_ids
             result = reference.fisher_scores(
                 x, offsets, weights, biases, grad_y, given, spec, ids, samples, damping, grads
@@ -119,10 +121,15 @@ def _checked_fisher(fisher: object, weights: list[Tensor], biases: list[Tensor],
         for l, (f, t) in enumerate(zip(tensors, like)):
             where = f"fisher[{k}][{l}]"
             _checks.check_tensor(where, f, t.shape, (x.dtype, wide), x.device, f"like {name}[{l}]")
-            if f.numel() and _checks.values_can_be_read(f) and not bool((f.detach() >= 0).all()):
-                raise ValueError(f"{where} must not be negative or NaN, got {float(f.detach().min())}")
         checked.append([f.detach().to(wide) for f in tensors])
     return checked[0], checked[1]
+
+
+def _refuse_negative(fisher: Pair) -> None:
+    for k, tensors in enumerate(fisher):
+        for l, f in enumerate(tensors):
+            if f.numel() and _checks.values_can_be_read(f) and not bool((f >= 0).all()):
+                raise ValueError(f"fisher[{k}][{l}] must not be negative or NaN, got {float(f.min())}")
 
 
 def _count_samples(
@@ -163,7 +170,7 @@ def _compiled(
     """One sweep where the Fisher is given; two where the batch's own must be known before the first score."""
     modules = offsets.numel() - 1
     if sample_ids is None:
-        op, counts, owner = torch.ops.mclnf_fast.fisher_points, offsets.diff(), None
+        op, owner = torch.ops.mclnf_fast.fisher_points, None
         extra: tuple[Tensor, ...] = ()
     else:
         # Points of one sample side by side within their module: a sample's share of a module is a segment.
@@ -174,29 +181,26 @@ def _compiled(
         found, length = torch.unique_consecutive(key, return_counts=True)
         bounds = torch.cat((length.new_zeros(1), length.cumsum(0)))
         shares = torch.searchsorted(found, torch.arange(modules + 1) * max(samples, 1))
-        op, extra, counts = torch.ops.mclnf_fast.fisher_segments, (bounds, shares), shares.diff()
+        op, extra = torch.ops.mclnf_fast.fisher_segments, (bounds, shares)
         owner = found % max(samples, 1)
     ints, floats = spec.packed
 
-    def sweep(inverse: Pair | None, sums: bool) -> tuple[Tensor, Pair, Pair]:
-        inv = inverse or ([], [])
-        s, gw, gb, fw, fb = op(x, offsets, weights, biases, grad_y, *extra, inv[0], inv[1], ints, floats, sums)
-        share = 1 / counts.clamp(min=1).to(x.dtype)
-        for f in fw:
-            f *= share[:, None, None]
-        for f in fb:
-            f *= share[:, None]
+    def sweep(known: Pair | None, sums: bool) -> tuple[Tensor, Pair, Pair]:
+        f = known or ([], [])
+        try:
+            s, gw, gb, fw, fb = op(x, offsets, weights, biases, grad_y, *extra, f[0], f[1], damping, ints, floats, sums)
+        except RuntimeError as error:
+            if "must not be negative" in str(error):  # found in the sweep: looking first would cost a pass over memory
+                raise ValueError(str(error).splitlines()[0]) from None
+            raise
         return s, (list(gw), list(gb)), (list(fw), list(fb))
-
-    def inverse_of(f: Pair) -> Pair:
-        return [reference.inverse(t, damping) for t in f[0]], [reference.inverse(t, damping) for t in f[1]]
 
     none: Pair = ([], [])
     if fisher is None:
         _, total, mean = sweep(None, True)
-        scores = sweep(inverse_of(mean), False)[0]
+        scores = sweep(mean, False)[0]
     else:
-        scores, total, mean = sweep(inverse_of(fisher), grads)
+        scores, total, mean = sweep(fisher, grads)
     if owner is not None:  # a sample's scores over the modules that it touches, in the modules' order
         scores = x.new_zeros(samples).index_add_(0, owner, scores)
     return scores, total if grads else none, mean if grads else none

@@ -25,13 +25,14 @@ def _points_fake(
     weights: list[Tensor],
     biases: list[Tensor],
     grad_y: Tensor,
-    inverse_weights: list[Tensor],
-    inverse_biases: list[Tensor],
+    fisher_weights: list[Tensor],
+    fisher_biases: list[Tensor],
+    damping: float,
     ints: Any,
     floats: Any,
     sums: bool,
 ) -> _Out:
-    return _out(x.new_empty(x.shape[0] if inverse_weights else 0), weights, biases, sums)
+    return _out(x.new_empty(x.shape[0] if fisher_weights else 0), weights, biases, sums)
 
 
 def _segments_fake(
@@ -42,13 +43,14 @@ def _segments_fake(
     grad_y: Tensor,
     segments: Tensor,
     segment_offsets: Tensor,
-    inverse_weights: list[Tensor],
-    inverse_biases: list[Tensor],
+    fisher_weights: list[Tensor],
+    fisher_biases: list[Tensor],
+    damping: float,
     ints: Any,
     floats: Any,
     sums: bool,
 ) -> _Out:
-    return _out(x.new_empty(segments.shape[0] - 1 if inverse_weights else 0), weights, biases, sums)
+    return _out(x.new_empty(segments.shape[0] - 1 if fisher_weights else 0), weights, biases, sums)
 
 
 def _refuse(ctx: Any, *grads: Any) -> Any:
