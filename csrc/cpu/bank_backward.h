@@ -98,7 +98,7 @@ struct FisherTile {
         if (layer.skip) multiply(tile, E, E, ee);
         if (want.squares) {
             transpose_tile(tile, dsq, layer.out, dT, squares.at[l]);
-            add_outer(layer, hsq, ee, dT, 0, tile.points, want.squares.weight[l], accumulate);
+            add_outer(layer, hsq, ee, dT, tile, want.squares.weight[l], accumulate);
         }
         if (!want.scores) return;
         for (int p = 0; p < tile.panels; ++p) {
@@ -248,7 +248,7 @@ static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const
             if (fisher.segments)
                 informed.segments(l, prev, E, dT, segment, segments_end, at, grads, bias.at[l], score.data());
             else if (grads)
-                add_outer(layer, prev, E, dT, 0, tile.points, grads.weight[l], accumulate);
+                add_outer(layer, prev, E, dT, tile, grads.weight[l], accumulate, grads.stream && next == n);
             if (fisher && !fisher.segments)
                 informed.points(l, tile, prev, E, d, dT, accumulate, score.data());
             if (l == 0 && !grad_x) break;

@@ -7,6 +7,10 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <cstdint>
 #include <memory>
@@ -35,6 +39,22 @@ inline Tensor plain(const char* name, const Tensor& t, ScalarType dtype) {
     return torch::stable::contiguous(t);
 }
 
+// A new tensor that is about to be written whole. Large ones are asked for in large pages where the system
+// leaves that to the program: thousands of modules' gradients are hundreds of megabytes, and in small pages
+// their first touch costs as much as computing them.
+inline Tensor fresh(const Tensor& like, std::initializer_list<int64_t> shape) {
+    Tensor t = torch::stable::new_empty(like, shape);
+#if defined(__linux__)
+    const size_t bytes = static_cast<size_t>(t.numel()) * t.element_size(), page = size_t(2) << 20;
+    if (bytes >= 4 * page) {
+        const uintptr_t at = reinterpret_cast<uintptr_t>(t.mutable_data_ptr());
+        const uintptr_t first = (at + page - 1) / page * page, end = (at + bytes) / page * page;
+        madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+    }
+#endif
+    return t;
+}
+
 // Tensors shaped like the parameters, [M, in, out] and [M, out] a layer, and
 // the pointers to one module's share.
 template <class S>
@@ -56,8 +76,8 @@ struct Stack {
     static Stack empty(const Net& net, int64_t modules, const Tensor& like) {
         Stack stack;
         for (const Layer& layer : net.layers) {
-            stack.weight.push_back(torch::stable::new_empty(like, {modules, layer.in, layer.out}));
-            stack.bias.push_back(torch::stable::new_empty(like, {modules, layer.out}));
+            stack.weight.push_back(fresh(like, {modules, layer.in, layer.out}));
+            stack.bias.push_back(fresh(like, {modules, layer.out}));
         }
         return stack;
     }
@@ -86,7 +106,9 @@ class View {
         }
     }
     Slices<S> read() const { return weight_.empty() ? Slices<S>{} : Slices<S>{weight_.data(), bias_.data()}; }
-    Sums<S> write() { return weight_.empty() ? Sums<S>{} : Sums<S>{weight_.data(), bias_.data()}; }
+    Sums<S> write(bool stream = false) {
+        return weight_.empty() ? Sums<S>{} : Sums<S>{weight_.data(), bias_.data(), stream};
+    }
     // f(values, count) on every tensor's share.
     template <class F>
     void each(const Net& net, const F& f) const {

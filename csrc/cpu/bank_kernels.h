@@ -53,8 +53,10 @@ static std::vector<LayerWeights<S>> left_factors(const Net& net, Slices<S> par, 
 // as well.
 template <class S>
 static void layer_forward(const Layer& layer, const LayerWeights<S>& w, const S* bias, const S* prev,
-                          const S* E, int nv, S* Z, bool accumulate, int after = kKeep) {
-    product<S>(layer.out, layer.from_prev, w.prev, prev, nv, Z, bias, accumulate, layer.skip ? kKeep : after);
+                          const S* E, int nv, S* Z, bool accumulate, int after = kKeep,
+                          Ahead* ahead = nullptr) {
+    product<S>(layer.out, layer.from_prev, w.prev, prev, nv, Z, bias, accumulate, layer.skip ? kKeep : after,
+               nullptr, ahead);
     if (layer.skip)
         product<S>(layer.out, layer.in - layer.from_prev, w.encoding, E, nv, Z, nullptr, true, after);
 }
@@ -77,16 +79,28 @@ static void tile_forward(const Net& net, Slices<S> par, const std::vector<LayerW
                          const Tile<S>& tile, const Rows<S>& X, const Rows<S>& E,
                          const std::vector<Rows<S>>& H, const Rows<S>* D) {
     const int last = (int)net.layers.size() - 1;
-    for (int p = 0; p < tile.panels; ++p)
+    for (int p = 0; p < tile.panels; ++p) {
+        if (p == 0 && !w[0].prev.packed) {
+            Ahead first;
+            first.plan(par.weight[0], (int64_t)net.layers[0].in * net.layers[0].out, 1);
+            first.step();
+        }
         encode<S>(net, X.panel(p), E.panel(p), nullptr, nullptr, tile.vectors(p));
+    }
     for (int l = 0; l <= last; ++l) {
         const int kind = l == last ? net.output_activation : net.activation;
         const Rows<S>& prev = l > 0 ? H[l - 1] : E;
+        // Weights that are read where they lie come a few values of a row at a time, which the processor's
+        // own prefetching does not see through.
+        Ahead ahead;
+        if (l < last && !w[l].prev.packed)
+            ahead.plan(par.weight[l + 1], (int64_t)net.layers[l + 1].in * net.layers[l + 1].out,
+                       tile.panels * (net.layers[l].out + kRows - 1) / kRows);
         for (int p = 0; p < tile.panels; ++p) {
             const int nv = tile.vectors(p);
             S* Z = H[l].panel(p);
             layer_forward<S>(net.layers[l], w[l], par.bias[l], prev.panel(p), E.panel(p), nv, Z, false,
-                             kind == kRelu ? kRelu0 : kKeep);
+                             kind == kRelu ? kRelu0 : kKeep, &ahead);
             if (kind != kRelu && kind != kNone)
                 activate<S>(kind, net.w0, net.layers[l].out, nv, Z, D && D[l] ? D[l].panel(p) : nullptr,
                             nullptr);
@@ -150,17 +164,22 @@ static void transpose_tile(const Tile<S>& tile, const Rows<S>& d, int outputs, c
     }
 }
 
-// Weight gradients of one layer over a tile: H D^T, the encoding's share of a
-// skip layer below.
+// Weight gradients of one layer over a tile: H D^T, the encoding's share of a skip layer below. `once`: they
+// are written by this tile alone and not read soon.
 template <class S>
 static void add_outer(const Layer& layer, const Rows<S>& prev, const Rows<S>& E, const Transposed<S>& dT,
-                      int first, int end, S* grad, bool accumulate) {
-    outer_blocks<S>(layer.from_prev, layer.out,
-                    OuterSum<S>{prev.at, prev.stride(), first, end, dT, grad, layer.out, accumulate});
+                      const Tile<S>& tile, S* grad, bool accumulate, bool once = false) {
+    constexpr uintptr_t bytes = MCLNF_VBYTES;
+    const bool stream = once && !accumulate && layer.out % Simd<S>::width == 0 &&
+                        reinterpret_cast<uintptr_t>(grad) % bytes == 0;
+    outer_blocks<S>(
+        layer.from_prev, layer.out,
+        OuterSum<S>{prev.at, prev.stride(), 0, tile.points, dT, grad, layer.out, accumulate, stream});
     if (layer.skip)
-        outer_blocks<S>(layer.in - layer.from_prev, layer.out,
-                        OuterSum<S>{E.at, E.stride(), first, end, dT,
-                                    grad + (int64_t)layer.from_prev * layer.out, layer.out, accumulate});
+        outer_blocks<S>(
+            layer.in - layer.from_prev, layer.out,
+            OuterSum<S>{E.at, E.stride(), 0, tile.points, dT, grad + (int64_t)layer.from_prev * layer.out,
+                        layer.out, accumulate, stream});
 }
 
 // Sums of rows of outputs, one padded row a layer.

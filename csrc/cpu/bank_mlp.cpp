@@ -34,6 +34,8 @@ std::string chosen_set() {
 
 // Points below which a run is not worth cutting further.
 constexpr int64_t kLeastPoints = 512;
+// Bytes of gradients beyond which the first are gone from the caches before the last are there.
+constexpr size_t kStreamFrom = size_t(64) << 20;
 
 template <class S>
 Tensor forward(const BankInputs<S>& in) {
@@ -61,6 +63,7 @@ std::tuple<Tensor, Tensors, Tensors> backward(const BankInputs<S>& in, const Ten
     const BankTable<S>& table = bank_table<S>();
     const Plan plan = need_params ? Plan::fixed(in.offsets, kLeastPoints) : Plan::free(in.offsets);
     RunSums<S> sums(in.net, in.modules, plan, grads);
+    const bool stream = in.modules * in.net.parameters * sizeof(S) > kStreamFrom;
     const S* gy = data<S>(grad_y);
     S* out = need_x ? mutable_data<S>(gx) : nullptr;
     torch::stable::parallel_for(
@@ -71,7 +74,7 @@ std::tuple<Tensor, Tensors, Tensors> backward(const BankInputs<S>& in, const Ten
                 View<S> own = sums.of(run);
                 table.backward(in.net, par.read(), in.points_at(run.begin), run.end - run.begin,
                                gy + run.begin * in.net.out_dim,
-                               out ? out + run.begin * in.net.in_dim : nullptr, own.write(), {});
+                               out ? out + run.begin * in.net.in_dim : nullptr, own.write(stream), {});
             }
         });
     sums.finish();

@@ -78,9 +78,9 @@ static void second(const Net& net, Slices<S> par, const S* x, int64_t n, const S
             if (grads) {
                 const Rows<S>&prev = l > 0 ? H[l - 1] : E, &prevt = l > 0 ? Ht[l - 1] : Et;
                 transpose_tile(tile, dt, layer.out, dT, bias.at[l]);
-                add_outer(layer, prev, E, dT, 0, tile.points, grads.weight[l], at > 0);
+                add_outer(layer, prev, E, dT, tile, grads.weight[l], at > 0);
                 transpose_tile<S>(tile, d, layer.out, dT, nullptr);
-                add_outer(layer, prevt, Et, dT, 0, tile.points, grads.weight[l], true);
+                add_outer(layer, prevt, Et, dT, tile, grads.weight[l], true);
             }
             g.rows = gt.rows = l > 0 ? padded<S>(layer.from_prev) : 0;
             for (int p = 0; p < tile.panels; ++p) {

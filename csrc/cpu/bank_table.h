@@ -20,6 +20,7 @@ template <class S>
 struct Sums {
     S* const* weight = nullptr;
     S* const* bias = nullptr;
+    bool stream = false;  // what is written is not read soon
     explicit operator bool() const { return weight != nullptr; }
 };
 

@@ -67,9 +67,10 @@ MCLNF_LANE void product_block(int K, const S* A, int64_t sm, int64_t sk, const S
 
 template <class S, int NV, bool Adjacent>
 static void product_rows(int M, int K, const Left<S>& A, const S* B, S* C, const S* bias, bool accumulate,
-                         int after, const S* with) {
+                         int after, const S* with, Ahead* ahead) {
     constexpr int L = Panel<S>::lanes;
     for (int m = 0; m < M; m += kRows) {
+        if (ahead) ahead->step();
         const int rows = std::min(kRows, M - m);
         const S* a = A.packed ? A.at + (int64_t)m * K : A.at + m * A.sm;
         const int64_t sk = A.packed ? rows : A.sk;
@@ -96,15 +97,15 @@ static void product_rows(int M, int K, const Left<S>& A, const S* B, S* C, const
 // over the first nv vectors of a panel.
 template <class S>
 static void product(int M, int K, const Left<S>& A, const S* B, int nv, S* C, const S* bias, bool accumulate,
-                    int after = kKeep, const S* with = nullptr) {
+                    int after = kKeep, const S* with = nullptr, Ahead* ahead = nullptr) {
     const bool adjacent = A.packed || A.sm == 1;
     switch (nv) {
-#define MCLNF_VECTORS(N)                                                             \
-    case N:                                                                          \
-        if (adjacent)                                                                \
-            product_rows<S, N, true>(M, K, A, B, C, bias, accumulate, after, with);  \
-        else                                                                         \
-            product_rows<S, N, false>(M, K, A, B, C, bias, accumulate, after, with); \
+#define MCLNF_VECTORS(N)                                                                    \
+    case N:                                                                                 \
+        if (adjacent)                                                                       \
+            product_rows<S, N, true>(M, K, A, B, C, bias, accumulate, after, with, ahead);  \
+        else                                                                                \
+            product_rows<S, N, false>(M, K, A, B, C, bias, accumulate, after, with, ahead); \
         break;
         MCLNF_VECTORS(1)
         MCLNF_VECTORS(2)
@@ -238,7 +239,7 @@ struct OuterSum {
     Transposed<S> D;
     S* grad;
     int outputs;
-    bool accumulate;
+    bool accumulate, stream;
 
     template <int RM, int NV>
     MCLNF_MEMBER void block(int i, int o) const {
@@ -246,7 +247,10 @@ struct OuterSum {
         const int left = outputs - o;
         Vec<S> sum[RM][NV];
         outer_block<S, RM, NV>(H + i * L, stride, first, end, D.row(0, o), sum);
-        if (left >= NV * W) {
+        if (stream) {
+            for (int r = 0; r < RM; ++r)
+                for (int v = 0; v < NV; ++v) vstream(g + (int64_t)r * outputs + v * W, sum[r][v]);
+        } else if (left >= NV * W) {
             for (int r = 0; r < RM; ++r)
                 for (int v = 0; v < NV; ++v) {
                     S* p = g + (int64_t)r * outputs + v * W;

@@ -64,6 +64,38 @@ MCLNF_LANE void vstore(S* p, Vec<S> v) {
     *reinterpret_cast<typename Simd<S>::Any*>(p) = v;
 }
 
+// Past the caches, for what is not read again soon; p aligned to a vector.
+template <class S>
+MCLNF_LANE void vstream(S* p, Vec<S> v) {
+#if MCLNF_VBYTES == 64
+    _mm512_stream_si512((__m512i*)p, (__m512i)v);
+#elif MCLNF_VBYTES == 32
+    _mm256_stream_si256((__m256i*)p, (__m256i)v);
+#else
+    vstore(p, v);
+#endif
+}
+
+// Memory that is read soon: asked for a share at a time between blocks of arithmetic, so that the requests of
+// one share are answered before the next is made.
+struct Ahead {
+    const char* at = nullptr;
+    int64_t lines = 0, share = 0;
+
+    template <class S>
+    void plan(const S* p, int64_t count, int shares) {
+        at = reinterpret_cast<const char*>(p);
+        lines = (count * (int64_t)sizeof(S) + 63) / 64;
+        share = (lines + shares - 1) / shares;
+    }
+    void step() {
+        const int64_t now = lines < share ? lines : share;
+        for (int64_t i = 0; i < now; ++i) __builtin_prefetch(at + 64 * i, 0, 2);
+        at += 64 * now;
+        lines -= now;
+    }
+};
+
 // Applies a scalar function lane by lane: for double, which only checks of
 // derivatives use.
 template <class F>
