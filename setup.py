@@ -40,6 +40,7 @@ def cpu_arguments() -> tuple[list[str], list[str]]:
     # Contraction is off so that the portable arithmetic gives the same bits on every machine; kernels that
     # want a fused multiply-add ask for one by name.
     compile_args = ["-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wno-psabi", TARGET]
+    compile_args += ["-fno-math-errno"]  # a square root that sets errno can't be vectorised
     compile_args += ["-O1", "-g", "-UNDEBUG"] if flag("MCLNF_DEBUG") else ["-O3", "-DNDEBUG", "-g0"]
     link_args: list[str] = []
     if flag("MCLNF_SANITIZE"):

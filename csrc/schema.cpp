@@ -25,6 +25,12 @@ constexpr const char* kBankSchemas[] = {
     ", Tensor grad_y, Tensor segments, Tensor segment_offsets, Tensor[] fisher_weights, "
     "Tensor[] fisher_biases, float damping, " NET
     ", bool sums) -> (Tensor, Tensor[], Tensor[], Tensor[], Tensor[])",
+    // In place: params, exp_avg, exp_avg_sq (one tensor [M, ...] each) and step float64 [M]. lr float64 [M],
+    // or None: lr_value; active bool [M], or None: all. exp_avg and exp_avg_sq are empty for SGD, fisher and
+    // anchor where lam = 0.
+    "bank_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avg, Tensor(c!)[] exp_avg_sq, "
+    "Tensor(d!) step, Tensor? lr, float lr_value, Tensor? active, bool adam, float beta1, float beta2, "
+    "float eps, float lam, Tensor[] fisher, Tensor[] anchor) -> ()",
     "cpu_instruction_set() -> str",
 };
 

@@ -3,7 +3,6 @@ no rays.
 """
 
 from mclnf_fast.learn.adapt import adapt, fine_tune
-from mclnf_fast.learn.bank_step import Trust, bank_step_reference
 from mclnf_fast.learn.fim import fim_weights, module_mse, weighted_mse
 from mclnf_fast.learn.fisher import (
     RunningFisher,
@@ -28,6 +27,7 @@ from mclnf_fast.learn.metrics import (
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import LossFn, Params, flatten_pair, split_pair
 from mclnf_fast.learn.sampling import FisherSampler
+from mclnf_fast.ops.bank_step import Trust
 
 __all__ = [
     "MAML",
@@ -43,7 +43,6 @@ __all__ = [
     "adapt",
     "average",
     "backward_transfer",
-    "bank_step_reference",
     "diagonal_fisher_scores",
     "fim_weights",
     "fine_tune",

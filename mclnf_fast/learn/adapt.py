@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast.learn.bank_step import Kind
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import LossFn, Params, check_params, check_positive_int, per_module
+from mclnf_fast.ops.bank_step import Kind
 
 
 def adapt(

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.learn.adapt import adapt, check_losses, fine_tune
-from mclnf_fast.learn.bank_step import Kind
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import LossFn, Params, check_positive_int, check_shared
+from mclnf_fast.ops.bank_step import Kind
 
 
 class MetaLearner:

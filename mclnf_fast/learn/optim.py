@@ -1,7 +1,7 @@
 """One optimiser for all modules of a bank, with a clock, a learning rate and a switch for each.
 
 torch.optim keeps one step counter a tensor; a bank needs one a module, because modules join late (append),
-stop (freeze) and start over (reset) while the others go on. `bank_step_reference` is the mathematics;
+stop (freeze) and start over (reset) while the others go on. `ops.bank_step` is the mathematics;
 `BankOptimizer` holds the state.
 """
 
@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast.learn.bank_step import Kind, Trust, bank_step_reference
 from mclnf_fast.learn.params import (
     Params,
     check_like,
@@ -21,9 +20,7 @@ from mclnf_fast.learn.params import (
     check_params,
     check_unit_interval,
 )
-
-# Parameters stepped at a time on a CPU, so that the passes of a step find them in the cache.
-CPU_CHUNK = 1 << 19
+from mclnf_fast.ops.bank_step import Kind, Trust, bank_step
 
 
 class BankOptimizer:
@@ -62,7 +59,8 @@ class BankOptimizer:
         device = self.params[0].device
         self._step = torch.zeros(self.modules, dtype=torch.float64, device=device)
         self._lr = torch.empty(self.modules, dtype=torch.float64, device=device)
-        self._frozen = [False] * self.modules  # on the host: which rows to step must cost no synchronisation
+        self._frozen = [False] * self.modules
+        self._active: Tensor | None = None  # bool [M] on the device; None while no module is frozen
         self._exp_avg = self._zeros()
         self._exp_avg_sq = self._zeros()
         self._trust: Trust | None = None
@@ -106,21 +104,27 @@ class BankOptimizer:
             raise ValueError(f"trust's lam must be finite and at least 0, got {lam}")
         fisher = check_like(fisher, self.params, "trust's fisher")
         anchor = check_like(anchor, self.params, "trust's anchor")
-        self._trust = Trust(float(lam), tuple(f.detach() for f in fisher), tuple(a.detach() for a in anchor))
+        like = self.params[0].detach()
+        self._trust = Trust(
+            float(lam), tuple(f.detach().to(like) for f in fisher), tuple(a.detach().to(like) for a in anchor)
+        )
 
     def set_lr(self, lr: float | Tensor, modules: int | Iterable[int] | Tensor | None = None) -> None:
         """Set the rate, one for all or one each [m], of all modules or of those named. Raises: ValueError."""
-        rows = list(range(self.modules)) if modules is None else check_modules(modules, self.modules)
+        rows = slice(None) if modules is None else check_modules(modules, self.modules)
         if isinstance(lr, Tensor):
-            if lr.dim() > 1 or (lr.dim() == 1 and lr.shape[0] != len(rows)):
-                raise ValueError(f"lr must be a float or [{len(rows)}], got {tuple(lr.shape)}")
+            count = len(rows) if isinstance(rows, list) else self.modules
+            if lr.dim() > 1 or (lr.dim() == 1 and lr.shape[0] != count):
+                raise ValueError(f"lr must be a float or [{count}], got {tuple(lr.shape)}")
             if not bool((torch.isfinite(lr) & (lr >= 0)).all()):
                 raise ValueError(f"lr must be finite and at least 0, got {lr.tolist()}")
             self._lr[rows] = lr.detach().to(self._lr)
         elif not (float(lr) >= 0 and math.isfinite(lr)):
             raise ValueError(f"lr must be finite and at least 0, got {lr}")
-        else:
+        elif isinstance(rows, list):
             self._lr[rows] = float(lr)
+        else:  # at every step of a schedule
+            self._lr.fill_(float(lr))
 
     def step(self, grads: Sequence[Tensor] | None = None) -> None:
         """One step of every module that is not frozen.
@@ -128,15 +132,26 @@ class BankOptimizer:
         Args:
             grads: tensors like the parameters, or None to take `p.grad`.
 
-        Raises: ValueError, if a gradient is missing or has another shape.
+        Raises: TypeError, if a gradient has another dtype; ValueError, if one is missing or has another shape.
+        Nothing is changed then.
         """
         found = [p.grad for p in self.params] if grads is None else list(grads)
         for i, g in enumerate(found):
             if g is None:
-                raise ValueError(f"grads[{i}] must be a tensor {tuple(self.params[i].shape)}, got None")
-        checked = check_like([g for g in found if g is not None], self.params, "grads")
-        for rows in self._active_runs():
-            self._step_rows(checked, rows)
+                raise ValueError(f"grads[{i}] must be a tensor like params[{i}], got None")
+        bank_step(
+            self.params,
+            found,  # type: ignore[arg-type]
+            self._exp_avg,
+            self._exp_avg_sq,
+            self._step,
+            self._lr,
+            active=self._active,
+            kind=self.kind,
+            betas=self.betas,
+            eps=self.eps,
+            trust=self._trust,
+        )
 
     def zero_grad(self) -> None:
         """Set every `p.grad` to None."""
@@ -145,13 +160,11 @@ class BankOptimizer:
 
     def freeze(self, modules: int | Iterable[int] | Tensor) -> None:
         """Stop these modules. Raises: IndexError for an id out of range."""
-        for m in check_modules(modules, self.modules):
-            self._frozen[m] = True
+        self._switch(modules, True)
 
     def unfreeze(self, modules: int | Iterable[int] | Tensor) -> None:
         """Let these modules go on, from the state in which they were frozen. Raises: IndexError."""
-        for m in check_modules(modules, self.modules):
-            self._frozen[m] = False
+        self._switch(modules, False)
 
     def reset(self, modules: int | Iterable[int] | Tensor | None = None) -> None:
         """Forget the moments and counters of these modules (all, if None). Raises: IndexError."""
@@ -191,7 +204,7 @@ class BankOptimizer:
         self.params = new
         self._step = torch.cat([self._step, self._step.new_zeros(extra)])
         self._lr = torch.cat([self._lr, self._lr[-1:].expand(extra)])
-        self._frozen += [False] * extra
+        self._set_frozen(self._frozen + [False] * extra)
         self._exp_avg = [torch.cat([s, s.new_zeros(extra, *s.shape[1:])]) for s in self._exp_avg]
         self._exp_avg_sq = [torch.cat([s, s.new_zeros(extra, *s.shape[1:])]) for s in self._exp_avg_sq]
         if extra:
@@ -219,7 +232,7 @@ class BankOptimizer:
                 raise ValueError(f"state[{key!r}] must be {tuple(value.shape)}, got {tuple(state[key].shape)}")
         self._step.copy_(state["step"])
         self._lr.copy_(state["lr"])
-        self._frozen = [bool(f) for f in state["frozen"].tolist()]
+        self._set_frozen([bool(f) for f in state["frozen"].tolist()])
         for i, (m, v) in enumerate(zip(self._exp_avg, self._exp_avg_sq)):
             m.copy_(state[f"exp_avg.{i}"])
             v.copy_(state[f"exp_avg_sq.{i}"])
@@ -229,40 +242,15 @@ class BankOptimizer:
             return []
         return [torch.zeros_like(p, memory_format=torch.contiguous_format).detach() for p in self.params]
 
-    def _active_runs(self) -> list[slice | Tensor]:
-        """The rows to step: slices (views) where the active modules are neighbours, else their ids."""
-        active = [m for m, frozen in enumerate(self._frozen) if not frozen]
-        if not active:
-            return []
-        first, end = active[0], active[-1] + 1
-        if end - first == len(active):
-            size = sum(p[0].numel() for p in self.params)
-            chunk = max(1, CPU_CHUNK // size) if self.params[0].device.type == "cpu" else len(active)
-            return [slice(m, min(m + chunk, end)) for m in range(first, end, chunk)]
-        return [torch.tensor(active, device=self.params[0].device)]
+    def _switch(self, modules: int | Iterable[int] | Tensor, off: bool) -> None:
+        frozen = list(self._frozen)
+        for m in check_modules(modules, self.modules):
+            frozen[m] = off
+        self._set_frozen(frozen)
 
-    def _step_rows(self, grads: Params, rows: slice | Tensor) -> None:
-        tensors = [[p.detach() for p in self.params], self._exp_avg, self._exp_avg_sq, [self._step]]
-        picked = [[t[rows] for t in group] for group in tensors]
-        trust = self._trust
-        if trust is not None:
-            trust = Trust(trust.lam, tuple(f[rows] for f in trust.fisher), tuple(a[rows] for a in trust.anchor))
-        bank_step_reference(
-            picked[0],
-            [g.detach()[rows] for g in grads],
-            picked[1],
-            picked[2],
-            picked[3][0],
-            self._lr[rows],
-            kind=self.kind,
-            betas=self.betas,
-            eps=self.eps,
-            trust=trust,
-        )
-        if isinstance(rows, Tensor):  # picked are copies
-            for group, new in zip(tensors, picked):
-                for t, n in zip(group, new):
-                    t.index_copy_(0, rows, n)
+    def _set_frozen(self, frozen: list[bool]) -> None:
+        self._frozen = frozen
+        self._active = ~self.frozen.to(self.params[0].device) if any(frozen) else None
 
 
 def _check_master(params: Sequence[Tensor]) -> Params:

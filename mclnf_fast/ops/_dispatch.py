@@ -105,10 +105,18 @@ def select_in_transform(op: str, backend: str | None) -> str:
 
 
 def selector(op: str) -> Callable[[str | None, torch.device, torch.dtype], str]:
-    """`select` for one op, as a call whose result a trace takes as a constant: what is installed does not change."""
+    """`select` for one op, as a call whose result a trace takes as a constant: what is installed does not change.
+
+    For that reason each answer is kept: calls of a few microseconds notice the search.
+    """
+    known: dict[tuple[str | None, str | None, torch.device, torch.dtype], str] = {}
 
     def choose(backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
-        return select(op, backend, device, dtype)
+        key = (backend, os.environ.get(VARIABLE), device, dtype)
+        found = known.get(key)
+        if found is None:
+            found = known[key] = select(op, backend, device, dtype)
+        return found
 
     # What torch.compiler.assume_constant_result sets; calling that would import the compiler, 1.6 s at every import.
     vars(choose)["_dynamo_marked_constant"] = True

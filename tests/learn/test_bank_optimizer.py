@@ -125,6 +125,55 @@ def test_trust_region(kind: str) -> None:
     assert all(torch.equal(g, again) for g, again in zip(grads, grads_like(start, 0)))
 
 
+def test_trust_region_takes_another_dtype_and_follows_its_tensors() -> None:
+    start = toy_params(2)
+    fisher = tuple(p.abs() for p in toy_params(2, seed=1))
+    one, two, three = copy(start), copy(start), copy(start)
+    zero = tuple(torch.zeros_like(p) for p in start)
+    narrow = tuple(f.float() for f in fisher), tuple(z.float() for z in zero)
+    BankOptimizer(one, "sgd", 0.1, trust=(2.0, *narrow)).step(grads_like(start, 0))
+    later = copy(zero)
+    optimizer = BankOptimizer(two, "sgd", 0.1, trust=(2.0, later, zero))
+    for f, now in zip(later, fisher):  # a running Fisher
+        f.copy_(now)
+    optimizer.step(grads_like(start, 0))
+    BankOptimizer(three, "sgd", 0.1, trust=(2.0, fisher, zero)).step(grads_like(start, 0))
+    for a, b, c in zip(one, two, three):
+        torch.testing.assert_close(a, c, rtol=1e-6, atol=1e-7)
+        assert torch.equal(b, c)
+
+
+def test_a_step_that_is_refused_changes_nothing() -> None:
+    optimizer = BankOptimizer(copy(toy_params(2)), lr=0.1)
+    before, state = copy(optimizer.params), optimizer.state_dict()
+    grads = grads_like(optimizer.params, 0)
+    for wrong, error in (
+        (grads[1:], ValueError),
+        ((None, *grads[1:]), ValueError),
+        ((*grads[:-1], grads[-1][..., :-1]), ValueError),
+        (tuple(g.float() for g in grads), TypeError),
+    ):
+        with pytest.raises(error, match="grads"):
+            optimizer.step(wrong)
+    assert all(torch.equal(p, b) for p, b in zip(optimizer.params, before))
+    assert all(torch.equal(value, state[key]) for key, value in optimizer.state_dict().items())
+
+
+def test_parameters_may_move_under_the_optimiser() -> None:
+    """`module.to(...)` gives a parameter another storage: the step must reach it, or say why it can't."""
+    params = tuple(torch.nn.Parameter(p) for p in toy_params(2))
+    optimizer = BankOptimizer(params, lr=0.1)
+    for p in params:
+        p.data = p.data.clone()
+    before = copy(p.detach() for p in params)
+    optimizer.step(grads_like(params, 0))
+    assert not any(torch.equal(p, b) for p, b in zip(params, before))
+    for p in params:
+        p.data = p.data.float()
+    with pytest.raises(TypeError, match=r"exp_avg\[0\] must have dtype torch.float32, got torch.float64"):
+        optimizer.step(grads_like(params, 0))
+
+
 def test_takes_p_grad() -> None:
     params = tuple(p.requires_grad_() for p in toy_params(2))
     optimizer = BankOptimizer(params, "sgd", 0.5)

@@ -55,6 +55,17 @@ def test_the_variable_sets_the_default(toy: str, asked: str | None, monkeypatch:
         _dispatch.select(toy, asked, CPU, torch.float32)
 
 
+def test_a_kept_answer_does_not_outlive_the_variable(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = _dispatch.selector(toy)
+    for _ in range(2):
+        assert choose("auto", CPU, torch.float32) == "reference"
+        monkeypatch.setenv(_dispatch.VARIABLE, "triton")
+        for _ in range(2):
+            with pytest.raises(BackendError, match="broken today"):
+                choose("auto", CPU, torch.float32)
+        monkeypatch.delenv(_dispatch.VARIABLE)
+
+
 def test_unknown_names(toy: str) -> None:
     with pytest.raises(ValueError, match=r"backend must be one of .*got 'gpu'"):
         _dispatch.select(toy, "gpu", CPU, torch.float32)

@@ -1,0 +1,50 @@
+// One optimiser step of one parameter: SGD and Adam (arXiv 1412.6980, algorithm 1), with the pull of a trust
+// region. Plain multiplications and additions, so that every instruction set gives the same bits.
+#pragma once
+
+#include "common.h"
+
+namespace mclnf {
+
+// What is the same for all parameters of a module.
+template <typename S>
+struct StepFactors {
+    S rate;                   // SGD: lr; Adam: lr sqrt(1 - b2^t) / (1 - b1^t)
+    S floor;                  // Adam: eps sqrt(1 - b2^t)
+    S blend1, keep2, blend2;  // Adam: 1 - b1, b2, 1 - b2
+    S lam;
+};
+
+// The factors of a module that makes its step number t; the corrections in double: in float, 1 - 0.999^t is
+// wrong in the fifth digit at t = 1.
+template <typename S>
+inline StepFactors<S> step_factors(bool adam, double t, double lr, double beta1, double beta2, double eps,
+                                   double lam) {
+    const double first = adam && beta1 > 0 ? -std::expm1(t * std::log(beta1)) : 1.0;
+    const double root = adam && beta2 > 0 ? std::sqrt(-std::expm1(t * std::log(beta2))) : 1.0;
+    return {static_cast<S>(lr * root / first), static_cast<S>(eps * root),
+            static_cast<S>(1.0 - beta1),       static_cast<S>(beta2),
+            static_cast<S>(1.0 - beta2),       static_cast<S>(lam)};
+}
+
+// g + lam F (theta - anchor)
+template <typename S>
+MCLNF_HD MCLNF_INLINE S pulled(const StepFactors<S>& c, S g, S p, S fisher, S anchor) {
+    return (p - anchor) * fisher * c.lam + g;
+}
+
+template <typename S>
+MCLNF_HD MCLNF_INLINE S sgd_step(const StepFactors<S>& c, S p, S g) {
+    return p - c.rate * g;
+}
+
+// Algorithm 1 in its second form: the root of the second correction is in rate and floor, which saves a
+// division.
+template <typename S>
+MCLNF_HD MCLNF_INLINE S adam_step(const StepFactors<S>& c, S p, S g, S& m, S& v) {
+    m = m + c.blend1 * (g - m);
+    v = c.keep2 * v + c.blend2 * g * g;
+    return p - c.rate * (m / (std::sqrt(v) + c.floor));
+}
+
+}  // namespace mclnf

@@ -1,0 +1,182 @@
+"""The public optimiser step: what goes in is checked here, what changes is computed by a backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.ops import _dispatch
+from mclnf_fast.ops._checks import check_tensor, tensors, values_can_be_read
+from mclnf_fast.ops.bank_step import autograd as _registered  # noqa: F401  (shapes of the compiled op)
+from mclnf_fast.ops.bank_step import reference
+from mclnf_fast.ops.bank_step.reference import Kind, Trust
+
+DTYPES = (torch.float32, torch.float64)
+
+
+def _cpu_library(device: torch.device, dtype: torch.dtype) -> str | None:
+    if dtype not in DTYPES:
+        return f"it works on float32 and float64 parameters, got {dtype}"
+    return _dispatch.cpu_library(device, dtype)
+
+
+_dispatch.register("bank_step", "cpu", _cpu_library)
+_dispatch.register("bank_step", "reference", _dispatch.always)
+
+_select = _dispatch.selector("bank_step")
+
+
+def bank_step(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avg: Sequence[Tensor],
+    exp_avg_sq: Sequence[Tensor],
+    step: Tensor,
+    lr: float | Tensor,
+    *,
+    active: Tensor | None = None,
+    kind: Kind = "adam",
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    trust: Trust | tuple[float, Sequence[Tensor], Sequence[Tensor]] | None = None,
+    backend: str | None = "auto",
+) -> None:
+    """One step of every module of a bank, in place and under no_grad: plain SGD, or Adam (arXiv 1412.6980,
+    algorithm 1).
+
+        g <- g + lam F (theta - anchor)                              the trust region, left out when lam = 0
+        sgd:   theta <- theta - lr g
+        adam:  m <- b1 m + (1-b1) g,  v <- b2 v + (1-b2) g^2
+               theta <- theta - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
+
+    One pass over memory, parameter by parameter; the same bits in every run, on every CPU and for any number of
+    threads.
+
+    Args:
+        params: tensors [M, ...], float32 or float64 (keep a float32 master for half precision), of any strides
+            (contiguous ones save two copies) but not expanded; changed.
+        grads: like params; not changed.
+        exp_avg, exp_avg_sq: m and v like params, changed; empty for SGD.
+        step: float64 [M], how many steps each module has made; counted up here.
+        lr: one rate, or float64 [M], at least 0.
+        active: bool [M]: the others are not touched at all, bit for bit, whatever their gradient (even NaN).
+            None: all are active.
+        kind: "adam" or "sgd".
+        betas, eps: Adam's; betas in [0, 1), eps at least 0.
+        trust: (lam, fisher, anchor), see `Trust`, or None.
+        backend: "auto", "cpu" or "reference".
+
+    Raises:
+        TypeError: an argument has a wrong type or dtype.
+        ValueError: a wrong number of tensors, shape, device or value; nothing is changed then. Values of
+            tensors (lr, step) are looked at on the CPU only, and not while `torch.compile` traces.
+        BackendError: a backend asked for by name can't serve.
+    """
+    params, grads = _listed("params", params), _listed("grads", grads)
+    exp_avg, exp_avg_sq = _listed("exp_avg", exp_avg), _listed("exp_avg_sq", exp_avg_sq)
+    if not params:
+        raise ValueError("params must hold at least one tensor [M, ...], got none")
+    check_tensor("params[0]", params[0], dtype=DTYPES)
+    if kind not in ("adam", "sgd"):
+        raise ValueError(f"kind must be 'adam' or 'sgd', got {kind!r}")
+    region = _check_trust(trust)
+    if not isinstance(lr, Tensor) and (not isinstance(lr, (int, float)) or not (lr >= 0 and math.isfinite(lr))):
+        raise ValueError(f"lr must be finite and at least 0, or a tensor float64 [M], got {lr!r}")
+    served_by = _select(backend, params[0].device, params[0].dtype)
+
+    def check() -> None:
+        _check(params, grads, exp_avg, exp_avg_sq, step, lr, active, kind, betas, eps, region)
+
+    with torch.no_grad():
+        if served_by == "reference":
+            check()
+            rates = lr if isinstance(lr, Tensor) else torch.full_like(step, lr)
+            reference.bank_step(
+                params, grads, exp_avg, exp_avg_sq, step, rates, active, kind, betas, float(eps), region
+            )
+            return
+        compiling = torch.compiler.is_compiling()
+        if compiling:
+            check()
+        each, one = (lr, 0.0) if isinstance(lr, Tensor) else (None, float(lr))
+        lam, fisher, anchor = region or (0.0, (), ())
+        options = (kind == "adam", betas[0], betas[1], eps, lam, fisher, anchor)
+        # The kernel looks at everything before it writes anything: where it refuses, the cause is looked for
+        # here and named; a step that is right pays for no check in Python.
+        try:
+            if not compiling:  # what saved a parameter for its backward finds out that it has changed
+                torch.autograd.graph.increment_version((*params, *exp_avg, *exp_avg_sq, step))
+            torch.ops.mclnf_fast.bank_step(params, grads, exp_avg, exp_avg_sq, step, each, one, active, *options)
+        except (RuntimeError, TypeError):
+            if not compiling:
+                check()
+            raise
+
+
+def _listed(name: str, value: Sequence[Tensor]) -> Sequence[Tensor]:
+    return value if isinstance(value, (list, tuple)) else tensors(name, value)
+
+
+def _check_trust(trust: Trust | tuple[float, Sequence[Tensor], Sequence[Tensor]] | None) -> Trust | None:
+    """The trust region, None where it is off."""
+    if trust is None:
+        return None
+    if not isinstance(trust, tuple) or len(trust) != 3:
+        raise TypeError(f"trust must be (lam, fisher, anchor) or None, got {type(trust).__name__}")
+    lam = float(trust[0])
+    if not (lam >= 0 and math.isfinite(lam)):
+        raise ValueError(f"trust's lam must be finite and at least 0, got {lam}")
+    if lam == 0:
+        return None
+    return Trust(lam, _listed("trust's fisher", trust[1]), _listed("trust's anchor", trust[2]))
+
+
+def _check(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avg: Sequence[Tensor],
+    exp_avg_sq: Sequence[Tensor],
+    step: Tensor,
+    lr: float | Tensor,
+    active: Tensor | None,
+    kind: Kind,
+    betas: tuple[float, float],
+    eps: float,
+    trust: Trust | None,
+) -> None:
+    for i, p in enumerate(params):
+        check_tensor(f"params[{i}]", p, dtype=DTYPES if i == 0 else params[0].dtype, device=params[0].device)
+        if p.dim() == 0 or p.shape[0] != params[0].shape[0]:
+            raise ValueError(f"params[{i}] must be [M, ...] with one M for all, got {list(p.shape)}")
+    modules, device = params[0].shape[0], params[0].device
+    state = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    region = {} if trust is None else {"trust's fisher": trust.fisher, "trust's anchor": trust.anchor}
+    for name, given in {"grads": grads, **state, **region}.items():
+        if kind == "sgd" and name in state:
+            if given:
+                raise ValueError(f"{name} must be empty for SGD, got {len(given)} tensors")
+            continue
+        if len(given) != len(params):
+            raise ValueError(f"{name} must hold {len(params)} tensors like params, got {len(given)}")
+        for i, (t, p) in enumerate(zip(given, params)):
+            check_tensor(f"{name}[{i}]", t, tuple(p.shape), p.dtype, device, f"like params[{i}]")
+    check_tensor("step", step, (modules,), torch.float64, device, "[M]")
+    for name, changed in {"params": params, **state, "step": (step,)}.items():
+        if any(size > 1 and stride == 0 for t in changed for size, stride in zip(t.shape, t.stride())):
+            raise ValueError(f"{name} must not be expanded: it is changed in place")
+    if isinstance(lr, Tensor):
+        check_tensor("lr", lr, (modules,), torch.float64, device, "[M]")
+    if active is not None:
+        check_tensor("active", active, (modules,), torch.bool, device, "[M]")
+    if not all(0.0 <= float(b) < 1.0 for b in betas):
+        raise ValueError(f"betas must be at least 0 and below 1, got {betas}")
+    if not float(eps) >= 0:
+        raise ValueError(f"eps must be at least 0, got {eps}")
+    for name, values in {"step": step, "lr": lr}.items():
+        if not isinstance(values, Tensor) or not values_can_be_read(values):
+            continue
+        if not bool((torch.isfinite(values) & (values >= 0)).all()):
+            raise ValueError(f"{name} must be finite and at least 0, got {values.tolist()}")

@@ -1,0 +1,23 @@
+"""The shape function of the compiled optimiser step: it works in place and gives nothing back.
+
+It has no derivative; an optimiser step that is differentiated through is `mclnf_fast.learn.adapt`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.ops import _library
+
+
+def _fake(*arguments: Any) -> None:
+    tensors = [t for a in arguments for t in (a if isinstance(a, (list, tuple)) else [a]) if isinstance(t, Tensor)]
+    if len({t.device for t in tensors}) > 1:  # one on `meta` among others brings the call here: nothing would happen
+        raise RuntimeError(f"bank_step: all tensors must be on {tensors[0].device} like params[0]")
+
+
+if _library.available("cpu"):
+    torch.library.register_fake("mclnf_fast::bank_step", _fake)
