@@ -7,6 +7,7 @@ the grown cell, in [-1, 1]: one shared initialisation needs one input range.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -40,23 +41,24 @@ class Cells:
     def __len__(self) -> int:
         return self.boxes.shape[0]
 
-    @property
+    # Worked out once: every training step asks for them.
+    @functools.cached_property
     def centers(self) -> Tensor:
         """[M, 3] of the cells (and of the grown cells)."""
         return self.boxes.mean(1)
 
-    @property
+    @functools.cached_property
     def halves(self) -> Tensor:
         """[M, 3], half the size of the grown cells."""
         half = (self.boxes[:, 1] - self.boxes[:, 0]) / 2
         return half * half.new_tensor([self.margin, self.margin, 1.0])
 
-    @property
+    @functools.cached_property
     def grown(self) -> Tensor:
         """[M, 2, 3], the grown cells."""
         return torch.stack((self.centers - self.halves, self.centers + self.halves), 1)
 
-    @property
+    @functools.cached_property
     def unit(self) -> float:
         """The scene's unit of length for densities: half the longest side of the largest cell."""
         return float((self.boxes[:, 1] - self.boxes[:, 0]).max()) / 2
