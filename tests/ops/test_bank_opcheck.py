@@ -32,8 +32,8 @@ def arguments(op: str, case: Case) -> list[object]:
         "bank_mlp_fwd": [*bank, *net],
         "bank_mlp_bwd": [*bank, grad_y, *net, True, True],
         "bank_mlp_bwd_bwd": [*bank, grad_y, torch.rand_like(case.x), *like, *net],
-        "fisher_points": [*bank, grad_y, *like, *net, True],
-        "fisher_segments": [*bank, grad_y, segments, shares, *like, *net, True],
+        "fisher_points": [*bank, grad_y, *like, 1e-8, *net, True],
+        "fisher_segments": [*bank, grad_y, segments, shares, *like, 1e-8, *net, True],
     }[op]
 
 
