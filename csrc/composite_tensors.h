@@ -1,8 +1,8 @@
 // The tensors of the three compositing ops: checked inputs, allocated outputs. The same on every device; a
 // device adds the loops (csrc/cpu/composite.cpp) or the launches (csrc/cuda/composite.cu) as a class with a
 // Guard and
-//   check(inputs), forward(batch, out), backward(batch, g, out), second(batch, g, v, out), sum_rays(inputs,
-//   [R, C]).
+//   check(inputs) (whether rays may leave samples out), forward(batch, out), backward(batch, g, out),
+//   second(batch, g, v, out), sum_rays(inputs, [R, C]).
 #pragma once
 
 #include <tuple>
@@ -12,23 +12,30 @@
 
 namespace mclnf {
 
+// Without asking the dispatcher where there is nothing to do.
+inline Tensor contiguous_of(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+inline OptTensor contiguous_of(const OptTensor& t) {
+    return t.has_value() ? OptTensor(contiguous_of(*t)) : OptTensor();
+}
+
 struct CompositeInputs {
     Tensor density, color, t_starts, t_ends;
     OptTensor packed_info, background;
     int64_t rays, samples;
     int channels;
     bool own_background;  // [R, C], not [C]
+    bool gaps = true;     // samples may belong to no ray
     double eps;
 
     CompositeInputs(const Tensor& density_, const Tensor& color_, const Tensor& t_starts_,
                     const Tensor& t_ends_, const OptTensor& packed_info_, const OptTensor& background_,
                     double eps_)
-        : density(torch::stable::contiguous(density_)),
-          color(torch::stable::contiguous(color_)),
-          t_starts(torch::stable::contiguous(t_starts_)),
-          t_ends(torch::stable::contiguous(t_ends_)),
-          packed_info(contiguous_or_none(packed_info_)),
-          background(contiguous_or_none(background_)),
+        : density(contiguous_of(density_)),
+          color(contiguous_of(color_)),
+          t_starts(contiguous_of(t_starts_)),
+          t_ends(contiguous_of(t_ends_)),
+          packed_info(contiguous_of(packed_info_)),
+          background(contiguous_of(background_)),
           eps(eps_) {
         const ScalarType dtype = density.scalar_type();
         STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
@@ -78,7 +85,8 @@ struct CompositeInputs {
                 per_ray(),
                 own_background ? channels : 0,
                 channels,
-                static_cast<T>(eps)};
+                static_cast<T>(eps),
+                gaps ? 0 : samples};
     }
 
     Tensor by_ray(bool with_channels) const {
@@ -86,10 +94,10 @@ struct CompositeInputs {
                              : torch::stable::new_empty(density, {rays});
     }
 
-    // Like density or color. Packed segments may leave samples out, which then must read zero.
+    // Like density or color. Samples of no ray must read zero.
     Tensor by_sample(const Tensor& like) const {
-        return packed_info ? torch::stable::new_zeros(like, like.sizes())
-                           : torch::stable::new_empty(like, like.sizes());
+        return gaps ? torch::stable::new_zeros(like, like.sizes())
+                    : torch::stable::new_empty(like, like.sizes());
     }
 
     Tensor none() const { return torch::stable::new_empty(density, {0}); }
@@ -100,10 +108,10 @@ struct CotangentTensors {
 
     CotangentTensors(const CompositeInputs& in, const OptTensor& color_, const OptTensor& opacity_,
                      const OptTensor& depth_, const OptTensor& weights_)
-        : color(contiguous_or_none(color_)),
-          opacity(contiguous_or_none(opacity_)),
-          depth(contiguous_or_none(depth_)),
-          weights(contiguous_or_none(weights_)) {
+        : color(contiguous_of(color_)),
+          opacity(contiguous_of(opacity_)),
+          depth(contiguous_of(depth_)),
+          weights(contiguous_of(weights_)) {
         check(in, color, in.rays * in.channels);
         check(in, opacity, in.rays);
         check(in, depth, in.rays);
@@ -180,9 +188,9 @@ Tensors4 composite_fwd(const Tensor& density, const Tensor& color, const Tensor&
                        const Tensor& t_ends, const OptTensor& packed_info, const OptTensor& background,
                        double eps) {
     const typename Device::Guard guard(density);
-    const CompositeInputs in(density, color, t_starts, t_ends, packed_info, background, eps);
+    CompositeInputs in(density, color, t_starts, t_ends, packed_info, background, eps);
     const Device device(in);
-    device.check(in);
+    in.gaps = device.check(in);
     return in.is_double() ? composite_fwd_typed<double>(device, in) : composite_fwd_typed<float>(device, in);
 }
 
@@ -193,9 +201,9 @@ Tensors5 composite_bwd(const Tensor& density, const Tensor& color, const Tensor&
                        const OptTensor& grad_depth, const OptTensor& grad_weights, double eps,
                        bool need_color, bool need_t, bool need_background) {
     const typename Device::Guard guard(density);
-    const CompositeInputs in(density, color, t_starts, t_ends, packed_info, background, eps);
+    CompositeInputs in(density, color, t_starts, t_ends, packed_info, background, eps);
     const Device device(in);
-    device.check(in);
+    in.gaps = device.check(in);
     const CotangentTensors g(in, grad_color, grad_opacity, grad_depth, grad_weights);
     return in.is_double() ? composite_bwd_typed<double>(device, in, g, need_color, need_t, need_background)
                           : composite_bwd_typed<float>(device, in, g, need_color, need_t, need_background);
@@ -209,13 +217,12 @@ Tensors9 composite_bwd_bwd(const Tensor& density, const Tensor& color, const Ten
                            const OptTensor& v_density, const OptTensor& v_color, const OptTensor& v_t_starts,
                            const OptTensor& v_t_ends, const OptTensor& v_background, double eps) {
     const typename Device::Guard guard(density);
-    const CompositeInputs in(density, color, t_starts, t_ends, packed_info, background, eps);
+    CompositeInputs in(density, color, t_starts, t_ends, packed_info, background, eps);
     const Device device(in);
-    device.check(in);
+    in.gaps = device.check(in);
     const CotangentTensors g(in, grad_color, grad_opacity, grad_depth, grad_weights);
-    const OptTensor v[] = {contiguous_or_none(v_density), contiguous_or_none(v_color),
-                           contiguous_or_none(v_t_starts), contiguous_or_none(v_t_ends),
-                           contiguous_or_none(v_background)};
+    const OptTensor v[] = {contiguous_of(v_density), contiguous_of(v_color), contiguous_of(v_t_starts),
+                           contiguous_of(v_t_ends), contiguous_of(v_background)};
     for (int i : {0, 2, 3}) CotangentTensors::check(in, v[i], in.samples);
     CotangentTensors::check(in, v[1], in.color.numel());
     CotangentTensors::check(in, v[4], in.background ? in.background->numel() : -1);

@@ -7,33 +7,49 @@
 namespace mclnf {
 namespace {
 
-constexpr int kTile = 64;  // a tile's scratch stays in the first-level cache
+// Samples side by side. Doubles go one by one: their exponentials are calls of the library.
+template <typename T>
+struct Wide {
+    using V = T;
+};
+#ifdef MCLNF_WIDE
+template <>
+struct Wide<float> {
+    using V = Float8;
+};
+#endif
 
 // Clones can't be templates, hence one function a type.
-#define MCLNF_COMPOSITE_SHARES(T)                                                                    \
-    MCLNF_CLONES void forward_share(const CompositeBatch<T>& in, const CompositeOutputs<T>& out,     \
-                                    int64_t begin, int64_t end) {                                    \
-        if (in.channels == 3) {                                                                      \
-            for (int64_t r = begin; r < end; ++r) forward_ray<kTile, 3>(in, out, r);                 \
-        } else {                                                                                     \
-            for (int64_t r = begin; r < end; ++r) forward_ray<kTile, 0>(in, out, r);                 \
-        }                                                                                            \
-    }                                                                                                \
-    MCLNF_CLONES void backward_share(const CompositeBatch<T>& in, const BatchCotangents<T>& g,       \
-                                     const CompositeGradients<T>& out, int64_t begin, int64_t end) { \
-        if (in.channels == 3) {                                                                      \
-            for (int64_t r = begin; r < end; ++r) backward_ray<kTile, 3>(in, g, out, r);             \
-        } else {                                                                                     \
-            for (int64_t r = begin; r < end; ++r) backward_ray<kTile, 0>(in, g, out, r);             \
-        }                                                                                            \
-    }                                                                                                \
-    MCLNF_CLONES void second_share(const CompositeBatch<T>& in, const BatchCotangents<T>& g,         \
-                                   const CompositeTangents<T>& v, const CompositeSecond<T>& out,     \
-                                   int64_t begin, int64_t end) {                                     \
-        for (int64_t r = begin; r < end; ++r) second_ray<kTile>(in, g, v, out, r);                   \
+#define MCLNF_EACH_RAY(RAY, T, ...)                                                        \
+    if (in.channels == 3) {                                                                \
+        for (int64_t r = begin; r < end; ++r) RAY<3, typename Wide<T>::V>(__VA_ARGS__, r); \
+    } else {                                                                               \
+        for (int64_t r = begin; r < end; ++r) RAY<0, typename Wide<T>::V>(__VA_ARGS__, r); \
+    }
+#define MCLNF_COMPOSITE_SHARES(T)                                                                          \
+    MCLNF_CLONES void forward_share(const CompositeBatch<T>& in, const CompositeOutputs<T>& out,           \
+                                    int64_t begin, int64_t end){MCLNF_EACH_RAY(                            \
+        forward_ray, T, in,                                                                                \
+        out)} MCLNF_CLONES void backward_share(const CompositeBatch<T>& in, const BatchCotangents<T>& g,   \
+                                               const CompositeGradients<T>& out, int64_t begin,            \
+                                               int64_t end){MCLNF_EACH_RAY(                                \
+        backward_ray, T, in, g,                                                                            \
+        out)} MCLNF_CLONES void second_share(const CompositeBatch<T>& in, const BatchCotangents<T>& g,     \
+                                             const CompositeTangents<T>& v, const CompositeSecond<T>& out, \
+                                             int64_t begin, int64_t end) {                                 \
+        MCLNF_EACH_RAY(second_ray, T, in, g, v, out)                                                       \
     }
 MCLNF_COMPOSITE_SHARES(float)
 MCLNF_COMPOSITE_SHARES(double)
+
+// Rays of a share are worked through in order. Where each sample is some ray's, what lies behind a ray is the
+// next one's, up to the end of the share.
+template <typename T>
+CompositeBatch<T> open_share(const CompositeBatch<T>& in, int64_t end) {
+    CompositeBatch<T> share = in;
+    if (share.open > 0) share.open = end < in.rays ? in.first(end) : in.samples;
+    return share;
+}
 
 struct Cpu {
     struct Guard {
@@ -42,10 +58,10 @@ struct Cpu {
 
     explicit Cpu(const CompositeInputs&) {}
 
-    static void check(const CompositeInputs& in) {
-        if (!in.packed_info) return;
+    static bool check(const CompositeInputs& in) {
+        if (!in.packed_info) return false;
         const int64_t* segments = pointer<int64_t>(*in.packed_info);
-        int64_t end = 0;
+        int64_t end = 0, covered = 0;
         for (int64_t r = 0; r < in.rays; ++r) {
             const int64_t first = segments[2 * r], count = segments[2 * r + 1];
             STD_TORCH_CHECK(first >= end && count >= 0 && first <= in.samples && count <= in.samples - first,
@@ -53,7 +69,9 @@ struct Cpu {
                             ", count >= 0) with first + count <= ", in.samples, ", got (", first, ", ", count,
                             ")");
             end = first + count;
+            covered += count;
         }
+        return covered < in.samples;
     }
 
     template <typename T, typename F>
@@ -63,19 +81,21 @@ struct Cpu {
 
     template <typename T>
     static void forward(const CompositeBatch<T>& in, const CompositeOutputs<T>& out) {
-        share(in, [&](int64_t begin, int64_t end) { forward_share(in, out, begin, end); });
+        share(in, [&](int64_t begin, int64_t end) { forward_share(open_share(in, end), out, begin, end); });
     }
 
     template <typename T>
     static void backward(const CompositeBatch<T>& in, const BatchCotangents<T>& g,
                          const CompositeGradients<T>& out) {
-        share(in, [&](int64_t begin, int64_t end) { backward_share(in, g, out, begin, end); });
+        share(in,
+              [&](int64_t begin, int64_t end) { backward_share(open_share(in, end), g, out, begin, end); });
     }
 
     template <typename T>
     static void second(const CompositeBatch<T>& in, const BatchCotangents<T>& g,
                        const CompositeTangents<T>& v, const CompositeSecond<T>& out) {
-        share(in, [&](int64_t begin, int64_t end) { second_share(in, g, v, out, begin, end); });
+        share(in,
+              [&](int64_t begin, int64_t end) { second_share(open_share(in, end), g, v, out, begin, end); });
     }
 
     // [R, C] -> [C], in blocks of a fixed size whose sums are added in order: the number of threads changes

@@ -23,9 +23,13 @@ namespace mclnf {
 template <typename Work, typename F>
 void parallel_rays(int64_t rays, const Work& work, const F& f) {
     const int64_t smallest = 16384;  // below this a second thread costs more than it brings
+    const int64_t threads = torch::stable::get_num_threads();
+    if (threads == 1) {
+        if (rays > 0) f(0, rays);
+        return;
+    }
     int64_t total = 0;
     for (int64_t r = 0; r < rays; ++r) total += work(r);
-    const int64_t threads = torch::stable::get_num_threads();
     const int64_t shares = std::max<int64_t>(1, std::min(threads, total / smallest));
     std::vector<int64_t> cuts(static_cast<size_t>(shares) + 1, rays);
     cuts[0] = 0;

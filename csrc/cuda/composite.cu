@@ -10,21 +10,21 @@ namespace {
 template <int kC, typename T>
 __global__ void __launch_bounds__(kThreads) forward_kernel(CompositeBatch<T> in, CompositeOutputs<T> out) {
     const int64_t r = this_ray();
-    if (r < in.rays) forward_ray<1, kC>(in, out, r);
+    if (r < in.rays) forward_ray<kC, T>(in, out, r);
 }
 
 template <int kC, typename T>
 __global__ void __launch_bounds__(kThreads)
     backward_kernel(CompositeBatch<T> in, BatchCotangents<T> g, CompositeGradients<T> out) {
     const int64_t r = this_ray();
-    if (r < in.rays) backward_ray<1, kC>(in, g, out, r);
+    if (r < in.rays) backward_ray<kC, T>(in, g, out, r);
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) second_kernel(CompositeBatch<T> in, BatchCotangents<T> g,
                                                           CompositeTangents<T> v, CompositeSecond<T> out) {
     const int64_t r = this_ray();
-    if (r < in.rays) second_ray<1>(in, g, v, out, r);
+    if (r < in.rays) second_ray<0, T>(in, g, v, out, r);
 }
 
 class Cuda {
@@ -35,7 +35,7 @@ class Cuda {
 
     // The values of packed_info are not looked at, which would have to wait; the kernels stay inside the
     // arrays.
-    void check(const CompositeInputs&) const {}
+    bool check(const CompositeInputs& in) const { return in.packed_info.has_value(); }
 
     template <typename T>
     void forward(const CompositeBatch<T>& in, const CompositeOutputs<T>& out) const {

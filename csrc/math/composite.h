@@ -9,20 +9,23 @@
 // and every first gradient follows from h and w. The suffix sum runs backwards (a total less a prefix would
 // cancel). Second derivatives are in composite_second.h.
 //
-// A ray is worked through in tiles of kTile samples: the arithmetic of a tile vectorises, the running sums do
-// not. The GPU takes kTile = 1, which leaves everything in registers.
+// A ray is worked through in groups of samples, the lanes of V (lanes.h): what is left at the ray's end, or
+// where it ends early, is a group in part, whose other lanes count as samples of density 0. The GPU has one
+// lane, which leaves everything in registers.
 #pragma once
 
-#include "common.h"
+#include "composite_channels.h"
+#include "exponential.h"
 
 namespace mclnf {
 
-// kC: number of channels where it is known when compiling, else 0.
 template <typename T>
 struct CompositeRay {
     const T *density, *color, *t_start, *t_end;  // of the ray's first sample
     const T* background;                         // [C] or null
     int64_t count;
+    int64_t room;  // number of samples from the first on that can be read, at least `count`
+    int64_t open;  // number of samples from the first on that can be written: those behind `count` come later
     int channels;
     T eps;
 };
@@ -41,155 +44,175 @@ MCLNF_HD MCLNF_INLINE T dot_channels(const T* a, const T* b, int channels) {
     return sum;
 }
 
-// Running sums before each of m numbers, on top of `carry`, which then holds the sum of all. A full tile goes
-// as four chains side by side, since one chain of additions would wait for each of them.
-template <int kTile, typename T>
-MCLNF_HD MCLNF_INLINE void sums_before(const T* x, int m, T& carry, T* out) {
-    constexpr int kPart = kTile / 4;
-    if (kTile < 16 || m < kTile) {
-        for (int j = 0; j < m; ++j) {
-            out[j] = carry;
-            carry += x[j];
-        }
-        return;
-    }
-    T run[4] = {0, 0, 0, 0};
-    for (int j = 0; j < kPart; ++j) {
-        for (int b = 0; b < 4; ++b) {
-            out[b * kPart + j] = run[b];
-            run[b] += x[b * kPart + j];
-        }
-    }
-    for (int b = 0; b < 4; ++b) {
-        for (int j = 0; j < kPart; ++j) out[b * kPart + j] += carry;
-        carry += run[b];
-    }
+template <typename V>
+using ScalarOf = typename Lanes<V>::Scalar;
+
+// The intervals of the group that begins at sample `at`.
+template <typename V>
+struct Intervals {
+    V density, length, middle, s;
+};
+template <typename V, bool kWhole>
+MCLNF_HD MCLNF_INLINE Intervals<V> intervals_at(const CompositeRay<ScalarOf<V>>& ray, int64_t at, Part part) {
+    const V start = load_lanes<V, kWhole>(ray.t_start + at, part);
+    const V end = load_lanes<V, kWhole>(ray.t_end + at, part);
+    Intervals<V> found;
+    found.density = load_lanes<V, kWhole>(ray.density + at, part);
+    found.length = end - start;
+    found.middle = (start + end) * ScalarOf<V>(0.5);
+    found.s = found.density * found.length;
+    return found;
 }
 
-// The same from the other end: the sums after each number.
-template <int kTile, typename T>
-MCLNF_HD MCLNF_INLINE void sums_after(const T* x, int m, T& carry, T* out) {
-    constexpr int kPart = kTile / 4;
-    if (kTile < 16 || m < kTile) {
-        for (int j = m - 1; j >= 0; --j) {
-            out[j] = carry;
-            carry += x[j];
-        }
-        return;
+// The samples of the group at `at` that light reaches: those of the ray before the first with T < eps.
+template <typename V>
+MCLNF_HD MCLNF_INLINE Part lit_part(const CompositeRay<ScalarOf<V>>& ray, int64_t at, V carried) {
+    constexpr int kCount = Lanes<V>::kCount;
+    const int m = static_cast<int>(ray.count - at < kCount ? ray.count - at : kCount);
+    Part part{m, ray.room - at >= kCount, ray.open - at >= kCount};
+    if (ray.eps > ScalarOf<V>(0)) {
+        V total;
+        const V s = intervals_at<V, false>(ray, at, part).s;
+        part.m = lanes_until_below(exp_of(-(carried + sums_before(s, total))), ray.eps, m);
+        if (part.m < m) part.open = false;  // the dark samples of the ray are written apart
     }
-    T run[4] = {0, 0, 0, 0};
-    for (int j = kPart - 1; j >= 0; --j) {
-        for (int b = 0; b < 4; ++b) {
-            out[b * kPart + j] = run[b];
-            run[b] += x[b * kPart + j];
-        }
-    }
-    for (int b = 3; b >= 0; --b) {
-        for (int j = 0; j < kPart; ++j) out[b * kPart + j] += carry;
-        carry += run[b];
-    }
+    return part;
 }
 
-// The sum of m numbers, in four chains.
-template <typename T>
-MCLNF_HD MCLNF_INLINE T sum_of(const T* x, int m) {
-    T run[4] = {0, 0, 0, 0};
-    int j = 0;
-    for (; j + 4 <= m; j += 4) {
-        for (int b = 0; b < 4; ++b) run[b] += x[j + b];
-    }
-    for (; j < m; ++j) run[0] += x[j];
-    return (run[0] + run[1]) + (run[2] + run[3]);
-}
+// What the forward pass carries along a ray.
+template <int kC, typename V>
+struct ForwardSums {
+    V carried{}, opacity{}, depth{};
+    ColorSum<kC, V> color;
 
-// s and A of m samples; the optical depth is carried in and out. Returns how many of them the light reaches:
-// those before the first with T < eps.
-template <int kTile, typename T>
-MCLNF_HD MCLNF_INLINE int composite_tile(const CompositeRay<T>& ray, int64_t at, int m, T& depth, T* s,
-                                         T* optical) {
-    const T *density = ray.density + at, *start = ray.t_start + at, *end = ray.t_end + at;
-    for (int j = 0; j < m; ++j) s[j] = density[j] * (end[j] - start[j]);
-    sums_before<kTile>(s, m, depth, optical);
-    if (ray.eps > T(0)) {
-        T trans[kTile];
-        for (int j = 0; j < m; ++j) trans[j] = exp_of(-optical[j]);
-        for (int j = 0; j < m; ++j) {
-            if (trans[j] < ray.eps) return j;
-        }
+    template <bool kWhole>
+    MCLNF_HD MCLNF_INLINE void add(const CompositeRay<ScalarOf<V>>& ray, int64_t at, Part part,
+                                   ScalarOf<V>* weights) {
+        const Intervals<V> in = intervals_at<V, kWhole>(ray, at, part);
+        V total;
+        const V optical = carried + sums_before(in.s, total);
+        const V w = only_part<kWhole>(V(exp_of(-optical) * -expm1_of(-in.s)), part);
+        store_lanes<kWhole>(weights + at, w, part);
+        color.template add<kWhole>(w, ray.color + at * (kC > 0 ? kC : ray.channels), part);
+        carried += total;
+        opacity += w;
+        depth += w * in.middle;
     }
-    return m;
-}
+};
 
-template <int kTile, int kC, typename T>
-MCLNF_HD MCLNF_INLINE void composite_forward(const CompositeRay<T>& ray, T* out_color, T* out_opacity,
-                                             T* out_depth, T* out_weights) {
-    const int channels = kC > 0 ? kC : ray.channels;
-    T color[kC > 0 ? kC : 1] = {};
-    if (kC == 0) {
-        for (int c = 0; c < channels; ++c) out_color[c] = 0;
-    }
-    T opacity = 0, depth = 0, carried = 0;
-    T s[kTile], optical[kTile], w[kTile], wm[kTile];
+template <int kC, typename V>
+MCLNF_HD MCLNF_INLINE void composite_forward(const CompositeRay<ScalarOf<V>>& ray, ScalarOf<V>* out_color,
+                                             ScalarOf<V>* out_opacity, ScalarOf<V>* out_depth,
+                                             ScalarOf<V>* out_weights) {
+    using T = ScalarOf<V>;
+    constexpr int kCount = Lanes<V>::kCount;
+    ForwardSums<kC, V> sums{{}, {}, {}, {out_color, ray.channels}};
     int64_t at = 0;
+    const Part all{kCount, true, true};
+    for (const int64_t last = ray.eps > T(0) ? -1 : ray.count - kCount; at <= last; at += kCount)
+        sums.template add<true>(ray, at, all, out_weights);
     while (at < ray.count) {
-        const int m = static_cast<int>(ray.count - at < kTile ? ray.count - at : kTile);
-        const int live = composite_tile<kTile>(ray, at, m, carried, s, optical);
-        const T *start = ray.t_start + at, *end = ray.t_end + at, *c0 = ray.color + at * channels;
-        for (int j = 0; j < live; ++j) {
-            w[j] = exp_of(-optical[j]) * -expm1_of(-s[j]);
-            wm[j] = w[j] * (T(0.5) * (start[j] + end[j]));
-            out_weights[at + j] = w[j];
+        const Part part = lit_part(ray, at, sums.carried);
+        if (part.m == kCount) {
+            sums.template add<true>(ray, at, part, out_weights);
+            at += kCount;
+            continue;
         }
-        if (kC > 0) {
-            T odd[kC > 0 ? kC : 1] = {};
-            int j = 0;
-            for (; j + 2 <= live; j += 2) {
-                for (int c = 0; c < kC; ++c) {
-                    color[c] += w[j] * c0[j * kC + c];
-                    odd[c] += w[j + 1] * c0[(j + 1) * kC + c];
-                }
-            }
-            for (int c = 0; c < kC; ++c) color[c] += (j < live ? w[j] * c0[j * kC + c] : T(0)) + odd[c];
-        } else {
-            for (int j = 0; j < live; ++j) {
-                for (int c = 0; c < channels; ++c) {
-                    out_color[c] += w[j] * c0[static_cast<int64_t>(j) * channels + c];
-                }
-            }
-        }
-        opacity += sum_of(w, live);
-        depth += sum_of(wm, live);
-        at += live;
-        if (live < m) break;
+        if (part.m > 0) sums.template add<false>(ray, at, part, out_weights);
+        at += part.m;
+        break;
     }
     for (; at < ray.count; ++at) out_weights[at] = 0;
-    for (int c = 0; c < channels; ++c) {
-        const T rest = ray.background ? (T(1) - opacity) * ray.background[c] : T(0);
-        out_color[c] = (kC > 0 ? color[kC > 0 ? c : 0] : out_color[c]) + rest;
-    }
+    sums.color.finish();
+    const T opacity = sum_lanes(sums.opacity);
+    const int channels = kC > 0 ? kC : ray.channels;
+    for (int c = 0; ray.background && c < channels; ++c) out_color[c] += (T(1) - opacity) * ray.background[c];
     *out_opacity = opacity;
-    *out_depth = depth;
+    *out_depth = sum_lanes(sums.depth);
 }
 
-// First gradients. grad_density serves as room for the optical depths of the first pass. Null: not needed.
-template <int kTile, int kC, typename T>
-MCLNF_HD MCLNF_INLINE void composite_backward(const CompositeRay<T>& ray, const CompositeCotangents<T>& g,
-                                              T* grad_density, T* grad_color, T* grad_start, T* grad_end,
-                                              T* grad_background) {
-    const int channels = kC > 0 ? kC : ray.channels;
-    T carried = 0, optical[kTile], trans[kTile + 1];
-    T s[kTile], q[kTile], w[kTile], wq[kTile], h[kTile];
-    int64_t live = 0;
-    while (live < ray.count) {
-        const int m = static_cast<int>(ray.count - live < kTile ? ray.count - live : kTile);
-        const int lit = composite_tile<kTile>(ray, live, m, carried, s, optical);
-        for (int j = 0; j < lit; ++j) grad_density[live + j] = optical[j];
-        live += lit;
-        if (lit < m) {
-            carried = optical[lit];
-            break;
+// The optical depths before the samples of a ray: those of whole groups in `optical`, those of a last group
+// in part in `rest`. The room is one that the caller writes later.
+template <typename V>
+struct OpticalDepths {
+    int64_t whole = 0;  // samples in whole groups
+    Part part{0, false, false};
+    V rest{}, carried{};
+
+    MCLNF_HD MCLNF_INLINE OpticalDepths(const CompositeRay<ScalarOf<V>>& ray, ScalarOf<V>* optical) {
+        V total;
+        const int64_t last = ray.eps > ScalarOf<V>(0) ? -1 : ray.count - Lanes<V>::kCount;
+        for (const Part all{Lanes<V>::kCount, true, true}; whole <= last; whole += Lanes<V>::kCount) {
+            const V before = sums_before(intervals_at<V, true>(ray, whole, all).s, total);
+            store_lanes<true>(optical + whole, V(carried + before), all);
+            carried += total;
         }
+        while (whole < ray.count) {
+            part = lit_part(ray, whole, carried);
+            if (part.m == 0) return;
+            if (part.m < Lanes<V>::kCount) {
+                rest = carried + sums_before(intervals_at<V, false>(ray, whole, part).s, total);
+                carried += total;
+                return;
+            }
+            const V before = sums_before(intervals_at<V, true>(ray, whole, part).s, total);
+            store_lanes<true>(optical + whole, V(carried + before), part);
+            carried += total;
+            whole += Lanes<V>::kCount;
+        }
+        part.m = 0;
     }
+};
+
+// What the first backward pass holds; it goes from the last sample to the first.
+template <int kC, typename V>
+struct BackwardSums {
+    using T = ScalarOf<V>;
+    const CompositeRay<T>& ray;
+    const CompositeCotangents<T>& g;
+    const OneColor<kC, V> grad;
+    const T base;  // of q
+    V after;       // transmittances of the group behind
+    T *density, *color, *start, *end;
+    V suffix{}, opacity{};
+
+    template <bool kWhole>
+    MCLNF_HD MCLNF_INLINE void add(int64_t at, Part part, V optical) {
+        const int64_t row = at * (kC > 0 ? kC : ray.channels);
+        const Intervals<V> in = intervals_at<V, kWhole>(ray, at, part);
+        const V trans = exp_of(-optical), next = successors(trans, after);
+        const V w = only_part<kWhole>(V(trans * -expm1_of(-in.s)), part);
+        V q = in.middle * g.depth + base;
+        if (g.weights) q += load_lanes<V, kWhole>(g.weights + at, part);
+        if (g.color) q += grad.template times<kWhole>(ray.color + row, part);
+        q = only_part<kWhole>(q, part);
+        V total;
+        const V behind = suffix + sums_after(V(w * q), total);
+        const V h = next * q - behind;
+        store_lanes<kWhole>(density + at, V(h * in.length), part);
+        if (start) {
+            const V middle = w * g.depth * T(0.5), side = h * in.density;
+            store_lanes<kWhole>(end + at, V(middle + side), part);
+            store_lanes<kWhole>(start + at, V(middle - side), part);
+        }
+        if (color && g.color) grad.template scaled<kWhole>(w, color + row, part);
+        suffix += total;
+        opacity += w;
+        after = trans;
+    }
+};
+
+// First gradients. grad_density serves as room for the optical depths of the first pass. Null: not needed.
+template <int kC, typename V>
+MCLNF_HD MCLNF_INLINE void composite_backward(const CompositeRay<ScalarOf<V>>& ray,
+                                              const CompositeCotangents<ScalarOf<V>>& g,
+                                              ScalarOf<V>* grad_density, ScalarOf<V>* grad_color,
+                                              ScalarOf<V>* grad_start, ScalarOf<V>* grad_end,
+                                              ScalarOf<V>* grad_background) {
+    using T = ScalarOf<V>;
+    const int channels = kC > 0 ? kC : ray.channels;
+    const OpticalDepths<V> depths(ray, grad_density);
+    const int64_t live = depths.whole + depths.part.m;
     for (int64_t k = live; k < ray.count; ++k) {
         grad_density[k] = 0;
         if (grad_start) grad_start[k] = grad_end[k] = 0;
@@ -197,58 +220,16 @@ MCLNF_HD MCLNF_INLINE void composite_backward(const CompositeRay<T>& ray, const 
     if (grad_color) {
         for (int64_t i = (g.color ? live : 0) * channels; i < ray.count * channels; ++i) grad_color[i] = 0;
     }
-    T grad[kC > 0 ? kC : 1] =
-        {};  // by value: the stores below might alias g.color for all the compiler knows
-    for (int c = 0; c < kC && g.color; ++c) grad[kC > 0 ? c : 0] = g.color[c];
     const T base =
         g.opacity - (g.color && ray.background ? dot_channels(g.color, ray.background, channels) : T(0));
-    T suffix = 0, opacity = 0, after = exp_of(-carried);
-    for (int64_t stop = live; stop > 0;) {
-        const int m = static_cast<int>(stop < kTile ? stop : kTile);
-        const int64_t at = stop - m;
-        const T *density = ray.density + at, *start = ray.t_start + at, *end = ray.t_end + at;
-        trans[m] = after;
-        for (int j = 0; j < m; ++j) {
-            trans[j] = exp_of(-grad_density[at + j]);
-            w[j] = trans[j] * -expm1_of(-(density[j] * (end[j] - start[j])));
-            q[j] = base + g.depth * (T(0.5) * (start[j] + end[j]));
-        }
-        if (g.weights) {
-            for (int j = 0; j < m; ++j) q[j] += g.weights[at + j];
-        }
-        if (g.color) {
-            const T* c0 = ray.color + at * channels;
-            for (int j = 0; j < m; ++j) {
-                q[j] += dot_channels(g.color, c0 + static_cast<int64_t>(j) * channels, channels);
-            }
-        }
-        for (int j = 0; j < m; ++j) wq[j] = w[j] * q[j];
-        sums_after<kTile>(wq, m, suffix, h);
-        if (grad_background) opacity += sum_of(w, m);
-        for (int j = 0; j < m; ++j) {
-            h[j] = trans[j + 1] * q[j] - h[j];
-            grad_density[at + j] = h[j] * (end[j] - start[j]);
-        }
-        if (grad_start) {
-            for (int j = 0; j < m; ++j) {
-                const T middle = T(0.5) * (w[j] * g.depth);
-                grad_end[at + j] = middle + h[j] * density[j];
-                grad_start[at + j] = middle - h[j] * density[j];
-            }
-        }
-        if (grad_color && g.color) {
-            T* out = grad_color + at * channels;
-            for (int j = 0; j < m; ++j) {
-                for (int c = 0; c < channels; ++c) {
-                    out[static_cast<int64_t>(j) * channels + c] =
-                        w[j] * (kC > 0 ? grad[kC > 0 ? c : 0] : g.color[c]);
-                }
-            }
-        }
-        after = trans[0];
-        stop = at;
-    }
+    BackwardSums<kC, V> sums{ray,          g,          {g.color, channels}, base,    exp_of(-depths.carried),
+                             grad_density, grad_color, grad_start,          grad_end};
+    if (depths.part.m > 0) sums.template add<false>(depths.whole, depths.part, depths.rest);
+    const Part all{Lanes<V>::kCount, true, true};
+    for (int64_t at = depths.whole - Lanes<V>::kCount; at >= 0; at -= Lanes<V>::kCount)
+        sums.template add<true>(at, all, load_lanes<V, true>(grad_density + at, all));
     if (grad_background) {
+        const T opacity = sum_lanes(sums.opacity);
         for (int c = 0; c < channels; ++c)
             grad_background[c] = g.color ? (T(1) - opacity) * g.color[c] : T(0);
     }

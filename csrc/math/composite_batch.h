@@ -13,6 +13,8 @@ struct CompositeBatch {
     int64_t rays, samples, per_ray, background_step;
     int channels;
     T eps;
+    int64_t open =
+        0;  // samples before this one that come after a ray's own may be overwritten: it is their turn next
 
     // Clamped to the arrays: where the values of packed_info were not checked (on a GPU), wrong ones must not
     // reach beyond them.
@@ -29,7 +31,8 @@ struct CompositeBatch {
     MCLNF_HD MCLNF_INLINE CompositeRay<T> ray(int64_t r) const {
         const int64_t at = first(r);
         const T* bg = background ? background + r * background_step : nullptr;
-        return {density + at, color + at * channels, t_start + at, t_end + at, bg, count(r), channels, eps};
+        return {density + at, color + at * channels, t_start + at, t_end + at, bg,
+                count(r),     samples - at,          open - at,    channels,   eps};
     }
 };
 
@@ -61,23 +64,23 @@ MCLNF_HD MCLNF_INLINE CompositeCotangents<T> cotangents_of(const CompositeBatch<
             g.opacity ? g.opacity[r] : T(0), g.depth ? g.depth[r] : T(0)};
 }
 
-template <int kTile, int kC, typename T>
+template <int kC, typename V, typename T>
 MCLNF_HD MCLNF_INLINE void forward_ray(const CompositeBatch<T>& in, const CompositeOutputs<T>& out,
                                        int64_t r) {
-    composite_forward<kTile, kC>(in.ray(r), out.color + r * in.channels, out.opacity + r, out.depth + r,
-                                 out.weights + in.first(r));
+    composite_forward<kC, V>(in.ray(r), out.color + r * in.channels, out.opacity + r, out.depth + r,
+                             out.weights + in.first(r));
 }
 
-template <int kTile, int kC, typename T>
+template <int kC, typename V, typename T>
 MCLNF_HD MCLNF_INLINE void backward_ray(const CompositeBatch<T>& in, const BatchCotangents<T>& g,
                                         const CompositeGradients<T>& out, int64_t r) {
     const int64_t at = in.first(r);
-    composite_backward<kTile, kC>(in.ray(r), cotangents_of(in, g, r), out.density + at,
-                                  shifted(out.color, at * in.channels), shifted(out.t_start, at),
-                                  shifted(out.t_end, at), shifted(out.background, r * in.channels));
+    composite_backward<kC, V>(in.ray(r), cotangents_of(in, g, r), out.density + at,
+                              shifted(out.color, at * in.channels), shifted(out.t_start, at),
+                              shifted(out.t_end, at), shifted(out.background, r * in.channels));
 }
 
-template <int kTile, typename T>
+template <int kC, typename V, typename T>
 MCLNF_HD MCLNF_INLINE void second_ray(const CompositeBatch<T>& in, const BatchCotangents<T>& g,
                                       const CompositeTangents<T>& v, const CompositeSecond<T>& out,
                                       int64_t r) {
@@ -93,7 +96,7 @@ MCLNF_HD MCLNF_INLINE void second_ray(const CompositeBatch<T>& in, const BatchCo
                                    out.grad_opacity + r,
                                    out.grad_depth + r,
                                    out.grad_weights + at};
-    composite_second<kTile>(in.ray(r), cotangents_of(in, g, r), tangents, place);
+    composite_second<kC, V>(in.ray(r), cotangents_of(in, g, r), tangents, place);
 }
 
 }  // namespace mclnf

@@ -25,116 +25,143 @@ struct CompositeSecond {
     T *grad_color, *grad_opacity, *grad_depth, *grad_weights;  // by the cotangents
 };
 
-// Tangents of s, of the middle of the sample and of its length.
-template <typename T>
-struct SampleTangent {
-    T s, middle, length;
-};
-
-template <typename T>
-MCLNF_HD MCLNF_INLINE SampleTangent<T> sample_tangent(const CompositeRay<T>& ray,
-                                                      const CompositeTangents<T>& v, int64_t k) {
-    const T start = v.t_start ? v.t_start[k] : T(0), end = v.t_end ? v.t_end[k] : T(0);
-    const T density = v.density ? v.density[k] : T(0);
-    SampleTangent<T> found;
+// Tangents of density, of the length and the middle of a sample and of s.
+template <typename V, bool kWhole>
+MCLNF_HD MCLNF_INLINE Intervals<V> tangents_at(const Intervals<V>& in,
+                                               const CompositeTangents<ScalarOf<V>>& v, int64_t at,
+                                               Part part) {
+    const V start = v.t_start ? load_lanes<V, kWhole>(v.t_start + at, part) : V{};
+    const V end = v.t_end ? load_lanes<V, kWhole>(v.t_end + at, part) : V{};
+    Intervals<V> found;
+    found.density = v.density ? load_lanes<V, kWhole>(v.density + at, part) : V{};
     found.length = end - start;
-    found.middle = T(0.5) * (start + end);
-    found.s = density * (ray.t_end[k] - ray.t_start[k]) + ray.density[k] * found.length;
+    found.middle = (start + end) * ScalarOf<V>(0.5);
+    found.s = found.density * in.length + in.density * found.length;
     return found;
 }
 
-// density and grad_weights of `out` serve as room for A and A' of the first pass.
-template <int kTile, typename T>
-MCLNF_HD MCLNF_INLINE void composite_second(const CompositeRay<T>& ray, const CompositeCotangents<T>& g,
-                                            const CompositeTangents<T>& v, const CompositeSecond<T>& out) {
-    const int channels = ray.channels;
-    T carried = 0, slope = 0, s[kTile], optical[kTile], trans[kTile + 1], slopes[kTile + 1];
-    int64_t live = 0;
-    while (live < ray.count) {
-        const int m = static_cast<int>(ray.count - live < kTile ? ray.count - live : kTile);
-        const int lit = composite_tile<kTile>(ray, live, m, carried, s, optical);
-        for (int j = 0; j < lit; ++j) {
-            out.density[live + j] = optical[j];
-            out.grad_weights[live + j] = slope;
-            slope += sample_tangent(ray, v, live + j).s;
+// A and A' before the samples of a ray, kept like OpticalDepths.
+template <typename V>
+struct DepthSlopes {
+    using T = ScalarOf<V>;
+    V rest{}, carried{};
+
+    MCLNF_HD MCLNF_INLINE DepthSlopes(const CompositeRay<T>& ray, const CompositeTangents<T>& v,
+                                      const OpticalDepths<V>& depths, T* slopes) {
+        constexpr int kCount = Lanes<V>::kCount;
+        const Part all{kCount, true, true};
+        V total;
+        for (int64_t at = 0; at < depths.whole; at += kCount) {
+            const V s = tangents_at<V, true>(intervals_at<V, true>(ray, at, all), v, at, all).s;
+            store_lanes<true>(slopes + at, V(carried + sums_before(s, total)), all);
+            carried += total;
         }
-        live += lit;
-        if (lit < m) {
-            carried = optical[lit];
-            break;
-        }
+        if (depths.part.m == 0) return;
+        const Intervals<V> in = intervals_at<V, false>(ray, depths.whole, depths.part);
+        const V s = tangents_at<V, false>(in, v, depths.whole, depths.part).s;
+        rest = carried + sums_before(s, total);
+        carried += total;
     }
-    for (int64_t k = live; k < ray.count; ++k) {
+};
+
+// What the second backward pass holds; it goes from the last sample to the first.
+template <int kC, typename V>
+struct SecondSums {
+    using T = ScalarOf<V>;
+    const CompositeRay<T>& ray;
+    const CompositeCotangents<T>& g;
+    const CompositeTangents<T>& v;
+    const CompositeSecond<T>& out;
+    const OneColor<kC, V> grad;
+    ColorSum<kC, V> color;
+    const T base, base_slope;  // of q and q'
+    V after, after_slope;      // T and A' of the group behind
+    V suffix{}, suffix_slope{}, opacity{}, opacity_slope{}, depth_slope{};
+
+    template <bool kWhole>
+    MCLNF_HD MCLNF_INLINE void add(int64_t at, Part part, V optical, V slope) {
+        const int64_t row = at * (kC > 0 ? kC : ray.channels);
+        const Intervals<V> in = intervals_at<V, kWhole>(ray, at, part);
+        const Intervals<V> tangent = tangents_at<V, kWhole>(in, v, at, part);
+        const V trans = exp_of(-optical), next = successors(trans, after);
+        const V next_slope = successors(slope, after_slope);
+        const V w = only_part<kWhole>(V(trans * -expm1_of(-in.s)), part);
+        const V dw = only_part<kWhole>(V(next * tangent.s - w * slope), part);
+        V q = in.middle * g.depth + base, dq = tangent.middle * g.depth + base_slope;
+        if (g.weights) q += load_lanes<V, kWhole>(g.weights + at, part);
+        if (g.color) {
+            q += grad.template times<kWhole>(ray.color + row, part);
+            if (v.color) dq += grad.template times<kWhole>(v.color + row, part);
+            grad.template scaled<kWhole>(dw, out.color + row, part);
+        } else {
+            for (int64_t i = 0; i < part.m * static_cast<int64_t>(kC > 0 ? kC : ray.channels); ++i)
+                out.color[row + i] = 0;
+        }
+        color.template add<kWhole>(dw, ray.color + row, part);
+        if (v.color) color.template add<kWhole>(w, v.color + row, part);
+        q = only_part<kWhole>(q, part);
+        dq = only_part<kWhole>(dq, part);
+        V total, total_slope;
+        const V behind = suffix + sums_after(V(w * q), total);
+        const V behind_slope = suffix_slope + sums_after(V(dw * q + w * dq), total_slope);
+        const V h = next * q - behind, dh = next * (dq - next_slope * q) - behind_slope;
+        const V middle = dw * g.depth * T(0.5), side = dh * in.density + h * tangent.density;
+        store_lanes<kWhole>(out.density + at, V(dh * in.length + h * tangent.length), part);
+        store_lanes<kWhole>(out.t_end + at, V(middle + side), part);
+        store_lanes<kWhole>(out.t_start + at, V(middle - side), part);
+        store_lanes<kWhole>(out.grad_weights + at, dw, part);
+        suffix += total;
+        suffix_slope += total_slope;
+        opacity += w;
+        opacity_slope += dw;
+        depth_slope += dw * in.middle + w * tangent.middle;
+        after = trans;
+        after_slope = slope;
+    }
+};
+
+// density and grad_weights of `out` serve as room for A and A' of the first pass.
+template <int kC, typename V>
+MCLNF_HD MCLNF_INLINE void composite_second(const CompositeRay<ScalarOf<V>>& ray,
+                                            const CompositeCotangents<ScalarOf<V>>& g,
+                                            const CompositeTangents<ScalarOf<V>>& v,
+                                            const CompositeSecond<ScalarOf<V>>& out) {
+    using T = ScalarOf<V>;
+    const int channels = kC > 0 ? kC : ray.channels;
+    const OpticalDepths<V> depths(ray, out.density);
+    const DepthSlopes<V> slopes(ray, v, depths, out.grad_weights);
+    for (int64_t k = depths.whole + depths.part.m; k < ray.count; ++k) {
         out.density[k] = out.t_start[k] = out.t_end[k] = out.grad_weights[k] = 0;
         for (int c = 0; c < channels; ++c) out.color[k * channels + c] = 0;
     }
-    for (int c = 0; c < channels; ++c) out.grad_color[c] = 0;
-
     const T* background = ray.background;
     const T base = g.opacity - (g.color && background ? dot_channels(g.color, background, channels) : T(0));
     const T base_slope = g.color && v.background ? -dot_channels(g.color, v.background, channels) : T(0);
-    T suffix = 0, suffix_slope = 0, opacity = 0, opacity_slope = 0, depth_slope = 0;
-    T after = exp_of(-carried), after_slope = slope;
-    T w[kTile], dw[kTile], q[kTile], dq[kTile], h[kTile], dh[kTile];
-    SampleTangent<T> tangent[kTile];
-    for (int64_t stop = live; stop > 0;) {
-        const int m = static_cast<int>(stop < kTile ? stop : kTile);
-        const int64_t at = stop - m;
-        const T *density = ray.density + at, *start = ray.t_start + at, *end = ray.t_end + at;
-        trans[m] = after;
-        slopes[m] = after_slope;
-        for (int j = 0; j < m; ++j) {
-            trans[j] = exp_of(-out.density[at + j]);
-            slopes[j] = out.grad_weights[at + j];
-            w[j] = trans[j] * -expm1_of(-(density[j] * (end[j] - start[j])));
-        }
-        for (int j = 0; j < m; ++j) {
-            tangent[j] = sample_tangent(ray, v, at + j);
-            dw[j] = trans[j + 1] * tangent[j].s - w[j] * slopes[j];
-            q[j] = base + g.depth * (T(0.5) * (start[j] + end[j])) + (g.weights ? g.weights[at + j] : T(0));
-            dq[j] = base_slope + g.depth * tangent[j].middle;
-        }
-        for (int j = 0; j < m; ++j) {
-            const int64_t row = (at + j) * channels;
-            for (int c = 0; c < channels; ++c) {
-                const T color = ray.color[row + c], color_slope = v.color ? v.color[row + c] : T(0);
-                const T grad = g.color ? g.color[c] : T(0);
-                q[j] += grad * color;
-                dq[j] += grad * color_slope;
-                out.grad_color[c] += dw[j] * color + w[j] * color_slope;
-                out.color[row + c] = dw[j] * grad;
-            }
-        }
-        for (int j = m - 1; j >= 0; --j) {
-            h[j] = suffix;
-            dh[j] = suffix_slope;
-            suffix += w[j] * q[j];
-            suffix_slope += dw[j] * q[j] + w[j] * dq[j];
-            opacity += w[j];
-            opacity_slope += dw[j];
-            depth_slope += dw[j] * (T(0.5) * (start[j] + end[j])) + w[j] * tangent[j].middle;
-        }
-        for (int j = 0; j < m; ++j) {
-            const T density_slope = v.density ? v.density[at + j] : T(0);
-            h[j] = trans[j + 1] * q[j] - h[j];
-            dh[j] = trans[j + 1] * (dq[j] - slopes[j + 1] * q[j]) - dh[j];
-            const T middle = T(0.5) * (dw[j] * g.depth), side = dh[j] * density[j] + h[j] * density_slope;
-            out.density[at + j] = dh[j] * (end[j] - start[j]) + h[j] * tangent[j].length;
-            out.t_end[at + j] = middle + side;
-            out.t_start[at + j] = middle - side;
-            out.grad_weights[at + j] = dw[j];
-        }
-        after = trans[0];
-        after_slope = slopes[0];
-        stop = at;
+    SecondSums<kC, V> sums{ray,
+                           g,
+                           v,
+                           out,
+                           {g.color, channels},
+                           {out.grad_color, channels},
+                           base,
+                           base_slope,
+                           exp_of(-depths.carried),
+                           slopes.carried};
+    if (depths.part.m > 0) sums.template add<false>(depths.whole, depths.part, depths.rest, slopes.rest);
+    const Part all{Lanes<V>::kCount, true, true};
+    for (int64_t at = depths.whole - Lanes<V>::kCount; at >= 0; at -= Lanes<V>::kCount) {
+        sums.template add<true>(at, all, load_lanes<V, true>(out.density + at, all),
+                                load_lanes<V, true>(out.grad_weights + at, all));
     }
+    sums.color.finish();
+    const T opacity = sum_lanes(sums.opacity), opacity_slope = sum_lanes(sums.opacity_slope);
     for (int c = 0; c < channels; ++c) {
         if (background) out.grad_color[c] -= opacity_slope * background[c];
         if (v.background) out.grad_color[c] += (T(1) - opacity) * v.background[c];
         if (out.background) out.background[c] = g.color ? -opacity_slope * g.color[c] : T(0);
     }
     *out.grad_opacity = opacity_slope;
-    *out.grad_depth = depth_slope;
+    *out.grad_depth = sum_lanes(sums.depth_slope);
 }
 
 }  // namespace mclnf

@@ -76,18 +76,30 @@ def composite(
     served_by = _select(backend, density.device, density.dtype)
     dtype = torch.float64 if density.dtype == torch.float64 else torch.float32
     inputs = (
-        density.to(dtype),
-        color.to(dtype),
-        t_starts.to(dtype),
-        t_ends.to(dtype),
+        _as(density, dtype),
+        _as(color, dtype),
+        _as(t_starts, dtype),
+        _as(t_ends, dtype),
         packed_info,
-        None if background is None else background.to(dtype),
+        None if background is None else _as(background, dtype),
     )
-    if served_by == "reference":
-        found = reference.composite(*inputs, early_stop_eps)
+    if served_by == "cpu" and not torch.compiler.is_compiling():  # it looks at packed_info itself
+        try:
+            found = Composite(*autograd.forward(inputs, float(early_stop_eps)))
+        except RuntimeError:
+            _check_segments(packed_info, density.shape[0])
+            raise
     else:
-        found = Composite(*autograd.forward(inputs, float(early_stop_eps)))
-    return Composite(*(t.to(density.dtype) for t in found))
+        _check_segments(packed_info, density.shape[0])
+        if served_by == "reference":
+            found = reference.composite(*inputs, early_stop_eps)
+        else:
+            found = Composite(*autograd.forward(inputs, float(early_stop_eps)))
+    return found if density.dtype == dtype else Composite(*(t.to(density.dtype) for t in found))
+
+
+def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _check(
@@ -119,7 +131,6 @@ def _check(
     if packed_info is not None:
         check_tensor("packed_info", packed_info, (None, 2), torch.int64, device, "[R, 2]")
         rays = packed_info.shape[0]
-        _check_segments(packed_info, like[0])
     if background is not None:
         channels = color.shape[-1]
         each = isinstance(background, Tensor) and background.dim() == 2
@@ -129,8 +140,8 @@ def _check(
         raise ValueError(f"early_stop_eps must be in [0, 1), got {early_stop_eps!r}")
 
 
-def _check_segments(packed_info: Tensor, samples: int) -> None:
-    if packed_info.shape[0] == 0 or not values_can_be_read(packed_info):
+def _check_segments(packed_info: Tensor | None, samples: int) -> None:
+    if packed_info is None or packed_info.shape[0] == 0 or not values_can_be_read(packed_info):
         return
     if torch._C._functorch.maybe_current_level() is not None:
         return

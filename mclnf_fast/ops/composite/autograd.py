@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops import _library
+from mclnf_fast.ops._checks import in_transform
 
 _Optional = Tensor | None
 _Inputs = tuple[Tensor, Tensor, Tensor, Tensor, _Optional, _Optional]
@@ -18,8 +19,31 @@ _Inputs = tuple[Tensor, Tensor, Tensor, Tensor, _Optional, _Optional]
 
 def forward(inputs: _Inputs, early_stop_eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Color, opacity, depth and weights from (density, color, t_starts, t_ends, packed_info, background)."""
-    found: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.mclnf_fast.composite_fwd(*inputs, early_stop_eps)
+    found: tuple[Tensor, Tensor, Tensor, Tensor]
+    if torch.compiler.is_compiling() or in_transform():
+        found = torch.ops.mclnf_fast.composite_fwd(*inputs, early_stop_eps)
+    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
+        found = _Eager.apply(early_stop_eps, *inputs)
+    else:
+        with torch._C._AutoDispatchBelowAutograd():
+            found = torch.ops.mclnf_fast.composite_fwd(*inputs, early_stop_eps)
     return found
+
+
+class _Eager(torch.autograd.Function):
+    """The derivative that is registered below, at a third of the cost of the way through the registration (tens of
+    microseconds, which small batches notice)."""
+
+    @staticmethod
+    def forward(ctx: Any, early_stop_eps: float, *inputs: _Optional) -> tuple[Tensor, ...]:
+        with torch._C._AutoDispatchBelowAutograd():
+            found: tuple[Tensor, ...] = torch.ops.mclnf_fast.composite_fwd(*inputs, early_stop_eps)
+        _fwd_setup(ctx, (*inputs, early_stop_eps), found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: _Optional) -> tuple[_Optional, ...]:
+        return (None, *_gradients(ctx, ctx.needs_input_grad[1:], cotangents))
 
 
 def _rays(density: Tensor, packed_info: _Optional) -> int:
@@ -97,13 +121,18 @@ def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
     ctx.set_materialize_grads(False)  # the kernels skip an output that nobody used
 
 
-def _fwd_backward(ctx: Any, *cotangents: _Optional) -> tuple[_Optional, ...]:
+def _gradients(ctx: Any, needs: tuple[bool, ...], cotangents: tuple[_Optional, ...]) -> tuple[_Optional, ...]:
+    """Of the six inputs that the forward saved."""
     if all(g is None for g in cotangents):
-        return (None,) * 7
-    _, color, start, end, _, background = ctx.needs_input_grad[:6]
-    density_grad, color_grad, start_grad, end_grad, background_grad = torch.ops.mclnf_fast.composite_bwd(
-        *ctx.saved_tensors, *cotangents, ctx.early_stop_eps, color, start or end, background
-    )
+        return (None,) * 6
+    _, color, start, end, _, background = needs
+    arguments = (*ctx.saved_tensors, *cotangents, ctx.early_stop_eps, color, start or end, background)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        found = torch.ops.mclnf_fast.composite_bwd(*arguments)
+    else:
+        with torch._C._AutoDispatchBelowAutograd():
+            found = torch.ops.mclnf_fast.composite_bwd(*arguments)
+    density_grad, color_grad, start_grad, end_grad, background_grad = found
     return (
         density_grad,
         color_grad if color else None,
@@ -111,8 +140,11 @@ def _fwd_backward(ctx: Any, *cotangents: _Optional) -> tuple[_Optional, ...]:
         end_grad if end else None,
         None,
         background_grad if background else None,
-        None,
     )
+
+
+def _fwd_backward(ctx: Any, *cotangents: _Optional) -> tuple[_Optional, ...]:
+    return (*_gradients(ctx, ctx.needs_input_grad[:6], cotangents), None)
 
 
 def _bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
