@@ -64,7 +64,7 @@ def test_opcheck_without_the_parts_that_are_optional(need) -> None:
     for op in ("fisher_points", "fisher_segments"):
         given = arguments(op, case_of())
         torch.library.opcheck(getattr(OPS, op), (*given[:-1], False))
-        torch.library.opcheck(getattr(OPS, op), (*given[:-5], [], [], *given[-3:]))
+        torch.library.opcheck(getattr(OPS, op), (*given[:-6], [], [], *given[-4:]))
 
 
 @ops
