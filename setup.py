@@ -8,6 +8,9 @@ so.
   MCLNF_NO_CUDA=1        build the CPU library only
   MCLNF_DEBUG=1          -O1 -g and assertions
   MCLNF_SANITIZE=1       address and undefined-behaviour sanitizers in the CPU library
+  MCLNF_EMULATE=1        the CPU library's AVX-512 kernels, those over bf16 pairs included, compiled for AVX2 with the
+                         missing instructions emulated: for tests of these kernels (MCLNF_FAST_ISA=avx512) on
+                         processors without AVX-512; slow
   TORCH_CUDA_ARCH_LIST   architectures of the CUDA library, such as "8.0 9.0"
   MAX_JOBS               compile jobs at a time
 """
@@ -42,6 +45,8 @@ def cpu_arguments() -> tuple[list[str], list[str]]:
     compile_args = ["-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wno-psabi", TARGET]
     compile_args += ["-fno-math-errno"]  # a square root that sets errno can't be vectorised
     compile_args += ["-O1", "-g", "-UNDEBUG"] if flag("MCLNF_DEBUG") else ["-O3", "-DNDEBUG", "-g0"]
+    if flag("MCLNF_EMULATE"):  # vectors twice the registers' size take the compiler minutes at -O3
+        compile_args += ["-DMCLNF_EMULATE", "-O1"]
     link_args: list[str] = []
     if flag("MCLNF_SANITIZE"):
         sanitize = [

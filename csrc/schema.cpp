@@ -32,6 +32,7 @@ constexpr const char* kBankSchemas[] = {
     "Tensor(d!) step, Tensor? lr, float lr_value, Tensor? active, bool adam, float beta1, float beta2, "
     "float eps, float lam, Tensor[] fisher, Tensor[] anchor) -> ()",
     "cpu_instruction_set() -> str",
+    "cpu_bf16_dot() -> bool",  // whether bf16 banks run on the dot product instruction of bf16 pairs
 };
 
 }  // namespace

@@ -38,6 +38,7 @@ class Info(dict[str, Any]):
         lines += [f"{name:<14}{version or 'not installed'}" for name, version in self["versions"].items()]
         for library, state in self["built"].items():
             lines.append(f"{library + ' library':<14}{state}")
+        lines.append(f"{'bf16 on CPU':<14}dot product of bf16 pairs: {'yes' if self['bf16_dot'] else 'no'}")
         for device, table in self["ops"].items():
             lines.append(f"\non {device}:")
             for op, row in table.items():
@@ -49,8 +50,9 @@ class Info(dict[str, Any]):
 def info() -> Info:
     """Versions, what was built, and for each op and device the backend that float32 calls take.
 
-    Returns a mapping with the keys `machine`, `versions`, `built` and `ops` (device -> op -> `backend` and
-    `passed_over`: name -> reason); printing it gives a page for bug reports.
+    Returns a mapping with the keys `machine`, `versions`, `built`, `bf16_dot` (whether CPU banks in bfloat16
+    run on the processor's dot product of bf16 pairs) and `ops` (device -> op -> `backend` and `passed_over`:
+    name -> reason); printing it gives a page for bug reports.
     """
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
@@ -60,6 +62,7 @@ def info() -> Info:
         "cpu": cpu or f"loaded, instruction set {torch.ops.mclnf_fast.cpu_instruction_set()}",
         "cuda": _library.why_not("cuda") or "loaded",
     }
+    bf16_dot = cpu is None and torch.ops.mclnf_fast.cpu_bf16_dot()
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for device in devices:
         for op in _dispatch.ops():
@@ -74,4 +77,5 @@ def info() -> Info:
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
     if torch.cuda.is_available():
         machine += f", {torch.cuda.get_device_name()}"
-    return Info(machine=machine, versions={p: _version(p) for p in _PACKAGES}, built=built, ops=table)
+    versions = {p: _version(p) for p in _PACKAGES}
+    return Info(machine=machine, versions=versions, built=built, bf16_dot=bf16_dot, ops=table)

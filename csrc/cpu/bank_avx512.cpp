@@ -14,7 +14,11 @@
 
 #define MCLNF_VBYTES 64
 #pragma GCC push_options
+#ifdef MCLNF_EMULATE
+#pragma GCC target("avx2,fma")
+#else
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
+#endif
 namespace mclnf {
 namespace avx512 {
 // clang-format off: each is written in terms of those before it

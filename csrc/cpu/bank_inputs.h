@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <memory>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "bank_table.h"
@@ -88,6 +89,7 @@ struct Stack {
 template <class S>
 class View {
   public:
+    View() = default;
     View(const Stack<S>& stack, const Net& net, int64_t module) {
         for (size_t l = 0; l < stack.weight.size(); ++l) {
             const Layer& layer = net.layers[l];
@@ -204,19 +206,37 @@ struct Plan {
 };
 
 // Sums over a plan's runs, shaped like the parameters: each run writes
-// `of(run)`, then `finish` adds the partial sums of every module in the order
-// of its runs and puts zeros where a module has no items.
+// `of(run)` and says `done(run)`, then `finish` adds the partial sums of every
+// module in the order of its runs and puts zeros where a module has no items.
+// Sums of bf16 are fp32 until all is added, and rounded once.
 template <class S>
 class RunSums {
+    using Sum = typename Wide<S>::type;
+
   public:
+    static constexpr bool kRounds = !std::is_same_v<S, Sum>;  // `of` gives memory that `done` reads
+
     RunSums(const Net& net, int64_t modules, const Plan& plan, Stack<S>& total)
         : net_(net), modules_(modules), plan_(plan), total_(total) {
-        if (total) partial_.reset(new S[plan.slots * net.parameters]);
+        if (total) partial_.reset(new Sum[plan.slots * net.parameters]);
     }
-    View<S> of(const Run& run) const {
-        if (!total_) return View<S>(total_, net_, 0);
-        if (run.slot < 0) return View<S>(total_, net_, run.module);
-        return View<S>(partial_.get() + run.slot * net_.parameters, net_);
+    View<Sum> of(const Run& run) const {
+        if (!total_) return View<Sum>();
+        if (run.slot >= 0) return View<Sum>(partial_.get() + run.slot * net_.parameters, net_);
+        if constexpr (kRounds)
+            return View<Sum>(own(), net_);
+        else
+            return View<Sum>(total_, net_, run.module);
+    }
+    void done(const Run& run) const {
+        if constexpr (kRounds) {
+            if (!total_ || run.slot >= 0) return;
+            const Sum* from = own();
+            View<S>(total_, net_, run.module).each(net_, [&](S* to, int64_t size) {
+                for (int64_t i = 0; i < size; ++i) to[i] = narrow(from[i]);
+                from += size;
+            });
+        }
     }
     // scale: a factor a module, or empty.
     void finish(const std::vector<S>& scale = {}) {
@@ -231,15 +251,21 @@ class RunSums {
                 const int64_t count = static_cast<int64_t>(first[m + 1] - first[m]);
                 if (count == 1 && scale.empty()) continue;
                 const S by = scale.empty() ? S(1) : scale[m];
-                const S* from = count > 1 ? partial_.get() + run->slot * net_.parameters : nullptr;
+                Sum* from = count > 1 ? partial_.get() + run->slot * net_.parameters : nullptr;
                 View<S>(total_, net_, m).each(net_, [&](S* to, int64_t size) {
                     if (count == 0) std::fill(to, to + size, S(0));
                     if (count == 1)
                         for (int64_t i = 0; i < size; ++i) to[i] *= by;
                     if (count < 2) return;
-                    for (int64_t i = 0; i < size; ++i) to[i] = from[i] + from[i + net_.parameters];
-                    for (int64_t c = 2; c < count; ++c)
-                        for (int64_t i = 0; i < size; ++i) to[i] += from[i + c * net_.parameters];
+                    if constexpr (kRounds) {
+                        for (int64_t c = 1; c < count; ++c)
+                            for (int64_t i = 0; i < size; ++i) from[i] += from[i + c * net_.parameters];
+                        for (int64_t i = 0; i < size; ++i) to[i] = narrow(from[i]);
+                    } else {
+                        for (int64_t i = 0; i < size; ++i) to[i] = from[i] + from[i + net_.parameters];
+                        for (int64_t c = 2; c < count; ++c)
+                            for (int64_t i = 0; i < size; ++i) to[i] += from[i + c * net_.parameters];
+                    }
                     if (!scale.empty())
                         for (int64_t i = 0; i < size; ++i) to[i] *= by;
                     from += size;
@@ -249,11 +275,18 @@ class RunSums {
     }
 
   private:
+    // The calling thread's fp32 sums of the run that it works on.
+    Sum* own() const {
+        static thread_local std::vector<Sum> kept;
+        if (static_cast<int64_t>(kept.size()) < net_.parameters) kept.resize(net_.parameters);
+        return kept.data();
+    }
+
     const Net& net_;
     int64_t modules_;
     const Plan& plan_;
     Stack<S>& total_;
-    std::unique_ptr<S[]> partial_;
+    std::unique_ptr<Sum[]> partial_;
 };
 
 // Calls f(float()) or f(double()) by the dtype of x.

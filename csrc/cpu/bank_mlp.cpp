@@ -19,9 +19,13 @@ std::string chosen_set() {
                     "avx2 or portable, got ",
                     name);
 #if defined(__x86_64__)
+    const bool has2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#ifdef MCLNF_EMULATE
+    const bool has512 = has2 && name == "avx512";  // only by name: it is slow
+#else
     const bool has512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-    const bool has2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
     STD_TORCH_CHECK(name != "avx512" || has512, "MCLNF_FAST_ISA=avx512, but this processor lacks it");
     STD_TORCH_CHECK(name != "avx2" || has2, "MCLNF_FAST_ISA=avx2, but this processor lacks it");
     if (name.empty()) return has512 ? "avx512" : has2 ? "avx2" : "portable";
@@ -63,7 +67,7 @@ std::tuple<Tensor, Tensors, Tensors> backward(const BankInputs<S>& in, const Ten
     const BankTable<S>& table = bank_table<S>();
     const Plan plan = need_params ? Plan::fixed(in.offsets, kLeastPoints) : Plan::free(in.offsets);
     RunSums<S> sums(in.net, in.modules, plan, grads);
-    const bool stream = in.modules * in.net.parameters * sizeof(S) > kStreamFrom;
+    const bool stream = !RunSums<S>::kRounds && in.modules * in.net.parameters * sizeof(S) > kStreamFrom;
     const S* gy = data<S>(grad_y);
     S* out = need_x ? mutable_data<S>(gx) : nullptr;
     torch::stable::parallel_for(
@@ -71,10 +75,11 @@ std::tuple<Tensor, Tensors, Tensors> backward(const BankInputs<S>& in, const Ten
             for (int64_t r = begin; r < end; ++r) {
                 const Run& run = plan.runs[r];
                 const View<S> par(in.parameters, in.net, run.module);
-                View<S> own = sums.of(run);
+                auto own = sums.of(run);
                 table.backward(in.net, par.read(), in.points_at(run.begin), run.end - run.begin,
                                gy + run.begin * in.net.out_dim,
                                out ? out + run.begin * in.net.in_dim : nullptr, own.write(stream), {});
+                sums.done(run);
             }
         });
     sums.finish();
@@ -95,20 +100,26 @@ std::tuple<Tensor, Tensors, Tensors, Tensor> second(const BankInputs<S>& in, con
             for (int64_t r = begin; r < end; ++r) {
                 const Run& run = plan.runs[r];
                 const View<S> par(in.parameters, in.net, run.module), dir(tangent, in.net, run.module);
-                View<S> own = sums.of(run);
+                auto own = sums.of(run);
                 const int64_t x_at = run.begin * in.net.in_dim, y_at = run.begin * in.net.out_dim;
                 table.second(in.net, par.read(), in.points_at(run.begin), run.end - run.begin,
                              data<S>(grad_y) + y_at, data<S>(tangent_x) + x_at, dir.read(),
                              mutable_data<S>(gx) + x_at, own.write(), mutable_data<S>(ggy) + y_at);
+                sums.done(run);
             }
         });
     sums.finish();
     return {gx, grads.weight, grads.bias, ggy};
 }
 
+template <class F>
+auto by_bank_dtype(const Tensor& x, const F& f) {
+    return x.scalar_type() == ScalarType::BFloat16 ? f(Bf16()) : by_dtype(x, f);
+}
+
 Tensor bank_mlp_fwd(Tensor x, Tensor offsets, Tensors w, Tensors b, std::vector<int64_t> ints,
                     std::vector<double> floats) {
-    return by_dtype(x, [&](auto s) {
+    return by_bank_dtype(x, [&](auto s) {
         using S = decltype(s);
         return forward<S>(BankInputs<S>(x, offsets, w, b, ints, floats));
     });
@@ -117,7 +128,7 @@ Tensor bank_mlp_fwd(Tensor x, Tensor offsets, Tensors w, Tensors b, std::vector<
 std::tuple<Tensor, Tensors, Tensors> bank_mlp_bwd(Tensor x, Tensor offsets, Tensors w, Tensors b,
                                                   Tensor grad_y, std::vector<int64_t> ints,
                                                   std::vector<double> floats, bool need_x, bool need_params) {
-    return by_dtype(x, [&](auto s) {
+    return by_bank_dtype(x, [&](auto s) {
         using S = decltype(s);
         const BankInputs<S> in(x, offsets, w, b, ints, floats);
         const Tensor gy = plain("grad_y", grad_y, x.scalar_type());
@@ -131,7 +142,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensor> bank_mlp_bwd_bwd(Tensor x, Tensor o
                                                               Tensors tangent_w, Tensors tangent_b,
                                                               std::vector<int64_t> ints,
                                                               std::vector<double> floats) {
-    return by_dtype(x, [&](auto s) {
+    return by_bank_dtype(x, [&](auto s) {
         using S = decltype(s);
         const BankInputs<S> in(x, offsets, w, b, ints, floats);
         const Tensor gy = plain("grad_y", grad_y, x.scalar_type()),

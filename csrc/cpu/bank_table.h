@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "bf16.h"
 #include "net.h"
 
 namespace mclnf {
@@ -39,20 +40,31 @@ struct FisherSweep {
     explicit operator bool() const { return scores || squares; }
 };
 
+// What sums over points are kept in: bf16 ones in fp32.
+template <class S>
+struct Wide {
+    using type = S;
+};
+template <>
+struct Wide<Bf16> {
+    using type = float;
+};
+
 template <class S>
 struct BankTable {
+    using Sum = typename Wide<S>::type;
     const char* name;
     // y [n, out] = f(x [n, in])
     void (*forward)(const Net&, Slices<S>, const S* x, int64_t n, S* y);
     // The gradients of <grad_y, f>, n > 0: each is written where asked for,
-    // whatever was there.
-    void (*backward)(const Net&, Slices<S>, const S* x, int64_t n, const S* grad_y, S* grad_x, Sums<S> grads,
-                     const FisherSweep<S>&);
+    // whatever was there. No Fisher sweep in bf16.
+    void (*backward)(const Net&, Slices<S>, const S* x, int64_t n, const S* grad_y, S* grad_x,
+                     Sums<Sum> grads, const FisherSweep<Sum>&);
     // Directional derivative of the backward along (tangent_x, tangent): the
     // gradient of <grad_y, df/d(x, parameters) . tangent> with respect to x, the
     // parameters and grad_y.
     void (*second)(const Net&, Slices<S>, const S* x, int64_t n, const S* grad_y, const S* tangent_x,
-                   Slices<S> tangent, S* grad_x, Sums<S> grads, S* grad_grad_y);
+                   Slices<S> tangent, S* grad_x, Sums<Sum> grads, S* grad_grad_y);
 };
 
 // The fastest set that this processor has, or the one that MCLNF_FAST_ISA names
@@ -63,11 +75,19 @@ template <>
 const BankTable<float>& bank_table<float>();
 template <>
 const BankTable<double>& bank_table<double>();
+// Over the dot product of bf16 pairs where bank_table<float>() is avx512 and the
+// processor has that instruction, a fast one (or as MCLNF_FAST_BF16_DOT says);
+// otherwise bank_table<float>() between conversions.
+template <>
+const BankTable<Bf16>& bank_table<Bf16>();
 
 namespace avx512 {
 extern const BankTable<float> table_float;
 extern const BankTable<double> table_double;
 }  // namespace avx512
+namespace avx512_bf16 {
+extern const BankTable<Bf16> table;  // without `second`
+}  // namespace avx512_bf16
 namespace avx2 {
 extern const BankTable<float> table_float;
 extern const BankTable<double> table_double;

@@ -267,6 +267,27 @@ struct OuterSum {
     }
 };
 
+#if MCLNF_VBYTES >= 32
+// Transposes 8 vectors of 8 values of 32 bits.
+template <class Q>
+MCLNF_LANE void transpose8(Q (&q)[8]) {
+    Q u[8], w[8];
+    for (int i = 0; i < 8; i += 2) {
+        u[i] = __builtin_shufflevector(q[i], q[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        u[i + 1] = __builtin_shufflevector(q[i], q[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; ++j) {
+            w[i + 2 * j] = __builtin_shufflevector(u[i + j], u[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            w[i + 2 * j + 1] = __builtin_shufflevector(u[i + j], u[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    for (int i = 0; i < 4; ++i) {
+        q[i] = __builtin_shufflevector(w[i], w[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        q[i + 4] = __builtin_shufflevector(w[i], w[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+}
+#endif
+
 // Transposes the first `lanes` points (a multiple of 4; of 8 where vectors are
 // that wide) of a panel's `rows` rows (padded likewise) to the points `at` ...
 // of D; bias, where given, receives the sum over these points.
@@ -280,23 +301,9 @@ static void transpose_panel(int rows, int lanes, const S* in, int at, const Tran
             Q total = {};
             for (int c = 0; c < lanes; c += 8) {
                 const S* p = in + (int64_t)r * L + c;
-                Q q[8], u[8], w[8];
+                Q q[8];
                 for (int i = 0; i < 8; ++i) q[i] = *(const Q*)(p + i * L);
-                for (int i = 0; i < 8; i += 2) {
-                    u[i] = __builtin_shufflevector(q[i], q[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-                    u[i + 1] = __builtin_shufflevector(q[i], q[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-                }
-                for (int i = 0; i < 8; i += 4)
-                    for (int j = 0; j < 2; ++j) {
-                        w[i + 2 * j] =
-                            __builtin_shufflevector(u[i + j], u[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-                        w[i + 2 * j + 1] =
-                            __builtin_shufflevector(u[i + j], u[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-                    }
-                for (int i = 0; i < 4; ++i) {
-                    q[i] = __builtin_shufflevector(w[i], w[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-                    q[i + 4] = __builtin_shufflevector(w[i], w[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-                }
+                transpose8(q);
                 S* o = D.row(at + c, r);
                 for (int i = 0; i < 8; ++i) *(Q*)(o + i * L) = q[i];
                 total = total + (((q[0] + q[1]) + (q[2] + q[3])) + ((q[4] + q[5]) + (q[6] + q[7])));

@@ -39,7 +39,26 @@ typedef long long VFL __attribute__((vector_size(2 * MCLNF_VBYTES)));
 #define MCLNF_LANE static inline __attribute__((always_inline))
 #define MCLNF_MEMBER inline __attribute__((always_inline))
 
-#if MCLNF_VBYTES == 64
+#if MCLNF_VBYTES == 64 && defined(MCLNF_EMULATE)
+// In halves: the kernels of AVX-512 on a processor that has AVX2 alone (setup.py).
+#define MCLNF_LOW(T, x) (T) __builtin_shufflevector(x, x, 0, 1, 2, 3)
+#define MCLNF_HIGH(T, x) (T) __builtin_shufflevector(x, x, 4, 5, 6, 7)
+MCLNF_LANE VD vjoin(__m256d low, __m256d high) {
+    return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
+}
+MCLNF_LANE VF vfma(VF a, VF b, VF c) {
+    const VD x = (VD)a, y = (VD)b, z = (VD)c;
+    return (VF)vjoin(
+        (__m256d)_mm256_fmadd_ps(MCLNF_LOW(__m256, x), MCLNF_LOW(__m256, y), MCLNF_LOW(__m256, z)),
+        (__m256d)_mm256_fmadd_ps(MCLNF_HIGH(__m256, x), MCLNF_HIGH(__m256, y), MCLNF_HIGH(__m256, z)));
+}
+MCLNF_LANE VD vfma(VD x, VD y, VD z) {
+    return vjoin(_mm256_fmadd_pd(MCLNF_LOW(__m256d, x), MCLNF_LOW(__m256d, y), MCLNF_LOW(__m256d, z)),
+                 _mm256_fmadd_pd(MCLNF_HIGH(__m256d, x), MCLNF_HIGH(__m256d, y), MCLNF_HIGH(__m256d, z)));
+}
+#undef MCLNF_LOW
+#undef MCLNF_HIGH
+#elif MCLNF_VBYTES == 64
 MCLNF_LANE VF vfma(VF a, VF b, VF c) { return (VF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 MCLNF_LANE VD vfma(VD a, VD b, VD c) { return (VD)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
 #elif MCLNF_VBYTES == 32
@@ -67,7 +86,9 @@ MCLNF_LANE void vstore(S* p, Vec<S> v) {
 // Past the caches, for what is not read again soon; p aligned to a vector.
 template <class S>
 MCLNF_LANE void vstream(S* p, Vec<S> v) {
-#if MCLNF_VBYTES == 64
+#if MCLNF_VBYTES == 64 && defined(MCLNF_EMULATE)
+    vstore(p, v);
+#elif MCLNF_VBYTES == 64
     _mm512_stream_si512((__m512i*)p, (__m512i)v);
 #elif MCLNF_VBYTES == 32
     _mm256_stream_si256((__m256i*)p, (__m256i)v);
@@ -170,7 +191,11 @@ MCLNF_LANE VD vtanh(VD x) {
 
 // Whether any lane of a comparison is true.
 MCLNF_LANE bool vany(VI mask) {
-#if MCLNF_VBYTES == 64
+#if MCLNF_VBYTES == 64 && defined(MCLNF_EMULATE)
+    int any = 0;
+    for (int i = 0; i < Simd<float>::width; ++i) any |= mask[i];
+    return any != 0;
+#elif MCLNF_VBYTES == 64
     return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
 #elif MCLNF_VBYTES == 32
     return _mm256_movemask_ps((__m256)mask) != 0;

@@ -192,6 +192,8 @@ def test_low_precision(need, dtype: torch.dtype, activation: str) -> None:
     found, truth = case.run("cpu"), case.to(torch.float64).run("reference")
     assert found.dtype == dtype
     assert_no_worse(found, case.run("reference"), truth)
+    if dtype == torch.bfloat16 and torch.ops.mclnf_fast.cpu_bf16_dot():
+        return  # what each layer reads is rounded
     # Computed in float32 and rounded once: half a unit in the last place, whatever PyTorch's own error is.
     half_unit = torch.finfo(dtype).eps / 2 * (1 + 1e-2)
     small = torch.finfo(dtype).tiny

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = (
-    "test_bank_mlp", "test_bank_gradients", "test_bank_opcheck", "test_bank_accuracy", "test_fisher",
+    "test_bank_mlp", "test_bank_gradients", "test_bank_opcheck", "test_bank_accuracy", "test_bank_bf16", "test_fisher",
     "test_composite", "test_march", "test_bank_step", "test_bank_step_opcheck",
 )  # fmt: skip
 # Not there: a sweep over memory that is large without sanitizers, and a subprocess that has none of this.

@@ -1,0 +1,265 @@
+// Pairs of bf16 and the products over them: acc += a0 b0 + a1 b1 on every
+// 32-bit lane, accumulated in fp32.
+//
+// Included once per instruction set after gemm_tile.h and bank_tile.h (no
+// include guard, see simd.h), with 64-byte vectors. A panel (gemm_tile.h) holds
+// rows 2k and 2k + 1 of a matrix as one row of 32-bit lanes, the even one in the
+// lower half; an odd last row is paired with zeros.
+
+typedef int AnyPairs __attribute__((vector_size(MCLNF_VBYTES), aligned(4), may_alias));
+typedef unsigned VU __attribute__((vector_size(MCLNF_VBYTES), may_alias));
+typedef uint16_t VW __attribute__((vector_size(MCLNF_VBYTES), may_alias));
+
+MCLNF_LANE VI pload(const uint32_t* p) { return *reinterpret_cast<const AnyPairs*>(p); }
+MCLNF_LANE void pstore(uint32_t* p, VI v) { *reinterpret_cast<AnyPairs*>(p) = v; }
+MCLNF_LANE VI pset(uint32_t x) { return (int)x - VI{}; }
+
+// The two halves of every lane as floats.
+MCLNF_LANE VF lower(VI pair) { return (VF)((VU)pair << 16); }
+MCLNF_LANE VF upper(VI pair) { return (VF)((VU)pair & 0xffff0000u); }
+
+#ifdef MCLNF_EMULATE
+MCLNF_LANE VF flushed(VF x) {
+    const VF least = vset<float>(1.17549435e-38f);  // 2^-126
+    return (x < least) & (x > -least) ? VF{} : x;
+}
+MCLNF_LANE VU rounded(VF x) {
+    const VU bits = (VU)x;
+    return x != x ? bits | 0x400000u : bits + 0x7fffu + ((bits >> 16) & 1u);
+}
+#endif
+
+// acc + lower(a) lower(b) + upper(a) upper(b). vdpbf16ps as Intel's manual has
+// it: two fused multiply-adds, the upper halves first, each rounded to nearest
+// even; subnormal arguments and results are zero whatever the control register
+// says. Nothing here depends on the order, which another processor may change.
+MCLNF_LANE VF vdot(VI a, VI b, VF acc) {
+#ifdef MCLNF_EMULATE
+    acc = flushed(vfma(flushed(upper(a)), flushed(upper(b)), flushed(acc)));
+    return flushed(vfma(flushed(lower(a)), flushed(lower(b)), acc));
+#else
+    return (VF)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
+#endif
+}
+
+// Two rows rounded to nearest even and paired; NaN stays NaN.
+MCLNF_LANE VI vpair(VF low, VF high) {
+#ifdef MCLNF_EMULATE
+    return (VI)(rounded(flushed(low)) >> 16 | (rounded(flushed(high)) & 0xffff0000u));
+#else
+    const VI lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const VI words = lane * 0x10001 + 0x100000;  // 0, 16, 1, 17, ...
+    return (VI)_mm512_permutexvar_epi16((__m512i)words,
+                                        (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low));
+#endif
+}
+
+static inline int pairs_of(int rows) { return (rows + 1) / 2; }
+
+// A matrix of a tile in pairs.
+struct PairRows {
+    static constexpr int L = Panel<float>::lanes;
+    uint32_t* at = nullptr;
+    int pairs = 0;
+
+    PairRows() = default;
+    PairRows(Arena<uint32_t>& memory, int rows, int panels)
+        : at(memory.take((size_t)pairs_of(rows) * panels * L)), pairs(pairs_of(rows)) {}
+    uint32_t* panel(int p) const { return at + (int64_t)p * pairs * L; }
+};
+
+// Rows of a panel -> pairs.
+static void pair_rows(int rows, int nv, const float* in, uint32_t* out) {
+    constexpr int L = Panel<float>::lanes, W = Simd<float>::width;
+    for (int r = 0; r < rows; r += 2)
+        for (int v = 0; v < nv; ++v) {
+            const float* p = in + r * L + v * W;
+            pstore(out + r / 2 * L + v * W, vpair(vload(p), r + 1 < rows ? vload(p + L) : VF{}));
+        }
+}
+
+// Points as rows of bf16 in memory -> points as lanes of a panel's fp32 rows
+// (`load_points` of bank_tile.h), and back.
+static void load_bf16(const Bf16* x, int points, float* to, int dims, bool repeat) {
+    constexpr int L = Panel<float>::lanes;
+    for (int d = 0; d < dims; ++d) {
+        for (int t = 0; t < points; ++t) to[d * L + t] = widen(x[(int64_t)t * dims + d]);
+        for (int t = points; t < L; ++t) to[d * L + t] = repeat ? to[d * L + points - 1] : 0.0f;
+    }
+}
+static void store_bf16(const float* from, int points, int dims, Bf16* y) {
+    constexpr int L = Panel<float>::lanes;
+    for (int t = 0; t < points; ++t)
+        for (int d = 0; d < dims; ++d) y[(int64_t)t * dims + d] = narrow(from[d * L + t]);
+}
+
+// One piece of a right factor: `pairs` rows of a panel.
+struct PairPanel {
+    const uint32_t* at = nullptr;
+    int pairs = 0;
+};
+
+// Where a product goes: to fp32 rows, or rounded into pairs of rows.
+struct DotResult {
+    float* sums = nullptr;
+    bool accumulate = false;  // to what `sums` holds
+    uint32_t* pairs = nullptr;
+    int after = kKeep;               // on the way into pairs
+    const uint32_t* mask = nullptr;  // kMasked: pairs of relu's values
+    const float* with = nullptr;     // kTimes: fp32 rows
+};
+
+template <int RM, int NV>
+MCLNF_LANE void dot_steps(const uint32_t* A, const PairPanel& B, VF (&acc)[RM][NV]) {
+    constexpr int W = Simd<float>::width, L = Panel<float>::lanes;
+    const uint32_t* p = B.at;
+    for (int k = 0; k < B.pairs; ++k) {
+        VI b[NV];
+        for (int v = 0; v < NV; ++v) b[v] = pload(p + v * W);
+        for (int r = 0; r < RM; ++r) {
+            const VI a = pset(A[r]);
+            for (int v = 0; v < NV; ++v) acc[r][v] = vdot(a, b[v], acc[r][v]);
+        }
+        A += RM;
+        p += L;
+    }
+}
+
+// Rounds a block of sums into pairs of the rows from m on.
+template <int After, int RM, int NV>
+MCLNF_LANE void dot_store(const VF (&acc)[RM][NV], int m, const DotResult& to) {
+    constexpr int W = Simd<float>::width, L = Panel<float>::lanes;
+    const VF zero = {};
+    for (int r = 0; r < RM; r += 2)
+        for (int v = 0; v < NV; ++v) {
+            const bool both = r + 1 < RM;
+            const int at = (m + r) / 2 * L + v * W;
+            VF low = acc[r][v], high = both ? acc[both ? r + 1 : r][v] : zero;
+            if (After == kRelu0) {
+                low = low < zero ? zero : low;
+                high = high < zero ? zero : high;
+            }
+            if (After == kMasked) {
+                const VI h = pload(to.mask + at);
+                low = lower(h) > zero ? low : zero;
+                high = upper(h) > zero ? high : zero;
+            }
+            if (After == kTimes) {
+                const float* with = to.with + (m + r) * L + v * W;
+                low = low * vload(with);
+                if (both) high = high * vload(with + L);
+            }
+            pstore(to.pairs + at, vpair(low, high));
+        }
+}
+
+// Branches stand outside the loops over a block, or its sums go through memory.
+template <int RM, int NV>
+MCLNF_LANE void dot_block(const uint32_t* A, const PairPanel& first, const PairPanel& then, const float* bias,
+                          int m, const DotResult& to) {
+    constexpr int W = Simd<float>::width, L = Panel<float>::lanes;
+    VF acc[RM][NV];
+    float* sums = to.sums + m * L;
+    if (to.accumulate) {
+        for (int r = 0; r < RM; ++r)
+            for (int v = 0; v < NV; ++v) acc[r][v] = vload(sums + r * L + v * W);
+    } else if (bias) {
+        for (int r = 0; r < RM; ++r)
+            for (int v = 0; v < NV; ++v) acc[r][v] = vset<float>(bias[m + r]);
+    } else {
+        for (int r = 0; r < RM; ++r)
+            for (int v = 0; v < NV; ++v) acc[r][v] = VF{};
+    }
+    dot_steps<RM, NV>(A, first, acc);
+    dot_steps<RM, NV>(A + first.pairs * RM, then, acc);
+    if (to.sums) {
+        for (int r = 0; r < RM; ++r)
+            for (int v = 0; v < NV; ++v) vstore(sums + r * L + v * W, acc[r][v]);
+    } else if (to.after == kRelu0) {
+        dot_store<kRelu0, RM, NV>(acc, m, to);
+    } else if (to.after == kMasked) {
+        dot_store<kMasked, RM, NV>(acc, m, to);
+    } else if (to.after == kTimes) {
+        dot_store<kTimes, RM, NV>(acc, m, to);
+    } else {
+        dot_store<kKeep, RM, NV>(acc, m, to);
+    }
+}
+
+template <int NV>
+static void dot_rows(int M, const uint32_t* A, const PairPanel& first, const PairPanel& then,
+                     const float* bias, const DotResult& to) {
+    for (int m = 0; m < M; m += kRows) {
+        const uint32_t* a = A + (int64_t)m * (first.pairs + then.pairs);
+        switch (std::min(kRows, M - m)) {
+#define MCLNF_ROWS(R)                                  \
+    case R:                                            \
+        dot_block<R, NV>(a, first, then, bias, m, to); \
+        break;
+            MCLNF_ROWS(1)
+            MCLNF_ROWS(2)
+            MCLNF_ROWS(3)
+            MCLNF_ROWS(4)
+            MCLNF_ROWS(5)
+            MCLNF_ROWS(6)
+#undef MCLNF_ROWS
+        }
+    }
+}
+
+// bias + A [M, K] B [K, lanes] over the first nv vectors of a panel, B in one or
+// two pieces one below the other, A packed (below).
+static void dot_product(int M, const uint32_t* A, const PairPanel& first, const PairPanel& then, int nv,
+                        const float* bias, const DotResult& to) {
+    switch (nv) {
+#define MCLNF_VECTORS(N)                          \
+    case N:                                       \
+        dot_rows<N>(M, A, first, then, bias, to); \
+        break;
+        MCLNF_VECTORS(1)
+        MCLNF_VECTORS(2)
+        MCLNF_VECTORS(3)
+        MCLNF_VECTORS(4)
+#undef MCLNF_VECTORS
+    }
+}
+
+// A left factor is packed in blocks of kRows rows one after another, [K][rows]
+// pairs over the reduction each. These write the piece of K rows first ...
+// first + rows - 1 of a weight [in, out] (transposed: A = W^T) or of K outputs
+// (A = W); `depth` pairs belong to a whole column of blocks, of which the piece
+// begins at pair `at`.
+static void pack_transposed(const Bf16* w, int outputs, int first, int rows, int depth, int at,
+                            uint32_t* out) {
+    typedef uint16_t Eight __attribute__((vector_size(16), aligned(2), may_alias));
+    for (int m = 0; m < outputs; m += kRows) {
+        const int block = std::min(kRows, outputs - m);
+        uint32_t* o = out + (int64_t)m * depth + at * block;
+        for (int k = 0; k < rows; k += 2, o += block) {
+            const Bf16* low = w + (int64_t)(first + k) * outputs + m;
+            const bool both = k + 1 < rows;
+            if (m + 8 <= outputs) {
+                const Eight a = *(const Eight*)low, b = both ? *(const Eight*)(low + outputs) : Eight{};
+                typedef uint16_t Sixteen __attribute__((vector_size(32)));
+                const Sixteen pairs =
+                    __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+                std::memcpy(o, &pairs, 4 * kRows);
+            } else {
+                for (int r = 0; r < block; ++r)
+                    o[r] = low[r] | (both ? (uint32_t)low[outputs + r] << 16 : 0u);
+            }
+        }
+    }
+}
+static void pack_rows(const Bf16* w, int outputs, int first, int rows, uint32_t* out) {
+    const int depth = pairs_of(outputs);
+    for (int m = 0; m < rows; m += kRows) {
+        const int block = std::min(kRows, rows - m);
+        uint32_t* o = out + (int64_t)m * depth;
+        for (int r = 0; r < block; ++r) {
+            const Bf16* from = w + (int64_t)(first + m + r) * outputs;
+            for (int k = 0; k < outputs / 2; ++k) std::memcpy(o + k * block + r, from + 2 * k, 4);
+            if (outputs % 2) o[(depth - 1) * block + r] = from[outputs - 1];
+        }
+    }
+}
