@@ -32,6 +32,8 @@ constexpr const char* kBankSchemas[] = {
     "Tensor(d!) step, Tensor? lr, float lr_value, Tensor? active, bool adam, float beta1, float beta2, "
     "float eps, float lam, Tensor[] fisher, Tensor[] anchor) -> ()",
     "cpu_instruction_set() -> str",
+    // GFLOP/s of a loop of multiply-adds on all threads, for benchmarks; 0 where bf16 has no dot instruction
+    "cpu_fma_limit(float seconds, bool bf16=False) -> float",
     "cpu_bf16_dot() -> bool",  // whether bf16 banks run on the dot product instruction of bf16 pairs
 };
 

@@ -1,9 +1,10 @@
-"""The command line: `mclnf-fast run city`, `mclnf-fast info`."""
+"""The command line: `mclnf-fast run city`, `mclnf-fast bench`, `mclnf-fast info`."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from mclnf_fast.errors import BackendError, InputError
 USAGE = """usage: mclnf-fast COMMAND ...
 
   run city   learn a city block by block without forgetting (mclnf-fast run city --help)
+  bench      measure every op against its peers and the machine's limit (mclnf-fast bench --help)
   info       what is installed and built, and which backend each op takes
 """
 
@@ -51,7 +53,9 @@ def _dispatch(given: list[str]) -> int:
             return _run_city(given[2:])
         what = given[1] if len(given) > 1 else "nothing"
         raise InputError(f"run must be followed by the name of a system (city), got {what}")
-    raise InputError(f"the command must be run or info, got {given[0]!r}; see mclnf-fast --help")
+    if given[0] == "bench":
+        return _bench(given[1:])
+    raise InputError(f"the command must be run, bench or info, got {given[0]!r}; see mclnf-fast --help")
 
 
 def _run_city(given: list[str]) -> int:
@@ -71,6 +75,21 @@ def _run_city(given: list[str]) -> int:
     config = tyro.cli(CityConfig, args=given, default=default, prog="mclnf-fast run city")
     run_city(dataclasses.replace(config), command)
     return 0
+
+
+def _bench(given: list[str]) -> int:
+    """The benchmarks live in the source checkout: beside the package, or in the folder that the command is run in."""
+    beside = pathlib.Path(__file__).resolve().parents[1]
+    for root in (beside, pathlib.Path.cwd()):
+        if (root / "benchmarks" / "command.py").is_file():
+            sys.path.insert(0, str(root))
+            from benchmarks.command import main as run_bench
+
+            return run_bench(given)
+    raise InputError(
+        "bench needs the folder benchmarks/ of the source checkout, which an installed package does not have: "
+        "run it in the folder of the checkout, or install from there with pip install -e '.[report]'"
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,156 @@
+"""`mclnf-fast bench`: options, the run, and what is written."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from benchmarks import cases, limit, machine, runner, table, timing
+from mclnf_fast.errors import InputError
+
+RESULTS = pathlib.Path(__file__).resolve().parent / "results"
+SCHEMA = 1
+QUICK_SECONDS = 0.3
+QUICK_SKIP = ("compile",)  # compiling takes longer than a quick run
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors as InputError: one line and exit code 2, like every other command's."""
+
+    def error(self, message: str) -> Any:
+        raise InputError(f"bench: {message}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    p = _Parser(prog="mclnf-fast bench", description="Measures every op against its peers and the machine's limit.")
+    p.add_argument("--suite", default="cpu", metavar="NAME", help="cases to run: %(default)s (gpu comes later)")
+    p.add_argument("--only", metavar="PATTERN", help="cases whose id holds this or matches it (forward*,maml)")
+    p.add_argument("--quick", action="store_true", help="a few cases in about a minute; no torch.compile, no memory")
+    p.add_argument("--threads", type=int, metavar="N", help="threads of every contender; default: torch's")
+    p.add_argument("--seconds", type=float, metavar="S", help="time budget of a contender in a case")
+    p.add_argument("--out", type=pathlib.Path, metavar="FILE", help="JSON of the results; a plot goes beside it")
+    p.add_argument("--list", action="store_true", help="name the cases and stop")
+    return p
+
+
+def main(given: Sequence[str]) -> int:
+    """Runs a suite. Exit codes: 0 done, 1 something of ours computed wrong. Raises InputError on unusable options."""
+    options = parser().parse_args(list(given))
+    for name, low in (("threads", 1), ("seconds", 0.0)):
+        value = getattr(options, name)
+        if value is not None and not value >= low:
+            raise InputError(f"--{name} must be at least {low}, got {value}")
+    suite = cases.load_suite(options.suite)
+    picked = cases.pick(suite, options.only, options.quick)
+    if options.list:
+        for case in picked:
+            print(f"{case.id:<20}{case.title}{'  (quick)' if case.quick else ''}")
+        return 0
+    if options.out is not None and options.out.suffix != ".json":
+        raise InputError(f"--out must end in .json, got {str(options.out)!r}")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    data = run(suite, picked, options)
+    path = target(options, data)
+    if path is not None:  # first of all: what took minutes is kept whatever happens while it is shown
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(rounded(data), indent=1) + "\n")
+    print(table.page(data))
+    print()
+    if path is None:
+        print("not kept, since not the whole suite was run: --out FILE.json keeps it")
+    else:
+        print(f"wrote {path.name}{plotted(data, path)}")
+    return 1 if any(result["status"] == "red" for result in data["cases"]) else 0
+
+
+def run(suite: cases.Suite, picked: Sequence[cases.Case], options: argparse.Namespace) -> dict[str, Any]:
+    """All cases, one after another -> the data of the JSON."""
+    seconds = options.seconds if options.seconds is not None else QUICK_SECONDS if options.quick else suite.seconds
+    began, results = time.perf_counter(), []
+    described = machine.describe()
+    for k, case in enumerate(picked):
+        if options.quick:
+            bars = tuple(bar for bar in case.bars if bar.what != "memory_ratio")
+            case = dataclasses.replace(case, memory=(), bars=bars)
+        begin = time.perf_counter()
+        print(f"[{k + 1}/{len(picked)}] {case.id} ...", end="", file=sys.stderr, flush=True)
+        results.append(runner.run_case(case, seconds, QUICK_SKIP if options.quick else ()))
+        print(f" {results[-1]['status']}, {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
+    return {
+        "schema": SCHEMA,
+        "suite": suite.name,
+        "device": suite.device,
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "command": " ".join(["mclnf-fast bench", *_words(options)]),
+        **described,
+        "settings": {"seconds": seconds, "quick": options.quick, "only": options.only},
+        "took_seconds": round(time.perf_counter() - began, 1),
+        "limits": limits_of(results),
+        "cases": results,
+    }
+
+
+def _words(options: argparse.Namespace) -> list[str]:
+    """The options that shape a result, as typed; no paths."""
+    words = ["--suite", pathlib.Path(options.suite).stem]
+    for name in ("only", "threads", "seconds"):
+        if getattr(options, name) is not None:
+            words += [f"--{name}", str(getattr(options, name))]
+    return [*words, "--quick"] if options.quick else words
+
+
+def limits_of(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Quartiles of all that the limits were measured at during the run, by kind."""
+    found: dict[str, Any] = {}
+    for kind in ("fma", "copy"):
+        values = [
+            v for r in results if r["limit"] == kind for row in r["contenders"] for v in row.get("limits", ()) if v > 0
+        ]
+        if values:
+            low, middle, high = timing.quartiles(values)
+            found[kind] = {"median": middle, "q1": low, "q3": high, "count": len(values)}
+    if (reason := limit.why_no_fma()) is not None:
+        found["unknown"] = reason
+    return found
+
+
+def target(options: argparse.Namespace, data: dict[str, Any]) -> pathlib.Path | None:
+    """Where the JSON goes: `--out`; else, for a whole suite, a new file in `results/`."""
+    if options.out is not None:
+        return pathlib.Path(options.out)
+    if options.only or options.quick or options.suite.endswith(".json"):
+        return None
+    stem = f"bench_{data['suite']}_{data['machine']['cpu']['short']}_{data['date']}"
+    names = [f"{stem}.json", *(f"{stem}_{k}.json" for k in range(2, 1000))]
+    return next(RESULTS / name for name in names if not (RESULTS / name).exists())
+
+
+def plotted(data: dict[str, Any], path: pathlib.Path) -> str:
+    """Draws the plot beside the JSON where matplotlib is installed; what to say of it."""
+    from benchmarks import plot
+
+    try:
+        plot.draw(data, path.with_suffix(".png"))
+    except ImportError as error:
+        return f"; no plot, {error.name} is not installed (pip install 'mclnf-fast[report]')"
+    return f" and {path.with_suffix('.png').name}"
+
+
+def rounded(value: Any) -> Any:
+    """Floats with 6 significant digits and no NaN: what JSON can hold."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if value == value and abs(value) != float("inf") else None
+    if isinstance(value, dict):
+        return {key: rounded(v) for key, v in value.items()}
+    return [rounded(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,57 @@
+"""What the machine itself can do at this moment: multiply-adds in registers, and a copy of a large tensor."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from time import perf_counter
+
+import torch
+
+from mclnf_fast.ops import _library
+
+FMA_SECONDS = 0.008
+COPY_BYTES = 1 << 26  # beyond the caches that two cores share
+
+
+def why_no_fma() -> str | None:
+    """Why the limit of multiply-adds is unknown; None where it is known."""
+    reason = _library.why_not("cpu")
+    if reason is None and not hasattr(torch.ops.mclnf_fast, "cpu_fma_limit"):
+        reason = "the compiled library is older than this op; build it again"
+    return reason
+
+
+def fma(seconds: float = FMA_SECONDS) -> float:
+    """GFLOP/s of multiply-adds, float32, on torch's threads; NaN where unknown."""
+    return float("nan") if why_no_fma() else torch.ops.mclnf_fast.cpu_fma_limit(seconds)
+
+
+def fma_bf16(seconds: float = FMA_SECONDS) -> float:
+    """GFLOP/s of bfloat16 dot products; 0 where the instruction set has none, NaN where unknown."""
+    return float("nan") if why_no_fma() else torch.ops.mclnf_fast.cpu_fma_limit(seconds, True)
+
+
+@functools.cache
+def _tensors() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.ones(COPY_BYTES // 4), torch.zeros(COPY_BYTES // 4)
+
+
+def copy() -> float:
+    """GB/s of `copy_` of 64 MiB, bytes read and bytes written counted once each."""
+    source, target = _tensors()
+    begin = perf_counter()
+    target.copy_(source)
+    return 2 * COPY_BYTES / (perf_counter() - begin) * 1e-9
+
+
+def meter(kind: str | None) -> Callable[[], float] | None:
+    """The limit named by a case: `fma`, `copy`, or None."""
+    return {"fma": fma, "copy": copy, None: None}[kind]
+
+
+def has(property: str) -> bool:
+    """Whether the machine has what a bar needs: `bf16_dot`, the dot instruction."""
+    if property == "bf16_dot":
+        return fma_bf16() > 0
+    raise ValueError(f"a bar's needs must be bf16_dot, got {property!r}")

@@ -1,0 +1,125 @@
+"""What a result was measured on: processor, instruction set, versions, commit. No paths, no host names."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import torch
+
+from benchmarks import limit
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGES = ("mclnf-fast", "torch", "numpy", "jax", "jaxlib", "backpack-for-pytorch", "opacus", "torchopt")
+
+# (vendor, family, lowest model, highest model) -> name
+FAMILIES = (
+    ("AuthenticAMD", 23, 0x00, 0x2F, "zen"),
+    ("AuthenticAMD", 23, 0x30, 0xFF, "zen2"),
+    ("AuthenticAMD", 25, 0x00, 0x0F, "zen3"),
+    ("AuthenticAMD", 25, 0x10, 0x1F, "zen4"),
+    ("AuthenticAMD", 25, 0x20, 0x5F, "zen3"),
+    ("AuthenticAMD", 25, 0x60, 0xAF, "zen4"),
+    ("AuthenticAMD", 26, 0x00, 0xFF, "zen5"),
+    ("GenuineIntel", 6, 85, 85, "skylake"),
+    ("GenuineIntel", 6, 106, 108, "icelake"),
+    ("GenuineIntel", 6, 143, 143, "sapphirerapids"),
+    ("GenuineIntel", 6, 173, 174, "graniterapids"),
+    ("GenuineIntel", 6, 207, 207, "emeraldrapids"),
+)
+
+
+def cpu() -> dict[str, Any]:
+    """model, vendor, family number, model number, short name, cores at hand, instruction set of our kernels."""
+    found: dict[str, str] = {}
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().split("\n\n")[0].splitlines():
+            key, _, value = line.partition(":")
+            found[key.strip()] = value.strip()
+    vendor, family, model = found.get("vendor_id", ""), _int(found.get("cpu family")), _int(found.get("model"))
+    return {
+        "model": found.get("model name", platform.processor() or platform.machine()),
+        "vendor": vendor,
+        "family": family,
+        "model_number": model,
+        "short": short_name(vendor, family, model),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "instruction_set": torch.ops.mclnf_fast.cpu_instruction_set() if limit.why_no_fma() is None else None,
+        "torch_capability": torch.backends.cpu.get_cpu_capability(),
+        "bf16_dot": limit.fma_bf16() > 0,
+    }
+
+
+def short_name(vendor: str, family: int | None, model: int | None) -> str:
+    """A word for file names: `zen3`, or the vendor and numbers of one unknown here, or the architecture."""
+    if family is None or model is None:
+        return platform.machine().lower() or "unknown"
+    for who, number, low, high, name in FAMILIES:
+        if (who, number) == (vendor, family) and low <= model <= high:
+            return name
+    return f"{vendor.lower() or 'cpu'}-{family}-{model}"
+
+
+def _int(text: str | None) -> int | None:
+    return int(text) if text and text.isdigit() else None
+
+
+def memory_gib() -> float | None:
+    """Main memory."""
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def versions() -> dict[str, str | None]:
+    """Python's and the packages'; None for one that is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    if found["mclnf-fast"] is None:  # run from the sources
+        import mclnf_fast
+
+        found["mclnf-fast"] = mclnf_fast.__version__
+    return found
+
+
+def commit() -> dict[str, Any]:
+    """`hash` and whether the tree is `dirty`, both None without git."""
+
+    def git(*words: str) -> str | None:
+        command = ["git", "--no-optional-locks", "-C", str(ROOT), *words]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    head = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain") if head else None
+    return {"hash": head, "dirty": None if changed is None else bool(changed)}
+
+
+def describe() -> dict[str, Any]:
+    """All of it, for the JSON."""
+    return {
+        "machine": {
+            "cpu": cpu(),
+            "memory_gib": memory_gib(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "threads": torch.get_num_threads(),
+            "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        },
+        "versions": versions(),
+        "commit": commit(),
+        "python": sys.implementation.name,
+    }

@@ -1,0 +1,21 @@
+"""torch.optim.Adam(foreach=True) over the bank's stacked tensors: one step counter for all modules."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.contender import Contender
+from benchmarks.work.optimiser import LR, Optimiser
+
+
+def missing() -> str | None:
+    """It needs torch alone."""
+    return None
+
+
+def step(work: Optimiser) -> Contender:
+    """One step."""
+    return work.contender("adam foreach", lambda leaves: torch.optim.Adam(leaves, lr=LR, foreach=True))
+
+
+OPS = {"bank_step": step}

@@ -1,0 +1,137 @@
+"""Stacked parameters and a batched matrix product a layer; modules of unequal counts are padded to the longest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from benchmarks.contender import Contender
+from benchmarks.correctness import joined
+from benchmarks.peers import plain
+from benchmarks.work.bank import OUT_DIM, Bank
+from benchmarks.work.maml import Maml
+from benchmarks.work.nerf import LR, Nerf, sample, shade, stepper
+
+Layers = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], Tensor]
+
+
+def missing() -> str | None:
+    """It needs torch alone."""
+    return None
+
+
+def evaluator(work: Bank, wrap: Callable[[Layers], Layers] = lambda f: f) -> Layers:
+    """(x [N, 3], weights, biases) -> [N, 4]; `wrap` is put round the part that torch.compile takes."""
+    freqs = plain.frequencies(work.spec)
+
+    @wrap
+    def inner(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+        return plain.bmm_mlp(plain.encode(x, freqs), weights, biases)
+
+    if work.equal:
+        return lambda x, weights, biases: inner(x.view(work.modules, -1, x.shape[1]), weights, biases).flatten(0, 1)
+    rows, places = plain.padding(work.counts)
+
+    def padded(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+        return inner(x[rows], weights, biases).view(-1, OUT_DIM)[places]
+
+    return padded
+
+
+def forward_with(work: Bank, evaluate: Layers) -> Contender:
+    """The forward by a function of (x, weights, biases)."""
+
+    def run() -> Tensor:
+        with torch.no_grad():
+            return evaluate(work.x, work.weights, work.biases)
+
+    return Contender("bmm", run, lambda y: {"y": y})
+
+
+def gradients_with(work: Bank, evaluate: Layers) -> Contender:
+    """Forward and backward in the parameters by autograd."""
+    leaves, layers = work.leaves(), len(work.weights)
+
+    def run() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(evaluate(work.x, leaves[:layers], leaves[layers:]), leaves, work.grad_y)
+
+    return Contender("bmm", run, lambda grads: joined("grads", grads))
+
+
+def forward(work: Bank) -> Contender:
+    """The forward."""
+    return forward_with(work, evaluator(work))
+
+
+def forward_backward(work: Bank) -> Contender:
+    """Forward and backward."""
+    return gradients_with(work, evaluator(work))
+
+
+def maml(work: Maml) -> Contender:
+    """The inner loop unrolled by autograd, create_graph=True."""
+    freqs, layers = plain.frequencies(work.spec), len(work.weights)
+    start = [t.detach().requires_grad_() for t in work.init]
+    x, y, query_x, query_y = work.tasks()
+
+    def loss(theta: list[Tensor], h: Tensor, y: Tensor) -> Tensor:
+        return (plain.bmm_mlp(h, theta[:layers], theta[layers:]) - y).square().mean((1, 2)).sum()
+
+    def run() -> tuple[Tensor, ...]:
+        features, query = plain.encode(x, freqs), plain.encode(query_x, freqs)
+        theta = [t.repeat(work.modules, *([1] * (t.dim() - 1))) for t in start]
+        for _ in range(work.steps):
+            grads = torch.autograd.grad(loss(theta, features, y), theta, create_graph=True)
+            theta = [t - work.lr * g for t, g in zip(theta, grads)]
+        return torch.autograd.grad(loss(theta, query, query_y) / work.modules, start)
+
+    return Contender("bmm", run, lambda grads: joined("grads", grads))
+
+
+def nerf_step(work: Nerf) -> Contender:
+    """A training step as a good PyTorch user writes it: dense samples, stacked bmm, cumsum, fused Adam."""
+    evaluate, layers = evaluator(work), len(work.weights)
+    leaves = [t.clone().requires_grad_() for t in (*work.weights, *work.biases)]
+
+    def raw(x: Tensor) -> Tensor:
+        return evaluate(x, leaves[:layers], leaves[layers:])
+
+    return eager_step("bmm", work, raw, leaves)
+
+
+def eager_step(
+    name: str,
+    work: Nerf,
+    field: Callable[[Tensor], Tensor],
+    leaves: Sequence[Tensor],
+    arrange: Callable[[Sequence[Tensor]], Sequence[Tensor]] = lambda grads: grads,
+) -> Contender:
+    """March, field, compositing, backward and Adam in PyTorch.
+
+    field: points [N, 3] -> [N, 4]. arrange: gradients of `leaves` -> stacked as ours, for the check.
+    """
+    optimizer = torch.optim.Adam(leaves, lr=LR, fused=True)
+    origins, directions = work.local_rays()
+
+    def gradients() -> tuple[Tensor, Sequence[Tensor]]:
+        x, lengths = sample(origins, directions, work.samples)
+        image = shade(field(x.view(-1, 3)).view(work.rays, work.samples, 4), lengths)
+        loss = (image - work.target).square().mean()
+        return loss, torch.autograd.grad(loss, leaves)
+
+    def step(grads: Sequence[Tensor]) -> None:
+        for leaf, grad in zip(leaves, grads):
+            leaf.grad = grad
+        optimizer.step()
+
+    return stepper(name, gradients, step, arrange)
+
+
+OPS: dict[str, Callable[..., Contender]] = {
+    "forward": forward,
+    "forward_backward": forward_backward,
+    "maml": maml,
+    "nerf_step": nerf_step,
+}

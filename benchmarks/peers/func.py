@@ -1,0 +1,131 @@
+"""torch.func: vmap of functional_call over stacked modules, grad for gradients, vmap(grad) a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+
+from benchmarks.contender import Contender, Unsupported
+from benchmarks.correctness import joined
+from benchmarks.peers import per_sample, plain
+from benchmarks.work.bank import Bank
+from benchmarks.work.maml import Maml
+
+Stacked = dict[str, Tensor]
+
+
+def missing() -> str | None:
+    """It is part of torch."""
+    return None
+
+
+def _network(work: Bank) -> tuple[torch.nn.Module, Stacked, list[str]]:
+    """The module whose call is mapped, stacked parameters [M, ...] by name, and their names: weights, then biases."""
+    net = plain.sequential(work.spec, [w[0] for w in work.weights], [b[0] for b in work.biases])
+    order = [name for name, _ in net.named_parameters()]
+    names = order[::2] + order[1::2]
+    stacked = [w.transpose(1, 2).contiguous() for w in work.weights] + list(work.biases)
+    return net, dict(zip(names, (t.detach() for t in stacked))), names
+
+
+def _evaluate(net: torch.nn.Module) -> Callable[[Stacked, Tensor], Tensor]:
+    return vmap(lambda params, x: functional_call(net, params, (x,)))
+
+
+def _equal(work: Bank) -> tuple[Tensor, Tensor]:
+    if not work.equal:
+        raise Unsupported("vmap over modules needs equal shares")
+    return work.x.view(work.modules, -1, work.x.shape[1]), work.grad_y.view(work.modules, -1, work.grad_y.shape[1])
+
+
+def forward(work: Bank) -> Contender:
+    """vmap over modules."""
+    x, _ = _equal(work)
+    net, stacked, _ = _network(work)
+    evaluate = _evaluate(net)
+
+    def run() -> Tensor:
+        with torch.no_grad():
+            return evaluate(stacked, x)
+
+    return Contender("func", run, lambda y: {"y": y.flatten(0, 1)})
+
+
+def _turned(found: Stacked, names: list[str]) -> list[Tensor]:
+    """Gradients by name -> [M, in, out] of every layer, then [M, out]."""
+    return [found[name].transpose(-1, -2) if found[name].dim() == 3 else found[name] for name in names]
+
+
+def forward_backward(work: Bank) -> Contender:
+    """grad of the vmapped call."""
+    x, gy = _equal(work)
+    net, stacked, names = _network(work)
+    evaluate = _evaluate(net)
+    gradient = grad(lambda params: (evaluate(params, x) * gy).sum())
+    return Contender("func", lambda: gradient(stacked), lambda found: joined("grads", _turned(found, names)))
+
+
+def _sample_gradients(work: per_sample.Fisher) -> per_sample.Gradients:
+    """vmap(grad) of one sample's `<grad_y, f(x)>`; a sample is a point, or the points of a ray."""
+    net, stacked, names = _network(work)
+    params = {name: t[0] for name, t in stacked.items()}
+    points = work.ray_points
+
+    def loss(params: Stacked, x: Tensor, gy: Tensor) -> Tensor:
+        return (functional_call(net, params, (x,)) * gy).sum()
+
+    mapped = vmap(grad(loss), (None, 0, 0))
+
+    def gradients(x: Tensor, gy: Tensor) -> list[Tensor]:
+        found = mapped(params, x.view(-1, points, x.shape[1]), gy.view(-1, points, gy.shape[1]))
+        return [found[name] for name in names]
+
+    return gradients
+
+
+def fisher(work: per_sample.Fisher) -> Contender:
+    """Gradients a sample, then squared."""
+    return per_sample.contender("func", work, _sample_gradients(work))
+
+
+def maml(work: Maml) -> Contender:
+    """The outer gradient as grad of a vmapped inner loop of grads."""
+    net = plain.sequential(work.spec, [w[0] for w in work.weights], [b[0] for b in work.biases], with_encoding=False)
+    freqs = plain.frequencies(work.spec)
+    order = [name for name, _ in net.named_parameters()]
+    names = order[::2] + order[1::2]
+    start = dict(zip(names, [w[0].t().contiguous() for w in work.weights] + [b[0] for b in work.biases]))
+
+    def loss(params: Stacked, x: Tensor, y: Tensor) -> Tensor:
+        return (functional_call(net, params, (x,)) - y).square().mean()
+
+    def task(params: Stacked, x: Tensor, y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+        for _ in range(work.steps):
+            found = grad(loss)(params, x, y)
+            params = {name: p - work.lr * found[name] for name, p in params.items()}
+        return loss(params, query_x, query_y)
+
+    over_tasks = vmap(task, (None, 0, 0, 0, 0))
+    x, y, query_x, query_y = work.tasks()
+
+    def outer(params: Stacked) -> Stacked:
+        tasks = plain.encode(x, freqs), y, plain.encode(query_x, freqs), query_y
+        return grad(lambda own: over_tasks(own, *tasks).mean())(params)
+
+    def outputs(found: Stacked) -> dict[str, Tensor]:
+        return joined("grads", [(found[n].t() if found[n].dim() == 2 else found[n])[None] for n in names])
+
+    return Contender("func", lambda: outer(start), outputs)
+
+
+OPS: dict[str, Callable[..., Contender]] = {
+    "forward": forward,
+    "forward_backward": forward_backward,
+    "fisher_scores": fisher,
+    "fisher_all": fisher,
+    "fisher_rays": fisher,
+    "maml": maml,
+}

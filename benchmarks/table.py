@@ -1,0 +1,247 @@
+"""Results as text: one table, every peer's ratio, where we lose, who was missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+BAR_NAMES = {
+    "limit_share": "of the",
+    "speedup": "faster than",
+    "time_ratio": "time of",
+    "spread": "slowest:",
+    "memory_ratio": "memory of",
+}
+UNITS = {"fma": "GF/s", "copy": "GB/s"}
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure with about `digits` significant digits and no exponent; `-` where there is none."""
+    if value is None:
+        return "-"
+    whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
+    places = max(digits - whole, 0)
+    if 0 < abs(value) < 0.1:
+        places = digits
+    return f"{value:.{places}f}"
+
+
+def figure(what: str, value: float | None) -> str:
+    """A bar's figure in its own unit: a percentage of a limit, or a factor."""
+    if value is None:
+        return "-"
+    return f"{100 * value:.0f} %" if what == "limit_share" else f"{number(value)}x"
+
+
+def goal(bar: Row, which: str) -> str:
+    """`must` or `aim` of a bar with the direction."""
+    if bar[which] is None:
+        return "-"
+    sign = ">=" if bar["what"] in ("limit_share", "speedup") else "<="
+    return f"{sign} {figure(bar['what'], bar[which])}"
+
+
+def verdict(bar: Row) -> str:
+    """`ok`, `ok, aim` where the aim is reached too, `MISS`, or `void` with its reason; without a must `aim` or `below
+    aim`."""
+    if bar["void"]:
+        return f"void: {bar['void']}"
+    if bar["passed"] is False:
+        return "MISS"
+    if bar["passed"] is None:
+        return "aim" if bar["reached"] else "below aim"
+    return "ok, aim" if bar["reached"] else "ok"
+
+
+def bar_name(bar: Row) -> str:
+    """What a bar is about: `faster than loop`, `of the fma limit`, `time of forward + backward`."""
+    against = (bar["against"] or "-").removeprefix("ours, ")
+    return f"{BAR_NAMES[bar['what']]} {against}" + (" limit" if bar["what"] == "limit_share" else "")
+
+
+def ours_of(result: Row) -> list[Row]:
+    """Our rows of a case."""
+    return [row for row in result["contenders"] if not row["peer"]]
+
+
+def peers_of(result: Row, own: Row) -> list[Row]:
+    """The timed peers that did the same as one of ours (the variant, or the problem that the bars are about), fastest
+    first."""
+    if not own["variant"] and own["name"] != ours_of(result)[0]["name"]:
+        return []
+    found = [r for r in result["contenders"] if r["peer"] and "seconds" in r and r["variant"] == own["variant"]]
+    return sorted(found, key=lambda r: float(r["seconds"]["median"]))
+
+
+def spread(row: Row) -> str:
+    """Half the distance between the quartiles, in percent of the median."""
+    s = row["seconds"]
+    return f"{50 * (s['q3'] - s['q1']) / s['median']:.0f}"
+
+
+def _figures(result: Row, own: Row) -> list[str]:
+    name = result["id"] + (f" {own['name']}" if own["name"] != "ours" else "")
+    if "seconds" not in own:
+        return [name, *["-"] * 6]
+    found = peers_of(result, own)
+    best = [[f"{r['peer']} {number(r['seconds']['median'] * 1e3)}", f"{number(r['times_ours'])}x"] for r in found[:1]]
+    share = own["limit_share"]
+    return [
+        name,
+        number(own["seconds"]["median"] * 1e3),
+        spread(own),
+        f"{number(own['rate'])} {UNITS[result['limit']]}" if own["rate"] is not None else "-",
+        "-" if share is None else f"{100 * share:.0f}",
+        *(best[0] if best else ["-", "-"]),
+    ]
+
+
+HEAD = ["case", "ours ms", "+-%", "rate", "% limit", "best peer ms", "ratio", "bar", "must", "aim", "got", "verdict"]
+RIGHT = {1, 2, 3, 4, 6, 8, 9, 10}
+
+
+def rows_of(results: Sequence[Row]) -> list[list[str]]:
+    """The table's rows as text: figures of ours and, beside and below them, the case's bars."""
+    rows: list[list[str]] = []
+    for result in results:
+        if result["status"] != "ok":
+            rows.append([result["id"], f"{result['status']}: {result['reason']}"])
+            continue
+        bars = [
+            [
+                bar_name(bar),
+                goal(bar, "must"),
+                goal(bar, "aim"),
+                figure(bar["what"], bar["value"]),
+                verdict(bar),
+            ]
+            for bar in result["bars"]
+        ]
+        left = [_figures(result, own) for own in ours_of(result)]
+        left += [[""] * 7] * (len(bars) - len(left))
+        bars += [[]] * (len(left) - len(bars))
+        rows += [a + b for a, b in zip(left, bars)]
+    return rows
+
+
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], right: set[int]) -> list[str]:
+    """Columns of even width; a row of two cells is a remark and is left as it is."""
+    full = [row for row in rows if len(row) != 2]
+    widths = [max(len(row[k]) for row in [head, *full] if k < len(row)) for k in range(len(head))]
+    lines = []
+    for row in (head, *rows):
+        if len(row) == 2:
+            lines.append(f"{row[0]:<{widths[0]}}  {row[1]}")
+            continue
+        cells = [f"{c:>{widths[k]}}" if k in right else f"{c:<{widths[k]}}" for k, c in enumerate(row)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def ratios(results: Sequence[Row]) -> list[str]:
+    """A line a case: the time of every peer over ours."""
+    lines = []
+    for result in results:
+        for own in ours_of(result):
+            found = peers_of(result, own)
+            if "seconds" in own and found:
+                name = result["id"] + (f" {own['name']}" if own["name"] != "ours" else "")
+                lines.append(f"  {name:<30}" + "  ".join(f"{r['peer']} {number(r['times_ours'])}" for r in found))
+    return lines
+
+
+def losses(results: Sequence[Row]) -> list[str]:
+    """Every case in which somebody is faster than we are."""
+    lines = []
+    for result in results:
+        for own in ours_of(result):
+            for row in peers_of(result, own):
+                if row["times_ours"] is not None and row["times_ours"] < 1:
+                    name = result["id"] + (f" {own['name']}" if own["name"] != "ours" else "")
+                    extra = f" ({row['note']})" if row["note"] else ""
+                    lines.append(f"  {name}: {row['peer']} takes {number(row['times_ours'])} of our time{extra}")
+    return lines
+
+
+def memories(results: Sequence[Row]) -> list[str]:
+    """Peak memory where it was measured."""
+    lines = []
+    for result in results:
+        found = [r for r in result["contenders"] if r.get("memory")]
+        if found:
+            each = [
+                f"{r['name']} {r['memory']['bytes'] / 2**20:.0f}" if "bytes" in r["memory"] else
+                f"{r['name']} failed ({r['memory']['reason']})"
+                for r in found
+            ]  # fmt: skip
+            lines.append(f"  {result['id']:<30}" + ", ".join(each))
+    return lines
+
+
+def remarks(results: Sequence[Row]) -> list[str]:
+    """Who took no part or was wrong, and what some did less of."""
+    lines: dict[str, None] = {}
+    for result in results:
+        for peer, reason in result["absent"].items():
+            lines[f"  {peer}: {reason}" if "not installed" in reason else f"  {result['id']}, {peer}: {reason}"] = None
+        for row in result["contenders"]:
+            if row["reason"]:
+                lines[f"  {result['id']}, {row['name']}: no figure, {row['reason']}"] = None
+            elif row["note"]:
+                lines[f"  {result['id']}, {row['name']}: {row['note']}"] = None
+    return list(lines)
+
+
+def page(data: Row) -> str:
+    """The whole result as text."""
+    cpu, versions, commit = data["machine"]["cpu"], data["versions"], data["commit"]
+    changed = {True: ", tree changed", False: "", None: ""}[commit["dirty"]]
+    lines = [
+        f"suite {data['suite']}: {cpu['model']} ({cpu['short']}), {threads(data)}, "
+        f"{cpu['instruction_set'] or 'no compiled library'}, torch {versions['torch']}, "
+        f"mclnf-fast {versions['mclnf-fast']} at {(commit['hash'] or 'no commit')[:10]}{changed}",
+        limits(data),
+        "",
+        *aligned(HEAD, rows_of(data["cases"]), RIGHT),
+    ]
+    for title, part in (
+        ("time of every peer over ours:", ratios(data["cases"])),
+        ("peak memory of one run, MiB:", memories(data["cases"])),
+        ("where we lose:", losses(data["cases"]) or ["  nowhere"]),
+        ("remarks:", remarks(data["cases"])),
+    ):
+        if part:
+            lines += ["", title, *part]
+    passed, judged, aims, aimed = count(data["cases"])
+    lines += ["", f"{passed} of {judged} bars reached, {aims} of {aimed} aims"]
+    return "\n".join(lines)
+
+
+def threads(data: Row) -> str:
+    """`1 thread`, `2 threads`."""
+    count = data["machine"]["threads"]
+    return f"{count} thread{'' if count == 1 else 's'}"
+
+
+def limits(data: Row) -> str:
+    """One line: what the machine can do."""
+    found = data["limits"]
+    words = []
+    for kind, name in (("fma", "multiply-add limit"), ("copy", "copy")):
+        if found.get(kind):
+            value = found[kind]
+            unit = {"fma": "GFLOP/s", "copy": "GB/s"}[kind]
+            words.append(f"{name} {number(value['median'])} {unit} ({number(value['q1'])} to {number(value['q3'])})")
+    if found.get("unknown"):
+        words.append(f"multiply-add limit unknown: {found['unknown']}")
+    return "; ".join(words) or "no limit measured"
+
+
+def count(results: Sequence[Row]) -> tuple[int, int, int, int]:
+    """Bars reached, bars judged, aims reached, aims judged."""
+    bars = [bar for result in results for bar in result["bars"] if not bar["void"]]
+    musts = [bar["passed"] for bar in bars if bar["passed"] is not None]
+    aims = [bar["reached"] for bar in bars if bar["reached"] is not None]
+    return sum(musts), len(musts), sum(aims), len(aims)

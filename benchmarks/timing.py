@@ -1,0 +1,89 @@
+"""Times contenders in turn: round after round, each for a slot, the machine's limit between every two."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable, Sequence
+from time import perf_counter
+
+from benchmarks.contender import Contender
+
+SLOT = 0.02  # seconds that a contender runs at a stretch at least
+LEAST, MOST = 3, 60  # rounds
+
+
+@dataclasses.dataclass
+class Series:
+    """Of one contender, a value a round: seconds of one run of the whole problem, and the limit measured just before
+    and just after (their mean; NaN where there is none)."""
+
+    seconds: list[float]
+    limits: list[float]
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """First quartile, median, third quartile, by linear interpolation."""
+    ordered = sorted(values)
+
+    def at(share: float) -> float:
+        place = share * (len(ordered) - 1)
+        low = int(place)
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+    return at(0.25), at(0.5), at(0.75)
+
+
+def median(values: Sequence[float]) -> float:
+    """The median."""
+    return quartiles(values)[1]
+
+
+def ratio(over: Series, under: Series) -> float:
+    """Median over the rounds of `over`'s time by `under`'s of the same round: what drifts is in both."""
+    return median([a / b for a, b in zip(over.seconds, under.seconds, strict=True)])
+
+
+def _slot(contender: Contender, times: int) -> float:
+    begin = perf_counter()
+    for _ in range(times):
+        contender.run()
+    return (perf_counter() - begin) / times / contender.share
+
+
+def in_turn(
+    contenders: Sequence[Contender], seconds: float, meter: Callable[[], float] | None = None, least: int = LEAST
+) -> dict[str, Series]:
+    """A series a contender. The order moves on by one each round, so that nobody always follows the same one.
+
+    Args:
+        seconds: time budget of a contender; sets the number of rounds, `least` at least.
+        meter: measures the limit; called between every two slots.
+    """
+    times: dict[str, int] = {}
+    cost = 0.0
+    for contender in contenders:
+        contender.run()
+        took = _slot(contender, 1) * contender.share
+        times[contender.name] = max(1, round(SLOT / max(took, 1e-7)))
+        cost += took * times[contender.name]
+    rounds = min(max(int(seconds * len(contenders) / cost), least), MOST)
+    found = {c.name: Series([], []) for c in contenders}
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        for k in range(rounds):
+            shift = k % len(contenders)
+            before = meter() if meter else float("nan")
+            for contender in (*contenders[shift:], *contenders[:shift]):
+                found[contender.name].seconds.append(_slot(contender, times[contender.name]))
+                after = meter() if meter else float("nan")
+                found[contender.name].limits.append((before + after) / 2)
+                before = after
+            gc.collect()
+    finally:
+        if was_enabled:
+            gc.enable()
+    return found

@@ -1,0 +1,71 @@
+"""The problems. Each file has a class with the tensors, our contenders, the float64 truth and what is counted."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from benchmarks.cases import Case
+from benchmarks.contender import Contender, Outputs
+
+FILES = {
+    "forward": "bank",
+    "forward_backward": "bank",
+    "fisher_scores": "fisher",
+    "fisher_all": "fisher",
+    "fisher_rays": "fisher",
+    "maml": "maml",
+    "composite": "render",
+    "composite_backward": "render",
+    "march": "render",
+    "nerf_step": "nerf",
+    "bank_step": "optimiser",
+    "grid": "grid",
+    "grid_backward": "grid",
+}
+
+
+class Work:
+    """A problem of one case. Subclasses fill these in.
+
+    flops: operations of the mathematical minimum, the same for all contenders, or None where none are counted.
+    moved: bytes that must be read or written once, or None. points: of the whole problem, for times a point.
+    tolerance: bound of the relative error for each output, or under "" for all. shrunk: sizes for a dry run.
+    """
+
+    flops: float | None = None
+    moved: float | None = None
+    points: int = 0
+    tolerance: dict[str, float]
+
+    def __init__(self, op: str, shapes: dict[str, Any], device: str = "cpu") -> None:
+        raise NotImplementedError
+
+    def ours(self) -> list[Contender]:
+        """Our contenders; the first is the one that the bars are about."""
+        raise NotImplementedError
+
+    def truth(self) -> Outputs:
+        """The same by the reference in float64."""
+        raise NotImplementedError
+
+    def verify(self) -> dict[str, float]:
+        """The tolerances; a problem whose tolerance is measured does so here."""
+        return self.tolerance
+
+
+def missing(op: str) -> str | None:
+    """Why this checkout can't do a problem; None where it can."""
+    from mclnf_fast import ops
+
+    needs = "grid_encode" if FILES.get(op) == "grid" else None
+    return None if needs is None or hasattr(ops, needs) else f"mclnf_fast.ops has no {needs} yet"
+
+
+def make(case: Case, **changed: Any) -> Work:
+    """The problem of a case, some of its sizes changed. Raises ValueError for an unknown op."""
+    if case.op not in FILES:
+        raise ValueError(f"case {case.id!r}: op must be one of {', '.join(FILES)}, got {case.op!r}")
+    found = importlib.import_module(f"benchmarks.work.{FILES[case.op]}")
+    work: Work = found.WORK(case.op, {**case.shapes, **changed}, case.device)
+    return work

@@ -1,0 +1,138 @@
+"""Forward, and forward with backward, of a bank over points grouped by module.
+
+Shapes: modules, points (in all), width, hidden, octaves, dtype, shares (`uniform`, or `zipf`: module m has a share
+proportional to 1 / (m + 1)).
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import mclnf_fast as mf
+from benchmarks.contender import Contender, Outputs
+from benchmarks.correctness import joined, relative_error
+from benchmarks.work import Work
+from mclnf_fast.fields.bank import initial_parameters
+from mclnf_fast.ops.bank_mlp import reference
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LOW = (torch.bfloat16, torch.float16)
+IN_DIM, OUT_DIM = 3, 4
+
+
+def counts_of(points: int, modules: int, shares: str) -> list[int]:
+    """Points of each module: all equal, or falling as 1 / (m + 1), rounded so that they add up to `points`."""
+    weight = [1.0 / (m + 1) if shares == "zipf" else 1.0 for m in range(modules)]
+    borders = [round(points * s / sum(weight)) for s in itertools.accumulate(weight, initial=0.0)]
+    return [b - a for a, b in itertools.pairwise(borders)]
+
+
+class Bank(Work):
+    """x [N, 3] in [-1, 1], offsets [M + 1], weights [M, in, out], biases [M, out], grad_y [N, 4], a Frequency encoding.
+
+    Every module has parameters of its own, so that a module taken for another is seen.
+    """
+
+    def __init__(self, op: str, shapes: dict[str, Any], device: str = "cpu") -> None:
+        self.op, self.shapes = op, shapes
+        self.dtype = DTYPES[shapes.get("dtype", "float32")]
+        self.modules, self.points = int(shapes["modules"]), int(shapes["points"])
+        self.spec = mf.FieldSpec(
+            IN_DIM,
+            OUT_DIM,
+            width=int(shapes["width"]),
+            hidden_layers=int(shapes["hidden"]),
+            encoding=mf.Frequency(int(shapes["octaves"])),
+        )
+        generator = torch.Generator().manual_seed(0)
+        self.counts = counts_of(self.points, self.modules, shapes.get("shares", "uniform"))
+        self.equal = len(set(self.counts)) == 1
+        self.offsets = torch.tensor([0, *itertools.accumulate(self.counts)], device=device)
+
+        def put(t: Tensor) -> Tensor:
+            return t.to(device=device, dtype=self.dtype)
+
+        self.x = put(torch.rand(self.points, IN_DIM, generator=generator) * 2 - 1)
+        self.grad_y = put(torch.randn(self.points, OUT_DIM, generator=generator))
+        stacked = initial_parameters(self.spec, self.modules, generator=generator)
+        layers = len(self.spec.layer_shapes)
+        self.weights = [put(t) for t in stacked[:layers]]
+        self.biases = [put(torch.randn(t.shape, generator=generator) * 0.1) for t in stacked[layers:]]
+        weights = sum(rows * columns for rows, columns in self.spec.layer_shapes)
+        first = self.spec.layer_shapes[0][0] * self.spec.layer_shapes[0][1]
+        # A multiply-add counts as two. Backward: both matrix products of each layer but the first one's input
+        # gradient, which nobody asks for.
+        per_point = weights if op == "forward" else 3 * weights - first
+        self.flops = 2.0 * per_point * self.points
+        # Octave 10 turns an angle's rounding of 6e-8 into 1e-4; and where that moves a ReLU's input across 0, the point
+        # has another gradient: one unit in 1e5 does, which is 3e-3 of the scale.
+        self.tolerance = {"": 2e-4 if op == "forward" else 1e-2}
+
+    def leaves(self) -> list[Tensor]:
+        """Parameters that ask for gradients: weights, then biases."""
+        return [t.detach().requires_grad_() for t in (*self.weights, *self.biases)]
+
+    def ours(self) -> list[Contender]:
+        return [self.own("ours")]
+
+    def own(self, name: str, backend: str = "auto") -> Contender:
+        """The op as a caller of `mf.ops.bank_mlp` meets it."""
+        layers = len(self.weights)
+        if self.op == "forward":
+
+            def forward() -> Tensor:
+                with torch.no_grad():
+                    return mf.ops.bank_mlp(self.x, self.offsets, self.weights, self.biases, self.spec, backend)
+
+            return Contender(name, forward, lambda y: {"y": y})
+        leaves = self.leaves()
+
+        def gradients() -> tuple[Tensor, ...]:
+            y = mf.ops.bank_mlp(self.x, self.offsets, leaves[:layers], leaves[layers:], self.spec, backend)
+            return torch.autograd.grad(y, leaves, self.grad_y)
+
+        return Contender(name, gradients, lambda grads: joined("grads", grads))
+
+    def truth(self) -> Outputs:
+        layers, pieces, grads = len(self.weights), [], []
+        for first, last in self.groups():
+            rows = slice(int(self.offsets[first]), int(self.offsets[last]))
+            x, grad_y = (t[rows].double().unflatten(0, (last - first, -1)) for t in (self.x, self.grad_y))
+            own = [t[first:last].double() for t in (*self.weights, *self.biases)]
+            own = [t.requires_grad_(self.op != "forward") for t in own]
+            y = reference.mlp(x, own[:layers], own[layers:], self.spec)
+            if self.op == "forward":
+                pieces.append(y.flatten(0, 1))
+            else:
+                grads.append(torch.cat([g.flatten(1) for g in torch.autograd.grad(y, own, grad_y)], 1))
+        return {"y": torch.cat(pieces)} if self.op == "forward" else {"grads": torch.cat(grads)}
+
+    def groups(self) -> list[tuple[int, int]]:
+        """Runs of modules (first, one past the last) of equal counts, of 8192 points or 256 modules at most: what the
+        truth takes at a time."""
+        found: list[tuple[int, int]] = []
+        for m, count in enumerate(self.counts):
+            if found:
+                first, last = found[-1]
+                more = last - first + 1
+                if count == self.counts[first] and more * count <= 8192 and more <= 256:
+                    found[-1] = (first, last + 1)
+                    continue
+            found.append((m, m + 1))
+        return found
+
+    def verify(self) -> dict[str, float]:
+        if self.dtype not in LOW:
+            return self.tolerance
+        # Low precision: at most twice the error of PyTorch in the same dtype, encoding in float32.
+        from benchmarks.peers import bmm
+
+        (name, truth), *_ = self.truth().items()
+        return {name: 2 * relative_error(bmm.OPS[self.op](self).values()[name], truth)}
+
+
+WORK = Bank

@@ -1,0 +1,99 @@
+"""One outer gradient of MAML: every task is a module that takes inner steps from the shared initialisation.
+
+Shapes: those of the bank, `modules` being the tasks and `points` all support points; steps, inner steps; lr. Query
+points are as many as support points. The loss of a task is the mean squared error.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import mclnf_fast as mf
+from benchmarks.contender import Contender, Outputs
+from benchmarks.correctness import joined
+from benchmarks.work.bank import IN_DIM, OUT_DIM, Bank
+from mclnf_fast.learn import MAML
+
+TASKS_AT_A_TIME = 8  # of the float64 truth, whose graph is large
+
+
+class Maml(Bank):
+    """weights [M, in, out], biases [M, out]: the one initialisation, repeated. x, y, query_x, query_y [M, n, ...]."""
+
+    def __init__(self, op: str, shapes: dict[str, Any], device: str = "cpu") -> None:
+        super().__init__(op, shapes, device)
+        generator = torch.Generator().manual_seed(2)
+        self.steps, self.lr = int(shapes["steps"]), float(shapes["lr"])
+        self.init = [t[:1].clone() for t in (*self.weights, *self.biases)]
+        self.weights = [t[:1].repeat(self.modules, 1, 1) for t in self.weights]
+        self.biases = [t[:1].repeat(self.modules, 1) for t in self.biases]
+        self.query_x = torch.rand(self.points, IN_DIM, generator=generator).to(self.x) * 2 - 1
+        phase = torch.rand(self.modules, 1, OUT_DIM, generator=generator).to(self.x)
+
+        def target(x: Tensor) -> Tensor:
+            return torch.sin(3 * x.view(self.modules, -1, IN_DIM).sum(-1, keepdim=True) + 6 * phase)
+
+        self.y, self.query_y = target(self.x), target(self.query_x)
+        self.flops = None  # it depends on how the second derivative is taken
+        self.tolerance = {"": 1e-2}  # as the bank's gradients
+
+    def tasks(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Support x, y and query x, y: [M, n, 3 or 4]."""
+        shape = (self.modules, -1, IN_DIM)
+        return self.x.view(shape), self.y, self.query_x.view(shape), self.query_y
+
+    def own_maml(self, name: str, first_order: bool, backend: str = "auto") -> Contender:
+        """`learn.MAML` as a user calls it."""
+        learner = MAML(self.init, self.lr, self.steps, first_order=first_order)
+        layers = len(self.weights)
+
+        def loss(x: Tensor, y: Tensor) -> Any:
+            def of(params: tuple[Tensor, ...], step: int) -> Tensor:
+                out = mf.ops.bank_mlp(
+                    x, self.offsets, list(params[:layers]), list(params[layers:]), self.spec, backend
+                ).view_as(y)
+                return (out - y).square().mean((1, 2))
+
+            return of
+
+        support, query = loss(self.x, self.y), loss(self.query_x, self.query_y)
+
+        def run() -> tuple[Tensor, ...]:
+            return learner.outer_gradient(support, query, self.modules)[1]
+
+        part = "first order:" if first_order else ""
+        return Contender(name, run, lambda grads: joined("grads", grads), part=part)
+
+    def ours(self) -> list[Contender]:
+        return [self.own_maml("ours", False), self.own_maml("ours, first order", True)]
+
+    def truth(self) -> Outputs:
+        return joined("grads", self._outer(False)) | joined("first order:grads", self._outer(True))
+
+    def _outer(self, first_order: bool) -> list[Tensor]:
+        """Plain autograd in float64, a few tasks at a time."""
+        from benchmarks.peers import plain
+
+        freqs, layers = plain.frequencies(self.spec), len(self.weights)
+        start = [t.double().requires_grad_() for t in self.init]
+        total = [torch.zeros_like(t) for t in start]
+        for k in range(0, self.modules, TASKS_AT_A_TIME):
+            x, y, qx, qy = (t[k : k + TASKS_AT_A_TIME].double() for t in self.tasks())
+            features, query = plain.encode(x, freqs), plain.encode(qx, freqs)
+            theta = [t.expand(x.shape[0], *t.shape[1:]) for t in start]
+
+            def loss(theta: list[Tensor], h: Tensor, y: Tensor) -> Tensor:
+                return (plain.bmm_mlp(h, theta[:layers], theta[layers:]) - y).square().mean((1, 2)).sum()
+
+            for _ in range(self.steps):
+                grads = torch.autograd.grad(loss(theta, features, y), theta, create_graph=not first_order)
+                theta = [t - self.lr * g for t, g in zip(theta, grads)]
+            found = torch.autograd.grad(loss(theta, query, qy) / self.modules, start)
+            total = [a + b for a, b in zip(total, found)]
+        return total
+
+
+WORK = Maml
