@@ -2,6 +2,7 @@
 // shape functions in mclnf_fast/ops.
 #include <torch/csrc/stable/library.h>
 
+#include "schema_grid.h"
 #include "schema_render.h"
 
 namespace {
@@ -42,4 +43,5 @@ constexpr const char* kBankSchemas[] = {
 STABLE_TORCH_LIBRARY(mclnf_fast, m) {
     for (const char* schema : kBankSchemas) m.def(schema);
     for (const char* schema : kRenderSchemas) m.def(schema);
+    for (const char* schema : kGridSchemas) m.def(schema);
 }

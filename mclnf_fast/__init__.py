@@ -4,7 +4,16 @@ from mclnf_fast import ops
 from mclnf_fast.errors import BackendError, InputError
 from mclnf_fast.fields import FieldBank, load_bank, save_bank
 from mclnf_fast.info import info
-from mclnf_fast.spec import Composite, FieldSpec, Frequency, Identity, LogFrequency, SphericalHarmonics
+from mclnf_fast.spec import (
+    Composite,
+    FieldSpec,
+    Frequency,
+    HashGrid,
+    Identity,
+    LogFrequency,
+    SphericalHarmonics,
+    TriPlane,
+)
 
 __version__ = "0.1.0"
 
@@ -14,10 +23,12 @@ __all__ = [
     "FieldBank",
     "FieldSpec",
     "Frequency",
+    "HashGrid",
     "Identity",
     "InputError",
     "LogFrequency",
     "SphericalHarmonics",
+    "TriPlane",
     "info",
     "load_bank",
     "ops",

@@ -19,7 +19,14 @@ PACKAGE = pathlib.Path(mf.__file__).parent
 def test_it_says_what_a_call_takes() -> None:
     found = mf.info()
     assert found["versions"]["torch"] == torch.__version__
-    assert set(found["ops"]["cpu"]) >= {"bank_mlp", "bank_step", "fisher_scores", "march_rays", "composite"}
+    assert set(found["ops"]["cpu"]) >= {
+        "bank_mlp",
+        "bank_step",
+        "fisher_scores",
+        "march_rays",
+        "composite",
+        "grid_encode",
+    }
     for op, row in found["ops"]["cpu"].items():
         assert row["backend"] == _dispatch.select(op, "auto", torch.device("cpu"), torch.float32)
         for name, reason in row["passed_over"].items():

@@ -1,6 +1,7 @@
 """Banks of fields: parameters, routing, import and export."""
 
 from mclnf_fast.fields.bank import FieldBank, initial_parameters
+from mclnf_fast.fields.functional import encode_grids, evaluate_params, split_params
 from mclnf_fast.fields.io import load_bank, load_tensors, save_bank, save_tensors
 from mclnf_fast.fields.module import FieldModule
 from mclnf_fast.fields.routing import route
@@ -8,10 +9,13 @@ from mclnf_fast.fields.routing import route
 __all__ = [
     "FieldBank",
     "FieldModule",
+    "encode_grids",
+    "evaluate_params",
     "initial_parameters",
     "load_bank",
     "load_tensors",
     "route",
     "save_bank",
     "save_tensors",
+    "split_params",
 ]

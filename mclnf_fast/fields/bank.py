@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mclnf_fast.fields.functional import evaluate_params, parameter_shapes
 from mclnf_fast.fields.module import FieldModule
 from mclnf_fast.fields.routing import offsets_of_equal_shares, route
-from mclnf_fast.ops.bank_mlp import bank_mlp
-from mclnf_fast.spec import FieldSpec
+from mclnf_fast.spec import FieldSpec, Grid, TriPlane
 
 Parameters = tuple[Tensor, ...]
 
@@ -24,34 +24,49 @@ def initial_parameters(
     device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
 ) -> Parameters:
-    """Random parameters for `modules` networks: weights [M, in, out] of every layer, then biases [M, out].
+    """Random parameters for `modules` networks: weights [M, in, out] of every layer, then biases [M, out], then the
+    tables [M, entries, features] of grids.
 
     `sine`: SIREN's rule (arXiv 2006.09661, sec. 3.2). Else: uniform with variance 2 / in for relu and
-    softplus (He et al., arXiv 1502.01852), 1 / in otherwise and in the output layer; biases zero.
+    softplus (He et al., arXiv 1502.01852), 1 / in otherwise and in the output layer; biases zero. Hash grids:
+    uniform in +-1e-4 (instant-NGP, arXiv 2201.05989). Tri-planes: uniform in +-0.1; where the maps are multiplied,
+    in 0.1 ... 0.5 (K-Planes, arXiv 2301.10241), since a product of small numbers has next to no gradient.
     """
+
+    def draw(*shape: int, bound: float, middle: float = 0.0) -> Tensor:
+        unit = torch.rand(shape, dtype=torch.float32, generator=generator)
+        return ((unit * 2 - 1) * bound + middle).to(device=device, dtype=dtype)
+
     weights, biases = [], []
     for layer, (rows, columns) in enumerate(spec.layer_shapes):
         bias_bound = 0.0
         if spec.activation == "sine":
-            bound = 1 / spec.in_dim if layer == 0 else math.sqrt(6 / rows) / spec.w0
+            bound = 1 / spec.mlp.in_dim if layer == 0 else math.sqrt(6 / rows) / spec.w0
             bias_bound = 1 / math.sqrt(rows)
         else:
             gain = 2.0 if spec.activation in ("relu", "softplus") and layer < spec.hidden_layers else 1.0
             bound = math.sqrt(3 * gain / rows)
 
-        def draw(*shape: int, bound: float) -> Tensor:
-            unit = torch.rand(shape, dtype=torch.float32, generator=generator)
-            return ((unit * 2 - 1) * bound).to(device=device, dtype=dtype)
-
         weights.append(draw(modules, rows, columns, bound=bound))
         biases.append(draw(modules, columns, bound=bias_bound))
-    return (*weights, *biases)
+    tables = []
+    for part, shape in zip(spec.grids, spec.grid_shapes):
+        bound, middle = _table_range(part.encoding)
+        tables.append(draw(modules, *shape, bound=bound, middle=middle))
+    return (*weights, *biases, *tables)
+
+
+def _table_range(grid: Grid) -> tuple[float, float]:
+    if isinstance(grid, TriPlane):
+        return (0.2, 0.3) if grid.reduce == "product" else (0.1, 0.0)
+    return 1e-4, 0.0
 
 
 class FieldBank(nn.Module):
     """`modules` networks of the architecture `spec`, every point through the network of its module.
 
-    Parameters are `weight.<l>` [M, in, out] and `bias.<l>` [M, out]. All modules start bit-equal, from the
+    Parameters are `weight.<l>` [M, in, out], `bias.<l>` [M, out] and, for each grid of the encoding, `grid.<k>`
+    [M, entries, features]. All modules start bit-equal, from the
     shared initialisation that the bank keeps (buffers `shared_<k>`), which is also what `append` starts a
     new module from.
 
@@ -88,7 +103,8 @@ class FieldBank(nn.Module):
     def _fill(self, tensors: Sequence[Tensor]) -> None:
         layers = len(self.spec.layer_shapes)
         self.weight = nn.ParameterList([nn.Parameter(t) for t in tensors[:layers]])
-        self.bias = nn.ParameterList([nn.Parameter(t) for t in tensors[layers:]])
+        self.bias = nn.ParameterList([nn.Parameter(t) for t in tensors[layers : 2 * layers]])
+        self.grid = nn.ParameterList([nn.Parameter(t) for t in tensors[2 * layers :]])
 
     @property
     def modules_count(self) -> int:
@@ -100,13 +116,14 @@ class FieldBank(nn.Module):
 
     @property
     def shared(self) -> Parameters:
-        """The shared initialisation: weights [1, in, out], then biases [1, out]."""
-        return tuple(getattr(self, f"shared_{k}") for k in range(2 * len(self.spec.layer_shapes)))
+        """The shared initialisation: weights [1, in, out], then biases [1, out], then tables [1, entries, features]."""
+        return tuple(getattr(self, f"shared_{k}") for k in range(len(self.stacked)))
 
     @property
     def stacked(self) -> Parameters:
-        """All parameters: weights [M, in, out] of every layer, then biases [M, out]."""
-        return (*self.weight, *self.bias)
+        """All parameters: weights [M, in, out] of every layer, then biases [M, out], then tables
+        [M, entries, features] of grids."""
+        return (*self.weight, *self.bias, *self.grid)
 
     def forward(
         self,
@@ -124,18 +141,18 @@ class FieldBank(nn.Module):
         Raises TypeError, ValueError or IndexError on wrong shapes, dtypes, devices or ids, naming the
         argument.
         """
-        weights, biases = list(self.weight), list(self.bias)
+        params, spec = self.stacked, self.spec
         if offsets is not None and module_ids is not None:
             raise ValueError("give offsets or module_ids, not both")
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a tensor, got {type(x).__name__}")
         if offsets is not None:
-            return bank_mlp(x, offsets, weights, biases, self.spec, backend)
+            return evaluate_params(params, spec, x, offsets, backend)
         if module_ids is not None:
             if not isinstance(module_ids, Tensor) or module_ids.shape != x.shape[:1]:
                 raise ValueError(f"module_ids must be int64 [N] = [{x.shape[0]}], got {_shape(module_ids)}")
             order, grouped = route(module_ids, self.modules_count)
-            y = bank_mlp(x[order], grouped, weights, biases, self.spec, backend)
+            y = evaluate_params(params, spec, x[order], grouped, backend)
             place = torch.empty_like(order)
             place[order] = torch.arange(order.numel(), device=order.device)
             return y[place]
@@ -145,7 +162,7 @@ class FieldBank(nn.Module):
                 f"where neither offsets nor module_ids is given, got {list(x.shape)}"
             )
         shares = offsets_of_equal_shares(x.shape[0], x.shape[1], x.device)
-        return bank_mlp(x.flatten(0, 1), shares, weights, biases, self.spec, backend).unflatten(0, x.shape[:2])
+        return evaluate_params(params, spec, x.flatten(0, 1), shares, backend).unflatten(0, x.shape[:2])
 
     @torch.no_grad()
     def append(self, state: Sequence[Tensor] | nn.Module | None = None) -> int:
@@ -169,7 +186,8 @@ class FieldBank(nn.Module):
 
     @classmethod
     def from_modules(cls, modules: Sequence[nn.Module], spec: FieldSpec | None = None) -> FieldBank:
-        """A bank of ordinary modules: the `torch.nn.Linear` layers of each, in order, become its layers.
+        """A bank of ordinary modules: the `torch.nn.Linear` layers of each, in order, become its layers, and the
+        tensors of its `grid`, where the spec has grids, their tables.
 
         `spec` may be left out where the modules carry one (`FieldModule`). Raises ValueError where a
         module's layers do not fit.
@@ -200,9 +218,9 @@ def _shape(value: object) -> str:
 
 
 def _checked(spec: FieldSpec, tensors: Sequence[Tensor], modules: int, name: str) -> Parameters:
-    shapes = [(modules, *s) for s in spec.layer_shapes] + [(modules, s[1]) for s in spec.layer_shapes]
+    shapes = [(modules, *s) for s in parameter_shapes(spec)]
     if len(tensors) != len(shapes):
-        raise ValueError(f"{name} must hold {len(shapes)} tensors (weights, then biases), got {len(tensors)}")
+        raise ValueError(f"{name} must hold {len(shapes)} tensors (weights, biases, tables), got {len(tensors)}")
     for k, (tensor, shape) in enumerate(zip(tensors, shapes)):
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name}[{k}] must have shape {list(shape)}, got {list(tensor.shape)}")

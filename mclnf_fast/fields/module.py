@@ -7,15 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mclnf_fast.fields.functional import encode_grids
 from mclnf_fast.ops.bank_mlp.reference import activate, encode
 from mclnf_fast.spec import FieldSpec
 
 
 class FieldModule(nn.Module):
-    """A field of `torch.nn.Linear` layers: one module of a bank, for code that knows nothing of banks."""
+    """A field of `torch.nn.Linear` layers: one module of a bank, for code that knows nothing of banks.
+
+    The tables of grids are the parameters `grid.<k>` [entries, features].
+    """
 
     def __init__(self, spec: FieldSpec, parameters: Sequence[Tensor]) -> None:
-        """`parameters`: weights [in, out] of every layer, then biases [out]; copied."""
+        """`parameters`: weights [in, out] of every layer, biases [out], then tables [entries, features]; copied."""
         super().__init__()
         self.spec = spec
         count = len(spec.layer_shapes)
@@ -26,20 +30,28 @@ class FieldModule(nn.Module):
                 layer.weight.copy_(weight.T)
                 layer.bias.copy_(bias)
             self.layers.append(layer)
+        self.grid = nn.ParameterList([nn.Parameter(t.detach().clone()) for t in parameters[2 * count :]])
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_dim] -> [..., out_dim]."""
-        encoded = h = encode(self.spec.encoding, x)
-        last = self.spec.hidden_layers
+        spec = self.spec
+        if spec.grids:
+            points = x.reshape(-1, spec.in_dim)
+            whole = torch.tensor([0, points.shape[0]], device=x.device)
+            features = encode_grids(points, whole, [t[None] for t in self.grid], spec)
+            x = features.unflatten(0, x.shape[:-1])
+        encoded = h = encode(spec.mlp.encoding, x)
+        last = spec.hidden_layers
         for l, layer in enumerate(self.layers):
-            if l in self.spec.skips:
+            if l in spec.skips:
                 h = torch.cat((h, encoded), -1)
-            h = activate(self.spec.output_activation if l == last else self.spec.activation, layer(h), self.spec.w0)
+            h = activate(spec.output_activation if l == last else spec.activation, layer(h), spec.w0)
         return h
 
     @staticmethod
     def read(module: nn.Module, spec: FieldSpec) -> tuple[Tensor, ...]:
-        """The Linear layers of any module, in order, as weights [1, in, out], then biases [1, out] (copies).
+        """The Linear layers of any module, in order, as weights [1, in, out], then biases [1, out]; then the tensors of
+        its `grid`, where the spec has grids, as tables [1, entries, features] (copies).
 
         Raises ValueError where they do not fit the spec.
         """
@@ -54,4 +66,14 @@ class FieldModule(nn.Module):
             weights.append(layer.weight.detach().T.clone()[None])
             bias = layer.bias.detach() if layer.bias is not None else weights[-1].new_zeros(shape[1])
             biases.append(bias.clone()[None])
-        return (*weights, *biases)
+        return (*weights, *biases, *_tables(module, spec))
+
+
+def _tables(module: nn.Module, spec: FieldSpec) -> list[Tensor]:
+    found = list(getattr(module, "grid", ())) if spec.grids else []
+    if len(found) != len(spec.grids):
+        raise ValueError(f"a module must have {len(spec.grids)} tensors in `grid`, got {len(found)}")
+    for k, (table, shape) in enumerate(zip(found, spec.grid_shapes)):
+        if tuple(table.shape) != shape:
+            raise ValueError(f"grid[{k}] of a module must have shape {list(shape)}, got {list(table.shape)}")
+    return [table.detach().clone()[None] for table in found]

@@ -114,7 +114,10 @@ class Learner:
             loss_weights = fim_weights(q, lam=config.lam, clip=config.clip)
             loss = (weights * loss_weights * self.task.losses(self.params, batch, k)).mean()
             return torch.autograd.grad(loss, self.params)
-        return tuple(g / config.batch for g in flatten_pair((result.grads[0], result.grads[1])))
+        grads = flatten_pair((result.grads[0], result.grads[1]))
+        if len(grads) < len(self.params):  # scored by its network alone: the tables of grids need their gradients too
+            return torch.autograd.grad((weights * self.task.losses(self.params, batch, k)).mean(), self.params)
+        return tuple(g / config.batch for g in grads)
 
     def _remember(self, items: Tensor, q: Tensor, weights: Tensor) -> None:
         """One score an item: the mean of its samples, mixed with what was known."""

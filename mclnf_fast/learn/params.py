@@ -107,13 +107,19 @@ def flatten_pair(pair: ParamPair) -> Params:
 
 
 def split_pair(params: Sequence[Tensor]) -> tuple[Params, Params]:
-    """weights + biases -> (weights, biases).
+    """weights + biases -> (weights, biases), without tables of grids (`fields.split_params` knows those).
 
-    Raises: ValueError, if the two halves cannot be of equal length.
+    Raises: ValueError, if the two halves cannot be of equal length, or the second holds what is no bias [M, out].
     """
     if len(params) % 2:
         raise ValueError(f"params must hold as many biases as weights, got {len(params)} tensors")
     half = len(params) // 2
+    for i, (weight, bias) in enumerate(zip(params[:half], params[half:], strict=True)):
+        if bias.shape != weight.shape[:1] + weight.shape[2:]:
+            raise ValueError(
+                f"params[{half + i}] must be the bias {(*weight.shape[:1], *weight.shape[2:])} of params[{i}], "
+                f"got {tuple(bias.shape)}"
+            )
     return tuple(params[:half]), tuple(params[half:])
 
 

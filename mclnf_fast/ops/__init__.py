@@ -4,6 +4,16 @@ from mclnf_fast.ops.bank_mlp import bank_mlp
 from mclnf_fast.ops.bank_step import Trust, bank_step
 from mclnf_fast.ops.composite import composite
 from mclnf_fast.ops.fisher import FisherResult, fisher_scores
+from mclnf_fast.ops.grid import grid_encode
 from mclnf_fast.ops.march import march_rays
 
-__all__ = ["FisherResult", "Trust", "bank_mlp", "bank_step", "composite", "fisher_scores", "march_rays"]
+__all__ = [
+    "FisherResult",
+    "Trust",
+    "bank_mlp",
+    "bank_step",
+    "composite",
+    "fisher_scores",
+    "grid_encode",
+    "march_rays",
+]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast import ops
+from mclnf_fast.fields import encode_grids, split_params
 from mclnf_fast.ops import FisherResult
 from mclnf_fast.render.cameras import Cameras
 from mclnf_fast.render.cells import Cells
@@ -13,7 +14,6 @@ from mclnf_fast.render.pool import RayBatch, RayPool
 from mclnf_fast.render.volume import (
     RenderSettings,
     composite_points,
-    evaluate,
     render_modules,
     sample_in_cells,
 )
@@ -76,30 +76,35 @@ class PosedImages:
         fisher: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | None,
         seed: int,
     ) -> FisherResult:
-        """One sweep: the rays' scores with cross terms, their summed gradients and their diagonal Fisher."""
+        """One sweep: the rays' scores with cross terms, their summed gradients and their diagonal Fisher.
+
+        Those of the network alone: the tables of grids take no part.
+        """
         rays = batch.origins.shape[0]
         points = sample_in_cells(
             batch.origins, batch.directions, _whole(batch), self.cells, self.settings, self.spec, seed=seed
         )
-        layers = len(self.spec.layer_shapes)
+        backend = self.settings.backend
+        layers, biases, tables = split_params(params, self.spec)
         with torch.no_grad():
-            raw = evaluate(params, self.spec, points, self.settings)
+            x = encode_grids(points.x, points.offsets, tables, self.spec, backend)
+            raw = ops.bank_mlp(x, points.offsets, layers, biases, self.spec.mlp, backend)
         raw.requires_grad_()
         with torch.enable_grad():
             color = composite_points(raw, points, self.settings).color
             loss = (weights * (color - batch.colors).square().mean(-1)).sum()
             grad_y = torch.autograd.grad(loss, raw)[0]
         return ops.fisher_scores(
-            points.x,
+            x,
             points.offsets,
-            params[:layers],
-            params[layers:],
+            layers,
+            biases,
             grad_y,
             fisher,
-            self.spec,
+            self.spec.mlp,
             points.ray_ids,
             damping=0.0 if fisher is not None else 1e-8,
-            backend=self.settings.backend,
+            backend=backend,
             num_samples=rays,
         )
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast import ops
+from mclnf_fast.fields import evaluate_params
 from mclnf_fast.render.cells import Cells
 from mclnf_fast.spec import FieldSpec
 
@@ -115,9 +116,7 @@ def sample_in_cells(
 
 def evaluate(params: Sequence[Tensor], spec: FieldSpec, points: Points, settings: RenderSettings) -> Tensor:
     """Raw field values [N, 4] at the points; `params` as `FieldBank.stacked`."""
-    layers = len(spec.layer_shapes)
-    weights, biases = list(params[:layers]), list(params[layers:])
-    return ops.bank_mlp(points.x, points.offsets, weights, biases, spec, settings.backend)
+    return evaluate_params(params, spec, points.x, points.offsets, settings.backend)
 
 
 def composite_points(raw: Tensor, points: Points, settings: RenderSettings) -> Rendered:
@@ -218,8 +217,7 @@ def _scene_chunk(
     local = (x[rows] - cells.centers.to(x)[modules]) / cells.halves.to(x)[modules]
     local = with_directions(local, directions[marched.ray_ids[rows]], spec)
     offsets = torch.searchsorted(modules, torch.arange(len(cells) + 1, device=x.device))
-    layers = len(spec.layer_shapes)
-    raw = ops.bank_mlp(local, offsets, list(params[:layers]), list(params[layers:]), spec, settings.backend)
+    raw = evaluate_params(params, spec, local, offsets, settings.backend)
     density, color = shade(raw)
     # A mixture's density is the mean of the densities, its colour their density-weighted mean.
     mixed = x.new_zeros(x.shape[0]).index_add_(0, rows, shares * density)

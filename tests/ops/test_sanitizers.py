@@ -19,6 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = (
     "test_bank_mlp", "test_bank_gradients", "test_bank_opcheck", "test_bank_accuracy", "test_bank_bf16", "test_fisher",
     "test_composite", "test_march", "test_bank_step", "test_bank_step_opcheck",
+    "test_grid", "test_grid_gradients", "test_grid_opcheck",
 )  # fmt: skip
 # Not there: a sweep over memory that is large without sanitizers, and a subprocess that has none of this.
 WITHOUT = "not stored and not very_first_call and not func"

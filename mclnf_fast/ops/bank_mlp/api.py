@@ -24,6 +24,12 @@ def check_bank(
     """Checks what every op over a bank takes; errors as `bank_mlp` states them."""
     if not isinstance(spec, FieldSpec):
         raise TypeError(f"spec must be a FieldSpec, got {type(spec).__name__}")
+    if spec.grids:
+        kinds = ", ".join(type(part.encoding).__name__ for part in spec.grids)
+        raise ValueError(
+            f"spec must have no learned grid, got one with {kinds}: evaluate the grids with mf.ops.grid_encode and "
+            "give their features with spec.mlp, as mclnf_fast.fields.evaluate_params does"
+        )
     _checks.check_tensor("x", x, (None, spec.in_dim), _checks.FLOATS, what="[N, in_dim]")
     layers = spec.layer_shapes
     for name, tensors in (("weights", weights), ("biases", biases)):

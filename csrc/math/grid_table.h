@@ -1,0 +1,118 @@
+// Grid encodings: reading the entries of a tile's corners and adding to them. Shared by csrc/cpu and
+// csrc/cuda; places and weights are those of grid.h. Features go in blocks that stay in registers.
+#pragma once
+
+#include "grid.h"
+
+namespace mclnf {
+
+// kBlock features: out [m, stride] = (or +=) sum_c weight_c T_c.
+template <int kBlock, int kAxes, int kOrders, int kTile, typename T>
+MCLNF_HD MCLNF_INLINE void grid_gather_block(const GridPlaces<kAxes, kOrders, kTile, T>& at, int corners,
+                                             const GridNumbers<kAxes, kTile, T>& weight,
+                                             const T* __restrict table, int m, T* __restrict out,
+                                             int64_t stride, bool add) {
+    for (int j = 0; j < m; ++j) {
+        T sum[kBlock];
+        T* row = out + j * stride;
+        for (int f = 0; f < kBlock; ++f) sum[f] = add ? row[f] : T(0);
+        for (int c = 0; c < corners; ++c) {
+            const T* entry = table + at.place[c][j];
+            const T share = weight[c][j];
+            for (int f = 0; f < kBlock; ++f) sum[f] += share * entry[f];
+        }
+        for (int f = 0; f < kBlock; ++f) row[f] = sum[f];
+    }
+}
+
+template <int kAxes, int kOrders, int kTile, typename T>
+MCLNF_HD MCLNF_INLINE void grid_gather(const GridMap<T>& map, const GridPlaces<kAxes, kOrders, kTile, T>& at,
+                                       const GridNumbers<kAxes, kTile, T>& weight, const T* table, int m,
+                                       T* out, int64_t stride, bool add) {
+    const int corners = grid_corners<kAxes>(map);
+    int f = 0;
+    for (; f + 32 <= map.features; f += 32)
+        grid_gather_block<32>(at, corners, weight, table + f, m, out + f, stride, add);
+    for (; f + 8 <= map.features; f += 8)
+        grid_gather_block<8>(at, corners, weight, table + f, m, out + f, stride, add);
+    for (; f + 2 <= map.features; f += 2)
+        grid_gather_block<2>(at, corners, weight, table + f, m, out + f, stride, add);
+    for (; f < map.features; ++f)
+        grid_gather_block<1>(at, corners, weight, table + f, m, out + f, stride, add);
+}
+
+// kBlock features: dot_c += <g, T_c>.
+template <int kBlock, int kAxes, int kOrders, int kTile, typename T>
+MCLNF_HD MCLNF_INLINE void grid_dots_block(const GridPlaces<kAxes, kOrders, kTile, T>& at, int corners,
+                                           const T* __restrict table, const T* __restrict g, int64_t stride,
+                                           int m, GridNumbers<kAxes, kTile, T>& dot) {
+    constexpr int kLanes = kBlock < 8 ? kBlock : 8;
+    for (int j = 0; j < m; ++j) {
+        T own[kBlock];
+        for (int f = 0; f < kBlock; ++f) own[f] = g[j * stride + f];
+        for (int c = 0; c < corners; ++c) {
+            const T* entry = table + at.place[c][j];
+            T sum[kLanes];
+            for (int f = 0; f < kLanes; ++f) sum[f] = own[f] * entry[f];
+            for (int b = kLanes; b < kBlock; b += kLanes) {
+                for (int f = 0; f < kLanes; ++f) sum[f] += own[b + f] * entry[b + f];
+            }
+            for (int half = kLanes / 2; half > 0; half /= 2) {
+                for (int f = 0; f < half; ++f) sum[f] += sum[f + half];
+            }
+            dot[c][j] += sum[0];
+        }
+    }
+}
+
+// dot_c = <g, T_c>; g [m, stride].
+template <int kAxes, int kOrders, int kTile, typename T>
+MCLNF_HD MCLNF_INLINE void grid_dots(const GridMap<T>& map, const GridPlaces<kAxes, kOrders, kTile, T>& at,
+                                     const T* table, const T* g, int64_t stride, int m,
+                                     GridNumbers<kAxes, kTile, T>& dot) {
+    const int corners = grid_corners<kAxes>(map);
+    for (int c = 0; c < corners; ++c) {
+        for (int j = 0; j < kTile; ++j) dot[c][j] = 0;
+    }
+    int f = 0;
+    for (; f + 8 <= map.features; f += 8) grid_dots_block<8>(at, corners, table + f, g + f, stride, m, dot);
+    for (; f + 2 <= map.features; f += 2) grid_dots_block<2>(at, corners, table + f, g + f, stride, m, dot);
+    for (; f < map.features; ++f) grid_dots_block<1>(at, corners, table + f, g + f, stride, m, dot);
+}
+
+// kBlock features: T_c += weight_c g, for the places begin ... begin + count - 1 alone.
+template <int kBlock, int kAxes, int kOrders, int kTile, typename T>
+MCLNF_HD MCLNF_INLINE void grid_scatter_block(const GridPlaces<kAxes, kOrders, kTile, T>& at, int corners,
+                                              const GridNumbers<kAxes, kTile, T>& weight,
+                                              const T* __restrict g, int64_t stride, int m, uint32_t begin,
+                                              uint32_t count, T* __restrict table) {
+    for (int j = 0; j < m; ++j) {
+        T own[kBlock];
+        for (int f = 0; f < kBlock; ++f) own[f] = g[j * stride + f];
+        for (int c = 0; c < corners; ++c) {
+            const uint32_t place = at.place[c][j];
+            if (place - begin >= count) continue;
+            T* entry = table + place;
+            const T share = weight[c][j];
+            for (int f = 0; f < kBlock; ++f) entry[f] += share * own[f];
+        }
+    }
+}
+
+template <int kAxes, int kOrders, int kTile, typename T>
+MCLNF_HD MCLNF_INLINE void grid_scatter(const GridMap<T>& map, const GridPlaces<kAxes, kOrders, kTile, T>& at,
+                                        const GridNumbers<kAxes, kTile, T>& weight, const T* g,
+                                        int64_t stride, int m, uint32_t begin, uint32_t count, T* table) {
+    const int corners = grid_corners<kAxes>(map);
+    int f = 0;
+    for (; f + 32 <= map.features; f += 32)
+        grid_scatter_block<32>(at, corners, weight, g + f, stride, m, begin, count, table + f);
+    for (; f + 8 <= map.features; f += 8)
+        grid_scatter_block<8>(at, corners, weight, g + f, stride, m, begin, count, table + f);
+    for (; f + 2 <= map.features; f += 2)
+        grid_scatter_block<2>(at, corners, weight, g + f, stride, m, begin, count, table + f);
+    for (; f < map.features; ++f)
+        grid_scatter_block<1>(at, corners, weight, g + f, stride, m, begin, count, table + f);
+}
+
+}  // namespace mclnf

@@ -1,0 +1,65 @@
+"""The public grid encoding: what goes in is checked here, what comes out is computed by a backend."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.grids import Grid, TriPlane
+from mclnf_fast.ops import _checks, _dispatch
+from mclnf_fast.ops.grid import autograd as _autograd  # noqa: F401 (joins the compiled ops)
+from mclnf_fast.ops.grid import reference
+
+_dispatch.register("grid_encode", "cpu", _dispatch.cpu_library)
+_dispatch.register("grid_encode", "reference", _dispatch.always)
+
+_select = _dispatch.selector("grid_encode")
+
+
+def grid_encode(x: Tensor, offsets: Tensor, tables: Tensor, encoding: Grid, backend: str | None = "auto") -> Tensor:
+    """Features of every point, interpolated from the grid of its module.
+
+    Differentiable twice in x and tables in every backend (`reference`: to any order), so that normals and eikonal
+    losses train. Deterministic: on the CPU each part of a table is added to by one thread, in the points' order. The
+    gradient of tables is dense, zeros where no point came near; nothing else is larger than points x features.
+
+    Args:
+        x: coordinates [N, dims], grouped by module; N may be 0. Points outside `encoding.low` ... `encoding.high` are
+            read at the border and have gradient 0 there. NaN gives NaN.
+        offsets: int64 [M + 1]; rows offsets[m] ... offsets[m+1]-1 belong to module m. Modules may be empty.
+        tables: [M, entries, features], as `encoding.layout(dims)` gives entries and features; any strides.
+        encoding: a `HashGrid` (1 to 4 coordinates) or a `TriPlane` (3).
+        backend: `"auto"`, or a name; see `mclnf_fast.info()`. Inside torch.func transforms the reference serves.
+
+    Returns:
+        [N, encoding.out_dim(dims)], dtype of x. float16 and bfloat16 are computed in float32 and rounded once, at the
+        end (the whole table is converted: low precision saves nothing here). Autocast changes nothing.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type, dtype, shape or device, or offsets that do not start at 0,
+            go down, or do not end at N; the message names the argument, what it must be and what it was.
+        BackendError: the backend asked for can't serve.
+    """
+    if not isinstance(encoding, Grid):
+        raise TypeError(f"encoding must be a HashGrid or a TriPlane, got {type(encoding).__name__}")
+    _checks.check_tensor("x", x, (None, None), _checks.FLOATS, what="[N, dims]")
+    layout = encoding.layout(x.shape[1])
+    shape = (None, layout.entries, layout.features)
+    _checks.check_tensor("tables", tables, shape, x.dtype, x.device, "[M, entries, features]")
+    _checks.check_tensor("offsets", offsets, (tables.shape[0] + 1,), torch.int64, x.device, "[M + 1]")
+    _checks.check_offsets("offsets", offsets, x.shape[0])
+    if _checks.in_transform():
+        chosen = _dispatch.select_in_transform("grid_encode", backend)
+    else:
+        chosen = _select(backend, x.device, x.dtype)
+    dtype = x.dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        x, tables = x.float(), tables.float()
+    if chosen == "reference":
+        y = reference.grid_encode(x, offsets, tables, encoding)
+    else:
+        y = torch.ops.mclnf_fast.grid_encode_fwd(x, offsets, tables, *layout.packed)
+    if isinstance(encoding, TriPlane) and encoding.reduce == "product":
+        xy, xz, yz = y.split(encoding.features, 1)
+        y = xy * xz * yz
+    return y.to(dtype)

@@ -1,0 +1,129 @@
+"""Fields with grids within the renderer: they learn, on any backend, and Fisher information leaves tables out."""
+
+import pytest
+import torch
+from fields import four_cells, generator, rays_across, some_images
+from torch import Tensor
+
+import mclnf_fast as mf
+from mclnf_fast.fields import encode_grids, initial_parameters, split_params
+from mclnf_fast.learn import BankOptimizer
+from mclnf_fast.learn.learner import Learner, LearnerConfig
+from mclnf_fast.learn.params import split_pair
+from mclnf_fast.render import Cells, RenderSettings, render_modules, render_scene
+from mclnf_fast.render.posed import PosedImages
+from mclnf_fast.render.volume import composite_points, sample_in_cells
+
+GRID = mf.HashGrid(4, 2, 10, base=4, growth=1.6)
+CUBE = Cells(torch.tensor([[[0.0, 0.0, 0.0], [4.0, 4.0, 4.0]]]), 1.0)
+WITH_DIRECTION = mf.FieldSpec(6, 4, 16, 1, encoding=mf.Composite(((GRID, 3), (mf.SphericalHarmonics(2), 3))))
+
+
+def ball(x: Tensor) -> Tensor:
+    """A soft ball with a colour that varies over space: raw field values [N, 4] at x [N, 3] in [-1, 1]."""
+    inside = 8 * (0.7 - x.norm(dim=1, keepdim=True))
+    return torch.cat((inside.clamp(-3, 3), 2 * torch.sin(4 * x)), 1)
+
+
+def learn(spec: mf.FieldSpec, backend: str, steps: int = 150) -> tuple[float, float]:
+    """PSNR in dB of rays that were not trained on, at the start and at the end."""
+    settings = RenderSettings(bins=24, background=(0.0, 0.0, 0.0), backend=backend)
+    origins, directions = rays_across(CUBE, 1792)
+    whole = torch.tensor([0, 1792])
+    points = sample_in_cells(origins, directions, whole, CUBE, settings, spec)
+    truth = composite_points(ball(points.x[:, :3]), points, settings).color
+    params = tuple(p.requires_grad_() for p in initial_parameters(spec, generator=generator(3)))
+    optimizer = BankOptimizer(params, lr=2e-2)
+
+    def psnr() -> float:
+        with torch.no_grad():
+            out = render_modules(
+                params, spec, origins[1536:], directions[1536:], torch.tensor([0, 256]), CUBE, settings
+            )
+        return float(-10 * (out.color - truth[1536:]).square().mean().log10())
+
+    before, g = psnr(), generator(4)
+    for step in range(steps):
+        rays = torch.randint(0, 1536, (128,), generator=g)
+        out = render_modules(
+            params, spec, origins[rays], directions[rays], torch.tensor([0, 128]), CUBE, settings, seed=step
+        )
+        loss = (out.color - truth[rays]).square().mean()
+        optimizer.step(torch.autograd.grad(loss, params))
+    return before, psnr()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        mf.FieldSpec(3, 4, 16, 1, encoding=GRID),
+        WITH_DIRECTION,
+        mf.FieldSpec(3, 4, 16, 1, encoding=mf.TriPlane(8, 16)),
+    ],
+    ids=["hash_grid", "with_direction", "tri_plane"],
+)
+def test_a_radiance_field_learns_to_the_same_psnr(need, spec: mf.FieldSpec) -> None:
+    need("grid_encode", "cpu")
+    found = {backend: learn(spec, backend) for backend in ("cpu", "reference")}
+    before, after = found["cpu"]
+    assert after > max(30.0, before + 18)
+    assert abs(after - found["reference"][1]) < 0.1
+
+
+def test_a_scene_of_several_modules(need) -> None:
+    need("grid_encode", "cpu")
+    cells = four_cells()
+    params = tuple(p.expand(4, *p.shape[1:]) for p in initial_parameters(WITH_DIRECTION, generator=generator()))
+    origins, directions = rays_across(cells, 30)
+    seen = {
+        backend: render_scene(params, WITH_DIRECTION, origins, directions, cells, RenderSettings(8, backend=backend))
+        for backend in ("cpu", "reference")
+    }
+    assert bool(seen["cpu"].color.isfinite().all())
+    torch.testing.assert_close(seen["cpu"].color, seen["reference"].color, rtol=1e-4, atol=1e-5)
+
+
+def task() -> PosedImages:
+    images, cameras = some_images(3, 12, 9)
+    cells = Cells(torch.tensor([[[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]]), 1.0)
+    return PosedImages(
+        "one", images, cameras, images[:1], cameras[:1], cells, WITH_DIRECTION, RenderSettings(8), tile=4
+    )
+
+
+def test_fisher_is_of_the_network_alone() -> None:
+    posed = task()
+    params = tuple(p.requires_grad_() for p in initial_parameters(WITH_DIRECTION, generator=generator(1)))
+    batch = posed.draw(20, generator(2))
+    weights = torch.rand(20, generator=generator(3)) + 0.5
+    result = posed.scores(params, batch, weights, None, seed=5)
+    layers, biases, tables = split_params(params, WITH_DIRECTION)
+    assert [g.shape for g in result.grads[0]] == [w.shape for w in layers]
+    # Of each ray: the gradient of its own loss in the network's parameters, squared.
+    network, by_ray = (*layers, *biases), posed.losses(params, batch, 5) * weights
+    grads = [torch.autograd.grad(one, network, retain_graph=True) for one in by_ray]
+    for k, found in enumerate((*result.grads[0], *result.grads[1])):
+        torch.testing.assert_close(found, sum(g[k] for g in grads), rtol=1e-3, atol=1e-6)
+    fisher = [sum(g[k].square() for g in grads) / 20 for k in range(len(network))]
+    scores = [sum(float((g[k].square() / (fisher[k] + 1e-8)).sum()) for k in range(len(network))) for g in grads]
+    torch.testing.assert_close(result.scores, torch.tensor(scores), rtol=2e-3, atol=1e-4)
+    assert encode_grids(torch.zeros(2, 6), torch.tensor([0, 2]), tables, WITH_DIRECTION).shape == (2, 11)
+
+
+@pytest.mark.parametrize("fim", ["none", "sample", "weight", "both"])
+def test_a_learner_moves_the_tables_too(fim: str) -> None:
+    start = initial_parameters(WITH_DIRECTION, generator=generator(1))
+    learner = Learner(task(), start, LearnerConfig(steps=3, batch=16, fim=fim, refresh=1), seed=0)
+    for _ in range(3):
+        learner.step()
+    assert all(bool((p != s).any()) for p, s in zip(learner.params, start, strict=True))
+    assert all(bool(p.isfinite().all()) for p in learner.params)
+
+
+def test_a_flat_tuple_with_tables_is_no_pair() -> None:
+    two = mf.FieldSpec(6, 1, 8, 1, encoding=mf.Composite(((GRID, 3), (GRID, 3))))
+    params = initial_parameters(two)
+    with pytest.raises(ValueError, match=r"params\[3\] must be the bias \(1, 8\) of params\[0\]"):
+        split_pair(params)
+    weights, biases = split_pair(params[:4])
+    assert len(weights) == len(biases) == 2
