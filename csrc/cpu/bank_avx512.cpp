@@ -30,7 +30,8 @@ namespace avx512 {
 #include "bank_second.h"
 // clang-format on
 const BankTable<float> table_float = make_table<float>("avx512");
-const BankTable<double> table_double = make_table<double>("avx512");
+// Double precision, which checks of derivatives use, has no kernels here: those for AVX2 serve
+// (bank_mlp.cpp).
 }  // namespace avx512
 }  // namespace mclnf
 #pragma GCC pop_options

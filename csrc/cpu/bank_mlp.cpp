@@ -171,8 +171,7 @@ template <>
 const BankTable<double>& bank_table<double>() {
     static const std::string set = chosen_set();
 #if defined(__x86_64__)
-    if (set == "avx512") return avx512::table_double;
-    if (set == "avx2") return avx2::table_double;
+    if (set == "avx512" || set == "avx2") return avx2::table_double;
 #endif
     return portable::table_double;
 }

@@ -83,7 +83,6 @@ const BankTable<Bf16>& bank_table<Bf16>();
 
 namespace avx512 {
 extern const BankTable<float> table_float;
-extern const BankTable<double> table_double;
 }  // namespace avx512
 namespace avx512_bf16 {
 extern const BankTable<Bf16> table;  // without `second`
