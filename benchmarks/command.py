@@ -44,7 +44,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(given: Sequence[str]) -> int:
-    """Runs a suite. Exit codes: 0 done, 1 something of ours computed wrong. Raises InputError on unusable options."""
+    """Runs a suite. Exit codes: 0 done, 1 something of ours computed wrong, 130 interrupted (what is done is shown and,
+    with `--out`, kept). Raises InputError on unusable options."""
     options = parser().parse_args(list(given))
     for name, low in (("threads", 1), ("seconds", 0.0)):
         value = getattr(options, name)
@@ -63,10 +64,12 @@ def main(given: Sequence[str]) -> int:
     data = run(suite, picked, options)
     path = target(options, data)
     if path is not None:  # first of all: what took minutes is kept whatever happens while it is shown
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(rounded(data), indent=1) + "\n")
+        keep(path, data)
     print(table.page(data))
     print()
+    if data["interrupted"]:
+        print(f"interrupted after {len(data['cases'])} of {len(picked)} cases")
+        return 130
     if path is None:
         print("not kept, since not the whole suite was run: --out FILE.json keeps it")
     else:
@@ -75,30 +78,46 @@ def main(given: Sequence[str]) -> int:
 
 
 def run(suite: cases.Suite, picked: Sequence[cases.Case], options: argparse.Namespace) -> dict[str, Any]:
-    """All cases, one after another -> the data of the JSON."""
+    """All cases, one after another -> the data of the JSON; `--out` has what is done after each case."""
     seconds = options.seconds if options.seconds is not None else QUICK_SECONDS if options.quick else suite.seconds
-    began, results = time.perf_counter(), []
-    described = machine.describe()
+    began = time.perf_counter()
+    limit.cpu_shares.clear()
+    results: list[dict[str, Any]] = []
+    data: dict[str, Any] = {
+        "schema": SCHEMA,
+        "suite": suite.name,
+        "device": suite.device,
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "command": " ".join(["mclnf-fast bench", *_words(options)]),
+        **machine.describe(),
+        "settings": {"seconds": seconds, "quick": options.quick, "only": options.only},
+        "interrupted": False,
+        "took_seconds": 0.0,
+        "limits": {},
+        "cases": results,
+    }
     for k, case in enumerate(picked):
         if options.quick:
             bars = tuple(bar for bar in case.bars if bar.what != "memory_ratio")
             case = dataclasses.replace(case, memory=(), bars=bars)
         begin = time.perf_counter()
         print(f"[{k + 1}/{len(picked)}] {case.id} ...", end="", file=sys.stderr, flush=True)
-        results.append(runner.run_case(case, seconds, QUICK_SKIP if options.quick else ()))
+        try:
+            results.append(runner.run_case(case, seconds, QUICK_SKIP if options.quick else ()))
+        except KeyboardInterrupt:
+            data["interrupted"] = True
+            break
         print(f" {results[-1]['status']}, {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
-    return {
-        "schema": SCHEMA,
-        "suite": suite.name,
-        "device": suite.device,
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "command": " ".join(["mclnf-fast bench", *_words(options)]),
-        **described,
-        "settings": {"seconds": seconds, "quick": options.quick, "only": options.only},
-        "took_seconds": round(time.perf_counter() - began, 1),
-        "limits": limits_of(results),
-        "cases": results,
-    }
+        data |= {"took_seconds": round(time.perf_counter() - began, 1), "limits": limits_of(results)}
+        if options.out is not None:
+            keep(options.out, data)
+    return data
+
+
+def keep(path: pathlib.Path, data: dict[str, Any]) -> None:
+    """Writes the JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rounded(data), indent=1) + "\n")
 
 
 def _words(options: argparse.Namespace) -> list[str]:
@@ -120,6 +139,8 @@ def limits_of(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if values:
             low, middle, high = timing.quartiles(values)
             found[kind] = {"median": middle, "q1": low, "q3": high, "count": len(values)}
+    if limit.cpu_shares:
+        found["cpu_share"] = timing.median(limit.cpu_shares)
     if (reason := limit.why_no_fma()) is not None:
         found["unknown"] = reason
     return found
@@ -129,7 +150,7 @@ def target(options: argparse.Namespace, data: dict[str, Any]) -> pathlib.Path | 
     """Where the JSON goes: `--out`; else, for a whole suite, a new file in `results/`."""
     if options.out is not None:
         return pathlib.Path(options.out)
-    if options.only or options.quick or options.suite.endswith(".json"):
+    if options.only or options.quick or options.suite.endswith(".json") or data["interrupted"]:
         return None
     stem = f"bench_{data['suite']}_{data['machine']['cpu']['short']}_{data['date']}"
     names = [f"{stem}.json", *(f"{stem}_{k}.json" for k in range(2, 1000))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 
@@ -12,6 +12,9 @@ from mclnf_fast.ops import _library
 
 FMA_SECONDS = 0.008
 COPY_BYTES = 1 << 26  # beyond the caches that two cores share
+
+cpu_shares: list[float] = []
+"""For every call of `fma`, the share of its threads' time that they had a processor: below 1 somebody else has one."""
 
 
 def why_no_fma() -> str | None:
@@ -24,7 +27,12 @@ def why_no_fma() -> str | None:
 
 def fma(seconds: float = FMA_SECONDS) -> float:
     """GFLOP/s of multiply-adds, float32, on torch's threads; NaN where unknown."""
-    return float("nan") if why_no_fma() else torch.ops.mclnf_fast.cpu_fma_limit(seconds)
+    if why_no_fma():
+        return float("nan")
+    begin, cpu = perf_counter(), process_time()
+    found: float = torch.ops.mclnf_fast.cpu_fma_limit(seconds)
+    cpu_shares.append((process_time() - cpu) / (perf_counter() - begin) / torch.get_num_threads())
+    return found
 
 
 def fma_bf16(seconds: float = FMA_SECONDS) -> float:

@@ -3,8 +3,8 @@
 The peak of the resident set (VmHWM), reset just before the run, less what was resident then: inputs, parameters and
 libraries are not counted, results and every buffer are, those of C++ containers too. The process is started so that
 malloc gives every block of 64 KiB or more its own mapping and returns it when it is freed, and without huge pages, so
-that the figure is what was held and not what the allocator kept. A run on a few points comes first: it loads what is
-loaded once and starts the threads.
+that the figure is what was held and not what the allocator kept; the kernel counts it to some hundred KiB. A run on a
+few points comes first: it loads what is loaded once and starts the threads.
 """
 
 from __future__ import annotations

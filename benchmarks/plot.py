@@ -134,11 +134,11 @@ def _ratios(ax: Any, results: list[dict[str, Any]]) -> None:
 
 
 def _axis(result: dict[str, Any]) -> list[float] | None:
-    """The numbers of a sweep's variants (`M=16` -> 16); None where the variants are no numbers or not timed."""
+    """The numbers of a sweep's variants (`M=16` -> 16); None where the variants are no numbers or have no rate."""
     values = []
     for own in table.ours_of(result):
         text = own["variant"].partition("=")[2]
-        if not text.isdigit() or "seconds" not in own:
+        if not text.isdigit() or own.get("rate") is None:
             return None
         values.append(float(text))
     return values or None

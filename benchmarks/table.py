@@ -14,6 +14,7 @@ BAR_NAMES = {
     "spread": "slowest:",
     "memory_ratio": "memory of",
 }
+BUSY = 0.95  # a share of the processors' time below which somebody else was using them
 UNITS = {"fma": "GF/s", "copy": "GB/s"}
 
 
@@ -236,6 +237,8 @@ def limits(data: Row) -> str:
             words.append(f"{name} {number(value['median'])} {unit} ({number(value['q1'])} to {number(value['q3'])})")
     if found.get("unknown"):
         words.append(f"multiply-add limit unknown: {found['unknown']}")
+    if found.get("cpu_share", 1.0) < BUSY:
+        words.append(f"busy: the run had {100 * found['cpu_share']:.0f} % of its threads' time, rates are too low")
     return "; ".join(words) or "no limit measured"
 
 

@@ -63,8 +63,7 @@ def in_turn(
     """
     times: dict[str, int] = {}
     cost = 0.0
-    for contender in contenders:
-        contender.run()
+    for contender in contenders:  # the check has run each of them once: compiled, loaded
         took = _slot(contender, 1) * contender.share
         times[contender.name] = max(1, round(SLOT / max(took, 1e-7)))
         cost += took * times[contender.name]

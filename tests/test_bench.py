@@ -38,6 +38,7 @@ SUITE = {
         {
             "id": "tiny/modules",
             "op": "forward",
+            "limit": None,
             "peers": ["loop"],
             "variants": [{"name": "M=1", "modules": 1}, {"name": "M=4", "modules": 4, "shares": "zipf"}],
             "bars": [{"what": "spread", "must": 1e9}],
@@ -60,9 +61,10 @@ SUITE = {
 
 
 @pytest.fixture(autouse=True)
-def _threads_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small_and_at_one_with_the_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     monkeypatch.setattr(limit, "COPY_BYTES", 1 << 16)
+    monkeypatch.setattr(timing, "SLOT", 1e-3)
     peers.missing.cache_clear()
 
 
@@ -185,6 +187,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "composite_backward": {"rays": 7, "bins": 5},
     "nerf_step": {"rays": 8, "samples": 4},
     "bank_step": {},
+    "grid": {"kind": "hash", "levels": 2, "features": 2, "log2_size": 8},
+    "grid_backward": {"kind": "triplane", "features": 3, "resolution": 9},
 }
 
 
@@ -239,12 +243,29 @@ def test_without_the_folder_it_says_what_to_do(monkeypatch, tmp_path, capsys) ->
 
 def test_a_whole_suite_is_kept_under_a_new_name(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     monkeypatch.setattr(command, "RESULTS", tmp_path)
-    data = {"suite": "cpu", "machine": {"cpu": {"short": "zen9"}}, "date": "2030-01-02"}
+    data = {"suite": "cpu", "machine": {"cpu": {"short": "zen9"}}, "date": "2030-01-02", "interrupted": False}
     whole = command.parser().parse_args([])
     assert command.target(whole, data) == tmp_path / "bench_cpu_zen9_2030-01-02.json"
     (tmp_path / "bench_cpu_zen9_2030-01-02.json").touch()
     assert command.target(whole, data) == tmp_path / "bench_cpu_zen9_2030-01-02_2.json"
     assert command.target(command.parser().parse_args(["--quick"]), data) is None
+
+
+def test_an_interrupted_run_shows_and_keeps_what_is_done(monkeypatch, tmp_path, capsys) -> None:
+    suite, out, done = tmp_path / "tiny.json", tmp_path / "out.json", runner.run_case
+
+    def run_case(case: cases.Case, *rest: Any) -> dict[str, Any]:
+        if case.id == "tiny/modules":
+            raise KeyboardInterrupt
+        return done(case, *rest)
+
+    monkeypatch.setattr(runner, "run_case", run_case)
+    suite.write_text(json.dumps(SUITE))
+    assert cli.main(["bench", "--suite", str(suite), "--out", str(out)]) == 130
+    assert "interrupted after 1 of 4 cases" in capsys.readouterr().out
+    data = json.loads(out.read_text())
+    assert data["interrupted"]
+    assert [case["id"] for case in data["cases"]] == ["tiny/backward"]
 
 
 def test_json_holds_no_nan() -> None:
