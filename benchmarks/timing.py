@@ -1,4 +1,4 @@
-"""Times contenders in turn: round after round, each for a slot, the machine's limit between every two."""
+"""Times contenders in turn: round after round, each warm for a slot, the machine's limit between every two."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from time import perf_counter
 
 from benchmarks.contender import Contender
 
-SLOT = 0.02  # seconds that a contender runs at a stretch at least
+SLOT = 0.05  # seconds that a contender is timed at a stretch at least
+WARM = (
+    0.01  # seconds that it runs before, untimed, and one run at least: the caches, the memory and the threads' places
+)
+#              that the contender before it left behind are no part of its time
 LEAST, MOST = 3, 60  # rounds
 
 
@@ -46,6 +50,11 @@ def ratio(over: Series, under: Series) -> float:
 
 
 def _slot(contender: Contender, times: int) -> float:
+    warm_until = perf_counter() + WARM
+    while True:
+        contender.run()
+        if perf_counter() >= warm_until:
+            break
     begin = perf_counter()
     for _ in range(times):
         contender.run()
@@ -66,7 +75,7 @@ def in_turn(
     for contender in contenders:  # the check has run each of them once: compiled, loaded
         took = _slot(contender, 1) * contender.share
         times[contender.name] = max(1, round(SLOT / max(took, 1e-7)))
-        cost += took * times[contender.name]
+        cost += took * (times[contender.name] + 1)
     rounds = min(max(int(seconds * len(contenders) / cost), least), MOST)
     found = {c.name: Series([], []) for c in contenders}
     was_enabled = gc.isenabled()
