@@ -14,11 +14,24 @@ namespace {
 
 constexpr const char* kBankSchemas[] = {
     "bank_mlp_fwd(" BANK ", " NET ") -> Tensor",
+    // y, and `values` activations of the hidden layers that the backward need not compute again
+    "bank_mlp_fwd_keep(" BANK ", " NET ", int values) -> (Tensor, Tensor)",
     "bank_mlp_bwd(" BANK ", Tensor grad_y, " NET
-    ", bool need_x, bool need_params) -> (Tensor, Tensor[], Tensor[])",
+    ", bool need_x, bool need_params, Tensor? kept) -> (Tensor, Tensor[], Tensor[])",
     "bank_mlp_bwd_bwd(" BANK
-    ", Tensor grad_y, Tensor tangent_x, Tensor[] tangent_weights, Tensor[] tangent_biases, " NET
-    ") -> (Tensor, Tensor[], Tensor[], Tensor)",
+    ", Tensor grad_y, Tensor? tangent_x, Tensor[] tangent_weights, Tensor[] tangent_biases, " NET
+    ", bool need_x) -> (Tensor, Tensor[], Tensor[], Tensor)",
+    // loss [M]: the sum, or with `mean` the mean over points and outputs, of weight [N] times the squared
+    // error; with need_params, its gradients
+    "bank_mse_fwd(" BANK ", Tensor target, Tensor? weight, " NET
+    ", bool mean, bool need_params) -> (Tensor, Tensor[], Tensor[])",
+    // the gradients of <cotangent [M], loss>; the known ones (or none) are those for ones
+    "bank_mse_bwd(" BANK
+    ", Tensor target, Tensor? weight, Tensor cotangent, Tensor[] known_weights, "
+    "Tensor[] known_biases, " NET ", bool mean) -> (Tensor[], Tensor[])",
+    "bank_mse_bwd_bwd(" BANK
+    ", Tensor target, Tensor? weight, Tensor cotangent, Tensor[] tangent_weights, Tensor[] "
+    "tangent_biases, " NET ", bool mean) -> (Tensor[], Tensor[])",
     "fisher_points(" BANK
     ", Tensor grad_y, Tensor[] fisher_weights, Tensor[] fisher_biases, float damping, " NET
     ", bool sums) -> (Tensor, Tensor[], Tensor[], Tensor[], Tensor[])",

@@ -30,7 +30,7 @@ namespace avx512_bf16 {
 #include "bf16_outer.h"
 #include "bf16_kernels.h"
 // clang-format on
-const BankTable<Bf16> table = {"avx512_bf16", &bf16_forward, &bf16_backward, nullptr};
+const BankTable<Bf16> table = {"avx512_bf16", Panel<float>::lanes, &bf16_forward, &bf16_backward, nullptr};
 }  // namespace avx512_bf16
 }  // namespace mclnf
 #pragma GCC pop_options

@@ -190,8 +190,38 @@ static S sum_lanes(S* lanes) {
     return lanes[0];
 }
 
+// d = 2 scale weight (y - target), the gradient of the squared error; with the outputs' tangents given, dt =
+// its derivative along them. Returns the error over the tile, scale left out.
 template <class S>
-static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const S* grad_y, S* grad_x,
+static double squared_error(const Tile<S>& tile, const Start<S>& start, int64_t at, int outputs,
+                            const Rows<S>& y, const Rows<S>& weight, const Rows<S>& d,
+                            const Rows<S>* tangent = nullptr, const Rows<S>* dt = nullptr) {
+    constexpr int L = Panel<S>::lanes, W = Simd<S>::width;
+    load_points(start.target + at * outputs, tile, d, outputs, false);
+    if (start.weight) load_points(start.weight + at, tile, weight, 1, false);
+    const Vec<S> twice = vset<S>(2 * start.scale);
+    Vec<S> sum = {};
+    for (int p = 0; p < tile.panels; ++p) {
+        S* w = weight.panel(p);
+        if (!start.weight)
+            for (int t = 0; t < L; ++t) w[t] = t < tile.in_panel(p) ? S(1) : S(0);
+        for (int r = 0; r < outputs; ++r)
+            for (int v = 0; v < tile.vectors(p); ++v) {
+                const int i = r * L + v * W;
+                // A lane without a point has weight 0 and a finite output: that of the last point.
+                const Vec<S> share = vload(w + v * W), e = vload(y.panel(p) + i) - vload(d.panel(p) + i);
+                sum = vfma(share * e, e, sum);
+                vstore(d.panel(p) + i, twice * share * e);
+                if (dt) vstore(dt->panel(p) + i, twice * share * vload(tangent->panel(p) + i));
+            }
+    }
+    double total = 0;
+    for (int v = 0; v < W; ++v) total += double(sum[v]);
+    return total;
+}
+
+template <class S>
+static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const Start<S>& start, S* grad_x,
                      Sums<S> grads, const FisherSweep<S>& fisher) {
     constexpr int L = Panel<S>::lanes, W = Simd<S>::width;
     const int layers = (int)net.layers.size(), last = layers - 1, wide = round_up(net.max_dim, 16);
@@ -217,7 +247,10 @@ static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const
     const Transposed<S> dT{memory.take((size_t)(round_up(net.max_dim, L) / L) * group), group};
     BiasSums<S> bias(net, memory);
     FisherTile<S> informed(fisher, net, panels, n, memory);
+    const Rows<S> weight(memory, 1, panels);
+    const int first = !start.kept ? 0 : net.output_activation == kNone && start.grad_y ? layers : last;
     std::vector<S> score;
+    double error = 0;
 
     int64_t segment = 0;
     for (int64_t at = 0, next; at < n; at = next) {
@@ -234,13 +267,17 @@ static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const
         const Tile<S> tile((int)(next - at));
         const bool accumulate = at > 0;
         load_points(x + at * net.in_dim, tile, X, net.in_dim, true);
-        tile_forward<S>(net, par, w, tile, X, E, H, D.data());
+        if (start.kept) place_kept(net, tile, at, const_cast<S*>(start.kept), H);
+        tile_forward<S>(net, par, w, tile, X, E, H, D.data(), first);
         d.rows = padded<S>(net.out_dim);
-        load_points(grad_y + at * net.out_dim, tile, d, net.out_dim, false);
+        if (start.grad_y)
+            load_points(start.grad_y + at * net.out_dim, tile, d, net.out_dim, false);
+        else
+            error += squared_error(tile, start, at, net.out_dim, H[last], weight, d);
         if (grad_x && any_skip)
             for (int p = 0; p < tile.panels; ++p) std::memset(GE.panel(p), 0, sizeof(S) * GE.stride());
         times_derivative(tile, net.output_activation, H[last], D[last], d);
-        for (int l = last; l >= 0; --l) {
+        for (int l = last; l >= 0 && (grads || grad_x || fisher); --l) {
             const Layer& layer = net.layers[l];
             const Rows<S>& prev = l > 0 ? H[l - 1] : E;
             if (grads || fisher.segments)
@@ -278,6 +315,7 @@ static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const
             std::copy(score.begin(), score.begin() + tile.points, fisher.scores + at);
         segment = segments_end;
     }
+    if (start.error) *start.error = error * double(start.scale);
     if (grads) bias.store(net, grads);
     if (fisher.squares) informed.squares.store(net, fisher.squares);
 }

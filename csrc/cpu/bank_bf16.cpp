@@ -60,7 +60,7 @@ class Scratch {
 // on the cut.
 constexpr int64_t kChunk = 1024;
 
-void converted_forward(const Net& net, Slices<Bf16> par, const Bf16* x, int64_t n, Bf16* y) {
+void converted_forward(const Net& net, Slices<Bf16> par, const Bf16* x, int64_t n, Bf16* y, Bf16*) {
     const int64_t chunk = std::min(n, kChunk);
     Scratch scratch(net.parameters + chunk * (net.in_dim + net.out_dim));
     const View<float> wide = scratch.widened(net, par);
@@ -68,34 +68,37 @@ void converted_forward(const Net& net, Slices<Bf16> par, const Bf16* x, int64_t 
     for (int64_t at = 0; at < n; at += chunk) {
         const int64_t points = std::min(chunk, n - at);
         widen_all(x + at * net.in_dim, points * net.in_dim, xs);
-        bank_table<float>().forward(net, wide.read(), xs, points, ys);
+        bank_table<float>().forward(net, wide.read(), xs, points, ys, nullptr);
         narrow_all(ys, points * net.out_dim, y + at * net.out_dim);
     }
 }
 
-void converted_backward(const Net& net, Slices<Bf16> par, const Bf16* x, int64_t n, const Bf16* grad_y,
+void converted_backward(const Net& net, Slices<Bf16> par, const Bf16* x, int64_t n, const Start<Bf16>& start,
                         Bf16* grad_x, Sums<float> grads, const FisherSweep<float>&) {
     const int64_t in = n * net.in_dim, out = n * net.out_dim;
     Scratch scratch(net.parameters + 2 * in + out);
     const View<float> wide = scratch.widened(net, par);
-    const float *xs = scratch.widened(x, in), *gy = scratch.widened(grad_y, out);
+    const float* xs = scratch.widened(x, in);
+    Start<float> wide_start;
+    wide_start.grad_y = scratch.widened(start.grad_y, out);
     float* gx = grad_x ? scratch.take(in) : nullptr;
-    bank_table<float>().backward(net, wide.read(), xs, n, gy, gx, grads, {});
+    bank_table<float>().backward(net, wide.read(), xs, n, wide_start, gx, grads, {});
     if (gx) narrow_all(gx, in, grad_x);
 }
 
-void converted_second(const Net& net, Slices<Bf16> par, const Bf16* x, int64_t n, const Bf16* grad_y,
+void converted_second(const Net& net, Slices<Bf16> par, const Bf16* x, int64_t n, const Start<Bf16>& start,
                       const Bf16* tangent_x, Slices<Bf16> tangent, Bf16* grad_x, Sums<float> grads,
                       Bf16* grad_grad_y) {
     const int64_t in = n * net.in_dim, out = n * net.out_dim;
     Scratch scratch(2 * net.parameters + 3 * in + 2 * out);
     const View<float> wide = scratch.widened(net, par), direction = scratch.widened(net, tangent);
-    const float *xs = scratch.widened(x, in), *gy = scratch.widened(grad_y, out),
-                *tx = scratch.widened(tangent_x, in);
-    float *gx = scratch.take(in), *ggy = scratch.take(out);
-    bank_table<float>().second(net, wide.read(), xs, n, gy, tx, direction.read(), gx, grads, ggy);
-    narrow_all(gx, in, grad_x);
-    narrow_all(ggy, out, grad_grad_y);
+    const float *xs = scratch.widened(x, in), *tx = tangent_x ? scratch.widened(tangent_x, in) : nullptr;
+    Start<float> wide_start;
+    wide_start.grad_y = scratch.widened(start.grad_y, out);
+    float *gx = grad_x ? scratch.take(in) : nullptr, *ggy = grad_grad_y ? scratch.take(out) : nullptr;
+    bank_table<float>().second(net, wide.read(), xs, n, wide_start, tx, direction.read(), gx, grads, ggy);
+    if (gx) narrow_all(gx, in, grad_x);
+    if (ggy) narrow_all(ggy, out, grad_grad_y);
 }
 
 // Whether bf16 runs on the dot product. By itself not on Intel's processors with
@@ -127,7 +130,8 @@ bool cpu_bf16_dot() { return bank_table<Bf16>().forward != &converted_forward; }
 template <>
 const BankTable<Bf16>& bank_table<Bf16>() {
     static const BankTable<Bf16> chosen = [] {
-        BankTable<Bf16> table{"converted", &converted_forward, &converted_backward, &converted_second};
+        BankTable<Bf16> table{"converted", bank_table<float>().lanes, &converted_forward, &converted_backward,
+                              &converted_second};
 #if defined(__x86_64__)
         if (wants_dot()) {
             table.name = avx512_bf16::table.name;

@@ -7,11 +7,8 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <tuple>
@@ -19,6 +16,7 @@
 #include <vector>
 
 #include "bank_table.h"
+#include "fresh.h"
 
 namespace mclnf {
 
@@ -38,22 +36,6 @@ inline Tensor plain(const char* name, const Tensor& t, ScalarType dtype) {
     STD_TORCH_CHECK(t.is_cpu(), "mclnf_fast: ", name, " must be on the CPU like x");
     STD_TORCH_CHECK(t.scalar_type() == dtype, "mclnf_fast: ", name, " has a dtype other than x");
     return torch::stable::contiguous(t);
-}
-
-// A new tensor that is about to be written whole. Large ones are asked for in large pages where the system
-// leaves that to the program: thousands of modules' gradients are hundreds of megabytes, and in small pages
-// their first touch costs as much as computing them.
-inline Tensor fresh(const Tensor& like, std::initializer_list<int64_t> shape) {
-    Tensor t = torch::stable::new_empty(like, shape);
-#if defined(__linux__)
-    const size_t bytes = static_cast<size_t>(t.numel()) * t.element_size(), page = size_t(2) << 20;
-    if (bytes >= 4 * page) {
-        const uintptr_t at = reinterpret_cast<uintptr_t>(t.mutable_data_ptr());
-        const uintptr_t first = (at + page - 1) / page * page, end = (at + bytes) / page * page;
-        madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
-    }
-#endif
-    return t;
 }
 
 // Tensors shaped like the parameters, [M, in, out] and [M, out] a layer, and
@@ -162,6 +144,17 @@ struct BankInputs {
     }
 };
 
+// Points below which a run is not worth cutting further.
+constexpr int64_t kLeastPoints = 512;
+// Bytes of gradients beyond which the first are gone from the caches before the last are there.
+constexpr size_t kStreamFrom = size_t(64) << 20;
+
+template <class S>
+bool streams(const BankInputs<S>& in) {
+    return !std::is_same_v<S, Bf16> &&
+           static_cast<size_t>(in.modules * in.net.parameters) * sizeof(S) > kStreamFrom;
+}
+
 // A run of items (points, or segments) of one module. `slot` < 0: the module's
 // only run, which writes its sums in place; otherwise the row of the partial
 // sums that it fills.
@@ -179,22 +172,21 @@ struct Plan {
     static Plan free(const std::vector<int64_t>& offsets) {
         const int64_t parts = 8 * static_cast<int64_t>(torch::stable::get_num_threads());
         const int64_t least = std::max<int64_t>(512, offsets.back() / parts);
-        return Plan(offsets, least, INT64_MAX, false);
+        return Plan(offsets, least, false);
     }
-    // For sums over items: enough runs that one huge module fills the cores, few
-    // enough that the partial sums stay small. The cut depends on the problem
-    // alone, never on the number of threads, and so do the sums' bits.
+    // For sums over items: enough runs that one huge module fills the cores, and no more of them than that
+    // takes, since each of a module's runs has partial sums of its own. The cut depends on the problem alone,
+    // never on the number of threads, and so do the sums' bits.
     static Plan fixed(const std::vector<int64_t>& offsets, int64_t least) {
-        const int64_t modules = static_cast<int64_t>(offsets.size()) - 1;
-        return Plan(offsets, least, std::max<int64_t>(4, 64 / std::max<int64_t>(1, modules)), true);
+        return Plan(offsets, std::max(least, offsets.back() / 64), true);
     }
 
   private:
-    Plan(const std::vector<int64_t>& offsets, int64_t least, int64_t most, bool partial_sums) {
+    Plan(const std::vector<int64_t>& offsets, int64_t least, bool partial_sums) {
         for (size_t m = 0; m + 1 < offsets.size(); ++m) {
             const int64_t items = offsets[m + 1] - offsets[m];
             if (items == 0) continue;
-            const int64_t count = std::min(most, (items + least - 1) / least);
+            const int64_t count = (items + least - 1) / least;
             // Whole tiles a run, so that only the last one is ragged.
             const int64_t size = ((items + count - 1) / count + 127) / 128 * 128;
             const bool alone = size >= items || !partial_sums;
@@ -204,6 +196,22 @@ struct Plan {
         }
     }
 };
+
+// f(r) for every run r of a plan, on all threads: each takes the next few runs when it is done with the last,
+// since threads are not equally fast. Each works on a copy of f, which may hold what a thread keeps between
+// runs.
+template <class F>
+void each_run(const Plan& plan, const F& f) {
+    const int64_t runs = static_cast<int64_t>(plan.runs.size()),
+                  threads = static_cast<int64_t>(torch::stable::get_num_threads());
+    const int64_t few = std::max<int64_t>(1, runs / (32 * std::max<int64_t>(1, threads)));
+    std::atomic<int64_t> next{0};
+    torch::stable::parallel_for(0, std::min(threads, runs), 1, [&](int64_t, int64_t) {
+        F own = f;
+        for (int64_t at; (at = next.fetch_add(few)) < runs;)
+            for (int64_t r = at; r < std::min(at + few, runs); ++r) own(r);
+    });
+}
 
 // Sums over a plan's runs, shaped like the parameters: each run writes
 // `of(run)` and says `done(run)`, then `finish` adds the partial sums of every

@@ -73,11 +73,11 @@ static void layer_backward(const Layer& layer, const LayerWeights<S>& w, const S
 
 // The encoding and all layers of a tile: H[l] are the outputs of layer l, D[l]
 // the derivatives of its activation where that is no relu (whose are read off
-// H).
+// H). The layers before `first` are there already.
 template <class S>
 static void tile_forward(const Net& net, Slices<S> par, const std::vector<LayerWeights<S>>& w,
                          const Tile<S>& tile, const Rows<S>& X, const Rows<S>& E,
-                         const std::vector<Rows<S>>& H, const Rows<S>* D) {
+                         const std::vector<Rows<S>>& H, const Rows<S>* D, int first = 0) {
     const int last = (int)net.layers.size() - 1;
     for (int p = 0; p < tile.panels; ++p) {
         if (p == 0 && !w[0].prev.packed) {
@@ -87,7 +87,7 @@ static void tile_forward(const Net& net, Slices<S> par, const std::vector<LayerW
         }
         encode<S>(net, X.panel(p), E.panel(p), nullptr, nullptr, tile.vectors(p));
     }
-    for (int l = 0; l <= last; ++l) {
+    for (int l = first; l <= last; ++l) {
         const int kind = l == last ? net.output_activation : net.activation;
         const Rows<S>& prev = l > 0 ? H[l - 1] : E;
         // Weights that are read where they lie come a few values of a row at a time, which the processor's
@@ -108,8 +108,19 @@ static void tile_forward(const Net& net, Slices<S> par, const std::vector<LayerW
     }
 }
 
+// The hidden layers' outputs of the tile that starts at point `at`, in the memory that `forward` keeps.
 template <class S>
-static void forward(const Net& net, Slices<S> par, const S* x, int64_t n, S* y) {
+static void place_kept(const Net& net, const Tile<S>& tile, int64_t at, S* kept, std::vector<Rows<S>>& H) {
+    constexpr int L = Panel<S>::lanes;
+    S* place = kept + kept_values(net, at, L);
+    for (size_t l = 0; l + 1 < net.layers.size(); ++l) {
+        H[l].at = place;
+        place += tile.panels * H[l].stride();
+    }
+}
+
+template <class S>
+static void forward(const Net& net, Slices<S> par, const S* x, int64_t n, S* y, S* keep) {
     constexpr int L = Panel<S>::lanes;
     Arena<S>& memory = arena<S>();
     const int panels = tile_panels<S>(n), layers = (int)net.layers.size();
@@ -125,6 +136,7 @@ static void forward(const Net& net, Slices<S> par, const S* x, int64_t n, S* y) 
     for (int64_t at = 0; at < n; at += panels * L) {
         const Tile<S> tile((int)std::min<int64_t>(panels * L, n - at));
         load_points(x + at * net.in_dim, tile, X, net.in_dim, true);
+        if (keep) place_kept(net, tile, at, keep, H);
         tile_forward<S>(net, par, w, tile, X, E, H, nullptr);
         store_points(H[layers - 1], tile, net.out_dim, y + at * net.out_dim);
     }

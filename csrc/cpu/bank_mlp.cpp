@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <cstdlib>
+#include <optional>
 #include <string>
 
 #include "bank_inputs.h"
@@ -36,78 +37,102 @@ std::string chosen_set() {
     return name.empty() ? "portable" : name;
 }
 
-// Points below which a run is not worth cutting further.
-constexpr int64_t kLeastPoints = 512;
-// Bytes of gradients beyond which the first are gone from the caches before the last are there.
-constexpr size_t kStreamFrom = size_t(64) << 20;
+// Where the runs of a plan keep their activations. A share of the runs does where there is not room for all,
+// spread over them evenly: those that keep take less time backward.
+template <class S>
+class Kept {
+  public:
+    Kept() = default;
+    Kept(const Net& net, const Plan& plan, const Tensor& memory) {
+        S* at = mutable_data<S>(memory);
+        int64_t all = 0, done = 0, left = memory.numel();
+        const auto size = [&](const Run& run) {
+            return kept_values(net, run.end - run.begin, bank_table<S>().lanes);
+        };
+        for (const Run& run : plan.runs) all += size(run);
+        const double share = all > 0 ? static_cast<double>(left) / static_cast<double>(all) : 0;
+        for (const Run& run : plan.runs) {
+            const int64_t own = size(run);
+            const bool wanted = static_cast<double>(done + own) <= share * static_cast<double>(seen_ += own);
+            const bool keeps = own > 0 && own <= left && wanted;
+            of_.push_back(keeps ? at : nullptr);
+            if (!keeps) continue;
+            at += own;
+            left -= own;
+            done += own;
+        }
+    }
+    S* of(int64_t run) const { return of_.empty() ? nullptr : of_[run]; }
+
+  private:
+    std::vector<S*> of_;
+    int64_t seen_ = 0;
+};
 
 template <class S>
-Tensor forward(const BankInputs<S>& in) {
-    Tensor y = torch::stable::new_empty(in.x, {in.points, in.net.out_dim});
+Tensor forward(const BankInputs<S>& in, const Tensor* keep) {
+    Tensor y = fresh(in.x, {in.points, in.net.out_dim});
     const BankTable<S>& table = bank_table<S>();
-    const Plan plan = Plan::free(in.offsets);
+    const Plan plan = keep ? Plan::fixed(in.offsets, kLeastPoints) : Plan::free(in.offsets);
+    const Kept<S> kept = keep ? Kept<S>(in.net, plan, *keep) : Kept<S>();
     S* out = mutable_data<S>(y);
-    torch::stable::parallel_for(0, static_cast<int64_t>(plan.runs.size()), 1,
-                                [&](int64_t begin, int64_t end) {
-                                    for (int64_t r = begin; r < end; ++r) {
-                                        const Run& run = plan.runs[r];
-                                        const View<S> par(in.parameters, in.net, run.module);
-                                        table.forward(in.net, par.read(), in.points_at(run.begin),
-                                                      run.end - run.begin, out + run.begin * in.net.out_dim);
-                                    }
-                                });
+    each_run(plan, [&](int64_t r) {
+        const Run& run = plan.runs[r];
+        const View<S> par(in.parameters, in.net, run.module);
+        table.forward(in.net, par.read(), in.points_at(run.begin), run.end - run.begin,
+                      out + run.begin * in.net.out_dim, kept.of(r));
+    });
     return y;
 }
 
 template <class S>
 std::tuple<Tensor, Tensors, Tensors> backward(const BankInputs<S>& in, const Tensor& grad_y, bool need_x,
-                                              bool need_params) {
+                                              bool need_params, const Tensor* keep) {
     Tensor gx = torch::stable::new_empty(in.x, {need_x ? in.points : 0, in.net.in_dim});
     Stack<S> grads = need_params ? Stack<S>::empty(in.net, in.modules, in.x) : Stack<S>();
     const BankTable<S>& table = bank_table<S>();
-    const Plan plan = need_params ? Plan::fixed(in.offsets, kLeastPoints) : Plan::free(in.offsets);
+    const Plan plan = need_params || keep ? Plan::fixed(in.offsets, kLeastPoints) : Plan::free(in.offsets);
+    const Kept<S> kept = keep ? Kept<S>(in.net, plan, *keep) : Kept<S>();
     RunSums<S> sums(in.net, in.modules, plan, grads);
-    const bool stream = !RunSums<S>::kRounds && in.modules * in.net.parameters * sizeof(S) > kStreamFrom;
     const S* gy = data<S>(grad_y);
     S* out = need_x ? mutable_data<S>(gx) : nullptr;
-    torch::stable::parallel_for(
-        0, static_cast<int64_t>(plan.runs.size()), 1, [&](int64_t begin, int64_t end) {
-            for (int64_t r = begin; r < end; ++r) {
-                const Run& run = plan.runs[r];
-                const View<S> par(in.parameters, in.net, run.module);
-                auto own = sums.of(run);
-                table.backward(in.net, par.read(), in.points_at(run.begin), run.end - run.begin,
-                               gy + run.begin * in.net.out_dim,
-                               out ? out + run.begin * in.net.in_dim : nullptr, own.write(stream), {});
-                sums.done(run);
-            }
-        });
+    each_run(plan, [&](int64_t r) {
+        const Run& run = plan.runs[r];
+        const View<S> par(in.parameters, in.net, run.module);
+        auto own = sums.of(run);
+        Start<S> start;
+        start.grad_y = gy + run.begin * in.net.out_dim;
+        start.kept = kept.of(r);
+        table.backward(in.net, par.read(), in.points_at(run.begin), run.end - run.begin, start,
+                       out ? out + run.begin * in.net.in_dim : nullptr, own.write(streams(in)), {});
+        sums.done(run);
+    });
     sums.finish();
     return {gx, grads.weight, grads.bias};
 }
 
 template <class S>
 std::tuple<Tensor, Tensors, Tensors, Tensor> second(const BankInputs<S>& in, const Tensor& grad_y,
-                                                    const Tensor& tangent_x, const Stack<S>& tangent) {
-    Tensor gx = torch::stable::new_empty(in.x, {in.points, in.net.in_dim});
+                                                    const Tensor* tangent_x, const Stack<S>& tangent,
+                                                    bool need_x) {
+    Tensor gx = torch::stable::new_empty(in.x, {need_x ? in.points : 0, in.net.in_dim});
     Tensor ggy = torch::stable::new_empty(in.x, {in.points, in.net.out_dim});
     Stack<S> grads = Stack<S>::empty(in.net, in.modules, in.x);
     const BankTable<S>& table = bank_table<S>();
     const Plan plan = Plan::fixed(in.offsets, kLeastPoints);
     RunSums<S> sums(in.net, in.modules, plan, grads);
-    torch::stable::parallel_for(
-        0, static_cast<int64_t>(plan.runs.size()), 1, [&](int64_t begin, int64_t end) {
-            for (int64_t r = begin; r < end; ++r) {
-                const Run& run = plan.runs[r];
-                const View<S> par(in.parameters, in.net, run.module), dir(tangent, in.net, run.module);
-                auto own = sums.of(run);
-                const int64_t x_at = run.begin * in.net.in_dim, y_at = run.begin * in.net.out_dim;
-                table.second(in.net, par.read(), in.points_at(run.begin), run.end - run.begin,
-                             data<S>(grad_y) + y_at, data<S>(tangent_x) + x_at, dir.read(),
-                             mutable_data<S>(gx) + x_at, own.write(), mutable_data<S>(ggy) + y_at);
-                sums.done(run);
-            }
-        });
+    each_run(plan, [&](int64_t r) {
+        const Run& run = plan.runs[r];
+        const View<S> par(in.parameters, in.net, run.module), dir(tangent, in.net, run.module);
+        auto own = sums.of(run);
+        const int64_t x_at = run.begin * in.net.in_dim, y_at = run.begin * in.net.out_dim;
+        Start<S> start;
+        start.grad_y = data<S>(grad_y) + y_at;
+        table.second(in.net, par.read(), in.points_at(run.begin), run.end - run.begin, start,
+                     tangent_x ? data<S>(*tangent_x) + x_at : nullptr, dir.read(),
+                     need_x ? mutable_data<S>(gx) + x_at : nullptr, own.write(), mutable_data<S>(ggy) + y_at);
+        sums.done(run);
+    });
     sums.finish();
     return {gx, grads.weight, grads.bias, ggy};
 }
@@ -121,36 +146,58 @@ Tensor bank_mlp_fwd(Tensor x, Tensor offsets, Tensors w, Tensors b, std::vector<
                     std::vector<double> floats) {
     return by_bank_dtype(x, [&](auto s) {
         using S = decltype(s);
-        return forward<S>(BankInputs<S>(x, offsets, w, b, ints, floats));
+        return forward<S>(BankInputs<S>(x, offsets, w, b, ints, floats), nullptr);
+    });
+}
+
+// The same, and what the backward would compute again: `values` of it.
+std::tuple<Tensor, Tensor> bank_mlp_fwd_keep(Tensor x, Tensor offsets, Tensors w, Tensors b,
+                                             std::vector<int64_t> ints, std::vector<double> floats,
+                                             int64_t values) {
+    STD_TORCH_CHECK(values >= 0, "mclnf_fast: values must not be negative, got ", values);
+    return by_dtype(x, [&](auto s) -> std::tuple<Tensor, Tensor> {
+        using S = decltype(s);
+        const BankInputs<S> in(x, offsets, w, b, ints, floats);
+        Tensor kept = fresh(in.x, {values});
+        Tensor y = forward<S>(in, &kept);
+        return {y, kept};
     });
 }
 
 std::tuple<Tensor, Tensors, Tensors> bank_mlp_bwd(Tensor x, Tensor offsets, Tensors w, Tensors b,
                                                   Tensor grad_y, std::vector<int64_t> ints,
-                                                  std::vector<double> floats, bool need_x, bool need_params) {
+                                                  std::vector<double> floats, bool need_x, bool need_params,
+                                                  std::optional<Tensor> kept) {
     return by_bank_dtype(x, [&](auto s) {
         using S = decltype(s);
         const BankInputs<S> in(x, offsets, w, b, ints, floats);
         const Tensor gy = plain("grad_y", grad_y, x.scalar_type());
         check_shape("grad_y", gy, {in.points, in.net.out_dim});
-        return backward<S>(in, gy, need_x, need_params);
+        if (kept) {
+            *kept = plain("kept", *kept, x.scalar_type());
+            check_shape("kept", *kept, {kept->numel()});
+        }
+        return backward<S>(in, gy, need_x, need_params, kept ? &*kept : nullptr);
     });
 }
 
 std::tuple<Tensor, Tensors, Tensors, Tensor> bank_mlp_bwd_bwd(Tensor x, Tensor offsets, Tensors w, Tensors b,
-                                                              Tensor grad_y, Tensor tangent_x,
+                                                              Tensor grad_y, std::optional<Tensor> tangent_x,
                                                               Tensors tangent_w, Tensors tangent_b,
                                                               std::vector<int64_t> ints,
-                                                              std::vector<double> floats) {
+                                                              std::vector<double> floats, bool need_x) {
     return by_bank_dtype(x, [&](auto s) {
         using S = decltype(s);
         const BankInputs<S> in(x, offsets, w, b, ints, floats);
-        const Tensor gy = plain("grad_y", grad_y, x.scalar_type()),
-                     tx = plain("tangent_x", tangent_x, x.scalar_type());
+        const Tensor gy = plain("grad_y", grad_y, x.scalar_type());
         check_shape("grad_y", gy, {in.points, in.net.out_dim});
-        check_shape("tangent_x", tx, {in.points, in.net.in_dim});
-        return second<S>(in, gy, tx,
-                         Stack<S>("tangents", in.net, in.modules, tangent_w, tangent_b, x.scalar_type()));
+        if (tangent_x) {
+            *tangent_x = plain("tangent_x", *tangent_x, x.scalar_type());
+            check_shape("tangent_x", *tangent_x, {in.points, in.net.in_dim});
+        }
+        return second<S>(in, gy, tangent_x ? &*tangent_x : nullptr,
+                         Stack<S>("tangents", in.net, in.modules, tangent_w, tangent_b, x.scalar_type()),
+                         need_x);
     });
 }
 
@@ -180,6 +227,7 @@ const BankTable<double>& bank_table<double>() {
 
 STABLE_TORCH_LIBRARY_IMPL(mclnf_fast, CPU, m) {
     m.impl("bank_mlp_fwd", TORCH_BOX(&mclnf::bank_mlp_fwd));
+    m.impl("bank_mlp_fwd_keep", TORCH_BOX(&mclnf::bank_mlp_fwd_keep));
     m.impl("bank_mlp_bwd", TORCH_BOX(&mclnf::bank_mlp_bwd));
     m.impl("bank_mlp_bwd_bwd", TORCH_BOX(&mclnf::bank_mlp_bwd_bwd));
 }

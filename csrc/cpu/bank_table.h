@@ -40,6 +40,18 @@ struct FisherSweep {
     explicit operator bool() const { return scores || squares; }
 };
 
+// What a backward sweep starts from: the gradient of the outputs, or a squared error of them.
+template <class S>
+struct Start {
+    const S* grad_y = nullptr;  // [n, out]; null: that of the squared error
+    const S* target = nullptr;  // [n, out]
+    const S* weight = nullptr;  // [n]; null: ones
+    S scale = S(1);
+    double* error = nullptr;  // receives sum over points of scale * weight * |y - target|^2
+    // What `forward` kept of the same points; null: computed again.
+    const S* kept = nullptr;
+};
+
 // What sums over points are kept in: bf16 ones in fp32.
 template <class S>
 struct Wide {
@@ -54,18 +66,29 @@ template <class S>
 struct BankTable {
     using Sum = typename Wide<S>::type;
     const char* name;
-    // y [n, out] = f(x [n, in])
-    void (*forward)(const Net&, Slices<S>, const S* x, int64_t n, S* y);
+    int lanes;  // points of a panel: what `forward` keeps is kept_values(net, n, lanes) values
+    // y [n, out] = f(x [n, in]). keep: where the hidden activations go, or null. None in bf16.
+    void (*forward)(const Net&, Slices<S>, const S* x, int64_t n, S* y, S* keep);
     // The gradients of <grad_y, f>, n > 0: each is written where asked for,
-    // whatever was there. No Fisher sweep in bf16.
-    void (*backward)(const Net&, Slices<S>, const S* x, int64_t n, const S* grad_y, S* grad_x,
+    // whatever was there. No Fisher sweep, no squared error in bf16.
+    void (*backward)(const Net&, Slices<S>, const S* x, int64_t n, const Start<S>&, S* grad_x,
                      Sums<Sum> grads, const FisherSweep<Sum>&);
     // Directional derivative of the backward along (tangent_x, tangent): the
     // gradient of <grad_y, df/d(x, parameters) . tangent> with respect to x, the
-    // parameters and grad_y.
-    void (*second)(const Net&, Slices<S>, const S* x, int64_t n, const S* grad_y, const S* tangent_x,
+    // parameters and grad_y; of a squared error, the product of its Hessian with
+    // the direction. tangent_x null: zeros; grad_x and grad_grad_y where asked for.
+    void (*second)(const Net&, Slices<S>, const S* x, int64_t n, const Start<S>&, const S* tangent_x,
                    Slices<S> tangent, S* grad_x, Sums<Sum> grads, S* grad_grad_y);
 };
+
+// Values that `forward` keeps of a run; 0 where it can't: what a hidden layer's derivative needs is in its
+// values for relu and for none alone.
+inline int64_t kept_values(const Net& net, int64_t n, int lanes) {
+    if (net.activation != kRelu && net.activation != kNone) return 0;
+    int64_t rows = 0;
+    for (size_t l = 0; l + 1 < net.layers.size(); ++l) rows += net.layers[l].out;
+    return (n + lanes - 1) / lanes * lanes * rows;
+}
 
 // The fastest set that this processor has, or the one that MCLNF_FAST_ISA names
 // (avx512, avx2, portable).

@@ -241,7 +241,7 @@ static void encode(const Net& net, const S* X, S* E, const S* Xt, S* Et, int nv)
 
 // GX [in_dim, lanes] = J^L G, with J the encoding's Jacobian at X and E its
 // features. With tangents (Xt of the coordinates, Gt of the gradients): J^L Gt
-// + (dJ along Xt)^L G, the derivative of the former.
+// + (dJ along Xt)^L G, the derivative of the former (Xt null: 0).
 template <class S>
 static void encode_backward(const Net& net, const S* X, const S* E, const S* G, const S* Xt, const S* Gt,
                             S* GX, int nv) {
@@ -265,7 +265,8 @@ static void encode_backward(const Net& net, const S* X, const S* E, const S* G, 
                         const int at = d * L + v * W, si = row * L + at, co = (row + part.dims) * L + at;
                         const Vec<S> s = vload(E + si), c = vload(E + co);
                         Vec<S> g = f * (c * vload(first + si) - s * vload(first + co));
-                        if (Gt) g = g - f * f * vload(xt + at) * (s * vload(G + si) + c * vload(G + co));
+                        if (Gt && xt)
+                            g = g - f * f * vload(xt + at) * (s * vload(G + si) + c * vload(G + co));
                         vstore(gx + at, vload(gx + at) + g);
                     }
                 row += 2 * part.dims;

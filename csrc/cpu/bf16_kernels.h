@@ -66,7 +66,7 @@ static void bf16_layer(const Net& net, int l, const Bf16Layer& w, const uint32_t
     if (H) pair_rows(layer.out, nv, Z, H);
 }
 
-static void bf16_forward(const Net& net, Slices<Bf16> par, const Bf16* x, int64_t n, Bf16* y) {
+static void bf16_forward(const Net& net, Slices<Bf16> par, const Bf16* x, int64_t n, Bf16* y, Bf16*) {
     constexpr int L = Panel<float>::lanes;
     Arena<float>& memory = arena<float>();
     Arena<uint32_t>& pairs = arena<uint32_t>();
@@ -96,8 +96,9 @@ static void bf16_forward(const Net& net, Slices<Bf16> par, const Bf16* x, int64_
 }
 
 // The gradients of <grad_y, f> (BankTable). No Fisher sweep: those are fp32.
-static void bf16_backward(const Net& net, Slices<Bf16> par, const Bf16* x, int64_t n, const Bf16* grad_y,
-                          Bf16* grad_x, Sums<float> grads, const FisherSweep<float>&) {
+static void bf16_backward(const Net& net, Slices<Bf16> par, const Bf16* x, int64_t n,
+                          const Start<Bf16>& start, Bf16* grad_x, Sums<float> grads,
+                          const FisherSweep<float>&) {
     constexpr int L = Panel<float>::lanes;
     const int layers = (int)net.layers.size(), last = layers - 1, panels = bf16_panels(n);
     Arena<float>& memory = arena<float>();
@@ -142,7 +143,7 @@ static void bf16_backward(const Net& net, Slices<Bf16> par, const Bf16* x, int64
             if (net.output_activation != kNone)
                 bf16_layer(net, last, w[last], (last > 0 ? H[last - 1] : encoded).panel(p), encoded.panel(p),
                            nv, Z, nullptr, slope);
-            load_bf16(grad_y + (at + p * L) * net.out_dim, tile.in_panel(p), Z, net.out_dim, false);
+            load_bf16(start.grad_y + (at + p * L) * net.out_dim, tile.in_panel(p), Z, net.out_dim, false);
             if (net.output_activation != kNone)
                 for (int i = 0; i < size; ++i) Z[i] *= slope[i];
             pair_rows(net.out_dim, nv, Z, d.panel(p));

@@ -12,7 +12,6 @@ namespace {
 
 using FisherOut = std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors>;
 
-constexpr int64_t kLeastPoints = 512;
 constexpr int64_t kLeastSegments = 64;
 
 // What is asked for beside the inputs of the bank.
@@ -69,45 +68,40 @@ FisherOut sweep(const BankInputs<S>& in, const Wanted<S>& want, const std::vecto
         grads = Stack<S>::empty(in.net, in.modules, in.x);
         squares = Stack<S>::empty(in.net, in.modules, in.x);
     }
-    const BankTable<S>& table = bank_table<S>();
     const int64_t least = segments ? kLeastSegments : kLeastPoints;
     const Plan plan = want.sums ? Plan::fixed(owned, least) : Plan::free(owned);
     RunSums<S> sums(in.net, in.modules, plan, grads), square_sums(in.net, in.modules, plan, squares);
     std::atomic<bool> bad{false};
-    torch::stable::parallel_for(
-        0, static_cast<int64_t>(plan.runs.size()), 1, [&](int64_t begin, int64_t end) {
-            std::vector<S> inverse(scored ? in.net.parameters : 0);
-            std::vector<int64_t> own;
-            int64_t module = -1;  // whose inverse is there
-            for (int64_t r = begin; r < end; ++r) {
-                const Run& run = plan.runs[r];
-                const View<S> par(in.parameters, in.net, run.module);
-                const View<S> inv =
-                    scored ? View<S>(inverse.data(), in.net) : View<S>(want.fisher, in.net, 0);
-                View<S> g = sums.of(run), f = square_sums.of(run);
-                FisherSweep<S> fisher;
-                fisher.squares = f.write();
-                if (scored) {
-                    if (module != run.module &&
-                        !invert(in.net, want.fisher, run.module, want.damping, inverse.data()))
-                        bad = true;
-                    module = run.module;
-                    fisher.inverse = inv.read();
-                    fisher.scores = mutable_data<S>(scores) + run.begin;
-                }
-                int64_t from = run.begin, to = run.end;
-                if (segments) {
-                    from = bounds[run.begin];
-                    to = bounds[run.end];
-                    own.clear();
-                    for (int64_t s = run.begin; s <= run.end; ++s) own.push_back(bounds[s] - from);
-                    fisher.segments = own.data();
-                    fisher.count = run.end - run.begin;
-                }
-                table.backward(in.net, par.read(), in.points_at(from), to - from,
-                               data<S>(want.grad_y) + from * in.net.out_dim, nullptr, g.write(), fisher);
-            }
-        });
+    each_run(plan, [&, inverse = std::vector<S>(scored ? in.net.parameters : 0), own = std::vector<int64_t>(),
+                    module = int64_t(-1)](int64_t r) mutable {  // module: whose inverse is there
+        const Run& run = plan.runs[r];
+        const View<S> par(in.parameters, in.net, run.module);
+        const View<S> inv = scored ? View<S>(inverse.data(), in.net) : View<S>(want.fisher, in.net, 0);
+        View<S> g = sums.of(run), f = square_sums.of(run);
+        FisherSweep<S> fisher;
+        fisher.squares = f.write();
+        if (scored) {
+            if (module != run.module &&
+                !invert(in.net, want.fisher, run.module, want.damping, inverse.data()))
+                bad = true;
+            module = run.module;
+            fisher.inverse = inv.read();
+            fisher.scores = mutable_data<S>(scores) + run.begin;
+        }
+        int64_t from = run.begin, to = run.end;
+        if (segments) {
+            from = bounds[run.begin];
+            to = bounds[run.end];
+            own.clear();
+            for (int64_t s = run.begin; s <= run.end; ++s) own.push_back(bounds[s] - from);
+            fisher.segments = own.data();
+            fisher.count = run.end - run.begin;
+        }
+        Start<S> start;
+        start.grad_y = data<S>(want.grad_y) + from * in.net.out_dim;
+        bank_table<S>().backward(in.net, par.read(), in.points_at(from), to - from, start, nullptr, g.write(),
+                                 fisher);
+    });
     if (bad) refuse(want.fisher);
     sums.finish();
     if (want.sums) {

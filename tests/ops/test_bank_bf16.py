@@ -212,10 +212,10 @@ def test_opcheck() -> None:
             case.require()
         torch.library.opcheck(ops.bank_mlp_fwd, (*bank, *net))
         for need_x, need_params in ((True, True), (False, True), (True, False)):
-            torch.library.opcheck(ops.bank_mlp_bwd, (*bank, grad_y, *net, need_x, need_params))
+            torch.library.opcheck(ops.bank_mlp_bwd, (*bank, grad_y, *net, need_x, need_params, None))
     free = case.to(BF16)
     bank = [free.x, free.offsets, free.weights, free.biases]
-    torch.library.opcheck(ops.bank_mlp_bwd_bwd, (*bank, grad_y, torch.rand_like(free.x), *like, *net))
+    torch.library.opcheck(ops.bank_mlp_bwd_bwd, (*bank, grad_y, torch.rand_like(free.x), *like, *net, True))
 
 
 def test_mixed_dtypes_are_refused() -> None:
@@ -271,7 +271,7 @@ for activation in ("relu", "sine", "softplus", "exp"):
             ops, net = torch.ops.mclnf_fast, case.spec.packed
             plain = case.to(case.x.dtype)
             bank = (plain.x, plain.offsets, plain.weights, plain.biases)
-            second = ops.bank_mlp_bwd_bwd(*bank, cotangent, bank[0] * 0.5, bank[2], bank[3], *net)
+            second = ops.bank_mlp_bwd_bwd(*bank, cotangent, bank[0] * 0.5, bank[2], bank[3], *net, True)
             results.append([y, *first, *only_x, second[0], *second[1], *second[2], second[3]])
         for found, want in zip(*results):
             assert found.dtype == torch.bfloat16

@@ -30,14 +30,16 @@ def arguments(op: str, case: Case) -> list[object]:
     segments, shares = torch.tensor([0, 2, 4, 7, 9]), torch.tensor([0, 2, 2, 4])
     return {
         "bank_mlp_fwd": [*bank, *net],
-        "bank_mlp_bwd": [*bank, grad_y, *net, True, True],
-        "bank_mlp_bwd_bwd": [*bank, grad_y, torch.rand_like(case.x), *like, *net],
+        "bank_mlp_fwd_keep": [*bank, *net, 0],
+        "bank_mlp_bwd": [*bank, grad_y, *net, True, True, None],
+        "bank_mlp_bwd_bwd": [*bank, grad_y, torch.rand_like(case.x), *like, *net, True],
         "fisher_points": [*bank, grad_y, *like, 1e-8, *net, True],
         "fisher_segments": [*bank, grad_y, segments, shares, *like, 1e-8, *net, True],
     }[op]
 
 
-NAMES = ("bank_mlp_fwd", "bank_mlp_bwd", "bank_mlp_bwd_bwd", "fisher_points", "fisher_segments")
+NAMES = ("bank_mlp_fwd", "bank_mlp_fwd_keep", "bank_mlp_bwd", "bank_mlp_bwd_bwd", "fisher_points", "fisher_segments")
+DIFFERENTIABLE = ("bank_mlp_fwd", "bank_mlp_fwd_keep", "bank_mlp_bwd")
 ops = pytest.mark.parametrize("op", NAMES)
 
 
@@ -47,7 +49,7 @@ ops = pytest.mark.parametrize("op", NAMES)
 def test_opcheck(need, op: str, dtype: torch.dtype, requires: bool) -> None:
     need("bank_mlp", "cpu")
     case = case_of(dtype)
-    if requires and op in ("bank_mlp_fwd", "bank_mlp_bwd"):
+    if requires and op in DIFFERENTIABLE:
         case.require()
     torch.library.opcheck(getattr(OPS, op), tuple(arguments(op, case)))
 
@@ -55,7 +57,7 @@ def test_opcheck(need, op: str, dtype: torch.dtype, requires: bool) -> None:
 @pytest.mark.parametrize(("need_x", "need_params"), [(True, False), (False, True), (False, False)])
 def test_opcheck_of_a_partial_backward(need, need_x: bool, need_params: bool) -> None:
     need("bank_mlp", "cpu")
-    given = [*arguments("bank_mlp_bwd", case_of())[:-2], need_x, need_params]
+    given = [*arguments("bank_mlp_bwd", case_of())[:-3], need_x, need_params, None]
     torch.library.opcheck(OPS.bank_mlp_bwd, tuple(given))
 
 
@@ -74,7 +76,7 @@ def test_every_op_has_a_derivative_or_says_why_not(need, op: str) -> None:
     found = getattr(OPS, op)(*arguments(op, case))
     first = found if isinstance(found, Tensor) else found[0]
     assert first.requires_grad
-    if op in ("bank_mlp_fwd", "bank_mlp_bwd"):
+    if op in DIFFERENTIABLE:
         grads = torch.autograd.grad(first.square().sum(), case.leaves, allow_unused=True)
         assert all(g is not None and bool(g.isfinite().all()) for g in grads)
     else:

@@ -10,6 +10,7 @@ from torch import Tensor
 from mclnf_fast.ops import _checks, _dispatch
 from mclnf_fast.ops.bank_mlp import autograd as _autograd  # noqa: F401 (joins the compiled ops)
 from mclnf_fast.ops.bank_mlp import reference
+from mclnf_fast.ops.bank_mlp.keep import kept_values
 from mclnf_fast.spec import FieldSpec
 
 _dispatch.register("bank_mlp", "cpu", _dispatch.cpu_library)
@@ -95,4 +96,6 @@ def bank_mlp(
     if dtype == torch.float16:
         x, weights, biases = x.float(), [w.float() for w in weights], [b.float() for b in biases]
     ints, floats = spec.packed
+    if values := kept_values(x, (*weights, *biases), spec):
+        return torch.ops.mclnf_fast.bank_mlp_fwd_keep(x, offsets, weights, biases, ints, floats, values)[0]
     return torch.ops.mclnf_fast.bank_mlp_fwd(x, offsets, weights, biases, ints, floats).to(dtype)

@@ -4,6 +4,8 @@ The backward is itself differentiable in x, the parameters and the incoming grad
 directional derivative: the cotangents of (grad_x, grad_parameters) are a direction in the input space, and
 the gradient of `<grad_y, J direction>` follows by forward-over-reverse (Pearlmutter's R-operator), which
 computes the activations again instead of keeping them.
+
+The first backward computes them again too, unless the forward was told to keep them (keep.py). Bits are the same.
 """
 
 from __future__ import annotations
@@ -26,6 +28,12 @@ def _fwd_fake(
     return x.new_empty(x.shape[0], ints[1])
 
 
+def _keep_fake(
+    x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], ints: Any, floats: Any, values: int
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[0], ints[1]), x.new_empty(values)
+
+
 def _bwd_fake(
     x: Tensor,
     offsets: Tensor,
@@ -36,6 +44,7 @@ def _bwd_fake(
     floats: Any,
     need_x: bool,
     need_params: bool,
+    kept: Tensor | None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     grad_x = x.new_empty(x.shape[0] if need_x else 0, ints[0])
     return grad_x, _shapes_like(weights, need_params), _shapes_like(biases, need_params)
@@ -47,14 +56,16 @@ def _bwd_bwd_fake(
     weights: list[Tensor],
     biases: list[Tensor],
     grad_y: Tensor,
-    tangent_x: Tensor,
+    tangent_x: Tensor | None,
     tangent_weights: list[Tensor],
     tangent_biases: list[Tensor],
     ints: Any,
     floats: Any,
+    need_x: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
     grad_grad_y = torch.empty_like(grad_y, memory_format=torch.contiguous_format)
-    return x.new_empty(x.shape), _shapes_like(weights), _shapes_like(biases), grad_grad_y
+    grad_x = x.new_empty(x.shape[0] if need_x else 0, ints[0])
+    return grad_x, _shapes_like(weights), _shapes_like(biases), grad_grad_y
 
 
 def _save(ctx: Any, x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], *more: Tensor) -> None:
@@ -63,18 +74,29 @@ def _save(ctx: Any, x: Tensor, offsets: Tensor, weights: list[Tensor], biases: l
 
 
 def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, offsets, weights, biases, ctx.ints, ctx.floats = inputs
+    x, offsets, weights, biases, ctx.ints, ctx.floats = inputs[:6]
     _save(ctx, x, offsets, weights, biases)
-    ctx.need_x = x.requires_grad
     ctx.need_params = any(t.requires_grad for t in (*weights, *biases))
+    ctx.kept = None
+
+
+def _keep_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    _fwd_setup(ctx, inputs, output)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # else zeros for it
+    ctx.kept = output[1].detach()
 
 
 def _fwd_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
     x, offsets, *rest = ctx.saved_tensors
     weights, biases = rest[: ctx.layers], rest[ctx.layers :]
     need_x, need_params = ctx.needs_input_grad[0], ctx.need_params
+    kept = ctx.kept
+    if torch.is_grad_enabled():
+        # The graph goes on (inner steps of MAML, say): what it holds a step must not hold activations.
+        ctx.kept = None
     grad_x, grad_w, grad_b = torch.ops.mclnf_fast.bank_mlp_bwd(
-        x, offsets, weights, biases, grad_y, ctx.ints, ctx.floats, need_x, need_params
+        x, offsets, weights, biases, grad_y, ctx.ints, ctx.floats, need_x, need_params, kept
     )
     none = [None] * ctx.layers
     return (
@@ -87,8 +109,14 @@ def _fwd_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
     )
 
 
+def _keep_backward(ctx: Any, grad_y: Tensor | None, grad_kept: Any) -> tuple[Any, ...]:
+    if grad_y is None:
+        return None, None, [None] * ctx.layers, [None] * ctx.layers, None, None, None
+    return (*_fwd_backward(ctx, grad_y), None)
+
+
 def _bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, offsets, weights, biases, grad_y, ctx.ints, ctx.floats, _, _ = inputs
+    x, offsets, weights, biases, grad_y, ctx.ints, ctx.floats = inputs[:7]
     _save(ctx, x, offsets, weights, biases, grad_y)
     ctx.set_materialize_grads(False)
 
@@ -101,7 +129,8 @@ def _bwd_backward(ctx: Any, cot_x: Tensor | None, cot_w: Any, cot_b: Any) -> tup
         found = list(cotangents) if cotangents else [None] * len(like)
         return [torch.zeros_like(t) if c is None else c for c, t in zip(found, like)]
 
-    tangent_x = torch.zeros_like(x) if cot_x is None or cot_x.shape != x.shape else cot_x
+    tangent_x = None if cot_x is None or cot_x.shape != x.shape else cot_x  # None: zeros
+    need_x = ctx.needs_input_grad[0]
     grad_x, grad_w, grad_b, grad_grad_y = torch.ops.mclnf_fast.bank_mlp_bwd_bwd(
         x,
         offsets,
@@ -113,8 +142,9 @@ def _bwd_backward(ctx: Any, cot_x: Tensor | None, cot_w: Any, cot_b: Any) -> tup
         direction(cot_b, biases),
         ctx.ints,
         ctx.floats,
+        need_x,
     )
-    return grad_x, None, list(grad_w), list(grad_b), grad_grad_y, None, None, None, None
+    return grad_x if need_x else None, None, list(grad_w), list(grad_b), grad_grad_y, None, None, None, None, None
 
 
 def _third(ctx: Any, *grads: Any) -> Any:
@@ -131,6 +161,7 @@ def _register() -> None:
     lib = torch.library
     for name, fake, backward, setup in (
         ("bank_mlp_fwd", _fwd_fake, _fwd_backward, _fwd_setup),
+        ("bank_mlp_fwd_keep", _keep_fake, _keep_backward, _keep_setup),
         ("bank_mlp_bwd", _bwd_fake, _bwd_backward, _bwd_setup),
         ("bank_mlp_bwd_bwd", _bwd_bwd_fake, _third, _no_setup),
     ):

@@ -1,0 +1,107 @@
+// New tensors that are about to be written whole.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <cstdint>
+#include <cstdlib>
+#include <mutex>
+#include <vector>
+
+namespace mclnf {
+
+#if defined(__linux__)
+// Large blocks, used again once their tensor is gone. The gradients of a thousand modules are a hundred
+// megabytes that live for one step; given back to the system each time, the first touch of their pages and
+// the zeros that the system writes there cost as much as computing them. Large pages are asked for where the
+// system leaves that to the program.
+class Blocks {
+  public:
+    static constexpr size_t kPage = size_t(2) << 20, kLeast = 2 * kPage;
+
+    // Never destroyed: tensors may outlive every static.
+    static Blocks& shared() {
+        static Blocks* blocks = new Blocks;
+        return *blocks;
+    }
+    static size_t rounded(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+    bool takes(size_t bytes) const { return bytes >= kLeast && most_ > 0; }
+
+    void* take(size_t bytes) {
+        bytes = rounded(bytes);
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            for (size_t i = free_.size(); i-- > 0;)  // the last one given back is the likeliest in a cache
+                if (free_[i].bytes == bytes) {
+                    void* at = free_[i].at;
+                    held_ -= bytes;
+                    free_.erase(free_.begin() + static_cast<std::ptrdiff_t>(i));
+                    return at;
+                }
+        }
+        void* at = mmap(nullptr, bytes + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (at == MAP_FAILED) return nullptr;
+        // The part that begins on a large page, and nothing else.
+        const uintptr_t begin = reinterpret_cast<uintptr_t>(at), first = (begin + kPage - 1) / kPage * kPage;
+        if (first > begin) munmap(at, first - begin);
+        if (begin + kPage > first) munmap(reinterpret_cast<void*>(first + bytes), begin + kPage - first);
+        madvise(reinterpret_cast<void*>(first), bytes, MADV_HUGEPAGE);
+        return reinterpret_cast<void*>(first);
+    }
+    void give(void* at, size_t bytes) {
+        bytes = rounded(bytes);
+        const std::lock_guard<std::mutex> lock(mutex_);
+        free_.push_back({at, bytes});
+        held_ += bytes;
+        while (held_ > most_) {  // the oldest first
+            munmap(free_.front().at, free_.front().bytes);
+            held_ -= free_.front().bytes;
+            free_.erase(free_.begin());
+        }
+    }
+
+  private:
+    struct Block {
+        void* at;
+        size_t bytes;
+    };
+    Blocks() {
+        // Bytes of free blocks that are kept.
+        const char* megabytes = std::getenv("MCLNF_FAST_POOL_MB");
+        most_ =
+            megabytes ? static_cast<size_t>(std::strtoull(megabytes, nullptr, 10)) << 20 : size_t(1) << 30;
+    }
+
+    std::mutex mutex_;
+    std::vector<Block> free_;
+    size_t held_ = 0, most_;
+};
+#endif
+
+constexpr size_t kMostDims = 4;
+
+// A new contiguous CPU tensor of the dtype of `like`, of at most kMostDims dimensions. Its values are unset.
+inline torch::stable::Tensor fresh(const torch::stable::Tensor& like, std::initializer_list<int64_t> shape) {
+#if defined(__linux__)
+    size_t bytes = like.element_size();
+    for (const int64_t size : shape) bytes *= static_cast<size_t>(size);
+    if (shape.size() <= kMostDims && Blocks::shared().takes(bytes))
+        if (void* at = Blocks::shared().take(bytes)) {
+            int64_t strides[kMostDims];
+            int64_t stride = 1;
+            for (size_t d = shape.size(); d-- > 0; stride *= shape.begin()[d]) strides[d] = stride;
+            return torch::stable::from_blob(at, {shape.begin(), shape.size()}, {strides, shape.size()},
+                                            like.device(), like.scalar_type(),
+                                            [bytes](void* block) { Blocks::shared().give(block, bytes); });
+        }
+#endif
+    return torch::stable::new_empty(like, shape);
+}
+
+}  // namespace mclnf
