@@ -51,11 +51,11 @@ class Maml(Bank):
         layers = len(self.weights)
 
         def loss(x: Tensor, y: Tensor) -> Any:
+            flat = y.flatten(0, 1)
+
             def of(params: tuple[Tensor, ...], step: int) -> Tensor:
-                out = mf.ops.bank_mlp(
-                    x, self.offsets, list(params[:layers]), list(params[layers:]), self.spec, backend
-                ).view_as(y)
-                return (out - y).square().mean((1, 2))
+                weights, biases = params[:layers], params[layers:]
+                return mf.ops.bank_mse(x, self.offsets, weights, biases, flat, self.spec, backend=backend)
 
             return of
 

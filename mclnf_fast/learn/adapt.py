@@ -72,9 +72,12 @@ def adapt(
             new = list(theta)
             for i, g in zip(chosen, grads, strict=True):
                 g = g if clip_value is None else g.clamp(-clip_value, clip_value)
-                rate = per_module(lr.to(g.dtype), g) if isinstance(lr, Tensor) and lr.dim() else lr
-                new[i] = theta[i] - rate * g
+                if isinstance(lr, Tensor):
+                    new[i] = theta[i] - (per_module(lr.to(g.dtype), g) if lr.dim() else lr) * g
+                else:
+                    new[i] = torch.sub(theta[i], g, alpha=lr)
             theta = tuple(new)
+        del losses, grads, new, g  # else held through the next step
     return theta if create_graph else tuple(p.detach() for p in theta)
 
 

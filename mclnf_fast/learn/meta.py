@@ -149,8 +149,10 @@ class MAML(MetaLearner):
 
         Args: see `step`. Raises: TypeError, ValueError.
         """
-        adapted = self.adapt(self.clone(modules), loss_fn)
-        losses = check_losses(query_loss_fn(adapted, self.inner_steps), modules, "query_loss_fn")
+        # No name for the adapted parameters: the backward frees each step's when it is through with it.
+        losses = check_losses(
+            query_loss_fn(self.adapt(self.clone(modules), loss_fn), self.inner_steps), modules, "query_loss_fn"
+        )
         return losses.detach(), torch.autograd.grad(losses.mean(), self.init)
 
     def step(self, loss_fn: LossFn, query_loss_fn: LossFn | None = None, modules: int = 1) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """The engine's ops: one mathematical function each, a reference and the backends that agree with it."""
 
 from mclnf_fast.ops.bank_mlp import bank_mlp
+from mclnf_fast.ops.bank_mse import bank_mse
 from mclnf_fast.ops.bank_step import Trust, bank_step
 from mclnf_fast.ops.composite import composite
 from mclnf_fast.ops.fisher import FisherResult, fisher_scores
@@ -11,6 +12,7 @@ __all__ = [
     "FisherResult",
     "Trust",
     "bank_mlp",
+    "bank_mse",
     "bank_step",
     "composite",
     "fisher_scores",

@@ -1,0 +1,170 @@
+"""Shapes and derivatives of the compiled squared error: loss -> gradient -> Hessian product, three ops joined.
+
+The first op forms the gradients of the losses beside the losses (all modules' at once: they share no parameter), so
+its backward only scales them. The gradient is differentiable in the parameters and in the cotangent of the losses.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.ops import _library
+
+Lists = tuple[list[Tensor], list[Tensor]]
+
+
+def _shapes_like(tensors: list[Tensor], needed: bool = True) -> list[Tensor]:
+    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors] if needed else []
+
+
+def _fwd_fake(
+    x: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    target: Tensor,
+    weight: Tensor | None,
+    ints: Any,
+    floats: Any,
+    mean: bool,
+    need_params: bool,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    return x.new_empty(weights[0].shape[0]), _shapes_like(weights, need_params), _shapes_like(biases, need_params)
+
+
+def _bwd_fake(
+    x: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    target: Tensor,
+    weight: Tensor | None,
+    cotangent: Tensor,
+    known_weights: list[Tensor],
+    known_biases: list[Tensor],
+    ints: Any,
+    floats: Any,
+    mean: bool,
+) -> Lists:
+    return _shapes_like(weights), _shapes_like(biases)
+
+
+def _bwd_bwd_fake(
+    x: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    target: Tensor,
+    weight: Tensor | None,
+    cotangent: Tensor,
+    tangent_weights: list[Tensor],
+    tangent_biases: list[Tensor],
+    ints: Any,
+    floats: Any,
+    mean: bool,
+) -> Lists:
+    return _shapes_like(weights), _shapes_like(biases)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, offsets, weights, biases, target, weight, *_ = inputs
+    if any(t is not None and t.requires_grad for t in (x, target, weight)):
+        raise RuntimeError(
+            "mclnf_fast.bank_mse_fwd: the compiled op is differentiable in weights and biases alone; "
+            "mclnf_fast.ops.bank_mse takes the steps one by one where x, target or sample_weight requires a gradient"
+        )
+    ctx.layers = len(weights)
+    ctx.save_for_backward(x, offsets, target, weight, *weights, *biases)
+
+
+def _saved(ctx: Any) -> tuple[Any, ...]:
+    x, offsets, target, weight, *rest = ctx.saved_tensors
+    return x, offsets, rest[: ctx.layers], rest[ctx.layers :], target, weight
+
+
+def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    _setup(ctx, inputs, output)
+    ctx.ints, ctx.floats, ctx.mean, _ = inputs[6:]
+    _, grad_w, grad_b = output
+    ctx.mark_non_differentiable(*grad_w, *grad_b)
+    ctx.set_materialize_grads(False)  # else zeros for these
+    # Aliases, so that the graph does not hold itself.
+    ctx.known = [t.detach() for t in grad_w], [t.detach() for t in grad_b]
+
+
+def _scale(gradients: list[Tensor], by: Tensor) -> None:
+    """Every module's gradients by its factor, in the list: each tensor is gone before the next is scaled."""
+    for k in range(len(gradients)):
+        gradients[k] = gradients[k] * by.view(-1, *([1] * (gradients[k].dim() - 1)))
+
+
+def _fwd_backward(ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if cotangent is None:
+        return None, None, [None] * ctx.layers, [None] * ctx.layers, *(None,) * 6
+    known_w, known_b = ctx.known
+    # They serve once. Kept for a second backward they would stay with the graph: inner steps of MAML, say.
+    ctx.known = [], []
+    if known_w and not torch.is_grad_enabled() and type(cotangent) is Tensor:
+        if not bool((cotangent == 1).all()):
+            _scale(known_w, cotangent)
+            _scale(known_b, cotangent)
+    else:
+        known_w, known_b = torch.ops.mclnf_fast.bank_mse_bwd(
+            *_saved(ctx), cotangent, known_w, known_b, ctx.ints, ctx.floats, ctx.mean
+        )
+    return None, None, list(known_w), list(known_b), *(None,) * 6
+
+
+def _bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    _setup(ctx, inputs, output)
+    ctx.ints, ctx.floats, ctx.mean = inputs[9:]
+    ctx.cotangent, ctx.known = inputs[6], len(inputs[7])
+    ctx.set_materialize_grads(False)
+
+
+def _bwd_backward(ctx: Any, cot_w: Any, cot_b: Any) -> tuple[Any, ...]:
+    bank = _saved(ctx)
+    weights, biases = bank[2:4]
+
+    def direction(cotangents: Any, like: list[Tensor]) -> list[Tensor]:
+        found = list(cotangents) if cotangents else [None] * len(like)
+        return [torch.zeros_like(t) if c is None else c for c, t in zip(found, like)]
+
+    ops, net = torch.ops.mclnf_fast, (ctx.ints, ctx.floats, ctx.mean)
+    along = direction(cot_w, weights), direction(cot_b, biases)
+    grad_w, grad_b = ops.bank_mse_bwd_bwd(*bank, ctx.cotangent, *along, *net)
+    grad_cotangent = None
+    if ctx.needs_input_grad[6]:  # <gradient of loss_m, direction_m>
+        _, *own = ops.bank_mse_fwd(*bank, *net, True)
+        pairs = zip((*own[0], *own[1]), (*along[0], *along[1]))
+        grad_cotangent = torch.stack([(g * v).flatten(1).sum(1) for g, v in pairs]).sum(0)
+    none = [None] * ctx.known
+    return None, None, list(grad_w), list(grad_b), None, None, grad_cotangent, none, none, None, None, None
+
+
+def _third(ctx: Any, *grads: Any) -> Any:
+    raise RuntimeError(
+        "mclnf_fast.bank_mse: third derivatives are not implemented in the compiled backends; use backend='reference'"
+    )
+
+
+def _no_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    return None
+
+
+def _register() -> None:
+    lib = torch.library
+    for name, fake, backward, setup in (
+        ("bank_mse_fwd", _fwd_fake, _fwd_backward, _fwd_setup),
+        ("bank_mse_bwd", _bwd_fake, _bwd_backward, _bwd_setup),
+        ("bank_mse_bwd_bwd", _bwd_bwd_fake, _third, _no_setup),
+    ):
+        lib.register_fake(f"mclnf_fast::{name}", fake)
+        lib.register_autograd(f"mclnf_fast::{name}", backward, setup_context=setup)
+
+
+if _library.available("cpu"):
+    _register()

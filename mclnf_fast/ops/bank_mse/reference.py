@@ -1,0 +1,18 @@
+"""The weighted squared error in plain PyTorch, on top of any backend's bank: the definition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def squared_error(y: Tensor, offsets: Tensor, target: Tensor, weight: Tensor | None, mean: bool) -> Tensor:
+    """y, target [N, out_dim], weight [N] or None -> [M]; differentiable in all three, to any order."""
+    each = (y - target).square().sum(-1)
+    if weight is not None:
+        each = each * weight
+    counts = offsets.diff()
+    modules = counts.shape[0]
+    owner = torch.repeat_interleave(torch.arange(modules, device=y.device), counts, output_size=y.shape[0])
+    total = each.new_zeros(modules).index_add(0, owner, each)
+    return total / (counts * y.shape[1]).clamp(min=1) if mean else total
