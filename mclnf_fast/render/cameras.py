@@ -156,11 +156,12 @@ class Cameras:
     def rays_at(self, view_ids: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Rays through image positions in pixels: `view_ids` int64 [R], `x`, `y` [R] -> origins, unit
         directions [R, 3]."""
-        pose = self.c2w[view_ids]
+        pose = self.c2w.index_select(0, view_ids)
+        fx, fy, cx, cy = (t.index_select(0, view_ids) for t in (self.fx, self.fy, self.cx, self.cy))
         local = torch.stack(
             [
-                (x - self.cx[view_ids]) / self.fx[view_ids],
-                (self.cy[view_ids] - y) / self.fy[view_ids],
+                (x - cx) / fx,
+                (cy - y) / fy,
                 torch.full_like(x, -1.0),
             ],
             -1,

@@ -59,7 +59,7 @@ class RayPool:
         """The rays of flat pixel ids int64 [R] (view, row, column; row-major)."""
         pixels = self.width * self.height
         origins, directions = self.cameras.rays(ids // pixels, ids % pixels)
-        return RayBatch(origins, directions, self._colors[ids].to(torch.float32) / 255.0)
+        return RayBatch(origins, directions, self._colors.index_select(0, ids).to(torch.float32) / 255.0)
 
     def uniform(self, count: int, generator: torch.Generator) -> Tensor:
         """`count` pixel ids, uniform with replacement."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from mclnf_fast.learn import Reptile
 from mclnf_fast.learn.metrics import mse_to_psnr
 from mclnf_fast.learn.params import Params
 from mclnf_fast.render import Cells, RayBatch, RayPool, RenderSettings
+from mclnf_fast.render.cameras import cat_cameras
 from mclnf_fast.render.posed import posed_losses
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.folder import RunFolder
@@ -54,6 +56,22 @@ def random_start(spec: FieldSpec, seed: int) -> Params:
     return initial_parameters(spec, 1, generator=torch.Generator().manual_seed(seed))
 
 
+def joined(pools: Sequence[RayPool]) -> RayPool | None:
+    """All pools as one, whose rays can be asked for at once; None where their images differ in size."""
+    if len({(pool.width, pool.height) for pool in pools}) != 1:
+        return None
+    return RayPool(torch.cat([pool.images for pool in pools]), cat_cameras([pool.cameras for pool in pools]))
+
+
+def draw_from_each(pools: Sequence[RayPool], whole: RayPool | None, rays: int, generator: torch.Generator) -> RayBatch:
+    """`rays` uniform rays of every pool, in order: the same with `joined(pools)` or None for `whole`."""
+    ids = [pool.uniform(rays, generator) for pool in pools]
+    if whole is None:
+        return RayBatch(*(torch.cat(parts) for parts in zip(*(pool.batch(i) for pool, i in zip(pools, ids)))))
+    begins = itertools.accumulate((len(pool) for pool in pools[:-1]), initial=0)
+    return whole.batch(torch.cat([i + begin for i, begin in zip(ids, begins)]))
+
+
 def learn_start(
     blocks: Sequence[Block],
     spec: FieldSpec,
@@ -69,6 +87,7 @@ def learn_start(
     """
     cells = Cells(torch.stack([block.aabb for block in blocks]))
     pools = [RayPool(block.train.images, block.train.cameras) for block in blocks]
+    whole = joined(pools)
     offsets = torch.arange(len(blocks) + 1) * config.rays
     learner = Reptile(
         random_start(spec, seed),
@@ -98,8 +117,7 @@ def learn_start(
         def loss(
             params: Params, inner: int, outer: int = outer, generator: torch.Generator = generator
         ) -> torch.Tensor:
-            drawn = [pool.batch(pool.uniform(config.rays, generator)) for pool in pools]
-            batch = RayBatch(*(torch.cat(parts) for parts in zip(*drawn)))
+            batch = draw_from_each(pools, whole, config.rays, generator)
             jitter = outer * config.inner_steps + inner
             losses = posed_losses(params, spec, batch, offsets, cells, settings, jitter)
             return losses.reshape(len(blocks), -1).mean(1)
