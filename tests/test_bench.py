@@ -65,6 +65,7 @@ def _small_and_at_one_with_the_other_tests(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     monkeypatch.setattr(limit, "COPY_BYTES", 1 << 16)
     monkeypatch.setattr(timing, "SLOT", 1e-3)
+    monkeypatch.setattr(timing, "PAUSE", 0.0)
     peers.missing.cache_clear()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from benchmarks.contender import Contender
+from benchmarks.contender import Contender, Unsupported
 from benchmarks.correctness import joined
 from benchmarks.peers import plain
 from benchmarks.work.bank import OUT_DIM, Bank
@@ -60,6 +60,20 @@ def gradients_with(work: Bank, evaluate: Layers) -> Contender:
     return Contender("bmm", run, lambda grads: joined("grads", grads))
 
 
+def errors_with(work: Bank, evaluate: Layers) -> Contender:
+    """The mean squared error of every module and its gradients by autograd."""
+    leaves, layers = work.leaves(), len(work.weights)
+    if not work.equal:
+        raise Unsupported("written for equal counts")
+    target = work.grad_y.view(work.modules, -1, OUT_DIM)
+
+    def run() -> tuple[Tensor, ...]:
+        y = evaluate(work.x, leaves[:layers], leaves[layers:]).view_as(target)
+        return torch.autograd.grad((y - target).square().mean((1, 2)).sum(), leaves)
+
+    return Contender("bmm", run, lambda grads: joined("grads", grads))
+
+
 def forward(work: Bank) -> Contender:
     """The forward."""
     return forward_with(work, evaluator(work))
@@ -68,6 +82,11 @@ def forward(work: Bank) -> Contender:
 def forward_backward(work: Bank) -> Contender:
     """Forward and backward."""
     return gradients_with(work, evaluator(work))
+
+
+def squared_error(work: Bank) -> Contender:
+    """Squared error and its gradients."""
+    return errors_with(work, evaluator(work))
 
 
 def maml(work: Maml) -> Contender:
@@ -132,6 +151,7 @@ def eager_step(
 OPS: dict[str, Callable[..., Contender]] = {
     "forward": forward,
     "forward_backward": forward_backward,
+    "squared_error": squared_error,
     "maml": maml,
     "nerf_step": nerf_step,
 }

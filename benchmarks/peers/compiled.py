@@ -31,4 +31,9 @@ def forward_backward(work: Bank) -> Contender:
     return bmm.gradients_with(work, _evaluator(work))
 
 
-OPS = {"forward": forward, "forward_backward": forward_backward}
+def squared_error(work: Bank) -> Contender:
+    """Squared error and its gradients; the network is what is compiled."""
+    return bmm.errors_with(work, _evaluator(work))
+
+
+OPS = {"forward": forward, "forward_backward": forward_backward, "squared_error": squared_error}

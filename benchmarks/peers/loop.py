@@ -51,6 +51,21 @@ def forward_backward(work: Bank) -> Contender:
     return Contender("loop", run, lambda grads: joined("grads", plain.stacked(grads, layers, work.modules)))
 
 
+def squared_error(work: Bank) -> Contender:
+    """The mean squared error of a module, a forward and a backward, one after another."""
+    nets, xs, targets = _parts(work)
+    owned = [plain.parameters([net]) for net in nets]
+    layers = len(work.weights)
+
+    def run() -> list[Tensor]:
+        grads: list[Tensor] = []
+        for net, own, x, target in zip(nets, owned, xs, targets):
+            grads += torch.autograd.grad(torch.nn.functional.mse_loss(net(x), target), own)
+        return grads
+
+    return Contender("loop", run, lambda grads: joined("grads", plain.stacked(grads, layers, work.modules)))
+
+
 def nerf_step(work: Nerf) -> Contender:
     """A training step with a call a module for the field; the rest as in the stacked one."""
     nets, _, _ = _parts(work)
@@ -63,4 +78,9 @@ def nerf_step(work: Nerf) -> Contender:
     return bmm.eager_step("loop", work, field, leaves, lambda grads: plain.stacked(grads, layers, work.modules))
 
 
-OPS = {"forward": forward, "forward_backward": forward_backward, "nerf_step": nerf_step}
+OPS = {
+    "forward": forward,
+    "forward_backward": forward_backward,
+    "squared_error": squared_error,
+    "nerf_step": nerf_step,
+}

@@ -11,6 +11,7 @@ from benchmarks.contender import Contender, Outputs
 FILES = {
     "forward": "bank",
     "forward_backward": "bank",
+    "squared_error": "bank",
     "fisher_scores": "fisher",
     "fisher_all": "fisher",
     "fisher_rays": "fisher",

@@ -1,4 +1,4 @@
-"""Forward, and forward with backward, of a bank over points grouped by module.
+"""Forward, forward with backward, and the squared error with its gradients, of a bank over points grouped by module.
 
 Shapes: modules, points (in all), width, hidden, octaves, dtype, shares (`uniform`, or `zipf`: module m has a share
 proportional to 1 / (m + 1)).
@@ -32,7 +32,8 @@ def counts_of(points: int, modules: int, shares: str) -> list[int]:
 
 
 class Bank(Work):
-    """x [N, 3] in [-1, 1], offsets [M + 1], weights [M, in, out], biases [M, out], grad_y [N, 4], a Frequency encoding.
+    """x [N, 3] in [-1, 1], offsets [M + 1], weights [M, in, out], biases [M, out], grad_y [N, 4] (of the squared error
+    the target), a Frequency encoding.
 
     Every module has parameters of its own, so that a module taken for another is seen.
     """
@@ -95,7 +96,13 @@ class Bank(Work):
             y = mf.ops.bank_mlp(self.x, self.offsets, leaves[:layers], leaves[layers:], self.spec, backend)
             return torch.autograd.grad(y, leaves, self.grad_y)
 
-        return Contender(name, gradients, lambda grads: joined("grads", grads))
+        def fit() -> tuple[Tensor, ...]:
+            weights, biases = leaves[:layers], leaves[layers:]
+            loss = mf.ops.bank_mse(self.x, self.offsets, weights, biases, self.grad_y, self.spec, backend=backend)
+            return torch.autograd.grad(loss.sum(), leaves)
+
+        run = fit if self.op == "squared_error" else gradients
+        return Contender(name, run, lambda grads: joined("grads", grads))
 
     def truth(self) -> Outputs:
         layers, pieces, grads = len(self.weights), [], []
@@ -108,7 +115,11 @@ class Bank(Work):
             if self.op == "forward":
                 pieces.append(y.flatten(0, 1))
             else:
-                grads.append(torch.cat([g.flatten(1) for g in torch.autograd.grad(y, own, grad_y)], 1))
+                if self.op == "squared_error":
+                    found = torch.autograd.grad((y - grad_y).square().mean((1, 2)).sum(), own)
+                else:
+                    found = torch.autograd.grad(y, own, grad_y)
+                grads.append(torch.cat([g.flatten(1) for g in found], 1))
         return {"y": torch.cat(pieces)} if self.op == "forward" else {"grads": torch.cat(grads)}
 
     def groups(self) -> list[tuple[int, int]]:

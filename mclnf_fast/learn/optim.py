@@ -59,6 +59,7 @@ class BankOptimizer:
         device = self.params[0].device
         self._step = torch.zeros(self.modules, dtype=torch.float64, device=device)
         self._lr = torch.empty(self.modules, dtype=torch.float64, device=device)
+        self._rate = 0.0  # the last one set for all: that of the first module to join an empty bank
         self._frozen = [False] * self.modules
         self._active: Tensor | None = None  # bool [M] on the device; None while no module is frozen
         self._exp_avg = self._zeros()
@@ -124,7 +125,8 @@ class BankOptimizer:
         elif isinstance(rows, list):
             self._lr[rows] = float(lr)
         else:  # at every step of a schedule
-            self._lr.fill_(float(lr))
+            self._rate = float(lr)
+            self._lr.fill_(self._rate)
 
     def step(self, grads: Sequence[Tensor] | None = None) -> None:
         """One step of every module that is not frozen.
@@ -192,7 +194,8 @@ class BankOptimizer:
     def rebind(self, params: Sequence[Tensor], lr: float | None = None) -> None:
         """Take over a bank's grown parameters [M + m, ...]; the first M modules keep their state.
 
-        New modules have the rate `lr`, or that of the last module. A trust region is dropped when the bank
+        New modules have the rate `lr`, or that of the last module (of an empty bank: the last
+        one set for all). A trust region is dropped when the bank
         has grown, since it no longer fits. Raises: TypeError, ValueError.
         """
         new = _check_master(params)
@@ -203,7 +206,8 @@ class BankOptimizer:
             raise ValueError(f"params must hold at least the optimiser's {old} modules, got {new[0].shape[0]}")
         self.params = new
         self._step = torch.cat([self._step, self._step.new_zeros(extra)])
-        self._lr = torch.cat([self._lr, self._lr[-1:].expand(extra)])
+        last = self._lr[-1:] if old else self._lr.new_full((1,), self._rate)
+        self._lr = torch.cat([self._lr, last.expand(extra)])
         self._set_frozen(self._frozen + [False] * extra)
         self._exp_avg = [torch.cat([s, s.new_zeros(extra, *s.shape[1:])]) for s in self._exp_avg]
         self._exp_avg_sq = [torch.cat([s, s.new_zeros(extra, *s.shape[1:])]) for s in self._exp_avg_sq]

@@ -70,6 +70,18 @@ def test_frozen_modules_keep_every_bit(frozen: list[int], kind: str) -> None:
     assert not optimizer.frozen.any()
 
 
+def test_an_empty_bank_grows_at_the_rate_that_was_set() -> None:
+    empty = (torch.zeros(0, 3, 2), torch.zeros(0, 2))
+    optimizer = BankOptimizer(empty, kind="sgd", lr=0.5)
+    optimizer.set_lr(0.25)
+    params = optimizer.append((torch.ones(2, 3, 2), torch.ones(2, 2)))
+    assert optimizer.lr.tolist() == [0.25, 0.25]
+    optimizer.step([torch.ones_like(p) for p in params])
+    assert all(bool((p == 0.75).all()) for p in params)
+    optimizer.append((torch.ones(1, 3, 2), torch.ones(1, 2)), lr=2.0)
+    assert optimizer.lr.tolist() == [0.25, 0.25, 2.0]
+
+
 def test_append_gives_a_fresh_clock() -> None:
     optimizer = BankOptimizer(copy(toy_params(2)), lr=0.1)
     for step in range(3):

@@ -17,6 +17,8 @@ import mclnf_fast as mf
 from bank_cases import assert_no_worse, make
 from test_bank_accuracy import BOUNDS, worst_ulps
 from test_bank_gradients import agree
+from test_bank_keep import SPECS, backward
+from test_bank_mse import everything, problem
 
 print(torch.ops.mclnf_fast.cpu_instruction_set())
 encoding = mf.Composite(((mf.Frequency(3, True, scale=1.0), 3), (mf.SphericalHarmonics(4), 3)))
@@ -41,6 +43,17 @@ for ids in (None, torch.arange(79) % 11):
         found[backend] = [result.scores, *(t for pair in result[1:] for ts in pair for t in ts)]
     for f, r in zip(found["cpu"], found["reference"]):
         torch.testing.assert_close(f, r, rtol=1e-4, atol=1e-4 * float(r.abs().max()))
+for spec in SPECS.values():
+    case = make(spec, [600, 0, 130])
+    for f, r in zip(backward(case, 10**5), backward(case, None), strict=True):
+        assert torch.equal(f, r)
+    case, target, weight = problem(spec, [600, 0, 130], torch.float32)
+    exact = case.to(torch.float64).require(x=False)
+    found = everything(case.require(x=False), target, weight, "mean", "cpu")
+    same = everything(case, target, weight, "mean", "reference")
+    truth = everything(exact, target.double(), weight.double(), "mean", "reference")
+    for f, s, t in zip(found, same, truth, strict=True):
+        assert_no_worse(f, s, t, "squared error", terms=600)
 """
 
 
