@@ -9,9 +9,9 @@
 // Points a tile: enough that a layer's weights, which a tile reads once, cost
 // little beside the arithmetic.
 static constexpr int kTilePoints = 128;
-// Points of a run from which its weights are put into the order in which the
-// products read them.
-static constexpr int64_t kPackFrom = 256;
+// Points of a run from which its weights are put into the order in which the products read them: those of the
+// backward, whose values lie a row apart, and those of the forward, which lie side by side as they are.
+static constexpr int64_t kPackBackward = 512, kPackForward = 2048;
 
 template <class S>
 static int tile_panels(int64_t n) {
@@ -36,7 +36,7 @@ static std::vector<LayerWeights<S>> left_factors(const Net& net, Slices<S> par, 
         const Layer& layer = net.layers[l];
         const auto part = [&](const S* w, int rows) -> Left<S> {
             const Left<S> raw = transposed ? Left<S>{w, 1, layer.out} : Left<S>{w, layer.out, 1};
-            if (n < kPackFrom) return raw;
+            if (n < (transposed ? kPackForward : kPackBackward)) return raw;
             return transposed ? pack(layer.out, rows, raw, memory.take((size_t)rows * layer.out))
                               : pack(rows, layer.out, raw, memory.take((size_t)rows * layer.out));
         };
