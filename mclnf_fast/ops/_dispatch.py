@@ -2,7 +2,8 @@
 
 Every op registers its backends, best first, each with a function that says why it can't serve a device and
 a dtype. `"auto"` takes the first that can and says once, in the log, why it passed the others over; a
-backend asked for by name that can't serve raises.
+backend asked for by name that can't serve raises. That it asks for no sizes is measured: see
+`python -m benchmarks.rules` over a result of `mclnf-fast bench --suite auto`.
 """
 
 from __future__ import annotations
