@@ -18,7 +18,8 @@ from torch import Tensor
 from mclnf_fast.ops import _library
 
 
-def _shapes_like(tensors: list[Tensor], needed: bool = True) -> list[Tensor]:
+def shapes_like(tensors: list[Tensor], needed: bool = True) -> list[Tensor]:
+    """Unset tensors of these shapes, or none of them."""
     return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors] if needed else []
 
 
@@ -47,7 +48,7 @@ def _bwd_fake(
     kept: Tensor | None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     grad_x = x.new_empty(x.shape[0] if need_x else 0, ints[0])
-    return grad_x, _shapes_like(weights, need_params), _shapes_like(biases, need_params)
+    return grad_x, shapes_like(weights, need_params), shapes_like(biases, need_params)
 
 
 def _bwd_bwd_fake(
@@ -65,7 +66,7 @@ def _bwd_bwd_fake(
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
     grad_grad_y = torch.empty_like(grad_y, memory_format=torch.contiguous_format)
     grad_x = x.new_empty(x.shape[0] if need_x else 0, ints[0])
-    return grad_x, _shapes_like(weights), _shapes_like(biases), grad_grad_y
+    return grad_x, shapes_like(weights), shapes_like(biases), grad_grad_y
 
 
 def _save(ctx: Any, x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], *more: Tensor) -> None:
@@ -115,6 +116,12 @@ def _keep_backward(ctx: Any, grad_y: Tensor | None, grad_kept: Any) -> tuple[Any
     return (*_fwd_backward(ctx, grad_y), None)
 
 
+def direction(cotangents: Any, like: list[Tensor]) -> list[Tensor]:
+    """The cotangents of a list of outputs as tangents; zeros where there are none."""
+    found = list(cotangents) if cotangents else [None] * len(like)
+    return [torch.zeros_like(t) if c is None else c for c, t in zip(found, like)]
+
+
 def _bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, offsets, weights, biases, grad_y, ctx.ints, ctx.floats = inputs[:7]
     _save(ctx, x, offsets, weights, biases, grad_y)
@@ -124,10 +131,6 @@ def _bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _bwd_backward(ctx: Any, cot_x: Tensor | None, cot_w: Any, cot_b: Any) -> tuple[Any, ...]:
     x, offsets, grad_y, *rest = ctx.saved_tensors
     weights, biases = rest[: ctx.layers], rest[ctx.layers :]
-
-    def direction(cotangents: Any, like: list[Tensor]) -> list[Tensor]:
-        found = list(cotangents) if cotangents else [None] * len(like)
-        return [torch.zeros_like(t) if c is None else c for c, t in zip(found, like)]
 
     tangent_x = None if cot_x is None or cot_x.shape != x.shape else cot_x  # None: zeros
     need_x = ctx.needs_input_grad[0]
@@ -153,8 +156,8 @@ def _third(ctx: Any, *grads: Any) -> Any:
     )
 
 
-def _no_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    return None
+def no_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """For an op without a derivative: nothing to remember."""
 
 
 def _register() -> None:
@@ -163,7 +166,7 @@ def _register() -> None:
         ("bank_mlp_fwd", _fwd_fake, _fwd_backward, _fwd_setup),
         ("bank_mlp_fwd_keep", _keep_fake, _keep_backward, _keep_setup),
         ("bank_mlp_bwd", _bwd_fake, _bwd_backward, _bwd_setup),
-        ("bank_mlp_bwd_bwd", _bwd_bwd_fake, _third, _no_setup),
+        ("bank_mlp_bwd_bwd", _bwd_bwd_fake, _third, no_setup),
     ):
         lib.register_fake(f"mclnf_fast::{name}", fake)
         lib.register_autograd(f"mclnf_fast::{name}", backward, setup_context=setup)

@@ -12,12 +12,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops import _library
-
-Lists = tuple[list[Tensor], list[Tensor]]
-
-
-def _shapes_like(tensors: list[Tensor], needed: bool = True) -> list[Tensor]:
-    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors] if needed else []
+from mclnf_fast.ops.bank_mlp.autograd import direction, no_setup, shapes_like
 
 
 def _fwd_fake(
@@ -32,41 +27,13 @@ def _fwd_fake(
     mean: bool,
     need_params: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    return x.new_empty(weights[0].shape[0]), _shapes_like(weights, need_params), _shapes_like(biases, need_params)
+    return x.new_empty(weights[0].shape[0]), shapes_like(weights, need_params), shapes_like(biases, need_params)
 
 
-def _bwd_fake(
-    x: Tensor,
-    offsets: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    target: Tensor,
-    weight: Tensor | None,
-    cotangent: Tensor,
-    known_weights: list[Tensor],
-    known_biases: list[Tensor],
-    ints: Any,
-    floats: Any,
-    mean: bool,
-) -> Lists:
-    return _shapes_like(weights), _shapes_like(biases)
-
-
-def _bwd_bwd_fake(
-    x: Tensor,
-    offsets: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    target: Tensor,
-    weight: Tensor | None,
-    cotangent: Tensor,
-    tangent_weights: list[Tensor],
-    tangent_biases: list[Tensor],
-    ints: Any,
-    floats: Any,
-    mean: bool,
-) -> Lists:
-    return _shapes_like(weights), _shapes_like(biases)
+def _gradients_fake(
+    x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], *rest: Any
+) -> tuple[list[Tensor], list[Tensor]]:
+    return shapes_like(weights), shapes_like(biases)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -129,10 +96,6 @@ def _bwd_backward(ctx: Any, cot_w: Any, cot_b: Any) -> tuple[Any, ...]:
     bank = _saved(ctx)
     weights, biases = bank[2:4]
 
-    def direction(cotangents: Any, like: list[Tensor]) -> list[Tensor]:
-        found = list(cotangents) if cotangents else [None] * len(like)
-        return [torch.zeros_like(t) if c is None else c for c, t in zip(found, like)]
-
     ops, net = torch.ops.mclnf_fast, (ctx.ints, ctx.floats, ctx.mean)
     along = direction(cot_w, weights), direction(cot_b, biases)
     grad_w, grad_b = ops.bank_mse_bwd_bwd(*bank, ctx.cotangent, *along, *net)
@@ -151,16 +114,12 @@ def _third(ctx: Any, *grads: Any) -> Any:
     )
 
 
-def _no_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    return None
-
-
 def _register() -> None:
     lib = torch.library
     for name, fake, backward, setup in (
         ("bank_mse_fwd", _fwd_fake, _fwd_backward, _fwd_setup),
-        ("bank_mse_bwd", _bwd_fake, _bwd_backward, _bwd_setup),
-        ("bank_mse_bwd_bwd", _bwd_bwd_fake, _third, _no_setup),
+        ("bank_mse_bwd", _gradients_fake, _bwd_backward, _bwd_setup),
+        ("bank_mse_bwd_bwd", _gradients_fake, _third, no_setup),
     ):
         lib.register_fake(f"mclnf_fast::{name}", fake)
         lib.register_autograd(f"mclnf_fast::{name}", backward, setup_context=setup)
