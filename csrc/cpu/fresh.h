@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -12,6 +13,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <mutex>
+#include <string>
 #include <vector>
 
 namespace mclnf {
@@ -74,13 +76,19 @@ class Blocks {
     Blocks() {
         // Bytes of free blocks that are kept.
         const char* megabytes = std::getenv("MCLNF_FAST_POOL_MB");
-        most_ =
-            megabytes ? static_cast<size_t>(std::strtoull(megabytes, nullptr, 10)) << 20 : size_t(1) << 30;
+        if (megabytes == nullptr) return;
+        const std::string digits = megabytes;
+        STD_TORCH_CHECK(
+            !digits.empty() && digits.size() <= 9 &&
+                digits.find_first_not_of("0123456789") == std::string::npos,
+            "the environment variable MCLNF_FAST_POOL_MB must be a whole number of megabytes, got '", digits,
+            "'");
+        most_ = static_cast<size_t>(std::stoull(digits)) << 20;
     }
 
     std::mutex mutex_;
     std::vector<Block> free_;
-    size_t held_ = 0, most_;
+    size_t held_ = 0, most_ = size_t(1) << 30;
 };
 #endif
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
 import sys
 import weakref
 
@@ -148,3 +149,26 @@ def test_large_results_share_no_memory_and_are_used_again(need) -> None:
         assert grad().data_ptr() != fourth.data_ptr()
         places = {grad().data_ptr() for _ in range(5)}
         assert len(places) == 1  # not asked of the system each time
+
+
+POOL = """
+import torch, mclnf_fast as mf
+bank = mf.FieldBank(mf.FieldSpec(3, 4, 64, 2), 300)
+y = bank(torch.rand(600, 3), offsets=torch.arange(301) * 2)
+print(float(torch.autograd.grad(y.sum(), bank.weight[1])[0].abs().sum()) > 0)
+"""
+
+
+@pytest.mark.parametrize(("value", "error"), [("0", ""), ("64", ""), ("-1", "got '-1'"), ("1GB", "got '1GB'")])
+def test_the_size_of_the_pool(need, value: str, error: str) -> None:
+    need("bank_mlp", "cpu")
+    done = subprocess.run(
+        [sys.executable, "-c", POOL],
+        env={**os.environ, "MCLNF_FAST_POOL_MB": value},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout.strip() == "True") == (not error), done.stderr
+    if error:
+        assert f"MCLNF_FAST_POOL_MB must be a whole number of megabytes, {error}" in done.stderr
