@@ -93,9 +93,17 @@ static void tile_forward(const Net& net, Slices<S> par, const std::vector<LayerW
         // Weights that are read where they lie come a few values of a row at a time, which the processor's
         // own prefetching does not see through.
         Ahead ahead;
-        if (l < last && !w[l].prev.packed)
-            ahead.plan(par.weight[l + 1], (int64_t)net.layers[l + 1].in * net.layers[l + 1].out,
-                       tile.panels * (net.layers[l].out + kRows - 1) / kRows);
+        if (l < last && !w[l].prev.packed) {
+            const int64_t count = (int64_t)net.layers[l + 1].in * net.layers[l + 1].out;
+            const int steps = tile.panels * (net.layers[l].out + kRows - 1) / kRows;
+            if (l + 1 == last && par.next) {  // the last layer is small: the next module's first goes with it
+                ahead.plan(par.weight[last], count, 1);
+                ahead.step();
+                ahead.plan(par.next, (int64_t)net.layers[0].in * net.layers[0].out, steps);
+            } else {
+                ahead.plan(par.weight[l + 1], count, steps);
+            }
+        }
         for (int p = 0; p < tile.panels; ++p) {
             const int nv = tile.vectors(p);
             S* Z = H[l].panel(p);
@@ -137,7 +145,9 @@ static void forward(const Net& net, Slices<S> par, const S* x, int64_t n, S* y, 
         const Tile<S> tile((int)std::min<int64_t>(panels * L, n - at));
         load_points(x + at * net.in_dim, tile, X, net.in_dim, true);
         if (keep) place_kept(net, tile, at, keep, H);
-        tile_forward<S>(net, par, w, tile, X, E, H, nullptr);
+        Slices<S> own = par;
+        if (at + panels * L < n) own.next = nullptr;
+        tile_forward<S>(net, own, w, tile, X, E, H, nullptr);
         store_points(H[layers - 1], tile, net.out_dim, y + at * net.out_dim);
     }
 }

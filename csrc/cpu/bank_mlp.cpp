@@ -79,7 +79,10 @@ Tensor forward(const BankInputs<S>& in, const Tensor* keep) {
     each_run(plan, [&](int64_t r) {
         const Run& run = plan.runs[r];
         const View<S> par(in.parameters, in.net, run.module);
-        table.forward(in.net, par.read(), in.points_at(run.begin), run.end - run.begin,
+        Slices<S> weights = par.read();
+        if (r + 1 < static_cast<int64_t>(plan.runs.size()))
+            weights.next = View<S>(in.parameters, in.net, plan.runs[r + 1].module).read().weight[0];
+        table.forward(in.net, weights, in.points_at(run.begin), run.end - run.begin,
                       out + run.begin * in.net.out_dim, kept.of(r));
     });
     return y;
