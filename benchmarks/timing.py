@@ -57,8 +57,9 @@ def _settle() -> None:
     limit that was measured next), and memory that it has freed goes back to the system: malloc does that at some later
     free, of somebody else, and it takes 16 to 28 ms for a hundred megabytes."""
     sleep(PAUSE)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _slot(contender: Contender, times: int) -> float:

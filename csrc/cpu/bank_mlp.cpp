@@ -81,7 +81,8 @@ Tensor forward(const BankInputs<S>& in, const Tensor* keep) {
         const View<S> par(in.parameters, in.net, run.module);
         Slices<S> weights = par.read();
         if (r + 1 < static_cast<int64_t>(plan.runs.size()))
-            weights.next = View<S>(in.parameters, in.net, plan.runs[r + 1].module).read().weight[0];
+            weights.next = data<S>(in.parameters.weight[0]) +
+                           plan.runs[r + 1].module * in.net.layers[0].in * in.net.layers[0].out;
         table.forward(in.net, weights, in.points_at(run.begin), run.end - run.begin,
                       out + run.begin * in.net.out_dim, kept.of(r));
     });

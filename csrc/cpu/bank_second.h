@@ -55,7 +55,6 @@ static void second(const Net& net, Slices<S> par, const S* x, int64_t n, const S
     const int64_t group = (int64_t)panels * L * L;
     const Transposed<S> dT{memory.take((size_t)(round_up(net.max_dim, L) / L) * group), group};
     BiasSums<S> bias(net, memory);
-    double error = 0;
 
     for (int64_t at = 0; at < n; at += panels * L) {
         const Tile<S> tile((int)std::min<int64_t>(panels * L, n - at));
@@ -108,7 +107,7 @@ static void second(const Net& net, Slices<S> par, const S* x, int64_t n, const S
             load_points(start.grad_y + at * net.out_dim, tile, d, net.out_dim, false);
             for (int p = 0; p < tile.panels; ++p) std::memset(dt.panel(p), 0, sizeof(S) * dt.stride());
         } else {
-            error += squared_error(tile, start, at, net.out_dim, H[last], weight, d, &Ht[last], &dt);
+            squared_error(tile, start, at, net.out_dim, H[last], weight, d, &Ht[last], &dt);
         }
         for (int p = 0; grad_x && p < tile.panels; ++p) {
             std::memset(GE.panel(p), 0, sizeof(S) * GE.stride());
@@ -157,7 +156,6 @@ static void second(const Net& net, Slices<S> par, const S* x, int64_t n, const S
             store_points(GX, tile, net.in_dim, grad_x + at * net.in_dim);
         }
     }
-    if (start.error) *start.error = error * double(start.scale);
     if (grads) bias.store(net, grads);
 }
 

@@ -48,7 +48,7 @@ struct Start {
     const S* target = nullptr;  // [n, out]
     const S* weight = nullptr;  // [n]; null: ones
     S scale = S(1);
-    double* error = nullptr;  // receives sum over points of scale * weight * |y - target|^2
+    double* error = nullptr;  // backward: receives sum over points of scale * weight * |y - target|^2
     // What `forward` kept of the same points; null: computed again.
     const S* kept = nullptr;
 };
