@@ -149,6 +149,8 @@ def test_large_results_share_no_memory_and_are_used_again(need) -> None:
         assert grad().data_ptr() != fourth.data_ptr()
         places = {grad().data_ptr() for _ in range(5)}
         assert len(places) == 1  # not asked of the system each time
+        alive = [grad() for _ in range(4)]
+        assert len({t.data_ptr() for t in (fourth, *alive)}) == 5  # a block that is used again has one owner
 
 
 POOL = """
