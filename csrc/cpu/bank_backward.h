@@ -68,7 +68,7 @@ struct FisherTile {
     const Net& net;
     BiasSums<S> squares;
     Rows<S> dd, hh, ee, q;
-    std::vector<LayerWeights<S>> inverse;
+    const LayerWeights<S>* inverse = nullptr;
 
     FisherTile(const FisherSweep<S>& sweep, const Net& n, int panels, int64_t points, Arena<S>& memory)
         : want(sweep), net(n), squares(n, memory) {
@@ -231,14 +231,14 @@ static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const
     for (int64_t s = 0; fisher.segments && s < fisher.count; ++s)
         longest = std::max(longest, fisher.segments[s + 1] - fisher.segments[s]);
     const int panels = std::max(tile_panels<S>(n), (int)((longest + L - 1) / L));
-    const auto w = left_factors(net, par, true, n, memory), back = left_factors(net, par, false, n, memory);
+    const auto *w = left_factors(net, par, true, n, memory), *back = left_factors(net, par, false, n, memory);
     const Rows<S> X(memory, net.in_dim, panels), E(memory, net.encoded, panels);
     const Rows<S> GX(memory, net.in_dim, panels), GE(memory, net.encoded, panels);
-    std::vector<Rows<S>> H, D(layers);
+    Rows<S>*H = memory.template objects<Rows<S>>(layers), *D = memory.template objects<Rows<S>>(layers);
     bool any_skip = false;
     for (int l = 0; l < layers; ++l) {
         const int kind = l == last ? net.output_activation : net.activation;
-        H.emplace_back(memory, net.layers[l].out, panels);
+        H[l] = Rows<S>(memory, net.layers[l].out, panels);
         if (kind != kRelu && kind != kNone) D[l] = Rows<S>(memory, net.layers[l].out, panels);
         any_skip |= net.layers[l].skip;
     }
@@ -262,13 +262,13 @@ static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const
             score.assign((segments_end - segment) * W, S(0));
         } else {
             next = std::min<int64_t>(at + panels * L, n);
-            score.assign((size_t)panels * L, S(0));
+            if (fisher) score.assign((size_t)panels * L, S(0));
         }
         const Tile<S> tile((int)(next - at));
         const bool accumulate = at > 0;
         load_points(x + at * net.in_dim, tile, X, net.in_dim, true);
         if (start.kept) place_kept(net, tile, at, const_cast<S*>(start.kept), H);
-        tile_forward<S>(net, par, w, tile, X, E, H, D.data(), first);
+        tile_forward<S>(net, par, w, tile, X, E, H, D, first);
         d.rows = padded<S>(net.out_dim);
         if (start.grad_y)
             load_points(start.grad_y + at * net.out_dim, tile, d, net.out_dim, false);

@@ -67,28 +67,40 @@ struct Stack {
     explicit operator bool() const { return !weight.empty(); }
 };
 
-// Pointers to one module's share of a stack; holds them for the time of a call.
+// Pointers to one module's share of a stack, moved from module to module: asking a tensor for its memory, and
+// memory for the pointers, takes long beside the few points that a module may have.
 template <class S>
 class View {
   public:
     View() = default;
-    View(const Stack<S>& stack, const Net& net, int64_t module) {
+    explicit View(const Stack<S>& stack, const Net& net, int64_t module = 0) {
         for (size_t l = 0; l < stack.weight.size(); ++l) {
             const Layer& layer = net.layers[l];
-            weight_.push_back(static_cast<S*>(stack.weight[l].mutable_data_ptr()) +
-                              module * layer.in * layer.out);
-            bias_.push_back(static_cast<S*>(stack.bias[l].mutable_data_ptr()) + module * layer.out);
+            parts_.push_back({static_cast<S*>(stack.weight[l].mutable_data_ptr()),
+                              static_cast<S*>(stack.bias[l].mutable_data_ptr()),
+                              static_cast<int64_t>(layer.in) * layer.out, layer.out});
         }
+        at(module);
     }
-    // One buffer of net.parameters values, layer after layer.
+    // Buffers of net.parameters values, layer after layer, one behind the other.
     View(S* flat, const Net& net) {
         for (const Layer& layer : net.layers) {
-            weight_.push_back(flat);
-            flat += static_cast<int64_t>(layer.in) * layer.out;
-            bias_.push_back(flat);
-            flat += layer.out;
+            S* bias = flat + static_cast<int64_t>(layer.in) * layer.out;
+            parts_.push_back({flat, bias, net.parameters, net.parameters});
+            flat = bias + layer.out;
         }
+        at(0);
     }
+    View& at(int64_t module) {
+        weight_.resize(parts_.size());
+        bias_.resize(parts_.size());
+        for (size_t l = 0; l < parts_.size(); ++l) {
+            weight_[l] = parts_[l].weight + module * parts_[l].weights;
+            bias_[l] = parts_[l].bias + module * parts_[l].biases;
+        }
+        return *this;
+    }
+    explicit operator bool() const { return !parts_.empty(); }
     Slices<S> read() const { return weight_.empty() ? Slices<S>{} : Slices<S>{weight_.data(), bias_.data()}; }
     Sums<S> write(bool stream = false) {
         return weight_.empty() ? Sums<S>{} : Sums<S>{weight_.data(), bias_.data(), stream};
@@ -103,58 +115,16 @@ class View {
     }
 
   private:
+    struct Part {
+        S *weight, *bias;
+        int64_t weights, biases;  // from one module to the next
+    };
+    std::vector<Part> parts_;
     std::vector<S*> weight_, bias_;
-};
-
-template <class S>
-struct BankInputs {
-    Net net;
-    int64_t modules, points;
-    Tensor x;
-    std::vector<int64_t> offsets;
-    Stack<S> parameters;
-
-    BankInputs(const Tensor& x_in, const Tensor& offsets_in, const Tensors& w, const Tensors& b,
-               const std::vector<int64_t>& ints, const std::vector<double>& floats)
-        : net(ints, floats) {
-        const ScalarType dtype = x_in.scalar_type();
-        x = plain("x", x_in, dtype);
-        STD_TORCH_CHECK(x.dim() == 2 && x.size(1) == net.in_dim, "mclnf_fast: x must be [N, in_dim]");
-        points = x.size(0);
-        offsets = read_offsets("offsets", offsets_in, points);
-        modules = static_cast<int64_t>(offsets.size()) - 1;
-        parameters = Stack<S>("weights and biases", net, modules, w, b, dtype);
-    }
-
-    static std::vector<int64_t> read_offsets(const char* name, const Tensor& t_in, int64_t total) {
-        STD_TORCH_CHECK(t_in.is_cpu(), "mclnf_fast: ", name, " must be on the CPU like x");
-        STD_TORCH_CHECK(t_in.scalar_type() == ScalarType::Long && t_in.dim() == 1 && t_in.numel() >= 1,
-                        "mclnf_fast: ", name, " must be int64 [M + 1]");
-        const Tensor t = torch::stable::contiguous(t_in);
-        const int64_t* p = static_cast<const int64_t*>(t.const_data_ptr());
-        std::vector<int64_t> values(p, p + t.numel());
-        STD_TORCH_CHECK(values.front() == 0 && values.back() == total, "mclnf_fast: ", name,
-                        " must go from 0 to ", total);
-        for (size_t i = 1; i < values.size(); ++i)
-            STD_TORCH_CHECK(values[i] >= values[i - 1], "mclnf_fast: ", name, " must not go down");
-        return values;
-    }
-    const S* points_at(int64_t at) const {
-        return static_cast<const S*>(x.const_data_ptr()) + at * net.in_dim;
-    }
 };
 
 // Points below which a run is not worth cutting further.
 constexpr int64_t kLeastPoints = 512;
-// Bytes of gradients beyond which the first are gone from the caches before the last are there.
-constexpr size_t kStreamFrom = size_t(64) << 20;
-
-template <class S>
-bool streams(const BankInputs<S>& in) {
-    return !std::is_same_v<S, Bf16> &&
-           static_cast<size_t>(in.modules * in.net.parameters) * sizeof(S) > kStreamFrom;
-}
-
 // A run of items (points, or segments) of one module. `slot` < 0: the module's
 // only run, which writes its sums in place; otherwise the row of the partial
 // sums that it fills.
@@ -197,6 +167,72 @@ struct Plan {
     }
 };
 
+// The parameters of a plan's runs, one after the other, each with those of the run behind it.
+template <class S>
+class Walk {
+  public:
+    Walk(const Plan& plan, const View<S>& parameters) : plan_(&plan), now_(parameters), next_(parameters) {}
+    Slices<S> at(int64_t r) {
+        const std::vector<Run>& runs = plan_->runs;
+        Slices<S> found = now_.at(runs[r].module).read();
+        if (r + 1 < static_cast<int64_t>(runs.size()) && runs[r + 1].module != runs[r].module)
+            found.next = next_.at(runs[r + 1].module).read().weight;
+        return found;
+    }
+
+  private:
+    const Plan* plan_;
+    View<S> now_, next_;
+};
+
+template <class S>
+struct BankInputs {
+    Net net;
+    int64_t modules, points;
+    Tensor x;
+    std::vector<int64_t> offsets;
+    Stack<S> parameters;
+
+    BankInputs(const Tensor& x_in, const Tensor& offsets_in, const Tensors& w, const Tensors& b,
+               const std::vector<int64_t>& ints, const std::vector<double>& floats)
+        : net(ints, floats) {
+        const ScalarType dtype = x_in.scalar_type();
+        x = plain("x", x_in, dtype);
+        STD_TORCH_CHECK(x.dim() == 2 && x.size(1) == net.in_dim, "mclnf_fast: x must be [N, in_dim]");
+        points = x.size(0);
+        offsets = read_offsets("offsets", offsets_in, points);
+        modules = static_cast<int64_t>(offsets.size()) - 1;
+        parameters = Stack<S>("weights and biases", net, modules, w, b, dtype);
+    }
+
+    static std::vector<int64_t> read_offsets(const char* name, const Tensor& t_in, int64_t total) {
+        STD_TORCH_CHECK(t_in.is_cpu(), "mclnf_fast: ", name, " must be on the CPU like x");
+        STD_TORCH_CHECK(t_in.scalar_type() == ScalarType::Long && t_in.dim() == 1 && t_in.numel() >= 1,
+                        "mclnf_fast: ", name, " must be int64 [M + 1]");
+        const Tensor t = torch::stable::contiguous(t_in);
+        const int64_t* p = static_cast<const int64_t*>(t.const_data_ptr());
+        std::vector<int64_t> values(p, p + t.numel());
+        STD_TORCH_CHECK(values.front() == 0 && values.back() == total, "mclnf_fast: ", name,
+                        " must go from 0 to ", total);
+        for (size_t i = 1; i < values.size(); ++i)
+            STD_TORCH_CHECK(values[i] >= values[i - 1], "mclnf_fast: ", name, " must not go down");
+        return values;
+    }
+    Walk<S> walk(const Plan& plan) const { return Walk<S>(plan, View<S>(parameters, net)); }
+    const S* points_at(int64_t at) const {
+        return static_cast<const S*>(x.const_data_ptr()) + at * net.in_dim;
+    }
+};
+
+// Bytes of gradients beyond which the first are gone from the caches before the last are there.
+constexpr size_t kStreamFrom = size_t(64) << 20;
+
+template <class S>
+bool streams(const BankInputs<S>& in) {
+    return !std::is_same_v<S, Bf16> &&
+           static_cast<size_t>(in.modules * in.net.parameters) * sizeof(S) > kStreamFrom;
+}
+
 // f(r) for every run r of a plan, on all threads: each takes the next few runs when it is done with the last,
 // since threads are not equally fast. Each works on a copy of f, which may hold what a thread keeps between
 // runs.
@@ -213,10 +249,9 @@ void each_run(const Plan& plan, const F& f) {
     });
 }
 
-// Sums over a plan's runs, shaped like the parameters: each run writes
-// `of(run)` and says `done(run)`, then `finish` adds the partial sums of every
-// module in the order of its runs and puts zeros where a module has no items.
-// Sums of bf16 are fp32 until all is added, and rounded once.
+// Sums over a plan's runs, shaped like the parameters: each run writes what a thread's `Place` gives it and
+// says that it is `done`, then `finish` adds the partial sums of every module in the order of its runs and
+// puts zeros where a module has no items. Sums of bf16 are fp32 until all is added, and rounded once.
 template <class S>
 class RunSums {
     using Sum = typename Wide<S>::type;
@@ -224,27 +259,48 @@ class RunSums {
   public:
     static constexpr bool kRounds = !std::is_same_v<S, Sum>;  // `of` gives memory that `done` reads
 
+    // Where a thread's runs write.
+    class Place {
+      public:
+        explicit Place(const RunSums& sums)
+            : net_(&sums.net_),
+              total_(sums.total_, sums.net_),
+              slots_(total_ ? View<Sum>(sums.partial_.get(), sums.net_) : View<Sum>()) {}
+        Sums<Sum> of(const Run& run, bool stream = false) {
+            if (!total_) return {};
+            if (run.slot >= 0) return slots_.at(run.slot).write();
+            if constexpr (kRounds)
+                return (own_ = View<Sum>(own(), *net_)).write();
+            else
+                return total_.at(run.module).write(stream);
+        }
+        void done(const Run& run) {
+            if constexpr (kRounds) {
+                if (!total_ || run.slot >= 0) return;
+                const Sum* from = own();
+                total_.at(run.module).each(*net_, [&](S* to, int64_t size) {
+                    for (int64_t i = 0; i < size; ++i) to[i] = narrow(from[i]);
+                    from += size;
+                });
+            }
+        }
+
+      private:
+        // The calling thread's fp32 sums of the run that it works on.
+        Sum* own() const {
+            static thread_local std::vector<Sum> kept;
+            if (static_cast<int64_t>(kept.size()) < net_->parameters) kept.resize(net_->parameters);
+            return kept.data();
+        }
+
+        const Net* net_;
+        View<S> total_;
+        View<Sum> slots_, own_;
+    };
+
     RunSums(const Net& net, int64_t modules, const Plan& plan, Stack<S>& total)
         : net_(net), modules_(modules), plan_(plan), total_(total) {
         if (total) partial_.reset(new Sum[plan.slots * net.parameters]);
-    }
-    View<Sum> of(const Run& run) const {
-        if (!total_) return View<Sum>();
-        if (run.slot >= 0) return View<Sum>(partial_.get() + run.slot * net_.parameters, net_);
-        if constexpr (kRounds)
-            return View<Sum>(own(), net_);
-        else
-            return View<Sum>(total_, net_, run.module);
-    }
-    void done(const Run& run) const {
-        if constexpr (kRounds) {
-            if (!total_ || run.slot >= 0) return;
-            const Sum* from = own();
-            View<S>(total_, net_, run.module).each(net_, [&](S* to, int64_t size) {
-                for (int64_t i = 0; i < size; ++i) to[i] = narrow(from[i]);
-                from += size;
-            });
-        }
     }
     // scale: a factor a module, or empty.
     void finish(const std::vector<S>& scale = {}) {
@@ -283,13 +339,6 @@ class RunSums {
     }
 
   private:
-    // The calling thread's fp32 sums of the run that it works on.
-    Sum* own() const {
-        static thread_local std::vector<Sum> kept;
-        if (static_cast<int64_t>(kept.size()) < net_.parameters) kept.resize(net_.parameters);
-        return kept.data();
-    }
-
     const Net& net_;
     int64_t modules_;
     const Plan& plan_;

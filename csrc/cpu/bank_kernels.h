@@ -29,9 +29,9 @@ struct LayerWeights {
 // W^T (forward) or W (backward, and everything else of that shape) of every
 // layer.
 template <class S>
-static std::vector<LayerWeights<S>> left_factors(const Net& net, Slices<S> par, bool transposed, int64_t n,
-                                                 Arena<S>& memory) {
-    std::vector<LayerWeights<S>> found;
+static const LayerWeights<S>* left_factors(const Net& net, Slices<S> par, bool transposed, int64_t n,
+                                           Arena<S>& memory) {
+    LayerWeights<S>* found = memory.template objects<LayerWeights<S>>(net.layers.size());
     for (size_t l = 0; l < net.layers.size(); ++l) {
         const Layer& layer = net.layers[l];
         const auto part = [&](const S* w, int rows) -> Left<S> {
@@ -40,11 +40,10 @@ static std::vector<LayerWeights<S>> left_factors(const Net& net, Slices<S> par, 
             return transposed ? pack(layer.out, rows, raw, memory.take((size_t)rows * layer.out))
                               : pack(rows, layer.out, raw, memory.take((size_t)rows * layer.out));
         };
-        LayerWeights<S> weights{part(par.weight[l], layer.from_prev), {}};
+        found[l].prev = part(par.weight[l], layer.from_prev);
         if (layer.skip)
-            weights.encoding =
+            found[l].encoding =
                 part(par.weight[l] + (int64_t)layer.from_prev * layer.out, layer.in - layer.from_prev);
-        found.push_back(weights);
     }
     return found;
 }
@@ -75,40 +74,28 @@ static void layer_backward(const Layer& layer, const LayerWeights<S>& w, const S
 // the derivatives of its activation where that is no relu (whose are read off
 // H). The layers before `first` are there already.
 template <class S>
-static void tile_forward(const Net& net, Slices<S> par, const std::vector<LayerWeights<S>>& w,
-                         const Tile<S>& tile, const Rows<S>& X, const Rows<S>& E,
-                         const std::vector<Rows<S>>& H, const Rows<S>* D, int first = 0) {
+static void tile_forward(const Net& net, Slices<S> par, const LayerWeights<S>* w, const Tile<S>& tile,
+                         const Rows<S>& X, const Rows<S>& E, const Rows<S>* H, const Rows<S>* D,
+                         int first = 0) {
     const int last = (int)net.layers.size() - 1;
-    for (int p = 0; p < tile.panels; ++p) {
-        if (p == 0 && !w[0].prev.packed) {
-            Ahead first;
-            first.plan(par.weight[0], (int64_t)net.layers[0].in * net.layers[0].out, 1);
-            first.step();
-        }
+    for (int p = 0; p < tile.panels; ++p)
         encode<S>(net, X.panel(p), E.panel(p), nullptr, nullptr, tile.vectors(p));
-    }
     for (int l = first; l <= last; ++l) {
+        const Layer& layer = net.layers[l];
         const int kind = l == last ? net.output_activation : net.activation;
         const Rows<S>& prev = l > 0 ? H[l - 1] : E;
-        // Weights that are read where they lie come a few values of a row at a time, which the processor's
-        // own prefetching does not see through.
+        // While a layer is at work, the next module's weights of the same one are asked for: with few points
+        // a module their way from memory takes as long as all the arithmetic.
         Ahead ahead;
-        if (l < last && !w[l].prev.packed) {
-            const int64_t count = (int64_t)net.layers[l + 1].in * net.layers[l + 1].out;
-            const int steps = tile.panels * (net.layers[l].out + kRows - 1) / kRows;
-            if (l + 1 == last && par.next) {  // the last layer is small: the next module's first goes with it
-                ahead.plan(par.weight[last], count, 1);
-                ahead.step();
-                ahead.plan(par.next, (int64_t)net.layers[0].in * net.layers[0].out, steps);
-            } else {
-                ahead.plan(par.weight[l + 1], count, steps);
-            }
+        if (par.next) {
+            const int64_t blocks = (layer.out + kTallest - 1) / kTallest;
+            ahead = Ahead(par.next[l], (int64_t)layer.in * layer.out, tile.panels * blocks * layer.from_prev);
         }
         for (int p = 0; p < tile.panels; ++p) {
             const int nv = tile.vectors(p);
             S* Z = H[l].panel(p);
-            layer_forward<S>(net.layers[l], w[l], par.bias[l], prev.panel(p), E.panel(p), nv, Z, false,
-                             kind == kRelu ? kRelu0 : kKeep, &ahead);
+            layer_forward<S>(layer, w[l], par.bias[l], prev.panel(p), E.panel(p), nv, Z, false,
+                             kind == kRelu ? kRelu0 : kKeep, par.next ? &ahead : nullptr);
             if (kind != kRelu && kind != kNone)
                 activate<S>(kind, net.w0, net.layers[l].out, nv, Z, D && D[l] ? D[l].panel(p) : nullptr,
                             nullptr);
@@ -118,7 +105,7 @@ static void tile_forward(const Net& net, Slices<S> par, const std::vector<LayerW
 
 // The hidden layers' outputs of the tile that starts at point `at`, in the memory that `forward` keeps.
 template <class S>
-static void place_kept(const Net& net, const Tile<S>& tile, int64_t at, S* kept, std::vector<Rows<S>>& H) {
+static void place_kept(const Net& net, const Tile<S>& tile, int64_t at, S* kept, Rows<S>* H) {
     constexpr int L = Panel<S>::lanes;
     S* place = kept + kept_values(net, at, L);
     for (size_t l = 0; l + 1 < net.layers.size(); ++l) {
@@ -132,11 +119,11 @@ static void forward(const Net& net, Slices<S> par, const S* x, int64_t n, S* y, 
     constexpr int L = Panel<S>::lanes;
     Arena<S>& memory = arena<S>();
     const int panels = tile_panels<S>(n), layers = (int)net.layers.size();
-    const auto w = left_factors(net, par, true, n, memory);
+    const auto* w = left_factors(net, par, true, n, memory);
     const Rows<S> X(memory, net.in_dim, panels), E(memory, net.encoded, panels);
     const S* two[2] = {memory.take((size_t)net.max_dim * panels * L),
                        memory.take((size_t)net.max_dim * panels * L)};
-    std::vector<Rows<S>> H(layers);
+    Rows<S>* H = memory.template objects<Rows<S>>(layers);
     for (int l = 0; l < layers; ++l) {
         H[l].at = const_cast<S*>(two[l % 2]);
         H[l].rows = net.layers[l].out;
@@ -207,12 +194,13 @@ static void add_outer(const Layer& layer, const Rows<S>& prev, const Rows<S>& E,
 // Sums of rows of outputs, one padded row a layer.
 template <class S>
 struct BiasSums {
-    std::vector<S*> at;
+    S** at;
 
-    BiasSums(const Net& net, Arena<S>& memory) {
-        for (const Layer& layer : net.layers) at.push_back(memory.zeros(padded<S>(layer.out)));
+    BiasSums(const Net& net, Arena<S>& memory) : at(memory.template objects<S*>(net.layers.size())) {
+        for (size_t l = 0; l < net.layers.size(); ++l) at[l] = memory.zeros(padded<S>(net.layers[l].out));
     }
     void store(const Net& net, Sums<S> to) const {
-        for (size_t l = 0; l < at.size(); ++l) std::copy(at[l], at[l] + net.layers[l].out, to.bias[l]);
+        for (size_t l = 0; l < net.layers.size(); ++l)
+            std::copy(at[l], at[l] + net.layers[l].out, to.bias[l]);
     }
 };

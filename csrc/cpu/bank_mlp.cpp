@@ -76,14 +76,9 @@ Tensor forward(const BankInputs<S>& in, const Tensor* keep) {
     const Plan plan = keep ? Plan::fixed(in.offsets, kLeastPoints) : Plan::free(in.offsets);
     const Kept<S> kept = keep ? Kept<S>(in.net, plan, *keep) : Kept<S>();
     S* out = mutable_data<S>(y);
-    each_run(plan, [&](int64_t r) {
+    each_run(plan, [&, par = in.walk(plan)](int64_t r) mutable {
         const Run& run = plan.runs[r];
-        const View<S> par(in.parameters, in.net, run.module);
-        Slices<S> weights = par.read();
-        if (r + 1 < static_cast<int64_t>(plan.runs.size()))
-            weights.next = data<S>(in.parameters.weight[0]) +
-                           plan.runs[r + 1].module * in.net.layers[0].in * in.net.layers[0].out;
-        table.forward(in.net, weights, in.points_at(run.begin), run.end - run.begin,
+        table.forward(in.net, par.at(r), in.points_at(run.begin), run.end - run.begin,
                       out + run.begin * in.net.out_dim, kept.of(r));
     });
     return y;
@@ -100,16 +95,15 @@ std::tuple<Tensor, Tensors, Tensors> backward(const BankInputs<S>& in, const Ten
     RunSums<S> sums(in.net, in.modules, plan, grads);
     const S* gy = data<S>(grad_y);
     S* out = need_x ? mutable_data<S>(gx) : nullptr;
-    each_run(plan, [&](int64_t r) {
+    using Place = typename RunSums<S>::Place;
+    each_run(plan, [&, par = in.walk(plan), own = Place(sums)](int64_t r) mutable {
         const Run& run = plan.runs[r];
-        const View<S> par(in.parameters, in.net, run.module);
-        auto own = sums.of(run);
         Start<S> start;
         start.grad_y = gy + run.begin * in.net.out_dim;
         start.kept = kept.of(r);
-        table.backward(in.net, par.read(), in.points_at(run.begin), run.end - run.begin, start,
-                       out ? out + run.begin * in.net.in_dim : nullptr, own.write(streams(in)), {});
-        sums.done(run);
+        table.backward(in.net, par.at(r), in.points_at(run.begin), run.end - run.begin, start,
+                       out ? out + run.begin * in.net.in_dim : nullptr, own.of(run, streams(in)), {});
+        own.done(run);
     });
     sums.finish();
     return {gx, grads.weight, grads.bias};
@@ -125,17 +119,17 @@ std::tuple<Tensor, Tensors, Tensors, Tensor> second(const BankInputs<S>& in, con
     const BankTable<S>& table = bank_table<S>();
     const Plan plan = Plan::fixed(in.offsets, kLeastPoints);
     RunSums<S> sums(in.net, in.modules, plan, grads);
-    each_run(plan, [&](int64_t r) {
+    using Place = typename RunSums<S>::Place;
+    each_run(plan, [&, par = in.walk(plan), dir = View<S>(tangent, in.net),
+                    own = Place(sums)](int64_t r) mutable {
         const Run& run = plan.runs[r];
-        const View<S> par(in.parameters, in.net, run.module), dir(tangent, in.net, run.module);
-        auto own = sums.of(run);
         const int64_t x_at = run.begin * in.net.in_dim, y_at = run.begin * in.net.out_dim;
         Start<S> start;
         start.grad_y = data<S>(grad_y) + y_at;
-        table.second(in.net, par.read(), in.points_at(run.begin), run.end - run.begin, start,
-                     tangent_x ? data<S>(*tangent_x) + x_at : nullptr, dir.read(),
-                     need_x ? mutable_data<S>(gx) + x_at : nullptr, own.write(), mutable_data<S>(ggy) + y_at);
-        sums.done(run);
+        table.second(in.net, par.at(r), in.points_at(run.begin), run.end - run.begin, start,
+                     tangent_x ? data<S>(*tangent_x) + x_at : nullptr, dir.at(run.module).read(),
+                     need_x ? mutable_data<S>(gx) + x_at : nullptr, own.of(run), mutable_data<S>(ggy) + y_at);
+        own.done(run);
     });
     sums.finish();
     return {gx, grads.weight, grads.bias, ggy};

@@ -50,14 +50,13 @@ Stack<S> sweep(const ErrorInputs<S>& in, const S* factors, bool gradients, S* lo
     const Plan plan = Plan::fixed(in.offsets, kLeastPoints);
     RunSums<S> sums(in.net, in.modules, plan, grads);
     std::vector<double> errors(plan.runs.size());
-    each_run(plan, [&](int64_t r) {
+    using Place = typename RunSums<S>::Place;
+    each_run(plan, [&, par = in.walk(plan), own = Place(sums)](int64_t r) mutable {
         const Run& run = plan.runs[r];
-        const View<S> par(in.parameters, in.net, run.module);
-        auto own = sums.of(run);
         Start<S> start = in.start(run, factors ? factors[run.module] : S(1));
         start.error = &errors[r];
-        bank_table<S>().backward(in.net, par.read(), in.points_at(run.begin), run.end - run.begin, start,
-                                 nullptr, own.write(streams(in)), {});
+        bank_table<S>().backward(in.net, par.at(r), in.points_at(run.begin), run.end - run.begin, start,
+                                 nullptr, own.of(run, streams(in)), {});
     });
     sums.finish();
     if (loss) {
@@ -125,13 +124,13 @@ std::tuple<Tensors, Tensors> bank_mse_bwd_bwd(Tensor x, Tensor offsets, Tensors 
         Stack<S> grads = Stack<S>::empty(in.net, in.modules, in.x);
         const Plan plan = Plan::fixed(in.offsets, kLeastPoints);
         RunSums<S> sums(in.net, in.modules, plan, grads);
-        each_run(plan, [&](int64_t r) {
+        using Place = typename RunSums<S>::Place;
+        each_run(plan, [&, par = in.walk(plan), dir = View<S>(tangent, in.net),
+                        own = Place(sums)](int64_t r) mutable {
             const Run& run = plan.runs[r];
-            const View<S> par(in.parameters, in.net, run.module), dir(tangent, in.net, run.module);
-            auto own = sums.of(run);
-            bank_table<S>().second(in.net, par.read(), in.points_at(run.begin), run.end - run.begin,
-                                   in.start(run, data<S>(held)[run.module]), nullptr, dir.read(), nullptr,
-                                   own.write(), nullptr);
+            bank_table<S>().second(in.net, par.at(r), in.points_at(run.begin), run.end - run.begin,
+                                   in.start(run, data<S>(held)[run.module]), nullptr,
+                                   dir.at(run.module).read(), nullptr, own.of(run), nullptr);
         });
         sums.finish();
         return {grads.weight, grads.bias};

@@ -32,19 +32,21 @@ static void second(const Net& net, Slices<S> par, const S* x, int64_t n, const S
     const int layers = (int)net.layers.size(), last = layers - 1, wide = round_up(net.max_dim, 16);
     Arena<S>& memory = arena<S>();
     const int panels = tile_panels<S>(n);
-    const auto w = left_factors(net, par, true, n, memory), wt = left_factors(net, tangent, true, n, memory);
-    const auto back = left_factors(net, par, false, n, memory),
-               backt = left_factors(net, tangent, false, n, memory);
+    const auto *w = left_factors(net, par, true, n, memory),
+               *wt = left_factors(net, tangent, true, n, memory);
+    const auto *back = left_factors(net, par, false, n, memory),
+               *backt = left_factors(net, tangent, false, n, memory);
     const Rows<S> X(memory, net.in_dim, panels), Xt(memory, net.in_dim, panels),
         GX(memory, net.in_dim, panels);
     const Rows<S> E(memory, net.encoded, panels), Et(memory, net.encoded, panels),
         GE(memory, net.encoded, panels), GEt(memory, net.encoded, panels);
     // C: a''(z) zt, by which d reaches the tangent of d. Relu has its derivative in H, and a second one of 0.
-    std::vector<Rows<S>> H, Ht, D(layers), C(layers);
+    const auto rows = [&] { return memory.template objects<Rows<S>>(layers); };
+    Rows<S>*H = rows(), *Ht = rows(), *D = rows(), *C = rows();
     for (int l = 0; l < layers; ++l) {
         const int kind = l == last ? net.output_activation : net.activation, out = net.layers[l].out;
-        H.emplace_back(memory, out, panels);
-        Ht.emplace_back(memory, out, panels);
+        H[l] = Rows<S>(memory, out, panels);
+        Ht[l] = Rows<S>(memory, out, panels);
         if (kind == kRelu || kind == kNone) continue;
         D[l] = Rows<S>(memory, out, panels);
         C[l] = Rows<S>(memory, out, panels);

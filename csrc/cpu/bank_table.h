@@ -15,7 +15,7 @@ template <class S>
 struct Slices {
     const S* const* weight = nullptr;
     const S* const* bias = nullptr;
-    const S* next = nullptr;  // the first weights of the module that comes after, where that is known
+    const S* const* next = nullptr;  // the weights of the module that comes after, where that is known
     explicit operator bool() const { return weight != nullptr; }
 };
 template <class S>

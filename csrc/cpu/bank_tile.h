@@ -27,6 +27,14 @@ class Arena {
         used_ += count;
         return at;
     }
+    // Plain objects, which nobody destroys: a heap's vectors take long beside the few points of a small run.
+    template <class T>
+    T* objects(size_t count) {
+        static_assert(std::is_trivially_destructible_v<T> && alignof(T) <= 64);
+        T* at = reinterpret_cast<T*>(take((count * sizeof(T) + sizeof(S) - 1) / sizeof(S)));
+        for (size_t i = 0; i < count; ++i) new (at + i) T();
+        return at;
+    }
     S* zeros(size_t count) {
         S* at = take(count);
         std::memset(at, 0, count * sizeof(S));
@@ -84,18 +92,18 @@ struct Rows {
     S* panel(int p) const { return at + p * stride(); }
 };
 
-// Points as rows in memory -> points as lanes. Lanes beyond the last point
-// repeat it (finite wherever it is), or are 0.
+// Points as rows in memory -> points as lanes. Lanes beyond the last point, as far as a vector holds points,
+// repeat it (finite wherever it is), or are 0; nobody reads those further on.
 template <class S>
 static void load_points(const S* x, const Tile<S>& tile, const Rows<S>& out, int dims, bool repeat) {
     constexpr int L = Panel<S>::lanes;
     for (int p = 0; p < tile.panels; ++p) {
-        const int n = tile.in_panel(p);
+        const int n = tile.in_panel(p), lanes = tile.vectors(p) * Simd<S>::width;
         const S* from = x + (int64_t)p * L * dims;
         S* to = out.panel(p);
         for (int d = 0; d < dims; ++d) {
             for (int t = 0; t < n; ++t) to[d * L + t] = from[(int64_t)t * dims + d];
-            for (int t = n; t < L; ++t) to[d * L + t] = repeat ? to[d * L + n - 1] : S(0);
+            for (int t = n; t < lanes; ++t) to[d * L + t] = repeat ? to[d * L + n - 1] : S(0);
         }
     }
 }

@@ -72,19 +72,20 @@ FisherOut sweep(const BankInputs<S>& in, const Wanted<S>& want, const std::vecto
     const Plan plan = want.sums ? Plan::fixed(owned, least) : Plan::free(owned);
     RunSums<S> sums(in.net, in.modules, plan, grads), square_sums(in.net, in.modules, plan, squares);
     std::atomic<bool> bad{false};
-    each_run(plan, [&, inverse = std::vector<S>(scored ? in.net.parameters : 0), own = std::vector<int64_t>(),
+    using Place = typename RunSums<S>::Place;
+    each_run(plan, [&, par = in.walk(plan), inv = View<S>(),
+                    inverse = std::vector<S>(scored ? in.net.parameters : 0), g = Place(sums),
+                    f = Place(square_sums), own = std::vector<int64_t>(),
                     module = int64_t(-1)](int64_t r) mutable {  // module: whose inverse is there
         const Run& run = plan.runs[r];
-        const View<S> par(in.parameters, in.net, run.module);
-        const View<S> inv = scored ? View<S>(inverse.data(), in.net) : View<S>(want.fisher, in.net, 0);
-        View<S> g = sums.of(run), f = square_sums.of(run);
         FisherSweep<S> fisher;
-        fisher.squares = f.write();
+        fisher.squares = f.of(run);
         if (scored) {
             if (module != run.module &&
                 !invert(in.net, want.fisher, run.module, want.damping, inverse.data()))
                 bad = true;
             module = run.module;
+            if (!inv) inv = View<S>(inverse.data(), in.net);
             fisher.inverse = inv.read();
             fisher.scores = mutable_data<S>(scores) + run.begin;
         }
@@ -99,7 +100,7 @@ FisherOut sweep(const BankInputs<S>& in, const Wanted<S>& want, const std::vecto
         }
         Start<S> start;
         start.grad_y = data<S>(want.grad_y) + from * in.net.out_dim;
-        bank_table<S>().backward(in.net, par.read(), in.points_at(from), to - from, start, nullptr, g.write(),
+        bank_table<S>().backward(in.net, par.at(r), in.points_at(from), to - from, start, nullptr, g.of(run),
                                  fisher);
     });
     if (bad) refuse(want.fisher);

@@ -12,6 +12,18 @@
 static constexpr int kColumnVectors = MCLNF_VBYTES == 64 ? 4 : 2;
 static constexpr int kRows = 6;
 
+// Rows of a block where few vectors of columns leave registers free and the left factor lies as it is stored:
+// as many as fill the multiply-adds' latency, and whole cache lines of a factor whose rows lie side by side.
+template <int NV>
+static constexpr int kTall = kRows;
+static constexpr int kTallest = MCLNF_VBYTES == 64 ? 16 : kRows;
+#if MCLNF_VBYTES == 64
+template <>
+constexpr int kTall<1> = 16;
+template <>
+constexpr int kTall<2> = 8;
+#endif
+
 template <class S>
 struct Panel {
     static constexpr int W = Simd<S>::width;
@@ -38,13 +50,17 @@ struct Left {
 
 template <class S, int RM, int NV, bool Adjacent>
 MCLNF_LANE void product_block(int K, const S* A, int64_t sm, int64_t sk, const S* B, S* C, const S* bias,
-                              bool accumulate, int after, const S* with) {
+                              bool accumulate, int after, const S* with, Ahead& ahead) {
     constexpr int W = Simd<S>::width, L = Panel<S>::lanes;
     Vec<S> acc[RM][NV];
     for (int r = 0; r < RM; ++r)
         for (int v = 0; v < NV; ++v)
             acc[r][v] = accumulate ? vload(C + r * L + v * W) : vset<S>(bias ? bias[r] : S(0));
+    const char* soon = ahead.at;
+    const int64_t step = ahead.step;
     for (int k = 0; k < K; ++k) {
+        __builtin_prefetch(soon, 0, 2);
+        soon += step;
         Vec<S> b[NV];
         for (int v = 0; v < NV; ++v) b[v] = vload(B + v * W);
         for (int r = 0; r < RM; ++r) {
@@ -54,6 +70,7 @@ MCLNF_LANE void product_block(int K, const S* A, int64_t sm, int64_t sk, const S
         A += sk;
         B += L;
     }
+    ahead.at = soon;
     for (int r = 0; r < RM; ++r)
         for (int v = 0; v < NV; ++v) {
             const Vec<S> zero = {};
@@ -67,10 +84,17 @@ MCLNF_LANE void product_block(int K, const S* A, int64_t sm, int64_t sk, const S
 
 template <class S, int NV, bool Adjacent>
 static void product_rows(int M, int K, const Left<S>& A, const S* B, S* C, const S* bias, bool accumulate,
-                         int after, const S* with, Ahead* ahead) {
+                         int after, const S* with, Ahead& ahead) {
     constexpr int L = Panel<S>::lanes;
-    for (int m = 0; m < M; m += kRows) {
-        if (ahead) ahead->step();
+    int m = 0;
+    if constexpr (kTall<NV> > kRows) {
+        for (; !A.packed && m + kTall<NV> <= M; m += kTall<NV>) {
+            product_block<S, kTall<NV>, NV, Adjacent>(K, A.at + m * A.sm, A.sm, A.sk, B, C + m * L,
+                                                      bias ? bias + m : nullptr, accumulate, after,
+                                                      with ? with + m * L : nullptr, ahead);
+        }
+    }
+    for (; m < M; m += kRows) {
         const int rows = std::min(kRows, M - m);
         const S* a = A.packed ? A.at + (int64_t)m * K : A.at + m * A.sm;
         const int64_t sk = A.packed ? rows : A.sk;
@@ -78,9 +102,9 @@ static void product_rows(int M, int K, const Left<S>& A, const S* B, S* C, const
         const S* w0 = with ? with + m * L : nullptr;
         S* c = C + m * L;
         switch (rows) {
-#define MCLNF_ROWS(R)                                                                       \
-    case R:                                                                                 \
-        product_block<S, R, NV, Adjacent>(K, a, A.sm, sk, B, c, b0, accumulate, after, w0); \
+#define MCLNF_ROWS(R)                                                                              \
+    case R:                                                                                        \
+        product_block<S, R, NV, Adjacent>(K, a, A.sm, sk, B, c, b0, accumulate, after, w0, ahead); \
         break;
             MCLNF_ROWS(1)
             MCLNF_ROWS(2)
@@ -99,13 +123,16 @@ template <class S>
 static void product(int M, int K, const Left<S>& A, const S* B, int nv, S* C, const S* bias, bool accumulate,
                     int after = kKeep, const S* with = nullptr, Ahead* ahead = nullptr) {
     const bool adjacent = A.packed || A.sm == 1;
+    Ahead nothing;
+    nothing.at = reinterpret_cast<const char*>(B);
+    Ahead& soon = ahead ? *ahead : nothing;
     switch (nv) {
-#define MCLNF_VECTORS(N)                                                                    \
-    case N:                                                                                 \
-        if (adjacent)                                                                       \
-            product_rows<S, N, true>(M, K, A, B, C, bias, accumulate, after, with, ahead);  \
-        else                                                                                \
-            product_rows<S, N, false>(M, K, A, B, C, bias, accumulate, after, with, ahead); \
+#define MCLNF_VECTORS(N)                                                                   \
+    case N:                                                                                \
+        if (adjacent)                                                                      \
+            product_rows<S, N, true>(M, K, A, B, C, bias, accumulate, after, with, soon);  \
+        else                                                                               \
+            product_rows<S, N, false>(M, K, A, B, C, bias, accumulate, after, with, soon); \
         break;
         MCLNF_VECTORS(1)
         MCLNF_VECTORS(2)

@@ -97,24 +97,17 @@ MCLNF_LANE void vstream(S* p, Vec<S> v) {
 #endif
 }
 
-// Memory that is read soon: asked for a share at a time between blocks of arithmetic, so that the requests of
-// one share are answered before the next is made.
+// Memory that is read soon, asked for a little at a time during arithmetic: many requests at once wait for
+// each other, and the arithmetic for them.
 struct Ahead {
     const char* at = nullptr;
-    int64_t lines = 0, share = 0;
+    int64_t step =
+        0;  // bytes a step of the arithmetic; 0: the same line again and again, which costs nothing
 
+    Ahead() = default;
     template <class S>
-    void plan(const S* p, int64_t count, int shares) {
-        at = reinterpret_cast<const char*>(p);
-        lines = (count * (int64_t)sizeof(S) + 63) / 64;
-        share = (lines + shares - 1) / shares;
-    }
-    void step() {
-        const int64_t now = lines < share ? lines : share;
-        for (int64_t i = 0; i < now; ++i) __builtin_prefetch(at + 64 * i, 0, 2);
-        at += 64 * now;
-        lines -= now;
-    }
+    Ahead(const S* p, int64_t count, int64_t steps)
+        : at(reinterpret_cast<const char*>(p)), step((count * (int64_t)sizeof(S) + steps - 1) / steps) {}
 };
 
 // Applies a scalar function lane by lane: for double, which only checks of
