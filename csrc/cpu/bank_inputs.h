@@ -167,16 +167,17 @@ struct Plan {
     }
 };
 
-// The parameters of a plan's runs, one after the other, each with those of the run behind it.
+// The parameters of a plan's runs, one after the other, each with those of the run that comes next.
 template <class S>
 class Walk {
   public:
     Walk(const Plan& plan, const View<S>& parameters) : plan_(&plan), now_(parameters), next_(parameters) {}
-    Slices<S> at(int64_t r) {
+    // then: the run that this thread takes after r; -1: none.
+    Slices<S> at(int64_t r, int64_t then) {
         const std::vector<Run>& runs = plan_->runs;
         Slices<S> found = now_.at(runs[r].module).read();
-        if (r + 1 < static_cast<int64_t>(runs.size()) && runs[r + 1].module != runs[r].module)
-            found.next = next_.at(runs[r + 1].module).read().weight;
+        if (then >= 0 && runs[then].module != runs[r].module)
+            found.next = next_.at(runs[then].module).read().weight;
         return found;
     }
 
@@ -233,9 +234,9 @@ bool streams(const BankInputs<S>& in) {
            static_cast<size_t>(in.modules * in.net.parameters) * sizeof(S) > kStreamFrom;
 }
 
-// f(r) for every run r of a plan, on all threads: each takes the next few runs when it is done with the last,
-// since threads are not equally fast. Each works on a copy of f, which may hold what a thread keeps between
-// runs.
+// f(r, then) for every run r of a plan, on all threads, then being the one that the same thread takes next
+// where that is known (or -1): each takes the next few runs when it is done with the last, since threads are
+// not equally fast. Each works on a copy of f, which may hold what a thread keeps between runs.
 template <class F>
 void each_run(const Plan& plan, const F& f) {
     const int64_t runs = static_cast<int64_t>(plan.runs.size()),
@@ -244,8 +245,12 @@ void each_run(const Plan& plan, const F& f) {
     std::atomic<int64_t> next{0};
     torch::stable::parallel_for(0, std::min(threads, runs), 1, [&](int64_t, int64_t) {
         F own = f;
-        for (int64_t at; (at = next.fetch_add(few)) < runs;)
-            for (int64_t r = at; r < std::min(at + few, runs); ++r) own(r);
+        int64_t after = -1;
+        for (int64_t at = next.fetch_add(few); at < runs; at = after >= 0 ? after : next.fetch_add(few)) {
+            if (few > 1) after = next.fetch_add(few);  // of many runs; of few, it is the fastest thread's
+            const int64_t end = std::min(at + few, runs);
+            for (int64_t r = at; r < end; ++r) own(r, r + 1 < end ? r + 1 : after < runs ? after : -1);
+        }
     });
 }
 

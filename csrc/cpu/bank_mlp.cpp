@@ -76,9 +76,9 @@ Tensor forward(const BankInputs<S>& in, const Tensor* keep) {
     const Plan plan = keep ? Plan::fixed(in.offsets, kLeastPoints) : Plan::free(in.offsets);
     const Kept<S> kept = keep ? Kept<S>(in.net, plan, *keep) : Kept<S>();
     S* out = mutable_data<S>(y);
-    each_run(plan, [&, par = in.walk(plan)](int64_t r) mutable {
+    each_run(plan, [&, par = in.walk(plan)](int64_t r, int64_t then) mutable {
         const Run& run = plan.runs[r];
-        table.forward(in.net, par.at(r), in.points_at(run.begin), run.end - run.begin,
+        table.forward(in.net, par.at(r, then), in.points_at(run.begin), run.end - run.begin,
                       out + run.begin * in.net.out_dim, kept.of(r));
     });
     return y;
@@ -96,12 +96,12 @@ std::tuple<Tensor, Tensors, Tensors> backward(const BankInputs<S>& in, const Ten
     const S* gy = data<S>(grad_y);
     S* out = need_x ? mutable_data<S>(gx) : nullptr;
     using Place = typename RunSums<S>::Place;
-    each_run(plan, [&, par = in.walk(plan), own = Place(sums)](int64_t r) mutable {
+    each_run(plan, [&, par = in.walk(plan), own = Place(sums)](int64_t r, int64_t then) mutable {
         const Run& run = plan.runs[r];
         Start<S> start;
         start.grad_y = gy + run.begin * in.net.out_dim;
         start.kept = kept.of(r);
-        table.backward(in.net, par.at(r), in.points_at(run.begin), run.end - run.begin, start,
+        table.backward(in.net, par.at(r, then), in.points_at(run.begin), run.end - run.begin, start,
                        out ? out + run.begin * in.net.in_dim : nullptr, own.of(run, streams(in)), {});
         own.done(run);
     });
@@ -120,13 +120,13 @@ std::tuple<Tensor, Tensors, Tensors, Tensor> second(const BankInputs<S>& in, con
     const Plan plan = Plan::fixed(in.offsets, kLeastPoints);
     RunSums<S> sums(in.net, in.modules, plan, grads);
     using Place = typename RunSums<S>::Place;
-    each_run(plan, [&, par = in.walk(plan), dir = View<S>(tangent, in.net),
-                    own = Place(sums)](int64_t r) mutable {
+    each_run(plan, [&, par = in.walk(plan), dir = View<S>(tangent, in.net), own = Place(sums)](
+                       int64_t r, int64_t then) mutable {
         const Run& run = plan.runs[r];
         const int64_t x_at = run.begin * in.net.in_dim, y_at = run.begin * in.net.out_dim;
         Start<S> start;
         start.grad_y = data<S>(grad_y) + y_at;
-        table.second(in.net, par.at(r), in.points_at(run.begin), run.end - run.begin, start,
+        table.second(in.net, par.at(r, then), in.points_at(run.begin), run.end - run.begin, start,
                      tangent_x ? data<S>(*tangent_x) + x_at : nullptr, dir.at(run.module).read(),
                      need_x ? mutable_data<S>(gx) + x_at : nullptr, own.of(run), mutable_data<S>(ggy) + y_at);
         own.done(run);

@@ -51,11 +51,11 @@ Stack<S> sweep(const ErrorInputs<S>& in, const S* factors, bool gradients, S* lo
     RunSums<S> sums(in.net, in.modules, plan, grads);
     std::vector<double> errors(plan.runs.size());
     using Place = typename RunSums<S>::Place;
-    each_run(plan, [&, par = in.walk(plan), own = Place(sums)](int64_t r) mutable {
+    each_run(plan, [&, par = in.walk(plan), own = Place(sums)](int64_t r, int64_t then) mutable {
         const Run& run = plan.runs[r];
         Start<S> start = in.start(run, factors ? factors[run.module] : S(1));
         start.error = &errors[r];
-        bank_table<S>().backward(in.net, par.at(r), in.points_at(run.begin), run.end - run.begin, start,
+        bank_table<S>().backward(in.net, par.at(r, then), in.points_at(run.begin), run.end - run.begin, start,
                                  nullptr, own.of(run, streams(in)), {});
     });
     sums.finish();
@@ -125,10 +125,10 @@ std::tuple<Tensors, Tensors> bank_mse_bwd_bwd(Tensor x, Tensor offsets, Tensors 
         const Plan plan = Plan::fixed(in.offsets, kLeastPoints);
         RunSums<S> sums(in.net, in.modules, plan, grads);
         using Place = typename RunSums<S>::Place;
-        each_run(plan, [&, par = in.walk(plan), dir = View<S>(tangent, in.net),
-                        own = Place(sums)](int64_t r) mutable {
+        each_run(plan, [&, par = in.walk(plan), dir = View<S>(tangent, in.net), own = Place(sums)](
+                           int64_t r, int64_t then) mutable {
             const Run& run = plan.runs[r];
-            bank_table<S>().second(in.net, par.at(r), in.points_at(run.begin), run.end - run.begin,
+            bank_table<S>().second(in.net, par.at(r, then), in.points_at(run.begin), run.end - run.begin,
                                    in.start(run, data<S>(held)[run.module]), nullptr,
                                    dir.at(run.module).read(), nullptr, own.of(run), nullptr);
         });

@@ -75,8 +75,8 @@ FisherOut sweep(const BankInputs<S>& in, const Wanted<S>& want, const std::vecto
     using Place = typename RunSums<S>::Place;
     each_run(plan, [&, par = in.walk(plan), inv = View<S>(),
                     inverse = std::vector<S>(scored ? in.net.parameters : 0), g = Place(sums),
-                    f = Place(square_sums), own = std::vector<int64_t>(),
-                    module = int64_t(-1)](int64_t r) mutable {  // module: whose inverse is there
+                    f = Place(square_sums), own = std::vector<int64_t>(), module = int64_t(-1)](
+                       int64_t r, int64_t then) mutable {  // module: whose inverse is there
         const Run& run = plan.runs[r];
         FisherSweep<S> fisher;
         fisher.squares = f.of(run);
@@ -100,8 +100,8 @@ FisherOut sweep(const BankInputs<S>& in, const Wanted<S>& want, const std::vecto
         }
         Start<S> start;
         start.grad_y = data<S>(want.grad_y) + from * in.net.out_dim;
-        bank_table<S>().backward(in.net, par.at(r), in.points_at(from), to - from, start, nullptr, g.of(run),
-                                 fisher);
+        bank_table<S>().backward(in.net, par.at(r, then), in.points_at(from), to - from, start, nullptr,
+                                 g.of(run), fisher);
     });
     if (bad) refuse(want.fisher);
     sums.finish();
