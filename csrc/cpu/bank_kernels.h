@@ -114,9 +114,82 @@ static void place_kept(const Net& net, const Tile<S>& tile, int64_t at, S* kept,
     }
 }
 
+// Whether a run's lanes are better outputs than points: a quarter of the lanes would have no point.
+template <class S>
+static bool lanes_are_outputs(const Net& net, int64_t n, const S* keep) {
+    constexpr int W = Simd<S>::width, L = Panel<S>::lanes;
+    bool whole =
+        MCLNF_VBYTES == 64 && n < L && 4 * n <= 3 * round_up((int)n, W) && !keep && net.layers.size() > 1;
+    for (size_t l = 0; l + 1 < net.layers.size(); ++l) whole &= net.layers[l].out % W == 0;
+    return whole;
+}
+
+// `forward` of few points: the weights are read as they lie, a vector of outputs at a time, and the points'
+// values are broadcast. Hidden activations are [points, lanes] for each group of `lanes` outputs; the last
+// layer, a narrow one, gets them as a panel.
+template <class S>
+static void forward_few(const Net& net, Slices<S> par, const S* x, int n, S* y) {
+    constexpr int L = Panel<S>::lanes, W = Simd<S>::width;
+    Arena<S>& memory = arena<S>();
+    const int last = (int)net.layers.size() - 1, padded_points = round_up(n, 8);
+    const Tile<S> tile(n);
+    const Rows<S> X(memory, net.in_dim, 1), E(memory, net.encoded, 1);
+    const int groups = round_up(net.max_dim, L) / L;
+    const int64_t group = (int64_t)padded_points * L;
+    S *prev = memory.take(groups * group), *own = memory.take(groups * group);
+    load_points(x, tile, X, net.in_dim, true);
+    encode<S>(net, X.at, E.at, nullptr, nullptr, tile.vectors(0));
+    const Left<S> encoding{E.at, 1, L};
+    for (int l = 0; l < last; ++l) {
+        const Layer& layer = net.layers[l];
+        const int after = net.activation == kRelu ? kRelu0 : kKeep, below = layer.in - layer.from_prev;
+        const int blocks = (n + kRows - 1) / kRows * (round_up(layer.out, L) / L);
+        Ahead ahead;
+        if (par.next) ahead = Ahead(par.next[l], (int64_t)layer.in * layer.out, (int64_t)blocks * layer.in);
+        Ahead* soon = par.next ? &ahead : nullptr;
+        for (int o = 0; o < layer.out; o += L) {
+            const int width = std::min(L, layer.out - o), nv = width / W;
+            S* to = own + o / L * group;
+            const S* w = par.weight[l] + o;
+            if (l == 0)
+                product<S>(n, layer.in, encoding, w, nv, to, par.bias[l] + o, true, after, nullptr, soon,
+                           layer.out);
+            for (int k = 0; l > 0 && k < layer.from_prev; k += L) {
+                const int rows = std::min(L, layer.from_prev - k);
+                const bool done = k + rows == layer.from_prev && !layer.skip;
+                product<S>(n, rows, Left<S>{prev + k / L * group, L, 1}, w + (int64_t)k * layer.out, nv, to,
+                           k == 0 ? par.bias[l] + o : nullptr, true, done ? after : kKeep, nullptr, soon,
+                           layer.out);
+            }
+            if (l > 0 && layer.skip)
+                product<S>(n, below, encoding, w + (int64_t)layer.from_prev * layer.out, nv, to, nullptr,
+                           true, after, nullptr, soon, layer.out);
+            if (net.activation != kRelu && net.activation != kNone)
+                activate<S>(net.activation, net.w0, n, nv, to, nullptr, nullptr);
+        }
+        std::swap(prev, own);
+    }
+    const int features = net.layers[last].from_prev;
+    S* panel = memory.take((size_t)round_up(features, L) * L);
+    for (int k = 0; k < features; k += L)
+        transpose_panel<S>(padded_points, std::min(L, features - k), prev + k / L * group, 0,
+                           Transposed<S>{panel + k * L, 0}, nullptr);
+    const auto* w = left_factors(net, par, true, n, memory);
+    S* out = memory.take((size_t)net.out_dim * L);
+    layer_forward<S>(net.layers[last], w[last], par.bias[last], panel, E.at, tile.vectors(0), out, false,
+                     net.output_activation == kRelu ? kRelu0 : kKeep);
+    if (net.output_activation != kRelu && net.output_activation != kNone)
+        activate<S>(net.output_activation, net.w0, net.out_dim, tile.vectors(0), out, nullptr, nullptr);
+    Rows<S> result;
+    result.at = out;
+    result.rows = net.out_dim;
+    store_points(result, tile, net.out_dim, y);
+}
+
 template <class S>
 static void forward(const Net& net, Slices<S> par, const S* x, int64_t n, S* y, S* keep) {
     constexpr int L = Panel<S>::lanes;
+    if (lanes_are_outputs(net, n, keep)) return forward_few(net, par, x, (int)n, y);
     Arena<S>& memory = arena<S>();
     const int panels = tile_panels<S>(n), layers = (int)net.layers.size();
     const auto* w = left_factors(net, par, true, n, memory);

@@ -50,16 +50,19 @@ struct Left {
 
 template <class S, int RM, int NV, bool Adjacent>
 MCLNF_LANE void product_block(int K, const S* A, int64_t sm, int64_t sk, const S* B, S* C, const S* bias,
-                              bool accumulate, int after, const S* with, Ahead& ahead) {
+                              bool accumulate, int after, const S* with, Ahead& ahead, int64_t ldb) {
     constexpr int W = Simd<S>::width, L = Panel<S>::lanes;
     Vec<S> acc[RM][NV];
     for (int r = 0; r < RM; ++r)
         for (int v = 0; v < NV; ++v)
-            acc[r][v] = accumulate ? vload(C + r * L + v * W) : vset<S>(bias ? bias[r] : S(0));
+            acc[r][v] = !accumulate ? vset<S>(bias ? bias[r] : S(0))
+                        : bias      ? vload(bias + v * W)
+                                    : vload(C + r * L + v * W);
     const char* soon = ahead.at;
     const int64_t step = ahead.step;
     for (int k = 0; k < K; ++k) {
         __builtin_prefetch(soon, 0, 2);
+        if (NV == kColumnVectors) __builtin_prefetch(soon + step / 2, 0, 2);
         soon += step;
         Vec<S> b[NV];
         for (int v = 0; v < NV; ++v) b[v] = vload(B + v * W);
@@ -68,7 +71,7 @@ MCLNF_LANE void product_block(int K, const S* A, int64_t sm, int64_t sk, const S
             for (int v = 0; v < NV; ++v) acc[r][v] = vfma(a, b[v], acc[r][v]);
         }
         A += sk;
-        B += L;
+        B += ldb;
     }
     ahead.at = soon;
     for (int r = 0; r < RM; ++r)
@@ -84,27 +87,27 @@ MCLNF_LANE void product_block(int K, const S* A, int64_t sm, int64_t sk, const S
 
 template <class S, int NV, bool Adjacent>
 static void product_rows(int M, int K, const Left<S>& A, const S* B, S* C, const S* bias, bool accumulate,
-                         int after, const S* with, Ahead& ahead) {
+                         int after, const S* with, Ahead& ahead, int64_t ldb) {
     constexpr int L = Panel<S>::lanes;
     int m = 0;
     if constexpr (kTall<NV> > kRows) {
         for (; !A.packed && m + kTall<NV> <= M; m += kTall<NV>) {
             product_block<S, kTall<NV>, NV, Adjacent>(K, A.at + m * A.sm, A.sm, A.sk, B, C + m * L,
-                                                      bias ? bias + m : nullptr, accumulate, after,
-                                                      with ? with + m * L : nullptr, ahead);
+                                                      !bias || accumulate ? bias : bias + m, accumulate,
+                                                      after, with ? with + m * L : nullptr, ahead, ldb);
         }
     }
     for (; m < M; m += kRows) {
         const int rows = std::min(kRows, M - m);
         const S* a = A.packed ? A.at + (int64_t)m * K : A.at + m * A.sm;
         const int64_t sk = A.packed ? rows : A.sk;
-        const S* b0 = bias ? bias + m : nullptr;
+        const S* b0 = !bias || accumulate ? bias : bias + m;
         const S* w0 = with ? with + m * L : nullptr;
         S* c = C + m * L;
         switch (rows) {
-#define MCLNF_ROWS(R)                                                                              \
-    case R:                                                                                        \
-        product_block<S, R, NV, Adjacent>(K, a, A.sm, sk, B, c, b0, accumulate, after, w0, ahead); \
+#define MCLNF_ROWS(R)                                                                                   \
+    case R:                                                                                             \
+        product_block<S, R, NV, Adjacent>(K, a, A.sm, sk, B, c, b0, accumulate, after, w0, ahead, ldb); \
         break;
             MCLNF_ROWS(1)
             MCLNF_ROWS(2)
@@ -117,22 +120,23 @@ static void product_rows(int M, int K, const Left<S>& A, const S* B, S* C, const
     }
 }
 
-// C [M, lanes] = after((accumulate ? C : bias or 0) + A [M, K] B [K, lanes])
-// over the first nv vectors of a panel.
+// C [M, lanes] = after((accumulate ? C : bias or 0) + A [M, K] B [K, lanes]) over the first nv vectors of a
+// panel; rows of B lie ldb apart. The bias is one a row; with `accumulate`, one a lane in place of C.
 template <class S>
 static void product(int M, int K, const Left<S>& A, const S* B, int nv, S* C, const S* bias, bool accumulate,
-                    int after = kKeep, const S* with = nullptr, Ahead* ahead = nullptr) {
+                    int after = kKeep, const S* with = nullptr, Ahead* ahead = nullptr,
+                    int64_t ldb = Panel<S>::lanes) {
     const bool adjacent = A.packed || A.sm == 1;
     Ahead nothing;
     nothing.at = reinterpret_cast<const char*>(B);
     Ahead& soon = ahead ? *ahead : nothing;
     switch (nv) {
-#define MCLNF_VECTORS(N)                                                                   \
-    case N:                                                                                \
-        if (adjacent)                                                                      \
-            product_rows<S, N, true>(M, K, A, B, C, bias, accumulate, after, with, soon);  \
-        else                                                                               \
-            product_rows<S, N, false>(M, K, A, B, C, bias, accumulate, after, with, soon); \
+#define MCLNF_VECTORS(N)                                                                        \
+    case N:                                                                                     \
+        if (adjacent)                                                                           \
+            product_rows<S, N, true>(M, K, A, B, C, bias, accumulate, after, with, soon, ldb);  \
+        else                                                                                    \
+            product_rows<S, N, false>(M, K, A, B, C, bias, accumulate, after, with, soon, ldb); \
         break;
         MCLNF_VECTORS(1)
         MCLNF_VECTORS(2)

@@ -184,6 +184,23 @@ def test_same_bits_for_every_run_thread_count_and_split(need) -> None:
         assert torch.equal(torch.cat((first.run("cpu"), rest.run("cpu"))), y)
 
 
+@pytest.mark.parametrize("width", [16, 64, 80, 128])
+@pytest.mark.parametrize("activation", ["relu", "sine"])
+def test_few_points_have_the_bits_of_many(need, width: int, activation: str) -> None:
+    """Runs of few points take kernels of their own, by the number of points; no point's value may show it."""
+    need("bank_mlp", "cpu")
+    counts = list(range(1, 66))
+    spec = mf.FieldSpec(3, 5, width, 3, activation, "sigmoid", mf.Frequency(4), skips=(2, 3), w0=3.0)
+    case = make(spec, counts)
+    few = case.run("cpu")
+    assert_no_worse(few, case.run("reference"), case.to(torch.float64).run("reference"))
+    filled = torch.arange(len(counts) + 1) * 128
+    x = torch.zeros(int(filled[-1]), 3)
+    rows = torch.cat([torch.arange(n) + first for n, first in zip(counts, filled.tolist())])
+    x[rows] = case.x
+    assert torch.equal(Case(spec, x, filled, case.weights, case.biases).run("cpu")[rows], few)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("activation", ["relu", "sine", "softplus"])
 def test_low_precision(need, dtype: torch.dtype, activation: str) -> None:
