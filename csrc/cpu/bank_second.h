@@ -31,18 +31,21 @@ static void second(const Net& net, Slices<S> par, const S* x, int64_t n, const S
     constexpr int L = Panel<S>::lanes, W = Simd<S>::width;
     const int layers = (int)net.layers.size(), last = layers - 1, wide = round_up(net.max_dim, 16);
     Arena<S>& memory = arena<S>();
-    const int panels = tile_panels<S>(n);
+    const int panels =
+        1;  // two are no faster: there is so much of each that the weights do not stay beside them
     const auto *w = left_factors(net, par, true, n, memory),
                *wt = left_factors(net, tangent, true, n, memory);
     const auto *back = left_factors(net, par, false, n, memory),
                *backt = left_factors(net, tangent, false, n, memory);
-    const Rows<S> X(memory, net.in_dim, panels), Xt(memory, net.in_dim, panels),
-        GX(memory, net.in_dim, panels);
-    const Rows<S> E(memory, net.encoded, panels), Et(memory, net.encoded, panels),
-        GE(memory, net.encoded, panels), GEt(memory, net.encoded, panels);
+    const auto rows = [&](int count, bool wanted) {
+        return wanted ? Rows<S>(memory, count, panels) : Rows<S>();
+    };
+    const Rows<S> X = rows(net.in_dim, true), Xt = rows(net.in_dim, tangent_x), GX = rows(net.in_dim, grad_x);
+    const Rows<S> E = rows(net.encoded, true), Et = rows(net.encoded, tangent_x),
+                  GE = rows(net.encoded, grad_x), GEt = rows(net.encoded, grad_x);
     // C: a''(z) zt, by which d reaches the tangent of d. Relu has its derivative in H, and a second one of 0.
-    const auto rows = [&] { return memory.template objects<Rows<S>>(layers); };
-    Rows<S>*H = rows(), *Ht = rows(), *D = rows(), *C = rows();
+    const auto layerwise = [&] { return memory.template objects<Rows<S>>(layers); };
+    Rows<S>*H = layerwise(), *Ht = layerwise(), *D = layerwise(), *C = layerwise();
     for (int l = 0; l < layers; ++l) {
         const int kind = l == last ? net.output_activation : net.activation, out = net.layers[l].out;
         H[l] = Rows<S>(memory, out, panels);

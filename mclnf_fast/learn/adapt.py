@@ -60,19 +60,24 @@ def adapt(
     if create_graph:
         # A start that needs no gradient still needs an inner one.
         theta = tuple(p if p.requires_grad else p.detach().requires_grad_() for p in theta)
+    exact = create_graph and not first_order
+    # The rate as the weight of the losses: the derivative of `theta + step` is one tensor for both, that of
+    # `theta - lr * gradient` two, each as large as the parameters.
+    weighted = exact and clip_value is None and not (isinstance(lr, Tensor) and lr.requires_grad)
     for step in range(steps):
         with torch.enable_grad():
             if not create_graph:
                 theta = tuple(p.detach().requires_grad_() for p in theta)
             losses = check_losses(loss_fn(theta, step), modules)
-            grads = torch.autograd.grad(
-                losses.sum(), [theta[i] for i in chosen], create_graph=create_graph and not first_order
-            )
+            weights = -lr * torch.ones_like(losses) if weighted else torch.ones_like(losses)
+            grads = torch.autograd.grad(losses, [theta[i] for i in chosen], weights, create_graph=exact)
         with torch.set_grad_enabled(create_graph):
             new = list(theta)
             for i, g in zip(chosen, grads, strict=True):
                 g = g if clip_value is None else g.clamp(-clip_value, clip_value)
-                if isinstance(lr, Tensor):
+                if weighted:
+                    new[i] = theta[i] + g
+                elif isinstance(lr, Tensor):
                     new[i] = theta[i] - (per_module(lr.to(g.dtype), g) if lr.dim() else lr) * g
                 else:
                     new[i] = torch.sub(theta[i], g, alpha=lr)

@@ -153,7 +153,9 @@ class MAML(MetaLearner):
         losses = check_losses(
             query_loss_fn(self.adapt(self.clone(modules), loss_fn), self.inner_steps), modules, "query_loss_fn"
         )
-        return losses.detach(), torch.autograd.grad(losses.mean(), self.init)
+        # The mean is taken of the result, which is small, and not of every module's gradient on the way.
+        grads = torch.autograd.grad(losses.sum(), self.init)
+        return losses.detach(), tuple(g / modules for g in grads)
 
     def step(self, loss_fn: LossFn, query_loss_fn: LossFn | None = None, modules: int = 1) -> dict[str, Tensor]:
         """One outer step over a meta-batch of M tasks.
