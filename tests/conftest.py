@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+# Where there is no GPU, Triton's kernels are interpreted; it asks when it is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from mclnf_fast.ops import _dispatch
 
 DATA = pathlib.Path(os.environ.get("MCLNF_FAST_DATA", pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -38,6 +42,12 @@ def need() -> Callable[..., str]:
         return backend
 
     return found
+
+
+@pytest.fixture(scope="session")
+def gpu_or_cpu() -> str:
+    """The device of tests whose kernels are for a GPU: one where it is, else the CPU, where Triton interprets them."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture

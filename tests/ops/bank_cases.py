@@ -42,6 +42,11 @@ class Case:
         cast = [[t.detach().to(dtype) for t in tensors] for tensors in (self.weights, self.biases)]
         return Case(self.spec, self.x.detach().to(dtype), self.offsets, *cast)
 
+    def on(self, device: str) -> Case:
+        """The same on another device."""
+        put = [[t.detach().to(device) for t in tensors] for tensors in (self.weights, self.biases)]
+        return Case(self.spec, self.x.detach().to(device), self.offsets.to(device), *put)
+
     def require(self, x: bool = True, parameters: bool = True) -> Case:
         self.x.requires_grad_(x)
         for t in (*self.weights, *self.biases):

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _checks, _dispatch
+from mclnf_fast.ops import _checks, _dispatch, _triton
 from mclnf_fast.ops.bank_mlp import autograd as _autograd  # noqa: F401 (joins the compiled ops)
 from mclnf_fast.ops.bank_mlp import reference
 from mclnf_fast.ops.bank_mlp.keep import kept_values
 from mclnf_fast.spec import FieldSpec
 
 _dispatch.register("bank_mlp", "cpu", _dispatch.cpu_library)
+_dispatch.register("bank_mlp", "triton", _triton.why_not)
 _dispatch.register("bank_mlp", "reference", _dispatch.always)
 
 _select = _dispatch.selector("bank_mlp")
@@ -69,7 +70,8 @@ def bank_mlp(
     Returns:
         [N, out_dim], dtype of x. float16 is computed in float32 and rounded once, at the end, and so is
         bfloat16 in `cpu` on processors without a fast dot product of bf16 pairs (`mclnf_fast.info()` says which).
-        With it, what each layer reads is rounded to bfloat16 and summed up in float32, forward and backward.
+        With it, and in `triton`, what each layer reads is rounded to that type and summed up in float32, forward and
+        backward.
 
     Raises:
         TypeError, ValueError: an argument of a wrong type, dtype, shape or device, or offsets that do not
@@ -92,6 +94,10 @@ def bank_mlp(
         chosen = _select(backend, x.device, x.dtype)
     if chosen == "reference":
         return reference.bank_mlp(x, offsets, weights, biases, spec)
+    if chosen == "triton":
+        from mclnf_fast.ops.bank_mlp.triton import ops as triton_ops  # takes a second, with Triton
+
+        return triton_ops.bank_mlp(x, offsets, weights, biases, spec)
     dtype = x.dtype
     if dtype == torch.float16:
         x, weights, biases = x.float(), [w.float() for w in weights], [b.float() for b in biases]

@@ -1,0 +1,176 @@
+"""What the Triton kernels of the bank are made of: sines, activations, the encoding, the module of a tile.
+
+Every function works on float32 values in registers. Nothing here calls a device library: the interpreter has none, and
+the library's sine takes a stack frame for arguments that never come up here.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# Positions in mclnf_fast.spec.ACTIVATIONS, as constants of the kernels.
+NONE = tl.constexpr(0)
+RELU = tl.constexpr(1)
+SINE = tl.constexpr(2)
+SOFTPLUS = tl.constexpr(3)
+TANH = tl.constexpr(4)
+SIGMOID = tl.constexpr(5)
+EXP = tl.constexpr(6)
+
+
+@triton.jit
+def sine(a, half):
+    """sin(a + half pi), half being 0 or 0.5 (the cosine). |a| up to 2^13 pi; NaN and infinity give NaN.
+
+    The multiple of pi that is taken off comes in three parts with so few bits that its products are exact, so that it
+    is as good with and without fused multiply-adds; then a polynomial of degree 11 through Chebyshev's points of
+    [-pi/2, pi/2], off by 1e-10: 2 units in the last place with float32's rounding.
+    """
+    turns = tl.floor(a * 0.3183098861837907 + (half + 0.5))
+    f = turns - half
+    r = a - f * 3.140625
+    r = r - f * 0.0009670257568359375
+    r = r - f * 6.2783295e-07
+    s = r * r
+    p = s * (-2.4080189972004316e-08) + 2.753646353725671e-06
+    p = s * p - 0.00019841086561023615
+    p = s * p + 0.0083333327687507095
+    p = s * p - 0.16666666663881199
+    value = r + r * s * p
+    odd = turns - 2.0 * tl.floor(turns * 0.5)
+    return tl.where(odd > 0.5, -value, value)
+
+
+@triton.jit
+def log1p_small(u):
+    """log(1 + u) for 0 <= u <= 1, to the last bits for small u too (Kahan's quotient)."""
+    w = 1.0 + u
+    return tl.where(w == 1.0, u, tl.log(w) * (u / tl.where(w == 1.0, 1.0, w - 1.0)))
+
+
+@triton.jit
+def hyperbolic_tangent(z):
+    t = tl.exp(-2.0 * tl.abs(z))
+    far = (1.0 - t) / (1.0 + t)
+    s = z * z
+    p = s * 0.021869488536155203 - 0.05396825396825397
+    p = s * p + 0.13333333333333333
+    p = s * p - 0.3333333333333333
+    return tl.where(s < 0.04, z + z * s * p, tl.where(z < 0, -far, far))
+
+
+@triton.jit
+def logistic(z):
+    t = tl.exp(-tl.abs(z))
+    return tl.where(z < 0, t, 1.0) / (1.0 + t)
+
+
+@triton.jit
+def activate(z, KIND: tl.constexpr, W0: tl.constexpr):
+    """a(z); NaN stays NaN."""
+    if KIND == RELU:
+        z = tl.where(z < 0, 0.0, z)
+    if KIND == SINE:
+        z = sine(W0 * z, 0.0)
+    if KIND == SOFTPLUS:
+        z = tl.where(z > 0, z, 0.0) + log1p_small(tl.exp(-tl.abs(z)))
+    if KIND == TANH:
+        z = hyperbolic_tangent(z)
+    if KIND == SIGMOID:
+        z = logistic(z)
+    if KIND == EXP:
+        z = tl.exp(z)
+    return z
+
+
+@triton.jit
+def slope(z, KIND: tl.constexpr, W0: tl.constexpr):
+    """a'(z)."""
+    one = tl.full(z.shape, 1.0, tl.float32)
+    if KIND == RELU:
+        one = tl.where(z > 0, 1.0, 0.0)
+    if KIND == SINE:
+        one = W0 * sine(W0 * z, 0.5)
+    if KIND == SOFTPLUS:
+        one = logistic(z)
+    if KIND == TANH:
+        t = tl.exp(-2.0 * tl.abs(z))
+        one = 4.0 * t / ((1.0 + t) * (1.0 + t))
+    if KIND == SIGMOID:
+        t = tl.exp(-tl.abs(z))
+        one = t / ((1.0 + t) * (1.0 + t))
+    if KIND == EXP:
+        one = tl.exp(z)
+    return one
+
+
+@triton.jit
+def encode(x, rows, live, table, first, IN: tl.constexpr, FEATURES: tl.constexpr, COLUMNS: tl.constexpr):
+    """Features first ... first + COLUMNS - 1 of the rows' points, [ROWS, COLUMNS]; 0 beyond the last feature.
+
+    table [3, FEATURES]: the coordinate that a feature reads, its frequency, and 0 for a sine, 0.5 for a cosine, -1 for
+    the coordinate itself.
+    """
+    c = first + tl.arange(0, COLUMNS)
+    there = c < FEATURES
+    dim = tl.load(table + c, mask=there, other=0.0).to(tl.int32)
+    frequency = tl.load(table + FEATURES + c, mask=there, other=0.0)
+    half = tl.load(table + 2 * FEATURES + c, mask=there, other=0.0)
+    mask = live[:, None] & there[None, :]
+    v = tl.load(x + rows[:, None] * IN + dim[None, :], mask=mask, other=0.0).to(tl.float32)
+    half = half[None, :]
+    return tl.where(half < 0, v, sine(v * frequency[None, :], half))
+
+
+@triton.jit
+def module_of(starts, tile, modules, STEPS: tl.constexpr):
+    """The module m with starts[m] <= tile < starts[m + 1]; STEPS halvings find it among `modules`."""
+    low = 0
+    high = modules
+    for _ in tl.static_range(STEPS):
+        middle = (low + high) // 2
+        inside = middle > low
+        before = tl.load(starts + middle) <= tile
+        low = tl.where(inside & before, middle, low)
+        high = tl.where(inside & (before == 0), middle, high)
+    return low
+
+
+@triton.jit
+def matrix(w, module, first, rows, IN: tl.constexpr, OUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Rows first ... first + rows - 1 of a module's weights [IN, OUT], padded with zeros to [ROWS, COLUMNS]."""
+    k = tl.arange(0, ROWS)
+    n = tl.arange(0, COLUMNS)
+    at = w + module.to(tl.int64) * (IN * OUT) + (first + k)[:, None] * OUT + n[None, :]
+    return tl.load(at, mask=(k < rows)[:, None] & (n < OUT)[None, :], other=0.0)
+
+
+@triton.jit
+def vector(b, module, OUT: tl.constexpr, COLUMNS: tl.constexpr):
+    """A module's biases [OUT], padded with zeros."""
+    n = tl.arange(0, COLUMNS)
+    return tl.load(b + module.to(tl.int64) * OUT + n, mask=n < OUT, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def layer_sums(
+    h,
+    encoded,
+    w,
+    b,
+    module,
+    ABOVE: tl.constexpr,
+    BELOW: tl.constexpr,
+    OUT: tl.constexpr,
+    ABOVE_PAD: tl.constexpr,
+    BELOW_PAD: tl.constexpr,
+    OUT_PAD: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """z = (h, encoded) W + b of a layer with ABOVE inputs from the layer before and BELOW features, 0 for most."""
+    z = tl.dot(h, matrix(w, module, 0, ABOVE, ABOVE + BELOW, OUT, ABOVE_PAD, OUT_PAD), input_precision=PRECISION)
+    if BELOW > 0:
+        below = matrix(w, module, ABOVE, BELOW, ABOVE + BELOW, OUT, BELOW_PAD, OUT_PAD)
+        z = tl.dot(encoded, below, z, input_precision=PRECISION)
+    return z + vector(b, module, OUT, OUT_PAD)[None, :]

@@ -1,0 +1,53 @@
+"""What the Triton ops leave to PyTorch: the encoding's derivative of a wide network, and second derivatives."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.ops.bank_mlp import reference
+from mclnf_fast.ops.bank_mlp.triton import launch
+from mclnf_fast.spec import ACTIVATIONS
+
+
+def _columns(net: launch.Network, x: Tensor) -> tuple[list[int], Tensor, Tensor]:
+    table = launch.column_table(net, x.device).to(x.dtype)
+    return [int(dim) for dim, _, _ in net.columns], table[1], table[2]
+
+
+def encode(net: launch.Network, x: Tensor) -> Tensor:
+    """The features [N, features] of x [N, in]."""
+    dims, frequency, half = _columns(net, x)
+    v = x[:, dims]
+    angle = v * frequency
+    return torch.where(half < 0, v, torch.where(half == 0, angle.sin(), angle.cos()))
+
+
+def encode_backward(net: launch.Network, x: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of x from that of the features [N, features]; a coordinate's features are added in their order."""
+    dims, frequency, half = _columns(net, x.float())
+    angle = x.float()[:, dims] * frequency
+    wave = torch.where(half == 0, angle.cos(), -angle.sin())
+    grad = grad * torch.where(half < 0, torch.ones_like(wave), frequency * wave)
+    own = [[c for c, dim in enumerate(dims) if dim == d] for d in range(net.inputs)]
+    return torch.stack([grad[:, columns].sum(1) for columns in own], 1)
+
+
+def evaluate(
+    net: launch.Network, x: Tensor, offsets: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
+) -> Tensor:
+    """The bank in PyTorch operators, differentiable as often as one likes: [N, outputs]."""
+    pieces = []
+    bounds = offsets.tolist()
+    for m, (first, last) in enumerate(itertools.pairwise(bounds)):
+        h = features = encode(net, x[first:last])
+        for l in range(net.layers):
+            if l > 0 and net.below(l):
+                h = torch.cat((h, features), -1)
+            kind = net.output_activation if l == net.layers - 1 else net.activation
+            h = reference.activate(ACTIVATIONS[kind], h @ weights[l][m] + biases[l][m], net.w0)
+        pieces.append(h)
+    return torch.cat(pieces) if pieces else x.new_zeros(0, net.outputs)

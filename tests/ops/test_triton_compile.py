@@ -1,0 +1,50 @@
+"""The Triton kernels compile for every architecture that we name, within what its registers and its shared memory hold.
+
+No GPU is needed: Triton's package brings the assembler. In a process of its own, since Triton either interprets or
+compiles.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+SCRIPT = pathlib.Path(__file__).parent / "triton_compile.py"
+STACK = 160  # bytes of a thread's stack frame at most: forty of 255 values that did not fit the registers
+SHARED = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}  # that a program may have
+
+
+@functools.cache
+def compiled(arch: int) -> list[dict[str, Any]]:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(arch)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", SHARED)
+def test_every_entry_of_the_tables_fits(arch: int) -> None:
+    rows = compiled(arch)
+    assert {row["kernel"] for row in rows} == {
+        "forward", "backward", "layer", "layer gradient", "layer outer", "reduce"
+    }  # fmt: skip
+    spilling = [row for row in rows if row["stack"] > STACK]
+    assert not spilling, f"more than {STACK} bytes of spills on sm_{arch}: {spilling}"
+    large = [row for row in rows if row["shared"] > SHARED[arch]]
+    assert not large, f"more shared memory than sm_{arch} has: {large}"
+    if arch == 90:
+        slow = [row for row in rows if row["hopper"] and row["warp_group"] == 0 and row["kernel"] != "reduce"]
+        assert not slow, f"no warp-group matrix instructions: {slow}"
+        assert any(row["hopper"] for row in rows)

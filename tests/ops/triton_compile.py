@@ -1,0 +1,118 @@
+"""Compiles the Triton kernels ahead of time, without a GPU, and says what each takes: `python triton_compile.py 90`.
+
+One JSON object a line: kernel, kind, width, the tile, registers, bytes of the stack frame (spills go there), shared
+memory, and how many warp-group matrix instructions there are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+import mclnf_fast as mf
+from mclnf_fast.ops.bank_mlp.triton import backward, forward, launch, layers, table
+
+CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+POINTER = {"half": "*bf16", "tf32": "*fp32", "ieee": "*fp32"}
+INDICES = {"offsets": "*i64", "starts": "*i32", "chunks": "*i32", "table": "*fp32", "sums": "*fp32"}
+NUMBERS = ("modules", "tiles_a_chunk", "points_a_chunk", "first")
+STEPS = 10
+
+
+def network(width: int, hidden: int = 4, skip: bool = False, features: int = 60) -> launch.Network:
+    """A network of this padded width on 3 coordinates, in 60 features as NeRF's or 120 as the single-view NeRF's."""
+    encoding = mf.Frequency(10) if features == 60 else mf.LogFrequency(20, 8.0)
+    spec = mf.FieldSpec(3, 4, width, hidden, encoding=encoding, skips=(2,) if skip else ())
+    return launch.network(*spec.packed)
+
+
+def entries() -> Iterator[tuple[str, str, launch.Network, table.Shape, Any, dict[str, Any]]]:
+    """Every kernel with every entry of its table: name, kind, network, shape, kernel, constants.
+
+    The networks are the largest that an entry is for, with and without a skip.
+    """
+    for (kind, width), shapes in table.FORWARD.items():
+        for shape in dict.fromkeys(shapes):
+            yield "forward", kind, network(width), shape, forward.fused_forward, {}
+            net = network(width, 4, True, 60 if width == 64 else 120)
+            yield "forward", kind, net, shape, forward.fused_forward, {}
+    for (kind, width), pair in table.BACKWARD.items():
+        for shape, most in dict.fromkeys(pair):
+            for skip in (False, True):
+                net = network(width, (most - (128 if skip else 64)) // width, skip)
+                assert most - width < net.held <= most
+                more = {"IN_PAD": 16, "PARAMETERS": net.parameters, "NEED_X": True, "NEED_PARAMETERS": True}
+                yield "backward", kind, net, shape, backward.fused_backward, more
+    net = network(128)
+    for kind in POINTER:
+        for rows in (table.SMALL_TILE, table.LAYER.rows):
+            shape = table.Shape(rows, table.LAYER.warps, table.LAYER.stages)
+            wide = {"COLUMNS": table.LAYER_COLUMNS, "DEPTH": table.LAYER_DEPTH, "OUT": 256}
+            sizes = {"ABOVE": 256, "BELOW": 60, "FEATURES": 60}
+            yield "layer", kind, net, shape, layers.layer_forward, {**wide, **sizes, "KIND": 1, "KEEP": True}
+            more = {"FIRST": 0, "COUNT": 256, "INPUTS": 256, "SLOPED": True, "MORE": True}
+            yield "layer gradient", kind, net, shape, layers.layer_gradient, {**wide, **more}
+        more = {**wide, **sizes, "ROWS": table.LAYER_COLUMNS}
+        yield "layer outer", kind, net, table.LAYER, layers.layer_outer, more
+    yield "reduce", "ieee", net, table.Shape(1024, 4), backward.reduce_chunks, {"SIZE": 4096, "BLOCK": 1024}
+
+
+def compiled(
+    kind: str, net: launch.Network, shape: table.Shape, kernel: Any, constants: dict[str, Any], arch: int
+) -> Any:
+    """The kernel as Triton compiles it for compute capability arch / 10."""
+    known = {"PARAMETERS": net.parameters, **net.constants(), "STEPS": STEPS, "ROWS": shape.rows}
+    known |= {"PRECISION": "tf32" if kind == "tf32" else "ieee", **constants}
+    signature: dict[str, Any] = {}
+    hints = {}
+    for place, name in enumerate(kernel.arg_names):
+        if name in known:
+            signature[name] = "constexpr"
+        elif name in NUMBERS:
+            signature[name] = "i32"
+        elif name in ("weights", "biases"):
+            signature[name] = (POINTER[kind],) * net.layers
+            hints |= {(place, l): [["tt.divisibility", 16]] for l in range(net.layers)}
+        else:
+            signature[name] = INDICES.get(name, POINTER[kind])
+            hints[place,] = [["tt.divisibility", 16]]
+    own = {name: value for name, value in known.items() if signature.get(name) == "constexpr"}
+    options = {"num_warps": shape.warps, "num_stages": shape.stages}
+    return triton.compile(ASTSource(kernel, signature, own, hints), target=GPUTarget("cuda", arch, 32), options=options)
+
+
+def usage(cubin: bytes) -> tuple[int, int]:
+    """Registers and bytes of the stack frame of the one kernel in a cubin."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "kernel.cubin")
+        pathlib.Path(path).write_bytes(cubin)
+        said = subprocess.run([CUOBJDUMP, "-res-usage", path], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", said)
+    assert found is not None, said
+    return int(found[1]), int(found[2])
+
+
+def main(arch: int) -> None:
+    for name, kind, net, shape, kernel, constants in entries():
+        result = compiled(kind, net, shape, kernel, constants, arch)
+        registers, stack = usage(result.asm["cubin"])
+        row: dict[str, Any] = {"kernel": name, "kind": kind, "width": net.width, "held": net.held}
+        row |= {"rows": shape.rows, "warps": shape.warps, "hopper": kind != "ieee" and shape.warp_group}
+        row |= {"registers": registers, "stack": stack, "shared": result.metadata.shared}
+        row |= {"warp_group": result.asm["ptx"].count("wgmma.mma_async")}
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
