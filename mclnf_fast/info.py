@@ -68,7 +68,7 @@ def info() -> Info:
         for op in _dispatch.ops():
             passed, taken = {}, None
             for name in _dispatch.backends(op):
-                reason = _dispatch.why_not(op, name, device, torch.float32)
+                reason = _dispatch.passed_over(op, name, device, torch.float32)
                 if reason is None:
                     taken = taken or name
                 elif taken is None:

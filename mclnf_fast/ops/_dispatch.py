@@ -50,6 +50,14 @@ def why_not(op: str, backend: str, device: torch.device, dtype: torch.dtype) -> 
     return _registry[op][backend](device, dtype)
 
 
+def passed_over(op: str, backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why `"auto"` does not take `backend`; None where it can. What serves for checks alone is taken by name alone."""
+    reason = why_not(op, backend, device, dtype)
+    if reason is None and backend == "triton" and device.type == "cpu":
+        return "Triton interprets there, for checks: ask for it by name"
+    return reason
+
+
 def select(op: str, backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
     """The backend that serves this call.
 
@@ -71,14 +79,14 @@ def select(op: str, backend: str | None, device: torch.device, dtype: torch.dtyp
     if backend != "auto":
         reason = why_not(op, backend, device, dtype)
         if reason is not None:
-            others = [b for b in _registry[op] if why_not(op, b, device, dtype) is None]
+            others = [b for b in _registry[op] if passed_over(op, b, device, dtype) is None]
             raise BackendError(
                 f"{op}: backend {backend!r} (from {source}) can't serve {dtype} on {device}: {reason}. "
                 f"Remedy: use backend='auto' or one of: {', '.join(others)}"
             )
         return backend
-    for name, check in _registry[op].items():
-        reason = check(device, dtype)
+    for name in _registry[op]:
+        reason = passed_over(op, name, device, dtype)
         if reason is None:
             return name
         if (op, name, device.type) not in _said:

@@ -11,7 +11,7 @@ from bank_cases import ACTIVATIONS, ENCODINGS, Case, assert_no_worse, make
 from torch import Tensor
 
 import mclnf_fast as mf
-from mclnf_fast.ops import _triton
+from mclnf_fast.ops import _dispatch, _triton
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 COUNTS = [70, 0, 33, 1]
@@ -152,6 +152,11 @@ def test_who_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "works on CUDA tensors, got cpu" in str(_triton.why_not(cpu, torch.float32))
     monkeypatch.setattr(_triton, "_installed", lambda: False)
     assert "pip install triton" in str(_triton.why_not(torch.device("cuda"), torch.float32))
+
+
+def test_auto_never_interprets(need) -> None:
+    need("bank_mlp", "triton")
+    assert _dispatch.select("bank_mlp", "auto", torch.device("cpu"), torch.float32) in ("cpu", "reference")
 
 
 def test_a_device_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
