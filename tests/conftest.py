@@ -50,6 +50,16 @@ def gpu_or_cpu() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@pytest.fixture(params=[False, True], ids=["ieee", "tf32"])
+def tf32(request: pytest.FixtureRequest, gpu_or_cpu: str) -> Iterator[bool]:
+    """Both kinds of float32 product, whose Triton kernels differ; true where the result is rounded to 10 bits. The
+    interpreter multiplies exactly in both."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = request.param
+    yield request.param and gpu_or_cpu == "cuda"
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
 @pytest.fixture
 def poisoned() -> Iterator[None]:
     """Every `empty` of torch, the ops' outputs included, is full of NaN: what is not written shows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -24,15 +24,6 @@ def case_of(need, gpu_or_cpu: str) -> Callable[..., Case]:
         return make(spec, counts, dtype).on(gpu_or_cpu)
 
     return made
-
-
-@pytest.fixture(params=[False, True], ids=["ieee", "tf32"])
-def tf32(request: pytest.FixtureRequest, gpu_or_cpu: str) -> Iterator[bool]:
-    """Both kinds of float32 product: they take different kernels. The interpreter multiplies exactly in both."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = request.param
-    yield request.param and gpu_or_cpu == "cuda"
-    torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def gradients(case: Case, backend: str, grad_y: Tensor) -> list[Tensor]:

@@ -22,11 +22,14 @@ from triton.compiler import ASTSource
 
 import mclnf_fast as mf
 from mclnf_fast.ops.bank_mlp.triton import backward, forward, launch, layers, table
+from mclnf_fast.ops.fisher.triton import kernels as fisher
 
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 POINTER = {"half": "*bf16", "tf32": "*fp32", "ieee": "*fp32"}
-INDICES = {"offsets": "*i64", "starts": "*i32", "chunks": "*i32", "table": "*fp32", "sums": "*fp32"}
-NUMBERS = ("modules", "tiles_a_chunk", "points_a_chunk", "first")
+INDICES = {"starts": "*i32", "chunks": "*i32", "table": "*fp32", "sums": "*fp32"}
+INDICES |= dict.fromkeys(("offsets", "segments", "owned"), "*i64")
+NUMBERS = {"damping": "fp32"}
+NUMBERS |= dict.fromkeys(("modules", "tiles_a_chunk", "points_a_chunk", "samples_a_chunk", "first"), "i32")
 STEPS = 10
 
 
@@ -65,6 +68,12 @@ def entries() -> Iterator[tuple[str, str, launch.Network, table.Shape, Any, dict
             yield "layer gradient", kind, net, shape, layers.layer_gradient, {**wide, **more}
         more = {**wide, **sizes, "ROWS": table.LAYER_COLUMNS}
         yield "layer outer", kind, net, table.LAYER, layers.layer_outer, more
+        if kind != "half":  # half types are computed in float32 there
+            yield "fisher points", kind, net, table.LAYER, fisher.point_scores, {**wide, **sizes, "MORE": True}
+            for points in (False, True):
+                flags: dict[str, Any] = {"POINTS": points, "SCORED": not points, "SUMS": True}
+                flags |= {"ROWS": table.SUMS_BLOCK[kind], "COLUMNS": table.SUMS_BLOCK[kind]}
+                yield "fisher sums", kind, net, table.LAYER, fisher.sample_sums, {**more, **flags}
     yield "reduce", "ieee", net, table.Shape(1024, 4), backward.reduce_chunks, {"SIZE": 4096, "BLOCK": 1024}
 
 
@@ -80,7 +89,7 @@ def compiled(
         if name in known:
             signature[name] = "constexpr"
         elif name in NUMBERS:
-            signature[name] = "i32"
+            signature[name] = NUMBERS[name]
         elif name in ("weights", "biases"):
             signature[name] = (POINTER[kind],) * net.layers
             hints |= {(place, l): [["tt.divisibility", 16]] for l in range(net.layers)}

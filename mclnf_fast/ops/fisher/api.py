@@ -8,13 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _checks, _dispatch
+from mclnf_fast.ops import _checks, _dispatch, _triton
 from mclnf_fast.ops.bank_mlp.api import check_bank
 from mclnf_fast.ops.fisher import autograd as _autograd  # noqa: F401 (gives the compiled ops their shapes)
 from mclnf_fast.ops.fisher import reference
 from mclnf_fast.spec import FieldSpec
 
 _dispatch.register("fisher_scores", "cpu", _dispatch.cpu_library)
+_dispatch.register("fisher_scores", "triton", _triton.why_not)
 _dispatch.register("fisher_scores", "reference", _dispatch.always)
 
 _select = _dispatch.selector("fisher_scores")
@@ -103,7 +104,11 @@ def fisher_scores(
                 x, offsets, weights, biases, grad_y, given, spec, ids, samples, damping, grads
             )
         else:
-            result = _compiled(x, offsets, weights, biases, grad_y, given, spec, sample_ids, samples, damping, grads)
+            if chosen == "triton" and given is not None:
+                _refuse_negative(given)
+            result = _compiled(
+                x, offsets, weights, biases, grad_y, given, spec, sample_ids, samples, damping, grads, chosen
+            )
     scores, *pairs = result
     narrow: list[Pair] = [([t.to(dtype) for t in p[0]], [t.to(dtype) for t in p[1]]) for p in pairs]
     return FisherResult(scores.to(dtype), narrow[0], narrow[1])
@@ -166,26 +171,33 @@ def _compiled(
     samples: int,
     damping: float,
     grads: bool,
+    backend: str,
 ) -> tuple[Tensor, Pair, Pair]:
     """One sweep where the Fisher is given; two where the batch's own must be known before the first score."""
     modules = offsets.numel() - 1
-    if sample_ids is None:
-        op, owner = torch.ops.mclnf_fast.fisher_points, None
-        extra: tuple[Tensor, ...] = ()
-    else:
+    bounds, shares, owner = None, offsets, None
+    if sample_ids is not None:
         # Points of one sample side by side within their module: a sample's share of a module is a segment.
-        key = torch.repeat_interleave(torch.arange(modules), offsets.diff()) * max(samples, 1) + sample_ids
+        index = torch.arange(modules + 1, device=x.device)
+        key = torch.repeat_interleave(index[:-1], offsets.diff()) * max(samples, 1) + sample_ids
         if key.numel() and bool((key[1:] < key[:-1]).any()):
             key, order = key.sort(stable=True)
             x, grad_y = x[order], grad_y[order]
         found, length = torch.unique_consecutive(key, return_counts=True)
         bounds = torch.cat((length.new_zeros(1), length.cumsum(0)))
-        shares = torch.searchsorted(found, torch.arange(modules + 1) * max(samples, 1))
-        op, extra = torch.ops.mclnf_fast.fisher_segments, (bounds, shares)
+        shares = torch.searchsorted(found, index * max(samples, 1))
         owner = found % max(samples, 1)
     ints, floats = spec.packed
 
     def sweep(known: Pair | None, sums: bool) -> tuple[Tensor, Pair, Pair]:
+        if backend == "triton":
+            from mclnf_fast.ops.fisher.triton import ops  # takes a second, with Triton
+
+            return ops.fisher_scores(x, offsets, weights, biases, grad_y, known, spec, bounds, shares, damping, sums)
+        extra: tuple[Tensor, ...] = ()
+        op = torch.ops.mclnf_fast.fisher_points
+        if bounds is not None:
+            op, extra = torch.ops.mclnf_fast.fisher_segments, (bounds, shares)
         f = known or ([], [])
         try:
             s, gw, gb, fw, fb = op(x, offsets, weights, biases, grad_y, *extra, f[0], f[1], damping, ints, floats, sums)

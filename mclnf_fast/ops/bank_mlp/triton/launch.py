@@ -150,3 +150,11 @@ def tiles_a_chunk(tiles: int) -> int:
 def grid(work: int, programs: int) -> tuple[int]:
     """A persistent grid: no more programs than there is work, and at least one."""
     return (max(1, min(work, programs)),)
+
+
+def outer_blocks(net: Network, layer: int, size: int) -> int:
+    """Blocks of `size` inputs times `size` outputs of a layer's weight gradient, the features apart from the inputs of
+    the layer before."""
+    above = net.width if layer > 0 else 0
+    high = -(-above // size) + -(-net.below(layer) // size)
+    return high * -(-net.shapes[layer][1] // size)

@@ -3,9 +3,7 @@ CPU tensors where Triton interprets (TRITON_INTERPRET=1)."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,58 +12,11 @@ from torch import Tensor
 
 from mclnf_fast.ops.bank_mlp import reference
 from mclnf_fast.ops.bank_mlp.triton import launch, plain, table
-from mclnf_fast.ops.bank_mlp.triton.backward import fused_backward, reduce_chunks
+from mclnf_fast.ops.bank_mlp.triton.backward import fused_backward
+from mclnf_fast.ops.bank_mlp.triton.bank import LAYER_OPTIONS, Bank, backward_walk, layer_shape, layers, reduce
 from mclnf_fast.ops.bank_mlp.triton.forward import fused_forward
-from mclnf_fast.ops.bank_mlp.triton.layers import layer_forward, layer_gradient, layer_outer
+from mclnf_fast.ops.bank_mlp.triton.layers import layer_outer
 from mclnf_fast.spec import FieldSpec, Identity
-
-INTERPRETED_PROGRAMS = 4  # of a persistent grid under the interpreter, which runs them one after another
-
-
-def precision(dtype: torch.dtype) -> str:
-    """How float32 is multiplied: as torch's own matrix products are told to."""
-    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
-
-
-@functools.lru_cache(maxsize=64)
-def programs(device: torch.device, warps: int) -> int:
-    """Programs that a device works on at once, about."""
-    if device.type != "cuda":
-        return INTERPRETED_PROGRAMS
-    return int(torch.cuda.get_device_properties(device).multi_processor_count) * max(1, 16 // warps)
-
-
-@dataclasses.dataclass
-class Bank:
-    """A call's tensors, contiguous, and what every launch over them takes."""
-
-    net: launch.Network
-    x: Tensor
-    offsets: Tensor
-    weights: tuple[Tensor, ...]
-    biases: tuple[Tensor, ...]
-
-    def __post_init__(self) -> None:
-        self.x, self.offsets = self.x.contiguous(), self.offsets.contiguous()
-        self.weights = tuple(t.contiguous() for t in self.weights)
-        self.biases = tuple(t.contiguous() for t in self.biases)
-        self.points, self.modules = self.x.shape[0], self.weights[0].shape[0]
-        self.counts = self.offsets.diff()
-        self.columns = launch.column_table(self.net, self.x.device)
-        self.precision = precision(self.x.dtype)
-        self.kind = table.product_kind(self.x.dtype, self.precision == "tf32")
-        self.shared = {"modules": self.modules, "STEPS": launch.halvings(self.modules), "PRECISION": self.precision}
-
-    def tile(self, shapes: tuple[table.Shape, table.Shape]) -> tuple[table.Shape, int]:
-        """The shape for modules of this size, and the most tiles that there are."""
-        shape = shapes[launch.small_modules(self.points, self.modules, shapes[0].rows)]
-        return shape, launch.most_tiles(self.points, self.modules, shape.rows)
-
-    def grid(self, work: int, shape: table.Shape) -> tuple[int]:
-        return launch.grid(work, programs(self.x.device, shape.warps))
-
-    def on_device(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.cuda.device(self.x.device) if self.x.device.type == "cuda" else contextlib.nullcontext()
 
 
 def forward(
@@ -84,7 +35,7 @@ def forward(
     with bank.on_device():
         shapes = table.forward_shapes(bank.kind, net.widest)
         if shapes is None:
-            return _layers(bank, keep=False)[0][-1]
+            return layers(bank, keep=False)[0][-1]
         y = x.new_empty(bank.points, net.outputs)
         shape, tiles = bank.tile(shapes)
         fused_forward[bank.grid(tiles, shape)](
@@ -102,48 +53,6 @@ def forward(
             num_stages=shape.stages,
         )
         return y
-
-
-def _layer_shape(bank: Bank) -> tuple[table.Shape, int]:
-    return bank.tile((table.LAYER, dataclasses.replace(table.LAYER, rows=table.SMALL_TILE)))
-
-
-def _layers(bank: Bank, keep: bool) -> tuple[list[Tensor], list[Tensor]]:
-    """The outputs of every layer, [N, out] each, and with `keep` the derivatives of its activation."""
-    net, x = bank.net, bank.x
-    shape, tiles = _layer_shape(bank)
-    starts = launch.starts(bank.counts, shape.rows)
-    outputs: list[Tensor] = []
-    slopes: list[Tensor] = []
-    for l, (_, out) in enumerate(net.shapes):
-        outputs.append(x.new_empty(bank.points, out))
-        slopes.append(x.new_empty(bank.points if keep else 0, out))
-        layer_forward[bank.grid(tiles * -(-out // table.LAYER_COLUMNS), shape)](
-            outputs[l - 1] if l > 0 else x,
-            x,
-            outputs[l],
-            slopes[l],
-            bank.offsets,
-            starts,
-            bank.columns,
-            bank.weights[l],
-            bank.biases[l],
-            IN=net.inputs,
-            FEATURES=net.features,
-            ABOVE=net.width if l > 0 else 0,
-            BELOW=net.below(l),
-            OUT=out,
-            KIND=net.output_activation if l == net.layers - 1 else net.activation,
-            W0=net.w0,
-            KEEP=keep,
-            ROWS=shape.rows,
-            COLUMNS=table.LAYER_COLUMNS,
-            DEPTH=table.LAYER_DEPTH,
-            **bank.shared,
-            num_warps=shape.warps,
-            num_stages=shape.stages,
-        )
-    return outputs, slopes
 
 
 Gradients = tuple[Tensor, list[Tensor], list[Tensor]]
@@ -175,15 +84,6 @@ def backward(
         else:
             _fused_backward(bank, shapes, grad_y.contiguous(), grad_x if need_x else None, grad_w, grad_b)
     return grad_x, grad_w, grad_b
-
-
-def _reduce(bank: Bank, sums: Tensor, chunks: Tensor, first: int, grad: Tensor) -> None:
-    size = grad[0].numel()
-    block = min(1024, launch.padded(size))
-    shape = table.Shape(block, 4)
-    reduce_chunks[bank.grid(bank.modules * -(-size // block), shape)](
-        sums, chunks, grad, first, bank.modules, PARAMETERS=sums.shape[1], SIZE=size, BLOCK=block
-    )
 
 
 def _fused_backward(
@@ -225,7 +125,7 @@ def _fused_backward(
     at = 0
     for grads in zip(grad_w, grad_b):
         for grad in grads:
-            _reduce(bank, sums, chunks, at, grad)
+            reduce(bank, sums, chunks, at, grad)
             at += grad[0].numel()
 
 
@@ -233,71 +133,36 @@ def _layers_backward(
     bank: Bank, grad_y: Tensor, grad_x: Tensor | None, grad_w: list[Tensor], grad_b: list[Tensor]
 ) -> None:
     net, x = bank.net, bank.x
-    outputs, slopes = _layers(bank, keep=True)
-    shape, tiles = _layer_shape(bank)
-    starts = launch.starts(bank.counts, shape.rows)
+    features = x.new_zeros(x.shape[0], net.features, dtype=torch.float32) if grad_x is not None else None
+    shape, tiles = layer_shape(bank)
     per_chunk = launch.tiles_a_chunk(tiles) * shape.rows
     most = launch.most_tiles(bank.points, bank.modules, per_chunk)
     chunks = launch.starts(bank.counts, per_chunk)
-    blocks = {"COLUMNS": table.LAYER_COLUMNS, "DEPTH": table.LAYER_DEPTH}
-    warps = {"num_warps": shape.warps, "num_stages": shape.stages}
-    features = x.new_zeros(x.shape[0], net.features, dtype=torch.float32) if grad_x is not None else None
-    d = grad_y * slopes[-1] if net.output_activation else grad_y
-
-    def inputs_of(l: int, first: int, count: int, to: Tensor, sloped: Tensor | None, more: bool) -> None:
+    for l, h, d in backward_walk(bank, grad_y, features):
+        if not grad_w:
+            continue
         rows, out = net.shapes[l]
-        layer_gradient[bank.grid(tiles * -(-count // table.LAYER_COLUMNS), shape)](
+        sums = torch.empty(most, (rows + 1) * out, dtype=torch.float32, device=x.device)
+        layer_outer[bank.grid(most * launch.outer_blocks(net, l, table.LAYER_COLUMNS), shape)](
+            h,
+            x,
             d,
-            to if sloped is None else sloped,
-            to,
+            sums,
             bank.offsets,
-            starts,
-            bank.weights[l],
-            FIRST=first,
-            COUNT=count,
-            INPUTS=rows,
+            chunks,
+            bank.columns,
+            points_a_chunk=per_chunk,
+            IN=net.inputs,
+            FEATURES=net.features,
+            ABOVE=net.width if l > 0 else 0,
+            BELOW=net.below(l),
             OUT=out,
-            SLOPED=sloped is not None,
-            MORE=more,
-            ROWS=shape.rows,
-            **blocks,
+            ROWS=table.LAYER_COLUMNS,
             **bank.shared,
-            **warps,
+            **LAYER_OPTIONS,
         )
-
-    for l in reversed(range(net.layers)):
-        rows, out = net.shapes[l]
-        above = net.width if l > 0 else 0
-        if grad_w:
-            sums = torch.empty(most, (rows + 1) * out, dtype=torch.float32, device=x.device)
-            high = -(-above // table.LAYER_COLUMNS) + -(-net.below(l) // table.LAYER_COLUMNS)
-            layer_outer[bank.grid(most * high * -(-out // table.LAYER_COLUMNS), shape)](
-                outputs[l - 1] if l > 0 else x,
-                x,
-                d,
-                sums,
-                bank.offsets,
-                chunks,
-                bank.columns,
-                points_a_chunk=per_chunk,
-                IN=net.inputs,
-                FEATURES=net.features,
-                ABOVE=above,
-                BELOW=net.below(l),
-                OUT=out,
-                ROWS=table.LAYER_COLUMNS,
-                **blocks,
-                **bank.shared,
-                **warps,
-            )
-            _reduce(bank, sums, chunks, 0, grad_w[l])
-            _reduce(bank, sums, chunks, rows * out, grad_b[l])
-        if features is not None and net.below(l):
-            inputs_of(l, above, net.features, features, None, more=True)
-        if l > 0:
-            g = x.new_empty(x.shape[0], net.width)
-            inputs_of(l, 0, net.width, g, slopes[l - 1], more=False)
-            d = g
+        reduce(bank, sums, chunks, 0, grad_w[l])
+        reduce(bank, sums, chunks, rows * out, grad_b[l])
     if grad_x is not None and features is not None:
         grad_x.copy_(plain.encode_backward(net, x, features))
 

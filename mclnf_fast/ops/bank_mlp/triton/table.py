@@ -46,6 +46,9 @@ BACKWARD: dict[tuple[str, int], tuple[tuple[Shape, int], tuple[Shape, int]]] = {
 }
 LAYER = Shape(64, 4, 3)
 LAYER_COLUMNS, LAYER_DEPTH = 64, 32
+# Sides of the blocks of a weight gradient that is summed beside its square; without matrix instructions each thread
+# holds a share of both factors as well.
+SUMS_BLOCK = {"tf32": 64, "ieee": 32}
 
 
 def product_kind(dtype: torch.dtype, tf32: bool) -> str:
