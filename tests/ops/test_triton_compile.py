@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("triton", reason="triton is not installed")
+triton = pytest.importorskip("triton", reason="triton is not installed")
 
 SCRIPT = pathlib.Path(__file__).parent / "triton_compile.py"
-STACK = 160  # bytes of a thread's stack frame at most: forty of 255 values that did not fit the registers
+# Bytes of a thread's stack frame at most: forty of 255 values that did not fit the registers. Triton 3.6, which comes
+# with torch 2.11, keeps less in them for sm_80.
+STACK = 160 if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7) else 512
 SHARED = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}  # that a program may have
 
 

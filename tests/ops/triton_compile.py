@@ -66,13 +66,13 @@ def entries() -> Iterator[tuple[str, str, launch.Network, table.Shape, Any, dict
             yield "layer", kind, net, shape, layers.layer_forward, {**wide, **sizes, "KIND": 1, "KEEP": True}
             more = {"FIRST": 0, "COUNT": 256, "INPUTS": 256, "SLOPED": True, "MORE": True}
             yield "layer gradient", kind, net, shape, layers.layer_gradient, {**wide, **more}
-        more = {**wide, **sizes, "ROWS": table.LAYER_COLUMNS}
+        side, depth = table.OUTER[kind]
+        more = {**wide, **sizes, "ROWS": side, "COLUMNS": side, "DEPTH": depth}
         yield "layer outer", kind, net, table.LAYER, layers.layer_outer, more
         if kind != "half":  # half types are computed in float32 there
             yield "fisher points", kind, net, table.LAYER, fisher.point_scores, {**wide, **sizes, "MORE": True}
             for points in (False, True):
                 flags: dict[str, Any] = {"POINTS": points, "SCORED": not points, "SUMS": True}
-                flags |= {"ROWS": table.SUMS_BLOCK[kind], "COLUMNS": table.SUMS_BLOCK[kind]}
                 yield "fisher sums", kind, net, table.LAYER, fisher.sample_sums, {**more, **flags}
     yield "reduce", "ieee", net, table.Shape(1024, 4), backward.reduce_chunks, {"SIZE": 4096, "BLOCK": 1024}
 

@@ -67,6 +67,11 @@ class Bank:
     def grid(self, work: int, shape: table.Shape) -> tuple[int]:
         return launch.grid(work, programs(self.x.device, shape.warps))
 
+    def outer(self) -> tuple[int, dict[str, Any]]:
+        """The side of a weight gradient's blocks, and the options of a kernel that sums them."""
+        side, depth = table.OUTER[self.kind]
+        return side, {**LAYER_OPTIONS, "ROWS": side, "COLUMNS": side, "DEPTH": depth}
+
     def on_device(self) -> contextlib.AbstractContextManager[Any]:
         return torch.cuda.device(self.x.device) if self.x.device.type == "cuda" else contextlib.nullcontext()
 

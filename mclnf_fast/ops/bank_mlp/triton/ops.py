@@ -13,7 +13,7 @@ from torch import Tensor
 from mclnf_fast.ops.bank_mlp import reference
 from mclnf_fast.ops.bank_mlp.triton import launch, plain, table
 from mclnf_fast.ops.bank_mlp.triton.backward import fused_backward
-from mclnf_fast.ops.bank_mlp.triton.bank import LAYER_OPTIONS, Bank, backward_walk, layer_shape, layers, reduce
+from mclnf_fast.ops.bank_mlp.triton.bank import Bank, backward_walk, layer_shape, layers, reduce
 from mclnf_fast.ops.bank_mlp.triton.forward import fused_forward
 from mclnf_fast.ops.bank_mlp.triton.layers import layer_outer
 from mclnf_fast.spec import FieldSpec, Identity
@@ -138,12 +138,13 @@ def _layers_backward(
     per_chunk = launch.tiles_a_chunk(tiles) * shape.rows
     most = launch.most_tiles(bank.points, bank.modules, per_chunk)
     chunks = launch.starts(bank.counts, per_chunk)
+    side, options = bank.outer()
     for l, h, d in backward_walk(bank, grad_y, features):
         if not grad_w:
             continue
         rows, out = net.shapes[l]
         sums = torch.empty(most, (rows + 1) * out, dtype=torch.float32, device=x.device)
-        layer_outer[bank.grid(most * launch.outer_blocks(net, l, table.LAYER_COLUMNS), shape)](
+        layer_outer[bank.grid(most * launch.outer_blocks(net, l, side), shape)](
             h,
             x,
             d,
@@ -157,9 +158,8 @@ def _layers_backward(
             ABOVE=net.width if l > 0 else 0,
             BELOW=net.below(l),
             OUT=out,
-            ROWS=table.LAYER_COLUMNS,
             **bank.shared,
-            **LAYER_OPTIONS,
+            **options,
         )
         reduce(bank, sums, chunks, 0, grad_w[l])
         reduce(bank, sums, chunks, rows * out, grad_b[l])

@@ -42,13 +42,13 @@ FORWARD: dict[tuple[str, int], Pair] = {
 BACKWARD: dict[tuple[str, int], tuple[tuple[Shape, int], tuple[Shape, int]]] = {
     ("half", 64): ((Shape(32, 8), 320), (Shape(SMALL_TILE, 8), 640)),
     ("half", 128): ((Shape(SMALL_TILE, 8), 576), (Shape(SMALL_TILE, 8), 576)),
-    ("tf32", 64): ((Shape(SMALL_TILE, 4), 448), (Shape(SMALL_TILE, 4), 448)),
+    ("tf32", 64): ((Shape(SMALL_TILE, 4), 384), (Shape(SMALL_TILE, 4), 384)),
 }
 LAYER = Shape(64, 4, 3)
 LAYER_COLUMNS, LAYER_DEPTH = 64, 32
-# Sides of the blocks of a weight gradient that is summed beside its square; without matrix instructions each thread
-# holds a share of both factors as well.
-SUMS_BLOCK = {"tf32": 64, "ieee": 32}
+# Sides of the blocks of a weight gradient, and points that it goes by at a time: without matrix instructions each
+# thread holds a share of both factors as well.
+OUTER = {"half": (64, 32), "tf32": (64, 32), "ieee": (32, 16)}
 
 
 def product_kind(dtype: torch.dtype, tf32: bool) -> str:

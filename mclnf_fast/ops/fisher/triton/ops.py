@@ -53,7 +53,7 @@ def fisher_scores(
         per_chunk = max(table.LAYER_DEPTH if segments is None else 1, -(-samples // launch.CHUNKS))
         most = launch.most_tiles(samples, bank.modules, per_chunk)
         chunks = launch.starts(counts, per_chunk)
-        block = table.SUMS_BLOCK[bank.kind]
+        side, options = bank.outer()
         for l, h, d in backward_walk(bank, grad_y.contiguous()):
             rows, out = net.shapes[l]
             sizes = {"IN": net.inputs, "FEATURES": net.features, "OUT": out, "BELOW": net.below(l)}
@@ -78,7 +78,7 @@ def fisher_scores(
                 )
             if segments is None and not sums:
                 continue
-            blocks = launch.outer_blocks(net, l, block)
+            blocks = launch.outer_blocks(net, l, side)
             scored = segments is not None and fisher is not None
             shares = x.new_empty(blocks if scored else 0, samples)
             parts = [x.new_empty(most if sums else 0, (rows + 1) * out) for _ in range(2)]
@@ -99,10 +99,9 @@ def fisher_scores(
                 POINTS=segments is None,
                 SCORED=scored,
                 SUMS=sums,
-                ROWS=block,
                 **sizes,
                 **bank.shared,
-                **{**LAYER_OPTIONS, "COLUMNS": block},
+                **options,
             )
             if scored:
                 scores += shares.sum(0)
