@@ -125,6 +125,7 @@ class View {
 
 // Points below which a run is not worth cutting further.
 constexpr int64_t kLeastPoints = 512;
+
 // A run of items (points, or segments) of one module. `slot` < 0: the module's
 // only run, which writes its sums in place; otherwise the row of the partial
 // sums that it fills.

@@ -101,8 +101,7 @@ MCLNF_LANE void vstream(S* p, Vec<S> v) {
 // each other, and the arithmetic for them.
 struct Ahead {
     const char* at = nullptr;
-    int64_t step =
-        0;  // bytes a step of the arithmetic; 0: the same line again and again, which costs nothing
+    int64_t step = 0;  // bytes a step of the arithmetic; 0: the same line each time, which costs nothing
 
     Ahead() = default;
     template <class S>

@@ -9,6 +9,7 @@ import pytest
 import torch
 from bank_cases import ACTIVATIONS, ENCODINGS, Case, assert_no_worse, make
 from torch import Tensor
+from torch.library import opcheck
 
 import mclnf_fast as mf
 from mclnf_fast.ops import _dispatch, _triton
@@ -129,7 +130,7 @@ def test_opcheck(case_of) -> None:
     from mclnf_fast.ops.bank_mlp.triton import ops  # noqa: F401 (registers the op)
 
     arguments = (case.x, case.offsets, case.weights, case.biases, *case.spec.packed)
-    torch.library.opcheck(torch.ops.mclnf_fast_triton.bank_mlp_fwd.default, arguments)
+    opcheck(torch.ops.mclnf_fast_triton.bank_mlp_fwd.default, arguments)
 
 
 def test_who_serves(monkeypatch: pytest.MonkeyPatch) -> None:

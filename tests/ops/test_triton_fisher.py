@@ -14,7 +14,8 @@ COUNTS = [40, 0, 75, 1]
 
 
 def random_fisher(case: Case) -> tuple[list[Tensor], list[Tensor]]:
-    return tuple([torch.rand_like(t) + 0.01 for t in ts] for ts in (case.weights, case.biases))  # type: ignore[return-value]
+    drawn = [[torch.rand_like(t) + 0.01 for t in tensors] for tensors in (case.weights, case.biases)]
+    return drawn[0], drawn[1]
 
 
 def rays(points: int, device: str) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.bank_mlp.triton.functions import activate, encode, layer_sums, module_of
+from mclnf_fast.ops.bank_mlp.triton.functions import activate, encode, layer_sums, tile_of
 
 
 @triton.jit
@@ -42,10 +42,7 @@ def fused_forward(
     every num_programs-th one."""
     kind = x.dtype.element_ty
     for tile in range(tl.program_id(0), tl.load(starts + modules), tl.num_programs(0)):
-        module = module_of(starts, tile, modules, STEPS)
-        begin = tl.load(offsets + module) + (tile - tl.load(starts + module)).to(tl.int64) * ROWS
-        rows = begin + tl.arange(0, ROWS)
-        live = rows < tl.load(offsets + module + 1)
+        module, rows, live = tile_of(offsets, starts, tile, modules, STEPS, ROWS)
         encoded = encode(x, rows, live, table, 0, IN, FEATURES, FEATURES_PAD).to(kind)
         h = encoded
         for l in tl.static_range(LAYERS):

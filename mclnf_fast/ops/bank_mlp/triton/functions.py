@@ -138,6 +138,15 @@ def module_of(starts, tile, modules, STEPS: tl.constexpr):
 
 
 @triton.jit
+def tile_of(offsets, starts, tile, modules, STEPS: tl.constexpr, ROWS: tl.constexpr):
+    """The module of a tile, the ROWS points that it covers, and which of them there are."""
+    module = module_of(starts, tile, modules, STEPS)
+    begin = tl.load(offsets + module) + (tile - tl.load(starts + module)).to(tl.int64) * ROWS
+    rows = begin + tl.arange(0, ROWS)
+    return module, rows, rows < tl.load(offsets + module + 1)
+
+
+@triton.jit
 def matrix(w, module, first, rows, IN: tl.constexpr, OUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Rows first ... first + rows - 1 of a module's weights [IN, OUT], padded with zeros to [ROWS, COLUMNS]."""
     k = tl.arange(0, ROWS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.bank_mlp.triton.functions import activate, encode, module_of, slope
+from mclnf_fast.ops.bank_mlp.triton.functions import activate, encode, module_of, slope, tile_of
 
 
 @triton.jit
@@ -43,10 +43,7 @@ def layer_forward(
     blocks: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
         tile = place // blocks
-        module = module_of(starts, tile, modules, STEPS)
-        begin = tl.load(offsets + module) + (tile - tl.load(starts + module)).to(tl.int64) * ROWS
-        rows = begin + tl.arange(0, ROWS)
-        live = rows < tl.load(offsets + module + 1)
+        module, rows, live = tile_of(offsets, starts, tile, modules, STEPS, ROWS)
         n = (place % blocks) * COLUMNS + tl.arange(0, COLUMNS)
         wanted = n < OUT
         k = tl.arange(0, DEPTH)
@@ -96,10 +93,7 @@ def layer_gradient(
     blocks: tl.constexpr = (COUNT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
         tile = place // blocks
-        module = module_of(starts, tile, modules, STEPS)
-        begin = tl.load(offsets + module) + (tile - tl.load(starts + module)).to(tl.int64) * ROWS
-        rows = begin + tl.arange(0, ROWS)
-        live = rows < tl.load(offsets + module + 1)
+        module, rows, live = tile_of(offsets, starts, tile, modules, STEPS, ROWS)
         n = (place % blocks) * COLUMNS + tl.arange(0, COLUMNS)
         wanted = n < COUNT
         k = tl.arange(0, DEPTH)

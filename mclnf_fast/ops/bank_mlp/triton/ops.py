@@ -3,20 +3,19 @@ CPU tensors where Triton interprets (TRITON_INTERPRET=1)."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import custom_op
 
-from mclnf_fast.ops.bank_mlp import reference
 from mclnf_fast.ops.bank_mlp.triton import launch, plain, table
 from mclnf_fast.ops.bank_mlp.triton.backward import fused_backward
 from mclnf_fast.ops.bank_mlp.triton.bank import Bank, backward_walk, layer_shape, layers, reduce
 from mclnf_fast.ops.bank_mlp.triton.forward import fused_forward
 from mclnf_fast.ops.bank_mlp.triton.layers import layer_outer
-from mclnf_fast.spec import FieldSpec, Identity
+from mclnf_fast.spec import FieldSpec
 
 
 def forward(
@@ -187,8 +186,8 @@ def _backward_op(
     return backward(x, offsets, weights, biases, grad_y, ints, floats, need_x, need_params)
 
 
-_forward = torch.library.custom_op("mclnf_fast_triton::bank_mlp_fwd", _forward_op, mutates_args=())
-_backward = torch.library.custom_op("mclnf_fast_triton::bank_mlp_bwd", _backward_op, mutates_args=())
+_forward = custom_op("mclnf_fast_triton::bank_mlp_fwd", _forward_op, mutates_args=())
+_backward = custom_op("mclnf_fast_triton::bank_mlp_bwd", _backward_op, mutates_args=())
 
 
 @_forward.register_fake
@@ -270,8 +269,6 @@ _backward.register_autograd(_backward_backward, setup_context=_backward_setup)
 
 
 def bank_mlp(x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], spec: FieldSpec) -> Tensor:
-    """`mf.ops.bank_mlp` by the Triton kernels; spherical harmonics, which those do not form, by PyTorch before them."""
-    if any(kind == launch.SPHERICAL for kind, *_ in spec.encoding.parts(0, spec.in_dim)):
-        x = reference.encode(spec.encoding, x)
-        spec = dataclasses.replace(spec, in_dim=spec.encoded_dim, encoding=Identity())
+    """`mf.ops.bank_mlp` by the Triton kernels."""
+    x, spec = plain.without_spherical(x, spec)
     return torch.ops.mclnf_fast_triton.bank_mlp_fwd(x, offsets, weights, biases, *spec.packed)

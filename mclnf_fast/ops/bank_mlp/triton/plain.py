@@ -1,7 +1,9 @@
-"""What the Triton ops leave to PyTorch: the encoding's derivative of a wide network, and second derivatives."""
+"""What the Triton ops leave to PyTorch: spherical harmonics, the derivative of a wide network's encoding, and second
+derivatives."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -10,7 +12,16 @@ from torch import Tensor
 
 from mclnf_fast.ops.bank_mlp import reference
 from mclnf_fast.ops.bank_mlp.triton import launch
-from mclnf_fast.spec import ACTIVATIONS
+from mclnf_fast.spec import ACTIVATIONS, FieldSpec, Identity
+
+
+def without_spherical(x: Tensor, spec: FieldSpec) -> tuple[Tensor, FieldSpec]:
+    """The same field over features that PyTorch has formed where the encoding has spherical harmonics, which no kernel
+    forms."""
+    if all(kind != launch.SPHERICAL for kind, *_ in spec.encoding.parts(0, spec.in_dim)):
+        return x, spec
+    encoded = dataclasses.replace(spec, in_dim=spec.encoded_dim, encoding=Identity())
+    return reference.encode(spec.encoding, x), encoded
 
 
 def _columns(net: launch.Network, x: Tensor) -> tuple[list[int], Tensor, Tensor]:

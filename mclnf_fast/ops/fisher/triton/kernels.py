@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.bank_mlp.triton.functions import encode, module_of
+from mclnf_fast.ops.bank_mlp.triton.functions import encode, module_of, tile_of
 
 
 @triton.jit
@@ -78,10 +78,7 @@ def point_scores(
     inverse_w, inverse_b: the diagonal Fisher F of the layer's weights and biases.
     """
     for tile in range(tl.program_id(0), tl.load(starts + modules), tl.num_programs(0)):
-        module = module_of(starts, tile, modules, STEPS)
-        begin = tl.load(offsets + module) + (tile - tl.load(starts + module)).to(tl.int64) * ROWS
-        rows = begin + tl.arange(0, ROWS)
-        live = rows < tl.load(offsets + module + 1)
+        module, rows, live = tile_of(offsets, starts, tile, modules, STEPS, ROWS)
         f = inverse_w + module.to(tl.int64) * ((ABOVE + BELOW) * OUT)
         total = tl.zeros((ROWS,), tl.float32)
         padded: tl.constexpr = (ABOVE + COLUMNS - 1) // COLUMNS * COLUMNS

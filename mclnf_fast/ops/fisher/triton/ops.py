@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops.bank_mlp import reference
-from mclnf_fast.ops.bank_mlp.triton import launch, table
+from mclnf_fast.ops.bank_mlp.triton import launch, plain, table
 from mclnf_fast.ops.bank_mlp.triton.bank import LAYER_OPTIONS, Bank, backward_walk, layer_shape, reduce
 from mclnf_fast.ops.fisher.triton.kernels import point_scores, sample_sums
-from mclnf_fast.spec import FieldSpec, Identity
+from mclnf_fast.spec import FieldSpec
 
 Pair = tuple[list[Tensor], list[Tensor]]
 
@@ -34,9 +31,7 @@ def fisher_scores(
     All float32. segments int64 [S + 1] of points, or None: each point is a sample. owned int64 [M + 1]: where each
     module's samples begin.
     """
-    if any(kind == launch.SPHERICAL for kind, *_ in spec.encoding.parts(0, spec.in_dim)):
-        x = reference.encode(spec.encoding, x)
-        spec = dataclasses.replace(spec, in_dim=spec.encoded_dim, encoding=Identity())
+    x, spec = plain.without_spherical(x, spec)
     net = launch.network(*spec.packed)
     samples = x.shape[0] if segments is None else segments.shape[0] - 1
     scores = x.new_zeros(samples if fisher is not None else 0)
@@ -50,6 +45,7 @@ def fisher_scores(
     counts = owned.diff()
     with bank.on_device():
         shape, tiles = layer_shape(bank)
+        starts = launch.starts(bank.counts, shape.rows)
         per_chunk = max(table.LAYER_DEPTH if segments is None else 1, -(-samples // launch.CHUNKS))
         most = launch.most_tiles(samples, bank.modules, per_chunk)
         chunks = launch.starts(counts, per_chunk)
@@ -67,7 +63,7 @@ def fisher_scores(
                     scores,
                     *known,
                     bank.offsets,
-                    launch.starts(bank.counts, shape.rows),
+                    starts,
                     bank.columns,
                     damping,
                     MORE=l < net.layers - 1,
