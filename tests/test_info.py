@@ -30,7 +30,7 @@ def test_it_says_what_a_call_takes() -> None:
     for op, row in found["ops"]["cpu"].items():
         assert row["backend"] == _dispatch.select(op, "auto", torch.device("cpu"), torch.float32)
         for name, reason in row["passed_over"].items():
-            assert reason == _dispatch.why_not(op, name, torch.device("cpu"), torch.float32)
+            assert reason == _dispatch.passed_over(op, name, torch.device("cpu"), torch.float32)
     if _library.available("cpu"):
         isa = torch.ops.mclnf_fast.cpu_instruction_set()
         assert found["built"]["cpu"] == f"loaded, instruction set {isa}"

@@ -7,9 +7,11 @@ from mclnf_fast.ops.composite import composite
 from mclnf_fast.ops.fisher import FisherResult, fisher_scores
 from mclnf_fast.ops.grid import grid_encode
 from mclnf_fast.ops.march import march_rays
+from mclnf_fast.ops.render_rays import Pixels, render_rays
 
 __all__ = [
     "FisherResult",
+    "Pixels",
     "Trust",
     "bank_mlp",
     "bank_mse",
@@ -18,4 +20,5 @@ __all__ = [
     "fisher_scores",
     "grid_encode",
     "march_rays",
+    "render_rays",
 ]

@@ -23,13 +23,19 @@ from triton.compiler import ASTSource
 import mclnf_fast as mf
 from mclnf_fast.ops.bank_mlp.triton import backward, forward, launch, layers, table
 from mclnf_fast.ops.fisher.triton import kernels as fisher
+from mclnf_fast.ops.render_rays.triton import kernel as rays
+from mclnf_fast.ops.render_rays.triton import table as rays_table
 
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 POINTER = {"half": "*bf16", "tf32": "*fp32", "ieee": "*fp32"}
 INDICES = {"starts": "*i32", "chunks": "*i32", "table": "*fp32", "sums": "*fp32"}
 INDICES |= dict.fromkeys(("offsets", "segments", "owned"), "*i64")
-NUMBERS = {"damping": "fp32"}
-NUMBERS |= dict.fromkeys(("modules", "tiles_a_chunk", "points_a_chunk", "samples_a_chunk", "first"), "i32")
+RAYS = ("origins", "directions", "extra", "aabb", "background", "color", "opacity", "depth")
+INDICES |= {"occupancy": "*u8", **dict.fromkeys(RAYS, "*fp32")}
+NUMBERS = dict.fromkeys(("damping", "near", "far", "step", "most_raw", "most_depth"), "fp32")
+NUMBERS |= dict.fromkeys(
+    ("modules", "tiles_a_chunk", "points_a_chunk", "samples_a_chunk", "rays_a_chunk", "first"), "i32"
+)
 STEPS = 10
 
 
@@ -40,7 +46,7 @@ def network(width: int, hidden: int = 4, skip: bool = False, features: int = 60)
     return launch.network(*spec.packed)
 
 
-def entries() -> Iterator[tuple[str, str, launch.Network, table.Shape, Any, dict[str, Any]]]:
+def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, Any, dict[str, Any]]]:
     """Every kernel with every entry of its table: name, kind, network, shape, kernel, constants.
 
     The networks are the largest that an entry is for, with and without a skip.
@@ -57,6 +63,10 @@ def entries() -> Iterator[tuple[str, str, launch.Network, table.Shape, Any, dict
                 assert most - width < net.held <= most
                 more = {"IN_PAD": 16, "PARAMETERS": net.parameters, "NEED_X": True, "NEED_PARAMETERS": True}
                 yield "backward", kind, net, shape, backward.fused_backward, more
+    for (kind, width), (shape, oldest) in rays_table.RENDER.items():
+        for plain in (True, False):
+            net = network(width, 4, not plain and arch >= oldest, 60 if width == 64 else 120)
+            yield "render", kind, net, shape, rays.render, rendering(plain)
     net = network(128)
     for kind in POINTER:
         for rows in (table.SMALL_TILE, table.LAYER.rows):
@@ -75,6 +85,14 @@ def entries() -> Iterator[tuple[str, str, launch.Network, table.Shape, Any, dict
                 flags: dict[str, Any] = {"POINTS": points, "SCORED": not points, "SUMS": True}
                 yield "fisher sums", kind, net, table.LAYER, fisher.sample_sums, {**more, **flags}
     yield "reduce", "ieee", net, table.Shape(1024, 4), backward.reduce_chunks, {"SIZE": 4096, "BLOCK": 1024}
+
+
+def rendering(plain: bool) -> dict[str, Any]:
+    """The renderer's own constants: as few of its branches as can be, or the most."""
+    some: dict[str, Any] = {"BINS": 64, "LEVELS": 1, "X": 0, "Y": 0, "Z": 0, "BACKGROUND": 1, "LAST": False}
+    if not plain:
+        some |= {"BINS": 0, "LEVELS": 4, "X": 128, "Y": 128, "Z": 128, "BACKGROUND": 0, "LAST": True, "IN": 6}
+    return {**some, "DENSITY": 6, "COLOR": 5}
 
 
 def compiled(
@@ -113,7 +131,7 @@ def usage(cubin: bytes) -> tuple[int, int]:
 
 
 def main(arch: int) -> None:
-    for name, kind, net, shape, kernel, constants in entries():
+    for name, kind, net, shape, kernel, constants in entries(arch):
         result = compiled(kind, net, shape, kernel, constants, arch)
         registers, stack = usage(result.asm["cubin"])
         row: dict[str, Any] = {"kernel": name, "kind": kind, "width": net.width, "held": net.held}

@@ -24,6 +24,15 @@ def check_bank(
     x: Tensor, offsets: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: FieldSpec
 ) -> None:
     """Checks what every op over a bank takes; errors as `bank_mlp` states them."""
+    check_spec(spec)
+    _checks.check_tensor("x", x, (None, spec.in_dim), _checks.FLOATS, what="[N, in_dim]")
+    modules = check_layers(weights, biases, spec, x.dtype, x.device)
+    _checks.check_tensor("offsets", offsets, (modules + 1,), torch.int64, x.device, "[M + 1]")
+    _checks.check_offsets("offsets", offsets, x.shape[0])
+
+
+def check_spec(spec: FieldSpec) -> None:
+    """Checks that it is one, without a grid."""
     if not isinstance(spec, FieldSpec):
         raise TypeError(f"spec must be a FieldSpec, got {type(spec).__name__}")
     if spec.grids:
@@ -32,17 +41,21 @@ def check_bank(
             f"spec must have no learned grid, got one with {kinds}: evaluate the grids with mf.ops.grid_encode and "
             "give their features with spec.mlp, as mclnf_fast.fields.evaluate_params does"
         )
-    _checks.check_tensor("x", x, (None, spec.in_dim), _checks.FLOATS, what="[N, in_dim]")
+
+
+def check_layers(
+    weights: Sequence[Tensor], biases: Sequence[Tensor], spec: FieldSpec, dtype: torch.dtype, device: torch.device
+) -> int:
+    """Checks the parameters; the number of modules."""
     layers = spec.layer_shapes
     for name, tensors in (("weights", weights), ("biases", biases)):
         if len(tensors) != len(layers):
             raise ValueError(f"{name} must hold {len(layers)} tensors, one a layer, got {len(tensors)}")
     modules = weights[0].shape[0] if isinstance(weights[0], Tensor) and weights[0].dim() else 0
     for l, (rows, columns) in enumerate(layers):
-        _checks.check_tensor(f"weights[{l}]", weights[l], (modules, rows, columns), x.dtype, x.device, "[M, in, out]")
-        _checks.check_tensor(f"biases[{l}]", biases[l], (modules, columns), x.dtype, x.device, "[M, out]")
-    _checks.check_tensor("offsets", offsets, (modules + 1,), torch.int64, x.device, "[M + 1]")
-    _checks.check_offsets("offsets", offsets, x.shape[0])
+        _checks.check_tensor(f"weights[{l}]", weights[l], (modules, rows, columns), dtype, device, "[M, in, out]")
+        _checks.check_tensor(f"biases[{l}]", biases[l], (modules, columns), dtype, device, "[M, out]")
+    return modules
 
 
 def bank_mlp(

@@ -89,9 +89,9 @@ def march_rays(
             not below its highest are looked for on the CPU only; elsewhere such rays have no samples.
         BackendError: a backend asked for by name can't serve.
     """
-    rays, device, dtype = _check_rays(origins, directions, aabb)
-    grid = _check_occupancy(occupancy, device, early_stop_eps)
-    chosen_bins, chosen_step = _check_bins(bins, step)
+    rays, device, dtype = check_box(origins, directions, aabb)
+    grid = check_occupancy(occupancy, device, early_stop_eps)
+    chosen_bins, chosen_step = check_bins(bins, step)
     near_each, near_value = _bound("near", near, rays, device, dtype)
     far_each, far_value = _bound("far", far, rays, device, dtype)
     if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
@@ -108,7 +108,7 @@ def march_rays(
     return Samples(*found)
 
 
-def _check_rays(origins: Tensor, directions: Tensor, aabb: Tensor) -> tuple[int, torch.device, torch.dtype]:
+def check_box(origins: Tensor, directions: Tensor, aabb: Tensor) -> tuple[int, torch.device, torch.dtype]:
     check_tensor("origins", origins, (None, 3), (torch.float32, torch.float64), what="[R, 3]")
     device, dtype = origins.device, origins.dtype
     check_tensor("directions", directions, tuple(origins.shape), dtype, device, "[R, 3]")
@@ -124,7 +124,7 @@ def _check_rays(origins: Tensor, directions: Tensor, aabb: Tensor) -> tuple[int,
     return origins.shape[0], device, dtype
 
 
-def _check_occupancy(occupancy: Tensor | None, device: torch.device, early_stop_eps: float) -> Tensor | None:
+def check_occupancy(occupancy: Tensor | None, device: torch.device, early_stop_eps: float) -> Tensor | None:
     if not 0 <= early_stop_eps < 1:
         raise ValueError(f"early_stop_eps must be in [0, 1), got {early_stop_eps!r}")
     if occupancy is not None:
@@ -143,7 +143,7 @@ def _check_occupancy(occupancy: Tensor | None, device: torch.device, early_stop_
     return occupancy[None] if occupancy is not None and occupancy.dim() == 3 else occupancy
 
 
-def _check_bins(bins: int | None, step: float | None) -> tuple[int, float]:
+def check_bins(bins: int | None, step: float | None) -> tuple[int, float]:
     """The two as the kernels take them: bins = 0 means steps."""
     if (bins is None) == (step is None):
         raise ValueError(f"exactly one of bins and step must be given, got bins={bins!r}, step={step!r}")

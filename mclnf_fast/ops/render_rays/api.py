@@ -1,0 +1,220 @@
+"""The public function that renders rays: what goes in is checked here, what comes out is computed by a backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.ops import _checks, _dispatch, _library, _triton
+from mclnf_fast.ops.bank_mlp.api import check_layers, check_spec
+from mclnf_fast.ops.march.api import check_bins, check_box, check_occupancy
+from mclnf_fast.ops.render_rays import reference
+from mclnf_fast.ops.render_rays.reference import Options, Pixels
+from mclnf_fast.spec import ACTIVATIONS, FieldSpec
+
+HEADS = tuple(kind for kind in ACTIVATIONS if kind != "sine")
+SAMPLES = 1 << 19  # at a time, about, where samples are written to memory
+
+
+def _triton_kernels(device: torch.device, dtype: torch.dtype) -> str | None:
+    if dtype != torch.float32:
+        return f"it works on float32 rays, got {dtype}"
+    return _triton.why_not(device, dtype)
+
+
+def _cuda_ops(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type != "cuda":
+        return f"it works on CUDA tensors, got {device}"
+    return _library.why_not("cuda")
+
+
+_dispatch.register("render_rays", "triton", _triton_kernels)
+_dispatch.register("render_rays", "cuda", _cuda_ops)
+_dispatch.register("render_rays", "cpu", _dispatch.cpu_library)
+_dispatch.register("render_rays", "reference", _dispatch.always)
+
+_select = _dispatch.selector("render_rays")
+
+
+def render_rays(
+    origins: Tensor,
+    directions: Tensor,
+    ray_offsets: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    spec: FieldSpec,
+    aabb: Tensor,
+    occupancy: Tensor | None = None,
+    *,
+    extra: Tensor | None = None,
+    bins: int | None = None,
+    step: float | None = None,
+    near: float = 0.0,
+    far: float = math.inf,
+    background: Tensor | None = None,
+    last_behind: bool = False,
+    density: str = "exp",
+    color: str = "sigmoid",
+    most_raw: float = 9.0,
+    early_stop_eps: float = 0.0,
+    backend: str | None = "auto",
+) -> Pixels:
+    """Pixels of rays through the bank, each ray through the module that it is grouped under: march, network and
+    compositing (NeRF, arXiv 2003.08934, eq. 3) as one op, for looking. It has no gradient: train through
+    `march_rays`, `bank_mlp` and `composite`.
+
+    A ray is cut into bins as `march_rays` does without jitter. The middle `o + t d` of every kept bin goes through the
+    network, whose first output `y_0` is a raw density and the others are raw colours: the sample has density
+    `a(min(y_0, most_raw))` and colours `c(y_1 ...)`, and is composited front to back.
+
+    In `triton` this is one kernel: a program keeps a tile of rays in registers, walks each to its next occupied bin,
+    evaluates one sample of every ray side by side and gives a finished ray's place to the next ray. No sample is
+    written to memory, nothing waits for the host (a CUDA graph can capture it), and the bits do not depend on the order
+    in which rays are worked on. Weights may be bfloat16 or float16 there: features and activations are rounded to that
+    type, coordinates are not. Networks too wide for its registers (beyond 128; beyond 64 in exact float32) and
+    spherical harmonics of the position go op by op, as in the other backends, which compute in the rays' type.
+
+    Args:
+        origins: [R, 3], float32 or float64, grouped by module.
+        directions: [R, 3], of any length: t counts in their units.
+        ray_offsets: int64 [M + 1]; rays ray_offsets[m] ... ray_offsets[m+1]-1 are module m's.
+        weights, biases: one tensor a layer, [M, in, out] and [M, out], as `bank_mlp` takes them; of the rays' dtype,
+            float16 or bfloat16.
+        spec: the architecture: in_dim = 3 + E, out_dim = 1 + C, no grid.
+        aabb: [2, 3], lowest and highest corner of the box in which every module lives.
+        occupancy: as `march_rays` takes it: None, bool or float32 [X, Y, Z] or [L, X, Y, Z], the same for all modules.
+        extra: [R, E], what the network takes behind the position, a ray's viewing direction for one. None for E = 0.
+        bins, step: exactly one of them, as `march_rays` takes them.
+        near, far: where rays begin and end, in units of t.
+        background: what stands behind the samples, [C] or [R, C]; None: nothing (black).
+        last_behind: instead of a background, what a ray sees last also stands behind it, with its far end as depth; a
+            ray without a sample is black.
+        density, color: the activations a and c, of "none", "relu", "softplus", "tanh", "sigmoid", "exp".
+        most_raw: the largest raw density.
+        early_stop_eps: in [0, 1). A ray ends where its transmittance has fallen below it; what is left out is at most
+            that share of a pixel. (With `last_behind`, which of the left-out samples stands behind is then open.)
+        backend: "auto", "triton", "cuda", "cpu" or "reference".
+
+    Returns:
+        Pixels(color [R, C], opacity [R], depth [R]), dtype of the rays.
+
+    Raises:
+        TypeError: an argument has a wrong type or dtype.
+        ValueError: a wrong shape, device or value; values of tensors are looked at on the CPU only. Elsewhere a ray
+            that is not finite shows what stands behind, and one that no module has is black.
+        RuntimeError: a gradient was asked for.
+        BackendError: a backend asked for by name can't serve.
+    """
+    weights, biases = _checks.tensors("weights", weights), _checks.tensors("biases", biases)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (*weights, *biases)):
+        raise RuntimeError(
+            "render_rays has no gradient, got parameters that require one: call it under torch.no_grad(), or train "
+            "through march_rays, bank_mlp and composite (mclnf_fast.render.render_modules)"
+        )
+    with torch.no_grad():
+        rays, device, dtype = check_box(origins, directions, aabb)
+        _check_field(rays, device, dtype, ray_offsets, weights, biases, spec, extra)
+        check_occupancy(occupancy, device, 0.0)
+        check_bins(bins, step)
+        options = Options(bins, step, near, far, bool(last_behind), density, color, most_raw, early_stop_eps)
+        _check_options(options)
+        if background is not None:
+            _check_background(background, (rays, spec.out_dim - 1), dtype, device, options)
+        chosen = _select(backend, device, dtype)
+        given = (origins, directions, ray_offsets, weights, biases, spec, aabb, occupancy, extra, background, options)
+        if chosen == "triton":
+            from mclnf_fast.ops.render_rays.triton import ops  # takes a second, with Triton
+
+            if (found := ops.render_rays(*given)) is not None:
+                return found
+        return _op_by_op(*given, chosen if chosen in ("cpu", "reference") else "auto")
+
+
+def _op_by_op(
+    origins: Tensor,
+    directions: Tensor,
+    ray_offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    spec: FieldSpec,
+    aabb: Tensor,
+    occupancy: Tensor | None,
+    extra: Tensor | None,
+    background: Tensor | None,
+    options: Options,
+    backend: str,
+) -> Pixels:
+    """`reference.render_rays`, some rays at a time, since their samples are written to memory."""
+    rays, most = origins.shape[0], SAMPLES // options.bins + 1 if options.bins else SAMPLES >> 7
+    pieces = []
+    for first in range(0, max(rays, 1), most):
+        last = min(first + most, rays)
+        behind = background[first:last] if background is not None and background.dim() == 2 else background
+        pieces.append(
+            reference.render_rays(
+                origins[first:last],
+                directions[first:last],
+                ray_offsets.clamp(first, last) - first,
+                weights,
+                biases,
+                spec,
+                aabb,
+                occupancy,
+                None if extra is None else extra[first:last],
+                behind,
+                options,
+                backend,
+            )
+        )
+    return pieces[0] if len(pieces) == 1 else Pixels(*(torch.cat(parts) for parts in zip(*pieces)))
+
+
+def _check_field(
+    rays: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    ray_offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    spec: FieldSpec,
+    extra: Tensor | None,
+) -> None:
+    check_spec(spec)
+    if spec.in_dim < 3 or spec.out_dim < 2:
+        raise ValueError(
+            "spec must take a position (in_dim of at least 3) and give a density and colours (out_dim of at least 2), "
+            f"got in_dim {spec.in_dim} and out_dim {spec.out_dim}"
+        )
+    kind = weights[0].dtype if weights else dtype
+    if kind not in (dtype, torch.float16, torch.bfloat16):
+        raise TypeError(f"weights must have dtype {dtype} like the rays, float16 or bfloat16, got {kind}")
+    modules = check_layers(weights, biases, spec, kind, device)
+    _checks.check_tensor("ray_offsets", ray_offsets, (modules + 1,), torch.int64, device, "[M + 1]")
+    _checks.check_offsets("ray_offsets", ray_offsets, rays, "rays")
+    if extra is not None or spec.in_dim > 3:
+        _checks.check_tensor("extra", extra, (rays, spec.in_dim - 3), dtype, device, "[R, in_dim - 3]")
+
+
+def _check_options(options: Options) -> None:
+    check_bins(options.bins, options.step)
+    for name in ("near", "far", "most_raw"):
+        value = getattr(options, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+            raise ValueError(f"{name} must be a number, got {value!r}")
+    for name in ("density", "color"):
+        if (kind := getattr(options, name)) not in HEADS:
+            raise ValueError(f"{name} must be one of {', '.join(HEADS)}, got {kind!r}")
+    if not 0 <= options.early_stop_eps < 1:
+        raise ValueError(f"early_stop_eps must be in [0, 1), got {options.early_stop_eps!r}")
+
+
+def _check_background(
+    background: Tensor, shape: tuple[int, int], dtype: torch.dtype, device: torch.device, options: Options
+) -> None:
+    if options.last_behind:
+        raise ValueError("background must be None where last_behind is set, got both")
+    each = isinstance(background, Tensor) and background.dim() == 2
+    _checks.check_tensor("background", background, shape if each else shape[1:], dtype, device, "[C] or [R, C]; here")

@@ -1,0 +1,26 @@
+"""Tiles of rays, by kind of product and padded width.
+
+Compiled ahead of time for sm_80, sm_90 and sm_100, with few spills (`tests/ops/test_triton_compile.py`); none has been
+timed on a GPU yet. What is missing goes op by op: exact float32 at width 128 spills half a kilobyte a thread in any
+tile.
+"""
+
+from __future__ import annotations
+
+from mclnf_fast.ops.bank_mlp.triton.table import Shape
+
+ALL, NONE = 80, 1000
+# With the oldest architecture whose registers hold the features of a network that skips to them as well.
+RENDER: dict[tuple[str, int], tuple[Shape, int]] = {
+    ("half", 64): (Shape(128, 8), ALL),
+    ("half", 128): (Shape(64, 8), 90),
+    ("tf32", 64): (Shape(64, 8), ALL),
+    ("ieee", 64): (Shape(16, 8), NONE),
+}
+
+
+def render_shape(kind: str, width: int, skips: bool, architecture: int) -> Shape | None:
+    """Of the fused renderer at a padded width (the largest of the network's, the features' and the outputs'); None
+    where the registers do not hold it. architecture: ten times the compute capability."""
+    shape, oldest = RENDER.get((kind, max(width, 64)), (None, ALL))
+    return None if skips and architecture < oldest else shape
