@@ -2,6 +2,7 @@
 
 from mclnf_fast.render.cameras import Cameras
 from mclnf_fast.render.cells import Cells
+from mclnf_fast.render.fused import render_fused
 from mclnf_fast.render.occupancy import OccupancyGrid
 from mclnf_fast.render.pool import RayBatch, RayPool
 from mclnf_fast.render.volume import RenderSettings, render_modules, render_scene
@@ -13,6 +14,7 @@ __all__ = [
     "RayBatch",
     "RayPool",
     "RenderSettings",
+    "render_fused",
     "render_modules",
     "render_scene",
 ]

@@ -10,6 +10,7 @@ from mclnf_fast.fields import encode_grids, split_params
 from mclnf_fast.ops import FisherResult
 from mclnf_fast.render.cameras import Cameras
 from mclnf_fast.render.cells import Cells
+from mclnf_fast.render.fused import render_fused
 from mclnf_fast.render.pool import RayBatch, RayPool
 from mclnf_fast.render.volume import (
     RenderSettings,
@@ -112,11 +113,9 @@ class PosedImages:
     def render(self, params: Parameters, cameras: Cameras, view: int) -> Tensor:
         """One view [H, W, 3] of `cameras` through this task's module, without jitter."""
         origins, directions = cameras.view_rays(view)
-        pieces = [
-            render_modules(params, self.spec, o, d, torch.tensor([0, o.shape[0]]), self.cells, self.settings).color
-            for o, d in zip(origins.split(self.settings.chunk), directions.split(self.settings.chunk))
-        ]
-        return torch.cat(pieces).reshape(cameras.height, cameras.width, 3)
+        whole = torch.tensor([0, origins.shape[0]], device=origins.device)
+        found = render_fused(params, self.spec, origins, directions, whole, self.cells, self.settings)
+        return found.color.reshape(cameras.height, cameras.width, 3)
 
     @torch.no_grad()
     def evaluate(self, params: Parameters) -> float:

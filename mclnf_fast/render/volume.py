@@ -6,9 +6,10 @@ A radiance field has 4 outputs a point: a raw density and three raw colours. Den
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from mclnf_fast.fields import evaluate_params
 from mclnf_fast.render.cells import Cells
 from mclnf_fast.spec import FieldSpec
 
+UNIT_BOX = ((-1.0,) * 3, (1.0,) * 3)
 MAX_LOG_DENSITY = 9.0  # exp(9): opaque over a hundredth of a unit many times over; beyond it only gradients explode
 
 
@@ -75,6 +77,23 @@ def with_directions(x: Tensor, directions: Tensor, spec: FieldSpec) -> Tensor:
     return torch.cat((x, torch.nn.functional.normalize(directions, dim=-1)), -1) if spec.in_dim == 6 else x
 
 
+@functools.lru_cache(maxsize=64)
+def constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers as a tensor, copied to a device once: a copy in every call would make the host wait."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+def in_cells(origins: Tensor, directions: Tensor, ray_offsets: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+    """Rays [R, 3], grouped by module, in the coordinates of their grown cells, the box [-1, 1]^3: t then counts in
+    units of the cells."""
+    modules = torch.arange(len(cells), device=origins.device)
+    owner = torch.repeat_interleave(modules, ray_offsets.diff(), output_size=origins.shape[0])
+    # index_select throughout: advanced indexing by rows takes four times as long.
+    centers = cells.centers.to(origins).index_select(0, owner)
+    halves = cells.halves.to(origins).index_select(0, owner)
+    return (origins - centers) / halves, directions * (cells.unit / halves)
+
+
 def sample_in_cells(
     origins: Tensor,
     directions: Tensor,
@@ -95,19 +114,13 @@ def sample_in_cells(
         occupancy: bool grid of the unit box, the same for every module, or None.
         seed: of the jitter of the bins' borders; None: no jitter.
     """
-    modules = torch.arange(len(cells), device=origins.device)
-    owner = torch.repeat_interleave(modules, ray_offsets.diff(), output_size=origins.shape[0])
+    o, d = in_cells(origins, directions, ray_offsets, cells)
     unit = cells.unit
-    # index_select throughout: advanced indexing by rows takes four times as long.
-    centers = cells.centers.to(origins).index_select(0, owner)
-    halves = cells.halves.to(origins).index_select(0, owner)
-    o, d = (origins - centers) / halves, directions * (unit / halves)
-    box = origins.new_tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
     marched = ops.march_rays(
         o,
         d,
         occupancy,
-        box,
+        constant(UNIT_BOX, origins.dtype, origins.device),
         bins=settings.bins,
         near=settings.near / unit,
         far=settings.far / unit,
@@ -138,7 +151,7 @@ def _composite(
 ) -> Rendered:
     last = None
     if settings.background is not None:
-        background = color.new_tensor(settings.background)
+        background = constant(settings.background, color.dtype, color.device)
     elif color.shape[0] == 0:
         background = color.new_zeros(packed_info.shape[0], color.shape[1])
     else:
