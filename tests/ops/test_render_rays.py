@@ -211,6 +211,14 @@ def test_it_says_that_it_has_no_gradient() -> None:
         assert not mf.ops.render_rays(**given).color.requires_grad
 
 
+def test_a_graph_of_torch_compile_holds_it_whole(need: Callable[..., str], gpu_or_cpu: str) -> None:
+    need("render_rays", "triton", device=gpu_or_cpu)
+    given = call(SPECS["view"], (3, 9), gpu_or_cpu, bins=3, occupancy=blobs(3, 3, 3).to(gpu_or_cpu))
+    wanted = mf.ops.render_rays(**given, backend="triton")
+    compiled = torch.compile(lambda o: mf.ops.render_rays(**(given | {"origins": o}), backend="triton"), fullgraph=True)
+    assert worst(compiled(given["origins"]), wanted) <= 1e-6
+
+
 WRONG: dict[str, tuple[Call, type[Exception], str]] = {
     "bins and step": ({"step": 0.1}, ValueError, "exactly one of bins and step"),
     "no bins": ({"bins": 0}, ValueError, "bins must be an int of 1"),

@@ -6,9 +6,11 @@ import contextlib
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import custom_op
 
 from mclnf_fast.ops.bank_mlp import reference as bank
 from mclnf_fast.ops.bank_mlp.triton import launch
@@ -31,9 +33,9 @@ def architecture(device: torch.device) -> int:
     return 10 * major + minor
 
 
-def along_ray(spec: FieldSpec, extra: Tensor | None) -> tuple[launch.Network, Tensor | None] | None:
-    """The network, and what it takes of a ray behind the position, with the spherical harmonics of that worked out;
-    None where they are those of the position."""
+def along_ray(spec: FieldSpec, extra: Tensor | None) -> tuple[list[int], list[float], Tensor | None] | None:
+    """The packed network, and what it takes of a ray behind the position, with the spherical harmonics of that worked
+    out; None where they are those of the position."""
     ints, floats = spec.packed
     head, parts, inputs = list(ints[:8]), list(ints[8:]), spec.in_dim
     for at in range(0, len(parts), 5):
@@ -45,7 +47,7 @@ def along_ray(spec: FieldSpec, extra: Tensor | None) -> tuple[launch.Network, Te
         extra = torch.cat((extra, bank.spherical_harmonics(degree, extra[:, start - 3 : start - 3 + dims])), 1)
         parts[at : at + 5] = [0, inputs, degree * degree, 0, 0]
         inputs += degree * degree
-    return launch.network([inputs, *head[1:], *parts], floats), extra
+    return [inputs, *head[1:], *parts], floats, extra
 
 
 def render_rays(
@@ -64,24 +66,66 @@ def render_rays(
     """Arguments as `mf.ops.render_rays`, checked; None where the kernel's registers do not hold the network."""
     if (split := along_ray(spec, extra)) is None:
         return None
-    net, extra = split
-    kind = bank_table.product_kind(weights[0].dtype, precision(weights[0].dtype) == "tf32")
-    shape = table.render_shape(kind, net.widest, net.skips != 0, architecture(origins.device))
-    if shape is None:
+    ints, floats, extra = split
+    if not fits(tuple(ints), tuple(floats), weights[0].dtype, weights[0].device):
         return None
+    heads = [ACTIVATIONS.index(options.density), ACTIVATIONS.index(options.color)]
+    eps = options.early_stop_eps
+    numbers = [options.near, options.far, options.step or 0, options.most_raw, -math.log(eps) if eps > 0 else math.inf]
+    tensors = (origins, directions, ray_offsets, list(weights), list(biases), aabb)
+    more = (None if occupancy is None else occupancy > 0, extra, background, ints, floats, options.bins or 0)
+    return Pixels(*_op(*tensors, *more, options.last_behind, heads, [float(x) for x in numbers]))
+
+
+def shape_of(net: launch.Network, dtype: torch.dtype, device: torch.device) -> bank_table.Shape | None:
+    """The tile of rays for a network with weights of this type; None where there is none."""
+    kind = bank_table.product_kind(dtype, precision(dtype) == "tf32")
+    return table.render_shape(kind, net.widest, net.skips != 0, architecture(device))
+
+
+def fits(ints: tuple[int, ...], floats: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether there is a tile; a trace takes the answer as a constant."""
+    return shape_of(launch.network(ints, floats), dtype, device) is not None
+
+
+vars(fits)["_dynamo_marked_constant"] = True  # as in _dispatch.selector
+
+
+def _launch(
+    origins: Tensor,
+    directions: Tensor,
+    ray_offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    aabb: Tensor,
+    occupancy: Tensor | None,
+    extra: Tensor | None,
+    background: Tensor | None,
+    net_ints: list[int],
+    net_floats: list[float],
+    bins: int,
+    last_behind: bool,
+    heads: list[int],
+    numbers: list[float],
+) -> tuple[Tensor, Tensor, Tensor]:
+    net = launch.network(net_ints, net_floats)
+    shape = shape_of(net, weights[0].dtype, weights[0].device)
+    if shape is None:  # traced while TF32 was allowed
+        raise RuntimeError(
+            "render_rays: the network was compiled for TF32, which is no longer allowed; compile it again"
+        )
     rays, modules, device = origins.shape[0], weights[0].shape[0], origins.device
-    # Where a module's rays end before R, or wrong offsets leave rays out, what stands behind is all that is seen.
-    pixels = Pixels(origins.new_zeros(rays, net.outputs - 1), origins.new_zeros(rays), origins.new_zeros(rays))
+    # A ray that wrong offsets give to no module stays black.
+    pixels = origins.new_zeros(rays, net.outputs - 1), origins.new_zeros(rays), origins.new_zeros(rays)
     if rays == 0 or modules == 0:
         return pixels
-    cells = None if occupancy is None else (occupancy > 0).contiguous().view(torch.uint8)
+    cells = None if occupancy is None else occupancy.contiguous().view(torch.uint8)
     levels, x, y, z = (1, 0, 0, 0) if cells is None else (1, *cells.shape)[-4:]
     guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     with guard:
         working = programs(device, shape.warps)
         per_chunk = max(shape.rows, -(-rays // (working * CHUNKS_A_PROGRAM)))
-        most = launch.most_tiles(rays, modules, per_chunk)
-        render[launch.grid(most, working)](
+        render[launch.grid(launch.most_tiles(rays, modules, per_chunk), working)](
             origins.contiguous(),
             directions.contiguous(),
             origins if extra is None else extra.contiguous(),
@@ -94,23 +138,19 @@ def render_rays(
             launch.column_table(net, device),
             tuple(t.contiguous() for t in weights),
             tuple(t.contiguous() for t in biases),
-            float(options.near),
-            float(options.far),
-            float(options.step or 0),
-            float(options.most_raw),
-            -math.log(options.early_stop_eps) if options.early_stop_eps > 0 else math.inf,
+            *numbers,
             modules,
             per_chunk,
             STEPS=launch.halvings(modules),
-            BINS=options.bins or 0,
+            BINS=bins,
             LEVELS=levels,
             X=x,
             Y=y,
             Z=z,
             BACKGROUND=0 if background is None else background.dim(),
-            LAST=options.last_behind,
-            DENSITY=ACTIVATIONS.index(options.density),
-            COLOR=ACTIVATIONS.index(options.color),
+            LAST=last_behind,
+            DENSITY=heads[0],
+            COLOR=heads[1],
             ROWS=shape.rows,
             PRECISION=precision(weights[0].dtype),
             **net.constants(),
@@ -118,3 +158,12 @@ def render_rays(
             num_stages=shape.stages,
         )
     return pixels
+
+
+_op = custom_op("mclnf_fast_triton::render_rays", _launch, mutates_args=())
+
+
+@_op.register_fake
+def _fake(origins: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    rays, outputs = origins.shape[0], rest[8][1]
+    return origins.new_empty(rays, outputs - 1), origins.new_empty(rays), origins.new_empty(rays)
