@@ -46,7 +46,8 @@ class Learner:
     """Trains one module (parameters [1, ...]) on one task, a step at a time.
 
     Everything that decides the next step is in `state_dict` (the randomness of step k depends on the seed and k
-    alone), so a run that is killed goes on to the same bits.
+    alone), so a run that is killed goes on to the same bits. Samples are drawn on the CPU, so that a seed means the
+    same on every device; the module learns where its start is.
 
     Args:
         task: the task.
@@ -58,6 +59,7 @@ class Learner:
     def __init__(self, task: Task, start: Params, config: LearnerConfig, seed: int) -> None:
         self.task, self.config, self.seed = task, config, seed
         self.params: Params = tuple(p.detach().clone().requires_grad_() for p in start)
+        self.device = self.params[0].device
         self.optimizer = BankOptimizer(self.params, kind="adam", lr=config.lr)
         self.sampler = FisherSampler(task.items, mix=config.mix, refresh=config.refresh)
         self.running = RunningFisher(0.9)
@@ -100,16 +102,17 @@ class Learner:
             batch = self.task.draw(config.batch, generator)
         by_loss = config.fim in ("weight", "both")
         if not by_loss and k % config.refresh:
-            loss = (weights * self.task.losses(self.params, batch, k)).mean()
+            loss = (weights.to(self.device) * self.task.losses(self.params, batch, k)).mean()
             return torch.autograd.grad(loss, self.params)
         # Scores, gradients and Fisher come from the one sweep that this step needs anyway. The score of w l is
         # w^2 times that of l.
         known = None if self.running.fisher is None else self.running.damped()
+        drawn_with, weights = weights, weights.to(self.device)
         result = self.task.scores(self.params, batch, weights, known, k)
         self.running.update((result.fisher[0], result.fisher[1]))
         q = result.scores / weights.square()
         if items is not None and known is not None:
-            self._remember(items, q, weights)
+            self._remember(items, q.to(items.device), drawn_with)
         if by_loss:  # with lam = 0 as well: the weights are then ones, and the gradient has the bits of the MSE's
             loss_weights = fim_weights(q, lam=config.lam, clip=config.clip)
             loss = (weights * loss_weights * self.task.losses(self.params, batch, k)).mean()
@@ -142,8 +145,8 @@ class Learner:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes over what `state_dict` returned. Raises ValueError where an entry is missing or of another shape."""
 
-        def part(name: str) -> dict[str, Tensor]:
-            return {k[len(name) + 1 :]: v for k, v in state.items() if k.startswith(f"{name}.")}
+        def part(name: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+            return {k[len(name) + 1 :]: v.to(device) for k, v in state.items() if k.startswith(f"{name}.")}
 
         own = {f"params.{i}": p.shape for i, p in enumerate(self.params)}
         for key, shape in {**own, "steps_made": (), "item_scores": self.item_scores.shape}.items():
@@ -158,4 +161,4 @@ class Learner:
         self.item_scores = state["item_scores"].clone()
         self.optimizer.load_state_dict(part("optimizer"))
         self.sampler.load_state_dict(part("sampler"))
-        self.running.load_state_dict(part("running"))
+        self.running.load_state_dict(part("running", self.device))

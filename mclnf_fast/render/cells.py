@@ -68,6 +68,10 @@ class Cells:
         grown = self.grown
         return torch.stack((grown[:, 0].amin(0), grown[:, 1].amax(0)))
 
+    def to(self, device: torch.device | str) -> Cells:
+        """The same cells on `device`."""
+        return Cells(self.boxes.to(device), self.margin)
+
     def append(self, box: Tensor) -> Cells:
         """The same cells and one more, `box` [2, 3]."""
         return Cells(torch.cat((self.boxes, box.to(self.boxes)[None])), self.margin)

@@ -26,8 +26,8 @@ class RayPool:
     a whole run, its neighbourhood often.
 
     Args:
-        images: uint8 [V, H, W, 3].
-        cameras: V cameras of the same size.
+        images: uint8 [V, H, W, 3], on any device. Ids are drawn on the CPU, so that a seed means the same on each.
+        cameras: V cameras of the same size, on the images' device.
         tile: side of a tile in pixels; tiles at the right and lower border may be smaller.
     """
 
@@ -56,7 +56,8 @@ class RayPool:
         return len(self.cameras) * self.rows * self.columns
 
     def batch(self, ids: Tensor) -> RayBatch:
-        """The rays of flat pixel ids int64 [R] (view, row, column; row-major)."""
+        """The rays of flat pixel ids int64 [R] (view, row, column; row-major), where the images are."""
+        ids = ids.to(self._colors.device)
         pixels = self.width * self.height
         origins, directions = self.cameras.rays(ids // pixels, ids % pixels)
         return RayBatch(origins, directions, self._colors.index_select(0, ids).to(torch.float32) / 255.0)

@@ -15,6 +15,7 @@ from mclnf_fast.render.pool import RayBatch, RayPool
 from mclnf_fast.render.volume import (
     RenderSettings,
     composite_points,
+    constant,
     render_modules,
     sample_in_cells,
 )
@@ -67,7 +68,7 @@ class PosedImages:
         return self.pool.batch(ids), factor
 
     def losses(self, params: Parameters, batch: RayBatch, seed: int) -> Tensor:
-        return posed_losses(params, self.spec, batch, _whole(batch), self.cells, self.settings, seed)
+        return posed_losses(params, self.spec, batch, _whole(batch.origins), self.cells, self.settings, seed)
 
     def scores(
         self,
@@ -83,7 +84,7 @@ class PosedImages:
         """
         rays = batch.origins.shape[0]
         points = sample_in_cells(
-            batch.origins, batch.directions, _whole(batch), self.cells, self.settings, self.spec, seed=seed
+            batch.origins, batch.directions, _whole(batch.origins), self.cells, self.settings, self.spec, seed=seed
         )
         backend = self.settings.backend
         layers, biases, tables = split_params(params, self.spec)
@@ -113,8 +114,7 @@ class PosedImages:
     def render(self, params: Parameters, cameras: Cameras, view: int) -> Tensor:
         """One view [H, W, 3] of `cameras` through this task's module, without jitter."""
         origins, directions = cameras.view_rays(view)
-        whole = torch.tensor([0, origins.shape[0]], device=origins.device)
-        found = render_fused(params, self.spec, origins, directions, whole, self.cells, self.settings)
+        found = render_fused(params, self.spec, origins, directions, _whole(origins), self.cells, self.settings)
         return found.color.reshape(cameras.height, cameras.width, 3)
 
     @torch.no_grad()
@@ -133,8 +133,8 @@ class PosedImages:
         return found
 
 
-def _whole(batch: RayBatch) -> Tensor:
-    return torch.tensor([0, batch.origins.shape[0]])
+def _whole(rays: Tensor) -> Tensor:
+    return constant((0, rays.shape[0]), torch.int64, rays.device)
 
 
 def posed_losses(

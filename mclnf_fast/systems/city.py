@@ -52,7 +52,7 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     check_extra()
     config.check()
     for op in _dispatch.ops():  # a backend that can't serve is told now, not after the data were made
-        _dispatch.select(op, config.backend, torch.device("cpu"), torch.float32)
+        _dispatch.select(op, config.backend, torch.device(config.device), torch.float32)
     fresh = config.resume is None
     if config.resume is not None:
         known = pathlib.Path(config.resume) if config.resume not in ("", "auto") else config.out
@@ -67,8 +67,8 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     state = folder.load_state("run")
     phases = _Phases({} if state is None else state[1]["phases"])
     say(f"run folder: {folder.path}")
-    if config.backend != "reference" and (missing := info()["ops"]["cpu"]["bank_mlp"]["passed_over"]):
-        say("slow, on the PyTorch reference: " + "; ".join(missing.values()))
+    if config.backend != "reference" and (missing := _passed_over(config)):
+        say("slow, on the PyTorch reference: " + "; ".join(missing))
 
     try:
         with phases("data"), progress("city", None) as bar:
@@ -80,12 +80,12 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     say(f"{data.title}: {len(data.tasks)} blocks, {sum(len(t.pool) for t in data.tasks):,} training rays")
     folder.save_state("run", {}, {"phases": phases.seconds})
 
-    random, start_report = random_start(config.spec, config.seed), None
+    random, start_report = random_start(config.spec, config.seed, config.device), None
     start: Params = random
     if config.start == "city" and set(config.methods) & {"mod", "mim"}:
         with phases("shared start"), progress("shared start", config.meta.steps) as bar:
             start, start_report = learn_start(
-                data.meta, config.spec, config.settings, config.meta, folder, config.seed, bar
+                data.meta, config.spec, config.settings, config.meta, folder, config.seed, bar, config.device
             )
         folder.save_state("run", {}, {"phases": phases.seconds})
 
@@ -112,6 +112,18 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     return folder.path
 
 
+def _where(config: CityConfig) -> tuple[torch.device, torch.dtype]:
+    return torch.device(config.device), torch.float32
+
+
+def _passed_over(config: CityConfig) -> list[str]:
+    """Why the networks are left to the reference; nothing where they are not."""
+    if _dispatch.select("bank_mlp", config.backend, *_where(config)) != "reference":
+        return []
+    reasons = [_dispatch.passed_over("bank_mlp", name, *_where(config)) for name in _dispatch.backends("bank_mlp")]
+    return [reason for reason in reasons if reason is not None]
+
+
 def _streams(
     config: CityConfig, data: city_data.CityData, folder: RunFolder, start: Params, random: Params
 ) -> dict[str, Stream]:
@@ -122,7 +134,7 @@ def _streams(
         streams[method] = Stream(
             method,
             data.tasks if modular else data.tasks_of_one_network(wide, config.settings),
-            {"mod_random": random, "finetune": random_start(wide, config.seed)}.get(method, start),
+            {"mod_random": random, "finetune": random_start(wide, config.seed, config.device)}.get(method, start),
             modular,
             config.learner(method),
             log_steps(config.steps),
@@ -185,7 +197,7 @@ def _metrics(
         "blocks": [t.name for t in data.tasks],
         "machine": about["machine"],
         "versions": about["versions"],
-        "backends": {op: row["backend"] for op, row in about["ops"]["cpu"].items()},
+        "backends": {op: _dispatch.select(op, config.backend, *_where(config)) for op in _dispatch.ops()},
         "seconds_total": sum(phases.seconds.values()),
         "phases": phases.seconds,
         "meta": start,
@@ -208,9 +220,9 @@ def _save_bank(
     best = next((streams[m] for m in ("mim", "mod", "mod_random") if m in streams), None)
     if best is None:
         return
-    bank = FieldBank(config.spec, 0, init=start)
+    bank = FieldBank(config.spec, 0, init=tuple(p.cpu() for p in start))
     for module in best.finished:
-        bank.append(module)
+        bank.append(tuple(p.cpu() for p in module))
     cells = {t.name: t.cells.boxes[0].tolist() for t in data.tasks}
     save_bank(folder.path / "bank.safetensors", bank, method=best.name, cells=cells, margin=config.margin)
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+import re
 from typing import Any, Literal
+
+import torch
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.learner import LearnerConfig
@@ -71,6 +74,8 @@ class CityConfig:
     """Of everything random."""
     threads: int | None = None
     """CPU threads; default: torch's."""
+    device: str = "cpu"
+    """Where to learn: cpu, cuda, or one of several GPUs, such as cuda:1."""
     backend: Literal["auto", "reference", "cpu"] = "auto"
     """Which implementation of the ops to use."""
 
@@ -93,6 +98,7 @@ class CityConfig:
             raise InputError(f"margin must be at least 1 and finite, got {self.margin}")
         if not 0 <= self.seed < 1 << 31:
             raise InputError(f"seed must lie in 0 ... 2147483647, got {self.seed}")
+        check_device(self.device)
         self.meta.check()
         if not 0 <= self.mix < 1:
             raise InputError(f"mix must lie in [0, 1), got {self.mix}")
@@ -114,6 +120,19 @@ class CityConfig:
         fim = self.fim if method == "mim" else "none"
         keys = ("steps", "batch", "lr", "lr_end", "lam", "mix", "refresh")
         return LearnerConfig(fim=fim, **{k: getattr(self, k) for k in keys})
+
+
+def check_device(name: str) -> None:
+    """Raises InputError where PyTorch has no such device, or it is neither the CPU nor a CUDA device."""
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if match is None:
+        raise InputError(f"device must be cpu, cuda or cuda:N, got {name!r}")
+    if name == "cpu":
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(match[1] or 0) >= count:
+        has = f"torch {torch.__version__} sees {count} CUDA devices"
+        raise InputError(f"device must be one that is there, got {name!r}: {has}")
 
 
 QUICK: dict[str, Any] = {"quick": True, "steps": 64, "batch": 256, "meta": StartConfig(steps=16, rays=64)}
@@ -139,6 +158,7 @@ def wide_spec(spec: FieldSpec, parameters: int) -> FieldSpec:
 def read_config(data: dict[str, Any]) -> CityConfig:
     """The configuration that a run folder's config.yaml describes."""
     try:
+        data = {"device": "cpu", **data}  # of a run from before there was a choice
         fields = {f.name: data[f.name] for f in dataclasses.fields(CityConfig)}
         fields["meta"] = StartConfig(**fields["meta"])
         for name in ("data", "out"):

@@ -17,7 +17,8 @@ from mclnf_fast.systems.city_config import CityConfig
 
 @dataclasses.dataclass(frozen=True)
 class CityData:
-    """Tasks in the order in which they are met, blocks to learn the shared start on, views across all blocks."""
+    """Tasks in the order in which they are met, blocks to learn the shared start on, views across all blocks. Tasks and
+    cells are on the run's device, blocks and views on the CPU."""
 
     title: str
     blocks: tuple[Block, ...]
@@ -38,12 +39,13 @@ class CityData:
 
 
 def _task(block: Block, cell: Cells, spec: FieldSpec, settings: RenderSettings, tile: int) -> PosedImages:
+    device = cell.boxes.device
     return PosedImages(
         block.name,
-        block.train.images,
-        block.train.cameras,
-        block.test.images,
-        block.test.cameras,
+        block.train.images.to(device),
+        block.train.cameras.to(device),
+        block.test.images.to(device),
+        block.test.cameras.to(device),
         cell,
         spec,
         settings,
@@ -82,7 +84,7 @@ def load(config: CityConfig, spec: FieldSpec, settings: RenderSettings, advance:
         for kind, images in (("training", block.train), ("held-out", block.test)):
             if len(images) == 0:
                 raise InputError(f"block {block.name}: must have at least one {kind} view, got none")
-    cells = Cells(torch.stack([block.aabb for block in scene.blocks]), config.margin)
+    cells = Cells(torch.stack([block.aabb for block in scene.blocks]), config.margin).to(config.device)
     tasks = [
         _task(block, Cells(cells.boxes[k : k + 1], config.margin), spec, settings, config.tile)
         for k, block in enumerate(scene.blocks)

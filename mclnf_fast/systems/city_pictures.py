@@ -23,7 +23,7 @@ ABOVE = 200  # pixels of the longer side of the view from above
 
 
 def _truth(task: PosedImages, view: int) -> Tensor:
-    return task.test_images[view].to(torch.float32) / 255.0
+    return task.test_images[view].cpu().to(torch.float32) / 255.0
 
 
 def step_picture(folder: RunFolder, data: CityData) -> Callable[[str, int, int, Params], None]:
@@ -32,7 +32,7 @@ def step_picture(folder: RunFolder, data: CityData) -> Callable[[str, int, int, 
     def save(method: str, block: int, step: int, params: Params) -> None:
         if block == 0 and method != "finetune":
             task = data.tasks[0]
-            image = task.render(params, task.test_cameras, 0)
+            image = task.render(params, task.test_cameras, 0).cpu()
             report.save_png(folder.images / "steps" / f"{method}_{step}.png", image)
 
     return save
@@ -62,8 +62,9 @@ def make(
         renders, quality = {}, {}
         for name, stream in streams.items():
             own = stream.tasks[k]
-            views = [own.render(stream.params_of(k), own.test_cameras, v) for v in range(len(own.test_cameras))]
-            truth = task.test_images.to(torch.float32) / 255.0
+            params, cameras = stream.params_of(k), own.test_cameras
+            views = [own.render(params, cameras, v).cpu() for v in range(len(cameras))]
+            truth = task.test_images.cpu().to(torch.float32) / 255.0
             ssims[name].append(float(ssim(torch.stack(views), truth).mean()))
             renders[name] = views[0]
             quality[name] = float(mse_to_psnr((views[0] - truth[0]).square().mean()))
@@ -103,21 +104,24 @@ def _fisher(config: CityConfig, data: CityData, stream: Stream, listed: Callable
     pixels = task.pool.height * task.pool.width
     generator = torch.Generator().manual_seed(config.seed)
     batch = task.draw(min(4096, len(task.pool)), generator)
-    known = task.scores(params, batch, torch.ones(batch.colors.shape[0]), None, 0).fisher
+    known = task.scores(params, batch, torch.ones_like(batch.colors[:, 0]), None, 0).fisher
     damped = tuple(
         tuple(f + 1e-3 * torch.cat([t.flatten() for t in (*known[0], *known[1])]).mean() for f in part)
         for part in known
     )
     whole = task.pool.batch(torch.arange(pixels))
-    scores = task.scores(params, whole, torch.ones(pixels), (damped[0], damped[1]), 0).scores
+    scores = task.scores(params, whole, torch.ones_like(whole.colors[:, 0]), (damped[0], damped[1]), 0).scores.cpu()
     shape = (task.pool.height, task.pool.width)
     caption = f"Fisher score of every ray of a training view of {task.name}: what its module could still learn from it."
-    report.fisher_map(listed("fisher.png", "fisher", caption), whole.colors.reshape(*shape, 3), scores.reshape(shape))
+    report.fisher_map(
+        listed("fisher.png", "fisher", caption), whole.colors.cpu().reshape(*shape, 3), scores.reshape(shape)
+    )
 
 
 def _from_above(config: CityConfig, data: CityData, stream: Stream, listed: Callable[[str, str, str], Any]) -> None:
     """All modules in one picture from straight above, and which of them owns each pixel."""
-    cells, hull = data.cells, data.cells.hull()
+    cells = data.cells.to("cpu")
+    hull = cells.hull()
     size = hull[1, :2] - hull[0, :2]
     wide, high = (max(1, round(float(s / size.max()) * ABOVE)) for s in size)
     x = hull[0, 0] + (torch.arange(wide) + 0.5) / wide * size[0]
@@ -149,8 +153,9 @@ def _from_above(config: CityConfig, data: CityData, stream: Stream, listed: Call
 
 
 def _all_modules(stream: Stream, config: CityConfig, data: CityData, origins: Tensor, directions: Tensor) -> Rendered:
-    params = stack(stream.finished)
-    return render_scene(params, config.spec, origins, directions, data.cells, config.settings)
+    params, device = stack(stream.finished), data.cells.boxes.device
+    out = render_scene(params, config.spec, origins.to(device), directions.to(device), data.cells, config.settings)
+    return Rendered(*(t.cpu() for t in out))
 
 
 def _across(
@@ -162,7 +167,7 @@ def _across(
     """PSNR of views that cross all blocks, over the pixels whose ray meets the ground inside the learned region."""
     across = data.across
     assert across is not None
-    hull = data.cells.hull()
+    hull = data.cells.hull().cpu()
     found: dict[str, list[float]] = {}
     shown: dict[str, Tensor] = {}
     shape = (across.cameras.height, across.cameras.width, 3)
@@ -177,7 +182,8 @@ def _across(
                 color = _all_modules(stream, config, data, origins, directions).color
             else:
                 task = stream.tasks[0]
-                color = task.render(stream.params_of(0), across.cameras, view).reshape(-1, 3)
+                cameras = across.cameras.to(data.cells.boxes.device)
+                color = task.render(stream.params_of(0), cameras, view).cpu().reshape(-1, 3)
             found.setdefault(name, []).append(float(mse_to_psnr((color - truth)[inside].square().mean())))
             if view == 0:
                 shown[name] = torch.where(inside[:, None], color, color.new_tensor(1.0)).reshape(shape)

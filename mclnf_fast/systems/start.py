@@ -51,9 +51,9 @@ class StartConfig:
                 raise InputError(f"meta.{name} must be above 0 and finite, got {getattr(self, name)}")
 
 
-def random_start(spec: FieldSpec, seed: int) -> Params:
-    """Random parameters [1, ...], the same for the same seed."""
-    return initial_parameters(spec, 1, generator=torch.Generator().manual_seed(seed))
+def random_start(spec: FieldSpec, seed: int, device: torch.device | str = "cpu") -> Params:
+    """Random parameters [1, ...] on `device`, the same for the same seed."""
+    return initial_parameters(spec, 1, device=device, generator=torch.Generator().manual_seed(seed))
 
 
 def joined(pools: Sequence[RayPool]) -> RayPool | None:
@@ -80,17 +80,19 @@ def learn_start(
     folder: RunFolder,
     seed: int,
     advance: Callable[[int], object],
+    device: torch.device | str = "cpu",
 ) -> tuple[Params, dict[str, Any]]:
-    """Meta-learns the shared initialisation on `blocks`; continues from the folder's state where there is one.
+    """Meta-learns the shared initialisation on `blocks`, on `device`; continues from the folder's state where there is
+    one.
 
     Returns the parameters [1, ...] and what to report: seconds, steps, and the PSNR of the adapted modules by step.
     """
-    cells = Cells(torch.stack([block.aabb for block in blocks]))
-    pools = [RayPool(block.train.images, block.train.cameras) for block in blocks]
+    cells = Cells(torch.stack([block.aabb for block in blocks]).to(device))
+    pools = [RayPool(block.train.images.to(device), block.train.cameras.to(device)) for block in blocks]
     whole = joined(pools)
-    offsets = torch.arange(len(blocks) + 1) * config.rays
+    offsets = torch.arange(len(blocks) + 1, device=device) * config.rays
     learner = Reptile(
-        random_start(spec, seed),
+        random_start(spec, seed, device),
         inner_lr=config.inner_lr,
         inner_steps=config.inner_steps,
         outer_lr=config.outer_lr,

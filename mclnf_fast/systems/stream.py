@@ -75,6 +75,7 @@ class Stream:
         while not learner.done:
             began = time.perf_counter()
             learner.step()
+            wait(learner.device)
             self.seconds += time.perf_counter() - began
             advance(1)
             self._log(k, learner)
@@ -133,7 +134,8 @@ class Stream:
         self.curves = [{int(step): v for step, v in c.items()} for c in meta["curves"]]
         shapes = [p.shape for p in self.start]
         self.finished = [
-            tuple(tensors[f"finished.{m}.{i}"] for i in range(len(shapes))) for m in range(meta["finished"])
+            tuple(tensors[f"finished.{m}.{i}"].to(p.device) for i, p in enumerate(self.start))
+            for m in range(meta["finished"])
         ]
         for params in self.finished:
             if [p.shape for p in params] != shapes:
@@ -166,6 +168,12 @@ class Stream:
             "steps_per_block": self.config.steps,
             "fisher": self.config.fim,
         }
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given, before a clock is read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def stack(modules: Sequence[Params]) -> Params:
