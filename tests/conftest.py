@@ -13,9 +13,22 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# cuBLAS has no fixed order without this, and `poisoned` asks for one; it asks at its first product.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+from places import here, made_on
+
 from mclnf_fast.ops import _dispatch
 
 DATA = pathlib.Path(os.environ.get("MCLNF_FAST_DATA", pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs on a GPU where there is one, and else is interpreted, is also found by `-m gpu`."""
+    for item in items:
+        if "gpu_or_cpu" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.gpu)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -33,15 +46,31 @@ def _seed() -> None:
 @pytest.fixture(scope="session")
 def need() -> Callable[..., str]:
     """`need(op, backend)` gives the backend's name, or skips with the reason that `mclnf_fast.info()`
-    gives."""
+    gives; on the device of the test, unless told another. `auto` always serves."""
 
-    def found(op: str, backend: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> str:
-        reason = _dispatch.why_not(op, backend, torch.device(device), dtype)
+    def found(op: str, backend: str, dtype: torch.dtype = torch.float32, device: str | None = None) -> str:
+        on = torch.device(device or here())
+        reason = None if backend == "auto" else _dispatch.why_not(op, backend, on, dtype)
         if reason is not None:
             pytest.skip(f"{op} on {backend}: {reason}")
         return backend
 
     return found
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The device of a test, see `places.devices`: what the test makes without saying where is made there."""
+    with made_on(getattr(request, "param", "cpu")) as name:
+        yield name
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The backend of a test, see `places.backends`, on its device."""
+    on, name = request.param
+    with made_on(on):
+        yield name
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +93,8 @@ def tf32(request: pytest.FixtureRequest, gpu_or_cpu: str) -> Iterator[bool]:
 def poisoned() -> Iterator[None]:
     """Every `empty` of torch, the ops' outputs included, is full of NaN: what is not written shows."""
     before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
+    # On a GPU the references take operators of torch's that have no fixed order (a cumulative sum): they may.
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(before[0])

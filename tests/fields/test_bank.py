@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 
+import places
 import pytest
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ def bank_of(modules: int, spec: mf.FieldSpec = SPEC, dtype: torch.dtype = torch.
 
     w0 = 30 magnifies a rounding at every layer: what is not compared bit for bit is compared in float64.
     """
-    bank = mf.FieldBank(spec, modules, dtype, generator=torch.Generator().manual_seed(1))
+    bank = mf.FieldBank(spec, modules, dtype, generator=torch.Generator().manual_seed(1)).to(places.here())
     g = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for p in bank.parameters():
@@ -29,7 +30,7 @@ def bank_of(modules: int, spec: mf.FieldSpec = SPEC, dtype: torch.dtype = torch.
     return bank
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@places.backends("bank_mlp")
 def test_three_ways_to_call_agree(need, backend: str) -> None:
     need("bank_mlp", backend)
     bank, x = bank_of(3), torch.randn(3, 5, 3)
@@ -43,6 +44,7 @@ def test_three_ways_to_call_agree(need, backend: str) -> None:
     torch.testing.assert_close(routed, packed[order])
 
 
+@places.devices
 def test_routed_gradients_are_those_of_grouped_points() -> None:
     bank, x = bank_of(3), torch.randn(15, 3)
     ids = torch.arange(15) % 3

@@ -1,5 +1,6 @@
 """The bank optimiser: torch.optim per module; append, freeze and reset one module; trust region."""
 
+import places
 import pytest
 import torch
 from toy_bank import toy_params
@@ -16,6 +17,7 @@ def copy(params):
     return tuple(p.clone() for p in params)
 
 
+@places.devices
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equals_torch_optim_on_each_module(kind: str, dtype: torch.dtype) -> None:
@@ -43,6 +45,7 @@ def test_equals_torch_optim_on_each_module(kind: str, dtype: torch.dtype) -> Non
             torch.testing.assert_close(b[m], p.detach(), rtol=tolerance, atol=tolerance)
 
 
+@places.devices
 @pytest.mark.parametrize("frozen", [[0], [3], [0, 3], [1], [1, 2], [0, 2], [0, 1, 2, 3]])
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
 def test_frozen_modules_keep_every_bit(frozen: list[int], kind: str) -> None:
@@ -82,6 +85,7 @@ def test_an_empty_bank_grows_at_the_rate_that_was_set() -> None:
     assert optimizer.lr.tolist() == [0.25, 0.25, 2.0]
 
 
+@places.devices
 def test_append_gives_a_fresh_clock() -> None:
     optimizer = BankOptimizer(copy(toy_params(2)), lr=0.1)
     for step in range(3):
@@ -100,6 +104,7 @@ def test_append_gives_a_fresh_clock() -> None:
     assert all(torch.equal(g[2:], a) for g, a in zip(grown, alone.params))
 
 
+@places.devices
 def test_rebind_and_reset() -> None:
     optimizer = BankOptimizer(copy(toy_params(2)), lr=0.1)
     optimizer.step(grads_like(optimizer.params, 0))
@@ -116,6 +121,7 @@ def test_rebind_and_reset() -> None:
         optimizer.rebind(toy_params(2))
 
 
+@places.devices
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
 def test_trust_region(kind: str) -> None:
     start, fisher, anchor = (
@@ -137,6 +143,7 @@ def test_trust_region(kind: str) -> None:
     assert all(torch.equal(g, again) for g, again in zip(grads, grads_like(start, 0)))
 
 
+@places.devices
 def test_trust_region_takes_another_dtype_and_follows_its_tensors() -> None:
     start = toy_params(2)
     fisher = tuple(p.abs() for p in toy_params(2, seed=1))
@@ -186,6 +193,7 @@ def test_parameters_may_move_under_the_optimiser() -> None:
         optimizer.step(grads_like(params, 0))
 
 
+@places.devices
 def test_takes_p_grad() -> None:
     params = tuple(p.requires_grad_() for p in toy_params(2))
     optimizer = BankOptimizer(params, "sgd", 0.5)
@@ -199,6 +207,7 @@ def test_takes_p_grad() -> None:
     assert params[0].grad is None
 
 
+@places.devices
 def test_state_round_trip() -> None:
     a = BankOptimizer(copy(toy_params(3)), lr=torch.tensor([0.1, 0.2, 0.3]))
     a.step(grads_like(a.params, 0))

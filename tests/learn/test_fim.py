@@ -1,5 +1,6 @@
 """FIM weights (methods 1a, 1d): mean 1, the bound, the switch-off that keeps every bit, the stop-gradient."""
 
+import places
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ def random_scores(count: int, seed: int, dtype: torch.dtype = torch.float64) -> 
     return torch.exp(3 * torch.randn(count, generator=g, dtype=dtype))
 
 
+@places.devices
 def test_formula_without_clip() -> None:
     q = random_scores(50, 0)
     expected = (1 + 0.7 * q / q.mean()) / 1.7
@@ -20,6 +22,7 @@ def test_formula_without_clip() -> None:
     torch.testing.assert_close(fim_weights(q, lam=0.7, form="pure", clip=None), q / q.mean())
 
 
+@places.devices
 def test_clip_then_renormalise() -> None:
     q = random_scores(50, 1)
     w = ((1 + 2 * q / q.mean()) / 3).clamp(max=1.5)
@@ -51,6 +54,7 @@ def test_mean_one_bounds_and_scaling(count: int, seed: int, lam: float, clip: fl
     torch.testing.assert_close(fim_weights(q * scale, lam=lam, clip=clip), w, rtol=1e-9, atol=1e-12)
 
 
+@places.devices
 @pytest.mark.parametrize("form", ["one_plus", "pure"])
 def test_groups_equal_separate_calls(form: str) -> None:
     q = random_scores(60, 3)
@@ -81,6 +85,7 @@ def test_lam_zero_is_exactly_one_and_keeps_every_bit() -> None:
             torch.testing.assert_close(grads[0], grads[1], rtol=1e-6, atol=0)
 
 
+@places.devices
 def test_module_mse_is_each_modules_own() -> None:
     g = torch.Generator().manual_seed(0)
     pred, target = torch.randn(2, 3, 5, 2, generator=g).unbind(0)

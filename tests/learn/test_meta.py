@@ -1,5 +1,6 @@
 """Meta-learning over a bank: exact second order (A1), Reptile (A2), bit-equal clones (A3), resume."""
 
+import places
 import pytest
 import torch
 from toy_bank import toy_forward, toy_params, toy_task
@@ -22,6 +23,7 @@ def outer_loss(init, support, query, steps: int, lr: float) -> torch.Tensor:
     return query(tuple(bank), steps).mean()
 
 
+@places.devices
 def test_second_order_equals_finite_differences() -> None:
     init = toy_params(1)
     support, query = toy_task(MODULES, seed=1), toy_task(MODULES, seed=2)
@@ -54,6 +56,7 @@ def test_first_order_is_the_query_gradient_at_the_adapted_parameters() -> None:
     assert not torch.allclose(flat(grads), flat(second), rtol=1e-3)
 
 
+@places.devices
 def test_adapt_is_sgd_on_each_module_alone() -> None:
     params, support = toy_params(MODULES), toy_task(MODULES)
     lr = torch.tensor([0.1, 0.2, 0.0], dtype=torch.float64)
@@ -83,6 +86,7 @@ def test_no_leakage_between_modules() -> None:
     assert all(torch.all(g[0] == 0) and torch.all(g[2] == 0) and torch.any(g[1] != 0) for g in grads)
 
 
+@places.devices
 def test_update_mask_and_clip() -> None:
     params, support = toy_params(MODULES), toy_task(MODULES)
     start = tuple(p.clone().requires_grad_() for p in params)
@@ -110,6 +114,7 @@ def test_clone_is_bit_equal(learner) -> None:
         assert all(torch.equal(b[m], p[0]) for m in range(5))
 
 
+@places.devices
 @pytest.mark.parametrize("modules", [1, MODULES])
 @pytest.mark.parametrize("inner", ["sgd", "adam"])
 def test_reptile_gradient_is_exact(modules: int, inner: str) -> None:

@@ -1,5 +1,6 @@
 """Fisher oracles and their identities (methods 1a), and the running diagonal."""
 
+import places
 import pytest
 import torch
 from hypothesis import given, settings
@@ -76,6 +77,7 @@ def pair(modules: int, seed: int) -> tuple[tuple[torch.Tensor, ...], tuple[torch
     )
 
 
+@places.devices
 def test_ema_reset_and_active() -> None:
     running = RunningFisher(decay=0.9)
     assert running.fisher is None
@@ -94,6 +96,7 @@ def test_ema_reset_and_active() -> None:
     assert running.count.tolist() == [3, 1, 2]
 
 
+@places.devices
 def test_damped_append_and_state() -> None:
     running = RunningFisher(0.5)
     running.update(pair(2, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 
+import places
 import pytest
 import torch
 from bank_cases import ACTIVATIONS, ENCODINGS, Case, assert_no_worse, make, spread
@@ -13,7 +14,8 @@ from torch import Tensor
 import mclnf_fast as mf
 
 pytestmark = pytest.mark.usefixtures("poisoned")
-backends = pytest.mark.parametrize("backend", ["reference", "cpu"])
+backends = places.backends("bank_mlp")
+compiled = places.backends("bank_mlp", reference=False)
 
 
 def checks(case: Case, backend: str) -> None:
@@ -82,25 +84,27 @@ def gradients(case: Case, backend: str, second: bool = False) -> list[Tensor]:
     return list(grads)
 
 
-def agree(cases: Case | list[Case], second: bool) -> None:
+def agree(cases: Case | list[Case], second: bool, backend: str) -> None:
     """Judges all cases as one: the rounding errors of a handful of numbers are a matter of luck."""
     cases = cases if isinstance(cases, list) else [cases]
-    found = [gradients(case, "cpu", second) for case in cases]
+    found = [gradients(case, backend, second) for case in cases]
     same = [gradients(case, "reference", second) for case in cases]
     truth = [gradients(case.to(torch.float64), "reference", second) for case in cases]
     for k, (f, s, t) in enumerate(zip(zip(*found), zip(*same), zip(*truth))):
         assert_no_worse(torch.cat(f), torch.cat(s), torch.cat(t), f"gradient {k}")
 
 
+@compiled
 @pytest.mark.parametrize("second", [False, True], ids=["first", "second"])
 @pytest.mark.parametrize("modules", [1, 3, 257])
 @pytest.mark.parametrize("points", [0, 1, 15, 17, 64, 129, 1000])
-def test_cpu_agrees_at_every_number_of_points(need, points: int, modules: int, second: bool) -> None:
-    need("bank_mlp", "cpu")
+def test_agrees_at_every_number_of_points(need, backend: str, points: int, modules: int, second: bool) -> None:
+    need("bank_mlp", backend)
     spec = mf.FieldSpec(3, 4, 16, 2, "softplus", encoding=mf.Frequency(2, scale=1.0))
-    agree([make(spec, spread(points, modules), seed=seed) for seed in range(8 if points < 16 else 1)], second)
+    agree([make(spec, spread(points, modules), seed=seed) for seed in range(8 if points < 16 else 1)], second, backend)
 
 
+@compiled
 @pytest.mark.parametrize("second", [False, True], ids=["first", "second"])
 @pytest.mark.parametrize(
     ("width", "out_dim", "hidden", "skips"),
@@ -113,22 +117,24 @@ def test_cpu_agrees_at_every_number_of_points(need, points: int, modules: int, s
         (32, 17, 6, ()),
     ],
 )
-def test_cpu_agrees_at_every_width_and_depth(
-    need, width: int, out_dim: int, hidden: int, skips: tuple[int, ...], second: bool
+def test_agrees_at_every_width_and_depth(
+    need, backend: str, width: int, out_dim: int, hidden: int, skips: tuple[int, ...], second: bool
 ) -> None:
-    need("bank_mlp", "cpu")
+    need("bank_mlp", backend)
     encoding = mf.Composite(((mf.Frequency(3, True, scale=1.0), 3), (mf.SphericalHarmonics(4), 3)))
     agree(
         make(mf.FieldSpec(6, out_dim, width, hidden, "sine", "sigmoid", encoding, 2.0, skips), [65, 0, 33]),
         second,
+        backend,
     )
 
 
+@compiled
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_low_precision(need, dtype: torch.dtype) -> None:
-    need("bank_mlp", "cpu", dtype)
+def test_low_precision(need, backend: str, dtype: torch.dtype) -> None:
+    need("bank_mlp", backend, dtype)
     case = make(mf.FieldSpec(3, 4, 32, 2, "softplus"), [50, 0, 14]).to(dtype)
-    found, same = gradients(case, "cpu"), gradients(case.to(dtype), "reference")
+    found, same = gradients(case, backend), gradients(case.to(dtype), "reference")
     truth = gradients(case.to(torch.float64), "reference")
     for k, (f, s, t) in enumerate(zip(found, same, truth)):
         assert_no_worse(f, s, t, f"gradient {k}")
@@ -149,21 +155,22 @@ def test_same_bits_for_every_run_and_thread_count(need, second: bool) -> None:
         torch.set_num_threads(threads)
 
 
-def test_strided_cotangents_and_inputs(need) -> None:
-    need("bank_mlp", "cpu")
+@compiled
+def test_strided_cotangents_and_inputs(need, backend: str) -> None:
+    need("bank_mlp", backend)
     case = make(mf.FieldSpec(3, 4, 37, 2, "tanh"), [40, 0, 33]).require()
     cotangent = torch.randn(4, 73).T
-    plain = torch.autograd.grad(case.run("cpu"), case.leaves, cotangent.contiguous())
-    assert all(map(torch.equal, torch.autograd.grad(case.run("cpu"), case.leaves, cotangent), plain))
+    plain = torch.autograd.grad(case.run(backend), case.leaves, cotangent.contiguous())
+    assert all(map(torch.equal, torch.autograd.grad(case.run(backend), case.leaves, cotangent), plain))
     # An expanded cotangent is what .sum().backward() gives.
-    ones = torch.autograd.grad(case.run("cpu").sum(), case.leaves)
-    want = torch.autograd.grad(case.run("cpu"), case.leaves, torch.ones(73, 4))
+    ones = torch.autograd.grad(case.run(backend).sum(), case.leaves)
+    want = torch.autograd.grad(case.run(backend), case.leaves, torch.ones(73, 4))
     assert all(map(torch.equal, ones, want))
     moved = make(case.spec, [40, 0, 33])
     moved.weights = [w.mT.contiguous().mT for w in moved.weights]
     moved.x = moved.x.T.contiguous().T
     moved.require()
-    assert all(map(torch.equal, torch.autograd.grad(moved.run("cpu"), moved.leaves, cotangent), plain))
+    assert all(map(torch.equal, torch.autograd.grad(moved.run(backend), moved.leaves, cotangent), plain))
 
 
 @backends
@@ -201,27 +208,29 @@ def test_inner_step_of_maml(need, backend: str) -> None:
     assert torch.autograd.gradcheck(outer, case.leaves)
 
 
-def test_second_derivative_with_one_cotangent_at_a_time(need) -> None:
-    need("bank_mlp", "cpu", torch.float64)
+@compiled
+def test_second_derivative_with_one_cotangent_at_a_time(need, backend: str) -> None:
+    need("bank_mlp", backend, torch.float64)
     case = make(mf.FieldSpec(3, 2, 8, 2, "sine", w0=2.0, skips=(1,)), [5, 0, 6], torch.float64).require()
     rows = {}
-    for backend in ("cpu", "reference"):
-        grads = torch.autograd.grad(case.run(backend).square().sum(), case.leaves, create_graph=True)
-        rows[backend] = [
+    for name in (backend, "reference"):
+        grads = torch.autograd.grad(case.run(name).square().sum(), case.leaves, create_graph=True)
+        rows[name] = [
             torch.autograd.grad(g.square().sum(), leaf, retain_graph=True, allow_unused=True)[0]
             for g in grads
             for leaf in case.leaves
         ]
-    for found, want in zip(rows["cpu"], rows["reference"]):
+    for found, want in zip(rows[backend], rows["reference"]):
         want = torch.zeros_like(found) if want is None else want
         torch.testing.assert_close(found, want, rtol=1e-10, atol=1e-12)
 
 
-def test_graph_can_be_used_twice_and_inputs_are_not_overwritten(need) -> None:
-    need("bank_mlp", "cpu")
+@compiled
+def test_graph_can_be_used_twice_and_inputs_are_not_overwritten(need, backend: str) -> None:
+    need("bank_mlp", backend)
     case = make(mf.FieldSpec(3, 2, 16, 1, "tanh"), [20]).require()
     before = [t.detach().clone() for t in case.leaves]
-    loss = case.run("cpu").square().sum()
+    loss = case.run(backend).square().sum()
     first = torch.autograd.grad(loss, case.leaves, retain_graph=True)
     assert all(map(torch.equal, torch.autograd.grad(loss, case.leaves), first))
     assert all(map(torch.equal, case.leaves, before))
@@ -241,15 +250,16 @@ def test_third_derivative(need) -> None:
             assert bool(torch.autograd.grad(value, case.x)[0].isfinite().all())
 
 
+@compiled
 @pytest.mark.parametrize("activation", ["relu", "sine", "softplus", "tanh", "sigmoid"])
-def test_gradients_far_out_are_finite(need, activation: str) -> None:
-    need("bank_mlp", "cpu")
+def test_gradients_far_out_are_finite(need, backend: str, activation: str) -> None:
+    need("bank_mlp", backend)
     case = make(mf.FieldSpec(1, 1, 16, 0, "none", activation), [64])
     case.x = torch.cat((torch.logspace(0, 30, 32), -torch.logspace(0, 30, 32)))[:, None]
     case.weights = [torch.ones(1, 1, 1)]
     case.biases = [torch.zeros(1, 1)]
-    grads = {b: torch.autograd.grad(case.require().run(b).sum(), case.leaves) for b in ("cpu", "reference")}
-    assert all(bool(g.isfinite().all()) for g in grads["cpu"])
+    grads = {b: torch.autograd.grad(case.require().run(b).sum(), case.leaves) for b in (backend, "reference")}
+    assert all(bool(g.isfinite().all()) for g in grads[backend])
     scale = 30.0 if activation == "sine" else 1.0
-    torch.testing.assert_close(grads["cpu"][0], grads["reference"][0], rtol=1e-5, atol=1e-6 * scale)
+    torch.testing.assert_close(grads[backend][0], grads["reference"][0], rtol=1e-5, atol=1e-6 * scale)
     assert not any(math.isnan(float(g.sum())) for g in grads["reference"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 
+import places
 import pytest
 import torch
 from bank_cases import ACTIVATIONS, ENCODINGS, Case, assert_no_worse, make, spread
@@ -14,6 +15,8 @@ import mclnf_fast as mf
 from mclnf_fast.ops.bank_mlp import reference
 
 pytestmark = pytest.mark.usefixtures("poisoned")
+backends = places.backends("bank_mlp")
+compiled = places.backends("bank_mlp", reference=False)
 SCALAR = {
     "none": lambda z: z,
     "relu": lambda z: max(z, 0.0),
@@ -82,7 +85,7 @@ def by_linear(case: Case) -> Tensor:
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@backends
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_every_point_alone_through_linear_layers(need, backend: str, encoding: str, activation: str) -> None:
@@ -109,31 +112,34 @@ def test_spherical_harmonics_are_orthonormal() -> None:
     torch.testing.assert_close(y.T @ (weight[:, None] * y), torch.eye(16).double(), rtol=0, atol=1e-13)
 
 
+@compiled
 @pytest.mark.parametrize("modules", [1, 3, 257])
 @pytest.mark.parametrize("points", [0, 1, 15, 16, 17, 63, 64, 65, 129, 1000])
-def test_cpu_agrees_at_every_number_of_points(need, points: int, modules: int) -> None:
-    need("bank_mlp", "cpu")
+def test_agrees_at_every_number_of_points(need, backend: str, points: int, modules: int) -> None:
+    need("bank_mlp", backend)
     spec = mf.FieldSpec(3, 4, 32, 2, encoding=mf.Frequency(4))
     case = make(spec, spread(points, modules))
-    assert_no_worse(case.run("cpu"), case.run("reference"), case.to(torch.float64).run("reference"))
+    assert_no_worse(case.run(backend), case.run("reference"), case.to(torch.float64).run("reference"))
 
 
+@compiled
 @pytest.mark.parametrize("width", [16, 32, 37, 48, 64, 128])
 @pytest.mark.parametrize(("out_dim", "hidden"), [(1, 0), (3, 1), (4, 2), (17, 3), (1, 6), (17, 0), (3, 5)])
-def test_cpu_agrees_at_every_width_and_depth(need, width: int, out_dim: int, hidden: int) -> None:
-    need("bank_mlp", "cpu")
+def test_agrees_at_every_width_and_depth(need, backend: str, width: int, out_dim: int, hidden: int) -> None:
+    need("bank_mlp", backend)
     spec = mf.FieldSpec(3, out_dim, width, hidden, encoding=mf.Frequency(10, True, scale=1.0))
     case = make(spec, [65, 0, 17, 0])
-    assert_no_worse(case.run("cpu"), case.run("reference"), case.to(torch.float64).run("reference"))
+    assert_no_worse(case.run(backend), case.run("reference"), case.to(torch.float64).run("reference"))
 
 
+@compiled
 @pytest.mark.parametrize("at", [0, 1, 2])
-def test_one_module_with_everything(need, at: int) -> None:
-    need("bank_mlp", "cpu")
+def test_one_module_with_everything(need, backend: str, at: int) -> None:
+    need("bank_mlp", backend)
     counts = [0, 0, 0]
     counts[at] = 5000  # more than a run of the work plan
     case = make(mf.FieldSpec(2, 3, 16, 1, "tanh"), counts)
-    assert_no_worse(case.run("cpu"), case.run("reference"), case.to(torch.float64).run("reference"))
+    assert_no_worse(case.run(backend), case.run("reference"), case.to(torch.float64).run("reference"))
 
 
 def strided(t: Tensor, how: str) -> Tensor:
@@ -145,23 +151,25 @@ def strided(t: Tensor, how: str) -> Tensor:
     return torch.stack((t, t.new_full(t.shape, math.nan)), -1)[..., 0]
 
 
+@compiled
 @pytest.mark.parametrize("how", ["transposed", "offset", "strided"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_any_stride_gives_the_same_bits(need, how: str, dtype: torch.dtype) -> None:
-    need("bank_mlp", "cpu", dtype)
+def test_any_stride_gives_the_same_bits(need, backend: str, how: str, dtype: torch.dtype) -> None:
+    need("bank_mlp", backend, dtype)
     case = make(mf.FieldSpec(3, 4, 37, 2, "sine"), [40, 0, 33], dtype)
     biases = [strided(b, "offset" if how == "transposed" else how) for b in case.biases]
     other = Case(case.spec, strided(case.x, how), case.offsets, [strided(w, how) for w in case.weights], biases)
-    assert torch.equal(other.run("cpu"), case.run("cpu"))
+    assert torch.equal(other.run(backend), case.run(backend))
 
 
-def test_expanded_inputs(need) -> None:
-    need("bank_mlp", "cpu")
+@compiled
+def test_expanded_inputs(need, backend: str) -> None:
+    need("bank_mlp", backend)
     case = make(mf.FieldSpec(3, 4, 16, 1), [20, 20])
     case.x = case.x[:1].expand(40, 3)
     case.weights = [w[:1].expand_as(w) for w in case.weights]
     case.biases = [b[:1].expand_as(b) for b in case.biases]
-    y = case.run("cpu")
+    y = case.run(backend)
     assert torch.equal(y, y[:1].expand_as(y))
     assert_no_worse(y, case.run("reference"), case.to(torch.float64).run("reference"))
 
@@ -201,15 +209,16 @@ def test_few_points_have_the_bits_of_many(need, width: int, activation: str) -> 
     assert torch.equal(Case(spec, x, filled, case.weights, case.biases).run("cpu")[rows], few)
 
 
+@compiled
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("activation", ["relu", "sine", "softplus"])
-def test_low_precision(need, dtype: torch.dtype, activation: str) -> None:
-    need("bank_mlp", "cpu", dtype)
+def test_low_precision(need, backend: str, dtype: torch.dtype, activation: str) -> None:
+    need("bank_mlp", backend, dtype)
     case = make(mf.FieldSpec(3, 4, 64, 3, activation, w0=3.0), [200, 0, 57]).to(dtype)
-    found, truth = case.run("cpu"), case.to(torch.float64).run("reference")
+    found, truth = case.run(backend), case.to(torch.float64).run("reference")
     assert found.dtype == dtype
     assert_no_worse(found, case.run("reference"), truth)
-    if dtype == torch.bfloat16 and torch.ops.mclnf_fast.cpu_bf16_dot():
+    if backend == "triton" or (dtype == torch.bfloat16 and torch.ops.mclnf_fast.cpu_bf16_dot()):
         return  # what each layer reads is rounded
     # Computed in float32 and rounded once: half a unit in the last place, whatever PyTorch's own error is.
     half_unit = torch.finfo(dtype).eps / 2 * (1 + 1e-2)
@@ -217,26 +226,27 @@ def test_low_precision(need, dtype: torch.dtype, activation: str) -> None:
     assert bool(((found.double() - truth).abs() <= half_unit * truth.abs() + 1e-5 + small).all())
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@backends
 @pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
 def test_autocast(need, backend: str, given: torch.dtype) -> None:
     case = make(mf.FieldSpec(3, 4, 32, 2), [30, 12]).require()
     want = case.to(torch.bfloat16).run(need("bank_mlp", backend))
     x = case.x.detach().to(given).requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(places.here(), torch.bfloat16):
         y = mf.ops.bank_mlp(x, case.offsets, case.weights, case.biases, case.spec, backend)
     assert torch.equal(y, want)
     y.float().sum().backward()
     assert all(t.grad is not None and t.grad.dtype == t.dtype for t in (x, *case.weights, *case.biases))
 
 
+@compiled
 @pytest.mark.parametrize("activation", ["none", *ACTIVATIONS])
-def test_nan_stays_nan_and_stays_where_it_is(need, activation: str) -> None:
-    need("bank_mlp", "cpu")
+def test_nan_stays_nan_and_stays_where_it_is(need, backend: str, activation: str) -> None:
+    need("bank_mlp", backend)
     case = make(mf.FieldSpec(2, 3, 16, 2, activation, "none"), [70])
-    clean = case.run("cpu")
+    clean = case.run(backend)
     case.x[5, 1] = math.nan
-    y = case.run("cpu")
+    y = case.run(backend)
     assert bool(y[5].isnan().all())
     rows = torch.arange(70) != 5
     assert torch.equal(y[rows], clean[rows])

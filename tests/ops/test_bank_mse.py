@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import places
 import pytest
 import torch
 from bank_cases import ENCODINGS, Case, assert_no_worse, make
@@ -13,6 +14,8 @@ import mclnf_fast as mf
 from mclnf_fast.errors import BackendError
 
 OPS = torch.ops.mclnf_fast
+backends = places.backends("bank_mse")
+compiled = places.backends("bank_mse", reference=False)
 NAMES = ("bank_mse_fwd", "bank_mse_bwd", "bank_mse_bwd_bwd")
 
 SPECS = {
@@ -53,53 +56,58 @@ def everything(case: Case, target: Tensor, weight: Tensor | None, reduction: str
     return [loss, *plain, *again, *scaled, *second, *mixed]
 
 
+@compiled
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_values_and_derivatives(need, name: str, weighted: bool, reduction: str) -> None:
-    need("bank_mse", "cpu")
+def test_values_and_derivatives(need, backend: str, name: str, weighted: bool, reduction: str) -> None:
+    need("bank_mse", backend, torch.float64)
     case, target, weight = problem(SPECS[name], [70, 0, 9, 140], torch.float64)
     case.require(x=False)
     own = weight if weighted else None
-    found = everything(case, target, own, reduction, "cpu")
+    found = everything(case, target, own, reduction, backend)
     want = everything(case, target, own, reduction, "reference")
     for f, w in zip(found, want, strict=True):
         torch.testing.assert_close(f, w, rtol=1e-9, atol=1e-10)
 
 
-def test_float32_is_as_near_the_truth_as_pytorch(need) -> None:
-    need("bank_mse", "cpu")
+@compiled
+def test_float32_is_as_near_the_truth_as_pytorch(need, backend: str) -> None:
+    need("bank_mse", backend)
     spec = mf.FieldSpec(3, 4, 64, 4, encoding=mf.Frequency(4))
     case, target, weight = problem(spec, [3000, 500], torch.float32)
     case.require(x=False)
     exact = case.to(torch.float64).require(x=False)
-    found = everything(case, target, weight, "mean", "cpu")
+    found = everything(case, target, weight, "mean", backend)
     same = everything(case, target, weight, "mean", "reference")
     truth = everything(exact, target.double(), weight.double(), "mean", "reference")
     for k, (f, s, t) in enumerate(zip(found, same, truth, strict=True)):
         assert_no_worse(f, s, t, str(k), terms=3000)
 
 
-def test_gradgradcheck(need) -> None:
-    need("bank_mse", "cpu")
+@compiled
+def test_gradgradcheck(need, backend: str) -> None:
+    need("bank_mse", backend, torch.float64)
     case, target, weight = problem(mf.FieldSpec(2, 2, 5, 1, "tanh"), [5, 0, 3], torch.float64)
     case.require(x=False)
 
     def f(*leaves: Tensor) -> Tensor:
-        return mf.ops.bank_mse(case.x, case.offsets, leaves[:2], leaves[2:], target[:, :2], case.spec, weight)
+        bank = (case.x, case.offsets, leaves[:2], leaves[2:])
+        return mf.ops.bank_mse(*bank, target[:, :2], case.spec, weight, backend=backend)
 
     assert torch.autograd.gradcheck(f, (*case.weights, *case.biases))
     assert torch.autograd.gradgradcheck(f, (*case.weights, *case.biases))
 
 
+@compiled
 @pytest.mark.parametrize("which", ["x", "target", "weight"])
-def test_other_inputs_that_require_a_gradient(need, which: str) -> None:
-    need("bank_mse", "cpu")
+def test_other_inputs_that_require_a_gradient(need, backend: str, which: str) -> None:
+    need("bank_mse", backend, torch.float64)
     case, target, weight = problem(SPECS["tanh"], [30, 10], torch.float64)
     leaf = {"x": case.x, "target": target, "weight": weight}[which].requires_grad_()
     found, want = (
         torch.autograd.grad(loss_of(case, target, weight, "mean", b).square().sum(), leaf)[0]
-        for b in ("cpu", "reference")
+        for b in (backend, "reference")
     )
     torch.testing.assert_close(found, want, rtol=1e-9, atol=1e-12)
 
@@ -123,36 +131,38 @@ def test_bits_do_not_depend_on_threads_or_neighbours(need) -> None:
         assert torch.equal(b, c)
 
 
-def test_an_empty_bank_and_empty_modules(need) -> None:
-    need("bank_mse", "cpu")
-    for backend in ("cpu", "reference"):
-        case, target, weight = problem(SPECS["relu"], [0, 0], torch.float32)
-        case.require(x=False)
-        loss = loss_of(case, target, weight, "mean", backend)
-        assert loss.tolist() == [0, 0]
-        assert all(bool((g == 0).all()) for g in torch.autograd.grad(loss.sum(), case.weights))
+@backends
+def test_an_empty_bank_and_empty_modules(need, backend: str) -> None:
+    need("bank_mse", backend)
+    case, target, weight = problem(SPECS["relu"], [0, 0], torch.float32)
+    case.require(x=False)
+    loss = loss_of(case, target, weight, "mean", backend)
+    assert loss.tolist() == [0, 0]
+    assert all(bool((g == 0).all()) for g in torch.autograd.grad(loss.sum(), case.weights))
 
 
-def test_a_point_that_is_no_number_spoils_its_own_module_alone(need) -> None:
-    need("bank_mse", "cpu")
+@compiled
+def test_a_point_that_is_no_number_spoils_its_own_module_alone(need, backend: str) -> None:
+    need("bank_mse", backend)
     case, target, weight = problem(SPECS["relu"], [20, 20], torch.float32)
     case.require(x=False)
     target[3, 1] = float("nan")
-    loss = loss_of(case, target, weight + 1, "mean", "cpu")
+    loss = loss_of(case, target, weight + 1, "mean", backend)
     assert math.isnan(loss.detach()[0])
     grads = torch.autograd.grad(loss.sum(), case.weights)
     assert math.isfinite(loss.detach()[1])
     assert all(bool(g[1].isfinite().all()) and not bool(g[0].isfinite().all()) for g in grads)
 
 
+@compiled
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_types_square_and_sum_in_float32(need, dtype: torch.dtype) -> None:
-    need("bank_mse", "cpu")
+def test_half_types_square_and_sum_in_float32(need, backend: str, dtype: torch.dtype) -> None:
+    need("bank_mse", backend, dtype)
     case, target, weight = problem(SPECS["relu"], [50, 20], torch.float32)
     half = case.to(dtype).require(x=False)
-    loss = loss_of(half, target.to(dtype), weight.to(dtype), "mean", "cpu")
+    loss = loss_of(half, target.to(dtype), weight.to(dtype), "mean", backend)
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss.detach(), loss_of(case, target, weight, "mean", "cpu"), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(loss.detach(), loss_of(case, target, weight, "mean", backend), rtol=0.05, atol=0.05)
     assert all(g.dtype == dtype for g in torch.autograd.grad(loss.sum(), half.weights))
 
 

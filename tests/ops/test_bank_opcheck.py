@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import places
 import pytest
 import torch
 from bank_cases import ENCODINGS, Case, make
@@ -92,11 +93,12 @@ def test_the_list_of_ops_is_complete() -> None:
 
 
 FIRST_CALL = """
+import sys
 import torch
 import mclnf_fast as mf
 spec = mf.FieldSpec(3, 4, 16, 2, "sine", encoding=mf.Frequency(3))
-bank = mf.FieldBank(spec, 3)
-x, offsets = torch.rand(20, 3), torch.tensor([0, 10, 10, 20])
+bank = mf.FieldBank(spec, 3).to(sys.argv[1])
+x, offsets = torch.rand(20, 3, device=sys.argv[1]), torch.tensor([0, 10, 10, 20], device=sys.argv[1])
 def f(x, offsets, weights, biases):
     return mf.ops.bank_mlp(x, offsets, weights, biases, spec, backend="auto").square()
 y = torch.compile(f, fullgraph=True)(x, offsets, list(bank.weight), list(bank.bias))
@@ -108,18 +110,23 @@ want.sum().backward()
 torch.testing.assert_close(y, want)
 for c, p in zip(compiled, bank.parameters()):
     torch.testing.assert_close(c, p.grad)
-for call in ({"offsets": offsets}, {"module_ids": torch.arange(20) % 3}):
+for call in ({"offsets": offsets}, {"module_ids": torch.arange(20, device=x.device) % 3}):
     torch.testing.assert_close(torch.compile(bank, fullgraph=True)(x, **call), bank(x, **call))
 """
 
 
-def test_compile_without_graph_breaks_as_the_very_first_call(need) -> None:
-    need("bank_mlp", "cpu")
-    done = subprocess.run([sys.executable, "-c", FIRST_CALL], capture_output=True, text=True, check=False)
+@places.backends("bank_mlp", reference=False)
+def test_compile_without_graph_breaks_as_the_very_first_call(need, backend: str) -> None:
+    need("bank_mlp", backend)
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_CALL, places.here()], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
-def test_torch_func_takes_the_reference_and_says_so(need) -> None:
+@places.backends("bank_mlp", reference=False)
+def test_torch_func_takes_the_reference_and_says_so(need, backend: str) -> None:
+    need("bank_mlp", backend)
     case = case_of()
 
     def loss(x: Tensor, backend: str = "auto") -> Tensor:
@@ -134,8 +141,8 @@ def test_torch_func_takes_the_reference_and_says_so(need) -> None:
     torch.testing.assert_close(torch.func.vmap(loss)(many), each)
     grads = torch.func.vmap(torch.func.grad(loss))(many)
     torch.testing.assert_close(grads[2], torch.func.grad(loss)(many[2]))
-    with pytest.raises(BackendError, match=r"backend 'cpu' can't serve .*torch.func.*Remedy"):
-        torch.func.grad(lambda x: loss(x, "cpu"))(case.x.detach())
+    with pytest.raises(BackendError, match=rf"backend '{backend}' can't serve .*torch.func.*Remedy"):
+        torch.func.grad(lambda x: loss(x, backend))(case.x.detach())
     with pytest.raises(RuntimeError, match=r"fisher_scores: must be called outside torch.func"):
         torch.func.vmap(
             lambda x: (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import places
 import pytest
 import torch
 from bank_step_cases import State, assert_same
@@ -12,7 +13,8 @@ from torch import Tensor
 import mclnf_fast as mf
 
 pytestmark = pytest.mark.usefixtures("poisoned")
-backends = pytest.mark.parametrize("backend", ["reference", "cpu"])
+backends = places.backends("bank_step")
+compiled = places.backends("bank_step", reference=False)
 kinds = pytest.mark.parametrize("kind", ["adam", "sgd"])
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
@@ -104,31 +106,33 @@ def test_equals_torch_optim(need, backend: str, kind: str, dtype: torch.dtype) -
             torch.testing.assert_close(b[m], p.detach(), **tolerance)
 
 
+@compiled
 @kinds
 @dtypes
 @pytest.mark.parametrize("trust", [False, True])
 @pytest.mark.parametrize("mask", [False, True])
 @pytest.mark.parametrize("modules", [0, 1, 17, 129])
-def test_cpu_agrees_with_reference(need, kind: str, dtype, trust: bool, mask: bool, modules: int) -> None:
-    need("bank_step", "cpu", dtype)
+def test_agrees_with_reference(need, backend: str, kind: str, dtype, trust: bool, mask: bool, modules: int) -> None:
+    need("bank_step", backend, dtype)
     state = State(modules, ODD, dtype, kind)
     options: dict[str, Any] = {"trust": state.trust} if trust else {}
     if mask:
         options["active"] = torch.rand(modules) < 0.6
-    found, wanted = state.copy().run("cpu", **options), state.copy().run("reference", **options)
+    found, wanted = state.copy().run(backend, **options), state.copy().run("reference", **options)
     tolerance = {"rtol": 1e-13, "atol": 1e-14} if dtype == torch.float64 else {"rtol": 3e-6, "atol": 3e-7}
     assert_same(found, wanted, **tolerance)
 
 
+@compiled
 @pytest.mark.parametrize("trust", [False, True])
-def test_float_is_within_a_few_ulp_of_the_truth_and_no_worse_than_torch(need, trust: bool) -> None:
+def test_float_is_within_a_few_ulp_of_the_truth_and_no_worse_than_torch(need, backend: str, trust: bool) -> None:
     """One step from the same float state, against float64; the unit is the last place of what is subtracted."""
-    need("bank_step", "cpu")
+    need("bank_step", backend)
     state = State(64, ((1000,),))
     state.step += 3
     options: dict[str, Any] = {"trust": state.trust} if trust else {}
     truth = state.copy(torch.float64).run("reference", **({"trust": state.copy(torch.float64).trust} if trust else {}))
-    ours, theirs = state.copy().run("cpu", **options), state.copy().run("reference", **options)
+    ours, theirs = state.copy().run(backend, **options), state.copy().run("reference", **options)
     for k, (start, exact) in enumerate(zip(state.changed[:-1], truth.changed)):
         largest = torch.maximum(exact.abs(), (exact - start.double()).abs()).clamp_min(1e-3)
         error, other = (((t.changed[k].double() - exact).abs() / largest).max() for t in (ours, theirs))
@@ -137,15 +141,16 @@ def test_float_is_within_a_few_ulp_of_the_truth_and_no_worse_than_torch(need, tr
             assert float(error) <= 4 * torch.finfo(torch.float32).eps
 
 
-def test_many_float_steps_are_no_worse_than_torch(need) -> None:
-    need("bank_step", "cpu")
+@compiled
+def test_many_float_steps_are_no_worse_than_torch(need, backend: str) -> None:
+    need("bank_step", backend)
     start, grads = torch.randn(4, 500), torch.randn(200, 4, 500)
 
     def ours(dtype: torch.dtype) -> Tensor:
         p, m, v = start.to(dtype, copy=True), torch.zeros(4, 500, dtype=dtype), torch.zeros(4, 500, dtype=dtype)
         step = torch.zeros(4, dtype=torch.float64)
         for g in grads.to(dtype):
-            mf.ops.bank_step([p], [g], [m], [v], step, 1e-2, backend="cpu")
+            mf.ops.bank_step([p], [g], [m], [v], step, 1e-2, backend=backend)
         return p.double()
 
     q = start.clone().requires_grad_()
@@ -180,15 +185,16 @@ def test_inactive_modules_keep_every_bit(need, backend: str, kind: str, trust: b
     assert_same(state.run(backend, active=torch.zeros(9, dtype=torch.bool)), kept)
 
 
+@compiled
 @kinds
 @pytest.mark.parametrize("neighbours", [1, 4])
-def test_a_bank_is_its_modules_one_by_one(need, kind: str, neighbours: int) -> None:
+def test_a_bank_is_its_modules_one_by_one(need, backend: str, kind: str, neighbours: int) -> None:
     """Also where neighbours share a clock and a rate, and so are stepped as one range."""
-    need("bank_step", "cpu")
+    need("bank_step", backend)
     state = State(23, kind=kind)
     state.step, state.lr = ((t[::neighbours]).repeat_interleave(neighbours)[:23] for t in (state.step, state.lr))
-    rows = [state.row(m).run("cpu", trust=state.row(m).trust) for m in range(23)]
-    state.run("cpu", trust=state.trust)
+    rows = [state.row(m).run(backend, trust=state.row(m).trust) for m in range(23)]
+    state.run(backend, trust=state.trust)
     for k, now in enumerate(state.changed):
         assert torch.equal(now, torch.cat([r.changed[k] for r in rows]))
 

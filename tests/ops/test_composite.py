@@ -6,6 +6,7 @@ import math
 
 import hypothesis
 import hypothesis.strategies as st
+import places
 import pytest
 import torch
 from torch import Tensor
@@ -14,9 +15,9 @@ from mclnf_fast.errors import BackendError
 from mclnf_fast.ops import _dispatch
 from mclnf_fast.ops.composite import Composite, composite
 
-CPU = torch.device("cpu")
 ODD_COUNTS = [0, 1, 15, 16, 17, 63, 129, 1000, 0, 64, 65, 0]
-backends = pytest.mark.parametrize("backend", ["reference", "cpu"])
+backends = places.backends("composite")
+compiled = places.backends("composite", reference=False)
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +26,7 @@ def _seed() -> None:
 
 
 def need(backend: str, dtype: torch.dtype = torch.float32) -> str:
-    reason = _dispatch.why_not("composite", backend, CPU, dtype)
+    reason = _dispatch.why_not("composite", backend, torch.device(places.here()), dtype)
     if reason is not None:
         pytest.skip(f"{backend}: {reason}")
     return backend
@@ -146,28 +147,30 @@ def all_derivatives(case: tuple, background: Tensor | None, backend: str, **opti
     return [*found, *first, *second]
 
 
+@compiled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("background", ["none", "one", "each"])
-def test_cpu_agrees_with_reference(dtype: torch.dtype, channels: int, background: str) -> None:
-    need("cpu", dtype)
+def test_agrees_with_reference(backend: str, dtype: torch.dtype, channels: int, background: str) -> None:
+    need(backend, dtype)
     behind = {"none": None, "one": torch.rand(channels), "each": torch.rand(len(ODD_COUNTS), channels)}[background]
     behind = None if behind is None else behind.to(dtype)
     for gap in (0, 2):
         case = packed_case(ODD_COUNTS, channels, dtype, gap)
-        found, wanted = (all_derivatives(case, behind, b) for b in ("cpu", "reference"))
+        found, wanted = (all_derivatives(case, behind, b) for b in (backend, "reference"))
         for i, (a, b) in enumerate(zip(found, wanted)):
             scale = float(b.detach().abs().max().clamp_min(1e-30))
             assert float((a - b).detach().abs().max()) <= scale * (2e-5 if dtype == torch.float32 else 1e-12), i
 
 
+@compiled
 @pytest.mark.parametrize("samples", [1, 15, 64, 65, 1000])
-def test_cpu_float_is_as_good_as_the_reference(samples: int) -> None:
+def test_float_is_as_good_as_the_reference(backend: str, samples: int) -> None:
     """Against float64, the error is at most twice that of PyTorch in float32."""
-    need("cpu")
+    need(backend)
     case = dense_case(9, samples, 3, torch.float32)
     exact = composite(*(t.double() for t in case), backend="reference")
-    ours, theirs = composite(*case, backend="cpu"), composite(*case, backend="reference")
+    ours, theirs = composite(*case, backend=backend), composite(*case, backend="reference")
     for truth, a, b in zip(exact, ours, theirs):
         rounding = 4 * torch.finfo(torch.float32).eps * float(truth.abs().max())
         assert float((a - truth).abs().max()) <= 2 * float((b - truth).abs().max()) + rounding
@@ -218,19 +221,20 @@ def test_two_runs_and_two_thread_counts_give_the_same_bits() -> None:
         assert all(torch.equal(a, b) for a, b in zip(runs[0], run))
 
 
-def test_any_strides() -> None:
-    need("cpu")
+@compiled
+def test_any_strides(backend: str) -> None:
+    need(backend)
     density, color, starts, ends = dense_case(7, 33, 3, torch.float32)
-    wanted = composite(density, color, starts, ends, backend="cpu")
+    wanted = composite(density, color, starts, ends, backend=backend)
     transposed = color.permute(2, 1, 0).contiguous().permute(2, 1, 0)
     offset = torch.cat([torch.zeros(7, 1), density], dim=1)[:, 1:]
-    assert_close(composite(offset, transposed, starts, ends, backend="cpu"), wanted, rtol=0, atol=0)
-    expanded = composite(density, color[:, :1].expand(-1, 33, -1), starts[:1].expand(7, -1), ends, backend="cpu")
-    copied = composite(density, color[:, :1].repeat(1, 33, 1), starts[:1].repeat(7, 1), ends, backend="cpu")
+    assert_close(composite(offset, transposed, starts, ends, backend=backend), wanted, rtol=0, atol=0)
+    expanded = composite(density, color[:, :1].expand(-1, 33, -1), starts[:1].expand(7, -1), ends, backend=backend)
+    copied = composite(density, color[:, :1].repeat(1, 33, 1), starts[:1].repeat(7, 1), ends, backend=backend)
     assert_close(expanded, copied, rtol=0, atol=0)
     info = pack([3, 4]).t().contiguous().t()
     packed = packed_case([3, 4], 2, torch.float32)
-    assert_close(composite(*packed[:4], info, backend="cpu"), composite(*packed, backend="cpu"), rtol=0, atol=0)
+    assert_close(composite(*packed[:4], info, backend=backend), composite(*packed, backend=backend), rtol=0, atol=0)
 
 
 @backends
@@ -246,19 +250,22 @@ def test_half_precision_is_computed_in_float(backend: str, dtype: torch.dtype) -
     assert torch.autograd.grad(found.color.sum(), density)[0].dtype == dtype
 
 
-@hypothesis.settings(max_examples=40, deadline=None)
+@compiled
+@hypothesis.settings(
+    max_examples=40, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
 @hypothesis.given(
     counts=st.lists(st.integers(0, 9), max_size=8),
     gap=st.integers(0, 2),
     seed=st.integers(0, 99),
     eps=st.sampled_from([0, 0.5]),
 )
-def test_packing(counts: list[int], gap: int, seed: int, eps: float) -> None:
+def test_packing(backend: str, counts: list[int], gap: int, seed: int, eps: float) -> None:
     """A packed batch is its rays one by one; samples of no ray have no weight."""
-    need("cpu", torch.float64)
+    need(backend, torch.float64)
     torch.manual_seed(seed)
     case = packed_case(counts, 2, torch.float64, gap)
-    found = composite(*case, backend="cpu", early_stop_eps=eps)
+    found = composite(*case, backend=backend, early_stop_eps=eps)
     covered = torch.zeros(case[0].shape[0], dtype=torch.bool)
     for r, (first, count) in enumerate(case[4].tolist()):
         part = slice(first, first + count)
@@ -269,9 +276,10 @@ def test_packing(counts: list[int], gap: int, seed: int, eps: float) -> None:
     assert bool((found.weights[~covered] == 0).all())
 
 
+@compiled
 @pytest.mark.parametrize("layout", ["packed", "dense"])
-def test_opcheck(layout: str) -> None:
-    need("cpu")
+def test_opcheck(backend: str, layout: str) -> None:
+    need(backend)
     case = (
         packed_case([0, 3, 2], 3, torch.float32) if layout == "packed" else (*dense_case(3, 4, 3, torch.float32), None)
     )
@@ -287,29 +295,34 @@ def test_opcheck(layout: str) -> None:
     torch.library.opcheck(ops.composite_bwd_bwd.default, (*constants, *tangents, 0.1))
 
 
+@compiled
 @pytest.mark.parametrize("layout", ["packed", "dense"])
-def test_compiles_whole(layout: str) -> None:
-    need("cpu")
+def test_compiles_whole(backend: str, layout: str) -> None:
+    need(backend)
     case = (
         packed_case([3, 0, 5], 3, torch.float32) if layout == "packed" else (*dense_case(3, 4, 3, torch.float32), None)
     )
 
+    behind = torch.ones(3)
+
     def loss(density: Tensor, color: Tensor) -> Tensor:
-        found = composite(density, color, *case[2:], torch.ones(3), backend="cpu")
+        found = composite(density, color, *case[2:], behind, backend=backend)
         return found.color.square().sum() + found.depth.sum()
 
     leaves = [t.clone().requires_grad_() for t in case[:2]]
     wanted = torch.autograd.grad(loss(*leaves), leaves)
-    found = torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(*leaves), leaves)
+    with places.unaided():
+        found = torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(*leaves), leaves)
     for a, b in zip(found, wanted):
         torch.testing.assert_close(a, b)
 
 
-def test_third_order_says_so() -> None:
-    need("cpu", torch.float64)
+@compiled
+def test_third_order_says_so(backend: str) -> None:
+    need(backend, torch.float64)
     density, *rest = dense_case(2, 3, 1, torch.float64)
     density.requires_grad_()
-    value = composite(density, *rest, backend="cpu").color.sum()
+    value = composite(density, *rest, backend=backend).color.sum()
     for _ in range(2):
         (grad,) = torch.autograd.grad(value, density, create_graph=True)
         value = grad.square().sum()

@@ -6,6 +6,7 @@ import itertools
 
 import hypothesis
 import hypothesis.strategies as st
+import places
 import pytest
 import torch
 from bank_cases import assert_no_worse, spread
@@ -17,7 +18,8 @@ from mclnf_fast.errors import BackendError
 from mclnf_fast.grids import Grid
 
 pytestmark = pytest.mark.usefixtures("poisoned")
-backends = pytest.mark.parametrize("backend", ["reference", "cpu"])
+backends = places.backends("grid_encode")
+compiled = places.backends("grid_encode", reference=False)
 names = pytest.mark.parametrize("name", GRIDS)
 
 
@@ -117,34 +119,37 @@ def test_the_hash_is_the_papers(need, backend: str, dims: int) -> None:
     torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), rtol=1e-9, atol=1e-9)
 
 
+@compiled
 @names
-def test_cpu_agrees_with_reference_in_double(need, name: str) -> None:
-    need("grid_encode", "cpu", torch.float64)
+def test_agrees_with_reference_in_double(need, backend: str, name: str) -> None:
+    need("grid_encode", backend, torch.float64)
     case = make(name, [0, 40, 0, 33, 129], torch.float64)
-    torch.testing.assert_close(case.run("cpu"), case.run("reference"), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(case.run(backend), case.run("reference"), rtol=1e-12, atol=1e-12)
 
 
+@compiled
 @names
 @pytest.mark.parametrize("points", [0, 1, 15, 17, 63, 129, 1000])
-def test_cpu_agrees_at_every_number_of_points(need, name: str, points: int) -> None:
-    need("grid_encode", "cpu")
+def test_agrees_at_every_number_of_points(need, backend: str, name: str, points: int) -> None:
+    need("grid_encode", backend)
     for modules in (1, 3):
         case = make(name, spread(points, modules))
         truth = case.to(torch.float64).run("reference")
-        assert_no_worse(case.run("cpu"), case.run("reference"), truth, name)
+        assert_no_worse(case.run(backend), case.run("reference"), truth, name)
 
 
-def test_the_default_hash_grid(need) -> None:
+@compiled
+def test_the_default_hash_grid(need, backend: str) -> None:
     """Full size: 16 levels up to 2048 cells, 2^19 entries."""
-    need("grid_encode", "cpu")
+    need("grid_encode", backend)
     grid = mf.HashGrid()
     layout = grid.layout(3)
     g = torch.Generator().manual_seed(0)
     tables = torch.rand(1, layout.entries, 2, generator=g)
     case = Case(grid, torch.rand(3000, 3, generator=g) * 2.1 - 1.05, torch.tensor([0, 3000]), tables)
     truth = case.to(torch.float64).run("reference")
-    assert case.run("cpu").shape == (3000, 32)
-    assert_no_worse(case.run("cpu"), case.run("reference"), truth)
+    assert case.run(backend).shape == (3000, 32)
+    assert_no_worse(case.run(backend), case.run("reference"), truth)
 
 
 @names
@@ -214,6 +219,7 @@ def test_empty(need, backend: str) -> None:
         assert no_modules.run(backend).shape == (0, grid.out_dim(dims))
 
 
+@compiled
 @hypothesis.settings(
     max_examples=40, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
@@ -228,15 +234,24 @@ def test_empty(need, backend: str) -> None:
     seed=st.integers(0, 99),
 )
 def test_any_grid(
-    need, levels: int, features: int, log2_size: int, base: int, growth: float, dims: int, interpolation: str, seed: int
+    need,
+    backend: str,
+    levels: int,
+    features: int,
+    log2_size: int,
+    base: int,
+    growth: float,
+    dims: int,
+    interpolation: str,
+    seed: int,
 ) -> None:
-    need("grid_encode", "cpu", torch.float64)
+    need("grid_encode", backend, torch.float64)
     grid = mf.HashGrid(levels, features, log2_size, base, growth, interpolation=interpolation)
     torch.manual_seed(seed)
     layout = grid.layout(dims)
     tables = torch.randn(2, layout.entries, features, dtype=torch.float64)
     case = Case(grid, torch.rand(37, dims, dtype=torch.float64) * 2.2 - 1.1, torch.tensor([0, 5, 37]), tables)
-    torch.testing.assert_close(case.run("cpu"), case.run("reference"), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(case.run(backend), case.run("reference"), rtol=1e-11, atol=1e-11)
 
 
 GOOD = make("hash_3d", [3, 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import places
 import pytest
 import torch
 from bank_cases import assert_no_worse, spread
@@ -12,7 +13,8 @@ import mclnf_fast as mf
 from mclnf_fast.grids import Grid
 
 pytestmark = pytest.mark.usefixtures("poisoned")
-backends = pytest.mark.parametrize("backend", ["reference", "cpu"])
+backends = places.backends("grid_encode")
+compiled = places.backends("grid_encode", reference=False)
 names = pytest.mark.parametrize("name", GRIDS)
 orders = pytest.mark.parametrize("second", [False, True], ids=["first", "second"])
 
@@ -60,23 +62,25 @@ def test_the_full_jacobian_once(need, grid: Grid, backend: str) -> None:
     assert torch.autograd.gradgradcheck(f, leaves)
 
 
+@compiled
 @names
 @orders
-def test_cpu_agrees_with_reference_in_double(need, name: str, second: bool) -> None:
-    need("grid_encode", "cpu", torch.float64)
+def test_agrees_with_reference_in_double(need, backend: str, name: str, second: bool) -> None:
+    need("grid_encode", backend, torch.float64)
     case = make(name, [0, 40, 0, 33, 129], torch.float64)
-    for found, wanted in zip(gradients(case, "cpu", second), gradients(case, "reference", second)):
+    for found, wanted in zip(gradients(case, backend, second), gradients(case, "reference", second)):
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
+@compiled
 @names
 @orders
 @pytest.mark.parametrize("points", [0, 1, 15, 17, 63, 129, 1000])
-def test_cpu_agrees_at_every_number_of_points(need, name: str, points: int, second: bool) -> None:
-    need("grid_encode", "cpu")
+def test_agrees_at_every_number_of_points(need, backend: str, name: str, points: int, second: bool) -> None:
+    need("grid_encode", backend)
     # 0.99: on the box's border itself, rounding decides whether a point is inside.
     case = make(name, spread(points, 3), spread=0.99)
-    found, same = gradients(case, "cpu", second), gradients(case, "reference", second)
+    found, same = gradients(case, backend, second), gradients(case, "reference", second)
     truth = gradients(case.to(torch.float64), "reference", second)
     for k, (f, s, t) in enumerate(zip(found, same, truth)):
         assert_no_worse(f, s, t, f"gradient {k}")
@@ -131,38 +135,41 @@ def test_same_bits_for_every_run_and_thread_count(need, name: str, second: bool)
         torch.set_num_threads(threads)
 
 
-def test_strided_cotangents(need) -> None:
-    need("grid_encode", "cpu")
+@compiled
+def test_strided_cotangents(need, backend: str) -> None:
+    need("grid_encode", backend)
     case = make("hash_3d", [40, 0, 33]).require()
     cotangent = torch.randn(8, 73).T
-    plain = torch.autograd.grad(case.run("cpu"), case.leaves, cotangent.contiguous())
-    assert all(map(torch.equal, torch.autograd.grad(case.run("cpu"), case.leaves, cotangent), plain))
-    ones = torch.autograd.grad(case.run("cpu").sum(), case.leaves)  # an expanded cotangent
-    assert all(map(torch.equal, ones, torch.autograd.grad(case.run("cpu"), case.leaves, torch.ones(73, 8))))
+    plain = torch.autograd.grad(case.run(backend), case.leaves, cotangent.contiguous())
+    assert all(map(torch.equal, torch.autograd.grad(case.run(backend), case.leaves, cotangent), plain))
+    ones = torch.autograd.grad(case.run(backend).sum(), case.leaves)  # an expanded cotangent
+    assert all(map(torch.equal, ones, torch.autograd.grad(case.run(backend), case.leaves, torch.ones(73, 8))))
 
 
+@compiled
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_low_precision(need, dtype: torch.dtype) -> None:
-    need("grid_encode", "cpu", dtype)
+def test_low_precision(need, backend: str, dtype: torch.dtype) -> None:
+    need("grid_encode", backend, dtype)
     case = make("hash_3d", [50, 0, 14], spread=0.9).to(dtype)
-    found, same = gradients(case, "cpu"), gradients(case.to(dtype), "reference")
+    found, same = gradients(case, backend), gradients(case.to(dtype), "reference")
     truth = gradients(case.to(torch.float64), "reference")
     for k, (f, s, t) in enumerate(zip(found, same, truth)):
         assert f.dtype == dtype
         assert_no_worse(f, s, t, f"gradient {k}")
 
 
+@compiled
 @pytest.mark.parametrize("name", ["smooth_3d", "plane_product"])
-def test_second_derivative_with_one_cotangent_at_a_time(need, name: str) -> None:
-    need("grid_encode", "cpu", torch.float64)
+def test_second_derivative_with_one_cotangent_at_a_time(need, backend: str, name: str) -> None:
+    need("grid_encode", backend, torch.float64)
     case = make(name, [5, 0, 6], torch.float64).require()
     rows = {}
-    for backend in ("cpu", "reference"):
-        grads = torch.autograd.grad(case.run(backend).square().sum(), case.leaves, create_graph=True)
-        rows[backend] = [
+    for each in (backend, "reference"):
+        grads = torch.autograd.grad(case.run(each).square().sum(), case.leaves, create_graph=True)
+        rows[each] = [
             torch.autograd.grad(g.square().sum(), leaf, retain_graph=True) for g in grads for leaf in case.leaves
         ]
-    for (found,), (wanted,) in zip(rows["cpu"], rows["reference"]):
+    for (found,), (wanted,) in zip(rows[backend], rows["reference"]):
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
 
 
@@ -180,25 +187,26 @@ def test_an_eikonal_step(need, backend: str) -> None:
     assert torch.autograd.gradcheck(loss, (case.tables,), fast_mode=True)
 
 
-def test_graph_can_be_used_twice_and_inputs_are_not_overwritten(need) -> None:
-    need("grid_encode", "cpu")
+@compiled
+def test_graph_can_be_used_twice_and_inputs_are_not_overwritten(need, backend: str) -> None:
+    need("grid_encode", backend)
     case = make("hash_3d", [20]).require()
     before = [t.detach().clone() for t in case.leaves]
-    loss = case.run("cpu").square().sum()
+    loss = case.run(backend).square().sum()
     first = torch.autograd.grad(loss, case.leaves, retain_graph=True)
     assert all(map(torch.equal, torch.autograd.grad(loss, case.leaves), first))
     assert all(map(torch.equal, case.leaves, before))
 
 
-def test_third_order(need) -> None:
-    for backend in ("reference", "cpu"):
-        need("grid_encode", backend, torch.float64)
-        case = make("smooth_3d", [4], torch.float64, spread=0.9).require()
-        value = case.run(backend).square().sum()
-        for _ in range(2):
-            value = torch.autograd.grad(value, case.x, create_graph=True)[0].square().sum()
-        if backend == "cpu":
-            with pytest.raises(NotImplementedError, match=r"twice, not three times; use backend='reference'"):
-                torch.autograd.grad(value, case.x)
-        else:
-            assert bool(torch.autograd.grad(value, case.x)[0].isfinite().all())
+@backends
+def test_third_order(need, backend: str) -> None:
+    need("grid_encode", backend, torch.float64)
+    case = make("smooth_3d", [4], torch.float64, spread=0.9).require()
+    value = case.run(backend).square().sum()
+    for _ in range(2):
+        value = torch.autograd.grad(value, case.x, create_graph=True)[0].square().sum()
+    if backend == "reference":
+        assert bool(torch.autograd.grad(value, case.x)[0].isfinite().all())
+    else:
+        with pytest.raises(NotImplementedError, match=r"twice, not three times; use backend='reference'"):
+            torch.autograd.grad(value, case.x)

@@ -7,6 +7,7 @@ import math
 
 import hypothesis
 import hypothesis.strategies as st
+import places
 import pytest
 import torch
 from torch import Tensor
@@ -15,8 +16,8 @@ from mclnf_fast.errors import BackendError
 from mclnf_fast.ops import _dispatch
 from mclnf_fast.ops.march import Samples, march_rays
 
-CPU = torch.device("cpu")
-backends = pytest.mark.parametrize("backend", ["reference", "cpu"])
+backends = places.backends("march_rays")
+compiled = places.backends("march_rays", reference=False)
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
 
@@ -26,7 +27,7 @@ def _seed() -> None:
 
 
 def need(backend: str, dtype: torch.dtype = torch.float32) -> str:
-    reason = _dispatch.why_not("march_rays", backend, CPU, dtype)
+    reason = _dispatch.why_not("march_rays", backend, torch.device(places.here()), dtype)
     if reason is not None:
         pytest.skip(f"{backend}: {reason}")
     return backend
@@ -95,14 +96,15 @@ def test_entry_and_exit(
     assert found.ray_ids.tolist() == [0] * 4
 
 
+@compiled
 @dtypes
 @pytest.mark.parametrize("grid", ["none", "bool", "levels", "density"])
 @pytest.mark.parametrize("options", [{"bins": 1}, {"bins": 65}, {"step": 0.03}, {"step": 0.3}], ids=str)
 @pytest.mark.parametrize("stratified", [False, True])
-def test_cpu_keeps_the_very_samples_of_the_reference(
-    dtype: torch.dtype, grid: str, options: dict, stratified: bool
+def test_it_keeps_the_very_samples_of_the_reference(
+    backend: str, dtype: torch.dtype, grid: str, options: dict, stratified: bool
 ) -> None:
-    need("cpu", dtype)
+    need(backend, dtype)
     occupancy, options = (
         {
             "none": None,
@@ -121,10 +123,10 @@ def test_cpu_keeps_the_very_samples_of_the_reference(
         for limits in ({}, {"near": 0.3, "far": 1.7}, bounds):
             found, wanted = (
                 march_rays(origins, directions, occupancy, aabb, backend=b, **options, **limits)
-                for b in ("cpu", "reference")
+                for b in (backend, "reference")
             )
             assert_same(found, wanted)
-            assert_same(found, march_rays(origins, directions, occupancy, aabb, backend="cpu", **options, **limits))
+            assert_same(found, march_rays(origins, directions, occupancy, aabb, backend=backend, **options, **limits))
 
 
 @backends
@@ -232,14 +234,15 @@ def test_density_stops_the_ray(backend: str) -> None:
     assert stopped.t_starts.tolist() == [2.0]
 
 
-def test_any_strides() -> None:
-    need("cpu")
+@compiled
+def test_any_strides(backend: str) -> None:
+    need(backend)
     origins, directions = random_rays(33)
     grid = torch.rand(5, 6, 7) < 0.5
-    wanted = march_rays(origins, directions, grid, box(), bins=20, backend="cpu")
+    wanted = march_rays(origins, directions, grid, box(), bins=20, backend=backend)
     turned = grid.permute(2, 0, 1).contiguous().permute(1, 2, 0)
     wide = torch.cat([torch.zeros(33, 1), origins], dim=1)[:, 1:]
-    found = march_rays(wide, directions.t().contiguous().t(), turned, box(), bins=20, backend="cpu")
+    found = march_rays(wide, directions.t().contiguous().t(), turned, box(), bins=20, backend=backend)
     assert_same(found, wanted)
 
 
@@ -256,19 +259,22 @@ def test_number_of_threads_changes_nothing() -> None:
     assert_same(*runs)
 
 
-@hypothesis.settings(max_examples=40, deadline=None)
+@compiled
+@hypothesis.settings(
+    max_examples=40, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
 @hypothesis.given(
     rays=st.integers(0, 20),
     bins=st.integers(1, 130),
     seed=st.integers(-(2**63), 2**63 - 1),
     share=st.floats(0, 1),
 )
-def test_packing(rays: int, bins: int, seed: int, share: float) -> None:
+def test_packing(backend: str, rays: int, bins: int, seed: int, share: float) -> None:
     """Samples go by ray and t, packed_info and ray_ids agree, each middle is in an occupied cell."""
-    need("cpu")
+    need(backend)
     origins, directions = random_rays(rays)
     grid = torch.rand(4, 4, 4) < share
-    found = march_rays(origins, directions, grid, box(), bins=bins, stratified=True, seed=seed, backend="cpu")
+    found = march_rays(origins, directions, grid, box(), bins=bins, stratified=True, seed=seed, backend=backend)
     first, count = found.packed_info.unbind(1)
     assert torch.equal(first, count.cumsum(0) - count)
     assert torch.equal(found.ray_ids, torch.arange(rays).repeat_interleave(count))
@@ -289,8 +295,9 @@ def test_rays_that_require_grad_are_constants(backend: str) -> None:
     assert not any(t.requires_grad for t in found)
 
 
-def test_opcheck() -> None:
-    need("cpu")
+@compiled
+def test_opcheck(backend: str) -> None:
+    need(backend)
     origins, directions = random_rays(7)
     limits = torch.rand(7), None
     for occupancy in (None, torch.rand(2, 3, 4, 5) < 0.5):
@@ -312,17 +319,18 @@ def test_opcheck() -> None:
             torch.library.opcheck(torch.ops.mclnf_fast.march_rays_fwd.default, inputs)
 
 
-def test_compiles_whole() -> None:
-    need("cpu")
+@compiled
+def test_compiles_whole(backend: str) -> None:
+    need(backend)
     grid, aabb = torch.rand(4, 4, 4) < 0.5, box()
 
     def total(origins: Tensor, directions: Tensor) -> Tensor:
-        found = march_rays(origins, directions, grid, aabb, bins=8, stratified=True, seed=3, backend="cpu")
+        found = march_rays(origins, directions, grid, aabb, bins=8, stratified=True, seed=3, backend=backend)
         return (found.t_ends - found.t_starts).sum() + found.packed_info.sum()
 
     rays = random_rays(12)
-    compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(*rays), total(*rays))
+    with places.unaided():
+        torch.testing.assert_close(torch.compile(total, fullgraph=True, backend="aot_eager")(*rays), total(*rays))
 
 
 def with_value(t: Tensor, row: int, value: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import places
 import torch
 from torch import Tensor
 
@@ -31,7 +32,7 @@ def one_cell_over(cells: Cells) -> Cells:
 
 def lively(spec: FieldSpec, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
     """One network [1, ...] with a density and colours that vary over its box."""
-    params = [p * 1.5 for p in initial_parameters(spec, 1, dtype, generator=generator(seed))]
+    params = [p * 1.5 for p in places.put(initial_parameters(spec, 1, dtype, generator=generator(seed)))]
     params[-1] = params[-1] + torch.tensor([0.3, 0.2, -0.2, 0.1], dtype=dtype)
     return tuple(params)
 
@@ -53,7 +54,7 @@ def in_world(params: tuple[Tensor, ...], spec: FieldSpec, cells: Cells) -> tuple
 def rays_across(cells: Cells, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Rays from points about the hull to points inside it; about half cross several cells."""
     g = generator(seed)
-    hull = cells.hull()
+    hull = places.put(cells.hull())
     middle, size = hull.mean(0), hull[1] - hull[0]
     target = hull[0] + torch.rand(count, 3, generator=g) * size
     away = torch.nn.functional.normalize(torch.randn(count, 3, generator=g), dim=-1)

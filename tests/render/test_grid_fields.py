@@ -1,5 +1,6 @@
 """Fields with grids within the renderer: they learn, on any backend, and Fisher information leaves tables out."""
 
+import places
 import pytest
 import torch
 from fields import four_cells, generator, rays_across, some_images
@@ -32,7 +33,7 @@ def learn(spec: mf.FieldSpec, backend: str, steps: int = 150) -> tuple[float, fl
     whole = torch.tensor([0, 1792])
     points = sample_in_cells(origins, directions, whole, CUBE, settings, spec)
     truth = composite_points(ball(points.x[:, :3]), points, settings).color
-    params = tuple(p.requires_grad_() for p in initial_parameters(spec, generator=generator(3)))
+    params = tuple(p.requires_grad_() for p in places.put(initial_parameters(spec, generator=generator(3))))
     optimizer = BankOptimizer(params, lr=2e-2)
 
     def psnr() -> float:
@@ -62,25 +63,28 @@ def learn(spec: mf.FieldSpec, backend: str, steps: int = 150) -> tuple[float, fl
     ],
     ids=["hash_grid", "with_direction", "tri_plane"],
 )
-def test_a_radiance_field_learns_to_the_same_psnr(need, spec: mf.FieldSpec) -> None:
-    need("grid_encode", "cpu")
-    found = {backend: learn(spec, backend) for backend in ("cpu", "reference")}
-    before, after = found["cpu"]
+@places.devices
+def test_a_radiance_field_learns_to_the_same_psnr(need, device: str, spec: mf.FieldSpec) -> None:
+    fast = need("grid_encode", "cpu" if device == "cpu" else "auto")
+    found = {backend: learn(spec, backend) for backend in (fast, "reference")}
+    before, after = found[fast]
     assert after > max(30.0, before + 18)
     assert abs(after - found["reference"][1]) < 0.1
 
 
-def test_a_scene_of_several_modules(need) -> None:
-    need("grid_encode", "cpu")
+@places.devices
+def test_a_scene_of_several_modules(need, device: str) -> None:
+    fast = need("grid_encode", "cpu" if device == "cpu" else "auto")
     cells = four_cells()
-    params = tuple(p.expand(4, *p.shape[1:]) for p in initial_parameters(WITH_DIRECTION, generator=generator()))
+    start = places.put(initial_parameters(WITH_DIRECTION, generator=generator()))
+    params = tuple(p.expand(4, *p.shape[1:]) for p in start)
     origins, directions = rays_across(cells, 30)
     seen = {
         backend: render_scene(params, WITH_DIRECTION, origins, directions, cells, RenderSettings(8, backend=backend))
-        for backend in ("cpu", "reference")
+        for backend in (fast, "reference")
     }
-    assert bool(seen["cpu"].color.isfinite().all())
-    torch.testing.assert_close(seen["cpu"].color, seen["reference"].color, rtol=1e-4, atol=1e-5)
+    assert bool(seen[fast].color.isfinite().all())
+    torch.testing.assert_close(seen[fast].color, seen["reference"].color, rtol=1e-4, atol=1e-5)
 
 
 def task() -> PosedImages:

@@ -1,13 +1,12 @@
 """A bank of four modules that all are one and the same function renders as that one function does: no seams."""
 
+import places
 import pytest
 import torch
 from fields import SPEC, four_cells, in_world, lively, one_cell_over, rays_across
 
 from mclnf_fast.render import Cells, RenderSettings, render_modules, render_scene
 from mclnf_fast.spec import FieldSpec
-
-BACKENDS = ("reference", "cpu")
 
 
 def scene_network(spec: FieldSpec) -> tuple[torch.Tensor, ...]:
@@ -33,7 +32,7 @@ def single(params, spec, cells, origins, directions, settings):
     return render_modules(tuple(scaled), spec, origins, directions, torch.tensor([0, len(origins)]), whole, settings)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@places.whole
 @pytest.mark.parametrize("background", [None, (0.9, 0.5, 0.1)])
 @pytest.mark.parametrize("margin", [1.0, 1.15, 1.6])
 def test_four_modules_render_as_the_one_function_that_they_are(need, backend, background, margin):
@@ -48,6 +47,7 @@ def test_four_modules_render_as_the_one_function_that_they_are(need, backend, ba
         torch.testing.assert_close(a, b, atol=3e-5, rtol=3e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@places.devices
 @pytest.mark.parametrize(
     ("start", "end"),
     [
@@ -70,6 +70,7 @@ def test_rays_in_and_across_the_blending_zones(start, end):
         torch.testing.assert_close(a, b, atol=3e-5, rtol=3e-5)
 
 
+@places.devices
 def test_with_viewing_directions():
     spec = FieldSpec(6, 4, 16, 2, activation="tanh")
     cells, params = four_cells(), scene_network(spec)
@@ -93,6 +94,7 @@ def constant(spec: FieldSpec, raw: list[list[float]]) -> tuple[torch.Tensor, ...
     return tuple(params)
 
 
+@places.devices
 @pytest.mark.parametrize("backwards", [False, True])
 def test_a_ray_through_two_modules_composites_in_order(backwards):
     """Two homogeneous cells, red then green along x, against the closed form; margin 1 so that nothing mixes."""
@@ -119,6 +121,7 @@ def test_a_ray_through_two_modules_composites_in_order(backwards):
     torch.testing.assert_close(out.opacity[0], near + far, atol=1e-5, rtol=1e-5)
 
 
+@places.devices
 def test_a_gap_between_cells_is_empty_and_what_is_seen_last_stands_behind_it():
     """The ray leaves the only cell that it meets long before it leaves the hull."""
     boxes = torch.tensor([[[0.0, 0.0, 0.0], [2.0, 2.0, 2.0]], [[6.0, 6.0, 0.0], [8.0, 8.0, 2.0]]])
@@ -137,6 +140,7 @@ def test_a_gap_between_cells_is_empty_and_what_is_seen_last_stands_behind_it():
     torch.testing.assert_close(out.opacity[0], expected, atol=0.03, rtol=0)
 
 
+@places.devices
 def test_chunks_change_nothing():
     cells, params = four_cells(), scene_network(SPEC)
     origins, directions = rays_across(cells, 70)
@@ -148,6 +152,7 @@ def test_chunks_change_nothing():
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
 
 
+@places.devices
 def test_rays_that_miss_and_no_rays():
     cells, bank = four_cells(), constant(SPEC, [[5.0, 9.0, 9.0, 9.0]] * 4)
     away, up = torch.tensor([[0.0, 0.0, 100.0]]), torch.tensor([[0.0, 0.0, 1.0]])

@@ -1,5 +1,6 @@
 """Rendering rays through their own modules: closed forms, depth, backgrounds, gradients, isolation."""
 
+import places
 import pytest
 import torch
 from fields import SPEC, four_cells, generator, in_world, lively, rays_across
@@ -9,7 +10,6 @@ from mclnf_fast.render import Cells, RenderSettings, render_modules
 from mclnf_fast.render.volume import MAX_LOG_DENSITY, sample_in_cells, shade
 from mclnf_fast.spec import FieldSpec
 
-BACKENDS = ("reference", "cpu")
 CUBE = Cells(torch.tensor([[[0.0, 0.0, 0.0], [4.0, 4.0, 4.0]]]), 1.0)  # unit of length: 2
 
 
@@ -28,7 +28,7 @@ def along_x(count: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@places.whole
 @pytest.mark.parametrize("bins", [1, 7, 48])
 def test_a_homogeneous_medium_has_its_closed_form_for_any_number_of_bins(need, backend, bins):
     need("bank_mlp", backend)
@@ -42,6 +42,7 @@ def test_a_homogeneous_medium_has_its_closed_form_for_any_number_of_bins(need, b
     torch.testing.assert_close(out.opacity[0], 1 - through, atol=1e-6, rtol=1e-5)
 
 
+@places.devices
 def test_depth_is_in_scene_units():
     """Opaque from the border on: the surface lies half a bin behind it, 3 units from the ray's origin."""
     settings = RenderSettings(bins=400, background=(0.0, 0.0, 0.0))
@@ -53,6 +54,7 @@ def test_depth_is_in_scene_units():
     assert float(thin.depth) == pytest.approx(float(3 * (1 - e2) + 2 - 6 * e2), abs=1e-3)
 
 
+@places.devices
 def test_without_a_background_what_is_seen_last_stands_behind_everything():
     settings = RenderSettings(bins=16)
     out = render_modules(homogeneous([-5.0, 2.0, 0.0, -2.0]), SPEC, *along_x(), CUBE, settings)
@@ -61,7 +63,7 @@ def test_without_a_background_what_is_seen_last_stands_behind_everything():
     assert 6.9 < float(out.depth) < 7.0
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@places.whole
 def test_it_is_the_last_sample_and_no_other_that_stands_behind(need, backend):
     need("bank_mlp", backend)
     params = lively(SPEC)
@@ -79,6 +81,7 @@ def test_it_is_the_last_sample_and_no_other_that_stands_behind(need, backend):
     torch.testing.assert_close(out.color[0], expected, atol=1e-5, rtol=1e-5)
 
 
+@places.devices
 @pytest.mark.parametrize(("background", "seen"), [(None, 0.0), ((0.25, 0.25, 0.25), 0.25)])
 def test_rays_without_a_sample(background, seen):
     settings = RenderSettings(background=background)
@@ -96,6 +99,7 @@ def test_rays_without_a_sample(background, seen):
     assert [tuple(t.shape) for t in none] == [(0, 3), (0,), (0,)]
 
 
+@places.devices
 def test_near_and_far_are_in_scene_units():
     settings = RenderSettings(bins=5, near=4.0, far=6.5)
     points = sample_in_cells(*along_x(), CUBE, settings, SPEC)
@@ -103,6 +107,7 @@ def test_near_and_far_are_in_scene_units():
     assert float(points.t_ends[-1]) * 2 == pytest.approx(6.5)
 
 
+@places.devices
 def test_points_are_local_to_each_module_and_inside_its_grown_cell():
     cells = four_cells()
     offsets = torch.tensor([0, 5, 5, 12, 20])
@@ -116,6 +121,7 @@ def test_points_are_local_to_each_module_and_inside_its_grown_cell():
     torch.testing.assert_close(world, o[points.ray_ids] + t[:, None] * d[points.ray_ids], atol=1e-4, rtol=1e-5)
 
 
+@places.devices
 def test_jitter_follows_the_seed():
     def starts(seed: int | None) -> Tensor:
         return sample_in_cells(*along_x(), CUBE, RenderSettings(bins=8), SPEC, seed=seed).t_starts
@@ -125,6 +131,7 @@ def test_jitter_follows_the_seed():
     assert not torch.equal(starts(0), starts(None))
 
 
+@places.devices
 def test_viewing_directions_are_of_length_one_and_behind_the_position():
     spec = FieldSpec(6, 4, 8, 1)
     o, d, offsets = along_x()
@@ -133,6 +140,7 @@ def test_viewing_directions_are_of_length_one_and_behind_the_position():
     assert torch.equal(points.x[:, 3:], d.expand(4, 3))
 
 
+@places.devices
 def test_density_is_the_exponential_with_a_ceiling_and_colour_a_sigmoid():
     density, color = shade(torch.tensor([[0.5, 0.0, 1.0, -1.0], [50.0, 0.0, 0.0, 0.0]]))
     expected = torch.tensor([0.5, MAX_LOG_DENSITY]).exp()
@@ -158,7 +166,7 @@ def tiny_case(backend: str, background: tuple[float, float, float] | None):
     return pixels, params
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@places.whole
 @pytest.mark.parametrize("background", [None, (0.2, 0.4, 0.6)])
 def test_gradients_in_the_parameters(need, backend, background):
     need("bank_mlp", backend, torch.float64)
@@ -166,7 +174,7 @@ def test_gradients_in_the_parameters(need, backend, background):
     assert torch.autograd.gradcheck(pixels, params)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@places.whole
 @pytest.mark.parametrize("background", [None, (0.2, 0.4, 0.6)])
 def test_second_order_in_the_parameters(need, backend, background):
     need("bank_mlp", backend, torch.float64)
@@ -174,7 +182,7 @@ def test_second_order_in_the_parameters(need, backend, background):
     assert torch.autograd.gradgradcheck(lambda *p: pixels(*p).square().sum(), params)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@places.whole
 def test_the_rays_of_a_module_have_no_gradient_in_any_other(need, backend):
     need("bank_mlp", backend)
     cells = four_cells()
@@ -192,6 +200,7 @@ def test_the_rays_of_a_module_have_no_gradient_in_any_other(need, backend):
         assert any(bool(g[module].any()) for g in grads)
 
 
+@places.devices
 def test_a_module_renders_the_same_beside_others_and_alone():
     cells = four_cells()
     bank = tuple(
