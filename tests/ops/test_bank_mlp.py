@@ -73,7 +73,7 @@ def by_linear(case: Case) -> Tensor:
     for m in range(len(case.offsets) - 1):
         layers = []
         for w, b in zip(case.weights, case.biases):
-            layers.append(nn.Linear(w.shape[1], w.shape[2], dtype=torch.float64))
+            layers.append(nn.Linear(w.shape[1], w.shape[2], dtype=torch.float64, device=places.here()))
             layers[-1].weight.data, layers[-1].bias.data = w[m].T.clone(), b[m].clone()
         for point in case.x[int(case.offsets[m]) : int(case.offsets[m + 1])].tolist():
             e = h = torch.tensor(features(case.spec.encoding, point), dtype=torch.float64)
