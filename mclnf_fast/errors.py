@@ -1,4 +1,6 @@
-"""The two errors that the package raises beside `ValueError`, `TypeError` and `IndexError`."""
+"""The errors that the package raises beside `ValueError`, `TypeError` and `IndexError`."""
+
+import torch
 
 
 class InputError(ValueError):
@@ -10,3 +12,8 @@ class InputError(ValueError):
 
 class BackendError(RuntimeError):
     """A backend that was asked for by name cannot serve the call; the message says why and what to do."""
+
+
+class DeviceMemoryError(torch.OutOfMemoryError):
+    """A device's memory is too small for what an op holds beside its results; the message says what asked, for how
+    much, what there was and what helps. `except torch.OutOfMemoryError` catches it."""

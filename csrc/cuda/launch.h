@@ -24,7 +24,29 @@ inline cudaStream_t current_stream(const Tensor& t) {
     return static_cast<cudaStream_t>(stream);
 }
 
+// The architectures that this library holds code for, as nvcc was told them: "800,900,1000".
+#define MCLNF_STRING_OF(...) #__VA_ARGS__
+#define MCLNF_STRING(...) MCLNF_STRING_OF(__VA_ARGS__)
+#ifdef __CUDA_ARCH_LIST__
+constexpr const char* kArchitectures = MCLNF_STRING(__CUDA_ARCH_LIST__);
+#else
+constexpr const char* kArchitectures = "unknown";
+#endif
+
 inline void check_cuda(cudaError_t error, const char* what) {
+#ifdef __CUDACC__
+    if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) {
+        int device = 0, major = 0, minor = 0;
+        if (cudaGetDevice(&device) == cudaSuccess) {
+            cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+            cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+        }
+        STD_TORCH_CHECK(false, what, ": ", cudaGetErrorString(error), ": the device has compute capability ",
+                        major, ".", minor, ", the CUDA library holds code for ", kArchitectures,
+                        " (hundreds: 900 is 9.0). Remedy: build with TORCH_CUDA_ARCH_LIST=", major, ".",
+                        minor, " or take backend='reference'");
+    }
+#endif
     STD_TORCH_CHECK(error == cudaSuccess, what, ": ", cudaGetErrorString(error));
 }
 

@@ -88,9 +88,11 @@ def bank_mlp(
 
     Raises:
         TypeError, ValueError: an argument of a wrong type, dtype, shape or device, or offsets that do not
-            start at 0, go down, or do not end at N (checked where values can be read without a
-            synchronisation); the message names the argument, what it must be and what it was.
+            start at 0, go down, or do not end at N; the message names the argument, what it must be and what it was.
+            Values of offsets are looked at on the CPU alone, since a GPU would have to wait: wrong ones there never
+            lead outside the tensors, but rows that no module owns are left unset.
         BackendError: the backend asked for can't serve.
+        DeviceMemoryError: the device's memory is too small (`triton`); a `torch.OutOfMemoryError` that says for what.
     """
     weights, biases = _checks.tensors("weights", weights), _checks.tensors("biases", biases)
     _checks.check_tensor("x", x, what="[N, in_dim]")

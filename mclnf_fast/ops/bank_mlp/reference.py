@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast import spec as sp
+from mclnf_fast.ops._constants import constant
 
 
 def activate(kind: str, z: Tensor, w0: float) -> Tensor:
@@ -59,7 +60,7 @@ def encode(encoding: sp.Encoding, x: Tensor) -> Tensor:
     if isinstance(encoding, sp.SphericalHarmonics):
         return spherical_harmonics(encoding.degree, x)
     if isinstance(encoding, (sp.Frequency, sp.LogFrequency)):
-        frequencies = torch.tensor(encoding.frequencies, dtype=x.dtype, device=x.device)
+        frequencies = constant(encoding.frequencies, x)
         angles = frequencies[:, None] * x[..., None, :]  # [..., n, dims]
         waves = torch.stack((angles.sin(), angles.cos()), -2).flatten(-3)
         raw = isinstance(encoding, sp.Frequency) and encoding.include_input

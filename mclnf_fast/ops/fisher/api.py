@@ -76,8 +76,13 @@ def fisher_scores(
         differentiable: weights made from scores are held fixed.
 
     Raises:
-        TypeError, ValueError: as `bank_mlp`; also sample ids out of range, a negative damping or Fisher.
+        TypeError, ValueError: as `bank_mlp`; also sample ids out of range, a negative damping or Fisher (whose values
+            are looked at on the CPU alone: on a GPU a negative one counts for nothing).
         BackendError: the backend asked for can't serve.
+        DeviceMemoryError: as `bank_mlp`.
+
+    With `sample_ids` the samples are grouped, which depends on their values: a GPU waits for it, and a CUDA graph can't
+    hold it. Without, nothing waits.
     """
     weights, biases = _checks.tensors("weights", weights), _checks.tensors("biases", biases)
     check_bank(x, offsets, weights, biases, spec)

@@ -52,7 +52,7 @@ def grid_encode(x: Tensor, offsets: Tensor, tables: Tensor, grid: Grid) -> Tenso
     flat = tables.flatten(0, 1)
     found = []
     for level in layout.levels:
-        entry, weight = _corners(level, grid, x[:, list(level.axes)])
+        entry, weight = _corners(level, grid, torch.stack([x[:, a] for a in level.axes], 1))
         rows = (owner * layout.entries + level.first)[:, None] + entry
         values = flat.index_select(0, rows.flatten()).unflatten(0, rows.shape)
         found.append((weight[..., None] * values).sum(1))

@@ -49,7 +49,7 @@ class Bank:
     biases: tuple[Tensor, ...]
 
     def __post_init__(self) -> None:
-        self.x, self.offsets = self.x.contiguous(), self.offsets.contiguous()
+        self.x, self.offsets = self.x.contiguous(), launch.inside(self.offsets, self.x.shape[0])
         self.weights = tuple(t.contiguous() for t in self.weights)
         self.biases = tuple(t.contiguous() for t in self.biases)
         self.points, self.modules = self.x.shape[0], self.weights[0].shape[0]

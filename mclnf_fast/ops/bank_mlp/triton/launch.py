@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mclnf_fast.ops._constants import kept
+
 SPHERICAL = 2  # the kind of an encoding's part (mclnf_fast.encodings.Part)
 CHUNKS = 512  # of all modules together, about: four a multiprocessor
 
@@ -115,10 +117,15 @@ def _network(ints: tuple[int, ...], floats: tuple[float, ...]) -> Network:
     )
 
 
-@functools.lru_cache(maxsize=256)
 def column_table(net: Network, device: torch.device) -> Tensor:
-    """`Network.columns` as the kernels read them, float32 [3, features]."""
-    return torch.tensor(net.columns, dtype=torch.float32).t().contiguous().to(device)
+    """`Network.columns` as the kernels read them, float32 [3, features]; copied to the device once and kept."""
+    return kept(tuple(zip(*net.columns)), torch.float32, device)
+
+
+def inside(offsets: Tensor, points: int) -> Tensor:
+    """The offsets [M + 1], such that no module reaches beyond the points: on a GPU their values are not looked at, and
+    wrong ones must not lead a kernel out of its arrays. Right ones stay as they are."""
+    return offsets.clamp(0, points).cummax(0).values
 
 
 def halvings(modules: int) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from mclnf_fast.ops import _memory
 from mclnf_fast.ops.bank_mlp.triton import launch, plain, table
 from mclnf_fast.ops.bank_mlp.triton.backward import fused_backward
 from mclnf_fast.ops.bank_mlp.triton.bank import Bank, backward_walk, layer_shape, layers, reduce
@@ -18,6 +19,7 @@ from mclnf_fast.ops.bank_mlp.triton.layers import layer_outer
 from mclnf_fast.spec import FieldSpec
 
 
+@_memory.explained("bank_mlp, forward")
 def forward(
     x: Tensor,
     offsets: Tensor,
@@ -57,6 +59,7 @@ def forward(
 Gradients = tuple[Tensor, list[Tensor], list[Tensor]]
 
 
+@_memory.explained("bank_mlp, backward")
 def backward(
     x: Tensor,
     offsets: Tensor,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mclnf_fast.ops._constants import kept
 from mclnf_fast.ops.bank_mlp import reference
 from mclnf_fast.ops.bank_mlp.triton import launch
 from mclnf_fast.spec import ACTIVATIONS, FieldSpec, Identity
@@ -24,27 +25,28 @@ def without_spherical(x: Tensor, spec: FieldSpec) -> tuple[Tensor, FieldSpec]:
     return reference.encode(spec.encoding, x), encoded
 
 
-def _columns(net: launch.Network, x: Tensor) -> tuple[list[int], Tensor, Tensor]:
+def _columns(net: launch.Network, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each feature its coordinate [N], its frequency and what it is (`Network.columns`)."""
     table = launch.column_table(net, x.device).to(x.dtype)
-    return [int(dim) for dim, _, _ in net.columns], table[1], table[2]
+    dims = kept(tuple(int(dim) for dim, _, _ in net.columns), torch.int64, x.device)
+    return x.index_select(1, dims), table[1], table[2]
 
 
 def encode(net: launch.Network, x: Tensor) -> Tensor:
     """The features [N, features] of x [N, in]."""
-    dims, frequency, half = _columns(net, x)
-    v = x[:, dims]
+    v, frequency, half = _columns(net, x)
     angle = v * frequency
     return torch.where(half < 0, v, torch.where(half == 0, angle.sin(), angle.cos()))
 
 
 def encode_backward(net: launch.Network, x: Tensor, grad: Tensor) -> Tensor:
     """The gradient of x from that of the features [N, features]; a coordinate's features are added in their order."""
-    dims, frequency, half = _columns(net, x.float())
-    angle = x.float()[:, dims] * frequency
+    v, frequency, half = _columns(net, x.float())
+    angle = v * frequency
     wave = torch.where(half == 0, angle.cos(), -angle.sin())
     grad = grad * torch.where(half < 0, torch.ones_like(wave), frequency * wave)
-    own = [[c for c, dim in enumerate(dims) if dim == d] for d in range(net.inputs)]
-    return torch.stack([grad[:, columns].sum(1) for columns in own], 1)
+    own = [tuple(c for c, (dim, _, _) in enumerate(net.columns) if dim == d) for d in range(net.inputs)]
+    return torch.stack([grad.index_select(1, kept(c, torch.int64, x.device)).sum(1) for c in own], 1)
 
 
 def evaluate(

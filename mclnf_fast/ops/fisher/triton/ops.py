@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mclnf_fast.ops import _memory
 from mclnf_fast.ops.bank_mlp.triton import launch, plain, table
 from mclnf_fast.ops.bank_mlp.triton.bank import LAYER_OPTIONS, Bank, backward_walk, layer_shape, reduce
 from mclnf_fast.ops.fisher.triton.kernels import point_scores, sample_sums
@@ -13,6 +14,7 @@ from mclnf_fast.spec import FieldSpec
 Pair = tuple[list[Tensor], list[Tensor]]
 
 
+@_memory.explained("fisher_scores")
 def fisher_scores(
     x: Tensor,
     offsets: Tensor,
@@ -42,6 +44,7 @@ def fisher_scores(
     if samples == 0:
         return scores, grads, mean
     bank = Bank(net, x, offsets, tuple(weights), tuple(biases))
+    owned = bank.offsets if segments is None else owned
     counts = owned.diff()
     with bank.on_device():
         shape, tiles = layer_shape(bank)

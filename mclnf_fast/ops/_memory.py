@@ -1,0 +1,56 @@
+"""When a device's memory is too small: what asked, for how much, what there was, and what helps."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.errors import DeviceMemoryError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+GIB = 1 << 30
+REMEDY = "fewer points a call (gradients add up over calls), half precision, or a narrower or shallower network"
+
+
+def explained(op: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A function whose first arguments are x, offsets and weights, as those of the ops over a bank are: where the
+    device's memory is too small for what it holds beside its results, the error says more than torch's."""
+
+    def around(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except DeviceMemoryError:
+                raise
+            except torch.OutOfMemoryError as error:
+                x, offsets, weights, *_ = args
+                raise DeviceMemoryError(_message(op, error, x, offsets, weights)) from error  # type: ignore[arg-type]
+
+        return call
+
+    return around
+
+
+def _message(op: str, error: Exception, x: Tensor, offsets: Tensor, weights: Sequence[Tensor]) -> str:
+    found = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+    asked = found.group(1) if found else "memory"
+    there = f"on {x.device}"
+    if x.device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(x.device)
+        held = torch.cuda.memory_allocated(x.device)
+        there = (
+            f"{free / GIB:.2f} GiB of {total / GIB:.2f} GiB were free on {x.device}, tensors held {held / GIB:.2f} GiB"
+        )
+    layers = ", ".join(f"{w.shape[1]} to {w.shape[2]}" for w in weights)
+    return (
+        f"{op}: {asked} asked for, where {there}; for {x.shape[0]} points of {offsets.shape[0] - 1} modules "
+        f"in {x.dtype} with layers of {layers}. Remedy: {REMEDY}"
+    )
