@@ -1,4 +1,4 @@
-"""The command line: `mclnf-fast run city`, `mclnf-fast bench`, `mclnf-fast info`."""
+"""The command line: `mclnf-fast run city`, `mclnf-fast bench`, `mclnf-fast tune`, `mclnf-fast info`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ USAGE = """usage: mclnf-fast COMMAND ...
 
   run city   learn a city block by block without forgetting (mclnf-fast run city --help)
   bench      measure every op against its peers and the machine's limit (mclnf-fast bench --help)
+  tune       time the tiles of the Triton kernels on this GPU and keep the fastest (mclnf-fast tune --help)
   info       what is installed and built, and which backend each op takes
 """
 
@@ -55,7 +56,9 @@ def _dispatch(given: list[str]) -> int:
         raise InputError(f"run must be followed by the name of a system (city), got {what}")
     if given[0] == "bench":
         return _bench(given[1:])
-    raise InputError(f"the command must be run, bench or info, got {given[0]!r}; see mclnf-fast --help")
+    if given[0] == "tune":
+        return _tune(given[1:])
+    raise InputError(f"the command must be run, bench, tune or info, got {given[0]!r}; see mclnf-fast --help")
 
 
 def _run_city(given: list[str]) -> int:
@@ -75,6 +78,14 @@ def _run_city(given: list[str]) -> int:
     config = tyro.cli(CityConfig, args=given, default=default, prog="mclnf-fast run city")
     run_city(dataclasses.replace(config), command)
     return 0
+
+
+def _tune(given: list[str]) -> int:
+    try:
+        from mclnf_fast.ops.bank_mlp.triton.tune import main as tune
+    except ImportError as error:
+        raise InputError(f"tune needs the package {error.name}: pip install triton") from None
+    return tune(given)
 
 
 def _bench(given: list[str]) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from mclnf_fast import cache
 from mclnf_fast.data.city import CELL, RING, make_district
 from mclnf_fast.data.city_render import CityRenderer
 from mclnf_fast.data.city_views import block_views, city_views
@@ -67,8 +68,7 @@ class CityPaths:
 
 def city_cache_dir() -> Path:
     """Where generated data is kept: `$MCLNF_FAST_CACHE`, or `~/.cache/mclnf_fast`."""
-    given = os.environ.get("MCLNF_FAST_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "mclnf_fast"
+    return cache.folder()
 
 
 def write_city(

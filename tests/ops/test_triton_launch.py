@@ -80,7 +80,8 @@ def test_small_modules_take_small_tiles() -> None:
     assert not launch.small_modules(64 * 4096, 4096, 128)
     for kind in ("half", "tf32", "ieee"):
         for width in (16, 32, 64, 128, 256):
-            pair = table.forward_shapes(kind, width)
-            assert pair is None or pair[1].rows == table.SMALL_TILE <= pair[0].rows
+            for arch in table.TABLES:
+                pair = table.forward_shapes(kind, width, arch)
+                assert pair is None or pair[1].rows == table.SMALL_TILE <= pair[0].rows
     assert table.forward_shapes("half", 256) is None
     assert table.backward_shapes("half", 64, 10**4) is None

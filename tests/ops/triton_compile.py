@@ -47,16 +47,17 @@ def network(width: int, hidden: int = 4, skip: bool = False, features: int = 60)
 
 
 def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, Any, dict[str, Any]]]:
-    """Every kernel with every entry of its table: name, kind, network, shape, kernel, constants.
+    """Every kernel with every entry of a table: name, kind, network, shape, kernel, constants.
 
     The networks are the largest that an entry is for, with and without a skip.
     """
-    for (kind, width), shapes in table.FORWARD.items():
+    own = table.TABLES[arch]
+    for (kind, width), shapes in own.forward.items():
         for shape in dict.fromkeys(shapes):
             yield "forward", kind, network(width), shape, forward.fused_forward, {}
             net = network(width, 4, True, 60 if width == 64 else 120)
             yield "forward", kind, net, shape, forward.fused_forward, {}
-    for (kind, width), pair in table.BACKWARD.items():
+    for (kind, width), pair in own.backward.items():
         for shape, most in dict.fromkeys(pair):
             for skip in (False, True):
                 net = network(width, (most - (128 if skip else 64)) // width, skip)
@@ -69,21 +70,21 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
             yield "render", kind, net, shape, rays.render, rendering(plain)
     net = network(128)
     for kind in POINTER:
-        for rows in (table.SMALL_TILE, table.LAYER.rows):
-            shape = table.Shape(rows, table.LAYER.warps, table.LAYER.stages)
-            wide = {"COLUMNS": table.LAYER_COLUMNS, "DEPTH": table.LAYER_DEPTH, "OUT": 256}
+        for rows in (table.SMALL_TILE, own.layer.rows):
+            shape = table.Shape(rows, own.layer.warps, own.layer.stages)
+            wide = {"COLUMNS": own.columns, "DEPTH": own.depth, "OUT": 256}
             sizes = {"ABOVE": 256, "BELOW": 60, "FEATURES": 60}
             yield "layer", kind, net, shape, layers.layer_forward, {**wide, **sizes, "KIND": 1, "KEEP": True}
             more = {"FIRST": 0, "COUNT": 256, "INPUTS": 256, "SLOPED": True, "MORE": True}
             yield "layer gradient", kind, net, shape, layers.layer_gradient, {**wide, **more}
-        side, depth = table.OUTER[kind]
+        side, depth = own.outer[kind]
         more = {**wide, **sizes, "ROWS": side, "COLUMNS": side, "DEPTH": depth}
-        yield "layer outer", kind, net, table.LAYER, layers.layer_outer, more
+        yield "layer outer", kind, net, own.layer, layers.layer_outer, more
         if kind != "half":  # half types are computed in float32 there
-            yield "fisher points", kind, net, table.LAYER, fisher.point_scores, {**wide, **sizes, "MORE": True}
+            yield "fisher points", kind, net, own.layer, fisher.point_scores, {**wide, **sizes, "MORE": True}
             for points in (False, True):
                 flags: dict[str, Any] = {"POINTS": points, "SCORED": not points, "SUMS": True}
-                yield "fisher sums", kind, net, table.LAYER, fisher.sample_sums, {**more, **flags}
+                yield "fisher sums", kind, net, own.layer, fisher.sample_sums, {**more, **flags}
     yield "reduce", "ieee", net, table.Shape(1024, 4), backward.reduce_chunks, {"SIZE": 4096, "BLOCK": 1024}
 
 

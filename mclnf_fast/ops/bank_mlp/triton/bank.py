@@ -11,18 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops.bank_mlp.triton import launch, table
+from mclnf_fast.ops.bank_mlp.triton import launch, table, tiles
 from mclnf_fast.ops.bank_mlp.triton.backward import reduce_chunks
 from mclnf_fast.ops.bank_mlp.triton.layers import layer_forward, layer_gradient
 
 INTERPRETED_PROGRAMS = 4  # of a persistent grid under the interpreter, which runs them one after another
 
-LAYER_OPTIONS: dict[str, Any] = {
-    "COLUMNS": table.LAYER_COLUMNS,
-    "DEPTH": table.LAYER_DEPTH,
-    "num_warps": table.LAYER.warps,
-    "num_stages": table.LAYER.stages,
-}
+
+def layer_options(own: table.Tiles) -> dict[str, Any]:
+    """What the kernels that go layer by layer take of a table."""
+    return {
+        "COLUMNS": own.columns,
+        "DEPTH": own.depth,
+        "num_warps": own.layer.warps,
+        "num_stages": own.layer.stages,
+    }
+
+
+LAYER_OPTIONS = layer_options(table.AMPERE)  # of kernels that `tune` does not time
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -56,6 +62,8 @@ class Bank:
         self.counts = self.offsets.diff()
         self.columns = launch.column_table(self.net, self.x.device)
         self.precision = precision(self.x.dtype)
+        self.table = tiles.tiles(self.x.device)
+        self.layer_options = layer_options(self.table)
         self.kind = table.product_kind(self.x.dtype, self.precision == "tf32")
         self.shared = {"modules": self.modules, "STEPS": launch.halvings(self.modules), "PRECISION": self.precision}
 
@@ -69,15 +77,16 @@ class Bank:
 
     def outer(self) -> tuple[int, dict[str, Any]]:
         """The side of a weight gradient's blocks, and the options of a kernel that sums them."""
-        side, depth = table.OUTER[self.kind]
-        return side, {**LAYER_OPTIONS, "ROWS": side, "COLUMNS": side, "DEPTH": depth}
+        side, depth = self.table.outer[self.kind]
+        return side, {**self.layer_options, "ROWS": side, "COLUMNS": side, "DEPTH": depth}
 
     def on_device(self) -> contextlib.AbstractContextManager[Any]:
         return torch.cuda.device(self.x.device) if self.x.device.type == "cuda" else contextlib.nullcontext()
 
 
 def layer_shape(bank: Bank) -> tuple[table.Shape, int]:
-    return bank.tile((table.LAYER, dataclasses.replace(table.LAYER, rows=table.SMALL_TILE)))
+    large = bank.table.layer
+    return bank.tile((large, dataclasses.replace(large, rows=table.SMALL_TILE)))
 
 
 def layers(bank: Bank, keep: bool) -> tuple[list[Tensor], list[Tensor]]:
@@ -90,7 +99,7 @@ def layers(bank: Bank, keep: bool) -> tuple[list[Tensor], list[Tensor]]:
     for l, (_, out) in enumerate(net.shapes):
         outputs.append(x.new_empty(bank.points, out))
         slopes.append(x.new_empty(bank.points if keep else 0, out))
-        layer_forward[bank.grid(tiles * -(-out // table.LAYER_COLUMNS), shape)](
+        layer_forward[bank.grid(tiles * -(-out // bank.table.columns), shape)](
             outputs[l - 1] if l > 0 else x,
             x,
             outputs[l],
@@ -110,7 +119,7 @@ def layers(bank: Bank, keep: bool) -> tuple[list[Tensor], list[Tensor]]:
             KEEP=keep,
             ROWS=shape.rows,
             **bank.shared,
-            **LAYER_OPTIONS,
+            **bank.layer_options,
         )
     return outputs, slopes
 
@@ -126,7 +135,7 @@ def backward_walk(bank: Bank, grad_y: Tensor, features: Tensor | None = None) ->
 
     def inputs_of(l: int, first: int, count: int, to: Tensor, sloped: Tensor | None) -> None:
         rows, out = net.shapes[l]
-        layer_gradient[bank.grid(tiles * -(-count // table.LAYER_COLUMNS), shape)](
+        layer_gradient[bank.grid(tiles * -(-count // bank.table.columns), shape)](
             d,
             to if sloped is None else sloped,
             to,
@@ -141,7 +150,7 @@ def backward_walk(bank: Bank, grad_y: Tensor, features: Tensor | None = None) ->
             MORE=sloped is None,  # the features' add up over the layers that take them
             ROWS=shape.rows,
             **bank.shared,
-            **LAYER_OPTIONS,
+            **bank.layer_options,
         )
 
     for l in reversed(range(net.layers)):

@@ -34,7 +34,7 @@ def forward(
         return x.new_empty(0, net.outputs)
     bank = Bank(net, x, offsets, tuple(weights), tuple(biases))
     with bank.on_device():
-        shapes = table.forward_shapes(bank.kind, net.widest)
+        shapes = bank.table.forward_shapes(bank.kind, net.widest)
         if shapes is None:
             return layers(bank, keep=False)[0][-1]
         y = x.new_empty(bank.points, net.outputs)
@@ -80,7 +80,7 @@ def backward(
         return grad_x, [t.zero_() for t in grad_w], [t.zero_() for t in grad_b]
     bank = Bank(net, x, offsets, tuple(weights), tuple(biases))
     with bank.on_device():
-        shapes = table.backward_shapes(bank.kind, net.widest, net.held)
+        shapes = bank.table.backward_shapes(bank.kind, net.widest, net.held)
         if shapes is None:
             _layers_backward(bank, grad_y.contiguous(), grad_x if need_x else None, grad_w, grad_b)
         else:

@@ -1,7 +1,9 @@
-"""Shapes of the kernels' tiles, by kind of product and padded width.
+"""Shapes of the kernels' tiles, by architecture, kind of product and padded width.
 
-Each entry compiles for sm_80, sm_90 and sm_100 within the spills that `tests/ops/test_triton_compile.py` allows; none
-has been timed on a GPU yet.
+Each entry compiles for its architecture within the spills that `tests/ops/test_triton_compile.py` allows; none has been
+timed on a GPU yet. `mclnf-fast tune` times them on the GPU that is there and keeps what is fastest in a file, which
+`tiles.py` takes instead. Another table may give other bits: sums are cut at the tiles. One table gives the same bits in
+every run.
 """
 
 from __future__ import annotations
@@ -28,27 +30,62 @@ class Shape:
 
 
 Pair = tuple[Shape, Shape]
+Limited = tuple[tuple[Shape, int], tuple[Shape, int]]
+Entry = tuple[str, int]
 
-# (kind of product, padded width): the tile of large modules and that of small ones. What is missing goes layer by
-# layer: it does not fit the registers.
-FORWARD: dict[tuple[str, int], Pair] = {
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """The shapes of one architecture.
+
+    forward: (kind of product, padded width) -> the tile of large modules and that of small ones. What is missing goes
+    layer by layer: it does not fit the registers. backward: with the columns of activations (`launch.Network.held`) up
+    to which each tile is taken, since the backward keeps them all. layer: of the kernels that go layer by layer, with
+    the columns and the depth of their blocks. outer: by kind, the sides of the blocks of a weight gradient, and the
+    points that it goes by at a time: without matrix instructions each thread holds a share of both factors as well.
+    """
+
+    forward: dict[Entry, Pair]
+    backward: dict[Entry, Limited]
+    layer: Shape
+    columns: int
+    depth: int
+    outer: dict[str, tuple[int, int]]
+
+    def forward_shapes(self, kind: str, width: int) -> Pair | None:
+        """Of the fused forward at a padded width (the largest of the network's, the features' and the outputs')."""
+        return self.forward.get((kind, max(width, 64)))
+
+    def backward_shapes(self, kind: str, width: int, held: int) -> Pair | None:
+        """Of the fused backward that holds this many columns of activations."""
+        entry = self.backward.get((kind, max(width, 64)))
+        if entry is None:
+            return None
+        (large, most), (small, more) = entry
+        if held > max(most, more):
+            return None
+        return (large if held <= most else small, small)
+
+
+FORWARD: dict[Entry, Pair] = {
     ("half", 64): (Shape(128, 8), Shape(SMALL_TILE, 4)),
     ("half", 128): (Shape(128, 8), Shape(SMALL_TILE, 8)),
     ("tf32", 64): (Shape(64, 4), Shape(SMALL_TILE, 4)),
     ("tf32", 128): (Shape(32, 8), Shape(SMALL_TILE, 8)),
     ("ieee", 64): (Shape(SMALL_TILE, 8), Shape(SMALL_TILE, 8)),
 }
-# With the columns of activations (`launch.Network.held`) up to which each tile is taken: the backward keeps them all.
-BACKWARD: dict[tuple[str, int], tuple[tuple[Shape, int], tuple[Shape, int]]] = {
+BACKWARD: dict[Entry, Limited] = {
     ("half", 64): ((Shape(32, 8), 320), (Shape(SMALL_TILE, 8), 640)),
     ("half", 128): ((Shape(SMALL_TILE, 8), 576), (Shape(SMALL_TILE, 8), 576)),
     ("tf32", 64): ((Shape(SMALL_TILE, 4), 384), (Shape(SMALL_TILE, 4), 384)),
 }
 LAYER = Shape(64, 4, 3)
 LAYER_COLUMNS, LAYER_DEPTH = 64, 32
-# Sides of the blocks of a weight gradient, and points that it goes by at a time: without matrix instructions each
-# thread holds a share of both factors as well.
 OUTER = {"half": (64, 32), "tf32": (64, 32), "ieee": (32, 16)}
+
+AMPERE = Tiles(FORWARD, BACKWARD, LAYER, LAYER_COLUMNS, LAYER_DEPTH, OUTER)
+TABLES: dict[int, Tiles] = {80: AMPERE, 90: AMPERE, 100: AMPERE}
+"""By compute capability times 10. One that is not here takes the nearest older one's; the interpreter, sm_80's."""
 
 
 def product_kind(dtype: torch.dtype, tf32: bool) -> str:
@@ -56,14 +93,16 @@ def product_kind(dtype: torch.dtype, tf32: bool) -> str:
     return "half" if dtype != torch.float32 else "tf32" if tf32 else "ieee"
 
 
-def forward_shapes(kind: str, width: int) -> Pair | None:
-    """Of the fused forward at a padded width (the largest of the network's, the features' and the outputs')."""
-    return FORWARD.get((kind, max(width, 64)))
+def built_in(arch: int) -> Tiles:
+    """The table of an architecture, or the nearest older one's."""
+    return TABLES[max((known for known in TABLES if known <= arch), default=min(TABLES))]
 
 
-def backward_shapes(kind: str, width: int, held: int) -> Pair | None:
-    """Of the fused backward that holds this many columns of activations."""
-    (large, most), (small, more) = BACKWARD.get((kind, max(width, 64)), ((LAYER, -1), (LAYER, -1)))
-    if held > max(most, more):
-        return None
-    return (large if held <= most else small, small)
+def forward_shapes(kind: str, width: int, arch: int = 80) -> Pair | None:
+    """`Tiles.forward_shapes` of the table that comes with the package."""
+    return built_in(arch).forward_shapes(kind, width)
+
+
+def backward_shapes(kind: str, width: int, held: int, arch: int = 80) -> Pair | None:
+    """`Tiles.backward_shapes` of the table that comes with the package."""
+    return built_in(arch).backward_shapes(kind, width, held)

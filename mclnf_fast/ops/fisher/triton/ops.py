@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops import _memory
-from mclnf_fast.ops.bank_mlp.triton import launch, plain, table
-from mclnf_fast.ops.bank_mlp.triton.bank import LAYER_OPTIONS, Bank, backward_walk, layer_shape, reduce
+from mclnf_fast.ops.bank_mlp.triton import launch, plain
+from mclnf_fast.ops.bank_mlp.triton.bank import Bank, backward_walk, layer_shape, reduce
 from mclnf_fast.ops.fisher.triton.kernels import point_scores, sample_sums
 from mclnf_fast.spec import FieldSpec
 
@@ -49,7 +49,7 @@ def fisher_scores(
     with bank.on_device():
         shape, tiles = layer_shape(bank)
         starts = launch.starts(bank.counts, shape.rows)
-        per_chunk = max(table.LAYER_DEPTH if segments is None else 1, -(-samples // launch.CHUNKS))
+        per_chunk = max(bank.table.depth if segments is None else 1, -(-samples // launch.CHUNKS))
         most = launch.most_tiles(samples, bank.modules, per_chunk)
         chunks = launch.starts(counts, per_chunk)
         side, options = bank.outer()
@@ -73,7 +73,7 @@ def fisher_scores(
                     ROWS=shape.rows,
                     **sizes,
                     **bank.shared,
-                    **LAYER_OPTIONS,
+                    **bank.layer_options,
                 )
             if segments is None and not sums:
                 continue

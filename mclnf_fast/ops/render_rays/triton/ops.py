@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,21 +15,13 @@ from mclnf_fast.ops.bank_mlp import reference as bank
 from mclnf_fast.ops.bank_mlp.triton import launch
 from mclnf_fast.ops.bank_mlp.triton import table as bank_table
 from mclnf_fast.ops.bank_mlp.triton.bank import precision, programs
+from mclnf_fast.ops.bank_mlp.triton.tiles import architecture
 from mclnf_fast.ops.render_rays.reference import Options, Pixels
 from mclnf_fast.ops.render_rays.triton import table
 from mclnf_fast.ops.render_rays.triton.kernel import render
 from mclnf_fast.spec import ACTIVATIONS, FieldSpec
 
 CHUNKS_A_PROGRAM = 4  # so that a program whose rays are short takes more of them
-
-
-@functools.lru_cache(maxsize=64)
-def architecture(device: torch.device) -> int:
-    """Ten times the compute capability; Hopper's where Triton interprets."""
-    if device.type != "cuda":
-        return 90
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
 
 
 def along_ray(spec: FieldSpec, extra: Tensor | None) -> tuple[list[int], list[float], Tensor | None] | None:

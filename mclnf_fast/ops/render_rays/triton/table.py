@@ -21,6 +21,7 @@ RENDER: dict[tuple[str, int], tuple[Shape, int]] = {
 
 def render_shape(kind: str, width: int, skips: bool, architecture: int) -> Shape | None:
     """Of the fused renderer at a padded width (the largest of the network's, the features' and the outputs'); None
-    where the registers do not hold it. architecture: ten times the compute capability."""
+    where the registers do not hold it. architecture: ten times the compute capability; of a
+    CPU, where Triton interprets, the oldest."""
     shape, oldest = RENDER.get((kind, max(width, 64)), (None, ALL))
     return None if skips and architecture < oldest else shape

@@ -1,0 +1,271 @@
+"""`mclnf-fast tune`: times candidates for every entry of the table of tiles and keeps the fastest.
+
+A candidate counts where its kernels keep their values in registers (few spills) and what they compute agrees with the
+reference in float64. Each is timed on a bank of large modules, or of small ones for the small tiles; entries one after
+another, the others as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import fnmatch
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.encodings import Frequency
+from mclnf_fast.errors import BackendError, InputError
+from mclnf_fast.ops import _triton
+from mclnf_fast.ops.bank_mlp import reference
+from mclnf_fast.ops.bank_mlp.triton import backward, forward, layers, ops, tiles
+from mclnf_fast.ops.bank_mlp.triton.candidates import Entry, alone, entries
+from mclnf_fast.ops.bank_mlp.triton.table import Tiles, built_in
+from mclnf_fast.spec import FieldSpec
+
+MOST_SPILLS = 40  # of a thread's 255 registers
+KERNELS = (
+    forward.fused_forward, backward.fused_backward, layers.layer_forward, layers.layer_gradient, layers.layer_outer,
+)  # fmt: skip
+# Norm of the error by that of the values, beyond twice the reference's in the same type: a rounding that turns a relu on
+# or off moves the gradients of few points by much.
+TOLERANCE = {"half": 5e-2, "tf32": 2e-2, "ieee": 1e-4}
+
+Timer = Callable[[Callable[[], object]], float]
+"""Seconds that a call takes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Points and modules of what is timed, with large and with small modules, and of what is checked."""
+
+    large: tuple[int, int] = (1 << 18, 16)
+    small: tuple[int, int] = (1 << 16, 4096)
+    checked: tuple[int, int] = (3000, 7)
+
+
+DRY = Sizes((128, 2), (48, 3), (70, 3))
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What was found for an entry: seconds of the table's own choice (None: it was none) and of the best."""
+
+    entry: str
+    before: Any
+    seconds: float | None
+    best: Any
+    best_seconds: float | None
+    tried: int
+    refused: dict[str, str]
+
+
+@dataclasses.dataclass
+class Problem:
+    """A bank of equal modules, and calls of its forward or backward."""
+
+    spec: FieldSpec
+    x: Tensor
+    offsets: Tensor
+    weights: list[Tensor]
+    biases: list[Tensor]
+    grad_y: Tensor
+
+    def call(self, back: bool) -> list[Tensor]:
+        bank = (self.x, self.offsets, self.weights, self.biases)
+        ints, floats = self.spec.packed
+        if not back:
+            return [ops.forward(*bank, list(ints), list(floats))]
+        grad_x, grad_w, grad_b = ops.backward(*bank, self.grad_y, list(ints), list(floats), True, True)
+        return [grad_x, *grad_w, *grad_b]
+
+    def reference(self, back: bool, dtype: torch.dtype) -> list[Tensor]:
+        """The same by the reference."""
+        x, *rest = (t.to(dtype).detach().requires_grad_() for t in (self.x, *self.weights, *self.biases))
+        layers = len(self.weights)
+        y = reference.bank_mlp(x, self.offsets, rest[:layers], rest[layers:], self.spec)
+        return list(torch.autograd.grad(y, [x, *rest], self.grad_y.to(dtype))) if back else [y.detach()]
+
+
+def problem(entry: Entry, points: int, modules: int, device: torch.device) -> Problem:
+    """NeRF's network of the entry's width."""
+    spec = FieldSpec(3, 4, entry.width, 4, encoding=Frequency(10))
+    half = torch.bfloat16 if device.type == "cuda" else torch.float16  # the interpreter multiplies no bfloat16
+    dtype = half if entry.kind == "half" else torch.float32
+    g = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=g).to(device, dtype)
+
+    return Problem(
+        spec,
+        0.5 * normal(points, 3),
+        (torch.arange(modules + 1) * points // modules).to(device),
+        [normal(modules, *s) * s[0] ** -0.5 for s in spec.layer_shapes],
+        [0.3 * normal(modules, s[1]) for s in spec.layer_shapes],
+        normal(points, 4),
+    )
+
+
+def agrees(found: Sequence[Tensor], same: Sequence[Tensor], truth: Sequence[Tensor], kind: str) -> bool:
+    """Whether every tensor is near the truth, `same` being the reference's in the same type; NaN is not."""
+    return all(
+        float((f.double() - t).norm()) <= 2 * float((s.double() - t).norm()) + TOLERANCE[kind] * float(t.norm()) + 1e-9
+        for f, s, t in zip(found, same, truth, strict=True)
+    )
+
+
+def spills(device: torch.device) -> dict[int, int]:
+    """Of the kernels that are compiled: identity -> values that a thread keeps in memory."""
+    found: dict[int, int] = {}
+    for kernel in KERNELS:
+        for cache in getattr(kernel, "device_caches", {}).values():  # an interpreted kernel has none
+            found |= {id(made): int(getattr(made, "n_spills", 0) or 0) for made in cache[0].values()}
+    return found
+
+
+def on_gpu(call: Callable[[], object]) -> float:
+    """The median of twenty runs, by events of the device, after three."""
+    for _ in range(3):
+        call()
+    seconds = []
+    for _ in range(20):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        seconds.append(start.elapsed_time(end) / 1e3)
+    return statistics.median(seconds)
+
+
+def by_the_clock(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def _products(kind: str) -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = kind == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def measure(
+    entry: Entry, own: Tiles, device: torch.device, timer: Timer, sizes: Sizes
+) -> tuple[dict[Any, float], dict]:
+    """Seconds of the candidates that count, and why the others do not. The table's own choice is one of them."""
+    points, modules = sizes.small if entry.small else sizes.large
+    timed, checked = problem(entry, points, modules, device), problem(entry, *sizes.checked, device)
+    found: dict[Any, float] = {}
+    refused: dict[str, str] = {}
+    with _products(entry.kind):
+        same = checked.reference(entry.backward, checked.x.dtype)
+        truth = checked.reference(entry.backward, torch.float64)
+        for option in dict.fromkeys([entry.chosen(own), *entry.options]):
+            before = spills(device)
+            with tiles.using(alone(entry, own, option)):
+                try:
+                    once, twice = checked.call(entry.backward), checked.call(entry.backward)
+                    right = agrees(once, same, truth, entry.kind)
+                    timed.call(entry.backward)  # compiles
+                    most = max((n for made, n in spills(device).items() if made not in before), default=0)
+                    if not right:
+                        refused[str(option)] = "its results are wrong"
+                    elif not all(map(torch.equal, once, twice)):
+                        refused[str(option)] = "its results are not the same twice"
+                    elif most > MOST_SPILLS:
+                        refused[str(option)] = f"{most} values of a thread do not fit its registers"
+                    else:
+                        found[option] = timer(lambda: timed.call(entry.backward))
+                except Exception as error:  # whatever Triton or the device make of a shape that is too large
+                    refused[str(option)] = f"{type(error).__name__}: {error}".splitlines()[0]
+    return found, refused
+
+
+def tune(
+    device: torch.device,
+    timer: Timer | None = None,
+    sizes: Sizes | None = None,
+    only: str = "*",
+    say: Callable[[str], object] = print,
+) -> tuple[Tiles, list[Row]]:
+    """The fastest table of the device, and what was found for each entry whose name the pattern `only` takes.
+
+    An entry for which no candidate counts stays as it is.
+    """
+    gpu = device.type == "cuda"
+    timer, sizes = timer or (on_gpu if gpu else by_the_clock), sizes or (Sizes() if gpu else DRY)
+    own = built_in(tiles.architecture(device))
+    rows = []
+    for entry in entries(own):
+        if not fnmatch.fnmatch(entry.name, only):
+            continue
+        found, refused = measure(entry, own, device, timer, sizes)
+        before = entry.chosen(own)
+        best = min(found, key=lambda option: found[option], default=before)
+        rows.append(Row(entry.name, before, found.get(before), best, found.get(best), len(found), refused))
+        own = entry.placed(own, best)
+        say(_line(rows[-1]))
+    return own, rows
+
+
+def _line(row: Row) -> str:
+    def told(seconds: float | None) -> str:
+        return "refused" if seconds is None else f"{seconds * 1e6:.0f} us"
+
+    kept = "as it was" if row.best == row.before else f"{told(row.best_seconds)} with {row.best}"
+    return f"{row.entry:<26}{told(row.seconds):>12} -> {kept} ({row.tried} counted, {len(row.refused)} refused)"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command. Raises InputError and BackendError where it can't do what is asked."""
+    parser = argparse.ArgumentParser(prog="mclnf-fast tune", description=__doc__)
+    parser.add_argument("--out", metavar="FILE", help="where the table goes; default: the cache, where it is found")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="entries to settle, such as 'forward half *'")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="tiny sizes on the CPU under Triton's interpreter: tries, measures nothing",
+    )
+    given = parser.parse_args(arguments)
+    device = torch.device("cpu") if given.dry_run else _gpu()
+    if (reason := _triton.why_not(device, torch.float32)) is not None:
+        raise BackendError(f"tune: Triton can't serve {device}: {reason}")
+    arch = tiles.architecture(device)
+    found, rows = tune(device, only=given.only)
+    if not rows:
+        raise InputError(f"--only must take an entry, got {given.only!r}; they are {_names(arch)}")
+    if given.dry_run and given.out is None:
+        print("a dry run keeps nothing without --out")
+        return 0
+    arch = 0 if given.dry_run else arch  # no device takes what the interpreter has timed
+    path = pathlib.Path(given.out) if given.out else tiles.default_path(arch)
+    tiles.write(path, found, arch, torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter")
+    print(f"kept in {path}" + (f": set {tiles.VARIABLE} to it" if given.out else ""))
+    return 0
+
+
+def _names(arch: int) -> str:
+    return ", ".join(entry.name for entry in entries(built_in(arch)))
+
+
+def _gpu() -> torch.device:
+    if not torch.cuda.is_available():
+        raise InputError("tune needs a GPU, torch sees none; --dry-run tries it on the CPU (with TRITON_INTERPRET=1)")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
