@@ -53,7 +53,12 @@ constexpr const char* kBankSchemas[] = {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY(mclnf_fast, m) {
+// Under another name, the kernels of csrc/cuda emulated on the CPU (tests/ops/cuda_emulation).
+#ifndef MCLNF_LIBRARY
+#define MCLNF_LIBRARY mclnf_fast
+#endif
+
+STABLE_TORCH_LIBRARY(MCLNF_LIBRARY, m) {
     for (const char* schema : kBankSchemas) m.def(schema);
     for (const char* schema : kRenderSchemas) m.def(schema);
     for (const char* schema : kGridSchemas) m.def(schema);

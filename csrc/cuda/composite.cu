@@ -1,6 +1,4 @@
 // Alpha compositing on CUDA: one thread a ray, no atomics. The arithmetic is csrc/math/composite*.h.
-#include <torch/csrc/stable/library.h>
-
 #include "composite_tensors.h"
 #include "launch.h"
 
@@ -41,9 +39,9 @@ class Cuda {
     void forward(const CompositeBatch<T>& in, const CompositeOutputs<T>& out) const {
         if (in.rays == 0) return;
         if (in.channels == 3) {
-            forward_kernel<3><<<blocks_for(in.rays), kThreads, 0, stream_>>>(in, out);
+            launch(forward_kernel<3, T>, blocks_for(in.rays), kThreads, 0, stream_, in, out);
         } else {
-            forward_kernel<0><<<blocks_for(in.rays), kThreads, 0, stream_>>>(in, out);
+            launch(forward_kernel<0, T>, blocks_for(in.rays), kThreads, 0, stream_, in, out);
         }
         check_cuda(cudaGetLastError(), "composite_fwd");
     }
@@ -53,9 +51,9 @@ class Cuda {
                   const CompositeGradients<T>& out) const {
         if (in.rays == 0) return;
         if (in.channels == 3) {
-            backward_kernel<3><<<blocks_for(in.rays), kThreads, 0, stream_>>>(in, g, out);
+            launch(backward_kernel<3, T>, blocks_for(in.rays), kThreads, 0, stream_, in, g, out);
         } else {
-            backward_kernel<0><<<blocks_for(in.rays), kThreads, 0, stream_>>>(in, g, out);
+            launch(backward_kernel<0, T>, blocks_for(in.rays), kThreads, 0, stream_, in, g, out);
         }
         check_cuda(cudaGetLastError(), "composite_bwd");
     }
@@ -64,7 +62,7 @@ class Cuda {
     void second(const CompositeBatch<T>& in, const BatchCotangents<T>& g, const CompositeTangents<T>& v,
                 const CompositeSecond<T>& out) const {
         if (in.rays == 0) return;
-        second_kernel<<<blocks_for(in.rays), kThreads, 0, stream_>>>(in, g, v, out);
+        launch(second_kernel<T>, blocks_for(in.rays), kThreads, 0, stream_, in, g, v, out);
         check_cuda(cudaGetLastError(), "composite_bwd_bwd");
     }
 
@@ -82,7 +80,7 @@ class Cuda {
 }  // namespace
 }  // namespace mclnf
 
-STABLE_TORCH_LIBRARY_IMPL(mclnf_fast, CUDA, m) {
+MCLNF_CUDA_OPS(m) {
     m.impl("composite_fwd", TORCH_BOX(&mclnf::composite_fwd<mclnf::Cuda>));
     m.impl("composite_bwd", TORCH_BOX(&mclnf::composite_bwd<mclnf::Cuda>));
     m.impl("composite_bwd_bwd", TORCH_BOX(&mclnf::composite_bwd_bwd<mclnf::Cuda>));

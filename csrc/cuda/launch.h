@@ -1,28 +1,25 @@
-// One thread a ray: what the per-ray CUDA kernels share.
+// Launches, streams and what the per-ray CUDA kernels share. Also compiled without nvcc, by the tests'
+// emulation of blocks on the CPU (tests/ops/cuda_emulation): hence no chevrons and no extern shared memory
+// but here.
 #pragma once
 
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
 
 #include "tensors.h"
 
+// MCLNF_CUDA_OPS(m) { m.impl(...); } registers the kernels of a file.
+#ifdef __CUDACC__
+#define MCLNF_CUDA_OPS(m) STABLE_TORCH_LIBRARY_IMPL(mclnf_fast, CUDA, m)
+#else
+#define MCLNF_CUDA_OPS(m) STABLE_TORCH_LIBRARY_IMPL(mclnf_fast_emulated, CPU, m)
+#endif
+
 namespace mclnf {
 
-constexpr int kThreads = 128;
-
-// Makes the tensor's device current while it lives.
-struct DeviceOf {
-    torch::stable::accelerator::DeviceGuard guard;
-    explicit DeviceOf(const Tensor& t) : guard(t.get_device_index()) {}
-};
-
-inline cudaStream_t current_stream(const Tensor& t) {
-    void* stream = nullptr;
-    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream) == 0,
-                    "no current CUDA stream");
-    return static_cast<cudaStream_t>(stream);
-}
+constexpr int kThreads = 128;  // of a block with a thread a ray
 
 // The architectures that this library holds code for, as nvcc was told them: "800,900,1000".
 #define MCLNF_STRING_OF(...) #__VA_ARGS__
@@ -50,8 +47,53 @@ inline void check_cuda(cudaError_t error, const char* what) {
     STD_TORCH_CHECK(error == cudaSuccess, what, ": ", cudaGetErrorString(error));
 }
 
-inline unsigned blocks_for(int64_t rays) {
-    const int64_t blocks = (rays + kThreads - 1) / kThreads;
+#ifdef __CUDACC__
+// Makes the tensor's device current while it lives.
+struct DeviceOf {
+    torch::stable::accelerator::DeviceGuard guard;
+    explicit DeviceOf(const Tensor& t) : guard(t.get_device_index()) {}
+};
+
+inline cudaStream_t current_stream(const Tensor& t) {
+    void* stream = nullptr;
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream) == 0,
+                    "no current CUDA stream");
+    return static_cast<cudaStream_t>(stream);
+}
+
+// kernel<<<blocks, threads, shared, stream>>>(args...); check cudaGetLastError afterwards.
+template <typename... P, typename... A>
+void launch(void (*kernel)(P...), dim3 blocks, dim3 threads, size_t shared, cudaStream_t stream,
+            const A&... args) {
+    kernel<<<blocks, threads, shared, stream>>>(args...);
+}
+
+// The `shared` bytes of the launch.
+template <typename T>
+__device__ T* dynamic_shared() {
+    extern __shared__ __align__(16) unsigned char mclnf_shared[];
+    return reinterpret_cast<T*>(mclnf_shared);
+}
+#else
+struct DeviceOf {
+    explicit DeviceOf(const Tensor&) {}
+};
+
+inline cudaStream_t current_stream(const Tensor&) { return nullptr; }
+
+template <typename... P, typename... A>
+void launch(void (*kernel)(P...), dim3 blocks, dim3 threads, size_t shared, cudaStream_t, const A&... args) {
+    emulation::run_grid(blocks, threads, shared, [&] { kernel(args...); });
+}
+
+template <typename T>
+T* dynamic_shared() {
+    return reinterpret_cast<T*>(emulation::dynamic_shared());
+}
+#endif
+
+inline unsigned blocks_for(int64_t rays, int64_t a_block = kThreads) {
+    const int64_t blocks = (rays + a_block - 1) / a_block;
     STD_TORCH_CHECK(blocks <= 0x7fffffff, "too many rays for one launch: ", rays);
     return static_cast<unsigned>(blocks);
 }

@@ -1,7 +1,5 @@
 // Marching on CUDA: count, scan, write; one thread a ray, no atomics. The arithmetic is csrc/math/march.h.
 // The size of the result is read back once.
-#include <torch/csrc/stable/library.h>
-
 #include <array>
 #include <tuple>
 
@@ -78,7 +76,8 @@ Samples march_typed(const MarchInputs& inputs) {
     Tensor counts = torch::stable::new_empty(inputs.origins, {rays}, ScalarType::Long), sums = counts;
     int64_t total = 0;
     if (rays > 0) {
-        count_kernel<<<blocks_for(rays), kThreads, 0, stream>>>(in, rays, out_pointer<int64_t>(counts));
+        launch(count_kernel<T>, blocks_for(rays), kThreads, 0, stream, in, rays,
+               out_pointer<int64_t>(counts));
         check_cuda(cudaGetLastError(), "march_rays: count");
         sums = cumulative_sum(counts);
         check_cuda(cudaMemcpyAsync(&total, pointer<int64_t>(sums) + rays - 1, sizeof total,
@@ -91,9 +90,9 @@ Samples march_typed(const MarchInputs& inputs) {
     Tensor ends = torch::stable::new_empty(inputs.origins, {total});
     Tensor ids = torch::stable::new_empty(inputs.origins, {total}, ScalarType::Long);
     if (rays > 0) {
-        write_kernel<<<blocks_for(rays), kThreads, 0, stream>>>(
-            in, rays, pointer<int64_t>(counts), pointer<int64_t>(sums), out_pointer<int64_t>(packed_info),
-            out_pointer<T>(starts), out_pointer<T>(ends), out_pointer<int64_t>(ids));
+        launch(write_kernel<T>, blocks_for(rays), kThreads, 0, stream, in, rays, pointer<int64_t>(counts),
+               pointer<int64_t>(sums), out_pointer<int64_t>(packed_info), out_pointer<T>(starts),
+               out_pointer<T>(ends), out_pointer<int64_t>(ids));
         check_cuda(cudaGetLastError(), "march_rays: write");
     }
     return {starts, ends, ids, packed_info};
@@ -112,6 +111,4 @@ Samples march_rays_fwd(const Tensor& origins, const Tensor& directions, const Op
 }  // namespace
 }  // namespace mclnf
 
-STABLE_TORCH_LIBRARY_IMPL(mclnf_fast, CUDA, m) {
-    m.impl("march_rays_fwd", TORCH_BOX(&mclnf::march_rays_fwd));
-}
+MCLNF_CUDA_OPS(m) { m.impl("march_rays_fwd", TORCH_BOX(&mclnf::march_rays_fwd)); }
