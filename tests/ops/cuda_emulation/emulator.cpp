@@ -46,7 +46,11 @@ struct Fiber {
         size = kStack - kPage;
     }
     ~Fiber() {
-        if (stack) munmap(stack, kStack);
+        if (!stack) return;
+#ifdef __SANITIZE_ADDRESS__
+        __asan_unpoison_memory_region(bottom, size);  // whose memory may become someone else's
+#endif
+        munmap(stack, kStack);
     }
 };
 
