@@ -10,8 +10,9 @@
 // cancel). Second derivatives are in composite_second.h.
 //
 // A ray is worked through in groups of samples, the lanes of V (lanes.h): what is left at the ray's end, or
-// where it ends early, is a group in part, whose other lanes count as samples of density 0. The GPU has one
-// lane, which leaves everything in registers.
+// where it ends early, is a group in part, whose other lanes count as samples of density 0. On a GPU a thread
+// has one lane, of a ray of its own or of one that the warp shares; what is written once a ray, or beyond its
+// light, goes through leads() and clear().
 #pragma once
 
 #include "composite_channels.h"
@@ -122,13 +123,14 @@ MCLNF_HD MCLNF_INLINE void composite_forward(const CompositeRay<ScalarOf<V>>& ra
         at += part.m;
         break;
     }
-    for (; at < ray.count; ++at) out_weights[at] = 0;
+    clear<V>(out_weights, at, ray.count);
     sums.color.finish();
-    const T opacity = sum_lanes(sums.opacity);
+    const T opacity = sum_lanes(sums.opacity), depth = sum_lanes(sums.depth);
+    if (!leads<V>()) return;
     const int channels = kC > 0 ? kC : ray.channels;
     for (int c = 0; ray.background && c < channels; ++c) out_color[c] += (T(1) - opacity) * ray.background[c];
     *out_opacity = opacity;
-    *out_depth = sum_lanes(sums.depth);
+    *out_depth = depth;
 }
 
 // The optical depths before the samples of a ray: those of whole groups in `optical`, those of a last group
@@ -213,13 +215,12 @@ MCLNF_HD MCLNF_INLINE void composite_backward(const CompositeRay<ScalarOf<V>>& r
     const int channels = kC > 0 ? kC : ray.channels;
     const OpticalDepths<V> depths(ray, grad_density);
     const int64_t live = depths.whole + depths.part.m;
-    for (int64_t k = live; k < ray.count; ++k) {
-        grad_density[k] = 0;
-        if (grad_start) grad_start[k] = grad_end[k] = 0;
+    clear<V>(grad_density, live, ray.count);
+    if (grad_start) {
+        clear<V>(grad_start, live, ray.count);
+        clear<V>(grad_end, live, ray.count);
     }
-    if (grad_color) {
-        for (int64_t i = (g.color ? live : 0) * channels; i < ray.count * channels; ++i) grad_color[i] = 0;
-    }
+    if (grad_color) clear<V>(grad_color, (g.color ? live : 0) * channels, ray.count * channels);
     const T base =
         g.opacity - (g.color && ray.background ? dot_channels(g.color, ray.background, channels) : T(0));
     BackwardSums<kC, V> sums{ray,          g,          {g.color, channels}, base,    exp_of(-depths.carried),
@@ -230,7 +231,7 @@ MCLNF_HD MCLNF_INLINE void composite_backward(const CompositeRay<ScalarOf<V>>& r
         sums.template add<true>(at, all, load_lanes<V, true>(grad_density + at, all));
     if (grad_background) {
         const T opacity = sum_lanes(sums.opacity);
-        for (int c = 0; c < channels; ++c)
+        for (int c = Lanes<V>::thread(); c < channels; c += Lanes<V>::kThreads)
             grad_background[c] = g.color ? (T(1) - opacity) * g.color[c] : T(0);
     }
 }

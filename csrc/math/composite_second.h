@@ -94,8 +94,7 @@ struct SecondSums {
             if (v.color) dq += grad.template times<kWhole>(v.color + row, part);
             grad.template scaled<kWhole>(dw, out.color + row, part);
         } else {
-            for (int64_t i = 0; i < part.m * static_cast<int64_t>(kC > 0 ? kC : ray.channels); ++i)
-                out.color[row + i] = 0;
+            clear<V>(out.color, row, row + part.m * static_cast<int64_t>(kC > 0 ? kC : ray.channels));
         }
         color.template add<kWhole>(dw, ray.color + row, part);
         if (v.color) color.template add<kWhole>(w, v.color + row, part);
@@ -130,10 +129,12 @@ MCLNF_HD MCLNF_INLINE void composite_second(const CompositeRay<ScalarOf<V>>& ray
     const int channels = kC > 0 ? kC : ray.channels;
     const OpticalDepths<V> depths(ray, out.density);
     const DepthSlopes<V> slopes(ray, v, depths, out.grad_weights);
-    for (int64_t k = depths.whole + depths.part.m; k < ray.count; ++k) {
-        out.density[k] = out.t_start[k] = out.t_end[k] = out.grad_weights[k] = 0;
-        for (int c = 0; c < channels; ++c) out.color[k * channels + c] = 0;
-    }
+    const int64_t live = depths.whole + depths.part.m;
+    clear<V>(out.density, live, ray.count);
+    clear<V>(out.t_start, live, ray.count);
+    clear<V>(out.t_end, live, ray.count);
+    clear<V>(out.grad_weights, live, ray.count);
+    clear<V>(out.color, live * channels, ray.count * channels);
     const T* background = ray.background;
     const T base = g.opacity - (g.color && background ? dot_channels(g.color, background, channels) : T(0));
     const T base_slope = g.color && v.background ? -dot_channels(g.color, v.background, channels) : T(0);
@@ -155,13 +156,15 @@ MCLNF_HD MCLNF_INLINE void composite_second(const CompositeRay<ScalarOf<V>>& ray
     }
     sums.color.finish();
     const T opacity = sum_lanes(sums.opacity), opacity_slope = sum_lanes(sums.opacity_slope);
+    const T depth_slope = sum_lanes(sums.depth_slope);
+    if (!leads<V>()) return;
     for (int c = 0; c < channels; ++c) {
         if (background) out.grad_color[c] -= opacity_slope * background[c];
         if (v.background) out.grad_color[c] += (T(1) - opacity) * v.background[c];
         if (out.background) out.background[c] = g.color ? -opacity_slope * g.color[c] : T(0);
     }
     *out.grad_opacity = opacity_slope;
-    *out.grad_depth = sum_lanes(sums.depth_slope);
+    *out.grad_depth = depth_slope;
 }
 
 }  // namespace mclnf

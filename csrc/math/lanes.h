@@ -1,5 +1,6 @@
-// Several consecutive samples of a ray side by side: one type V stands for a float, a double or eight floats,
-// so that an algorithm is written once for the GPU (a thread has one sample at a time) and for the CPU.
+// Several consecutive samples of a ray side by side: one type V stands for a float, a double, eight floats or
+// the 32 numbers of a warp (warp_lanes.h), so that an algorithm is written once for the CPU and for the GPU,
+// with a thread a ray or a warp a ray.
 //
 // Eight floats on every instruction set, so that sums are added in one order and all give the same bits.
 #pragma once
@@ -8,11 +9,29 @@
 
 namespace mclnf {
 
+// One thread works on a ray and holds all lanes of V.
+struct OneThread {
+    static constexpr int kThreads = 1;
+    static MCLNF_HD MCLNF_INLINE int thread() { return 0; }
+};
+
 template <typename V>
-struct Lanes {
+struct Lanes : OneThread {
     using Scalar = V;
     static constexpr int kCount = 1;
 };
+
+// Whether this thread writes what there is once a ray.
+template <typename V>
+MCLNF_HD MCLNF_INLINE bool leads() {
+    return Lanes<V>::thread() == 0;
+}
+
+// p[begin ... end) = 0, by all threads of the ray.
+template <typename V>
+MCLNF_HD MCLNF_INLINE void clear(typename Lanes<V>::Scalar* p, int64_t begin, int64_t end) {
+    for (int64_t i = begin + Lanes<V>::thread(); i < end; i += Lanes<V>::kThreads) p[i] = 0;
+}
 
 // How much of a group of kCount samples belongs to the ray: the first m of them. The memory of the others can
 // be read (`roomy`) and written (`open`: whatever is there is yet to be computed).
@@ -72,7 +91,7 @@ typedef int32_t Int8 __attribute__((vector_size(32)));
 #endif
 
 template <>
-struct Lanes<Float8> {
+struct Lanes<Float8> : OneThread {
     using Scalar = float;
     static constexpr int kCount = 8;
 };
@@ -153,15 +172,19 @@ MCLNF_INLINE int lanes_until_below(Float8 v, float bound, int m) {
 // kWhole: all lanes are the ray's. Otherwise the lanes from part.m on are 0, whatever is in memory.
 template <typename V, bool kWhole>
 MCLNF_HD MCLNF_INLINE V load_lanes(const typename Lanes<V>::Scalar* p, Part part) {
-    V v{};
-    if (Lanes<V>::kCount == 1 || kWhole || part.roomy) {
-        memcpy(&v, p, sizeof v);
+    if constexpr (Lanes<V>::kThreads > 1) {
+        return V::template load<kWhole>(p, part.m);
     } else {
-        typename Lanes<V>::Scalar room[Lanes<V>::kCount] = {};
-        for (int j = 0; j < part.m; ++j) room[j] = p[j];
-        memcpy(&v, room, sizeof v);
+        V v{};
+        if (Lanes<V>::kCount == 1 || kWhole || part.roomy) {
+            memcpy(&v, p, sizeof v);
+        } else {
+            typename Lanes<V>::Scalar room[Lanes<V>::kCount] = {};
+            for (int j = 0; j < part.m; ++j) room[j] = p[j];
+            memcpy(&v, room, sizeof v);
+        }
+        return only_part<kWhole>(v, part);
     }
-    return only_part<kWhole>(v, part);
 }
 
 }  // namespace mclnf
