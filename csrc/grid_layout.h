@@ -108,6 +108,12 @@ struct GridInputs {
         STD_TORCH_CHECK(tables.is_cpu() == x.is_cpu(), "grid: tables must be on x's device");
     }
 
+    // Of the double backward.
+    static void check_directions(bool tangent_x, bool tangent_tables, bool need_tables) {
+        STD_TORCH_CHECK(tangent_x || tangent_tables, "grid: tangent_x or tangent_tables must be given");
+        STD_TORCH_CHECK(tangent_x || !need_tables, "grid: the gradient of tables needs tangent_x");
+    }
+
     // Like x, y or the tables; of no rows where it is not needed.
     Tensor like_x(bool needed) const {
         return torch::stable::new_empty(x, {needed ? points : 0, layout.dims});

@@ -176,8 +176,7 @@ std::tuple<Tensor, Tensor, Tensor> grid_encode_bwd_bwd(Tensor x, Tensor offsets,
                                                        std::vector<int64_t> ints, std::vector<double> floats,
                                                        bool need_x, bool need_tables, bool need_grad_y) {
     const GridInputs in = cpu_inputs(x, offsets, tables, ints, floats);
-    STD_TORCH_CHECK(tangent_x || tangent_tables, "grid: tangent_x or tangent_tables must be given");
-    STD_TORCH_CHECK(tangent_x || !need_tables, "grid: the gradient of tables needs tangent_x");
+    GridInputs::check_directions(tangent_x.has_value(), tangent_tables.has_value(), need_tables);
     const Tensor g = in.checked("grad_y", grad_y, in.y_shape());
     if (tangent_x) tangent_x = in.checked("tangent_x", *tangent_x, in.x_shape());
     if (tangent_tables) tangent_tables = in.checked("tangent_tables", *tangent_tables, in.table_shape());

@@ -20,3 +20,10 @@
 #else
 #define MCLNF_INLINE inline
 #endif
+
+// Before a loop of few turns over an array that should stay in registers: the GPU has no others to index.
+#if defined(__CUDACC__)
+#define MCLNF_UNROLL _Pragma("unroll")
+#else
+#define MCLNF_UNROLL
+#endif

@@ -13,7 +13,7 @@
 //
 // Points go in tiles of up to kTile, whose arithmetic vectorises: it is done for whole tiles, and what lies
 // behind the last point is thrown away. The GPU takes kTile = 1. kAxes: number of axes where it is known when
-// compiling (not for the nearest node), else 0.
+// compiling, kGridOne where it is known that the nearest node alone is read, else 0.
 #pragma once
 
 #include "common.h"
@@ -23,6 +23,7 @@ namespace mclnf {
 enum GridInterpolation : int { kGridNearest, kGridLinear, kGridSmoothstep, kGridInterpolations };
 
 constexpr int kGridAxes = 4;  // at most
+constexpr int kGridOne = -1;  // as kAxes
 
 struct GridLevel {
     int64_t first;               // the level's first number in a module's table
@@ -45,20 +46,25 @@ struct GridMap {
     int interpolation;
 };
 
+template <int kAxes>
+MCLNF_HD constexpr int grid_most_corners() {
+    return kAxes == kGridOne ? 1 : 1 << (kAxes > 0 ? kAxes : kGridAxes);
+}
+
 // Where the points of a tile lie on a level: their corners' places in the level's table, in numbers, and the
 // factors of the corners' weights by order of derivative in x (the first kOrders), bit and axis. Nearest:
 // factor[0][0][0] is the one weight.
 template <int kAxes, int kOrders, int kTile, typename T>
 struct GridPlaces {
     static constexpr int kMostAxes = kAxes > 0 ? kAxes : kGridAxes;
-    static constexpr int kMostCorners = 1 << kMostAxes;
+    static constexpr int kMostCorners = grid_most_corners<kAxes>();
     uint32_t place[kMostCorners][kTile];
     T factor[kOrders][2][kMostAxes][kTile];
 };
 
 // A number for each corner and point.
 template <int kAxes, int kTile, typename T>
-using GridNumbers = T[1 << (kAxes > 0 ? kAxes : kGridAxes)][kTile];
+using GridNumbers = T[grid_most_corners<kAxes>()][kTile];
 
 template <int kAxes, typename T>
 MCLNF_HD MCLNF_INLINE int grid_axes(const GridMap<T>& map) {
@@ -66,7 +72,11 @@ MCLNF_HD MCLNF_INLINE int grid_axes(const GridMap<T>& map) {
 }
 template <int kAxes, typename T>
 MCLNF_HD MCLNF_INLINE int grid_corners(const GridMap<T>& map) {
-    return kAxes > 0 ? 1 << kAxes : map.corners;
+    return kAxes == 0 ? map.corners : grid_most_corners<kAxes>();
+}
+template <int kAxes, typename T>
+MCLNF_HD MCLNF_INLINE bool grid_nearest(const GridMap<T>& map) {
+    return kAxes == kGridOne || (kAxes == 0 && map.interpolation == kGridNearest);
 }
 
 // One column of [m, dims], from `from` on; the rest of the tile is `rest`.
@@ -138,7 +148,7 @@ MCLNF_HD MCLNF_INLINE void grid_place(const GridMap<T>& map, const GridLevel& le
                                       GridPlaces<kAxes, kOrders, kTile, T>& at) {
     T column[kTile];
     uint32_t node[kTile];
-    const bool nearest = kAxes == 0 && map.interpolation == kGridNearest;
+    const bool nearest = grid_nearest<kAxes>(map);
     int corners = 1;
     for (int j = 0; j < kTile; ++j) at.place[0][j] = 0;
     for (int a = 0; a < grid_axes<kAxes>(map); ++a) {
@@ -180,7 +190,7 @@ MCLNF_HD MCLNF_INLINE void grid_weights(const GridMap<T>& map, const GridPlaces<
                                         int a, int b, GridNumbers<kAxes, kTile, T>& weight) {
     const int first = (a == 0) + (b == 0);
     for (int j = 0; j < kTile; ++j) weight[0][j] = at.factor[first][0][0][j];
-    if (kAxes == 0 && map.corners == 1) return;
+    if (grid_corners<kAxes>(map) == 1) return;
     for (int j = 0; j < kTile; ++j) weight[1][j] = at.factor[first][1][0][j];
     for (int e = 1; e < grid_axes<kAxes>(map); ++e) {
         const int order = (a == e) + (b == e), corners = 1 << e;
@@ -205,7 +215,7 @@ MCLNF_HD MCLNF_INLINE void grid_tangents(const GridMap<T>& map, const GridLevel&
         weight[0][j] = T(1);
         tangent[0][j] = T(0);
     }
-    if (kAxes == 0 && map.corners == 1) return;
+    if (grid_corners<kAxes>(map) == 1) return;
     for (int e = 0; e < grid_axes<kAxes>(map); ++e) {
         const int corners = 1 << e;
         const T *lower = at.factor[0][0][e], *upper = at.factor[0][1][e], *slope = at.factor[1][1][e];
@@ -246,9 +256,11 @@ template <int kAxes, int kTile, typename T>
 MCLNF_HD MCLNF_INLINE void grid_add_second(const GridMap<T>& map, const GridLevel& level,
                                            const GridPlaces<kAxes, 3, kTile, T>& at, const T* v,
                                            const GridNumbers<kAxes, kTile, T>& dot, int m, T* grad_x) {
+    MCLNF_UNROLL
     for (int b = 0; b < grid_axes<kAxes>(map); ++b) {
         T along[kTile];
         grid_column<kTile>(v + level.axis[b], map.dims, m, T(0), along);
+        MCLNF_UNROLL
         for (int a = 0; a < grid_axes<kAxes>(map); ++a) {
             GridNumbers<kAxes, kTile, T> curve;
             T sum[kTile];

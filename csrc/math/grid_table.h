@@ -6,8 +6,24 @@
 
 namespace mclnf {
 
+template <typename T, int kCount>
+struct alignas(sizeof(T) * kCount) GridPack {
+    T numbers[kCount];
+    MCLNF_HD MCLNF_INLINE T operator[](int k) const { return numbers[k]; }
+};
+
+// kBlock numbers to be indexed: where they are; or, kAligned, read at once from a multiple of their size, as
+// the GPU does.
+template <bool kAligned, int kBlock, typename T>
+MCLNF_HD MCLNF_INLINE auto grid_block(const T* at) {
+    if constexpr (kAligned)
+        return *reinterpret_cast<const GridPack<T, kBlock>*>(at);
+    else
+        return at;
+}
+
 // kBlock features: out [m, stride] = (or +=) sum_c weight_c T_c.
-template <int kBlock, int kAxes, int kOrders, int kTile, typename T>
+template <int kBlock, bool kAligned = false, int kAxes, int kOrders, int kTile, typename T>
 MCLNF_HD MCLNF_INLINE void grid_gather_block(const GridPlaces<kAxes, kOrders, kTile, T>& at, int corners,
                                              const GridNumbers<kAxes, kTile, T>& weight,
                                              const T* __restrict table, int m, T* __restrict out,
@@ -17,11 +33,17 @@ MCLNF_HD MCLNF_INLINE void grid_gather_block(const GridPlaces<kAxes, kOrders, kT
         T* row = out + j * stride;
         for (int f = 0; f < kBlock; ++f) sum[f] = add ? row[f] : T(0);
         for (int c = 0; c < corners; ++c) {
-            const T* entry = table + at.place[c][j];
+            const auto entry = grid_block<kAligned, kBlock>(table + at.place[c][j]);
             const T share = weight[c][j];
             for (int f = 0; f < kBlock; ++f) sum[f] += share * entry[f];
         }
-        for (int f = 0; f < kBlock; ++f) row[f] = sum[f];
+        if constexpr (kAligned) {
+            GridPack<T, kBlock> pack;
+            for (int f = 0; f < kBlock; ++f) pack.numbers[f] = sum[f];
+            *reinterpret_cast<GridPack<T, kBlock>*>(row) = pack;
+        } else {
+            for (int f = 0; f < kBlock; ++f) row[f] = sum[f];
+        }
     }
 }
 
@@ -42,16 +64,17 @@ MCLNF_HD MCLNF_INLINE void grid_gather(const GridMap<T>& map, const GridPlaces<k
 }
 
 // kBlock features: dot_c += <g, T_c>.
-template <int kBlock, int kAxes, int kOrders, int kTile, typename T>
+template <int kBlock, bool kAligned = false, int kAxes, int kOrders, int kTile, typename T>
 MCLNF_HD MCLNF_INLINE void grid_dots_block(const GridPlaces<kAxes, kOrders, kTile, T>& at, int corners,
                                            const T* __restrict table, const T* __restrict g, int64_t stride,
                                            int m, GridNumbers<kAxes, kTile, T>& dot) {
     constexpr int kLanes = kBlock < 8 ? kBlock : 8;
     for (int j = 0; j < m; ++j) {
         T own[kBlock];
-        for (int f = 0; f < kBlock; ++f) own[f] = g[j * stride + f];
+        const auto row = grid_block<kAligned, kBlock>(g + j * stride);
+        for (int f = 0; f < kBlock; ++f) own[f] = row[f];
         for (int c = 0; c < corners; ++c) {
-            const T* entry = table + at.place[c][j];
+            const auto entry = grid_block<kAligned, kBlock>(table + at.place[c][j]);
             T sum[kLanes];
             for (int f = 0; f < kLanes; ++f) sum[f] = own[f] * entry[f];
             for (int b = kLanes; b < kBlock; b += kLanes) {

@@ -143,6 +143,15 @@ def cpu_library(device: torch.device, dtype: torch.dtype) -> str | None:
     return _library.why_not("cpu")
 
 
+def cuda_library(device: torch.device, dtype: torch.dtype) -> str | None:
+    """The reason that the compiled CUDA kernels share."""
+    from mclnf_fast.ops import _library
+
+    if device.type != "cuda":
+        return f"it works on CUDA tensors, got {device}"
+    return _library.why_not("cuda")
+
+
 def always(device: torch.device, dtype: torch.dtype) -> str | None:
     """The reference serves every call."""
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _dispatch, _library
+from mclnf_fast.ops import _dispatch
 from mclnf_fast.ops._checks import check_tensor, values_can_be_read
 from mclnf_fast.ops.composite import autograd, reference
 from mclnf_fast.ops.composite.reference import Composite
@@ -13,13 +13,7 @@ from mclnf_fast.ops.composite.reference import Composite
 _HALF_OR_SINGLE = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def _cuda_library(device: torch.device, dtype: torch.dtype) -> str | None:
-    if device.type != "cuda":
-        return f"it works on CUDA tensors, got {device}"
-    return _library.why_not("cuda")
-
-
-_dispatch.register("composite", "cuda", _cuda_library)
+_dispatch.register("composite", "cuda", _dispatch.cuda_library)
 _dispatch.register("composite", "cpu", _dispatch.cpu_library)
 _dispatch.register("composite", "reference", _dispatch.always)
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _dispatch, _library
+from mclnf_fast.ops import _dispatch
 from mclnf_fast.ops._checks import check_tensor, values_can_be_read
 from mclnf_fast.ops.march import autograd as _registered  # noqa: F401  (shapes of the compiled op)
 from mclnf_fast.ops.march import reference
@@ -20,13 +20,7 @@ def _cpu_library(device: torch.device, dtype: torch.dtype) -> str | None:
     return _dispatch.cpu_library(device, dtype)
 
 
-def _cuda_library(device: torch.device, dtype: torch.dtype) -> str | None:
-    if device.type != "cuda":
-        return f"it works on CUDA tensors, got {device}"
-    return _library.why_not("cuda")
-
-
-_dispatch.register("march_rays", "cuda", _cuda_library)
+_dispatch.register("march_rays", "cuda", _dispatch.cuda_library)
 _dispatch.register("march_rays", "cpu", _cpu_library)
 _dispatch.register("march_rays", "reference", _dispatch.always)
 
