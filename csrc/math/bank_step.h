@@ -18,8 +18,8 @@ struct StepFactors {
 // The factors of a module that makes its step number t; the corrections in double: in float, 1 - 0.999^t is
 // wrong in the fifth digit at t = 1.
 template <typename S>
-inline StepFactors<S> step_factors(bool adam, double t, double lr, double beta1, double beta2, double eps,
-                                   double lam) {
+MCLNF_HD inline StepFactors<S> step_factors(bool adam, double t, double lr, double beta1, double beta2,
+                                            double eps, double lam) {
     const double first = adam && beta1 > 0 ? -std::expm1(t * std::log(beta1)) : 1.0;
     const double root = adam && beta2 > 0 ? std::sqrt(-std::expm1(t * std::log(beta2))) : 1.0;
     return {static_cast<S>(lr * root / first), static_cast<S>(eps * root),

@@ -123,7 +123,7 @@ BAD = [
     ({"trust": (1.0, W[:1], W)}, ValueError, "trust's fisher must hold 2 tensors"),
     ({"trust": (1.0, W, W[::-1])}, ValueError, r"trust's anchor\[0\] must have shape"),
     ({"trust": (1.0, [t.double() for t in W], W)}, TypeError, r"trust's fisher\[0\] must have dtype"),
-    ({"backend": "cuda"}, BackendError, "bank_step has no cuda backend"),
+    ({"backend": "cuda"}, BackendError, "it works on CUDA tensors, got cpu"),
     ({"backend": "fast"}, ValueError, "backend must be one of"),
 ]
 

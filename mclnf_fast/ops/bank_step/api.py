@@ -17,12 +17,19 @@ from mclnf_fast.ops.bank_step.reference import Kind, Trust
 DTYPES = (torch.float32, torch.float64)
 
 
+def _dtype(dtype: torch.dtype) -> str | None:
+    return None if dtype in DTYPES else f"it works on float32 and float64 parameters, got {dtype}"
+
+
 def _cpu_library(device: torch.device, dtype: torch.dtype) -> str | None:
-    if dtype not in DTYPES:
-        return f"it works on float32 and float64 parameters, got {dtype}"
-    return _dispatch.cpu_library(device, dtype)
+    return _dtype(dtype) or _dispatch.cpu_library(device, dtype)
 
 
+def _cuda_library(device: torch.device, dtype: torch.dtype) -> str | None:
+    return _dtype(dtype) or _dispatch.cuda_library(device, dtype)
+
+
+_dispatch.register("bank_step", "cuda", _cuda_library)
 _dispatch.register("bank_step", "cpu", _cpu_library)
 _dispatch.register("bank_step", "reference", _dispatch.always)
 
@@ -67,7 +74,7 @@ def bank_step(
         kind: "adam" or "sgd".
         betas, eps: Adam's; betas in [0, 1), eps at least 0.
         trust: (lam, fisher, anchor), see `Trust`, or None.
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cuda", "cpu" or "reference".
 
     Raises:
         TypeError: an argument has a wrong type or dtype.

@@ -1,0 +1,202 @@
+// The optimiser step of a bank on CUDA: one pass over memory, which alone limits it. Two kernels: a thread a
+// module counts its clock up and works out its factors, in double; then a thread a few neighbouring values of
+// all tensors, whose pointers are parameters of the kernel. The arithmetic is csrc/math/bank_step.h.
+#include <algorithm>
+
+#include "bank_step_tensors.h"
+#include "launch.h"
+#include "math/bank_step.h"
+
+namespace mclnf {
+namespace {
+
+// Of a module; the other factors are the same for all.
+template <typename S>
+struct Rate {
+    S rate, floor;
+};
+
+template <typename S>
+__global__ void __launch_bounds__(kThreads)
+    clock_kernel(StepOptions o, double* clock, const double* rates, const bool* active, Rate<S>* found) {
+    const int64_t m = this_ray();
+    if (m >= o.modules || (active && !active[m])) return;
+    const double t = clock[m] + 1;
+    clock[m] = t;
+    const StepFactors<S> factors =
+        step_factors<S>(o.adam, t, rates ? rates[m] : o.lr, o.beta1, o.beta2, o.eps, o.lam);
+    found[m] = {factors.rate, factors.floor};
+}
+
+constexpr int kMostTensors = 48;  // of a launch: its parameters are 4 KB at most
+constexpr int kBytes = 16;        // that a thread reads at once
+
+template <typename S>
+struct Tables {
+    Streams<S> streams[kMostTensors];
+    int64_t sizes[kMostTensors];  // values a module
+    unsigned first_block[kMostTensors];
+    bool aligned[kMostTensors];  // all of its tensors lie at multiples of kBytes
+    int count;
+    int64_t modules;
+    StepFactors<S> factors;  // rate and floor are each module's own
+    const Rate<S>* rates;
+    const bool* active;
+};
+
+template <typename S>
+struct alignas(kBytes) Pack {
+    static constexpr int kCount = kBytes / static_cast<int>(sizeof(S));
+    S values[kCount];
+};
+
+// The pack at value `at`; where it can't be read at once, those of its values that are there.
+template <typename S>
+__device__ inline void read(const S* from, int64_t at, int there, bool at_once, Pack<S>& pack) {
+    if (at_once) {
+        pack = *reinterpret_cast<const Pack<S>*>(from + at);
+    } else {
+        for (int k = 0; k < Pack<S>::kCount; ++k) pack.values[k] = k < there ? from[at + k] : S(0);
+    }
+}
+
+// Writes what is to be kept: `mask` has a bit for each value.
+template <typename S>
+__device__ inline void write(S* to, int64_t at, unsigned mask, bool at_once, const Pack<S>& pack) {
+    if (at_once && mask == (1u << Pack<S>::kCount) - 1) {
+        *reinterpret_cast<Pack<S>*>(to + at) = pack;
+    } else {
+        for (int k = 0; k < Pack<S>::kCount; ++k)
+            if (mask >> k & 1) to[at + k] = pack.values[k];
+    }
+}
+
+template <typename S, bool kAdam, bool kTrust>
+__global__ void __launch_bounds__(kThreads) values_kernel(const __grid_constant__ Tables<S> in) {
+    constexpr int kCount = Pack<S>::kCount;
+    int t = 0;
+    while (t + 1 < in.count && in.first_block[t + 1] <= blockIdx.x) ++t;
+    const Streams<S>& own = in.streams[t];
+    const int64_t size = in.sizes[t], total = size * in.modules;
+    const int64_t at =
+        (static_cast<int64_t>(blockIdx.x - in.first_block[t]) * kThreads + threadIdx.x) * kCount;
+    if (at >= total) return;
+    const int there = total - at < kCount ? static_cast<int>(total - at) : kCount;
+    const bool at_once = in.aligned[t] && there == kCount;
+    // The module of each value.
+    int64_t module = quotient(at, size), left = size - (at - module * size);
+    Rate<S> rates[kCount] = {};
+    unsigned mask = 0;
+    for (int k = 0; k < kCount; ++k) {
+        if (k >= there) break;
+        if (left == 0) {
+            ++module;
+            left = size;
+        }
+        --left;
+        if (in.active && !in.active[module]) continue;
+        mask |= 1u << k;
+        rates[k] = in.rates[module];
+    }
+    if (mask == 0) return;
+    Pack<S> p, g, m, v, fisher, anchor;
+    read(own.p, at, there, at_once, p);
+    read(own.g, at, there, at_once, g);
+    if constexpr (kAdam) {
+        read(own.m, at, there, at_once, m);
+        read(own.v, at, there, at_once, v);
+    }
+    if constexpr (kTrust) {
+        read(own.fisher, at, there, at_once, fisher);
+        read(own.anchor, at, there, at_once, anchor);
+    }
+    for (int k = 0; k < kCount; ++k) {
+        StepFactors<S> c = in.factors;
+        c.rate = rates[k].rate;
+        c.floor = rates[k].floor;
+        S slope = g.values[k];
+        if constexpr (kTrust) slope = pulled(c, slope, p.values[k], fisher.values[k], anchor.values[k]);
+        if constexpr (kAdam)
+            p.values[k] = adam_step(c, p.values[k], slope, m.values[k], v.values[k]);
+        else
+            p.values[k] = sgd_step(c, p.values[k], slope);
+    }
+    write(own.p, at, mask, at_once, p);
+    if constexpr (kAdam) {
+        write(own.m, at, mask, at_once, m);
+        write(own.v, at, mask, at_once, v);
+    }
+}
+
+class Cuda {
+  public:
+    using Guard = DeviceOf;
+    static constexpr const char* kPlace = "on the device of params[0]";
+
+    explicit Cuda(const Tensor& first) : first_(first) {}
+
+    bool has(const Tensor& t) const {
+        return t.is_cpu() == first_.is_cpu() && t.get_device_index() == first_.get_device_index();
+    }
+
+    void look(const char*, const double*, int64_t) const {}  // would have to wait
+
+    template <typename S>
+    void step(const StepOptions& o, double* clock, const double* rates, const bool* active,
+              const std::vector<Streams<S>>& streams, const std::vector<int64_t>& sizes) const {
+        if (o.modules == 0) return;
+        const cudaStream_t stream = current_stream(first_);
+        const Tensor factors = torch::stable::new_empty(first_, {o.modules, 2});
+        launch(clock_kernel<S>, blocks_for(o.modules), kThreads, 0, stream, o, clock, rates, active,
+               out_pointer<Rate<S>>(factors));
+        check_cuda(cudaGetLastError(), "bank_step: clock");
+        Tables<S> tables{};
+        tables.modules = o.modules;
+        tables.factors = step_factors<S>(o.adam, 1, 0, o.beta1, o.beta2, o.eps, o.lam);
+        tables.rates = pointer<Rate<S>>(factors);
+        tables.active = active;
+        int64_t blocks = 0;
+        for (size_t t = 0; t < streams.size(); ++t) {
+            const int64_t own = blocks_for(sizes[t] * o.modules, kThreads * Pack<S>::kCount);
+            if (own == 0) continue;
+            if (tables.count == kMostTensors || blocks + own > 0x7fffffff) {
+                step_tensors(o, tables, blocks, stream);
+                tables.count = 0;
+                blocks = 0;
+            }
+            const int k = tables.count++;
+            tables.streams[k] = streams[t];
+            tables.sizes[k] = sizes[t];
+            tables.first_block[k] = static_cast<unsigned>(blocks);
+            tables.aligned[k] = aligned(streams[t]);
+            blocks += own;
+        }
+        if (blocks > 0) step_tensors(o, tables, blocks, stream);
+    }
+
+  private:
+    template <typename S>
+    static bool aligned(const Streams<S>& t) {
+        uintptr_t all = 0;
+        for (const S* p : std::initializer_list<const S*>{t.p, t.m, t.v, t.g, t.fisher, t.anchor})
+            all |= reinterpret_cast<uintptr_t>(p);
+        return all % kBytes == 0;
+    }
+
+    template <typename S>
+    static void step_tensors(const StepOptions& o, const Tables<S>& tables, int64_t blocks,
+                             cudaStream_t stream) {
+        const bool trust = o.lam != 0;
+        const auto kernel = o.adam ? (trust ? values_kernel<S, true, true> : values_kernel<S, true, false>)
+                                   : (trust ? values_kernel<S, false, true> : values_kernel<S, false, false>);
+        launch(kernel, static_cast<unsigned>(blocks), kThreads, 0, stream, tables);
+        check_cuda(cudaGetLastError(), "bank_step: values");
+    }
+
+    Tensor first_;
+};
+
+}  // namespace
+}  // namespace mclnf
+
+MCLNF_CUDA_OPS(m) { m.impl("bank_step", TORCH_BOX(&mclnf::bank_step<mclnf::Cuda>)); }
