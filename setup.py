@@ -59,19 +59,21 @@ def cpu_arguments() -> tuple[list[str], list[str]]:
     return compile_args, link_args
 
 
+# Contraction is off, as on the CPU. `tests/ops/test_cuda_compile.py` compiles with these flags too.
+NVCC_FLAGS = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "--fmad=false", TARGET, "-DUSE_CUDA"]
+
+
+def find_nvcc() -> str | None:
+    at_home = os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin", "nvcc")
+    return shutil.which("nvcc") or (at_home if os.path.exists(at_home) else None)
+
+
 def cuda_extension(include: list[str]) -> list:
     sources = sorted(glob.glob("csrc/cuda/*.cu"))
     if flag("MCLNF_NO_CUDA"):
         say("CUDA library not built: MCLNF_NO_CUDA is set")
         return []
-    nvcc = shutil.which("nvcc") or next(
-        (
-            p
-            for p in (os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin", "nvcc"),)
-            if os.path.exists(p)
-        ),
-        None,
-    )
+    nvcc = find_nvcc()
     if not sources or nvcc is None:
         say("CUDA library not built: " + ("nvcc was not found" if sources else "no sources"))
         return []
@@ -80,7 +82,8 @@ def cuda_extension(include: list[str]) -> list:
     return [extension]
 
 
-def nvcc_flags(nvcc: str) -> list[str]:
+def nvcc_targets(nvcc: str) -> list[str]:
+    """The flags that name the architectures, those of TORCH_CUDA_ARCH_LIST that this nvcc knows."""
     listed = os.environ.get("TORCH_CUDA_ARCH_LIST", "8.0 9.0 10.0").replace(";", " ").split()
     known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=False).stdout
     flags: list[str] = []
@@ -92,16 +95,7 @@ def nvcc_flags(nvcc: str) -> list[str]:
             last = number
     if last:  # intermediate code of the newest one, so that later devices run as well
         flags += ["-gencode", f"arch=compute_{last},code=compute_{last}"]
-    return [
-        *flags,
-        "-std=c++17",
-        "-O3",
-        "-Xcompiler",
-        "-fPIC,-fvisibility=hidden",
-        "--fmad=false",
-        TARGET,
-        "-DUSE_CUDA",
-    ]
+    return flags
 
 
 def builds() -> bool:
@@ -161,7 +155,7 @@ def extensions() -> tuple[list, dict]:
                     self.extensions.remove(extension)
 
         def build_cuda(self, extension) -> None:
-            nvcc, flags = extension.mclnf_nvcc, nvcc_flags(extension.mclnf_nvcc)
+            nvcc, flags = extension.mclnf_nvcc, [*nvcc_targets(extension.mclnf_nvcc), *NVCC_FLAGS]
             include = [f"-I{path}" for path in extension.include_dirs]
             os.makedirs(self.build_temp, exist_ok=True)
 

@@ -1,0 +1,103 @@
+"""nvcc compiles every file of csrc/cuda for each architecture that we name, and the kernels fit the registers. No GPU
+is needed, and no CUDA build of torch."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import os
+import pathlib
+import re
+import subprocess
+from typing import NamedTuple
+
+import emulated_cuda
+import pytest
+
+ROOT = emulated_cuda.ROOT
+SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+ARCHITECTURES = (80, 90, 100)
+SPILL = 64  # bytes of a thread that may be written to memory for lack of registers: sixteen numbers
+SHARED = 48 << 10  # bytes of static shared memory that any block may have
+
+
+class Kernel(NamedTuple):
+    name: str
+    spill: int
+    registers: int
+    shared: int
+
+
+def kernels(report: str) -> list[Kernel]:
+    """What ptxas says of each kernel (-Xptxas -v)."""
+    found = []
+    for part in report.split("Compiling entry function '")[1:]:
+        spill = re.search(r"(\d+) bytes spill stores", part)
+        used = re.search(r"Used (\d+) registers", part)
+        shared = re.search(r"(\d+) bytes smem", part)
+        assert spill is not None, part
+        assert used is not None, part
+        size = int(shared[1]) if shared else 0
+        found.append(Kernel(part.split("'", 1)[0], int(spill[1]), int(used[1]), size))
+    return found
+
+
+@functools.cache
+def nvcc() -> str | None:
+    return emulated_cuda.build_script().find_nvcc()
+
+
+def compiled(source: pathlib.Path, arch: int, folder: pathlib.Path, extra: tuple[str, ...] = ()) -> list[Kernel]:
+    """One architecture; the host's half of the file with the first one alone."""
+    from torch.utils import cpp_extension
+
+    if f"compute_{arch}" not in subprocess.run([str(nvcc()), "--list-gpu-arch"], capture_output=True, text=True).stdout:
+        pytest.skip(f"this nvcc does not know sm_{arch}")
+    what = "-c" if arch == ARCHITECTURES[0] else "-cubin"
+    include = [f"-I{path}" for path in (ROOT / "csrc", *cpp_extension.include_paths())]
+    target = folder / f"{source.stem}_{arch}.o"
+    command = [
+        str(nvcc()), what, str(source), "-o", str(target), f"-gencode=arch=compute_{arch},code=sm_{arch}",
+        *emulated_cuda.build_script().NVCC_FLAGS, *include, "-Xptxas", "-v", *extra,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-5000:]
+    return kernels(done.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(nvcc() is None, reason="nvcc was not found")
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_kernel_compiles_and_fits_the_registers(arch: int, tmp_path: pathlib.Path) -> None:
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(lambda source: compiled(source, arch, tmp_path), SOURCES))
+    for source, report in zip(SOURCES, found):
+        assert report, f"{source.name} has no kernel for sm_{arch}"
+        spilling = [kernel for kernel in report if kernel.spill > SPILL]
+        assert not spilling, f"{source.name} spills more than {SPILL} bytes on sm_{arch}: {spilling}"
+        large = [kernel for kernel in report if kernel.shared > SHARED]
+        assert not large, f"{source.name} asks for more shared memory than sm_{arch} gives: {large}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(nvcc() is None, reason="nvcc was not found")
+def test_spills_are_seen(tmp_path: pathlib.Path) -> None:
+    """96 numbers in 32 registers, and 8 KiB of shared memory."""
+    source = tmp_path / "wide.cu"
+    source.write_text("""
+        __global__ void __launch_bounds__(1024, 2) wide(float* p) {
+            __shared__ float mean[2048];
+            float own[96];
+            #pragma unroll
+            for (int i = 0; i < 96; ++i) own[i] = p[1024 * i + threadIdx.x];
+            mean[threadIdx.x] = mean[2047 - threadIdx.x] = own[0];
+            __syncthreads();
+            #pragma unroll
+            for (int i = 0; i < 96; ++i) p[1024 * i + threadIdx.x] = own[i] * own[(i + 7) % 96] + mean[i];
+        }""")
+    (kernel,) = compiled(source, 90, tmp_path)
+    assert "wide" in kernel.name
+    assert kernel.spill > SPILL
+    assert kernel.registers <= 32
+    assert kernel.shared == 8 << 10
