@@ -93,10 +93,33 @@ def random_rays(rays: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return origins, directions
 
 
+def check_march(
+    emulated: Any, rays: int, dtype: torch.dtype, occupancy: Tensor | None, options: dict[str, Any]
+) -> list[Tensor]:
+    """The very samples of the reference, with near and far as numbers and as tensors; those of the latter."""
+    aabb = torch.tensor([[-1.0, -1.2, -0.7], [1.0, 0.9, 1.0]], dtype=dtype)
+    origins, directions = random_rays(rays, dtype)
+    near, far = torch.rand(rays, dtype=dtype), 1 + torch.rand(rays, dtype=dtype)
+    grid = occupancy if occupancy is None or occupancy.dim() == 4 else occupancy[None]
+    found: list[Tensor] = []
+    for limits in ((None, None, 0.3, 1.7), (near, far, 0.0, 0.0)):
+        wanted = march_rays(
+            origins, directions, occupancy, aabb, **options, backend="reference",
+            near=0.3 if limits[0] is None else near, far=1.7 if limits[1] is None else far,
+        )  # fmt: skip
+        found = emulated.march_rays_fwd(
+            origins, directions, grid, aabb, *limits, options.get("bins", 0), options.get("step", 0.0),
+            options.get("stratified", False), options.get("seed", 0), options.get("early_stop_eps", 0.0),
+        )  # fmt: skip
+        for field, a, b in zip(wanted._fields, found, wanted, strict=True):
+            assert torch.equal(a, b), (field, rays)
+    return found
+
+
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("grid", ["none", "bool", "levels", "density"])
-@pytest.mark.parametrize("options", [{"bins": 1}, {"bins": 65}, {"step": 0.03}], ids=str)
+@pytest.mark.parametrize("options", [{"bins": 1}, {"bins": 32}, {"bins": 65}, {"step": 0.03}], ids=str)
 @pytest.mark.parametrize("stratified", [False, True])
 def test_march_keeps_the_very_samples_of_the_reference(
     emulated: Any, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, grid: str, options: dict, stratified: bool
@@ -107,24 +130,39 @@ def test_march_keeps_the_very_samples_of_the_reference(
         "levels": torch.rand(3, 7, 8, 5) < 0.4,
         "density": torch.rand(2, 4, 5, 6).sub(0.3) * 10,
     }[grid]
-    eps = 0.01 if grid == "density" else 0.0
-    aabb = torch.tensor([[-1.0, -1.2, -0.7], [1.0, 0.9, 1.0]], dtype=dtype)
-    for rays, name in ((0, "forward"), (1, "reverse"), (17, "random:1"), (129, "forward"), (1000, "random:2")):
+    options = options | {"stratified": stratified, "seed": -3, "early_stop_eps": 0.01 if grid == "density" else 0.0}
+    for rays, name in ((0, "forward"), (1, "reverse"), (17, "random:1"), (129, "forward"), (500, "random:2")):
         order(monkeypatch, name)
-        origins, directions = random_rays(rays, dtype)
-        near, far = torch.rand(rays, dtype=dtype), 1 + torch.rand(rays, dtype=dtype)
-        for limits in ((None, None, 0.3, 1.7), (near, far, 0.0, 0.0)):
-            wanted = march_rays(
-                origins, directions, occupancy, aabb, **options, stratified=stratified, seed=-3, early_stop_eps=eps,
-                near=0.3 if limits[0] is None else near, far=1.7 if limits[1] is None else far, backend="reference",
-            )  # fmt: skip
-            grid_of_levels = occupancy if occupancy is None or occupancy.dim() == 4 else occupancy[None]
-            found = emulated.march_rays_fwd(
-                origins, directions, grid_of_levels, aabb, *limits, options.get("bins", 0), options.get("step", 0.0),
-                stratified, -3, eps,
-            )  # fmt: skip
-            for field, a, b in zip(wanted._fields, found, wanted):
-                assert torch.equal(a, b), (field, rays, name)
+        check_march(emulated, rays, dtype, occupancy, options)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("name", ORDERS[:2])
+@pytest.mark.parametrize("options", [{"bins": 1500}, {"step": 7e-4}], ids=str)
+def test_march_beyond_the_bins_whose_bits_are_kept(
+    emulated: Any, monkeypatch: pytest.MonkeyPatch, options: dict, name: str
+) -> None:
+    """More than 1024 bins a ray; light ends before them on some rays and behind them on others."""
+    order(monkeypatch, name)
+    occupancy = torch.rand(1, 5, 6, 7).sub(0.5) * 3
+
+    def march(grid: Tensor | None, eps: float) -> list[Tensor]:
+        torch.manual_seed(1)  # the same rays
+        return check_march(emulated, 200, torch.float32, grid, options | {"early_stop_eps": eps})
+
+    (bins, _, _, every), (_, _, _, occupied), (starts, _, _, lit) = (
+        march(None, 0),
+        march(occupancy, 0),
+        march(occupancy, 0.8),
+    )
+    before = behind = 0
+    for (first, count), (_, all_occupied), (at, kept) in zip(every.tolist(), occupied.tolist(), lit.tolist()):
+        if 0 < kept < all_occupied and count > 1024:
+            last = starts[at + kept - 1]
+            before += int(last < bins[first + 1024])
+            behind += int(last >= bins[first + 1024])
+    assert before > 0
+    assert behind > 0
 
 
 def test_march_refuses_too_many_bins(emulated: Any) -> None:
