@@ -6,12 +6,15 @@ import dataclasses
 import fnmatch
 import json
 import pathlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mclnf_fast.errors import InputError
 
 FOLDER = pathlib.Path(__file__).resolve().parent / "cases"
-LATER = {"gpu": "its cases come with the GPU kernels"}
+SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "tf32": "tf32", "float64": "fp64"}
+TINY = {"points": 128, "modules": 4, "width": 16, "hidden": 2, "octaves": 3, "rays": 16, "samples": 4, "bins": 5}
+TINY |= {"resolution": 8, "levels": 2, "log2_size": 8, "peer_points": 16, "ray_points": 4, "steps": 2}
 BARS = ("limit_share", "speedup", "time_ratio", "spread", "memory_ratio")
 
 
@@ -44,8 +47,8 @@ class Case:
 
     op: the problem, a name of `benchmarks.work`. shapes: its sizes, as the problem's file documents them. peers: names
     of `benchmarks.peers`. variants: sizes that differ from `shapes`, each a contender of ours with a `name`. limit:
-    `fma`, `copy` or none. quick: also part of `--quick`. memory: whether peak memory is measured, of ours and of
-    `memory_against`.
+    `fma` (of a CPU), `matmul` (of a GPU, in the case's dtype), `copy` or none. quick: also part of `--quick`. memory:
+    whether peak memory is measured, of ours and of `memory_against`.
     """
 
     id: str
@@ -75,8 +78,6 @@ class Suite:
 def load_suite(name: str) -> Suite:
     """Reads a suite. Raises InputError, naming what there is, for an unknown one; a path to a JSON file also serves."""
     path = pathlib.Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
-    if name in LATER and not path.exists():
-        raise InputError(f"--suite {name} is not there yet: {LATER[name]}; there is: {', '.join(suites())}")
     if not path.exists():
         raise InputError(f"--suite must be one of {', '.join(suites())} or a JSON file of cases, got {name!r}")
     return read_suite(json.loads(path.read_text()), path.stem)
@@ -88,11 +89,13 @@ def suites() -> list[str]:
 
 
 def read_suite(data: dict[str, Any], name: str) -> Suite:
-    """A suite from plain data. Raises InputError where a case has an unknown key, a bar of an unknown kind or an id
-    that another has."""
+    """A suite from plain data. A row with `dtypes` is a case a dtype, `forward/bf16` and so on.
+
+    Raises InputError where a case has an unknown key, a bar of an unknown kind or an id that another has.
+    """
     known = {field.name for field in dataclasses.fields(Case)} - {"device"}
     cases: list[Case] = []
-    for row in data["cases"]:
+    for row in _rows(data["cases"]):
         if unknown := sorted(set(row) - known):
             raise InputError(f"case {row.get('id', '?')!r}: keys must be of {', '.join(sorted(known))}, got {unknown}")
         given = dict(row, device=data["device"], shapes={**data.get("shapes", {}), **row.get("shapes", {})})
@@ -103,6 +106,33 @@ def read_suite(data: dict[str, Any], name: str) -> Suite:
             raise InputError(f"case ids must differ, got {row['id']!r} twice")
         cases.append(Case(**given))
     return Suite(name, data["device"], float(data["seconds"]), tuple(cases))
+
+
+def _rows(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows, one a dtype where a row names several."""
+    for row in rows:
+        if "dtypes" not in row:
+            yield row
+        for dtype in row.get("dtypes", ()):
+            one = {key: value for key, value in row.items() if key != "dtypes"}
+            title = f"{row['title']}, {SHORT[dtype]}" if row.get("title") else ""
+            shapes = {**row.get("shapes", {}), "dtype": dtype}
+            yield {**one, "id": f"{row['id']}/{SHORT[dtype]}", "title": title, "shapes": shapes}
+
+
+def tiny(suite: Suite) -> Suite:
+    """The same cases at tiny sizes on the CPU: whether they hold together can be tried anywhere."""
+
+    def shrunk(shapes: dict[str, Any]) -> dict[str, Any]:
+        return {key: min(value, TINY[key]) if key in TINY else value for key, value in shapes.items()}
+
+    cases = [
+        dataclasses.replace(
+            case, device="cpu", shapes=shrunk(case.shapes), variants=tuple(shrunk(v) for v in case.variants)
+        )
+        for case in suite.cases
+    ]
+    return dataclasses.replace(suite, device="cpu", cases=tuple(cases))
 
 
 def _bar(case: str, row: dict[str, Any]) -> Bar:

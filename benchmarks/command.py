@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import cases, limit, machine, runner, table, timing
+from benchmarks import cases, device, limit, machine, runner, table, timing
 from mclnf_fast.errors import InputError
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
@@ -33,12 +34,17 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The options."""
     p = _Parser(prog="mclnf-fast bench", description="Measures every op against its peers and the machine's limit.")
-    p.add_argument("--suite", default="cpu", metavar="NAME", help="cases to run: %(default)s (gpu comes later)")
+    p.add_argument(
+        "--suite", default="cpu", metavar="NAME", help="cases to run: cpu (the default), gpu, auto, or a JSON file"
+    )
     p.add_argument("--only", metavar="PATTERN", help="cases whose id holds this or matches it (forward*,maml)")
     p.add_argument("--quick", action="store_true", help="a few cases in about a minute; no torch.compile, no memory")
     p.add_argument("--threads", type=int, metavar="N", help="threads of every contender; default: torch's")
     p.add_argument("--seconds", type=float, metavar="S", help="time budget of a contender in a case")
     p.add_argument("--out", type=pathlib.Path, metavar="FILE", help="JSON of the results; a plot goes beside it")
+    p.add_argument(
+        "--dry-run", action="store_true", help="tiny sizes on the CPU: do the cases hold together? No figure counts"
+    )
     p.add_argument("--list", action="store_true", help="name the cases and stop")
     return p
 
@@ -52,16 +58,22 @@ def main(given: Sequence[str]) -> int:
         if value is not None and not value >= low:
             raise InputError(f"--{name} must be at least {low}, got {value}")
     suite = cases.load_suite(options.suite)
+    if options.dry_run:
+        suite = cases.tiny(suite)
     picked = cases.pick(suite, options.only, options.quick)
     if options.list:
+        widest = 2 + max(18, *(len(case.id) for case in picked))
         for case in picked:
-            print(f"{case.id:<20}{case.title}{'  (quick)' if case.quick else ''}")
+            print(f"{case.id:<{widest}}{case.title}{'  (quick)' if case.quick else ''}")
         return 0
+    if (reason := device.unfit(suite.device)) is not None:
+        raise InputError(f"--suite {options.suite} {reason}. Remedy: a machine with one, or --dry-run, without figures")
     if options.out is not None and options.out.suffix != ".json":
         raise InputError(f"--out must end in .json, got {str(options.out)!r}")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    data = run(suite, picked, options)
+    with timing.brief() if options.dry_run else contextlib.nullcontext():
+        data = run(suite, picked, options)
     path = target(options, data)
     if path is not None:  # first of all: what took minutes is kept whatever happens while it is shown
         keep(path, data)
@@ -79,7 +91,9 @@ def main(given: Sequence[str]) -> int:
 
 def run(suite: cases.Suite, picked: Sequence[cases.Case], options: argparse.Namespace) -> dict[str, Any]:
     """All cases, one after another -> the data of the JSON; `--out` has what is done after each case."""
-    seconds = options.seconds if options.seconds is not None else QUICK_SECONDS if options.quick else suite.seconds
+    seconds = QUICK_SECONDS if options.quick else suite.seconds
+    if options.seconds is not None or options.dry_run:
+        seconds = options.seconds or 0.0
     began = time.perf_counter()
     limit.cpu_shares.clear()
     results: list[dict[str, Any]] = []
@@ -89,26 +103,31 @@ def run(suite: cases.Suite, picked: Sequence[cases.Case], options: argparse.Name
         "device": suite.device,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "command": " ".join(["mclnf-fast bench", *_words(options)]),
-        **machine.describe(),
-        "settings": {"seconds": seconds, "quick": options.quick, "only": options.only},
+        **machine.describe(suite.device),
+        "settings": {
+            "seconds": seconds,
+            "quick": options.quick,
+            "only": options.only,
+            **({"dry_run": True} if options.dry_run else {}),
+        },
         "interrupted": False,
         "took_seconds": 0.0,
         "limits": {},
         "cases": results,
     }
     for k, case in enumerate(picked):
-        if options.quick:
+        if options.quick or options.dry_run:
             bars = tuple(bar for bar in case.bars if bar.what != "memory_ratio")
             case = dataclasses.replace(case, memory=(), bars=bars)
         begin = time.perf_counter()
         print(f"[{k + 1}/{len(picked)}] {case.id} ...", end="", file=sys.stderr, flush=True)
         try:
-            results.append(runner.run_case(case, seconds, QUICK_SKIP if options.quick else ()))
+            results.append(runner.run_case(case, seconds, QUICK_SKIP if options.quick or options.dry_run else ()))
         except KeyboardInterrupt:
             data["interrupted"] = True
             break
         print(f" {results[-1]['status']}, {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
-        data |= {"took_seconds": round(time.perf_counter() - began, 1), "limits": limits_of(results)}
+        data |= {"took_seconds": round(time.perf_counter() - began, 1), "limits": limits_of(results, suite.device)}
         if options.out is not None:
             keep(options.out, data)
     return data
@@ -126,21 +145,26 @@ def _words(options: argparse.Namespace) -> list[str]:
     for name in ("only", "threads", "seconds"):
         if getattr(options, name) is not None:
             words += [f"--{name}", str(getattr(options, name))]
-    return [*words, "--quick"] if options.quick else words
+    return words + [f"--{name.replace('_', '-')}" for name in ("quick", "dry_run") if getattr(options, name)]
 
 
-def limits_of(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Quartiles of all that the limits were measured at during the run, by kind."""
+def limits_of(results: Sequence[dict[str, Any]], device: str = "cpu") -> dict[str, Any]:
+    """Quartiles of all that the limits were measured at during the run, by kind; a matrix product by dtype too."""
+    values: dict[str, list[float]] = {}
+    for r in results:
+        if r["limit"] is not None:
+            kind = f"matmul {r['shapes'].get('dtype', 'float32')}" if r["limit"] == "matmul" else r["limit"]
+            found_here = [v for row in r["contenders"] for v in row.get("limits", ()) if v > 0]
+            values[kind] = values.get(kind, []) + found_here
     found: dict[str, Any] = {}
-    for kind in ("fma", "copy"):
-        values = [
-            v for r in results if r["limit"] == kind for row in r["contenders"] for v in row.get("limits", ()) if v > 0
-        ]
-        if values:
-            low, middle, high = timing.quartiles(values)
-            found[kind] = {"median": middle, "q1": low, "q3": high, "count": len(values)}
+    for kind in sorted(values, key=lambda kind: (kind == "copy", kind)):
+        if values[kind]:
+            low, middle, high = timing.quartiles(values[kind])
+            found[kind] = {"median": middle, "q1": low, "q3": high, "count": len(values[kind])}
     if limit.cpu_shares:
         found["cpu_share"] = timing.median(limit.cpu_shares)
+    if device != "cpu":
+        return found
     if (reason := limit.why_no_fma()) is not None:
         found["unknown"] = reason
     return found
@@ -150,9 +174,10 @@ def target(options: argparse.Namespace, data: dict[str, Any]) -> pathlib.Path | 
     """Where the JSON goes: `--out`; else, for a whole suite, a new file in `results/`."""
     if options.out is not None:
         return pathlib.Path(options.out)
-    if options.only or options.quick or options.suite.endswith(".json") or data["interrupted"]:
+    if options.only or options.quick or options.dry_run or options.suite.endswith(".json") or data["interrupted"]:
         return None
-    stem = f"bench_{data['suite']}_{data['machine']['cpu']['short']}_{data['date']}"
+    machine = data["machine"].get("gpu") or data["machine"]["cpu"]
+    stem = f"bench_{data['suite']}_{machine['short']}_{data['date']}"
     names = [f"{stem}.json", *(f"{stem}_{k}.json" for k in range(2, 1000))]
     return next(RESULTS / name for name in names if not (RESULTS / name).exists())
 

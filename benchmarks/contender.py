@@ -20,13 +20,14 @@ def as_given(result: Any) -> Outputs:
 class Contender:
     """One way to solve a problem.
 
-    name: how it is shown. run: what is timed; it returns when the work is done. outputs: turns what `run` returned
-    into named tensors, laid out like the truth; not timed. check: computes those tensors where `run` alone does not
-    show them (a training step). share: the part of the problem that `run` does, for peers that would take minutes;
-    it then does the first rows of every output. part: prefix, such as `M=16:`, of the truth's names that are its own;
-    without one, the names without a prefix. only: the outputs that it has, where it does less than the problem asks.
-    peer, variant: whose it is (empty: ours) and which of a case's variants it does. flops, moved: operations and bytes
-    of the whole problem, None where the case's own count holds. note: what a reader must know.
+    name: how it is shown. run: what is timed; it returns when the work is done, on a GPU when it is queued. outputs:
+    turns what `run` returned into named tensors, laid out like the truth; not timed. check: computes those tensors
+    where `run` alone does not show them (a training step). share: the part of the problem that `run` does, for peers
+    that would take minutes; it then does the first rows of every output. part: prefix, such as `M=16:`, of the truth's
+    names that are its own; without one, the names without a prefix. only: the outputs that it has, where it does less
+    than the problem asks. peer, variant: whose it is (empty: ours) and which of a case's variants it does. flops,
+    moved: operations and bytes of the whole problem, None where the case's own count holds. note: what a reader must
+    know.
     """
 
     name: str

@@ -1,4 +1,5 @@
-"""What the machine itself can do at this moment: multiply-adds in registers, and a copy of a large tensor."""
+"""What the machine itself can do at this moment: multiply-adds in registers, and a copy of a large tensor; on a GPU a
+large matrix product and a copy (`rates`)."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from time import perf_counter, process_time
 
 import torch
 
+from benchmarks import rates
 from mclnf_fast.ops import _library
 
 FMA_SECONDS = 0.008
@@ -55,8 +57,16 @@ def copy() -> float:
     return 2 * COPY_BYTES / (perf_counter() - begin) * 1e-9
 
 
-def meter(kind: str | None) -> Callable[[], float] | None:
-    """The limit named by a case: `fma`, `copy`, or None."""
+SCALE = {"fma": 1e-9, "copy": 1e-9, "matmul": 1e-12}
+"""Of each kind's unit: GFLOP/s, GB/s, TFLOP/s."""
+
+
+def meter(kind: str | None, device: str = "cpu", dtype: str = "float32") -> Callable[[], float] | None:
+    """The limit named by a case: `fma`, `copy`, `matmul` (in the case's dtype), or None."""
+    if kind == "matmul":
+        return functools.partial(rates.matmul, device, dtype)
+    if kind == "copy" and device != "cpu":
+        return functools.partial(rates.copy, device)
     return {"fma": fma, "copy": copy, None: None}[kind]
 
 

@@ -1,4 +1,4 @@
-"""What a result was measured on: processor, instruction set, versions, commit. No paths, no host names."""
+"""What a result was measured on: processor, instruction set, GPU, versions, commit. No paths, no host names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 from benchmarks import limit
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+GPU_PACKAGES = ("triton", "tinycudann", "nerfacc")
+ASKED = ("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit", "temperature.gpu")
 PACKAGES = ("mclnf-fast", "torch", "numpy", "jax", "jaxlib", "backpack-for-pytorch", "opacus", "torchopt")
 
 # (vendor, family, lowest model, highest model) -> name
@@ -66,6 +69,46 @@ def short_name(vendor: str, family: int | None, model: int | None) -> str:
     return f"{vendor.lower() or 'cpu'}-{family}-{model}"
 
 
+def gpu() -> dict[str, Any]:
+    """name, short name, capability, multiprocessors, memory, second-level cache, CUDA of torch, and what `nvidia-smi`
+    says of driver and clocks (at rest or not: as they are found), where it is there."""
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    cache = getattr(properties, "L2_cache_size", None)
+    return {
+        "name": properties.name,
+        "short": gpu_short_name(properties.name),
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_gib": round(properties.total_memory / 2**30, 1),
+        "l2_mib": None if cache is None else round(cache / 2**20, 1),
+        "count": torch.cuda.device_count(),
+        "cuda": torch.version.cuda,
+        **smi(str(getattr(properties, "uuid", ""))),
+    }
+
+
+def gpu_short_name(name: str) -> str:
+    """A word for file names: `h200` of `NVIDIA H200`."""
+    words = re.sub(r"[^a-z0-9]+", " ", name.lower()).split()
+    return "-".join(word for word in words if word not in ("nvidia", "geforce", "tesla")) or "gpu"
+
+
+def smi(uuid: str) -> dict[str, str]:
+    """What `nvidia-smi` answers to `ASKED`; empty without it, and an answer that it has not is left out."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(ASKED)}", "--format=csv,noheader"]
+    if uuid:
+        command += ["-i", uuid if uuid.startswith("GPU-") else f"GPU-{uuid}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    lines = done.stdout.splitlines() if done.returncode == 0 else []
+    answers = [answer.strip() for answer in lines[0].split(",")] if lines else []
+    if len(answers) != len(ASKED):
+        return {}
+    return {key.replace(".", "_"): answer for key, answer in zip(ASKED, answers) if not answer.startswith("[")}
+
+
 def _int(text: str | None) -> int | None:
     return int(text) if text and text.isdigit() else None
 
@@ -78,10 +121,10 @@ def memory_gib() -> float | None:
         return None
 
 
-def versions() -> dict[str, str | None]:
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str | None]:
     """Python's and the packages'; None for one that is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -109,17 +152,18 @@ def commit() -> dict[str, Any]:
     return {"hash": head, "dirty": None if changed is None else bool(changed)}
 
 
-def describe() -> dict[str, Any]:
-    """All of it, for the JSON."""
+def describe(device: str = "cpu") -> dict[str, Any]:
+    """All of it, for the JSON; of a GPU where the cases run on one."""
     return {
         "machine": {
             "cpu": cpu(),
+            **({"gpu": gpu()} if device == "cuda" else {}),
             "memory_gib": memory_gib(),
             "system": f"{platform.system()} {platform.machine()}",
             "threads": torch.get_num_threads(),
             "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         },
-        "versions": versions(),
+        "versions": versions(PACKAGES if device == "cpu" else (*PACKAGES, *GPU_PACKAGES)),
         "commit": commit(),
         "python": sys.implementation.name,
     }

@@ -5,6 +5,9 @@ libraries are not counted, results and every buffer are, those of C++ containers
 malloc gives every block of 64 KiB or more its own mapping and returns it when it is freed, and without huge pages, so
 that the figure is what was held and not what the allocator kept; the kernel counts it to some hundred KiB. A run on a
 few points comes first: it loads what is loaded once and starts the threads.
+
+On a GPU it is the peak of what torch's allocator had handed out (`torch.cuda.max_memory_allocated`), less what it had
+before the run; what a peer takes from the driver on its own is not in it.
 """
 
 from __future__ import annotations
@@ -61,6 +64,8 @@ def peak_of(case: Case, name: str) -> dict[str, Any]:
     _find(shrunk(case), name).run()
     contender = _find(case, name)
     gc.collect()
+    if case.device == "cuda":
+        return _peak_on_gpu(contender)
     try:
         ctypes.CDLL(None).malloc_trim(0)
         pathlib.Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
@@ -76,6 +81,20 @@ def peak_of(case: Case, name: str) -> dict[str, Any]:
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
     del result
     return {"bytes": max(after - before, 0), "how": how}
+
+
+def _peak_on_gpu(contender: Any) -> dict[str, Any]:
+    import torch
+
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = contender.run()
+    torch.cuda.synchronize()
+    after = torch.cuda.max_memory_allocated()
+    del result
+    return {"bytes": max(after - before, 0), "how": "torch.cuda.max_memory_allocated"}
 
 
 _UNIT = 1 if sys.platform == "darwin" else 1024
@@ -97,8 +116,8 @@ def _find(case: Case, name: str) -> Any:
     problem = work.make(case)
     for contender in problem.ours():
         if contender.name == name:
-            return contender
-    return peers.contender(name, case.op, problem)
+            return problem.prepared(contender)
+    return problem.prepared(peers.contender(name, case.op, problem))
 
 
 def main() -> None:

@@ -22,6 +22,9 @@ PEERS = {
     "reference": ("#6b7280", "o"),
     "adam fused": ("#008f6b", "p"),
     "adam foreach": ("#0072b2", "*"),
+    "ops": ("#5b5bd6", "d"),
+    "tinycudann": ("#3c6e71", ">"),
+    "nerfacc": ("#8c4a2f", "<"),
 }
 INK, PALE = "#333333", "#dddddd"
 
@@ -38,15 +41,13 @@ def draw(data: dict[str, Any], path: pathlib.Path) -> None:
     figure = Figure(figsize=(11, sum(heights) + 0.9), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=heights)
     upper, lower = parts
-    cpu = data["machine"]["cpu"]
     figure.suptitle(
-        f"{cpu['model']} ({cpu['short']}), {table.threads(data)}, "
-        f"{cpu['instruction_set'] or 'no compiled library'}, torch {data['versions']['torch']}, {data['date']}",
+        f"{table.where(data)}, torch {data['versions']['torch']}, {data['date']}",
         fontsize=11,
         color=INK,
     )
     left, right = upper.subplots(1, 2, sharey=True, gridspec_kw={"width_ratios": [2, 3]})
-    _shares(left, single)
+    _shares(left, single, "matrix product" if data["device"] == "cuda" else "multiply-add limit")
     _ratios(right, single)
     if sweeps:
         grid = lower.subplots(-(-len(sweeps) // 2), 2, squeeze=False)
@@ -67,11 +68,11 @@ def _rows(ax: Any, results: list[dict[str, Any]]) -> None:
         ax.spines[side].set_visible(False)
 
 
-def _shares(ax: Any, results: list[dict[str, Any]]) -> None:
-    """Share of the multiply-add limit, ours and what must be reached."""
+def _shares(ax: Any, results: list[dict[str, Any]], limit: str) -> None:
+    """Share of the limit, ours and what must be reached."""
     _rows(ax, results)
     for k, result in enumerate(results):
-        if result["limit"] != "fma":
+        if result["limit"] not in ("fma", "matmul"):
             ax.text(2, k, "no operations counted" if result["limit"] is None else "limited by memory", fontsize=7,
                     color="#888888", va="center")  # fmt: skip
             continue
@@ -87,7 +88,7 @@ def _shares(ax: Any, results: list[dict[str, Any]]) -> None:
                     if bar[which] is not None:
                         ax.plot([100 * bar[which]] * 2, [k - 0.4, k + 0.4], color=INK, ls=style, lw=1.6, zorder=3)
     ax.set_xlim(0, 110)
-    ax.set_xlabel("ours, % of the multiply-add limit\n(line: must reach; dotted: aim)", fontsize=8.5)
+    ax.set_xlabel(f"ours, % of the {limit}\n(line: must reach; dotted: aim)", fontsize=8.5)
     ax.tick_params(axis="x", labelsize=8)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import bars, correctness, limit, memory, peers, timing, variants, work
+from benchmarks import bars, correctness, device, limit, memory, peers, timing, variants, work
 from benchmarks.cases import Case
 from benchmarks.contender import Contender, Unsupported
 from benchmarks.work import Work
@@ -19,12 +19,12 @@ Say = Callable[[str], None]
 def contenders_of(case: Case, problem: Work, skip: tuple[str, ...] = ()) -> tuple[list[Contender], dict[str, str]]:
     """Ours and the peers, and why a peer of the case takes no part."""
     absent: dict[str, str] = {}
-    found = problem.ours()
+    found = [problem.prepared(c) for c in problem.ours()]
     for name in case.peers:
         reason = "left out of a quick run" if name in skip else peers.missing(name)
         if reason is None:
             try:
-                found.append(peers.contender(name, case.op, problem))
+                found.append(problem.prepared(peers.contender(name, case.op, problem)))
                 continue
             except Unsupported as error:
                 reason = str(error)
@@ -82,7 +82,8 @@ def run_case(case: Case, seconds: float, skip: tuple[str, ...] = ()) -> dict[str
     gc.collect()
     series = {}
     if case.time and not wrong:
-        series = timing.in_turn(right, seconds, limit.meter(case.limit))
+        meter = limit.meter(case.limit, case.device, case.shapes.get("dtype", "float32"))
+        series = timing.in_turn(right, seconds, meter, **device.clock(case.device))
     for contender in found:
         row = describe(contender, problem, verdicts[contender.name])
         if contender.name in series:
@@ -125,13 +126,13 @@ def figures(
     low, middle, high = timing.quartiles(mine.seconds)
     flops = contender.flops if contender.flops is not None else problem.flops
     moved = contender.moved if contender.moved is not None else problem.moved
-    counted = {"fma": flops, "copy": moved}.get(case.limit or "")
-    rates = [counted / s * 1e-9 for s in mine.seconds] if counted else []
+    counted = {"fma": flops, "matmul": flops, "copy": moved}.get(case.limit or "")
+    rates = [counted / s * limit.SCALE[case.limit or ""] for s in mine.seconds] if counted else []
     known = [r / l for r, l in zip(rates, mine.limits) if l == l and l > 0]
     return {
         "seconds": {"median": middle, "q1": low, "q3": high, "samples": mine.seconds},
         "limits": [l for l in mine.limits if l == l],
-        "rate": timing.median(rates) if rates else None,  # GFLOP/s or GB/s, as the case's limit
+        "rate": timing.median(rates) if rates else None,  # GFLOP/s, TFLOP/s or GB/s, as the case's limit
         "limit_share": timing.median(known) if known else None,
         "times_ours": timing.ratio(mine, own) if own is not None else None,
     }

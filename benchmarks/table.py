@@ -15,7 +15,7 @@ BAR_NAMES = {
     "memory_ratio": "memory of",
 }
 BUSY = 0.95  # a share of the processors' time below which somebody else was using them
-UNITS = {"fma": "GF/s", "copy": "GB/s"}
+UNITS = {"fma": "GF/s", "copy": "GB/s", "matmul": "TF/s"}
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -197,11 +197,10 @@ def remarks(results: Sequence[Row]) -> list[str]:
 
 def page(data: Row) -> str:
     """The whole result as text."""
-    cpu, versions, commit = data["machine"]["cpu"], data["versions"], data["commit"]
+    versions, commit = data["versions"], data["commit"]
     changed = {True: ", tree changed", False: "", None: ""}[commit["dirty"]]
     lines = [
-        f"suite {data['suite']}: {cpu['model']} ({cpu['short']}), {threads(data)}, "
-        f"{cpu['instruction_set'] or 'no compiled library'}, torch {versions['torch']}, "
+        f"suite {data['suite']}: {where(data)}, torch {versions['torch']}, "
         f"mclnf-fast {versions['mclnf-fast']} at {(commit['hash'] or 'no commit')[:10]}{changed}",
         limits(data),
         "",
@@ -220,6 +219,18 @@ def page(data: Row) -> str:
     return "\n".join(lines)
 
 
+def where(data: Row) -> str:
+    """The processor, threads and instruction set; of a GPU its name, capability, driver, CUDA and Triton."""
+    gpu, cpu = data["machine"].get("gpu"), data["machine"]["cpu"]
+    if gpu:
+        driver = f", driver {gpu['driver_version']}" if gpu.get("driver_version") else ""
+        triton = data["versions"].get("triton") or "none"
+        return f"{gpu['name']} (sm_{gpu['capability'].replace('.', '')}{driver}), CUDA {gpu['cuda']}, triton {triton}"
+    dry = "dry run at tiny sizes, no figure counts; " if data["settings"].get("dry_run") else ""
+    instructions = cpu["instruction_set"] or "no compiled library"
+    return f"{dry}{cpu['model']} ({cpu['short']}), {threads(data)}, {instructions}"
+
+
 def threads(data: Row) -> str:
     """`1 thread`, `2 threads`."""
     count = data["machine"]["threads"]
@@ -230,10 +241,11 @@ def limits(data: Row) -> str:
     """One line: what the machine can do."""
     found = data["limits"]
     words = []
-    for kind, name in (("fma", "multiply-add limit"), ("copy", "copy")):
-        if found.get(kind):
-            value = found[kind]
-            unit = {"fma": "GFLOP/s", "copy": "GB/s"}[kind]
+    for kind, value in found.items():
+        what, _, dtype = kind.partition(" ")
+        if what in ("fma", "copy", "matmul"):
+            unit = {"fma": "GFLOP/s", "copy": "GB/s", "matmul": "TFLOP/s"}[what]
+            name = {"fma": "multiply-add limit", "copy": "copy", "matmul": f"matrix product {dtype}"}[what]
             words.append(f"{name} {number(value['median'])} {unit} ({number(value['q1'])} to {number(value['q3'])})")
     if found.get("unknown"):
         words.append(f"multiply-add limit unknown: {found['unknown']}")

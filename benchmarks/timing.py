@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import gc
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter, sleep
 
 from benchmarks.contender import Contender
@@ -62,6 +63,18 @@ def _settle() -> None:
         trim(0)
 
 
+@contextlib.contextmanager
+def brief() -> Iterator[None]:
+    """Slots of a millisecond, for dry runs: nobody reads their figures."""
+    global SLOT, WARM, PAUSE
+    before = SLOT, WARM, PAUSE
+    SLOT, WARM, PAUSE = 1e-3, 0.0, 0.0
+    try:
+        yield
+    finally:
+        SLOT, WARM, PAUSE = before
+
+
 def _slot(contender: Contender, times: int) -> float:
     warm_until = perf_counter() + WARM
     while True:
@@ -76,20 +89,30 @@ def _slot(contender: Contender, times: int) -> float:
     return taken
 
 
+Slot = Callable[[Contender, int], float]
+
+
 def in_turn(
-    contenders: Sequence[Contender], seconds: float, meter: Callable[[], float] | None = None, least: int = LEAST
+    contenders: Sequence[Contender],
+    seconds: float,
+    meter: Callable[[], float] | None = None,
+    least: int = LEAST,
+    slot: Slot | None = None,
+    most: int | None = None,
 ) -> dict[str, Series]:
     """A series a contender. The order moves on by one each round, so that nobody always follows the same one.
 
     Args:
         seconds: time budget of a contender; sets the number of rounds, `least` at least.
         meter: measures the limit; called between every two slots.
+        slot: (contender, times) -> seconds of a run; None: by the host's clock. most: of `times`; None: no bound.
     """
+    slot = slot or _slot
     times: dict[str, int] = {}
     cost = 0.0
     for contender in contenders:  # the check has run each of them once: compiled, loaded
-        took = _slot(contender, 1) * contender.share
-        times[contender.name] = max(1, round(SLOT / max(took, 1e-7)))
+        took = slot(contender, 1) * contender.share
+        times[contender.name] = min(max(1, round(SLOT / max(took, 1e-7))), most or sys.maxsize)
         cost += took * (times[contender.name] + 1)
     rounds = min(max(int(seconds * len(contenders) / cost), least), MOST)
     found = {c.name: Series([], []) for c in contenders}
@@ -101,7 +124,7 @@ def in_turn(
             shift = k % len(contenders)
             before = meter() if meter else float("nan")
             for contender in (*contenders[shift:], *contenders[:shift]):
-                found[contender.name].seconds.append(_slot(contender, times[contender.name]))
+                found[contender.name].seconds.append(slot(contender, times[contender.name]))
                 after = meter() if meter else float("nan")
                 found[contender.name].limits.append((before + after) / 2)
                 before = after

@@ -42,7 +42,7 @@ class Variants(Work):
     def _part(shown: str, variant: str, contender: Contender, problem: Work) -> Contender:
         contender.name, contender.part, contender.variant = shown, f"{variant}:", variant
         contender.flops, contender.moved = problem.flops, problem.moved
-        return contender
+        return problem.prepared(contender)
 
     def ours(self) -> list[Contender]:
         return self.contenders(self.case.peers)[0]

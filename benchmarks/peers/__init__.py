@@ -26,6 +26,9 @@ FILES = {
     "reference": "reference",
     "adam fused": "adam_fused",
     "adam foreach": "adam_foreach",
+    "ops": "unfused",
+    "tinycudann": "tinycudann_peer",
+    "nerfacc": "nerfacc_peer",
 }
 
 TITLES = {
@@ -41,6 +44,9 @@ TITLES = {
     "reference": "our PyTorch reference",
     "adam fused": "torch.optim.Adam(fused=True)",
     "adam foreach": "torch.optim.Adam(foreach=True)",
+    "ops": "our ops, one by one",
+    "tinycudann": "tiny-cuda-nn (a call a network)",
+    "nerfacc": "nerfacc",
 }
 
 

@@ -36,7 +36,7 @@ def scores(work: Fisher) -> Contender:
     from backpack import backpack
     from backpack.extensions import BatchGrad
 
-    net, freqs = _nets(work)[0], plain.frequencies(work.spec)
+    net, freqs = _nets(work)[0], plain.frequencies(work.spec, work.device)
 
     def gradients(x: Tensor, gy: Tensor) -> list[Tensor]:
         with backpack(BatchGrad()):
@@ -53,7 +53,7 @@ def sums(work: Fisher) -> Contender:
     from backpack import backpack
     from backpack.extensions import SumGradSquared
 
-    nets, freqs = _nets(work), plain.frequencies(work.spec)
+    nets, freqs = _nets(work), plain.frequencies(work.spec, work.device)
 
     def run() -> list[list[Tensor]]:
         found = []

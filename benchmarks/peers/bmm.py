@@ -24,7 +24,7 @@ def missing() -> str | None:
 
 def evaluator(work: Bank, wrap: Callable[[Layers], Layers] = lambda f: f) -> Layers:
     """(x [N, 3], weights, biases) -> [N, 4]; `wrap` is put round the part that torch.compile takes."""
-    freqs = plain.frequencies(work.spec)
+    freqs = plain.frequencies(work.spec, work.device)
 
     @wrap
     def inner(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
@@ -32,7 +32,7 @@ def evaluator(work: Bank, wrap: Callable[[Layers], Layers] = lambda f: f) -> Lay
 
     if work.equal:
         return lambda x, weights, biases: inner(x.view(work.modules, -1, x.shape[1]), weights, biases).flatten(0, 1)
-    rows, places = plain.padding(work.counts)
+    rows, places = plain.padding(work.counts, work.device)
 
     def padded(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
         return inner(x[rows], weights, biases).view(-1, OUT_DIM)[places]
@@ -91,7 +91,7 @@ def squared_error(work: Bank) -> Contender:
 
 def maml(work: Maml) -> Contender:
     """The inner loop unrolled by autograd, create_graph=True."""
-    freqs, layers = plain.frequencies(work.spec), len(work.weights)
+    freqs, layers = plain.frequencies(work.spec, work.device), len(work.weights)
     start = [t.detach().requires_grad_() for t in work.init]
     x, y, query_x, query_y = work.tasks()
 

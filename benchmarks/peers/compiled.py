@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 
 import torch
 
-from benchmarks.contender import Contender
+from benchmarks.contender import Contender, Unsupported
 from benchmarks.peers import bmm
 from benchmarks.work.bank import Bank
 
 
 def missing() -> str | None:
-    """On a CPU inductor needs a C++ compiler."""
+    """Inductor needs a C++ compiler: on a CPU for its kernels, on a GPU for what launches Triton's."""
     return None if shutil.which("g++") or shutil.which("clang++") else "torch.compile finds no C++ compiler"
 
 
 def _evaluator(work: Bank) -> bmm.Layers:
+    if work.device == "cuda" and importlib.util.find_spec("triton") is None:
+        raise Unsupported("torch.compile needs triton on a GPU, which is not installed")
     torch.compiler.reset()
     return bmm.evaluator(work, lambda f: torch.compile(f, fullgraph=True, dynamic=False))
 

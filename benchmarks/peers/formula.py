@@ -22,7 +22,7 @@ def missing() -> str | None:
 
 def _sweep(work: Fisher) -> tuple[list[Tensor], list[Tensor]]:
     """Inputs a [M, n, in] and pre-activation gradients d [M, n, out] of every layer, all modules at once."""
-    h = plain.encode(work.x.view(work.modules, -1, work.x.shape[1]), plain.frequencies(work.spec))
+    h = plain.encode(work.x.view(work.modules, -1, work.x.shape[1]), plain.frequencies(work.spec, work.device))
     inputs: list[Tensor] = []
     zs: list[Tensor] = []
     for k, (w, b) in enumerate(zip(work.weights, work.biases)):

@@ -94,7 +94,7 @@ def fisher(work: per_sample.Fisher) -> Contender:
 def maml(work: Maml) -> Contender:
     """The outer gradient as grad of a vmapped inner loop of grads."""
     net = plain.sequential(work.spec, [w[0] for w in work.weights], [b[0] for b in work.biases], with_encoding=False)
-    freqs = plain.frequencies(work.spec)
+    freqs = plain.frequencies(work.spec, work.device)
     order = [name for name, _ in net.named_parameters()]
     names = order[::2] + order[1::2]
     start = dict(zip(names, [w[0].t().contiguous() for w in work.weights] + [b[0] for b in work.biases]))

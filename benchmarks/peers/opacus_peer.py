@@ -24,7 +24,7 @@ def fisher(work: Fisher) -> Contender:
     warnings.filterwarnings("ignore", message="Full backward hook is firing")
     own = [w[0] for w in work.weights], [b[0] for b in work.biases]  # module 0 is all that it does
     net = GradSampleModule(plain.sequential(work.spec, *own, with_encoding=False), loss_reduction="sum")
-    freqs = plain.frequencies(work.spec)
+    freqs = plain.frequencies(work.spec, work.device)
 
     def gradients(x: Tensor, gy: Tensor) -> list[Tensor]:
         net(plain.encode(x, freqs)).backward(gy)

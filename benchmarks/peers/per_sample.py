@@ -8,11 +8,13 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from benchmarks import device
 from benchmarks.contender import Contender
 from benchmarks.correctness import joined
 from benchmarks.work.fisher import DAMPING, Fisher
 
 CHUNKS = (32, 128, 512)  # samples at a time; the fastest is taken
+GPU_CHUNKS = (512, 2048, 8192)
 
 Gradients = Callable[[Tensor, Tensor], list[Tensor]]
 """(x [n, 3], grad_y [n, 4]) of module 0 -> gradients of the n points' samples as torch.nn.Linear has them: weights
@@ -53,12 +55,15 @@ def contender(name: str, work: Fisher, gradients: Gradients) -> Contender:
         weights = [s.view(w.shape[2], w.shape[1]).t()[None] for s, w in zip(sums, work.weights)]
         return joined("", [*weights, *(s[None] for s in sums[len(weights) :])])[""]
 
-    best, chunk = float("inf"), CHUNKS[0]
-    for candidate in CHUNKS:
+    chunks = GPU_CHUNKS if work.device == "cuda" else CHUNKS
+    best, chunk = float("inf"), chunks[0]
+    for candidate in chunks:
         count = min(candidate * work.ray_points, points)
         sweep(candidate, count)
+        device.synchronise(work.device)
         begin = perf_counter()
         sweep(candidate, count)
+        device.synchronise(work.device)
         took = (perf_counter() - begin) / count
         if took < best:
             best, chunk = took, candidate

@@ -13,11 +13,11 @@ from mclnf_fast import spec as sp
 LOW = (torch.bfloat16, torch.float16)
 
 
-def frequencies(spec: sp.FieldSpec) -> Tensor:
+def frequencies(spec: sp.FieldSpec, device: str | torch.device = "cpu") -> Tensor:
     """[octaves] in float64, of a Frequency encoding without its input: the one that the cases use."""
     if not isinstance(spec.encoding, sp.Frequency) or spec.encoding.include_input:
         raise ValueError(f"the peers write out Frequency(n) alone, got {spec.encoding!r}")
-    return torch.tensor(spec.encoding.frequencies, dtype=torch.float64)
+    return torch.tensor(spec.encoding.frequencies, dtype=torch.float64, device=device)
 
 
 def encode(x: Tensor, freqs: Tensor) -> Tensor:
@@ -43,9 +43,9 @@ def sequential(
     spec: sp.FieldSpec, weights: Sequence[Tensor], biases: Sequence[Tensor], with_encoding: bool = True
 ) -> nn.Sequential:
     """One module [in, out], [out] a layer, as nn.Sequential of Linear and ReLU."""
-    layers: list[nn.Module] = [Encode(frequencies(spec))] if with_encoding else []
+    layers: list[nn.Module] = [Encode(frequencies(spec, weights[0].device))] if with_encoding else []
     for k, (w, b) in enumerate(zip(weights, biases)):
-        linear = nn.Linear(w.shape[0], w.shape[1], dtype=w.dtype)
+        linear = nn.Linear(w.shape[0], w.shape[1], dtype=w.dtype, device=w.device)
         with torch.no_grad():
             linear.weight.copy_(w.t())
             linear.bias.copy_(b)
@@ -81,12 +81,12 @@ def bmm_mlp(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor
     return h
 
 
-def padding(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+def padding(counts: Sequence[int], device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
     """For modules of unequal counts: rows int64 [M, longest] of each module's points (its first one repeated), and
     places int64 [N] of every point in the padded result, flat."""
     longest = max(counts)
-    starts = torch.tensor([0, *itertools.accumulate(counts)])[:-1]
-    step = torch.arange(longest)
-    real = step < torch.tensor(counts)[:, None]
+    starts = torch.tensor([0, *itertools.accumulate(counts)], device=device)[:-1]
+    step = torch.arange(longest, device=device)
+    real = step < torch.tensor(counts, device=device)[:, None]
     rows = torch.where(real, starts[:, None] + step, 0)
     return rows, real.flatten().nonzero()[:, 0]

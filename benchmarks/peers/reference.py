@@ -1,5 +1,5 @@
-"""Our own reference in plain PyTorch: for the ops that no other package has on a CPU, and for the suite `auto`, which
-asks where it would be the faster backend."""
+"""Our own reference in plain PyTorch: for the ops that no other package has, and for the suite `auto`, which asks where
+it would be the faster backend."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ def _fisher(work: Any) -> Contender:
 
 
 OPS = dict.fromkeys(
-    ("forward", "forward_backward", "march", "composite", "composite_backward", "grid", "grid_backward"), _reference
+    (
+        "forward",
+        "forward_backward",
+        "march",
+        "composite",
+        "composite_backward",
+        "grid",
+        "grid_backward",
+        "render_rays",
+    ),
+    _reference,
 )
 OPS |= dict.fromkeys(("fisher_scores", "fisher_all", "fisher_rays"), _fisher)

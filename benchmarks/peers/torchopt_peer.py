@@ -41,7 +41,7 @@ def maml(work: Maml) -> Contender:
     start = list(net.parameters())
     state, module = torchopt.extract_state_dict(optimizer), torchopt.extract_state_dict(net)
     x, y, query_x, query_y = work.tasks()
-    freqs = plain.frequencies(work.spec)
+    freqs = plain.frequencies(work.spec, work.device)
 
     def run() -> tuple[Tensor, ...]:
         torchopt.recover_state_dict(net, module)

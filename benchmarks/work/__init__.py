@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from benchmarks import device
 from benchmarks.cases import Case
 from benchmarks.contender import Contender, Outputs
 
@@ -23,6 +24,7 @@ FILES = {
     "bank_step": "optimiser",
     "grid": "grid",
     "grid_backward": "grid",
+    "render_rays": "fused",
 }
 
 
@@ -31,13 +33,15 @@ class Work:
 
     flops: operations of the mathematical minimum, the same for all contenders, or None where none are counted.
     moved: bytes that must be read or written once, or None. points: of the whole problem, for times a point.
-    tolerance: bound of the relative error for each output, or under "" for all. shrunk: sizes for a dry run.
+    tolerance: bound of the relative error for each output, or under "" for all. tf32: whether float32 is multiplied as
+    tf32 in this problem; None: as torch is told to.
     """
 
     flops: float | None = None
     moved: float | None = None
     points: int = 0
     tolerance: dict[str, float]
+    tf32: bool | None = None
 
     def __init__(self, op: str, shapes: dict[str, Any], device: str = "cpu") -> None:
         raise NotImplementedError
@@ -54,13 +58,23 @@ class Work:
         """The tolerances; a problem whose tolerance is measured does so here."""
         return self.tolerance
 
+    def prepared(self, contender: Contender) -> Contender:
+        """The contender, under the problem's precision."""
+        if self.tf32 is not None:
+            contender.run = device.held(contender.run, self.tf32)
+            contender.check = contender.check and device.held(contender.check, self.tf32)
+        return contender
+
 
 def missing(op: str) -> str | None:
     """Why this checkout can't do a problem; None where it can."""
-    from mclnf_fast import ops
+    from mclnf_fast import ops, render
 
-    needs = "grid_encode" if FILES.get(op) == "grid" else None
-    return None if needs is None or hasattr(ops, needs) else f"mclnf_fast.ops has no {needs} yet"
+    needs = {"grid": ((ops, "grid_encode"),), "fused": ((ops, "render_rays"), (render, "render_fused"))}
+    for module, name in needs.get(FILES.get(op, ""), ()):
+        if not hasattr(module, name):
+            return f"{module.__name__} has no {name} yet"
+    return None
 
 
 def make(case: Case, **changed: Any) -> Work:

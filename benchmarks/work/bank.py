@@ -1,12 +1,14 @@
 """Forward, forward with backward, and the squared error with its gradients, of a bank over points grouped by module.
 
-Shapes: modules, points (in all), width, hidden, octaves, dtype, shares (`uniform`, or `zipf`: module m has a share
-proportional to 1 / (m + 1)).
+Shapes: modules, points (in all), width, hidden, octaves, dtype (`tf32`: float32, multiplied as tf32), shares
+(`uniform`, or `zipf`: module m has a share proportional to 1 / (m + 1)), bias (false: biases of zero, for a peer that
+has none; the weights' gradients are then an output of their own).
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,11 +17,11 @@ from torch import Tensor
 import mclnf_fast as mf
 from benchmarks.contender import Contender, Outputs
 from benchmarks.correctness import joined, relative_error
+from benchmarks.rates import DTYPES
 from benchmarks.work import Work
 from mclnf_fast.fields.bank import initial_parameters
 from mclnf_fast.ops.bank_mlp import reference
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LOW = (torch.bfloat16, torch.float16)
 IN_DIM, OUT_DIM = 3, 4
 
@@ -39,8 +41,12 @@ class Bank(Work):
     """
 
     def __init__(self, op: str, shapes: dict[str, Any], device: str = "cpu") -> None:
-        self.op, self.shapes = op, shapes
-        self.dtype = DTYPES[shapes.get("dtype", "float32")]
+        self.op, self.shapes, self.device = op, shapes, device
+        dtype = shapes.get("dtype", "float32")
+        self.dtype = DTYPES[dtype]
+        if device != "cpu" or dtype == "tf32":
+            self.tf32 = dtype == "tf32"
+        self.biased = bool(shapes.get("bias", True))
         self.modules, self.points = int(shapes["modules"]), int(shapes["points"])
         self.spec = mf.FieldSpec(
             IN_DIM,
@@ -62,7 +68,8 @@ class Bank(Work):
         stacked = initial_parameters(self.spec, self.modules, generator=generator)
         layers = len(self.spec.layer_shapes)
         self.weights = [put(t) for t in stacked[:layers]]
-        self.biases = [put(torch.randn(t.shape, generator=generator) * 0.1) for t in stacked[layers:]]
+        scale = 0.1 if self.biased else 0.0
+        self.biases = [put(torch.randn(t.shape, generator=generator) * scale) for t in stacked[layers:]]
         weights = sum(rows * columns for rows, columns in self.spec.layer_shapes)
         first = self.spec.layer_shapes[0][0] * self.spec.layer_shapes[0][1]
         # A multiply-add counts as two. Backward: both matrix products of each layer but the first one's input
@@ -102,10 +109,18 @@ class Bank(Work):
             return torch.autograd.grad(loss.sum(), leaves)
 
         run = fit if self.op == "squared_error" else gradients
-        return Contender(name, run, lambda grads: joined("grads", grads))
+        return Contender(name, run, self.named)
+
+    def named(self, grads: Sequence[Tensor]) -> Outputs:
+        """Gradients, weights' then biases', as outputs."""
+        found = joined("grads", list(grads))
+        if not self.biased:
+            found |= joined("weights", list(grads[: len(self.weights)]))
+        return found
 
     def truth(self) -> Outputs:
-        layers, pieces, grads = len(self.weights), [], []
+        layers, pieces = len(self.weights), []
+        grads: list[list[Tensor]] = []
         for first, last in self.groups():
             rows = slice(int(self.offsets[first]), int(self.offsets[last]))
             x, grad_y = (t[rows].double().unflatten(0, (last - first, -1)) for t in (self.x, self.grad_y))
@@ -119,8 +134,10 @@ class Bank(Work):
                     found = torch.autograd.grad((y - grad_y).square().mean((1, 2)).sum(), own)
                 else:
                     found = torch.autograd.grad(y, own, grad_y)
-                grads.append(torch.cat([g.flatten(1) for g in found], 1))
-        return {"y": torch.cat(pieces)} if self.op == "forward" else {"grads": torch.cat(grads)}
+                grads.append(list(found))
+        if self.op == "forward":
+            return {"y": torch.cat(pieces)}
+        return self.named([torch.cat(parts) for parts in zip(*grads)])
 
     def groups(self) -> list[tuple[int, int]]:
         """Runs of modules (first, one past the last) of equal counts, of 8192 points or 256 modules at most: what the
@@ -137,13 +154,28 @@ class Bank(Work):
         return found
 
     def verify(self) -> dict[str, float]:
-        if self.dtype not in LOW:
+        if self.dtype not in LOW and not self.tf32:
             return self.tolerance
         # Low precision: at most twice the error of PyTorch in the same dtype, encoding in float32.
+        truth, found = self.truth(), self.prepared(self.yardstick()).values()
+        if not self.biased and "grads" in found:
+            layers = [w.shape[1] * w.shape[2] for w in self.weights]
+            found["weights"] = found["grads"][:, : sum(layers)]
+        bounds = {name: 2 * relative_error(value, truth[name]) for name, value in found.items()}
+        if self.dtype in LOW:
+            return bounds
+        # tf32 on a device without it is float32.
+        return {name: max(bound, self.bound(name)) for name, bound in bounds.items()}
+
+    def bound(self, name: str) -> float:
+        """The tolerance of an output in full precision."""
+        return self.tolerance.get(name, self.tolerance.get("", 0.0))
+
+    def yardstick(self) -> Contender:
+        """The problem in plain PyTorch, which says how exact a dtype can be."""
         from benchmarks.peers import bmm
 
-        (name, truth), *_ = self.truth().items()
-        return {name: 2 * relative_error(bmm.OPS[self.op](self).values()[name], truth)}
+        return bmm.OPS[self.op](self)
 
 
 WORK = Bank

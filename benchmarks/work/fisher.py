@@ -76,7 +76,7 @@ class Fisher(Bank):
     def ours(self) -> list[Contender]:
         mine = [self.own_fisher("ours")]
         if self.sums:  # what the bar is about: the whole sweep against a plain forward and backward
-            bank = Bank("forward_backward", self.shapes)
+            bank = self.plain()
             plain = bank.own("ours, forward + backward")
             plain.part, plain.flops = "plain:", bank.flops
             mine.append(plain)
@@ -117,6 +117,21 @@ class Fisher(Bank):
         if self.sums:
             named |= {"grads": torch.stack(grads), "fisher": torch.stack(fisher), "plain:grads": torch.stack(grads)}
         return named
+
+    def yardstick(self) -> Contender:
+        from benchmarks.peers import formula
+
+        return formula.OPS[self.op](self)
+
+    def verify(self) -> dict[str, float]:
+        bounds = super().verify()
+        if self.sums and bounds is not self.tolerance:
+            bounds |= {"plain:" + key: bound for key, bound in self.plain().verify().items()}
+        return bounds
+
+    def plain(self) -> Bank:
+        """The forward and backward that the sweep is held against."""
+        return Bank("forward_backward", self.shapes, self.device)
 
 
 WORK = Fisher

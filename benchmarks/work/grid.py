@@ -32,10 +32,10 @@ class Grid(Work):
         generator = torch.Generator().manual_seed(0)
         layout = self.encoding.layout(IN_DIM)
         low, high = self.encoding.low, self.encoding.high
-        self.x = torch.rand(self.points, IN_DIM, generator=generator) * (high - low) + low
-        self.offsets = torch.arange(modules + 1) * (self.points // modules)
-        self.tables = torch.randn(modules, layout.entries, layout.features, generator=generator)
-        self.grad_y = torch.randn(self.points, self.encoding.out_dim(IN_DIM), generator=generator)
+        self.x = (torch.rand(self.points, IN_DIM, generator=generator) * (high - low) + low).to(device)
+        self.offsets = torch.arange(modules + 1, device=device) * (self.points // modules)
+        self.tables = torch.randn(modules, layout.entries, layout.features, generator=generator).to(device)
+        self.grad_y = torch.randn(self.points, self.encoding.out_dim(IN_DIM), generator=generator).to(device)
         # Rounding moves a coordinate by 1e-4 of a cell of the finest level, and now and then across a node.
         self.tolerance = {"y": 1e-3, "tables": 1e-2, "x": 5e-2}
 

@@ -77,7 +77,7 @@ class Maml(Bank):
         """Plain autograd in float64, a few tasks at a time."""
         from benchmarks.peers import plain
 
-        freqs, layers = plain.frequencies(self.spec), len(self.weights)
+        freqs, layers = plain.frequencies(self.spec, self.device), len(self.weights)
         start = [t.double().requires_grad_() for t in self.init]
         total = [torch.zeros_like(t) for t in start]
         for k in range(0, self.modules, TASKS_AT_A_TIME):

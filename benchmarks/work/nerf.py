@@ -32,12 +32,13 @@ class Nerf(Bank):
         self.rays, self.samples = int(shapes["rays"]), int(shapes["samples"])
         super().__init__(op, {**shapes, "points": self.rays * self.samples}, device)
         local, self.directions, _ = rays_of(self.rays)
-        places = torch.tensor([[2.5 * m, 0.0, 0.0] for m in range(self.modules)])
+        places = torch.tensor([[2.5 * m, 0.0, 0.0] for m in range(self.modules)], device=device)
+        local, self.directions = local.to(device), self.directions.to(device)
         self.cells = Cells(torch.stack((places - 1, places + 1), 1), margin=1.0)
         self.per_module = self.rays // self.modules
         self.origins = local + places.repeat_interleave(self.per_module, 0)
-        self.target = torch.rand(self.rays, 3, generator=torch.Generator().manual_seed(3))
-        self.ray_offsets = torch.arange(self.modules + 1) * self.per_module
+        self.target = torch.rand(self.rays, 3, generator=torch.Generator().manual_seed(3)).to(device)
+        self.ray_offsets = torch.arange(self.modules + 1, device=device) * self.per_module
         self.tolerance = {"loss": 1e-5, "grads": 1e-2}
 
     def own_step(self, name: str, backend: str = "auto") -> Contender:
@@ -60,15 +61,15 @@ class Nerf(Bank):
 
     def local_rays(self) -> tuple[Tensor, Tensor]:
         """origins and directions [R, 3] in the coordinates of each ray's cell."""
-        owner = torch.arange(self.modules).repeat_interleave(self.per_module)
+        owner = torch.arange(self.modules, device=self.device).repeat_interleave(self.per_module)
         return (self.origins - self.cells.centers[owner]) / self.cells.halves[owner], self.directions
 
     def truth(self) -> Outputs:
         from benchmarks.peers import plain
 
-        freqs, layers = plain.frequencies(self.spec), len(self.weights)
+        freqs, layers = plain.frequencies(self.spec, self.device), len(self.weights)
         origins, directions = (t.double() for t in self.local_rays())
-        total, grads = torch.zeros((), dtype=torch.float64), []
+        total, grads = torch.zeros((), dtype=torch.float64, device=self.device), []
         for m, (begin, end) in enumerate(itertools.pairwise(self.ray_offsets.tolist())):
             own = [t[m : m + 1].double().requires_grad_() for t in (*self.weights, *self.biases)]
             x, lengths = sample(origins[begin:end], directions[begin:end], self.samples)
@@ -104,7 +105,7 @@ def sample(origins: Tensor, directions: Tensor, samples: int) -> tuple[Tensor, T
     a, b = (-1 - origins) / directions, (1 - origins) / directions
     near = torch.minimum(a, b).amax(-1).clamp(min=0)
     far = torch.maximum(torch.maximum(a, b).amin(-1), near)
-    edges = torch.linspace(0, 1, samples + 1, dtype=origins.dtype)
+    edges = torch.linspace(0, 1, samples + 1, dtype=origins.dtype, device=origins.device)
     t = near[:, None] + edges * (far - near)[:, None]
     x = origins[:, None] + directions[:, None] * ((t[:, 1:] + t[:, :-1]) / 2)[..., None]
     return x, t[:, 1:] - t[:, :-1]

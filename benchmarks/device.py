@@ -1,0 +1,98 @@
+"""The device of a case: whether it is there, how its work is timed, and how it multiplies float32."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from benchmarks import timing
+from benchmarks.contender import Contender
+
+OLDEST = (8, 0)
+FLUSH_BYTES = 1 << 28  # several times the second-level cache of any GPU yet
+MOST_RUNS = 200  # in a slot
+
+
+def unfit(device: str) -> str | None:
+    """Why cases of `device` can't run here: what they need and what was found. None where they can."""
+    if device == "cpu":
+        return None
+    needs = f"needs a CUDA GPU of compute capability {OLDEST[0]}.{OLDEST[1]} or newer and a torch that is built for it"
+    if not torch.cuda.is_available():
+        cuda = torch.version.cuda
+        found = f"is built for CUDA {cuda} but sees no GPU" if cuda else "is a build without CUDA"
+        return f"{needs}; torch {torch.__version__} {found}"
+    capability = torch.cuda.get_device_capability()
+    if capability < OLDEST:
+        return f"{needs}; {torch.cuda.get_device_name()} has {capability[0]}.{capability[1]}"
+    return None
+
+
+def synchronise(device: str) -> None:
+    """Waits for the device: a host clock may be read after it."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def clock(device: str) -> dict[str, Any]:
+    """How `timing.in_turn` times contenders on a device."""
+    return {"slot": slot, "most": MOST_RUNS} if device == "cuda" else {}
+
+
+@functools.cache
+def _flushed() -> torch.Tensor:
+    return torch.empty(FLUSH_BYTES // 4, dtype=torch.int32, device="cuda")
+
+
+def slot(contender: Contender, times: int) -> float:
+    """Seconds of a run, the median of `times`, by events on the stream.
+
+    Before each run a buffer larger than the second-level cache is written, outside of what is timed: what the run
+    before it, or another contender, left there serves nobody. While that goes on the host is already queueing the run,
+    so a contender of few launches is timed without them, and one that can't launch as fast as the device works, or that
+    waits for the device, has its waiting counted.
+    """
+    torch.cuda.synchronize()
+    warm_until = perf_counter() + timing.WARM
+    while True:
+        contender.run()
+        torch.cuda.synchronize()  # else the host would queue runs for as long as the device needs for hundreds
+        if perf_counter() >= warm_until:
+            break
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(times)]
+    for begin, end in events:
+        _flushed().zero_()
+        begin.record()
+        contender.run()
+        end.record()
+    torch.cuda.synchronize()
+    return timing.median([begin.elapsed_time(end) * 1e-3 for begin, end in events]) / contender.share
+
+
+@contextlib.contextmanager
+def precision(tf32: bool | None) -> Iterator[None]:
+    """Whether float32 is multiplied as tf32, by torch and by us; None leaves it as it is."""
+    if tf32 is None:
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def held(run: Callable[[], Any], tf32: bool) -> Callable[[], Any]:
+    """`run` under that precision."""
+
+    def under() -> Any:
+        with precision(tf32):
+            return run()
+
+    return under

@@ -1,0 +1,97 @@
+"""Looking at a scene: rays in, pixels out, no gradient (`render_rays`).
+
+Shapes: those of a NeRF step (modules, rays, samples), resolution, of an occupancy grid with a ball in it. Ours renders
+in one kernel and stops a ray that nothing more can be seen of; the peers march, evaluate and composite one after
+another, with all samples in memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from benchmarks.contender import Contender, Outputs
+from benchmarks.work.nerf import BACKGROUND, Nerf
+from benchmarks.work.render import ball
+from mclnf_fast import render
+from mclnf_fast.render.volume import RenderSettings, composite_points, evaluate, sample_in_cells
+
+EARLY_STOP = 1e-4  # of the transmittance: what is left of a pixel when a ray is given up
+
+
+class Rays(Nerf):
+    """The rays and cells of a NeRF step, and occupancy bool [X, X, X] of the unit box."""
+
+    def __init__(self, op: str, shapes: dict[str, Any], device: str = "cpu") -> None:
+        super().__init__(op, shapes, device)
+        self.given = ball(int(shapes["resolution"]))  # marched on the CPU for the truth: see `work.render.March`
+        self.occupancy = self.given.to(device)
+        self.flops = None  # how many points a ray takes depends on where it stops
+        # What a ray is given up with may be missing from its colour.
+        self.tolerance = {"color": 1e-3, "opacity": 1e-3, "depth": 1e-3}
+
+    def settings(self, backend: str) -> RenderSettings:
+        """Without chunks: all rays are in memory."""
+        return RenderSettings(bins=self.samples, background=BACKGROUND, backend=backend)
+
+    def ours(self) -> list[Contender]:
+        fused: Any = vars(render)["render_fused"]
+        params = (*self.weights, *self.biases)
+
+        def run() -> Any:
+            return fused(
+                params,
+                self.spec,
+                self.origins,
+                self.directions,
+                self.ray_offsets,
+                self.cells,
+                self.settings("auto"),
+                occupancy=self.occupancy,
+                early_stop_eps=EARLY_STOP,
+            )
+
+        return [Contender("ours", run, named)]
+
+    def own(self, name: str, backend: str = "auto") -> Contender:
+        """The ops one by one."""
+        params = (*self.weights, *self.biases)
+
+        def run() -> Any:
+            with torch.no_grad():
+                return render.render_modules(
+                    params,
+                    self.spec,
+                    self.origins,
+                    self.directions,
+                    self.ray_offsets,
+                    self.cells,
+                    self.settings(backend),
+                    occupancy=self.occupancy,
+                )
+
+        return Contender(name, run, named)
+
+    def truth(self) -> Outputs:
+        """The same samples, evaluated and composited in float64."""
+        reference = self.settings("reference")
+        rays = self.origins.cpu(), self.directions.cpu(), self.ray_offsets.cpu()
+        with torch.no_grad():
+            points = sample_in_cells(*rays, self.cells, reference, self.spec, self.given)
+            wide = [t.to(self.device, torch.float64 if t.is_floating_point() else t.dtype) for t in points]
+            points = type(points)(*wide)
+            params = [t.double() for t in (*self.weights, *self.biases)]
+            out = composite_points(evaluate(params, self.spec, points, reference), points, reference)
+        return named(out._replace(depth=out.depth * self.cells.unit))
+
+    def yardstick(self) -> Contender:
+        return self.own("reference", "reference")
+
+
+def named(out: Any) -> Outputs:
+    """color [R, 3], opacity [R] and depth [R] as outputs."""
+    return {"color": out.color, "opacity": out.opacity, "depth": out.depth}
+
+
+WORK = Rays
