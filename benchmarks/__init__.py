@@ -5,4 +5,6 @@ work/      one file a problem: its tensors, what we do with them, the float64 tr
 peers/     one file a peer: the same problem by other means
 runner     one case: correctness first, then timing (timing, limit), memory, and the bars
 table, plot, machine       what comes out
+device, rates              the clock and the limits of a GPU
+gpu/       build, tests, sanitizer and benchmark on a GPU machine, in ten minutes
 """

@@ -129,7 +129,7 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str | None]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = None
-    if found["mclnf-fast"] is None:  # run from the sources
+    if "mclnf-fast" in found and found["mclnf-fast"] is None:  # run from the sources
         import mclnf_fast
 
         found["mclnf-fast"] = mclnf_fast.__version__
