@@ -14,6 +14,8 @@ import torch
 
 import mclnf_fast as mf
 import mclnf_fast.cli as cli
+from mclnf_fast import render
+from mclnf_fast.render import Cells
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # benchmarks/ is no part of the package
 
@@ -90,6 +92,27 @@ def test_every_kind_of_case_is_right_at_tiny_sizes(case: cases.Case, monkeypatch
     assert not [reason for reason in result["absent"].values() if reason.startswith("failed")]
 
 
+@pytest.mark.parametrize("case", KINDS.values(), ids=[case.id for case in KINDS.values()])
+def test_every_tensor_is_on_the_device_of_the_case(case: cases.Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors of the device `meta` have no values and do not mix with a CPU's, as those of a GPU do not. What looks at
+    values (our ops, whose samples are counted) stays out."""
+    monkeypatch.setattr(Cells, "__post_init__", lambda self: None)
+    problem = work.make(dataclasses.replace(case, device="meta"))
+    own = {name: t for name, t in vars(problem).items() if isinstance(t, torch.Tensor) and name != "given"}
+    assert {name for name, t in own.items() if t.device.type != "meta"} == set()
+    if case.op in ("march", "composite", "composite_backward", "render_rays"):
+        return
+    assert {t.device.type for t in problem.truth().values()} == {"meta"}
+    found = 0
+    for name in case.peers:
+        # Compiled, or not on such tensors: adam fused.
+        if name not in ("compile", "adam fused") and peers.missing(name) is None:
+            values = problem.prepared(peers.contender(name, case.op, problem)).values()
+            assert {t.device.type for t in values.values()} == {"meta"}, name
+            found += 1
+    assert found or not case.shapes.get("bias", True)
+
+
 def test_variants_are_right_at_tiny_sizes() -> None:
     case = next(c for c in TINY.cases if c.id == "modules/backward")
     result = runner.run_case(dataclasses.replace(case, time=False), 0.0)
@@ -102,9 +125,9 @@ def fake_renderer(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def render_fused(*given: Any, occupancy: Any = None, early_stop_eps: float = 1e-4) -> Any:
         with torch.no_grad():
-            return mf.render.render_modules(*given, occupancy=occupancy)
+            return render.render_modules(*given, occupancy=occupancy)
 
-    monkeypatch.setattr(mf.render, "render_fused", render_fused, raising=False)
+    monkeypatch.setattr(render, "render_fused", render_fused, raising=False)
     monkeypatch.setattr(mf.ops, "render_rays", render_fused, raising=False)
 
 
@@ -116,13 +139,13 @@ def test_without_the_fused_renderer_its_case_is_skipped(monkeypatch: pytest.Monk
 
 def test_a_renderer_that_leaves_a_sample_out_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_renderer(monkeypatch)
-    right = mf.render.render_fused
+    right = render.render_fused
 
     def wrong(*given: Any, **options: Any) -> Any:
         *rest, settings = given
         return right(*rest, dataclasses.replace(settings, near=3.5), **options)
 
-    monkeypatch.setattr(mf.render, "render_fused", wrong)
+    monkeypatch.setattr(render, "render_fused", wrong)
     result = runner.run_case(next(c for c in TINY.cases if c.op == "render_rays"), 0.0)
     assert result["status"] == "red"
 

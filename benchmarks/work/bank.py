@@ -34,8 +34,8 @@ def counts_of(points: int, modules: int, shares: str) -> list[int]:
 
 
 class Bank(Work):
-    """x [N, 3] in [-1, 1], offsets [M + 1], weights [M, in, out], biases [M, out], grad_y [N, 4] (of the squared error
-    the target), a Frequency encoding.
+    """x [N, 3] in [-1, 1], offsets [M + 1] (borders: the same on the host), weights [M, in, out], biases [M, out],
+    grad_y [N, 4] (of the squared error the target), a Frequency encoding.
 
     Every module has parameters of its own, so that a module taken for another is seen.
     """
@@ -58,7 +58,8 @@ class Bank(Work):
         generator = torch.Generator().manual_seed(0)
         self.counts = counts_of(self.points, self.modules, shapes.get("shares", "uniform"))
         self.equal = len(set(self.counts)) == 1
-        self.offsets = torch.tensor([0, *itertools.accumulate(self.counts)], device=device)
+        self.borders = [0, *itertools.accumulate(self.counts)]
+        self.offsets = torch.tensor(self.borders, device=device)
 
         def put(t: Tensor) -> Tensor:
             return t.to(device=device, dtype=self.dtype)
@@ -122,7 +123,7 @@ class Bank(Work):
         layers, pieces = len(self.weights), []
         grads: list[list[Tensor]] = []
         for first, last in self.groups():
-            rows = slice(int(self.offsets[first]), int(self.offsets[last]))
+            rows = slice(self.borders[first], self.borders[last])
             x, grad_y = (t[rows].double().unflatten(0, (last - first, -1)) for t in (self.x, self.grad_y))
             own = [t[first:last].double() for t in (*self.weights, *self.biases)]
             own = [t.requires_grad_(self.op != "forward") for t in own]

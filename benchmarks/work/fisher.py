@@ -88,7 +88,7 @@ class Fisher(Bank):
         fisher: list[Tensor] = []
         layers = len(self.weights)
         everything = [*self.weights, *self.biases]
-        for m, (begin, end) in enumerate(itertools.pairwise(self.offsets.tolist())):
+        for m, (begin, end) in enumerate(itertools.pairwise(self.borders)):
             own = [t[m].double() for t in everything]
             given = [t[m].double() for t in (*self.given[0], *self.given[1])]
             found = reference.layers_of(

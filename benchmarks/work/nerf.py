@@ -38,7 +38,8 @@ class Nerf(Bank):
         self.per_module = self.rays // self.modules
         self.origins = local + places.repeat_interleave(self.per_module, 0)
         self.target = torch.rand(self.rays, 3, generator=torch.Generator().manual_seed(3)).to(device)
-        self.ray_offsets = torch.arange(self.modules + 1, device=device) * self.per_module
+        self.ray_borders = [m * self.per_module for m in range(self.modules + 1)]
+        self.ray_offsets = torch.tensor(self.ray_borders, device=device)
         self.tolerance = {"loss": 1e-5, "grads": 1e-2}
 
     def own_step(self, name: str, backend: str = "auto") -> Contender:
@@ -70,7 +71,7 @@ class Nerf(Bank):
         freqs, layers = plain.frequencies(self.spec, self.device), len(self.weights)
         origins, directions = (t.double() for t in self.local_rays())
         total, grads = torch.zeros((), dtype=torch.float64, device=self.device), []
-        for m, (begin, end) in enumerate(itertools.pairwise(self.ray_offsets.tolist())):
+        for m, (begin, end) in enumerate(itertools.pairwise(self.ray_borders)):
             own = [t[m : m + 1].double().requires_grad_() for t in (*self.weights, *self.biases)]
             x, lengths = sample(origins[begin:end], directions[begin:end], self.samples)
             raw = plain.bmm_mlp(plain.encode(x.view(1, -1, 3), freqs), own[:layers], own[layers:])
