@@ -293,13 +293,14 @@ def test_a_peer_without_biases_is_held_to_the_weights_gradients(monkeypatch: pyt
             self.params = torch.nn.Parameter(torch.zeros(512))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert (self.jit_fusion, self.loss_scale) == (True, 1.0)
             w = tinycudann_peer.unpacked(self.params, [(12, 16), (16, 4)], 2)
             offsets = torch.tensor([0, x.shape[0]])
             zeros = [torch.zeros(1, 16), torch.zeros(1, 4)]
             return mf.ops.bank_mlp(x, offsets, [t[None] for t in w], zeros, problem.spec).half()
 
     fake = type(sys)("tinycudann")
-    vars(fake)["NetworkWithInputEncoding"] = Net
+    vars(fake).update(NetworkWithInputEncoding=Net, supports_jit_fusion=lambda: True)
     monkeypatch.setitem(sys.modules, "tinycudann", fake)
     for op in ("forward", "forward_backward"):
         problem: Any = work.make(case_of(op=op, shapes={**SHAPES, "bias": False, "dtype": "float16"}))

@@ -6,6 +6,7 @@ at. A CUDA error stays in its process for good, so the process ends after the te
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
@@ -22,7 +23,11 @@ STICKY = re.compile(r"illegal memory access|illegal instruction|misaligned addre
 
 
 class Share:
-    """Takes every `of`th test from `first` on, leaving those out that the log has."""
+    """Takes every `of`th test from `first` on, leaving those out that the log has.
+
+    In an order that follows from the tests' names and mixes the files, so that no process has all that compile for
+    long, and what time does not reach is some of everything.
+    """
 
     def __init__(self) -> None:
         self.first, self.of = (int(n) for n in os.environ[SHARE].split("/"))
@@ -42,7 +47,7 @@ class Share:
 
     @pytest.hookimpl(trylast=True)  # after those that leave out what is not asked for
     def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
-        mine = items[self.first :: self.of]
+        mine = sorted(items, key=lambda item: hashlib.sha1(item.nodeid.encode()).digest())[self.first :: self.of]
         self.write(collected=len(mine))
         done = self.done()
         left = [item for item in mine if item.nodeid not in done]

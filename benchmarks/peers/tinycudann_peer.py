@@ -1,4 +1,4 @@
-"""tiny-cuda-nn: its fully fused MLP behind its frequency encoding, in float16.
+"""tiny-cuda-nn: its fully fused MLP behind its frequency encoding, in float16, fused with it where its version can.
 
 It serves one network a call, so a bank is a loop over modules; it is at its best with one module. It has no biases
 (the cases set ours to zero) and knows the widths 16, 32, 64 and 128. Its parameters are one flat tensor: every layer's
@@ -94,6 +94,9 @@ def _networks(work: Bank) -> list[Any]:
             raise Unsupported(f"it has {net.params.numel()} parameters where {flat.numel()} were expected")
         with torch.no_grad():
             net.params.copy_(flat)
+        net.loss_scale = 1.0  # it is for the gradients of a mean; sums such as ours, scaled up, would leave float16
+        if hasattr(tcnn, "supports_jit_fusion"):  # from 2.0 on: encoding and network in one kernel
+            net.jit_fusion = tcnn.supports_jit_fusion()
         nets.append(net)
     return nets
 
