@@ -20,12 +20,30 @@ constexpr int64_t kWarpFrom = 8;
 // The ray of this thread, if lanes of V are its own, or of its warp.
 template <typename V>
 __device__ int64_t ray_of() {
-    return this_ray() / Lanes<V>::kThreads;
+    return this_thread() / Lanes<V>::kThreads;
+}
+
+// Calls zero(i) for this thread's share of the samples of no ray, whose results read zero: those before its
+// ray, which it shares with the ray's other threads, and those behind the last, which all threads share.
+template <typename V, typename T, typename F>
+__device__ void each_gap(const CompositeBatch<T>& in, int64_t r, const F& zero) {
+    if (!in.segments) return;
+    const int64_t before = r < in.rays ? in.first(r) : 0, all = static_cast<int64_t>(gridDim.x) * kThreads;
+    for (int64_t i = (r > 0 && before > 0 ? in.end(r - 1) : 0) + Lanes<V>::thread(); i < before;
+         i += Lanes<V>::kThreads)
+        zero(i);
+    for (int64_t i = in.end(in.rays - 1) + this_thread(); i < in.samples; i += all) zero(i);
+}
+
+template <typename T>
+__device__ void zero_color(const CompositeBatch<T>& in, T* color, int64_t i) {
+    for (int c = 0; c < in.channels; ++c) color[i * in.channels + c] = 0;
 }
 
 template <int kC, typename V, typename T>
 __global__ void __launch_bounds__(kThreads) forward_kernel(CompositeBatch<T> in, CompositeOutputs<T> out) {
     const int64_t r = ray_of<V>();
+    each_gap<V>(in, r, [&](int64_t i) { out.weights[i] = 0; });
     if (r < in.rays) forward_ray<kC, V>(in, out, r);
 }
 
@@ -33,6 +51,11 @@ template <int kC, typename V, typename T>
 __global__ void __launch_bounds__(kThreads)
     backward_kernel(CompositeBatch<T> in, BatchCotangents<T> g, CompositeGradients<T> out) {
     const int64_t r = ray_of<V>();
+    each_gap<V>(in, r, [&](int64_t i) {
+        out.density[i] = 0;
+        if (out.color) zero_color(in, out.color, i);
+        if (out.t_start) out.t_start[i] = out.t_end[i] = 0;
+    });
     if (r < in.rays) backward_ray<kC, V>(in, g, out, r);
 }
 
@@ -40,6 +63,10 @@ template <int kC, typename V, typename T>
 __global__ void __launch_bounds__(kThreads) second_kernel(CompositeBatch<T> in, BatchCotangents<T> g,
                                                           CompositeTangents<T> v, CompositeSecond<T> out) {
     const int64_t r = ray_of<V>();
+    each_gap<V>(in, r, [&](int64_t i) {
+        out.density[i] = out.t_start[i] = out.t_end[i] = out.grad_weights[i] = 0;
+        zero_color(in, out.color, i);
+    });
     if (r < in.rays) second_ray<kC, V>(in, g, v, out, r);
 }
 
@@ -47,6 +74,7 @@ __global__ void __launch_bounds__(kThreads) second_kernel(CompositeBatch<T> in, 
 template <typename T, typename F>
 void choose(const CompositeBatch<T>& in, const F& f) {
     const bool warps = in.samples >= kWarpFrom * in.rays;
+    if (in.rays == 0) return;
     const auto with_lanes = [&](auto channels) {
         if (warps) {
             f(channels, WarpLane<T>{}, blocks_for(in.rays, kThreads / 32));
@@ -54,7 +82,6 @@ void choose(const CompositeBatch<T>& in, const F& f) {
             f(channels, T{}, blocks_for(in.rays));
         }
     };
-    if (in.rays == 0) return;
     if (in.channels == 3) {
         with_lanes(std::integral_constant<int, 3>{});
     } else {
@@ -69,8 +96,9 @@ class Cuda {
     explicit Cuda(const CompositeInputs& in) : stream_(current_stream(in.density)) {}
 
     // The values of packed_info are not looked at, which would have to wait; the kernels stay inside the
-    // arrays.
-    bool check(const CompositeInputs& in) const { return in.packed_info.has_value(); }
+    // arrays and clear the samples of no ray themselves, without a pass over the memory of its own. Where
+    // there is no ray at all, there is no kernel.
+    bool check(const CompositeInputs& in) const { return in.rays == 0; }
 
     template <typename T>
     void forward(const CompositeBatch<T>& in, const CompositeOutputs<T>& out) const {

@@ -104,6 +104,8 @@ __device__ inline int64_t quotient(int64_t a, int64_t by) {
     return a / by;
 }
 
-__device__ inline int64_t this_ray() { return static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; }
+// In a grid of blocks of kThreads: this thread's number, which is its ray's where it has one of its own.
+__device__ inline int64_t this_thread() { return static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; }
+__device__ inline int64_t this_ray() { return this_thread(); }
 
 }  // namespace mclnf

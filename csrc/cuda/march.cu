@@ -60,7 +60,7 @@ __device__ uint32_t lit_bins(uint32_t word, double own, double most, double& dep
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     count_kernel(March<T> in, int64_t rays, Kept kept, int64_t* counts) {
-    const int64_t r = this_ray() / 32;
+    const int64_t r = this_thread() / 32;
     const int lane = static_cast<int>(threadIdx.x % 32);
     if (r >= rays) return;
     const MarchedRay<T> ray = march_begin(in, r);
@@ -86,7 +86,7 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads)
     write_kernel(March<T> in, int64_t rays, Kept kept, const int64_t* counts, const int64_t* sums,
                  MarchedSamples<T> out) {
-    const int64_t r = this_ray() / 32;
+    const int64_t r = this_thread() / 32;
     const int lane = static_cast<int>(threadIdx.x % 32);
     if (r >= rays) return;
     const int64_t end = sums[r];

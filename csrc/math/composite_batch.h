@@ -28,6 +28,7 @@ struct CompositeBatch {
         const int64_t n = segments[2 * r + 1], most = samples - first(r);
         return n < 0 ? 0 : (n > most ? most : n);
     }
+    MCLNF_HD MCLNF_INLINE int64_t end(int64_t r) const { return first(r) + count(r); }
     MCLNF_HD MCLNF_INLINE CompositeRay<T> ray(int64_t r) const {
         const int64_t at = first(r);
         const T* bg = background ? background + r * background_step : nullptr;

@@ -141,6 +141,17 @@ def test_many_rays_and_none(emulated: Any, monkeypatch: pytest.MonkeyPatch, coun
     check(emulated, monkeypatch, with_others(packed(counts, 3), "each"), 0.0, torch.float32)
 
 
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("counts", [[], [9, 0, 5], [3, 0, 1]], ids=str)
+def test_samples_of_no_ray_read_zero(emulated: Any, monkeypatch: pytest.MonkeyPatch, counts: list[int]) -> None:
+    """Some before each ray and more behind the last than there are threads."""
+    case = packed(counts, 3, gap=1)
+    for name, t in case.items():
+        if name != "packed_info" and t is not None:
+            case[name] = torch.cat([t, t.new_ones(1000, *t.shape[1:])])
+    check(emulated, monkeypatch, with_others(case, "one"), 0.0, torch.float64)
+
+
 @pytest.mark.parametrize("counts", [LONG, SHORT], ids=["long", "short"])
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("missing", [(0,), (1, 2), (3, 4), (0, 5, 8), (6, 7), (0, 1, 2, 5, 6, 7, 8)], ids=str)
