@@ -69,7 +69,7 @@ def make(
 def gradients(case: Case, backend: str, second: bool = False) -> list[Tensor]:
     """Gradients of a loss in x and tables, or of a function of those gradients (as normals need)."""
     y = case.require().run(backend)
-    factor = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).reshape(y.shape)
+    factor = torch.linspace(-1, 1, y.numel(), dtype=y.dtype, device=y.device).reshape(y.shape)
     grads = torch.autograd.grad((y * factor).sin().sum(), case.leaves, create_graph=second)
     if second:
         total = sum((g.square() * (k + 1)).sum() for k, g in enumerate(grads))

@@ -13,7 +13,7 @@ from torch import Tensor
 pytestmark = pytest.mark.usefixtures("poisoned")
 kinds = pytest.mark.parametrize("kind", ["adam", "sgd"])
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-CPU = torch.ops.mclnf_fast
+OPS = torch.ops.mclnf_fast  # the CPU's, for its tensors
 ODD = ((1,), (2,), (3,), (15,), (17,), (4, 16), (63,), (129,), (1000,), (0, 3), ())
 
 
@@ -42,7 +42,7 @@ def test_it_is_the_cpus_step_bit_for_bit(
         active = torch.rand(modules) < 0.6 if masked else None
         for lr in (None, 0.05):
             found = step(emulated, state, active, trust, lr)
-            assert_same(found, step(CPU, state, active, trust, lr))
+            assert_same(found, step(OPS, state, active, trust, lr))
             assert torch.equal(found.step, state.step + (1 if active is None else active.double()))
 
 
@@ -51,7 +51,7 @@ def test_it_is_the_cpus_step_bit_for_bit(
 def test_betas_of_nothing(need, emulated: Any, dtype: torch.dtype, betas: tuple[float, float]) -> None:
     need("bank_step", "cpu", dtype)
     state = State(5, ((7,), (2, 3)), dtype)
-    assert_same(step(emulated, state, betas=betas), step(CPU, state, betas=betas))
+    assert_same(step(emulated, state, betas=betas), step(OPS, state, betas=betas))
 
 
 @pytest.mark.parametrize("order", ["reverse", "random:1", "random:2"])
@@ -71,7 +71,7 @@ def test_more_tensors_than_a_launch_takes(need, emulated: Any, kind: str) -> Non
     need("bank_step", "cpu")
     for tensors in (47, 48, 49, 101):
         state = State(3, tuple((k % 7, 2) if k % 5 else (0,) for k in range(tensors + tensors // 4)), kind=kind)
-        assert_same(step(emulated, state, trust=True), step(CPU, state, trust=True))
+        assert_same(step(emulated, state, trust=True), step(OPS, state, trust=True))
 
 
 def test_inactive_modules_are_not_touched(emulated: Any) -> None:
@@ -156,3 +156,34 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(emulated: Any) 
             emulated.bank_step(*given[:5], None, lr, *given[7:])
     assert tried > 40
     assert_same(state, before)
+
+
+@kinds
+@dtypes
+def test_on_a_gpu(need, kind: str, dtype: torch.dtype) -> None:
+    """What the emulation can't show, where there is one: the compiled kernels, and a CUDA graph of them."""
+    need("bank_step", "cuda", dtype, "cuda")
+    state = State(65, ODD, dtype, kind)
+    active = torch.rand(65) < 0.6
+    wanted = step(OPS, step(OPS, state, active, trust=True), active, trust=True)
+
+    def on_gpu() -> State:
+        there = state.copy()
+        for name in ("params", "grads", "exp_avg", "exp_avg_sq"):
+            setattr(there, name, [t.cuda() for t in getattr(there, name)])
+        there.step, there.lr = there.step.cuda(), there.lr.cuda()
+        there.trust = (there.trust[0], *([t.cuda() for t in ts] for ts in there.trust[1:]))
+        return there
+
+    plain, replayed, mask = on_gpu(), on_gpu(), active.cuda()
+    for _ in range(2):
+        plain.run("cuda", active=mask, trust=plain.trust)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed.run("cuda", active=mask, trust=replayed.trust)
+    for _ in range(2):
+        graph.replay()
+    assert_same(replayed, plain)
+    tolerance = {"rtol": 1e-13, "atol": 1e-15} if dtype == torch.float64 else {"rtol": 1e-6, "atol": 1e-7}
+    for now, then in zip(plain.changed, wanted.changed, strict=True):
+        torch.testing.assert_close(now.cpu(), then, **tolerance)
