@@ -265,7 +265,7 @@ def test_without_the_sanitizer_it_is_skipped_and_told(monkeypatch: pytest.Monkey
 
 
 def result(name: str, status: str = "ok", bar: dict[str, Any] | None = None) -> dict[str, Any]:
-    absent = {"tinycudann": "tinycudann is not installed"}
+    absent = {"tinycudann": "tinycudann is not installed", "compile": "left out of a quick run", "func": "failed: no"}
     return {"id": name, "status": status, "reason": None if status == "ok" else "because", "contenders": [],
             "absent": absent, "bars": [bar] if bar else []}  # fmt: skip
 
@@ -279,7 +279,12 @@ def test_every_bar_is_shown_and_every_case_is_told_of() -> None:
     assert (found.result, found.detail) == ("ok", "2 cases, 1 of 1 bars and 0 of 1 aims reached")
     words = "a of the matmul limit 31 % >= 25 % >= 45 % ok"
     assert " ".join(found.lines[1].split()) == words
-    assert found.skipped == ["b: because", "tinycudann: tinycudann is not installed"]
+    assert found.skipped == [
+        "b: because",
+        "tinycudann: tinycudann is not installed",
+        "a, func: failed: no",
+        "b, func: failed: no",
+    ]
     assert steps.measured(data, ["a", "b", "c"], Done(130, True, 9.0, "")).result == "cut"
     red = steps.measured({**data, "cases": [result("a", "red")]}, ["a"], Done(1, False, 9.0, ""))
     assert (red.result, red.lines) == ("failed", ["a: because"])

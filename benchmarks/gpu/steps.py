@@ -247,21 +247,32 @@ def measured(data: dict[str, Any], wanted: list[str], done: process.Done) -> Out
     red = [f"{r['id']}: {r['reason']}" for r in results if r["status"] == "red"]
     left = len(wanted) - len(results)
     passed, judged_bars, aims, aimed = table.count(results)
-    detail = f"{len(results)} cases, {passed} of {judged_bars} bars and {aims} of {aimed} aims reached"
-    outcome = Outcome("bench", "ok", detail, done.seconds, list(red))
-    if data["settings"].get("dry_run"):
-        outcome.detail = f"{len(results)} cases, a dry run at tiny sizes"
-    else:
-        outcome.lines += bars(results)
+    dry = data["settings"].get("dry_run")
+    reached = f"{passed} of {judged_bars} bars and {aims} of {aimed} aims reached"
+    detail = f"{len(results)} cases, {'a dry run at tiny sizes' if dry else reached}"
+    outcome = Outcome("bench", "ok", detail, done.seconds, [*red, *([] if dry else bars(results))])
     if left:
         outcome.result, outcome.detail = "cut", f"{detail}, {left} cases not reached"
     if red or (done.code != 0 and not done.late):
         outcome.result = "failed"
         outcome.detail = f"{len(red)} cases wrong, {detail}" if red else done.last()
     outcome.skipped = [f"{r['id']}: {r['reason']}" for r in results if r["status"] == "skipped"]
-    outcome.skipped += [line.strip() for line in table.remarks(results) if "installed" in line or "no figure" in line]
+    outcome.skipped += absent(results)
     outcome.data = {"limits": data["limits"], "not_reached": wanted[len(results) :]}
     return outcome
+
+
+def absent(results: list[dict[str, Any]]) -> list[str]:
+    """Who took no part, or was wrong and got no figure, and why; what a quick run leaves out aside."""
+    lines: dict[str, None] = {}
+    for r in results:
+        for peer, reason in r["absent"].items():
+            if "quick run" not in reason:
+                lines[f"{peer}: {reason}" if "not installed" in reason else f"{r['id']}, {peer}: {reason}"] = None
+        for row in r["contenders"]:
+            if row["reason"] and row["peer"]:
+                lines[f"{r['id']}, {row['name']}: no figure, {row['reason']}"] = None
+    return list(lines)
 
 
 def bars(results: list[dict[str, Any]]) -> list[str]:
