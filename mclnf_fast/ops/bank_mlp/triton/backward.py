@@ -27,9 +27,13 @@ def add_outer(
     """Rows first ... first + rows - 1 of a layer's weight gradient: h^T d, added to the sums [.., OUT]."""
     k = tl.arange(0, ROWS)
     n = tl.arange(0, COLUMNS)
-    value = tl.dot(tl.trans(h), d, input_precision=PRECISION)
-    mask = (k < rows)[:, None] & (n < OUT)[None, :]
-    add_to(sums + (first + k)[:, None] * OUT + n[None, :], value, mask, more)
+    # A branch that is always taken: in a region of its own the compiler shares out this product's tile among the warps
+    # by itself. Beside the others it takes them for a chain and gives all the tile of one, which repeats the work of
+    # those with few rows in every warp.
+    if tl.num_programs(0) > 0:
+        value = tl.dot(tl.trans(h), d, input_precision=PRECISION)
+        mask = (k < rows)[:, None] & (n < OUT)[None, :]
+        add_to(sums + (first + k)[:, None] * OUT + n[None, :], value, mask, more)
 
 
 @triton.jit
