@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import mclnf_fast as mf
 from mclnf_fast.ops.bank_mlp import reference
-from mclnf_fast.ops.bank_mlp.triton import launch, plain, table
+from mclnf_fast.ops.bank_mlp.triton import launch, table
 
 
 @given(st.lists(st.integers(0, 300), max_size=30), st.sampled_from([16, 32, 64, 128]))
@@ -60,13 +60,25 @@ def test_large_problems_stay_in_range() -> None:
 def test_the_columns_are_the_encoding(encoding: str) -> None:
     in_dim, kind = ENCODINGS[encoding]
     spec = mf.FieldSpec(in_dim, 2, 8, 2, "tanh", "sigmoid", kind, skips=(1, 2))
-    case = make(spec, [5, 0, 4], torch.float64).require()
+    x = make(spec, [5, 0, 4], torch.float64).x
     net = launch.network(*spec.packed)
     assert net.shapes == spec.layer_shapes
     assert net.parameters == spec.num_parameters
-    torch.testing.assert_close(plain.encode(net, case.x), reference.encode(kind, case.x), rtol=0, atol=1e-6)
-    y = plain.evaluate(net, case.x, case.offsets, case.weights, case.biases)
-    torch.testing.assert_close(y, case.run("reference"), rtol=0, atol=1e-5)
+    dims, frequency, half = launch.column_table(net, x.device).double()
+    v = x[:, dims.long()]
+    features = torch.where(half < 0, v, (v * frequency + half * torch.pi).sin())
+    torch.testing.assert_close(features, reference.encode(kind, x), rtol=0, atol=1e-6)
+
+
+@given(st.integers(0, 1 << 22), st.integers(1, 1 << 14))
+def test_pieces_cover_every_point_once(points: int, values: int) -> None:
+    found = launch.pieces(points, values)
+    assert [first for first, _ in found] == [0, *(last for _, last in found)][: len(found)]
+    assert (found[-1][1] if found else 0) == points
+    for first, last in found:
+        assert first < last
+        assert first % 128 == 0  # as well aligned as the whole
+        assert last - first <= max(launch.PIECE_POINTS, launch.PIECE_VALUES // values) + 128
 
 
 def test_another_encoding_is_refused() -> None:

@@ -6,6 +6,7 @@ memory, and how many warp-group matrix instructions there are.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -21,22 +22,33 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 import mclnf_fast as mf
-from mclnf_fast.ops.bank_mlp.triton import backward, forward, launch, layers, table
+from mclnf_fast.ops.bank_mlp.triton import (
+    backward,
+    encoding,
+    error,
+    forward,
+    launch,
+    layers,
+    second_layers,
+    table,
+)
 from mclnf_fast.ops.fisher.triton import kernels as fisher
 from mclnf_fast.ops.render_rays.triton import kernel as rays
 from mclnf_fast.ops.render_rays.triton import table as rays_table
 
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 POINTER = {"half": "*bf16", "tf32": "*fp32", "ieee": "*fp32"}
-INDICES = {"starts": "*i32", "chunks": "*i32", "table": "*fp32", "sums": "*fp32"}
+INDICES = {"starts": "*i32", "chunks": "*i32", "table": "*fp32"}
+INDICES |= dict.fromkeys(("sums", "errors", "factors"), "*fp32")
 INDICES |= dict.fromkeys(("offsets", "segments", "owned"), "*i64")
 RAYS = ("origins", "directions", "extra", "aabb", "background", "color", "opacity", "depth")
 INDICES |= {"occupancy": "*u8", **dict.fromkeys(RAYS, "*fp32")}
 NUMBERS = dict.fromkeys(("damping", "near", "far", "step", "most_raw", "most_depth"), "fp32")
 NUMBERS |= dict.fromkeys(
-    ("modules", "tiles_a_chunk", "points_a_chunk", "samples_a_chunk", "rays_a_chunk", "first"), "i32"
+    ("modules", "points", "tiles_a_chunk", "points_a_chunk", "samples_a_chunk", "rays_a_chunk", "first"), "i32"
 )
 STEPS = 10
+UNSET = dict.fromkeys(("LOSS", "WEIGHTED", "SCALED", "MORE"), False)  # flags with a default
 
 
 def network(width: int, hidden: int = 4, skip: bool = False, features: int = 60) -> launch.Network:
@@ -64,6 +76,8 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
                 assert most - width < net.held <= most
                 more = {"IN_PAD": 16, "PARAMETERS": net.parameters, "NEED_X": True, "NEED_PARAMETERS": True}
                 yield "backward", kind, net, shape, backward.fused_backward, more
+                more |= {"NEED_X": False, "LOSS": True, "WEIGHTED": True}
+                yield "backward of the error", kind, net, shape, backward.fused_backward, more
     for (kind, width), (shape, oldest) in rays_table.RENDER.items():
         for plain in (True, False):
             net = network(width, 4, not plain and arch >= oldest, 60 if width == 64 else 120)
@@ -80,12 +94,37 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
         side, depth = own.outer[kind]
         more = {**wide, **sizes, "ROWS": side, "COLUMNS": side, "DEPTH": depth}
         yield "layer outer", kind, net, own.layer, layers.layer_outer, more
+        bent = {"KIND": 4, "W0": 1.0, "ALONG": True, "ALONG_X": True}
+        large, depth = table.SECOND[kind]
+        wide["DEPTH"] = depth
+        for rows in (table.SMALL_TILE, large):
+            shape = table.Shape(rows, table.LAYER.warps, table.LAYER.stages)
+            yield "second tangents", kind, net, shape, second_layers.layer_tangents, {**wide, **sizes, **bent}
+            gradient: dict[str, Any] = {**wide, "FIRST": 0, "COUNT": 256, "INPUTS": 256, "ALONG": True}
+            yield "second gradients", kind, net, shape, second_layers.layer_gradients, {**gradient, "KIND": 4}
+            gradient |= {"KIND": 0, "MORE": True, "g": "*fp32", "gt": "*fp32"}
+            yield "second gradients", kind, net, shape, second_layers.layer_gradients, gradient
+        yield "second outer", kind, net, table.LAYER, second_layers.layer_outers, {**more, "ALONG_X": True}
+        flags: dict[str, Any] = {
+            "WEIGHTED": True,
+            "GRADIENT": True,
+            "TANGENT": True,
+            "OUT": 140,
+            "COLUMNS": table.LAYER_COLUMNS,
+        }
+        yield "squared error", kind, net, dataclasses.replace(table.LAYER, stages=1), error.squared_error, flags
+        through = {"COLUMNS": 64, "DEPTH": table.LAYER_DEPTH, "ALONG_X": True, "g": "*fp32", "gt": "*fp32"}
+        shape = dataclasses.replace(table.LAYER, stages=1)
+        yield "features", kind, net, shape, encoding.features_gradient, through
+        wide["DEPTH"] = table.LAYER_DEPTH
         if kind != "half":  # half types are computed in float32 there
             yield "fisher points", kind, net, own.layer, fisher.point_scores, {**wide, **sizes, "MORE": True}
             for points in (False, True):
-                flags: dict[str, Any] = {"POINTS": points, "SCORED": not points, "SUMS": True}
+                flags = {"POINTS": points, "SCORED": not points, "SUMS": True}
                 yield "fisher sums", kind, net, own.layer, fisher.sample_sums, {**more, **flags}
-    yield "reduce", "ieee", net, table.Shape(1024, 4), backward.reduce_chunks, {"SIZE": 4096, "BLOCK": 1024}
+    for scaled in (False, True):
+        more = {"SIZE": 4096, "BLOCK": 1024, "SCALED": scaled, "MORE": scaled}
+        yield "reduce", "ieee", net, table.Shape(1024, 4), backward.reduce_chunks, more
 
 
 def rendering(plain: bool) -> dict[str, Any]:
@@ -100,12 +139,15 @@ def compiled(
     kind: str, net: launch.Network, shape: table.Shape, kernel: Any, constants: dict[str, Any], arch: int
 ) -> Any:
     """The kernel as Triton compiles it for compute capability arch / 10."""
-    known = {"PARAMETERS": net.parameters, **net.constants(), "STEPS": STEPS, "ROWS": shape.rows}
+    known = {**UNSET, "PARAMETERS": net.parameters, **net.constants(), "STEPS": STEPS, "ROWS": shape.rows}
     known |= {"PRECISION": "tf32" if kind == "tf32" else "ieee", **constants}
     signature: dict[str, Any] = {}
     hints = {}
     for place, name in enumerate(kernel.arg_names):
-        if name in known:
+        if str(known.get(name)).startswith("*"):  # not the type that it has elsewhere
+            signature[name] = known[name]
+            hints[place,] = [["tt.divisibility", 16]]
+        elif name in known:
             signature[name] = "constexpr"
         elif name in NUMBERS:
             signature[name] = NUMBERS[name]

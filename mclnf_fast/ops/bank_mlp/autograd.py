@@ -51,7 +51,7 @@ def _bwd_fake(
     return grad_x, shapes_like(weights, need_params), shapes_like(biases, need_params)
 
 
-def _bwd_bwd_fake(
+def second_fake(
     x: Tensor,
     offsets: Tensor,
     weights: list[Tensor],
@@ -150,7 +150,7 @@ def _bwd_backward(ctx: Any, cot_x: Tensor | None, cot_w: Any, cot_b: Any) -> tup
     return grad_x if need_x else None, None, list(grad_w), list(grad_b), grad_grad_y, None, None, None, None, None
 
 
-def _third(ctx: Any, *grads: Any) -> Any:
+def third(ctx: Any, *grads: Any) -> Any:
     raise RuntimeError(
         "mclnf_fast.bank_mlp: third derivatives are not implemented in the compiled backends; use backend='reference'"
     )
@@ -166,7 +166,7 @@ def _register() -> None:
         ("bank_mlp_fwd", _fwd_fake, _fwd_backward, _fwd_setup),
         ("bank_mlp_fwd_keep", _keep_fake, _keep_backward, _keep_setup),
         ("bank_mlp_bwd", _bwd_fake, _bwd_backward, _bwd_setup),
-        ("bank_mlp_bwd_bwd", _bwd_bwd_fake, _third, no_setup),
+        ("bank_mlp_bwd_bwd", second_fake, third, no_setup),
     ):
         lib.register_fake(f"mclnf_fast::{name}", fake)
         lib.register_autograd(f"mclnf_fast::{name}", backward, setup_context=setup)

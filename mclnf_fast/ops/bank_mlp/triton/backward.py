@@ -10,7 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.bank_mlp.triton.functions import RELU, activate, encode, layer_sums, matrix, module_of, sine, slope
+from mclnf_fast.ops.bank_mlp.triton.encoding import wave_slope
+from mclnf_fast.ops.bank_mlp.triton.functions import RELU, activate, encode, layer_sums, matrix, module_of, slope
 
 
 @triton.jit
@@ -120,9 +121,17 @@ def fused_backward(
     NEED_PARAMETERS: tl.constexpr,
     ROWS: tl.constexpr,
     PRECISION: tl.constexpr,
+    weight=None,
+    errors=None,
+    LOSS: tl.constexpr = False,
+    WEIGHTED: tl.constexpr = False,
 ):
     """The gradients of <grad_y [N, OUT], f(x)>: grad_x [N, IN], and a chunk's sums [PARAMETERS], layer after layer,
-    weights before biases. chunks [modules + 1]: where a module's chunks begin."""
+    weights before biases. chunks [modules + 1]: where a module's chunks begin.
+
+    LOSS: those of the squared error weight [N] |f(x) - grad_y|^2, grad_y being its target (WEIGHTED unset: of weight
+    1), and in errors [chunks] its sums.
+    """
     kind = x.dtype.element_ty
     wide = tl.zeros((), tl.int64)  # turns a loop's variable into an offset beyond 2^31
     for chunk in range(tl.program_id(0), tl.load(chunks + modules), tl.num_programs(0)):
@@ -131,6 +140,7 @@ def fused_backward(
         tiles = tl.load(starts + module + 1) - tl.load(starts + module)
         own = sums + (wide + chunk) * PARAMETERS
         end = tl.load(offsets + module + 1)
+        error = 0.0
         for tile in range(first, tl.minimum(first + tiles_a_chunk, tiles)):
             more = wide + tile > first
             rows = tl.load(offsets + module) + (wide + tile) * ROWS + tl.arange(0, ROWS)
@@ -140,7 +150,7 @@ def fused_backward(
             hs = (encoded,)
             slopes = (0,)
             for l in tl.static_range(LAYERS):
-                if l < LAYERS - 1 or OUTPUT != 0:
+                if l < LAYERS - 1 or OUTPUT != 0 or LOSS:
                     z = layer_sums(
                         h,
                         encoded,
@@ -167,6 +177,13 @@ def fused_backward(
             n = tl.arange(0, OUT_PAD)
             mask = live[:, None] & (n < OUT)[None, :]
             g = tl.load(grad_y + rows[:, None] * OUT + n[None, :], mask=mask, other=0.0).to(tl.float32)
+            if LOSS:
+                g = tl.where(mask, activate(z, OUTPUT, W0).to(kind).to(tl.float32) - g, 0.0)
+                share = g
+                if WEIGHTED:
+                    share = g * tl.load(weight + rows, mask=live, other=0.0).to(tl.float32)[:, None]
+                error += tl.sum(share * g)
+                g = 2.0 * share
             if OUTPUT != 0:
                 g = tl.where(mask, g * slopes[LAYERS], 0.0)
             ge = tl.zeros((ROWS, FEATURES_PAD), tl.float32)
@@ -197,6 +214,8 @@ def fused_backward(
             if NEED_X:
                 encode_backward(x, grad_x, ge, rows, live, table, IN, FEATURES, FEATURES_PAD, IN_PAD)
             tl.debug_barrier()  # the next tile's sums are read by other threads than those that wrote them
+        if LOSS:
+            tl.store(errors + chunk, error)
 
 
 @triton.jit
@@ -220,10 +239,7 @@ def encode_backward(
     half = tl.load(table + 2 * FEATURES + c, mask=there, other=0.0)[None, :]
     mask = live[:, None] & there[None, :]
     v = tl.load(x + rows[:, None] * IN + dim[None, :], mask=mask, other=0.0).to(tl.float32)
-    # d sin(a) = cos(a), d cos(a) = -sin(a) = sin(a + pi): half a turn on.
-    wave = sine(v * frequency, tl.where(half == 0.5, 0.0, 0.5))
-    wave = tl.where(half == 0.5, -wave, wave)
-    g = tl.where(mask, ge * tl.where(half < 0, 1.0, frequency * wave), 0.0)
+    g = tl.where(mask, ge * wave_slope(v, frequency, half), 0.0)
     i = tl.arange(0, IN_PAD)
     pick = tl.where((dim[:, None] == i[None, :]) & there[:, None], 1.0, 0.0)
     total = tl.dot(g, pick, input_precision="ieee")
@@ -233,17 +249,35 @@ def encode_backward(
 
 @triton.jit
 def reduce_chunks(
-    sums, chunks, grad, first, modules, PARAMETERS: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr
+    sums,
+    chunks,
+    grad,
+    first,
+    modules,
+    PARAMETERS: tl.constexpr,
+    SIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    factors=None,
+    SCALED: tl.constexpr = False,
+    MORE: tl.constexpr = False,
 ):
     """grad [modules, SIZE] = the sums [chunks, PARAMETERS] from `first` on, a module's chunks in their order; zeros for
-    a module without any."""
+    a module without any. SCALED: times the module's factor [modules]; MORE: added to what is there."""
     blocks: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
     wide = tl.zeros((), tl.int64)
     for place in range(tl.program_id(0), modules * blocks, tl.num_programs(0)):
         module = place // blocks
         i = (place % blocks) * BLOCK + tl.arange(0, BLOCK)
         total = tl.zeros((BLOCK,), tl.float32)
-        for chunk in range(tl.load(chunks + module), tl.load(chunks + module + 1)):
+        begin = tl.load(chunks + module)
+        end = tl.load(chunks + module + 1)
+        for chunk in range(begin, end):
             total += tl.load(sums + (wide + chunk) * PARAMETERS + first + i, mask=i < SIZE, other=0.0)
         to = grad + (wide + module) * SIZE + i
-        tl.store(to, total.to(grad.dtype.element_ty), mask=i < SIZE)
+        mask = i < SIZE
+        if SCALED:
+            total *= tl.load(factors + module)
+        if MORE:  # a module that has nothing to add is passed over
+            mask = mask & (end > begin)
+            total += tl.load(to, mask=mask, other=0.0).to(tl.float32)
+        tl.store(to, total.to(grad.dtype.element_ty), mask=mask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -80,6 +80,20 @@ class Bank:
         side, depth = self.table.outer[self.kind]
         return side, {**self.layer_options, "ROWS": side, "COLUMNS": side, "DEPTH": depth}
 
+    def pieces(self, values: int) -> list[tuple[slice, Bank]]:
+        """The bank over its points, or a share of them at a time where each keeps `values` values; no point, no piece.
+        Nothing is read from the device: a module's share of a piece is its offsets cut to the piece."""
+        ranges = launch.pieces(self.points, values)
+        if len(ranges) == 1:
+            return [(slice(0, self.points), self)]
+        return [
+            (
+                slice(first, last),
+                dataclasses.replace(self, x=self.x[first:last], offsets=(self.offsets - first).clamp(0, last - first)),
+            )
+            for first, last in ranges
+        ]
+
     def on_device(self) -> contextlib.AbstractContextManager[Any]:
         return torch.cuda.device(self.x.device) if self.x.device.type == "cuda" else contextlib.nullcontext()
 
@@ -87,6 +101,13 @@ class Bank:
 def layer_shape(bank: Bank) -> tuple[table.Shape, int]:
     large = bank.table.layer
     return bank.tile((large, dataclasses.replace(large, rows=table.SMALL_TILE)))
+
+
+def layer_chunks(bank: Bank) -> tuple[Tensor, int, int]:
+    """Where every module's chunks begin, int32 [M + 1], the most chunks that there are, and the points of one."""
+    shape, tiles = layer_shape(bank)
+    per_chunk = launch.tiles_a_chunk(tiles) * shape.rows
+    return launch.starts(bank.counts, per_chunk), launch.most_tiles(bank.points, bank.modules, per_chunk), per_chunk
 
 
 def layers(bank: Bank, keep: bool) -> tuple[list[Tensor], list[Tensor]]:
@@ -124,14 +145,18 @@ def layers(bank: Bank, keep: bool) -> tuple[list[Tensor], list[Tensor]]:
     return outputs, slopes
 
 
-def backward_walk(bank: Bank, grad_y: Tensor, features: Tensor | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
+def backward_walk(
+    bank: Bank, grad_y: Tensor | Callable[[Tensor], Tensor], features: Tensor | None = None
+) -> Iterator[tuple[int, Tensor, Tensor]]:
     """From the last layer to the first: its number, what it takes from the layer before (x for the first), [N, width],
-    and the gradients d of its sums, [N, out]. features float32 [N, features]: receives those of the features."""
+    and the gradients d of its sums, [N, out]. grad_y [N, outputs], or what forms it from the outputs. features float32
+    [N, features]: receives those of the features."""
     net, x = bank.net, bank.x
     outputs, slopes = layers(bank, keep=True)
     shape, tiles = layer_shape(bank)
     starts = launch.starts(bank.counts, shape.rows)
-    d = grad_y * slopes[-1] if net.output_activation else grad_y
+    d = grad_y if isinstance(grad_y, Tensor) else grad_y(outputs[-1])
+    d = d * slopes[-1] if net.output_activation else d
 
     def inputs_of(l: int, first: int, count: int, to: Tensor, sloped: Tensor | None) -> None:
         rows, out = net.shapes[l]
@@ -163,11 +188,41 @@ def backward_walk(bank: Bank, grad_y: Tensor, features: Tensor | None = None) ->
             d = g
 
 
-def reduce(bank: Bank, sums: Tensor, chunks: Tensor, first: int, grad: Tensor) -> None:
-    """grad [M, ...] = the chunks' sums [chunks, parameters] from column `first` on, added up a module."""
+def reduce(
+    bank: Bank,
+    sums: Tensor,
+    chunks: Tensor,
+    first: int,
+    grad: Tensor,
+    factors: Tensor | None = None,
+    more: bool = False,
+) -> None:
+    """grad [M, ...] = the chunks' sums [chunks, parameters] from column `first` on, added up a module, times the
+    modules' factors float32 [M]; `more`: added to what is there."""
     size = grad[0].numel()
     block = min(1024, launch.padded(size))
     shape = table.Shape(block, 4)
     reduce_chunks[bank.grid(bank.modules * -(-size // block), shape)](
-        sums, chunks, grad, first, bank.modules, PARAMETERS=sums.shape[1], SIZE=size, BLOCK=block
+        sums,
+        chunks,
+        grad,
+        first,
+        bank.modules,
+        PARAMETERS=sums.shape[1],
+        SIZE=size,
+        BLOCK=block,
+        factors=sums if factors is None else factors,
+        SCALED=factors is not None,
+        MORE=more,
     )
+
+
+def totals(grads: list[Tensor], pieces: int) -> list[Tensor]:
+    """Where gradients are added up piece by piece: in float32. `finish` rounds them where that is not their type."""
+    return [g if pieces == 1 or g.dtype == torch.float32 else torch.empty_like(g, dtype=torch.float32) for g in grads]
+
+
+def finish(grads: list[Tensor], found: list[Tensor]) -> None:
+    for grad, total in zip(grads, found):
+        if grad is not total:
+            grad.copy_(total)

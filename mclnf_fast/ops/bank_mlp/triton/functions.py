@@ -106,6 +106,26 @@ def slope(z, KIND: tl.constexpr, W0: tl.constexpr):
 
 
 @triton.jit
+def curvature(z, KIND: tl.constexpr, W0: tl.constexpr):
+    """a''(z)."""
+    none = tl.zeros(z.shape, tl.float32)
+    if KIND == SINE:
+        none = -W0 * W0 * sine(W0 * z, 0.0)
+    if KIND == SOFTPLUS:
+        t = tl.exp(-tl.abs(z))
+        none = t / ((1.0 + t) * (1.0 + t))
+    if KIND == TANH:
+        none = -2.0 * hyperbolic_tangent(z) * slope(z, TANH, W0)
+    if KIND == SIGMOID:
+        t = tl.exp(-tl.abs(z))
+        far = t * (1.0 - t) / ((1.0 + t) * (1.0 + t) * (1.0 + t))
+        none = tl.where(z < 0, far, -far)
+    if KIND == EXP:
+        none = tl.exp(z)
+    return none
+
+
+@triton.jit
 def encode(x, rows, live, table, first, IN: tl.constexpr, FEATURES: tl.constexpr, COLUMNS: tl.constexpr):
     """Features first ... first + COLUMNS - 1 of the rows' points, [ROWS, COLUMNS]; 0 beyond the last feature.
 

@@ -14,6 +14,10 @@ from mclnf_fast.ops._constants import kept
 
 SPHERICAL = 2  # the kind of an encoding's part (mclnf_fast.encodings.Part)
 CHUNKS = 512  # of all modules together, about: four a multiprocessor
+# What a sweep layer by layer keeps of its points at once: activations of 256 MiB in float32, but not fewer points than
+# keep a large GPU busy.
+PIECE_VALUES = 1 << 26
+PIECE_POINTS = 1 << 15
 
 
 def padded(size: int, least: int = 16) -> int:
@@ -152,6 +156,14 @@ def starts(counts: Tensor, size: int | Tensor) -> Tensor:
 def tiles_a_chunk(tiles: int) -> int:
     """Tiles whose sums one program keeps; set by the problem alone, so that the bits are."""
     return max(1, -(-tiles // CHUNKS))
+
+
+def pieces(points: int, values: int) -> list[tuple[int, int]]:
+    """Ranges of points that are gone through one after another, where each point keeps so many values. A multiple of
+    128 points, so that each piece is as well aligned as the first."""
+    most = max(PIECE_POINTS, PIECE_VALUES // max(values, 1))
+    size = -(-points // (128 * -(-points // most))) * 128 if points > 0 else 1
+    return [(first, min(first + size, points)) for first in range(0, points, size)]
 
 
 def grid(work: int, programs: int) -> tuple[int]:

@@ -1,5 +1,5 @@
-"""The ops that launch the Triton kernels, `mclnf_fast_triton::bank_mlp_fwd` and `bank_mlp_bwd`: on CUDA tensors, and on
-CPU tensors where Triton interprets (TRITON_INTERPRET=1)."""
+"""The ops that launch the Triton kernels, `mclnf_fast_triton::bank_mlp_fwd`, `bank_mlp_bwd` and `bank_mlp_bwd_bwd`: on
+CUDA tensors, and on CPU tensors where Triton interprets (TRITON_INTERPRET=1)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,22 @@ from torch import Tensor
 from torch.library import custom_op
 
 from mclnf_fast.ops import _memory
-from mclnf_fast.ops.bank_mlp.triton import launch, plain, table
-from mclnf_fast.ops.bank_mlp.triton.backward import fused_backward
-from mclnf_fast.ops.bank_mlp.triton.bank import Bank, backward_walk, layer_shape, layers, reduce
-from mclnf_fast.ops.bank_mlp.triton.forward import fused_forward
-from mclnf_fast.ops.bank_mlp.triton.layers import layer_outer
+from mclnf_fast.ops.bank_mlp.autograd import direction, no_setup, second_fake, shapes_like, third
+from mclnf_fast.ops.bank_mlp.triton import launch, plain, sweeps
+from mclnf_fast.ops.bank_mlp.triton.bank import Bank
+from mclnf_fast.ops.bank_mlp.triton.second import Direction, second
 from mclnf_fast.spec import FieldSpec
+
+Gradients = tuple[Tensor, list[Tensor], list[Tensor]]
+
+
+def interleaved(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
+    """For each layer its weights and its biases, as the sweeps take them."""
+    return [t for pair in zip(weights, biases) for t in pair]
+
+
+def zeroed(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [t.zero_() for t in tensors]
 
 
 @_memory.explained("bank_mlp, forward")
@@ -34,29 +44,7 @@ def forward(
         return x.new_empty(0, net.outputs)
     bank = Bank(net, x, offsets, tuple(weights), tuple(biases))
     with bank.on_device():
-        shapes = bank.table.forward_shapes(bank.kind, net.widest)
-        if shapes is None:
-            return layers(bank, keep=False)[0][-1]
-        y = x.new_empty(bank.points, net.outputs)
-        shape, tiles = bank.tile(shapes)
-        fused_forward[bank.grid(tiles, shape)](
-            bank.x,
-            y,
-            bank.offsets,
-            launch.starts(bank.counts, shape.rows),
-            bank.columns,
-            bank.weights,
-            bank.biases,
-            ROWS=shape.rows,
-            **bank.shared,
-            **net.constants(),
-            num_warps=shape.warps,
-            num_stages=shape.stages,
-        )
-        return y
-
-
-Gradients = tuple[Tensor, list[Tensor], list[Tensor]]
+        return sweeps.forward(bank)
 
 
 @_memory.explained("bank_mlp, backward")
@@ -74,99 +62,13 @@ def backward(
     """Gradients of <grad_y, y>: of x, [0, in_dim] unless asked for, of the weights and of the biases."""
     net = launch.network(ints, floats)
     grad_x = x.new_empty(x.shape[0] if need_x else 0, net.inputs)
-    grad_w = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (weights if need_params else ())]
-    grad_b = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (biases if need_params else ())]
+    grad_w, grad_b = shapes_like(list(weights), need_params), shapes_like(list(biases), need_params)
     if x.shape[0] == 0 or not (need_x or need_params):
-        return grad_x, [t.zero_() for t in grad_w], [t.zero_() for t in grad_b]
+        return grad_x, zeroed(grad_w), zeroed(grad_b)
     bank = Bank(net, x, offsets, tuple(weights), tuple(biases))
     with bank.on_device():
-        shapes = bank.table.backward_shapes(bank.kind, net.widest, net.held)
-        if shapes is None:
-            _layers_backward(bank, grad_y.contiguous(), grad_x if need_x else None, grad_w, grad_b)
-        else:
-            _fused_backward(bank, shapes, grad_y.contiguous(), grad_x if need_x else None, grad_w, grad_b)
+        sweeps.backward(bank, grad_y.contiguous(), grad_x if need_x else None, interleaved(grad_w, grad_b))
     return grad_x, grad_w, grad_b
-
-
-def _fused_backward(
-    bank: Bank,
-    shapes: tuple[table.Shape, table.Shape],
-    grad_y: Tensor,
-    grad_x: Tensor | None,
-    grad_w: list[Tensor],
-    grad_b: list[Tensor],
-) -> None:
-    net = bank.net
-    shape, tiles = bank.tile(shapes)
-    per_chunk = launch.tiles_a_chunk(tiles)
-    most = launch.most_tiles(bank.points, bank.modules, shape.rows * per_chunk)
-    chunks = launch.starts(bank.counts, shape.rows * per_chunk)
-    sums = torch.empty(most if grad_w else 0, net.parameters, dtype=torch.float32, device=bank.x.device)
-    fused_backward[bank.grid(most, shape)](
-        bank.x,
-        grad_y,
-        bank.x if grad_x is None else grad_x,
-        sums,
-        bank.offsets,
-        launch.starts(bank.counts, shape.rows),
-        chunks,
-        bank.columns,
-        bank.weights,
-        bank.biases,
-        tiles_a_chunk=per_chunk,
-        IN_PAD=launch.padded(net.inputs),
-        PARAMETERS=net.parameters,
-        NEED_X=grad_x is not None,
-        NEED_PARAMETERS=bool(grad_w),
-        ROWS=shape.rows,
-        **bank.shared,
-        **net.constants(),
-        num_warps=shape.warps,
-        num_stages=shape.stages,
-    )
-    at = 0
-    for grads in zip(grad_w, grad_b):
-        for grad in grads:
-            reduce(bank, sums, chunks, at, grad)
-            at += grad[0].numel()
-
-
-def _layers_backward(
-    bank: Bank, grad_y: Tensor, grad_x: Tensor | None, grad_w: list[Tensor], grad_b: list[Tensor]
-) -> None:
-    net, x = bank.net, bank.x
-    features = x.new_zeros(x.shape[0], net.features, dtype=torch.float32) if grad_x is not None else None
-    shape, tiles = layer_shape(bank)
-    per_chunk = launch.tiles_a_chunk(tiles) * shape.rows
-    most = launch.most_tiles(bank.points, bank.modules, per_chunk)
-    chunks = launch.starts(bank.counts, per_chunk)
-    side, options = bank.outer()
-    for l, h, d in backward_walk(bank, grad_y, features):
-        if not grad_w:
-            continue
-        rows, out = net.shapes[l]
-        sums = torch.empty(most, (rows + 1) * out, dtype=torch.float32, device=x.device)
-        layer_outer[bank.grid(most * launch.outer_blocks(net, l, side), shape)](
-            h,
-            x,
-            d,
-            sums,
-            bank.offsets,
-            chunks,
-            bank.columns,
-            points_a_chunk=per_chunk,
-            IN=net.inputs,
-            FEATURES=net.features,
-            ABOVE=net.width if l > 0 else 0,
-            BELOW=net.below(l),
-            OUT=out,
-            **bank.shared,
-            **options,
-        )
-        reduce(bank, sums, chunks, 0, grad_w[l])
-        reduce(bank, sums, chunks, rows * out, grad_b[l])
-    if grad_x is not None and features is not None:
-        grad_x.copy_(plain.encode_backward(net, x, features))
 
 
 def _forward_op(
@@ -189,8 +91,38 @@ def _backward_op(
     return backward(x, offsets, weights, biases, grad_y, ints, floats, need_x, need_params)
 
 
+def _second_op(
+    x: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    grad_y: Tensor,
+    tangent_x: Tensor | None,
+    tangent_weights: list[Tensor],
+    tangent_biases: list[Tensor],
+    ints: list[int],
+    floats: list[float],
+    need_x: bool,
+) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
+    """Gradients of <grad_x, tangent_x> + <grad_weights, tangent_weights> + <grad_biases, tangent_biases>: of x, [0,
+    in_dim] unless asked for, of the weights, of the biases and of grad_y. No tangent, or lists of none: zeros."""
+    net = launch.network(ints, floats)
+    grad_x = x.new_empty(x.shape[0] if need_x else 0, net.inputs)
+    grad_w, grad_b = shapes_like(weights), shapes_like(biases)
+    grad_grad_y = torch.empty_like(grad_y, memory_format=torch.contiguous_format)
+    if x.shape[0] == 0:
+        return grad_x, zeroed(grad_w), zeroed(grad_b), grad_grad_y
+    bank = Bank(net, x, offsets, tuple(weights), tuple(biases))
+    along = Direction(tangent_x, tuple(tangent_weights), tuple(tangent_biases))
+    with bank.on_device():
+        grads = interleaved(grad_w, grad_b)
+        second(bank, grad_y.contiguous(), along, grad_x if need_x else None, grads, grad_grad_y)
+    return grad_x, grad_w, grad_b, grad_grad_y
+
+
 _forward = custom_op("mclnf_fast_triton::bank_mlp_fwd", _forward_op, mutates_args=())
 _backward = custom_op("mclnf_fast_triton::bank_mlp_bwd", _backward_op, mutates_args=())
+_second = custom_op("mclnf_fast_triton::bank_mlp_bwd_bwd", _second_op, mutates_args=())
 
 
 @_forward.register_fake
@@ -210,10 +142,11 @@ def _(
     need_x: bool,
     need_params: bool,
 ) -> Gradients:
-    def like(tensors: Any) -> list[Tensor]:
-        return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors] if need_params else []
+    grad_x = x.new_empty(x.shape[0] if need_x else 0, ints[0])
+    return grad_x, shapes_like(weights, need_params), shapes_like(biases, need_params)
 
-    return x.new_empty(x.shape[0] if need_x else 0, ints[0]), like(weights), like(biases)
+
+_second.register_fake(second_fake)
 
 
 def _save(ctx: Any, x: Tensor, offsets: Tensor, weights: Any, biases: Any, *more: Tensor) -> None:
@@ -239,36 +172,25 @@ def _forward_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
 def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, offsets, weights, biases, grad_y, ctx.ints, ctx.floats, ctx.need_x, ctx.need_params = inputs
     _save(ctx, x, offsets, weights, biases, grad_y)
+    ctx.set_materialize_grads(False)
 
 
-def _backward_backward(ctx: Any, cot_x: Tensor, cot_w: Any, cot_b: Any) -> tuple[Any, ...]:
-    """By PyTorch's operators: the kernels have no second derivative of their own yet."""
+def _backward_backward(ctx: Any, cot_x: Tensor | None, cot_w: Any, cot_b: Any) -> tuple[Any, ...]:
     x, offsets, grad_y, *rest = ctx.saved_tensors
-    net = launch.network(ctx.ints, ctx.floats)
-    with torch.enable_grad():
-        leaves = [t.detach().requires_grad_() for t in (x, grad_y, *rest)]
-        x, grad_y, *rest = leaves
-        y = plain.evaluate(net, x, offsets, rest[: ctx.layers], rest[ctx.layers :])
-        wanted = ([x] if ctx.need_x else []) + (rest if ctx.need_params else [])
-        first = torch.autograd.grad(y, wanted, grad_y, create_graph=True)
-        along = ([cot_x] if ctx.need_x else []) + ([*cot_w, *cot_b] if ctx.need_params else [])
-        product = sum((f * c).sum() for f, c in zip(first, along))
-        found = torch.autograd.grad(product, leaves, materialize_grads=True)
-    return (
-        found[0],
-        None,
-        list(found[2 : 2 + ctx.layers]),
-        list(found[2 + ctx.layers :]),
-        found[1],
-        None,
-        None,
-        None,
-        None,
+    weights, biases = rest[: ctx.layers], rest[ctx.layers :]
+    need_x = ctx.needs_input_grad[0]
+    given = ctx.need_params and any(c is not None for c in (*(cot_w or ()), *(cot_b or ())))
+    along = [direction(c, t) if given else [] for c, t in ((cot_w, weights), (cot_b, biases))]
+    tangent_x = cot_x if ctx.need_x else None
+    grad_x, grad_w, grad_b, grad_grad_y = _second(
+        x, offsets, weights, biases, grad_y, tangent_x, *along, ctx.ints, ctx.floats, need_x
     )
+    return grad_x if need_x else None, None, grad_w, grad_b, grad_grad_y, None, None, None, None
 
 
 _forward.register_autograd(_forward_backward, setup_context=_forward_setup)
 _backward.register_autograd(_backward_backward, setup_context=_backward_setup)
+_second.register_autograd(third, setup_context=no_setup)
 
 
 def bank_mlp(x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], spec: FieldSpec) -> Tensor:

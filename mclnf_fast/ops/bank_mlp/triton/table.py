@@ -82,6 +82,8 @@ BACKWARD: dict[Entry, Limited] = {
 LAYER = Shape(64, 4, 3)
 LAYER_COLUMNS, LAYER_DEPTH = 64, 32
 OUTER = {"half": (64, 32), "tf32": (64, 32), "ieee": (32, 16)}
+# Of the second derivatives a layer at a time: points a tile, and the depth that a product goes by.
+SECOND = {"half": (64, 32), "tf32": (64, 32), "ieee": (32, 16)}
 
 AMPERE = Tiles(FORWARD, BACKWARD, LAYER, LAYER_COLUMNS, LAYER_DEPTH, OUTER)
 TABLES: dict[int, Tiles] = {80: AMPERE, 90: AMPERE, 100: AMPERE}
