@@ -86,7 +86,9 @@ OUTER = {"half": (64, 32), "tf32": (64, 32), "ieee": (32, 16)}
 SECOND = {"half": (64, 32), "tf32": (64, 32), "ieee": (32, 16)}
 
 AMPERE = Tiles(FORWARD, BACKWARD, LAYER, LAYER_COLUMNS, LAYER_DEPTH, OUTER)
-TABLES: dict[int, Tiles] = {80: AMPERE, 90: AMPERE, 100: AMPERE}
+# 64 rows for the warp-group instructions, with fewer spills than 32 rows have without them.
+HOPPER = dataclasses.replace(AMPERE, forward={**FORWARD, ("tf32", 128): (Shape(64, 8), Shape(SMALL_TILE, 8))})
+TABLES: dict[int, Tiles] = {80: AMPERE, 90: HOPPER, 100: AMPERE}
 """By compute capability times 10. One that is not here takes the nearest older one's; the interpreter, sm_80's."""
 
 
