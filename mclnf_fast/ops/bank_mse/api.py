@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _checks, _dispatch
+from mclnf_fast.ops import _checks, _dispatch, _triton
 from mclnf_fast.ops.bank_mlp import bank_mlp
 from mclnf_fast.ops.bank_mlp.api import check_bank
 from mclnf_fast.ops.bank_mse import autograd as _autograd  # noqa: F401 (joins the compiled ops)
@@ -17,6 +17,7 @@ from mclnf_fast.spec import FieldSpec
 REDUCTIONS = ("mean", "sum")
 
 _dispatch.register("bank_mse", "cpu", _dispatch.cpu_library)
+_dispatch.register("bank_mse", "triton", _triton.why_not)
 _dispatch.register("bank_mse", "reference", _dispatch.always)
 
 _select = _dispatch.selector("bank_mse")
@@ -38,11 +39,11 @@ def bank_mse(
         loss_m = sum over its points i of  w_i |f_m(x_i) - target_i|^2        ("mean": divided by n_m out_dim)
 
     With `sample_weight` from Fisher scores this is the Fisher-information loss of MCL-NF (arXiv 2504.05806). Equal to
-    `bank_mlp` and the squared error after it, and in `cpu` faster: the gradients are formed in the sweep that
-    evaluates the loss, so no activation is computed twice or kept, and the second derivative (MAML) is one Hessian
-    product.
-    That holds for float32 and float64 where weights and biases alone require a gradient; otherwise, and inside
-    torch.func transforms, the two steps are taken one after the other. Twice differentiable in everything.
+    `bank_mlp` and the squared error after it, and in `cpu` and `triton` faster: the gradients are formed in the sweep
+    that evaluates the loss, so no activation is computed twice or kept, and the second derivative (MAML) is one
+    Hessian product.
+    That holds where weights and biases alone require a gradient (in `cpu` for float32 and float64); otherwise, and
+    inside torch.func transforms, the two steps are taken one after the other. Twice differentiable in everything.
 
     Args:
         x: coordinates [N, in_dim], grouped by module; N may be 0.
@@ -72,14 +73,18 @@ def bank_mse(
     else:
         chosen = _select(backend, x.device, x.dtype)
     autocast = x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
-    fused = chosen == "cpu" and x.dtype in (torch.float32, torch.float64) and not autocast
-    if not fused or any(t is not None and t.requires_grad for t in others):
+    fused = chosen == "triton" or (chosen == "cpu" and x.dtype in (torch.float32, torch.float64))
+    if autocast or not fused or any(t is not None and t.requires_grad for t in others):
         y = bank_mlp(x, offsets, weights, biases, spec, chosen)
         if y.dtype in (torch.float16, torch.bfloat16):
             y = y.float()
         own = None if sample_weight is None else sample_weight.to(y.dtype)
         return reference.squared_error(y, offsets, target.to(y.dtype), own, mean)
     need = torch.is_grad_enabled() and any(t.requires_grad for t in (*weights, *biases))
+    if chosen == "triton":
+        from mclnf_fast.ops.bank_mse.triton import ops as triton_ops  # takes a second, with Triton
+
+        return triton_ops.bank_mse(x, offsets, weights, biases, target, sample_weight, spec, mean, need)
     ints, floats = spec.packed
     bank = (x, offsets, weights, biases, target, sample_weight)
     return torch.ops.mclnf_fast.bank_mse_fwd(*bank, ints, floats, mean, need)[0]

@@ -6,13 +6,22 @@ its backward only scales them. The gradient is differentiable in the parameters 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import register_autograd, register_fake
 
 from mclnf_fast.ops import _library
 from mclnf_fast.ops.bank_mlp.autograd import direction, no_setup, shapes_like
+
+
+def gradients_like(tensors: list[Tensor], needed: bool) -> list[Tensor]:
+    """Unset gradients of the losses before a cotangent scales them, which are out of half types' range."""
+    return [
+        torch.empty_like(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in shapes_like(tensors, needed)
+    ]
 
 
 def _fwd_fake(
@@ -27,7 +36,8 @@ def _fwd_fake(
     mean: bool,
     need_params: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    return x.new_empty(weights[0].shape[0]), shapes_like(weights, need_params), shapes_like(biases, need_params)
+    loss = x.new_empty(weights[0].shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
+    return loss, gradients_like(weights, need_params), gradients_like(biases, need_params)
 
 
 def _gradients_fake(
@@ -62,26 +72,26 @@ def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.known = [t.detach() for t in grad_w], [t.detach() for t in grad_b]
 
 
-def _scale(gradients: list[Tensor], by: Tensor) -> None:
+def scale(gradients: list[Tensor], by: Tensor, dtype: torch.dtype) -> None:
     """Every module's gradients by its factor, in the list: each tensor is gone before the next is scaled."""
     for k in range(len(gradients)):
-        gradients[k] = gradients[k] * by.view(-1, *([1] * (gradients[k].dim() - 1)))
+        gradients[k] = (gradients[k] * by.view(-1, *([1] * (gradients[k].dim() - 1)))).to(dtype)
 
 
-def _fwd_backward(ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
+def _fwd_backward(ops: Any, ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if cotangent is None:
         return None, None, [None] * ctx.layers, [None] * ctx.layers, *(None,) * 6
     known_w, known_b = ctx.known
     # They serve once. Kept for a second backward they would stay with the graph: inner steps of MAML, say.
     ctx.known = [], []
     if known_w and not torch.is_grad_enabled() and type(cotangent) is Tensor:
-        if not bool((cotangent == 1).all()):
-            _scale(known_w, cotangent)
-            _scale(known_b, cotangent)
+        bank = _saved(ctx)
+        # Looking costs a synchronisation on a GPU.
+        if cotangent.device.type != "cpu" or bank[0].dtype != known_w[0].dtype or not bool((cotangent == 1).all()):
+            scale(known_w, cotangent, bank[0].dtype)
+            scale(known_b, cotangent, bank[0].dtype)
     else:
-        known_w, known_b = torch.ops.mclnf_fast.bank_mse_bwd(
-            *_saved(ctx), cotangent, known_w, known_b, ctx.ints, ctx.floats, ctx.mean
-        )
+        known_w, known_b = ops.bank_mse_bwd(*_saved(ctx), cotangent, known_w, known_b, ctx.ints, ctx.floats, ctx.mean)
     return None, None, list(known_w), list(known_b), *(None,) * 6
 
 
@@ -92,11 +102,11 @@ def _bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _bwd_backward(ctx: Any, cot_w: Any, cot_b: Any) -> tuple[Any, ...]:
+def _bwd_backward(ops: Any, ctx: Any, cot_w: Any, cot_b: Any) -> tuple[Any, ...]:
     bank = _saved(ctx)
     weights, biases = bank[2:4]
 
-    ops, net = torch.ops.mclnf_fast, (ctx.ints, ctx.floats, ctx.mean)
+    net = ctx.ints, ctx.floats, ctx.mean
     along = direction(cot_w, weights), direction(cot_b, biases)
     grad_w, grad_b = ops.bank_mse_bwd_bwd(*bank, ctx.cotangent, *along, *net)
     grad_cotangent = None
@@ -114,16 +124,17 @@ def _third(ctx: Any, *grads: Any) -> Any:
     )
 
 
-def _register() -> None:
-    lib = torch.library
+def register(namespace: str) -> None:
+    """Joins the three ops of a namespace."""
+    ops = getattr(torch.ops, namespace)
     for name, fake, backward, setup in (
-        ("bank_mse_fwd", _fwd_fake, _fwd_backward, _fwd_setup),
-        ("bank_mse_bwd", _gradients_fake, _bwd_backward, _bwd_setup),
+        ("bank_mse_fwd", _fwd_fake, functools.partial(_fwd_backward, ops), _fwd_setup),
+        ("bank_mse_bwd", _gradients_fake, functools.partial(_bwd_backward, ops), _bwd_setup),
         ("bank_mse_bwd_bwd", _gradients_fake, _third, no_setup),
     ):
-        lib.register_fake(f"mclnf_fast::{name}", fake)
-        lib.register_autograd(f"mclnf_fast::{name}", backward, setup_context=setup)
+        register_fake(f"{namespace}::{name}", fake)
+        register_autograd(f"{namespace}::{name}", backward, setup_context=setup)
 
 
 if _library.available("cpu"):
-    _register()
+    register("mclnf_fast")

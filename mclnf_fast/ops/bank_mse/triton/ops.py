@@ -1,0 +1,129 @@
+"""`mclnf_fast_triton::bank_mse_fwd`, `bank_mse_bwd` and `bank_mse_bwd_bwd`: the squared error of every module by the
+Triton kernels, each in one sweep over the points."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from mclnf_fast.ops.bank_mlp.triton import launch, plain, sweeps
+from mclnf_fast.ops.bank_mlp.triton.bank import Bank, layer_chunks
+from mclnf_fast.ops.bank_mlp.triton.error import SquaredError
+from mclnf_fast.ops.bank_mlp.triton.ops import interleaved, zeroed
+from mclnf_fast.ops.bank_mlp.triton.second import Direction, second
+from mclnf_fast.ops.bank_mse import autograd
+from mclnf_fast.spec import FieldSpec
+
+
+def _factors(bank: Bank, mean: bool, cotangent: Tensor | None = None) -> Tensor:
+    """What a module's sum of errors is multiplied by, float32 [M]."""
+    values = (bank.counts * bank.net.outputs).clamp(min=1) if mean else torch.ones_like(bank.counts)
+    one = values.float().reciprocal()
+    return one if cotangent is None else one * cotangent.float()
+
+
+def _fwd(
+    x: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    target: Tensor,
+    weight: Tensor | None,
+    ints: list[int],
+    floats: list[float],
+    mean: bool,
+    need_params: bool,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """The losses, float32 [M], and where they are needed their gradients, float32: no cotangent has scaled them yet."""
+    loss = x.new_zeros(weights[0].shape[0], dtype=torch.float32)
+    grad_w, grad_b = (autograd.gradients_like(ts, need_params) for ts in (weights, biases))
+    if x.shape[0] == 0:
+        return loss, zeroed(grad_w), zeroed(grad_b)
+    bank = Bank(launch.network(ints, floats), x, offsets, tuple(weights), tuple(biases))
+    with bank.on_device():
+        error = SquaredError(target, weight, _factors(bank, mean), loss)
+        if need_params:
+            sweeps.backward(bank, error, None, interleaved(grad_w, grad_b))
+        else:
+            chunks, _, per_chunk = layer_chunks(bank)
+            error.gradient(bank, sweeps.forward(bank), None, chunks, per_chunk, more=False, wanted=False)
+    return loss, grad_w, grad_b
+
+
+def _bwd(
+    x: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    target: Tensor,
+    weight: Tensor | None,
+    cotangent: Tensor,
+    known_weights: list[Tensor],
+    known_biases: list[Tensor],
+    ints: list[int],
+    floats: list[float],
+    mean: bool,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The gradients of <cotangent [M], losses>, from those of the losses where they are known."""
+    if known_weights:
+        grad_w, grad_b = list(known_weights), list(known_biases)
+        autograd.scale(grad_w, cotangent, x.dtype)
+        autograd.scale(grad_b, cotangent, x.dtype)
+        return grad_w, grad_b
+    grad_w, grad_b = autograd.shapes_like(weights), autograd.shapes_like(biases)
+    if x.shape[0] == 0:
+        return zeroed(grad_w), zeroed(grad_b)
+    bank = Bank(launch.network(ints, floats), x, offsets, tuple(weights), tuple(biases))
+    with bank.on_device():
+        error = SquaredError(target, weight, _factors(bank, mean, cotangent))
+        sweeps.backward(bank, error, None, interleaved(grad_w, grad_b))
+    return grad_w, grad_b
+
+
+def _bwd_bwd(
+    x: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    target: Tensor,
+    weight: Tensor | None,
+    cotangent: Tensor,
+    tangent_weights: list[Tensor],
+    tangent_biases: list[Tensor],
+    ints: list[int],
+    floats: list[float],
+    mean: bool,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The Hessian of <cotangent [M], losses> times the tangents."""
+    grad_w, grad_b = autograd.shapes_like(weights), autograd.shapes_like(biases)
+    if x.shape[0] == 0:
+        return zeroed(grad_w), zeroed(grad_b)
+    bank = Bank(launch.network(ints, floats), x, offsets, tuple(weights), tuple(biases))
+    along = Direction(None, tuple(tangent_weights), tuple(tangent_biases))
+    with bank.on_device():
+        error = SquaredError(target, weight, _factors(bank, mean, cotangent))
+        second(bank, error, along, None, interleaved(grad_w, grad_b), None)
+    return grad_w, grad_b
+
+
+for name, function in (("bank_mse_fwd", _fwd), ("bank_mse_bwd", _bwd), ("bank_mse_bwd_bwd", _bwd_bwd)):
+    custom_op(f"mclnf_fast_triton::{name}", function, mutates_args=())
+autograd.register("mclnf_fast_triton")
+
+
+def bank_mse(
+    x: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    target: Tensor,
+    weight: Tensor | None,
+    spec: FieldSpec,
+    mean: bool,
+    need_params: bool,
+) -> Tensor:
+    """`mf.ops.bank_mse` by the Triton kernels, differentiable in weights and biases."""
+    x, spec = plain.without_spherical(x, spec)
+    bank = (x, offsets, weights, biases, target, weight)
+    return torch.ops.mclnf_fast_triton.bank_mse_fwd(*bank, *spec.packed, mean, need_params)[0]
