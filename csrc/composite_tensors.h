@@ -1,7 +1,8 @@
 // The tensors of the three compositing ops: checked inputs, allocated outputs. The same on every device; a
 // device adds the loops (csrc/cpu/composite.cpp) or the launches (csrc/cuda/composite.cu) as a class with a
 // Guard and
-//   check(inputs) (whether rays may leave samples out), forward(batch, out), backward(batch, g, out),
+//   check(inputs) (whether outputs by sample must be zero before the loops), forward(batch, out),
+//   backward(batch, g, out),
 //   second(batch, g, v, out), sum_rays(inputs, [R, C]).
 #pragma once
 
@@ -24,7 +25,7 @@ struct CompositeInputs {
     int64_t rays, samples;
     int channels;
     bool own_background;  // [R, C], not [C]
-    bool gaps = true;     // samples may belong to no ray
+    bool gaps = true;     // samples may belong to no ray, and nobody else makes them zero
     double eps;
 
     CompositeInputs(const Tensor& density_, const Tensor& color_, const Tensor& t_starts_,

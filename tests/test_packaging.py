@@ -94,7 +94,7 @@ def test_every_source_is_in_the_build(tmp_path: pathlib.Path) -> None:
         "found = []; init = setuptools.dist.Distribution.__init__\n"
         "def keep(self, *a, **k): init(self, *a, **k); found.extend(self.ext_modules or [])\n"
         "setuptools.dist.Distribution.__init__ = keep\n"
-        "runpy.run_path('setup.py'); assert 'torch' not in sys.modules\n"
+        "runpy.run_path('setup.py', run_name='__main__'); assert 'torch' not in sys.modules\n"
         "print(*[s for e in found for s in e.sources], *[s for e in found for s in e.depends], sep='\\n')"
     )
     environment = {k: v for k, v in os.environ.items() if k != "MCLNF_NO_EXT"}

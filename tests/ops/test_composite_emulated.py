@@ -3,6 +3,7 @@ the reference in float64."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from mclnf_fast.ops.composite.reference import composite
 
 LONG = [0, 1, 15, 16, 17, 31, 32, 33, 63, 129, 1000, 0, 64, 65, 0]  # a warp a ray
 SHORT = [0, 1, 2, 3, 7, 40, 0, 5, 6, 1, 0, 0, 2, 3, 3]  # a thread a ray
-ORDERS = ("forward", "reverse", "random:1")
+# One is enough for the address sanitizer, which is slow (test_cuda_emulated.py).
+ORDERS = ("forward", "reverse", "random:1")[: 1 if os.environ.get("MCLNF_EMULATION_SANITIZE") == "1" else 3]
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 Case = dict[str, Tensor | None]
 
