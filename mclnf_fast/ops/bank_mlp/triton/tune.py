@@ -34,8 +34,8 @@ MOST_SPILLS = 40  # of a thread's 255 registers
 KERNELS = (
     forward.fused_forward, backward.fused_backward, layers.layer_forward, layers.layer_gradient, layers.layer_outer,
 )  # fmt: skip
-# Norm of the error by that of the values, beyond twice the reference's in the same type: a rounding that turns a relu on
-# or off moves the gradients of few points by much.
+# Norm of the error by that of the values, beyond twice the reference's in the same type: a rounding that turns a relu
+# on or off moves the gradients of few points by much.
 TOLERANCE = {"half": 5e-2, "tf32": 2e-2, "ieee": 1e-4}
 
 Timer = Callable[[Callable[[], object]], float]
