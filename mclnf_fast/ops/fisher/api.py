@@ -93,13 +93,17 @@ def fisher_scores(
     if isinstance(damping, bool) or not isinstance(damping, (int, float)) or not damping >= 0:
         raise ValueError(f"damping must be a number of at least 0, got {damping!r}")
     dtype = x.dtype
-    # float16 and bfloat16 are computed in float32: squares of half gradients underflow.
+    # The reference and the CPU compute float16 and bfloat16 in float32: squares of half gradients underflow. Triton
+    # multiplies them as they are, and forms squares and sums in float32.
     wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
     given = None if fisher is None else _checked_fisher(fisher, weights, biases, x, wide)
     samples = _count_samples(sample_ids, points, offsets.numel() - 1, x.device, num_samples)
     chosen = _select(backend, x.device, dtype)
-    x, grad_y = x.detach().to(wide), grad_y.detach().to(wide)
-    weights, biases = [w.detach().to(wide) for w in weights], [b.detach().to(wide) for b in biases]
+    used = dtype if chosen == "triton" else wide
+    x, grad_y = x.detach().to(used), grad_y.detach().to(used)
+    weights, biases = [w.detach().to(used) for w in weights], [b.detach().to(used) for b in biases]
+    if given is not None and chosen != "triton":
+        given = ([t.to(wide) for t in given[0]], [t.to(wide) for t in given[1]])
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         if chosen == "reference":
             if given is not None:
@@ -120,7 +124,7 @@ def fisher_scores(
 
 
 def _checked_fisher(fisher: object, weights: list[Tensor], biases: list[Tensor], x: Tensor, wide: torch.dtype) -> Pair:
-    """The caller's diagonal Fisher in the dtype of the computation."""
+    """The caller's diagonal Fisher, in the dtype of x or the one that the reference computes in (wide)."""
     if not isinstance(fisher, (tuple, list)) or len(fisher) != 2:
         raise TypeError(f"fisher must be a pair (like weights, like biases), got {type(fisher).__name__}")
     checked: list[list[Tensor]] = []
@@ -131,7 +135,7 @@ def _checked_fisher(fisher: object, weights: list[Tensor], biases: list[Tensor],
         for l, (f, t) in enumerate(zip(tensors, like)):
             where = f"fisher[{k}][{l}]"
             _checks.check_tensor(where, f, t.shape, (x.dtype, wide), x.device, f"like {name}[{l}]")
-        checked.append([f.detach().to(wide) for f in tensors])
+        checked.append([f.detach() for f in tensors])
     return checked[0], checked[1]
 
 
@@ -198,7 +202,11 @@ def _compiled(
         if backend == "triton":
             from mclnf_fast.ops.fisher.triton import ops  # takes a second, with Triton
 
-            return ops.fisher_scores(x, offsets, weights, biases, grad_y, known, spec, bounds, shares, damping, sums)
+            # The batch's own Fisher stays float32 on its way to the scores.
+            result = x.dtype if known is not None else torch.float32
+            return ops.fisher_scores(
+                x, offsets, weights, biases, grad_y, known, spec, bounds, shares, damping, sums, result
+            )
         extra: tuple[Tensor, ...] = ()
         op = torch.ops.mclnf_fast.fisher_points
         if bounds is not None:
@@ -219,5 +227,14 @@ def _compiled(
     else:
         scores, total, mean = sweep(fisher, grads)
     if owner is not None:  # a sample's scores over the modules that it touches, in the modules' order
-        scores = x.new_zeros(samples).index_add_(0, owner, scores)
+        scores = _added(scores, owner, samples)
     return scores, total if grads else none, mean if grads else none
+
+
+def _added(scores: Tensor, owner: Tensor, samples: int) -> Tensor:
+    """scores [shares] added up by their owners [shares], in the shares' order: [samples]."""
+    total = scores.new_zeros(samples)
+    if total.device.type == "cuda":
+        # index_add_ adds in any order there; this sorts first. On the CPU it is the other way round.
+        return total.index_put_((owner,), scores, accumulate=True)
+    return total.index_add_(0, owner, scores)

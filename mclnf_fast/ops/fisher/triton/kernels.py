@@ -1,9 +1,11 @@
-"""Fisher scores in Triton, a layer at a time: per point by the identity of an outer product's square, per segment of
-points (a ray's share of a module) with the segment's gradient formed in registers. Nothing of size samples x parameters
-is stored; squares are taken of float32 sums.
+"""What the Fisher scores sum in Triton, a layer a launch: from its inputs and the gradients of its sums, each read once,
+the samples' gradients, their squares and their scores. Nothing of size samples x parameters is stored.
 
-What binds: per point the matrix products, one more than a backward's two a layer; per segment the products too, as many
-as a weight gradient's, while a segment has tens of points.
+A sample is a point, whose squares are products of squares and whose score is a matrix product more; or a segment of
+points (a ray's share of a module), whose gradient is formed in registers before it is squared in float32.
+
+What binds (H200): with a point a sample memory, then three matrix products of the layer's size. With segments of K
+points the four operations a parameter and sample outside the matrix instructions, for K below about 70; then those.
 """
 
 from __future__ import annotations
@@ -11,30 +13,65 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.bank_mlp.triton.functions import encode, module_of, tile_of
+from mclnf_fast.ops.bank_mlp.triton.functions import encode, module_of
 
 
 @triton.jit
 def inverse(f, damping, mask):
     """1 / (f + damping); 0 where that is 0, and beyond the mask."""
-    sum = tl.load(f, mask=mask, other=0.0) + damping
+    sum = tl.load(f, mask=mask, other=0.0).to(tl.float32) + damping
     return tl.where(mask & (sum > 0), 1.0 / tl.where(sum > 0, sum, 1.0), 0.0)
 
 
 @triton.jit
+def square(v):
+    """v^2 as a matrix product takes it, formed in float32. Of bfloat16 values it is rounded to bfloat16, which has
+    float32's range: nothing underflows that would not there, and the rounding is half of what v itself carries. Of
+    float16 values it stays float32, multiplied as tf32: as many bits, and the range again."""
+    wide = v.to(tl.float32)
+    return (wide * wide).to(tl.bfloat16) if v.dtype == tl.bfloat16 else wide * wide
+
+
+@triton.jit
+def taken_features(x, rows, live, table, first, IN: tl.constexpr, FEATURES: tl.constexpr, COLUMNS: tl.constexpr):
+    a = encode(x, rows, live, table, first, IN, FEATURES, COLUMNS)
+    # The features of a row that is none are not 0 (cosines), and their squares count.
+    return tl.where(live[:, None], a, 0.0).to(x.dtype.element_ty)
+
+
+@triton.jit
+def taken_outputs(h, rows, live, first, COUNT: tl.constexpr, STRIDE: tl.constexpr, COLUMNS: tl.constexpr):
+    i = first + tl.arange(0, COLUMNS)
+    return tl.load(h + rows[:, None] * STRIDE + i[None, :], mask=live[:, None] & (i < COUNT)[None, :], other=0.0)
+
+
+@triton.jit
 def layer_inputs(
-    h, x, rows, live, table, first, IN: tl.constexpr, FEATURES: tl.constexpr, ABOVE: tl.constexpr, COLUMNS: tl.constexpr
+    h,
+    x,
+    rows,
+    live,
+    table,
+    first,
+    IN: tl.constexpr,
+    FEATURES: tl.constexpr,
+    ABOVE: tl.constexpr,
+    BELOW: tl.constexpr,
+    STRIDE: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
     """Inputs first ... of a layer, [rows, COLUMNS]: the ABOVE ones of the layer before, filled up to a multiple of
     COLUMNS, then the features."""
     padded: tl.constexpr = (ABOVE + COLUMNS - 1) // COLUMNS * COLUMNS
-    if first < padded:
-        i = first + tl.arange(0, COLUMNS)
-        a = tl.load(h + rows[:, None] * ABOVE + i[None, :], mask=live[:, None] & (i < ABOVE)[None, :], other=0.0)
+    if BELOW == 0:
+        a = taken_outputs(h, rows, live, first, ABOVE, STRIDE, COLUMNS)
+    elif ABOVE == 0:
+        a = taken_features(x, rows, live, table, first, IN, FEATURES, COLUMNS)
     else:
-        a = encode(x, rows, live, table, first - padded, IN, FEATURES, COLUMNS)
-        # The features of a row that is none are not 0 (cosines), and their squares count.
-        a = tl.where(live[:, None], a, 0.0)
+        if first < padded:
+            a = taken_outputs(h, rows, live, first, ABOVE, STRIDE, COLUMNS)
+        else:
+            a = taken_features(x, rows, live, table, first - padded, IN, FEATURES, COLUMNS)
     return a
 
 
@@ -48,61 +85,6 @@ def row_of(first, i, ABOVE: tl.constexpr, BELOW: tl.constexpr, COLUMNS: tl.const
 
 
 @triton.jit
-def point_scores(
-    h,
-    x,
-    d,
-    scores,
-    inverse_w,
-    inverse_b,
-    offsets,
-    starts,
-    table,
-    damping,
-    modules,
-    STEPS: tl.constexpr,
-    IN: tl.constexpr,
-    FEATURES: tl.constexpr,
-    ABOVE: tl.constexpr,
-    BELOW: tl.constexpr,
-    OUT: tl.constexpr,
-    MORE: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """scores [N] (+)= a layer's share of every point's own: sum over its parameters of (d a^T)^2 / (F + damping).
-
-    Programs: tiles of points, each with all blocks of the layer, so that a point's score is added up in one order.
-    inverse_w, inverse_b: the diagonal Fisher F of the layer's weights and biases.
-    """
-    for tile in range(tl.program_id(0), tl.load(starts + modules), tl.num_programs(0)):
-        module, rows, live = tile_of(offsets, starts, tile, modules, STEPS, ROWS)
-        f = inverse_w + module.to(tl.int64) * ((ABOVE + BELOW) * OUT)
-        total = tl.zeros((ROWS,), tl.float32)
-        padded: tl.constexpr = (ABOVE + COLUMNS - 1) // COLUMNS * COLUMNS
-        for first in range(0, padded + BELOW, COLUMNS):
-            row, there = row_of(first, tl.arange(0, COLUMNS), ABOVE, BELOW, COLUMNS)
-            a = layer_inputs(h, x, rows, live, table, first, IN, FEATURES, ABOVE, COLUMNS)
-            q = tl.zeros((ROWS, COLUMNS), tl.float32)
-            for out in range(0, OUT, DEPTH):
-                o = out + tl.arange(0, DEPTH)
-                e = tl.load(d + rows[:, None] * OUT + o[None, :], mask=live[:, None] & (o < OUT)[None, :], other=0.0)
-                g = inverse(f + row[None, :] * OUT + o[:, None], damping, (o < OUT)[:, None] & there[None, :])
-                q = tl.dot(e * e, g, q, input_precision=PRECISION)
-            total += tl.sum(q * a * a, 1)
-        for out in range(0, OUT, DEPTH):
-            o = out + tl.arange(0, DEPTH)
-            e = tl.load(d + rows[:, None] * OUT + o[None, :], mask=live[:, None] & (o < OUT)[None, :], other=0.0)
-            g = inverse(inverse_b + module.to(tl.int64) * OUT + o, damping, o < OUT)
-            total += tl.sum(e * e * g[None, :], 1)
-        if MORE:
-            total += tl.load(scores + rows, mask=live, other=0.0)
-        tl.store(scores + rows, total, mask=live)
-
-
-@triton.jit
 def sample_sums(
     h,
     x,
@@ -110,9 +92,8 @@ def sample_sums(
     scores,
     sums,
     squares,
-    inverse_w,
-    inverse_b,
-    offsets,
+    fisher_w,
+    fisher_b,
     segments,
     owned,
     chunks,
@@ -126,6 +107,8 @@ def sample_sums(
     ABOVE: tl.constexpr,
     BELOW: tl.constexpr,
     OUT: tl.constexpr,
+    H_STRIDE: tl.constexpr,
+    D_STRIDE: tl.constexpr,
     POINTS: tl.constexpr,
     SCORED: tl.constexpr,
     SUMS: tl.constexpr,
@@ -133,15 +116,18 @@ def sample_sums(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
+    SQUARES: tl.constexpr,
 ):
-    """A chunk of one module's samples: the sums over it of their gradients and of those squared, float32 [chunks,
-    (ABOVE + BELOW + 1) OUT], and with SCORED every sample's score, [blocks, samples], a block's share each.
+    """A chunk of one module's samples: with SUMS those of their gradients and of those squared, float32 [chunks, (ABOVE
+    + BELOW + 1) OUT] each; with SCORED every sample's score by the Fisher (fisher_w, fisher_b), float32 [blocks,
+    samples], a block's share each.
 
-    POINTS: every point is a sample, whose squares are products of squares; else sample s has the points segments[s] ...
-    segments[s + 1] - 1, at least one, and its gradient is formed before it is squared. owned [modules + 1]: the first
-    sample of each module.
+    h [N, ABOVE], d [N, OUT]: rows H_STRIDE and D_STRIDE apart. POINTS: every point is a sample; else sample s has the
+    points segments[s] ... segments[s + 1] - 1, at least one. owned [modules + 1]: the first sample of each module.
+    PRECISION, SQUARES: how float32, and squares in float32, are multiplied.
 
-    Programs: chunks times blocks of [ROWS inputs, COLUMNS outputs], the biases behind the first ones.
+    Programs: chunks times blocks of [ROWS inputs, COLUMNS outputs], the biases behind the first ones; the blocks of a
+    chunk next to each other, so that the caches hold its inputs.
     """
     wide = tl.zeros((), tl.int64)
     padded: tl.constexpr = (ABOVE + ROWS - 1) // ROWS * ROWS
@@ -159,26 +145,35 @@ def sample_sums(
         mask = there[:, None] & wanted[None, :]
         begin = tl.load(owned + module) + (chunk - tl.load(chunks + module)) * (wide + samples_a_chunk)
         end = tl.minimum(begin + samples_a_chunk, tl.load(owned + module + 1))
+        own = scores + (wide + block) * tl.load(owned + modules)
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
-        square = tl.zeros((ROWS, COLUMNS), tl.float32)
+        square_total = tl.zeros((ROWS, COLUMNS), tl.float32)
         bias = tl.zeros((COLUMNS,), tl.float32)
         bias_square = tl.zeros((COLUMNS,), tl.float32)
+        if SCORED:
+            at = module.to(tl.int64) * ((ABOVE + BELOW) * OUT) + row[:, None] * OUT + n[None, :]
+            weight = inverse(fisher_w + at, damping, mask)
+            last = wanted & (wide + first == 0)
+            bias_weight = inverse(fisher_b + module.to(tl.int64) * OUT + n, damping, last)
         if POINTS:
             for point in range(begin, end, DEPTH):
                 t = wide + point + tl.arange(0, DEPTH)
                 live = t < end
-                e = tl.load(d + t[:, None] * OUT + n[None, :], mask=live[:, None] & wanted[None, :], other=0.0)
-                a = layer_inputs(h, x, t, live, table, first, IN, FEATURES, ABOVE, ROWS)
-                total = tl.dot(tl.trans(a), e, total, input_precision=PRECISION)
-                square = tl.dot(tl.trans(a * a), e * e, square, input_precision=PRECISION)
-                bias += tl.sum(e, 0)
-                bias_square += tl.sum(e * e, 0)
+                e = tl.load(d + t[:, None] * D_STRIDE + n[None, :], mask=live[:, None] & wanted[None, :], other=0.0)
+                a = layer_inputs(h, x, t, live, table, first, IN, FEATURES, ABOVE, BELOW, H_STRIDE, ROWS)
+                e_square = square(e)
+                e_wide = e.to(tl.float32)
+                if SUMS:
+                    total = tl.dot(tl.trans(a), e, total, input_precision=PRECISION)
+                    square_total = tl.dot(tl.trans(square(a)), e_square, square_total, input_precision=SQUARES)
+                    bias += tl.sum(e_wide, 0)
+                    bias_square += tl.sum(e_wide * e_wide, 0)
+                if SCORED:
+                    q = tl.dot(e_square, tl.trans(weight.to(e_square.dtype)), input_precision=SQUARES)
+                    a_wide = a.to(tl.float32)
+                    share = tl.sum(q * a_wide * a_wide, 1) + tl.sum(e_wide * e_wide * bias_weight[None, :], 1)
+                    tl.store(own + t, share, mask=live)
         else:
-            if SCORED:
-                at = module.to(tl.int64) * ((ABOVE + BELOW) * OUT) + row[:, None] * OUT + n[None, :]
-                weight = inverse(inverse_w + at, damping, mask)
-                own = wanted & (wide + first == 0)
-                bias_weight = inverse(inverse_b + module.to(tl.int64) * OUT + n, damping, own)
             for s in range(begin, end):
                 g = tl.zeros((ROWS, COLUMNS), tl.float32)
                 c = tl.zeros((COLUMNS,), tl.float32)
@@ -186,22 +181,74 @@ def sample_sums(
                 for point in range(tl.load(segments + s), stop, DEPTH):
                     t = wide + point + tl.arange(0, DEPTH)
                     live = t < stop
-                    e = tl.load(d + t[:, None] * OUT + n[None, :], mask=live[:, None] & wanted[None, :], other=0.0)
-                    a = layer_inputs(h, x, t, live, table, first, IN, FEATURES, ABOVE, ROWS)
+                    e = tl.load(d + t[:, None] * D_STRIDE + n[None, :], mask=live[:, None] & wanted[None, :], other=0.0)
+                    a = layer_inputs(h, x, t, live, table, first, IN, FEATURES, ABOVE, BELOW, H_STRIDE, ROWS)
                     g = tl.dot(tl.trans(a), e, g, input_precision=PRECISION)
-                    c += tl.sum(e, 0)
+                    c += tl.sum(e.to(tl.float32), 0)
                 if SUMS:
                     total += g
-                    square += g * g
+                    square_total += g * g
                     bias += c
                     bias_square += c * c
                 if SCORED:
                     share = tl.sum(g * g * weight) + tl.sum(c * c * bias_weight, 0)
-                    tl.store(scores + (wide + block) * tl.load(owned + modules) + s, share)
+                    tl.store(own + s, share)
         if SUMS:
             to = (wide + chunk) * size + row[:, None] * OUT + n[None, :]
             tl.store(sums + to, total, mask=mask)
-            tl.store(squares + to, square, mask=mask)
-            last = (wide + chunk) * size + (ABOVE + BELOW) * OUT + n
-            tl.store(sums + last, bias, mask=wanted & (wide + first == 0))
-            tl.store(squares + last, bias_square, mask=wanted & (wide + first == 0))
+            tl.store(squares + to, square_total, mask=mask)
+            to_bias = (wide + chunk) * size + (ABOVE + BELOW) * OUT + n
+            tl.store(sums + to_bias, bias, mask=wanted & (wide + first == 0))
+            tl.store(squares + to_bias, bias_square, mask=wanted & (wide + first == 0))
+
+
+@triton.jit
+def reduce_samples(
+    sums,
+    squares,
+    chunks,
+    owned,
+    scale,
+    grad_w,
+    grad_b,
+    mean_w,
+    mean_b,
+    modules,
+    SIZE: tl.constexpr,
+    OUT: tl.constexpr,
+    SCALED: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """A layer's gradients, weights [modules, SIZE - OUT] and biases [modules, OUT], and the means over a module's samples
+    of their squares, from the chunks' sums [chunks, SIZE]: in their order, CHUNKS at a time. SCALED: of values that
+    were `scale` [1] times too large."""
+    blocks: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
+    wide = tl.zeros((), tl.int64)
+    for place in range(tl.program_id(0), modules * blocks, tl.num_programs(0)):
+        module = place // blocks
+        i = (place % blocks) * BLOCK + tl.arange(0, BLOCK)
+        c = tl.arange(0, CHUNKS)
+        total = tl.zeros((BLOCK,), tl.float32)
+        mean = tl.zeros((BLOCK,), tl.float32)
+        end = tl.load(chunks + module + 1)
+        for chunk in range(tl.load(chunks + module), end, CHUNKS):
+            at = (wide + chunk + c)[:, None] * SIZE + i[None, :]
+            mask = (chunk + c < end)[:, None] & (i < SIZE)[None, :]
+            total += tl.sum(tl.load(sums + at, mask=mask, other=0.0), 0)
+            mean += tl.sum(tl.load(squares + at, mask=mask, other=0.0), 0)
+        if SCALED:
+            factor = 1.0 / tl.load(scale)
+            total *= factor
+            mean = mean * factor * factor
+        samples = tl.load(owned + module + 1) - tl.load(owned + module)
+        mean = mean / tl.maximum(samples, 1).to(tl.float32)
+        to_w = (wide + module) * (SIZE - OUT) + i
+        to_b = (wide + module) * OUT + i - (SIZE - OUT)
+        is_w = i < SIZE - OUT
+        is_b = (i < SIZE) & (i >= SIZE - OUT)
+        kind = grad_w.dtype.element_ty
+        tl.store(grad_w + to_w, total.to(kind), mask=is_w)
+        tl.store(grad_b + to_b, total.to(kind), mask=is_b)
+        tl.store(mean_w + to_w, mean.to(mean_w.dtype.element_ty), mask=is_w)
+        tl.store(mean_b + to_b, mean.to(mean_w.dtype.element_ty), mask=is_b)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from mclnf_fast.ops import _memory
 from mclnf_fast.ops.bank_mlp.triton import launch, plain
-from mclnf_fast.ops.bank_mlp.triton.bank import Bank, backward_walk, layer_shape, reduce
-from mclnf_fast.ops.fisher.triton.kernels import point_scores, sample_sums
+from mclnf_fast.ops.bank_mlp.triton.bank import Bank, backward_walk
+from mclnf_fast.ops.bank_mlp.triton.table import Pair as Shapes
+from mclnf_fast.ops.bank_mlp.triton.table import Shape
+from mclnf_fast.ops.fisher.triton import table
+from mclnf_fast.ops.fisher.triton.kernels import reduce_samples, sample_sums
+from mclnf_fast.ops.fisher.triton.walk import fused_walk
 from mclnf_fast.spec import FieldSpec
 
 Pair = tuple[list[Tensor], list[Tensor]]
+
+ALIGNED = 8  # columns that a row of activations in memory is a multiple of
 
 
 @_memory.explained("fisher_scores")
@@ -27,86 +37,181 @@ def fisher_scores(
     owned: Tensor,
     damping: float,
     sums: bool,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Pair, Pair]:
-    """One sweep: scores [S] with `fisher`, else [0]; with `sums` the gradients, and the means of the samples' squares.
+    """One sweep: scores float32 [S] with `fisher`, else [0]; with `sums` the gradients, and the means of the samples'
+    squares, in `dtype`.
 
-    All float32. segments int64 [S + 1] of points, or None: each point is a sample. owned int64 [M + 1]: where each
-    module's samples begin.
+    Half types are multiplied as they are; squares and all sums are float32's. segments int64 [S + 1] of points, or None:
+    each point is a sample. owned int64 [M + 1]: where each module's samples begin.
     """
-    x, spec = plain.without_spherical(x, spec)
-    net = launch.network(*spec.packed)
+    kind = x.dtype
+    # Spherical harmonics are polynomials: in float32, then rounded once like the features that the kernels form.
+    x, spec = plain.without_spherical(x.float(), spec)
+    x, net = x.to(kind), launch.network(*spec.packed)
     samples = x.shape[0] if segments is None else segments.shape[0] - 1
-    scores = x.new_zeros(samples if fisher is not None else 0)
-    grads, mean = (
-        ([torch.zeros_like(t) for t in weights], [torch.zeros_like(t) for t in biases]) if sums else ([], [])
-        for _ in range(2)
-    )
+
+    def like(tensors: list[Tensor]) -> list[Tensor]:
+        return [torch.empty(t.shape, dtype=dtype, device=t.device) for t in tensors] if sums else []
+
+    grads, mean = (like(weights), like(biases)), (like(weights), like(biases))
     if samples == 0:
-        return scores, grads, mean
+        for t in (*grads[0], *grads[1], *mean[0], *mean[1]):
+            t.zero_()
+        return torch.zeros(0, dtype=torch.float32, device=x.device), grads, mean
     bank = Bank(net, x, offsets, tuple(weights), tuple(biases))
     owned = bank.offsets if segments is None else owned
-    counts = owned.diff()
     with bank.on_device():
-        shape, tiles = layer_shape(bank)
-        starts = launch.starts(bank.counts, shape.rows)
-        per_chunk = max(bank.table.depth if segments is None else 1, -(-samples // launch.CHUNKS))
-        most = launch.most_tiles(samples, bank.modules, per_chunk)
-        chunks = launch.starts(counts, per_chunk)
-        side, options = bank.outer()
-        for l, h, d in backward_walk(bank, grad_y.contiguous()):
-            rows, out = net.shapes[l]
-            sizes = {"IN": net.inputs, "FEATURES": net.features, "OUT": out, "BELOW": net.below(l)}
-            sizes["ABOVE"] = net.width if l > 0 else 0
-            known = (fisher[0][l].contiguous(), fisher[1][l].contiguous()) if fisher is not None else (x, x)
-            if segments is None and fisher is not None:
-                point_scores[bank.grid(tiles, shape)](
-                    h,
-                    x,
-                    d,
-                    scores,
-                    *known,
-                    bank.offsets,
-                    starts,
-                    bank.columns,
-                    damping,
-                    MORE=l < net.layers - 1,
-                    ROWS=shape.rows,
-                    **sizes,
-                    **bank.shared,
-                    **bank.layer_options,
-                )
-            if segments is None and not sums:
-                continue
-            blocks = launch.outer_blocks(net, l, side)
-            scored = segments is not None and fisher is not None
-            shares = x.new_empty(blocks if scored else 0, samples)
-            parts = [x.new_empty(most if sums else 0, (rows + 1) * out) for _ in range(2)]
-            sample_sums[bank.grid(most * blocks, shape)](
-                h,
-                x,
-                d,
-                shares,
-                *parts,
-                *known,
-                bank.offsets,
-                owned if segments is None else segments,
-                owned,
-                chunks,
-                bank.columns,
-                damping,
-                samples_a_chunk=per_chunk,
-                POINTS=segments is None,
-                SCORED=scored,
-                SUMS=sums,
-                **sizes,
-                **bank.shared,
-                **options,
-            )
-            if scored:
-                scores += shares.sum(0)
-            for part, (w, b) in zip(parts, (grads, mean)) if sums else ():
-                reduce(bank, part, chunks, 0, w[l])
-                reduce(bank, part, chunks, rows * out, b[l])
-    for t in (*mean[0], *mean[1]):
-        t /= counts.clamp(min=1).to(t.dtype).view(-1, *[1] * (t.dim() - 1))
+        scale = scale_of(grad_y) if kind == torch.float16 else None
+        d_y = grad_y.contiguous() if scale is None else grad_y * scale.to(kind)
+        found = _layers(bank, d_y, fisher, segments, owned, damping, scale, grads, mean)
+        scores = found.sum(0)
+        if scale is not None:
+            scores = scores / scale.square()
     return scores, grads, mean
+
+
+def scale_of(grad_y: Tensor) -> Tensor:
+    """The power of two, float32 [1], that brings the largest gradient to about 16: float16 then holds what is a million
+    times smaller, and a layer may still multiply it a thousandfold. 1 where there is none."""
+    largest = grad_y.abs().amax().float().view(1)
+    scale = torch.exp2(4.0 - torch.floor(torch.log2(largest))).clamp(max=2.0**15)
+    return torch.where((largest > 0) & largest.isfinite(), scale, torch.ones_like(scale))
+
+
+def _layers(
+    bank: Bank,
+    grad_y: Tensor,
+    fisher: Pair | None,
+    segments: Tensor | None,
+    owned: Tensor,
+    damping: float,
+    scale: Tensor | None,
+    grads: Pair,
+    mean: Pair,
+) -> Tensor:
+    """Fills grads and mean; the shares of the scores [blocks, samples], none without `fisher`."""
+    net, x, sums, scored = bank.net, bank.x, bool(grads[0]), fisher is not None
+    samples = bank.points if segments is None else segments.shape[0] - 1
+    block = table.SUMS[bank.kind if bank.kind != "half" else "bf16" if x.dtype == torch.bfloat16 else "fp16"]
+    depth = block.depth
+    if segments is not None:  # no more points at a time than a sample has
+        depth = min(depth, launch.padded(-(-bank.points // samples)))
+    per_chunk = -(-samples // table.CHUNKS)
+    if segments is None:
+        per_chunk = -(-per_chunk // depth) * depth
+    most = launch.most_tiles(samples, bank.modules, per_chunk)
+    chunks = launch.starts(owned.diff(), per_chunk)
+    blocks = [launch.outer_blocks(net, l, block.side) for l in range(net.layers)]
+    shares = torch.empty(sum(blocks) if scored else 0, samples, dtype=torch.float32, device=x.device)
+    known = fisher if fisher is not None else ([x] * net.layers, [x] * net.layers)
+    shape = Shape(block.side, block.warps, block.stages)
+    for l, h, d in _walk(bank, grad_y):
+        rows, out = net.shapes[l]
+        parts = torch.empty(2, most if sums else 0, (rows + 1) * out, dtype=torch.float32, device=x.device)
+        sample_sums[bank.grid(most * blocks[l], shape)](
+            h,
+            x,
+            d,
+            shares[sum(blocks[:l]) if scored else 0 :],
+            parts[0],
+            parts[1],
+            known[0][l].contiguous(),
+            known[1][l].contiguous(),
+            owned if segments is None else segments,
+            owned,
+            chunks,
+            bank.columns,
+            damping,
+            samples_a_chunk=per_chunk,
+            IN=net.inputs,
+            FEATURES=net.features,
+            ABOVE=net.width if l > 0 else 0,
+            BELOW=net.below(l),
+            OUT=out,
+            H_STRIDE=h.stride(0),
+            D_STRIDE=d.stride(0),
+            POINTS=segments is None,
+            SCORED=scored,
+            SUMS=sums,
+            ROWS=block.side,
+            COLUMNS=block.side,
+            DEPTH=depth,
+            SQUARES="tf32" if x.dtype == torch.float16 else bank.precision,
+            num_warps=block.warps,
+            num_stages=block.stages,
+            **bank.shared,
+        )
+        if sums:
+            _reduce(bank, parts, chunks, owned, scale, (grads[0][l], grads[1][l], mean[0][l], mean[1][l]))
+    return shares
+
+
+def _walk(bank: Bank, grad_y: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """From the last layer to the first: its number, what it takes from the layer before (x for the first), [N, width],
+    and the gradients of its sums, [N, out]."""
+    shapes = table.walk_shapes(bank.kind, bank.net.widest)
+    if shapes is None:
+        return backward_walk(bank, grad_y)
+    return _fused_walk(bank, shapes, grad_y)
+
+
+def _fused_walk(bank: Bank, shapes: Shapes, grad_y: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    net, x = bank.net, bank.x
+    shape, tiles = bank.tile(shapes)
+    grid = bank.grid(tiles, shape)
+
+    def matrices(rows: int, widths: list[int]) -> tuple[Tensor, ...]:
+        return tuple(x.new_empty(rows, -(-width // ALIGNED) * ALIGNED) for width in widths)
+
+    hidden = [net.width] * (net.layers - 1)
+    kept = matrices(bank.points, hidden)
+    gradients = matrices(bank.points, [*hidden, net.outputs])
+    slopes = matrices(grid[0] * shape.rows, hidden) if net.activation > 1 else kept
+    constants: dict[str, Any] = net.constants()
+    fused_walk[grid](
+        x,
+        grad_y,
+        kept or (x,),  # a tuple of none is no argument
+        slopes or (x,),
+        gradients,
+        bank.offsets,
+        launch.starts(bank.counts, shape.rows),
+        bank.columns,
+        bank.weights,
+        bank.biases,
+        WIDTH_STRIDE=-(-net.width // ALIGNED) * ALIGNED,
+        OUT_STRIDE=gradients[-1].stride(0),
+        ROWS=shape.rows,
+        **bank.shared,
+        **constants,
+        num_warps=shape.warps,
+        num_stages=shape.stages,
+    )
+    return iter([(l, kept[l - 1] if l > 0 else x, gradients[l]) for l in reversed(range(net.layers))])
+
+
+def _reduce(
+    bank: Bank,
+    parts: Tensor,
+    chunks: Tensor,
+    owned: Tensor,
+    scale: Tensor | None,
+    to: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> None:
+    size, out = parts.shape[2], to[1].shape[1]
+    block = min(table.REDUCED, launch.padded(size))
+    reduce_samples[bank.grid(bank.modules * math.ceil(size / block), Shape(block, 4))](
+        parts[0],
+        parts[1],
+        chunks,
+        owned,
+        owned if scale is None else scale,
+        *to,
+        bank.modules,
+        SIZE=size,
+        OUT=out,
+        SCALED=scale is not None,
+        CHUNKS=table.REDUCED_CHUNKS,
+        BLOCK=block,
+    )
