@@ -1,4 +1,4 @@
-"""What the Fisher scores sum in Triton, a layer a launch: from its inputs and the gradients of its sums, each read once,
+"""What the Fisher scores sum in Triton, a layer a launch: its inputs and the gradients of its sums are read once, for
 the samples' gradients, their squares and their scores. Nothing of size samples x parameters is stored.
 
 A sample is a point, whose squares are products of squares and whose score is a matrix product more; or a segment of
@@ -220,8 +220,8 @@ def reduce_samples(
     CHUNKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """A layer's gradients, weights [modules, SIZE - OUT] and biases [modules, OUT], and the means over a module's samples
-    of their squares, from the chunks' sums [chunks, SIZE]: in their order, CHUNKS at a time. SCALED: of values that
+    """A layer's gradients, of weights [modules, SIZE - OUT] and biases [modules, OUT], and the means of the squares over
+    a module's samples, from the chunks' sums [chunks, SIZE]: in their order, CHUNKS at a time. SCALED: of values that
     were `scale` [1] times too large."""
     blocks: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
     wide = tl.zeros((), tl.int64)

@@ -42,8 +42,8 @@ def fisher_scores(
     """One sweep: scores float32 [S] with `fisher`, else [0]; with `sums` the gradients, and the means of the samples'
     squares, in `dtype`.
 
-    Half types are multiplied as they are; squares and all sums are float32's. segments int64 [S + 1] of points, or None:
-    each point is a sample. owned int64 [M + 1]: where each module's samples begin.
+    Half types are multiplied as they are; squares and all sums are float32's. segments int64 [S + 1] of points, or
+    None: each point is a sample. owned int64 [M + 1]: where each module's samples begin.
     """
     kind = x.dtype
     # Spherical harmonics are polynomials: in float32, then rounded once like the features that the kernels form.

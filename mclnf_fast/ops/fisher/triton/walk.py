@@ -1,5 +1,5 @@
 """The walk of the Fisher scores in Triton: a tile of points goes forward and back once, and the outputs of the hidden
-layers and the gradients of all layers' sums leave the registers for memory, where `kernels.sample_sums` reads them once.
+layers and the gradients of all layers' sums go to memory, where `kernels.sample_sums` reads them once.
 
 No sum of the size of the parameters is touched here, so tiles are large and few values are held at a time, whatever the
 depth: where the bank's backward reads and writes its sums once a tile, 5 KB a point of width 64 and 4 hidden layers,
@@ -92,8 +92,8 @@ def fused_walk(
     ROWS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """kept, LAYERS - 1 times [N, WIDTH]: the outputs of the hidden layers. gradients, LAYERS times [N, out]: those of all
-    layers' sums, of <grad_y [N, OUT], f(x)>. Rows lie WIDTH_STRIDE apart, the last gradients' OUT_STRIDE.
+    """kept, LAYERS - 1 times [N, WIDTH]: the outputs of the hidden layers. gradients, LAYERS times [N, out]: those of
+    all layers' sums, of <grad_y [N, OUT], f(x)>. Rows lie WIDTH_STRIDE apart, the last gradients' OUT_STRIDE.
 
     slopes, LAYERS - 1 times [.., WIDTH], ROWS rows a program: its own memory for the derivatives of the activations
     (relu's are read off kept).
