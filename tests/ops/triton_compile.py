@@ -1,4 +1,5 @@
-"""Compiles the Triton kernels ahead of time, without a GPU, and says what each takes: `python triton_compile.py 90`.
+"""Compiles the Triton kernels ahead of time, without a GPU, and says what each takes: `python triton_compile.py 90`,
+or only the kernels with a word in their names: `python triton_compile.py 90 fisher`.
 
 One JSON object a line: kernel, kind, width, the tile, registers, bytes of the stack frame (spills go there), shared
 memory, and how many warp-group matrix instructions there are.
@@ -33,14 +34,18 @@ from mclnf_fast.ops.bank_mlp.triton import (
     table,
 )
 from mclnf_fast.ops.fisher.triton import kernels as fisher
+from mclnf_fast.ops.fisher.triton import table as fisher_table
+from mclnf_fast.ops.fisher.triton import walk
 from mclnf_fast.ops.render_rays.triton import kernel as rays
 from mclnf_fast.ops.render_rays.triton import table as rays_table
 
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 POINTER = {"half": "*bf16", "tf32": "*fp32", "ieee": "*fp32"}
+FISHER_POINTER = {"bf16": "*bf16", "fp16": "*fp16", "tf32": "*fp32", "ieee": "*fp32"}
 INDICES = {"starts": "*i32", "chunks": "*i32", "table": "*fp32"}
 INDICES |= dict.fromkeys(("sums", "errors", "factors"), "*fp32")
 INDICES |= dict.fromkeys(("offsets", "segments", "owned"), "*i64")
+INDICES |= dict.fromkeys(("scores", "squares", "fisher_w", "fisher_b", "scale"), "*fp32")
 RAYS = ("origins", "directions", "extra", "aabb", "background", "color", "opacity", "depth")
 INDICES |= {"occupancy": "*u8", **dict.fromkeys(RAYS, "*fp32")}
 NUMBERS = dict.fromkeys(("damping", "near", "far", "step", "most_raw", "most_depth"), "fp32")
@@ -116,15 +121,32 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
         through = {"COLUMNS": 64, "DEPTH": table.LAYER_DEPTH, "ALONG_X": True, "g": "*fp32", "gt": "*fp32"}
         shape = dataclasses.replace(table.LAYER, stages=1)
         yield "features", kind, net, shape, encoding.features_gradient, through
-        wide["DEPTH"] = table.LAYER_DEPTH
-        if kind != "half":  # half types are computed in float32 there
-            yield "fisher points", kind, net, own.layer, fisher.point_scores, {**wide, **sizes, "MORE": True}
-            for points in (False, True):
-                flags = {"POINTS": points, "SCORED": not points, "SUMS": True}
-                yield "fisher sums", kind, net, own.layer, fisher.sample_sums, {**more, **flags}
     for scaled in (False, True):
         more = {"SIZE": 4096, "BLOCK": 1024, "SCALED": scaled, "MORE": scaled}
         yield "reduce", "ieee", net, table.Shape(1024, 4), backward.reduce_chunks, more
+
+    yield from fisher_entries()
+
+
+def fisher_entries() -> Iterator[tuple[str, str, launch.Network, table.Shape, Any, dict[str, Any]]]:
+    """The same of the Fisher kernels, whose kinds of sums tell the half types apart."""
+    for (kind, width, again), shapes in fisher_table.WALK.items():
+        for shape in dict.fromkeys(shapes):
+            strides = {"WIDTH_STRIDE": width, "OUT_STRIDE": 8}
+            net = network(width, 4, True, 120) if again else network(width, 4, width == 64)
+            assert fisher_table.walk_shapes(kind, net) == shapes
+            yield "fisher walk", kind, net, shape, walk.fused_walk, strides
+    net = network(128)
+    for points, blocks in ((True, fisher_table.POINTS), (False, fisher_table.SAMPLES)):
+        for kind, block in blocks.items():
+            shape = table.Shape(block.side, block.warps, block.stages)
+            sizes = {"ABOVE": 256, "FEATURES": 60, "OUT": 256, "H_STRIDE": 256, "D_STRIDE": 256, "POINTS": points}
+            sizes |= {"COLUMNS": block.side, "DEPTH": block.depth, "SCORED": True, "SUMS": True}
+            for below in (0, 60):
+                yield "fisher sums", kind, net, shape, fisher.sample_sums, {**sizes, "BELOW": below}
+    more = {"SIZE": 4096, "OUT": 64, "SCALED": True}
+    more |= {"CHUNKS": fisher_table.REDUCED_CHUNKS, "BLOCK": fisher_table.REDUCED}
+    yield "fisher reduce", "ieee", net, table.Shape(fisher_table.REDUCED, 4), fisher.reduce_samples, more
 
 
 def rendering(plain: bool) -> dict[str, Any]:
@@ -140,7 +162,11 @@ def compiled(
 ) -> Any:
     """The kernel as Triton compiles it for compute capability arch / 10."""
     known = {**UNSET, "PARAMETERS": net.parameters, **net.constants(), "STEPS": STEPS, "ROWS": shape.rows}
-    known |= {"PRECISION": "tf32" if kind == "tf32" else "ieee", **constants}
+    known |= {"PRECISION": "tf32" if kind == "tf32" else "ieee"}
+    known |= {"SQUARES": "tf32" if kind in ("tf32", "fp16") else "ieee", **constants}
+    pointer = (POINTER | FISHER_POINTER)[kind]
+    tuples = {"weights": net.layers, "biases": net.layers, "gradients": net.layers}
+    tuples |= dict.fromkeys(("kept", "slopes"), net.layers - 1)
     signature: dict[str, Any] = {}
     hints = {}
     for place, name in enumerate(kernel.arg_names):
@@ -151,11 +177,11 @@ def compiled(
             signature[name] = "constexpr"
         elif name in NUMBERS:
             signature[name] = NUMBERS[name]
-        elif name in ("weights", "biases"):
-            signature[name] = (POINTER[kind],) * net.layers
-            hints |= {(place, l): [["tt.divisibility", 16]] for l in range(net.layers)}
+        elif name in tuples:
+            signature[name] = (pointer,) * tuples[name]
+            hints |= {(place, l): [["tt.divisibility", 16]] for l in range(tuples[name])}
         else:
-            signature[name] = INDICES.get(name, POINTER[kind])
+            signature[name] = INDICES.get(name, pointer)
             hints[place,] = [["tt.divisibility", 16]]
     own = {name: value for name, value in known.items() if signature.get(name) == "constexpr"}
     options = {"num_warps": shape.warps, "num_stages": shape.stages}
@@ -173,8 +199,10 @@ def usage(cubin: bytes) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def main(arch: int) -> None:
+def main(arch: int, wanted: str = "") -> None:
     for name, kind, net, shape, kernel, constants in entries(arch):
+        if wanted not in name:
+            continue
         result = compiled(kind, net, shape, kernel, constants, arch)
         registers, stack = usage(result.asm["cubin"])
         row: dict[str, Any] = {"kernel": name, "kind": kind, "width": net.width, "held": net.held}
@@ -185,4 +213,4 @@ def main(arch: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *sys.argv[2:])

@@ -220,9 +220,9 @@ def reduce_samples(
     CHUNKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """A layer's gradients, of weights [modules, SIZE - OUT] and biases [modules, OUT], and the means of the squares over
-    a module's samples, from the chunks' sums [chunks, SIZE]: in their order, CHUNKS at a time. SCALED: of values that
-    were `scale` [1] times too large."""
+    """A layer's gradients, of weights [modules, SIZE - OUT] and biases [modules, OUT], and the means of the squares
+    over a module's samples, from the chunks' sums [chunks, SIZE]: in their order, CHUNKS at a time. SCALED: of values
+    that were `scale` [1] times too large."""
     blocks: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
     wide = tl.zeros((), tl.int64)
     for place in range(tl.program_id(0), modules * blocks, tl.num_programs(0)):

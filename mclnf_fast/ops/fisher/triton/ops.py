@@ -93,7 +93,8 @@ def _layers(
     """Fills grads and mean; the shares of the scores [blocks, samples], none without `fisher`."""
     net, x, sums, scored = bank.net, bank.x, bool(grads[0]), fisher is not None
     samples = bank.points if segments is None else segments.shape[0] - 1
-    block = table.SUMS[bank.kind if bank.kind != "half" else "bf16" if x.dtype == torch.bfloat16 else "fp16"]
+    product = bank.kind if bank.kind != "half" else "bf16" if x.dtype == torch.bfloat16 else "fp16"
+    block = (table.POINTS if segments is None else table.SAMPLES)[product]
     depth = block.depth
     if segments is not None:  # no more points at a time than a sample has
         depth = min(depth, launch.padded(-(-bank.points // samples)))
@@ -150,7 +151,7 @@ def _layers(
 def _walk(bank: Bank, grad_y: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """From the last layer to the first: its number, what it takes from the layer before (x for the first), [N, width],
     and the gradients of its sums, [N, out]."""
-    shapes = table.walk_shapes(bank.kind, bank.net.widest)
+    shapes = table.walk_shapes(bank.kind, bank.net)
     if shapes is None:
         return backward_walk(bank, grad_y)
     return _fused_walk(bank, shapes, grad_y)
