@@ -6,6 +6,7 @@
 #include "bank_step_tensors.h"
 #include "launch.h"
 #include "math/bank_step.h"
+#include "math/modules.h"
 
 namespace mclnf {
 namespace {
@@ -19,7 +20,7 @@ struct Rate {
 template <typename S>
 __global__ void __launch_bounds__(kThreads)
     clock_kernel(StepOptions o, double* clock, const double* rates, const bool* active, Rate<S>* found) {
-    const int64_t m = this_ray();
+    const int64_t m = this_thread();
     if (m >= o.modules || (active && !active[m])) return;
     const double t = clock[m] + 1;
     clock[m] = t;

@@ -1,9 +1,15 @@
-// Which module a point belongs to.
+// Which module a point, or a number of a tensor [M, ...], belongs to.
 #pragma once
 
 #include "common.h"
 
 namespace mclnf {
+
+// a / by, a at least 0 and by above. A GPU's divisions of 64 bits are dear, and seldom needed.
+MCLNF_HD MCLNF_INLINE int64_t quotient(int64_t a, int64_t by) {
+    if ((a | by) <= 0xffffffff) return static_cast<uint32_t>(a) / static_cast<uint32_t>(by);
+    return a / by;
+}
 
 // By bisection of offsets [modules + 1], modules >= 1: the last module that begins at or before the point,
 // and so never an empty one. Whatever the offsets hold, it is one of 0 ... modules - 1.

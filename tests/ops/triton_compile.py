@@ -124,7 +124,6 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
     for scaled in (False, True):
         more = {"SIZE": 4096, "BLOCK": 1024, "SCALED": scaled, "MORE": scaled}
         yield "reduce", "ieee", net, table.Shape(1024, 4), backward.reduce_chunks, more
-
     yield from fisher_entries()
 
 
@@ -132,10 +131,12 @@ def fisher_entries() -> Iterator[tuple[str, str, launch.Network, table.Shape, An
     """The same of the Fisher kernels, whose kinds of sums tell the half types apart."""
     for (kind, width, again), shapes in fisher_table.WALK.items():
         for shape in dict.fromkeys(shapes):
-            strides = {"WIDTH_STRIDE": width, "OUT_STRIDE": 8}
             net = network(width, 4, True, 120) if again else network(width, 4, width == 64)
             assert fisher_table.walk_shapes(kind, net) == shapes
-            yield "fisher walk", kind, net, shape, walk.fused_walk, strides
+            more: dict[str, Any] = {"WIDTH_STRIDE": width, "OUT_STRIDE": 8}
+            inner = ((POINTER | FISHER_POINTER)[kind],) * (net.layers - 1)
+            more |= {"kept": inner, "slopes": inner, "gradients": ((POINTER | FISHER_POINTER)[kind],) * net.layers}
+            yield "fisher walk", kind, net, shape, walk.fused_walk, more
     net = network(128)
     for points, blocks in ((True, fisher_table.POINTS), (False, fisher_table.SAMPLES)):
         for kind, block in blocks.items():
@@ -165,21 +166,20 @@ def compiled(
     known |= {"PRECISION": "tf32" if kind == "tf32" else "ieee"}
     known |= {"SQUARES": "tf32" if kind in ("tf32", "fp16") else "ieee", **constants}
     pointer = (POINTER | FISHER_POINTER)[kind]
-    tuples = {"weights": net.layers, "biases": net.layers, "gradients": net.layers}
-    tuples |= dict.fromkeys(("kept", "slopes"), net.layers - 1)
+    known |= {name: (pointer,) * net.layers for name in ("weights", "biases") if name in kernel.arg_names}
     signature: dict[str, Any] = {}
     hints = {}
     for place, name in enumerate(kernel.arg_names):
         if str(known.get(name)).startswith("*"):  # not the type that it has elsewhere
             signature[name] = known[name]
             hints[place,] = [["tt.divisibility", 16]]
+        elif isinstance(known.get(name), tuple):  # a pointer a layer
+            signature[name] = known[name]
+            hints |= {(place, l): [["tt.divisibility", 16]] for l in range(len(known[name]))}
         elif name in known:
             signature[name] = "constexpr"
         elif name in NUMBERS:
             signature[name] = NUMBERS[name]
-        elif name in tuples:
-            signature[name] = (pointer,) * tuples[name]
-            hints |= {(place, l): [["tt.divisibility", 16]] for l in range(tuples[name])}
         else:
             signature[name] = INDICES.get(name, pointer)
             hints[place,] = [["tt.divisibility", 16]]
