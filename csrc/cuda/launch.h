@@ -98,12 +98,6 @@ inline unsigned blocks_for(int64_t rays, int64_t a_block = kThreads) {
     return static_cast<unsigned>(blocks);
 }
 
-// a / by, a at least 0 and by above. Divisions of 64 bits are dear, and seldom needed.
-__device__ inline int64_t quotient(int64_t a, int64_t by) {
-    if ((a | by) <= 0xffffffff) return static_cast<uint32_t>(a) / static_cast<uint32_t>(by);
-    return a / by;
-}
-
 // In a grid of blocks of kThreads: this thread's number, which is its ray's where it has one of its own.
 __device__ inline int64_t this_thread() { return static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; }
 __device__ inline int64_t this_ray() { return this_thread(); }

@@ -48,6 +48,9 @@ def test_every_entry_of_the_tables_fits(arch: int) -> None:
     assert not spilling, f"more than {STACK} bytes of spills on sm_{arch}: {spilling}"
     large = [row for row in rows if row["shared"] > SHARED[arch]]
     assert not large, f"more shared memory than sm_{arch} has: {large}"
+    # A kernel that wants more columns of tensor memory than the 512 that there are is compiled to a trap.
+    wide = [row for row in rows if row["tensor_memory"] > 512]
+    assert not wide, f"more tensor memory than sm_{arch} has: {wide}"
     if arch == 90:
         others = ("reduce", "fisher reduce", "squared error", "features")  # no products, or none of rounded numbers
         slow = [row for row in rows if row["hopper"] and row["warp_group"] == 0 and row["kernel"] not in others]

@@ -2,7 +2,7 @@
 or only the kernels with a word in their names: `python triton_compile.py 90 fisher`.
 
 One JSON object a line: kernel, kind, width, the tile, registers, bytes of the stack frame (spills go there), shared
-memory, and how many warp-group matrix instructions there are.
+memory, columns of tensor memory, and how many warp-group matrix instructions there are.
 """
 
 from __future__ import annotations
@@ -124,18 +124,18 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
     for scaled in (False, True):
         more = {"SIZE": 4096, "BLOCK": 1024, "SCALED": scaled, "MORE": scaled}
         yield "reduce", "ieee", net, table.Shape(1024, 4), backward.reduce_chunks, more
-    yield from fisher_entries()
+    yield from fisher_entries(arch)
 
 
-def fisher_entries() -> Iterator[tuple[str, str, launch.Network, table.Shape, Any, dict[str, Any]]]:
+def fisher_entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, Any, dict[str, Any]]]:
     """The same of the Fisher kernels, whose kinds of sums tell the half types apart."""
-    for (kind, width, again), shapes in fisher_table.WALK.items():
-        for shape in dict.fromkeys(shapes):
-            net = network(width, 4, True, 120) if again else network(width, 4, width == 64)
-            assert fisher_table.walk_shapes(kind, net) == shapes
-            more: dict[str, Any] = {"WIDTH_STRIDE": width, "OUT_STRIDE": 8}
-            inner = ((POINTER | FISHER_POINTER)[kind],) * (net.layers - 1)
-            more |= {"kept": inner, "slopes": inner, "gradients": ((POINTER | FISHER_POINTER)[kind],) * net.layers}
+    for kind, width, again in fisher_table.WALK:
+        net = network(width, 4, True, 120) if again else network(width, 4, width == 64)
+        more: dict[str, Any] = {"WIDTH_STRIDE": width, "OUT_STRIDE": 8}
+        inner = ((POINTER | FISHER_POINTER)[kind],) * net.layers
+        more |= {"kept": inner[1:], "slopes": inner[1:], "gradients": inner}
+        shapes = fisher_table.walk_shapes(kind, net, arch >= 100)
+        for shape in dict.fromkeys(shapes or ()):
             yield "fisher walk", kind, net, shape, walk.fused_walk, more
     net = network(128)
     for points, blocks in ((True, fisher_table.POINTS), (False, fisher_table.SAMPLES)):
@@ -208,6 +208,7 @@ def main(arch: int, wanted: str = "") -> None:
         row: dict[str, Any] = {"kernel": name, "kind": kind, "width": net.width, "held": net.held}
         row |= {"rows": shape.rows, "warps": shape.warps, "hopper": kind != "ieee" and shape.warp_group}
         row |= {"registers": registers, "stack": stack, "shared": result.metadata.shared}
+        row |= {"tensor_memory": getattr(result.metadata, "tmem_size", 0) or 0}
         row |= {"warp_group": result.asm["ptx"].count("wgmma.mma_async")}
         print(json.dumps(row), flush=True)
 

@@ -151,7 +151,9 @@ def _layers(
 def _walk(bank: Bank, grad_y: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """From the last layer to the first: its number, what it takes from the layer before (x for the first), [N, width],
     and the gradients of its sums, [N, out]."""
-    shapes = table.walk_shapes(bank.kind, bank.net)
+    device = bank.x.device
+    blackwell = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 10
+    shapes = table.walk_shapes(bank.kind, bank.net, blackwell)
     if shapes is None:
         return backward_walk(bank, grad_y)
     return _fused_walk(bank, shapes, grad_y)

@@ -52,6 +52,16 @@ CHUNKS = 512  # of all modules together, about
 REDUCED_CHUNKS, REDUCED = 8, 512  # chunks and parameters that a reduction takes at a time
 
 
-def walk_shapes(kind: str, net: Network) -> Pair | None:
-    """Of the walk through a network."""
-    return WALK.get((kind, max(net.widest, 64), bool(net.skips) and padded(net.features) > 64))
+def walk_shapes(kind: str, net: Network, blackwell: bool) -> Pair | None:
+    """Of the walk through a network.
+
+    Blackwell's matrix instructions put the sums of 64 rows and more in a tensor memory of 512 columns, and Triton gives
+    every product of the walk columns of its own: tiles stay below that there. Without such instructions it spills 192
+    bytes there, so that it goes layer by layer.
+    """
+    found = WALK.get((kind, max(net.widest, 64), bool(net.skips) and padded(net.features) > 64))
+    if found is None or not blackwell:
+        return found
+    if kind == "ieee":
+        return None
+    return (Shape(32, 8), found[1]) if found[0].rows >= 64 else found
