@@ -2,7 +2,8 @@
 or only the kernels with a word in their names: `python triton_compile.py 90 fisher`.
 
 One JSON object a line: kernel, kind, width, the tile, registers, bytes of the stack frame (spills go there), shared
-memory, columns of tensor memory, and how many warp-group matrix instructions there are.
+memory, columns of tensor memory, how many warp-group matrix instructions there are, products that warps repeat, and
+whether it only traps.
 """
 
 from __future__ import annotations
@@ -70,10 +71,11 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
     """
     own = table.TABLES[arch]
     for (kind, width), shapes in own.forward.items():
-        for shape in dict.fromkeys(shapes):
-            yield "forward", kind, network(width), shape, forward.fused_forward, {}
-            net = network(width, 4, True, 60 if width == 64 else 120)
-            yield "forward", kind, net, shape, forward.fused_forward, {}
+        # Beside five layers, the most that Blackwell's tensor memory holds.
+        nets = [network(width), network(width, 4, True, 60 if width == 64 else 120)]
+        for net in nets if arch < 100 else [*nets, network(width, 448 // width), network(width, 8)]:
+            for shape in dict.fromkeys(table.in_tensor_memory(shapes, net.products, arch) or ()):
+                yield "forward", kind, net, shape, forward.fused_forward, {}
     for (kind, width), pair in own.backward.items():
         for shape, most in dict.fromkeys(pair):
             for skip in (False, True):
@@ -199,6 +201,14 @@ def usage(cubin: bytes) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def repeated(ttgir: str) -> int:
+    """Matrix products whose tile has fewer rows than their warps have together, which then compute the same ones."""
+    layout = r"(#mma\d*) = #ttg.nvidia_mma<{versionMajor = 2, .*?warpsPerCTA = \[(\d+), "
+    rows = {name: 16 * int(warps) for name, warps in re.findall(layout, ttgir)}
+    tiles = re.findall(r"tt\.dot .*-> tensor<(\d+)x\d+xf32, (#\w+)>", ttgir)
+    return sum(rows.get(name, 0) > int(height) for height, name in tiles)
+
+
 def main(arch: int, wanted: str = "") -> None:
     for name, kind, net, shape, kernel, constants in entries(arch):
         if wanted not in name:
@@ -208,8 +218,8 @@ def main(arch: int, wanted: str = "") -> None:
         row: dict[str, Any] = {"kernel": name, "kind": kind, "width": net.width, "held": net.held}
         row |= {"rows": shape.rows, "warps": shape.warps, "hopper": kind != "ieee" and shape.warp_group}
         row |= {"registers": registers, "stack": stack, "shared": result.metadata.shared}
-        row |= {"tensor_memory": getattr(result.metadata, "tmem_size", 0) or 0}
-        row |= {"warp_group": result.asm["ptx"].count("wgmma.mma_async")}
+        row |= {"tensor_memory": getattr(result.metadata, "tmem_size", 0) or 0, "traps": "trap;" in result.asm["ptx"]}
+        row |= {"warp_group": result.asm["ptx"].count("wgmma.mma_async"), "repeated": repeated(result.asm["ttgir"])}
         print(json.dumps(row), flush=True)
 
 

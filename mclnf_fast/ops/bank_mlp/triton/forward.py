@@ -45,7 +45,7 @@ def fused_forward(
         module, rows, live = tile_of(offsets, starts, tile, modules, STEPS, ROWS)
         encoded = encode(x, rows, live, table, 0, IN, FEATURES, FEATURES_PAD).to(kind)
         h = encoded
-        for l in tl.static_range(LAYERS):
+        for l in tl.static_range(LAYERS - 1):
             z = layer_sums(
                 h,
                 encoded,
@@ -54,15 +54,30 @@ def fused_forward(
                 module,
                 FEATURES if l == 0 else WIDTH,
                 FEATURES * ((SKIPS >> l) & 1),
-                OUT if l == LAYERS - 1 else WIDTH,
+                WIDTH,
                 FEATURES_PAD if l == 0 else WIDTH_PAD,
                 FEATURES_PAD,
-                OUT_PAD if l == LAYERS - 1 else WIDTH_PAD,
+                WIDTH_PAD,
                 PRECISION,
             )
-            if l == LAYERS - 1:
-                n = tl.arange(0, OUT_PAD)
-                value = activate(z, OUTPUT, W0).to(kind)
-                tl.store(y + rows[:, None] * OUT + n[None, :], value, mask=live[:, None] & (n < OUT)[None, :])
-            else:
-                h = activate(z, ACTIVATION, W0).to(kind)
+            h = activate(z, ACTIVATION, W0).to(kind)
+        # A branch that is always taken, as in `add_outer`: else the compiler shares out all layers as suits the last,
+        # whose tile is narrow, and warps beyond the rows of a small tile repeat what others do.
+        if tl.num_programs(0) > 0:
+            last = layer_sums(
+                h,
+                encoded,
+                weights[LAYERS - 1],
+                biases[LAYERS - 1],
+                module,
+                FEATURES if LAYERS == 1 else WIDTH,
+                FEATURES * ((SKIPS >> (LAYERS - 1)) & 1),
+                OUT,
+                FEATURES_PAD if LAYERS == 1 else WIDTH_PAD,
+                FEATURES_PAD,
+                OUT_PAD,
+                PRECISION,
+            )
+            n = tl.arange(0, OUT_PAD)
+            value = activate(last, OUTPUT, W0).to(kind)
+            tl.store(y + rows[:, None] * OUT + n[None, :], value, mask=live[:, None] & (n < OUT)[None, :])

@@ -59,6 +59,12 @@ class Network:
         and the hidden layers."""
         return padded(self.features) * (2 if self.skips else 1) + (self.layers - 1) * padded(self.width)
 
+    @property
+    def products(self) -> int:
+        """Padded columns of all products of a forward, two for a layer that skips to the features."""
+        skips = sum(self.skips >> l & 1 for l in range(1, self.layers))
+        return (self.layers - 1 + skips) * padded(self.width) + padded(self.outputs)
+
     def below(self, layer: int) -> int:
         """Features that a layer takes: all, as its only inputs or behind the layer before's, or none."""
         return self.features if layer == 0 or self.skips >> layer & 1 else 0

@@ -22,12 +22,14 @@ from mclnf_fast.ops.bank_mlp.triton.encoding import features_gradient
 from mclnf_fast.ops.bank_mlp.triton.error import SquaredError
 from mclnf_fast.ops.bank_mlp.triton.forward import fused_forward
 from mclnf_fast.ops.bank_mlp.triton.layers import layer_outer
+from mclnf_fast.ops.bank_mlp.triton.tiles import architecture
 
 
 def forward(bank: Bank) -> Tensor:
     """y [N, outputs]; N above 0."""
     net = bank.net
     shapes = bank.table.forward_shapes(bank.kind, net.widest)
+    shapes = table.in_tensor_memory(shapes, net.products, architecture(bank.x.device))
     if shapes is None:
         pieces = bank.pieces(sum(out for _, out in net.shapes))
         found = [layers(piece, keep=False)[0][-1] for _, piece in pieces]

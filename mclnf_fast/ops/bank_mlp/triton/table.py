@@ -29,6 +29,8 @@ class Shape:
         return self.rows >= 64 and self.warps % 4 == 0
 
 
+TENSOR_COLUMNS = 512  # of Blackwell's tensor memory
+
 Pair = tuple[Shape, Shape]
 Limited = tuple[tuple[Shape, int], tuple[Shape, int]]
 Entry = tuple[str, int]
@@ -71,7 +73,7 @@ FORWARD: dict[Entry, Pair] = {
     ("half", 64): (Shape(128, 8), Shape(SMALL_TILE, 4)),
     ("half", 128): (Shape(128, 8), Shape(SMALL_TILE, 8)),
     ("tf32", 64): (Shape(64, 4), Shape(SMALL_TILE, 4)),
-    ("tf32", 128): (Shape(32, 8), Shape(SMALL_TILE, 8)),
+    ("tf32", 128): (Shape(SMALL_TILE, 8), Shape(SMALL_TILE, 8)),
     ("ieee", 64): (Shape(SMALL_TILE, 8), Shape(SMALL_TILE, 8)),
 }
 BACKWARD: dict[Entry, Limited] = {
@@ -100,6 +102,19 @@ def product_kind(dtype: torch.dtype, tf32: bool) -> str:
 def built_in(arch: int) -> Tiles:
     """The table of an architecture, or the nearest older one's."""
     return TABLES[max((known for known in TABLES if known <= arch), default=min(TABLES))]
+
+
+def in_tensor_memory(shapes: Pair | None, columns: int, arch: int) -> Pair | None:
+    """The forward's tiles as an architecture can hold the sums of its products, of `columns` columns in all.
+
+    Data-centre Blackwell's matrix instructions (compute capability 10 and 11) put the sums of 64 rows and more in a
+    tensor memory of 512 columns. Triton gives every product of the forward columns of its own, and compiles a kernel
+    that wants more to a trap: tiles of deeper networks stay below 64 rows, where sums are in registers.
+    """
+    if shapes is None or not 100 <= arch < 120 or columns <= TENSOR_COLUMNS:
+        return shapes
+    large, small = shapes
+    return (dataclasses.replace(large, rows=min(large.rows, 32)), small)
 
 
 def forward_shapes(kind: str, width: int, arch: int = 80) -> Pair | None:
