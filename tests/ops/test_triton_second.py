@@ -81,7 +81,7 @@ def test_every_activation(case_of, activation: str, output: str) -> None:
 @pytest.mark.parametrize("skips", [(), (1, 2)])
 def test_every_encoding(case_of, tf32: bool, encoding: str, skips: tuple[int, ...]) -> None:
     in_dim, kind = ENCODINGS[encoding]
-    agrees(case_of(mf.FieldSpec(in_dim, 3, 20, 2, "tanh", "sigmoid", kind, skips=skips), COUNTS), rounded=tf32)
+    agrees(case_of(mf.FieldSpec(in_dim, 12, 20, 2, "tanh", "sigmoid", kind, skips=skips), COUNTS), rounded=tf32)
 
 
 @pytest.mark.parametrize("width", [7, 64, 130])
