@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.learn.params import check_positive_int
+from mclnf_fast.ops._sums import added
 
 Form = Literal["one_plus", "pure"]
 Norm = Literal["batch_mean", "params", "none"]
@@ -135,8 +136,8 @@ def _divide_by_mean(values: Tensor, groups: Tensor | None, group_count: int) -> 
     if groups is None:
         mean = values.mean()
     else:
-        total = values.new_zeros(group_count).index_add_(0, groups, values)
-        count = values.new_zeros(group_count).index_add_(0, groups, torch.ones_like(values))
+        total = added(values, groups, group_count)
+        count = added(torch.ones_like(values), groups, group_count)
         mean = (total / count.clamp(min=1.0))[groups]
     return torch.where(mean > 0, values / torch.where(mean > 0, mean, 1.0), torch.ones_like(values) + mean)
 

@@ -196,6 +196,7 @@ def sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("emulated")
+@pytest.mark.skipif(os.environ.get("MCLNF_SANITIZE_TESTS", "0") != "1", reason="MCLNF_SANITIZE_TESTS is not 1")
 @pytest.mark.skipif(os.environ.get("MCLNF_EMULATION_SANITIZE") == "1", reason="it is this test that runs the others")
 def test_nothing_reaches_outside_of_memory() -> None:
     """The tests of the emulated kernels once more with the address sanitizer, which first must see what is wrong."""

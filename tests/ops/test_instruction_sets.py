@@ -27,8 +27,8 @@ for activation in ("relu", "sine", "softplus", "tanh", "sigmoid", "exp"):
     case = make(spec, [65, 0, 17, 1])
     truth = case.to(torch.float64).run("reference")
     assert_no_worse(case.run("cpu"), case.run("reference"), truth, activation)
-    agree(case, False)
-    agree(make(spec, [17, 0, 6]), True)
+    agree(case, False, "cpu")
+    agree(make(spec, [17, 0, 6]), True, "cpu")
     double = make(spec, [65, 0, 17, 1], torch.float64)
     torch.testing.assert_close(double.run("cpu"), double.run("reference"), rtol=1e-12, atol=1e-12)
 for activation, bound in BOUNDS.items():
@@ -58,7 +58,7 @@ for spec in SPECS.values():
 
 
 def run(isa: str, code: str) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "ops")])
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "ops")])
     environment = {**os.environ, "MCLNF_FAST_ISA": isa, "PYTHONPATH": paths}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
 

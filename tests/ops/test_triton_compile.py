@@ -51,8 +51,10 @@ def test_every_entry_of_the_tables_fits(arch: int) -> None:
     # One that wants more columns of tensor memory than the 512 that there are is compiled to a trap.
     dead = [row for row in rows if row["tensor_memory"] > 512 or row["traps"]]
     assert not dead, f"kernels that only trap on sm_{arch}: {dead}"
-    # The last layer of a forward may; its tile is narrower than the warps of the others.
-    double = [row for row in rows if row["repeated"] > (row["kernel"] == "forward")]
+    # The last layer of a forward may: its tile is narrower than the warps of the others. So do the products of points'
+    # sums where there are no warp-group instructions: with four warps they spill 370 bytes.
+    most = {"forward": 1, "fisher sums": 3 if arch == 80 else 0}
+    double = [row for row in rows if row["repeated"] > most.get(row["kernel"], 0)]
     assert not double, f"products that several warps repeat on sm_{arch}: {double}"
     if arch == 90:
         others = ("reduce", "fisher reduce", "squared error", "features")  # no products, or none of rounded numbers

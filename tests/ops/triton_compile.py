@@ -85,9 +85,11 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
                 yield "backward", kind, net, shape, backward.fused_backward, more
                 more |= {"NEED_X": False, "LOSS": True, "WEIGHTED": True}
                 yield "backward of the error", kind, net, shape, backward.fused_backward, more
-    for (kind, width), (shape, oldest) in rays_table.RENDER.items():
+    for (kind, width), (_, oldest) in rays_table.RENDER.items():
         for plain in (True, False):
             net = network(width, 4, not plain and arch >= oldest, 60 if width == 64 else 120)
+            shape = rays_table.render_shape(kind, width, net.skips != 0, arch)
+            assert shape is not None
             yield "render", kind, net, shape, rays.render, rendering(plain)
     net = network(128)
     for kind in POINTER:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mclnf_fast.ops._sums import added
+
 
 def squared_error(y: Tensor, offsets: Tensor, target: Tensor, weight: Tensor | None, mean: bool) -> Tensor:
     """y, target [N, out_dim], weight [N] or None -> [M]; differentiable in all three, to any order."""
@@ -14,5 +16,5 @@ def squared_error(y: Tensor, offsets: Tensor, target: Tensor, weight: Tensor | N
     counts = offsets.diff()
     modules = counts.shape[0]
     owner = torch.repeat_interleave(torch.arange(modules, device=y.device), counts, output_size=y.shape[0])
-    total = each.new_zeros(modules).index_add(0, owner, each)
+    total = added(each, owner, modules)
     return total / (counts * y.shape[1]).clamp(min=1) if mean else total

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops import _checks, _dispatch, _triton
+from mclnf_fast.ops._sums import added
 from mclnf_fast.ops.bank_mlp.api import check_bank
 from mclnf_fast.ops.fisher import autograd as _autograd  # noqa: F401 (gives the compiled ops their shapes)
 from mclnf_fast.ops.fisher import reference
@@ -227,14 +228,5 @@ def _compiled(
     else:
         scores, total, mean = sweep(fisher, grads)
     if owner is not None:  # a sample's scores over the modules that it touches, in the modules' order
-        scores = _added(scores, owner, samples)
+        scores = added(scores, owner, samples)
     return scores, total if grads else none, mean if grads else none
-
-
-def _added(scores: Tensor, owner: Tensor, samples: int) -> Tensor:
-    """scores [shares] added up by their owners [shares], in the shares' order: [samples]."""
-    total = scores.new_zeros(samples)
-    if total.device.type == "cuda":
-        # index_add_ adds in any order there; this sorts first. On the CPU it is the other way round.
-        return total.index_put_((owner,), scores, accumulate=True)
-    return total.index_add_(0, owner, scores)

@@ -14,14 +14,19 @@ ALL, NONE = 80, 1000
 RENDER: dict[tuple[str, int], tuple[Shape, int]] = {
     ("half", 64): (Shape(128, 8), ALL),
     ("half", 128): (Shape(64, 8), 90),
-    ("tf32", 64): (Shape(64, 8), ALL),
+    ("tf32", 64): (Shape(128, 8), ALL),
     ("ieee", 64): (Shape(16, 8), NONE),
 }
+# Without warp-group instructions eight warps of 16 rows would work on 64 rows twice.
+AMPERE: dict[tuple[str, int], Shape] = {("half", 128): Shape(64, 4)}
 
 
 def render_shape(kind: str, width: int, skips: bool, architecture: int) -> Shape | None:
     """Of the fused renderer at a padded width (the largest of the network's, the features' and the outputs'); None
     where the registers do not hold it. architecture: ten times the compute capability; of a
     CPU, where Triton interprets, the oldest."""
-    shape, oldest = RENDER.get((kind, max(width, 64)), (None, ALL))
-    return None if skips and architecture < oldest else shape
+    entry = kind, max(width, 64)
+    shape, oldest = RENDER.get(entry, (None, ALL))
+    if skips and architecture < oldest:
+        return None
+    return AMPERE.get(entry, shape) if architecture < 90 else shape
