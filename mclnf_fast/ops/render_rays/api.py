@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _checks, _dispatch, _library, _triton
+from mclnf_fast.ops import _checks, _dispatch, _triton
 from mclnf_fast.ops.bank_mlp.api import check_layers, check_spec
 from mclnf_fast.ops.march.api import check_bins, check_box, check_occupancy
 from mclnf_fast.ops.render_rays import reference
@@ -25,14 +25,8 @@ def _triton_kernels(device: torch.device, dtype: torch.dtype) -> str | None:
     return _triton.why_not(device, dtype)
 
 
-def _cuda_ops(device: torch.device, dtype: torch.dtype) -> str | None:
-    if device.type != "cuda":
-        return f"it works on CUDA tensors, got {device}"
-    return _library.why_not("cuda")
-
-
 _dispatch.register("render_rays", "triton", _triton_kernels)
-_dispatch.register("render_rays", "cuda", _cuda_ops)
+_dispatch.register("render_rays", "cuda", _dispatch.cuda_library)
 _dispatch.register("render_rays", "cpu", _dispatch.cpu_library)
 _dispatch.register("render_rays", "reference", _dispatch.always)
 
