@@ -210,7 +210,7 @@ def test_constants_are_copied_once_and_not_within_a_transform() -> None:
 SAID = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 139.81 GiB."
 
 
-@pytest.mark.parametrize("op", ["forward", "backward", "fisher"])
+@pytest.mark.parametrize("op", ["forward", "backward", "second", "squared error", "fisher"])
 def test_memory_that_runs_out_is_explained(need, gpu_or_cpu: str, op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     need("bank_mlp", "triton", device=gpu_or_cpu)
     case = make(SPEC, [20, 20]).on(gpu_or_cpu).require()
@@ -219,10 +219,14 @@ def test_memory_that_runs_out_is_explained(need, gpu_or_cpu: str, op: str, monke
         raise torch.OutOfMemoryError(SAID)
 
     y = case.run("triton")
+    first = torch.autograd.grad(y.square().sum(), case.weights, create_graph=True)
+    bank = case.x.detach(), case.offsets, case.weights, case.biases
     monkeypatch.setattr(launch, "starts", none_left)
     call: dict[str, Callable[[], object]] = {
         "forward": lambda: case.run("triton"),
         "backward": lambda: y.sum().backward(),
+        "second": lambda: sum(g.sum() for g in first).backward(),
+        "squared error": lambda: mf.ops.bank_mse(*bank, y.detach(), SPEC, backend="triton"),
         "fisher": lambda: mf.ops.fisher_scores(
             case.x, case.offsets, case.weights, case.biases, torch.ones_like(y), None, SPEC, backend="triton"
         ),
@@ -231,7 +235,13 @@ def test_memory_that_runs_out_is_explained(need, gpu_or_cpu: str, op: str, monke
         call[op]()
     assert isinstance(caught.value, DeviceMemoryError)
     said = str(caught.value)
-    name = {"forward": "bank_mlp, forward", "backward": "bank_mlp, backward", "fisher": "fisher_scores"}[op]
+    name = {
+        "forward": "bank_mlp, forward",
+        "backward": "bank_mlp, backward",
+        "second": "bank_mlp, second derivative",
+        "squared error": "bank_mse, forward",
+        "fisher": "fisher_scores",
+    }[op]
     assert said.startswith(f"{name}: 20.00 GiB asked for, where ")
     assert f"for 40 points of 2 modules in {torch.float32} with layers of 24 to 32, 56 to 32, 32 to 4" in said
     assert said.endswith(f"Remedy: {_memory.REMEDY}")

@@ -91,6 +91,7 @@ def _backward_op(
     return backward(x, offsets, weights, biases, grad_y, ints, floats, need_x, need_params)
 
 
+@_memory.explained("bank_mlp, second derivative")
 def _second_op(
     x: Tensor,
     offsets: Tensor,

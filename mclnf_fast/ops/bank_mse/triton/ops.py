@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from mclnf_fast.ops import _memory
 from mclnf_fast.ops.bank_mlp.triton import launch, plain, sweeps
 from mclnf_fast.ops.bank_mlp.triton.bank import Bank, layer_chunks
 from mclnf_fast.ops.bank_mlp.triton.error import SquaredError
@@ -23,6 +24,7 @@ def _factors(bank: Bank, mean: bool, cotangent: Tensor | None = None) -> Tensor:
     return one if cotangent is None else one * cotangent.float()
 
 
+@_memory.explained("bank_mse, forward")
 def _fwd(
     x: Tensor,
     offsets: Tensor,
@@ -51,6 +53,7 @@ def _fwd(
     return loss, grad_w, grad_b
 
 
+@_memory.explained("bank_mse, backward")
 def _bwd(
     x: Tensor,
     offsets: Tensor,
@@ -81,6 +84,7 @@ def _bwd(
     return grad_w, grad_b
 
 
+@_memory.explained("bank_mse, second derivative")
 def _bwd_bwd(
     x: Tensor,
     offsets: Tensor,
