@@ -1,4 +1,4 @@
-"""Numbers of a network as tensors on a device."""
+"""Numbers as tensors on a device."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from mclnf_fast.ops._checks import in_transform
 
 
-def constant(values: Sequence[float], like: Tensor) -> Tensor:
-    """The values as a tensor [len(values)] with the dtype and device of `like`; not to be changed.
+def constant(values: Sequence[float] | tuple[tuple[float, ...], ...], like: Tensor) -> Tensor:
+    """The values as a tensor [len(values)], or of two axes, with the dtype and device of `like`; not to be changed.
 
     To a GPU they are copied once and kept for good: a copy in every call would wait for the device, and a CUDA graph,
     which can't hold one, reads them for as long as it lives.

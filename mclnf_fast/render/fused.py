@@ -9,13 +9,13 @@ from torch import Tensor
 
 from mclnf_fast import ops
 from mclnf_fast.fields import split_params
+from mclnf_fast.ops._constants import constant
 from mclnf_fast.render.cells import Cells
 from mclnf_fast.render.volume import (
     MAX_LOG_DENSITY,
     UNIT_BOX,
     Rendered,
     RenderSettings,
-    constant,
     in_cells,
     render_modules,
 )
@@ -56,13 +56,13 @@ def render_fused(
         weights,
         biases,
         spec,
-        constant(UNIT_BOX, origins.dtype, origins.device),
+        constant(UNIT_BOX, origins),
         occupancy,
         extra=torch.nn.functional.normalize(directions, dim=-1) if spec.in_dim == 6 else None,
         bins=settings.bins,
         near=settings.near / unit,
         far=settings.far / unit,
-        background=None if background is None else constant(background, origins.dtype, origins.device),
+        background=None if background is None else constant(background, origins),
         last_behind=background is None,
         most_raw=MAX_LOG_DENSITY,
         early_stop_eps=early_stop_eps,

@@ -15,7 +15,6 @@ from mclnf_fast.render.pool import RayBatch, RayPool
 from mclnf_fast.render.volume import (
     RenderSettings,
     composite_points,
-    constant,
     render_modules,
     sample_in_cells,
 )
@@ -134,7 +133,7 @@ class PosedImages:
 
 
 def _whole(rays: Tensor) -> Tensor:
-    return constant((0, rays.shape[0]), torch.int64, rays.device)
+    return torch.arange(2, device=rays.device) * rays.shape[0]
 
 
 def posed_losses(

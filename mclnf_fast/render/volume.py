@@ -6,16 +6,16 @@ A radiance field has 4 outputs a point: a raw density and three raw colours. Den
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mclnf_fast import ops
 from mclnf_fast.fields import evaluate_params
+from mclnf_fast.ops._constants import constant
 from mclnf_fast.ops._sums import added
 from mclnf_fast.render.cells import Cells
 from mclnf_fast.spec import FieldSpec
@@ -78,12 +78,6 @@ def with_directions(x: Tensor, directions: Tensor, spec: FieldSpec) -> Tensor:
     return torch.cat((x, torch.nn.functional.normalize(directions, dim=-1)), -1) if spec.in_dim == 6 else x
 
 
-@functools.lru_cache(maxsize=64)
-def constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers as a tensor, copied to a device once: a copy in every call would make the host wait."""
-    return torch.tensor(values, dtype=dtype, device=device)
-
-
 def in_cells(origins: Tensor, directions: Tensor, ray_offsets: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
     """Rays [R, 3], grouped by module, in the coordinates of their grown cells, the box [-1, 1]^3: t then counts in
     units of the cells."""
@@ -121,7 +115,7 @@ def sample_in_cells(
         o,
         d,
         occupancy,
-        constant(UNIT_BOX, origins.dtype, origins.device),
+        constant(UNIT_BOX, origins),
         bins=settings.bins,
         near=settings.near / unit,
         far=settings.far / unit,
@@ -152,7 +146,7 @@ def _composite(
 ) -> Rendered:
     last = None
     if settings.background is not None:
-        background = constant(settings.background, color.dtype, color.device)
+        background = constant(settings.background, color)
     elif color.shape[0] == 0:
         background = color.new_zeros(packed_info.shape[0], color.shape[1])
     else:

@@ -93,7 +93,7 @@ def test_small_modules_take_small_tiles() -> None:
     for kind in ("half", "tf32", "ieee"):
         for width in (16, 32, 64, 128, 256):
             for arch in table.TABLES:
-                pair = table.forward_shapes(kind, width, arch)
+                pair = table.built_in(arch).forward_shapes(kind, width)
                 assert pair is None or pair[1].rows == table.SMALL_TILE <= pair[0].rows
-    assert table.forward_shapes("half", 256) is None
-    assert table.backward_shapes("half", 64, 10**4) is None
+    assert table.built_in(80).forward_shapes("half", 256) is None
+    assert table.built_in(80).backward_shapes("half", 64, 10**4) is None

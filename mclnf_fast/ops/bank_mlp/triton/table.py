@@ -115,13 +115,3 @@ def in_tensor_memory(shapes: Pair | None, columns: int, arch: int) -> Pair | Non
         return shapes
     large, small = shapes
     return (dataclasses.replace(large, rows=min(large.rows, 32)), small)
-
-
-def forward_shapes(kind: str, width: int, arch: int = 80) -> Pair | None:
-    """`Tiles.forward_shapes` of the table that comes with the package."""
-    return built_in(arch).forward_shapes(kind, width)
-
-
-def backward_shapes(kind: str, width: int, held: int, arch: int = 80) -> Pair | None:
-    """`Tiles.backward_shapes` of the table that comes with the package."""
-    return built_in(arch).backward_shapes(kind, width, held)

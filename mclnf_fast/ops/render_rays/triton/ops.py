@@ -64,7 +64,14 @@ def render_rays(
     eps = options.early_stop_eps
     numbers = [options.near, options.far, options.step or 0, options.most_raw, -math.log(eps) if eps > 0 else math.inf]
     tensors = (origins, directions, ray_offsets, list(weights), list(biases), aabb)
-    more = (None if occupancy is None else occupancy > 0, extra, background, ints, floats, options.bins or 0)
+    more = (
+        occupancy if occupancy is None or occupancy.dtype == torch.bool else occupancy > 0,
+        extra,
+        background,
+        ints,
+        floats,
+        options.bins or 0,
+    )
     return Pixels(*_op(*tensors, *more, options.last_behind, heads, [float(x) for x in numbers]))
 
 
