@@ -1,11 +1,15 @@
-"""Posed images as scenes of blocks: readers, and a procedural city to read where nothing is downloaded."""
+"""Readers of posed images, pictures, video and sound, and generators of each for where nothing is downloaded."""
 
 from mclnf_fast.data.city import District, make_district
 from mclnf_fast.data.city_render import CityRenderer
 from mclnf_fast.data.city_views import EXPAND, block_views, city_views, expanded, views_inside
 from mclnf_fast.data.city_write import CityPaths, CityPlan, city_cache_dir, write_city
 from mclnf_fast.data.load import load_scene
+from mclnf_fast.data.procedural_audio import procedural_audio
+from mclnf_fast.data.procedural_faces import procedural_faces
+from mclnf_fast.data.procedural_video import procedural_video
 from mclnf_fast.data.scene import Block, ImageSet, Scene
+from mclnf_fast.data.signals import Kind, Signals, SignalSets
 
 __all__ = [
     "EXPAND",
@@ -15,13 +19,19 @@ __all__ = [
     "CityRenderer",
     "District",
     "ImageSet",
+    "Kind",
     "Scene",
+    "SignalSets",
+    "Signals",
     "block_views",
     "city_cache_dir",
     "city_views",
     "expanded",
     "load_scene",
     "make_district",
+    "procedural_audio",
+    "procedural_faces",
+    "procedural_video",
     "views_inside",
     "write_city",
 ]
