@@ -96,7 +96,7 @@ class Portrait:
         low = np.clip(self.v, 0, None) / p.chin
         cheeks = 1 + 0.05 * p.age * np.exp(-(((self.v - 0.35) / 0.15) ** 2))
         lower = (u / cheeks) ** 2.0 + low**p.jaw
-        upper = u**2 + (np.clip(self.v, None, 0) / 0.66) ** 2
+        upper = u**2.3 + (np.clip(-self.v, 0, None) / 0.66) ** 2.3
         return np.where(self.v > 0, lower, upper) - 1
 
     @cached_property
@@ -175,7 +175,9 @@ class Portrait:
         )
         color = p.skin * (1 + 0.045 * pores + 0.03 * blotch + (np.asarray(tone) - 1))[..., None]
         color = color * (1 + red[..., None] * np.array([0.05, -0.11, -0.10], np.float32))
-        spots = smooth((self.fine(a * 48 + 11, b * 48 + 7) - 0.45) * 5) * bump(np.abs(a) - 0.12, b - 0.12, 0.22, 0.14)
+        spots = smooth((self.fine(40 * a + 23 * b + 0.8 * pores, 37 * b - 21 * a) - 0.5) * 5) * bump(
+            np.abs(a) - 0.12, b - 0.12, 0.22, 0.14
+        )
         return color * (1 - 0.16 * (p.freckles + 0.2 * p.age) * spots)[..., None]
 
     def lay_skin(self, share: np.ndarray, height: np.ndarray, tone: np.ndarray | float = 1.0) -> None:

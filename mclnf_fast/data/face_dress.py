@@ -13,7 +13,7 @@ LONG = {"long": 1.15, "bob": 0.52}  # how far down the hair hangs
 
 def draw_neck(face: Portrait) -> None:
     p = face.person
-    half = p.width * (0.60 + 0.5 * np.clip(face.v - 0.75, 0, None) ** 1.5)
+    half = p.width * (0.66 + 0.5 * np.clip(face.v - 0.75, 0, None) ** 1.5)
     share = np.clip((half - np.abs(face.u)) / face.pixel + 0.5, 0, 1) * (face.v > 0.1)
     height = 0.28 * np.sqrt(np.clip(1 - (face.u / (half * 1.03)) ** 2, 0.0, None))
     under = 0.50 + 0.42 * smooth((face.v - p.chin * 0.97 + 0.25 * face.u**2) / 0.26)  # the chin's shadow
@@ -51,7 +51,7 @@ def draw_clothes(face: Portrait) -> None:
     x = (sheet.x - 0.6 * face.pose.x) / face.pose.scale + turn * 0.3
     y = (sheet.y - face.pose.y - 0.06) / face.pose.scale
     w = np.abs(x)
-    top = p.chin + 0.10 + 0.10 * smooth((w - 0.22) / 0.3) + 0.42 * np.clip(w - 0.42, 0, None) ** 1.6
+    top = p.chin + 0.04 + 0.12 * smooth((w - 0.22) / 0.3) + 0.42 * np.clip(w - 0.42, 0, None) ** 1.6
     body = sheet.inside(top - y - 0.04 * smooth((0.30 - w) / 0.05))
     folds = face.cloudy.fractal(x * 3 + 2 * y, y * 2.2 + 4, 3)
     height = 0.35 * np.sqrt(np.clip(1.4 - x * x, 0.05, None)) + 0.22 * smooth((y - top) / 0.25) * 0.5 + 0.022 * folds
@@ -118,12 +118,8 @@ def draw_back_hair(face: Portrait) -> None:
         return
     reach, (across, along) = LONG[p.style], _crown(face)
     ragged = 0.03 * face.strand(across * 16, along)
-    half = p.width * (1.22 + 0.10 * np.sin(face.v * 4)) + ragged
-    share = (
-        face.sheet.inside(np.abs(face.u) - half)
-        * smooth((reach - face.v + 2 * ragged) / 0.1)
-        * smooth((face.v + 0.45) / 0.3)
-    )
+    half = p.width * (1.22 + 0.10 * np.sin(face.v * 4) - 1.2 * np.clip(0.1 - face.v, 0, None) ** 1.5) + ragged
+    share = face.sheet.inside(np.abs(face.u) - half) * smooth((reach - face.v + 2 * ragged) / 0.1) * (face.v > -0.4)
     face.sheet.paint(_locks(face, across, along) * 0.6, share)
 
 
@@ -134,7 +130,8 @@ def draw_hair(face: Portrait) -> None:
     tuft = face.strand(across * 15, along * 3) * 0.6 + 0.4 * face.strand(across * 40, along * 5)
     volume = {"long": 1.16, "bob": 1.20, "curly": 1.22, "bald": 1.0}.get(p.style, 1.07)
     ragged = (0.07 if p.style == "curly" else 0.035) * tuft
-    cap = (face.u / (p.width * volume)) ** 2 + ((face.v + 0.06) / (0.64 * (0.4 + 0.6 * volume))) ** 2 - 1 + ragged
+    wide, high = np.abs(face.u) / (p.width * volume), np.abs(face.v + 0.06) / (0.64 * (0.4 + 0.6 * volume))
+    cap = wide**2.3 + high**2.3 - 1 + ragged
     s = face.u / p.width
     drop = p.fringe * 0.16 * np.exp(-(((s + math.copysign(1.0, p.part) * 0.3) / 0.6) ** 2))
     parting = 0.07 * np.exp(-(((face.u - p.part) / 0.06) ** 2)) if p.style in ("side", "long", "bob") else 0.0

@@ -118,7 +118,7 @@ def _eye(face: Portrait, side: int) -> None:
 def _brow(face: Portrait, side: int) -> None:
     p, sheet = face.person, face.sheet
     s = side * (face.a - side * p.eye_gap) / (p.eye_size * 1.35)  # -1 at the nose, 1 at the temple
-    middle = face.b + 0.05 + p.eye_size * 1.12 + 0.01 * face.pose.smile + p.arch * (1 - (s - 0.25) ** 2)
+    middle = face.b + 0.05 + p.eye_size * 1.12 + 0.01 * face.pose.smile + p.arch * (1 - 0.6 * (s - 0.15) ** 2)
     thick = p.brow * (0.75 - 0.45 * smooth((s - 0.1) / 0.9)) * smooth((1.08 - np.abs(s)) / 0.25)
     hairs = face.strand(s * 9 + side * 30 + middle * 60, middle * 45 - s * 4)
     share = smooth((thick - np.abs(middle)) / 0.014 + 0.35 + 0.45 * hairs) * (np.abs(s) < 1.1) * (thick > 0.002)

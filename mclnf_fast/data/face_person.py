@@ -160,7 +160,7 @@ def draw_pose(seed: int, index: int) -> Pose:
     return Pose(
         x=rng.uniform(-0.05, 0.05),
         y=rng.uniform(-0.18, -0.06),
-        scale=rng.uniform(0.98, 1.14),
+        scale=rng.uniform(1.04, 1.20),
         roll=rng.uniform(-0.09, 0.09),
         yaw=rng.uniform(-0.6, 0.6),
         pitch=rng.uniform(-0.3, 0.3),
