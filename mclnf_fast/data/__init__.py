@@ -5,6 +5,9 @@ from mclnf_fast.data.city_render import CityRenderer
 from mclnf_fast.data.city_views import EXPAND, block_views, city_views, expanded, views_inside
 from mclnf_fast.data.city_write import CityPaths, CityPlan, city_cache_dir, write_city
 from mclnf_fast.data.load import load_scene
+from mclnf_fast.data.load_audio import load_audio
+from mclnf_fast.data.load_images import load_images
+from mclnf_fast.data.load_videos import load_videos
 from mclnf_fast.data.procedural_audio import procedural_audio
 from mclnf_fast.data.procedural_faces import procedural_faces
 from mclnf_fast.data.procedural_video import procedural_video
@@ -27,7 +30,10 @@ __all__ = [
     "city_cache_dir",
     "city_views",
     "expanded",
+    "load_audio",
+    "load_images",
     "load_scene",
+    "load_videos",
     "make_district",
     "procedural_audio",
     "procedural_faces",
