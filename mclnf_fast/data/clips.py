@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mclnf_fast.data.extras import extra, reason
 from mclnf_fast.data.pictures import MOST_PIXELS, fit, on_white, to_array
-from mclnf_fast.data.sound import extra, reason
 from mclnf_fast.errors import InputError
 
 if TYPE_CHECKING:

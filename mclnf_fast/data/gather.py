@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mclnf_fast.data.extras import MissingExtraError
 from mclnf_fast.data.layouts import PLURAL, Found, Item
 from mclnf_fast.data.signals import Kind, Signals, SignalSets
 from mclnf_fast.data.split import Plan
@@ -57,6 +58,8 @@ def gather(
     def attempt(item: Item) -> Read | InputError:
         try:
             return read(item)
+        except MissingExtraError:
+            raise
         except InputError as error:
             return error
 
@@ -73,23 +76,29 @@ def gather(
         else:
             for what in result.done:
                 made.setdefault(what, []).append(item.name)
+    at = 0
+    for split, part in parts.items():
+        outcome = results[at : at + len(part)]
+        at += len(part)
+        lost = [result for result in outcome if isinstance(result, InputError)]
+        if part and len(lost) == len(part) and split != "validation":
+            if len(items) == 1:
+                raise lost[0]
+            raise InputError(f"{found.title}: none of the {len(part)} {PLURAL[kind]} to {split} is usable; {lost[0]}")
     good = [result for result in results if isinstance(result, Read)]
     rates = {result.rate for result in good}
     rate = rates.pop() if len(rates) == 1 else None
     notes = [*found.notes, *plan.notes]
     if skipped:
-        notes.append(f"skipped as unusable: {listed(skipped, len(skipped))}")
+        notes.append(f"skipped as unusable: {listed(skipped, 20)}")
     notes += [f"{what}: {listed(names)}" for what, names in sorted(made.items())]
     if len(rates) > 0:
         notes.append("the clips have several frame rates: none is kept")
     signals, at = {}, 0
     for split, part in parts.items():
-        pairs = list(zip(part, results[at : at + len(part)], strict=True))
-        at += len(part)
+        pairs = zip(part, results[at : at + len(part)], strict=True)
         kept = [(item, result) for item, result in pairs if isinstance(result, Read)]
-        if part and not kept and split != "validation":
-            first = next(result for _, result in pairs if isinstance(result, InputError))
-            raise InputError(f"{found.title}: none of the {len(part)} {PLURAL[kind]} to {split} is usable; {first}")
+        at += len(part)
         values = [value for _, result in kept for value in result.values]
         names = tuple(item.name + label for item, result in kept for label in result.labels)
         signals[split] = Signals(kind, names, torch.stack(values) if values else torch.zeros(0, *shape), rate)

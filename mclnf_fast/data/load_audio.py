@@ -93,7 +93,7 @@ def load_audio(
 
 def _name_speakers(found: Found, split: Plan) -> None:
     groups = sorted({item.group for item in split.test} - {"", *(item.name for item in split.test)})
-    if "all" in found.pools and groups and not any(item.group in groups for item in split.train):
+    if len(found.pools) == 1 and groups and not any(item.group in groups for item in split.train):
         shown = ", ".join(groups[:5]) + (f" and {len(groups) - 5} more" if len(groups) > 5 else "")
         split.notes.append(f"in test only, unseen in training: {shown}")
 

@@ -5,33 +5,17 @@ from __future__ import annotations
 import math
 import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from mclnf_fast.data.extras import extra, reason
 from mclnf_fast.errors import InputError
 
 MOST_SECONDS = 600.0  # no more of a file is read
 BY_AV = (".m4a", ".aac")
-CROSSINGS = 16  # zero crossings of the sinc on each side
-CUT = 0.95  # pass band, of half the lower rate
+CROSSINGS = 32  # zero crossings of the sinc on each side
+CUT = 0.95  # where the gain is a half, relative to half of the lower rate
 BLOCK = 16384
-
-
-def extra(module: str, what: str) -> Any:
-    """An optional module; `InputError` with the extra's name where it is not installed."""
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except (ImportError, OSError) as error:
-        missing = getattr(error, "name", None) or module
-        raise InputError(f"reading {what} needs the package {missing}: pip install 'mclnf-fast[media]'") from None
-
-
-def reason(error: Exception) -> str:
-    """What an error of another library says, in one line and without the path."""
-    return " ".join(str(getattr(error, "strerror", None) or error).split())
 
 
 def decode_sound(path: Path) -> tuple[np.ndarray, int]:
@@ -51,28 +35,31 @@ def decode_sound(path: Path) -> tuple[np.ndarray, int]:
 def _by_soundfile(path: Path) -> tuple[np.ndarray, int]:
     soundfile = extra("soundfile", "sound")
     try:
-        _whole_wav(path)
+        promised, there = _wav_bytes(path)
         with soundfile.SoundFile(str(path)) as file:
             wanted = min(file.frames, int(MOST_SECONDS * file.samplerate))
             samples = file.read(wanted, dtype="float32", always_2d=True)
             rate = int(file.samplerate)
     except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, MemoryError) as error:
         raise InputError(f"{path}: must be a readable file of sound: {reason(error)}") from None
+    if there < promised:
+        raise InputError(f"{path}: must be whole, {promised} bytes were promised and {there} are there")
     if len(samples) < wanted:
         raise InputError(f"{path}: must be whole, {wanted} samples were promised and {len(samples)} are there")
     return samples.mean(1), rate
 
 
-def _whole_wav(path: Path) -> None:
-    """A wav file's header says how long it must be; libsndfile passes over what is missing."""
+def _wav_bytes(path: Path) -> tuple[int, int]:
+    """How long a wav file's header says it must be (0: that does not say), and how long it is; libsndfile passes over
+    what is missing."""
     with path.open("rb") as file:
         head = file.read(12)
     if len(head) == 12 and head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        (promised,) = struct.unpack("<I", head[4:8])
-        there = path.stat().st_size - 8
-        # Written to a pipe, it says 0 or the largest number; one byte may pad the end.
-        if 0 < promised < 0xFFFFF000 and there + 1 < promised:
-            raise InputError(f"{path}: must be whole, {promised + 8} bytes were promised and {there + 8} are there")
+        (rest,) = struct.unpack("<I", head[4:8])
+        # Written to a pipe, it is 0 or about the largest number; and some leave out the odd byte at the end.
+        if 0 < rest < 0xFFFFF000:
+            return rest + 8, path.stat().st_size + 1
+    return 0, 0
 
 
 def _by_av(path: Path) -> tuple[np.ndarray, int]:
@@ -100,7 +87,7 @@ def _by_av(path: Path) -> tuple[np.ndarray, int]:
 
 
 def _band(rate: int, wanted: int) -> float:
-    """The pass band, of half of `rate`."""
+    """Where the sinc cuts, relative to half of `rate`."""
     return CUT * min(1.0, wanted / rate)
 
 
@@ -112,7 +99,7 @@ def reach(rate: int, wanted: int) -> int:
 def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     """`samples` [L] at `rate` as they would be at `wanted`, float32 [ceil(L * wanted / rate)].
 
-    A sinc under a Hann window, 16 zero crossings a side, that passes 95 % of the lower rate's band; evaluated at each
+    A sinc under a Hann window, 32 zero crossings a side, cut at 95 % of half the lower rate; evaluated at each
     output's own time, so that any two rates do. Silence is assumed beyond the ends.
     """
     if rate == wanted:

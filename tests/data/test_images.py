@@ -1,0 +1,321 @@
+"""`load_images`: what a picture of each kind becomes, crops, the public layouts, splits, and files that are torn."""
+
+import os
+import struct
+import warnings
+import zlib
+
+import media_trees as make
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mclnf_fast.data import load_images
+from mclnf_fast.errors import InputError
+
+
+def one(path, **options) -> np.ndarray:
+    """The picture as it is read, [h, w, c]."""
+    return load_images(path, **options).test.values[0].numpy()
+
+
+def counts(sets) -> tuple[int, int, int]:
+    return len(sets.train), len(sets.validation), len(sets.test)
+
+
+def all_names(sets) -> list[str]:
+    return sorted([*sets.train.names, *sets.validation.names, *sets.test.names])
+
+
+def test_a_crop_is_the_middle_at_the_pictures_own_scale(tmp_path):
+    path = make.picture(tmp_path / "a.png", 1, (13, 10))
+    np.testing.assert_array_equal(one(path, size=4), make.pixels(1, (13, 10))[3:7, 4:8] / np.float32(255))
+    np.testing.assert_array_equal(one(path, size=(10, 3)), make.pixels(1, (13, 10))[:, 5:8] / np.float32(255))
+    assert any("was cut out: a.png" in note for note in load_images(path, size=4).notes)
+    assert not load_images(path, size=(10, 13)).notes
+
+
+def test_resize_scales_the_shorter_side_to_the_crop(tmp_path):
+    ramp = np.tile(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], (60, 1, 3))  # 120 wide
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    got = one(tmp_path / "a.png", size=30, resize=True)
+    # Half the size: the middle 30 of 60 columns, whose values are the mean of two neighbours'.
+    expected = (np.arange(0, 240, 4)[15:45] + 1) / 255
+    assert np.abs(got[:, :, 0] - expected).max() < 1.5 / 255
+    assert got.shape == (30, 30, 3)
+
+
+def test_a_smaller_picture_is_scaled_up_and_noted(tmp_path):
+    for k, size in enumerate(((5, 4), (1, 1), (20, 4), (9, 9))):
+        make.picture(tmp_path / f"{k}.png", k, size)
+    sets = load_images(tmp_path, size=8, test=1)
+    assert counts(sets) == (3, 0, 1)
+    (note,) = [note for note in sets.notes if "scaled up" in note]
+    assert [f"{k}.png" in note for k in range(4)] == [True, True, True, False]
+    flat = one(tmp_path / "1.png", size=8)
+    assert np.ptp(flat, axis=(0, 1)).max() == 0  # one pixel everywhere
+    np.testing.assert_allclose(flat[0, 0], make.pixels(1, (1, 1))[0, 0] / 255, atol=1e-6)
+
+
+def test_every_mode_becomes_what_it_shows(tmp_path):
+    rgb = make.pixels(3, (6, 5))
+    grey = rgb[..., 0]
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(
+        one(tmp_path / "grey.png", size=(5, 6)), np.repeat(grey[..., None] / np.float32(255), 3, -1)
+    )
+    np.testing.assert_array_equal(one(tmp_path / "grey.png", size=(5, 6), channels=1)[..., 0], grey / np.float32(255))
+    deep = (np.arange(30, dtype=np.uint16) * 2184 + 7).reshape(5, 6)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    np.testing.assert_allclose(one(tmp_path / "deep.png", size=(5, 6))[..., 1], deep / 65535, atol=1e-7)
+    Image.fromarray(deep).save(tmp_path / "deep.tif")
+    np.testing.assert_allclose(one(tmp_path / "deep.tif", size=(5, 6))[..., 1], deep / 65535, atol=1e-7)
+    Image.fromarray(deep.astype(np.float32) / 65535).save(tmp_path / "float.tif")
+    np.testing.assert_allclose(one(tmp_path / "float.tif", size=(5, 6))[..., 1], deep / 65535, atol=1e-7)
+    Image.new("CMYK", (6, 5), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg", quality=95)  # red
+    np.testing.assert_allclose(one(tmp_path / "cmyk.jpg", size=5)[2, 2], [1, 0, 0], atol=0.03)
+    Image.fromarray(rgb).quantize(256).save(tmp_path / "palette.png")
+    np.testing.assert_allclose(one(tmp_path / "palette.png", size=(5, 6)), rgb / 255, atol=0.02)
+    Image.fromarray(grey > 127).save(tmp_path / "bits.png")
+    np.testing.assert_array_equal(one(tmp_path / "bits.png", size=(5, 6))[..., 2], (grey > 127).astype(np.float32))
+    luma = one(make.picture(tmp_path / "luma.png", 3, (6, 5)), size=(5, 6), channels=1)
+    np.testing.assert_allclose(luma[..., 0], rgb @ np.array([0.299, 0.587, 0.114]) / 255, atol=1e-6)
+
+
+def test_transparency_lies_on_white(tmp_path):
+    rgba = np.zeros((4, 4, 4), np.uint8)
+    rgba[..., 0], rgba[..., 3] = 255, 128
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    np.testing.assert_allclose(one(tmp_path / "a.png", size=4)[0, 0], [1, 0.498, 0.498], atol=0.003)
+    keyed = Image.fromarray(np.zeros((4, 4), np.uint8))
+    keyed.save(tmp_path / "k.png", transparency=0)
+    np.testing.assert_array_equal(one(tmp_path / "k.png", size=4), np.ones((4, 4, 3), np.float32))
+
+
+def test_a_phones_picture_stands_upright(tmp_path):
+    shown = np.zeros((8, 4, 3), np.uint8)
+    shown[:4] = 250  # the upper half is bright
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its left side
+    Image.fromarray(np.rot90(shown).copy()).save(tmp_path / "a.png", exif=exif)
+    got = one(tmp_path / "a.png", size=(8, 4))
+    assert got[:4].min() > 0.9
+    assert got[4:].max() < 0.1
+
+
+def test_the_first_of_several_frames_is_taken(tmp_path):
+    frames = [Image.fromarray(frame) for frame in make.shades(3, (8, 8), 100)]
+    frames[1].save(tmp_path / "a.gif", save_all=True, append_images=[frames[2], frames[0]])
+    sets = load_images(tmp_path / "a.gif", size=8)
+    np.testing.assert_allclose(sets.test.values.numpy(), 100 / 255, atol=0.01)
+    assert any("first of several frames" in note for note in sets.notes)
+
+
+def test_what_a_file_is_its_content_says(tmp_path):
+    path = make.picture(tmp_path / "a.png", 4)
+    path.rename(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(one(tmp_path / "a.jpg", size=(10, 12)), make.pixels(4) / np.float32(255))
+
+
+def test_a_torn_file_is_skipped_with_its_name_or_refused(tmp_path, caplog):
+    for k in range(6):
+        make.picture(tmp_path / f"{k}.{'jpg' if k % 2 else 'png'}", k, (40, 40))
+    good = load_images(tmp_path, size=32)
+    make.tear(tmp_path / "3.jpg")
+    make.tear(tmp_path / "4.png", 0.9)
+    (tmp_path / "5.jpg").write_bytes(b"")
+    sets = load_images(tmp_path, size=32)
+    assert all_names(sets) == ["0.png", "1.jpg", "2.png"]
+    # Each of the others stays in the set that it was in.
+    assert set(sets.test.names) <= set(good.test.names)
+    (note,) = [note for note in sets.notes if "skipped" in note]
+    for name in ("3.jpg", "4.png", "5.jpg"):
+        assert name in note
+        assert sum(str(tmp_path / name) in record.getMessage() for record in caplog.records) == 1
+    assert all("\n" not in record.getMessage() for record in caplog.records)
+    with pytest.raises(InputError, match=r"(3.jpg|4.png|5.jpg): must be a whole readable image"):
+        load_images(tmp_path, size=32, strict=True)
+    with pytest.raises(InputError, match=r"4.png: must be a whole readable image"):
+        load_images(tmp_path / "4.png", size=32)
+
+
+def bomb(path, side: int) -> None:
+    """A PNG that says it is side x side and holds next to nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("side", [11000, 60000])
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, side):
+    bomb(tmp_path / "a.png", side)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own, of the smaller one
+        with pytest.raises(InputError, match=r"a.png: must have at most 100000000 pixels"):
+            load_images(tmp_path, size=8)
+
+
+def test_folders_without_pictures_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"must hold images .* has none"):
+        load_images(tmp_path)
+    (tmp_path / "readme.txt").write_text("no picture")
+    (tmp_path / "empty" / "deep").mkdir(parents=True)
+    with pytest.raises(InputError, match="must hold images"):
+        load_images(tmp_path)
+    with pytest.raises(InputError, match="was not there"):
+        load_images(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="must be a folder or one of"):
+        load_images(tmp_path / "readme.txt")
+    make.tear(make.picture(tmp_path / "a.png"))
+    with pytest.raises(InputError, match=r"^\S*a.png: must be a whole readable image"):
+        load_images(tmp_path)
+    make.tear(make.picture(tmp_path / "b.png"))
+    with pytest.raises(InputError, match=r"none of the 1 images to train is usable; .*(a|b).png"):
+        load_images(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="everything is readable to root")
+def test_what_may_not_be_read_is_named(tmp_path):
+    path = make.picture(tmp_path / "a" / "x.png")
+    path.chmod(0)
+    with pytest.raises(InputError, match=r"x.png"):
+        load_images(tmp_path)
+    path.parent.chmod(0)
+    try:
+        with pytest.raises(InputError, match="cannot be listed"):
+            load_images(tmp_path)
+    finally:
+        path.parent.chmod(0o700)
+
+
+def test_any_tree_is_split_by_seed(tmp_path):
+    for k in range(20):
+        make.picture(tmp_path / ("a" if k % 2 else "b/c") / f"{k:02d}.png", k)
+    (tmp_path / "b" / "._00.png").write_bytes(b"what some systems leave behind")
+    sets = load_images(tmp_path, size=8)
+    assert counts(sets) == (12, 3, 5)
+    assert len(set(all_names(sets))) == 20
+    assert "b/c/00.png" in all_names(sets)
+    assert sets.test.names == tuple(sorted(sets.test.names))
+    again = load_images(tmp_path, size=8)
+    assert torch.equal(sets.test.values, again.test.values)
+    assert sets.test.names == again.test.names
+    assert load_images(tmp_path, size=8, seed=1).test.names != sets.test.names
+    for k, name in enumerate(sets.test.names):
+        np.testing.assert_array_equal(sets.test.values[k].numpy(), one(tmp_path / name, size=8))
+    assert counts(load_images(tmp_path, size=8, test=3, validation=0)) == (17, 0, 3)
+    assert counts(load_images(tmp_path, size=8, test=20)) == (0, 0, 20)
+    assert counts(load_images(tmp_path, size=8, limit=8)) == (5, 1, 2)
+    assert counts(load_images(tmp_path, size=8, limit=1)) == (0, 0, 1)
+    for options, message in (
+        ({"test": 0}, "test"), ({"test": 1.5}, "test"), ({"test": 21}, "test"), ({"test": True}, "test"),
+        ({"validation": 15}, "validation"), ({"validation": -1}, "validation"), ({"limit": 0}, "limit"),
+        ({"size": 0}, "size"), ({"size": (4, 4, 4)}, "size"), ({"channels": 2}, "channels"), ({"seed": -1}, "seed"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=f"^{message}: must"):
+            load_images(tmp_path, **{"size": 8, **options})
+
+
+def test_a_link_back_is_followed_once(tmp_path):
+    make.picture(tmp_path / "data" / "a" / "0.png")
+    make.picture(tmp_path / "elsewhere" / "1.png")
+    (tmp_path / "data" / "a" / "back").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "b").symlink_to(tmp_path / "elsewhere")
+    assert all_names(load_images(tmp_path / "data", size=8)) == ["a/0.png", "b/1.png"]
+
+
+@pytest.mark.parametrize(("ending", "flat"), [(".txt", True), (".csv", True), (".txt", False)])
+def test_celeba(tmp_path, ending, flat):
+    make.celeba(tmp_path / "celeba", ending=ending, flat=flat)
+    for root in (tmp_path / "celeba", tmp_path):  # and from one level above
+        sets = load_images(root, size=16)
+        assert sets.title.startswith("CelebA")
+        assert sets.train.names == tuple(f"{k:06d}.jpg" for k in range(1, 7))
+        assert len(sets.validation) == 1  # at most a quarter of what is to train
+        assert set(sets.validation.names) < {"000007.jpg", "000008.jpg", "000009.jpg"}
+        assert sets.test.names == ("000010.jpg", "000011.jpg")
+    assert counts(load_images(tmp_path, size=16, validation=3)) == (6, 3, 2)
+    assert counts(load_images(tmp_path, size=16, limit=4, test=1, validation=1)) == (2, 1, 1)
+
+
+def test_celebas_list_may_be_missing_damaged_or_short(tmp_path):
+    root = make.celeba(tmp_path)
+    path = root / "list_eval_partition.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[1:]))
+    assert any("1 images are not in list_eval_partition.txt" in note for note in load_images(root, size=16).notes)
+    path.write_text("\n".join([*lines[:3], "000004.jpg three"]))
+    with pytest.raises(InputError, match="line 4 must be"):
+        load_images(root, size=16)
+    path.unlink()
+    sets = load_images(root, size=16)
+    assert counts(sets) == (6, 2, 3)
+    assert any("split by seed" in note for note in sets.notes)
+
+
+@pytest.mark.parametrize("inside", ["", "images1024x1024", "thumbnails128x128"])
+def test_ffhq_is_scaled_and_split_by_number(tmp_path, inside):
+    make.ffhq(tmp_path, inside=inside)
+    sets = load_images(tmp_path, size=16)
+    assert sets.title.startswith("FFHQ")
+    assert [name[-9:-4] for name in sets.test.names] == ["60000", "69999"]
+    assert counts(sets) == (3, 1, 2)
+    whole = Image.fromarray(make.pixels(60000, (32, 32))).resize((16, 16), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(sets.test.values[0].numpy(), np.asarray(whole, np.float32) / np.float32(255))
+    native = load_images(tmp_path, size=16, resize=False)
+    np.testing.assert_array_equal(
+        native.test.values[0].numpy(), make.pixels(60000, (32, 32))[8:24, 8:24] / np.float32(255)
+    )
+
+
+def test_a_part_of_ffhq_is_split_by_seed(tmp_path):
+    make.ffhq(tmp_path, range(8))
+    assert counts(load_images(tmp_path, size=16)) == (5, 1, 2)
+
+
+def test_imagenette_tests_on_its_validation_folder(tmp_path):
+    make.imagenette(tmp_path)
+    sets = load_images(tmp_path, size=16)
+    assert sets.title.startswith(tmp_path.name)
+    assert "ImageNette" in sets.title
+    assert all(name.startswith("val/n") for name in sets.test.names)
+    assert all(name.startswith("train/n") for name in (*sets.train.names, *sets.validation.names))
+    assert counts(sets) == (5, 1, 4)
+
+
+def test_folders_named_after_the_sets_keep_them(tmp_path):
+    for split, count in (("Train", 5), ("validation", 2), ("test", 3)):
+        for k in range(count):
+            make.picture(tmp_path / split / "deep" / f"{k}.png", k)
+    make.picture(tmp_path / "stray.png")
+    sets = load_images(tmp_path, size=8, validation=2)
+    assert counts(sets) == (5, 2, 3)
+    assert any("1 images outside of the split folders" in note for note in sets.notes)
+    for path in (tmp_path / "Train").rglob("*.png"):
+        path.unlink()
+    sets = load_images(tmp_path, size=8, validation=0)
+    assert counts(sets) == (2, 0, 3)
+    assert any("validation set is trained on" in note for note in sets.notes)
+
+
+def test_too_much_is_refused_with_what_to_do(tmp_path):
+    for k in range(12):
+        make.picture(tmp_path / f"{k}.png", k, (2, 2))
+    with pytest.raises(InputError, match="limit"):
+        load_images(tmp_path, size=8192)
+
+
+def test_portraits_give_36_to_learn_from_and_12_to_test(shared_data):
+    sets = load_images(shared_data("image/faces_congress"))
+    assert counts(sets) == (32, 4, 12)
+    assert tuple(sets.test.values.shape) == (12, 178, 178, 3)
+    assert 0.2 < float(sets.train.values.mean()) < 0.7
+    source = np.asarray(Image.open(shared_data("image/faces_congress") / sets.test.names[0]).convert("RGB"))
+    np.testing.assert_array_equal(sets.test.values[0].numpy(), source[48:226, 23:201] / np.float32(255))
+    assert counts(load_images(shared_data("image/kodak"))) == (6, 1, 3)
