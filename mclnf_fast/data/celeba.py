@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mclnf_fast.errors import InputError
@@ -14,8 +15,8 @@ NAMES = {"0": "train", "1": "validation", "2": "test"}
 def image_folder(root: Path) -> Path | None:
     """`img_align_celeba` where it is `root`, in it, or in `Img` (the archive's own tree); some copies nest it twice."""
     for folder in (root, root / FOLDER, root / "Img" / FOLDER, root / "celeba" / FOLDER):
-        if folder.name == FOLDER and folder.is_dir():
-            return folder / FOLDER if (folder / FOLDER).is_dir() else folder
+        if folder.name == FOLDER and os.path.isdir(folder):
+            return folder / FOLDER if os.path.isdir(folder / FOLDER) else folder
     return None
 
 
@@ -29,7 +30,7 @@ def read_partition(images: Path) -> tuple[Path | None, dict[str, str]]:
         for inner in (folder, folder / "Eval"):
             for ending in (".txt", ".csv"):
                 path = inner / (PARTITION + ending)
-                if path.is_file():
+                if os.path.isfile(path):
                     return path, _lines(path)
     return None, {}
 

@@ -37,7 +37,7 @@ def decode_clip(
     Turned as the file says; transparency on white.
 
     Raises:
-        InputError: unreadable or torn, no video in it, pictures of more than 100 million pixels, or the extra `media`
+        InputError: unreadable or torn, no video in it, pictures of more than 150 million pixels, or the extra `media`
             is missing.
     """
     av = extra("av", "video")

@@ -100,7 +100,11 @@ def walk(root: Path, endings: Sequence[str]) -> list[Path]:
     seen: set[tuple[int, int]] = set()
     refused: list[OSError] = []
     for at, folders, files in os.walk(root, followlinks=True, onerror=refused.append):
-        status = os.stat(at)
+        try:
+            status = os.stat(at)
+        except OSError as error:
+            refused.append(error)
+            continue
         if (status.st_dev, status.st_ino) in seen:  # a link back
             folders.clear()
             continue
@@ -130,7 +134,9 @@ def grouped(items: list[Item]) -> list[Item]:
 def folders_in(root: Path) -> list[Path]:
     """The folders in `root`, by name; none where it cannot be listed."""
     try:
-        return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+        return sorted(
+            path for path in root.iterdir() if os.path.isdir(path) and not path.name.startswith((".", "__MACOSX"))
+        )
     except OSError:
         return []
 
@@ -171,7 +177,7 @@ def _ffhq(root: Path, kind: Kind) -> Found | None:
         return None
     for name in ("images1024x1024", "thumbnails128x128", ""):
         folder = root / name
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             continue
         if not name and not any(re.fullmatch(r"\d{5}", inner.name) for inner in folders_in(folder)):
             continue

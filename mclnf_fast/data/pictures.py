@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mclnf_fast.data.extras import reason
 from mclnf_fast.errors import InputError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-MOST_PIXELS = 100_000_000
+MOST_PIXELS = 150_000_000
 
 
 def fit(picture: Image.Image, size: tuple[int, int], resize: bool) -> tuple[Image.Image, list[str]]:
@@ -60,7 +61,7 @@ def decode_picture(path: Path, size: tuple[int, int], channels: int, resize: boo
     grey kept exact; the first of several frames. What a file is, its content says and not its name.
 
     Raises:
-        InputError: unreadable, torn, or of more than 100 million pixels.
+        InputError: unreadable, torn, or of more than 150 million pixels.
     """
     from PIL import Image
 
@@ -84,7 +85,7 @@ def decode_picture(path: Path, size: tuple[int, int], channels: int, resize: boo
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path}: must have at most {MOST_PIXELS} pixels: {error}") from None
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, MemoryError) as error:
-        raise InputError(f"{path}: must be a whole readable image: {error}") from None
+        raise InputError(f"{path}: must be a whole readable image: {reason(error)}") from None
 
 
 def _plain(picture: Image.Image, path: Path) -> Image.Image:

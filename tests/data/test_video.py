@@ -1,5 +1,7 @@
 """`load_videos`: frames in their order, cuts, short and one-frame and torn videos, and VoxCeleb2's folders."""
 
+import struct
+
 import media_trees as make
 import numpy as np
 import pytest
@@ -124,6 +126,20 @@ def test_a_gifs_transparency_lies_on_white(tmp_path):
     got = load_videos(tmp_path / "a.gif", frames=2, size=16).test.values[0, 0].numpy()
     np.testing.assert_allclose(got[8:, 8:], 1.0, atol=0.01)
     np.testing.assert_allclose(got[0, 0], [1, 0, 0], atol=0.01)
+
+
+def test_a_phones_video_stands_upright(tmp_path):
+    lying = np.zeros((4, 16, 32, 3), np.uint8)
+    lying[:, :, :16] = 200  # shown turned a quarter clockwise, as the header says: the left half comes up
+    path = make.video(tmp_path / "a.mp4", lying)
+    straight = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    turned = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000)
+    data = path.read_bytes()
+    at = data.index(straight, data.index(b"tkhd"))
+    path.write_bytes(data[:at] + turned + data[at + len(turned) :])
+    got = load_videos(path, frames=2, size=(32, 16)).test.values[0, 0]
+    assert float(got[:14].min()) > 0.7
+    assert float(got[18:].max()) < 0.1
 
 
 def test_voxceleb(tmp_path):
