@@ -21,6 +21,8 @@ BLOCK = 16384
 def decode_sound(path: Path) -> tuple[np.ndarray, int]:
     """A file's sound, its channels averaged: float32 [L] as stored (-1 to 1 where whole numbers were), and its rate.
 
+    An ogg that ends early cannot be told from a short one, and is one.
+
     Raises:
         InputError: unreadable, torn, empty, not finite, or the extra `media` is missing.
     """
@@ -35,7 +37,7 @@ def decode_sound(path: Path) -> tuple[np.ndarray, int]:
 def _by_soundfile(path: Path) -> tuple[np.ndarray, int]:
     soundfile = extra("soundfile", "sound")
     try:
-        promised, there = _wav_bytes(path)
+        promised, there = _promised_bytes(path)
         with soundfile.SoundFile(str(path)) as file:
             wanted = min(file.frames, int(MOST_SECONDS * file.samplerate))
             samples = file.read(wanted, dtype="float32", always_2d=True)
@@ -44,18 +46,19 @@ def _by_soundfile(path: Path) -> tuple[np.ndarray, int]:
         raise InputError(f"{path}: must be a readable file of sound: {reason(error)}") from None
     if there < promised:
         raise InputError(f"{path}: must be whole, {promised} bytes were promised and {there} are there")
-    if len(samples) < wanted:
+    if len(samples) < 0.98 * wanted:  # an mp3 may say about how long it is
         raise InputError(f"{path}: must be whole, {wanted} samples were promised and {len(samples)} are there")
     return samples.mean(1), rate
 
 
-def _wav_bytes(path: Path) -> tuple[int, int]:
-    """How long a wav file's header says it must be (0: that does not say), and how long it is; libsndfile passes over
-    what is missing."""
+def _promised_bytes(path: Path) -> tuple[int, int]:
+    """How long the header of a wav or aiff file says it must be (0: it does not say), and how long it is; libsndfile
+    passes over what is missing."""
     with path.open("rb") as file:
         head = file.read(12)
-    if len(head) == 12 and head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        (rest,) = struct.unpack("<I", head[4:8])
+    order = {b"RIFF": "<I", b"FORM": ">I"}.get(head[:4])
+    if order is not None and head[8:] in (b"WAVE", b"AIFF", b"AIFC"):
+        (rest,) = struct.unpack(order, head[4:8])
         # Written to a pipe, it is 0 or about the largest number; and some leave out the odd byte at the end.
         if 0 < rest < 0xFFFFF000:
             return rest + 8, path.stat().st_size + 1

@@ -125,16 +125,19 @@ def test_a_torn_file_is_skipped_with_its_name_or_refused(tmp_path, caplog):
     make.tear(tmp_path / "3.jpg")
     make.tear(tmp_path / "4.png", 0.9)
     (tmp_path / "5.jpg").write_bytes(b"")
+    turned = bytearray((tmp_path / "0.png").read_bytes())
+    turned[-14] ^= 1  # the checksum of what the picture holds
+    (tmp_path / "6.png").write_bytes(turned)
     sets = load_images(tmp_path, size=32)
     assert all_names(sets) == ["0.png", "1.jpg", "2.png"]
     # Each of the others stays in the set that it was in.
     assert set(sets.test.names) <= set(good.test.names)
     (note,) = [note for note in sets.notes if "skipped" in note]
-    for name in ("3.jpg", "4.png", "5.jpg"):
+    for name in ("3.jpg", "4.png", "5.jpg", "6.png"):
         assert name in note
         assert sum(str(tmp_path / name) in record.getMessage() for record in caplog.records) == 1
     assert all("\n" not in record.getMessage() for record in caplog.records)
-    with pytest.raises(InputError, match=r"(3.jpg|4.png|5.jpg): must be a whole readable image"):
+    with pytest.raises(InputError, match=r"(3.jpg|4.png|5.jpg|6.png): must be a whole readable image"):
         load_images(tmp_path, size=32, strict=True)
     with pytest.raises(InputError, match=r"4.png: must be a whole readable image"):
         load_images(tmp_path / "4.png", size=32)

@@ -76,14 +76,17 @@ def test_voices_have_pitch_and_pauses_and_test_speakers_are_unheard():
     frames = values[:, : 16000 // 320 * 320].reshape(16, -1, 320)
     loud = np.sqrt((frames**2).mean(-1))
     assert float(np.median(loud.min(1) / loud.max(1))) < 0.05  # pauses
-    # The loudest 64 ms of a voice repeats itself at its pitch.
-    periodic = []
+    # The loudest 64 ms of a voice repeats itself at its pitch, and a speaker's clips have about one pitch.
+    periodic, pitch = [], []
     for clip, level in zip(values, loud, strict=True):
         at = min(int(level.argmax()) * 320, 16000 - 1024)
         piece = clip[at : at + 1024] - clip[at : at + 1024].mean()
         again = np.correlate(piece, piece, "full")[1023:]
         periodic.append((again[64:200] / again[0]).max())
+        pitch.append(np.log(64 + again[64:200].argmax()))
     assert float(np.median(periodic)) > 0.6
+    logs = np.array(pitch).reshape(4, 4)
+    assert float(np.median(logs, 1).std()) > 1.5 * float(np.median(np.abs(logs - np.median(logs, 1, keepdims=True))))
     power = np.abs(np.fft.rfft(values)) ** 2
     assert float(power[:, :4000].sum() / power.sum()) > 0.8  # most of it below 4 kHz
 
