@@ -82,6 +82,14 @@ def test_a_window_within_a_file_of_another_rate_keeps_its_time(tmp_path, start):
     assert np.abs(got - 0.5 * np.sin(2 * np.pi * 733.3 * times))[800:].max() < 2e-3
 
 
+def test_a_loudest_window_near_the_beginning_keeps_its_time(tmp_path):
+    wave = make.tone(22150 / 44100, 44100, 733.3)
+    wave[:100] = 0  # half a second at 44.1 kHz is 22,050 samples
+    got = one(make.sound(tmp_path / "a.wav", wave, 44100, subtype="FLOAT"), seconds=0.5, start="loudest")
+    times = 100 / 44100 + np.arange(8000) / 16000
+    assert np.abs(got - 0.5 * np.sin(2 * np.pi * 733.3 * times))[100:-100].max() < 2e-3
+
+
 def test_resampling_passes_below_the_lower_rates_half_and_stops_above():
     for hertz, gain in ((100, 1.0), (5000, 1.0), (7000, 1.0), (9000, 0.0), (15000, 0.0)):
         got = resample(make.tone(0.5, 44100, hertz, 1.0), 44100, 16000)[2000:6000]
