@@ -29,10 +29,8 @@ class Clip:
     more: bool
 
 
-def decode_clip(
-    path: Path, first: int, count: int, stride: int, size: tuple[int, int], channels: int, resize: bool
-) -> Clip:
-    """At most `count` frames of a video: `first`, `first + stride`, ..., each cut to `size` (height, width).
+def decode_clip(path: Path, count: int, stride: int, size: tuple[int, int], channels: int, resize: bool) -> Clip:
+    """At most `count` frames of a video, every `stride`-th from the first on, each cut to `size` (height, width).
 
     Turned as the file says; transparency on white.
 
@@ -57,7 +55,7 @@ def decode_clip(
                 if len(frames) == count:
                     more = True
                     break
-                if seen >= first and (seen - first) % stride == 0:
+                if seen % stride == 0:
                     picture, what = fit(_upright(frame), size, resize)
                     frames.append(to_array(picture, channels))
                     done = what

@@ -57,7 +57,8 @@ def load_audio(
         peak: scale each window to a peak of 0.95 of full scale.
         by_folder: whether folders and speakers stay together in the split by seed.
         test: share, or count of files, to test on; see `split.plan`.
-        validation: how many files of those to train on are held back for the validation curve; None: 4, or fewer.
+        validation: how many files of those to train on (of their speakers) are held back for the validation curve;
+            None: 4, or fewer of few.
         limit: at most so many files in all, chosen by seed.
         seed: of the split and of the choice.
         strict: refuse an unusable file instead of skipping it with a warning. A silent file is unusable.
@@ -116,6 +117,8 @@ def read_windows(path: Path, length: int, rate: int, start: Start, most: int, pe
     begin = 0 if start == "first" else _onset(samples, own) if start == "sound" else _loudest(samples, span)
     if _silent(samples[begin : begin + span]):
         begin = _onset(samples, own)
+        if _silent(samples[begin : begin + span]):  # a window shorter than the frames that the onset is found by
+            begin = _loudest(samples, span)
         done.append("taken from where sound begins, the first window is silent")
     long = len(samples) - begin > most * span
     label = begin / own
@@ -158,9 +161,8 @@ def _silent(window: np.ndarray) -> bool:
 def _onset(samples: np.ndarray, rate: int) -> int:
     """Where sound begins: one frame before loudness first comes within 40 dB of the loudest frame's."""
     frame = max(1, round(FRAME * rate))
-    count = max(1, len(samples) // frame)
-    whole = samples[: count * frame]
-    loud = np.square(whole - whole.mean()).reshape(count, -1).mean(1)
+    whole = np.pad(samples - samples.mean(), (0, -len(samples) % frame))
+    loud = np.square(whole).reshape(-1, frame).mean(1)
     first = int(np.argmax(loud >= QUIET**2 * loud.max()))
     return max(0, first - 1) * frame
 
@@ -169,5 +171,6 @@ def _loudest(samples: np.ndarray, length: int) -> int:
     """Where the window of most energy begins."""
     if len(samples) <= length:
         return 0
-    total = np.concatenate([[0.0], np.cumsum(np.square(samples.astype(np.float64)))])
+    level = samples - samples.mean(dtype=np.float64)
+    total = np.concatenate([[0.0], np.cumsum(np.square(level))])
     return int(np.argmax(total[length:] - total[:-length]))

@@ -70,7 +70,7 @@ def load_videos(
     split = plan(found, test, validation, limit, seed)
 
     def read(item: Item) -> Read:
-        clip = decode_clip(item.path, 0, frames * clips_per_file, stride, (high, wide), channels, resize)
+        clip = decode_clip(item.path, frames * clips_per_file, stride, (high, wide), channels, resize)
         have = len(clip.frames)
         if have == 0 or (have == 1 and frames > 1):
             raise InputError(f"{item.path}: must have at least {min(frames, 2)} frames{_every(stride)}, has {have}")

@@ -68,8 +68,8 @@ def plan(found: Found, test: float | int, validation: int | None, limit: int | N
         tests, rest, between = pools["test"], pools["train"], pools.get("validation")
         count = int(test) if test >= 1 else len(tests) if most == total else _share(test, most)
         count = count if test >= 1 else min(count, len(tests))
-        if count > len(tests):
-            raise InputError(f"test: must be at most the {len(tests)} files of the test set, was {count}")
+        if count > min(len(tests), most):
+            raise InputError(f"test: must be at most the {min(len(tests), most)} files of the test set, was {count}")
     else:
         items = [item for pool in pools.values() for item in pool]
         count = int(test) if test >= 1 else _share(test, most)

@@ -122,6 +122,14 @@ def test_silence_before_the_sound_is_stepped_over_and_noted(tmp_path):
     assert float(sets.test.values.std()) > 0.1
 
 
+def test_a_window_shorter_than_the_sound_before_it_is_never_silent(tmp_path):
+    for k, (rate, seconds) in enumerate(((16000, 0.005), (44100, 0.005), (16000, 1.0))):
+        wave = np.concatenate([np.zeros(2 * rate, np.float32), make.tone(0.009, rate)])  # ends within a frame of 20 ms
+        path = make.sound(tmp_path / f"{k}.wav", wave, rate, subtype="FLOAT")
+        for start in ("first", "sound", "loudest"):
+            assert float(np.ptp(one(path, seconds=seconds, start=start))) > 0.2
+
+
 def test_a_silent_file_is_skipped_or_refused(tmp_path, caplog):
     for k in range(4):
         make.sound(tmp_path / f"{k}.wav", make.tone(0.2, 16000, 300 + 50 * k))

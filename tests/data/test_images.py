@@ -245,6 +245,9 @@ def test_celeba(tmp_path, ending, flat):
         assert sets.test.names == ("000010.jpg", "000011.jpg")
     assert counts(load_images(tmp_path, size=16, validation=3)) == (6, 3, 2)
     assert counts(load_images(tmp_path, size=16, limit=4, test=1, validation=1)) == (2, 1, 1)
+    for options in ({"test": 3}, {"test": 2, "limit": 1}):
+        with pytest.raises(InputError, match="test: must be at most the"):
+            load_images(tmp_path, size=16, **options)
 
 
 def test_celebas_list_may_be_missing_damaged_or_short(tmp_path):
