@@ -27,23 +27,28 @@ from mclnf_fast.learn.metrics import (
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import LossFn, Params, flatten_pair, split_pair
 from mclnf_fast.learn.sampling import FisherSampler
+from mclnf_fast.learn.scores import FimConfig, FisherScorer, Scored, fim_loss_weights
 from mclnf_fast.ops.bank_step import Trust
 
 __all__ = [
     "MAML",
     "BankOptimizer",
+    "FimConfig",
     "FisherSampler",
+    "FisherScorer",
     "LossFn",
     "MetaLearner",
     "Params",
     "Reptile",
     "RunningFisher",
+    "Scored",
     "StepCurve",
     "Trust",
     "adapt",
     "average",
     "backward_transfer",
     "diagonal_fisher_scores",
+    "fim_loss_weights",
     "fim_weights",
     "fine_tune",
     "flatten_pair",

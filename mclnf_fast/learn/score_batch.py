@@ -1,0 +1,137 @@
+"""One batch to be scored: a bank, its points, and the gradients of what each sample is judged by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.learn.params import Params, per_module
+from mclnf_fast.ops import FisherResult, bank_mlp, fisher_scores
+from mclnf_fast.ops._sums import added
+from mclnf_fast.spec import FieldSpec
+
+State = tuple[Params, Params]
+"""What a Fisher matrix is remembered by: two tuples of tensors [M, ...]; each kind has its own."""
+
+
+class Measured(NamedTuple):
+    """scores [K]; the batch's own Fisher as a state (None where nobody keeps it); grads, the gradient of the sum of
+    the samples' losses, where it came along."""
+
+    scores: Tensor
+    state: State | None
+    grads: Params | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The points of a bank and the directions that they are scored in.
+
+    A *sample* is a point, or the points that share a sample id (a ray). What a sample has in one module is its *share*
+    of it; scores of shares add up to the sample's. `directions` are gradients [N, out] in the outputs: one, the loss's
+    own, for the empirical Fisher, or one an output channel for the Gauss-Newton one; Fisher and scores are sums over
+    them. `remember`: whether the batch's Fisher will be kept.
+    """
+
+    spec: FieldSpec
+    weights: Params
+    biases: Params
+    x: Tensor
+    offsets: Tensor
+    directions: tuple[Tensor, ...]
+    sample_ids: Tensor | None
+    num_samples: int
+    backend: str | None
+    remember: bool
+
+    @property
+    def modules(self) -> int:
+        """M."""
+        return len(self.offsets) - 1
+
+    @property
+    def params(self) -> Params:
+        """Weights, then biases."""
+        return (*self.weights, *self.biases)
+
+    @cached_property
+    def point_module(self) -> Tensor:
+        """int64 [N]: the module of each point."""
+        ids = torch.arange(self.modules, device=self.x.device)
+        return torch.repeat_interleave(ids, self.offsets.diff(), output_size=len(self.x))
+
+    @cached_property
+    def shares(self) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """The share of each point [N], the module and the sample of each share [K]; first and last are None where every
+        point is a sample of its own."""
+        if self.sample_ids is None:
+            return None, self.point_module, None
+        found, ids = (self.point_module * max(self.num_samples, 1) + self.sample_ids).unique(return_inverse=True)
+        return ids, found // max(self.num_samples, 1), found % max(self.num_samples, 1)
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """[M], dtype of x: shares of each module, at least 1 (to divide by)."""
+        module = self.shares[1]
+        return added(torch.ones_like(module, dtype=self.x.dtype), module, self.modules).clamp(min=1)
+
+    def over_samples(self, shares: Tensor) -> Tensor:
+        """Scores of shares [K] -> scores of samples."""
+        owner = self.shares[2]
+        return shares if owner is None else added(shares, owner, self.num_samples)
+
+    def over_shares(self, points: Tensor) -> Tensor:
+        """Sums over the points [N, ...] of each share -> [K, ...]."""
+        ids = self.shares[0]
+        return points if ids is None else added(points, ids, len(self.shares[1]))
+
+    def module_means(self, shares: Tensor) -> Tensor:
+        """The mean over each module's shares: [K] -> [M]."""
+        return added(shares, self.shares[1], self.modules) / self.counts
+
+    def sweep(self, direction: Tensor, fisher: State, *, sums: bool = True, by_share: bool = False) -> FisherResult:
+        """`ops.fisher_scores` in one direction against a diagonal Fisher that is damped already; the scores are of
+        samples, or with `by_share` of shares."""
+        ids, module, _ = self.shares if by_share else (self.sample_ids, None, None)
+        count = len(module) if module is not None else self.num_samples
+        return fisher_scores(
+            self.x,
+            self.offsets,
+            self.weights,
+            self.biases,
+            direction,
+            fisher,
+            self.spec,
+            sample_ids=ids,
+            num_samples=count,
+            damping=0.0,
+            grads=sums,
+            backend=self.backend,
+        )
+
+    def tangents(self, along: Params) -> Tensor:
+        """How the outputs move when the parameters of each module move along `along`: J u, [N, out].
+
+        By a backward of the backward, which is linear in what it is given: no gradient of a single point is formed.
+        """
+        with torch.enable_grad():
+            leaves = tuple(p.detach().requires_grad_() for p in self.params)
+            half = len(self.weights)
+            y = bank_mlp(self.x, self.offsets, leaves[:half], leaves[half:], self.spec, self.backend)
+            dummy = torch.zeros_like(y, requires_grad=True)
+            pulled = torch.autograd.grad(y, leaves, dummy, create_graph=True)
+            return torch.autograd.grad(pulled, dummy, along)[0]
+
+
+def unit(vector: Params) -> Params:
+    """Each module's vector (its entries in all tensors [M, ...]) at length 1; zero stays zero."""
+    tiny = torch.finfo(vector[0].dtype).tiny
+    # By the largest entry first: squares of small gradients would be lost in float32.
+    largest = torch.stack([v.abs().flatten(1).amax(1) for v in vector]).amax(0).clamp(min=tiny)
+    scaled = tuple(v / per_module(largest, v) for v in vector)
+    length = torch.stack([v.square().flatten(1).sum(1) for v in scaled]).sum(0).sqrt().clamp(min=tiny)
+    return tuple(v / per_module(length, v) for v in scaled)
