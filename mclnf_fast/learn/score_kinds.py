@@ -92,9 +92,11 @@ def full(batch: Batch, known: State | None, damping: float) -> Measured:
             eps = damping * float(rows.square().sum()) / (count * size)
             q = full_fisher_scores(rows * many**0.5, max(eps, torch.finfo(rows.dtype).tiny)) / many
         else:
-            fisher = known[0][0][m].double()
+            fisher = known[0][0][m].to(torch.float64, copy=True)
             eps = damping * float(fisher.diagonal().mean())
-            fisher = fisher + max(eps, torch.finfo(rows.dtype).tiny) * torch.eye(size, device=fisher.device)
+            fisher = fisher + max(eps, torch.finfo(rows.dtype).tiny) * torch.eye(
+                size, dtype=fisher.dtype, device=fisher.device
+            )
             lower = cholesky(fisher, "full")
             q = torch.linalg.solve_triangular(lower, rows.double().T, upper=False).square().sum(0).to(rows.dtype)
         scores[own] = q.reshape(many, count).sum(0)

@@ -1,7 +1,9 @@
 """Fisher scores of a bank, every kind against plain autograd (methods 1a; rows A8 to A11)."""
 
+import places
 import pytest
 import torch
+from elsewhere import Elsewhere
 from scored_bank import SIZES, SPEC, bank, channels, gradients
 
 from mclnf_fast import ops
@@ -85,18 +87,21 @@ def test_gauss_newton_equals_explicit_jacobians(kind: str, ids: torch.Tensor | N
 @pytest.mark.parametrize("residual", ["empirical", "gauss_newton"])
 @pytest.mark.parametrize("source", ["batch", "ema"])
 def test_modules_are_independent(kind: str, residual: str, source: str) -> None:
-    """Each module alone, in a bank of its own, has the scores that it has among others of other shares."""
-    params, x, offsets, r = bank()
-    _, later, _, _ = bank(seed=3)
+    """Each module alone, in a bank of its own, has the scores that it has among others of other shares.
+
+    The second one is empty at first, the first one later: what a module has not seen leaves no trace.
+    """
+    params, *batch = bank()
     together = scorer(kind, residual=residual, source=source)
     apart = [scorer(kind, modules=1, residual=residual, source=source) for _ in SIZES]
-    for points in (x, later):
+    for points, offsets, r in (batch, bank(sizes=(0, 4, 9), seed=3)[1:], bank(sizes=(5, 5, 5), seed=4)[1:]):
         found = together(params, points, offsets, r).scores
         assert torch.isfinite(found).all()
         for m, (begin, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist())):
             one = tuple(p[m : m + 1] for p in params)
             alone = apart[m](one, points[begin:end], torch.tensor([0, end - begin]), r[begin:end]).scores
             torch.testing.assert_close(found[begin:end], alone)
+            assert len(alone) == end - begin
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -151,17 +156,17 @@ def test_running_fisher_scores_against_what_was_known(kind: str) -> None:
     for k in kept[:-2] if kind == "rank1" else kept:
         torch.testing.assert_close(last[k], 0.75 * state[k] + 0.25 * own[k])
     # A module that is reset begins anew; the other goes on.
-    third = run(params, x, offsets, r).scores
     twin = scorer(kind, modules=2, source="ema", decay=0.75)
     twin.load_state_dict(last)
-    twin.reset(1)
-    again = twin(params, x, offsets, r).scores
+    third = twin(params, x, offsets, r).scores
+    run.reset(1)
+    again = run(params, x, offsets, r).scores
     torch.testing.assert_close(again[:6], third[:6])
     torch.testing.assert_close(again[6:], first[6:])
-    twin.append()
-    assert twin.running.count.tolist() == [3, 1, 0]
+    run.append()
+    assert run.running.count.tolist() == [3, 1, 0]
     with pytest.raises(ValueError, match="count"):
-        scorer(kind, modules=2).load_state_dict(twin.state_dict())
+        twin.load_state_dict(run.state_dict())
 
 
 def test_running_diagonal_is_what_the_op_takes() -> None:
@@ -235,6 +240,32 @@ def test_float32_and_half_agree_with_double(kind: str) -> None:
         assert found.scores.dtype == found.grads[0].dtype == dtype
         assert (found.scores.double() / exact - 1).abs().mean() < rtol
         assert run.running.fisher[0][0].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "kind", ["diag", "kfac", "rank1"]
+)  # `full` goes through torch.func, which knows no such device
+def test_on_another_device(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left on the CPU, where the bank is elsewhere; the numbers are the CPU's."""
+    autocast = torch.autocast  # knows no such device
+    monkeypatch.setattr(torch, "autocast", lambda device, **rest: autocast(device.replace("meta", "cpu"), **rest))
+    params, *batch = bank()
+    here, there = (FisherScorer(SPEC, 3, FimConfig(kind=kind), backend="reference") for _ in range(2))
+    with Elsewhere():
+        for _ in range(2):
+            expected = here(params, *batch, grads=True)
+            found = there(tuple(p.to("meta") for p in params), *(t.to("meta") for t in batch), grads=True)
+            torch.testing.assert_close(found.scores.cpu(), expected.scores)
+            torch.testing.assert_close(found.grads[-1].cpu(), expected.grads[-1])
+
+
+@places.devices
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_each_device(kind: str) -> None:
+    params, x, offsets, r = bank(dtype=torch.float32)
+    found = scorer(kind, source="ema")(params, x, offsets, r, grads=True)
+    exact = scorer(kind, source="ema")(tuple(p.double() for p in params), x.double(), offsets, r.double())
+    torch.testing.assert_close(found.scores.double(), exact.scores, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
