@@ -28,6 +28,7 @@ from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import LossFn, Params, flatten_pair, split_pair
 from mclnf_fast.learn.sampling import FisherSampler
 from mclnf_fast.learn.scores import FimConfig, FisherScorer, Scored, fim_loss_weights
+from mclnf_fast.learn.theory import clipped_weights, fisher_quadratic, weighted_sgd_bound
 from mclnf_fast.ops.bank_step import Trust
 
 __all__ = [
@@ -47,10 +48,12 @@ __all__ = [
     "adapt",
     "average",
     "backward_transfer",
+    "clipped_weights",
     "diagonal_fisher_scores",
     "fim_loss_weights",
     "fim_weights",
     "fine_tune",
+    "fisher_quadratic",
     "flatten_pair",
     "forgetting",
     "full_fisher_scores",
@@ -66,4 +69,5 @@ __all__ = [
     "ssim",
     "steps_to_reach",
     "weighted_mse",
+    "weighted_sgd_bound",
 ]

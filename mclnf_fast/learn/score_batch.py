@@ -114,17 +114,28 @@ class Batch:
         )
 
     def tangents(self, along: Params) -> Tensor:
-        """How the outputs move when the parameters of each module move along `along`: J u, [N, out].
+        """`tangents` of the batch's points."""
+        return tangents(self.params, along, self.x, self.offsets, self.spec, self.backend)
 
-        By a backward of the backward, which is linear in what it is given: no gradient of a single point is formed.
-        """
-        with torch.enable_grad():
-            leaves = tuple(p.detach().requires_grad_() for p in self.params)
-            half = len(self.weights)
-            y = bank_mlp(self.x, self.offsets, leaves[:half], leaves[half:], self.spec, self.backend)
-            dummy = torch.zeros_like(y, requires_grad=True)
-            pulled = torch.autograd.grad(y, leaves, dummy, create_graph=True)
-            return torch.autograd.grad(pulled, dummy, along)[0]
+
+def tangents(
+    params: Params, along: Params, x: Tensor, offsets: Tensor, spec: FieldSpec, backend: str | None = "auto"
+) -> Tensor:
+    """How the outputs move when the parameters of each module move along `along`: J u, [N, out].
+
+    By a backward of the backward, which is linear in what it is given: no gradient of a single point is formed.
+
+    Args:
+        params, along: weights, then biases, tensors [M, ...].
+        x: [N, in], grouped by module. offsets: int64 [M + 1].
+    """
+    with torch.enable_grad():
+        leaves = tuple(p.detach().requires_grad_() for p in params)
+        half = len(leaves) // 2
+        y = bank_mlp(x, offsets, leaves[:half], leaves[half:], spec, backend)
+        dummy = torch.zeros_like(y, requires_grad=True)
+        pulled = torch.autograd.grad(y, leaves, dummy, create_graph=True)
+        return torch.autograd.grad(pulled, dummy, along)[0]
 
 
 def unit(vector: Params) -> Params:
