@@ -11,6 +11,7 @@ from mclnf_fast.learn.fisher import (
     rank1_fisher_scores,
     relative_damping,
 )
+from mclnf_fast.learn.gradncp import GradNCP, PrunedContext, keep_top, prune_scores, rescale
 from mclnf_fast.learn.inits import matched, shuffled
 from mclnf_fast.learn.meta import MAML, MetaLearner, Reptile
 from mclnf_fast.learn.metrics import (
@@ -37,9 +38,11 @@ __all__ = [
     "FimConfig",
     "FisherSampler",
     "FisherScorer",
+    "GradNCP",
     "LossFn",
     "MetaLearner",
     "Params",
+    "PrunedContext",
     "Reptile",
     "RunningFisher",
     "Scored",
@@ -57,13 +60,16 @@ __all__ = [
     "flatten_pair",
     "forgetting",
     "full_fisher_scores",
+    "keep_top",
     "log_steps",
     "matched",
     "module_mse",
     "mse_to_psnr",
+    "prune_scores",
     "psnr",
     "rank1_fisher_scores",
     "relative_damping",
+    "rescale",
     "shuffled",
     "split_pair",
     "ssim",
