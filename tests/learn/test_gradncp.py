@@ -159,26 +159,40 @@ def test_a_module_without_anything_to_correct() -> None:
     assert torch.isfinite(flat(torch.autograd.grad(loss.sum(), leaves))).all()
 
 
+def test_what_training_and_testing_go_down() -> None:
+    """An outer step is MAML's on the pruned support and the bootstrapped query; adaptation is SGD on the rescaled."""
+    params, x, offsets, y = bank(sizes=(12, 20))
+    context = PrunedContext(x, offsets, y, SPEC)
+    learner, twin = (GradNCP(MAML(tuple(p[:1] for p in params), inner_lr=0.5, inner_steps=2)) for _ in range(2))
+    adapted = learner.adapt(context)
+    expected = adapt(learner.meta.clone(2), context.rescaled, 2, 0.5, create_graph=False)
+    assert all(torch.equal(a, b) for a, b in zip(adapted, expected))
+    plain = adapt(learner.meta.clone(2), context.whole, 2, 0.5, create_graph=False)
+    assert not torch.allclose(flat(adapted), flat(plain), rtol=1e-2)
+    found = learner.step(context)
+    losses, grads = twin.meta.outer_gradient(context.pruned, twin.query_loss(context), 2)
+    assert torch.equal(found["query_loss"], losses)
+    assert all(torch.equal(p.grad, g) for p, g in zip(learner.meta.init, grads))
+
+
+WAVES = FieldSpec(1, 1, width=16, hidden_layers=2, activation="sine(15)")
+
+
 def signals(count: int, seed: int) -> PrunedContext:
     """`count` signals of 64 samples: one wave each, of its own phase, with a step in it."""
     g = torch.Generator().manual_seed(seed)
     x = torch.linspace(-1, 1, 64).repeat(count)[:, None]
     phase = torch.rand(count, generator=g).repeat_interleave(64)[:, None]
     y = 0.5 + 0.3 * torch.sin(4 * x + 2 * phase) + 0.2 * (x > phase)
-    return PrunedContext(
-        x, torch.arange(count + 1) * 64, y, FieldSpec(1, 1, width=16, hidden_layers=2, activation="sine(15)")
-    )
+    return PrunedContext(x, torch.arange(count + 1) * 64, y, WAVES)
 
 
 def test_a_small_run_learns() -> None:
     train, held_out = signals(8, seed=0), signals(8, seed=1)
     g = torch.Generator().manual_seed(0)
-    shapes = train.spec.layer_shapes
-    init = [
-        ((torch.rand(1, i, o, generator=g) * 2 - 1) * (1.0 if l == 0 else (6 / i) ** 0.5 / 15))
-        for l, (i, o) in enumerate(shapes)
-    ]
-    init += [torch.zeros(1, o) for _, o in shapes]
+    reach = [1.0, *((6 / i) ** 0.5 / 15 for i, _ in WAVES.layer_shapes[1:])]  # SIREN's own start
+    weights = [(torch.rand(1, *s, generator=g) * 2 - 1) * r for s, r in zip(WAVES.layer_shapes, reach)]
+    init = [*weights, *(torch.zeros(1, o) for _, o in WAVES.layer_shapes)]
     learner = GradNCP(MAML(init, inner_lr=2e-2, inner_steps=3, outer_lr=2e-3, grad_clip=1.0), bootstrap_weight=0.1)
     before = held_out.whole(learner.adapt(held_out)).mean()
     losses = [learner.step(train)["loss"] for _ in range(80)]
