@@ -184,7 +184,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=8192)
     parser.add_argument("--runs", type=int, default=64)
     args = parser.parse_args(argv)
-    data = {"command": parser.prog, "torch": torch.__version__, **measure(args.steps, args.runs)}
+    command = f"{parser.prog} --steps {args.steps} --runs {args.runs}"
+    data = {"command": command, "torch": torch.__version__, **measure(args.steps, args.runs)}
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "weighted_sgd.json"
     path.write_text(json.dumps(data, indent=1) + "\n")

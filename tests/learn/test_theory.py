@@ -1,6 +1,7 @@
 """The relations that MCL-NF builds on: Fisher information and the KL divergence, weighted SGD and its bound."""
 
 import itertools
+import json
 import math
 import pathlib
 import sys
@@ -138,6 +139,16 @@ def test_without_a_clip_the_step_is_too_large_and_sgd_does_not_get_down(measured
         weighted_sgd_bound(1.0, free["lr"], 512, **known, largest=measured["largest_score"])
     growth = measured["growth"]["largest_score"]
     assert all(a < b for a, b in itertools.pairwise(growth))
+
+
+def test_the_command_writes_what_it_measured(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="the picture needs matplotlib (the extra `report`)")
+    assert weighted_sgd.main(["--out", str(tmp_path), "--steps", "8", "--runs", "2"]) == 0
+    data = json.loads((tmp_path / "weighted_sgd.json").read_text())
+    assert data["steps"][-1] == 8
+    assert data["command"].endswith("--steps 8 --runs 2")
+    assert (tmp_path / "weighted_sgd.png").read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out.count("bound") == len(weighted_sgd.LAMBDAS)
 
 
 def test_the_gradients_and_the_minimum_of_the_benchmark() -> None:
