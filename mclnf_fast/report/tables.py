@@ -52,7 +52,7 @@ def summary_markdown(metrics: Mapping[str, Any]) -> str:
     """
     summary: Summary = metrics.get("summary") or {}
     blocks = [str(b) for b in metrics.get("blocks") or []]
-    first = _markdown_cell(blocks[0]) if blocks else "first block"
+    first = markdown_cell(blocks[0]) if blocks else "first block"
     head = ["method", "PSNR mean", "SSIM", f"{first}: own", f"{first}: last", "forgetting", "city", "time"]
     city = metrics.get("city") if isinstance(metrics.get("city"), Mapping) else {}
     rows = []
@@ -61,7 +61,7 @@ def summary_markdown(metrics: Mapping[str, Any]) -> str:
         ssim = finite(row.get("ssim_mean"))
         rows.append(
             [
-                f"{_markdown_cell(name(m))} (`{_markdown_cell(m)}`)",
+                f"{markdown_cell(name(m))} (`{markdown_cell(m)}`)",
                 db(row.get("psnr_mean")),
                 "-" if ssim is None else f"{ssim:.3f}",
                 db(row.get("psnr_first_task_after_own")),
@@ -71,14 +71,14 @@ def summary_markdown(metrics: Mapping[str, Any]) -> str:
                 duration(row.get("seconds")),
             ]
         )
-    parts = [_markdown_table(head, rows)]
+    parts = [markdown_table(head, rows)]
     steps = sorted({int(s) for m in summary for s in (summary[m].get("psnr_at_step") or {})})
     if steps:
         curve = [
-            [_markdown_cell(name(m))] + [db((summary[m].get("psnr_at_step") or {}).get(str(s))) for s in steps]
+            [markdown_cell(name(m))] + [db((summary[m].get("psnr_at_step") or {}).get(str(s))) for s in steps]
             for m in ordered(summary)
         ]
-        parts.append(_markdown_table(["PSNR after step", *map(str, steps)], curve))
+        parts.append(markdown_table(["PSNR after step", *map(str, steps)], curve))
     tail = [str(metrics[k]) for k in ("machine",) if metrics.get(k)]
     if finite(metrics.get("seconds_total")) is not None:
         tail.append(f"{duration(metrics['seconds_total'])} in all")
@@ -178,12 +178,14 @@ def _paint(text: str, code: str, color: bool) -> str:
     return f"{code}{text}{_OFF}" if color else text
 
 
-def _markdown_cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
+    """`text` for a cell of a Markdown table: on one line, its marks escaped."""
     flat = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
     return flat.replace("<", "&lt;").replace(">", "&gt;").replace("`", "'")
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, figures to the right."""
     lines = ["| " + " | ".join(head) + " |"]
     lines.append("| " + " | ".join("---" if c == 0 else "---:" for c in range(len(head))) + " |")
     lines += ["| " + " | ".join(row) + " |" for row in rows]

@@ -1,0 +1,166 @@
+"""The relations that must hold between the methods, counted from a run: each with its figures and a plain yes or no.
+
+What was not measured is said to be so; a relation whose measured part already fails does not hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mclnf_fast.report.protocol import Protocol
+from mclnf_fast.report.reach import Reach, reach
+from mclnf_fast.report.style import db
+
+MODULES = ("mod", "mim")
+RIVALS = ("maml_cl", "oml", "er", "ewc")
+AHEAD, LOST, START = 1.0, 3.0, 5.0  # dB
+EARLY = (1, 2, 4)  # steps
+LATER = 256  # the step from which on the modules must still improve
+SIGNALS = 0.60  # share of the signals on which `mim` must be the quicker one
+UNMEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One figure of a relation: what it is, as text, and whether it is as it must be (None: not measured)."""
+
+    what: str
+    value: str
+    holds: bool | None
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A relation with its figures; `holds` is None where nothing fails but something was not measured."""
+
+    key: str
+    statement: str
+    checks: tuple[Check, ...]
+    note: str = ""
+
+    @property
+    def holds(self) -> bool | None:
+        """False if any figure fails, else None if any is missing, else True."""
+        if any(c.holds is False for c in self.checks):
+            return False
+        return True if self.checks and all(c.holds for c in self.checks) else None
+
+    @property
+    def verdict(self) -> str:
+        """`holds`, `does not hold` or `not measured` (in part, where some figures are there)."""
+        if self.holds is not None:
+            return "holds" if self.holds else "does not hold"
+        return f"{UNMEASURED} in full" if any(c.holds is not None for c in self.checks) else UNMEASURED
+
+
+def relations(run: Protocol) -> list[Relation]:
+    """The relations (a) to (d) and that of `mim` to `mod`; variants of `mim` have one each."""
+    variants = [m for m in run.methods if m.startswith("mim")] or ["mim"]
+    return [_ahead(run), _kept(run), _start(run), _improving(run), *(_quicker(run, m) for m in variants)]
+
+
+def _ahead(run: Protocol) -> Relation:
+    statement = f"(a) mod and mim at the last step above MAML + CL, OML, ER and EWC by at least {AHEAD:g} dB each"
+    checks = [_gap(run, m, rival, run.last, AHEAD) for m in MODULES for rival in RIVALS]
+    return Relation("a", statement, tuple(checks))
+
+
+def _kept(run: Protocol) -> Relation:
+    statement = f"(b) forgetting of mod and mim exactly zero, of fine-tuning at least {LOST:g} dB"
+    checks = []
+    for m in MODULES:
+        change = run.largest_change(m)
+        text = UNMEASURED if change is None else "0, bit for bit" if change == 0 else f"changed by {change:.3g} dB"
+        checks.append(Check(f"{m} forgets", text, None if change is None else change == 0.0))
+    lost = run.forgetting("finetune") if "finetune" in run.looks else None
+    checks.append(
+        Check(
+            "finetune forgets",
+            UNMEASURED if lost is None else db(lost.mean, unit=True),
+            None if lost is None else lost.mean >= LOST,
+        )
+    )
+    return Relation("b", statement, tuple(checks))
+
+
+def _start(run: Protocol) -> Relation:
+    statement = f"(c) every meta-learned start at least {START:g} dB above random at steps 1, 2 and 4"
+    checks = [
+        _gap(run, one, other, step, START)
+        for one, others in (
+            ("maml_offline", ("offline",)),
+            ("maml_cl", ("finetune",)),
+            ("oml", ("finetune",)),
+            ("mod", ("offline", "finetune")),
+            ("mim", ("offline", "finetune")),
+        )
+        for step in EARLY
+        for other in [_better(run, others, step)]
+    ]
+    note = "Joint learning against joint, sequential against sequential; modules against the better of the two."
+    return Relation("c", statement, tuple(checks), note)
+
+
+def _improving(run: Protocol) -> Relation:
+    statement = f"(d) mod and mim still improve from step {LATER} to the last"
+    checks = []
+    for m in MODULES:
+        early, late = (_mean(run, m, s) for s in (LATER, run.last))
+        gain = None if early is None or late is None or run.last <= LATER else late - early
+        text = UNMEASURED if gain is None else db(gain, sign=True, unit=True)
+        checks.append(Check(f"{m}, step {LATER} to {run.last}", text, None if gain is None else gain > 0))
+    return Relation("d", statement, tuple(checks))
+
+
+def _quicker(run: Protocol, one: str) -> Relation:
+    statement = (
+        f"({one} : mod) {one} reaches mod's final PSNR in at most 75 % of its steps on at least {SIGNALS:.0%} "
+        "of the test signals, and not later in wall-clock"
+    ).replace("0%", "0 %")
+    found = reach(run, one)
+    if found is None:
+        return Relation(one, statement, (Check(f"steps of {one}", UNMEASURED, None),))
+    pairs = f"of {found.pairs} pairs of signal and seed"
+    checks = [Check("in at most 75 % of the steps", f"{found.share:.0%} {pairs}", found.share >= SIGNALS)]
+    if found.timed:
+        text = f"{found.share_in_time:.0%} {pairs}"
+        checks.append(Check("and not later in wall-clock", text, found.share_in_time >= SIGNALS))
+    else:
+        checks.append(Check("and not later in wall-clock", UNMEASURED, None))
+    return Relation(one, statement, tuple(checks), " ".join(_beside(found)))
+
+
+def _beside(found: Reach) -> Iterator[str]:
+    """What belongs beside the shares: how often at all, the medians, and mod's own first touch."""
+    yield f"Reached at all in {found.reached} of {found.pairs}."
+    steps, times = found.median(found.steps), found.median(found.times)
+    if math.isfinite(steps):
+        yield f"Median: step {steps:,.0f} of {found.last:,}" + (
+            f", {times:.0%} of the time." if math.isfinite(times) else "."
+        )
+    own = found.median(found.own)
+    if math.isfinite(own):
+        yield f"mod itself first touches its own final PSNR at step {own:,.0f} (median)."
+
+
+def _gap(run: Protocol, one: str, other: str, step: int, least: float) -> Check:
+    """`one` minus `other` at a step, in dB, which must be at least `least`."""
+    mine, theirs = _mean(run, one, step), _mean(run, other, step)
+    what = f"{one} - {other}, step {step}"
+    if mine is None or theirs is None or step < 1:
+        return Check(what, UNMEASURED, None)
+    return Check(what, db(mine - theirs, sign=True, unit=True), mine - theirs >= least)
+
+
+def _better(run: Protocol, methods: Sequence[str], step: int) -> str:
+    """The method with the higher mean at a step; where one was not measured, that one: nothing can be said."""
+    means = {m: _mean(run, m, step) for m in methods}
+    missing = [m for m, v in means.items() if v is None]
+    return missing[0] if missing else max(methods, key=lambda m: means[m] or 0.0)
+
+
+def _mean(run: Protocol, key: str, step: int) -> float | None:
+    found = run.at(key, step) if key in run.looks else None
+    return None if found is None else found.mean
