@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 INK, SOFT, GRID, NEUTRAL = "#1b1e24", "#6a7080", "#e3e6ea", "#98a0ad"
 _PANELS = 6  # most blocks that the forgetting plot shows
-_WIDE, _TEXT, _FINE = 6.2, 11, 10  # inches, and points of type
+WIDE, TEXT, FINE = 6.2, 11, 10  # inches, and points of type
 
 
 def psnr_over_steps(path: str | Path, summary: Summary) -> Path:
@@ -88,7 +88,7 @@ def svg(figure: Figure) -> str:
 
 def steps_figure(summary: Summary) -> Figure:
     """See `psnr_over_steps`."""
-    figure = _new(_WIDE, 3.5)
+    figure = new_figure(WIDE, 3.5)
     axes = figure.add_axes((0.105, 0.155, 0.505, 0.805))
     curves = {m: steps_of(summary[m]) for m in ordered(summary)}
     curves = {m: {s: v for s, v in c.items() if s > 0} for m, c in curves.items()}
@@ -97,7 +97,7 @@ def steps_figure(summary: Summary) -> Figure:
     for m in reversed(list(curves)):
         xs, ys = list(curves[m]), list(curves[m].values())
         axes.plot(xs, ys, color=colour(m), linewidth=2, marker="o", markersize=4, clip_on=False)
-    _axes(axes, "training steps on a block (log scale)", "held-out PSNR (dB)")
+    plain_axes(axes, "training steps on a block (log scale)", "held-out PSNR (dB)")
     if steps:
         axes.set_xscale("log", base=2)
         shown = steps[:: -(-len(steps) // 12)]
@@ -107,7 +107,7 @@ def steps_figure(summary: Summary) -> Figure:
         last = {m: c[max(c)] for m, c in curves.items()}
         _end_labels(axes, {m: (max(curves[m]), v) for m, v in last.items()})
     else:
-        _empty(axes)
+        say_empty(axes)
     return figure
 
 
@@ -118,7 +118,7 @@ def forgetting_figure(summary: Summary, blocks: Sequence[str]) -> Figure:
     count = max((len(r) for r in matrices.values()), default=0)
     names = [str(blocks[i]) if i < len(blocks) else f"block {i + 1}" for i in range(count)]
     panels = max(1, min(count - 1, _PANELS))
-    figure = _new(_WIDE if panels <= 3 else 1.0 + 1.75 * panels, 3.5)
+    figure = new_figure(WIDE if panels <= 3 else 1.0 + 1.75 * panels, 3.5)
     grid: Any = figure.subplots(1, panels, sharey=True, squeeze=False)
     figure.subplots_adjust(left=0.65 / figure.get_figwidth(), right=0.985, top=0.74, bottom=0.16, wspace=0.10)
     for i, axes in enumerate(grid[0]):
@@ -128,7 +128,7 @@ def forgetting_figure(summary: Summary, blocks: Sequence[str]) -> Figure:
             known = [(k, v) for k, v in points if v is not None]
             style: dict[str, Any] = {"linewidth": 2, "marker": "o", "markersize": 4.5, "clip_on": False}
             axes.plot([k for k, _ in known], [v for _, v in known], color=colour(m), label=name(m), **style)
-        _axes(
+        plain_axes(
             axes,
             "blocks learned" if panels > 2 else "blocks learned so far",
             "held-out PSNR (dB)" if i == 0 else "",
@@ -136,9 +136,9 @@ def forgetting_figure(summary: Summary, blocks: Sequence[str]) -> Figure:
         axes.set_xticks(range(i + 1, max(count, i + 1) + 1))
         axes.set_xlim(i + 0.85, max(count, i + 1) + 0.15)
         if i < len(names):
-            axes.set_title(names[i], loc="left", fontsize=_TEXT, color=INK, parse_math=False, pad=6)
+            axes.set_title(names[i], loc="left", fontsize=TEXT, color=INK, parse_math=False, pad=6)
     if not matrices:
-        _empty(grid[0][0])
+        say_empty(grid[0][0])
         return figure
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(
@@ -148,7 +148,7 @@ def forgetting_figure(summary: Summary, blocks: Sequence[str]) -> Figure:
         bbox_to_anchor=(0.52 / figure.get_figwidth(), 1.0),
         ncols=2,
         frameon=False,
-        fontsize=_FINE,
+        fontsize=FINE,
         labelcolor=INK,
         handlelength=1.4,
         columnspacing=1.6,
@@ -160,11 +160,11 @@ def phase_figure(phases: Mapping[str, float]) -> Figure:
     """See `phase_plot`."""
     known = [(str(k), finite(v)) for k, v in phases.items()]
     bars = [(k, v) for k, v in known if v is not None and v >= 0]
-    figure = _new(_WIDE, 0.4 + 0.34 * max(1, len(bars)))
+    figure = new_figure(WIDE, 0.4 + 0.34 * max(1, len(bars)))
     axes = figure.add_axes((0.315, 0.04, 0.455, 0.92))
     if not bars:
-        _axes(axes, "", "")
-        _empty(axes)
+        plain_axes(axes, "", "")
+        say_empty(axes)
         return figure
     total = sum(v for _, v in bars) or 1.0
     places = list(range(len(bars)))
@@ -177,10 +177,10 @@ def phase_figure(phases: Mapping[str, float]) -> Figure:
             place,
             f"{duration(v)}  ({v / total:.0%})",
             va="center",
-            fontsize=_FINE,
+            fontsize=FINE,
             color=SOFT,
         )
-    axes.set_yticks(places, [name(k) for k, _ in bars], fontsize=_FINE, color=INK)
+    axes.set_yticks(places, [name(k) for k, _ in bars], fontsize=FINE, color=INK)
     for tick in axes.get_yticklabels():
         tick.set_parse_math(False)
     axes.set_ylim(len(bars) - 0.5, -0.5)
@@ -194,20 +194,21 @@ def phase_figure(phases: Mapping[str, float]) -> Figure:
 
 def meta_figure(meta: Mapping[str, Any]) -> Figure:
     """See `meta_curve`."""
-    figure = _new(_WIDE, 2.7)
+    figure = new_figure(WIDE, 2.7)
     axes = figure.add_axes((0.115, 0.20, 0.865, 0.74))
     curve = meta.get("curve")
     curve = curve if isinstance(curve, list | tuple) else []
     points = [(finite(p[0]), finite(p[1])) for p in curve if isinstance(p, list | tuple) and len(p) == 2]
     known = [(s, v) for s, v in points if s is not None and v is not None]
     axes.plot([s for s, _ in known], [v for _, v in known], color=SOFT, linewidth=2)
-    _axes(axes, "meta-learning steps", "adapted PSNR (dB)")
+    plain_axes(axes, "meta-learning steps", "adapted PSNR (dB)")
     if not known:
-        _empty(axes)
+        say_empty(axes)
     return figure
 
 
-def _new(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, which no window knows of."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -219,19 +220,21 @@ def _new(width: float, height: float) -> Figure:
     return figure
 
 
-def _axes(axes: Axes, xlabel: str, ylabel: str) -> None:
+def plain_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """The look of every plot: a bottom line, soft horizontal rules, small labels."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(NEUTRAL)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=SOFT, labelsize=_FINE, length=3, labelcolor=SOFT)
+    axes.tick_params(colors=SOFT, labelsize=FINE, length=3, labelcolor=SOFT)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(xlabel, fontsize=_FINE, color=SOFT)
-    axes.set_ylabel(ylabel, fontsize=_FINE, color=SOFT)
+    axes.set_xlabel(xlabel, fontsize=FINE, color=SOFT)
+    axes.set_ylabel(ylabel, fontsize=FINE, color=SOFT)
 
 
-def _empty(axes: Axes) -> None:
+def say_empty(axes: Axes) -> None:
+    """Axes that have nothing to show say so."""
     axes.text(0.5, 0.5, "nothing measured", transform=axes.transAxes, ha="center", va="center", color=SOFT)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -242,7 +245,7 @@ def _end_labels(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
     low, high = axes.get_ylim()
     order = sorted(ends, key=lambda m: ends[m][1])
     wanted = [ends[m][1] for m in order]
-    places = _spread(wanted, 0.07 * (high - low))
+    places = spread(wanted, 0.07 * (high - low))
     for k, m in enumerate(order):
         text = f"{name(m)}\u2002{wanted[k]:.2f}"
         axes.annotate(
@@ -252,14 +255,14 @@ def _end_labels(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
             xytext=(10, 0),
             textcoords="offset points",
             va="center",
-            fontsize=_FINE,
+            fontsize=FINE,
             color=colour(m),
             annotation_clip=False,
             parse_math=False,
         )
 
 
-def _spread(wanted: Sequence[float], apart: float) -> list[float]:
+def spread(wanted: Sequence[float], apart: float) -> list[float]:
     """Rising places at least `apart` from each other: neighbours that would touch move apart."""
     groups: list[list[float]] = []
     for value in wanted:

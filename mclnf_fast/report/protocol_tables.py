@@ -76,12 +76,8 @@ def results(runs: Sequence[Labelled]) -> Table:
     rows = [
         Row(looks[m].category, m, looks[m].name, tuple(column.get(m, Cell("-")) for _, column in columns)) for m in keys
     ]
-    counts = {r.label: (len(r.run.signals), len(r.run.seeds)) for r in runs}
-    sizes = "; ".join(
-        (f"{label}: " if len(runs) > 1 else "") + f"{s} test signal{'s' * (s != 1)}, {n} seed{'s' * (n != 1)}"
-        for label, (s, n) in counts.items()
-    )
-    notes = ("PSNR in dB over the whole signal, after all tasks, at so many steps a task. " + STATISTICS, f"{sizes}.")
+    said = "; ".join((f"{r.label}: " if len(runs) > 1 else "") + sizes(r.run) for r in runs)
+    notes = ("PSNR in dB over the whole signal, after all tasks, at so many steps a task. " + STATISTICS, f"{said}.")
     heads = tuple(head for head, _ in columns)
     return Table("PSNR", heads, tuple(rows), notes, tuple((r.label, 3) for r in runs))
 
@@ -193,6 +189,12 @@ def _csv_lines(r: Labelled, m: str) -> Iterator[list[object]]:
         value = run.figure(m, name)
         if value is not None:
             yield [*head, name, "mean over seeds", "", repr(value), "", "", len(run.rows[m]), run.command]
+
+
+def sizes(run: Protocol) -> str:
+    """`12 test signals, 3 seeds`."""
+    signals, seeds = len(run.signals), len(run.seeds)
+    return f"{signals} test signal{'s' * (signals != 1)}, {seeds} seed{'s' * (seeds != 1)}"
 
 
 def text(e: Estimate | None, measure: str = "psnr") -> str:

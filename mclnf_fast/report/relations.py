@@ -116,16 +116,16 @@ def _improving(run: Protocol) -> Relation:
 
 def _quicker(run: Protocol, one: str) -> Relation:
     statement = (
-        f"({one} : mod) {one} reaches mod's final PSNR in at most 75 % of its steps on at least {SIGNALS:.0%} "
-        "of the test signals, and not later in wall-clock"
-    ).replace("0%", "0 %")
+        f"({one} : mod) {one} reaches mod's final PSNR in at most 75 % of its steps on at least "
+        f"{100 * SIGNALS:.0f} % of the test signals, and not later in wall-clock"
+    )
     found = reach(run, one)
     if found is None:
         return Relation(one, statement, (Check(f"steps of {one}", UNMEASURED, None),))
     pairs = f"of {found.pairs} pairs of signal and seed"
-    checks = [Check("in at most 75 % of the steps", f"{found.share:.0%} {pairs}", found.share >= SIGNALS)]
+    checks = [Check("in at most 75 % of the steps", f"{100 * found.share:.0f} % {pairs}", found.share >= SIGNALS)]
     if found.timed:
-        text = f"{found.share_in_time:.0%} {pairs}"
+        text = f"{100 * found.share_in_time:.0f} % {pairs}"
         checks.append(Check("and not later in wall-clock", text, found.share_in_time >= SIGNALS))
     else:
         checks.append(Check("and not later in wall-clock", UNMEASURED, None))
@@ -138,7 +138,7 @@ def _beside(found: Reach) -> Iterator[str]:
     steps, times = found.median(found.steps), found.median(found.times)
     if math.isfinite(steps):
         yield f"Median: step {steps:,.0f} of {found.last:,}" + (
-            f", {times:.0%} of the time." if math.isfinite(times) else "."
+            f", {100 * times:.0f} % of the time." if math.isfinite(times) else "."
         )
     own = found.median(found.own)
     if math.isfinite(own):

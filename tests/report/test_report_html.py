@@ -22,7 +22,7 @@ from mclnf_fast.report import (
     write_report,
 )
 from mclnf_fast.report.claims import changed, figures, sentences, start_gains
-from mclnf_fast.report.plots import _spread
+from mclnf_fast.report.plots import spread
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "path", "use"}
 
@@ -176,9 +176,9 @@ def test_plots_of_nothing(tmp_path: Path) -> None:
 
 
 def test_labels_are_moved_apart_only_where_they_would_touch() -> None:
-    assert _spread([1.0, 5.0], 1.0) == [1.0, 5.0]
-    assert _spread([1.0, 1.0, 5.0], 1.0) == [0.5, 1.5, 5.0]
-    places = _spread([1.0, 1.1, 1.9, 2.0], 1.0)
+    assert spread([1.0, 5.0], 1.0) == [1.0, 5.0]
+    assert spread([1.0, 1.0, 5.0], 1.0) == [0.5, 1.5, 5.0]
+    places = spread([1.0, 1.1, 1.9, 2.0], 1.0)
     assert all(b - a >= 1.0 - 1e-9 for a, b in itertools.pairwise(places))
 
 
