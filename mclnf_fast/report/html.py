@@ -56,6 +56,14 @@ def write_report(run_dir: str | Path, metrics: Mapping[str, Any]) -> Path:
         lies outside the run folder.
     """
     folder = Path(run_dir)
+    return write_page(folder / "report.html", "report.html", _content(folder, metrics))
+
+
+def write_page(target: Path, template: str, content: Mapping[str, Any]) -> Path:
+    """Fill a template of this folder and write it, whole or not at all; the path.
+
+    Raises: InputError, if jinja2 is missing (the message names the extra).
+    """
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError:
@@ -63,8 +71,7 @@ def write_report(run_dir: str | Path, metrics: Mapping[str, Any]) -> Path:
     loader = PackageLoader("mclnf_fast.report", ".")
     page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters["units"] = lambda text: _UNIT.sub("\\1\u00a0\\2", str(text))
-    text = page.get_template("report.html").render(**_content(folder, metrics))
-    target = folder / "report.html"
+    text = page.get_template(template).render(**content)
     write_atomically(target, text.encode("utf-8"))
     return target
 
@@ -90,8 +97,8 @@ def _content(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
         "plots": _plots(metrics, summary, blocks),
         "hero": hero,
         "sections": sections,
-        "comparison": _pairs(metrics.get("comparison")),
-        "versions": _pairs(metrics.get("versions")),
+        "comparison": pairs(metrics.get("comparison")),
+        "versions": pairs(metrics.get("versions")),
         "command": str(metrics.get("command") or ""),
         "config": config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
         "order": {m: i for i, m in enumerate(METHODS)},
@@ -215,14 +222,14 @@ def _pictures(folder: Path, metrics: Mapping[str, Any]) -> tuple[dict[str, str] 
             continue
         kind, file = str(entry.get("kind") or "overview"), str(entry["file"])
         caption = str(entry.get("caption") or "")
-        groups.setdefault(kind, []).append({"uri": _inline(folder, file), "file": file, "caption": caption})
+        groups.setdefault(kind, []).append({"uri": inline(folder, file), "file": file, "caption": caption})
     hero = groups["strip"].pop(0) if "strip" in groups else None
     groups = {k: v for k, v in groups.items() if v}
     kinds = [k for k in ORDER if k in groups] + [k for k in groups if k not in ORDER]
     return hero, [{"heading": HEADINGS.get(k, k), "pictures": groups[k]} for k in kinds]
 
 
-def _inline(folder: Path, file: str) -> str:
+def inline(folder: Path, file: str) -> str:
     """A picture as a data URI, empty where the file is not there."""
     root = folder.resolve()
     path = (root / file).resolve()
@@ -234,7 +241,8 @@ def _inline(folder: Path, file: str) -> str:
     return f"data:image/{kind};base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def _pairs(value: object) -> list[tuple[str, str]]:
+def pairs(value: object) -> list[tuple[str, str]]:
+    """What a mapping holds as (name, text), for a list of definitions."""
     out = []
     for key, item in _mapping(value).items():
         if isinstance(item, Mapping):
