@@ -1,4 +1,4 @@
-"""The command line: `mclnf-fast run city`, `mclnf-fast bench`, `mclnf-fast tune`, `mclnf-fast info`."""
+"""The command line: `mclnf-fast run city`, `table`, `bench`, `tune`, `info`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mclnf_fast.errors import BackendError, InputError
 USAGE = """usage: mclnf-fast COMMAND ...
 
   run city   learn a city block by block without forgetting (mclnf-fast run city --help)
+  table      tables and figures of finished runs: mclnf-fast table RUN [RUN ...] --out DIR
   bench      measure every op against its peers and the machine's limit (mclnf-fast bench --help)
   tune       time the tiles of the Triton kernels on this GPU and keep the fastest (mclnf-fast tune --help)
   info       what is installed and built, and which backend each op takes
@@ -54,11 +55,15 @@ def _dispatch(given: list[str]) -> int:
             return _run_city(given[2:])
         what = given[1] if len(given) > 1 else "nothing"
         raise InputError(f"run must be followed by the name of a system (city), got {what}")
+    if given[0] == "table":
+        from mclnf_fast.report.table import main as table
+
+        return table(given[1:])
     if given[0] == "bench":
         return _bench(given[1:])
     if given[0] == "tune":
         return _tune(given[1:])
-    raise InputError(f"the command must be run, bench, tune or info, got {given[0]!r}; see mclnf-fast --help")
+    raise InputError(f"the command must be run, table, bench, tune or info, got {given[0]!r}; see mclnf-fast --help")
 
 
 def _run_city(given: list[str]) -> int:
