@@ -1,9 +1,12 @@
 """Tables, plots, pictures and the HTML report of a run."""
 
+from mclnf_fast.report.filmstrip import filmstrip
 from mclnf_fast.report.html import write_report
 from mclnf_fast.report.maps import fisher_map, module_map
 from mclnf_fast.report.pictures import overview, save_png, strip, triptych
 from mclnf_fast.report.plots import forgetting_plot, meta_curve, phase_plot, psnr_over_steps
+from mclnf_fast.report.qualitative import qualitative_picture
+from mclnf_fast.report.signals import signal_table, write_run_pictures, write_signal_report
 from mclnf_fast.report.style import METHOD_NAMES, METHODS, PALETTE, check_extra
 from mclnf_fast.report.tables import matrix_table, summary_markdown
 
@@ -12,6 +15,7 @@ __all__ = [
     "METHOD_NAMES",
     "PALETTE",
     "check_extra",
+    "filmstrip",
     "fisher_map",
     "forgetting_plot",
     "matrix_table",
@@ -20,9 +24,13 @@ __all__ = [
     "overview",
     "phase_plot",
     "psnr_over_steps",
+    "qualitative_picture",
     "save_png",
+    "signal_table",
     "strip",
     "summary_markdown",
     "triptych",
     "write_report",
+    "write_run_pictures",
+    "write_signal_report",
 ]

@@ -7,9 +7,11 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from mclnf_fast.report.canvas import MARGIN, Sheet
 from mclnf_fast.report.claims import changed
 from mclnf_fast.report.protocol import mapping, sequence
 from mclnf_fast.report.protocol_tables import Cell, Row, Table
+from mclnf_fast.report.qualitative import small_print
 from mclnf_fast.report.run_folder import Finished
 from mclnf_fast.report.run_pictures import Drawn
 from mclnf_fast.report.style import db, duration, finite, name, ordered
@@ -49,8 +51,8 @@ def city_table(f: Finished) -> Table:
     return Table(f.label, tuple(c[0] for c in kept), tuple(rows), (note,))
 
 
-def city_strips(f: Finished) -> list[Drawn]:
-    """The refinement strips that the run left in its folder, as they are."""
+def city_strips(f: Finished, made: str) -> list[Drawn]:
+    """The refinement strips that the run left in its folder, as they are, over the commands that made them."""
     from PIL import Image
 
     out: list[Drawn] = []
@@ -62,7 +64,8 @@ def city_strips(f: Finished) -> list[Drawn]:
             with Image.open(file) as image:
                 stem = "strip" if not out else f"strip_{len(out) + 1}"
                 caption = str(entry.get("caption") or "A view while it is learned.")
-                out.append(Drawn("strip", stem, f"{f.label}: {caption}", image.convert("RGB")))
+                signed = _signed(image.convert("RGB"), [f"run: {f.command}"] * bool(f.command) + [f"figure: {made}"])
+                out.append(Drawn("strip", stem, f"{f.label}. {caption}", signed))
     return out
 
 
@@ -79,6 +82,15 @@ def city_csv(cities: Sequence[Finished]) -> str:
                     steps = row.get("steps_per_block", "") if kind == "last" else ""
                     lines.writerow([f.label, "", m, metric, kind, steps, repr(value), "", "", 1, f.command])
     return out.getvalue()
+
+
+def _signed(picture: Any, lines: Sequence[str]) -> Any:
+    """A picture with lines of small type below it."""
+    sheet = Sheet(picture.width, picture.height + 18 * len(lines) + 8)
+    sheet.put(picture, 0, 0)
+    for k, line in enumerate(lines):
+        small_print(sheet, MARGIN, picture.height + 8 + 18 * k, line)
+    return sheet.image
 
 
 def _summary(f: Finished) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class Protocol:
 
     def sequential(self, key: str) -> bool:
         """Whether the method learns one task after another."""
-        return self.looks[key].category not in JOINT
+        return key in self.looks and self.looks[key].category not in JOINT
 
     def matrices(self, key: str) -> np.ndarray:
         """R [seeds, signals, T, T]: PSNR of task i after task k. Empty for a joint method, or where it is missing."""

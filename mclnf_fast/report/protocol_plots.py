@@ -77,11 +77,12 @@ def meta_figure(runs: Sequence[Labelled]) -> Figure | None:
                 axes.plot(*_xy(train), linewidth=0.9, alpha=0.35, **style)
                 axes.plot(*_xy(check), linewidth=2, marker="o", markersize=3.5, **style, label=None if k else shown)
         if starts:
-            box = axes.get_legend_handles_labels()
-            axes.legend(
-                *box, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False, fontsize=_SMALL + 1,
+            legend = axes.legend(
+                loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False, fontsize=_SMALL + 1,
                 labelcolor=INK, handlelength=2.6, columnspacing=1.4,
             )  # fmt: skip
+            for text in legend.get_texts():
+                text.set_parse_math(False)
     return figure
 
 

@@ -83,7 +83,10 @@ def results(runs: Sequence[Labelled]) -> Table:
 
 
 def details(run: Protocol, label: str) -> Table:
-    """What stands beside the PSNR of one run: other metrics, forgetting, transfer, parameters, time, memory."""
+    """What stands beside the PSNR of one run: other metrics, forgetting, transfer, parameters, time, memory.
+
+    Columns that no method fills are left out.
+    """
     columns: list[tuple[str, Callable[[str], str]]] = []
     for measure in run.measures[1:]:
         unit = f" (dB), step {run.last}" if measure in METRIC_UNITS else f", step {run.last}"

@@ -230,7 +230,7 @@ def _telling(truth: np.ndarray, made: Sequence[np.ndarray], size: tuple[int, int
     for e in errors:
         table = np.pad(e.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
         totals.append(table[high:, wide:] - table[:-high, wide:] - table[high:, :-wide] + table[:-high, :-wide])
-    spread = np.stack(totals).std(0)
+    spread = np.stack(totals).std(0) if len(totals) > 1 else totals[0]  # one alone: where it is wrong
     top, left = np.unravel_index(int(spread.argmax()), spread.shape)
     return int(top), int(left)
 

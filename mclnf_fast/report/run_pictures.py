@@ -163,7 +163,7 @@ def _caption(run: Protocol, shown: int, of: int) -> str:
     )
     what = {
         "image": "whole, and below it the detail in which the methods differ most, which is framed in the truth",
-        "video": "its middle frame, and below it the detail in which the methods differ most",
+        "video": "the middle frame, and below it the detail in which the methods differ most",
         "audio": "waveform over the truth's in gray, and spectrogram",
     }.get(run.kind, "")
     return f"{which}, first seed, last step: {what}. Under each its PSNR over the whole signal, the best underlined."

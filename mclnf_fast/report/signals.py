@@ -56,9 +56,17 @@ def signal_table(metrics: Mapping[str, Any]) -> str:
     beside = details(run, run.title)
     parts = [f"{run.title}: PSNR in dB, {sizes(run)} (* best of its column)", aligned(results([one]))]
     if beside.heads:
-        parts += ["beside it", aligned(beside)]
+        parts.append(aligned(_narrow(beside)))
     parts.append("\n".join(f"{r.statement}: {r.verdict}" for r in relations(run)))
     return "\n\n".join(parts)
+
+
+def _narrow(table: Table) -> Table:
+    """The table without its widest columns, for a terminal."""
+    kept = [c for c, head in enumerate(table.heads) if "transfer" not in head and "points" not in head]
+    rows = [Row(r.category, r.key, r.name, tuple(r.cells[c] for c in kept)) for r in table.rows]
+    heads = tuple(table.heads[c].split(",")[0].replace(" a step", "/step") for c in kept)
+    return Table(table.title, heads, tuple(rows))
 
 
 def write_run_pictures(folder: str | Path, metrics: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,7 +14,16 @@ from mclnf_fast.fields.io import write_atomically
 from mclnf_fast.report.city_rows import city_csv, city_strips, city_table
 from mclnf_fast.report.html import inline, write_page
 from mclnf_fast.report.protocol import sequence
-from mclnf_fast.report.protocol_tables import Labelled, Table, csv_text, details, markdown, results, steps_to_reach
+from mclnf_fast.report.protocol_tables import (
+    Labelled,
+    Table,
+    csv_text,
+    details,
+    markdown,
+    results,
+    sizes,
+    steps_to_reach,
+)
 from mclnf_fast.report.relations import Relation, relations
 from mclnf_fast.report.run_folder import Finished, read_runs
 from mclnf_fast.report.run_pictures import Drawn, draw_figures, draw_signals
@@ -97,9 +106,11 @@ def _draw(
         out += [Shown(d, f"{d.stem}.png", commands) for d in draw_figures(labelled, command)]
     for f, one in zip(signals, labelled):
         grids = draw_signals(f.folder, one, command)
-        out += [Shown(d, f"{f.stem}_{d.stem}.png", (f.command,)) for d in grids]
+        for d in grids:
+            named = replace(d, caption=f"{f.label}. {d.caption}")
+            out.append(Shown(named, f"{f.stem}_{d.stem}.png", (f.command,)))
     for f in cities:
-        out += [Shown(d, f"{f.stem}_{d.stem}.png", (f.command,)) for d in city_strips(f)]
+        out += [Shown(d, f"{f.stem}_{d.stem}.png", (f.command,)) for d in city_strips(f, command)]
     return out
 
 
@@ -125,7 +136,7 @@ def _markdown(
         yield _made("", command)
         yield "## What must hold"
         for one in labelled:
-            yield f"### {markdown_cell(one.label)}"
+            yield f"### {markdown_cell(one.label)} ({sizes(one.run)})"
             yield "\n".join(_relation(r) for r in relations(one.run))
         yield "## Beside the PSNR"
         for one in labelled:
@@ -142,7 +153,7 @@ def _markdown(
     if shown:
         yield "## Figures"
         for s in shown:
-            yield f"![{markdown_cell(s.drawn.caption)}]({s.file})"
+            yield f"![{s.drawn.stem.replace('_', ' ')}]({s.file})"
             yield s.drawn.caption
             yield "  \n".join(_made(c, command if c == s.commands[-1] else "") for c in s.commands)
     yield "## Notes"
@@ -174,7 +185,7 @@ def _page(
         "runs": [(f.label, f.command, *_facts(f)) for f in finished],
         "results": results(labelled) if labelled else None,
         "ranks": RANKS,
-        "relation_lists": [(one.label, relations(one.run)) for one in labelled],
+        "relation_lists": [(f"{one.label} ({sizes(one.run)})", relations(one.run)) for one in labelled],
         "tables": [(t, one.run.command) for one in labelled for t in _tables(one)],
         "cities": [(t, f.command) for t, f in zip(tables, cities)],
         "pictures": pictures,
