@@ -125,6 +125,12 @@ class Protocol:
         curve = self.curve(key, measure)
         return max(curve.items(), key=lambda p: (p[1].mean, -p[0])) if curve else None
 
+    def left_out(self, measure: str) -> dict[str, tuple[int, int]]:
+        """Methods with values at the last step that are no finite number: how many of how many."""
+        last = {m: self.values(m, measure).get(self.last) for m in self.methods}
+        counts = {m: (int((~np.isfinite(v)).sum()), int(v.size)) for m, v in last.items() if v is not None}
+        return {m: c for m, c in counts.items() if c[0]}
+
     def final(self, key: str, measure: str = "psnr") -> Estimate | None:
         """The estimate at the run's last step."""
         return self.at(key, self.last, measure)

@@ -107,7 +107,7 @@ def details(run: Protocol, label: str) -> Table:
     ]
     heads = tuple(head for head, _ in columns)
     kept = [c for c in range(len(heads)) if any(row.cells[c].text != "-" for row in rows)]
-    notes = (
+    notes: tuple[str, ...] = (
         "Forgetting: mean of R[k, k] - R[T-1, k] over all tasks, more is worse; a bare 0 is exactly zero, bit for bit. "
         "Backward transfer: mean of R[T-1, k] - R[k, k] over the tasks but the last. Forward transfer: mean of "
         "R[i-1, i] - R_start[i] over the tasks but the first. R[k, i] is the PSNR of task i after task k; methods that "
@@ -115,6 +115,10 @@ def details(run: Protocol, label: str) -> Table:
         "Parameters: of one signal, all its modules. A step trains all test signals side by side; "
         "1 MB = 1,000,000 bytes.",
     )
+    for measure in run.measures:
+        for m, (count, of) in run.left_out(measure).items():
+            shown = METRIC_NAMES.get(measure, measure)
+            notes += (f"{shown} of {run.looks[m].name}: {count} of {of} values were not finite and are left out.",)
     picked = [Row(r.category, r.key, r.name, tuple(r.cells[c] for c in kept)) for r in rows]
     return Table(f"{label}: beside the PSNR", tuple(heads[c] for c in kept), tuple(picked), notes)
 

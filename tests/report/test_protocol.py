@@ -218,6 +218,15 @@ def test_details_show_exact_zero_time_and_memory() -> None:
     assert "ours (MIM)" in aligned(table)
 
 
+def test_values_that_are_left_out_are_counted() -> None:
+    metrics = run_metrics("audio", methods=["mod", "er"], seeds=2, signals=3)
+    metrics["seeds"]["1"]["methods"]["er"]["curve"]["si_sdr"]["4096"][1:] = [None, -math.inf]
+    run = Protocol(metrics)
+    assert run.left_out("psnr") == {}
+    assert run.left_out("si_sdr") == {"er": (2, 6)}
+    assert details(run, "x").notes[-1] == "SI-SDR of ER: 2 of 6 values were not finite and are left out."
+
+
 def test_csv_holds_every_figure_and_the_command() -> None:
     run = Protocol(run_metrics(methods=["mod"], signals=3))
     rows = list(csv.DictReader(io.StringIO(csv_text([Labelled("a, b", run)]))))

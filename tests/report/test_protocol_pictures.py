@@ -123,6 +123,10 @@ def test_a_waveform_covers_what_it_reaches() -> None:
     assert red[20, :10].all()
     assert red[0, 10:].all()
     assert not red[0, :10].any()
+    swing = np.tile([0.25, 0.75], 500)
+    shown = np.asarray(waveform(swing, swing, 0.5, "#ff0000", (20, 41)))
+    assert (shown[10:31] == [255, 0, 0]).all()
+    assert not (shown[:9] == [255, 0, 0]).all(-1).any()
 
 
 def test_filmstrip_spreads_its_frames() -> None:
@@ -217,8 +221,11 @@ def test_lines_carry_their_category_and_band() -> None:
     mean = run.run.curve("mod")
     assert drawn[method("mod").colour].get_ydata()[-1] == mean[4096].mean
     assert len(axes.collections) == 3
-    band = axes.collections[0].get_paths()[0].vertices
-    assert band[:, 1].max() - band[:, 1].min() > 0
+    band = axes.collections[-1].get_paths()[0].vertices  # the first method is drawn last
+    ends = band[band[:, 0] == 4096, 1]
+    error = run.run.curve("offline")[4096].error
+    assert error is not None
+    assert np.ptp(ends) == pytest.approx(2 * error)
     assert axes.get_xlim() == (1, 4096)
 
 

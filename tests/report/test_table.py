@@ -65,7 +65,8 @@ def test_tables_of_runs_of_every_kind(tmp_path: Path, image_run: Path, city_run:
         "A test city",
     ):
         assert part in text
-    assert text.count(f"Made by `{command}`") >= 10  # under each table and figure
+    # At the head, under the table of PSNR, the five tables beside it and of the city, and the six figures.
+    assert text.count(f"ade by `{command}`") == 1 + 1 + 5 + 6
     assert text.count("mclnf-fast run image --data faces --seeds 2") >= 8
     assert "No figure of any paper is reproduced or claimed here" in text
     shown = [line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
@@ -190,6 +191,8 @@ def test_report_of_a_run(tmp_path: Path, picture: Any) -> None:
     ):
         assert part in text
     assert "seed: 0 # &lt;tag&gt;" in text
+    assert "--m8: #c44e00" in text
+    assert '<span class="dot own-8"></span>ours (MIM)' in text
     assert text.count("data:image/png;base64,") == 3
     assert text.index("the qualitative picture") < text.index("Results") < text.index("the curve picture")
     assert "images/x.png is missing" in checked(
