@@ -38,12 +38,13 @@ def steps_figure(runs: Sequence[Labelled]) -> Figure:
         run = r.run
         curves = {m: run.curve(m) for m in run.methods}
         curves = {m: c for m, c in curves.items() if c}
-        for m in reversed(list(curves)):
+        for m in curves:
             look, steps = run.looks[m], list(curves[m])
             means = np.array([e.mean for e in curves[m].values()])
             errors = np.array([e.error or 0.0 for e in curves[m].values()])
-            axes.fill_between(steps, means - errors, means + errors, color=look.colour, alpha=0.16, linewidth=0)
-            axes.plot(steps, means, **_line(look))
+            axes.fill_between(steps, means - errors, means + errors, color=look.colour, alpha=0.11, linewidth=0)
+            # mod is wide: where its line is mim's too, which comes after it, both are seen.
+            axes.plot(steps, means, **_line(look) | ({"linewidth": 3.4} if m == "mod" else {}))
         plain_axes(axes, "steps a task (log scale)", "PSNR of the whole signal (dB)")
         _title(axes, r.label, f"mean and standard error; {sizes(run)}")
         if not curves:

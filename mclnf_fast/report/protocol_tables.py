@@ -98,7 +98,7 @@ def details(run: Protocol, label: str) -> Table:
         ("parameters", lambda m: _number(run.figure(m, "parameters"), 1.0, ",.0f")),
         ("ms a step", lambda m: _number(run.figure(m, "seconds_per_step"), 1e3, ".2f")),
         ("points a step", lambda m: _number(run.figure(m, "points_per_step"), 1.0, ",.0f")),
-        ("peak MB a step", lambda m: _number(run.figure(m, "peak_bytes_per_step"), 1e-6, ".1f")),
+        ("peak MB a step", lambda m: _megabytes(run.figure(m, "peak_bytes_per_step"))),
         ("seconds", lambda m: _number(run.figure(m, "seconds"), 1.0, ".1f")),
     ]
     rows = [
@@ -227,6 +227,13 @@ def _ranked(column: dict[str, Estimate | None], after: dict[str, str] | None = N
 
 def _number(value: float | None, scale: float, form: str) -> str:
     return "-" if value is None else format(value * scale, form)
+
+
+def _megabytes(value: float | None) -> str:
+    """Three digits, never fewer than those before the point."""
+    if value is None:
+        return "-"
+    return f"{value * 1e-6:.3g}" if value < 999.5e6 else f"{value * 1e-6:,.0f}"
 
 
 def _steps(value: float | None) -> str:

@@ -114,7 +114,8 @@ def _improving(run: Protocol) -> Relation:
         early, late = (_mean(run, m, s) for s in (LATER, run.last))
         gain = None if early is None or late is None or run.last <= LATER else late - early
         text = UNMEASURED if gain is None else db(gain, sign=True, unit=True)
-        checks.append(Check(f"{m}, step {LATER} to {run.last}", text, None if gain is None else gain > 0))
+        what = f"{m}, step {LATER} to {run.last}" if run.last > LATER else f"{m} after step {LATER}"
+        checks.append(Check(what, text, None if gain is None else gain > 0))
     return Relation("d", statement, tuple(checks))
 
 

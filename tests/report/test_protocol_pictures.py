@@ -221,7 +221,7 @@ def test_lines_carry_their_category_and_band() -> None:
     mean = run.run.curve("mod")
     assert drawn[method("mod").colour].get_ydata()[-1] == mean[4096].mean
     assert len(axes.collections) == 3
-    band = axes.collections[-1].get_paths()[0].vertices  # the first method is drawn last
+    band = axes.collections[0].get_paths()[0].vertices
     ends = band[band[:, 0] == 4096, 1]
     error = run.run.curve("offline")[4096].error
     assert error is not None
