@@ -134,8 +134,9 @@ class _Pictures:
         self.shown, self.picture = round(width * self.scale), round(height * self.scale)
         names = max((text_width(look.name, BODY) + 24 for look in looks), default=0)
         self.width = max(self.shown, round(names), 96)
-        # A detail a quarter as wide as the picture, each of its pixels a square, as wide as the column at most.
-        self.factor = max(2, self.shown // max(1, width // 4)) if min(width, height) >= 16 else 0
+        # A detail a quarter as wide as the picture, but at least 12 pixels; each is shown as a square, and all of them
+        # are as wide as the column at most.
+        self.factor = max(2, self.shown // max(12, width // 4)) if min(width, height) >= 16 else 0
         self.side = (
             (min(height, self.shown * 3 // 4 // self.factor), self.shown // self.factor) if self.factor else (0, 0)
         )

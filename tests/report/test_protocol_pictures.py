@@ -46,13 +46,13 @@ def test_a_row_a_signal_and_a_column_a_method(kind: str) -> None:
 
 
 def test_pictures_are_shown_as_they_are() -> None:
-    truth = torch.zeros(1, 20, 20, 3)
+    truth = torch.zeros(1, 40, 40, 3)
     made = {"mod": truth.clone()}
-    made["mod"][:, 10:, 10:] = torch.tensor([0.0, 1.0, 0.0])
+    made["mod"][:, 20:, 20:] = torch.tensor([0.0, 1.0, 0.0])
     shown = np.asarray(qualitative_picture("image", truth, made, {"mod": [1.0]}))
     green = (shown == [0, 255, 0]).all(-1)
-    # About a quarter of a picture of 6 x 20 pixels, smoothly enlarged, and a detail of 120 x 72 with nothing else.
-    assert 2500 + 120 * 72 < green.sum() <= 3600 + 120 * 72
+    # About a quarter of a picture of 3 x 40 pixels, smoothly enlarged, and a detail of 120 x 90 with nothing else.
+    assert 2500 + 120 * 90 < green.sum() <= 3600 + 120 * 90
     assert green.any(0).argmax() > shown.shape[1] // 2  # none of it on the side of the truth
 
 
