@@ -4,10 +4,12 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <climits>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "math/spherical.h"
@@ -21,6 +23,7 @@ namespace avx2 {
 #include "simd.h"
 #include "gemm_tile.h"
 #include "bank_tile.h"
+#include "narrow_sums.h"
 #include "bank_kernels.h"
 #include "bank_backward.h"
 #include "bank_second.h"

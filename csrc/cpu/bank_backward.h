@@ -45,6 +45,7 @@ struct OuterSample {
         const int left = outputs - o;
         Vec<S> total = {};
         Vec<S> g[RM][NV];
+        clear_block<S, RM, NV>(g);
         outer_block<S, RM, NV>(H + i * L, stride, first, end, D.row(0, o), g);
         for (int r = 0; r < RM; ++r)
             for (int v = 0; v < NV; ++v) {
@@ -246,6 +247,7 @@ static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const
     const int64_t group = (int64_t)panels * L * L;
     const Transposed<S> dT{memory.take((size_t)(round_up(net.max_dim, L) / L) * group), group};
     BiasSums<S> bias(net, memory);
+    const auto narrow = grads && !fisher.segments ? NarrowSums<S>(net.layers[last], memory) : NarrowSums<S>();
     FisherTile<S> informed(fisher, net, panels, n, memory);
     const Rows<S> weight(memory, 1, panels);
     const int first = !start.kept ? 0 : net.output_activation == kNone && start.grad_y ? layers : last;
@@ -268,7 +270,9 @@ static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const
         const bool accumulate = at > 0;
         load_points(x + at * net.in_dim, tile, X, net.in_dim, true);
         if (start.kept) place_kept(net, tile, at, const_cast<S*>(start.kept), H);
-        tile_forward<S>(net, par, w, tile, X, E, H, D, first);
+        Slices<S> own = par;
+        if (next < n) own.next = accumulate || !grads || grads.stream ? nullptr : grads.weight;
+        tile_forward<S>(net, own, w, tile, X, E, H, D, first);
         d.rows = padded<S>(net.out_dim);
         if (start.grad_y)
             load_points(start.grad_y + at * net.out_dim, tile, d, net.out_dim, false);
@@ -280,11 +284,14 @@ static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const
         for (int l = last; l >= 0 && (grads || grad_x || fisher); --l) {
             const Layer& layer = net.layers[l];
             const Rows<S>& prev = l > 0 ? H[l - 1] : E;
-            if (grads || fisher.segments)
+            const bool few = l == last && narrow;
+            if (few)
+                narrow.add(tile, prev, d, true);
+            else if (grads || fisher.segments)
                 transpose_tile(tile, d, layer.out, dT, fisher.segments || !grads ? nullptr : bias.at[l]);
             if (fisher.segments)
                 informed.segments(l, prev, E, dT, segment, segments_end, at, grads, bias.at[l], score.data());
-            else if (grads)
+            else if (grads && !few)
                 add_outer(layer, prev, E, dT, tile, grads.weight[l], accumulate, grads.stream && next == n);
             if (fisher && !fisher.segments)
                 informed.points(l, tile, prev, E, d, dT, accumulate, score.data());
@@ -317,5 +324,6 @@ static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const
     }
     if (start.error) *start.error = error * double(start.scale);
     if (grads) bias.store(net, grads);
+    if (narrow) narrow.store(grads.weight[last], grads.bias[last]);
     if (fisher.squares) informed.squares.store(net, fisher.squares);
 }

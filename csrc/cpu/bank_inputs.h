@@ -168,7 +168,8 @@ struct Plan {
     }
 };
 
-// The parameters of a plan's runs, one after the other, each with those of the run that comes next.
+// The parameters of a plan's runs (or tangents of them), one after the other, each with those of the run that
+// comes next.
 template <class S>
 class Walk {
   public:

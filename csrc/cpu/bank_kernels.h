@@ -37,6 +37,7 @@ static const LayerWeights<S>* left_factors(const Net& net, Slices<S> par, bool t
         const auto part = [&](const S* w, int rows) -> Left<S> {
             const Left<S> raw = transposed ? Left<S>{w, 1, layer.out} : Left<S>{w, layer.out, 1};
             if (n < (transposed ? kPackForward : kPackBackward)) return raw;
+            if ((transposed ? rows : layer.out) <= kThin) return raw;
             return transposed ? pack(layer.out, rows, raw, memory.take((size_t)rows * layer.out))
                               : pack(rows, layer.out, raw, memory.take((size_t)rows * layer.out));
         };
@@ -84,8 +85,9 @@ static void tile_forward(const Net& net, Slices<S> par, const LayerWeights<S>* w
         const Layer& layer = net.layers[l];
         const int kind = l == last ? net.output_activation : net.activation;
         const Rows<S>& prev = l > 0 ? H[l - 1] : E;
-        // While a layer is at work, the next module's weights of the same one are asked for: with few points
-        // a module their way from memory takes as long as all the arithmetic.
+        // While a layer is at work, the next module's weights of the same one are asked for (or what par.next
+        // names in their place): with few points a module their way from memory takes as long as all the
+        // arithmetic.
         Ahead ahead;
         if (par.next) {
             const int64_t blocks = (layer.out + kTallest - 1) / kTallest;
@@ -97,8 +99,7 @@ static void tile_forward(const Net& net, Slices<S> par, const LayerWeights<S>* w
             layer_forward<S>(layer, w[l], par.bias[l], prev.panel(p), E.panel(p), nv, Z, false,
                              kind == kRelu ? kRelu0 : kKeep, par.next ? &ahead : nullptr);
             if (kind != kRelu && kind != kNone)
-                activate<S>(kind, net.w0, net.layers[l].out, nv, Z, D && D[l] ? D[l].panel(p) : nullptr,
-                            nullptr);
+                activate<S>(kind, net.w0, net.layers[l].out, nv, Z, D && D[l] ? D[l].panel(p) : nullptr);
         }
     }
 }
@@ -165,7 +166,7 @@ static void forward_few(const Net& net, Slices<S> par, const S* x, int n, S* y) 
                 product<S>(n, below, encoding, w + (int64_t)layer.from_prev * layer.out, nv, to, nullptr,
                            true, after, nullptr, soon, layer.out);
             if (net.activation != kRelu && net.activation != kNone)
-                activate<S>(net.activation, net.w0, n, nv, to, nullptr, nullptr);
+                activate<S>(net.activation, net.w0, n, nv, to, nullptr);
         }
         std::swap(prev, own);
     }
@@ -179,7 +180,7 @@ static void forward_few(const Net& net, Slices<S> par, const S* x, int n, S* y) 
     layer_forward<S>(net.layers[last], w[last], par.bias[last], panel, E.at, tile.vectors(0), out, false,
                      net.output_activation == kRelu ? kRelu0 : kKeep);
     if (net.output_activation != kRelu && net.output_activation != kNone)
-        activate<S>(net.output_activation, net.w0, net.out_dim, tile.vectors(0), out, nullptr, nullptr);
+        activate<S>(net.output_activation, net.w0, net.out_dim, tile.vectors(0), out, nullptr);
     Rows<S> result;
     result.at = out;
     result.rows = net.out_dim;

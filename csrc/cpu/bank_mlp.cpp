@@ -120,14 +120,14 @@ std::tuple<Tensor, Tensors, Tensors, Tensor> second(const BankInputs<S>& in, con
     const Plan plan = Plan::fixed(in.offsets, kLeastPoints);
     RunSums<S> sums(in.net, in.modules, plan, grads);
     using Place = typename RunSums<S>::Place;
-    each_run(plan, [&, par = in.walk(plan), dir = View<S>(tangent, in.net), own = Place(sums)](
+    each_run(plan, [&, par = in.walk(plan), dir = Walk<S>(plan, View<S>(tangent, in.net)), own = Place(sums)](
                        int64_t r, int64_t then) mutable {
         const Run& run = plan.runs[r];
         const int64_t x_at = run.begin * in.net.in_dim, y_at = run.begin * in.net.out_dim;
         Start<S> start;
         start.grad_y = data<S>(grad_y) + y_at;
         table.second(in.net, par.at(r, then), in.points_at(run.begin), run.end - run.begin, start,
-                     tangent_x ? data<S>(*tangent_x) + x_at : nullptr, dir.at(run.module).read(),
+                     tangent_x ? data<S>(*tangent_x) + x_at : nullptr, dir.at(r, then),
                      need_x ? mutable_data<S>(gx) + x_at : nullptr, own.of(run), mutable_data<S>(ggy) + y_at);
         own.done(run);
     });

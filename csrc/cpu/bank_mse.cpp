@@ -125,12 +125,12 @@ std::tuple<Tensors, Tensors> bank_mse_bwd_bwd(Tensor x, Tensor offsets, Tensors 
         const Plan plan = Plan::fixed(in.offsets, kLeastPoints);
         RunSums<S> sums(in.net, in.modules, plan, grads);
         using Place = typename RunSums<S>::Place;
-        each_run(plan, [&, par = in.walk(plan), dir = View<S>(tangent, in.net), own = Place(sums)](
-                           int64_t r, int64_t then) mutable {
+        each_run(plan, [&, par = in.walk(plan), dir = Walk<S>(plan, View<S>(tangent, in.net)),
+                        own = Place(sums)](int64_t r, int64_t then) mutable {
             const Run& run = plan.runs[r];
             bank_table<S>().second(in.net, par.at(r, then), in.points_at(run.begin), run.end - run.begin,
-                                   in.start(run, data<S>(held)[run.module]), nullptr,
-                                   dir.at(run.module).read(), nullptr, own.of(run), nullptr);
+                                   in.start(run, data<S>(held)[run.module]), nullptr, dir.at(r, then),
+                                   nullptr, own.of(run), nullptr);
         });
         sums.finish();
         return {grads.weight, grads.bias};

@@ -1,9 +1,11 @@
 // The bank's tile kernels for one instruction set: portable.
 #include <algorithm>
+#include <climits>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "bank_table.h"
@@ -17,6 +19,7 @@ namespace portable {
 #include "simd.h"
 #include "gemm_tile.h"
 #include "bank_tile.h"
+#include "narrow_sums.h"
 #include "bank_kernels.h"
 #include "bank_backward.h"
 #include "bank_second.h"

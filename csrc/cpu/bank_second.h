@@ -28,7 +28,7 @@ static void times_derivatives(const Tile<S>& tile, int kind, const Rows<S>& H, c
 template <class S>
 static void second(const Net& net, Slices<S> par, const S* x, int64_t n, const Start<S>& start,
                    const S* tangent_x, Slices<S> tangent, S* grad_x, Sums<S> grads, S* grad_grad_y) {
-    constexpr int L = Panel<S>::lanes, W = Simd<S>::width;
+    constexpr int L = Panel<S>::lanes;
     const int layers = (int)net.layers.size(), last = layers - 1, wide = round_up(net.max_dim, 16);
     Arena<S>& memory = arena<S>();
     const int panels =
@@ -58,8 +58,12 @@ static void second(const Net& net, Slices<S> par, const S* x, int64_t n, const S
         gt(memory, wide, panels);
     const Rows<S> weight(memory, 1, panels);
     const int64_t group = (int64_t)panels * L * L;
-    const Transposed<S> dT{memory.take((size_t)(round_up(net.max_dim, L) / L) * group), group};
+    const auto transposed = [&] {
+        return Transposed<S>{memory.take((size_t)(round_up(net.max_dim, L) / L) * group), group};
+    };
+    const Transposed<S> dT = transposed(), dtT = transposed();
     BiasSums<S> bias(net, memory);
+    const auto narrow = grads ? NarrowSums<S>(net.layers[last], memory) : NarrowSums<S>();
 
     for (int64_t at = 0; at < n; at += panels * L) {
         const Tile<S> tile((int)std::min<int64_t>(panels * L, n - at));
@@ -72,6 +76,16 @@ static void second(const Net& net, Slices<S> par, const S* x, int64_t n, const S
             const Layer& layer = net.layers[l];
             const int kind = l == last ? net.output_activation : net.activation;
             const int below = layer.in - layer.from_prev;
+            // Of few points a module, its memory's way takes as long as a product: asked for in the one
+            // before.
+            const auto asked = [&](const S* from) {
+                const int64_t steps =
+                    (int64_t)(layer.out + kRows - 1) / kRows * layer.from_prev * tile.panels;
+                return from ? Ahead(from, (int64_t)layer.in * layer.out, steps) : Ahead(w[l].prev.at, 0, 1);
+            };
+            const bool ends = at + panels * L >= n;
+            Ahead own = asked(ends && par.next ? par.next[l] : at == 0 && grads ? grads.weight[l] : nullptr);
+            Ahead along = asked(ends && tangent.next ? tangent.next[l] : nullptr);
             for (int p = 0; p < tile.panels; ++p) {
                 const int nv = tile.vectors(p);
                 const S *prev = l > 0 ? H[l - 1].panel(p) : E.panel(p), *prevt = l > 0 ? Ht[l - 1].panel(p)
@@ -79,30 +93,18 @@ static void second(const Net& net, Slices<S> par, const S* x, int64_t n, const S
                                                                                              : nullptr;
                 S *z = H[l].panel(p), *zt = Ht[l].panel(p);
                 const int after = kind == kRelu ? kMasked : kKeep;
-                const bool skipt = layer.skip && tangent_x;
                 layer_forward<S>(layer, w[l], par.bias[l], prev, E.panel(p), nv, z, false,
-                                 kind == kRelu ? kRelu0 : kKeep);
+                                 kind == kRelu ? kRelu0 : kKeep, &own);
                 // zt = Wt^T h + bt + W^T ht; whatever is added last takes relu's derivative in.
+                const Beside<S> too = prevt ? Beside<S>{layer.from_prev, w[l].prev, prevt} : Beside<S>{};
                 product<S>(layer.out, layer.from_prev, wt[l].prev, prev, nv, zt, tangent.bias[l], false,
-                           layer.skip || prevt ? kKeep : after, z);
+                           layer.skip ? kKeep : after, z, &along, L, too);
                 if (layer.skip)
-                    product<S>(layer.out, below, wt[l].encoding, E.panel(p), nv, zt, nullptr, true,
-                               prevt ? kKeep : after, z);
-                if (prevt)
-                    product<S>(layer.out, layer.from_prev, w[l].prev, prevt, nv, zt, nullptr, true,
-                               skipt ? kKeep : after, z);
-                if (skipt)
-                    product<S>(layer.out, below, w[l].encoding, Et.panel(p), nv, zt, nullptr, true, after, z);
-                if (kind == kRelu || kind == kNone) continue;
-                S *a1 = D[l].panel(p), *a2 = C[l].panel(p);
-                activate<S>(kind, net.w0, layer.out, nv, z, a1, a2);
-                for (int r = 0; r < layer.out; ++r)
-                    for (int v = 0; v < nv; ++v) {
-                        const int i = r * L + v * W;
-                        const Vec<S> t = vload(zt + i);
-                        vstore(a2 + i, vload(a2 + i) * t);
-                        vstore(zt + i, vload(a1 + i) * t);
-                    }
+                    product<S>(layer.out, below, wt[l].encoding, E.panel(p), nv, zt, nullptr, true, after, z,
+                               nullptr, L,
+                               tangent_x ? Beside<S>{below, w[l].encoding, Et.panel(p)} : Beside<S>{});
+                if (kind != kRelu && kind != kNone)
+                    activate<S>(kind, net.w0, layer.out, nv, z, D[l].panel(p), zt, C[l].panel(p));
             }
         }
         if (grad_grad_y) store_points(Ht[last], tile, net.out_dim, grad_grad_y + at * net.out_dim);
@@ -122,36 +124,53 @@ static void second(const Net& net, Slices<S> par, const S* x, int64_t n, const S
         for (int l = last; l >= 0; --l) {
             const Layer& layer = net.layers[l];
             const Rows<S>&prev = l > 0 ? H[l - 1] : E, &prevt = l > 0 ? Ht[l - 1] : Et;
-            if (grads) {
-                transpose_tile(tile, dt, layer.out, dT, bias.at[l]);
-                add_outer(layer, prev, E, dT, tile, grads.weight[l], at > 0);
-                if (l > 0 || tangent_x) {
-                    transpose_tile<S>(tile, d, layer.out, dT, nullptr);
-                    outer_blocks<S>(layer.from_prev, layer.out,
-                                    OuterSum<S>{prevt.at, prevt.stride(), 0, tile.points, dT, grads.weight[l],
-                                                layer.out, true, false});
-                }
-                if (layer.skip && tangent_x)
-                    outer_blocks<S>(layer.in - layer.from_prev, layer.out,
-                                    OuterSum<S>{Et.at, Et.stride(), 0, tile.points, dT,
-                                                grads.weight[l] + (int64_t)layer.from_prev * layer.out,
-                                                layer.out, true, false});
+            // dt h^T + d ht^T
+            if (grads && l == last && narrow) {
+                narrow.add(tile, prev, dt, true);
+                if (prevt) narrow.add(tile, prevt, d, false);
+            } else if (grads) {
+                transpose_tile(tile, dt, layer.out, dtT, bias.at[l]);
+                if (prevt) transpose_tile<S>(tile, d, layer.out, dT, nullptr);
+                const auto outer = [&](int rows, const Rows<S>& h, const S* ht, S* to) {
+                    outer_blocks<S>(rows, layer.out,
+                                    OuterSum<S>{h.at, h.stride(), 0, tile.points, dtT, to, layer.out, at > 0,
+                                                false, ht, dT});
+                };
+                outer(layer.from_prev, prev, prevt.at, grads.weight[l]);
+                if (layer.skip)
+                    outer(layer.in - layer.from_prev, E, Et.at,
+                          grads.weight[l] + (int64_t)layer.from_prev * layer.out);
             }
             if (l == 0 && !grad_x) break;
-            const int kind = net.activation, after = l > 0 && kind == kRelu ? kMasked : kKeep;
+            // g = (W d) a', gt = (W dt + Wt d) a' + (W d) (a'' zt)
+            const int kind = net.activation;
+            const bool curved = l > 0 && kind != kRelu && kind != kNone;
+            const int after = l > 0 && kind == kRelu ? kMasked : kKeep;
             g.rows = gt.rows = l > 0 ? padded<S>(layer.from_prev) : 0;
             for (int p = 0; p < tile.panels; ++p) {
-                const int nv = tile.vectors(p);
-                const S* mask = after == kMasked ? H[l - 1].panel(p) : nullptr;
+                const int nv = tile.vectors(p), below = layer.in - layer.from_prev;
+                const S *mask = after == kMasked ? H[l - 1].panel(p) : nullptr, *from = d.panel(p);
                 S *G = l > 0 ? g.panel(p) : GE.panel(p), *Gt = l > 0 ? gt.panel(p) : GEt.panel(p);
-                S *ge = grad_x ? GE.panel(p) : nullptr, *get = grad_x ? GEt.panel(p) : nullptr;
-                layer_backward<S>(layer, back[l], d.panel(p), nv, G, ge, l == 0, after, mask);
-                layer_backward<S>(layer, back[l], dt.panel(p), nv, Gt, get, l == 0);
-                layer_backward<S>(layer, backt[l], d.panel(p), nv, Gt, get, true, after, mask);
+                const Beside<S> too{layer.out, backt[l].prev, from};
+                if (curved) {
+                    const S *a1 = D[l - 1].panel(p), *a2 = C[l - 1].panel(p);
+                    product<S>(layer.from_prev, layer.out, back[l].prev, from, nv, G, nullptr, false, kSplit,
+                               a1, nullptr, L, Beside<S>{0, {}, nullptr, a2, Gt});
+                    product<S>(layer.from_prev, layer.out, back[l].prev, dt.panel(p), nv, Gt, nullptr, false,
+                               kPlus, a1, nullptr, L, too);
+                } else {
+                    product<S>(layer.from_prev, layer.out, back[l].prev, from, nv, G, nullptr, l == 0, after,
+                               mask);
+                    product<S>(layer.from_prev, layer.out, back[l].prev, dt.panel(p), nv, Gt, nullptr, l == 0,
+                               after, mask, nullptr, L, too);
+                }
+                if (!layer.skip || !grad_x) continue;
+                product<S>(below, layer.out, back[l].encoding, from, nv, GE.panel(p), nullptr, true);
+                product<S>(below, layer.out, back[l].encoding, dt.panel(p), nv, GEt.panel(p), nullptr, true,
+                           kKeep, nullptr, nullptr, L, Beside<S>{layer.out, backt[l].encoding, from});
             }
             std::swap(d, g);
             std::swap(dt, gt);
-            if (l > 0 && after == kKeep) times_derivatives(tile, kind, H[l - 1], D[l - 1], C[l - 1], d, dt);
         }
         if (grad_x) {
             for (int p = 0; p < tile.panels; ++p)
@@ -162,6 +181,7 @@ static void second(const Net& net, Slices<S> par, const S* x, int64_t n, const S
         }
     }
     if (grads) bias.store(net, grads);
+    if (narrow) narrow.store(grads.weight[last], grads.bias[last]);
 }
 
 template <class S>

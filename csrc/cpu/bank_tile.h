@@ -119,9 +119,9 @@ static void store_points(const Rows<S>& in, const Tile<S>& tile, int dims, S* y)
     }
 }
 
-// Z -> a(Z) in place, with a'(Z) and a''(Z) where asked for.
+// Z -> a(Z) in place, with a'(Z) where asked for; with tangents T of Z, T -> a'(Z) T and C = a''(Z) T.
 template <class S, int kind>
-static void activate_as(double w0, int rows, int nv, S* Z, S* D1, S* D2) {
+static void activate_as(double w0, int rows, int nv, S* Z, S* D1, S* T, S* C) {
     constexpr int L = Panel<S>::lanes, W = Simd<S>::width;
     typedef Vec<S> V;
     const V one = vset<S>(1), zero = vset<S>(0), w = vset<S>(S(w0));
@@ -171,16 +171,20 @@ static void activate_as(double w0, int rows, int nv, S* Z, S* D1, S* D2) {
             }
             vstore(p, h);
             if (D1) vstore(D1 + r * L + v * W, d1);
-            if (D2) vstore(D2 + r * L + v * W, d2);
+            if (T) {
+                const V t = vload(T + r * L + v * W);
+                vstore(T + r * L + v * W, d1 * t);
+                vstore(C + r * L + v * W, d2 * t);
+            }
         }
 }
 
 template <class S>
-static void activate(int kind, double w0, int rows, int nv, S* Z, S* D1, S* D2) {
+static void activate(int kind, double w0, int rows, int nv, S* Z, S* D1, S* T = nullptr, S* C = nullptr) {
     switch (kind) {
-#define MCLNF_KIND(K)                               \
-    case K:                                         \
-        activate_as<S, K>(w0, rows, nv, Z, D1, D2); \
+#define MCLNF_KIND(K)                                 \
+    case K:                                           \
+        activate_as<S, K>(w0, rows, nv, Z, D1, T, C); \
         break;
         MCLNF_KIND(kNone)
         MCLNF_KIND(kRelu)

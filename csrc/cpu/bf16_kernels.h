@@ -62,7 +62,7 @@ static void bf16_layer(const Net& net, int l, const Bf16Layer& w, const uint32_t
     }
     to.sums = Z;
     dot_product(layer.out, w.forward, first, then, nv, w.bias, to);
-    if (kind != kNone || D) activate<float>(kind, net.w0, layer.out, nv, Z, D, nullptr);
+    if (kind != kNone || D) activate<float>(kind, net.w0, layer.out, nv, Z, D);
     if (H) pair_rows(layer.out, nv, Z, H);
 }
 

@@ -37,6 +37,8 @@ enum After : int {
     kMasked,  // times the derivative of relu, read off its values: 1 where with >
               // 0
     kTimes,   // times with
+    kPlus,    // times with, plus what C was
+    kSplit,   // times with; what it was before, times `Beside::with`, is a second result
 };
 
 // The left factor: A[m * sm + k * sk]. Packed: blocks of kRows rows one after
@@ -48,9 +50,59 @@ struct Left {
     bool packed = false;
 };
 
+// What goes along with a product: a second one that is added to it, left factors stored alike, and the second
+// result of kSplit.
+template <class S>
+struct Beside {
+    int K = 0;
+    Left<S> A{};
+    const S* B = nullptr;
+    const S* with = nullptr;
+    S* C = nullptr;
+
+    Beside from(int m, int rows) const {
+        Beside found = *this;
+        if (K) found.A.at += A.packed ? (int64_t)m * K : m * A.sm;
+        if (A.packed) found.A.sk = rows;
+        if (C) found.with += m * Panel<S>::lanes;
+        if (C) found.C += m * Panel<S>::lanes;
+        return found;
+    }
+};
+
+// Stores a product's vector z at place i.
+template <class S, int after>
+MCLNF_LANE void put(Vec<S> z, int i, const S* with, S* C, const Beside<S>& beside) {
+    const Vec<S> zero = {};
+    if (after == kRelu0) z = z < zero ? zero : z;
+    if (after == kMasked) z = vload(with + i) > zero ? z : zero;
+    if (after == kSplit) vstore(beside.C + i, z * vload(beside.with + i));
+    if (after == kTimes || after == kSplit) z = z * vload(with + i);
+    if (after == kPlus) z = vfma(z, vload(with + i), vload(C + i));
+    vstore(C + i, z);
+}
+// f(after) with `after` known to the compiler: asked once a block and not once a vector.
+template <class F>
+MCLNF_LANE void with_after(int after, const F& f) {
+    switch (after) {
+#define MCLNF_AFTER(A)                       \
+    case A:                                  \
+        f(std::integral_constant<int, A>()); \
+        break;
+        MCLNF_AFTER(kKeep)
+        MCLNF_AFTER(kRelu0)
+        MCLNF_AFTER(kMasked)
+        MCLNF_AFTER(kTimes)
+        MCLNF_AFTER(kPlus)
+        MCLNF_AFTER(kSplit)
+#undef MCLNF_AFTER
+    }
+}
+
 template <class S, int RM, int NV, bool Adjacent>
 MCLNF_LANE void product_block(int K, const S* A, int64_t sm, int64_t sk, const S* B, S* C, const S* bias,
-                              bool accumulate, int after, const S* with, Ahead& ahead, int64_t ldb) {
+                              bool accumulate, int after, const S* with, Ahead& ahead, int64_t ldb,
+                              const Beside<S>& beside) {
     constexpr int W = Simd<S>::width, L = Panel<S>::lanes;
     Vec<S> acc[RM][NV];
     for (int r = 0; r < RM; ++r)
@@ -60,41 +112,41 @@ MCLNF_LANE void product_block(int K, const S* A, int64_t sm, int64_t sk, const S
                                     : vload(C + r * L + v * W);
     const char* soon = ahead.at;
     const int64_t step = ahead.step;
-    for (int k = 0; k < K; ++k) {
-        __builtin_prefetch(soon, 0, 2);
-        if (NV == kColumnVectors) __builtin_prefetch(soon + step / 2, 0, 2);
-        soon += step;
-        Vec<S> b[NV];
-        for (int v = 0; v < NV; ++v) b[v] = vload(B + v * W);
-        for (int r = 0; r < RM; ++r) {
-            const Vec<S> a = vset<S>(Adjacent ? A[r] : A[r * sm]);
-            for (int v = 0; v < NV; ++v) acc[r][v] = vfma(a, b[v], acc[r][v]);
+    for (int last = beside.K ? 0 : 1;; ++last) {
+        for (int k = 0; k < K; ++k) {
+            __builtin_prefetch(soon, 0, 2);
+            if (NV == kColumnVectors) __builtin_prefetch(soon + step / 2, 0, 2);
+            soon += step;
+            Vec<S> b[NV];
+            for (int v = 0; v < NV; ++v) b[v] = vload(B + v * W);
+            for (int r = 0; r < RM; ++r) {
+                const Vec<S> a = vset<S>(Adjacent ? A[r] : A[r * sm]);
+                for (int v = 0; v < NV; ++v) acc[r][v] = vfma(a, b[v], acc[r][v]);
+            }
+            A += sk;
+            B += ldb;
         }
-        A += sk;
-        B += ldb;
+        if (last) break;
+        K = beside.K, A = beside.A.at, sk = beside.A.sk, sm = beside.A.sm, B = beside.B;
     }
     ahead.at = soon;
-    for (int r = 0; r < RM; ++r)
-        for (int v = 0; v < NV; ++v) {
-            const Vec<S> zero = {};
-            Vec<S> z = acc[r][v];
-            if (after == kRelu0) z = z < zero ? zero : z;
-            if (after == kMasked) z = vload(with + r * L + v * W) > zero ? z : zero;
-            if (after == kTimes) z = z * vload(with + r * L + v * W);
-            vstore(C + r * L + v * W, z);
-        }
+    with_after(after, [&](auto known) __attribute__((always_inline)) {
+        for (int r = 0; r < RM; ++r)
+            for (int v = 0; v < NV; ++v)
+                put<S, decltype(known)::value>(acc[r][v], r * L + v * W, with, C, beside);
+    });
 }
 
 template <class S, int NV, bool Adjacent>
 static void product_rows(int M, int K, const Left<S>& A, const S* B, S* C, const S* bias, bool accumulate,
-                         int after, const S* with, Ahead& ahead, int64_t ldb) {
+                         int after, const S* with, Ahead& ahead, int64_t ldb, const Beside<S>& beside) {
     constexpr int L = Panel<S>::lanes;
     int m = 0;
     if constexpr (kTall<NV> > kRows) {
         for (; !A.packed && m + kTall<NV> <= M; m += kTall<NV>) {
-            product_block<S, kTall<NV>, NV, Adjacent>(K, A.at + m * A.sm, A.sm, A.sk, B, C + m * L,
-                                                      !bias || accumulate ? bias : bias + m, accumulate,
-                                                      after, with ? with + m * L : nullptr, ahead, ldb);
+            product_block<S, kTall<NV>, NV, Adjacent>(
+                K, A.at + m * A.sm, A.sm, A.sk, B, C + m * L, !bias || accumulate ? bias : bias + m,
+                accumulate, after, with ? with + m * L : nullptr, ahead, ldb, beside.from(m, kTall<NV>));
         }
     }
     for (; m < M; m += kRows) {
@@ -104,10 +156,11 @@ static void product_rows(int M, int K, const Left<S>& A, const S* B, S* C, const
         const S* b0 = !bias || accumulate ? bias : bias + m;
         const S* w0 = with ? with + m * L : nullptr;
         S* c = C + m * L;
+        const Beside<S> too = beside.from(m, rows);
         switch (rows) {
-#define MCLNF_ROWS(R)                                                                                   \
-    case R:                                                                                             \
-        product_block<S, R, NV, Adjacent>(K, a, A.sm, sk, B, c, b0, accumulate, after, w0, ahead, ldb); \
+#define MCLNF_ROWS(R)                                                                                        \
+    case R:                                                                                                  \
+        product_block<S, R, NV, Adjacent>(K, a, A.sm, sk, B, c, b0, accumulate, after, w0, ahead, ldb, too); \
         break;
             MCLNF_ROWS(1)
             MCLNF_ROWS(2)
@@ -120,23 +173,67 @@ static void product_rows(int M, int K, const Left<S>& A, const S* B, S* C, const
     }
 }
 
+// Values of a column of B that stay in registers with all of its neighbours: products of no more are bound by
+// what they store, and blocks of rows would only cost.
+static constexpr int kThin = 6;
+
+// As `product`, over whole panels, K of A and beside.K values a column; A as it is stored.
+template <class S, int K>
+static void product_thin(int M, int own, const Left<S>& A, const S* B, S* C, const S* bias, bool accumulate,
+                         int after, const S* with, int64_t ldb, const Beside<S>& beside) {
+    constexpr int W = Simd<S>::width, L = Panel<S>::lanes, NV = kColumnVectors;
+    Vec<S> b[K][NV];
+    for (int k = 0; k < K; ++k)
+        for (int v = 0; v < NV; ++v)
+            b[k][v] = vload(k < own ? B + k * ldb + v * W : beside.B + (k - own) * ldb + v * W);
+    with_after(after, [&](auto known) __attribute__((always_inline)) {
+        for (int m = 0; m < M; ++m) {
+            Vec<S> a[K];
+            for (int k = 0; k < K; ++k)
+                a[k] = vset<S>(k < own ? A.at[m * A.sm + k * A.sk]
+                                       : beside.A.at[m * beside.A.sm + (k - own) * beside.A.sk]);
+            const Vec<S> start = vset<S>(bias ? bias[m] : S(0));
+            for (int v = 0; v < NV; ++v) {
+                const int i = m * L + v * W;
+                Vec<S> z = accumulate ? vload(C + i) : start;
+                for (int k = 0; k < K; ++k) z = vfma(a[k], b[k][v], z);
+                put<S, decltype(known)::value>(z, i, with, C, beside);
+            }
+        }
+    });
+}
+
 // C [M, lanes] = after((accumulate ? C : bias or 0) + A [M, K] B [K, lanes]) over the first nv vectors of a
 // panel; rows of B lie ldb apart. The bias is one a row; with `accumulate`, one a lane in place of C.
 template <class S>
 static void product(int M, int K, const Left<S>& A, const S* B, int nv, S* C, const S* bias, bool accumulate,
                     int after = kKeep, const S* with = nullptr, Ahead* ahead = nullptr,
-                    int64_t ldb = Panel<S>::lanes) {
+                    int64_t ldb = Panel<S>::lanes, const Beside<S>& beside = {}) {
+    const int thin = K + beside.K;
+    if (thin <= kThin && nv == kColumnVectors && !A.packed && !(bias && accumulate)) {
+        switch (thin) {
+#define MCLNF_THIN(N) \
+    case N:           \
+        return product_thin<S, N>(M, K, A, B, C, bias, accumulate, after, with, ldb, beside);
+            MCLNF_THIN(1)
+            MCLNF_THIN(2)
+            MCLNF_THIN(3)
+            MCLNF_THIN(4)
+            MCLNF_THIN(6)
+#undef MCLNF_THIN
+        }
+    }
     const bool adjacent = A.packed || A.sm == 1;
     Ahead nothing;
     nothing.at = reinterpret_cast<const char*>(B);
     Ahead& soon = ahead ? *ahead : nothing;
     switch (nv) {
-#define MCLNF_VECTORS(N)                                                                        \
-    case N:                                                                                     \
-        if (adjacent)                                                                           \
-            product_rows<S, N, true>(M, K, A, B, C, bias, accumulate, after, with, soon, ldb);  \
-        else                                                                                    \
-            product_rows<S, N, false>(M, K, A, B, C, bias, accumulate, after, with, soon, ldb); \
+#define MCLNF_VECTORS(N)                                                                                \
+    case N:                                                                                             \
+        if (adjacent)                                                                                   \
+            product_rows<S, N, true>(M, K, A, B, C, bias, accumulate, after, with, soon, ldb, beside);  \
+        else                                                                                            \
+            product_rows<S, N, false>(M, K, A, B, C, bias, accumulate, after, with, soon, ldb, beside); \
         break;
         MCLNF_VECTORS(1)
         MCLNF_VECTORS(2)
@@ -181,14 +278,17 @@ struct Transposed {
     }
 };
 
-// sum_t H[i + r][t] D[t][o + ...] for RM rows and NV vectors of outputs, over
+template <class S, int RM, int NV>
+MCLNF_LANE void clear_block(Vec<S> (&acc)[RM][NV]) {
+    for (int r = 0; r < RM; ++r)
+        for (int v = 0; v < NV; ++v) acc[r][v] = Vec<S>{};
+}
+// acc += sum_t H[i + r][t] D[t][o + ...] for RM rows and NV vectors of outputs, over
 // the points first ... end-1; H is a panel's row i, panels `stride` apart.
 template <class S, int RM, int NV>
 MCLNF_LANE void outer_block(const S* H, int64_t stride, int first, int end, const S* D,
                             Vec<S> (&acc)[RM][NV]) {
     constexpr int W = Simd<S>::width, L = Panel<S>::lanes;
-    for (int r = 0; r < RM; ++r)
-        for (int v = 0; v < NV; ++v) acc[r][v] = Vec<S>{};
     const S* d = D + (int64_t)first * L;
     for (int t = first; t < end;) {
         const int stop = std::min(end, (t / L + 1) * L);
@@ -271,13 +371,23 @@ struct OuterSum {
     S* grad;
     int outputs;
     bool accumulate, stream;
+    const S* H2 = nullptr;  // where given, H2 D2^T is added
+    Transposed<S> D2{};
 
     template <int RM, int NV>
     MCLNF_MEMBER void block(int i, int o) const {
         S* g = grad + (int64_t)i * outputs + o;
         const int left = outputs - o;
         Vec<S> sum[RM][NV];
-        outer_block<S, RM, NV>(H + i * L, stride, first, end, D.row(0, o), sum);
+        clear_block<S, RM, NV>(sum);
+        const S* h = H;
+        Transposed<S> d = D;
+        for (int last = H2 ? 0 : 1;; ++last) {
+            outer_block<S, RM, NV>(h + i * L, stride, first, end, d.row(0, o), sum);
+            if (last) break;
+            h = H2;
+            d = D2;
+        }
         if (stream) {
             for (int r = 0; r < RM; ++r)
                 for (int v = 0; v < NV; ++v) vstream(g + (int64_t)r * outputs + v * W, sum[r][v]);

@@ -196,6 +196,15 @@ MCLNF_LANE bool vany(VI mask) {
 #endif
 }
 
+// Whether any |x| is beyond a bound; NaN is not.
+MCLNF_LANE bool vbeyond(VF x, float bound) {
+#if MCLNF_VBYTES == 64 && !defined(MCLNF_EMULATE)
+    return _mm512_cmp_ps_mask(_mm512_abs_ps((__m512)x), _mm512_set1_ps(bound), _CMP_GT_OQ) != 0;
+#else
+    return vany((x > bound) | (x < -bound));
+#endif
+}
+
 // r = x - n pi/2 with |r| <= pi/4, and n. In single precision, pi/2 in three
 // parts: up to |x| = 2^15 what the first leaves is exact, so that r keeps its
 // bits even where x is next to a multiple of pi/2.
@@ -228,12 +237,12 @@ MCLNF_LANE void vsincos(VF x, VF& s, VF& c) {
     VF r;
 #if MCLNF_VBYTES >= 32  // without a fused multiply-add the single-precision
                         // reduction is not exact
-    if (__builtin_expect(!vany((x > 32768.0f) | (x < -32768.0f)), 1)) {
+    if (__builtin_expect(!vbeyond(x, 32768.0f), 1)) {
         r = vreduce_near(x, q);
     } else
 #endif
     {
-        if (vany((x > 268435456.0f) | (x < -268435456.0f))) {
+        if (vbeyond(x, 268435456.0f)) {
             for (int i = 0; i < Simd<float>::width; ++i) {
                 s[i] = std::sin(x[i]);
                 c[i] = std::cos(x[i]);
@@ -252,10 +261,11 @@ MCLNF_LANE void vsincos(VF x, VF& s, VF& c) {
     pc = vfma(pc, z, vset<float>(-1.3887316e-3f));
     pc = vfma(pc, z, vset<float>(4.1666646e-2f));
     pc = vfma(pc * z, z, vfma(z, vset<float>(-0.5f), vset<float>(1.0f)));
-    const VI odd = (q & 1) != 0;
+    const VI odd = (q & 1) != 0, sign = VI{} + INT_MIN;
     const VF a = odd ? pc : ps, b = odd ? ps : pc;
-    s = (q & 2) != 0 ? -a : a;
-    c = ((q + 1) & 2) != 0 ? -b : b;
+    // Bit 1 of q, and of q + 1, is the sign.
+    s = (VF)((VI)a ^ ((q << 30) & sign));
+    c = (VF)((VI)b ^ (((q + 1) << 30) & sign));
 }
 MCLNF_LANE void vsincos(VD x, VD& s, VD& c) {
     s = vlanes(x, [](double a) { return std::sin(a); });
