@@ -37,7 +37,7 @@ class ScorePool:
         position = torch.arange(blocks * BLOCK, device=device).reshape(blocks, BLOCK)
         inside = position < self.n[:, None, None]
         self.q = torch.where(inside, UNSEEN, PADDING)  # fp32 [M, blocks, BLOCK]
-        self.seen, self.unseen = _block_sums(self.q)
+        self.seen, self.unseen = block_sums(self.q)
         self.prior = torch.full_like(self.n, UNSEEN)
         self._count = inside.sum(2).double()  # [M, blocks]
         self._root_mean = torch.ones_like(self.n)
@@ -49,7 +49,7 @@ class ScorePool:
         row = torch.tensor(list(rows), device=self.device)[:, None]
         block = ids // BLOCK
         self.q[row, block, ids % BLOCK] = q
-        self.seen[row, block], self.unseen[row, block] = _block_sums(self.q[row, block])
+        self.seen[row, block], self.unseen[row, block] = block_sums(self.q[row, block])
         self._stale.update(rows)
 
     def write_prior(self, rows: Sequence[int], prior: Tensor) -> None:
@@ -62,18 +62,16 @@ class ScorePool:
         rows = list(rows)
         q = self.q[rows]
         self.q[rows] = torch.where(q == PADDING, q, UNSEEN)
-        self.seen[rows], self.unseen[rows] = _block_sums(self.q[rows])
+        self.seen[rows], self.unseen[rows] = block_sums(self.q[rows])
         self.prior[rows] = UNSEEN
         self._stale.update(rows)
 
-    def grown(self, size: int) -> ScorePool:
-        """A pool with one module more, of `size` items, and the same scores."""
-        new = ScorePool((*self.sizes, size), self.mix, self.device)
-        blocks = self.q.shape[1]
+    def take(self, other: ScorePool) -> None:
+        """Take over the scores of a pool of fewer modules: they are the first."""
+        state, (modules, blocks, _) = other.state_dict(), other.q.shape
         for name in ("q", "seen", "unseen"):
-            getattr(new, name)[:-1, :blocks] = getattr(self, name)
-        new.prior[:-1] = self.prior
-        return new
+            getattr(self, name)[:modules, :blocks] = state[name]
+        self.prior[:modules] = other.prior
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies; the sums too, since summed afresh they could differ in the last bit."""
@@ -158,6 +156,6 @@ class ScorePool:
         return tensor if list(rows) == list(range(len(self.sizes))) else tensor[list(rows)]
 
 
-def _block_sums(q: Tensor) -> tuple[Tensor, Tensor]:
+def block_sums(q: Tensor) -> tuple[Tensor, Tensor]:
     """Of each block [..., BLOCK]: the sum of sqrt(q) over scored items, the number of others; fp64."""
     return q.clamp(min=0.0).sqrt_().sum(-1, dtype=torch.float64), (q == UNSEEN).sum(-1, dtype=torch.float64)

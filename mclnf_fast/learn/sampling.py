@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.learn.params import check_modules, check_positive_int, check_unit_interval
-from mclnf_fast.learn.pool import UNSEEN, ScorePool
+from mclnf_fast.learn.pool import UNSEEN
+from mclnf_fast.learn.pool_table import make_pool
 
 PRIOR_DECAY = 0.9
 
@@ -36,8 +37,9 @@ class FisherSampler:
             sampler.update(ids, scores_of(ids))
         ids, weights = sampler.draw(batch, generator)
 
-    A draw is a binary search, an update costs what it touches (see `pool`). Deterministic given the
-    generator.
+    Pools of up to 65536 items a module are drawn from by table, which an update renews (see `pool_table`); larger
+    ones by binary search, where an update costs what it touches (see `pool`). Drawing for several steps at once,
+    `draw(8 * k)` cut into 8 afterwards with `refresh=1`, saves what calls cost. Deterministic given the generator.
 
     Args:
         sizes: n of each module, [M] (or one int, for one module), each at least 1.
@@ -61,7 +63,7 @@ class FisherSampler:
         self.refresh = check_positive_int(refresh, "refresh")
         self.device, self.dtype = torch.device(device), dtype
         self._draws = 0
-        self._pool = ScorePool(_check_sizes(sizes), check_unit_interval(mix, "mix"), self.device)
+        self._pool = make_pool(_check_sizes(sizes), check_unit_interval(mix, "mix"), self.device)
 
     @property
     def modules(self) -> int:
@@ -182,7 +184,9 @@ class FisherSampler:
         Raises: TypeError, ValueError.
         """
         check_positive_int(size, "size")
-        self._pool = self._pool.grown(size)
+        grown = make_pool((*self.sizes, size), self.mix, self.device)
+        grown.take(self._pool)
+        self._pool = grown
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that decides the next draw, but for the generator, as tensors (copies)."""
@@ -203,7 +207,7 @@ class FisherSampler:
         if missing:
             raise ValueError(f"state must hold {sorted(missing)}, got {sorted(state)}")
         self.refresh, self._draws = int(state["refresh"]), int(state["draws"])
-        self._pool = ScorePool(_check_sizes(state["sizes"]), float(state["mix"]), self.device)
+        self._pool = make_pool(_check_sizes(state["sizes"]), float(state["mix"]), self.device)
         self._pool.load_state_dict(state)
 
     def _rows(self, modules: Iterable[int] | Tensor | None) -> list[int]:
