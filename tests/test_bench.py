@@ -184,6 +184,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "fisher_all": {},
     "fisher_rays": {"ray_points": 4, "peer_points": 16},
     "maml": {"steps": 2, "lr": 0.1},
+    "meta": {"steps": 2, "lr": 0.1, "octaves": 0, "in_dim": 2, "out_dim": 3, "w0": 30.0},
     "composite": {"rays": 7, "bins": 5},
     "composite_backward": {"rays": 7, "bins": 5},
     "nerf_step": {"rays": 8, "samples": 4},

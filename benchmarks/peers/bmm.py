@@ -96,7 +96,7 @@ def maml(work: Maml) -> Contender:
     x, y, query_x, query_y = work.tasks()
 
     def loss(theta: list[Tensor], h: Tensor, y: Tensor) -> Tensor:
-        return (plain.bmm_mlp(h, theta[:layers], theta[layers:]) - y).square().mean((1, 2)).sum()
+        return (plain.bmm_mlp(h, theta[:layers], theta[layers:], work.spec) - y).square().mean((1, 2)).sum()
 
     def run() -> tuple[Tensor, ...]:
         features, query = plain.encode(x, freqs), plain.encode(query_x, freqs)
@@ -153,5 +153,6 @@ OPS: dict[str, Callable[..., Contender]] = {
     "forward_backward": forward_backward,
     "squared_error": squared_error,
     "maml": maml,
+    "meta": maml,
     "nerf_step": nerf_step,
 }

@@ -59,22 +59,25 @@ def _tensor(a: Any) -> Tensor:
 def _encode(x: Any, freqs: Any) -> Any:
     import jax.numpy as jnp
 
+    if not len(freqs):
+        return x
     angles = freqs[:, None] * x[..., None, :]
     return jnp.stack((jnp.sin(angles), jnp.cos(angles)), -2).reshape(*x.shape[:-1], -1)
 
 
 def _mlp(work: Bank) -> Callable[[Any, Any, Any], Any]:
-    """(weights, biases, x [..., 3]) of one module -> [..., 4]."""
+    """(weights, biases, x [..., d]) of one module -> [..., out]."""
     import jax
 
-    freqs = _array(plain.frequencies(work.spec).float())
+    freqs, w0 = _array(plain.frequencies(work.spec).float()), work.spec.w0
+    activate = jax.nn.relu if work.spec.activation == "relu" else lambda z: jax.numpy.sin(w0 * z)
 
     def evaluate(weights: Any, biases: Any, x: Any) -> Any:
         h = _encode(x, freqs)
         for k, (w, b) in enumerate(zip(weights, biases)):
             h = h @ w + b
             if k + 1 < len(weights):
-                h = jax.nn.relu(h)
+                h = activate(h)
         return h
 
     return evaluate
@@ -204,4 +207,5 @@ OPS: dict[str, Callable[..., Contender]] = {
     "fisher_all": fisher,
     "fisher_rays": fisher,
     "maml": maml,
+    "meta": maml,
 }

@@ -14,18 +14,39 @@ LOW = (torch.bfloat16, torch.float16)
 
 
 def frequencies(spec: sp.FieldSpec, device: str | torch.device = "cpu") -> Tensor:
-    """[octaves] in float64, of a Frequency encoding without its input: the one that the cases use."""
+    """[octaves] in float64, of a Frequency encoding without its input, or none of no encoding: those that the cases
+    use."""
+    if isinstance(spec.encoding, sp.Identity):
+        return torch.empty(0, dtype=torch.float64, device=device)
     if not isinstance(spec.encoding, sp.Frequency) or spec.encoding.include_input:
         raise ValueError(f"the peers write out Frequency(n) alone, got {spec.encoding!r}")
     return torch.tensor(spec.encoding.frequencies, dtype=torch.float64, device=device)
 
 
 def encode(x: Tensor, freqs: Tensor) -> Tensor:
-    """x [..., 3] -> [..., 6 octaves], laid out as ours. Low precision is encoded in float32: octave 10 of a
-    bfloat16 angle is noise."""
+    """x [..., d] -> [..., 2 d octaves], laid out as ours, or x itself without any. Low precision is encoded in
+    float32: octave 10 of a bfloat16 angle is noise."""
+    if not len(freqs):
+        return x
     wide = x.float() if x.dtype in LOW else x
     angles = wide[..., None, :] * freqs[:, None].to(wide)
     return torch.stack((angles.sin(), angles.cos()), -2).flatten(-3).to(x.dtype)
+
+
+def activate(z: Tensor, spec: sp.FieldSpec | None) -> Tensor:
+    """A hidden layer's activation: relu, or the sine of a spec that has one."""
+    return torch.sin(spec.w0 * z) if spec is not None and spec.activation == "sine" else torch.relu(z)
+
+
+class Sine(nn.Module):
+    """sin(w0 z), as SIREN's authors write it."""
+
+    def __init__(self, w0: float) -> None:
+        super().__init__()
+        self.w0 = w0
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.sin(self.w0 * z)
 
 
 class Encode(nn.Module):
@@ -42,7 +63,7 @@ class Encode(nn.Module):
 def sequential(
     spec: sp.FieldSpec, weights: Sequence[Tensor], biases: Sequence[Tensor], with_encoding: bool = True
 ) -> nn.Sequential:
-    """One module [in, out], [out] a layer, as nn.Sequential of Linear and ReLU."""
+    """One module [in, out], [out] a layer, as nn.Sequential of Linear and ReLU or sine."""
     layers: list[nn.Module] = [Encode(frequencies(spec, weights[0].device))] if with_encoding else []
     for k, (w, b) in enumerate(zip(weights, biases)):
         linear = nn.Linear(w.shape[0], w.shape[1], dtype=w.dtype, device=w.device)
@@ -51,7 +72,7 @@ def sequential(
             linear.bias.copy_(b)
         layers.append(linear)
         if k < spec.hidden_layers:
-            layers.append(nn.ReLU())
+            layers.append(Sine(spec.w0) if spec.activation == "sine" else nn.ReLU())
     return nn.Sequential(*layers)
 
 
@@ -71,13 +92,15 @@ def stacked(grads: Sequence[Tensor], layers: int, modules: int) -> list[Tensor]:
     return [torch.stack([r[k].t() if k < layers else r[k] for r in rows]) for k in range(2 * layers)]
 
 
-def bmm_mlp(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """features [M, n, F] -> [M, n, out]: a baddbmm a layer, ReLU between."""
+def bmm_mlp(
+    features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: sp.FieldSpec | None = None
+) -> Tensor:
+    """features [M, n, F] -> [M, n, out]: a baddbmm a layer, ReLU between, or the sine of `spec`."""
     h = features
     for k, (w, b) in enumerate(zip(weights, biases)):
         h = torch.baddbmm(b[:, None], h, w)
         if k + 1 < len(weights):
-            h = torch.relu(h)
+            h = activate(h, spec)
     return h
 
 

@@ -23,13 +23,13 @@ class Stack(nn.Module):
 
     def __init__(self, work: Maml) -> None:
         super().__init__()
-        self.layers = len(work.weights)
+        self.layers, self.spec = len(work.weights), work.spec
         for k, t in enumerate((*work.weights, *work.biases)):
             self.register_parameter(f"p{k}", nn.Parameter(t.clone()))
 
     def forward(self, features: Tensor) -> Tensor:
         own = [getattr(self, f"p{k}") for k in range(2 * self.layers)]
-        return plain.bmm_mlp(features, own[: self.layers], own[self.layers :])
+        return plain.bmm_mlp(features, own[: self.layers], own[self.layers :], self.spec)
 
 
 def maml(work: Maml) -> Contender:
@@ -55,4 +55,4 @@ def maml(work: Maml) -> Contender:
     return Contender("torchopt", run, lambda grads: joined("grads", grads))
 
 
-OPS: dict[str, Callable[..., Contender]] = {"maml": maml}
+OPS: dict[str, Callable[..., Contender]] = {"maml": maml, "meta": maml}

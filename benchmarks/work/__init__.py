@@ -17,6 +17,7 @@ FILES = {
     "fisher_all": "fisher",
     "fisher_rays": "fisher",
     "maml": "maml",
+    "meta": "meta",
     "composite": "render",
     "composite_backward": "render",
     "march": "render",

@@ -1,6 +1,7 @@
 """Forward, forward with backward, and the squared error with its gradients, of a bank over points grouped by module.
 
-Shapes: modules, points (in all), width, hidden, octaves, dtype (`tf32`: float32, multiplied as tf32), shares
+Shapes: modules, points (in all), width, hidden, octaves (0: no encoding), in_dim and out_dim (3 and 4), w0 (a sine
+network's; without it relu), dtype (`tf32`: float32, multiplied as tf32), shares
 (`uniform`, or `zipf`: module m has a share proportional to 1 / (m + 1)), bias (false: biases of zero, for a peer that
 has none; the weights' gradients are then an output of their own).
 """
@@ -34,8 +35,8 @@ def counts_of(points: int, modules: int, shares: str) -> list[int]:
 
 
 class Bank(Work):
-    """x [N, 3] in [-1, 1], offsets [M + 1] (borders: the same on the host), weights [M, in, out], biases [M, out],
-    grad_y [N, 4] (of the squared error the target), a Frequency encoding.
+    """x [N, in_dim] in [-1, 1], offsets [M + 1] (borders: the same on the host), weights [M, in, out], biases [M, out],
+    grad_y [N, out_dim] (of the squared error the target), a Frequency encoding.
 
     Every module has parameters of its own, so that a module taken for another is seen.
     """
@@ -48,12 +49,15 @@ class Bank(Work):
             self.tf32 = dtype == "tf32"
         self.biased = bool(shapes.get("bias", True))
         self.modules, self.points = int(shapes["modules"]), int(shapes["points"])
+        octaves, sine = int(shapes["octaves"]), "w0" in shapes
         self.spec = mf.FieldSpec(
-            IN_DIM,
-            OUT_DIM,
+            int(shapes.get("in_dim", IN_DIM)),
+            int(shapes.get("out_dim", OUT_DIM)),
             width=int(shapes["width"]),
             hidden_layers=int(shapes["hidden"]),
-            encoding=mf.Frequency(int(shapes["octaves"])),
+            activation="sine" if sine else "relu",
+            w0=float(shapes["w0"]) if sine else 30.0,
+            encoding=mf.Frequency(octaves) if octaves else mf.Identity(),
         )
         generator = torch.Generator().manual_seed(0)
         self.counts = counts_of(self.points, self.modules, shapes.get("shares", "uniform"))
@@ -64,8 +68,8 @@ class Bank(Work):
         def put(t: Tensor) -> Tensor:
             return t.to(device=device, dtype=self.dtype)
 
-        self.x = put(torch.rand(self.points, IN_DIM, generator=generator) * 2 - 1)
-        self.grad_y = put(torch.randn(self.points, OUT_DIM, generator=generator))
+        self.x = put(torch.rand(self.points, self.spec.in_dim, generator=generator) * 2 - 1)
+        self.grad_y = put(torch.randn(self.points, self.spec.out_dim, generator=generator))
         stacked = initial_parameters(self.spec, self.modules, generator=generator)
         layers = len(self.spec.layer_shapes)
         self.weights = [put(t) for t in stacked[:layers]]

@@ -14,7 +14,7 @@ from torch import Tensor
 import mclnf_fast as mf
 from benchmarks.contender import Contender, Outputs
 from benchmarks.correctness import joined
-from benchmarks.work.bank import IN_DIM, OUT_DIM, Bank
+from benchmarks.work.bank import Bank
 from mclnf_fast.learn import MAML
 
 TASKS_AT_A_TIME = 8  # of the float64 truth, whose graph is large
@@ -27,14 +27,15 @@ class Maml(Bank):
         super().__init__(op, shapes, device)
         generator = torch.Generator().manual_seed(2)
         self.steps, self.lr = int(shapes["steps"]), float(shapes["lr"])
+        in_dim, out_dim = self.spec.in_dim, self.spec.out_dim
         self.init = [t[:1].clone() for t in (*self.weights, *self.biases)]
         self.weights = [t[:1].repeat(self.modules, 1, 1) for t in self.weights]
         self.biases = [t[:1].repeat(self.modules, 1) for t in self.biases]
-        self.query_x = torch.rand(self.points, IN_DIM, generator=generator).to(self.x) * 2 - 1
-        phase = torch.rand(self.modules, 1, OUT_DIM, generator=generator).to(self.x)
+        self.query_x = torch.rand(self.points, in_dim, generator=generator).to(self.x) * 2 - 1
+        phase = torch.rand(self.modules, 1, out_dim, generator=generator).to(self.x)
 
         def target(x: Tensor) -> Tensor:
-            return torch.sin(3 * x.view(self.modules, -1, IN_DIM).sum(-1, keepdim=True) + 6 * phase)
+            return torch.sin(3 * x.view(self.modules, -1, in_dim).sum(-1, keepdim=True) + 6 * phase)
 
         self.y, self.query_y = target(self.x), target(self.query_x)
         self.flops = None  # it depends on how the second derivative is taken
@@ -42,12 +43,22 @@ class Maml(Bank):
 
     def tasks(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Support x, y and query x, y: [M, n, 3 or 4]."""
-        shape = (self.modules, -1, IN_DIM)
+        shape = (self.modules, -1, self.spec.in_dim)
         return self.x.view(shape), self.y, self.query_x.view(shape), self.query_y
 
     def own_maml(self, name: str, first_order: bool, backend: str = "auto") -> Contender:
         """`learn.MAML` as a user calls it."""
         learner = MAML(self.init, self.lr, self.steps, first_order=first_order)
+        support, query = self.losses(backend)
+
+        def run() -> tuple[Tensor, ...]:
+            return learner.outer_gradient(support, query, self.modules)[1]
+
+        part = "first order:" if first_order else ""
+        return Contender(name, run, lambda grads: joined("grads", grads), part=part)
+
+    def losses(self, backend: str) -> tuple[Any, Any]:
+        """The support and the query loss, as `learn` takes them."""
         layers = len(self.weights)
 
         def loss(x: Tensor, y: Tensor) -> Any:
@@ -59,13 +70,7 @@ class Maml(Bank):
 
             return of
 
-        support, query = loss(self.x, self.y), loss(self.query_x, self.query_y)
-
-        def run() -> tuple[Tensor, ...]:
-            return learner.outer_gradient(support, query, self.modules)[1]
-
-        part = "first order:" if first_order else ""
-        return Contender(name, run, lambda grads: joined("grads", grads), part=part)
+        return loss(self.x, self.y), loss(self.query_x, self.query_y)
 
     def ours(self) -> list[Contender]:
         return [self.own_maml("ours", False), self.own_maml("ours, first order", True)]
@@ -86,7 +91,7 @@ class Maml(Bank):
             theta = [t.expand(x.shape[0], *t.shape[1:]) for t in start]
 
             def loss(theta: list[Tensor], h: Tensor, y: Tensor) -> Tensor:
-                return (plain.bmm_mlp(h, theta[:layers], theta[layers:]) - y).square().mean((1, 2)).sum()
+                return (plain.bmm_mlp(h, theta[:layers], theta[layers:], self.spec) - y).square().mean((1, 2)).sum()
 
             for _ in range(self.steps):
                 grads = torch.autograd.grad(loss(theta, features, y), theta, create_graph=not first_order)

@@ -1,0 +1,40 @@
+"""One outer step of meta-training coordinate networks: `learn.MAML.step` over a meta-batch of signals and their tasks.
+
+Shapes: those of `maml`, with `in_dim`, `out_dim` and `w0` of the signals' networks. Ours is the whole step, with the
+outer Adam; the peers' time is that of the outer gradient alone, which favours them by what Adam takes for one network.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks.contender import Contender
+from benchmarks.correctness import joined
+from benchmarks.work.maml import Maml
+from mclnf_fast.learn import MAML
+
+
+class Meta(Maml):
+    """As Maml, the initialisation moving on from step to step; what is checked is the first one's gradient."""
+
+    def __init__(self, op: str, shapes: dict[str, Any], device: str = "cpu") -> None:
+        super().__init__(op, shapes, device)
+        self.tolerance = {"": 1e-4}
+
+    def own_maml(self, name: str, first_order: bool, backend: str = "auto") -> Contender:
+        learner = MAML(self.init, self.lr, self.steps, first_order=first_order)
+        support, query = self.losses(backend)
+
+        def run() -> tuple[Tensor | None, ...]:
+            learner.step(support, query, self.modules)
+            return tuple(p.grad for p in learner.init)
+
+        def outputs(grads: Any) -> dict[str, Tensor]:
+            return joined("grads", grads)
+
+        return Contender(name, run, outputs, part="first order:" if first_order else "")
+
+
+WORK = Meta
