@@ -68,21 +68,24 @@ def adapt(
         with torch.enable_grad():
             if not create_graph:
                 theta = tuple(p.detach().requires_grad_() for p in theta)
+            # Older than the loss's graph, so that the backward comes to them after it: what it has to add up, the
+            # gradient along the step and that along `theta` itself, it then adds in place.
+            stay = [theta[i].view_as(theta[i]) for i in chosen] if weighted else []
             losses = check_losses(loss_fn(theta, step), modules)
             weights = -lr * torch.ones_like(losses) if weighted else torch.ones_like(losses)
             grads = torch.autograd.grad(losses, [theta[i] for i in chosen], weights, create_graph=exact)
         with torch.set_grad_enabled(create_graph):
             new = list(theta)
-            for i, g in zip(chosen, grads, strict=True):
+            for k, (i, g) in enumerate(zip(chosen, grads, strict=True)):
                 g = g if clip_value is None else g.clamp(-clip_value, clip_value)
                 if weighted:
-                    new[i] = theta[i] + g
+                    new[i] = g.add_(stay[k]) if _is_ours(g) else stay[k] + g
                 elif isinstance(lr, Tensor):
                     new[i] = theta[i] - (per_module(lr.to(g.dtype), g) if lr.dim() else lr) * g
                 else:
                     new[i] = torch.sub(theta[i], g, alpha=lr)
             theta = tuple(new)
-        del losses, grads, new, g  # else held through the next step
+        del losses, grads, new, g, stay  # else held through the next step
     return theta if create_graph else tuple(p.detach() for p in theta)
 
 
@@ -130,6 +133,13 @@ def check_losses(losses: Tensor, modules: int, name: str = "loss_fn") -> Tensor:
     if losses.shape != (modules,):
         raise ValueError(f"{name} must return one loss a module, [{modules}], got {tuple(losses.shape)}")
     return losses
+
+
+def _is_ours(gradient: Tensor) -> bool:
+    """Whether it comes straight from an op of the engine, whose graph does not keep it: nobody else holds it then, and
+    writing to it saves new memory as large as the parameters.
+    """
+    return "mclnf_fast" in type(gradient.grad_fn).__name__
 
 
 def _check_update(update: Sequence[bool] | None, count: int) -> list[int]:

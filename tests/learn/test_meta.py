@@ -6,6 +6,8 @@ import torch
 from toy_bank import toy_forward, toy_params, toy_task
 
 from mclnf_fast.learn import MAML, Reptile, adapt, fine_tune, matched, shuffled
+from mclnf_fast.ops import bank_mse
+from mclnf_fast.spec import FieldSpec
 
 MODULES = 3
 
@@ -54,6 +56,35 @@ def test_first_order_is_the_query_gradient_at_the_adapted_parameters() -> None:
     torch.testing.assert_close(flat(grads), flat([g.sum(0, keepdim=True) for g in at_end]))
     _, second = MAML(init, inner_lr=0.3, inner_steps=3).outer_gradient(support, query, MODULES)
     assert not torch.allclose(flat(grads), flat(second), rtol=1e-3)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_step_is_taken_in_place_of_a_gradient_that_nobody_else_holds(need, monkeypatch, ours: bool) -> None:
+    if ours:
+        need("bank_mse", "cpu")
+    spec = FieldSpec(2, 1, 8, 1)
+    x, offsets = torch.rand(5 * MODULES, 2), torch.arange(MODULES + 1) * 5
+    params = tuple(torch.randn(MODULES, *shape) for shape in ((2, 8), (8, 1), (8,), (1,)))
+
+    def loss(theta, step: int) -> torch.Tensor:
+        backend = "cpu" if ours else "reference"
+        return bank_mse(x, offsets, theta[:2], theta[2:], x[:, :1], spec, backend=backend)
+
+    found: list[torch.Tensor] = []
+    grad = torch.autograd.grad
+
+    def kept(*args, **options):
+        found[:] = grad(*args, **options)
+        values[:] = [g.clone() for g in found]
+        return tuple(found)
+
+    values: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.autograd, "grad", kept)
+    adapted = adapt(params, loss, 1, 0.25)
+    for a, p, g, v in zip(adapted, params, found, values):
+        assert torch.equal(a, p + v)
+        assert (a.data_ptr() == g.data_ptr()) == ours
+        assert torch.equal(g, a if ours else v)
 
 
 @places.devices
