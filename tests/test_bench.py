@@ -211,6 +211,22 @@ def test_ours_and_every_peer_at_hand_solve_the_same_problem(op: str) -> None:
         assert 0 < contender.share <= 1
 
 
+@pytest.mark.parametrize("name", ["bmm", "torchopt", "torchopt loop", "func"])
+def test_the_outer_step_moves_a_peer_as_it_moves_us(name: str) -> None:
+    if (reason := peers.missing(name)) is not None:
+        pytest.skip(reason)
+    problem = work.make(case_of(op="meta", shapes={**TINY, **SMALL["meta"]}))
+    changes = []
+    for contender in (problem.ours()[0], peers.contender(name, "meta", problem)):
+        first = contender.values()["grads"].clone()
+        for _ in range(40):
+            last = contender.run()
+        changes.append(contender.outputs(last)["grads"] - first)
+    ours, theirs = changes
+    assert float(ours.norm() / first.norm()) > 0.01
+    assert correctness.relative_error(theirs, ours) < 0.01
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

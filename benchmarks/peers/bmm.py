@@ -92,7 +92,8 @@ def squared_error(work: Bank) -> Contender:
 def maml(work: Maml) -> Contender:
     """The inner loop unrolled by autograd, create_graph=True."""
     freqs, layers = plain.frequencies(work.spec, work.device), len(work.weights)
-    start = [t.detach().requires_grad_() for t in work.init]
+    start = [t.detach().clone().requires_grad_() for t in work.init]
+    move = work.mover(start)
     x, y, query_x, query_y = work.tasks()
 
     def loss(theta: list[Tensor], h: Tensor, y: Tensor) -> Tensor:
@@ -104,7 +105,9 @@ def maml(work: Maml) -> Contender:
         for _ in range(work.steps):
             grads = torch.autograd.grad(loss(theta, features, y), theta, create_graph=True)
             theta = [t - work.lr * g for t, g in zip(theta, grads)]
-        return torch.autograd.grad(loss(theta, query, query_y) / work.modules, start)
+        found = torch.autograd.grad(loss(theta, query, query_y) / work.modules, start)
+        move(found)
+        return found
 
     return Contender("bmm", run, lambda grads: joined("grads", grads))
 

@@ -99,7 +99,8 @@ def maml(work: Maml) -> Contender:
     freqs = plain.frequencies(work.spec, work.device)
     order = [name for name, _ in net.named_parameters()]
     names = order[::2] + order[1::2]
-    start = dict(zip(names, [w[0].t().contiguous() for w in work.weights] + [b[0] for b in work.biases]))
+    start = dict(zip(names, [w[0].t().clone() for w in work.weights] + [b[0].clone() for b in work.biases]))
+    move = work.mover(list(start.values()))
 
     def loss(params: Stacked, x: Tensor, y: Tensor) -> Tensor:
         return (functional_call(net, params, (x,)) - y).square().mean()
@@ -129,7 +130,12 @@ def maml(work: Maml) -> Contender:
     def outputs(found: Stacked) -> dict[str, Tensor]:
         return joined("grads", [(found[n].t() if found[n].dim() == 2 else found[n])[None] for n in names])
 
-    return Contender("func", lambda: outer(start, chunk), outputs, note=note)
+    def run() -> Stacked:
+        found = outer(start, chunk)
+        move([found[name] for name in start])
+        return found
+
+    return Contender("func", run, outputs, note=note)
 
 
 OPS: dict[str, Callable[..., Contender]] = {

@@ -25,6 +25,7 @@ def maml(work: Maml) -> Contender:
     net = plain.sequential(work.spec, [w[0] for w in work.weights], [b[0] for b in work.biases], with_encoding=False)
     optimizer = torchopt.MetaSGD(net, lr=work.lr)
     start = plain.parameters([net])
+    move = work.mover(start)
     state, module = torchopt.extract_state_dict(optimizer), torchopt.extract_state_dict(net)
     x, y, query_x, query_y = work.tasks()
     error = nn.functional.mse_loss
@@ -39,7 +40,9 @@ def maml(work: Maml) -> Contender:
             (error(net(query[k]), query_y[k]) / work.modules).backward()
             torchopt.recover_state_dict(net, module)
             torchopt.recover_state_dict(optimizer, state)
-        return [p.grad for p in start if p.grad is not None]
+        found = [p.grad for p in start if p.grad is not None]
+        move(found)
+        return found
 
     return Contender("torchopt loop", run, lambda grads: joined("grads", plain.stacked(grads, len(work.weights), 1)))
 

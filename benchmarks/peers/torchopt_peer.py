@@ -40,17 +40,24 @@ def maml(work: Maml) -> Contender:
     optimizer = torchopt.MetaSGD(net, lr=work.lr)
     start = list(net.parameters())
     state, module = torchopt.extract_state_dict(optimizer), torchopt.extract_state_dict(net)
+    shared = [t.detach().clone() for t in work.init]
+    move = work.mover(shared)
     x, y, query_x, query_y = work.tasks()
     freqs = plain.frequencies(work.spec, work.device)
 
     def run() -> tuple[Tensor, ...]:
         torchopt.recover_state_dict(net, module)
         torchopt.recover_state_dict(optimizer, state)
+        with torch.no_grad():
+            for stack, one in zip(start, shared):
+                stack.copy_(one)
         features, query = plain.encode(x, freqs), plain.encode(query_x, freqs)
         for _ in range(work.steps):
             optimizer.step((net(features) - y).square().mean((1, 2)).sum())
         loss = (net(query) - query_y).square().mean()
-        return tuple(g.sum(0, keepdim=True) for g in torch.autograd.grad(loss, start))
+        found = tuple(g.sum(0, keepdim=True) for g in torch.autograd.grad(loss, start))
+        move(found)
+        return found
 
     return Contender("torchopt", run, lambda grads: joined("grads", grads))
 

@@ -6,6 +6,7 @@ points are as many as support points. The loss of a task is the mean squared err
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -71,6 +72,11 @@ class Maml(Bank):
             return of
 
         return loss(self.x, self.y), loss(self.query_x, self.query_y)
+
+    def mover(self, start: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Any]:
+        """What a peer does with the outer gradients of its start, tensors of its own: here, where no step is taken,
+        nothing."""
+        return lambda grads: None
 
     def ours(self) -> list[Contender]:
         return [self.own_maml("ours", False), self.own_maml("ours, first order", True)]

@@ -1,19 +1,24 @@
 """One outer step of meta-training coordinate networks: `learn.MAML.step` over a meta-batch of signals and their tasks.
 
-Shapes: those of `maml`, with `in_dim`, `out_dim` and `w0` of the signals' networks. Ours is the whole step, with the
-outer Adam; the peers' time is that of the outer gradient alone, which favours them by what Adam takes for one network.
+Shapes: those of `maml`, with `in_dim`, `out_dim` and `w0` of the signals' networks. Everyone takes the whole step, with
+the outer Adam: ours that of `learn`, the PyTorch peers torch's; JAX alone
+stops at the outer gradient.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from benchmarks.contender import Contender
 from benchmarks.correctness import joined
 from benchmarks.work.maml import Maml
 from mclnf_fast.learn import MAML
+
+OUTER_LR = 1e-5
 
 
 class Meta(Maml):
@@ -24,7 +29,7 @@ class Meta(Maml):
         self.tolerance = {"": 1e-4}
 
     def own_maml(self, name: str, first_order: bool, backend: str = "auto") -> Contender:
-        learner = MAML(self.init, self.lr, self.steps, first_order=first_order)
+        learner = MAML(self.init, self.lr, self.steps, first_order=first_order, outer_lr=OUTER_LR)
         support, query = self.losses(backend)
 
         def run() -> tuple[Tensor | None, ...]:
@@ -35,6 +40,16 @@ class Meta(Maml):
             return joined("grads", grads)
 
         return Contender(name, run, outputs, part="first order:" if first_order else "")
+
+    def mover(self, start: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Any]:
+        optimizer = torch.optim.Adam(start, lr=OUTER_LR)
+
+        def move(grads: Sequence[Tensor]) -> None:
+            for p, g in zip(start, grads):
+                p.grad = g
+            optimizer.step()
+
+        return move
 
 
 WORK = Meta
