@@ -179,8 +179,48 @@ static void activate_as(double w0, int rows, int nv, S* Z, S* D1, S* T, S* C) {
         }
 }
 
+#if MCLNF_VBYTES >= 32
+// As `activate_as` for the sine, over whole panels.
+template <bool Derivative, bool Tangent>
+static void activate_sine(double w0, int rows, float* Z, float* D1, float* T, float* C) {
+    constexpr int W = Simd<float>::width, N = kColumnVectors;
+    const VF w = vset<float>(float(w0)), curve = -w * w;
+    for (int r = 0; r < rows; ++r, Z += N * W) {
+        VF z[N], s[N], c[N];
+        for (int v = 0; v < N; ++v) z[v] = w * vload(Z + v * W);
+        const int64_t at = (int64_t)r * N * W;
+        if (__builtin_expect(vbeyond(z, kNear), 0)) {
+            activate_as<float, kSine>(w0, 1, N, Z, Derivative ? D1 + at : nullptr, Tangent ? T + at : nullptr,
+                                      Tangent ? C + at : nullptr);
+            continue;
+        }
+        VF reduced[N];
+        VI q[N];
+        vreduce_near(z, reduced, q);
+        vsincos_reduced(reduced, q, s, c);
+        for (int v = 0; v < N; ++v) {
+            const int64_t i = at + v * W;
+            const VF d1 = w * c[v];
+            vstore(Z + v * W, s[v]);
+            if (Derivative) vstore(D1 + i, d1);
+            if (!Tangent) continue;
+            const VF t = vload(T + i);
+            vstore(T + i, d1 * t);
+            vstore(C + i, curve * s[v] * t);
+        }
+    }
+}
+#endif
+
 template <class S>
 static void activate(int kind, double w0, int rows, int nv, S* Z, S* D1, S* T = nullptr, S* C = nullptr) {
+#if MCLNF_VBYTES >= 32
+    if constexpr (std::is_same_v<S, float>)
+        if (kind == kSine && nv == kColumnVectors && (D1 || !T))
+            return T    ? activate_sine<true, true>(w0, rows, Z, D1, T, C)
+                   : D1 ? activate_sine<true, false>(w0, rows, Z, D1, T, C)
+                        : activate_sine<false, false>(w0, rows, Z, D1, T, C);
+#endif
     switch (kind) {
 #define MCLNF_KIND(K)                                 \
     case K:                                           \

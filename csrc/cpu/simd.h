@@ -205,17 +205,36 @@ MCLNF_LANE bool vbeyond(VF x, float bound) {
 #endif
 }
 
+// The same of N vectors.
+template <int N>
+MCLNF_LANE bool vbeyond(const VF (&x)[N], float bound) {
+#if MCLNF_VBYTES == 64 && !defined(MCLNF_EMULATE)
+    __m512 most = (__m512)x[0];  // the larger absolute value; of a NaN and a number, the number's
+    for (int i = 1; i < N; ++i) most = _mm512_range_ps(most, (__m512)x[i], 0b1011);
+    return vbeyond((VF)most, bound);
+#else
+    VI mask = {};
+    for (int i = 0; i < N; ++i) mask = mask | (x[i] > bound) | (x[i] < -bound);
+    return vany(mask);
+#endif
+}
+
 // r = x - n pi/2 with |r| <= pi/4, and n. In single precision, pi/2 in three
 // parts: up to |x| = 2^15 what the first leaves is exact, so that r keeps its
-// bits even where x is next to a multiple of pi/2.
-MCLNF_LANE VF vreduce_near(VF x, VI& q) {
+// bits even where x is next to a multiple of pi/2. N vectors side by side, here
+// and below: one alone mostly waits for its last step.
+#define MCLNF_EACH for (int i = 0; i < N; ++i)
+static constexpr float kNear = 32768.0f;
+template <int N>
+MCLNF_LANE void vreduce_near(const VF (&x)[N], VF (&r)[N], VI (&q)[N]) {
     const VF magic = vset<float>(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    VF n = vfma(x, vset<float>(0.636619772f), magic);
-    q = (VI)n;
-    n = n - magic;
-    VF r = vfma(n, vset<float>(-1.57079637f), x);
-    r = vfma(n, vset<float>(4.37113883e-8f), r);
-    return vfma(n, vset<float>(1.71512449e-15f), r);
+    VF n[N];
+    MCLNF_EACH n[i] = vfma(x[i], vset<float>(0.636619772f), magic);
+    MCLNF_EACH q[i] = (VI)n[i];
+    MCLNF_EACH n[i] = n[i] - magic;
+    MCLNF_EACH r[i] = vfma(n[i], vset<float>(-1.57079637f), x[i]);
+    MCLNF_EACH r[i] = vfma(n[i], vset<float>(4.37113883e-8f), r[i]);
+    MCLNF_EACH r[i] = vfma(n[i], vset<float>(1.71512449e-15f), r[i]);
 }
 // In double: a sine network with w0 = 200 and the high octaves of an encoding
 // go beyond. n times each of the first two parts is exact up to |x| = 2^28.
@@ -231,14 +250,38 @@ MCLNF_LANE VF vreduce_far(VF x, VI& q) {
     return __builtin_convertvector(rd, VF);
 }
 
+// sin and cos of r + q pi/2.
+template <int N>
+MCLNF_LANE void vsincos_reduced(const VF (&r)[N], const VI (&q)[N], VF (&s)[N], VF (&c)[N]) {
+    VF z[N], ps[N], pc[N], low[N];
+    MCLNF_EACH z[i] = r[i] * r[i];
+    MCLNF_EACH ps[i] = vfma(vset<float>(2.7525562e-6f), z[i], vset<float>(-1.9840874e-4f));
+    MCLNF_EACH pc[i] = vfma(vset<float>(2.4433157e-5f), z[i], vset<float>(-1.3887316e-3f));
+    MCLNF_EACH ps[i] = vfma(ps[i], z[i], vset<float>(8.3333310e-3f));
+    MCLNF_EACH pc[i] = vfma(pc[i], z[i], vset<float>(4.1666646e-2f));
+    MCLNF_EACH ps[i] = vfma(ps[i], z[i], vset<float>(-1.6666667e-1f));
+    MCLNF_EACH low[i] = vfma(z[i], vset<float>(-0.5f), vset<float>(1.0f));
+    MCLNF_EACH ps[i] = vfma(ps[i] * z[i], r[i], r[i]);
+    MCLNF_EACH pc[i] = vfma(pc[i] * z[i], z[i], low[i]);
+    const VI sign = VI{} + INT_MIN;
+    MCLNF_EACH {
+        const VI odd = (q[i] & 1) != 0;
+        const VF a = odd ? pc[i] : ps[i], b = odd ? ps[i] : pc[i];
+        // Bit 1 of q, and of q + 1, is the sign.
+        s[i] = (VF)((VI)a ^ ((q[i] << 30) & sign));
+        c[i] = (VF)((VI)b ^ (((q[i] + 1) << 30) & sign));
+    }
+}
+#undef MCLNF_EACH
+
 // sin and cos; beyond |x| = 2^28 the library's.
 MCLNF_LANE void vsincos(VF x, VF& s, VF& c) {
-    VI q;
-    VF r;
+    VF r[1], sine[1], cosine[1];
+    VI q[1];
 #if MCLNF_VBYTES >= 32  // without a fused multiply-add the single-precision
                         // reduction is not exact
-    if (__builtin_expect(!vbeyond(x, 32768.0f), 1)) {
-        r = vreduce_near(x, q);
+    if (__builtin_expect(!vbeyond(x, kNear), 1)) {
+        vreduce_near({x}, r, q);
     } else
 #endif
     {
@@ -249,23 +292,11 @@ MCLNF_LANE void vsincos(VF x, VF& s, VF& c) {
             }
             return;
         }
-        r = vreduce_far(x, q);
+        r[0] = vreduce_far(x, q[0]);
     }
-    const VF z = r * r;
-    VF ps = vset<float>(2.7525562e-6f);
-    ps = vfma(ps, z, vset<float>(-1.9840874e-4f));
-    ps = vfma(ps, z, vset<float>(8.3333310e-3f));
-    ps = vfma(ps, z, vset<float>(-1.6666667e-1f));
-    ps = vfma(ps * z, r, r);
-    VF pc = vset<float>(2.4433157e-5f);
-    pc = vfma(pc, z, vset<float>(-1.3887316e-3f));
-    pc = vfma(pc, z, vset<float>(4.1666646e-2f));
-    pc = vfma(pc * z, z, vfma(z, vset<float>(-0.5f), vset<float>(1.0f)));
-    const VI odd = (q & 1) != 0, sign = VI{} + INT_MIN;
-    const VF a = odd ? pc : ps, b = odd ? ps : pc;
-    // Bit 1 of q, and of q + 1, is the sign.
-    s = (VF)((VI)a ^ ((q << 30) & sign));
-    c = (VF)((VI)b ^ (((q + 1) << 30) & sign));
+    vsincos_reduced(r, q, sine, cosine);
+    s = sine[0];
+    c = cosine[0];
 }
 MCLNF_LANE void vsincos(VD x, VD& s, VD& c) {
     s = vlanes(x, [](double a) { return std::sin(a); });
