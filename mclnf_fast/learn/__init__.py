@@ -3,6 +3,8 @@ no rays.
 """
 
 from mclnf_fast.learn.adapt import adapt, fine_tune
+from mclnf_fast.learn.coords import CoordTask
+from mclnf_fast.learn.even import EvenSampler, hilbert_order
 from mclnf_fast.learn.fim import fim_weights, module_mse, weighted_mse
 from mclnf_fast.learn.fisher import (
     RunningFisher,
@@ -14,38 +16,53 @@ from mclnf_fast.learn.fisher import (
 from mclnf_fast.learn.gradncp import GradNCP, PrunedContext, keep_top, prune_scores, rescale
 from mclnf_fast.learn.inits import matched, shuffled
 from mclnf_fast.learn.meta import MAML, MetaLearner, Reptile
+from mclnf_fast.learn.methods import METHODS, AdaptConfig, Method
 from mclnf_fast.learn.metrics import (
     StepCurve,
     average,
     backward_transfer,
     forgetting,
     log_steps,
+    measures,
     mse_to_psnr,
     psnr,
+    si_sdr,
     ssim,
     steps_to_reach,
 )
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import LossFn, Params, flatten_pair, split_pair
+from mclnf_fast.learn.protocol import Protocol
+from mclnf_fast.learn.reservoir import Reservoir
 from mclnf_fast.learn.sampling import FisherSampler
 from mclnf_fast.learn.scores import FimConfig, FisherScorer, Scored, fim_loss_weights
+from mclnf_fast.learn.starts import MetaConfig, StartLearner
 from mclnf_fast.learn.theory import clipped_weights, fisher_quadratic, weighted_sgd_bound
 from mclnf_fast.ops.bank_step import Trust
 
 __all__ = [
     "MAML",
+    "METHODS",
+    "AdaptConfig",
     "BankOptimizer",
+    "CoordTask",
+    "EvenSampler",
     "FimConfig",
     "FisherSampler",
     "FisherScorer",
     "GradNCP",
     "LossFn",
+    "MetaConfig",
     "MetaLearner",
+    "Method",
     "Params",
+    "Protocol",
     "PrunedContext",
     "Reptile",
+    "Reservoir",
     "RunningFisher",
     "Scored",
+    "StartLearner",
     "StepCurve",
     "Trust",
     "adapt",
@@ -60,9 +77,11 @@ __all__ = [
     "flatten_pair",
     "forgetting",
     "full_fisher_scores",
+    "hilbert_order",
     "keep_top",
     "log_steps",
     "matched",
+    "measures",
     "module_mse",
     "mse_to_psnr",
     "prune_scores",
@@ -71,6 +90,7 @@ __all__ = [
     "relative_damping",
     "rescale",
     "shuffled",
+    "si_sdr",
     "split_pair",
     "ssim",
     "steps_to_reach",

@@ -83,6 +83,47 @@ def ssim(pred: Tensor, target: Tensor) -> Tensor:
     return torch.stack([torch.as_tensor(v).reshape(()) for v in views])
 
 
+def si_sdr(pred: Tensor, target: Tensor) -> Tensor:
+    """Scale-invariant signal-to-distortion ratio in dB of each signal (Le Roux et al., arXiv 1811.02508), the mean
+    taken off, through torchmetrics.
+
+    Args:
+        pred: [S, L].
+        target: [S, L].
+
+    Returns: [S]; minus infinity where the target is silent. Raises: ValueError, if the shapes differ or are not [S, L];
+    InputError, if torchmetrics is missing.
+    """
+    if pred.dim() != 2 or pred.shape != target.shape:
+        raise ValueError(f"pred and target must be [S, L], got {tuple(pred.shape)} and {tuple(target.shape)}")
+    try:
+        from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
+    except ImportError as error:
+        raise InputError("si_sdr needs torchmetrics, of the extra 'report': pip install mclnf-fast[report]") from error
+    found = scale_invariant_signal_distortion_ratio(pred.detach().double(), target.detach().double(), zero_mean=True)
+    silent = (target == target[:, :1]).all(1)
+    return torch.where(silent, -math.inf, found)
+
+
+def measures(kind: str, pred: Tensor, target: Tensor) -> dict[str, list[float]]:
+    """The metrics of whole signals of a kind: PSNR, and SSIM (image; video: mean over frames) or SI-SDR (audio).
+
+    Args:
+        kind: "image", "video" or "audio".
+        pred, target: [S, *grid, C] in [0, 1].
+
+    Returns: {metric: one a signal}; SSIM is left out of pictures of fewer than 11 pixels a side.
+    """
+    found = {"psnr": psnr(pred, target, keep_first=True).tolist()}
+    if kind == "audio":
+        found["si_sdr"] = si_sdr(pred[..., 0], target[..., 0]).tolist()
+    elif min(pred.shape[-3:-1]) >= 11:
+        frames = pred.shape[1] if kind == "video" else 1
+        views = (t.reshape(-1, *t.shape[-3:]) for t in (pred, target))
+        found["ssim"] = ssim(*views).reshape(-1, frames).mean(1).tolist()
+    return found
+
+
 def average(matrix: Matrix, after: int = -1) -> float:
     """Mean over the tasks i <= k of R[k, i]: how good everything learned so far is after task k.
 

@@ -7,7 +7,7 @@ computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -121,6 +121,11 @@ def split_pair(params: Sequence[Tensor]) -> tuple[Params, Params]:
                 f"got {tuple(bias.shape)}"
             )
     return tuple(params[:half]), tuple(params[half:])
+
+
+def part_of(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The entries `name.<key>` of a state, as {key: tensor}."""
+    return {key[len(name) + 1 :]: value for key, value in state.items() if key.startswith(f"{name}.")}
 
 
 def per_module(vector: Tensor, like: Tensor) -> Tensor:

@@ -52,6 +52,10 @@ class ScorePool:
         self.seen[row, block], self.unseen[row, block] = block_sums(self.q[row, block])
         self._stale.update(rows)
 
+    def read(self, rows: Sequence[int], ids: Tensor) -> Tensor:
+        """The scores [m, k] of the items ids [m, k] of the modules `rows`, UNSEEN where there is none."""
+        return self._pick(self.q, rows).flatten(1).gather(1, ids)
+
     def write_prior(self, rows: Sequence[int], prior: Tensor) -> None:
         """Store the prior score of unscored items, fp64 [m]."""
         self.prior[list(rows)] = prior

@@ -174,6 +174,11 @@ class FisherSampler:
         mean = torch.where(old == UNSEEN, mean, PRIOR_DECAY * old + (1 - PRIOR_DECAY) * mean)
         self._pool.write_prior(rows, mean)
 
+    def scores(self, ids: Tensor, *, modules: Iterable[int] | Tensor | None = None) -> Tensor:
+        """The stored scores of items ids int64 [m, c] of the modules (None: all M): [m, c], -1 where none is known.
+        Raises: IndexError for a module out of range."""
+        return self._pool.read(self._rows(modules), ids.to(self.device))
+
     def reset(self, modules: Iterable[int] | Tensor | None = None) -> None:
         """Forget the scores of the given modules (all, if None): their draw is uniform again."""
         self._pool.clear(self._rows(modules))

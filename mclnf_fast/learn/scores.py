@@ -34,7 +34,9 @@ class FimConfig:
     damping: relative to the mean of F's diagonal.
     residual: `empirical` scores the loss's own gradients, `gauss_newton` the outputs' (no residual inside).
     form, lam, norm, clip: of the loss weights, see `fim_weights`.
-    mix: share of the informed part in sampling. refresh: steps between two scorings.
+    draws: `even`, along a curve through the samples (`EvenSampler`), or `independent` (`FisherSampler`).
+    mix: share of the informed part in sampling. smooth: weight of a new score in the running mean of a block of
+    neighbours (`even`). refresh: steps between two scorings.
     Nothing is checked before `check` is called.
     """
 
@@ -48,8 +50,10 @@ class FimConfig:
     lam: float = 1.0
     norm: Literal["batch_mean", "params", "none"] = "batch_mean"
     clip: float | None = 10.0
-    mix: float = 0.5
-    refresh: int = 8
+    draws: Literal["even", "independent"] = "even"
+    mix: float = 0.8
+    smooth: float = 0.1
+    refresh: int = 32
 
     def check(self) -> None:
         """Raises: InputError, naming the field, what it must be and what it was."""
@@ -66,6 +70,8 @@ class FimConfig:
             raise InputError(f"lam must be a finite number of at least 0, got {self.lam!r}")
         if self.clip is not None and not (_is_number(self.clip) and self.clip >= 1):
             raise InputError(f"clip must be a finite number of at least 1, or None, got {self.clip!r}")
+        if not (_is_number(self.smooth) and 0 < self.smooth <= 1):
+            raise InputError(f"smooth must be above 0 and at most 1, got {self.smooth!r}")
         if not isinstance(self.refresh, int) or isinstance(self.refresh, bool) or self.refresh < 1:
             raise InputError(f"refresh must be an int of at least 1, got {self.refresh!r}")
 

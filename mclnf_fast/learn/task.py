@@ -2,41 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from mclnf_fast.learn.params import Params
-from mclnf_fast.ops import FisherResult
+from mclnf_fast.ops.fisher import Points
+from mclnf_fast.spec import FieldSpec
 
-Pair = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+__all__ = ["BankTask", "Batch", "Points"]
+
+Batch = tuple[Tensor, ...]
+"""Samples of S modules side by side: tensors [S, k, ...]."""
 
 
-class Task(Protocol):
-    """A stream of samples for one module, and the loss on them.
+class BankTask(Protocol):
+    """One task of S signals side by side: a stream of samples for S modules in step, and the loss on them.
 
-    An *item* is what Fisher information is remembered for: a coordinate, or a small patch of them where single samples
-    are drawn too seldom to be known.
+    A *sample* is what has a loss of its own: a coordinate, a ray. An *item* is what Fisher information is remembered
+    for: a sample, or a small patch of them where single samples are drawn too seldom to be known.
+
+    Ids and items come from the CPU, so that a seed means the same on every device; batches are where the data is.
     """
 
     name: str
+    spec: FieldSpec
+    backend: str
+    curve: Tensor | None
+    """The items in an order in which neighbours are alike, int64 [items]; None: their own order."""
+
+    @property
+    def modules(self) -> int:
+        """S."""
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in the pool of each signal."""
 
     @property
     def items(self) -> int:
-        """Number of items in the pool."""
+        """Number of items in the pool of each signal."""
 
-    def draw(self, count: int, generator: torch.Generator) -> Any:
-        """A batch of `count` samples, uniform over the pool."""
+    def draw(self, count: int, generator: torch.Generator) -> Batch:
+        """`count` samples a module, uniform over the pool."""
 
-    def draw_in(self, items: Tensor, generator: torch.Generator) -> tuple[Any, Tensor]:
-        """A batch with one sample of each item int64 [S], and factors [S] that correct for items of unequal size."""
+    def take(self, ids: Tensor) -> Batch:
+        """The samples of int64 ids [S, k]."""
 
-    def losses(self, params: Params, batch: Any, seed: int) -> Tensor:
-        """Each sample's own loss [S], differentiable in the module's parameters (tensors [1, ...])."""
+    def draw_in(self, items: Tensor, generator: torch.Generator) -> tuple[Batch, Tensor | None]:
+        """One sample of each item int64 [S, k], and factors [S, k] on the CPU that correct for items of unequal size;
+        None where an item is a sample."""
 
-    def scores(self, params: Params, batch: Any, weights: Tensor, fisher: Pair | None, seed: int) -> FisherResult:
-        """Fisher scores of the losses times `weights` [S], with the summed gradients and the batch's Fisher."""
+    def loss(self, params: Params, batch: Batch, weights: Tensor | None = None, seed: int = 0) -> Tensor:
+        """Each module's mean loss [S] over its samples times weights [S, k]; differentiable in `params` [S, ...].
+        seed: of what is random in a sample's own loss, such as where a ray is looked at."""
 
-    def evaluate(self, params: Params) -> float:
-        """Held-out quality, PSNR in dB."""
+    def points(self, params: Params, batch: Batch, seed: int = 0) -> Points:
+        """What Fisher scores of the samples' own losses need."""
+
+    def outputs(self, params: Params, batch: Batch, seed: int = 0) -> Iterator[Points]:
+        """The same for each output channel of the samples themselves (a value, a pixel's colour) in place of the loss:
+        what the Gauss-Newton form of the Fisher information needs."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,26 @@ class RayBatch(NamedTuple):
     origins: Tensor
     directions: Tensor
     colors: Tensor
+
+
+class Pool(Protocol):
+    """Rays to draw from: those of one set of images (`RayPool`), or of several (`RayPools`)."""
+
+    def __len__(self) -> int:
+        """Number of rays."""
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles."""
+
+    def batch(self, ids: Tensor) -> RayBatch:
+        """The rays of ids int64 [R]."""
+
+    def uniform(self, count: int, generator: torch.Generator) -> Tensor:
+        """`count` ids, uniform with replacement."""
+
+    def in_tiles(self, tiles: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One uniform ray of each tile int64 [R], and factors [R]."""
 
 
 class RayPool:
@@ -90,3 +111,47 @@ class RayPool:
         x = column * self.tile + torch.minimum((u[1] * wide).long(), wide - 1)
         ids = (view * self.height + y) * self.width + x
         return ids, (high * wide).to(torch.float32) * (self.tiles / len(self))
+
+
+class RayPools:
+    """Several pools as one, also of images of several sizes: the ids, and the tiles, of each follow those of the one
+    before."""
+
+    def __init__(self, pools: Sequence[RayPool]) -> None:
+        if not pools:
+            raise InputError("pools must hold at least one pool, got none")
+        self.pools = tuple(pools)
+        self._ids = torch.tensor([0, *(len(p) for p in pools)]).cumsum(0)
+        self._tiles = torch.tensor([0, *(p.tiles for p in pools)]).cumsum(0)
+
+    def __len__(self) -> int:
+        return int(self._ids[-1])
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles over all pools."""
+        return int(self._tiles[-1])
+
+    def batch(self, ids: Tensor) -> RayBatch:
+        """The rays of ids int64 [R], in their order."""
+        ids = ids.cpu()
+        owner = torch.bucketize(ids, self._ids[1:], right=True)
+        order = owner.argsort(stable=True)
+        parts = [p.batch(ids[owner == k] - self._ids[k]) for k, p in enumerate(self.pools)]
+        back = order.argsort().to(parts[0].colors.device)
+        return RayBatch(*(torch.cat(tensors)[back] for tensors in zip(*parts)))
+
+    def uniform(self, count: int, generator: torch.Generator) -> Tensor:
+        """`count` ids, uniform with replacement."""
+        return torch.randint(len(self), (count,), generator=generator)
+
+    def in_tiles(self, tiles: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One uniform pixel of each tile int64 [R], and the factors [R] of `RayPool.in_tiles` over all pools."""
+        owner = torch.bucketize(tiles, self._tiles[1:], right=True)
+        ids, factors = torch.empty_like(tiles), torch.empty(len(tiles))
+        for k, pool in enumerate(self.pools):
+            mine = owner == k
+            found, factor = pool.in_tiles(tiles[mine] - self._tiles[k], generator)
+            ids[mine] = found + self._ids[k]
+            factors[mine] = factor * (len(pool) / pool.tiles * self.tiles / len(self))
+        return ids, factors

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
-from mclnf_fast import ops
-from mclnf_fast.fields import encode_grids, split_params
-from mclnf_fast.ops import FisherResult
+from mclnf_fast.fields import evaluate_params
+from mclnf_fast.ops.fisher import Points as FisherPoints
 from mclnf_fast.render.cameras import Cameras
 from mclnf_fast.render.cells import Cells
 from mclnf_fast.render.fused import render_fused
-from mclnf_fast.render.pool import RayBatch, RayPool
+from mclnf_fast.render.pool import Pool, RayBatch, RayPool, RayPools
+from mclnf_fast.render.volume import Points as SamplePoints
 from mclnf_fast.render.volume import (
     RenderSettings,
     composite_points,
@@ -21,12 +23,88 @@ from mclnf_fast.render.volume import (
 from mclnf_fast.spec import FieldSpec
 
 Parameters = tuple[Tensor, ...]
+Batch = tuple[Tensor, ...]
 
 
-class PosedImages:
-    """One region's training views as a `learn.Task`, and its held-out views.
+class RayTask:
+    """Posed images of one region as a `learn.BankTask` of one signal (S = 1): batches are origins, directions and
+    colours [1, k, 3].
 
     A sample is a ray, its loss the mean squared error of its colour. An item is a tile of pixels.
+
+    Args:
+        name: of the task.
+        pool: the rays.
+        cells: the one cell in which the module lives (len 1).
+        spec, settings: of the field and of its rendering.
+    """
+
+    modules = 1
+    curve: Tensor | None = None  # tiles lie side by side in their own order
+
+    def __init__(self, name: str, pool: Pool, cells: Cells, spec: FieldSpec, settings: RenderSettings) -> None:
+        if len(cells) != 1:
+            raise ValueError(f"cells must hold the one cell of this task, got {len(cells)}")
+        self.name, self.pool, self.cells, self.spec, self.settings = name, pool, cells, spec, settings
+        self.backend = settings.backend
+
+    @property
+    def samples(self) -> int:
+        """Number of rays."""
+        return len(self.pool)
+
+    @property
+    def items(self) -> int:
+        """Number of tiles."""
+        return self.pool.tiles
+
+    def draw(self, count: int, generator: torch.Generator) -> Batch:
+        return self.take(self.pool.uniform(count, generator)[None])
+
+    def take(self, ids: Tensor) -> Batch:
+        return tuple(t[None] for t in self.pool.batch(ids[0]))
+
+    def draw_in(self, items: Tensor, generator: torch.Generator) -> tuple[Batch, Tensor]:
+        ids, factor = self.pool.in_tiles(items[0], generator)
+        return self.take(ids[None]), factor[None]
+
+    def loss(self, params: Parameters, batch: Batch, weights: Tensor | None = None, seed: int = 0) -> Tensor:
+        rays = _rays(batch)
+        each = posed_losses(params, self.spec, rays, _whole(rays.origins), self.cells, self.settings, seed)
+        return (each if weights is None else weights[0] * each).mean()[None]
+
+    def points(self, params: Parameters, batch: Batch, seed: int = 0) -> FisherPoints:
+        """Cross terms included: the sample of a point is its ray."""
+        rays = _rays(batch)
+        points, raw = self._shot(params, rays, seed)
+        with torch.enable_grad():
+            color = composite_points(raw, points, self.settings).color
+            loss = (color - rays.colors).square().mean(-1).sum()
+            grad_y = torch.autograd.grad(loss, raw)[0]
+        return FisherPoints(points.x, points.offsets, grad_y, points.ray_ids, len(rays.origins))
+
+    def outputs(self, params: Parameters, batch: Batch, seed: int = 0) -> Iterator[FisherPoints]:
+        """Of each colour channel of the rays' pixels."""
+        rays = _rays(batch)
+        points, raw = self._shot(params, rays, seed)
+        with torch.enable_grad():
+            color = composite_points(raw, points, self.settings).color
+        for channel in color.sum(0):
+            grad_y = torch.autograd.grad(channel, raw, retain_graph=True)[0]
+            yield FisherPoints(points.x, points.offsets, grad_y, points.ray_ids, len(rays.origins))
+
+    def _shot(self, params: Parameters, rays: RayBatch, seed: int) -> tuple[SamplePoints, Tensor]:
+        """The sample points of the rays, and the field's values there as a leaf."""
+        points = sample_in_cells(
+            rays.origins, rays.directions, _whole(rays.origins), self.cells, self.settings, self.spec, seed=seed
+        )
+        with torch.no_grad():
+            raw = evaluate_params(params, self.spec, points.x, points.offsets, self.backend)
+        return points, raw.requires_grad_()
+
+
+class PosedImages(RayTask):
+    """A `RayTask` on one region's training views, with held-out views to judge it by.
 
     Args:
         name: of the task.
@@ -36,6 +114,8 @@ class PosedImages:
         spec, settings: of the field and of its rendering.
         tile: side of a tile in pixels.
     """
+
+    pool: RayPool
 
     def __init__(
         self,
@@ -49,65 +129,8 @@ class PosedImages:
         settings: RenderSettings,
         tile: int = 8,
     ) -> None:
-        if len(cells) != 1:
-            raise ValueError(f"cells must hold the one cell of this task, got {len(cells)}")
-        self.name, self.cells, self.spec, self.settings = name, cells, spec, settings
-        self.pool = RayPool(images, cameras, tile)
+        super().__init__(name, RayPool(images, cameras, tile), cells, spec, settings)
         self.test_images, self.test_cameras = test_images, test_cameras
-
-    @property
-    def items(self) -> int:
-        return self.pool.tiles
-
-    def draw(self, count: int, generator: torch.Generator) -> RayBatch:
-        return self.pool.batch(self.pool.uniform(count, generator))
-
-    def draw_in(self, items: Tensor, generator: torch.Generator) -> tuple[RayBatch, Tensor]:
-        ids, factor = self.pool.in_tiles(items, generator)
-        return self.pool.batch(ids), factor
-
-    def losses(self, params: Parameters, batch: RayBatch, seed: int) -> Tensor:
-        return posed_losses(params, self.spec, batch, _whole(batch.origins), self.cells, self.settings, seed)
-
-    def scores(
-        self,
-        params: Parameters,
-        batch: RayBatch,
-        weights: Tensor,
-        fisher: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | None,
-        seed: int,
-    ) -> FisherResult:
-        """One sweep: the rays' scores with cross terms, their summed gradients and their diagonal Fisher.
-
-        Those of the network alone: the tables of grids take no part.
-        """
-        rays = batch.origins.shape[0]
-        points = sample_in_cells(
-            batch.origins, batch.directions, _whole(batch.origins), self.cells, self.settings, self.spec, seed=seed
-        )
-        backend = self.settings.backend
-        layers, biases, tables = split_params(params, self.spec)
-        with torch.no_grad():
-            x = encode_grids(points.x, points.offsets, tables, self.spec, backend)
-            raw = ops.bank_mlp(x, points.offsets, layers, biases, self.spec.mlp, backend)
-        raw.requires_grad_()
-        with torch.enable_grad():
-            color = composite_points(raw, points, self.settings).color
-            loss = (weights * (color - batch.colors).square().mean(-1)).sum()
-            grad_y = torch.autograd.grad(loss, raw)[0]
-        return ops.fisher_scores(
-            x,
-            points.offsets,
-            layers,
-            biases,
-            grad_y,
-            fisher,
-            self.spec.mlp,
-            points.ray_ids,
-            damping=0.0 if fisher is not None else 1e-8,
-            backend=backend,
-            num_samples=rays,
-        )
 
     @torch.no_grad()
     def render(self, params: Parameters, cameras: Cameras, view: int) -> Tensor:
@@ -130,6 +153,16 @@ class PosedImages:
             error = (self.render(params, self.test_cameras, view) - truth).square().mean(dtype=torch.float64)
             found.append(float(-10.0 * torch.log10(error.clamp(min=1e-12))))
         return found
+
+
+def joined(tasks: Sequence[PosedImages], name: str = "all") -> RayTask:
+    """The rays of all tasks as one task, of the network (and in the cell) of the first."""
+    first = tasks[0]
+    return RayTask(name, RayPools([task.pool for task in tasks]), first.cells, first.spec, first.settings)
+
+
+def _rays(batch: Batch) -> RayBatch:
+    return RayBatch(*(t[0] for t in batch))
 
 
 def _whole(rays: Tensor) -> Tensor:

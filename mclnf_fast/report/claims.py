@@ -104,6 +104,14 @@ def sentences(metrics: Mapping[str, Any]) -> list[str]:
         out += [f"{name(m)} {_moved(lost(summary[m]) or 0.0, first)}." for m in modular]
     if "finetune" in summary and (fell := lost(summary["finetune"])) is not None:
         out.append(f"One network that goes on learning, block after block, {_moved(fell, first)}.")
+    rivals = [m for m in ("er", "ewc", "maml_cl", "oml") if m in summary]
+    moved = [f"{name(m)} {_moved(fell, first)}" for m in rivals if (fell := lost(summary[m])) is not None]
+    if moved:
+        out.append(f"Of the same size, {_listed(moved)}.")
+    offline = [(m, finite(summary[m].get("psnr_mean"))) for m in ("offline", "maml_offline") if m in summary]
+    reached = [f"{db(v)} dB ({name(m)})" for m, v in offline if v is not None]
+    if reached:
+        out.append(f"One network that meets all blocks at once reaches {_listed(reached)} on average.")
     gains = start_gains(summary)
     if gains:
         parts = [f"{db(abs(g))} dB {'above' if g >= 0 else 'below'} at step {s}" for s, g in gains]
@@ -118,6 +126,11 @@ def sentences(metrics: Mapping[str, Any]) -> list[str]:
         )
         out.append(f"With Fisher information the mean PSNR is {verdict}: {db(pair[0])} against {db(pair[1])} dB.")
     return out
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def _moved(fell: float, block: str) -> str:

@@ -39,6 +39,12 @@ EXPLAIN = {
     "mim": "each block has its own modules; Fisher information says which rays teach them most",
     "mod": "each block has its own modules, trained on the plain squared error",
     "finetune": "one network with as many parameters, trained on block after block",
+    "er": "as that one, with rays of earlier blocks replayed beside the new ones: twice the rays a step",
+    "ewc": "as that one, held back where earlier blocks depend on a parameter",
+    "maml_cl": "as that one, from a start that MAML learned for whole districts",
+    "oml": "one network of which only the last layers learn; the first were learned through sequences of blocks before",
+    "offline": "one network that meets the rays of all blocks at once, with as many steps as the others make in all",
+    "maml_offline": "the same from the start that MAML learned",
     "mod_random": "as the modules, but from a random start instead of the learned one",
 }
 _UNIT = re.compile(r"(\d) (dB|s|min|h)\b")  # a figure and its unit stay on one line
@@ -152,6 +158,8 @@ def _matrices(summary: Mapping[str, Any], methods: Sequence[str], blocks: Sequen
         names = [blocks[i] if i < len(blocks) else f"block {i + 1}" for i in range(count)]
         lines = []
         for k, line in enumerate(rows):
+            if all(v is None for v in line):  # of a method that met all blocks at once
+                continue
             cells = []
             for i in range(count):
                 value = line[i] if i <= k and i < len(line) else None
@@ -184,10 +192,17 @@ def _plots(metrics: Mapping[str, Any], summary: Mapping[str, Any], blocks: Seque
         drawn.append(("What is kept", caption, plots.forgetting_figure(summary, blocks)))
     meta = _mapping(metrics.get("meta"))
     if len(_sequence(meta.get("curve"))) > 1:
-        caption = "The shared initialisation, while it is learned on other districts."
+        caption = "The modules' shared initialisation, while it is learned on other districts."
         if finite(meta.get("seconds")) is not None:
             caption = caption[:-1] + f" ({duration(meta['seconds'])})."
         drawn.append(("The shared start", caption, plots.meta_figure(meta)))
+    for kind, heading in (("joint", "The start by MAML"), ("oml", "The start of OML")):
+        start = _mapping(_mapping(metrics.get("starts")).get(kind))
+        if len(_sequence(start.get("curve"))) > 1:
+            caption = (
+                f"One network for all blocks, adapted to whole other districts ({duration(start.get('seconds'))})."
+            )
+            drawn.append((heading, caption, plots.meta_figure(start)))
     phases = {str(k): s for k, v in _mapping(metrics.get("phases")).items() if (s := finite(v)) is not None}
     if phases:
         drawn.append(("Where the time went", "", plots.phase_figure(phases)))

@@ -31,6 +31,7 @@ from mclnf_fast.report.canvas import (
 from mclnf_fast.report.style import colour, db, name, ordered
 
 _LABEL = 34  # pixels, height of a label bar
+_ACROSS, _APART = 5, 24  # methods side by side, and pixels between such rows
 _NICE = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 
 
@@ -49,7 +50,8 @@ def triptych(
     cell: int = 288,
     smooth: bool = True,
 ) -> Path:
-    """The truth and each method's render with its PSNR; under them the absolute errors, all on one scale.
+    """The truth and each method's render with its PSNR; under them the absolute errors, all on one scale. Five methods
+    stand side by side, further ones below them.
 
     Args:
         truth: [H, W, 3].
@@ -69,19 +71,23 @@ def triptych(
     scale = factor(width, cell)
     w, h = width * scale, height * scale
     head = 40 if title else 0
-    columns = 1 + len(shown)
-    sheet = Sheet(2 * MARGIN + columns * (w + GAP) - GAP, 2 * MARGIN + head + 2 * h + _LABEL + 6)
-    y0, y1 = MARGIN + head, MARGIN + head + h + _LABEL + 6
+    groups = [list(shown)[i : i + _ACROSS] for i in range(0, len(shown), _ACROSS)] or [[]]
+    columns, group_height = 1 + len(groups[0]), 2 * h + _LABEL + 6
+    size = (2 * MARGIN + columns * (w + GAP) - GAP, 2 * MARGIN + head + len(groups) * (group_height + _APART) - _APART)
+    sheet = Sheet(*size)
     if title:
         sheet.text(MARGIN, MARGIN + 12, title, size=HEADING, room=sheet.image.width - 2 * MARGIN)
-    sheet.put(enlarge(true, scale, smooth=smooth), MARGIN, y0)
-    sheet.label(MARGIN, y0 + h + _LABEL // 2, w, "truth")
-    _error_scale(sheet, MARGIN, y1, w, h, top)
-    for c, (m, render) in enumerate(shown.items(), start=1):
-        x = MARGIN + c * (w + GAP)
-        sheet.put(enlarge(render, scale, smooth=smooth), x, y0)
-        sheet.label(x, y0 + h + _LABEL // 2, w, name(m), db(psnr.get(m), unit=True), swatch=colour(m))
-        sheet.put(enlarge(heat(errors[m] / top), scale), x, y1)
+    for g, group in enumerate(groups):
+        y0 = MARGIN + head + g * (group_height + _APART)
+        y1 = y0 + h + _LABEL + 6
+        sheet.put(enlarge(true, scale, smooth=smooth), MARGIN, y0)
+        sheet.label(MARGIN, y0 + h + _LABEL // 2, w, "truth")
+        _error_scale(sheet, MARGIN, y1, w, h, top)
+        for c, m in enumerate(group, start=1):
+            x = MARGIN + c * (w + GAP)
+            sheet.put(enlarge(shown[m], scale, smooth=smooth), x, y0)
+            sheet.label(x, y0 + h + _LABEL // 2, w, name(m), db(psnr.get(m), unit=True), swatch=colour(m))
+            sheet.put(enlarge(heat(errors[m] / top), scale), x, y1)
     return sheet.save(path)
 
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import write_atomically
+from mclnf_fast.report.methods import DASHES
 from mclnf_fast.report.style import (
+    JOINT,
     colour,
     duration,
     finite,
@@ -96,7 +98,8 @@ def steps_figure(summary: Summary) -> Figure:
     steps = sorted({s for c in curves.values() for s in c})
     for m in reversed(list(curves)):
         xs, ys = list(curves[m]), list(curves[m].values())
-        axes.plot(xs, ys, color=colour(m), linewidth=2, marker="o", markersize=4, clip_on=False)
+        dash: Any = DASHES["OL"] if m in JOINT else "solid"
+        axes.plot(xs, ys, color=colour(m), linewidth=2, linestyle=dash, marker="o", markersize=4, clip_on=False)
     plain_axes(axes, "training steps on a block (log scale)", "held-out PSNR (dB)")
     if steps:
         axes.set_xscale("log", base=2)
@@ -118,9 +121,12 @@ def forgetting_figure(summary: Summary, blocks: Sequence[str]) -> Figure:
     count = max((len(r) for r in matrices.values()), default=0)
     names = [str(blocks[i]) if i < len(blocks) else f"block {i + 1}" for i in range(count)]
     panels = max(1, min(count - 1, _PANELS))
-    figure = new_figure(WIDE if panels <= 3 else 1.0 + 1.75 * panels, 3.5)
+    legend = 0.21 * max(2, -(-len(matrices) // 2))  # inches
+    height = 3.08 + legend
+    figure = new_figure(WIDE if panels <= 3 else 1.0 + 1.75 * panels, height)
     grid: Any = figure.subplots(1, panels, sharey=True, squeeze=False)
-    figure.subplots_adjust(left=0.65 / figure.get_figwidth(), right=0.985, top=0.74, bottom=0.16, wspace=0.10)
+    left, top = 0.65 / figure.get_figwidth(), 1 - (legend + 0.49) / height
+    figure.subplots_adjust(left=left, right=0.985, top=top, bottom=0.56 / height, wspace=0.10)
     for i, axes in enumerate(grid[0]):
         for m in reversed(list(matrices)):
             rows = matrices[m]

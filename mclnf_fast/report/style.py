@@ -8,33 +8,52 @@ from typing import Any
 
 from mclnf_fast.errors import InputError
 
-METHODS = ("mim", "mod", "finetune", "mod_random")
+METHODS = ("mim", "mod", "oml", "maml_cl", "ewc", "er", "finetune", "mod_random", "maml_offline", "offline")
 
 METHOD_NAMES: dict[str, str] = {
     "mim": "modules + Fisher",
     "mod": "modules",
+    "oml": "OML",
+    "maml_cl": "MAML + CL",
+    "ewc": "EWC",
+    "er": "replay (ER)",
     "finetune": "one network, fine-tuned",
     "mod_random": "modules, random start",
+    "maml_offline": "MAML, offline",
+    "offline": "offline",
 }
 
 # Okabe and Ito's colour-blind-safe set, the yellows left out: they don't carry text on white.
 PALETTE: dict[str, str] = {
     "mim": "#c44e00",
     "mod": "#0072b2",
+    "oml": "#7d1d4f",
+    "maml_cl": "#7a4fd0",
+    "ewc": "#5c3a21",
+    "er": "#8f6a00",
     "finetune": "#008f6b",
     "mod_random": "#a8558a",
+    "maml_offline": "#1b1e24",
+    "offline": "#6b7280",
 }
 # The same hues, light enough for text on a dark page.
 PALETTE_DARK: dict[str, str] = {
     "mim": "#ff9a57",
     "mod": "#62b5ea",
+    "oml": "#e58bb8",
+    "maml_cl": "#b79cff",
+    "ewc": "#c79b78",
+    "er": "#e0bd4a",
     "finetune": "#3fcaa1",
     "mod_random": "#e093c2",
+    "maml_offline": "#e8eaee",
+    "offline": "#a6adbb",
 }
 _SPARE = ("#7a6a00", "#5b5bd6", "#8c4a2f", "#3c6e71", "#6b7280")
 _SPARE_DARK = ("#d8c448", "#a3a3ff", "#d49a7c", "#86c5c9", "#a6adbb")
 
 MODULAR = ("mim", "mod", "mod_random")  # methods whose modules are frozen once their block is learned
+JOINT = ("maml_offline", "offline")  # methods that meet all blocks at once
 
 
 def colour(method: str, *, dark: bool = False) -> str:

@@ -105,6 +105,8 @@ def _panel(method: str, matrix: list[list[float | None]], blocks: Sequence[str],
     lines.append(_paint(head, _DIM, color))
     own: dict[int, float] = {}
     for k, row in enumerate(matrix):
+        if all(value is None for value in row):  # of a method that met all blocks at once
+            continue
         cells = names[k].ljust(left)
         for i in range(count):
             value = row[i] if i < len(row) and i <= k else None

@@ -7,10 +7,7 @@ import json
 import pathlib
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -19,26 +16,16 @@ from mclnf_fast.info import info
 from mclnf_fast.learn.metrics import steps_to_reach
 from mclnf_fast.learn.params import Params
 from mclnf_fast.ops import _dispatch
+from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems import city_data, city_pictures
 from mclnf_fast.systems.city_config import METHODS, CityConfig, log_steps, quick_config, read_config, wide_spec
-from mclnf_fast.systems.folder import RunFolder, plain
+from mclnf_fast.systems.folder import Phases, RunFolder, plain, progress
 from mclnf_fast.systems.start import learn_start, random_start
 from mclnf_fast.systems.stream import Stream
+from mclnf_fast.systems.wide_start import WideStart, learn_wide_start
 
 say = functools.partial(print, flush=True)
-
-
-class _Phases:
-    """Seconds of each phase; a phase of a resumed run adds to what it had."""
-
-    def __init__(self, known: dict[str, float]) -> None:
-        self.seconds = dict(known)
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+WIDE_KINDS: tuple[Literal["joint", "oml"], ...] = ("joint", "oml")
 
 
 def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
@@ -65,7 +52,7 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     folder.clean()
     torch.manual_seed(config.seed)
     state = folder.load_state("run")
-    phases = _Phases({} if state is None else state[1]["phases"])
+    phases = Phases({} if state is None else state[1]["phases"])
     say(f"run folder: {folder.path}")
     if config.backend != "reference" and (missing := _passed_over(config)):
         say("slow, on the PyTorch reference: " + "; ".join(missing))
@@ -80,30 +67,23 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     say(f"{data.title}: {len(data.tasks)} blocks, {sum(len(t.pool) for t in data.tasks):,} training rays")
     folder.save_state("run", {}, {"phases": phases.seconds})
 
-    random, start_report = random_start(config.spec, config.seed, config.device), None
-    start: Params = random
-    if config.start == "city" and set(config.methods) & {"mod", "mim"}:
-        with phases("shared start"), progress("shared start", config.meta.steps) as bar:
-            start, start_report = learn_start(
-                data.meta, config.spec, config.settings, config.meta, folder, config.seed, bar, config.device
-            )
-        folder.save_state("run", {}, {"phases": phases.seconds})
-
-    streams = _streams(config, data, folder, start, random)
+    wide = wide_spec(config.spec, config.spec.num_parameters * len(data.tasks))
+    starts, learned = _starts(config, data, folder, wide, phases)
+    streams = _streams(config, data, folder, wide, starts)
     for k, task in enumerate(data.tasks):
         for name, stream in streams.items():
             label = f"{task.name} ({k + 1}/{len(data.tasks)}) {name}"
             with phases("learning"), progress(label, config.steps) as bar:
                 stream.learn(k, bar)
-        summary = {name: stream.summary() for name, stream in streams.items()}
+        summary = {name: stream.summary() for name, stream in streams.items() if stream.tasks_done}
         say(matrix_table(summary, [t.name for t in data.tasks], color=sys.stdout.isatty()))
         folder.save_state("run", {}, {"phases": phases.seconds})
         folder.write_lines("metrics.jsonl", _events(streams))
 
     with phases("pictures"):
         pictures, extra = city_pictures.make(config, data, streams, folder)
-    metrics = _metrics(config, data, streams, start_report, phases, pictures, extra, command)
-    _save_bank(streams, start, config, data, folder)
+    metrics = _metrics(config, data, streams, learned, phases, pictures, extra, command)
+    _save_bank(streams, starts["modules"], config, data, folder)
     with phases("report"):
         folder.write_json("metrics.json", metrics)
         report = write_report(folder.path, metrics)
@@ -124,34 +104,59 @@ def _passed_over(config: CityConfig) -> list[str]:
     return [reason for reason in reasons if reason is not None]
 
 
+def _starts(
+    config: CityConfig, data: city_data.CityData, folder: RunFolder, wide: FieldSpec, phases: Phases
+) -> tuple[dict[str, Params], dict[str, Any]]:
+    """The starts by name, random where none is learned: `random` and `modules` of a module, `wide`, `joint` and `oml`
+    of one network. And what to report of the learned ones."""
+    module = random_start(config.spec, config.seed, config.device)
+    one = random_start(wide, config.seed, config.device)
+    starts = {"random": module, "modules": module, "wide": one, "joint": one, "oml": one}
+    learned: dict[str, Any] = {}
+    if "modules" in config.starts:
+        blocks = [block for district in data.districts for block in district]
+        with phases("shared start"), progress("shared start", config.meta.steps) as bar:
+            starts["modules"], learned["modules"] = learn_start(
+                blocks, config.spec, config.settings, config.meta, folder, config.seed, bar, config.device
+            )
+        folder.save_state("run", {}, {"phases": phases.seconds})
+    for kind in (k for k in WIDE_KINDS if k in config.starts):
+        with phases(f"start {kind}"), progress(f"start {kind}", config.wide.steps) as bar:
+            start = WideStart(
+                kind,
+                data.districts,
+                wide,
+                config.settings,
+                config.wide,
+                config.seed,
+                config.fast_layers,
+                config.device,
+            )
+            starts[kind], learned[kind] = learn_wide_start(start, folder, bar)
+        folder.save_state("run", {}, {"phases": phases.seconds})
+    return starts, learned
+
+
 def _streams(
-    config: CityConfig, data: city_data.CityData, folder: RunFolder, start: Params, random: Params
+    config: CityConfig, data: city_data.CityData, folder: RunFolder, wide: FieldSpec, starts: dict[str, Params]
 ) -> dict[str, Stream]:
-    wide = wide_spec(config.spec, config.spec.num_parameters * len(data.tasks))
+    one = data.tasks_of_one_network(wide, config.settings)
     streams: dict[str, Stream] = {}
-    for method in (m for m in METHODS if m in config.methods):
-        modular = method != "finetune"
-        streams[method] = Stream(
-            method,
-            data.tasks if modular else data.tasks_of_one_network(wide, config.settings),
-            {"mod_random": random, "finetune": random_start(wide, config.seed, config.device)}.get(method, start),
-            modular,
-            config.learner(method),
-            log_steps(config.steps),
-            folder,
-            config.seed,
-            city_pictures.step_picture(folder, data),
-        )
+    for method, cls in METHODS.items():
+        if method in config.methods:
+            streams[method] = Stream(
+                method,
+                cls,
+                data.tasks if cls.modular else one,
+                starts["wide" if cls.start == "random" and not cls.modular else cls.start],
+                config.adapting(method),
+                config.steps,
+                log_steps(config.steps),
+                folder,
+                config.seed,
+                city_pictures.step_picture(folder, data.tasks if cls.modular else one, cls),
+            )
     return streams
-
-
-@contextmanager
-def progress(label: str, total: int | None) -> Iterator[Callable[[int], object]]:
-    """A bar with rate and time left; silent where the output is no terminal."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc=label, disable=None, leave=False, dynamic_ncols=True) as bar:
-        yield bar.update
 
 
 def _events(streams: dict[str, Stream]) -> list[dict[str, Any]]:
@@ -166,8 +171,9 @@ def _events(streams: dict[str, Stream]) -> list[dict[str, Any]]:
                 {"method": name, "block": block, "step": step, "psnr": value}
                 for step, value in sorted(stream.curves[k].items())
             ]
-            after = {stream.tasks[i].name: v for i, v in enumerate(stream.matrix[k])}
-            rows.append({"method": name, "after": block, "psnr": after})
+            after = {stream.tasks[i].name: v for i, v in enumerate(stream.matrix[k]) if v is not None}
+            if after:
+                rows.append({"method": name, "after": block, "psnr": after})
     return rows
 
 
@@ -175,8 +181,8 @@ def _metrics(
     config: CityConfig,
     data: city_data.CityData,
     streams: dict[str, Stream],
-    start: dict[str, Any] | None,
-    phases: _Phases,
+    learned: dict[str, Any],
+    phases: Phases,
     pictures: list[dict[str, str]],
     extra: dict[str, Any],
     command: str | None,
@@ -200,7 +206,8 @@ def _metrics(
         "backends": {op: _dispatch.select(op, config.backend, *_where(config)) for op in _dispatch.ops()},
         "seconds_total": sum(phases.seconds.values()),
         "phases": phases.seconds,
-        "meta": start,
+        "meta": learned.get("modules"),
+        "starts": learned,
         "city": extra["city"],
         "summary": summary,
         "comparison": comparison,
@@ -217,11 +224,11 @@ def _save_bank(
     """The modules of the best modular method as a bank, with the cells in which they live."""
     from mclnf_fast.fields import FieldBank, save_bank
 
-    best = next((streams[m] for m in ("mim", "mod", "mod_random") if m in streams), None)
+    best = city_pictures.best_modules(streams)
     if best is None:
         return
     bank = FieldBank(config.spec, 0, init=tuple(p.cpu() for p in start))
-    for module in best.finished:
+    for module in best.modules:
         bank.append(tuple(p.cpu() for p in module))
     cells = {t.name: t.cells.boxes[0].tolist() for t in data.tasks}
     save_bank(folder.path / "bank.safetensors", bank, method=best.name, cells=cells, margin=config.margin)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mclnf_fast import report
+from mclnf_fast.learn import FimConfig, FisherScorer
+from mclnf_fast.learn.methods import Method
 from mclnf_fast.learn.metrics import mse_to_psnr, ssim
 from mclnf_fast.learn.params import Params
 from mclnf_fast.render import render_scene
@@ -26,12 +28,26 @@ def _truth(task: PosedImages, view: int) -> Tensor:
     return task.test_images[view].cpu().to(torch.float32) / 255.0
 
 
-def step_picture(folder: RunFolder, data: CityData) -> Callable[[str, int, int, Params], None]:
+def in_strip(method: type[Method]) -> bool:
+    """Whether a method has a row in the refinement strip: modules, and one network from a learned start. From a random
+    one all sequential methods are the same on the first block."""
+    return method.modular or (method.start != "random" and not method.joint)
+
+
+def best_modules(streams: dict[str, Stream]) -> Stream | None:
+    """The modules to show and to keep: the first that was run of `mim`, `mod`, `mod_random`."""
+    return next((streams[m] for m in ("mim", "mod", "mod_random") if m in streams), None)
+
+
+def step_picture(
+    folder: RunFolder, tasks: Sequence[PosedImages], method: type[Method]
+) -> Callable[[str, int, int, Params], None]:
     """Saves the first block's first held-out view at every logged step, for the refinement strip."""
+    shown = in_strip(method)
 
     def save(method: str, block: int, step: int, params: Params) -> None:
-        if block == 0 and method != "finetune":
-            task = data.tasks[0]
+        if block == 0 and shown:
+            task = tasks[0]
             image = task.render(params, task.test_cameras, 0).cpu()
             report.save_png(folder.images / "steps" / f"{method}_{step}.png", image)
 
@@ -70,7 +86,7 @@ def make(
             quality[name] = float(mse_to_psnr((views[0] - truth[0]).square().mean()))
         caption = f"A held-out view of {task.name} after all blocks: truth, what each method sees, and its error."
         report.triptych(listed(f"{task.name}.png", "triptych", caption), _truth(task, 0), renders, quality)
-    best = next((streams[m] for m in ("mim", "mod", "mod_random") if m in streams), None)
+    best = best_modules(streams)
     across: dict[str, float] = {}
     if best is not None:
         _fisher(config, data, best, listed)
@@ -88,7 +104,7 @@ def _strip(
     rows, quality, steps = {}, {}, []
     truth = _truth(data.tasks[0], 0)
     for name, stream in streams.items():
-        if name == "finetune":
+        if not in_strip(type(stream.method)):
             continue
         steps = [s for s in sorted(stream.curves[0]) if s > 0]
         rows[name] = [_read(folder.images / "steps" / f"{name}_{s}.png") for s in steps]
@@ -104,18 +120,14 @@ def _fisher(config: CityConfig, data: CityData, stream: Stream, listed: Callable
     pixels = task.pool.height * task.pool.width
     generator = torch.Generator().manual_seed(config.seed)
     batch = task.draw(min(4096, len(task.pool)), generator)
-    known = task.scores(params, batch, torch.ones_like(batch.colors[:, 0]), None, 0).fisher
-    damped = tuple(
-        tuple(f + 1e-3 * torch.cat([t.flatten() for t in (*known[0], *known[1])]).mean() for f in part)
-        for part in known
-    )
-    whole = task.pool.batch(torch.arange(pixels))
-    scores = task.scores(params, whole, torch.ones_like(whole.colors[:, 0]), (damped[0], damped[1]), 0).scores.cpu()
-    shape = (task.pool.height, task.pool.width)
+    scorer = FisherScorer(task.spec, 1, FimConfig(source="ema"), task.backend)
+    whole = task.take(torch.arange(pixels)[None])
+    for rays in (batch, whole):  # the first batch is what the second is scored against
+        p = task.points(params, rays)
+        scores = scorer(params, p.x, p.offsets, p.grad_y, sample_ids=p.sample_ids, num_samples=p.num_samples).scores
+    shape, colors = (task.pool.height, task.pool.width), whole[2].cpu()
     caption = f"Fisher score of every ray of a training view of {task.name}: what its module could still learn from it."
-    report.fisher_map(
-        listed("fisher.png", "fisher", caption), whole.colors.cpu().reshape(*shape, 3), scores.reshape(shape)
-    )
+    report.fisher_map(listed("fisher.png", "fisher", caption), colors.reshape(*shape, 3), scores.cpu().reshape(shape))
 
 
 def _from_above(config: CityConfig, data: CityData, stream: Stream, listed: Callable[[str, str, str], Any]) -> None:
@@ -153,7 +165,7 @@ def _from_above(config: CityConfig, data: CityData, stream: Stream, listed: Call
 
 
 def _all_modules(stream: Stream, config: CityConfig, data: CityData, origins: Tensor, directions: Tensor) -> Rendered:
-    params, device = stack(stream.finished), data.cells.boxes.device
+    params, device = stack(stream.modules), data.cells.boxes.device
     out = render_scene(params, config.spec, origins.to(device), directions.to(device), data.cells, config.settings)
     return Rendered(*(t.cpu() for t in out))
 

@@ -7,7 +7,8 @@ import datetime
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,6 +98,10 @@ class RunFolder:
         file = self.path / "state" / f"{name}.safetensors"
         return load_tensors(file) if file.exists() else None
 
+    def save_values(self, name: str, values: Tensor) -> None:
+        """Signals as a method gives them back: `predictions/<name>.safetensors`, the tensor `values`."""
+        save_tensors(self.path / "predictions" / f"{name}.safetensors", {"values": values.contiguous()}, {})
+
     @contextmanager
     def must_fit(self, name: str) -> Iterator[None]:
         """Around taking over a state: what does not fit it was left by a run with another configuration."""
@@ -118,3 +123,25 @@ class RunFolder:
         for left in self.path.rglob(".*.tmp"):
             if not left.name.endswith(f".{os.getpid()}.tmp"):
                 left.unlink(missing_ok=True)
+
+
+class Phases:
+    """Seconds of each phase; a phase of a resumed run adds to what it had."""
+
+    def __init__(self, known: dict[str, float]) -> None:
+        self.seconds = dict(known)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+@contextmanager
+def progress(label: str, total: int | None) -> Iterator[Callable[[int], object]]:
+    """A bar with rate and time left; silent where the output is no terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=label, disable=None, leave=False, dynamic_ncols=True) as bar:
+        yield bar.update

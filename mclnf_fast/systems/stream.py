@@ -1,7 +1,8 @@
-"""A method meets the tasks of a stream one after another: modules, or one network that is trained on and on."""
+"""A method meets the blocks of a stream one after another, or, offline, all at once."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,24 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mclnf_fast.learn.learner import Learner, LearnerConfig
-from mclnf_fast.learn.params import Params
-from mclnf_fast.render.posed import PosedImages
+from mclnf_fast.learn.methods import MIM, AdaptConfig, Method, Mod
+from mclnf_fast.learn.params import Params, part_of
+from mclnf_fast.render.posed import PosedImages, RayTask, joined
 from mclnf_fast.systems.folder import RunFolder
 
 SAVE_EVERY = 10.0  # seconds
 
 
 class Stream:
-    """One method over all tasks, with everything that a resumed run needs.
+    """One method over all blocks, with everything that a resumed run needs.
+
+    A method that meets all blocks at once learns when the last one is there, with as many steps as the others make over
+    all blocks; its curve counts them a block.
 
     Args:
         name: of the method.
-        tasks: in the order in which they are met.
+        cls: the method.
+        tasks: the blocks, in the order in which they are met.
         start: parameters [1, ...] that a module, or the one network, starts from.
-        modular: True: a new module a task, never touched again; False: one network for all tasks.
-        config: of the training on each task.
-        log_steps: steps after which the current task's held-out PSNR is taken.
+        config: of the training; the exponential schedule is spread over the method's steps here.
+        steps: a block.
+        log_steps: steps a block after which the held-out PSNR is taken.
         folder: where the state is kept.
         seed: of the mini-batches.
         picture: called as `picture(method, block, step, params)` at each logged step, with step 0 for the start.
@@ -35,91 +40,110 @@ class Stream:
     def __init__(
         self,
         name: str,
+        cls: type[Method],
         tasks: Sequence[PosedImages],
         start: Params,
-        modular: bool,
-        config: LearnerConfig,
+        config: AdaptConfig,
+        steps: int,
         log_steps: Sequence[int],
         folder: RunFolder,
         seed: int,
         picture: Callable[[str, int, int, Params], None],
     ) -> None:
-        self.name, self.tasks, self.start, self.modular, self.config = name, tasks, start, modular, config
-        self.log_steps, self.folder, self.seed, self.picture = set(log_steps), folder, seed, picture
-        self.finished: list[Params] = []  # a module a finished task; of one network, its last state alone
-        self.matrix: list[list[float]] = []  # [k][i]: held-out PSNR of task i after task k
-        self.curves: list[dict[int, float]] = []  # of each task: held-out PSNR by step
+        self.name, self.tasks, self.steps, self.folder, self.picture = name, tasks, steps, folder, picture
+        self.log_steps = {0, *log_steps, steps}
+        self.blocks_at_once = len(tasks) if cls.joint else 1
+        met: Sequence[RayTask] = [joined(tasks)] if cls.joint else tasks
+        self.method = cls(met, start, dataclasses.replace(config, decay_steps=self.budget), seed)
+        self.matrix: list[list[float | None]] = []  # [k][i]: held-out PSNR of block i after block k
+        self.curves: list[dict[int, float]] = []  # of each block: held-out PSNR by steps a block
         self.seconds = 0.0
         self.evaluation_seconds = 0.0
-        self._learner: Learner | None = None
         self._load()
 
     @property
+    def modular(self) -> bool:
+        """Whether every block has a module of its own."""
+        return self.method.modular
+
+    @property
+    def joint(self) -> bool:
+        """Whether all blocks are met at once."""
+        return self.method.joint
+
+    @property
+    def budget(self) -> int:
+        """Gradient steps on a task of the method: a block, or all of them."""
+        return self.steps * self.blocks_at_once
+
+    @property
+    def modules(self) -> list[Params]:
+        """The finished modules, tensors [1, ...]; of one network, that alone."""
+        return self.method.modules if isinstance(self.method, Mod) else [self.method.params_of(0)]
+
+    @property
     def tasks_done(self) -> int:
-        """Number of tasks that have been learned and evaluated."""
+        """Number of blocks that have been learned and evaluated."""
         return len(self.matrix)
 
-    def params_of(self, task: int) -> Params:
-        """The parameters that answer for a task now."""
-        return self.finished[task] if self.modular else self.finished[-1]
+    def params_of(self, block: int) -> Params:
+        """The parameters that answer for a block now."""
+        return self.method.params_of(block)
 
     def learn(self, k: int, advance: Callable[[int], object]) -> None:
-        """Learns task k, then measures this and all earlier tasks; does what of it is left to do."""
-        if k < self.tasks_done:
+        """Learns block k, then measures this and all earlier blocks; does what of it is left to do."""
+        last = len(self.tasks) - 1
+        if k < self.tasks_done or (self.joint and k < last):
             return
-        learner = self._learner or self._new_learner(k)
-        self._learner = learner
-        advance(learner.steps_made)
-        self._log(k, learner)
+        method, task = self.method, 0 if self.joint else k
+        if method.task is None:
+            self.curves = self.curves[: self.tasks_done] + [{} for _ in range(self.blocks_at_once)]
+            method.begin(task)
+        advance(method.made)
+        self._log(k)
         saved = time.monotonic()
-        while not learner.done:
+        while method.made < self.budget:
             began = time.perf_counter()
-            learner.step()
-            wait(learner.device)
+            method.step(task, method.made)
+            wait(method.params[0].device)
             self.seconds += time.perf_counter() - began
             advance(1)
-            self._log(k, learner)
+            self._log(k)
             if time.monotonic() - saved > SAVE_EVERY:
                 self.save()
                 saved = time.monotonic()
-        params = tuple(p.detach().clone() for p in learner.params)
-        self.finished = [*self.finished, params] if self.modular else [params]
-        self._learner = None
         began = time.perf_counter()
+        method.finish(task)
+        wait(method.params[0].device)
+        self.seconds += time.perf_counter() - began
+        began = time.perf_counter()
+        if self.joint:  # there is no time at which only some blocks had been learned
+            self.matrix += [[None] * len(self.tasks)] * last
         self.matrix.append([self.tasks[i].evaluate(self.params_of(i)) for i in range(k + 1)])
         self.evaluation_seconds += time.perf_counter() - began
         self.save()
 
-    def _new_learner(self, k: int) -> Learner:
-        start = self.start if self.modular or not self.finished else self.finished[-1]
-        self.curves = [*self.curves[:k], {}]
-        return Learner(self.tasks[k], start, self.config, seed=self.seed * 1009 + k)
-
-    def _log(self, k: int, learner: Learner) -> None:
-        step = learner.steps_made
-        if step in self.curves[k] or not (step in self.log_steps or learner.done or step == 0):
+    def _log(self, k: int) -> None:
+        step, rest = divmod(self.method.made, self.blocks_at_once)
+        if rest or step not in self.log_steps:
             return
         began = time.perf_counter()
-        params = tuple(p.detach() for p in learner.params)
-        self.curves[k][step] = self.tasks[k].evaluate(params)
-        self.picture(self.name, k, step, params)
+        for block in range(len(self.tasks)) if self.joint else (k,):
+            if step not in self.curves[block]:
+                params = self.params_of(block)
+                self.curves[block][step] = self.tasks[block].evaluate(params)
+                self.picture(self.name, block, step, params)
         self.evaluation_seconds += time.perf_counter() - began
 
     def save(self) -> None:
         """Writes everything, in one file, in one step."""
-        tensors: dict[str, Tensor] = {}
-        for m, params in enumerate(self.finished):
-            tensors.update({f"finished.{m}.{i}": p for i, p in enumerate(params)})
-        if self._learner is not None:
-            tensors.update({f"learner.{key}": t for key, t in self._learner.state_dict().items()})
         meta = {
             "matrix": self.matrix,
             "curves": [{str(step): v for step, v in c.items()} for c in self.curves],
             "seconds": self.seconds,
             "evaluation_seconds": self.evaluation_seconds,
-            "finished": len(self.finished),
         }
-        self.folder.save_state(self.name, tensors, meta)
+        self.folder.save_state(self.name, {f"method.{key}": t for key, t in self.method.state_dict().items()}, meta)
 
     def _load(self) -> None:
         state = self.folder.load_state(self.name)
@@ -132,41 +156,32 @@ class Stream:
         self.matrix, self.seconds = meta["matrix"], meta["seconds"]
         self.evaluation_seconds = meta["evaluation_seconds"]
         self.curves = [{int(step): v for step, v in c.items()} for c in meta["curves"]]
-        shapes = [p.shape for p in self.start]
-        self.finished = [
-            tuple(tensors[f"finished.{m}.{i}"].to(p.device) for i, p in enumerate(self.start))
-            for m in range(meta["finished"])
-        ]
-        for params in self.finished:
-            if [p.shape for p in params] != shapes:
-                raise ValueError(f"a module must have the shapes {shapes}, got {[p.shape for p in params]}")
         if self.tasks_done > len(self.tasks):
-            raise ValueError(f"at most {len(self.tasks)} tasks can be done, got {self.tasks_done}")
-        own = {key[len("learner.") :]: t for key, t in tensors.items() if key.startswith("learner.")}
-        if own:
-            curves = self.curves
-            self._learner = self._new_learner(self.tasks_done)
-            self.curves = curves
-            self._learner.load_state_dict(own)
+            raise ValueError(f"at most {len(self.tasks)} blocks can be done, got {self.tasks_done}")
+        self.method.load_state_dict(part_of(tensors, "method"))
 
     def summary(self) -> dict[str, Any]:
-        """What `metrics.json` holds of this method."""
+        """What `metrics.json` holds of this method. None of a method without a sequence: what it was before the end."""
         last = self.matrix[-1]
-        drops = [self.matrix[i][i] - last[i] for i in range(len(last))]
+        own = [row[k] for k, row in enumerate(self.matrix)]
+        drops = [a - b for a, b in zip(own, last) if a is not None and b is not None]
         steps = sorted(set.intersection(*(set(c) for c in self.curves)))
+        tasks, config = 1 if self.joint else self.tasks_done, self.method.config
         return {
-            "psnr_mean": sum(last) / len(last),
-            "psnr_first_task_after_own": self.matrix[0][0],
+            "psnr_mean": sum(v for v in last if v is not None) / len(last),
+            "psnr_first_task_after_own": own[0],
             "psnr_first_task_after_all": last[0],
-            "forgetting": sum(drops) / len(drops),
+            "forgetting": sum(drops) / len(drops) if len(drops) == len(last) and not self.joint else None,
             "psnr_at_step": {str(s): sum(c[s] for c in self.curves) / len(self.curves) for s in steps},
             "psnr_at_step_by_task": [{str(s): c[s] for s in sorted(c)} for c in self.curves],
             "matrix": [row + [None] * (len(last) - len(row)) for row in self.matrix],
             "seconds": self.seconds,
             "evaluation_seconds": self.evaluation_seconds,
-            "parameters": sum(p.numel() for params in self.finished for p in params),
-            "steps_per_block": self.config.steps,
-            "fisher": self.config.fim,
+            "parameters": sum(p.numel() for params in self.modules for p in params),
+            "steps_per_block": self.steps,
+            "steps_total": self.budget * tasks,
+            "category": self.method.category,
+            "fisher": config.fim.use if isinstance(self.method, MIM) else "none",
         }
 
 

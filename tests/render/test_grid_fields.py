@@ -8,8 +8,9 @@ from torch import Tensor
 
 import mclnf_fast as mf
 from mclnf_fast.fields import encode_grids, initial_parameters, split_params
-from mclnf_fast.learn import BankOptimizer
-from mclnf_fast.learn.learner import Learner, LearnerConfig
+from mclnf_fast.learn import BankOptimizer, FimConfig, FisherScorer
+from mclnf_fast.learn.consolidate import diagonal_fisher
+from mclnf_fast.learn.methods import MIM, AdaptConfig
 from mclnf_fast.learn.params import split_pair
 from mclnf_fast.render import Cells, RenderSettings, render_modules, render_scene
 from mclnf_fast.render.posed import PosedImages
@@ -99,29 +100,51 @@ def test_fisher_is_of_the_network_alone() -> None:
     posed = task()
     params = tuple(p.requires_grad_() for p in initial_parameters(WITH_DIRECTION, generator=generator(1)))
     batch = posed.draw(20, generator(2))
-    weights = torch.rand(20, generator=generator(3)) + 0.5
-    result = posed.scores(params, batch, weights, None, seed=5)
+    weights = torch.rand(1, 20, generator=generator(3)) + 0.5
+    p = posed.points(params, batch, 5)
+    scorer = FisherScorer(WITH_DIRECTION, 1, FimConfig(), posed.backend)
+    found = scorer(
+        params,
+        p.x,
+        p.offsets,
+        p.grad_y,
+        grads=True,
+        weights=weights[0],
+        sample_ids=p.sample_ids,
+        num_samples=20,
+    )
     layers, biases, tables = split_params(params, WITH_DIRECTION)
-    assert [g.shape for g in result.grads[0]] == [w.shape for w in layers]
+    # The gradient is that of all parameters, the tables too.
+    expected = torch.autograd.grad(20 * posed.loss(params, batch, weights, 5).sum(), params)
+    assert found.grads is not None
+    for a, b in zip(found.grads, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
     # Of each ray: the gradient of its own loss in the network's parameters, squared.
-    network, by_ray = (*layers, *biases), posed.losses(params, batch, 5) * weights
-    grads = [torch.autograd.grad(one, network, retain_graph=True) for one in by_ray]
-    for k, found in enumerate((*result.grads[0], *result.grads[1])):
-        torch.testing.assert_close(found, sum(g[k] for g in grads), rtol=1e-3, atol=1e-6)
+    network = (*layers, *biases)
+    by_ray = [posed.loss(params, batch, weights * 20 * (torch.arange(20) == ray), 5).sum() for ray in range(20)]
+    grads = [torch.autograd.grad(one, network) for one in by_ray]
     fisher = [sum(g[k].square() for g in grads) / 20 for k in range(len(network))]
-    scores = [sum(float((g[k].square() / (fisher[k] + 1e-8)).sum()) for k in range(len(network))) for g in grads]
-    torch.testing.assert_close(result.scores, torch.tensor(scores), rtol=2e-3, atol=1e-4)
+    floor = 1e-3 * sum(float(f.sum()) for f in fisher) / sum(f.numel() for f in fisher)
+    scores = [sum(float((g[k].square() / (fisher[k] + floor)).sum()) for k in range(len(network))) for g in grads]
+    # The scores are those of the losses without their weights.
+    torch.testing.assert_close(found.scores, torch.tensor(scores) / weights[0].square(), rtol=2e-3, atol=1e-4)
     assert encode_grids(torch.zeros(2, 6), torch.tensor([0, 2]), tables, WITH_DIRECTION).shape == (2, 11)
+    held = diagonal_fisher(posed, params, 0, 20)
+    assert [f.shape for f in held] == [p.shape for p in params]
+    assert [bool(f.any()) for f in held[-len(tables) :]] == [False] * len(tables)
+    assert all(bool(f.any()) for f in held[: -len(tables)])
 
 
 @pytest.mark.parametrize("fim", ["none", "sample", "weight", "both"])
-def test_a_learner_moves_the_tables_too(fim: str) -> None:
+def test_a_method_moves_the_tables_too(fim: str) -> None:
     start = initial_parameters(WITH_DIRECTION, generator=generator(1))
-    learner = Learner(task(), start, LearnerConfig(steps=3, batch=16, fim=fim, refresh=1), seed=0)
-    for _ in range(3):
-        learner.step()
-    assert all(bool((p != s).any()) for p, s in zip(learner.params, start, strict=True))
-    assert all(bool(p.isfinite().all()) for p in learner.params)
+    config = AdaptConfig(batch=16, warm_steps=0, fim=FimConfig(use=fim, refresh=1))  # type: ignore[arg-type]
+    method = MIM([task()], start, config, seed=0)
+    method.begin(0)
+    for step in range(3):
+        method.step(0, step)
+    assert all(bool((p != s).any()) for p, s in zip(method.params, start, strict=True))
+    assert all(bool(p.isfinite().all()) for p in method.params)
 
 
 def test_a_flat_tuple_with_tables_is_no_pair() -> None:

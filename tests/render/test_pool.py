@@ -6,6 +6,7 @@ from fields import generator, some_images
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.render import RayPool
+from mclnf_fast.render.pool import RayPools
 
 SIZES = [(2, 8, 8, 4), (2, 10, 7, 4), (1, 5, 3, 8), (3, 9, 9, 1), (1, 1, 13, 4)]  # views, width, height, tile
 
@@ -113,3 +114,35 @@ def test_what_is_refused():
     for tile in (0, -1, 2.0, True):
         with pytest.raises(InputError, match="tile must be an int of at least 1"):
             RayPool(images, cameras, tile)
+
+
+def test_several_pools_are_one():
+    pools = [pool_of(2, 10, 7, 4), pool_of(1, 5, 3, 2), pool_of(1, 8, 8, 4)]
+    whole = RayPools(pools)
+    assert (len(whole), whole.tiles) == (140 + 15 + 64, 12 + 6 + 4)
+    ids = torch.randperm(len(whole), generator=generator(3))
+    begins = [0, 140, 155]
+    for k, found in enumerate(whole.batch(ids)):
+        for pool, begin in zip(pools, begins):
+            mine = (ids >= begin) & (ids < begin + len(pool))
+            assert torch.equal(found[mine], pool.batch(ids[mine] - begin)[k])
+    assert int(whole.uniform(4000, generator()).max()) > 200
+
+
+def test_draws_in_tiles_of_several_pools_are_unbiased_over_pixels():
+    """Every pixel's share of the draws times its factor is that of a uniform draw over all pixels."""
+    pools = [pool_of(1, 10, 7, 4), pool_of(1, 5, 3, 2)]
+    whole = RayPools(pools)
+    tiles = torch.arange(whole.tiles).repeat(20_000)
+    ids, factors = whole.in_tiles(tiles, generator(1))
+    share = torch.zeros(len(whole)).index_add_(0, ids, factors) / len(ids)
+    assert float((share * len(whole) - 1).abs().max()) < 0.08
+    one, expected = pools[1].in_tiles(torch.arange(6), generator(2))
+    again, factor = RayPools(pools[1:]).in_tiles(torch.arange(6), generator(2))
+    assert torch.equal(one, again)
+    torch.testing.assert_close(factor, expected)
+
+
+def test_no_pools_are_refused():
+    with pytest.raises(InputError, match="pools must hold at least one pool, got none"):
+        RayPools([])

@@ -1,4 +1,4 @@
-"""Posed images as a task: losses by their formula, scores by per-ray autograd, held-out quality."""
+"""Posed images as a task: the loss by its formula, scores by per-ray autograd, replay, held-out quality."""
 
 import math
 
@@ -7,9 +7,13 @@ import torch
 from fields import SPEC, generator, lively, some_images
 from torch import Tensor
 
-from mclnf_fast.render import Cells, RenderSettings, render_modules
-from mclnf_fast.render.posed import PosedImages, posed_losses
-from mclnf_fast.render.volume import sample_in_cells
+from mclnf_fast import ops
+from mclnf_fast.learn import FimConfig, FisherScorer
+from mclnf_fast.learn.consolidate import diagonal_fisher
+from mclnf_fast.learn.informed import Informed
+from mclnf_fast.learn.reservoir import Reservoir
+from mclnf_fast.render import Cells, RayBatch, RenderSettings, render_modules
+from mclnf_fast.render.posed import PosedImages, joined, posed_losses
 
 BACKENDS = ("reference", "cpu")
 CELL = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3]]))
@@ -25,9 +29,28 @@ def start() -> tuple[Tensor, ...]:
     return tuple(p.requires_grad_() for p in lively(SPEC))
 
 
-def per_ray_gradients(task: PosedImages, params, batch, weights, seed: int) -> Tensor:
+def rays_of(batch) -> RayBatch:
+    return RayBatch(*(t[0] for t in batch))
+
+
+def losses_of(task: PosedImages, params, batch, seed: int) -> Tensor:
+    """[S], each ray's own."""
+    rays = rays_of(batch)
+    offsets = torch.tensor([0, len(rays.origins)])
+    return posed_losses(params, task.spec, rays, offsets, task.cells, task.settings, seed)
+
+
+def scores_of(task: PosedImages, params, points, fisher):
+    """What the ops make of a task's points."""
+    half = len(params) // 2
+    return ops.fisher_scores(
+        points.x, points.offsets, params[:half], params[half:], points.grad_y, fisher, task.spec, points.sample_ids,
+        damping=1e-8 if fisher is None else 0.0, backend=task.backend, num_samples=points.num_samples,
+    )  # fmt: skip
+
+
+def per_ray_gradients(params, losses: Tensor) -> Tensor:
     """[S, P] by autograd, one ray after another."""
-    losses = weights * task.losses(params, batch, seed)
     rows = [torch.autograd.grad(loss, params, retain_graph=True) for loss in losses]
     return torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
 
@@ -37,18 +60,27 @@ def flat(pair) -> Tensor:
 
 
 @pytest.mark.parametrize("background", [None, (0.3, 0.3, 0.3)])
-def test_losses_are_the_mean_squared_error_of_each_ray(background):
+def test_the_loss_is_the_mean_squared_error_of_the_rays(background):
     task, params = some_task(background=background), start()
     batch = task.draw(30, generator())
+    assert [tuple(t.shape) for t in batch] == [(1, 30, 3)] * 3
+    rays = rays_of(batch)
     out = render_modules(
-        params, SPEC, batch.origins, batch.directions, torch.tensor([0, 30]), CELL, task.settings, seed=5
+        params, SPEC, rays.origins, rays.directions, torch.tensor([0, 30]), CELL, task.settings, seed=5
     )
-    losses = task.losses(params, batch, 5)
+    losses = losses_of(task, params, batch, 5)
     assert losses.shape == (30,)
     for k in range(30):
-        expected = sum(float(out.color[k, c].detach() - batch.colors[k, c]) ** 2 for c in range(3)) / 3
+        expected = sum(float(out.color[k, c].detach() - rays.colors[k, c]) ** 2 for c in range(3)) / 3
         assert float(losses[k].detach()) == pytest.approx(expected, rel=1e-5)
-    assert not torch.equal(losses, task.losses(params, batch, 6))  # the jitter follows the seed
+    loss = task.loss(params, batch, None, 5)
+    assert loss.shape == (1,)
+    assert float(loss.detach()) == pytest.approx(float(losses.detach().mean()), rel=1e-6)
+    weights = torch.rand(1, 30, generator=generator(2))
+    weighted = task.loss(params, batch, weights, 5)
+    assert float(weighted.detach()) == pytest.approx(float((weights[0] * losses).detach().mean()), rel=1e-5)
+    assert torch.equal(task.loss(params, batch, torch.ones(1, 30), 5), loss)
+    assert not torch.equal(loss, task.loss(params, batch, None, 6))  # the jitter follows the seed
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -57,16 +89,16 @@ def test_scores_are_those_of_per_ray_gradients_with_cross_terms(need, backend, b
     need("fisher_scores", backend)
     task, params = some_task(backend, background), start()
     batch = task.draw(25, generator())
-    weights = torch.rand(25, generator=generator(2)) + 0.5
-    g = per_ray_gradients(task, params, batch, weights, 3)
-    result = task.scores(params, batch, weights, None, 3)
+    g = per_ray_gradients(params, losses_of(task, params, batch, 3))
+    points = task.points(params, batch, 3)
+    result = scores_of(task, params, points, None)
     torch.testing.assert_close(flat(result.grads), g.sum(0), rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(flat(result.fisher), g.square().mean(0), rtol=1e-3, atol=1e-10)
     expected = (g.square() / (g.square().mean(0) + 1e-8)).sum(1)
     torch.testing.assert_close(result.scores, expected, rtol=1e-3, atol=1e-4)
 
     known = tuple(tuple(f + 1e-3 for f in part) for part in result.fisher)
-    again = task.scores(params, batch, weights, known, 3)
+    again = scores_of(task, params, points, known)
     torch.testing.assert_close(again.scores, (g.square() / flat(known)).sum(1), rtol=1e-3, atol=1e-6)
 
 
@@ -74,51 +106,100 @@ def test_cross_terms_matter_here():
     """The sum of the scores of a ray's points is another number: the test above would see them missing."""
     task, params = some_task(), start()
     batch = task.draw(10, generator())
-    g = per_ray_gradients(task, params, batch, torch.ones(10), 0)
-    points = sample_in_cells(batch.origins, batch.directions, torch.tensor([0, 10]), CELL, task.settings, SPEC, seed=0)
-    from mclnf_fast import ops
-    from mclnf_fast.render.volume import composite_points, evaluate
-
-    raw = evaluate(params, SPEC, points, task.settings).detach().requires_grad_()
-    color = composite_points(raw, points, task.settings).color
-    grad_y = torch.autograd.grad((color - batch.colors).square().mean(-1).sum(), raw)[0]
+    g = per_ray_gradients(params, losses_of(task, params, batch, 0))
+    points = task.points(params, batch)
     ones = (tuple(torch.ones_like(p) for p in params[:3]), tuple(torch.ones_like(p) for p in params[3:]))
-    each = ops.fisher_scores(points.x, points.offsets, params[:3], params[3:], grad_y, ones, SPEC, damping=0.0)
-    summed = torch.zeros(10).index_add_(0, points.ray_ids, each.scores)
+    each = scores_of(task, params, points._replace(sample_ids=None, num_samples=len(points.x)), ones)
+    summed = torch.zeros(10).index_add_(0, points.sample_ids, each.scores)
     assert float((summed / g.square().sum(1) - 1).abs().median()) > 0.2
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("background", [None, (0.3, 0.3, 0.3)])
+def test_the_gauss_newton_diagonal_is_that_of_the_pixels(need, backend, background):
+    """As EWC takes it: squared derivatives of every pixel's channels, cross terms included, mean over rays."""
+    need("fisher_scores", backend)
+    task, params = some_task(backend, background), start()
+    batch = task.draw(20, generator(7))
+    rays = rays_of(batch)
+    color = render_modules(
+        params, SPEC, rays.origins, rays.directions, torch.tensor([0, 20]), CELL, task.settings, seed=7
+    ).color
+    expected = sum(per_ray_gradients(params, color[:, c]).square().mean(0) for c in range(3))
+    found = diagonal_fisher(task, params, seed=7, samples=20)
+    assert [f.shape for f in found] == [p.shape for p in params]
+    torch.testing.assert_close(flat([found]), expected, rtol=1e-3, atol=1e-9)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_gradient_of_the_sweep_is_that_of_the_weighted_sum(need, backend):
     need("fisher_scores", backend)
     task, params = some_task(backend), start()
-    batch, factor = task.draw_in(torch.tensor([0, 3, 3, 11, 5]), generator())
-    expected = torch.autograd.grad((factor * task.losses(params, batch, 9)).sum(), params)
-    result = task.scores(params, batch, factor, None, 9)
-    for a, b in zip((*result.grads[0], *result.grads[1]), expected):
+    batch, factor = task.draw_in(torch.tensor([[0, 3, 3, 11, 5]]), generator())
+    expected = torch.autograd.grad(5 * task.loss(params, batch, factor, 9).sum(), params)
+    points = task.points(params, batch, 9)
+    result = FisherScorer(task.spec, 1, FimConfig(), backend)(
+        params, points.x, points.offsets, points.grad_y, grads=True, weights=factor[0], sample_ids=points.sample_ids,
+        num_samples=points.num_samples,
+    )  # fmt: skip
+    assert result.grads is not None
+    for a, b in zip(result.grads, expected):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_rays_that_miss_have_no_score_and_no_gradient():
     task, params = some_task(), start()
-    batch = task.draw(6, generator())
-    batch = batch._replace(directions=torch.where(torch.arange(6)[:, None] < 3, -batch.directions, batch.directions))
-    result = task.scores(params, batch, torch.ones(6), None, 0)
+    o, d, c = task.draw(6, generator())
+    some = o, torch.where(torch.arange(6)[None, :, None] < 3, -d, d), c
+    result = scores_of(task, params, task.points(params, some), None)
     assert result.scores.shape == (6,)
     assert torch.equal(result.scores[:3], torch.zeros(3))
     assert bool((result.scores[3:] > 0).all())
-    nothing = batch._replace(directions=-task.draw(6, generator()).directions)
-    result = task.scores(params, nothing, torch.ones(6), None, 0)
+    result = scores_of(task, params, task.points(params, (o, -d, c)), None)
     assert not bool(flat(result.grads).any())
+
+
+@pytest.mark.parametrize("use", ["sample", "both"])
+def test_a_step_with_fisher_information_remembers_tiles(use):
+    task, params = some_task(), start()
+    informed = Informed(task, FimConfig(use=use, refresh=1, draws="independent"), 16)
+    for step in range(2):
+        grads = informed.gradients(params, step, generator(step))
+        assert [g.shape for g in grads] == [p.shape for p in params]
+    known = informed.sampler.inner.scores(torch.arange(task.items)[None])
+    assert bool((known >= 0).any())
+    assert bool((known < 0).any())
+
+
+def test_a_replay_memory_holds_rays_of_every_task():
+    tasks = [some_task(), some_task(tile=2)]
+    memory = Reservoir(60, 0)
+    for task in tasks:
+        memory.see(task)
+    assert memory.seen == sum(task.samples for task in tasks) == 280
+    held = memory.draw(500, generator())
+    assert [tuple(t.shape) for t in held] == [(1, 500, 3)] * 3
+    every = {tuple(row) for row in task.take(torch.arange(140)[None])[2][0].tolist()}
+    assert {tuple(row) for row in held[2][0].tolist()} <= every
+
+
+def test_all_tasks_as_one():
+    tasks = [some_task(), some_task(tile=2)]
+    one = joined(tasks)
+    assert (one.samples, one.items, one.modules) == (280, tasks[0].items + tasks[1].items, 1)
+    ids = torch.tensor([[0, 150, 3, 279, 139, 140]])
+    parts = [tasks[int(i >= 140)].take(i.reshape(1, 1) % 140) for i in ids[0]]
+    for k, tensor in enumerate(one.take(ids)):
+        assert torch.equal(tensor, torch.cat([part[k] for part in parts], 1))
 
 
 def test_items_are_tiles_and_the_batch_of_an_item_lies_in_it():
     task = some_task(tile=4)
     assert task.items == task.pool.tiles == 2 * 3 * 2
-    batch, factor = task.draw_in(torch.arange(12), generator(4))
+    batch, factor = task.draw_in(torch.arange(12)[None], generator(4))
     ids, expected = task.pool.in_tiles(torch.arange(12), generator(4))
-    assert torch.equal(batch.colors, task.pool.batch(ids).colors)
-    assert torch.equal(factor, expected)
+    assert torch.equal(batch[2][0], task.pool.batch(ids).colors)
+    assert torch.equal(factor[0], expected)
 
 
 def test_rays_of_several_modules_have_their_own_losses():
@@ -126,10 +207,10 @@ def test_rays_of_several_modules_have_their_own_losses():
     bank = tuple(torch.cat((a, b)) for a, b in zip(lively(SPEC, 0), lively(SPEC, 7)))
     task = some_task()
     batch = task.draw(8, generator())
-    losses = posed_losses(bank, SPEC, batch, torch.tensor([0, 5, 8]), cells, task.settings, 0)
+    losses = posed_losses(bank, SPEC, rays_of(batch), torch.tensor([0, 5, 8]), cells, task.settings, 0)
     # Without jitter's share: each ray's jitter goes by its place in the batch, so compare in place.
     for m, rows in ((0, slice(0, 5)), (1, slice(5, 8))):
-        alone = task.losses(tuple(p[m : m + 1] for p in bank), batch, 0)
+        alone = losses_of(task, tuple(p[m : m + 1] for p in bank), batch, 0)
         torch.testing.assert_close(losses[rows], alone[rows], rtol=1e-5, atol=1e-7)
 
 

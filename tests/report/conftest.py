@@ -40,6 +40,19 @@ def summary() -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture
+def many(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The same with all ten methods; two of them met all blocks at once."""
+    rows = metrics["summary"]
+    rows |= {m: _row(20.0 + i, 1.0) for i, m in enumerate(("oml", "maml_cl", "ewc", "er"))}
+    for i, m in enumerate(("offline", "maml_offline")):
+        none = [None] * 3
+        rows[m] = {**_row(23.5 + i, 0.0), "matrix": [none, none, [23.5, 23.0, 22.0 + i]], "psnr_mean": 22.8 + i / 3}
+        rows[m] |= {"psnr_first_task_after_own": None, "forgetting": None}
+    metrics["starts"] = {"joint": {"seconds": 9.0, "steps": 2, "curve": [[1, 12.0], [2, 15.0]]}}
+    return metrics
+
+
+@pytest.fixture
 def picture() -> np.ndarray:
     return np.random.default_rng(0).random((12, 16, 3))
 

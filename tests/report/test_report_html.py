@@ -23,6 +23,7 @@ from mclnf_fast.report import (
 )
 from mclnf_fast.report.claims import changed, figures, sentences, start_gains
 from mclnf_fast.report.plots import spread
+from mclnf_fast.report.style import METHODS, PALETTE, PALETTE_DARK
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "path", "use"}
 
@@ -132,6 +133,27 @@ def test_claims_say_it_as_it_is(metrics: dict[str, Any]) -> None:
     assert "0.25 dB below plain modules" in " ".join(sentences(metrics))
     metrics["summary"]["mim"]["psnr_mean"] = 23.24
     assert "level with plain modules" in " ".join(sentences(metrics))
+
+
+def test_ten_methods(tmp_path: Path, many: dict[str, Any]) -> None:
+    said = sentences(many)
+    assert said[2] == (
+        "Of the same size, replay (ER) lost 2.00 dB on one, EWC lost 2.00 dB on one, MAML + CL lost 2.00 dB on one "
+        "and OML lost 2.00 dB on one."
+    )
+    assert said[3] == (
+        "One network that meets all blocks at once reaches 22.80 dB (offline) and 23.13 dB (MAML, offline) on average."
+    )
+    page = write_report(tmp_path, many).read_text()
+    Checker().feed(page)
+    assert "Ten methods do this side by side" in page
+    for words in ("The start by MAML", "twice the rays a step", "MAML, offline", "replay (ER)"):
+        assert words in page
+    # What met all blocks at once has one row, after the last block.
+    matrices = page.split("Block by block")[1].split("Curves")[0]
+    assert matrices.count("<tr><td>one</td>") == 8
+    assert matrices.count("<tr><td>three</td>") == 10
+    assert len(set(PALETTE.values())) == len(set(PALETTE_DARK.values())) == len(METHODS) == 10
 
 
 def test_claims_notice_the_smallest_change(metrics: dict[str, Any]) -> None:

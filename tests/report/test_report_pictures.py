@@ -60,6 +60,19 @@ def test_triptych(tmp_path: Path, picture: np.ndarray) -> None:
     assert only(tmp_path) == ["t.png"]
 
 
+def test_triptych_of_many_methods_goes_on_below(tmp_path: Path, picture: np.ndarray) -> None:
+    five = {f"method {i}": picture for i in range(5)}
+    one = pixels(triptych(tmp_path / "five.png", picture, five, {}, cell=16))
+    more = pixels(triptych(tmp_path / "seven.png", picture, {**five, "a": picture * 0, "b": picture}, {}, cell=16))
+    assert more.shape[1] == one.shape[1]
+    height = one.shape[0] - 2 * MARGIN
+    assert more.shape[0] == 2 * MARGIN + 2 * height + 24
+    below = more[MARGIN + height + 24 :]
+    true = pixels(save_png(tmp_path / "true.png", picture))
+    assert np.array_equal(below[:12, MARGIN : MARGIN + 16], true)  # the truth again
+    assert not np.array_equal(below[:12, MARGIN:], one[MARGIN : MARGIN + 12, MARGIN:])
+
+
 def test_triptych_refuses_a_render_of_another_size(tmp_path: Path, picture: np.ndarray) -> None:
     with pytest.raises(ValueError, match="'mim' must be"):
         triptych(tmp_path / "t.png", picture, {"mim": picture[:-1]}, {})

@@ -79,6 +79,13 @@ def test_matrix_table_of_many_blocks_keeps_its_width() -> None:
     assert "8 dist" in text
 
 
+def test_a_method_without_a_sequence_has_one_row(many: dict[str, Any]) -> None:
+    text = matrix_table(many["summary"], many["blocks"], width=40)
+    panel = text.split("offline\n")[-1].splitlines()
+    assert [line.split()[0] for line in panel[:2]] == ["after", "three"]
+    assert panel[1].split()[1:] == ["23.50", "23.00", "22.00"]
+
+
 def test_summary_markdown(metrics: dict[str, Any]) -> None:
     metrics["blocks"][0] = "<b>|x"
     text = summary_markdown(metrics)

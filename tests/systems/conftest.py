@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import torch
-from tiny_city import OPTIONS, shrink
+from tiny_city import OPTIONS, OTHERS, shrink
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -26,11 +24,12 @@ def city_cache(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def run_tiny(city_cache: pathlib.Path) -> Iterator[Callable[..., int]]:
     """`run_tiny("--out", folder, ...)`: `mclnf-fast run city` on the tiny city, in this process; its exit code."""
     from mclnf_fast.cli import main
-    from mclnf_fast.systems import city_data, start, stream
+    from mclnf_fast.systems import city_data, start, stream, wide_start
 
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((city_data, "write_city"), (start, "SAVE_EVERY"), (stream, "SAVE_EVERY")):
+        saving = [(module, "SAVE_EVERY") for module in (start, stream, wide_start)]
+        for module, name in ((city_data, "write_city"), *saving):
             patch.setattr(module, name, getattr(module, name))  # so that leaving the context puts it back
         patch.setenv("MCLNF_FAST_CACHE", str(city_cache))
         shrink()
@@ -43,6 +42,14 @@ def finished(run_tiny: Callable[..., int], tmp_path_factory: pytest.TempPathFact
     """The folder of an uninterrupted run. Tests must not change it."""
     out = tmp_path_factory.mktemp("run") / "whole"
     assert run_tiny("--out", out, *OPTIONS) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def others(run_tiny: Callable[..., int], tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The folder of a run of the methods that are not run by default, and `finetune`. Tests must not change it."""
+    out = tmp_path_factory.mktemp("run") / "others"
+    assert run_tiny("--out", out, *OPTIONS, "--methods", *OTHERS, "finetune") == 0
     return out
 
 
@@ -60,17 +67,3 @@ def start_tiny(city_cache: pathlib.Path) -> Callable[..., subprocess.Popen[str]]
         return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     return start
-
-
-def results(run: pathlib.Path) -> dict[str, Any]:
-    """What of metrics.json must be the same in two runs: all but times, the command and the folder."""
-    metrics = json.loads((run / "metrics.json").read_text())
-    for key in ("seconds_total", "phases", "command"):
-        del metrics[key]
-    for key in ("out", "resume"):
-        del metrics["config"][key]
-    for part in (*metrics["summary"].values(), metrics["meta"] or {}):
-        for key in [k for k in part if k.endswith("seconds")]:
-            del part[key]
-    metrics["comparison"].pop("mim_over_mod_seconds", None)
-    return metrics

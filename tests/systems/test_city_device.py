@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import results
 from elsewhere import Elsewhere
-from tiny_city import OPTIONS
+from tiny_city import OPTIONS, results
 
 from mclnf_fast.systems import city_config
 
@@ -28,7 +27,9 @@ def test_a_run_elsewhere_learns_the_same(
     run_tiny: Callable[..., int], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole job with its data and parameters on a device that the CPU may not meet; then from its state."""
-    words = (*OPTIONS, "--backend", "reference", "--fim", "both")
+    # What the other methods do, one of these does too.
+    methods = ("--methods", "er", "ewc", "maml_offline", "oml", "mim", "mod_random")
+    words = (*OPTIONS, "--backend", "reference", "--fim", "both", *methods)
     assert run_tiny("--out", tmp_path / "cpu", *words) == 0
     monkeypatch.setattr(city_config, "check_device", lambda name: None)
     autocast = torch.autocast  # knows no such device

@@ -9,12 +9,11 @@ import shutil
 import pytest
 import torch
 import yaml
-from conftest import results
-from tiny_city import OPTIONS
+from tiny_city import OPTIONS, OTHERS, results
 
 from mclnf_fast.fields import load_bank
 from mclnf_fast.systems import city_data
-from mclnf_fast.systems.city_config import METHODS, read_config
+from mclnf_fast.systems.city_config import DEFAULT, METHODS, read_config
 
 MODULAR = ("mim", "mod", "mod_random")
 
@@ -37,7 +36,7 @@ def test_the_run_folder_holds_everything(finished):
 
 def test_the_summary_has_what_is_promised(finished):
     summary = metrics_of(finished)["summary"]
-    assert set(summary) == set(METHODS)
+    assert set(summary) == set(DEFAULT)
     for method in summary.values():
         for key in ("psnr_mean", "psnr_first_task_after_own", "psnr_first_task_after_all", "seconds"):
             assert isinstance(method[key], float)
@@ -76,7 +75,7 @@ def test_one_network_goes_on_from_where_it_was(finished):
 def test_events_are_one_line_each(finished):
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     summary = metrics_of(finished)["summary"]
-    for name in METHODS:
+    for name in DEFAULT:
         steps = [r for r in rows if r["method"] == name and "step" in r]
         assert [(r["block"], r["step"]) for r in steps] == [
             (block, step) for block in ("block_1", "block_2") for step in (0, 1, 4, 10)
@@ -170,6 +169,75 @@ def test_the_paper_form_with_strength_zero_is_the_plain_method(run_tiny, tmp_pat
     assert run_tiny("--out", tmp_path / "run", *OPTIONS, *words) == 0
     summary = metrics_of(tmp_path / "run")["summary"]
     assert summary["mim"]["matrix"] == summary["mod"]["matrix"]
+
+
+def test_all_methods_run_side_by_side(others, finished):
+    metrics = metrics_of(others)
+    summary = metrics["summary"]
+    assert set(summary) == {*OTHERS, "finetune"}
+    assert set(summary) | set(metrics_of(finished)["summary"]) == set(METHODS)
+    assert {m: s["category"] for m, s in summary.items()} == {m: METHODS[m].category for m in summary}
+    assert set(metrics["starts"]) == {"joint", "oml"}
+    assert [len(start["curve"]) for start in metrics["starts"].values()] == [3, 3]
+    assert len({s["parameters"] for s in summary.values()}) == 1
+    for method, row in summary.items():
+        joint = METHODS[method].joint
+        assert (row["forgetting"] is None) == (row["psnr_first_task_after_own"] is None) == joint
+        assert row["steps_total"] == 2 * row["steps_per_block"] == 20
+        assert row["psnr_mean"] == pytest.approx(sum(row["matrix"][-1]) / 2, abs=1e-12)
+        assert set(row["psnr_at_step"]) == {"0", "1", "4", "10"}
+    at = {method: row["psnr_at_step_by_task"] for method, row in summary.items()}
+    # Before block 2, replay and consolidation are plain fine-tuning.
+    assert at["er"][0] == at["ewc"][0] == at["finetune"][0]
+    assert summary["er"]["matrix"][1] != summary["finetune"]["matrix"][1] != summary["ewc"]["matrix"][1]
+    assert at["offline"][0]["0"] == at["finetune"][0]["0"]
+    assert at["maml_cl"][0]["0"] == at["maml_offline"][0]["0"] != at["oml"][0]["0"] != at["finetune"][0]["0"]
+    assert not (others / "bank.safetensors").exists()
+    assert all((others / p["file"]).is_file() for p in metrics["pictures"])
+    page = (others / "report.html").read_text()
+    assert "The start by MAML" in page
+    assert "One network that meets all blocks at once reaches" in page
+
+
+def test_fine_tuning_is_the_same_whatever_runs_beside_it(others, finished):
+    one, other = (metrics_of(run)["summary"]["finetune"] for run in (others, finished))
+    for row in (one, other):
+        del row["seconds"], row["evaluation_seconds"]
+    assert one == other
+
+
+def test_a_run_of_all_methods_goes_on_from_its_state(others, run_tiny, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(others, copy)
+    for name in ("start_oml", "oml", "er"):
+        (copy / "state" / f"{name}.safetensors").unlink()
+    assert run_tiny("--resume", copy) == 0
+    assert results(copy) == results(others)
+
+
+def test_the_configuration_of_a_run_from_before_there_was_a_choice(finished):
+    described = yaml.safe_load((finished / "config.yaml").read_text())
+    whole = read_config(described)
+    for name in ("wide", "memory", "ewc_lam", "fim_kind", "device"):
+        del described[name]
+    assert read_config(described).steps == whole.steps
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--methods", "oml", "--fast-layers", "2"], "fast-layers must lie in 1 ... 1 with 1 hidden layers, got 2"),
+        (["--memory", "0"], "memory must be at least 1, got 0"),
+        (["--ewc-lam", "-1"], "ewc-lam must be at least 0 and finite, got -1.0"),
+        (["--ewc-decay", "2"], "ewc-decay must lie in [0, 1], got 2.0"),
+        (["--wide.inner-lr", "0"], "wide.inner_lr must be above 0 and finite, got 0.0"),
+        (["--wide.rays", "0"], "wide.rays must be at least 1, got 0"),
+    ],
+)
+def test_an_option_out_of_range(run_tiny, tmp_path, capsys, words, said):
+    assert run_tiny("--out", tmp_path / "run", *OPTIONS, *words) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_torch_is_left_with_the_threads_that_were_asked_for(finished):

@@ -7,8 +7,7 @@ import signal
 import time
 
 import pytest
-from conftest import results
-from tiny_city import OPTIONS
+from tiny_city import OPTIONS, results
 
 from mclnf_fast.fields.io import load_tensors
 

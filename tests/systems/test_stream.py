@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.learn.learner import LearnerConfig
+from mclnf_fast.learn import FimConfig
+from mclnf_fast.learn.methods import ER, EWC, MIM, AdaptConfig, FineTune, Method, Mod, Offline
 from mclnf_fast.render import Cells, RenderSettings
 from mclnf_fast.render.cameras import Cameras, look_at
 from mclnf_fast.render.posed import PosedImages
@@ -42,10 +43,18 @@ def no_picture(*_: object) -> None:
     """A picture that nobody looks at."""
 
 
-def new_stream(path: pathlib.Path, modular: bool = True, fim: Any = "sample", picture: Any = no_picture) -> Stream:
-    config = LearnerConfig(steps=STEPS, batch=12, fim=fim, refresh=2)
+def new_stream(path: pathlib.Path, cls: type[Method] = MIM, fim: Any = "sample", picture: Any = no_picture) -> Stream:
+    config = AdaptConfig(
+        batch=12,
+        lr=1e-2,
+        schedule="exponential",
+        lr_end=1e-3,
+        warm_steps=0,
+        memory=30,
+        fim=FimConfig(use=fim, refresh=2),
+    )
     tasks = [task(k) for k in range(3)]
-    return Stream("toy", tasks, random_start(SPEC, 0), modular, config, (1, 4, STEPS), RunFolder(path), 0, picture)
+    return Stream("toy", cls, tasks, random_start(SPEC, 0), config, STEPS, (1, 4), RunFolder(path), 0, picture)
 
 
 def learn_all(stream: Stream, advance: Callable[[int], object] = lambda _: None) -> Stream:
@@ -57,41 +66,51 @@ def learn_all(stream: Stream, advance: Callable[[int], object] = lambda _: None)
 def assert_same(a: Stream, b: Stream) -> None:
     assert a.matrix == b.matrix
     assert a.curves == b.curves
-    for first, second in zip(a.finished, b.finished, strict=True):
+    for first, second in zip(a.modules, b.modules, strict=True):
         for x, y in zip(first, second, strict=True):
             assert torch.equal(x, y)
 
 
 def test_modules_are_never_touched_again_and_one_network_is(tmp_path):
-    modules, one = new_stream(tmp_path / "a"), new_stream(tmp_path / "b", modular=False)
+    modules, one = new_stream(tmp_path / "a"), new_stream(tmp_path / "b", FineTune)
     modules.learn(0, lambda _: None)
     first = [p.clone() for p in modules.params_of(0)]
     learn_all(modules)
     learn_all(one)
     assert all(torch.equal(a, b) for a, b in zip(first, modules.params_of(0)))
-    assert (len(modules.finished), len(one.finished)) == (3, 1)
+    assert (len(modules.modules), len(one.modules)) == (3, 1)
     for k in range(3):
         assert modules.matrix[k][: k + 1] == [modules.matrix[i][i] for i in range(k + 1)]
     assert one.matrix[2][0] != one.matrix[0][0]
-    assert one.params_of(0) is one.params_of(2)
+    assert all(torch.equal(a, b) for a, b in zip(one.params_of(0), one.params_of(2)))
 
 
 def test_every_module_starts_at_the_shared_start_and_one_network_where_it_was(tmp_path):
-    modules, one = learn_all(new_stream(tmp_path / "a")), learn_all(new_stream(tmp_path / "b", modular=False))
+    modules, one = learn_all(new_stream(tmp_path / "a")), learn_all(new_stream(tmp_path / "b", FineTune))
     start = random_start(SPEC, 0)
     for k in range(3):
         assert modules.curves[k][0] == modules.tasks[k].evaluate(start)
-    after_first = new_stream(tmp_path / "c", modular=False)
+    after_first = new_stream(tmp_path / "c", FineTune)
     after_first.learn(0, lambda _: None)
     assert one.curves[1][0] == one.tasks[1].evaluate(after_first.params_of(0))
 
 
-@pytest.mark.parametrize("modular", [True, False])
-@pytest.mark.parametrize("fim", ["none", "sample", "both"])
-def test_stopped_after_any_step_it_goes_on_to_the_same_bits(tmp_path, monkeypatch, modular, fim):
+CASES = [
+    (Mod, "none"),
+    (MIM, "sample"),
+    (MIM, "both"),
+    (FineTune, "none"),
+    (ER, "none"),
+    (EWC, "none"),
+    (Offline, "none"),
+]
+
+
+@pytest.mark.parametrize(("cls", "fim"), CASES)
+def test_stopped_after_any_step_it_goes_on_to_the_same_bits(tmp_path, monkeypatch, cls, fim):
     """Stopped after every third step, whatever task it is in, each time by an exception out of the loop."""
     monkeypatch.setattr(module, "SAVE_EVERY", 0.0)
-    whole = learn_all(new_stream(tmp_path / "whole", modular, fim))
+    whole = learn_all(new_stream(tmp_path / "whole", cls, fim))
     left = [0]
 
     def advance(steps: int) -> None:
@@ -102,7 +121,7 @@ def test_stopped_after_any_step_it_goes_on_to_the_same_bits(tmp_path, monkeypatc
     stops = 0
     while True:
         left[0] = 3
-        stream = new_stream(tmp_path / "stopped", modular, fim)
+        stream = new_stream(tmp_path / "stopped", cls, fim)
         try:
             learn_all(stream, advance)
         except Stopped:
@@ -120,7 +139,7 @@ def test_without_a_save_within_a_task_it_starts_that_task_again(tmp_path, monkey
     stream.learn(0, lambda _: None)
 
     def stop(steps: int) -> None:
-        if stream._learner is not None and stream._learner.steps_made == 5:
+        if stream.method.task == 1 and stream.method.made == 5:
             raise Stopped
 
     with pytest.raises(Stopped):
@@ -136,7 +155,7 @@ def test_progress_counts_every_step_once_also_when_it_goes_on(tmp_path, monkeypa
     stream = new_stream(tmp_path)
 
     def stop(steps: int) -> None:
-        if stream._learner.steps_made == 5:
+        if stream.method.made == 5:
             raise Stopped
 
     with pytest.raises(Stopped):
@@ -152,8 +171,41 @@ def test_pictures_are_asked_for_at_the_start_and_each_logged_step(tmp_path):
     assert asked == [("toy", k, step) for k in range(3) for step in (0, 1, 4, STEPS)]
 
 
+def test_offline_meets_all_blocks_at_once_with_the_steps_of_all(tmp_path, monkeypatch):
+    stream = new_stream(tmp_path, Offline)
+    counted: list[int] = []
+    stream.learn(0, counted.append)
+    stream.learn(1, counted.append)
+    assert (counted, stream.tasks_done) == ([], 0)
+    drawn: list[Any] = []
+    one = stream.method.tasks[0]
+    take = one.take
+    monkeypatch.setattr(one, "take", lambda ids: drawn.append(ids) or take(ids))
+    stream.learn(2, counted.append)
+    assert sum(counted) == len(drawn) == 3 * STEPS
+    ids = torch.cat(drawn, 1)
+    rays = len(stream.tasks[0].pool)
+    assert [int(((ids >= k * rays) & (ids < (k + 1) * rays)).sum()) > 60 for k in range(3)] == [True] * 3
+    assert [list(c) for c in stream.curves] == [[0, 1, 4, STEPS]] * 3
+    assert stream.matrix[:2] == [[None] * 3] * 2
+    assert stream.matrix[2] == [stream.curves[k][STEPS] for k in range(3)]
+    assert stream.method.rate(3 * STEPS - 1) == pytest.approx(1e-3)
+    found = stream.summary()
+    assert found["forgetting"] is found["psnr_first_task_after_own"] is None
+    assert found["psnr_mean"] == sum(stream.matrix[2]) / 3
+    assert (found["steps_per_block"], found["steps_total"]) == (STEPS, 3 * STEPS)
+
+
+def test_replay_and_consolidation_act_from_the_second_block_on(tmp_path):
+    plain = learn_all(new_stream(tmp_path / "plain", FineTune))
+    for cls in (ER, EWC):
+        other = learn_all(new_stream(tmp_path / cls.__name__, cls))
+        assert other.matrix[0] == plain.matrix[0]
+        assert other.matrix[1] != plain.matrix[1]
+
+
 def test_the_summary(tmp_path):
-    stream = learn_all(new_stream(tmp_path, modular=False))
+    stream = learn_all(new_stream(tmp_path, FineTune))
     found = stream.summary()
     last = stream.matrix[2]
     assert found["psnr_mean"] == sum(last) / 3
@@ -168,11 +220,11 @@ def test_the_summary(tmp_path):
 def test_a_state_of_another_architecture_or_stream_is_refused(tmp_path):
     stream = learn_all(new_stream(tmp_path))
     wide = FieldSpec(3, 4, 9, 1)
-    arguments = (True, stream.config, (1,), stream.folder, 0, no_picture)
-    with pytest.raises(InputError, match=r"must be the state of this configuration.*must have the shapes"):
-        Stream("toy", stream.tasks, random_start(wide, 0), *arguments)
-    with pytest.raises(InputError, match="at most 2 tasks can be done, got 3"):
-        Stream("toy", stream.tasks[:2], random_start(SPEC, 0), *arguments)
+    arguments = (stream.method.config, STEPS, (1,), stream.folder, 0, no_picture)
+    with pytest.raises(InputError, match=r"must be the state of this configuration.*must be \(1, 3, 9\) like its"):
+        Stream("toy", MIM, stream.tasks, random_start(wide, 0), *arguments)
+    with pytest.raises(InputError, match="at most 2 blocks can be done, got 3"):
+        Stream("toy", MIM, stream.tasks[:2], random_start(SPEC, 0), *arguments)
 
 
 def test_stacked_modules_are_a_bank():

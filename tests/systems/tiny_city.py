@@ -7,14 +7,18 @@ temporary name, and not yet in place).
 from __future__ import annotations
 
 import functools
+import json
 import os
+import pathlib
 import signal
 import sys
+from typing import Any
 
 OPTIONS = [
     "--steps", "10", "--batch", "24", "--width", "8", "--hidden-layers", "1", "--frequencies", "2", "--bins", "4",
     "--refresh", "3", "--tile", "4", "--threads", "1",
     "--meta.steps", "3", "--meta.inner-steps", "2", "--meta.rays", "8",
+    "--wide.steps", "3", "--wide.inner-steps", "2", "--wide.rays", "8", "--fast-layers", "1", "--memory", "40",
 ]  # fmt: skip
 PLAN = {
     "width": 16, "height": 12, "samples": 4, "train": 3, "test": 1, "meta_districts": 1, "meta_train": 2,
@@ -22,16 +26,33 @@ PLAN = {
 }  # fmt: skip
 
 
+OTHERS = ("offline", "er", "ewc", "maml_cl", "maml_offline", "oml")
+
+
+def results(run: pathlib.Path) -> dict[str, Any]:
+    """What of metrics.json must be the same in two runs: all but times, the command and the folder."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    for key in ("seconds_total", "phases", "command"):
+        del metrics[key]
+    for key in ("out", "resume"):
+        del metrics["config"][key]
+    for part in (*metrics["summary"].values(), metrics["meta"] or {}, *metrics["starts"].values()):
+        for key in [k for k in part if k.endswith("seconds")]:
+            del part[key]
+    metrics["comparison"].pop("mim_over_mod_seconds", None)
+    return metrics
+
+
 def shrink() -> None:
     """A small procedural city, and a state on disk after every step."""
     from mclnf_fast.data import write_city
-    from mclnf_fast.systems import city_data, start, stream
+    from mclnf_fast.systems import city_data, start, stream, wide_start
 
     def tiny(*, seed: int = 0, progress: object = None, **_: object) -> object:
         return write_city(seed=seed, progress=progress, **PLAN)
 
     city_data.write_city = tiny
-    start.SAVE_EVERY = stream.SAVE_EVERY = 0.0
+    start.SAVE_EVERY = stream.SAVE_EVERY = wide_start.SAVE_EVERY = 0.0
 
 
 def die_at(count: int) -> None:

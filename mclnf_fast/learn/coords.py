@@ -1,0 +1,145 @@
+"""One task of many signals side by side: coordinates in, values out, every signal a module of a bank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from mclnf_fast import ops
+from mclnf_fast.learn.params import Params, split_pair
+from mclnf_fast.learn.task import Batch, Points
+from mclnf_fast.spec import FieldSpec
+
+CHUNK = 1 << 18  # points evaluated at once
+
+
+class CoordTask:
+    """S signals that share their coordinates, as a `BankTask`. A sample is a coordinate, its loss the mean over
+    channels of the squared error.
+
+    Args:
+        name: of the task.
+        x: coordinates [n, d].
+        y: values [S, n, C].
+        spec: of the field that learns them.
+        backend: of the ops.
+        curve: the coordinates in an order in which neighbours are alike, int64 [n]; None: their own order.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        x: Tensor,
+        y: Tensor,
+        spec: FieldSpec,
+        backend: str = "auto",
+        curve: Tensor | None = None,
+    ) -> None:
+        if x.dim() != 2 or y.dim() != 3 or y.shape[1] != x.shape[0] or not x.numel():
+            raise ValueError(f"y must be [S, n, C] with x [n, d], got {tuple(y.shape)} and {tuple(x.shape)}")
+        self.name, self.x, self.y, self.spec, self.backend = name, x.contiguous(), y.contiguous(), spec, backend
+        self.curve = curve
+        self._flat_y = self.y.reshape(-1, self.y.shape[-1])
+        self._first = torch.arange(len(y), device=y.device)[:, None] * x.shape[0]
+
+    @property
+    def modules(self) -> int:
+        """S."""
+        return self.y.shape[0]
+
+    @property
+    def samples(self) -> int:
+        """n, the coordinates of a signal."""
+        return self.x.shape[0]
+
+    @property
+    def items(self) -> int:
+        """n: every coordinate is an item."""
+        return self.x.shape[0]
+
+    def draw(self, count: int, generator: torch.Generator, modules: Tensor | None = None) -> Batch:
+        rows = self.modules if modules is None else len(modules)
+        return self.take(torch.randint(self.items, (rows, count), generator=generator), modules)
+
+    def take(self, ids: Tensor, modules: Tensor | None = None) -> Batch:
+        first = self._first if modules is None else self._first[modules]
+        ids = ids.to(self.x.device)
+        # Half the time of `x[ids]`, which looks at every dimension of the ids.
+        x, y = self.x.index_select(0, ids.flatten()), self._flat_y.index_select(0, (ids + first).flatten())
+        return x.reshape(*ids.shape, -1), y.reshape(*ids.shape, -1)
+
+    def draw_in(self, items: Tensor, generator: torch.Generator) -> tuple[Batch, Tensor | None]:
+        return self.take(items), None
+
+    def loss(self, params: Params, batch: Batch, weights: Tensor | None = None, seed: int = 0) -> Tensor:
+        return coord_loss(params, batch, self.spec, weights, self.backend)
+
+    def points(self, params: Params, batch: Batch, seed: int = 0) -> Points:
+        return coord_points(params, batch, self.spec, self.backend)
+
+    def outputs(self, params: Params, batch: Batch, seed: int = 0) -> Iterator[Points]:
+        x, y = batch
+        for c in range(y.shape[-1]):
+            one = torch.zeros_like(y).flatten(0, 1)
+            one[:, c] = 1.0
+            yield Points(x.flatten(0, 1), _offsets(x), one, None, len(one))
+
+    @torch.no_grad()
+    def predict(self, params: Params) -> Tensor:
+        """The field at every coordinate: params [S, ...] -> [S, n, C]."""
+        step = max(1, CHUNK // self.modules)
+        weights, biases = split_pair(params)
+        pieces = []
+        for begin in range(0, self.items, step):
+            x = self.x[begin : begin + step]
+            offsets = torch.arange(self.modules + 1, device=x.device) * len(x)
+            y = ops.bank_mlp(x.repeat(self.modules, 1), offsets, weights, biases, self.spec, self.backend)
+            pieces.append(y.reshape(self.modules, len(x), -1))
+        return torch.cat(pieces, 1)
+
+    def evaluate(self, params: Params) -> Tensor:
+        """Sum of squared errors of each signal over this task's samples, fp64 [S], values clamped to [0, 1]."""
+        return (self.predict(params).clamp(0, 1).double() - self.y.double()).square().sum((1, 2))
+
+
+def joined(tasks: Sequence[CoordTask], name: str = "all tasks") -> CoordTask:
+    """All tasks as one, whose samples come in any order."""
+    first = tasks[0]
+    return CoordTask(
+        name, torch.cat([t.x for t in tasks]), torch.cat([t.y for t in tasks], 1), first.spec, first.backend
+    )
+
+
+def coord_loss(
+    params: Params, batch: Batch, spec: FieldSpec, weights: Tensor | None = None, backend: str = "auto"
+) -> Tensor:
+    """Mean over a module's samples and channels of the weighted squared error: batch x [M, k, d], y [M, k, C],
+    weights [M, k] -> [M]; twice differentiable in params."""
+    x, y = batch
+    layers, biases = split_pair(params)
+    return ops.bank_mse(
+        x.flatten(0, 1),
+        _offsets(x),
+        layers,
+        biases,
+        y.flatten(0, 1),
+        spec,
+        None if weights is None else weights.flatten(),
+        backend=backend,
+    )
+
+
+def coord_points(params: Params, batch: Batch, spec: FieldSpec, backend: str | None = "auto") -> Points:
+    """What Fisher scores of the samples' own losses need (see `Points`)."""
+    x, y = batch
+    flat, offsets = x.flatten(0, 1), _offsets(x)
+    with torch.no_grad():
+        layers, biases = split_pair(params)
+        error = ops.bank_mlp(flat, offsets, layers, biases, spec, backend) - y.flatten(0, 1)
+    return Points(flat, offsets, error.mul_(2.0 / y.shape[-1]), None, len(flat))
+
+
+def _offsets(x: Tensor) -> Tensor:
+    return torch.arange(len(x) + 1, device=x.device) * x.shape[1]

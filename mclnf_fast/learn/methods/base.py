@@ -1,0 +1,203 @@
+"""What all methods share: a bank with a module a signal, that meets task after task."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.errors import InputError
+from mclnf_fast.learn.optim import BankOptimizer
+from mclnf_fast.learn.params import Params, check_like, part_of
+from mclnf_fast.learn.scores import FimConfig
+from mclnf_fast.learn.task import BankTask
+
+Category = Literal["OL", "CL", "CML", "MOL", "MCL"]
+StartName = Literal["random", "modules", "joint", "oml"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptOptions:
+    """Training on a task at test time."""
+
+    batch: int = 256
+    """Samples a signal and step."""
+    lr: float = 1e-3
+    """Adam's rate."""
+    hold: int = 64
+    """Steps with that rate; then it falls as 1 / sqrt(step), which depends on no last step, so that a longer run begins
+    with the shorter one."""
+    ramp: int = 64
+    """Steps over which Adam's rate rises after the first SGD steps from a meta-learned start: Adam's first steps have
+    the full length whatever the gradient, and would undo the start."""
+    memory: int = 512
+    """Samples a signal that experience replay keeps."""
+    ewc_lam: float = 1.0
+    """Strength of EWC's penalty."""
+    ewc_online: bool = False
+    """Online EWC: one running Fisher and anchor in place of a sum over tasks."""
+    ewc_decay: float = 0.9
+    """Decay of online EWC's Fisher."""
+    fast_layers: int = 2
+    """Layers at the end of the network that OML trains."""
+
+    def check(self) -> None:
+        """Raises InputError where a number is out of range."""
+        for name in ("batch", "hold", "ramp", "memory", "fast_layers"):
+            if getattr(self, name) < 1:
+                raise InputError(f"adapt.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.lr < math.inf:
+            raise InputError(f"adapt.lr must be above 0 and finite, got {self.lr}")
+        if not 0 <= self.ewc_lam < math.inf:
+            raise InputError(f"adapt.ewc_lam must be at least 0 and finite, got {self.ewc_lam}")
+        if not 0 <= self.ewc_decay <= 1:
+            raise InputError(f"adapt.ewc_decay must lie in [0, 1], got {self.ewc_decay}")
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptConfig(AdaptOptions):
+    """`AdaptOptions`, and what other options decide: fim, what MIM does with Fisher information; warm_steps, warm_lr,
+    the first steps by SGD of methods with a meta-learned start, those that it was learned for; schedule, how Adam's
+    rate falls: by `hold`, or exponentially from lr at the first to lr_end at the step `decay_steps` of a task."""
+
+    warm_steps: int = 4
+    warm_lr: float = 3e-2
+    schedule: Literal["hold", "exponential"] = "hold"
+    lr_end: float = 1e-4
+    decay_steps: int = 1024
+    fim: FimConfig = dataclasses.field(default_factory=FimConfig)
+
+
+class Memory(Protocol):
+    """What a method remembers, with a state of its own."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """As tensors (copies)."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
+        """Takes over what `state_dict` returned, tensors that belong with the parameters to `device`."""
+
+
+class Method:
+    """S networks side by side, one a signal, as one bank. A subclass says what differs from plain fine-tuning.
+
+    `category` is MCL-NF's (arXiv 2504.05806, Table 1): OL offline, CL continual, CML continual after meta-learning, MOL
+    offline after meta-learning, MCL meta-learned through the sequence. `start` names the initialisation, `joint`
+    methods meet all tasks at once as one, `modular` ones have a module a task and are as wide as their share.
+
+    Args:
+        tasks: the tasks in their order, each of the same S signals.
+        start: initialisation, tensors [1, ...].
+        config: see `AdaptConfig`.
+        seed: of the mini-batches: step i of task k depends on the seed, k and i alone.
+    """
+
+    category: ClassVar[Category] = "CL"
+    start: ClassVar[StartName] = "random"
+    joint: ClassVar[bool] = False
+    modular: ClassVar[bool] = False
+
+    def __init__(self, tasks: Sequence[BankTask], start: Params, config: AdaptConfig, seed: int) -> None:
+        self.tasks, self.init, self.config, self.seed = tasks, start, config, seed
+        self.params = self.fresh()
+        self.task: int | None = None  # that is being learned
+        self.made = 0  # steps on it
+        self.warm = 0 if self.start == "random" else config.warm_steps
+        self.optimizer: BankOptimizer | None = None
+
+    def fresh(self) -> Params:
+        """The start, a copy for every signal."""
+        signals = self.tasks[0].modules
+        return tuple(p.detach().repeat(signals, *([1] * (p.dim() - 1))).requires_grad_() for p in self.init)
+
+    def trained(self) -> Params:
+        """The parameters that take steps."""
+        return self.params
+
+    def begin(self, k: int) -> None:
+        """Called before the first step on task k."""
+        self.task, self.made = k, 0
+        self.optimizer = self._optimizer(k, 0)
+
+    def _optimizer(self, k: int, step: int) -> BankOptimizer:
+        """SGD for the first steps from a meta-learned start, then Adam."""
+        if step < self.warm:
+            return BankOptimizer(self.trained(), kind="sgd", lr=self.config.warm_lr)
+        return self.adam(k)
+
+    def adam(self, k: int) -> BankOptimizer:
+        """A fresh Adam for task k."""
+        return BankOptimizer(self.trained(), kind="adam", lr=self.config.lr)
+
+    def rate(self, step: int) -> float:
+        """Adam's rate at its step `step` from 0."""
+        config = self.config
+        rise = min(1.0, (step + 1) / config.ramp) if self.warm else 1.0
+        if config.schedule == "exponential":
+            share = min(1.0, step / max(1, config.decay_steps - self.warm - 1))
+            return rise * config.lr * math.pow(config.lr_end / config.lr, share)
+        return config.lr * rise * math.sqrt(config.hold / max(config.hold, step + 1))
+
+    def step(self, k: int, step: int) -> None:
+        """Step `step` on task k."""
+        if step == self.warm and self.warm:
+            self.optimizer = self._optimizer(k, step)
+        assert self.optimizer is not None
+        if step >= self.warm:
+            self.optimizer.set_lr(self.rate(step - self.warm))
+        generator = torch.Generator().manual_seed(((self.seed * 1_000_003 + k) * 1_000_003 + step) % (1 << 63))
+        self.optimizer.step(self.gradients(k, step, generator))
+        self.made = step + 1
+
+    def gradients(self, k: int, step: int, generator: torch.Generator) -> Sequence[Tensor]:
+        """The gradient of the loss on a mini-batch, in the trained parameters."""
+        task = self.tasks[k]
+        return self.gradient(task.loss(self.params, task.draw(self.config.batch, generator), None, step))
+
+    def gradient(self, losses: Tensor) -> Sequence[Tensor]:
+        """Of each module's own loss [S]."""
+        return torch.autograd.grad(losses.sum(), self.trained())
+
+    def finish(self, k: int) -> None:
+        """Called after the last step on task k."""
+        self.task, self.made, self.optimizer = None, 0, None
+
+    def params_of(self, k: int) -> Params:
+        """The parameters that answer for task k now."""
+        return tuple(p.detach() for p in self.params)
+
+    def memories(self) -> dict[str, Memory]:
+        """What a method knows beside parameters and optimiser, by name."""
+        return {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that decides the next step, as tensors (copies): with it a run that was stopped goes on to the
+        same bits."""
+        state = {f"params.{i}": p.detach().clone() for i, p in enumerate(self.params)}
+        state |= {"task": torch.tensor(-1 if self.task is None else self.task), "made": torch.tensor(self.made)}
+        parts: dict[str, Memory | BankOptimizer] = {**self.memories()}
+        if self.optimizer is not None:
+            parts["optimizer"] = self.optimizer
+        return state | {f"{name}.{key}": t for name, part in parts.items() for key, t in part.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what `state_dict` returned. Raises KeyError where an entry is missing, ValueError where one has
+        another shape."""
+        found = part_of(state, "params")
+        check_like([found[str(i)] for i in range(len(self.params))], self.params, "params of the state")
+        task, made, device = int(state["task"]), int(state["made"]), self.params[0].device
+        if task >= 0:
+            self.begin(task)
+        self.made = made
+        with torch.no_grad():
+            for i, p in enumerate(self.params):
+                p.copy_(found[str(i)])
+        for name, memory in self.memories().items():
+            memory.load_state_dict(part_of(state, name), device)
+        if task >= 0:
+            self.optimizer = self._optimizer(task, max(0, made - 1))  # that of the last step
+            self.optimizer.load_state_dict(part_of(state, "optimizer"))

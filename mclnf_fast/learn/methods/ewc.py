@@ -1,0 +1,34 @@
+"""Elastic weight consolidation: parameters that old tasks depend on are held back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mclnf_fast.learn.consolidate import Consolidation
+from mclnf_fast.learn.methods.base import AdaptConfig, Memory, Method
+from mclnf_fast.learn.optim import BankOptimizer
+from mclnf_fast.learn.params import Params
+from mclnf_fast.learn.task import BankTask
+
+
+class EWC(Method):
+    """L = L_k + lam / 2 sum_i (theta - theta_i)^T F_i (theta - theta_i), F_i the diagonal Fisher information of task i
+    at its end (Kirkpatrick et al., arXiv 1612.00796); or one running F and the last theta (online EWC, Schwarz et al.,
+    arXiv 1805.06370). The penalty is the trust region of the bank optimiser."""
+
+    def __init__(self, tasks: Sequence[BankTask], start: Params, config: AdaptConfig, seed: int) -> None:
+        super().__init__(tasks, start, config, seed)
+        self.old = Consolidation(online=config.ewc_online, decay=config.ewc_decay)
+
+    def adam(self, k: int) -> BankOptimizer:
+        optimizer = super().adam(k)
+        if self.old:
+            optimizer.trust = (self.config.ewc_lam, self.old.fisher, self.old.anchor)
+        return optimizer
+
+    def finish(self, k: int) -> None:
+        super().finish(k)
+        self.old.add(self.tasks[k], self.params_of(k), self.seed)
+
+    def memories(self) -> dict[str, Memory]:
+        return {"old": self.old}

@@ -1,0 +1,11 @@
+"""MAML offline: a meta-learned start, all tasks at once."""
+
+from mclnf_fast.learn.methods.base import Method
+
+
+class MAMLOffline(Method):
+    """Joint training from the start that MAML (arXiv 1703.03400) learned for whole signals: the upper reference."""
+
+    category = "MOL"
+    start = "joint"
+    joint = True

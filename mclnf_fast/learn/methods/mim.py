@@ -1,0 +1,26 @@
+"""Modules with Fisher information: which samples teach a module most (MCL-NF's `Ours (MIM)`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.learn.informed import Informed
+from mclnf_fast.learn.methods.base import Memory
+from mclnf_fast.learn.methods.mod import Mod
+
+
+class MIM(Mod):
+    """As `Mod`, with Fisher information to choose the samples, to weight their loss, or both (arXiv 2504.05806)."""
+
+    def begin(self, k: int) -> None:
+        super().begin(k)
+        self.informed = Informed(self.tasks[k], self.config.fim, self.config.batch)
+
+    def gradients(self, k: int, step: int, generator: torch.Generator) -> Sequence[Tensor]:
+        return self.informed.gradients(self.params, step, generator)
+
+    def memories(self) -> dict[str, Memory]:
+        return {} if self.task is None else {"informed": self.informed}

@@ -1,0 +1,19 @@
+"""OML: a slow representation from meta-learning, under a fast prediction part that alone is trained."""
+
+from __future__ import annotations
+
+from mclnf_fast.learn.methods.base import Method
+from mclnf_fast.learn.oml import fast_mask
+from mclnf_fast.learn.params import Params
+
+
+class OML(Method):
+    """Sequential training of the last layers; the first ones were meta-learned through such sequences and stay (Javed
+    & White, arXiv 1905.12588)."""
+
+    category = "MCL"
+    start = "oml"
+
+    def trained(self) -> Params:
+        fast = fast_mask(self.params, self.config.fast_layers)
+        return tuple(p for p, chosen in zip(self.params, fast) if chosen)

@@ -1,0 +1,17 @@
+"""OML's split of a network (Javed & White, arXiv 1905.12588): slow representation, fast prediction part."""
+
+from __future__ import annotations
+
+from mclnf_fast.learn.params import Params
+
+
+def fast_mask(params: Params, fast_layers: int) -> tuple[bool, ...]:
+    """Which tensors of the flat tuple (weights, then biases) belong to the last `fast_layers` layers.
+
+    Raises ValueError where that would be all layers or none.
+    """
+    layers = len(params) // 2
+    if not 1 <= fast_layers < layers:
+        raise ValueError(f"fast_layers must lie in 1 ... {layers - 1}, got {fast_layers}")
+    half = tuple(layer >= layers - fast_layers for layer in range(layers))
+    return half + half

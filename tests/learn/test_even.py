@@ -1,0 +1,209 @@
+"""Even draws along a space-filling curve: the curve, the probabilities, unbiased means of small variance."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mclnf_fast.learn.even import WINDOW, EvenSampler, hilbert_order
+
+
+def scored(items: int, modules: int = 1, seed: int = 0, **options: object) -> EvenSampler:
+    """A sampler whose every item has been met, with scores that lie far apart."""
+    sampler = EvenSampler(items, modules, smooth=1.0, **options)  # type: ignore[arg-type]
+    q = torch.exp(2 * torch.randn(modules, items, generator=torch.Generator().manual_seed(seed)))
+    sampler.update(torch.arange(items).expand(modules, -1), q)
+    return sampler
+
+
+def windows(sampler: EvenSampler, batch: int, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Ids and weights [steps, modules, batch] of whole windows."""
+    g = torch.Generator().manual_seed(seed)
+    drawn = [sampler.draw(batch, step, g) for step in range(count * WINDOW)]
+    weights = [torch.ones_like(ids, dtype=torch.float32) if w is None else w for ids, w in drawn]
+    return torch.stack([ids for ids, _ in drawn]), torch.stack(weights)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (16, 16), (4, 4, 4), (8, 8, 8), (13,), (2, 2)])
+def test_neighbours_on_the_curve_are_neighbours_in_the_cube(shape):
+    order = hilbert_order(shape)
+    assert torch.equal(order.sort().values, torch.arange(len(order)))
+    places = torch.stack(torch.unravel_index(order, shape), -1)
+    assert bool(((places[1:] - places[:-1]).abs().sum(1) == 1).all())
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (5, 7), (4, 16, 16), (3, 1, 5), (89, 89)])
+def test_the_curve_meets_every_cell_of_any_grid_once(shape):
+    order = hilbert_order(shape)
+    assert order.dtype == torch.int64
+    assert torch.equal(order.sort().values, torch.arange(torch.Size(shape).numel()))
+    places = torch.stack(torch.unravel_index(order, shape), -1)
+    if len(order) > 1:
+        near = ((places[1:] - places[:-1]).abs().sum(1) == 1).double().mean()
+        assert float(near) > 0.6  # jumps where the cube is left
+
+
+@pytest.mark.parametrize(("items", "batch"), [(50, 8), (64, 8), (5, 8), (1, 3), (17, 17)])
+def test_the_draws_follow_the_probabilities(items, batch):
+    curve = torch.randperm(items, generator=torch.Generator().manual_seed(9))
+    sampler = scored(items, 2, curve=curve, block=4, mix=0.9)
+    p = sampler.probabilities()
+    torch.testing.assert_close(p.sum(1), torch.ones(2))
+    ids, weights = windows(sampler, batch, 400)
+    for m in range(2):
+        found = torch.bincount(ids[:, m].flatten(), minlength=items).double() / ids[:, m].numel()
+        # Strata make the counts steadier than independent draws', whose deviation this is.
+        assert float(((found - p[m]).abs() / (p[m] / ids[:, m].numel()).sqrt()).max()) < 4.5
+        torch.testing.assert_close(weights[:, m], 1 / (items * p[m, ids[:, m]]), rtol=1e-4, atol=0)
+    if items > 4:
+        assert float(p.amax() / p.amin()) > 2
+
+
+def test_the_probabilities_are_the_formula():
+    q = torch.tensor([[4.0, 16.0, 0.0, 1.0], [9.0, 9.0, 9.0, 9.0]])
+    sampler = EvenSampler(7, 2, block=2, mix=0.8)  # blocks 0 1 | 2 3 | 4 5 | 6
+    sampler.update(torch.tensor([[0, 2, 4, 6]]).expand(2, -1), q)
+    roots = torch.tensor([[2.0, 2, 4, 4, 0, 0, 1], [3.0] * 7])
+    expected = 0.8 * roots / roots.sum(1, keepdim=True) + 0.2 / 7
+    torch.testing.assert_close(sampler.probabilities(), expected)
+
+
+def test_a_block_that_was_never_met_counts_as_the_others_do():
+    sampler = EvenSampler(6, 2, block=2, mix=0.5)
+    sampler.update(torch.tensor([[0, 2], [0, 0]]), torch.tensor([[1.0, 25.0], [0.0, 0.0]]))
+    roots = torch.tensor([1.0, 1, 5, 5, 3, 3])
+    torch.testing.assert_close(sampler.probabilities()[0], 0.5 * roots / 18 + 0.5 / 6)
+    torch.testing.assert_close(sampler.probabilities()[1], torch.full((6,), 1 / 6))  # nothing but zeros
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_weighted_mean_is_that_of_the_pool(known):
+    items, batch = 90, 8
+    sampler = scored(items, mix=0.9, block=4) if known else EvenSampler(items, 1)
+    values = torch.randn(items, generator=torch.Generator().manual_seed(3)) + 1
+    ids, weights = windows(sampler, batch, 500)
+    means = (values[ids[:, 0]] * weights[:, 0]).mean(1).double()
+    # Steps of one window are no independent draws, their means are.
+    of_windows = means.reshape(-1, WINDOW).mean(1)
+    assert abs(float(of_windows.mean() - values.mean())) < 4 * float(of_windows.std()) / len(of_windows) ** 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("first", [1, 5, 15])
+def test_a_first_step_within_a_window_is_unbiased_as_well(first):
+    """Else every stratum would be drawn from at one end."""
+    values = torch.arange(64.0)
+    means = []
+    for seed in range(300):
+        ids, weights = EvenSampler(64, 1).draw(4, first, torch.Generator().manual_seed(seed))
+        assert weights is None
+        means.append(float(values[ids].mean()))
+    found = torch.tensor(means)
+    assert abs(float(found.mean()) - 31.5) < 4 * float(found.std()) / 300**0.5
+
+
+def test_the_variance_is_below_that_of_independent_draws():
+    sampler = scored(256, mix=0.5)
+    values = torch.sin(torch.linspace(0, 9, 256))
+    ids, weights = windows(sampler, 16, 40)
+    even = (values[ids[:, 0]] * weights[:, 0]).mean(1)
+    p = sampler.probabilities()[0]
+    alone = torch.multinomial(p, 640 * 16, replacement=True, generator=torch.Generator().manual_seed(1))
+    independent = (values[alone] / (256 * p[alone])).reshape(640, 16).mean(1)
+    assert float(even.var()) < 0.1 * float(independent.var())
+
+
+def test_a_window_covers_every_stratum_without_a_gap():
+    items, batch = 8 * WINDOW, 8  # one item a cell
+    ids, _ = windows(EvenSampler(items, 3), batch, 2)
+    for window in ids.reshape(2, WINDOW, 3, batch):
+        for m in range(3):
+            assert torch.equal(window[:, m].flatten().sort().values, torch.arange(items))
+            assert torch.equal(window[:, m] // WINDOW, torch.arange(batch).expand(WINDOW, -1))
+    assert not torch.equal(ids[:WINDOW, 0], ids[:WINDOW, 1])
+    assert not torch.equal(ids[:WINDOW, 0], ids[WINDOW:, 0])
+
+
+def test_every_draw_of_a_scored_pool_stands_in_its_stratum():
+    sampler = scored(200, 2)
+    ids, _ = windows(sampler, 10, 3)
+    p = sampler.probabilities()
+    for m in range(2):
+        end = p[m].cumsum(0)[ids[:, m]]
+        stratum = torch.arange(10) / 10
+        assert bool((end > stratum - 1e-5).all())
+        assert bool((end - p[m, ids[:, m]] < stratum + 0.1 + 1e-5).all())
+
+
+def test_without_mix_nothing_is_learned_and_nothing_weighted():
+    sampler = scored(40, mix=0.0)
+    assert sampler.draw(4, 0, torch.Generator().manual_seed(0))[1] is None
+    assert bool((sampler.scores == -1).all())
+    assert bool((sampler.probabilities() == 1 / 40).all())
+
+
+def test_scores_are_running_means_of_blocks():
+    curve = torch.tensor([3, 0, 1, 2])  # blocks: items 3 0 and 1 2
+    sampler = EvenSampler(4, 1, curve, block=2, smooth=0.25)
+    sampler.update(torch.tensor([[3, 0]]), torch.tensor([[2.0, 6.0]]))
+    assert sampler.scores.tolist() == [[4.0, -1.0]]
+    sampler.update(torch.tensor([[0, 1]]), torch.tensor([[8.0, 1.0]]))
+    assert sampler.scores.tolist() == [[0.75 * 4 + 0.25 * 8, 1.0]]
+    sampler.update(torch.tensor([[3, 3]]), torch.tensor([[1.0, 3.0]]))  # two at once, as if one by one
+    torch.testing.assert_close(sampler.scores, torch.tensor([[5 * 0.75**2 + 2 * (1 - 0.75**2), 1.0]]))
+
+
+@pytest.mark.parametrize("step", [0, 7])
+def test_the_state_decides_the_next_draw(step):
+    first = scored(50, 2)
+    g = torch.Generator().manual_seed(0)
+    for s in range(step):
+        first.draw(6, s, g)
+    state = first.state_dict()
+    kept = {key: value.clone() for key, value in state.items()}
+    second = EvenSampler(50, 2, smooth=1.0)
+    second.load_state_dict(state)
+    for s in range(step, step + 2 * WINDOW):
+        one, two = (x.draw(6, s, torch.Generator().manual_seed(s)) for x in (first, second))
+        assert torch.equal(one[0], two[0])
+        assert torch.equal(one[1], two[1])
+        q = torch.rand(2, 6, generator=torch.Generator().manual_seed(s))
+        first.update(one[0], q)
+        second.update(two[0], q)
+    assert all(torch.equal(state[key], kept[key]) for key in kept)
+
+
+def test_two_runs_with_one_seed_are_equal():
+    one, two = windows(scored(30), 7, 2)[0], windows(scored(30), 7, 2)[0]
+    assert torch.equal(one, two)
+    assert not torch.equal(one, windows(scored(30), 7, 2, seed=1)[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"items": 0}, "items must be at least 1"),
+        ({"modules": 0}, "modules must be at least 1"),
+        ({"mix": 1.0}, "mix must be at least 0 and below 1"),
+        ({"smooth": 0.0}, "smooth must be above 0"),
+        ({"block": 0}, "block must be at least 1"),
+        ({"curve": torch.tensor([0, 1, 1, 3])}, "curve must hold every item"),
+        ({"curve": torch.arange(3)}, "curve must hold every item"),
+    ],
+)
+def test_what_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        EvenSampler(**{"items": 4, "modules": 1, **options})
+
+
+def test_bad_scores_draws_and_states():
+    sampler = EvenSampler(4, 1)
+    for bad in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="q must be finite"):
+            sampler.update(torch.tensor([[0]]), torch.tensor([[bad]]))
+    with pytest.raises(ValueError, match="count must be at least 1"):
+        sampler.draw(0, 0, torch.Generator())
+    with pytest.raises(ValueError, match="state\\['scores'\\] must be"):
+        sampler.load_state_dict(EvenSampler(40, 1).state_dict())
+    with pytest.raises(ValueError, match=r"state\['ahead.items'\] must be \[1, 16, k\], got \(1, 3, 2\)"):
+        sampler.load_state_dict({"scores": sampler.scores, "ahead.items": torch.zeros(1, 3, 2, dtype=torch.int64)})
