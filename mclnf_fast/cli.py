@@ -1,10 +1,11 @@
-"""The command line: `mclnf-fast run city`, `table`, `bench`, `tune`, `info`."""
+"""The command line: `mclnf-fast run`, `table`, `bench`, `tune`, `info`."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import pathlib
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +14,9 @@ from mclnf_fast.errors import BackendError, InputError
 USAGE = """usage: mclnf-fast COMMAND ...
 
   run city   learn a city block by block without forgetting (mclnf-fast run city --help)
+  run image  learn images patch by patch, by every method side by side (mclnf-fast run image --help)
+  run video  the same with videos, frame group by frame group
+  run audio  the same with sound, window by window
   table      tables and figures of finished runs: mclnf-fast table RUN [RUN ...] --out DIR
   bench      measure every op against its peers and the machine's limit (mclnf-fast bench --help)
   tune       time the tiles of the Triton kernels on this GPU and keep the fastest (mclnf-fast tune --help)
@@ -53,8 +57,10 @@ def _dispatch(given: list[str]) -> int:
     if given[0] == "run":
         if given[1:2] == ["city"]:
             return _run_city(given[2:])
+        if given[1:2] and given[1] in ("image", "video", "audio"):
+            return _run_signals(given[1], given[2:])
         what = given[1] if len(given) > 1 else "nothing"
-        raise InputError(f"run must be followed by the name of a system (city), got {what}")
+        raise InputError(f"run must be followed by the name of a system (city, image, video, audio), got {what}")
     if given[0] == "table":
         from mclnf_fast.report.table import main as table
 
@@ -73,16 +79,32 @@ def _run_city(given: list[str]) -> int:
         from mclnf_fast.systems.city import CityConfig, quick_config, run_city
     except ImportError as error:
         raise InputError(f"run city needs the package {error.name}: pip install 'mclnf-fast[report]'") from None
-    command = " ".join(["mclnf-fast run city", *given])
-    # `--resume` may stand alone: the run in `--out`, or the newest one.
+    default = quick_config() if "--quick" in given else CityConfig()
+    config = tyro.cli(CityConfig, args=_resumed(given), default=default, prog="mclnf-fast run city")
+    run_city(dataclasses.replace(config), " ".join(["mclnf-fast run city", *given]))
+    return 0
+
+
+def _run_signals(kind: str, given: list[str]) -> int:
+    try:
+        import tyro
+
+        from mclnf_fast.systems.mcl_config import CONFIGS, quick_config
+        from mclnf_fast.systems.mcl_nf import run_signals
+    except ImportError as error:
+        raise InputError(f"run {kind} needs the package {error.name}: pip install 'mclnf-fast[report]'") from None
+    default = quick_config(kind) if "--quick" in given else CONFIGS[kind]()
+    config = tyro.cli(CONFIGS[kind], args=_resumed(given), default=default, prog=f"mclnf-fast run {kind}")
+    run_signals(config, shlex.join(["mclnf-fast", "run", kind, *given]))
+    return 0
+
+
+def _resumed(given: list[str]) -> list[str]:
+    """`--resume` may stand alone: the run in `--out`, or the newest one."""
     for k, word in enumerate(given):
         if word == "--resume" and (k + 1 == len(given) or given[k + 1].startswith("--")):
-            given = [*given[: k + 1], "auto", *given[k + 1 :]]
-            break
-    default = quick_config() if "--quick" in given else CityConfig()
-    config = tyro.cli(CityConfig, args=given, default=default, prog="mclnf-fast run city")
-    run_city(dataclasses.replace(config), command)
-    return 0
+            return [*given[: k + 1], "auto", *given[k + 1 :]]
+    return given
 
 
 def _tune(given: list[str]) -> int:

@@ -1,0 +1,37 @@
+"""What the image, video and audio jobs learn from: a folder, or procedural signals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mclnf_fast.data.signals import SignalSets
+from mclnf_fast.systems.mcl_config import AudioConfig, ImageConfig, SignalConfig, VideoConfig
+
+MADE = {"image": (36, 6), "video": (16, 4), "audio": (36, 6)}  # procedural signals, and how many of them to test on
+
+
+def load(config: SignalConfig) -> SignalSets:
+    """Reads or makes the signals. Raises InputError where a folder is unusable."""
+    from mclnf_fast import data
+
+    if config.data is None:
+        count, test = MADE[config.kind]
+        count = min(count, config.limit or count)
+        keys = {"test": config.test or min(test, max(1, count // 4)), "validation": max(1, min(4, count // 4))}
+        if isinstance(config, ImageConfig):
+            return data.procedural_faces(count, config.size, **keys)
+        if isinstance(config, VideoConfig):
+            return data.procedural_video(count, config.frames, config.size, **keys)
+        assert isinstance(config, AudioConfig)
+        return data.procedural_audio(count, config.seconds, rate=config.rate, **keys)
+    options: dict[str, Any] = {"limit": config.limit, "strict": config.strict}
+    if config.test is not None:
+        options["test"] = config.test
+    if isinstance(config, ImageConfig):
+        return data.load_images(
+            config.data, size=config.size, resize=config.resize or None, channels=config.channels, **options
+        )
+    if isinstance(config, VideoConfig):
+        return data.load_videos(config.data, frames=config.frames, size=config.size, stride=config.stride, **options)
+    assert isinstance(config, AudioConfig)
+    return data.load_audio(config.data, seconds=config.seconds, rate=config.rate, peak=config.peak, **options)

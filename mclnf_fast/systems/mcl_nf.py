@@ -1,0 +1,271 @@
+"""MCL-NF on images, video and audio: signals learned task by task, by every method, under one protocol."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+import shlex
+import sys
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.data.cut import Cut, Frame
+from mclnf_fast.data.signals import Signals, SignalSets
+from mclnf_fast.errors import InputError
+from mclnf_fast.fields import initial_parameters
+from mclnf_fast.info import info
+from mclnf_fast.learn.coords import CoordTask
+from mclnf_fast.learn.even import hilbert_order
+from mclnf_fast.learn.methods import METHODS, Method
+from mclnf_fast.learn.metrics import log_steps, measures
+from mclnf_fast.learn.params import Params
+from mclnf_fast.learn.protocol import Protocol
+from mclnf_fast.learn.starts import StartLearner
+from mclnf_fast.ops import _dispatch
+from mclnf_fast.spec import FieldSpec
+from mclnf_fast.systems.folder import Phases, RunFolder, plain, progress
+from mclnf_fast.systems.mcl_config import CONFIGS, SignalConfig, from_plain
+from mclnf_fast.systems.mcl_data import load
+from mclnf_fast.systems.step_memory import measure_steps
+
+say = functools.partial(print, flush=True)
+SAVE_EVERY = 10.0  # seconds
+
+
+def run_signals(config: SignalConfig, command: str | None = None) -> pathlib.Path:
+    """Runs the job and returns the run folder.
+
+    Raises InputError on unusable input; whatever ends a run, its folder keeps what is done, and `resume` continues it
+    to the same result.
+    """
+    from mclnf_fast.report import check_extra
+    from mclnf_fast.report.signals import signal_table, write_run_pictures, write_signal_report
+
+    check_extra()
+    config.check()
+    for op in ("bank_mlp", "bank_mse", "fisher_scores", "bank_step"):  # one that can't serve is told now
+        _dispatch.select(op, config.backend, torch.device(config.device), torch.float32)
+    fresh = config.resume is None
+    if config.resume is not None:
+        known = pathlib.Path(config.resume) if config.resume not in ("", "auto") else config.out
+        folder, described = RunFolder.reopen(known, config.kind)
+        config = from_plain(CONFIGS[config.kind], described)
+    else:
+        folder = RunFolder.create(config.out, config.kind, {**plain(config), "resume": None})
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    folder.clean()
+    state = folder.load_state("run")
+    phases = Phases({} if state is None else state[1]["phases"])
+    say(f"run folder: {folder.path}")
+    try:
+        with phases("data"):
+            job = _Job(config, folder, load(config), phases)
+    except InputError:
+        if fresh:
+            folder.discard()
+        raise
+    job.announce()
+    seeds = {str(seed): job.seed(seed) for seed in config.seeds}
+    metrics = job.metrics(seeds, command)
+    with phases("report"):
+        metrics["pictures"] = write_run_pictures(folder.path, metrics)
+    metrics |= {"phases": phases.seconds, "seconds_total": sum(phases.seconds.values())}
+    folder.write_json("metrics.json", metrics)
+    report = write_signal_report(folder.path, metrics)
+    say(signal_table(metrics))
+    say(f"report: {report}")
+    return folder.path
+
+
+class _Job:
+    """One run: its data, cut into tasks, and what is done with each seed."""
+
+    def __init__(self, config: SignalConfig, folder: RunFolder, sets: SignalSets, phases: Phases) -> None:
+        self.config, self.folder, self.sets, self.phases = config, folder, sets, phases
+        values = sets.test.values
+        self.channels = values.shape[-1]
+        self.cut = Cut(tuple(values.shape[1:-1]), config.parts, config.span, config.box_span)
+        self.module = config.spec(self.channels, self.cut.tasks, modular=True)
+        self.wide = config.spec(self.channels, self.cut.tasks, modular=False)
+        self.notes = list(sets.notes)
+        learned = any(METHODS[name].start != "random" for name in config.methods)
+        if learned and config.starts is None and not len(sets.train):
+            raise InputError("data: meta-training needs signals beside those to test on, got none")
+
+    def announce(self) -> None:
+        """What the run is about, for the terminal."""
+        sets = self.sets
+        counts = (
+            f"{len(sets.train)} signals to meta-train, {len(sets.validation)} to validate, {len(sets.test)} to test"
+        )
+        say(f"{sets.title}: {counts}; {self.cut.tasks} tasks of {self.cut.coordinates(0, 'local').shape[0]:,} samples")
+        widths = f"{self.module.width}, {self.module.num_parameters * self.cut.tasks:,} parameters"
+        say(f"modules of width {widths} a signal; one network of width {self.wide.width}, {self.wide.num_parameters:,}")
+        for note in sets.notes:
+            say(f"note: {note}")
+
+    def tasks(self, signals: Signals, modular: bool) -> list[CoordTask]:
+        """The tasks of signals: in local coordinates for modules, in global ones for one network."""
+        frame: Frame = "local" if modular else "global"
+        spec, device = self.module if modular else self.wide, self.config.device
+        return [
+            CoordTask(
+                f"task {k + 1}",
+                self.cut.coordinates(k, frame).to(device),
+                self.cut.values(signals.values, k).to(device),
+                spec,
+                self.config.backend,
+                hilbert_order(tuple(box.stop - box.start for box in self.cut.box(k))),
+            )
+            for k in range(self.cut.tasks)
+        ]
+
+    def seed(self, seed: int) -> dict[str, Any]:
+        """Everything of one seed."""
+        methods = {name: METHODS[name] for name in METHODS if name in self.config.methods}
+        kinds = {self.start_name(name): cls for name, cls in methods.items()}
+        starts: dict[str, Params] = {}
+        about: dict[str, Any] = {}
+        for kind, cls in kinds.items():
+            spec = self.module if cls.modular else self.wide
+            random = self.random_start(spec, seed)
+            starts[kind] = random
+            if not kind.startswith("random"):
+                starts[kind], about[kind] = self.learn_start(kind, random, seed)
+        found = {name: self.method(name, cls, starts[self.start_name(name)], seed) for name, cls in methods.items()}
+        return {"starts": about, "methods": found}
+
+    def random_start(self, spec: FieldSpec, seed: int) -> Params:
+        """A random initialisation [1, ...], the same for the same seed."""
+        generator = torch.Generator().manual_seed(seed)
+        *rest, last = initial_parameters(spec, 1, device=self.config.device, generator=generator)
+        return (*rest, last + self.config.offset)
+
+    def start_name(self, method: str) -> str:
+        """The start of a method: MIM has one of its own where its meta-training uses Fisher information."""
+        config = self.config
+        own = method == "mim" and (config.fim_inner != "none" or config.fim_outer != "none")
+        return "modules_fim" if own else METHODS[method].start
+
+    def learn_start(self, kind: str, random: Params, seed: int) -> tuple[Params, dict[str, Any]]:
+        """A meta-learned start and what to report of it; from a former run where `--starts` names one."""
+        config, name = self.config, f"start_{seed}_{kind}"
+        if config.starts is not None:
+            return self._former(name, random)
+        modular = kind.startswith("modules")
+        with_fisher = kind == "modules_fim"
+        learner = StartLearner(
+            "modules" if modular else kind,  # type: ignore[arg-type]
+            random,
+            self.tasks(self.sets.train, modular),
+            self.tasks(self.sets.validation, modular) if len(self.sets.validation) else None,
+            config.meta,
+            seed,
+            config.adapt.fast_layers,
+            fim=config.fim,
+            fim_inner=config.fim_inner if with_fisher else "none",
+            fim_outer=config.fim_outer if with_fisher else "none",
+        )
+        state = self.folder.load_state(name)
+        if state is not None:
+            with self.folder.must_fit(name):
+                learner.load_state_dict(*state)
+        with self.phases("meta-training"), progress(f"seed {seed}: start {kind}", config.meta.steps) as bar:
+            bar(learner.learner.outer_steps)
+            saved = time.monotonic()
+            while not learner.done:
+                learner.step()
+                bar(1)
+                if learner.done or time.monotonic() - saved > SAVE_EVERY:
+                    self.folder.save_state(name, *learner.state_dict())
+                    saved = time.monotonic()
+        self._save_phases()
+        about = {"curve": learner.curve, "seconds": learner.seconds, "outer_steps": learner.learner.outer_steps}
+        return learner.params, {**about, "parameters": sum(p.numel() for p in learner.params)}
+
+    def _former(self, name: str, random: Params) -> tuple[Params, dict[str, Any]]:
+        assert self.config.starts is not None
+        state = RunFolder(self.config.starts).load_state(name)
+        if state is None:
+            raise InputError(f"starts: {self.config.starts} must be a run folder with the start {name}, but has none")
+        tensors, meta = state
+        params = tuple(tensors[f"init.{i}"].to(p.device) for i, p in enumerate(random) if f"init.{i}" in tensors)
+        if [p.shape for p in params] != [p.shape for p in random]:
+            raise InputError(f"starts: {self.config.starts} must hold networks of this architecture, but does not")
+        about = {**meta, "from": str(self.config.starts), "outer_steps": int(tensors["outer_steps"])}
+        return params, {**about, "parameters": sum(p.numel() for p in params)}
+
+    def method(self, name: str, cls: type[Method], start: Params, seed: int) -> dict[str, Any]:
+        """One method with one seed, or what is known of it from before."""
+        state = self.folder.load_state(f"method_{seed}_{name}")
+        if state is not None:
+            done: dict[str, Any] = state[1]
+            return done
+        config, tasks = self.config, self.tasks(self.sets.test, cls.modular)
+        budgets = log_steps(config.steps)
+        protocol = Protocol(tasks, budgets, self.measure, fine_steps(config.steps))
+        with self.phases("learning"), progress(f"seed {seed}: {name}", protocol.steps_of(cls)) as bar:
+            protocol.advance = bar
+            record, predictions = protocol.run(cls, start, config.adapting(), seed)
+        row = {**dataclasses.asdict(record), "category": cls.category}
+        row["seconds_per_step"] = record.seconds / record.steps
+        if seed == config.seeds[0]:
+            values = self.cut.assemble(predictions).clamp(0, 1).cpu()
+            self.folder.save_values(name, values)
+        self.folder.save_state(f"method_{seed}_{name}", {}, row)
+        self._save_phases()
+        last = record.curve["psnr"][str(config.steps)]
+        say(f"seed {seed}, {name}: {sum(last) / len(last):.2f} dB in {record.seconds:.0f} s")
+        return row
+
+    def measure(self, predictions: list[Tensor]) -> dict[str, list[float]]:
+        """Metrics of the whole signals."""
+        return measures(self.config.kind, self.cut.assemble(predictions).clamp(0, 1).cpu(), self.sets.test.values)
+
+    def _save_phases(self) -> None:
+        self.folder.save_state("run", {}, {"phases": self.phases.seconds})
+
+    def metrics(self, seeds: dict[str, Any], command: str | None) -> dict[str, Any]:
+        """The content of metrics.json, but for what only the report knows."""
+        config, about, sets = self.config, info(), self.sets
+        self.folder.save_values("truth", sets.test.values)
+        with self.phases("memory"):
+            peaks = measure_steps(config, self.channels, len(sets.test), self.cut)
+        for row in seeds.values():
+            for name, method in row["methods"].items():
+                method["peak_bytes_per_step"] = peaks.get(name)
+        first = next(iter(next(iter(seeds.values()))["methods"].values()))
+        return {
+            "system": config.kind,
+            "title": sets.title,
+            "command": command or f"mclnf-fast run {config.kind} " + shlex.join(sys.argv[3:]),
+            "machine": about["machine"],
+            "versions": about["versions"],
+            "backends": {
+                op: _dispatch.select(op, config.backend, torch.device(config.device), torch.float32)
+                for op in ("bank_mlp", "bank_mse", "fisher_scores", "bank_step")
+            },
+            "config": json.loads(json.dumps(plain(config))),
+            "notes": self.notes,
+            "tasks": [f"{TASKS[config.kind]} {k + 1}" for k in range(self.cut.tasks)],
+            "signals": {part: list(getattr(sets, part).names) for part in ("train", "validation", "test")},
+            "metrics": list(first["curve"]),
+            "steps": list(log_steps(config.steps)),
+            "grid": list(self.cut.grid),
+            "rate": sets.test.rate,
+            "seeds": seeds,
+        }
+
+
+TASKS = {"image": "patch", "video": "frames", "audio": "window"}
+
+
+def fine_steps(steps: int) -> tuple[int, ...]:
+    """Where the PSNR of modules is taken besides the powers of two: 64 times, evenly."""
+    return tuple(sorted({max(1, round(steps * i / 64)) for i in range(1, 65)}))

@@ -1,0 +1,152 @@
+"""Small whole runs of `run image`, `run video` and `run audio`: what they leave, and what unusable options get."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from mclnf_fast.cli import main
+from mclnf_fast.fields.io import load_tensors
+from mclnf_fast.learn.methods import METHODS
+
+TINY = [
+    "--steps", "4", "--limit", "5", "--width", "8", "--hidden-layers", "2", "--threads", "1", "--adapt.batch", "16",
+    "--adapt.fast-layers", "1", "--adapt.memory", "20", "--meta.steps", "2", "--meta.batch", "16",
+    "--meta.signals", "2", "--meta.validate-every", "1", "--fim.refresh", "2",
+]  # fmt: skip
+KINDS = {
+    "image": ["--size", "16"],
+    "video": ["--size", "16", "--frames", "4"],
+    "audio": ["--seconds", "0.02", "--rate", "8000"],
+}
+
+
+def run(kind: str, out: pathlib.Path, *words: object) -> dict[str, Any]:
+    threads = torch.get_num_threads()
+    try:
+        assert main(["run", kind, *KINDS[kind], *TINY, "--out", str(out), *map(str, words)]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
+    return found
+
+
+def curves(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {m: row["curve"] for seed in metrics["seeds"].values() for m, row in seed["methods"].items()}
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    out = tmp_path_factory.mktemp("signals") / "image"
+    run("image", out)
+    return out
+
+
+def test_an_image_run_leaves_what_a_report_needs(image):
+    metrics = json.loads((image / "metrics.json").read_text())
+    assert metrics["steps"] == [1, 2, 4]
+    assert metrics["metrics"] == ["psnr", "ssim"]
+    methods = metrics["seeds"]["0"]["methods"]
+    assert list(methods) == list(METHODS)
+    tests = len(metrics["signals"]["test"])
+    for name, row in methods.items():
+        assert set(row["curve"]["psnr"]) == {"0", "1", "2", "4"}
+        assert all(len(values) == tests for values in row["curve"]["psnr"].values())
+        assert row["category"] == METHODS[name].category
+        assert row["seconds_per_step"] > 0
+    starts = metrics["seeds"]["0"]["starts"]
+    assert set(starts) == {"joint", "oml", "modules"}
+    assert [point[0] for point in starts["modules"]["curve"]] == [1, 2]
+    assert all(isinstance(point[2], float) for point in starts["modules"]["curve"])
+    sizes = {row["parameters"] for row in methods.values()}
+    assert max(sizes) / min(sizes) < 1.05  # matched
+    shape = (tests, 16, 16, 3)
+    assert all(load_tensors(f)[0]["values"].shape == shape for f in (image / "predictions").iterdir())
+    assert "report.html" in {f.name for f in image.iterdir()}
+
+
+@pytest.mark.parametrize("kind", ["video", "audio"])
+def test_the_other_kinds_run(kind, tmp_path):
+    metrics = run(kind, tmp_path / kind, "--methods", "finetune", "mod", "mim", "--seeds", "0", "1")
+    assert metrics["metrics"] == ["psnr", "si_sdr" if kind == "audio" else "ssim"]
+    assert set(metrics["seeds"]) == {"0", "1"}
+    assert metrics["rate"] is not None
+    assert set(metrics["seeds"]["1"]["methods"]) == {"finetune", "mod", "mim"}
+
+
+def test_a_run_goes_on_where_it_was_stopped(image, tmp_path):
+    before = curves(json.loads((image / "metrics.json").read_text()))
+    out = tmp_path / "copy"
+    out.mkdir()
+    for file in image.rglob("*"):
+        if file.is_file() and file.stem not in ("method_0_mim", "start_0_modules", "metrics"):
+            (out / file.relative_to(image)).parent.mkdir(parents=True, exist_ok=True)
+            (out / file.relative_to(image)).write_bytes(file.read_bytes())
+    assert main(["run", "image", "--resume", str(out)]) == 0
+    assert curves(json.loads((out / "metrics.json").read_text())) == before
+
+
+def test_starts_of_a_former_run_serve(image, tmp_path):
+    again = run("image", tmp_path / "again", "--starts", image, "--methods", "mod", "oml")
+    before = curves(json.loads((image / "metrics.json").read_text()))
+    assert curves(again) == {name: before[name] for name in ("oml", "mod")}
+    assert again["seeds"]["0"]["starts"]["modules"]["from"] == str(image)
+
+
+def test_meta_training_with_fisher_information_has_a_start_of_its_own(tmp_path):
+    metrics = run("image", tmp_path / "fim", "--methods", "mod", "mim", "--fim-inner", "weight", "--fim-outer", "both")
+    assert set(metrics["seeds"]["0"]["starts"]) == {"modules", "modules_fim"}
+    first = {m: row["psnr"]["0"] for m, row in curves(metrics).items()}
+    assert first["mod"] != first["mim"]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--patches", "20", "1"], ["parts must lie in", "(20, 1)"]),
+        (["--adapt.fast-layers", "3"], ["fast-layers must lie in 1 ... 2", "got 3"]),
+        (["--seeds", "1", "1"], ["seeds must be different", "(1, 1)"]),
+        (["--adapt.lr", "nan"], ["adapt.lr must be above 0", "nan"]),
+        (["--meta.inner-steps", "0"], ["meta.inner_steps must be at least 1", "0"]),
+        (["--fim.mix", "1"], ["mix must be", "1"]),
+        (["--steps", "0"], ["steps must be at least 1"]),
+        (["--w0", "0"], ["w0 must be above 0"]),
+        (["--data", "nowhere"], ["nowhere"]),
+        (["--starts", "nowhere"], ["starts: nowhere"]),
+    ],
+)
+def test_unusable_options_get_one_line(words, parts, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    assert main(["run", "image", *KINDS["image"], *TINY, "--out", "run", "--methods", "mod", "oml", *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("mclnf-fast: ")
+    assert "\n" not in error
+    assert all(part in error for part in parts), error
+
+
+def test_meta_training_needs_other_signals(tmp_path, capsys):
+    Image.new("RGB", (32, 32), (10, 200, 30)).save(tmp_path / "one.png")
+    words = [
+        "run",
+        "image",
+        *KINDS["image"],
+        *TINY,
+        "--data",
+        str(tmp_path / "one.png"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main(words) == 2
+    assert "meta-training needs signals" in capsys.readouterr().err
+    assert main([*words, "--methods", "finetune"]) == 0
+
+
+def test_a_folder_that_holds_something_is_not_overwritten(image, capsys):
+    assert main(["run", "image", *KINDS["image"], *TINY, "--out", str(image)]) == 2
+    assert "must be new or empty" in capsys.readouterr().err
