@@ -1,0 +1,207 @@
+"""Runs the variants of `fisher_sweep` on the same tasks and seeds, and checks first that they are what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+
+from benchmarks.fisher_variants import MOD, SAMPLE, WEIGHT, Row, Variant
+from mclnf_fast.data.cut import Cut
+from mclnf_fast.data.signals import Signals, SignalSets
+from mclnf_fast.errors import InputError
+from mclnf_fast.fields import initial_parameters
+from mclnf_fast.learn.coords import CoordTask
+from mclnf_fast.learn.even import hilbert_order
+from mclnf_fast.learn.methods import METHODS, Method
+from mclnf_fast.learn.metrics import steps_to_reach
+from mclnf_fast.learn.params import Params
+from mclnf_fast.learn.protocol import Protocol
+from mclnf_fast.learn.starts import StartLearner
+from mclnf_fast.systems.mcl_config import SignalConfig
+
+Fine = dict[int, list[float]]  # PSNR of every signal by step
+ROUNDS, BLOCK = 5, 32  # of the timing: rounds, and steps of a block, a multiple of every refresh
+SHARE = 0.75  # of mod's steps, within which its last PSNR is to be reached
+
+
+class Sweep:
+    """The tasks of one modality, their meta-learned starts, and the runs on them.
+
+    Args: config: of the modality; its `meta`, `adapt`, `width` and `steps` count. sets: its signals.
+    """
+
+    def __init__(self, config: SignalConfig, sets: SignalSets) -> None:
+        if not len(sets.train):
+            raise InputError("data: meta-training needs signals beside those to test on, got none")
+        if config.width < 2:
+            raise InputError(f"width must be at least 2, half of which is tried too, got {config.width}")
+        self.config, self.sets = config, sets
+        values = sets.test.values
+        self.cut = Cut(tuple(values.shape[1:-1]), config.parts, config.span)
+        self._starts: dict[tuple[Any, ...], Params] = {}
+        self._tasks: dict[tuple[str, float], list[CoordTask]] = {}
+
+    def tasks(self, part: Literal["train", "test"], scale: float) -> list[CoordTask]:
+        """The tasks of the signals to meta-train, or to test, for modules of `scale` times the width."""
+        if (part, scale) not in self._tasks:
+            self._tasks[part, scale] = self._cut(getattr(self.sets, part), scale)
+        return self._tasks[part, scale]
+
+    def _cut(self, signals: Signals, scale: float) -> list[CoordTask]:
+        config = dataclasses.replace(self.config, width=round(self.config.width * scale))
+        spec = config.spec(signals.values.shape[-1], self.cut.tasks, modular=True)
+        return [
+            CoordTask(
+                f"task {k + 1}",
+                self.cut.coordinates(k, "local"),
+                self.cut.values(signals.values, k),
+                spec,
+                config.backend,
+                hilbert_order(tuple(box.stop - box.start for box in self.cut.box(k))),
+            )
+            for k in range(self.cut.tasks)
+        ]
+
+    def start(self, variant: Variant, seed: int) -> Params:
+        """The start of a variant, learned once."""
+        plain = variant.inner == variant.outer == "none"
+        key = (seed, variant.scale) if plain else (seed, *variant.start)
+        if key not in self._starts:
+            tasks = self.tasks("train", variant.scale)
+            random = initial_parameters(tasks[0].spec, 1, generator=torch.Generator().manual_seed(seed))
+            uses: dict[str, Any] = {"fim": variant.meta, "fim_inner": variant.inner, "fim_outer": variant.outer}
+            learner = StartLearner("modules", random, tasks, None, self.config.meta, seed, **uses)
+            while not learner.done:
+                learner.step()
+            self._starts[key] = learner.params
+        return self._starts[key]
+
+    def method(self, variant: Variant, seed: int) -> Method:
+        """The method of a variant before its first step."""
+        tasks = self.tasks("test", variant.scale)
+        config = self.config.adapting()
+        config = config if variant.fim is None else dataclasses.replace(config, fim=variant.fim)
+        return METHODS[variant.method](tasks, self.start(variant, seed), config, seed)
+
+    def run(self, variant: Variant, seed: int) -> Fine:
+        """PSNR over all tasks after so many steps a task."""
+        method = self.method(variant, seed)
+        steps = self.config.steps
+        fine = sorted({*marks(steps), *(max(1, round(steps * i / 32)) for i in range(1, 33))})
+        protocol = Protocol(self.tasks("test", variant.scale), (steps,), lambda predictions: {}, fine)
+        record, _ = protocol.run(type(method), self.start(variant, seed), method.config, seed)
+        assert record.fine is not None
+        return dict(zip(record.fine["steps"], record.fine["psnr"]))
+
+    def relative_time(self, variant: Variant, against: Variant, seed: int) -> float:
+        """Seconds of a step over those of another variant, blocks of steps in turn; the median of the rounds."""
+        one, other = self.method(variant, seed), self.method(against, seed)
+        ratios = []
+        for k in range(ROUNDS + 1):  # the first, with the steps by SGD, is thrown away
+            seconds = []
+            for method in (other, one):
+                if k == 0:
+                    method.begin(0)
+                began = time.perf_counter()
+                for step in range(k * BLOCK, (k + 1) * BLOCK):
+                    method.step(0, step)
+                seconds.append(time.perf_counter() - began)
+            ratios.append(seconds[1] / seconds[0])
+        return statistics.median(ratios[1:])
+
+    def check(self, seed: int) -> None:
+        """MIM without a use of its scores, and with weights of strength 0, must be `mod` bit for bit, and with one it
+        must not. Raises RuntimeError: no figure is worth anything then."""
+
+        def learned(variant: Variant) -> Params:
+            method = self.method(variant, seed)
+            method.begin(0)
+            for step in range(12):  # past the steps by SGD and the first refresh
+                method.step(0, step)
+            return method.params_of(0)
+
+        expected = learned(MOD)
+        for name, fim, equal in (
+            ("use=none", dataclasses.replace(SAMPLE, use="none"), True),
+            ("use=weight, lam=0", dataclasses.replace(WEIGHT, lam=0.0), True),
+            ("use=weight", WEIGHT, False),
+            ("use=sample", SAMPLE, False),
+        ):
+            found = all(torch.equal(a, b) for a, b in zip(expected, learned(Variant(fim))))
+            if found is not equal:
+                must = "must equal mod bit for bit" if equal else "must differ from mod"
+                raise RuntimeError(f"mim with {name} {must}, and does {'not' if equal else 'not: it is the same'}")
+
+
+def marks(steps: int) -> list[int]:
+    """The steps that the table shows."""
+    return sorted({*(m for m in (64, 256) if m < steps), steps})
+
+
+def measure(
+    sweep: Sweep, rows: Sequence[Row], seeds: Sequence[int], say: Callable[[str], object] = print
+) -> list[dict[str, Any]]:
+    """All rows on all seeds; what is run by several of them is run once.
+
+    Returns a dict a row: see `summary`. Raises RuntimeError where the check fails.
+    """
+    sweep.check(seeds[0])
+    variants = list(dict.fromkeys(v for row in [Row("", "", MOD), *rows] for v in (row.against, row.variant)))
+    found: dict[Variant, list[Fine]] = {v: [] for v in variants}
+    names = {row.variant: f"{row.factor}: {row.label}" for row in reversed(rows)}
+    for seed in seeds:
+        for k, variant in enumerate(variants):
+            began = time.perf_counter()
+            fine = sweep.run(variant, seed)
+            found[variant].append(fine)
+            last = statistics.fmean(fine[sweep.config.steps])
+            name = "mod" if variant == MOD else names.get(variant, "mod of another width")
+            took = time.perf_counter() - began
+            say(f"seed {seed}, {k + 1} of {len(variants)}, {name}: {last:.2f} dB ({took:.0f} s)")
+    everything = [Row("", "mod", MOD), *rows]
+    pairs = dict.fromkeys((row.variant, row.against) for row in everything)
+    times = {pair: sweep.relative_time(*pair, seeds[0]) for pair in pairs}
+    return [summary(row, found[row.variant], found[row.against], times[row.variant, row.against]) for row in everything]
+
+
+def summary(row: Row, mine: Sequence[Fine], theirs: Sequence[Fine], relative: float) -> dict[str, Any]:
+    """One row: PSNR in dB and its difference, paired by signal and seed, at the marks; [mean, standard error].
+
+    share_of_steps: median over the pairs of the share of its steps in which the other's last PSNR is reached, None
+    where most never reach it. within: share of the pairs in which at most 75 % of the steps suffice; within_time: in
+    which, moreover, it was not later in wall-clock. seconds: of a step over those of the other.
+    """
+    steps = max(mine[0])
+    shares = []
+    for own, other in zip(mine, theirs):
+        for signal, target in enumerate(other[steps]):
+            first = steps_to_reach(list(own), [v[signal] for v in own.values()], target)
+            shares.append(math.inf if first is None else first / steps)
+    psnr = {s: [v for fine in mine for v in fine[s]] for s in marks(steps)}
+    gain = {s: [a - b for a, b in zip(psnr[s], (v for fine in theirs for v in fine[s]))] for s in psnr}
+    middle = sorted(shares)[len(shares) // 2]  # the upper of the two in the middle
+    return {
+        "factor": row.factor,
+        "label": row.label,
+        "against": "mod" if row.against == MOD else "mod of its width",
+        "pairs": len(shares),
+        "psnr": {str(s): spread(v) for s, v in psnr.items()},
+        "difference": {str(s): spread(v) for s, v in gain.items()},
+        "differences_at_the_end": [round(v, 3) for v in gain[steps]],
+        "share_of_steps": None if math.isinf(middle) else round(middle, 4),
+        "within": sum(s <= SHARE for s in shares) / len(shares),
+        "within_time": sum(s <= SHARE and s * relative <= 1 for s in shares) / len(shares),
+        "seconds": round(relative, 3),
+    }
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """[mean, standard error of the mean]; the error of one value is 0."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return [round(statistics.fmean(values), 4), round(error, 4)]
