@@ -243,13 +243,14 @@ template <class F>
 void each_run(const Plan& plan, const F& f) {
     const int64_t runs = static_cast<int64_t>(plan.runs.size()),
                   threads = static_cast<int64_t>(torch::stable::get_num_threads());
-    const int64_t few = std::max<int64_t>(1, runs / (32 * std::max<int64_t>(1, threads)));
+    const int64_t few = std::max<int64_t>(1, runs / (128 * std::max<int64_t>(1, threads)));
+    const bool many = runs >= 64 * threads;  // of few, the next is the fastest thread's
     std::atomic<int64_t> next{0};
     torch::stable::parallel_for(0, std::min(threads, runs), 1, [&](int64_t, int64_t) {
         F own = f;
         int64_t after = -1;
         for (int64_t at = next.fetch_add(few); at < runs; at = after >= 0 ? after : next.fetch_add(few)) {
-            if (few > 1) after = next.fetch_add(few);  // of many runs; of few, it is the fastest thread's
+            if (many) after = next.fetch_add(few);
             const int64_t end = std::min(at + few, runs);
             for (int64_t r = at; r < end; ++r) own(r, r + 1 < end ? r + 1 : after < runs ? after : -1);
         }
