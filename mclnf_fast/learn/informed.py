@@ -55,7 +55,7 @@ class Informed:
                 sampler.update(items, q.to(items.device), drawn)
             if found.grads is not None:
                 return tuple(g / self.batch for g in found.grads)
-            by_loss = loss_weights(q, self.config)
+            by_loss = loss_weights(q, self.config, self.task.spec.num_parameters)
             weights = by_loss if weights is None else weights * by_loss
         return torch.autograd.grad(self.task.loss(params, batch, weights, step).sum(), params)
 
@@ -86,11 +86,12 @@ class Informed:
         self.scorer.load_state_dict({key: value.to(device) for key, value in part_of(state, "scorer").items()})
 
 
-def loss_weights(q: Tensor, config: FimConfig) -> Tensor:
-    """MCL-NF's weights of mean 1 for every module: scores [M, k] -> [M, k]."""
+def loss_weights(q: Tensor, config: FimConfig, num_params: int) -> Tensor:
+    """MCL-NF's weights of mean 1 for every module of `num_params` parameters: scores [M, k] -> [M, k]."""
     modules = torch.arange(len(q), device=q.device).repeat_interleave(q.shape[1])
     keys = {name: getattr(config, name) for name in ("lam", "form", "norm", "clip")}
-    return fim_weights(q.flatten(), groups=modules, num_groups=len(q), **keys).reshape(q.shape)
+    weights = fim_weights(q.flatten(), groups=modules, num_groups=len(q), num_params=num_params, **keys)
+    return weights.reshape(q.shape)
 
 
 CANDIDATES = 4  # times the batch, out of which a meta-training step draws
@@ -133,6 +134,6 @@ def informed_batch(
         rows = torch.arange(len(ids), device=q.device)[:, None]
         batch, q, weights = tuple(t[rows, ids] for t in batch), q[rows, ids], 1 / density[rows, ids]
     if use != "sample":
-        by_loss = loss_weights(q, config)
+        by_loss = loss_weights(q, config, spec.num_parameters)
         weights = by_loss if weights is None else weights * by_loss
     return batch, weights

@@ -28,32 +28,38 @@ KINDS: dict[str, Kind] = {"diag": diagonal, "kfac": kfac, "rank1": rank1, "full"
 class FimConfig:
     """Every switch of the use of Fisher information (MCL-NF, arXiv 2504.05806; defaults are ours).
 
-    use: `none` (MSE), `sample` (importance sampling, unbiased), `weight` (the paper's loss weights), `both`.
-    kind: of the Fisher matrix; `full` for nets of at most 2,000 parameters.
-    source: which F a batch is scored against, its own or a running mean. decay: of that mean.
-    damping: relative to the mean of F's diagonal.
-    residual: `empirical` scores the loss's own gradients, `gauss_newton` the outputs' (no residual inside).
-    form, lam, norm, clip: of the loss weights, see `fim_weights`.
-    draws: `even`, along a curve through the samples (`EvenSampler`), or `independent` (`FisherSampler`).
-    mix: share of the informed part in sampling. smooth: weight of a new score in the running mean of a block of
-    neighbours (`even`). refresh: steps between two scorings.
     Nothing is checked before `check` is called.
     """
 
     use: Literal["none", "sample", "weight", "both"] = "none"
+    """To choose the samples (importance sampling, unbiased), to weight their loss (the paper's form), or both."""
     kind: Literal["diag", "kfac", "rank1", "full"] = "diag"
+    """Form of the Fisher matrix; `full` for networks of at most 2,000 parameters."""
     source: Literal["batch", "ema"] = "ema"
+    """Which Fisher matrix a batch is scored against: its own, or a running mean."""
     decay: float = 0.9
+    """Decay of the running mean."""
     damping: float = 1e-3
+    """What is added to the matrix, relative to the mean of its diagonal."""
     residual: Literal["empirical", "gauss_newton"] = "empirical"
+    """Whether a sample's own loss is scored, or its outputs (no residual inside)."""
     form: Literal["one_plus", "pure"] = "one_plus"
+    """Loss weights 1 + lam q, or q alone."""
     lam: float = 1.0
+    """Strength of the loss weights; 0: the plain squared error."""
     norm: Literal["batch_mean", "params", "none"] = "batch_mean"
+    """What scores are divided by before they become loss weights."""
     clip: float | None = 10.0
+    """Largest loss weight, before they are brought to mean 1."""
     draws: Literal["even", "independent"] = "even"
+    """How samples are drawn: evenly along a curve through them (`EvenSampler`), or each by itself (`FisherSampler`)."""
     mix: float = 0.8
+    """Share of the informed part of the draws; 0: without scores."""
     smooth: float = 0.1
+    """Weight of a new score in the running mean of a block of neighbours (`even`), or of an item with several samples
+    (`independent`)."""
     refresh: int = 32
+    """Steps between two scorings."""
 
     def check(self) -> None:
         """Raises: InputError, naming the field, what it must be and what it was."""

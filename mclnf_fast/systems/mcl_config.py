@@ -63,9 +63,9 @@ class SignalConfig:
     fim: FimConfig = dataclasses.field(default_factory=lambda: FimConfig(use="sample"))
     """What `mim` does with Fisher information at test time, and how the scores are formed everywhere."""
     fim_inner: Use = "none"
-    """What `mim` does with it in the inner loop of its meta-training."""
+    """What `mim` does with Fisher information in the inner loop of its meta-training."""
     fim_outer: Use = "none"
-    """What `mim` does with it in the outer loss of its meta-training."""
+    """What `mim` does with Fisher information in the outer loss of its meta-training."""
     threads: int | None = None
     """CPU threads; default: torch's."""
     device: str = "cpu"

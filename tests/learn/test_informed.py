@@ -10,7 +10,7 @@ from curves import REFRESH, curve, error, flat, method, start, train
 from torch import Tensor
 
 from mclnf_fast.learn.coords import CoordTask
-from mclnf_fast.learn.informed import Informed
+from mclnf_fast.learn.informed import Informed, loss_weights
 from mclnf_fast.learn.methods import MIM, Mod
 from mclnf_fast.learn.scores import FimConfig
 from mclnf_fast.learn.task import Batch
@@ -130,3 +130,14 @@ def test_scores_are_of_the_loss_and_not_of_its_weight(monkeypatch):
         found.append(given.sampler.inner.scores(items))
     assert bool((found[0] > 0).all())
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("norm", ["batch_mean", "params", "none"])
+@pytest.mark.parametrize("form", ["one_plus", "pure"])
+def test_loss_weights_of_every_form_have_mean_one(norm, form):
+    q = torch.rand(2, 9, generator=torch.Generator().manual_seed(3)) * torch.tensor([[1.0], [50.0]])
+    weights = loss_weights(q, FimConfig(norm=norm, form=form, clip=None), 20)
+    torch.testing.assert_close(weights.mean(1), torch.ones(2))
+    scale = {"batch_mean": q.mean(1, keepdim=True), "params": 20, "none": 1}[norm]
+    plain = q / scale if form == "pure" else 1 + q / scale
+    torch.testing.assert_close(weights, plain / plain.mean(1, keepdim=True))

@@ -169,11 +169,10 @@ def test_an_informed_batch_is_as_large_as_a_plain_one(use, factor):
         return tuple(torch.cat(t, 1) for t in zip(*(task.draw(count, g) for task in both)))
 
     scorer = FisherScorer(SPEC, 4, FimConfig(), "reference")
-    batch, weights = informed_batch(
-        draw, 5, params, SPEC, use, FimConfig(), scorer, torch.Generator().manual_seed(1)
-    )
+    batch, weights = informed_batch(draw, 5, params, SPEC, use, FimConfig(), scorer, torch.Generator().manual_seed(1))
     assert counts == [5 * (CANDIDATES if factor == 2 else 1)]
-    assert batch[0].shape == (4, 10, 1) and batch[1].shape == (4, 10, 1)
+    assert batch[0].shape == (4, 10, 1)
+    assert batch[1].shape == (4, 10, 1)
     assert (weights is None) if use == "none" else weights.shape == (4, 10)
 
 
