@@ -194,3 +194,10 @@ def test_drawn_candidates_are_unbiased():
 def test_numbers_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"meta.{name} must be"):
         dataclasses.replace(CONFIG, **{name: value}).check()
+
+
+def test_oml_goes_through_the_tasks_in_their_order_and_is_judged_by_all(monkeypatch):
+    learner, drawn, real = make("oml"), [], CoordTask.draw
+    monkeypatch.setattr(CoordTask, "draw", lambda task, *rest: drawn.append(task.name) or real(task, *rest))
+    learner.step()
+    assert drawn == ["0", "0", "1", "1", "0", "1"]
