@@ -58,7 +58,7 @@ class FimConfig:
     smooth: float = 0.1
     """Weight of a new score in the running mean of a block of neighbours (`even`), or of an item with several samples
     (`independent`)."""
-    refresh: int = 32
+    refresh: int = 16
     """Steps between two scorings."""
 
     def check(self) -> None:
