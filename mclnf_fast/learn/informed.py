@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.learn.coords import coord_points
-from mclnf_fast.learn.fim import fim_weights
 from mclnf_fast.learn.params import Params, part_of
 from mclnf_fast.learn.samplers import make_sampler
-from mclnf_fast.learn.scores import FimConfig, FisherScorer, Scored
+from mclnf_fast.learn.scores import FimConfig, FisherScorer, Scored, fim_loss_weights
 from mclnf_fast.learn.task import BankTask, Batch
 from mclnf_fast.spec import FieldSpec
 
@@ -88,10 +87,8 @@ class Informed:
 
 def loss_weights(q: Tensor, config: FimConfig, num_params: int) -> Tensor:
     """MCL-NF's weights of mean 1 for every module of `num_params` parameters: scores [M, k] -> [M, k]."""
-    modules = torch.arange(len(q), device=q.device).repeat_interleave(q.shape[1])
-    keys = {name: getattr(config, name) for name in ("lam", "form", "norm", "clip")}
-    weights = fim_weights(q.flatten(), groups=modules, num_groups=len(q), num_params=num_params, **keys)
-    return weights.reshape(q.shape)
+    offsets = torch.arange(len(q) + 1, device=q.device) * q.shape[1]
+    return fim_loss_weights(q.flatten(), offsets, config, num_params=num_params).reshape(q.shape)
 
 
 CANDIDATES = 4  # times the batch, out of which a meta-training step draws
