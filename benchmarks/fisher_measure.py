@@ -12,18 +12,17 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.fisher_variants import MOD, SAMPLE, WEIGHT, Row, Variant
-from mclnf_fast.data.cut import Cut
-from mclnf_fast.data.signals import Signals, SignalSets
+from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.coords import CoordTask
-from mclnf_fast.learn.even import hilbert_order
 from mclnf_fast.learn.methods import METHODS, Method
 from mclnf_fast.learn.metrics import steps_to_reach
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.protocol import Protocol
 from mclnf_fast.learn.starts import StartLearner
 from mclnf_fast.systems.mcl_config import SignalConfig
+from mclnf_fast.systems.mcl_data import cut_of, tasks_of
 
 Fine = dict[int, list[float]]  # PSNR of every signal by step
 ROUNDS, BLOCK = 5, 32  # of the timing: rounds, and steps of a block, a multiple of every refresh
@@ -42,31 +41,18 @@ class Sweep:
         if config.width < 2:
             raise InputError(f"width must be at least 2, half of which is tried too, got {config.width}")
         self.config, self.sets = config, sets
-        values = sets.test.values
-        self.cut = Cut(tuple(values.shape[1:-1]), config.parts, config.span)
+        self.cut = cut_of(config, sets)
         self._starts: dict[tuple[Any, ...], Params] = {}
         self._tasks: dict[tuple[str, float], list[CoordTask]] = {}
 
     def tasks(self, part: Literal["train", "test"], scale: float) -> list[CoordTask]:
         """The tasks of the signals to meta-train, or to test, for modules of `scale` times the width."""
         if (part, scale) not in self._tasks:
-            self._tasks[part, scale] = self._cut(getattr(self.sets, part), scale)
+            signals = getattr(self.sets, part)
+            config = dataclasses.replace(self.config, width=round(self.config.width * scale))
+            spec = config.spec(signals.values.shape[-1], self.cut.tasks, modular=True)
+            self._tasks[part, scale] = tasks_of(config, self.cut, signals, spec, "local")
         return self._tasks[part, scale]
-
-    def _cut(self, signals: Signals, scale: float) -> list[CoordTask]:
-        config = dataclasses.replace(self.config, width=round(self.config.width * scale))
-        spec = config.spec(signals.values.shape[-1], self.cut.tasks, modular=True)
-        return [
-            CoordTask(
-                f"task {k + 1}",
-                self.cut.coordinates(k, "local"),
-                self.cut.values(signals.values, k),
-                spec,
-                config.backend,
-                hilbert_order(tuple(box.stop - box.start for box in self.cut.box(k))),
-            )
-            for k in range(self.cut.tasks)
-        ]
 
     def start(self, variant: Variant, seed: int) -> Params:
         """The start of a variant, learned once."""

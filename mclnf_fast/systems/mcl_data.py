@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mclnf_fast.data.signals import SignalSets
+from mclnf_fast.data.cut import Cut, Frame
+from mclnf_fast.data.signals import Signals, SignalSets
+from mclnf_fast.learn.coords import CoordTask
+from mclnf_fast.learn.even import hilbert_order
+from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.mcl_config import AudioConfig, ImageConfig, SignalConfig, VideoConfig
 
 MADE = {"image": (36, 6), "video": (16, 4), "audio": (36, 6)}  # procedural signals, and how many of them to test on
@@ -35,3 +39,23 @@ def load(config: SignalConfig) -> SignalSets:
         return data.load_videos(config.data, frames=config.frames, size=config.size, stride=config.stride, **options)
     assert isinstance(config, AudioConfig)
     return data.load_audio(config.data, seconds=config.seconds, rate=config.rate, peak=config.peak, **options)
+
+
+def cut_of(config: SignalConfig, sets: SignalSets) -> Cut:
+    """How the signals are cut into tasks. Raises InputError where there are more tasks than samples."""
+    return Cut(tuple(sets.test.values.shape[1:-1]), config.parts, config.span, config.box_span)
+
+
+def tasks_of(config: SignalConfig, cut: Cut, signals: Signals, spec: FieldSpec, frame: Frame) -> list[CoordTask]:
+    """The tasks of signals: in local coordinates for modules, in global ones for one network."""
+    return [
+        CoordTask(
+            f"task {k + 1}",
+            cut.coordinates(k, frame).to(config.device),
+            cut.values(signals.values, k).to(config.device),
+            spec,
+            config.backend,
+            hilbert_order(tuple(box.stop - box.start for box in cut.box(k))),
+        )
+        for k in range(cut.tasks)
+    ]

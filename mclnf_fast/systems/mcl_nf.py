@@ -14,13 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mclnf_fast.data.cut import Cut, Frame
 from mclnf_fast.data.signals import Signals, SignalSets
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.info import info
 from mclnf_fast.learn.coords import CoordTask
-from mclnf_fast.learn.even import hilbert_order
 from mclnf_fast.learn.methods import METHODS, Method
 from mclnf_fast.learn.metrics import log_steps, measures
 from mclnf_fast.learn.params import Params
@@ -30,7 +28,7 @@ from mclnf_fast.ops import _dispatch
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.folder import Phases, RunFolder, plain, progress
 from mclnf_fast.systems.mcl_config import CONFIGS, SignalConfig, from_plain
-from mclnf_fast.systems.mcl_data import load
+from mclnf_fast.systems.mcl_data import cut_of, load, tasks_of
 from mclnf_fast.systems.step_memory import measure_steps
 
 say = functools.partial(print, flush=True)
@@ -90,7 +88,7 @@ class _Job:
         self.config, self.folder, self.sets, self.phases = config, folder, sets, phases
         values = sets.test.values
         self.channels = values.shape[-1]
-        self.cut = Cut(tuple(values.shape[1:-1]), config.parts, config.span, config.box_span)
+        self.cut = cut_of(config, sets)
         self.module = config.spec(self.channels, self.cut.tasks, modular=True)
         self.wide = config.spec(self.channels, self.cut.tasks, modular=False)
         self.notes = list(sets.notes)
@@ -112,19 +110,9 @@ class _Job:
 
     def tasks(self, signals: Signals, modular: bool) -> list[CoordTask]:
         """The tasks of signals: in local coordinates for modules, in global ones for one network."""
-        frame: Frame = "local" if modular else "global"
-        spec, device = self.module if modular else self.wide, self.config.device
-        return [
-            CoordTask(
-                f"task {k + 1}",
-                self.cut.coordinates(k, frame).to(device),
-                self.cut.values(signals.values, k).to(device),
-                spec,
-                self.config.backend,
-                hilbert_order(tuple(box.stop - box.start for box in self.cut.box(k))),
-            )
-            for k in range(self.cut.tasks)
-        ]
+        if modular:
+            return tasks_of(self.config, self.cut, signals, self.module, "local")
+        return tasks_of(self.config, self.cut, signals, self.wide, "global")
 
     def seed(self, seed: int) -> dict[str, Any]:
         """Everything of one seed."""
@@ -237,6 +225,8 @@ class _Job:
         self.folder.save_values("truth", sets.test.values)
         with self.phases("memory"):
             peaks = measure_steps(config, self.channels, len(sets.test), self.cut)
+        if not peaks:
+            self.notes.append("peak memory a step: not measured, its process or the system did not tell")
         for row in seeds.values():
             for name, method in row["methods"].items():
                 method["peak_bytes_per_step"] = peaks.get(name)

@@ -71,10 +71,10 @@ def _peak_of_step(config: SignalConfig, name: str, channels: int, signals: int, 
     step = -(-steps // adapt.fim.refresh) * adapt.fim.refresh  # one that scores
     gc.collect()
     if torch.device(config.device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats(config.device)
+        before = torch.cuda.memory_allocated(config.device)
         method.step(k, step)
-        return int(torch.cuda.max_memory_allocated() - before)
+        return int(torch.cuda.max_memory_allocated(config.device) - before)
     try:
         ctypes.CDLL(None).malloc_trim(0)
         pathlib.Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
