@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import pathlib
-import shlex
 import sys
 from typing import Any, Literal
 
@@ -46,7 +45,7 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
         folder, described = RunFolder.reopen(known, "city")
         config = read_config(described)
     else:
-        folder = RunFolder.create(config.out, "city", {**plain(config), "resume": None})
+        folder = RunFolder.create(config.out, "city", {**plain(config), "resume": None}, command)
     if config.threads:
         torch.set_num_threads(config.threads)
     folder.clean()
@@ -82,7 +81,7 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
 
     with phases("pictures"):
         pictures, extra = city_pictures.make(config, data, streams, folder)
-    metrics = _metrics(config, data, streams, learned, phases, pictures, extra, command)
+    metrics = _metrics(config, data, streams, learned, phases, pictures, extra, folder.command)
     _save_bank(streams, starts["modules"], config, data, folder)
     with phases("report"):
         folder.write_json("metrics.json", metrics)
@@ -185,7 +184,7 @@ def _metrics(
     phases: Phases,
     pictures: list[dict[str, str]],
     extra: dict[str, Any],
-    command: str | None,
+    command: str,
 ) -> dict[str, Any]:
     about = info()
     summary = {name: {**s.summary(), **extra["ssim"].get(name, {})} for name, s in streams.items()}
@@ -212,7 +211,7 @@ def _metrics(
         "summary": summary,
         "comparison": comparison,
         "pictures": pictures,
-        "command": command or "mclnf-fast run city " + shlex.join(sys.argv[3:]),
+        "command": command,
         "config": json.loads(json.dumps(plain(config))),
         "notes": data.notes,
     }

@@ -7,6 +7,8 @@ import datetime
 import json
 import os
 import pathlib
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +32,7 @@ def plain(value: Any) -> Any:
 
 
 class RunFolder:
-    """`config.yaml`, `metrics.json`, `metrics.jsonl`, `images/`, and `state/` while the run is on.
+    """`config.yaml`, `command.txt`, `metrics.json`, `metrics.jsonl`, `images/`, and `state/` while the run is on.
 
     Every file is written whole or not at all.
     """
@@ -40,8 +42,13 @@ class RunFolder:
         self.images = path / "images"
 
     @classmethod
-    def create(cls, out: pathlib.Path | None, system: str, config: Mapping[str, Any]) -> RunFolder:
-        """A new folder: `out`, or outputs/<system>/<time>. Raises InputError where `out` holds anything."""
+    def create(
+        cls, out: pathlib.Path | None, system: str, config: Mapping[str, Any], command: str | None = None
+    ) -> RunFolder:
+        """A new folder: `out`, or outputs/<system>/<time>. Raises InputError where `out` holds anything.
+
+        command: what makes this run, for its report; default: this process's command line.
+        """
         if out is None:
             stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H%M%S")
             out = pathlib.Path("outputs") / system / stamp
@@ -52,8 +59,15 @@ class RunFolder:
             folder.images.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"out: {out} must be a folder that can be written, but: {error}") from None
-        folder.write_config(config)
+        command = command or f"mclnf-fast run {system} {shlex.join(sys.argv[3:])}".rstrip()
+        write_atomically(folder.path / "command.txt", (command + "\n").encode())
+        folder.write_config(config)  # last: where it is, the run can be resumed
         return folder
+
+    @property
+    def command(self) -> str:
+        """What made this run, however often it was resumed."""
+        return (self.path / "command.txt").read_text().strip()
 
     @classmethod
     def reopen(cls, path: pathlib.Path | None, system: str) -> tuple[RunFolder, dict[str, Any]]:
@@ -113,7 +127,8 @@ class RunFolder:
 
     def discard(self) -> None:
         """Undoes `create` where nothing was learned, so that a mended command can use the same folder."""
-        (self.path / "config.yaml").unlink(missing_ok=True)
+        for name in ("config.yaml", "command.txt"):
+            (self.path / name).unlink(missing_ok=True)
         for folder in (self.images, self.path):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()

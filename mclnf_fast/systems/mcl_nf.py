@@ -6,8 +6,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-import shlex
-import sys
 import time
 from typing import Any
 
@@ -54,7 +52,7 @@ def run_signals(config: SignalConfig, command: str | None = None) -> pathlib.Pat
         folder, described = RunFolder.reopen(known, config.kind)
         config = from_plain(CONFIGS[config.kind], described)
     else:
-        folder = RunFolder.create(config.out, config.kind, {**plain(config), "resume": None})
+        folder = RunFolder.create(config.out, config.kind, {**plain(config), "resume": None}, command)
     if config.threads:
         torch.set_num_threads(config.threads)
     folder.clean()
@@ -70,7 +68,7 @@ def run_signals(config: SignalConfig, command: str | None = None) -> pathlib.Pat
         raise
     job.announce()
     seeds = {str(seed): job.seed(seed) for seed in config.seeds}
-    metrics = job.metrics(seeds, command)
+    metrics = job.metrics(seeds)
     with phases("report"):
         metrics["pictures"] = write_run_pictures(folder.path, metrics)
     metrics |= {"phases": phases.seconds, "seconds_total": sum(phases.seconds.values())}
@@ -219,7 +217,7 @@ class _Job:
     def _save_phases(self) -> None:
         self.folder.save_state("run", {}, {"phases": self.phases.seconds})
 
-    def metrics(self, seeds: dict[str, Any], command: str | None) -> dict[str, Any]:
+    def metrics(self, seeds: dict[str, Any]) -> dict[str, Any]:
         """The content of metrics.json, but for what only the report knows."""
         config, about, sets = self.config, info(), self.sets
         self.folder.save_values("truth", sets.test.values)
@@ -234,7 +232,7 @@ class _Job:
         return {
             "system": config.kind,
             "title": sets.title,
-            "command": command or f"mclnf-fast run {config.kind} " + shlex.join(sys.argv[3:]),
+            "command": self.folder.command,
             "machine": about["machine"],
             "versions": about["versions"],
             "backends": {

@@ -34,7 +34,7 @@ def same_as(run, finished) -> None:
 def test_killed_in_the_middle_of_its_writes_again_and_again(finished, start_tiny, tmp_path):
     """The moments: while meta-learning, in block 1, at a turn between methods, in block 2, at the very end."""
     run = tmp_path / "run"
-    killed(start_tiny("--out", run, *OPTIONS, kill_at=4))
+    killed(start_tiny("--out", run, *OPTIONS, kill_at=5))
     assert (run / "state" / "start.safetensors").exists()
     for kill_at in (17, 40, 35):
         killed(start_tiny("--resume", run, kill_at=kill_at))

@@ -88,7 +88,9 @@ def test_a_run_goes_on_where_it_was_stopped(image, tmp_path):
             (out / file.relative_to(image)).parent.mkdir(parents=True, exist_ok=True)
             (out / file.relative_to(image)).write_bytes(file.read_bytes())
     assert main(["run", "image", "--resume", str(out)]) == 0
-    assert curves(json.loads((out / "metrics.json").read_text())) == before
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert curves(metrics) == before
+    assert metrics["command"] == json.loads((image / "metrics.json").read_text())["command"]  # what made the run
 
 
 def test_starts_of_a_former_run_serve(image, tmp_path):
