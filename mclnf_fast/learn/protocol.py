@@ -92,7 +92,7 @@ class Protocol:
         networks = len(self.tasks) if cls.modular else 1
         record.parameters = networks * sum(p[0].numel() for p in method.params)
         record.steps = self.budgets[-1] * len(tasks)
-        record.points_per_step = config.batch * self.tasks[0].modules
+        record.points_per_step = cls.batches * config.batch * self.tasks[0].modules
         return record, predictions
 
     def _sequence(self, method: Method, budget: int, record: Record) -> list[list[list[float]]]:

@@ -89,7 +89,7 @@ def test_the_steps_are_those_announced(name):
     found, predictions = protocol.run(METHODS[name], start(), CONFIGURED, 0)
     assert sum(made) == protocol.steps_of(METHODS[name])
     assert found.steps == 8 * (1 if METHODS[name].joint else 2)
-    assert found.points_per_step == 2 * CONFIGURED.batch
+    assert found.points_per_step == (2 if name == "er" else 1) * 2 * CONFIGURED.batch
     assert found.seconds > 0
     assert found.parameters == sum(p.numel() for p in start()) * (2 if METHODS[name].modular else 1)
     assert measure(predictions)["psnr"] == found.curve["psnr"]["8"]

@@ -87,7 +87,8 @@ class Method:
 
     `category` is MCL-NF's (arXiv 2504.05806, Table 1): OL offline, CL continual, CML continual after meta-learning, MOL
     offline after meta-learning, MCL meta-learned through the sequence. `start` names the initialisation, `joint`
-    methods meet all tasks at once as one, `modular` ones have a module a task and are as wide as their share.
+    methods meet all tasks at once as one, `modular` ones have a module a task and are as wide as their share. `batches`
+    counts the mini-batches of a step.
 
     Args:
         tasks: the tasks in their order, each of the same S signals.
@@ -100,6 +101,7 @@ class Method:
     start: ClassVar[StartName] = "random"
     joint: ClassVar[bool] = False
     modular: ClassVar[bool] = False
+    batches: ClassVar[int] = 1
 
     def __init__(self, tasks: Sequence[BankTask], start: Params, config: AdaptConfig, seed: int) -> None:
         self.tasks, self.init, self.config, self.seed = tasks, start, config, seed

@@ -17,6 +17,8 @@ class ER(Method):
     """L = L_new(batch) + L_memory(batch), the memory a uniform sample of all that was seen (Chaudhry et al., "On Tiny
     Episodic Memories in Continual Learning", arXiv 1902.10486)."""
 
+    batches = 2
+
     def __init__(self, tasks: Sequence[BankTask], start: Params, config: AdaptConfig, seed: int) -> None:
         super().__init__(tasks, start, config, seed)
         self.memory = Reservoir(config.memory, seed)
