@@ -48,6 +48,9 @@ class MetaConfig:
     """Leave the second derivatives out."""
     grad_clip: float = 1.0
     """Largest norm of the outer gradient."""
+    center: bool = False
+    """Begin where a network puts out the training signals' mean, and not a random start's: what a plain SIREN would
+    need hundreds of outer steps to come to, where the outer rate must be low."""
     validate_every: int = 50
     """Outer steps between two points of the validation curve; 0: none."""
     context: Context = "batch"

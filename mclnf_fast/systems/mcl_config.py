@@ -55,7 +55,7 @@ class SignalConfig:
     w0: float = 30.0
     """Frequency of the sine."""
     offset: float = 0.0
-    """What a random start puts out on average (GradNCP: 0.5, the middle of the range)."""
+    """What a random start puts out on average (GradNCP: 0.5, the middle of the range, and silence)."""
     adapt: AdaptOptions = dataclasses.field(default_factory=AdaptOptions)
     """Training at test time."""
     meta: MetaConfig = dataclasses.field(default_factory=MetaConfig)
@@ -191,6 +191,12 @@ class AudioConfig(SignalConfig):
     """Scale each clip to full range."""
     coordinate_span: float = 50.0
     """Half the range of a clip's time coordinate (GradNCP, arXiv 2302.00617); a window has its share of it."""
+    adapt: AdaptOptions = dataclasses.field(default_factory=lambda: AdaptOptions(fall=0.75))
+    """Training at test time."""
+    meta: MetaConfig = dataclasses.field(
+        default_factory=lambda: MetaConfig(inner_lr=1e-2, outer_lr=5e-4, center=True)
+    )
+    """Meta-training of the starts."""
 
     @property
     def parts(self) -> tuple[int, ...]:
@@ -206,7 +212,6 @@ class AudioConfig(SignalConfig):
 
 
 CONFIGS: dict[str, type[SignalConfig]] = {"image": ImageConfig, "video": VideoConfig, "audio": AudioConfig}
-QUICK_META = MetaConfig(steps=24, signals=4, batch=128, validate_every=12)
 QUICK: dict[str, dict[str, Any]] = {
     "image": {"size": 48, "resize": True},
     "video": {"size": 24, "frames": 8},
@@ -216,8 +221,10 @@ QUICK: dict[str, dict[str, Any]] = {
 
 def quick_config(kind: str) -> SignalConfig:
     """The defaults of `--quick`."""
-    adapt = AdaptOptions(batch=128)
-    return CONFIGS[kind](quick=True, steps=64, limit=12, width=32, adapt=adapt, meta=QUICK_META, **QUICK[kind])
+    config = CONFIGS[kind](quick=True, steps=64, limit=12, width=32, **QUICK[kind])
+    adapt = dataclasses.replace(config.adapt, batch=128)
+    meta = dataclasses.replace(config.meta, steps=24, signals=4, batch=128, validate_every=12)
+    return dataclasses.replace(config, adapt=adapt, meta=meta)
 
 
 T = TypeVar("T")

@@ -144,6 +144,10 @@ class _Job:
         config, name = self.config, f"start_{seed}_{kind}"
         if config.starts is not None:
             return self._former(name, random)
+        if config.meta.center:
+            *rest, last = random
+            mean = self.sets.train.values.flatten(0, -2).mean(0).to(last)
+            random = (*rest, last + (mean - config.offset))
         modular = kind.startswith("modules")
         with_fisher = kind == "modules_fim"
         learner = StartLearner(

@@ -153,8 +153,9 @@ def test_a_method_takes_the_gradient_of_each_signals_own_mean_loss():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5, 0.75])
 @pytest.mark.parametrize("name", METHODS)
-def test_the_first_steps_from_a_learned_start_are_sgd(name, monkeypatch):
+def test_the_first_steps_from_a_learned_start_are_sgd(name, power, monkeypatch):
     kinds: list[tuple[str, float]] = []
     real = BankOptimizer.step
 
@@ -163,10 +164,10 @@ def test_the_first_steps_from_a_learned_start_are_sgd(name, monkeypatch):
         real(self, grads)
 
     monkeypatch.setattr(BankOptimizer, "step", step)
-    given = train(method(METHODS[name], schedule="hold", hold=2), 7)
+    given = train(method(METHODS[name], schedule="hold", hold=2, fall=power), 7)
     warm = 0 if given.start == "random" else 2
     rise = [1 / 3, 2 / 3, 1.0, 1.0, 1.0] if warm else [1.0] * 7
-    fall = [(2 / max(2, s + 1)) ** 0.5 for s in range(7 - warm)]
+    fall = [(2 / max(2, s + 1)) ** power for s in range(7 - warm)]
     expected = [("sgd", CONFIG.warm_lr)] * warm + [("adam", CONFIG.lr * r * f) for r, f in zip(rise, fall)]
     assert [kind for kind, _ in kinds] == [kind for kind, _ in expected]
     assert [lr for _, lr in kinds] == pytest.approx([lr for _, lr in expected])

@@ -114,6 +114,7 @@ def test_meta_training_with_fisher_information_has_a_start_of_its_own(tmp_path):
         (["--adapt.fast-layers", "3"], ["fast-layers must lie in 1 ... 2", "got 3"]),
         (["--seeds", "1", "1"], ["seeds must be different", "(1, 1)"]),
         (["--adapt.lr", "nan"], ["adapt.lr must be above 0", "nan"]),
+        (["--adapt.fall", "1.5"], ["adapt.fall must lie in [0, 1]", "1.5"]),
         (["--meta.inner-steps", "0"], ["meta.inner_steps must be at least 1", "0"]),
         (["--fim.mix", "1"], ["mix must be", "1"]),
         (["--steps", "0"], ["steps must be at least 1"]),

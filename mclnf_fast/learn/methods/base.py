@@ -29,8 +29,11 @@ class AdaptOptions:
     lr: float = 1e-3
     """Adam's rate."""
     hold: int = 64
-    """Steps with that rate; then it falls as 1 / sqrt(step), which depends on no last step, so that a longer run begins
+    """Steps with that rate; then it falls as step^-fall, which depends on no last step, so that a longer run begins
     with the shorter one."""
+    fall: float = 0.5
+    """Power of that fall, in [0, 1]: 1 / sqrt(step) is what noisy gradients want; a signal that a network fits almost
+    exactly wants more, since Adam's steps do not shorten with the gradients and break the fit up again."""
     ramp: int = 64
     """Steps over which Adam's rate rises after the first SGD steps from a meta-learned start: Adam's first steps have
     the full length whatever the gradient, and would undo the start."""
@@ -52,6 +55,8 @@ class AdaptOptions:
                 raise InputError(f"adapt.{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.lr < math.inf:
             raise InputError(f"adapt.lr must be above 0 and finite, got {self.lr}")
+        if not 0 <= self.fall <= 1:
+            raise InputError(f"adapt.fall must lie in [0, 1], got {self.fall}")
         if not 0 <= self.ewc_lam < math.inf:
             raise InputError(f"adapt.ewc_lam must be at least 0 and finite, got {self.ewc_lam}")
         if not 0 <= self.ewc_decay <= 1:
@@ -62,7 +67,8 @@ class AdaptOptions:
 class AdaptConfig(AdaptOptions):
     """`AdaptOptions`, and what other options decide: fim, what MIM does with Fisher information; warm_steps, warm_lr,
     the first steps by SGD of methods with a meta-learned start, those that it was learned for; schedule, how Adam's
-    rate falls: by `hold`, or exponentially from lr at the first to lr_end at the step `decay_steps` of a task."""
+    rate falls: by `hold` and `fall`, or exponentially from lr at the first to lr_end at the step `decay_steps` of a
+    task."""
 
     warm_steps: int = 4
     warm_lr: float = 3e-2
@@ -142,7 +148,7 @@ class Method:
         if config.schedule == "exponential":
             share = min(1.0, step / max(1, config.decay_steps - self.warm - 1))
             return rise * config.lr * math.pow(config.lr_end / config.lr, share)
-        return config.lr * rise * math.sqrt(config.hold / max(config.hold, step + 1))
+        return config.lr * rise * math.pow(config.hold / max(config.hold, step + 1), config.fall)
 
     def step(self, k: int, step: int) -> None:
         """Step `step` on task k."""
