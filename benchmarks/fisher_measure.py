@@ -14,7 +14,6 @@ import torch
 from benchmarks.fisher_variants import MOD, SAMPLE, WEIGHT, Row, Variant
 from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.errors import InputError
-from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.methods import METHODS, Method
 from mclnf_fast.learn.metrics import steps_to_reach
@@ -22,7 +21,7 @@ from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.protocol import Protocol
 from mclnf_fast.learn.starts import StartLearner
 from mclnf_fast.systems.mcl_config import SignalConfig
-from mclnf_fast.systems.mcl_data import cut_of, tasks_of
+from mclnf_fast.systems.mcl_data import cut_of, meta_start, random_start, tasks_of
 
 Fine = dict[int, list[float]]  # PSNR of every signal by step
 ROUNDS, BLOCK = 5, 32  # of the timing: rounds, and steps of a block, a multiple of every refresh
@@ -60,7 +59,7 @@ class Sweep:
         key = (seed, variant.scale) if plain else (seed, *variant.start)
         if key not in self._starts:
             tasks = self.tasks("train", variant.scale)
-            random = initial_parameters(tasks[0].spec, 1, generator=torch.Generator().manual_seed(seed))
+            random = meta_start(self.config, random_start(self.config, tasks[0].spec, seed), self.sets.train)
             uses: dict[str, Any] = {"fim": variant.meta, "fim_inner": variant.inner, "fim_outer": variant.outer}
             learner = StartLearner("modules", random, tasks, None, self.config.meta, seed, **uses)
             while not learner.done:

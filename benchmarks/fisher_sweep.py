@@ -24,7 +24,7 @@ from benchmarks.fisher_measure import Sweep, measure
 from benchmarks.fisher_variants import FACTORS, rows
 from mclnf_fast.errors import InputError
 from mclnf_fast.info import info
-from mclnf_fast.systems.mcl_config import CONFIGS, AdaptOptions, MetaConfig, SignalConfig
+from mclnf_fast.systems.mcl_config import CONFIGS, SignalConfig
 from mclnf_fast.systems.mcl_data import load
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -68,15 +68,17 @@ def configured(args: argparse.Namespace) -> SignalConfig:
         keys["size"] = args.size or {"image": 96, "video": 48}[args.modality]
     elif args.size is not None:
         raise InputError(f"size must be left out with audio, got {args.size}")
-    config = CONFIGS[args.modality](
+    usual = CONFIGS[args.modality]()
+    config = dataclasses.replace(
+        usual,
         data=args.data,
         test=args.signals,
         limit=args.limit,
         steps=args.steps,
         seeds=tuple(args.seeds),
         width=args.width,
-        adapt=AdaptOptions(batch=args.batch),
-        meta=MetaConfig(steps=args.meta_steps, signals=4, batch=args.batch, validate_every=0),
+        adapt=dataclasses.replace(usual.adapt, batch=args.batch),
+        meta=dataclasses.replace(usual.meta, steps=args.meta_steps, signals=4, batch=args.batch, validate_every=0),
         **keys,
     )
     config.check()

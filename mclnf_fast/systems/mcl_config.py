@@ -193,9 +193,7 @@ class AudioConfig(SignalConfig):
     """Half the range of a clip's time coordinate (GradNCP, arXiv 2302.00617); a window has its share of it."""
     adapt: AdaptOptions = dataclasses.field(default_factory=lambda: AdaptOptions(fall=0.75))
     """Training at test time."""
-    meta: MetaConfig = dataclasses.field(
-        default_factory=lambda: MetaConfig(inner_lr=1e-2, outer_lr=5e-4, center=True)
-    )
+    meta: MetaConfig = dataclasses.field(default_factory=lambda: MetaConfig(inner_lr=1e-2, outer_lr=5e-4, center=True))
     """Meta-training of the starts."""
 
     @property

@@ -1,13 +1,17 @@
-"""What the image, video and audio jobs learn from: a folder, or procedural signals."""
+"""What the image, video and audio jobs learn from, a folder or procedural signals, and where they begin."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from mclnf_fast.data.cut import Cut, Frame
 from mclnf_fast.data.signals import Signals, SignalSets
+from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.even import hilbert_order
+from mclnf_fast.learn.params import Params
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.mcl_config import AudioConfig, ImageConfig, SignalConfig, VideoConfig
 
@@ -59,3 +63,19 @@ def tasks_of(config: SignalConfig, cut: Cut, signals: Signals, spec: FieldSpec, 
         )
         for k in range(cut.tasks)
     ]
+
+
+def random_start(config: SignalConfig, spec: FieldSpec, seed: int) -> Params:
+    """A random initialisation [1, ...], the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    *rest, last = initial_parameters(spec, 1, device=config.device, generator=generator)
+    return (*rest, last + config.offset)
+
+
+def meta_start(config: SignalConfig, random: Params, signals: Signals) -> Params:
+    """Where meta-training on `signals` begins: the random start, or with `meta.center` one about their mean."""
+    if not config.meta.center:
+        return random
+    *rest, last = random
+    mean = signals.values.flatten(0, -2).mean(0).to(last)
+    return (*rest, last + (mean - config.offset))

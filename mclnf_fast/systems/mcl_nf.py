@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mclnf_fast.data.signals import Signals, SignalSets
 from mclnf_fast.errors import InputError
-from mclnf_fast.fields import initial_parameters
 from mclnf_fast.info import info
 from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.methods import METHODS, Method
@@ -23,10 +22,9 @@ from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.protocol import Protocol
 from mclnf_fast.learn.starts import StartLearner
 from mclnf_fast.ops import _dispatch
-from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.folder import Phases, RunFolder, plain, progress
 from mclnf_fast.systems.mcl_config import CONFIGS, SignalConfig, from_plain
-from mclnf_fast.systems.mcl_data import cut_of, load, tasks_of
+from mclnf_fast.systems.mcl_data import cut_of, load, meta_start, random_start, tasks_of
 from mclnf_fast.systems.step_memory import measure_steps
 
 say = functools.partial(print, flush=True)
@@ -120,18 +118,12 @@ class _Job:
         about: dict[str, Any] = {}
         for kind, cls in kinds.items():
             spec = self.module if cls.modular else self.wide
-            random = self.random_start(spec, seed)
+            random = random_start(self.config, spec, seed)
             starts[kind] = random
             if not kind.startswith("random"):
                 starts[kind], about[kind] = self.learn_start(kind, random, seed)
         found = {name: self.method(name, cls, starts[self.start_name(name)], seed) for name, cls in methods.items()}
         return {"starts": about, "methods": found}
-
-    def random_start(self, spec: FieldSpec, seed: int) -> Params:
-        """A random initialisation [1, ...], the same for the same seed."""
-        generator = torch.Generator().manual_seed(seed)
-        *rest, last = initial_parameters(spec, 1, device=self.config.device, generator=generator)
-        return (*rest, last + self.config.offset)
 
     def start_name(self, method: str) -> str:
         """The start of a method: MIM has one of its own where its meta-training uses Fisher information."""
@@ -144,10 +136,7 @@ class _Job:
         config, name = self.config, f"start_{seed}_{kind}"
         if config.starts is not None:
             return self._former(name, random)
-        if config.meta.center:
-            *rest, last = random
-            mean = self.sets.train.values.flatten(0, -2).mean(0).to(last)
-            random = (*rest, last + (mean - config.offset))
+        random = meta_start(config, random, self.sets.train)
         modular = kind.startswith("modules")
         with_fisher = kind == "modules_fim"
         learner = StartLearner(
