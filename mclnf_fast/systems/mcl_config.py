@@ -17,6 +17,7 @@ from mclnf_fast.systems.city_config import check_device, wide_spec
 
 MethodName = Literal["offline", "finetune", "er", "ewc", "maml_cl", "maml_offline", "oml", "mod", "mim"]
 Use = Literal["none", "sample", "weight", "both"]
+SPAN_A_SECOND = 50.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,8 +190,9 @@ class AudioConfig(SignalConfig):
     """Samples a second."""
     peak: bool = True
     """Scale each clip to full range."""
-    coordinate_span: float = 50.0
-    """Half the range of a clip's time coordinate (GradNCP, arXiv 2302.00617); a window has its share of it."""
+    coordinate_span: float | None = None
+    """Half the range of a clip's time coordinate, of which a window has its share; default: 50 a second of the clip
+    (GradNCP, arXiv 2302.00617, has 50 for clips of any length)."""
     adapt: AdaptOptions = dataclasses.field(default_factory=lambda: AdaptOptions(fall=0.75))
     """Training at test time."""
     meta: MetaConfig = dataclasses.field(default_factory=lambda: MetaConfig(inner_lr=1e-2, outer_lr=5e-4, center=True))
@@ -202,11 +204,16 @@ class AudioConfig(SignalConfig):
 
     @property
     def span(self) -> tuple[float, ...]:
-        return (self.coordinate_span,)
+        return (SPAN_A_SECOND * self.seconds if self.coordinate_span is None else self.coordinate_span,)
 
     @property
     def box_span(self) -> tuple[float, ...]:
-        return (self.coordinate_span / self.windows,)
+        return (self.span[0] / self.windows,)
+
+    def check(self) -> None:
+        super().check()
+        if self.coordinate_span is not None and not 0 < self.coordinate_span < math.inf:
+            raise InputError(f"coordinate-span must be above 0 and finite, got {self.coordinate_span}")
 
 
 CONFIGS: dict[str, type[SignalConfig]] = {"image": ImageConfig, "video": VideoConfig, "audio": AudioConfig}

@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 
 from mclnf_fast.cli import main
+from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.learn.methods import METHODS
+from mclnf_fast.systems.mcl_config import AudioConfig
 
 TINY = [
     "--steps", "4", "--limit", "5", "--width", "8", "--hidden-layers", "2", "--threads", "1", "--adapt.batch", "16",
@@ -131,6 +133,16 @@ def test_unusable_options_get_one_line(words, parts, tmp_path, capsys, monkeypat
     assert error.startswith("mclnf-fast: ")
     assert "\n" not in error
     assert all(part in error for part in parts), error
+
+
+def test_sound_of_any_length_has_the_same_range_of_coordinates_a_second():
+    for seconds in (0.5, 1.0, 3.0):
+        config = AudioConfig(seconds=seconds)
+        assert config.span == (50.0 * seconds,)
+        assert config.box_span == (12.5 * seconds,)
+    assert AudioConfig(seconds=3.0, coordinate_span=50.0).span == (50.0,)
+    with pytest.raises(InputError, match=r"coordinate-span must be above 0 and finite, got -1"):
+        AudioConfig(coordinate_span=-1.0).check()
 
 
 def test_meta_training_needs_other_signals(tmp_path, capsys):
