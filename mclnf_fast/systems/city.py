@@ -42,7 +42,7 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     fresh = config.resume is None
     if config.resume is not None:
         known = pathlib.Path(config.resume) if config.resume not in ("", "auto") else config.out
-        folder, described = RunFolder.reopen(known, "city")
+        folder, described = RunFolder.reopen(known, "city", command)
         config = read_config(described)
     else:
         folder = RunFolder.create(config.out, "city", {**plain(config), "resume": None}, command)

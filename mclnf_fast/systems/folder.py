@@ -59,8 +59,7 @@ class RunFolder:
             folder.images.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"out: {out} must be a folder that can be written, but: {error}") from None
-        command = command or f"mclnf-fast run {system} {shlex.join(sys.argv[3:])}".rstrip()
-        write_atomically(folder.path / "command.txt", (command + "\n").encode())
+        folder._name_command(system, command)
         folder.write_config(config)  # last: where it is, the run can be resumed
         return folder
 
@@ -70,8 +69,11 @@ class RunFolder:
         return (self.path / "command.txt").read_text().strip()
 
     @classmethod
-    def reopen(cls, path: pathlib.Path | None, system: str) -> tuple[RunFolder, dict[str, Any]]:
-        """A run that was begun before, and its configuration. None: the newest under outputs/<system>."""
+    def reopen(
+        cls, path: pathlib.Path | None, system: str, command: str | None = None
+    ) -> tuple[RunFolder, dict[str, Any]]:
+        """A run that was begun before, and its configuration. None: the newest under outputs/<system>. A folder with a
+        configuration alone is a run that this command begins."""
         import yaml
 
         if path is None:
@@ -90,7 +92,13 @@ class RunFolder:
             raise InputError(f"resume: {file} must hold a mapping, got {type(config).__name__}")
         folder = cls(path)
         folder.images.mkdir(exist_ok=True)
+        if not (path / "command.txt").is_file():
+            folder._name_command(system, command)
         return folder, config
+
+    def _name_command(self, system: str, command: str | None) -> None:
+        line = command or f"mclnf-fast run {system} {shlex.join(sys.argv[3:])}".rstrip()
+        write_atomically(self.path / "command.txt", (line + "\n").encode())
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         import yaml
