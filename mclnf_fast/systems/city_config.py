@@ -21,7 +21,11 @@ from mclnf_fast.systems.start import StartConfig
 from mclnf_fast.systems.wide_start import WideConfig
 
 Method = Literal["offline", "finetune", "er", "ewc", "maml_cl", "maml_offline", "oml", "mod", "mim", "mod_random"]
-METHODS: dict[str, type[Learning]] = {"mod_random": ModRandom, **LEARNED}
+# Weights are `--fim weight` here, where the scores' use is a choice for the whole run.
+METHODS: dict[str, type[Learning]] = {
+    "mod_random": ModRandom,
+    **{k: c for k, c in LEARNED.items() if k != "mim_weight"},
+}
 DEFAULT: tuple[Method, ...] = ("mod_random", "finetune", "mod", "mim")
 
 

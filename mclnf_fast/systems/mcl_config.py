@@ -15,7 +15,7 @@ from mclnf_fast.learn.starts import MetaConfig
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.city_config import check_device, wide_spec
 
-MethodName = Literal["offline", "finetune", "er", "ewc", "maml_cl", "maml_offline", "oml", "mod", "mim"]
+MethodName = Literal["offline", "finetune", "er", "ewc", "maml_cl", "maml_offline", "oml", "mod", "mim", "mim_weight"]
 Use = Literal["none", "sample", "weight", "both"]
 SPAN_A_SECOND = 50.0
 
@@ -62,7 +62,8 @@ class SignalConfig:
     meta: MetaConfig = dataclasses.field(default_factory=MetaConfig)
     """Meta-training of the starts."""
     fim: FimConfig = dataclasses.field(default_factory=lambda: FimConfig(use="sample"))
-    """What `mim` does with Fisher information at test time, and how the scores are formed everywhere."""
+    """What `mim` does with Fisher information at test time, and how the scores are formed everywhere, in `mim_weight`
+    too."""
     fim_inner: Use = "none"
     """What `mim` does with Fisher information in the inner loop of its meta-training."""
     fim_outer: Use = "none"

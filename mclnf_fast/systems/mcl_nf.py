@@ -16,7 +16,7 @@ from mclnf_fast.data.signals import Signals, SignalSets
 from mclnf_fast.errors import InputError
 from mclnf_fast.info import info
 from mclnf_fast.learn.coords import CoordTask
-from mclnf_fast.learn.methods import METHODS, Method
+from mclnf_fast.learn.methods import METHODS, MIM, Method
 from mclnf_fast.learn.metrics import log_steps, measures
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.protocol import Protocol
@@ -47,7 +47,7 @@ def run_signals(config: SignalConfig, command: str | None = None) -> pathlib.Pat
     fresh = config.resume is None
     if config.resume is not None:
         known = pathlib.Path(config.resume) if config.resume not in ("", "auto") else config.out
-        folder, described = RunFolder.reopen(known, config.kind)
+        folder, described = RunFolder.reopen(known, config.kind, command)
         config = from_plain(CONFIGS[config.kind], described)
     else:
         folder = RunFolder.create(config.out, config.kind, {**plain(config), "resume": None}, command)
@@ -128,7 +128,7 @@ class _Job:
     def start_name(self, method: str) -> str:
         """The start of a method: MIM has one of its own where its meta-training uses Fisher information."""
         config = self.config
-        own = method == "mim" and (config.fim_inner != "none" or config.fim_outer != "none")
+        own = issubclass(METHODS[method], MIM) and (config.fim_inner != "none" or config.fim_outer != "none")
         return "modules_fim" if own else METHODS[method].start
 
     def learn_start(self, kind: str, random: Params, seed: int) -> tuple[Params, dict[str, Any]]:

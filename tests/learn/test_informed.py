@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.informed import Informed, loss_weights
-from mclnf_fast.learn.methods import MIM, Mod
+from mclnf_fast.learn.methods import MIM, MIMWeight, Mod
 from mclnf_fast.learn.scores import FimConfig
 from mclnf_fast.learn.task import Batch
 
@@ -141,3 +141,13 @@ def test_loss_weights_of_every_form_have_mean_one(norm, form):
     scale = {"batch_mean": q.mean(1, keepdim=True), "params": 20, "none": 1}[norm]
     plain = q / scale if form == "pure" else 1 + q / scale
     torch.testing.assert_close(weights, plain / plain.mean(1, keepdim=True))
+
+
+def test_the_papers_form_weights_the_loss_whatever_the_use():
+    """As MIM with `use="weight"`, bit for bit, and not as with `use="sample"`."""
+    found = []
+    for cls, use in ((MIMWeight, "sample"), (MIM, "weight"), (MIM, "sample")):
+        given = train(method(cls, use), 6, 0)
+        found.append(flat(given.params_of(0)))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])

@@ -11,9 +11,9 @@ from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.methods import ER, EWC, METHODS, MIM, OML, FineTune, Method, Mod
 from mclnf_fast.learn.optim import BankOptimizer
 
-JOINT, MODULAR = {"offline", "maml_offline"}, {"mod", "mim"}
-STARTS = {"maml_cl": "joint", "maml_offline": "joint", "oml": "oml", "mod": "modules", "mim": "modules"}
-CATEGORIES = ("OL", "CL", "CL", "CL", "CML", "MOL", "MCL", "MCL", "MCL")  # MCL-NF's Table 1, in its order
+JOINT, MODULAR = {"offline", "maml_offline"}, {"mod", "mim", "mim_weight"}
+STARTS = {"maml_cl": "joint", "maml_offline": "joint", "oml": "oml", **dict.fromkeys(MODULAR, "modules")}
+CATEGORIES = ("OL", "CL", "CL", "CL", "CML", "MOL", "MCL", "MCL", "MCL", "MCL")  # MCL-NF's Table 1, in its order
 
 
 def through(given: Method, steps: int = 5) -> Method:

@@ -23,6 +23,7 @@ KINDS: dict[str, tuple[str, float, float, float, float]] = {
     "oml": ("MCL", 19.0, 25.5, 2.0, 2.5),
     "mod": ("MCL", 23.0, 36.0, 0.7, 0.0),
     "mim": ("MCL", 23.0, 36.6, 0.8, 0.0),
+    "mim_weight": ("MCL", 21.0, 33.0, 0.8, 0.0),
 }
 
 

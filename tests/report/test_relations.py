@@ -11,7 +11,7 @@ from fake_run import run_metrics
 
 from mclnf_fast.report.protocol import Protocol
 from mclnf_fast.report.reach import reach
-from mclnf_fast.report.relations import Relation, relations
+from mclnf_fast.report.relations import PAPERS_FORM, Relation, relations
 
 
 @pytest.fixture
@@ -174,7 +174,9 @@ def test_reach_without_a_log_or_a_rival_is_not_measured(race: dict[str, Any]) ->
 def test_variants_of_mim_have_a_relation_of_their_own(race: dict[str, Any]) -> None:
     for content in race["seeds"].values():
         content["methods"]["mim_weight"] = content["methods"]["mim"]
-    assert [r.key for r in relations(Protocol(race))] == ["a", "b", "c", "d", "mim", "mim_weight"]
+    found = {r.key: r for r in relations(Protocol(race))}
+    assert list(found) == ["a", "b", "c", "d", "mim", "mim_weight"]
+    assert found["mim_weight"].note == f"{PAPERS_FORM} {found['mim'].note}"
 
 
 def test_nothing_measured_says_so() -> None:

@@ -7,6 +7,7 @@ from mclnf_fast.learn.methods.finetune import FineTune
 from mclnf_fast.learn.methods.maml_cl import MAMLCL
 from mclnf_fast.learn.methods.maml_offline import MAMLOffline
 from mclnf_fast.learn.methods.mim import MIM
+from mclnf_fast.learn.methods.mim_weight import MIMWeight
 from mclnf_fast.learn.methods.mod import Mod
 from mclnf_fast.learn.methods.mod_random import ModRandom
 from mclnf_fast.learn.methods.offline import Offline
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
     "oml": OML,
     "mod": Mod,
     "mim": MIM,
+    "mim_weight": MIMWeight,
 }
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "AdaptOptions",
     "FineTune",
     "MAMLOffline",
+    "MIMWeight",
     "Method",
     "Mod",
     "ModRandom",
