@@ -1,0 +1,126 @@
+"""The rays of objects seen from all sides: each object is a task, its pixels the samples to draw from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.errors import InputError
+from mclnf_fast.render.bins import BinSettings, along_axis, render_bins
+from mclnf_fast.render.cameras import Cameras, cat_cameras
+from mclnf_fast.render.pool import RayBatch
+from mclnf_fast.spec import FieldSpec
+
+
+def on_white(images: Tensor) -> Tensor:
+    """uint8 [..., 4], sRGB with straight alpha -> float32 [..., 3] in 0 ... 1 in front of white, as it is shown."""
+    values = images.to(torch.float32) / 255.0
+    alpha = values[..., 3:]
+    return values[..., :3] * alpha + (1 - alpha)
+
+
+class ObjectPool:
+    """The posed images of O objects; a ray is drawn from any view of its object, uniform over all their pixels.
+
+    Rays are made when they are drawn: written out, the 25 views of 128 x 128 pixels of one object would be 409,600
+    rows of 9 floats, 14 MiB, where their pixels are 1.6 MiB (`rows` writes them out).
+
+    Args:
+        objects: (images uint8 [V, H, W, 4], V cameras) of each; V may differ, H and W not.
+        settings: how rays are cut, and with that how long their directions are.
+        device: where the images lie and rays are made. Ids are drawn on the CPU, so that a seed means the same on each.
+
+    Raises InputError where there is no object, or images and cameras do not fit.
+    """
+
+    def __init__(
+        self, objects: Sequence[tuple[Tensor, Cameras]], settings: BinSettings, device: torch.device | str = "cpu"
+    ) -> None:
+        if not objects:
+            raise InputError("objects must hold at least one object, got none")
+        for k, (images, cameras) in enumerate(objects):
+            if images.dim() != 4 or images.shape[-1] != 4 or images.dtype != torch.uint8 or not len(images):
+                raise InputError(f"images of object {k} must be uint8 [V, H, W, 4], got {list(images.shape)}")
+            if tuple(images.shape[:3]) != (len(cameras), cameras.height, cameras.width):
+                raise InputError(
+                    f"images of object {k} must fit its {len(cameras)} cameras of {cameras.height} x {cameras.width}, "
+                    f"got {list(images.shape)}"
+                )
+        self.settings, self.device = settings, torch.device(device)
+        self.cameras = cat_cameras([cameras for _, cameras in objects]).to(self.device)
+        self._axes = -self.cameras.c2w[:, :, 2]
+        self._pixels = torch.cat([images.reshape(-1, 4) for images, _ in objects]).to(self.device)
+        self.views = tuple(len(images) for images, _ in objects)
+        self._first = torch.tensor([0, *self.views]).cumsum(0)  # views
+        self.height, self.width = self.cameras.height, self.cameras.width
+
+    def __len__(self) -> int:
+        """O."""
+        return len(self.views)
+
+    @property
+    def pixels(self) -> int:
+        """Of one view."""
+        return self.height * self.width
+
+    def batch(self, ids: Tensor) -> RayBatch:
+        """The rays of ids int64 [...]: pixel of (object, view, row, column), row-major; tensors [..., 3]."""
+        flat = ids.reshape(-1).to(self.device)
+        views = flat // self.pixels
+        origins, directions = self.cameras.rays(views, flat % self.pixels)
+        if self.settings.convention == "learnit":
+            directions = along_axis(directions, self._axes.index_select(0, views))
+        colors = on_white(self._pixels.index_select(0, flat))
+        return RayBatch(*(t.reshape(*ids.shape, 3) for t in (origins, directions, colors)))
+
+    def draw(self, objects: Tensor, count: int, generator: torch.Generator, views: int | None = None) -> Tensor:
+        """`count` ids of each object, uniform with replacement: objects int64 [T] -> [T, count].
+
+        views: of each object, only its first so many; None: all.
+        """
+        first = self._first[objects]
+        have = self._first[objects + 1] - first
+        have = have if views is None else have.clamp(max=views)
+        unit = torch.rand(len(objects), count, dtype=torch.float64, generator=generator)
+        return first[:, None] * self.pixels + (unit * (have * self.pixels)[:, None]).to(torch.int64)
+
+    def view_ids(self, objects: Tensor, view: int) -> Tensor:
+        """All ids of one view of each object: int64 [T] -> [T, H W], row by row."""
+        return (self._first[objects] + view)[:, None] * self.pixels + torch.arange(self.pixels)
+
+    def rows(self, k: int) -> Tensor:
+        """Object k written out as the texts do: [V H W, 9], origin, direction and colour of each ray."""
+        first = int(self._first[k]) * self.pixels
+        return torch.cat(self.batch(torch.arange(first, first + self.views[k] * self.pixels)), -1)
+
+
+def ray_loss(
+    pool: ObjectPool,
+    objects: Tensor,
+    spec: FieldSpec,
+    rays: int,
+    generator: torch.Generator,
+    views: int | None = None,
+) -> Callable[[Sequence[Tensor], int], Tensor]:
+    """The loss of a step for `learn`: T objects side by side, fresh rays and fresh places along them in each step.
+
+        L_m = mean over rays and channels of (pixel - colour)^2
+
+    Args:
+        objects: int64 [T], which of the pool's; module m learns objects[m].
+        rays: a step and object.
+        generator: on the CPU.
+        views: the first so many of an object's; None: all.
+
+    Returns `(params [T, ...], step) -> [T]`.
+    """
+
+    def loss(params: Sequence[Tensor], step: int) -> Tensor:
+        batch = pool.batch(pool.draw(objects, rays, generator, views))
+        noise = torch.rand(len(objects), rays, pool.settings.bins, generator=generator)
+        out = render_bins(params, spec, batch.origins, batch.directions, pool.settings, noise.to(pool.device))
+        return (out.color - batch.colors).square().mean((1, 2))
+
+    return loss
