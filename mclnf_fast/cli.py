@@ -17,6 +17,8 @@ USAGE = """usage: mclnf-fast COMMAND ...
   run image  learn images patch by patch, by every method side by side (mclnf-fast run image --help)
   run video  the same with videos, frame group by frame group
   run audio  the same with sound, window by window
+  run single-view
+             learn a start for objects of a category, continue it on one view, and show the others
   table      tables and figures of finished runs: mclnf-fast table RUN [RUN ...] --out DIR
   bench      measure every op against its peers and the machine's limit (mclnf-fast bench --help)
   tune       time the tiles of the Triton kernels on this GPU and keep the fastest (mclnf-fast tune --help)
@@ -59,8 +61,11 @@ def _dispatch(given: list[str]) -> int:
             return _run_city(given[2:])
         if given[1:2] and given[1] in ("image", "video", "audio"):
             return _run_signals(given[1], given[2:])
+        if given[1:2] == ["single-view"]:
+            return _run_single_view(given[2:])
         what = given[1] if len(given) > 1 else "nothing"
-        raise InputError(f"run must be followed by the name of a system (city, image, video, audio), got {what}")
+        systems = "city, image, video, audio, single-view"
+        raise InputError(f"run must be followed by the name of a system ({systems}), got {what}")
     if given[0] == "table":
         from mclnf_fast.report.table import main as table
 
@@ -96,6 +101,20 @@ def _run_signals(kind: str, given: list[str]) -> int:
     default = quick_config(kind) if "--quick" in given else CONFIGS[kind]()
     config = tyro.cli(CONFIGS[kind], args=_resumed(given), default=default, prog=f"mclnf-fast run {kind}")
     run_signals(config, shlex.join(["mclnf-fast", "run", kind, *given]))
+    return 0
+
+
+def _run_single_view(given: list[str]) -> int:
+    try:
+        import tyro
+
+        from mclnf_fast.systems.single_view import run_single_view
+        from mclnf_fast.systems.single_view_config import SingleViewConfig, defaults_of
+    except ImportError as error:
+        raise InputError(f"run single-view needs the package {error.name}: pip install 'mclnf-fast[report]'") from None
+    words = _resumed(given)
+    config = tyro.cli(SingleViewConfig, args=words, default=defaults_of(words), prog="mclnf-fast run single-view")
+    run_single_view(config, shlex.join(["mclnf-fast", "run", "single-view", *given]))
     return 0
 
 

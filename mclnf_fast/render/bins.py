@@ -84,6 +84,14 @@ def shade_bins(raw: Tensor) -> tuple[Tensor, Tensor]:
     return raw[..., 3].relu(), raw.sigmoid()[..., :3]
 
 
+def shaded(params: Sequence[Tensor], spec: FieldSpec, x: Tensor, backend: str = "auto") -> Tensor:
+    """Colour and density [T, n, 4] at points [T, n, 3] of T objects."""
+    offsets = offsets_of_equal_shares(*x.shape[:2], x.device)
+    raw = evaluate_params(params, spec, x.reshape(-1, 3), offsets, backend).reshape(*x.shape[:2], 4)
+    density, color = shade_bins(raw)
+    return torch.cat((color, density[..., None]), -1)
+
+
 def along_axis(directions: Tensor, axes: Tensor) -> Tensor:
     """Unit directions [..., 3] scaled to length 1 along their cameras' optical axes [..., 3]: t is then a depth."""
     return directions / (directions * axes).sum(-1, keepdim=True)

@@ -90,6 +90,16 @@ class ObjectPool:
         """All ids of one view of each object: int64 [T] -> [T, H W], row by row."""
         return (self._first[objects] + view)[:, None] * self.pixels + torch.arange(self.pixels)
 
+    def points(self, count: int, generator: torch.Generator) -> Tensor:
+        """Places [count, 3] where rays of all objects' views are looked at, one a ray: spread as training spreads them.
+
+        As many for each object, so that `count` is rounded up to a multiple of O.
+        """
+        batch = self.batch(self.draw(torch.arange(len(self)), -(-count // len(self)), generator).reshape(-1))
+        noise = torch.rand(len(batch.origins), generator=generator, dtype=torch.float64).to(batch.origins)
+        t = self.settings.near + (self.settings.far - self.settings.near) * noise[:, None]
+        return batch.origins + t * batch.directions
+
     def rows(self, k: int) -> Tensor:
         """Object k written out as the texts do: [V H W, 9], origin, direction and colour of each ray."""
         first = int(self._first[k]) * self.pixels

@@ -250,7 +250,7 @@ def inline(folder: Path, file: str) -> str:
     path = (root / file).resolve()
     if not path.is_relative_to(root):
         raise InputError(f"pictures: file must lie inside the run folder, was {file!r}")
-    kind = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}.get(path.suffix.lower())
+    kind = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}.get(path.suffix.lower())
     if kind is None or not path.is_file():
         return ""
     return f"data:image/{kind};base64," + base64.b64encode(path.read_bytes()).decode()

@@ -1,0 +1,311 @@
+"""Single-view fields: a start learned over objects of a category, continued on one view of an unseen object."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.data import objects as object_data
+from mclnf_fast.data.objects import ObjectSets, ObjectViews
+from mclnf_fast.errors import InputError
+from mclnf_fast.fields import initial_parameters
+from mclnf_fast.info import info
+from mclnf_fast.learn.inits import matched, shuffled
+from mclnf_fast.learn.metrics import log_steps, mse_to_psnr, psnr
+from mclnf_fast.learn.params import Params
+from mclnf_fast.learn.reptile_start import ReptileStart
+from mclnf_fast.ops import _dispatch
+from mclnf_fast.render.bins import render_pixels, shaded
+from mclnf_fast.render.objects import ObjectPool, ray_loss
+from mclnf_fast.systems.folder import Phases, RunFolder, plain, progress
+from mclnf_fast.systems.mcl_config import from_plain
+from mclnf_fast.systems.single_view_config import INPUT_VIEWS, SingleViewConfig, StartName
+from mclnf_fast.systems.single_view_start import Start
+
+say = functools.partial(print, flush=True)
+SAVE_EVERY = 10.0  # seconds
+OPS = ("bank_mlp", "composite", "bank_step")
+SHOWN = 3  # test objects in the pictures
+
+
+def run_single_view(config: SingleViewConfig, command: str | None = None) -> pathlib.Path:
+    """Runs the job and returns the run folder.
+
+    Raises InputError on unusable input; whatever ends a run, its folder keeps what is done, and `resume` continues it
+    to the same result.
+    """
+    from mclnf_fast.report import check_extra
+    from mclnf_fast.report.single_view import start_table, write_pictures, write_single_view_report
+
+    check_extra()
+    config.check()
+    for op in OPS:  # one that can't serve is told now
+        _dispatch.select(op, config.backend, torch.device(config.device), torch.float32)
+    fresh = config.resume is None
+    if config.resume is not None:
+        known = pathlib.Path(config.resume) if config.resume not in ("", "auto") else config.out
+        folder, described = RunFolder.reopen(known, config.kind)
+        config = from_plain(SingleViewConfig, described)
+    else:
+        folder = RunFolder.create(config.out, config.kind, {**plain(config), "resume": None}, command)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    folder.clean()
+    state = folder.load_state("run")
+    phases = Phases({} if state is None else state[1]["phases"])
+    say(f"run folder: {folder.path}")
+    try:
+        with phases("data"):
+            job = _Job(config, folder, load(config), phases)
+    except InputError:
+        if fresh:
+            folder.discard()
+        raise
+    job.announce()
+    starts, about = job.starts()
+    found = {name: job.adapt(name, start) for name, start in starts.items()}
+    metrics = job.metrics(found, about)
+    with phases("report"):
+        metrics["pictures"] = write_pictures(folder.path, metrics)
+    metrics |= {"phases": phases.seconds, "seconds_total": sum(phases.seconds.values())}
+    folder.write_json("metrics.json", metrics)
+    report = write_single_view_report(folder.path, metrics)
+    say(start_table(metrics))
+    say(f"report: {report}")
+    return folder.path
+
+
+def load(config: SingleViewConfig) -> ObjectSets:
+    """Reads or makes the objects. Raises InputError where a folder is unusable."""
+    if config.data is None:
+        views = config.views or (2 * INPUT_VIEWS if config.compat == "learnit" else INPUT_VIEWS)
+        count = min(config.objects, config.limit or config.objects)
+        test = min(config.tests, max(1, count - 1))
+        return object_data.procedural_cars(count, test, views=views, size=config.size or 128, seed=config.seed)
+    options: dict[str, Any] = {"limit": config.limit, "views": config.views, "seed": config.seed}
+    if config.test is not None:
+        options["test"] = config.test
+    return object_data.load_objects(config.data, size=config.size, strict=config.strict, **options)
+
+
+class _Job:
+    """One run: its objects, its starts, and how each start is continued."""
+
+    def __init__(self, config: SingleViewConfig, folder: RunFolder, sets: ObjectSets, phases: Phases) -> None:
+        self.config, self.folder, self.sets, self.phases = config, folder, sets, phases
+        if not sets.train or not sets.test:
+            raise InputError(
+                f"data: needs objects to learn from and others to test on, got {len(sets.train)} and {len(sets.test)}"
+            )
+        for one in sets.test:
+            if len(one.cameras) < 2:
+                raise InputError(f"data: {one.name} must have 2 views, one to learn from, one to test on, got 1")
+        self.settings = config.settings(sets.near, sets.far)
+        self.spec = config.spec
+        self.train, self.test = self.pool(sets.train), self.pool(sets.test)
+        self.inputs = INPUT_VIEWS if config.compat == "learnit" else None
+
+    def pool(self, objects: tuple[ObjectViews, ...]) -> ObjectPool:
+        """Their rays."""
+        return ObjectPool([(one.images, one.cameras) for one in objects], self.settings, self.config.device)
+
+    def announce(self) -> None:
+        """What the run is about, for the terminal."""
+        sets, config, size = self.sets, self.config, f"{self.test.width} x {self.test.height}"
+        views = max(self.train.views)
+        say(f"{sets.title}: {len(sets.train)} objects of {views} views to learn from, {len(sets.test)} to test on, {size}")
+        network = f"{self.spec.num_parameters:,} parameters, width {config.width}, {config.bins} bins a ray"
+        say(f"{network}; meta-batch of {config.meta.objects}")
+        for note in sets.notes:
+            say(f"note: {note}")
+
+    def start(self, params: Params) -> Start:
+        """Parameters [1, ...] with how they are continued."""
+        config = self.config
+        return Start(params, self.spec, self.settings, config.steps, config.lr, config.rays)
+
+    def starts(self) -> tuple[dict[StartName, Start], dict[str, Any]]:
+        """The starts to compare, in a fixed order, and what to report of the learning."""
+        config = self.config
+        generator = torch.Generator().manual_seed(config.seed)
+        standard = initial_parameters(self.spec, 1, device=config.device, generator=generator)
+        about: dict[str, Any] = {"parameters": self.spec.num_parameters}
+        made: dict[StartName, Params] = {"standard": standard}
+        if set(config.starts) != {"standard"}:
+            learned, curves = self.learn(standard)
+            about |= curves
+            self.start(learned).save(self.folder.path)
+            if "matched" in config.starts:
+                other = initial_parameters(self.spec, 1, device=config.device, generator=generator)
+                made["matched"] = self.matched(other, learned)
+            made["shuffled"] = shuffled(learned, torch.Generator().manual_seed(config.seed))
+            made["meta"] = learned
+        return {name: self.start(p) for name, p in made.items() if name in config.starts}, about
+
+    def learn(self, standard: Params) -> tuple[Params, dict[str, Any]]:
+        """The meta-learned start, from where a former process has left it."""
+        config = self.config
+
+        def draw(objects: Tensor, generator: torch.Generator) -> Any:
+            return ray_loss(self.train, objects, self.spec, config.meta_rays, generator, self.inputs)
+
+        learner = ReptileStart(standard, len(self.train), draw, config.meta, config.seed)
+        checks: list[list[float]] = []
+        state = self.folder.load_state("meta")
+        if state is not None:
+            with self.folder.must_fit("meta"):
+                learner.load_state_dict(*state)
+                checks = [list(c) for c in state[1]["checks"]]
+        with self.phases("meta-training"), progress("learning the start", config.meta.steps) as bar:
+            bar(learner.learner.outer_steps)
+            saved = time.monotonic()
+            while not learner.done:
+                learner.step()
+                bar(1)
+                done = learner.learner.outer_steps
+                if config.check_every and done % config.check_every == 0:
+                    checks.append([done, self.check(learner.params)])
+                if learner.done or time.monotonic() - saved > SAVE_EVERY:
+                    tensors, meta = learner.state_dict()
+                    self.folder.save_state("meta", tensors, {**meta, "checks": checks})
+                    saved = time.monotonic()
+        self._save_phases()
+        curve = [[s, float(mse_to_psnr(v))] for s, v in learner.curve]
+        return learner.params, {"curve": curve, "checks": checks, "seconds": learner.seconds}
+
+    def check(self, params: Params) -> float:
+        """The PSNR of the first test object's other views after `check_steps` on its first one: only to be looked at."""
+        one = self.pool(self.sets.test[:1])
+        adapted = self.start(params).adapt_all(one, self.config.seed, steps=self.config.check_steps)
+        return self.score(adapted, one, self.config.curve_views)[0]
+
+    def matched(self, start: Params, learned: Params) -> Params:
+        """A random start that puts out the learned one's mean colour and density everywhere."""
+        points = self.train.points(4096, torch.Generator().manual_seed(self.config.seed))[None]
+        backend = self.config.backend
+
+        def forward(params: Params, x: Tensor) -> Tensor:
+            return shaded(params, self.spec, x, backend)
+
+        with self.phases("matching"):
+            return matched(start, learned, forward, points, steps=self.config.match_steps)
+
+    def adapt(self, name: StartName, start: Start) -> dict[str, Any]:
+        """A start continued on view 0 of each test object, or what is known of it from before."""
+        state = self.folder.load_state(f"adapted_{name}")
+        if state is not None:
+            done: dict[str, Any] = state[1]
+            return done
+        config, pool, steps = self.config, self.test, log_steps(self.config.steps)
+        before = start.repeated(len(pool))
+        row: dict[str, Any] = {"curve": {"0": self.score(before, pool, config.curve_views)}, "seconds": 0.0}
+        with self.phases("adapting"), progress(f"start {name}", config.steps) as bar:
+            began = time.perf_counter()
+
+            def after(step: int, params: Params, losses: Tensor) -> None:
+                nonlocal began
+                bar(1)
+                if step in steps:
+                    row["seconds"] += time.perf_counter() - began
+                    row["curve"][str(step)] = self.score(params, pool, config.curve_views)
+                    began = time.perf_counter()
+
+            adapted = start.adapt_all(pool, config.seed, callback=after)
+        with self.phases("rendering"):
+            row["before"], row["after"] = (self.score(p, pool, None) for p in (before, adapted))
+            row["input"] = self.score(adapted, pool, 0)
+            self.folder.save_values(name, torch.stack([self.pictures(p) for p in (before, adapted)]))
+        tensors = {f"params.{i}": p for i, p in enumerate(adapted)}
+        self.folder.save_state(f"adapted_{name}", tensors, row)
+        self._save_phases()
+        say(f"{name}: {sum(row['after']) / len(pool):.2f} dB on the other views in {row['seconds']:.0f} s")
+        return row
+
+    def others(self, count: int, most: int | None) -> list[int]:
+        """The views that an object of `count` views is tested on, at most `most` of them; 0: the view it learned from."""
+        if most == 0:
+            return [0]
+        first = self.inputs if self.inputs is not None and count > self.inputs else 1
+        views = list(range(first, count))
+        if most is None or most >= len(views):
+            return views
+        return [views[(2 * k + 1) * len(views) // (2 * most)] for k in range(most)]
+
+    def score(self, params: Params, pool: ObjectPool, most: int | None) -> list[float]:
+        """Mean PSNR over `others` of each object of a pool."""
+        views = [self.others(count, most) for count in pool.views]
+        sums = [0.0] * len(pool)
+        for k in range(max(map(len, views))):
+            chosen = [o for o in range(len(pool)) if k < len(views[o])]
+            ids = torch.cat([pool.view_ids(torch.tensor([o]), views[o][k]) for o in chosen])
+            batch = pool.batch(ids)
+            some = params if len(chosen) == len(pool) else tuple(p[chosen] for p in params)
+            pixels = render_pixels(some, self.spec, batch.origins, batch.directions, self.settings)
+            for o, value in zip(chosen, psnr(pixels, batch.colors, keep_first=True).tolist()):
+                sums[o] += value
+        return [total / len(v) for total, v in zip(sums, views)]
+
+    def shown(self) -> tuple[int, int]:
+        """How many test objects, and how many views of each, the pictures show."""
+        count = min(SHOWN, len(self.test))
+        return count, min(self.test.views[:count])
+
+    def pictures(self, params: Params | None) -> Tensor:
+        """uint8 [objects, views, H, W, 3] of the shown objects as `params` have them; None: as they are."""
+        count, views = self.shown()
+        made = []
+        for view in range(views):
+            batch = self.test.batch(self.test.view_ids(torch.arange(count), view))
+            if params is None:
+                pixels = batch.colors
+            else:
+                some = tuple(p[:count] for p in params)
+                pixels = render_pixels(some, self.spec, batch.origins, batch.directions, self.settings)
+            made.append((pixels * 255).round().to(torch.uint8).cpu())
+        return torch.stack(made, 1).unflatten(2, (self.test.height, self.test.width))
+
+    def _save_phases(self) -> None:
+        self.folder.save_state("run", {}, {"phases": self.phases.seconds})
+
+    def metrics(self, found: dict[StartName, dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
+        """The content of metrics.json, but for what only the report knows."""
+        config, versions, sets = self.config, info(), self.sets
+        self.folder.save_values("truth", self.pictures(None))
+        count, _ = self.shown()
+        places = torch.stack([one.cameras.centers for one in _cut(sets.test[:count])])
+        turns = torch.atan2(places[..., 1], places[..., 0])
+        return {
+            "system": config.kind,
+            "title": f"{sets.title} from a single view",
+            "command": self.folder.command,
+            "machine": versions["machine"],
+            "versions": versions["versions"],
+            "backends": {
+                op: _dispatch.select(op, config.backend, torch.device(config.device), torch.float32) for op in OPS
+            },
+            "config": json.loads(json.dumps(plain(config))),
+            "notes": list(sets.notes),
+            "objects": {part: [one.name for one in getattr(sets, part)] for part in ("train", "test")},
+            "views": {
+                "size": [self.test.height, self.test.width],
+                "curve": [self.others(v, config.curve_views) for v in self.test.views],
+                "tested": [len(self.others(v, None)) for v in self.test.views],
+                "order": turns.argsort(1).tolist(),
+            },
+            "steps": [0, *log_steps(config.steps)],
+            "meta": about,
+            "starts": found,
+        }
+
+
+def _cut(objects: tuple[ObjectViews, ...]) -> list[ObjectViews]:
+    """The objects with as many views each as the one of fewest."""
+    least = min(len(one.cameras) for one in objects)
+    return [ObjectViews(one.name, one.images[:least], one.cameras[:least]) for one in objects]
+

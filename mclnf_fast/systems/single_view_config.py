@@ -1,0 +1,207 @@
+"""Options of `mclnf-fast run single-view`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import typing
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from mclnf_fast.errors import InputError
+from mclnf_fast.learn.reptile_start import ReptileConfig
+from mclnf_fast.render.bins import BinSettings, Convention
+from mclnf_fast.spec import FieldSpec, LogFrequency
+from mclnf_fast.systems.city_config import check_device
+
+StartName = Literal["standard", "matched", "shuffled", "meta"]
+Preset = Literal["blog", "small", "fast"]
+INPUT_VIEWS = 25  # of an object with more: the notebook learns from these, and tests on the others
+
+
+@dataclasses.dataclass(frozen=True)
+class SingleViewConfig:
+    """Learns a start for objects of a category, continues it on one view of an unseen one, and shows the others."""
+
+    kind: ClassVar[str] = "single-view"
+
+    preset: Preset = "small"
+    """What the other options begin from: blog, the numbers of the "fast single-view NeRF" text (days on a CPU); small,
+    a smaller network and several objects side by side, minutes on two cores; fast, smaller still."""
+    compat: Convention = "blog"
+    """Whose conventions: blog, or those of the authors' notebook, learnit (directions not normalised, last bin 1e-3, its
+    noise, outer rate, 25 views to learn from and the others to test on, a check of 512 steps while training)."""
+    data: pathlib.Path | None = None
+    """Folder of objects, each with posed RGBA views; without it procedural cars are made."""
+    objects: int = 48
+    """Procedural objects, those to test on included."""
+    test: int | None = None
+    """Objects to test on, unseen in meta-training; default: 6 procedural ones, a quarter of a folder's."""
+    limit: int | None = None
+    """Read at most this many objects."""
+    views: int | None = None
+    """Views of an object; default: 25 procedural ones, all of a folder's."""
+    size: int | None = None
+    """Side of the views in pixels; default: 128 procedural, as they are in a folder."""
+    strict: bool = False
+    """Refuse a folder with an unreadable object, instead of leaving it out with a warning."""
+    out: pathlib.Path | None = None
+    """Run folder, new or empty; default outputs/single-view/TIME."""
+    quick: bool = False
+    """A small run of under a minute."""
+    resume: str | None = None
+    """Continue the run in this folder, with its own options; standing alone: the run in --out, or else the newest."""
+    seed: int = 0
+    """Of the random start, the meta-batches, the rays and the procedural objects."""
+    starts: tuple[StartName, ...] = typing.get_args(StartName)
+    """What to compare: standard, random; matched, random but putting out the learned one's mean everywhere; shuffled,
+    the learned one with the entries of each tensor permuted; meta, the learned one."""
+    steps: int = 1000
+    """SGD steps on the one view, of every start alike."""
+    lr: float = 0.5
+    """Rate of these steps."""
+    rays: int = 128
+    """Rays a step and object on the one view."""
+    meta: ReptileConfig = dataclasses.field(default_factory=ReptileConfig)
+    """Meta-training of the start."""
+    meta_rays: int = 128
+    """Rays a step and object in meta-training."""
+    width: int = 256
+    """Width of the network."""
+    hidden_layers: int = 5
+    """Hidden layers of the network."""
+    bins: int = 128
+    """Places a ray is looked at."""
+    near: float | None = None
+    """Where rays begin to be looked at, scene units; default: what the data says (procedural: 2)."""
+    far: float | None = None
+    """Where they end; default: what the data says (procedural: 6)."""
+    curve_views: int = 6
+    """Other views that the curve over steps is taken on, evenly chosen; the last step is scored on all of them."""
+    check_every: int = 0
+    """Outer steps between two checks of the start on one view of a test object; 0: none. They change nothing."""
+    check_steps: int = 512
+    """SGD steps of a check (128 x 128 pixels four times over, at 128 rays)."""
+    match_steps: int = 500
+    """Adam steps in which `matched` comes to its mean."""
+    threads: int | None = None
+    """CPU threads; default: torch's."""
+    device: str = "cpu"
+    """Where to learn: cpu, cuda, or one of several GPUs, such as cuda:1."""
+    backend: Literal["auto", "reference", "cpu"] = "auto"
+    """Which implementation of the ops to use."""
+
+    def check(self) -> None:
+        """Raises InputError where an option is out of range."""
+        for name in ("objects", "test", "limit", "views", "size", "steps", "rays", "meta_rays", "width", "curve_views"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name.replace('_', '-')} must be at least 1, got {value}")
+        for name, least in (("check_every", 0), ("check_steps", 1), ("match_steps", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads must be at least 1, got {self.threads}")
+        if self.views is not None and self.views < 2:
+            raise InputError(f"views must be at least 2, one to learn from and one to test on, got {self.views}")
+        if self.data is None and not self.tests < self.objects:
+            raise InputError(f"test must be below objects ({self.objects}), so that some remain, got {self.tests}")
+        if not self.starts or len(set(self.starts)) < len(self.starts):
+            names = ", ".join(typing.get_args(StartName))
+            raise InputError(f"starts must name different ones of {names}, got {', '.join(self.starts) or 'none'}")
+        if not 0 <= self.seed < 1 << 31:
+            raise InputError(f"seed must lie in 0 ... 2147483647, got {self.seed}")
+        if not 0 < self.lr < math.inf:
+            raise InputError(f"lr must be above 0 and finite, got {self.lr}")
+        if not 1 <= self.hidden_layers <= 30:
+            raise InputError(f"hidden-layers must lie in 1 ... 30, got {self.hidden_layers}")
+        if self.near is not None and self.far is not None:
+            self.settings(self.near, self.far)
+        elif self.bins < 2:
+            raise InputError(f"bins must be at least 2, got {self.bins}")
+        check_device(self.device)
+        self.meta.check()
+
+    @property
+    def tests(self) -> int:
+        """Procedural objects to test on."""
+        return min(6, max(1, self.objects // 4)) if self.test is None else self.test
+
+    @property
+    def spec(self) -> FieldSpec:
+        """The network: 120 features of a place, no view direction; colour and density."""
+        return FieldSpec(3, 4, self.width, self.hidden_layers, encoding=LogFrequency(20, 8.0))
+
+    def settings(self, near: float, far: float) -> BinSettings:
+        """How rays are cut, between `near` and `far` where the options do not say."""
+        near, far = (d if own is None else own for own, d in ((self.near, near), (self.far, far)))
+        return BinSettings(self.bins, near, far, self.compat, backend=self.backend)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "blog": {},
+    "small": {
+        "size": 64,
+        "width": 64,
+        "hidden_layers": 4,
+        "bins": 32,
+        "meta_rays": 64,
+        "meta": ReptileConfig(steps=600, objects=8, inner_steps=16, outer_lr=4e-3),
+    },
+    "fast": {
+        "objects": 32,
+        "size": 48,
+        "width": 64,
+        "hidden_layers": 3,
+        "bins": 32,
+        "meta_rays": 32,
+        "meta": ReptileConfig(steps=300, objects=8, inner_steps=16, outer_lr=4e-3),
+    },
+}
+QUICK: dict[str, Any] = {
+    "quick": True,
+    "objects": 16,
+    "test": 3,
+    "views": 8,
+    "size": 32,
+    "steps": 128,
+    "rays": 64,
+    "width": 32,
+    "hidden_layers": 3,
+    "bins": 24,
+    "meta_rays": 32,
+    "match_steps": 200,
+    "meta": ReptileConfig(steps=60, objects=8, inner_steps=12, outer_lr=8e-3),
+}
+
+
+def preset_config(preset: str = "small", *, quick: bool = False, compat: str = "blog") -> SingleViewConfig:
+    """The defaults under a preset; `quick` and `compat="learnit"` change some of them.
+
+    Raises InputError where there is no such preset or convention.
+    """
+    for name, value, known in (("preset", preset, Preset), ("compat", compat, Convention)):
+        if value not in typing.get_args(known):
+            raise InputError(f"{name} must be one of {', '.join(typing.get_args(known))}, got {value!r}")
+    config = SingleViewConfig(**{"preset": preset, **PRESETS[preset], **(QUICK if quick else {})})
+    if compat == "learnit":
+        meta = config.meta if quick or preset != "blog" else dataclasses.replace(config.meta, outer_lr=5e-4)
+        every = config.check_every or max(1, config.meta.steps // 10)
+        config = dataclasses.replace(config, compat="learnit", meta=meta, check_every=every)
+    return config
+
+
+def defaults_of(words: Sequence[str]) -> SingleViewConfig:
+    """The defaults that a command line begins from: what its `--preset`, `--compat` and `--quick` say."""
+
+    def given(name: str, default: str) -> str:
+        value = default
+        for k, word in enumerate(words):
+            if word == f"--{name}" and k + 1 < len(words):
+                value = words[k + 1]
+            elif word.startswith(f"--{name}="):
+                value = word.partition("=")[2]
+        return value
+
+    return preset_config(given("preset", "small"), quick="--quick" in words, compat=given("compat", "blog"))
