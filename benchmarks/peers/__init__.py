@@ -16,6 +16,7 @@ from benchmarks.work import Work
 FILES = {
     "loop": "loop",
     "bmm": "bmm",
+    "in turn": "in_turn",
     "compile": "compiled",
     "func": "func",
     "jax": "jax_peer",
@@ -35,6 +36,7 @@ FILES = {
 TITLES = {
     "loop": "loop over nn.Modules, PyTorch",
     "bmm": "stacked bmm, PyTorch",
+    "in turn": "one after another, PyTorch",
     "compile": "torch.compile of the stacked bmm",
     "func": "torch.func (vmap, grad)",
     "jax": "jax.jit(vmap)",

@@ -22,6 +22,7 @@ FILES = {
     "composite_backward": "render",
     "march": "render",
     "nerf_step": "nerf",
+    "single_view_step": "bins",
     "bank_step": "optimiser",
     "grid": "grid",
     "grid_backward": "grid",

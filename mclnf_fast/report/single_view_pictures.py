@@ -31,7 +31,7 @@ def steps_plot(
 ) -> Path:
     """`images/curve.png`: PSNR over the SGD steps on one view (step 0 at the left), one line a start with its error."""
     figure = new_figure(WIDE, 3.5)
-    axes = figure.add_axes((0.105, 0.155, 0.675, 0.805))
+    axes = figure.add_axes((0.105, 0.155, 0.605, 0.805))
     ends = []
     for key, method in looks.items():
         points = curves.get(key) or {}

@@ -1,0 +1,107 @@
+"""One SGD step of single-view fields: T objects side by side, dense stratified bins, composite, loss, backward, SGD.
+
+Shapes: modules (T), width, hidden; rays an object and step; bins a ray. The noise of the bins is given, so that all
+contenders look at the same places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.contender import Contender, Outputs
+from benchmarks.work import Work
+from benchmarks.work.nerf import stepper
+from mclnf_fast.fields import initial_parameters
+from mclnf_fast.learn import BankOptimizer
+from mclnf_fast.render.bins import BinSettings, render_bins
+from mclnf_fast.spec import FieldSpec, LogFrequency
+
+LR = 0.5
+
+
+class Bins(Work):
+    """origins, directions, target [T, R, 3]; noise [T, R, B]; weights [T, in, out] and biases [T, out] a layer."""
+
+    def __init__(self, op: str, shapes: dict[str, Any], device: str = "cpu") -> None:
+        self.modules, self.rays, self.bins = (int(shapes[k]) for k in ("modules", "rays", "bins"))
+        generator = torch.Generator().manual_seed(0)
+        self.spec = FieldSpec(3, 4, int(shapes["width"]), int(shapes["hidden"]), encoding=LogFrequency(20, 8.0))
+        self.params = initial_parameters(self.spec, self.modules, device=device, generator=generator)
+        self.layers = len(self.params) // 2
+        shape = (self.modules, self.rays, 3)
+        origins = 4 * torch.nn.functional.normalize(torch.randn(shape, generator=generator), dim=-1)
+        towards = 0.5 * torch.randn(shape, generator=generator) - origins
+        self.origins, self.directions = origins.to(device), torch.nn.functional.normalize(towards, dim=-1).to(device)
+        self.target = torch.rand(shape, generator=generator).to(device)
+        self.noise = torch.rand(self.modules, self.rays, self.bins, generator=generator).to(device)
+        self.device, self.points = device, self.modules * self.rays * self.bins
+        self.tolerance = {"loss": 1e-5, "grads": 1e-2}
+
+    def own_step(self, name: str, backend: str = "auto") -> Contender:
+        """`render.render_bins` and `learn.BankOptimizer`, as `learn.fine_tune` calls them."""
+        leaves = tuple(p.clone().requires_grad_() for p in self.params)
+        settings = BinSettings(self.bins, backend=backend)
+        optimizer = BankOptimizer(leaves, kind="sgd", lr=LR)
+
+        def gradients() -> tuple[Tensor, Sequence[Tensor]]:
+            color = render_bins(leaves, self.spec, self.origins, self.directions, settings, self.noise).color
+            loss = (color - self.target).square().mean((1, 2)).sum()
+            return loss, torch.autograd.grad(loss, leaves)
+
+        return stepper(name, gradients, optimizer.step)
+
+    def ours(self) -> list[Contender]:
+        return [self.own_step("ours")]
+
+    def truth(self) -> Outputs:
+        total, grads = torch.zeros((), dtype=torch.float64, device=self.device), []
+        for m in range(self.modules):
+            own = [p[m].double().requires_grad_() for p in self.params]
+            h = encode(self.places(m).double())
+            for k in range(self.layers):
+                h = h @ own[k] + own[self.layers + k]
+                h = torch.relu(h) if k + 1 < self.layers else h
+            loss = self.loss_of(m, h)
+            grads.append(torch.cat([g.reshape(1, -1) for g in torch.autograd.grad(loss, own)], 1))
+            total = total + loss.detach()
+        return {"loss": total, "grads": torch.cat(grads)}
+
+    def distances(self, m: int) -> Tensor:
+        """Where the rays of object m are looked at, [R, B], float64."""
+        edges = torch.linspace(2, 6, self.bins, dtype=torch.float64, device=self.device)
+        middles = (edges[1:] + edges[:-1]) / 2
+        lower, upper = torch.cat((edges[:1], middles)), torch.cat((middles, edges[-1:]))
+        return lower + (upper - lower) * self.noise[m].double()
+
+    def places(self, m: int) -> Tensor:
+        """The points of object m, [R B, 3], float32 as everyone has them."""
+        t = self.distances(m).float()[..., None]
+        return (self.origins[m][:, None] + t * self.directions[m][:, None]).reshape(-1, 3)
+
+    def loss_of(self, m: int, raw: Tensor) -> Tensor:
+        """raw [R B, 4] of object m -> its loss, as the text's renderer has it."""
+        return pixel_loss(raw.view(self.rays, self.bins, 4), self.distances(m).to(raw.dtype), self.target[m])
+
+
+def encode(x: Tensor) -> Tensor:
+    """[N, 3] -> [N, 120]: sine and cosine of 20 frequencies 2^(8 k / 19)."""
+    frequencies = 2.0 ** (8.0 * torch.arange(20, dtype=torch.float64, device=x.device) / 19)
+    angles = x[:, None, :] * frequencies[:, None].to(x.dtype)
+    return torch.stack((angles.sin(), angles.cos()), 2).flatten(1)
+
+
+def pixel_loss(raw: Tensor, t: Tensor, target: Tensor) -> Tensor:
+    """raw [R, B, 4] at t [R, B] -> mean squared error of the pixels over white, by a cumulative product."""
+    delta = torch.cat((t[:, 1:] - t[:, :-1], torch.full_like(t[:, :1], 1e10)), 1)
+    alpha = 1 - torch.exp(-torch.relu(raw[..., 3]) * delta)
+    through = torch.cumprod(1 - alpha, 1)
+    weights = alpha * torch.cat((torch.ones_like(alpha[:, :1]), through[:, :-1]), 1)
+    color = (weights[..., None] * torch.sigmoid(raw[..., :3])).sum(1) + 1 - weights.sum(1, keepdim=True)
+    return (color - target.to(raw.dtype)).square().mean()
+
+
+WORK = Bins

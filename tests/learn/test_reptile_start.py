@@ -1,0 +1,137 @@
+"""A start by Reptile over objects: its outer gradient, resume, its meta-batches, and that it beats a random start."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+import mclnf_fast as mf
+from mclnf_fast.errors import InputError
+from mclnf_fast.fields import initial_parameters
+from mclnf_fast.learn import fine_tune
+from mclnf_fast.learn.params import Params
+from mclnf_fast.learn.reptile_start import ReptileConfig, ReptileStart
+from mclnf_fast.render.bins import BinSettings
+from mclnf_fast.render.objects import ObjectPool, ray_loss
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "systems"))
+from tiny_objects import procedural_cars
+
+SPEC = mf.FieldSpec(3, 4, 16, 2, encoding=mf.LogFrequency(20, 8.0))
+CONFIG = ReptileConfig(steps=6, objects=3, inner_steps=4, inner_lr=0.5, outer_lr=1e-3)
+
+
+def pool(count: int = 5, size: int = 12) -> ObjectPool:
+    sets = procedural_cars(count + 1, 1, views=4, size=size)
+    return ObjectPool([(one.images, one.cameras) for one in sets.train], BinSettings(bins=8))
+
+
+def start(seed: int = 0) -> Params:
+    return initial_parameters(SPEC, 1, generator=torch.Generator().manual_seed(seed))
+
+
+def learner(config: ReptileConfig = CONFIG, seed: int = 0, objects: ObjectPool | None = None) -> ReptileStart:
+    objects = pool() if objects is None else objects
+    return ReptileStart(
+        start(), len(objects), lambda tasks, g: ray_loss(objects, tasks, SPEC, 16, g), config, seed
+    )  # fmt: skip
+
+
+def test_the_outer_gradient_is_exactly_start_minus_adapted():
+    objects = pool()
+    config = ReptileConfig(steps=6, objects=1, inner_steps=4)
+    one = learner(config, objects=objects)
+    before = one.params
+    one.step()
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(len(objects), generator=generator)[:1]
+    adapted = fine_tune(before, ray_loss(objects, chosen, SPEC, 16, generator), 4, 0.5)
+    for p, old, new in zip(one.learner.init, before, adapted):
+        assert p.grad is not None
+        assert torch.equal(p.grad, old - new)
+        moved = old - p.detach()  # Adam's first step: the rate times the sign
+        assert torch.allclose(moved[p.grad.abs() > 1e-4], 5e-5 * p.grad.sign()[p.grad.abs() > 1e-4], rtol=1e-2)
+    assert any(float(p.grad.abs().max()) > 1e-4 for p in one.learner.init)  # type: ignore[union-attr]
+
+
+def test_a_meta_batch_is_the_mean_of_its_objects():
+    objects, found = pool(), learner()
+    drawn: list[Tensor] = []
+
+    def draw(tasks: Tensor, g: torch.Generator) -> object:
+        drawn.append(tasks)
+        return ray_loss(objects, tasks, SPEC, 16, g)
+
+    found.draw_loss = draw  # type: ignore[assignment]
+    before = found.params
+    found.step()
+    bank = tuple(p.repeat(3, *([1] * (p.dim() - 1))) for p in before)
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(len(objects), generator=generator)[:3]
+    assert torch.equal(drawn[0], chosen) and len(set(chosen.tolist())) == 3
+    adapted = fine_tune(bank, ray_loss(objects, chosen, SPEC, 16, generator), 4, 0.5)
+    for p, old, new in zip(found.learner.init, before, adapted):
+        assert p.grad is not None and torch.equal(p.grad, old - new.mean(0, keepdim=True))
+
+
+@pytest.mark.parametrize("algorithm", ["reptile", "maml"])
+def test_a_resumed_start_has_the_same_bits(algorithm):
+    config = ReptileConfig(steps=6, objects=2, inner_steps=2, outer_lr=1e-3, algorithm=algorithm)
+    whole, first, second = (learner(config) for _ in range(3))
+    while not whole.done:
+        whole.step()
+    for _ in range(3):
+        first.step()
+    second.load_state_dict(*first.state_dict())
+    while not second.done:
+        second.step()
+    assert all(torch.equal(a, b) for a, b in zip(whole.params, second.params))
+    assert whole.curve == second.curve and whole.curve[-1][0] == 6
+    assert not all(torch.equal(a, b) for a, b in zip(whole.params, learner(config).params))
+    other = learner(config, seed=1)
+    while not other.done:
+        other.step()
+    assert not all(torch.equal(a, b) for a, b in zip(whole.params, other.params))
+
+
+def test_more_modules_than_tasks_take_some_twice():
+    two = learner(ReptileConfig(steps=1, objects=5, inner_steps=1), objects=pool(2))
+    two.step()
+    assert two.done and all(bool(p.isfinite().all()) for p in two.params)
+
+
+def test_a_learned_start_beats_a_random_one_on_an_unseen_object():
+    sets = procedural_cars(13, 1, views=8, size=16)
+    settings = BinSettings(bins=16)
+    train = ObjectPool([(o.images, o.cameras) for o in sets.train], settings)
+    test = ObjectPool([(o.images, o.cameras) for o in sets.test], settings)
+    config = ReptileConfig(steps=40, objects=6, inner_steps=8, outer_lr=8e-3)
+    made = ReptileStart(start(), 12, lambda tasks, g: ray_loss(train, tasks, SPEC, 24, g), config, 0)
+    while not made.done:
+        made.step()
+
+    def db(params: Params) -> float:
+        one = torch.zeros(1, dtype=torch.int64)
+        adapted = fine_tune(params, ray_loss(test, one, SPEC, 64, torch.Generator().manual_seed(0), 1), 64, 0.5)
+        with torch.no_grad():
+            every = ray_loss(test, one, SPEC, 4000, torch.Generator().manual_seed(1))
+            return -10 * math.log10(float(every(adapted, 0)))
+
+    assert db(made.params) > db(start()) + 3
+
+
+def test_unusable_numbers():
+    for given, message in (
+        ({"steps": 0}, "meta.steps must be at least 1, got 0"),
+        ({"inner_lr": math.nan}, "meta.inner_lr must be above 0 and finite, got nan"),
+        ({"algorithm": "sgd"}, "meta.algorithm must be one of reptile, maml, got 'sgd'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ReptileConfig(**given).check()  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="tasks must be at least 1, got 0"):
+        ReptileStart(start(), 0, lambda tasks, g: ray_loss(pool(), tasks, SPEC, 16, g), CONFIG, 0)

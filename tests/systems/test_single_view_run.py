@@ -1,0 +1,204 @@
+"""Small whole runs of `run single-view`: what they leave, that they go on where they were stopped, and bad options."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+from typing import Any
+
+import pytest
+import tiny_objects
+import torch
+from PIL import Image
+
+import mclnf_fast as mf
+from mclnf_fast.cli import main
+from mclnf_fast.data import objects as object_data
+from mclnf_fast.errors import InputError
+from mclnf_fast.fields.io import load_tensors
+from mclnf_fast.learn.metrics import psnr
+from mclnf_fast.render.objects import on_white
+from mclnf_fast.systems import single_view
+from mclnf_fast.systems.single_view_config import SingleViewConfig, defaults_of, preset_config
+from mclnf_fast.systems.single_view_start import load_start
+
+TINY = [
+    "--objects", "5", "--test", "2", "--views", "6", "--size", "12", "--steps", "4", "--rays", "16", "--width", "8",
+    "--hidden-layers", "2", "--bins", "8", "--meta-rays", "8", "--meta.steps", "6", "--meta.objects", "2",
+    "--meta.inner-steps", "2", "--match-steps", "5", "--curve-views", "2", "--threads", "1",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_objects():
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(object_data, "procedural_cars", tiny_objects.procedural_cars)
+        yield
+    torch.set_num_threads(threads)
+
+
+def run(out: pathlib.Path, *words: object) -> dict[str, Any]:
+    assert main(["run", "single-view", *TINY, "--out", str(out), *map(str, words)]) == 0
+    found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(quick_objects: None, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    out = tmp_path_factory.mktemp("single") / "whole"
+    run(out)
+    return out
+
+
+def results(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {n: {k: v for k, v in row.items() if k != "seconds"} for n, row in metrics["starts"].items()}
+
+
+def test_a_run_leaves_what_a_report_needs(finished):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert list(metrics["starts"]) == ["standard", "matched", "shuffled", "meta"]
+    assert metrics["steps"] == [0, 1, 2, 4]
+    for row in metrics["starts"].values():
+        assert list(row["curve"]) == ["0", "1", "2", "4"]
+        assert all(len(values) == 2 for values in (*row["curve"].values(), row["before"], row["after"], row["input"]))
+    assert metrics["views"]["tested"] == [5, 5]  # all but the one learned from
+    assert metrics["views"]["curve"] == [[2, 4], [2, 4]]
+    assert metrics["meta"]["curve"][-1][0] == 6
+    assert not set(metrics["objects"]["train"]) & set(metrics["objects"]["test"])
+    assert {p["kind"] for p in metrics["pictures"]} == {"sheet", "turntable", "curve"}
+    page = (finished / "report.html").read_text()
+    assert page.count("data:image/") == 3
+    assert all(name in page for name in ("meta-learned", "matched", "shuffled", "standard"))
+    assert not re.search(r"(src|href)=\"http", page)
+    with Image.open(finished / "images" / "turntable.gif") as gif:
+        assert getattr(gif, "n_frames", 1) == 6
+
+
+def test_scores_are_those_of_the_pictures(finished):
+    """The PSNR over all other views, from the pictures that the run has kept: to their 8 bits."""
+    metrics = json.loads((finished / "metrics.json").read_text())
+    truth = load_tensors(finished / "predictions" / "truth.safetensors")[0]["values"]
+    sets = tiny_objects.procedural_cars(5, 2, views=6, size=12)
+    assert truth.shape == (2, 6, 12, 12, 3)
+    assert torch.equal(truth[1], (on_white(sets.test[1].images) * 255).round().to(torch.uint8))
+    for name in ("standard", "meta"):
+        before, after = load_tensors(finished / "predictions" / f"{name}.safetensors")[0]["values"] / 255
+        for pictures, key in ((before, "before"), (after, "after")):
+            exact = [float(psnr(pictures[o, 1:], truth[o, 1:] / 255, keep_first=True).mean()) for o in range(2)]
+            assert metrics["starts"][name][key] == pytest.approx(exact, abs=0.02)
+        own = [float(psnr(after[o, 0], truth[o, 0] / 255)) for o in range(2)]
+        assert metrics["starts"][name]["input"] == pytest.approx(own, abs=0.02)
+        on_curve = [float(psnr(after[o, [2, 4]], truth[o, [2, 4]] / 255, keep_first=True).mean()) for o in range(2)]
+        assert metrics["starts"][name]["curve"]["4"] == pytest.approx(on_curve, abs=0.02)
+
+
+def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
+    out = tmp_path / "killed"
+    monkeypatch.setattr(single_view, "SAVE_EVERY", 0.0)
+    whole, made = single_view.ReptileStart.step, 0
+
+    def dying(learner: Any) -> None:
+        nonlocal made
+        if made == 3:
+            raise KeyboardInterrupt
+        made += 1
+        whole(learner)
+
+    monkeypatch.setattr(single_view.ReptileStart, "step", dying)
+    words = ["run", "single-view", *TINY, "--out", str(out)]
+    assert main(words) == 130
+    assert not (out / "metrics.json").exists()
+    assert int(load_tensors(out / "state" / "meta.safetensors")[0]["outer_steps"]) == 3
+    monkeypatch.setattr(single_view.ReptileStart, "step", whole)
+    assert main(["run", "single-view", "--resume", str(out)]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    before = json.loads((finished / "metrics.json").read_text())
+    assert results(metrics) == results(before)
+    assert metrics["meta"]["curve"] == before["meta"]["curve"]
+    for file in ("start.safetensors", "state/adapted_meta.safetensors"):
+        ours, theirs = (load_tensors(folder / file)[0] for folder in (out, finished))
+        assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    assert metrics["command"].endswith(str(out))
+
+
+def test_a_learned_start_serves_a_users_photo(finished, tmp_path):
+    start = load_start(finished)
+    assert start.spec.width == 8 and start.steps == 4
+    thing = tiny_objects.procedural_cars(5, 2, views=6, size=12).test[0]
+    field = start.adapt(thing.images[0].numpy(), thing.cameras[:1], seed=0)
+    pictures = field.render(thing.cameras[1:3])
+    assert pictures.shape == (2, 12, 12, 3) and pictures.dtype == torch.uint8
+    untouched = start.adapt(thing.images[0], thing.cameras[:1], steps=1).render(thing.cameras[1:3])
+    assert not torch.equal(untouched, pictures)
+    plain = (on_white(thing.images[0]) * 255).round().to(torch.uint8)
+    assert start.adapt(plain, thing.cameras[:1]).render(thing.cameras[1:3]).shape == pictures.shape
+    with pytest.raises(InputError, match="camera must be one camera, got 2"):
+        start.adapt(thing.images[0], thing.cameras[:2])
+    with pytest.raises(InputError, match="image must be uint8"):
+        start.adapt(thing.images[0].float(), thing.cameras[:1])
+    with pytest.raises(InputError, match=r"with start\.safetensors in it"):
+        load_start(tmp_path)
+
+
+def test_the_texts_numbers():
+    config = preset_config("blog")
+    assert config.spec.num_parameters == 295_172
+    assert config.spec.encoding.out_dim(3) == 120
+    assert (config.meta.inner_steps, config.meta.inner_lr, config.meta.outer_lr) == (32, 0.5, 5e-5)
+    assert (config.meta.objects, config.meta.steps, config.steps, config.lr, config.rays) == (1, 100_000, 1000, 0.5, 128)
+    settings = config.settings(2.0, 6.0)
+    assert (settings.bins, settings.near, settings.far, settings.convention) == (128, 2.0, 6.0, "blog")
+    notebook = defaults_of(["--preset", "blog", "--compat=learnit"])
+    assert notebook.meta.outer_lr == 5e-4 and notebook.check_every > 0 and notebook.check_steps == 512
+    assert notebook.settings(2.0, 6.0).convention == "learnit"
+    assert isinstance(mf.LogFrequency(20, 8.0), type(config.spec.encoding))
+
+
+def test_the_notebooks_convention_learns_from_25_views_and_tests_on_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(single_view, "INPUT_VIEWS", 4)
+    found = run(tmp_path / "learnit", "--compat", "learnit", "--check-every", "3", "--check-steps", "2", "--views", "6",
+                "--starts", "meta", "--curve-views", "9")  # fmt: skip
+    assert found["views"]["curve"] == [[4, 5], [4, 5]] and found["views"]["tested"] == [2, 2]
+    assert [step for step, _ in found["meta"]["checks"]] == [3, 6]
+    assert list(found["starts"]) == ["meta"]
+
+
+def test_a_standard_start_alone_needs_no_meta_training(tmp_path):
+    found = run(tmp_path / "standard", "--starts", "standard")
+    assert "curve" not in found["meta"]
+    assert not (tmp_path / "standard" / "start.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--steps", "0"], ["steps must be at least 1, got 0"]),
+        (["--bins", "1"], ["bins must be at least 2, got 1"]),
+        (["--near", "7", "--far", "6"], ["near and far must be", "7.0 and 6.0"]),
+        (["--test", "5"], ["test must be below objects (5)", "got 5"]),
+        (["--views", "1"], ["views must be at least 2", "got 1"]),
+        (["--lr", "nan"], ["lr must be above 0", "nan"]),
+        (["--meta.outer-lr", "0"], ["meta.outer_lr must be above 0", "0"]),
+        (["--meta.objects", "0"], ["meta.objects must be at least 1", "0"]),
+        (["--starts", "meta", "meta"], ["starts must name different", "meta, meta"]),
+        (["--seed", "-1"], ["seed must lie in", "-1"]),
+        (["--preset", "huge"], ["preset must be one of blog, small, fast, got 'huge'"]),
+        (["--device", "cuda:99"], ["device must be", "cuda:99"]),
+    ],
+)
+def test_unusable_options_get_one_line(words, parts, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "single-view", *TINY, "--out", "run", *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("mclnf-fast: ") and "\n" not in error
+    assert all(part in error for part in parts), error
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_configuration_is_checked_in_python_too():
+    with pytest.raises(InputError, match="preset must be one of"):
+        preset_config("huge")
+    with pytest.raises(InputError, match="rays must be at least 1"):
+        SingleViewConfig(rays=0).check()
