@@ -88,8 +88,7 @@ class ReptileStart:
         """One outer step; its loss joins the curve about 200 times in all."""
         began = time.perf_counter()
         index, count = self.learner.outer_steps, self.config.objects
-        # As wide as the steps of any run, so that no two runs of neighbouring seeds share a meta-batch.
-        generator = torch.Generator().manual_seed((self.seed << 32) + index)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + index) % (1 << 63))
         if count <= self.tasks:
             chosen = torch.randperm(self.tasks, generator=generator)[:count]
         else:

@@ -92,7 +92,7 @@ def test_a_resumed_start_has_the_same_bits(algorithm):
         second.step()
     assert all(torch.equal(a, b) for a, b in zip(whole.params, second.params))
     assert whole.curve == second.curve and whole.curve[-1][0] == 6
-    assert not all(torch.equal(a, b) for a, b in zip(whole.params, learner(config).params))
+    assert not any(torch.equal(a, b) for a, b in zip(whole.params[:3], learner(config).params))
     other = learner(config, seed=1)
     while not other.done:
         other.step()
@@ -107,10 +107,10 @@ def test_more_modules_than_tasks_take_some_twice():
 
 def test_a_learned_start_beats_a_random_one_on_an_unseen_object():
     sets = procedural_cars(13, 1, views=8, size=16)
-    settings = BinSettings(bins=16)
+    settings = BinSettings(bins=16, near=2.8, far=5.2)
     train = ObjectPool([(o.images, o.cameras) for o in sets.train], settings)
     test = ObjectPool([(o.images, o.cameras) for o in sets.test], settings)
-    config = ReptileConfig(steps=40, objects=6, inner_steps=8, outer_lr=8e-3)
+    config = ReptileConfig(steps=60, objects=6, inner_steps=8, outer_lr=1e-2)
     made = ReptileStart(start(), 12, lambda tasks, g: ray_loss(train, tasks, SPEC, 24, g), config, 0)
     while not made.done:
         made.step()
