@@ -86,7 +86,7 @@ def shade_bins(raw: Tensor) -> tuple[Tensor, Tensor]:
 
 def shaded(params: Sequence[Tensor], spec: FieldSpec, x: Tensor, backend: str = "auto") -> Tensor:
     """Colour and density [T, n, 4] at points [T, n, 3] of T objects."""
-    offsets = offsets_of_equal_shares(*x.shape[:2], x.device)
+    offsets = offsets_of_equal_shares(x.shape[0], x.shape[1], x.device)
     raw = evaluate_params(params, spec, x.reshape(-1, 3), offsets, backend).reshape(*x.shape[:2], 4)
     density, color = shade_bins(raw)
     return torch.cat((color, density[..., None]), -1)

@@ -125,11 +125,11 @@ def write_pictures(folder: str | Path, metrics: Mapping[str, Any]) -> list[dict[
     gif = turntable_gif(place, looks, metrics)
     plot = steps_plot(place, looks, curves)
     captions = {
-        "sheet": "Unseen objects: the truth, and each start before and after it has learned from the first view of each.",
-        "turntable": "Around one unseen object, through all of its views: the truth, the learned start as it is, and what "
-        "the starts become from the one view on the left.",
-        "curve": "PSNR on views not learned from over the SGD steps on one view; the mean over the test objects, and in "
-        "the band its standard error.",
+        "sheet": "Unseen objects: the truth, and each start before and after it has learned from one view of each.",
+        "turntable": "Around one unseen object, through all of its views: the truth, the learned start as it is, and "
+        "what the starts become from the one view on the left.",
+        "curve": "PSNR on views not learned from over the SGD steps on one view; the mean over the test objects, and "
+        "in the band its standard error.",
     }
     found = {"sheet": sheet, "turntable": gif, "curve": plot}
     return [
@@ -221,5 +221,7 @@ def _meta(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         out += [("outer steps", f"{curve[-1][0]:,.0f}"), ("PSNR at the last inner step, first to last", ends)]
         out.append(("time", duration(meta.get("seconds"))))
     if checks:
-        out.append(("checks on a view, after outer step", ", ".join(f"{s:,.0f}: {db(v, unit=True)}" for s, v in checks)))
+        out.append(
+            ("checks on a view, after outer step", ", ".join(f"{s:,.0f}: {db(v, unit=True)}" for s, v in checks))
+        )
     return out

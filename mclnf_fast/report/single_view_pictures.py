@@ -110,10 +110,10 @@ def turntable_gif(folder: Path, looks: Mapping[str, Method], metrics: Mapping[st
     orders = sequence(mapping(metrics.get("views")).get("order"))
     order = [int(v) for v in sequence(orders[0])] if orders else list(range(views))
     panels: list[tuple[str, np.ndarray | None]] = [("input", None), ("truth", truth[0])]
-    best = "meta" if "meta" in looks else next(iter(looks), None)
-    for key in (best, "matched", "standard"):
+    best = "meta" if "meta" in looks else next(iter(looks), "")
+    for key in dict.fromkeys((best, "matched", "standard")):
         made = _values(folder, key) if key in looks else None
-        if made is None or key is None:
+        if made is None:
             continue
         if key == best:
             panels.append((f"{looks[key].name}, before", made[0, 0]))

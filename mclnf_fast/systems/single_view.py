@@ -119,7 +119,8 @@ class _Job:
         """What the run is about, for the terminal."""
         sets, config, size = self.sets, self.config, f"{self.test.width} x {self.test.height}"
         views = max(self.train.views)
-        say(f"{sets.title}: {len(sets.train)} objects of {views} views to learn from, {len(sets.test)} to test on, {size}")
+        counts = f"{len(sets.train)} objects of {views} views to learn from, {len(sets.test)} to test on"
+        say(f"{sets.title}: {counts}, {size}")
         network = f"{self.spec.num_parameters:,} parameters, width {config.width}, {config.bins} bins a ray"
         say(f"{network}; meta-batch of {config.meta.objects}")
         for note in sets.notes:
@@ -180,7 +181,7 @@ class _Job:
         return learner.params, {"curve": curve, "checks": checks, "seconds": learner.seconds}
 
     def check(self, params: Params) -> float:
-        """The PSNR of the first test object's other views after `check_steps` on its first one: only to be looked at."""
+        """PSNR of the first test object's other views after `check_steps` on its first one: only to be looked at."""
         one = self.pool(self.sets.test[:1])
         adapted = self.start(params).adapt_all(one, self.config.seed, steps=self.config.check_steps)
         return self.score(adapted, one, self.config.curve_views)[0]
@@ -218,7 +219,7 @@ class _Job:
 
             adapted = start.adapt_all(pool, config.seed, callback=after)
         with self.phases("rendering"):
-            row["before"], row["after"] = (self.score(p, pool, None) for p in (before, adapted))
+            row["after"] = self.score(adapted, pool, None)
             row["input"] = self.score(adapted, pool, 0)
             self.folder.save_values(name, torch.stack([self.pictures(p) for p in (before, adapted)]))
         tensors = {f"params.{i}": p for i, p in enumerate(adapted)}
@@ -228,7 +229,7 @@ class _Job:
         return row
 
     def others(self, count: int, most: int | None) -> list[int]:
-        """The views that an object of `count` views is tested on, at most `most` of them; 0: the view it learned from."""
+        """Views that an object of `count` views is tested on, at most `most` of them; 0: the view it learned from."""
         if most == 0:
             return [0]
         first = self.inputs if self.inputs is not None and count > self.inputs else 1
@@ -308,4 +309,3 @@ def _cut(objects: tuple[ObjectViews, ...]) -> list[ObjectViews]:
     """The objects with as many views each as the one of fewest."""
     least = min(len(one.cameras) for one in objects)
     return [ObjectViews(one.name, one.images[:least], one.cameras[:least]) for one in objects]
-

@@ -30,8 +30,8 @@ class SingleViewConfig:
     """What the other options begin from: blog, the numbers of the "fast single-view NeRF" text (days on a CPU); small,
     a smaller network and several objects side by side, minutes on two cores; fast, smaller still."""
     compat: Convention = "blog"
-    """Whose conventions: blog, or those of the authors' notebook, learnit (directions not normalised, last bin 1e-3, its
-    noise, outer rate, 25 views to learn from and the others to test on, a check of 512 steps while training)."""
+    """Whose conventions: blog, or those of the authors' notebook, learnit (directions not normalised, last bin 1e-3,
+    its noise, outer rate, 25 views to learn from and the others to test on, a check of 512 steps while training)."""
     data: pathlib.Path | None = None
     """Folder of objects, each with posed RGBA views; without it procedural cars are made."""
     objects: int = 48
@@ -71,6 +71,9 @@ class SingleViewConfig:
     """Width of the network."""
     hidden_layers: int = 5
     """Hidden layers of the network."""
+    max_exp: float = 8.0
+    """Highest frequency of the 20 of a coordinate, 2 to the power of this, radians a scene unit. One that turns by much
+    more than a radian between two bins is noise to learn from."""
     bins: int = 128
     """Places a ray is looked at."""
     near: float | None = None
@@ -114,6 +117,8 @@ class SingleViewConfig:
             raise InputError(f"seed must lie in 0 ... 2147483647, got {self.seed}")
         if not 0 < self.lr < math.inf:
             raise InputError(f"lr must be above 0 and finite, got {self.lr}")
+        if not 0 <= self.max_exp <= 32:
+            raise InputError(f"max-exp must lie in 0 ... 32, got {self.max_exp}")
         if not 1 <= self.hidden_layers <= 30:
             raise InputError(f"hidden-layers must lie in 1 ... 30, got {self.hidden_layers}")
         if self.near is not None and self.far is not None:
@@ -131,7 +136,7 @@ class SingleViewConfig:
     @property
     def spec(self) -> FieldSpec:
         """The network: 120 features of a place, no view direction; colour and density."""
-        return FieldSpec(3, 4, self.width, self.hidden_layers, encoding=LogFrequency(20, 8.0))
+        return FieldSpec(3, 4, self.width, self.hidden_layers, encoding=LogFrequency(20, self.max_exp))
 
     def settings(self, near: float, far: float) -> BinSettings:
         """How rays are cut, between `near` and `far` where the options do not say."""
@@ -142,18 +147,22 @@ class SingleViewConfig:
 PRESETS: dict[str, dict[str, Any]] = {
     "blog": {},
     "small": {
+        "curve_views": 4,
         "size": 64,
         "width": 64,
         "hidden_layers": 4,
+        "max_exp": 5.0,
         "bins": 32,
         "meta_rays": 64,
         "meta": ReptileConfig(steps=600, objects=8, inner_steps=16, outer_lr=4e-3),
     },
     "fast": {
         "objects": 32,
+        "curve_views": 4,
         "size": 48,
         "width": 64,
         "hidden_layers": 3,
+        "max_exp": 5.0,
         "bins": 32,
         "meta_rays": 32,
         "meta": ReptileConfig(steps=300, objects=8, inner_steps=16, outer_lr=4e-3),
@@ -169,6 +178,7 @@ QUICK: dict[str, Any] = {
     "rays": 64,
     "width": 32,
     "hidden_layers": 3,
+    "max_exp": 5.0,
     "bins": 24,
     "meta_rays": 32,
     "match_steps": 200,

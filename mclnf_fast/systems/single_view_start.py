@@ -90,7 +90,9 @@ class Start:
         """
         generator = torch.Generator().manual_seed(seed)
         loss = ray_loss(pool, torch.arange(len(pool)), self.spec, self.rays, generator, views=1)
-        return fine_tune(self.repeated(len(pool)), loss, self.steps if steps is None else steps, self.lr, callback=callback)
+        return fine_tune(
+            self.repeated(len(pool)), loss, self.steps if steps is None else steps, self.lr, callback=callback
+        )
 
     def repeated(self, objects: int) -> Params:
         """The start as it is, once for each object: tensors [O, ...]."""

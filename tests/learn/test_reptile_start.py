@@ -73,10 +73,12 @@ def test_a_meta_batch_is_the_mean_of_its_objects():
     bank = tuple(p.repeat(3, *([1] * (p.dim() - 1))) for p in before)
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(len(objects), generator=generator)[:3]
-    assert torch.equal(drawn[0], chosen) and len(set(chosen.tolist())) == 3
+    assert torch.equal(drawn[0], chosen)
+    assert len(set(chosen.tolist())) == 3
     adapted = fine_tune(bank, ray_loss(objects, chosen, SPEC, 16, generator), 4, 0.5)
     for p, old, new in zip(found.learner.init, before, adapted):
-        assert p.grad is not None and torch.equal(p.grad, old - new.mean(0, keepdim=True))
+        assert p.grad is not None
+        assert torch.equal(p.grad, old - new.mean(0, keepdim=True))
 
 
 @pytest.mark.parametrize("algorithm", ["reptile", "maml"])
@@ -91,7 +93,8 @@ def test_a_resumed_start_has_the_same_bits(algorithm):
     while not second.done:
         second.step()
     assert all(torch.equal(a, b) for a, b in zip(whole.params, second.params))
-    assert whole.curve == second.curve and whole.curve[-1][0] == 6
+    assert whole.curve == second.curve
+    assert whole.curve[-1][0] == 6
     assert not any(torch.equal(a, b) for a, b in zip(whole.params[:3], learner(config).params))
     other = learner(config, seed=1)
     while not other.done:
@@ -102,7 +105,8 @@ def test_a_resumed_start_has_the_same_bits(algorithm):
 def test_more_modules_than_tasks_take_some_twice():
     two = learner(ReptileConfig(steps=1, objects=5, inner_steps=1), objects=pool(2))
     two.step()
-    assert two.done and all(bool(p.isfinite().all()) for p in two.params)
+    assert two.done
+    assert all(bool(p.isfinite().all()) for p in two.params)
 
 
 def test_a_learned_start_beats_a_random_one_on_an_unseen_object():

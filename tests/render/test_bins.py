@@ -87,10 +87,12 @@ def test_conventions_differ_where_the_table_says():
     blog, learnit = (bin_places(noise, BinSettings(bins=8, convention=c))[0] for c in ("blog", "learnit"))  # type: ignore[arg-type]
     edges = torch.linspace(2, 6, 8)
     assert torch.allclose(blog[1:-1], edges[1:-1])
-    assert blog[0] > 2 and blog[-1] < 6
+    assert blog[0] > 2
+    assert blog[-1] < 6
     assert torch.allclose(learnit, edges + 0.25)
     ends = bin_places(torch.stack((torch.zeros(8), torch.ones(8))), BinSettings(bins=8))
-    assert float(ends.min()) == 2 and float(ends.max()) == 6
+    assert float(ends.min()) == 2
+    assert float(ends.max()) == 6
     assert torch.allclose(ends[0, 1:], ends[1, :-1])  # no gap between bins
     d = torch.nn.functional.normalize(torch.tensor([[0.3, 0.2, -1.0], [0.0, 0.0, -1.0]]), dim=-1)
     assert torch.allclose(along_axis(d, torch.tensor([0.0, 0.0, -1.0]))[:, 2], torch.tensor([-1.0, -1.0]))
@@ -114,14 +116,17 @@ def test_objects_side_by_side_are_each_alone():
 
 def test_nothing_to_see_is_white_and_far():
     params, o, d, u = case()
-    *rest, last = params
+    *rest, _last = params
     rest[len(rest) // 2] = rest[len(rest) // 2] * 0
     empty = (*rest, torch.tensor([0.0, 0.0, 0.0, -1.0]).repeat(3, 1))
     out = render_bins(empty, SPEC, o, d, BinSettings(bins=9), u)
-    assert bool((out.color == 1).all()) and bool((out.opacity == 0).all()) and bool((out.depth == 6).all())
+    assert bool((out.color == 1).all())
+    assert bool((out.opacity == 0).all())
+    assert bool((out.depth == 6).all())
     full = (*rest, torch.tensor([0.0, 0.0, 0.0, 50.0]).repeat(3, 1))
     out = render_bins(full, SPEC, o, d, BinSettings(bins=9), u)
-    assert torch.allclose(out.color, torch.tensor(0.5)) and torch.allclose(out.depth, torch.tensor(2.2), atol=0.2)
+    assert torch.allclose(out.color, torch.tensor(0.5))
+    assert torch.allclose(out.depth, torch.tensor(2.2), atol=0.2)
 
 
 def test_pictures_come_in_pieces_of_any_size():
@@ -140,7 +145,9 @@ def cameras(views: int, size: int = 6) -> Cameras:
 
 def pool(convention: str = "blog") -> ObjectPool:
     generator = torch.Generator().manual_seed(0)
-    objects = [(torch.randint(256, (v, 6, 6, 4), generator=generator, dtype=torch.uint8), cameras(v)) for v in (2, 5, 3)]
+    objects = [
+        (torch.randint(256, (v, 6, 6, 4), generator=generator, dtype=torch.uint8), cameras(v)) for v in (2, 5, 3)
+    ]
     return ObjectPool(objects, BinSettings(bins=4, convention=convention))  # type: ignore[arg-type]
 
 
@@ -151,7 +158,8 @@ def test_an_object_is_all_rays_of_its_views():
     seen = cameras(5)
     o, d = seen.view_rays(4)
     rows = objects.rows(1)[4 * 36 :]
-    assert torch.allclose(rows[:, :3], o) and torch.allclose(rows[:, 3:6], d)
+    assert torch.allclose(rows[:, :3], o)
+    assert torch.allclose(rows[:, 3:6], d)
     image = torch.randint(256, (2, 6, 6, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     rgb, alpha = image[0, 0, 0, :3] / 255, image[0, 0, 0, 3] / 255
     assert torch.allclose(objects.rows(0)[0, 6:], rgb * alpha + 1 - alpha)
@@ -162,7 +170,8 @@ def test_draws_stay_within_their_object_and_its_first_views():
     objects, which = pool(), torch.tensor([2, 0, 1])
     ids = objects.draw(which, 4000, torch.Generator().manual_seed(0))
     for row, first, last in zip(ids, (7, 0, 2), (10, 2, 7)):
-        assert int(row.min()) == first * 36 and int(row.max()) == last * 36 - 1  # the ends are drawn too
+        assert int(row.min()) == first * 36
+        assert int(row.max()) == last * 36 - 1
     ids = objects.draw(which, 500, torch.Generator().manual_seed(0), views=1)
     assert [int(row.max()) for row in ids] == [8 * 36 - 1, 36 - 1, 3 * 36 - 1]
     assert torch.equal(objects.view_ids(which, 1)[:, 0], torch.tensor([8, 1, 3]) * 36)
@@ -177,7 +186,8 @@ def test_a_loss_is_of_fresh_rays_each_step_and_the_same_for_a_seed():
     make = lambda: ray_loss(pool(), torch.tensor([0, 1, 2]), SPEC, 8, torch.Generator().manual_seed(1))  # noqa: E731
     loss = make()
     first, second = loss(params, 0), loss(params, 1)
-    assert first.shape == (3,) and not torch.equal(first, second)
+    assert first.shape == (3,)
+    assert not torch.equal(first, second)
     assert torch.equal(make()(params, 0), first)
 
 

@@ -62,7 +62,7 @@ def test_a_run_leaves_what_a_report_needs(finished):
     assert metrics["steps"] == [0, 1, 2, 4]
     for row in metrics["starts"].values():
         assert list(row["curve"]) == ["0", "1", "2", "4"]
-        assert all(len(values) == 2 for values in (*row["curve"].values(), row["before"], row["after"], row["input"]))
+        assert all(len(values) == 2 for values in (*row["curve"].values(), row["after"], row["input"]))
     assert metrics["views"]["tested"] == [5, 5]  # all but the one learned from
     assert metrics["views"]["curve"] == [[2, 4], [2, 4]]
     assert metrics["meta"]["curve"][-1][0] == 6
@@ -85,13 +85,13 @@ def test_scores_are_those_of_the_pictures(finished):
     assert torch.equal(truth[1], (on_white(sets.test[1].images) * 255).round().to(torch.uint8))
     for name in ("standard", "meta"):
         before, after = load_tensors(finished / "predictions" / f"{name}.safetensors")[0]["values"] / 255
-        for pictures, key in ((before, "before"), (after, "after")):
-            exact = [float(psnr(pictures[o, 1:], truth[o, 1:] / 255, keep_first=True).mean()) for o in range(2)]
-            assert metrics["starts"][name][key] == pytest.approx(exact, abs=0.02)
+        exact = [float(psnr(after[o, 1:], truth[o, 1:] / 255, keep_first=True).mean()) for o in range(2)]
+        assert metrics["starts"][name]["after"] == pytest.approx(exact, abs=0.02)
         own = [float(psnr(after[o, 0], truth[o, 0] / 255)) for o in range(2)]
         assert metrics["starts"][name]["input"] == pytest.approx(own, abs=0.02)
-        on_curve = [float(psnr(after[o, [2, 4]], truth[o, [2, 4]] / 255, keep_first=True).mean()) for o in range(2)]
-        assert metrics["starts"][name]["curve"]["4"] == pytest.approx(on_curve, abs=0.02)
+        for pictures, step in ((before, "0"), (after, "4")):
+            some = [float(psnr(pictures[o, [2, 4]], truth[o, [2, 4]] / 255, keep_first=True).mean()) for o in range(2)]
+            assert metrics["starts"][name]["curve"][step] == pytest.approx(some, abs=0.02)
 
 
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
@@ -125,11 +125,13 @@ def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
 
 def test_a_learned_start_serves_a_users_photo(finished, tmp_path):
     start = load_start(finished)
-    assert start.spec.width == 8 and start.steps == 4
+    assert start.spec.width == 8
+    assert start.steps == 4
     thing = tiny_objects.procedural_cars(5, 2, views=6, size=12).test[0]
     field = start.adapt(thing.images[0].numpy(), thing.cameras[:1], seed=0)
     pictures = field.render(thing.cameras[1:3])
-    assert pictures.shape == (2, 12, 12, 3) and pictures.dtype == torch.uint8
+    assert pictures.shape == (2, 12, 12, 3)
+    assert pictures.dtype == torch.uint8
     untouched = start.adapt(thing.images[0], thing.cameras[:1], steps=1).render(thing.cameras[1:3])
     assert not torch.equal(untouched, pictures)
     plain = (on_white(thing.images[0]) * 255).round().to(torch.uint8)
@@ -147,11 +149,19 @@ def test_the_texts_numbers():
     assert config.spec.num_parameters == 295_172
     assert config.spec.encoding.out_dim(3) == 120
     assert (config.meta.inner_steps, config.meta.inner_lr, config.meta.outer_lr) == (32, 0.5, 5e-5)
-    assert (config.meta.objects, config.meta.steps, config.steps, config.lr, config.rays) == (1, 100_000, 1000, 0.5, 128)
+    assert (config.meta.objects, config.meta.steps, config.steps, config.lr, config.rays) == (
+        1,
+        100_000,
+        1000,
+        0.5,
+        128,
+    )
     settings = config.settings(2.0, 6.0)
     assert (settings.bins, settings.near, settings.far, settings.convention) == (128, 2.0, 6.0, "blog")
     notebook = defaults_of(["--preset", "blog", "--compat=learnit"])
-    assert notebook.meta.outer_lr == 5e-4 and notebook.check_every > 0 and notebook.check_steps == 512
+    assert notebook.meta.outer_lr == 5e-4
+    assert notebook.check_every > 0
+    assert notebook.check_steps == 512
     assert notebook.settings(2.0, 6.0).convention == "learnit"
     assert isinstance(mf.LogFrequency(20, 8.0), type(config.spec.encoding))
 
@@ -160,7 +170,8 @@ def test_the_notebooks_convention_learns_from_25_views_and_tests_on_the_others(t
     monkeypatch.setattr(single_view, "INPUT_VIEWS", 4)
     found = run(tmp_path / "learnit", "--compat", "learnit", "--check-every", "3", "--check-steps", "2", "--views", "6",
                 "--starts", "meta", "--curve-views", "9")  # fmt: skip
-    assert found["views"]["curve"] == [[4, 5], [4, 5]] and found["views"]["tested"] == [2, 2]
+    assert found["views"]["curve"] == [[4, 5], [4, 5]]
+    assert found["views"]["tested"] == [2, 2]
     assert [step for step, _ in found["meta"]["checks"]] == [3, 6]
     assert list(found["starts"]) == ["meta"]
 
@@ -192,7 +203,8 @@ def test_unusable_options_get_one_line(words, parts, tmp_path, capsys, monkeypat
     monkeypatch.chdir(tmp_path)
     assert main(["run", "single-view", *TINY, "--out", "run", *words]) == 2
     error = capsys.readouterr().err.strip()
-    assert error.startswith("mclnf-fast: ") and "\n" not in error
+    assert error.startswith("mclnf-fast: ")
+    assert "\n" not in error
     assert all(part in error for part in parts), error
     assert not (tmp_path / "run" / "config.yaml").exists()
 

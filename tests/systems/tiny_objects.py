@@ -47,15 +47,16 @@ def one(generator: torch.Generator, cameras: Cameras) -> Tensor:
     back, front, wheel = -length * (0.2 + 0.6 * u[4]), length * (0.1 + 0.4 * u[5]), float(0.13 + 0.06 * u[6])
     paint = 0.1 + 0.85 * u[7:10]
     floor = -0.2
+    roof, lamp = floor + 2 * body + 2 * cabin, floor + 1.5 * body
     v = lambda *n: torch.stack([torch.as_tensor(x, dtype=torch.float32) for x in n])  # noqa: E731
     ids = torch.arange(len(cameras)).repeat_interleave(cameras.width * cameras.height)
     pixels = torch.arange(cameras.width * cameras.height).repeat(len(cameras))
     o, d = cameras.rays(ids, pixels)
     parts = [
         (box(o, d, v(-length, -width, floor), v(length, width, floor + 2 * body)), paint),
-        (box(o, d, v(back, -width * 0.85, floor), v(front, width * 0.85, floor + 2 * body + 2 * cabin)), v(0.25, 0.3, 0.4)),
-        (box(o, d, v(back, -width * 0.86, floor + 2 * body + 1.6 * cabin), v(front, width * 0.86, floor + 2 * body + 2 * cabin)), paint),
-        (box(o, d, v(length - 0.02, -width * 0.9, floor + body), v(length + 0.01, width * 0.9, floor + 1.5 * body)), v(1.0, 0.95, 0.6)),
+        (box(o, d, v(back, -width * 0.85, floor), v(front, width * 0.85, roof)), v(0.25, 0.3, 0.4)),
+        (box(o, d, v(back, -width * 0.86, roof - 0.4 * cabin), v(front, width * 0.86, roof)), paint),
+        (box(o, d, v(length - 0.02, -width * 0.9, floor + body), v(length + 0.01, width * 0.9, lamp)), v(1, 0.95, 0.6)),
         *(
             (ball(o, d, v(x * length * 0.62, y * width, floor), wheel), v(0.08, 0.08, 0.09))
             for x in (-1, 1) for y in (-1, 1)
