@@ -79,6 +79,9 @@ def test_a_meta_batch_is_the_mean_of_its_objects():
     for p, old, new in zip(found.learner.init, before, adapted):
         assert p.grad is not None
         assert torch.equal(p.grad, old - new.mean(0, keepdim=True))
+    found.step()
+    found.step()
+    assert len({tuple(tasks.tolist()) for tasks in drawn}) > 1  # another meta-batch each time
 
 
 @pytest.mark.parametrize("algorithm", ["reptile", "maml"])
