@@ -1,4 +1,4 @@
-"""Readers of posed images, pictures, video and sound, and generators of each for where nothing is downloaded."""
+"""Readers of posed images, objects, pictures, video and sound, and generators of each that need no download."""
 
 from mclnf_fast.data.city import District, make_district
 from mclnf_fast.data.city_render import CityRenderer
@@ -8,7 +8,9 @@ from mclnf_fast.data.load import load_scene
 from mclnf_fast.data.load_audio import load_audio
 from mclnf_fast.data.load_images import load_images
 from mclnf_fast.data.load_videos import load_videos
+from mclnf_fast.data.objects import ObjectSets, ObjectViews, sphere_cameras, turntable
 from mclnf_fast.data.procedural_audio import procedural_audio
+from mclnf_fast.data.procedural_cars import procedural_cars, render_car
 from mclnf_fast.data.procedural_faces import procedural_faces
 from mclnf_fast.data.procedural_video import procedural_video
 from mclnf_fast.data.scene import Block, ImageSet, Scene
@@ -23,6 +25,8 @@ __all__ = [
     "District",
     "ImageSet",
     "Kind",
+    "ObjectSets",
+    "ObjectViews",
     "Scene",
     "SignalSets",
     "Signals",
@@ -36,8 +40,12 @@ __all__ = [
     "load_videos",
     "make_district",
     "procedural_audio",
+    "procedural_cars",
     "procedural_faces",
     "procedural_video",
+    "render_car",
+    "sphere_cameras",
+    "turntable",
     "views_inside",
     "write_city",
 ]
