@@ -7,8 +7,10 @@ from mclnf_fast.data.city_write import CityPaths, CityPlan, city_cache_dir, writ
 from mclnf_fast.data.load import load_scene
 from mclnf_fast.data.load_audio import load_audio
 from mclnf_fast.data.load_images import load_images
+from mclnf_fast.data.load_objects import load_objects
 from mclnf_fast.data.load_videos import load_videos
 from mclnf_fast.data.objects import ObjectSets, ObjectViews, sphere_cameras, turntable
+from mclnf_fast.data.objects_write import write_objects
 from mclnf_fast.data.procedural_audio import procedural_audio
 from mclnf_fast.data.procedural_cars import procedural_cars, render_car
 from mclnf_fast.data.procedural_faces import procedural_faces
@@ -36,6 +38,7 @@ __all__ = [
     "expanded",
     "load_audio",
     "load_images",
+    "load_objects",
     "load_scene",
     "load_videos",
     "make_district",
@@ -48,4 +51,5 @@ __all__ = [
     "turntable",
     "views_inside",
     "write_city",
+    "write_objects",
 ]

@@ -1,4 +1,4 @@
-"""Optional packages of the extra `media`, imported where they are used."""
+"""Optional packages of the extras `media` and `meshes`, imported where they are used."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class MissingExtraError(InputError):
     """A package is missing: no file's fault, so that no file is skipped for it."""
 
 
-def extra(module: str, what: str) -> Any:
-    """The module; an error that names the extra where it is not installed."""
+def extra(module: str, what: str, name: str = "media") -> Any:
+    """The module; an error that names the extra (`name`) where it is not installed."""
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:
         missing = getattr(error, "name", None) or module
         raise MissingExtraError(
-            f"reading {what} needs the package {missing}: pip install 'mclnf-fast[media]'"
+            f"reading {what} needs the package {missing}: pip install 'mclnf-fast[{name}]'"
         ) from None
 
 

@@ -8,7 +8,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 from mclnf_fast.data.scene import ImageSet
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras, check_poses
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 IMAGE_THREADS = 4
 
@@ -136,6 +139,23 @@ def read_image(path: Path, downscale: float = 1.0, max_side: int | None = None) 
     """
     from PIL import Image
 
+    picture = decoded(path)
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        rgba = np.asarray(picture.convert("RGBA"), np.float32)
+        alpha = rgba[..., 3:] / 255.0
+        picture = Image.fromarray((rgba[..., :3] * alpha + 255.0 * (1.0 - alpha) + 0.5).astype(np.uint8))
+    picture = picture.convert("RGB")
+    size = picture.size
+    wanted = target_size(*size, downscale, max_side)
+    if wanted != size:
+        picture = picture.resize(wanted, Image.Resampling.BOX)
+    return np.array(picture), size
+
+
+def decoded(path: Path) -> Image.Image:
+    """The whole picture in `path`, in the file's own mode; `InputError` where it is missing, none or torn."""
+    from PIL import Image
+
     try:
         with Image.open(path) as checked:
             # Decoding stops at the last pixel: a PNG whose end is missing or damaged shows in its
@@ -144,17 +164,7 @@ def read_image(path: Path, downscale: float = 1.0, max_side: int | None = None) 
                 checked.verify()
         with Image.open(path) as opened:
             opened.load()  # decodes all of it: a torn file fails here and not as a grey stripe
-            picture: Image.Image = opened
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                rgba = np.asarray(picture.convert("RGBA"), np.float32)
-                alpha = rgba[..., 3:] / 255.0
-                picture = Image.fromarray((rgba[..., :3] * alpha + 255.0 * (1.0 - alpha) + 0.5).astype(np.uint8))
-            picture = picture.convert("RGB")
-            size = picture.size
-            wanted = target_size(*size, downscale, max_side)
-            if wanted != size:
-                picture = picture.resize(wanted, Image.Resampling.BOX)
-            return np.array(picture), size
+            return opened
     except FileNotFoundError:
         raise InputError(f"{path}: must be an image, was not there") from None
     except (
@@ -190,7 +200,7 @@ def load_set(frames: list[Frame], downscale: float, max_side: int | None, empty:
             raise InputError(
                 f"{frame.image}: all images must have one size, {width}x{height} as the first, was {size[0]}x{size[1]}"
             )
-        columns.append(_intrinsics(frame, width, height))
+        columns.append(pinhole(frame, width, height))
     small = loaded[0][0].shape
     fx, fy, cx, cy = torch.tensor(columns, dtype=torch.float32).T
     poses = torch.from_numpy(np.stack([frame.c2w for frame in frames]))
@@ -199,7 +209,7 @@ def load_set(frames: list[Frame], downscale: float, max_side: int | None, empty:
     return ImageSet(images, cameras, tuple(frame.name for frame in frames))
 
 
-def _intrinsics(frame: Frame, width: int, height: int) -> tuple[float, float, float, float]:
+def pinhole(frame: Frame, width: int, height: int) -> tuple[float, float, float, float]:
     """fx, fy, cx, cy in pixels of the picture as the file has it."""
     given = frame.intrinsics
     for key, size in (("w", width), ("h", height)):

@@ -30,7 +30,7 @@ from mclnf_fast.errors import InputError
 IMAGE_ENDINGS = ("", ".png", ".jpg", ".jpeg", ".webp")
 
 
-def _frames(root: Path, path: Path, content: dict[str, Any]) -> list[tuple[str, Frame]]:
+def named_frames(root: Path, path: Path, content: dict[str, Any]) -> list[tuple[str, Frame]]:
     """The file's frames, each with its `file_path` as written."""
     out = []
     for k, frame in enumerate(frame_list(content, path)):
@@ -55,13 +55,13 @@ def read_blender(root: Path) -> Group:
     group = Group(root.name)
     path = root / "transforms_train.json"
     content = read_json(path)
-    group.train = [frame for _, frame in _frames(root, path, content)]
+    group.train = [frame for _, frame in named_frames(root, path, content)]
     if content.get("aabb") is not None:
         group.aabb = box_of(content["aabb"], f"{path}: key 'aabb'")
     for split in ("test", "val"):
         path = root / f"transforms_{split}.json"
         if path.exists():
-            group.test = [frame for _, frame in _frames(root, path, read_json(path))]
+            group.test = [frame for _, frame in named_frames(root, path, read_json(path))]
             break
     return group
 
@@ -83,7 +83,7 @@ def read_nerfstudio(root: Path, holdout_every: int) -> tuple[Group, dict[str, An
         matrix(content["applied_transform"], f"{path}: key 'applied_transform'", ((3, 4), (4, 4)))
     if content.get("aabb") is not None:
         group.aabb = box_of(content["aabb"], f"{path}: key 'aabb'")
-    frames = _frames(root, path, content)
+    frames = named_frames(root, path, content)
     lists = {split: _names(content, f"{split}_filenames", path) for split in ("train", "val", "test")}
     known = {written for written, _ in frames}
     for split, names in lists.items():

@@ -61,7 +61,7 @@ def procedural_cars(
         progress: called with (cars done, cars in all).
 
     Returns:
-        Sets of objects named `car 000`, `car 001`, ...; near 2, far 6.
+        Sets of objects named `car_000`, `car_001`, ...; near 2, far 6.
 
     Raises:
         InputError: a number out of range.
@@ -77,7 +77,7 @@ def procedural_cars(
     made = []
     for k in range(count):
         cameras = sphere_cameras(views, size, seed, k)
-        made.append(ObjectViews(f"car {k:03d}", render_car(seed, k, cameras, samples), cameras))
+        made.append(ObjectViews(f"car_{k:03d}", render_car(seed, k, cameras, samples), cameras))
         if progress is not None:
             progress(k + 1, count)
     left = count - test

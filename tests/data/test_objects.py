@@ -15,8 +15,8 @@ from mclnf_fast.errors import InputError
 def test_cars_have_the_shapes_that_are_asked_for():
     done = []
     sets = procedural_cars(3, 1, views=4, size=40, progress=lambda k, n: done.append((k, n)))
-    assert [item.name for item in sets.train] == ["car 000", "car 001"]
-    assert [item.name for item in sets.test] == ["car 002"]
+    assert [item.name for item in sets.train] == ["car_000", "car_001"]
+    assert [item.name for item in sets.test] == ["car_002"]
     assert (sets.near, sets.far) == (2.0, 6.0)
     assert done == [(1, 3), (2, 3), (3, 3)]
     for item in (*sets.train, *sets.test):
@@ -132,7 +132,7 @@ def test_sets_that_do_not_hold_together_are_refused():
         (lambda: replace(sets, near=6.0), "near < far"),
         (lambda: replace(sets, near=-1.0), "near < far"),
         (lambda: replace(sets, far=math.inf), "finite"),
-        (lambda: replace(sets, train=(one, two)), "'car 001' stands twice"),
+        (lambda: replace(sets, train=(one, two)), "'car_001' stands twice"),
         (lambda: replace(sets, train=(replace(small, name="b"),)), "16x16.*|.*8x8"),
     ):
         with pytest.raises(InputError, match=message):

@@ -1,0 +1,187 @@
+"""Files of triangle meshes (glTF, OBJ) as `Mesh`: their colours and textures kept, z up, x forward."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mclnf_fast.data.extras import extra, reason
+from mclnf_fast.data.files import safe_path
+from mclnf_fast.data.layouts import Found, Item, walk
+from mclnf_fast.data.mesh import CREASE, Mesh, corner_normals, face_normals, to_linear
+from mclnf_fast.data.objects import FAR, NEAR
+from mclnf_fast.errors import InputError
+
+MESHES = (".glb", ".gltf", ".obj")
+GREY = 0.6  # sRGB, where a file says no colour
+MOST_PAIRS = 1 << 26  # of faces at one vertex; above it edges are left sharp
+MOST_BYTES = 1 << 30
+
+
+def find_meshes(root: Path) -> tuple[Found, tuple[float, float]] | None:
+    """Every mesh file below `root`, or the one that it is; and near and far of what is rendered from them."""
+    if root.is_file():
+        return (Found(root.stem, {"all": [Item(root, root.stem)]}), (NEAR, FAR)) if _is_mesh(root) else None
+    items = [Item(path, path.relative_to(root).with_suffix("").as_posix()) for path in walk(root, MESHES)]
+    names = [item.name for item in items]
+    items = [
+        item if names.count(item.name) == 1 else Item(item.path, item.path.relative_to(root).as_posix())
+        for item in items
+    ]
+    return (Found(f"{root.resolve().name} (meshes)", {"all": items}), (NEAR, FAR)) if items else None
+
+
+def _is_mesh(path: Path) -> bool:
+    return path.suffix.lower() in MESHES
+
+
+def read_mesh(root: Path, path: Path) -> Mesh:
+    """The mesh in `path`, which may name textures inside `root`; y up and z forward in the file (glTF's axes), z up
+    and x forward here.
+
+    Raises:
+        InputError: unreadable, without faces, not finite, a texture missing or outside of `root`.
+        MissingExtraError: the package trimesh is not installed.
+    """
+    trimesh = extra("trimesh", f"{path.suffix} meshes", "meshes")
+    if path.stat().st_size > MOST_BYTES:
+        raise InputError(f"{path}: must be at most {MOST_BYTES >> 20} MiB, was {path.stat().st_size >> 20} MiB")
+    faults: list[InputError] = []
+
+    class Inside(trimesh.resolvers.Resolver):  # type: ignore[misc]  # trimesh's own would read any path
+        def __init__(self) -> None:
+            pass
+
+        def get(self, name: str) -> bytes:
+            try:
+                return safe_path(root, path.parent, str(name), path).read_bytes()
+            except OSError as error:
+                faults.append(InputError(f"{path}: must have its file {name!r}: {reason(error)}"))
+                raise
+            except InputError as error:
+                faults.append(error)
+                raise
+
+        def keys(self) -> list[str]:
+            return []
+
+        def namespaced(self, namespace: str) -> Inside:
+            return self
+
+        def write(self, name: str, data: Any) -> None:
+            raise InputError(f"{path}: must only be read")
+
+    try:
+        with path.open("rb") as file:
+            scene = trimesh.load_scene(file, file_type=path.suffix[1:].lower(), resolver=Inside())
+        parts = [
+            (np.asarray(matrix, np.float64), scene.geometry[name])
+            for node in sorted(scene.graph.nodes_geometry)
+            for matrix, name in [scene.graph[node]]
+        ]
+        cache: dict[int, Tensor] = {}
+        built = [_part(matrix, part, path, cache) for matrix, part in parts if len(getattr(part, "faces", ()))]
+    except InputError:
+        raise
+    except Exception as error:  # a torn file fails anywhere in the parser
+        raise (
+            faults[0]
+            if faults
+            else InputError(f"{path}: must be a readable mesh: {type(error).__name__}: {reason(error)}")
+        ) from None
+    if faults:
+        raise faults[0]
+    if not built:
+        raise InputError(f"{path}: must hold at least one triangle, holds none")
+    return _joined(built)
+
+
+def _part(matrix: np.ndarray, part: Any, path: Path, cache: dict[int, Tensor]) -> Mesh:
+    """One geometry of a scene at its place; `cache` holds the textures of pictures by their `id`."""
+    vertices = np.asarray(part.vertices, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
+    faces = np.asarray(part.faces, np.int64)
+    if not np.isfinite(vertices).all():
+        raise InputError(f"{path}: vertices must be finite, some are not")
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise InputError(f"{path}: faces must name its {len(vertices)} vertices, some do not")
+    if np.linalg.det(matrix[:3, :3]) < 0:  # mirrored
+        faces = faces[:, ::-1].copy()
+    vertices = vertices[:, (2, 0, 1)]
+    at, index = torch.from_numpy(vertices).to(torch.float32), torch.from_numpy(faces)
+    visual = part.visual
+    kind = visual.kind
+    colors = torch.full((len(faces), 3, 3), float(to_linear(torch.tensor(GREY))))
+    uv, ids = None, None
+    textures: tuple[Tensor, ...] = ()
+    is_linear = path.suffix.lower() != ".obj"  # glTF's factors and vertex colours are linear, OBJ's are not
+    if kind == "texture":
+        image, factor = _material(visual.material)
+        factor = factor if is_linear else to_linear(factor)
+        colors = factor.expand(len(faces), 3, 3).contiguous()
+        if image is not None and visual.uv is not None and len(visual.uv) == len(vertices):
+            values = np.asarray(visual.uv, np.float32)[faces]
+            if not np.isfinite(values).all():
+                raise InputError(f"{path}: places in textures must be finite, some are not")
+            uv, ids = torch.from_numpy(values), torch.zeros(len(faces), dtype=torch.int64)
+            if id(image) not in cache:
+                table = to_linear(torch.arange(256) / 255.0)
+                cache[id(image)] = table[torch.from_numpy(np.array(image.convert("RGB"))).long()]
+            textures = (cache[id(image)],)
+    elif kind in ("vertex", "face"):
+        given = np.asarray(visual.vertex_colors if kind == "vertex" else visual.face_colors)[:, :3]
+        values = torch.from_numpy(given.astype(np.float32) / 255.0)
+        values = values if is_linear else to_linear(values)
+        colors = (values[index] if kind == "vertex" else values[:, None].expand(-1, 3, -1)).contiguous()
+    return Mesh(at, index, colors, _normals(at, index), False, uv, ids, textures)
+
+
+def _material(material: Any) -> tuple[Any, Tensor]:
+    """The picture (or None) and the colour factor [3] of a material."""
+    image = getattr(material, "baseColorTexture", None)
+    factor = getattr(material, "baseColorFactor", None)
+    if image is None and hasattr(material, "image"):
+        image, factor = material.image, (None if material.image is not None else material.diffuse)
+    if factor is None:
+        return image, torch.ones(3) if image is not None else torch.full((3,), GREY)
+    values = np.asarray(factor)
+    scale = 255.0 if values.dtype.kind in "iu" else 1.0
+    return image, torch.from_numpy(values[:3].astype(np.float32) / np.float32(scale)).clamp(0.0, 1.0)
+
+
+def _normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Corner normals [F, 3, 3], smooth over edges that are flat where vertices are one place, whatever their number."""
+    extent = float((vertices.amax(0) - vertices.amin(0)).max()) or 1.0
+    places = (vertices / (1e-6 * extent)).round().to(torch.int64)
+    places, same = torch.unique(places, dim=0, return_inverse=True)
+    counts = torch.bincount(same[faces].reshape(-1))
+    if int((counts * counts).sum()) > MOST_PAIRS:
+        unit = torch.nn.functional.normalize(face_normals(vertices, faces), dim=1)
+        return unit[:, None].expand(-1, 3, -1).contiguous()
+    return corner_normals(places.to(torch.float32) * (1e-6 * extent), same[faces], CREASE)
+
+
+def _joined(parts: list[Mesh]) -> Mesh:
+    """One mesh of several, textures and all. A texture that several parts have is kept once."""
+    vertices, faces, uv, ids = [], [], [], []
+    textures: list[Tensor] = []
+    start = 0
+    for part in parts:
+        vertices.append(part.vertices)
+        faces.append(part.faces + start)
+        start += len(part.vertices)
+        number = -1
+        for texture in part.textures:
+            known = [k for k, other in enumerate(textures) if other is texture]
+            number = known[0] if known else len(textures)
+            if not known:
+                textures.append(texture)
+        uv.append(torch.zeros(len(part.faces), 3, 2) if part.uv is None else part.uv)
+        ids.append(torch.full((len(part.faces),), number))
+    return Mesh(
+        torch.cat(vertices), torch.cat(faces), torch.cat([p.colors for p in parts]),
+        torch.cat([p.normals for p in parts]), False, torch.cat(uv), torch.cat(ids), tuple(textures),
+    )  # fmt: skip
