@@ -145,10 +145,11 @@ def _read(
     """One object."""
     if kind == "mesh":
         cameras = sphere_cameras(views or VIEWS, size or SIZE, seed, number)
+        mesh = read_mesh(root, item.path)
         try:
-            mesh = read_mesh(root, item.path).into_ball()
+            mesh = mesh.into_ball()
         except InputError as error:
-            raise error if str(item.path) in str(error) else InputError(f"{item.path}: {error}") from None
+            raise InputError(f"{item.path}: {error}") from None
         return ObjectViews(item.name, render_mesh(mesh, cameras), cameras)
     if not item.path.is_dir():
         raise InputError(f"{item.path}: must be the folder of an object, was not there")

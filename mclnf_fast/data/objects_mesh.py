@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.data.extras import extra, reason
-from mclnf_fast.data.files import safe_path
-from mclnf_fast.data.layouts import Found, Item, walk
+from mclnf_fast.data.files import decoded, safe_path
+from mclnf_fast.data.layouts import IMAGES, Found, Item, walk
 from mclnf_fast.data.mesh import CREASE, Mesh, corner_normals, face_normals, to_linear
 from mclnf_fast.data.objects import FAR, NEAR
 from mclnf_fast.errors import InputError
@@ -58,7 +58,11 @@ def read_mesh(root: Path, path: Path) -> Mesh:
 
         def get(self, name: str) -> bytes:
             try:
-                return safe_path(root, path.parent, str(name), path).read_bytes()
+                place = safe_path(root, path.parent, str(name), path)
+                content = place.read_bytes()
+                if place.suffix.lower() in IMAGES:
+                    decoded(place)  # trimesh would leave out a torn one without a word
+                return content
             except OSError as error:
                 faults.append(InputError(f"{path}: must have its file {name!r}: {reason(error)}"))
                 raise
