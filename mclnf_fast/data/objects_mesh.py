@@ -39,6 +39,39 @@ def _is_mesh(path: Path) -> bool:
     return path.suffix.lower() in MESHES
 
 
+class _Beside:
+    """Hands trimesh the files that a mesh names, none from outside of `root`; what went wrong is kept in `faults`,
+    since trimesh passes over a texture that it lacks."""
+
+    def __init__(self, root: Path, path: Path) -> None:
+        self.root, self.path = root, path
+        self.faults: list[InputError] = []
+
+    def get(self, name: str) -> bytes:
+        try:
+            place = safe_path(self.root, self.path.parent, str(name), self.path)
+            content = place.read_bytes()
+            if place.suffix.lower() in IMAGES:
+                decoded(place)  # trimesh would leave out a torn one, too
+            return content
+        except OSError as error:
+            self.faults.append(InputError(f"{self.path}: must have its file {name!r}: {reason(error)}"))
+            raise
+        except InputError as error:
+            self.faults.append(error)
+            raise
+
+    def __getitem__(self, name: str) -> bytes:
+        return self.get(name)
+
+    def keys(self) -> list[str]:
+        """None: nothing is looked for that the file does not name."""
+        return []
+
+    def namespaced(self, namespace: str) -> _Beside:
+        return self
+
+
 def read_mesh(root: Path, path: Path) -> Mesh:
     """The mesh in `path`, which may name textures inside `root`; y up and z forward in the file (glTF's axes), z up
     and x forward here.
@@ -50,38 +83,10 @@ def read_mesh(root: Path, path: Path) -> Mesh:
     trimesh = extra("trimesh", f"{path.suffix} meshes", "meshes")
     if path.stat().st_size > MOST_BYTES:
         raise InputError(f"{path}: must be at most {MOST_BYTES >> 20} MiB, was {path.stat().st_size >> 20} MiB")
-    faults: list[InputError] = []
-
-    class Inside(trimesh.resolvers.Resolver):  # type: ignore[misc]  # trimesh's own would read any path
-        def __init__(self) -> None:
-            pass
-
-        def get(self, name: str) -> bytes:
-            try:
-                place = safe_path(root, path.parent, str(name), path)
-                content = place.read_bytes()
-                if place.suffix.lower() in IMAGES:
-                    decoded(place)  # trimesh would leave out a torn one without a word
-                return content
-            except OSError as error:
-                faults.append(InputError(f"{path}: must have its file {name!r}: {reason(error)}"))
-                raise
-            except InputError as error:
-                faults.append(error)
-                raise
-
-        def keys(self) -> list[str]:
-            return []
-
-        def namespaced(self, namespace: str) -> Inside:
-            return self
-
-        def write(self, name: str, data: Any) -> None:
-            raise InputError(f"{path}: must only be read")
-
+    beside = _Beside(root, path)
     try:
         with path.open("rb") as file:
-            scene = trimesh.load_scene(file, file_type=path.suffix[1:].lower(), resolver=Inside())
+            scene = trimesh.load_scene(file, file_type=path.suffix[1:].lower(), resolver=beside)
         parts = [
             (np.asarray(matrix, np.float64), scene.geometry[name])
             for node in sorted(scene.graph.nodes_geometry)
@@ -92,13 +97,11 @@ def read_mesh(root: Path, path: Path) -> Mesh:
     except InputError:
         raise
     except Exception as error:  # a torn file fails anywhere in the parser
-        raise (
-            faults[0]
-            if faults
-            else InputError(f"{path}: must be a readable mesh: {type(error).__name__}: {reason(error)}")
-        ) from None
-    if faults:
-        raise faults[0]
+        if beside.faults:
+            raise beside.faults[0] from None
+        raise InputError(f"{path}: must be a readable mesh: {type(error).__name__}: {reason(error)}") from None
+    if beside.faults:
+        raise beside.faults[0]
     if not built:
         raise InputError(f"{path}: must hold at least one triangle, holds none")
     return _joined(built)
@@ -137,9 +140,9 @@ def _part(matrix: np.ndarray, part: Any, path: Path, cache: dict[int, Tensor]) -
             textures = (cache[id(image)],)
     elif kind in ("vertex", "face"):
         given = np.asarray(visual.vertex_colors if kind == "vertex" else visual.face_colors)[:, :3]
-        values = torch.from_numpy(given.astype(np.float32) / 255.0)
-        values = values if is_linear else to_linear(values)
-        colors = (values[index] if kind == "vertex" else values[:, None].expand(-1, 3, -1)).contiguous()
+        paint = torch.from_numpy(given.astype(np.float32) / 255.0)
+        paint = paint if is_linear else to_linear(paint)
+        colors = (paint[index] if kind == "vertex" else paint[:, None].expand(-1, 3, -1)).contiguous()
     return Mesh(at, index, colors, _normals(at, index), False, uv, ids, textures)
 
 
