@@ -69,6 +69,13 @@ def test_alpha_counts_samples_at_an_edge():
         assert abs(float(column) - share) < 1e-2, share
 
 
+def test_coverage_is_exact_to_a_fraction_of_a_thousandth_of_a_pixel():
+    for reach, want in ((8.4996, False), (8.5004, True)):  # pixel 40 has its sample at 40.5
+        image = render_mesh(square(reach / 32), above(), samples=1)[0]
+        assert bool(image[32, 40, 3]) is want
+        assert bool(image[23, 32, 3]) is want
+
+
 def test_colours_at_an_edge_are_straight():
     image = render_mesh(square(0.26), above(), samples=4)[0]
     shown = image[image[..., 3] > 0]

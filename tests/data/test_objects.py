@@ -41,6 +41,8 @@ def test_the_same_seed_gives_the_same_bytes_and_a_car_depends_on_its_number_alon
     assert not torch.equal(one.train[0].cameras.c2w, other.train[0].cameras.c2w)
     assert not torch.equal(one.train[0].cameras.c2w, one.test[0].cameras.c2w)
     assert torch.equal(render_car(5, 1, one.test[0].cameras), one.test[0].images)
+    assert not torch.equal(render_car(6, 1, one.test[0].cameras), one.test[0].images)
+    assert not torch.equal(render_car(5, 0, one.test[0].cameras), one.test[0].images)
 
 
 def test_cars_are_closed_lie_in_the_unit_ball_and_differ():
