@@ -6,12 +6,13 @@ import functools
 import json
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mclnf_fast.data import objects as object_data
+from mclnf_fast import data
 from mclnf_fast.data.objects import ObjectSets, ObjectViews
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
@@ -50,7 +51,7 @@ def run_single_view(config: SingleViewConfig, command: str | None = None) -> pat
     fresh = config.resume is None
     if config.resume is not None:
         known = pathlib.Path(config.resume) if config.resume not in ("", "auto") else config.out
-        folder, described = RunFolder.reopen(known, config.kind)
+        folder, described = RunFolder.reopen(known, config.kind, command)
         config = from_plain(SingleViewConfig, described)
     else:
         folder = RunFolder.create(config.out, config.kind, {**plain(config), "resume": None}, command)
@@ -62,7 +63,13 @@ def run_single_view(config: SingleViewConfig, command: str | None = None) -> pat
     say(f"run folder: {folder.path}")
     try:
         with phases("data"):
-            job = _Job(config, folder, load(config), phases)
+            with progress("objects", None) as bar:
+
+                def made(done: int, count: int) -> None:
+                    bar(1)
+
+                sets = load(config, made)
+            job = _Job(config, folder, sets, phases)
     except InputError:
         if fresh:
             folder.discard()
@@ -81,17 +88,20 @@ def run_single_view(config: SingleViewConfig, command: str | None = None) -> pat
     return folder.path
 
 
-def load(config: SingleViewConfig) -> ObjectSets:
-    """Reads or makes the objects. Raises InputError where a folder is unusable."""
+def load(config: SingleViewConfig, advance: Callable[[int, int], None] | None = None) -> ObjectSets:
+    """Reads or makes the objects; `advance` is called with (done, in all). Raises InputError where a folder is
+    unusable."""
     if config.data is None:
         views = config.views or (2 * INPUT_VIEWS if config.compat == "learnit" else INPUT_VIEWS)
         count = min(config.objects, config.limit or config.objects)
         test = min(config.tests, max(1, count - 1))
-        return object_data.procedural_cars(count, test, views=views, size=config.size or 128, seed=config.seed)
-    options: dict[str, Any] = {"limit": config.limit, "views": config.views, "seed": config.seed}
+        return data.procedural_cars(
+            count, test, views=views, size=config.size or 128, seed=config.seed, progress=advance
+        )
+    options: dict[str, Any] = {"limit": config.limit, "views": config.views, "seed": config.seed, "progress": advance}
     if config.test is not None:
         options["test"] = config.test
-    return object_data.load_objects(config.data, size=config.size, strict=config.strict, **options)
+    return data.load_objects(config.data, size=config.size, strict=config.strict, **options)
 
 
 class _Job:

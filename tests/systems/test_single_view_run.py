@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 import mclnf_fast as mf
+from mclnf_fast import data as object_data
 from mclnf_fast.cli import main
-from mclnf_fast.data import objects as object_data
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.learn.metrics import psnr

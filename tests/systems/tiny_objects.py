@@ -72,7 +72,9 @@ def one(generator: torch.Generator, cameras: Cameras) -> Tensor:
     return (rgba * 255).round().to(torch.uint8).reshape(len(cameras), cameras.height, cameras.width, 4)
 
 
-def procedural_cars(count: int, test: int, *, views: int = 25, size: int = 128, seed: int = 0) -> ObjectSets:
+def procedural_cars(
+    count: int, test: int, *, views: int = 25, size: int = 128, seed: int = 0, **_: object
+) -> ObjectSets:
     """In the place of the package's own, which takes longer."""
     made = []
     for k in range(count):
