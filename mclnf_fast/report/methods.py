@@ -51,9 +51,7 @@ _KNOWN = (
     Method("oml", "OML", "MCL", "#7d1d4f", "#e58bb8", ">", "a slow representation under a fast prediction part"),
     Method("mod", "ours (mod)", "MCL", "#0072b2", "#62b5ea", "o", "a module a task, from one meta-learned start"),
     Method("mim", "ours (MIM)", "MCL", "#c44e00", "#ff9a57", "*", "the modules, and Fisher information on the samples"),
-    Method(
-        "mim_weight", "MIM (weights)", "MCL", "#1c10a5", "#8fa8ff", "h", "the paper's form: scores weight the loss"
-    ),
+    Method("mim_weight", "MIM (weights)", "MCL", "#1c10a5", "#8fa8ff", "h", "the paper's form: scores weight the loss"),
 )
 METHOD_KEYS = tuple(m.key for m in _KNOWN)
 _BY_KEY = {m.key: m for m in _KNOWN}
