@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -15,6 +16,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.learn.methods import METHODS
 from mclnf_fast.systems.mcl_config import AudioConfig
+from mclnf_fast.systems.mcl_data import load, meta_start, random_start
 
 TINY = [
     "--steps", "4", "--limit", "5", "--width", "8", "--hidden-layers", "2", "--threads", "1", "--adapt.batch", "16",
@@ -143,6 +145,17 @@ def test_sound_of_any_length_has_the_same_range_of_coordinates_a_second():
     assert AudioConfig(seconds=3.0, coordinate_span=50.0).span == (50.0,)
     with pytest.raises(InputError, match=r"coordinate-span must be above 0 and finite, got -1"):
         AudioConfig(coordinate_span=-1.0).check()
+
+
+def test_meta_training_of_sound_begins_at_the_signals_mean():
+    config = AudioConfig(seconds=0.02, rate=8000, limit=4, offset=0.25)
+    signals = load(config).train
+    random = random_start(config, config.spec(1, 4, modular=True), 0)
+    *rest, last = meta_start(config, random, signals)
+    assert all(a is b for a, b in zip(rest, random))
+    torch.testing.assert_close(last - random[-1], (signals.values.mean() - 0.25).expand_as(last))
+    plain = dataclasses.replace(config, meta=dataclasses.replace(config.meta, center=False))
+    assert meta_start(plain, random, signals) is random
 
 
 def test_meta_training_needs_other_signals(tmp_path, capsys):
