@@ -2,28 +2,59 @@
 
 from __future__ import annotations
 
-import dataclasses
+import importlib
 import logging
 import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mclnf_fast.errors import BackendError, InputError
 
-USAGE = """usage: mclnf-fast COMMAND ...
 
-  run city   learn a city block by block without forgetting (mclnf-fast run city --help)
-  run image  learn images patch by patch, by every method side by side (mclnf-fast run image --help)
-  run video  the same with videos, frame group by frame group
-  run audio  the same with sound, window by window
-  run single-view
-             learn a start for objects of a category, continue it on one view, and show the others
-  table      tables and figures of finished runs: mclnf-fast table RUN [RUN ...] --out DIR
-  bench      measure every op against its peers and the machine's limit (mclnf-fast bench --help)
-  tune       time the tiles of the Triton kernels on this GPU and keep the fastest (mclnf-fast tune --help)
-  info       what is installed and built, and which backend each op takes
-"""
+@dataclass(frozen=True)
+class System:
+    """What `mclnf-fast run NAME` calls, imported when it is called.
+
+    help: a line of `--help`. module, run: of `mclnf_fast.systems`, and in it `run(config, command)`. options, defaults:
+    of `mclnf_fast.systems`, and in it `defaults(name, words)`, the configuration that a command line begins from.
+    """
+
+    help: str
+    module: str
+    run: str
+    options: str
+    defaults: str = "defaults_of"
+
+
+SYSTEMS = {
+    "city": System("learn a city block by block without forgetting", "city", "run_city", "city_config"),
+    "image": System("learn images patch by patch, by every method side by side", "mcl_nf", "run_signals", "mcl_config"),
+    "video": System("the same with videos, frame group by frame group", "mcl_nf", "run_signals", "mcl_config"),
+    "audio": System("the same with sound, window by window", "mcl_nf", "run_signals", "mcl_config"),
+    "single-view": System(
+        "learn a start for objects of a category, continue it on one view, and show the others",
+        "single_view",
+        "run_single_view",
+        "single_view_config",
+    ),
+}
+COMMANDS = {
+    "table": "tables and figures of finished runs: mclnf-fast table RUN [RUN ...] --out DIR",
+    "bench": "measure every op against its peers and the machine's limit (mclnf-fast bench --help)",
+    "tune": "time the tiles of the Triton kernels on this GPU and keep the fastest (mclnf-fast tune --help)",
+    "info": "what is installed and built, and which backend each op takes",
+}
+
+
+def usage() -> str:
+    """What `mclnf-fast --help` says."""
+    rows = {**{f"run {name}": system.help for name, system in SYSTEMS.items()}, **COMMANDS}
+    lines = [f"  {name:<16} {said}" for name, said in rows.items()]
+    return "\n".join(
+        ["usage: mclnf-fast COMMAND ...", "", *lines, "", "mclnf-fast run NAME --help lists its options.", ""]
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(given: list[str]) -> int:
     if not given or given[0] in ("-h", "--help"):
-        print(USAGE, end="")
+        print(usage(), end="")
         return 0 if given else 2
     if given[0] == "--version":
         from mclnf_fast import __version__
@@ -57,15 +88,7 @@ def _dispatch(given: list[str]) -> int:
         print(info())
         return 0
     if given[0] == "run":
-        if given[1:2] == ["city"]:
-            return _run_city(given[2:])
-        if given[1:2] and given[1] in ("image", "video", "audio"):
-            return _run_signals(given[1], given[2:])
-        if given[1:2] == ["single-view"]:
-            return _run_single_view(given[2:])
-        what = given[1] if len(given) > 1 else "nothing"
-        systems = "city, image, video, audio, single-view"
-        raise InputError(f"run must be followed by the name of a system ({systems}), got {what}")
+        return _run(given[1:])
     if given[0] == "table":
         from mclnf_fast.report.table import main as table
 
@@ -77,44 +100,21 @@ def _dispatch(given: list[str]) -> int:
     raise InputError(f"the command must be run, table, bench, tune or info, got {given[0]!r}; see mclnf-fast --help")
 
 
-def _run_city(given: list[str]) -> int:
+def _run(given: list[str]) -> int:
+    name = given[0] if given else "nothing"
+    if name not in SYSTEMS:
+        raise InputError(f"run must be followed by the name of a system ({', '.join(SYSTEMS)}), got {name}")
+    system, words = SYSTEMS[name], _resumed(given[1:])
     try:
         import tyro
 
-        from mclnf_fast.systems.city import CityConfig, quick_config, run_city
+        module = importlib.import_module(f"mclnf_fast.systems.{system.module}")
+        options = importlib.import_module(f"mclnf_fast.systems.{system.options}")
     except ImportError as error:
-        raise InputError(f"run city needs the package {error.name}: pip install 'mclnf-fast[report]'") from None
-    default = quick_config() if "--quick" in given else CityConfig()
-    config = tyro.cli(CityConfig, args=_resumed(given), default=default, prog="mclnf-fast run city")
-    run_city(dataclasses.replace(config), " ".join(["mclnf-fast run city", *given]))
-    return 0
-
-
-def _run_signals(kind: str, given: list[str]) -> int:
-    try:
-        import tyro
-
-        from mclnf_fast.systems.mcl_config import CONFIGS, quick_config
-        from mclnf_fast.systems.mcl_nf import run_signals
-    except ImportError as error:
-        raise InputError(f"run {kind} needs the package {error.name}: pip install 'mclnf-fast[report]'") from None
-    default = quick_config(kind) if "--quick" in given else CONFIGS[kind]()
-    config = tyro.cli(CONFIGS[kind], args=_resumed(given), default=default, prog=f"mclnf-fast run {kind}")
-    run_signals(config, shlex.join(["mclnf-fast", "run", kind, *given]))
-    return 0
-
-
-def _run_single_view(given: list[str]) -> int:
-    try:
-        import tyro
-
-        from mclnf_fast.systems.single_view import run_single_view
-        from mclnf_fast.systems.single_view_config import SingleViewConfig, defaults_of
-    except ImportError as error:
-        raise InputError(f"run single-view needs the package {error.name}: pip install 'mclnf-fast[report]'") from None
-    words = _resumed(given)
-    config = tyro.cli(SingleViewConfig, args=words, default=defaults_of(words), prog="mclnf-fast run single-view")
-    run_single_view(config, shlex.join(["mclnf-fast", "run", "single-view", *given]))
+        raise InputError(f"run {name} needs the package {error.name}: pip install 'mclnf-fast[report]'") from None
+    default = getattr(options, system.defaults)(name, words)
+    config = tyro.cli(type(default), args=words, default=default, prog=f"mclnf-fast run {name}")
+    getattr(module, system.run)(config, shlex.join(["mclnf-fast", "run", *given]))
     return 0
 
 

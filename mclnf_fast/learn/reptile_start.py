@@ -77,7 +77,12 @@ class ReptileStart:
     @property
     def done(self) -> bool:
         """Whether all outer steps are made."""
-        return self.learner.outer_steps >= self.config.steps
+        return self.outer_steps >= self.config.steps
+
+    @property
+    def outer_steps(self) -> int:
+        """Outer steps done."""
+        return self.learner.outer_steps
 
     @property
     def params(self) -> Params:
@@ -87,7 +92,7 @@ class ReptileStart:
     def step(self) -> None:
         """One outer step; its loss joins the curve about 200 times in all."""
         began = time.perf_counter()
-        index, count = self.learner.outer_steps, self.config.objects
+        index, count = self.outer_steps, self.config.objects
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + index) % (1 << 63))
         if count <= self.tasks:
             chosen = torch.randperm(self.tasks, generator=generator)[:count]

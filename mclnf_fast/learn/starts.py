@@ -135,7 +135,12 @@ class StartLearner:
     @property
     def done(self) -> bool:
         """Whether all outer steps have been made."""
-        return self.learner.outer_steps >= self.config.steps
+        return self.outer_steps >= self.config.steps
+
+    @property
+    def outer_steps(self) -> int:
+        """Outer steps done."""
+        return self.learner.outer_steps
 
     @property
     def params(self) -> Params:
@@ -145,7 +150,7 @@ class StartLearner:
     def step(self) -> None:
         """One outer step."""
         began = time.perf_counter()
-        config, outer = self.config, self.learner.outer_steps
+        config, outer = self.config, self.outer_steps
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + outer) % (1 << 63))
         total = self.tasks[0].modules
         chosen = torch.randperm(total, generator=generator)[: min(total, config.signals)]
@@ -153,10 +158,10 @@ class StartLearner:
         result = self.learner.step(support, query, modules)
         self.seconds += time.perf_counter() - began
         every = config.validate_every
-        last = self.learner.outer_steps == config.steps
-        validated = self.validate() if every and (self.learner.outer_steps % every == 0 or last) else None
+        last = self.outer_steps == config.steps
+        validated = self.validate() if every and (self.outer_steps % every == 0 or last) else None
         trained = float(mse_to_psnr(result["query_loss"]).mean())
-        self.curve.append([self.learner.outer_steps, trained, validated])
+        self.curve.append([self.outer_steps, trained, validated])
 
     def validate(self) -> float | None:
         """Mean PSNR in dB of adapted modules on validation signals, on samples of the same draw every time; whatever

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import pathlib
 import sys
 from typing import Any, Literal
 
 import torch
 
-from mclnf_fast.errors import InputError
-from mclnf_fast.info import info
 from mclnf_fast.learn.metrics import steps_to_reach
 from mclnf_fast.learn.params import Params
 from mclnf_fast.ops import _dispatch
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems import city_data, city_pictures
 from mclnf_fast.systems.city_config import METHODS, CityConfig, log_steps, quick_config, read_config, wide_spec
-from mclnf_fast.systems.folder import Phases, RunFolder, plain, progress
+from mclnf_fast.systems.folder import RunFolder, progress
+from mclnf_fast.systems.run import Run, begin, say
 from mclnf_fast.systems.start import learn_start, random_start
 from mclnf_fast.systems.stream import Stream
 from mclnf_fast.systems.wide_start import WideStart, learn_wide_start
 
-say = functools.partial(print, flush=True)
 WIDE_KINDS: tuple[Literal["joint", "oml"], ...] = ("joint", "oml")
 
 
@@ -33,41 +29,21 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     Raises InputError on unusable input; whatever ends a run, its folder keeps the last good state and `resume`
     continues it to the same result.
     """
-    from mclnf_fast.report import check_extra, matrix_table, summary_markdown, write_report
+    from mclnf_fast.report import matrix_table, summary_markdown, write_report
 
-    check_extra()
-    config.check()
-    for op in _dispatch.ops():  # a backend that can't serve is told now, not after the data were made
-        _dispatch.select(op, config.backend, torch.device(config.device), torch.float32)
-    fresh = config.resume is None
-    if config.resume is not None:
-        known = pathlib.Path(config.resume) if config.resume not in ("", "auto") else config.out
-        folder, described = RunFolder.reopen(known, "city", command)
-        config = read_config(described)
-    else:
-        folder = RunFolder.create(config.out, "city", {**plain(config), "resume": None}, command)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    folder.clean()
+    run = begin(config, _dispatch.ops(), read_config, command)
+    config, folder, phases = run.config, run.folder, run.phases
     torch.manual_seed(config.seed)
-    state = folder.load_state("run")
-    phases = Phases({} if state is None else state[1]["phases"])
-    say(f"run folder: {folder.path}")
     if config.backend != "reference" and (missing := _passed_over(config)):
         say("slow, on the PyTorch reference: " + "; ".join(missing))
 
-    try:
-        with phases("data"), progress("city", None) as bar:
-            data = city_data.load(config, config.spec, config.settings, bar)
-    except InputError:
-        if fresh:
-            folder.discard()
-        raise
+    with run.reading(), progress("city", None) as bar:
+        data = city_data.load(config, config.spec, config.settings, bar)
     say(f"{data.title}: {len(data.tasks)} blocks, {sum(len(t.pool) for t in data.tasks):,} training rays")
-    folder.save_state("run", {}, {"phases": phases.seconds})
+    run.save_phases()
 
     wide = wide_spec(config.spec, config.spec.num_parameters * len(data.tasks))
-    starts, learned = _starts(config, data, folder, wide, phases)
+    starts, learned = _starts(run, data, wide)
     streams = _streams(config, data, folder, wide, starts)
     for k, task in enumerate(data.tasks):
         for name, stream in streams.items():
@@ -76,16 +52,14 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
                 stream.learn(k, bar)
         summary = {name: stream.summary() for name, stream in streams.items() if stream.tasks_done}
         say(matrix_table(summary, [t.name for t in data.tasks], color=sys.stdout.isatty()))
-        folder.save_state("run", {}, {"phases": phases.seconds})
+        run.save_phases()
         folder.write_lines("metrics.jsonl", _events(streams))
 
     with phases("pictures"):
         pictures, extra = city_pictures.make(config, data, streams, folder)
-    metrics = _metrics(config, data, streams, learned, phases, pictures, extra, folder.command)
+    metrics = _metrics(run, data, streams, learned, extra)
     _save_bank(streams, starts["modules"], config, data, folder)
-    with phases("report"):
-        folder.write_json("metrics.json", metrics)
-        report = write_report(folder.path, metrics)
+    report = run.finish(metrics, lambda *_: pictures, write_report)
     say(summary_markdown(metrics))
     say(f"report: {report}")
     return folder.path
@@ -104,10 +78,11 @@ def _passed_over(config: CityConfig) -> list[str]:
 
 
 def _starts(
-    config: CityConfig, data: city_data.CityData, folder: RunFolder, wide: FieldSpec, phases: Phases
+    run: Run[CityConfig], data: city_data.CityData, wide: FieldSpec
 ) -> tuple[dict[str, Params], dict[str, Any]]:
     """The starts by name, random where none is learned: `random` and `modules` of a module, `wide`, `joint` and `oml`
     of one network. And what to report of the learned ones."""
+    config, folder, phases = run.config, run.folder, run.phases
     module = random_start(config.spec, config.seed, config.device)
     one = random_start(wide, config.seed, config.device)
     starts = {"random": module, "modules": module, "wide": one, "joint": one, "oml": one}
@@ -118,7 +93,7 @@ def _starts(
             starts["modules"], learned["modules"] = learn_start(
                 blocks, config.spec, config.settings, config.meta, folder, config.seed, bar, config.device
             )
-        folder.save_state("run", {}, {"phases": phases.seconds})
+        run.save_phases()
     for kind in (k for k in WIDE_KINDS if k in config.starts):
         with phases(f"start {kind}"), progress(f"start {kind}", config.wide.steps) as bar:
             start = WideStart(
@@ -132,7 +107,7 @@ def _starts(
                 config.device,
             )
             starts[kind], learned[kind] = learn_wide_start(start, folder, bar)
-        folder.save_state("run", {}, {"phases": phases.seconds})
+        run.save_phases()
     return starts, learned
 
 
@@ -177,16 +152,13 @@ def _events(streams: dict[str, Stream]) -> list[dict[str, Any]]:
 
 
 def _metrics(
-    config: CityConfig,
+    run: Run[CityConfig],
     data: city_data.CityData,
     streams: dict[str, Stream],
     learned: dict[str, Any],
-    phases: Phases,
-    pictures: list[dict[str, str]],
     extra: dict[str, Any],
-    command: str,
 ) -> dict[str, Any]:
-    about = info()
+    config = run.config
     summary = {name: {**s.summary(), **extra["ssim"].get(name, {})} for name, s in streams.items()}
     comparison: dict[str, Any] = {}
     if {"mod", "mim"} <= set(streams):
@@ -198,21 +170,14 @@ def _metrics(
         comparison["mim_steps_to_mod_final"] = found
         comparison["mim_over_mod_seconds"] = streams["mim"].seconds / streams["mod"].seconds
     return {
+        **run.facts(),
         "title": data.title,
         "blocks": [t.name for t in data.tasks],
-        "machine": about["machine"],
-        "versions": about["versions"],
-        "backends": {op: _dispatch.select(op, config.backend, *_where(config)) for op in _dispatch.ops()},
-        "seconds_total": sum(phases.seconds.values()),
-        "phases": phases.seconds,
         "meta": learned.get("modules"),
         "starts": learned,
         "city": extra["city"],
         "summary": summary,
         "comparison": comparison,
-        "pictures": pictures,
-        "command": command,
-        "config": json.loads(json.dumps(plain(config))),
         "notes": data.notes,
     }
 

@@ -6,7 +6,8 @@ import dataclasses
 import math
 import pathlib
 import re
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -32,6 +33,8 @@ DEFAULT: tuple[Method, ...] = ("mod_random", "finetune", "mod", "mim")
 @dataclasses.dataclass(frozen=True)
 class CityConfig:
     """Learns a city block by block, without forgetting, and writes a run folder with a report."""
+
+    kind: ClassVar[str] = "city"
 
     data: pathlib.Path | None = None
     """Folder of posed images (MatrixCity, Blender or nerfstudio); without it a procedural city is made."""
@@ -208,6 +211,11 @@ QUICK: dict[str, Any] = {
 def quick_config() -> CityConfig:
     """The defaults of `--quick`."""
     return CityConfig(**QUICK)
+
+
+def defaults_of(name: str, words: Sequence[str]) -> CityConfig:
+    """The defaults that a command line begins from: with `--quick` those of a small run."""
+    return quick_config() if "--quick" in words else CityConfig()
 
 
 def log_steps(steps: int) -> tuple[int, ...]:

@@ -6,7 +6,8 @@ import dataclasses
 import math
 import pathlib
 import typing
-from typing import Any, ClassVar, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.methods import METHODS, AdaptConfig, AdaptOptions
@@ -233,27 +234,6 @@ def quick_config(kind: str) -> SignalConfig:
     return dataclasses.replace(config, adapt=adapt, meta=meta)
 
 
-T = TypeVar("T")
-
-
-def from_plain(cls: type[T], data: Any) -> T:
-    """A configuration from what `folder.plain` made of it. Raises InputError where that is no such configuration."""
-    try:
-        config: T = _read(cls, data)
-        config.check()  # type: ignore[attr-defined]
-        return config
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        name = getattr(cls, "kind", cls.__name__)
-        raise InputError(f"resume: config.yaml must be that of a run of {name}, but: {error!r}") from None
-
-
-def _read(hint: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint):
-        hints = typing.get_type_hints(hint)
-        return hint(**{f.name: _read(hints[f.name], value[f.name]) for f in dataclasses.fields(hint)})  # type: ignore[operator]
-    kinds = typing.get_args(hint)
-    if value is not None and (hint is pathlib.Path or pathlib.Path in kinds):
-        return pathlib.Path(value)
-    return tuple(value) if isinstance(value, list) else value
+def defaults_of(kind: str, words: Sequence[str]) -> SignalConfig:
+    """The defaults that a command line begins from: with `--quick` those of a small run."""
+    return quick_config(kind) if "--quick" in words else CONFIGS[kind]()

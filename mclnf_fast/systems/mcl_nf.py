@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import pathlib
-import time
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mclnf_fast.data.signals import Signals, SignalSets
 from mclnf_fast.errors import InputError
-from mclnf_fast.info import info
 from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.methods import METHODS, MIM, Method
 from mclnf_fast.learn.metrics import log_steps, measures
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.protocol import Protocol
 from mclnf_fast.learn.starts import StartLearner
-from mclnf_fast.ops import _dispatch
-from mclnf_fast.systems.folder import Phases, RunFolder, plain, progress
-from mclnf_fast.systems.mcl_config import CONFIGS, SignalConfig, from_plain
+from mclnf_fast.systems.folder import RunFolder, progress
+from mclnf_fast.systems.mcl_config import CONFIGS, SignalConfig
 from mclnf_fast.systems.mcl_data import cut_of, load, meta_start, random_start, tasks_of
+from mclnf_fast.systems.options import from_plain
+from mclnf_fast.systems.run import Run, begin, say
 from mclnf_fast.systems.step_memory import measure_steps
 
-say = functools.partial(print, flush=True)
-SAVE_EVERY = 10.0  # seconds
+OPS = ("bank_mlp", "bank_mse", "fisher_scores", "bank_step")
 
 
 def run_signals(config: SignalConfig, command: str | None = None) -> pathlib.Path:
@@ -37,51 +33,25 @@ def run_signals(config: SignalConfig, command: str | None = None) -> pathlib.Pat
     Raises InputError on unusable input; whatever ends a run, its folder keeps what is done, and `resume` continues it
     to the same result.
     """
-    from mclnf_fast.report import check_extra
     from mclnf_fast.report.signals import signal_table, write_run_pictures, write_signal_report
 
-    check_extra()
-    config.check()
-    for op in ("bank_mlp", "bank_mse", "fisher_scores", "bank_step"):  # one that can't serve is told now
-        _dispatch.select(op, config.backend, torch.device(config.device), torch.float32)
-    fresh = config.resume is None
-    if config.resume is not None:
-        known = pathlib.Path(config.resume) if config.resume not in ("", "auto") else config.out
-        folder, described = RunFolder.reopen(known, config.kind, command)
-        config = from_plain(CONFIGS[config.kind], described)
-    else:
-        folder = RunFolder.create(config.out, config.kind, {**plain(config), "resume": None}, command)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    folder.clean()
-    state = folder.load_state("run")
-    phases = Phases({} if state is None else state[1]["phases"])
-    say(f"run folder: {folder.path}")
-    try:
-        with phases("data"):
-            job = _Job(config, folder, load(config), phases)
-    except InputError:
-        if fresh:
-            folder.discard()
-        raise
+    run = begin(config, OPS, functools.partial(from_plain, CONFIGS[config.kind]), command)
+    with run.reading():
+        job = _Job(run, load(run.config))
     job.announce()
-    seeds = {str(seed): job.seed(seed) for seed in config.seeds}
-    metrics = job.metrics(seeds)
-    with phases("report"):
-        metrics["pictures"] = write_run_pictures(folder.path, metrics)
-    metrics |= {"phases": phases.seconds, "seconds_total": sum(phases.seconds.values())}
-    folder.write_json("metrics.json", metrics)
-    report = write_signal_report(folder.path, metrics)
+    seeds = {str(seed): job.seed(seed) for seed in run.config.seeds}
+    report = run.finish(metrics := job.metrics(seeds), write_run_pictures, write_signal_report)
     say(signal_table(metrics))
     say(f"report: {report}")
-    return folder.path
+    return run.folder.path
 
 
 class _Job:
     """One run: its data, cut into tasks, and what is done with each seed."""
 
-    def __init__(self, config: SignalConfig, folder: RunFolder, sets: SignalSets, phases: Phases) -> None:
-        self.config, self.folder, self.sets, self.phases = config, folder, sets, phases
+    def __init__(self, run: Run[SignalConfig], sets: SignalSets) -> None:
+        self.run, self.config, self.folder, self.sets, self.phases = run, run.config, run.folder, sets, run.phases
+        config = run.config
         values = sets.test.values
         self.channels = values.shape[-1]
         self.cut = cut_of(config, sets)
@@ -151,21 +121,8 @@ class _Job:
             fim_inner=config.fim_inner if with_fisher else "none",
             fim_outer=config.fim_outer if with_fisher else "none",
         )
-        state = self.folder.load_state(name)
-        if state is not None:
-            with self.folder.must_fit(name):
-                learner.load_state_dict(*state)
-        with self.phases("meta-training"), progress(f"seed {seed}: start {kind}", config.meta.steps) as bar:
-            bar(learner.learner.outer_steps)
-            saved = time.monotonic()
-            while not learner.done:
-                learner.step()
-                bar(1)
-                if learner.done or time.monotonic() - saved > SAVE_EVERY:
-                    self.folder.save_state(name, *learner.state_dict())
-                    saved = time.monotonic()
-        self._save_phases()
-        about = {"curve": learner.curve, "seconds": learner.seconds, "outer_steps": learner.learner.outer_steps}
+        self.run.learn(learner, name, config.meta.steps, f"seed {seed}: start {kind}")
+        about = {"curve": learner.curve, "seconds": learner.seconds, "outer_steps": learner.outer_steps}
         return learner.params, {**about, "parameters": sum(p.numel() for p in learner.params)}
 
     def _former(self, name: str, random: Params) -> tuple[Params, dict[str, Any]]:
@@ -198,7 +155,7 @@ class _Job:
             values = self.cut.assemble(predictions).clamp(0, 1).cpu()
             self.folder.save_values(name, values)
         self.folder.save_state(f"method_{seed}_{name}", {}, row)
-        self._save_phases()
+        self.run.save_phases()
         last = record.curve["psnr"][str(config.steps)]
         say(f"seed {seed}, {name}: {sum(last) / len(last):.2f} dB in {record.seconds:.0f} s")
         return row
@@ -207,12 +164,9 @@ class _Job:
         """Metrics of the whole signals."""
         return measures(self.config.kind, self.cut.assemble(predictions).clamp(0, 1).cpu(), self.sets.test.values)
 
-    def _save_phases(self) -> None:
-        self.folder.save_state("run", {}, {"phases": self.phases.seconds})
-
     def metrics(self, seeds: dict[str, Any]) -> dict[str, Any]:
         """The content of metrics.json, but for what only the report knows."""
-        config, about, sets = self.config, info(), self.sets
+        config, sets = self.config, self.sets
         self.folder.save_values("truth", sets.test.values)
         with self.phases("memory"):
             peaks = measure_steps(config, self.channels, len(sets.test), self.cut)
@@ -223,16 +177,8 @@ class _Job:
                 method["peak_bytes_per_step"] = peaks.get(name)
         first = next(iter(next(iter(seeds.values()))["methods"].values()))
         return {
-            "system": config.kind,
+            **self.run.facts(),
             "title": sets.title,
-            "command": self.folder.command,
-            "machine": about["machine"],
-            "versions": about["versions"],
-            "backends": {
-                op: _dispatch.select(op, config.backend, torch.device(config.device), torch.float32)
-                for op in ("bank_mlp", "bank_mse", "fisher_scores", "bank_step")
-            },
-            "config": json.loads(json.dumps(plain(config))),
             "notes": self.notes,
             "tasks": [f"{TASKS[config.kind]} {k + 1}" for k in range(self.cut.tasks)],
             "signals": {part: list(getattr(sets, part).names) for part in ("train", "validation", "test")},

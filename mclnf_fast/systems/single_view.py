@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import pathlib
 import time
 from collections.abc import Callable
@@ -16,21 +15,18 @@ from mclnf_fast import data
 from mclnf_fast.data.objects import ObjectSets, ObjectViews
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.info import info
 from mclnf_fast.learn.inits import matched, shuffled
 from mclnf_fast.learn.metrics import log_steps, mse_to_psnr, psnr
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.reptile_start import ReptileStart
-from mclnf_fast.ops import _dispatch
 from mclnf_fast.render.bins import render_pixels, shaded
 from mclnf_fast.render.objects import ObjectPool, ray_loss
-from mclnf_fast.systems.folder import Phases, RunFolder, plain, progress
-from mclnf_fast.systems.mcl_config import from_plain
+from mclnf_fast.systems.folder import progress
+from mclnf_fast.systems.options import from_plain
+from mclnf_fast.systems.run import Run, begin, say
 from mclnf_fast.systems.single_view_config import INPUT_VIEWS, SingleViewConfig, StartName
 from mclnf_fast.systems.single_view_start import Start
 
-say = functools.partial(print, flush=True)
-SAVE_EVERY = 10.0  # seconds
 OPS = ("bank_mlp", "composite", "bank_step")
 SHOWN = 3  # test objects in the pictures
 
@@ -41,51 +37,24 @@ def run_single_view(config: SingleViewConfig, command: str | None = None) -> pat
     Raises InputError on unusable input; whatever ends a run, its folder keeps what is done, and `resume` continues it
     to the same result.
     """
-    from mclnf_fast.report import check_extra
     from mclnf_fast.report.single_view import start_table, write_pictures, write_single_view_report
 
-    check_extra()
-    config.check()
-    for op in OPS:  # one that can't serve is told now
-        _dispatch.select(op, config.backend, torch.device(config.device), torch.float32)
-    fresh = config.resume is None
-    if config.resume is not None:
-        known = pathlib.Path(config.resume) if config.resume not in ("", "auto") else config.out
-        folder, described = RunFolder.reopen(known, config.kind, command)
-        config = from_plain(SingleViewConfig, described)
-    else:
-        folder = RunFolder.create(config.out, config.kind, {**plain(config), "resume": None}, command)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    folder.clean()
-    state = folder.load_state("run")
-    phases = Phases({} if state is None else state[1]["phases"])
-    say(f"run folder: {folder.path}")
-    try:
-        with phases("data"):
-            with progress("objects", None) as bar:
+    run = begin(config, OPS, functools.partial(from_plain, SingleViewConfig), command)
+    with run.reading():
+        with progress("objects", None) as bar:
 
-                def made(done: int, count: int) -> None:
-                    bar(1)
+            def made(done: int, count: int) -> None:
+                bar(1)
 
-                sets = load(config, made)
-            job = _Job(config, folder, sets, phases)
-    except InputError:
-        if fresh:
-            folder.discard()
-        raise
+            sets = load(run.config, made)
+        job = _Job(run, sets)
     job.announce()
     starts, about = job.starts()
     found = {name: job.adapt(name, start) for name, start in starts.items()}
-    metrics = job.metrics(found, about)
-    with phases("report"):
-        metrics["pictures"] = write_pictures(folder.path, metrics)
-    metrics |= {"phases": phases.seconds, "seconds_total": sum(phases.seconds.values())}
-    folder.write_json("metrics.json", metrics)
-    report = write_single_view_report(folder.path, metrics)
+    report = run.finish(metrics := job.metrics(found, about), write_pictures, write_single_view_report)
     say(start_table(metrics))
     say(f"report: {report}")
-    return folder.path
+    return run.folder.path
 
 
 def load(config: SingleViewConfig, advance: Callable[[int, int], None] | None = None) -> ObjectSets:
@@ -107,8 +76,9 @@ def load(config: SingleViewConfig, advance: Callable[[int, int], None] | None = 
 class _Job:
     """One run: its objects, its starts, and how each start is continued."""
 
-    def __init__(self, config: SingleViewConfig, folder: RunFolder, sets: ObjectSets, phases: Phases) -> None:
-        self.config, self.folder, self.sets, self.phases = config, folder, sets, phases
+    def __init__(self, run: Run[SingleViewConfig], sets: ObjectSets) -> None:
+        self.run, self.config, self.folder, self.sets, self.phases = run, run.config, run.folder, sets, run.phases
+        config = run.config
         if not sets.train or not sets.test:
             raise InputError(
                 f"data: needs objects to learn from and others to test on, got {len(sets.train)} and {len(sets.test)}"
@@ -167,26 +137,11 @@ class _Job:
             return ray_loss(self.train, objects, self.spec, config.meta_rays, generator, self.inputs)
 
         learner = ReptileStart(standard, len(self.train), draw, config.meta, config.seed)
-        checks: list[list[float]] = []
-        state = self.folder.load_state("meta")
-        if state is not None:
-            with self.folder.must_fit("meta"):
-                learner.load_state_dict(*state)
-                checks = [list(c) for c in state[1]["checks"]]
-        with self.phases("meta-training"), progress("learning the start", config.meta.steps) as bar:
-            bar(learner.learner.outer_steps)
-            saved = time.monotonic()
-            while not learner.done:
-                learner.step()
-                bar(1)
-                done = learner.learner.outer_steps
-                if config.check_every and done % config.check_every == 0:
-                    checks.append([done, self.check(learner.params)])
-                if learner.done or time.monotonic() - saved > SAVE_EVERY:
-                    tensors, meta = learner.state_dict()
-                    self.folder.save_state("meta", tensors, {**meta, "checks": checks})
-                    saved = time.monotonic()
-        self._save_phases()
+
+        def check(done: int) -> list[float] | None:
+            return [done, self.check(learner.params)] if config.check_every and done % config.check_every == 0 else None
+
+        checks = self.run.learn(learner, "meta", config.meta.steps, "learning the start", check)
         curve = [[s, float(mse_to_psnr(v))] for s, v in learner.curve]
         return learner.params, {"curve": curve, "checks": checks, "seconds": learner.seconds}
 
@@ -234,7 +189,7 @@ class _Job:
             self.folder.save_values(name, torch.stack([self.pictures(p) for p in (before, adapted)]))
         tensors = {f"params.{i}": p for i, p in enumerate(adapted)}
         self.folder.save_state(f"adapted_{name}", tensors, row)
-        self._save_phases()
+        self.run.save_phases()
         say(f"{name}: {sum(row['after']) / len(pool):.2f} dB on the other views in {row['seconds']:.0f} s")
         return row
 
@@ -281,26 +236,16 @@ class _Job:
             made.append((pixels * 255).round().to(torch.uint8).cpu())
         return torch.stack(made, 1).unflatten(2, (self.test.height, self.test.width))
 
-    def _save_phases(self) -> None:
-        self.folder.save_state("run", {}, {"phases": self.phases.seconds})
-
     def metrics(self, found: dict[StartName, dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
         """The content of metrics.json, but for what only the report knows."""
-        config, versions, sets = self.config, info(), self.sets
+        config, sets = self.config, self.sets
         self.folder.save_values("truth", self.pictures(None))
         count, _ = self.shown()
         places = torch.stack([one.cameras.centers for one in _cut(sets.test[:count])])
         turns = torch.atan2(places[..., 1], places[..., 0])
         return {
-            "system": config.kind,
+            **self.run.facts(),
             "title": f"{sets.title} from a single view",
-            "command": self.folder.command,
-            "machine": versions["machine"],
-            "versions": versions["versions"],
-            "backends": {
-                op: _dispatch.select(op, config.backend, torch.device(config.device), torch.float32) for op in OPS
-            },
-            "config": json.loads(json.dumps(plain(config))),
             "notes": list(sets.notes),
             "objects": {part: [one.name for one in getattr(sets, part)] for part in ("train", "test")},
             "views": {

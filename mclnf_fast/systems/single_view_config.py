@@ -14,6 +14,7 @@ from mclnf_fast.learn.reptile_start import ReptileConfig
 from mclnf_fast.render.bins import BinSettings, Convention
 from mclnf_fast.spec import FieldSpec, LogFrequency
 from mclnf_fast.systems.city_config import check_device
+from mclnf_fast.systems.options import given_option
 
 StartName = Literal["standard", "matched", "shuffled", "meta"]
 Preset = Literal["blog", "small", "fast"]
@@ -202,16 +203,9 @@ def preset_config(preset: str = "small", *, quick: bool = False, compat: str = "
     return config
 
 
-def defaults_of(words: Sequence[str]) -> SingleViewConfig:
+def defaults_of(name: str, words: Sequence[str]) -> SingleViewConfig:
     """The defaults that a command line begins from: what its `--preset`, `--compat` and `--quick` say."""
-
-    def given(name: str, default: str) -> str:
-        value = default
-        for k, word in enumerate(words):
-            if word == f"--{name}" and k + 1 < len(words):
-                value = words[k + 1]
-            elif word.startswith(f"--{name}="):
-                value = word.partition("=")[2]
-        return value
-
-    return preset_config(given("preset", "small"), quick="--quick" in words, compat=given("compat", "blog"))
+    preset, compat = (
+        given_option(words, option, default) for option, default in (("preset", "small"), ("compat", "blog"))
+    )
+    return preset_config(preset, quick="--quick" in words, compat=compat)

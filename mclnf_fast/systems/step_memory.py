@@ -23,7 +23,8 @@ from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.coords import CoordTask, joined
 from mclnf_fast.learn.methods import METHODS
 from mclnf_fast.systems.folder import plain
-from mclnf_fast.systems.mcl_config import CONFIGS, SignalConfig, from_plain
+from mclnf_fast.systems.mcl_config import CONFIGS, SignalConfig
+from mclnf_fast.systems.options import from_plain
 
 ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "65536",

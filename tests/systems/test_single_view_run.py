@@ -19,6 +19,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.learn.metrics import psnr
 from mclnf_fast.render.objects import on_white
+from mclnf_fast.systems import run as run_frame
 from mclnf_fast.systems import single_view
 from mclnf_fast.systems.single_view_config import SingleViewConfig, defaults_of, preset_config
 from mclnf_fast.systems.single_view_start import load_start
@@ -96,7 +97,7 @@ def test_scores_are_those_of_the_pictures(finished):
 
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
-    monkeypatch.setattr(single_view, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(run_frame, "SAVE_EVERY", 0.0)
     whole, made = single_view.ReptileStart.step, 0
 
     def dying(learner: Any) -> None:
@@ -159,7 +160,7 @@ def test_the_texts_numbers():
     )
     settings = config.settings(2.0, 6.0)
     assert (settings.bins, settings.near, settings.far, settings.convention) == (128, 2.0, 6.0, "blog")
-    notebook = defaults_of(["--preset", "blog", "--compat=learnit"])
+    notebook = defaults_of("single-view", ["--preset", "blog", "--compat=learnit"])
     assert notebook.meta.outer_lr == 5e-4
     assert notebook.check_every > 0
     assert notebook.check_steps == 512
