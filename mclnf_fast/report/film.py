@@ -15,7 +15,8 @@ from mclnf_fast.fields.io import write_atomically
 if TYPE_CHECKING:
     from PIL import Image as PilImage
 
-COLOURS = 256
+COLOURS, FEWEST = 128, 32
+MOST_BYTES = 1_000_000  # of a GIF, which report.html carries inside
 SAMPLES = 8  # frames that the palette is made of
 QUALITY = "20"  # x264's constant rate factor
 CODECS = ("libx264", "mpeg4")
@@ -24,8 +25,8 @@ CODECS = ("libx264", "mpeg4")
 def write_gif(frames: Sequence[PilImage.Image], path: Path, milliseconds: int) -> Path:
     """An endless GIF of RGB frames of one size, at least 1.
 
-    All frames have one palette and no dithering, so that what stands still in the picture does so in the file, which
-    is a third as large then.
+    All frames have one palette and no dithering, so that what stands still in the picture does so in the file. Above a
+    megabyte the palette is halved, down to 32 colours.
     """
     from PIL import Image
 
@@ -35,13 +36,14 @@ def write_gif(frames: Sequence[PilImage.Image], path: Path, milliseconds: int) -
     strip = Image.new("RGB", (width, height * len(chosen)))
     for k, frame in enumerate(chosen):
         strip.paste(frame, (0, k * height))
-    palette = strip.quantize(COLOURS, dither=Image.Dither.NONE)
-    plain = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    buffer = io.BytesIO()
-    plain[0].save(
-        buffer, "GIF", save_all=True, append_images=plain[1:], duration=milliseconds, loop=0, optimize=True, disposal=1
-    )
-    write_atomically(path, buffer.getvalue())
+    colours, content = COLOURS, b""
+    while not content or (len(content) > MOST_BYTES and colours >= FEWEST):
+        palette = strip.quantize(colours, dither=Image.Dither.NONE)
+        plain = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+        buffer = io.BytesIO()
+        plain[0].save(buffer, "GIF", save_all=True, append_images=plain[1:], duration=milliseconds, loop=0)
+        content, colours = buffer.getvalue(), colours // 2
+    write_atomically(path, content)
     return path
 
 

@@ -19,10 +19,10 @@ from mclnf_fast.report.single_view_pictures import saved_values
 if TYPE_CHECKING:
     from PIL import Image as PilImage
 
-_CELL, _STILL = 160, 96  # pixels of a picture's longer side, in the film and in the strip
+_CELL, _STILL = 128, 96  # pixels of a picture's longer side, in the film and in the strip
 _STILLS = 8  # columns of the strip
 _LABEL = 26  # pixels
-_FRAME = 80  # milliseconds
+_FRAME = 100  # milliseconds
 
 
 @dataclass(frozen=True)

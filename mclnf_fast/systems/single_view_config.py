@@ -91,7 +91,7 @@ class SingleViewConfig:
     """Where rays begin to be looked at, scene units; default: what the data says (procedural: 2)."""
     far: float | None = None
     """Where they end; default: what the data says (procedural: 6)."""
-    orbit_frames: int = 48
+    orbit_frames: int = 36
     """Pictures of the turn around the first test object; 0: none."""
     curve_views: int = 6
     """Other views that the curve over steps is taken on, evenly chosen; the last step is scored on all of them."""
