@@ -147,7 +147,8 @@ class _Job:
         learner = ReptileStart(standard, len(train), draw, config.meta, config.seed)
 
         def check(done: int) -> list[float] | None:
-            return [done, self.check(learner.params)] if config.check_every and done % config.check_every == 0 else None
+            every = config.checked_every
+            return [done, self.check(learner.params)] if every and done % every == 0 else None
 
         checks = self.run.learn(learner, "meta", config.meta.steps, "learning the start", check)
         curve = [[s, float(mse_to_psnr(v))] for s, v in learner.curve]

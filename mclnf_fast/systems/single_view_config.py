@@ -95,8 +95,9 @@ class SingleViewConfig:
     """Pictures of the turn around the first test object; 0: none."""
     curve_views: int = 6
     """Other views that the curve over steps is taken on, evenly chosen; the last step is scored on all of them."""
-    check_every: int = 0
-    """Outer steps between two checks of the start on one view of a test object; 0: none. They change nothing."""
+    check_every: int | None = None
+    """Outer steps between two checks of the start on a test object; 0: none. They change nothing. Default: none, of
+    learnit a tenth of them all."""
     check_steps: int = 512
     """SGD steps of a check (128 x 128 pixels four times over, at 128 rays)."""
     match_steps: int = 500
@@ -115,8 +116,9 @@ class SingleViewConfig:
             if value is not None and value < 1:
                 raise InputError(f"{name.replace('_', '-')} must be at least 1, got {value}")
         for name, least in (("check_every", 0), ("check_steps", 1), ("match_steps", 1), ("orbit_frames", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name.replace('_', '-')} must be at least {least}, got {value}")
         if self.inputs != "all" and self.inputs < 1:
             raise InputError(f"inputs must be all or at least 1, got {self.inputs}")
         if self.optimizer not in RATES:
@@ -150,6 +152,13 @@ class SingleViewConfig:
     def tests(self) -> int:
         """Procedural objects to test on."""
         return min(6, max(1, self.objects // 4)) if self.test is None else self.test
+
+    @property
+    def checked_every(self) -> int:
+        """`check_every`, or what the convention stands with."""
+        if self.check_every is not None:
+            return self.check_every
+        return max(1, self.meta.steps // 10) if self.compat == "learnit" else 0
 
     @property
     def rate(self) -> float:
@@ -220,8 +229,7 @@ def preset_config(preset: str = "small", *, quick: bool = False, compat: str = "
     config = SingleViewConfig(**{"preset": preset, **PRESETS[preset], **(QUICK if quick else {})})
     if compat == "learnit":
         meta = config.meta if quick or preset != "blog" else dataclasses.replace(config.meta, outer_lr=5e-4)
-        every = config.check_every or max(1, config.meta.steps // 10)
-        config = dataclasses.replace(config, compat="learnit", meta=meta, check_every=every)
+        config = dataclasses.replace(config, compat="learnit", meta=meta)
     return config
 
 

@@ -139,6 +139,8 @@ def test_a_learned_start_serves_a_users_photo(finished, tmp_path):
     assert not torch.equal(untouched, pictures)
     plain = (on_white(thing.images[0]) * 255).round().to(torch.uint8)
     assert start.adapt(plain, thing.cameras[:1]).render(thing.cameras[1:3]).shape == pictures.shape
+    both = start.adapt(thing.images[:2], thing.cameras[:2])
+    assert not torch.equal(both.render(thing.cameras[1:3]), pictures)
     with pytest.raises(InputError, match="camera must be 1, one a picture, got 2"):
         start.adapt(thing.images[0], thing.cameras[:2])
     with pytest.raises(InputError, match="image must be uint8"):
@@ -163,7 +165,8 @@ def test_the_texts_numbers():
     assert (settings.bins, settings.near, settings.far, settings.convention) == (128, 2.0, 6.0, "blog")
     notebook = defaults_of("single-view", ["--preset", "blog", "--compat=learnit"])
     assert notebook.meta.outer_lr == 5e-4
-    assert notebook.check_every > 0
+    assert notebook.checked_every == 10_000
+    assert config.checked_every == 0
     assert notebook.check_steps == 512
     assert notebook.settings(2.0, 6.0).convention == "learnit"
     assert isinstance(mf.LogFrequency(20, 8.0), type(config.spec.encoding))
