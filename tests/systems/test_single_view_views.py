@@ -19,6 +19,7 @@ from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.render.bins import BinSettings
 from mclnf_fast.render.objects import ObjectPool, on_white
 from mclnf_fast.render.orbit import nearest, orbit
+from mclnf_fast.report import single_view as report
 from mclnf_fast.spec import FieldSpec, LogFrequency
 from mclnf_fast.systems import single_view
 from mclnf_fast.systems.single_view_show import SIDE, Show
@@ -72,11 +73,12 @@ def learned(out: pathlib.Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("inputs", ["all", "3"])
-def test_what_is_learned_does_not_depend_on_the_test_views(tmp_path, inputs):
+def test_what_is_learned_does_not_depend_on_the_test_views(tmp_path, inputs, monkeypatch):
     counts = {"train": 7, "test": 3}
     plain, noise = scene(tmp_path / "a", counts), scene(tmp_path / "b", counts, test_seed=1)
     words = ["--inputs", inputs, "--starts", "standard", "--optimizer", "adam", "--steps", "40", "--lr-end", "1e-4"]
     first = run(tmp_path / "one", "--data", plain, *words)
+    monkeypatch.setattr(report, "write_pictures", lambda *_: [])  # once will do
     second = run(tmp_path / "two", "--data", noise, *words)
     ours, theirs = learned(tmp_path / "one"), learned(tmp_path / "two")
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
@@ -84,7 +86,7 @@ def test_what_is_learned_does_not_depend_on_the_test_views(tmp_path, inputs):
     assert first["starts"]["standard"]["input"] == second["starts"]["standard"]["input"]
     assert first["views"]["known"] == [7 if inputs == "all" else 3]
     assert first["views"]["tested"] == [3]
-    assert first["views"]["curve"] == [[7, 9]] or set(first["views"]["curve"][0]) <= {7, 8, 9}
+    assert first["views"]["curve"] == [[7, 9]]
     assert first["title"].endswith(f"from {7 if inputs == 'all' else 3} views")
     # Every view learned from has a say.
     changed = scene(tmp_path / "c", counts)
