@@ -44,7 +44,7 @@ def steps_plot(
     if steps:
         axes.set_xscale("log", base=2)
         shown = [s for i, s in enumerate(steps) if i % 2 == 0 or i == len(steps) - 1]
-        if len(shown) > 2 and shown[-1] < 1.5 * shown[-2]:
+        if len(shown) > 2 and shown[-1] < 2.5 * shown[-2]:
             shown.pop(-2)
         axes.set_xticks([max(s, 0.5) for s in shown], [f"{s:,}" for s in shown])
         axes.minorticks_off()
