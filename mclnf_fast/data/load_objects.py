@@ -49,7 +49,8 @@ def load_objects(
       1.8; chairs 1.25 and 2.75.
     - NeRF-synthetic: one scene is an object to test on, with its training views and then those to test on
       (`train_views`); of several scenes each is an object. Near 2, far 6.
-    - `.glb`, `.gltf`, `.obj`: put into the unit ball and rendered from the same cameras as made cars. Near 2, far 6.
+    - `.glb`, `.gltf`, `.obj`: put into the unit ball and rendered from the same cameras as made cars; what a glTF
+      material lets through is cut out. Near 2, far 6.
 
     Args:
         folder: a folder, or one mesh.

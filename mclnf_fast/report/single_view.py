@@ -137,6 +137,7 @@ def write_pictures(folder: str | Path, metrics: Mapping[str, Any]) -> list[dict[
     strip = orbit_strip(place, rows) if rows else None
     plot = steps_plot(place, looks, curves)
     which = learned_from(metrics)
+    which = which if which.startswith("the ") else f"one of the {which}"
     around = "Around one unseen object at constant elevation: "
     rendered = mapping(metrics.get("orbit")).get("rendered") is True
     around += "the truth" if rendered else "of its own views the nearest (it can't be rendered anew)"
@@ -186,6 +187,7 @@ def write_single_view_report(folder: str | Path, metrics: Mapping[str, Any]) -> 
         "objects": _objects(metrics, looks),
         "looks": list(looks.values()),
         "meta": _meta(metrics),
+        "network": "The learned start" if mapping(metrics.get("meta")).get("curve") else "The network",
         "notes": [*(str(n) for n in sequence(metrics.get("notes"))), NOT_CLAIMED],
         "command": str(metrics.get("command") or ""),
         "made": [
@@ -202,7 +204,9 @@ def write_single_view_report(folder: str | Path, metrics: Mapping[str, Any]) -> 
 def _facts(metrics: Mapping[str, Any]) -> list[str]:
     objects = mapping(metrics.get("objects"))
     out = [f"{len(sequence(objects['train']))} objects to learn from"] if objects.get("train") else []
-    out += [f"{len(sequence(objects.get('test')))} unseen ones"] if objects else []
+    count = len(sequence(objects.get("test")))
+    unseen = "unseen" if objects.get("train") else "object" if count == 1 else "objects"
+    out += [f"{count} {unseen}"] if objects else []
     size = sequence(mapping(metrics.get("views")).get("size"))
     out += [f"{size[1]} x {size[0]} pixels"] if len(size) == 2 else []
     if finite(metrics.get("seconds_total")) is not None:
