@@ -3,6 +3,7 @@ with its file."""
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -152,17 +153,21 @@ def read_image(path: Path, downscale: float = 1.0, max_side: int | None = None) 
     return np.array(picture), size
 
 
-def decoded(path: Path) -> Image.Image:
-    """The whole picture in `path`, in the file's own mode; `InputError` where it is missing, none or torn."""
+def decoded(path: Path, content: bytes | None = None) -> Image.Image:
+    """The whole picture in `path`, in the file's own mode; `InputError` where it is missing, none or torn. With
+    `content` the picture is those bytes, and `path` what an error calls it."""
     from PIL import Image
 
+    def source() -> Path | io.BytesIO:
+        return path if content is None else io.BytesIO(content)
+
     try:
-        with Image.open(path) as checked:
+        with Image.open(source()) as checked:
             # Decoding stops at the last pixel: a PNG whose end is missing or damaged shows in its
             # checksums only.
             if checked.format == "PNG":
                 checked.verify()
-        with Image.open(path) as opened:
+        with Image.open(source()) as opened:
             opened.load()  # decodes all of it: a torn file fails here and not as a grey stripe
             return opened
     except FileNotFoundError:

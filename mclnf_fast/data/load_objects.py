@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 from mclnf_fast.data.extras import MissingExtraError
 from mclnf_fast.data.gather import MOST_BYTES, listed
 from mclnf_fast.data.layouts import Found, Item, folders_in
 from mclnf_fast.data.mesh_render import render_mesh
 from mclnf_fast.data.objects import FAR, NEAR, ObjectSets, ObjectViews, sphere_cameras
-from mclnf_fast.data.objects_json import TRAIN, find_objects, json_frames, split_frames
+from mclnf_fast.data.objects_json import TRAIN, find_objects, json_frames
 from mclnf_fast.data.objects_mesh import find_meshes, read_mesh
 from mclnf_fast.data.objects_read import read_views
 from mclnf_fast.data.objects_srn import find_srn, srn_frames
 from mclnf_fast.data.split import check_split, plan
 from mclnf_fast.errors import InputError
+from mclnf_fast.render.cameras import Cameras
 
 _log = logging.getLogger("mclnf_fast")
 LOOKED_FOR = (
@@ -43,9 +47,10 @@ def load_objects(
       Near 2, far 6, or what that file says.
     - SRN: `<category>_{train,val,test}/<id>/{rgb,pose}` or `<id>/{rgb,pose}`; pure white is transparent. Near 0.8, far
       1.8; chairs 1.25 and 2.75.
-    - NeRF-synthetic: one scene is trained on and tested on by its own views; of several scenes each is an object. Near
-      2, far 6.
-    - `.glb`, `.gltf`, `.obj`: put into the unit ball and rendered from the same cameras as made cars. Near 2, far 6.
+    - NeRF-synthetic: one scene is an object to test on, with its training views and then those to test on
+      (`train_views`); of several scenes each is an object. Near 2, far 6.
+    - `.glb`, `.gltf`, `.obj`: put into the unit ball and rendered from the same cameras as made cars; what a glTF
+      material lets through is cut out. Near 2, far 6.
 
     Args:
         folder: a folder, or one mesh.
@@ -53,7 +58,8 @@ def load_objects(
             cameras with them. None: as in the files; meshes 128.
         test: share, or count, of the objects to test on, see `split.plan`; the data's own split is kept.
         limit: at most so many objects in all, chosen by seed.
-        views: at most so many of each object, the first; None: all. Of meshes so many are rendered; None: 25.
+        views: at most so many of each object, the first, and at most so many kept to test on; None: all. Of meshes so
+            many are rendered; None: 25.
         seed: of the split, the choice and the meshes' cameras.
         strict: refuse an unusable object instead of skipping it with a warning.
         progress: called with (objects done, objects in all).
@@ -79,7 +85,7 @@ def load_objects(
     inside = folders_in(root)
     for base in [root, *(inside if len(inside) == 1 else [])]:
         if (base / TRAIN).exists():
-            return _scene(base, size, views)
+            return _scene(base, size, views, progress)
         for kind, look in (("json", find_objects), ("srn", find_srn)):
             found = look(base)
             if found is not None:
@@ -103,7 +109,7 @@ def _load(
     first: ObjectViews | None = None
     for k, item in enumerate(items):
         try:
-            result = _read(item, base, root, kind, size, views, seed, number[item.name])
+            result = _read(item, base, root, kind, size, views, seed, number[item.name], k >= len(split.train))
             if first is not None and result.images.shape[1:3] != first.images.shape[1:3]:
                 raise InputError(
                     f"{item.path}: images must be {first.cameras.width}x{first.cameras.height} as those of "
@@ -140,35 +146,44 @@ def _load(
 
 
 def _read(
-    item: Item, base: Path, root: Path, kind: str, size: int | None, views: int | None, seed: int, number: int
+    item: Item, base: Path, root: Path, kind: str, size: int | None, views: int | None, seed: int, number: int,
+    tested: bool,
 ) -> ObjectViews:  # fmt: skip
-    """One object."""
+    """One object; views that its data keeps to test on are read where it is `tested` on."""
     if kind == "mesh":
         cameras = sphere_cameras(views or VIEWS, size or SIZE, seed, number)
-        mesh = read_mesh(root, item.path)
-        try:
-            mesh = mesh.into_ball()
-        except InputError as error:
-            raise InputError(f"{item.path}: {error}") from None
-        return ObjectViews(item.name, render_mesh(mesh, cameras), cameras)
+        render = functools.partial(_rendered, root, item.path)
+        return ObjectViews(item.name, render(cameras), cameras, render=render)
     if not item.path.is_dir():
         raise InputError(f"{item.path}: must be the folder of an object, was not there")
-    frames = srn_frames(item.path) if kind == "srn" else json_frames(root, item.path)
-    return read_views(item.name, frames, size=size, views=views, white=kind == "srn")
+    frames, held = (srn_frames(item.path), []) if kind == "srn" else json_frames(root, item.path)
+    return read_views(item.name, frames, held if tested else [], size=size, views=views, white=kind == "srn")
 
 
-def _scene(root: Path, size: int | None, views: int | None) -> ObjectSets:
-    """One scene of NeRF-synthetic: its training views to train, its test (or else validation) views to test."""
+def _rendered(root: Path, path: Path, cameras: Cameras) -> Tensor:
+    """A mesh put into the unit ball, uint8 [V, H, W, 4]; read anew each time, so that a large set need not be held."""
+    mesh = read_mesh(root, path)
+    try:
+        mesh = mesh.into_ball()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return render_mesh(mesh, cameras)
+
+
+def _scene(
+    root: Path, size: int | None, views: int | None, progress: Callable[[int, int], None] | None
+) -> ObjectSets:  # fmt: skip
+    """One scene of NeRF-synthetic: an object to test on, with its training views and those to test on."""
     name = root.resolve().name
-    train = read_views(f"{name} train", split_frames(root, root / TRAIN), size=size, views=views, white=False)
-    for split in ("test", "val"):
-        path = root / f"transforms_{split}.json"
-        if path.exists():
-            held = read_views(f"{name} {split}", split_frames(root, path), size=size, views=views, white=False)
-            note = "one scene: its own other views are tested on"
-            return ObjectSets(f"{name} (NeRF-synthetic)", (train,), (held,), NEAR, FAR, (note,))
-    note = "one scene without test views: there is nothing to train on beside it"
-    return ObjectSets(f"{name} (NeRF-synthetic)", (), (train,), NEAR, FAR, (note,))
+    frames, held = json_frames(root, root)
+    one = read_views(name, frames, held, size=size, views=views, white=False)
+    if one.train_views is None:
+        note = "one scene without test views: there is nothing to train on beside it"
+    else:
+        note = f"one scene: {one.train_views} views to learn from, {len(one) - one.train_views} to test on"
+    if progress is not None:
+        progress(1, 1)
+    return ObjectSets(f"{name} (NeRF-synthetic)", (), (one,), NEAR, FAR, (note,))
 
 
 def _good(results: Sequence[ObjectViews | InputError]) -> tuple[ObjectViews, ...]:

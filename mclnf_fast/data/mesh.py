@@ -25,7 +25,8 @@ class Mesh:
         closed: whether the faces bound solids, outside to the front: then back faces are never seen.
         uv: float32 [F, 3, 2], place in the texture: u to the right, v upwards, both repeat with period 1.
         texture_ids: int64 [F], which of `textures` a face has; -1: none.
-        textures: each float32 [h, w, 3], linear RGB, first row on top.
+        textures: each float32 [h, w, 3], linear RGB, first row on top; or [h, w, 4], with an alpha: nothing is drawn
+            where that is below 0.5.
 
     Raises:
         InputError: a shape or dtype other than these, an index out of range, values that are not finite.
@@ -61,9 +62,9 @@ class Mesh:
                 f"{int(self.texture_ids.max())}"
             )
         for k, texture in enumerate(self.textures):
-            if texture.ndim != 3 or 0 in texture.shape:
-                raise InputError(f"textures[{k}]: must be [h, w, 3], was {tuple(texture.shape)}")
-            _check(texture, f"textures[{k}]", (*texture.shape[:2], 3), torch.float32)
+            if texture.ndim != 3 or 0 in texture.shape or texture.shape[2] not in (3, 4):
+                raise InputError(f"textures[{k}]: must be [h, w, 3] or [h, w, 4], was {tuple(texture.shape)}")
+            _check(texture, f"textures[{k}]", tuple(texture.shape), torch.float32)
 
     def moved(self, shift: Tensor, scale: float = 1.0) -> Mesh:
         """Every vertex v at `scale * (v + shift)`; `shift` [3]."""

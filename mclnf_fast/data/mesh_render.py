@@ -24,6 +24,7 @@ SKY_LIGHT = (0.56, 0.58, 0.62)  # on what faces up
 GROUND_LIGHT = (0.25, 0.24, 0.23)  # on what faces down
 MOST_SPANS = 1 << 18  # rows of faces looked at together
 NEAR = 1e-6  # scene units; nothing nearer is drawn
+CUT = 0.5  # of a texture's alpha; nothing is drawn below it
 
 
 def render_mesh(
@@ -77,7 +78,7 @@ def _view(mesh: Mesh, cameras: Cameras, view: int, side: int, front: Tensor, bac
     corners = _homogeneous(mesh.vertices, cameras, view)[mesh.faces]
     edges = _edges(corners)
     volume = _dot(corners[:, 0], edges[:, 0])  # < 0: the face looks at the camera (y is down here)
-    face, pixel, sub = _visible(corners, edges, volume, (width, height), side, mesh.closed)
+    face, pixel, sub = _visible(mesh, corners, edges, volume, (width, height), side)
     offset = _offsets(side)[sub]
     x = (pixel % width).double() + offset[:, 0]
     y = torch.div(pixel, width, rounding_mode="floor").double() + offset[:, 1]
@@ -96,7 +97,7 @@ def _view(mesh: Mesh, cameras: Cameras, view: int, side: int, front: Tensor, bac
         uv = _mix(weights, mesh.uv[face])
         for k, texture in enumerate(mesh.textures):
             rows = (mesh.texture_ids[face] == k).nonzero()[:, 0]
-            color[rows] *= _texel(texture, uv[rows])
+            color[rows] *= _texel(texture[..., :3], uv[rows])
     # One buffer a sample of a pixel: added up in a fixed order.
     image = torch.zeros(count, width * height, 4)
     image[sub, pixel] = torch.cat([color, torch.ones(len(color), 1)], 1)
@@ -147,7 +148,7 @@ def _offsets(side: int) -> Tensor:
 
 
 def _visible(
-    corners: Tensor, edges: Tensor, volume: Tensor, size: tuple[int, int], side: int, closed: bool
+    mesh: Mesh, corners: Tensor, edges: Tensor, volume: Tensor, size: tuple[int, int], side: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The nearest face at each covered sample: int64 face [S], flat pixel [S] and sample within the pixel [S]."""
     width, height = size
@@ -159,7 +160,7 @@ def _visible(
     everywhere = torch.tensor([0.0, float(height)], dtype=torch.float64)
     low = torch.where(whole, flat[..., 1].amin(1), everywhere[0]).clamp(0.0, height)
     high = torch.where(whole, flat[..., 1].amax(1), everywhere[1]).clamp(0.0, height)
-    drawn = (depth.amax(1) > NEAR) & (volume < 0 if closed else volume != 0)
+    drawn = (depth.amax(1) > NEAR) & (volume < 0 if mesh.closed else volume != 0)
     drawn &= ~whole | ((flat[..., 0].amax(1) >= 0) & (flat[..., 0].amin(1) <= width))
     ids = drawn.nonzero()[:, 0]
     offsets = _offsets(side)
@@ -173,7 +174,7 @@ def _visible(
         before = int(total[start - 1]) if start else 0
         end = max(start + 1, int(torch.searchsorted(total, before + MOST_SPANS, right=True)))
         part = slice(start, end)
-        _draw(best, edges, volume, ids[part], top[part], rows[part], offsets, size)
+        _draw(best, mesh, edges, volume, ids[part], top[part], rows[part], offsets, size)
         start = end
     hit = best.nonzero()[:, 0]
     face = len(edges) - 1 - (best[hit] & 0xFFFFFFFF)
@@ -181,7 +182,7 @@ def _visible(
 
 
 def _draw(
-    best: Tensor, edges: Tensor, volume: Tensor, ids: Tensor, top: Tensor, rows: Tensor, offsets: Tensor,
+    best: Tensor, mesh: Mesh, edges: Tensor, volume: Tensor, ids: Tensor, top: Tensor, rows: Tensor, offsets: Tensor,
     size: tuple[int, int],
 ) -> None:  # fmt: skip
     """Put the samples of faces `ids` [n] into `best` int64 [samples * H * W]: the inverse depth's bits above, the face
@@ -219,9 +220,26 @@ def _draw(
     inverse = ((weights[0] + weights[1] + weights[2]) / size_of[span]).to(torch.float32)
     inside = (weights[0] >= 0) & (weights[1] >= 0) & (weights[2] >= 0) & (inverse > 0) & (inverse < 1.0 / NEAR)
     inside &= (column >= 0) & (column < width)
+    if any(texture.shape[2] == 4 for texture in mesh.textures):
+        inside &= _solid(mesh, face[span], weights)
     span, column, inverse = span[inside], column[inside], inverse[inside]
     bits = inverse.view(torch.int32).to(torch.int64)  # positive floats are ordered as their bits are
     best.scatter_reduce_(0, place[span] + column, (bits << 32) | below[span], "amax")
+
+
+def _solid(mesh: Mesh, face: Tensor, weights: list[Tensor]) -> Tensor:
+    """Whether a texture's alpha leaves samples [S] on faces [S] in place; `weights` of the corners, three of [S]."""
+    solid = torch.ones(len(face), dtype=torch.bool)
+    if mesh.uv is None or mesh.texture_ids is None:
+        return solid
+    total = weights[0] + weights[1] + weights[2]
+    for k, texture in enumerate(mesh.textures):
+        if texture.shape[2] == 4:
+            rows = (mesh.texture_ids[face] == k).nonzero()[:, 0]
+            shares = [(weight[rows] / total[rows]).to(torch.float32)[:, None] for weight in weights]
+            uv = _mix(shares, mesh.uv[face[rows]]).nan_to_num(0.0, 0.0, 0.0)
+            solid[rows] = _texel(texture[..., 3:], uv)[:, 0] >= CUT
+    return solid
 
 
 def _steps(counts: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ apart; and cameras that stand around an object."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,14 +28,19 @@ class ObjectViews:
         name: for reports, unique among the objects.
         images: uint8 [V, H, W, 4], sRGB colour and alpha, straight (not premultiplied).
         cameras: V cameras of H x W pixels, positions in scene units.
+        train_views: how many views, the first, the data gives to learn from; the others are kept to test on. None: the
+            data does not say.
+        render: the truth from any cameras, uint8 [V, H, W, 4]; None where there are only pictures.
 
     Raises:
-        InputError: images of another shape or dtype, or no view.
+        InputError: images of another shape or dtype, no view, `train_views` not from 1 to V.
     """
 
     name: str
     images: Tensor
     cameras: Cameras
+    train_views: int | None = None
+    render: Callable[[Cameras], Tensor] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         want = (len(self.cameras), self.cameras.height, self.cameras.width, 4)
@@ -45,6 +51,10 @@ class ObjectViews:
             )
         if not len(self.cameras):
             raise InputError(f"images of {self.name!r}: must be at least one view, was none")
+        if self.train_views is not None and not 1 <= self.train_views <= len(self.cameras):
+            raise InputError(
+                f"train_views of {self.name!r}: must be from 1 to its {len(self.cameras)} views, was {self.train_views}"
+            )
 
     def __len__(self) -> int:
         return len(self.cameras)

@@ -12,6 +12,7 @@ from mclnf_fast.data.objects import FAR, NEAR
 from mclnf_fast.errors import InputError
 
 WHOLE, TRAIN = "transforms.json", "transforms_train.json"
+HELD = ("transforms_test.json", "transforms_val.json")
 
 
 def find_objects(root: Path) -> tuple[Found, tuple[float, float]] | None:
@@ -30,7 +31,7 @@ def find_objects(root: Path) -> tuple[Found, tuple[float, float]] | None:
     items = [Item(path, path.name) for path in inside if (path / TRAIN).exists()]
     if not items:
         return None
-    notes = ["of each scene its training views are taken"]
+    notes = ["scenes are learned from by their training views; of those to test on the test views are kept apart"]
     return Found(f"{title} (NeRF-synthetic)", {"all": items}, notes), (NEAR, FAR)
 
 
@@ -68,13 +69,16 @@ def _plain(name: str) -> bool:
     return not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
 
 
-def json_frames(root: Path, folder: Path) -> list[Frame]:
-    """The views of one object: those of its `transforms.json`, else of its `transforms_train.json`."""
-    path = folder / WHOLE if (folder / WHOLE).exists() or not (folder / TRAIN).exists() else folder / TRAIN
-    return split_frames(root, path)
+def json_frames(root: Path, folder: Path) -> tuple[list[Frame], list[Frame]]:
+    """The views of one object to learn from and those that its data keeps to test on: `transforms.json` keeps none;
+    `transforms_train.json` those of `transforms_test.json`, or else of `transforms_val.json`."""
+    if (folder / WHOLE).exists() or not (folder / TRAIN).exists():
+        return _frames(root, folder / WHOLE), []
+    held = next((path for path in (folder / name for name in HELD) if path.exists()), None)
+    return _frames(root, folder / TRAIN), [] if held is None else _frames(root, held)
 
 
-def split_frames(root: Path, path: Path) -> list[Frame]:
+def _frames(root: Path, path: Path) -> list[Frame]:
     """The frames of one json, as it lists them; its pictures lie inside `root`."""
     safe_path(root, path.parent, path.name, path)
     content: dict[str, Any] = read_json(path)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mclnf_fast.data.extras import extra, reason
 from mclnf_fast.data.files import decoded, safe_path
+from mclnf_fast.data.gltf_images import check_images
 from mclnf_fast.data.layouts import IMAGES, Found, Item, walk
 from mclnf_fast.data.mesh import CREASE, Mesh, corner_normals, face_normals, to_linear
 from mclnf_fast.data.objects import FAR, NEAR
@@ -20,6 +21,7 @@ MESHES = (".glb", ".gltf", ".obj")
 GREY = 0.6  # sRGB, where a file says no colour
 MOST_PAIRS = 1 << 26  # of faces at one vertex; above it edges are left sharp
 MOST_BYTES = 1 << 30
+CUTOFF = 0.5  # of alpha, where a material names none
 
 
 def find_meshes(root: Path) -> tuple[Found, tuple[float, float]] | None:
@@ -74,10 +76,12 @@ class _Beside:
 
 def read_mesh(root: Path, path: Path) -> Mesh:
     """The mesh in `path`, which may name textures inside `root`; y up and z forward in the file (glTF's axes), z up
-    and x forward here.
+    and x forward here. What a glTF material lets through (alphaMode MASK or BLEND, alpha of the texture times that of
+    its factor below the cutoff, 0.5 where none is named) is cut out; vertex colours' alpha and that of OBJ are passed
+    over.
 
     Raises:
-        InputError: unreadable, without faces, not finite, a texture missing or outside of `root`.
+        InputError: unreadable, without faces, not finite, a texture missing, torn or outside of `root`.
         MissingExtraError: the package trimesh is not installed.
     """
     trimesh = extra("trimesh", f"{path.suffix} meshes", "meshes")
@@ -85,6 +89,8 @@ def read_mesh(root: Path, path: Path) -> Mesh:
         raise InputError(f"{path}: must be at most {MOST_BYTES >> 20} MiB, was {path.stat().st_size >> 20} MiB")
     beside = _Beside(root, path)
     try:
+        if path.suffix.lower() != ".obj":
+            check_images(path, beside.get)
         with path.open("rb") as file:
             scene = trimesh.load_scene(file, file_type=path.suffix[1:].lower(), resolver=beside)
         parts = [
@@ -92,8 +98,9 @@ def read_mesh(root: Path, path: Path) -> Mesh:
             for node in sorted(scene.graph.nodes_geometry)
             for matrix, name in [scene.graph[node]]
         ]
-        cache: dict[int, Tensor] = {}
-        built = [_part(matrix, part, path, cache) for matrix, part in parts if len(getattr(part, "faces", ()))]
+        cache: dict[tuple[int, float | None], Tensor] = {}
+        shown = [(matrix, part) for matrix, part in parts if len(getattr(part, "faces", ())) and not _clear(part)]
+        built = [_part(matrix, part, path, cache) for matrix, part in shown]
     except InputError:
         raise
     except Exception as error:  # a torn file fails anywhere in the parser
@@ -107,8 +114,9 @@ def read_mesh(root: Path, path: Path) -> Mesh:
     return _joined(built)
 
 
-def _part(matrix: np.ndarray, part: Any, path: Path, cache: dict[int, Tensor]) -> Mesh:
-    """One geometry of a scene at its place; `cache` holds the textures of pictures by their `id`."""
+def _part(matrix: np.ndarray, part: Any, path: Path, cache: dict[tuple[int, float | None], Tensor]) -> Mesh:
+    """One geometry of a scene at its place; `cache` holds the textures of pictures by their `id` and what their alpha
+    is multiplied with."""
     vertices = np.asarray(part.vertices, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
     faces = np.asarray(part.faces, np.int64)
     if not np.isfinite(vertices).all():
@@ -134,16 +142,46 @@ def _part(matrix: np.ndarray, part: Any, path: Path, cache: dict[int, Tensor]) -
             if not np.isfinite(values).all():
                 raise InputError(f"{path}: places in textures must be finite, some are not")
             uv, ids = torch.from_numpy(values), torch.zeros(len(faces), dtype=torch.int64)
-            if id(image) not in cache:
-                table = to_linear(torch.arange(256) / 255.0)
-                cache[id(image)] = table[torch.from_numpy(np.array(image.convert("RGB"))).long()]
-            textures = (cache[id(image)],)
+            key = id(image), _alpha_scale(visual.material)
+            if key not in cache:
+                cache[key] = _texture(image, key[1])
+            textures = (cache[key],)
     elif kind in ("vertex", "face"):
         given = np.asarray(visual.vertex_colors if kind == "vertex" else visual.face_colors)[:, :3]
         paint = torch.from_numpy(given.astype(np.float32) / 255.0)
         paint = paint if is_linear else to_linear(paint)
         colors = (paint[index] if kind == "vertex" else paint[:, None].expand(-1, 3, -1)).contiguous()
     return Mesh(at, index, colors, _normals(at, index), False, uv, ids, textures)
+
+
+def _texture(image: Any, scale: float | None) -> Tensor:
+    """A picture as float32 [h, w, 3], linear; with a `scale` its alpha times that behind, [h, w, 4], where any of it is
+    below a half then."""
+    color = to_linear(torch.arange(256) / 255.0)[torch.from_numpy(np.array(image.convert("RGB"))).long()]
+    if scale is None:
+        return color
+    alpha = torch.from_numpy(np.array(image.convert("RGBA"))[..., 3:]).to(torch.float32) * (scale / 255.0)
+    return torch.cat((color, alpha), 2) if float(alpha.min()) < 0.5 else color
+
+
+def _alpha_scale(material: Any) -> float | None:
+    """What brings a material's cutoff to a half: its factor's alpha over twice the cutoff; None: it is opaque."""
+    if getattr(material, "alphaMode", None) not in ("MASK", "BLEND"):
+        return None
+    cutoff = getattr(material, "alphaCutoff", None) if material.alphaMode == "MASK" else None
+    cutoff = CUTOFF if cutoff is None else float(cutoff)
+    factor = getattr(material, "baseColorFactor", None)
+    values = np.ones(4) if factor is None else np.asarray(factor)
+    alpha = float(values[3]) / (255.0 if values.dtype.kind in "iu" else 1.0) if len(values) > 3 else 1.0
+    return 0.5 * alpha / cutoff if cutoff > 0 else None
+
+
+def _clear(part: Any) -> bool:
+    """Whether a geometry without a texture lets all through."""
+    if part.visual.kind != "texture" or _material(part.visual.material)[0] is not None:
+        return False
+    scale = _alpha_scale(part.visual.material)
+    return scale is not None and scale < 0.5
 
 
 def _material(material: Any) -> tuple[Any, Tensor]:

@@ -50,16 +50,20 @@ def shrink(rgba: np.ndarray, size: int) -> np.ndarray:
     return np.asarray((np.concatenate([color, weight], -1) + 0.5).clip(0, 255).astype(np.uint8))
 
 
-def read_views(name: str, frames: list[Frame], *, size: int | None, views: int | None, white: bool) -> ObjectViews:
-    """The first `views` of an object's frames (None: all), the longer side at `size` pixels (None: as in the file).
+def read_views(
+    name: str, frames: list[Frame], held: list[Frame], *, size: int | None, views: int | None, white: bool
+) -> ObjectViews:
+    """The first `views` of an object's frames (None: all), and behind them as many of those that are kept to test on,
+    the longer side at `size` pixels (None: as in the file).
 
     Raises:
         InputError: no frame, a picture that is unreadable or of another size than the first or than its json says, no
             focal length.
     """
-    frames = frames[:views]
     if not frames:
         raise InputError(f"{name}: must have at least one view, has none")
+    known = len(frames[:views]) if held else None
+    frames = [*frames[:views], *held[:views]]
     with ThreadPoolExecutor(IMAGE_THREADS) as pool:
         pictures = list(pool.map(lambda frame: read_rgba(frame.image, white), frames))
     height, width = pictures[0].shape[:2]
@@ -79,4 +83,4 @@ def read_views(name: str, frames: list[Frame], *, size: int | None, views: int |
         small = pictures[0].shape
         if (small[1], small[0]) != (width, height):
             cameras = cameras.resized(small[1], small[0])
-    return ObjectViews(name, torch.from_numpy(np.stack(pictures)), cameras)
+    return ObjectViews(name, torch.from_numpy(np.stack(pictures)), cameras, known)

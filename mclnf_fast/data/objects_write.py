@@ -34,7 +34,8 @@ def write_objects(sets: ObjectSets, folder: str | Path) -> Path:
         The folder.
 
     Raises:
-        InputError: `folder` holds something or cannot be written, or two names make one folder.
+        InputError: `folder` holds something or cannot be written, two names make one folder, or an object has
+            `train_views`, for which the layout has no place.
     """
     place = Path(folder)
     if place.is_symlink() or (place.exists() and not place.is_dir()):
@@ -43,6 +44,9 @@ def write_objects(sets: ObjectSets, folder: str | Path) -> Path:
         raise InputError(
             f"{place}: must not exist yet or be empty, holds {sorted(p.name for p in place.iterdir())[0]!r}"
         )
+    for item in (*sets.train, *sets.test):
+        if item.train_views is not None:
+            raise InputError(f"{item.name}: must have no views kept to test on, the layout can't name them; has some")
     names = {item.name: _folder_name(item.name) for item in (*sets.train, *sets.test)}
     if len({name.lower() for name in names.values()}) != len(names):
         raise InputError(f"{sets.title}: names must make different folders, were {sorted(names)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from torch import Tensor
@@ -77,7 +78,8 @@ def procedural_cars(
     made = []
     for k in range(count):
         cameras = sphere_cameras(views, size, seed, k)
-        made.append(ObjectViews(f"car_{k:03d}", render_car(seed, k, cameras, samples), cameras))
+        render = functools.partial(render_car, seed, k, samples=samples)
+        made.append(ObjectViews(f"car_{k:03d}", render(cameras), cameras, render=render))
         if progress is not None:
             progress(k + 1, count)
     left = count - test

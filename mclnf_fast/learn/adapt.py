@@ -97,6 +97,7 @@ def fine_tune(
     *,
     kind: Kind = "sgd",
     betas: tuple[float, float] = (0.9, 0.999),
+    lr_end: float | Tensor | None = None,
     callback: Callable[[int, Params, Tensor], None] | None = None,
 ) -> Params:
     """Adapt a bank without a graph, by SGD or Adam: the test-time and the Reptile inner loop.
@@ -107,6 +108,8 @@ def fine_tune(
         steps: at least 1.
         lr: one rate or one a module [M].
         kind: "sgd" or "adam"; Adam starts from fresh moments.
+        lr_end: the rate of the last step, to which that of the first falls by the same factor each step; None: it
+            stays.
         callback: called after each step as `(steps made, parameters, losses [M] before that step)`. The
             parameters are changed in place by the next step: copy what is to be kept.
 
@@ -116,6 +119,8 @@ def fine_tune(
     theta = tuple(p.detach().clone(memory_format=torch.contiguous_format) for p in check_params(params))
     optimizer = BankOptimizer(theta, kind=kind, lr=lr, betas=betas)
     for step in range(steps):
+        if lr_end is not None:
+            optimizer.set_lr(lr * (lr_end / lr) ** (step / max(1, steps - 1)))
         with torch.enable_grad():
             leaves = tuple(p.detach().requires_grad_() for p in theta)  # share storage with theta
             losses = check_losses(loss_fn(leaves, step), theta[0].shape[0])

@@ -12,7 +12,8 @@ from mclnf_fast.report.html import inline, pairs, write_page
 from mclnf_fast.report.methods import Method
 from mclnf_fast.report.protocol import mapping, sequence
 from mclnf_fast.report.signals import look
-from mclnf_fast.report.single_view_pictures import contact_sheet, steps_plot, turntable_gif
+from mclnf_fast.report.single_view_orbit import orbit_film, orbit_rows, orbit_strip
+from mclnf_fast.report.single_view_pictures import contact_sheet, steps_plot
 from mclnf_fast.report.style import db, duration, finite
 
 STARTS = (
@@ -55,7 +56,7 @@ def _text(estimate: tuple[float, float | None] | None) -> str:
 
 
 def start_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[tuple[Method, list[str]]]]:
-    """Heads and, for each start, cells: PSNR along the curve, of all other views, and of the view it learned from."""
+    """Heads and, for each start, cells: PSNR along the curve, of all other views, and of those it learned from."""
     starts = mapping(metrics.get("starts"))
     looks = start_looks(metrics)
     curves = {key: curve_of(starts[key]) for key in looks}
@@ -63,7 +64,7 @@ def start_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[tuple[Method
     chosen = steps[:: -(-len(steps) // COLUMNS)] if steps else []
     if steps and steps[-1] not in chosen:
         chosen.append(steps[-1])
-    heads = [*(f"step {s:,}" for s in chosen), "all other views", "the view learned from", "time"]
+    heads = [*(f"step {s:,}" for s in chosen), "all other views", learned_from(metrics), "time"]
     rows = []
     for key, method in looks.items():
         row = mapping(starts[key])
@@ -71,6 +72,12 @@ def start_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[tuple[Method
         cells += [_text(mean_error(row.get("after"))), _text(mean_error(row.get("input")))]
         rows.append((method, [*cells, duration(row.get("seconds"))]))
     return heads, rows
+
+
+def learned_from(metrics: Mapping[str, Any]) -> str:
+    """What the views learned from are called."""
+    known = sequence(mapping(metrics.get("views")).get("known"))
+    return "the view learned from" if all(k == 1 for k in known) else "views learned from"
 
 
 def start_table(metrics: Mapping[str, Any]) -> str:
@@ -96,10 +103,13 @@ def figures(metrics: Mapping[str, Any]) -> list[Figure]:
     starts = mapping(metrics.get("starts"))
     looks = start_looks(metrics)
     ends = {key: mean_error(mapping(starts[key]).get("after")) for key in looks}
+    steps = max([s for s in sequence(metrics.get("steps")) if isinstance(s, int)], default=0)
     own = ends.get("meta")
     if own is None:
-        return []
-    steps = max([s for s in sequence(metrics.get("steps")) if isinstance(s, int)], default=0)
+        alone = next(iter(looks), None)
+        end = None if alone is None else ends[alone]
+        said = f"PSNR on the other views, {steps:,} steps after the {looks[alone].name} start" if alone else ""
+        return [Figure(db(end[0], unit=True), said)] if end is not None and len(looks) == 1 else []
     out = [Figure(db(own[0], unit=True), f"PSNR on the other views, {steps:,} steps after the learned start")]
     for key in ("standard", "matched", "shuffled"):
         other = ends.get(key)
@@ -121,17 +131,25 @@ def write_pictures(folder: str | Path, metrics: Mapping[str, Any]) -> list[dict[
     """
     place, looks = Path(folder), start_looks(metrics)
     curves = {key: curve_of(mapping(metrics.get("starts"))[key]) for key in looks}
-    sheet = contact_sheet(place, looks, metrics)
-    gif = turntable_gif(place, looks, metrics)
+    sheet = contact_sheet(place, looks)
+    rows = orbit_rows(place, looks, metrics)
+    gif, film = orbit_film(place, rows, metrics) if rows else (None, None)
+    strip = orbit_strip(place, rows) if rows else None
     plot = steps_plot(place, looks, curves)
+    which = learned_from(metrics)
+    which = which if which.startswith("the ") else f"one of the {which}"
+    around = "Around one unseen object at constant elevation: "
+    rendered = mapping(metrics.get("orbit")).get("rendered") is True
+    around += "the truth" if rendered else "of its own views the nearest (it can't be rendered anew)"
     captions = {
-        "sheet": "Unseen objects: the truth, and each start before and after it has learned from one view of each.",
-        "turntable": "Around one unseen object, through all of its views: the truth, the learned start as it is, and "
-        "what the starts become from the one view on the left.",
-        "curve": "PSNR on views not learned from over the SGD steps on one view; the mean over the test objects, and "
-        "in the band its standard error.",
+        "sheet": f"Unseen objects: the truth, and each start before and after its steps; leftmost {which}.",
+        "turntable": f"{around}, and what the starts become; leftmost, standing still, {which}."
+        + (f" The same as a film: images/{film.name}." if film else ""),
+        "orbit": "The same turn, as stills.",
+        "curve": "PSNR on views not learned from over the steps; the mean over the test objects, and in the band its "
+        "standard error.",
     }
-    found = {"sheet": sheet, "turntable": gif, "curve": plot}
+    found = {"sheet": sheet, "turntable": gif, "orbit": strip, "curve": plot}
     return [
         {"kind": kind, "file": f"images/{file.name}", "caption": captions[kind]}
         for kind, file in found.items()
@@ -165,9 +183,11 @@ def write_single_view_report(folder: str | Path, metrics: Mapping[str, Any]) -> 
         "rows": rows,
         "pictures": shown,
         "tested": _tested(views),
+        "intro": _intro(objects, views, looks),
         "objects": _objects(metrics, looks),
         "looks": list(looks.values()),
         "meta": _meta(metrics),
+        "network": "The learned start" if mapping(metrics.get("meta")).get("curve") else "The network",
         "notes": [*(str(n) for n in sequence(metrics.get("notes"))), NOT_CLAIMED],
         "command": str(metrics.get("command") or ""),
         "made": [
@@ -183,13 +203,27 @@ def write_single_view_report(folder: str | Path, metrics: Mapping[str, Any]) -> 
 
 def _facts(metrics: Mapping[str, Any]) -> list[str]:
     objects = mapping(metrics.get("objects"))
-    out = [f"{len(sequence(objects.get('train')))} objects to learn from"] if objects else []
-    out += [f"{len(sequence(objects.get('test')))} unseen ones"] if objects else []
+    out = [f"{len(sequence(objects['train']))} objects to learn from"] if objects.get("train") else []
+    count = len(sequence(objects.get("test")))
+    unseen = "unseen" if objects.get("train") else "object" if count == 1 else "objects"
+    out += [f"{count} {unseen}"] if objects else []
     size = sequence(mapping(metrics.get("views")).get("size"))
     out += [f"{size[1]} x {size[0]} pixels"] if len(size) == 2 else []
     if finite(metrics.get("seconds_total")) is not None:
         out.append(f"{duration(metrics['seconds_total'])} in all")
     return out
+
+
+def _intro(objects: Mapping[str, Any], views: Mapping[str, Any], looks: Mapping[str, Method]) -> str:
+    known = [int(k) for k in sequence(views.get("known"))] or [1]
+    count = "one view" if set(known) == {1} else f"{known[0]} views" if len(set(known)) == 1 else "some views"
+    scored = "and scored on views that were not learned from."
+    if not objects.get("train") or "meta" not in looks:
+        return f"Fields of objects are learned from {count} of each, {scored}"
+    return (
+        f"A start is learned over many objects of a category. It, and others to compare it with, are continued on "
+        f"{count} of an object that was never seen, each with the same steps, rate and rays, {scored}"
+    )
 
 
 def _tested(views: Mapping[str, Any]) -> str:

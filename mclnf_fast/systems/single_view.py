@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,10 +25,13 @@ from mclnf_fast.systems.folder import progress
 from mclnf_fast.systems.options import from_plain
 from mclnf_fast.systems.run import Run, begin, say
 from mclnf_fast.systems.single_view_config import INPUT_VIEWS, SingleViewConfig, StartName
+from mclnf_fast.systems.single_view_show import Show
 from mclnf_fast.systems.single_view_start import Start
+from mclnf_fast.systems.single_view_views import evenly, known_views, learned_from, split_views
 
 OPS = ("bank_mlp", "composite", "bank_step")
-SHOWN = 3  # test objects in the pictures
+MOST_INPUTS = 25  # of the views learned from, scored at the end
+TURNED: tuple[StartName, ...] = ("standard", "matched", "meta")  # turned around, beside one that runs alone
 
 
 def run_single_view(config: SingleViewConfig, command: str | None = None) -> pathlib.Path:
@@ -79,37 +82,42 @@ class _Job:
     def __init__(self, run: Run[SingleViewConfig], sets: ObjectSets) -> None:
         self.run, self.config, self.folder, self.sets, self.phases = run, run.config, run.folder, sets, run.phases
         config = run.config
-        if not sets.train or not sets.test:
+        if not sets.train and set(config.starts) != {"standard"}:
             raise InputError(
-                f"data: needs objects to learn from and others to test on, got {len(sets.train)} and {len(sets.test)}"
+                "starts must be standard alone where the data holds no object to learn a start from (it holds "
+                f"{len(sets.test)} to test on), got {', '.join(config.starts)}"
             )
-        for one in sets.test:
-            if len(one.cameras) < 2:
-                raise InputError(f"data: {one.name} must have 2 views, one to learn from, one to test on, got 1")
         self.settings = config.settings(sets.near, sets.far)
         self.spec = config.spec
-        self.train, self.test = self.pool(sets.train), self.pool(sets.test)
-        self.inputs = INPUT_VIEWS if config.compat == "learnit" else None
+        first = INPUT_VIEWS if config.compat == "learnit" else None
+        self.train = self.pool([learned_from(one, first) for one in sets.train]) if sets.train else None
+        split = [split_views(one, config.inputs, first) for one in sets.test]
+        tests, self.splits = [one for one, _ in split], [views for _, views in split]
+        self.test = self.pool(tests)
+        self.known = [known_views(one, views) for one, views in split]  # no ray of another view can be drawn from these
+        self.show = Show(tests, self.splits, self.test, self.spec, self.settings, config.orbit_frames)
 
-    def pool(self, objects: tuple[ObjectViews, ...]) -> ObjectPool:
+    def pool(self, objects: Sequence[ObjectViews]) -> ObjectPool:
         """Their rays."""
         return ObjectPool([(one.images, one.cameras) for one in objects], self.settings, self.config.device)
 
     def announce(self) -> None:
         """What the run is about, for the terminal."""
         sets, config, size = self.sets, self.config, f"{self.test.width} x {self.test.height}"
-        views = max(self.train.views)
-        counts = f"{len(sets.train)} objects of {views} views to learn from, {len(sets.test)} to test on"
+        counts = f"{len(sets.test)} to test on, by {max(s.known for s in self.splits)} of their views"
+        if self.train is not None:
+            counts = f"{len(sets.train)} objects of {max(self.train.views)} views to learn from, {counts}"
         say(f"{sets.title}: {counts}, {size}")
         network = f"{self.spec.num_parameters:,} parameters, width {config.width}, {config.bins} bins a ray"
-        say(f"{network}; meta-batch of {config.meta.objects}")
+        say(f"{network}; meta-batch of {config.meta.objects}" if self.train is not None else network)
         for note in sets.notes:
             say(f"note: {note}")
 
     def start(self, params: Params) -> Start:
         """Parameters [1, ...] with how they are continued."""
         config = self.config
-        return Start(params, self.spec, self.settings, config.steps, config.lr, config.rays)
+        how = config.steps, config.rate, config.rays, config.optimizer, config.lr_end
+        return Start(params, self.spec, self.settings, *how)
 
     def starts(self) -> tuple[dict[StartName, Start], dict[str, Any]]:
         """The starts to compare, in a fixed order, and what to report of the learning."""
@@ -118,42 +126,45 @@ class _Job:
         standard = initial_parameters(self.spec, 1, device=config.device, generator=generator)
         about: dict[str, Any] = {"parameters": self.spec.num_parameters}
         made: dict[StartName, Params] = {"standard": standard}
-        if set(config.starts) != {"standard"}:
-            learned, curves = self.learn(standard)
+        if self.train is not None and set(config.starts) != {"standard"}:
+            learned, curves = self.learn(standard, self.train)
             about |= curves
             self.start(learned).save(self.folder.path)
             if "matched" in config.starts:
                 other = initial_parameters(self.spec, 1, device=config.device, generator=generator)
-                made["matched"] = self.matched(other, learned)
+                made["matched"] = self.matched(other, learned, self.train)
             made["shuffled"] = shuffled(learned, torch.Generator().manual_seed(config.seed))
             made["meta"] = learned
         return {name: self.start(p) for name, p in made.items() if name in config.starts}, about
 
-    def learn(self, standard: Params) -> tuple[Params, dict[str, Any]]:
+    def learn(self, standard: Params, train: ObjectPool) -> tuple[Params, dict[str, Any]]:
         """The meta-learned start, from where a former process has left it."""
         config = self.config
 
         def draw(objects: Tensor, generator: torch.Generator) -> Any:
-            return ray_loss(self.train, objects, self.spec, config.meta_rays, generator, self.inputs)
+            return ray_loss(train, objects, self.spec, config.meta_rays, generator)
 
-        learner = ReptileStart(standard, len(self.train), draw, config.meta, config.seed)
+        learner = ReptileStart(standard, len(train), draw, config.meta, config.seed)
 
         def check(done: int) -> list[float] | None:
-            return [done, self.check(learner.params)] if config.check_every and done % config.check_every == 0 else None
+            every = config.checked_every
+            return [done, self.check(learner.params)] if every and done % every == 0 else None
 
         checks = self.run.learn(learner, "meta", config.meta.steps, "learning the start", check)
         curve = [[s, float(mse_to_psnr(v))] for s, v in learner.curve]
         return learner.params, {"curve": curve, "checks": checks, "seconds": learner.seconds}
 
     def check(self, params: Params) -> float:
-        """PSNR of the first test object's other views after `check_steps` on its first one: only to be looked at."""
-        one = self.pool(self.sets.test[:1])
-        adapted = self.start(params).adapt_all(one, self.config.seed, steps=self.config.check_steps)
-        return self.score(adapted, one, self.config.curve_views)[0]
+        """PSNR of the first test object's other views after `check_steps` on those it is learned from: only to be
+        looked at."""
+        adapted = self.start(params).adapt_all(
+            self.pool(self.known[:1]), self.config.seed, steps=self.config.check_steps
+        )
+        return self.score(adapted, [self.splits[0].some(self.config.curve_views)])[0]
 
-    def matched(self, start: Params, learned: Params) -> Params:
+    def matched(self, start: Params, learned: Params, train: ObjectPool) -> Params:
         """A random start that puts out the learned one's mean colour and density everywhere."""
-        points = self.train.points(4096, torch.Generator().manual_seed(self.config.seed))[None]
+        points = train.points(4096, torch.Generator().manual_seed(self.config.seed))[None]
         backend = self.config.backend
 
         def forward(params: Params, x: Tensor) -> Tensor:
@@ -163,14 +174,14 @@ class _Job:
             return matched(start, learned, forward, points, steps=self.config.match_steps)
 
     def adapt(self, name: StartName, start: Start) -> dict[str, Any]:
-        """A start continued on view 0 of each test object, or what is known of it from before."""
+        """A start continued on the known views of each test object, or what is known of it from before."""
         state = self.folder.load_state(f"adapted_{name}")
         if state is not None:
             done: dict[str, Any] = state[1]
             return done
-        config, pool, steps = self.config, self.test, log_steps(self.config.steps)
-        before = start.repeated(len(pool))
-        row: dict[str, Any] = {"curve": {"0": self.score(before, pool, config.curve_views)}, "seconds": 0.0}
+        config, pool, steps = self.config, self.pool(self.known), log_steps(self.config.steps)
+        before, curve = start.repeated(len(pool)), [split.some(config.curve_views) for split in self.splits]
+        row: dict[str, Any] = {"curve": {"0": self.score(before, curve)}, "seconds": 0.0}
         with self.phases("adapting"), progress(f"start {name}", config.steps) as bar:
             began = time.perf_counter()
 
@@ -179,88 +190,58 @@ class _Job:
                 bar(1)
                 if step in steps:
                     row["seconds"] += time.perf_counter() - began
-                    row["curve"][str(step)] = self.score(params, pool, config.curve_views)
+                    row["curve"][str(step)] = self.score(params, curve)
                     began = time.perf_counter()
 
             adapted = start.adapt_all(pool, config.seed, callback=after)
         with self.phases("rendering"):
-            row["after"] = self.score(adapted, pool, None)
-            row["input"] = self.score(adapted, pool, 0)
-            self.folder.save_values(name, torch.stack([self.pictures(p) for p in (before, adapted)]))
+            row["after"] = self.score(adapted, [split.tested for split in self.splits])
+            row["input"] = self.score(adapted, [evenly(range(split.known), MOST_INPUTS) for split in self.splits])
+            self.folder.save_values(name, torch.stack([self.show.pictures(p) for p in (before, adapted)]))
+            if self.show.orbit is not None and (name in TURNED or len(config.starts) == 1):
+                turned = [self.show.turn(p) for p in ((before, adapted) if name == "meta" else (adapted,))]
+                self.folder.save_values(f"orbit_{name}", torch.stack(turned))
         tensors = {f"params.{i}": p for i, p in enumerate(adapted)}
         self.folder.save_state(f"adapted_{name}", tensors, row)
         self.run.save_phases()
         say(f"{name}: {sum(row['after']) / len(pool):.2f} dB on the other views in {row['seconds']:.0f} s")
         return row
 
-    def others(self, count: int, most: int | None) -> list[int]:
-        """Views that an object of `count` views is tested on, at most `most` of them; 0: the view it learned from."""
-        if most == 0:
-            return [0]
-        first = self.inputs if self.inputs is not None and count > self.inputs else 1
-        views = list(range(first, count))
-        if most is None or most >= len(views):
-            return views
-        return [views[(2 * k + 1) * len(views) // (2 * most)] for k in range(most)]
-
-    def score(self, params: Params, pool: ObjectPool, most: int | None) -> list[float]:
-        """Mean PSNR over `others` of each object of a pool."""
-        views = [self.others(count, most) for count in pool.views]
-        sums = [0.0] * len(pool)
+    def score(self, params: Params, views: Sequence[Sequence[int]]) -> list[float]:
+        """Mean PSNR over these views of the first so many test objects, a list each; `params` of as many."""
+        sums = [0.0] * len(views)
         for k in range(max(map(len, views))):
-            chosen = [o for o in range(len(pool)) if k < len(views[o])]
-            ids = torch.cat([pool.view_ids(torch.tensor([o]), views[o][k]) for o in chosen])
-            batch = pool.batch(ids)
-            some = params if len(chosen) == len(pool) else tuple(p[chosen] for p in params)
+            chosen = [o for o, own in enumerate(views) if k < len(own)]
+            batch = self.test.batch(torch.cat([self.test.view_ids(torch.tensor([o]), views[o][k]) for o in chosen]))
+            some = params if len(chosen) == len(views) else tuple(p[chosen] for p in params)
             pixels = render_pixels(some, self.spec, batch.origins, batch.directions, self.settings)
             for o, value in zip(chosen, psnr(pixels, batch.colors, keep_first=True).tolist()):
                 sums[o] += value
-        return [total / len(v) for total, v in zip(sums, views)]
-
-    def shown(self) -> tuple[int, int]:
-        """How many test objects, and how many views of each, the pictures show."""
-        count = min(SHOWN, len(self.test))
-        return count, min(self.test.views[:count])
-
-    def pictures(self, params: Params | None) -> Tensor:
-        """uint8 [objects, views, H, W, 3] of the shown objects as `params` have them; None: as they are."""
-        count, views = self.shown()
-        made = []
-        for view in range(views):
-            batch = self.test.batch(self.test.view_ids(torch.arange(count), view))
-            if params is None:
-                pixels = batch.colors
-            else:
-                some = tuple(p[:count] for p in params)
-                pixels = render_pixels(some, self.spec, batch.origins, batch.directions, self.settings)
-            made.append((pixels * 255).round().to(torch.uint8).cpu())
-        return torch.stack(made, 1).unflatten(2, (self.test.height, self.test.width))
+        return [total / len(own) for total, own in zip(sums, views)]
 
     def metrics(self, found: dict[StartName, dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
         """The content of metrics.json, but for what only the report knows."""
         config, sets = self.config, self.sets
-        self.folder.save_values("truth", self.pictures(None))
-        count, _ = self.shown()
-        places = torch.stack([one.cameras.centers for one in _cut(sets.test[:count])])
-        turns = torch.atan2(places[..., 1], places[..., 0])
+        with self.phases("rendering"):
+            self.folder.save_values("truth", self.show.pictures(None))
+            if self.show.orbit is not None:
+                self.folder.save_values("orbit_truth", self.show.true_turn())
+        known = sorted({split.known for split in self.splits})
+        views = "a single view" if known == [1] else f"{known[0]} views" if len(known) == 1 else "many views"
         return {
             **self.run.facts(),
-            "title": f"{sets.title} from a single view",
+            "title": f"{sets.title} from {views}",
             "notes": list(sets.notes),
             "objects": {part: [one.name for one in getattr(sets, part)] for part in ("train", "test")},
             "views": {
                 "size": [self.test.height, self.test.width],
-                "curve": [self.others(v, config.curve_views) for v in self.test.views],
-                "tested": [len(self.others(v, None)) for v in self.test.views],
-                "order": turns.argsort(1).tolist(),
+                "curve": [split.some(config.curve_views) for split in self.splits],
+                "tested": [len(split.tested) for split in self.splits],
+                "known": [split.known for split in self.splits],
+                "shown": self.show.views,
             },
+            "orbit": self.show.about(),
             "steps": [0, *log_steps(config.steps)],
             "meta": about,
             "starts": found,
         }
-
-
-def _cut(objects: tuple[ObjectViews, ...]) -> list[ObjectViews]:
-    """The objects with as many views each as the one of fewest."""
-    least = min(len(one.cameras) for one in objects)
-    return [ObjectViews(one.name, one.images[:least], one.cameras[:least]) for one in objects]

@@ -15,9 +15,12 @@ from mclnf_fast.render.bins import BinSettings, Convention
 from mclnf_fast.spec import FieldSpec, LogFrequency
 from mclnf_fast.systems.city_config import check_device
 from mclnf_fast.systems.options import given_option
+from mclnf_fast.systems.single_view_views import Inputs
 
 StartName = Literal["standard", "matched", "shuffled", "meta"]
 Preset = Literal["blog", "small", "fast"]
+Optimizer = Literal["sgd", "adam"]
+RATES: dict[Optimizer, float] = {"sgd": 0.5, "adam": 2e-3}
 INPUT_VIEWS = 25  # of an object with more: the notebook learns from these, and tests on the others
 
 
@@ -58,12 +61,19 @@ class SingleViewConfig:
     starts: tuple[StartName, ...] = typing.get_args(StartName)
     """What to compare: standard, random; matched, random but putting out the learned one's mean everywhere; shuffled,
     the learned one with the entries of each tensor permuted; meta, the learned one."""
+    inputs: Inputs = 1
+    """Views of a test object that are learned from, the first; all: every one that the data gives to learn from (where
+    it keeps none to test on, every fifth is kept)."""
     steps: int = 1000
-    """SGD steps on the one view, of every start alike."""
-    lr: float = 0.5
-    """Rate of these steps."""
+    """Steps on these views, of every start alike."""
+    optimizer: Optimizer = "sgd"
+    """Of these steps."""
+    lr: float | None = None
+    """Rate of these steps; default: 0.5 of sgd, 2e-3 of adam."""
+    lr_end: float | None = None
+    """Rate of the last of them, to which it falls by the same factor each step; default: it stays."""
     rays: int = 128
-    """Rays a step and object on the one view."""
+    """Rays a step and object on these views."""
     meta: ReptileConfig = dataclasses.field(default_factory=ReptileConfig)
     """Meta-training of the start."""
     meta_rays: int = 128
@@ -81,10 +91,13 @@ class SingleViewConfig:
     """Where rays begin to be looked at, scene units; default: what the data says (procedural: 2)."""
     far: float | None = None
     """Where they end; default: what the data says (procedural: 6)."""
+    orbit_frames: int = 36
+    """Pictures of the turn around the first test object; 0: none."""
     curve_views: int = 6
     """Other views that the curve over steps is taken on, evenly chosen; the last step is scored on all of them."""
-    check_every: int = 0
-    """Outer steps between two checks of the start on one view of a test object; 0: none. They change nothing."""
+    check_every: int | None = None
+    """Outer steps between two checks of the start on a test object; 0: none. They change nothing. Default: none, of
+    learnit a tenth of them all."""
     check_steps: int = 512
     """SGD steps of a check (128 x 128 pixels four times over, at 128 rays)."""
     match_steps: int = 500
@@ -102,9 +115,14 @@ class SingleViewConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name.replace('_', '-')} must be at least 1, got {value}")
-        for name, least in (("check_every", 0), ("check_steps", 1), ("match_steps", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
+        for name, least in (("check_every", 0), ("check_steps", 1), ("match_steps", 1), ("orbit_frames", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name.replace('_', '-')} must be at least {least}, got {value}")
+        if self.inputs != "all" and self.inputs < 1:
+            raise InputError(f"inputs must be all or at least 1, got {self.inputs}")
+        if self.optimizer not in RATES:
+            raise InputError(f"optimizer must be one of {', '.join(RATES)}, got {self.optimizer!r}")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads must be at least 1, got {self.threads}")
         if self.views is not None and self.views < 2:
@@ -116,8 +134,9 @@ class SingleViewConfig:
             raise InputError(f"starts must name different ones of {names}, got {', '.join(self.starts) or 'none'}")
         if not 0 <= self.seed < 1 << 31:
             raise InputError(f"seed must lie in 0 ... 2147483647, got {self.seed}")
-        if not 0 < self.lr < math.inf:
-            raise InputError(f"lr must be above 0 and finite, got {self.lr}")
+        for name, rate in (("lr", self.lr), ("lr-end", self.lr_end)):
+            if rate is not None and not 0 < rate < math.inf:
+                raise InputError(f"{name} must be above 0 and finite, got {rate}")
         if not 0 <= self.max_exp <= 32:
             raise InputError(f"max-exp must lie in 0 ... 32, got {self.max_exp}")
         if not 1 <= self.hidden_layers <= 30:
@@ -133,6 +152,18 @@ class SingleViewConfig:
     def tests(self) -> int:
         """Procedural objects to test on."""
         return min(6, max(1, self.objects // 4)) if self.test is None else self.test
+
+    @property
+    def checked_every(self) -> int:
+        """`check_every`, or what the convention stands with."""
+        if self.check_every is not None:
+            return self.check_every
+        return max(1, self.meta.steps // 10) if self.compat == "learnit" else 0
+
+    @property
+    def rate(self) -> float:
+        """`lr`, or what the optimizer stands with."""
+        return RATES[self.optimizer] if self.lr is None else self.lr
 
     @property
     def spec(self) -> FieldSpec:
@@ -198,8 +229,7 @@ def preset_config(preset: str = "small", *, quick: bool = False, compat: str = "
     config = SingleViewConfig(**{"preset": preset, **PRESETS[preset], **(QUICK if quick else {})})
     if compat == "learnit":
         meta = config.meta if quick or preset != "blog" else dataclasses.replace(config.meta, outer_lr=5e-4)
-        every = config.check_every or max(1, config.meta.steps // 10)
-        config = dataclasses.replace(config, compat="learnit", meta=meta, check_every=every)
+        config = dataclasses.replace(config, compat="learnit", meta=meta)
     return config
 
 

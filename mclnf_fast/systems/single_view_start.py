@@ -1,4 +1,4 @@
-"""A learned start as users take it: from a run's folder, continued on one view, rendered from anywhere."""
+"""A learned start as users take it: from a run's folder, continued on one view or several, rendered from anywhere."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors, save_tensors
 from mclnf_fast.learn.adapt import fine_tune
 from mclnf_fast.learn.params import Params
+from mclnf_fast.ops.bank_step import Kind
 from mclnf_fast.render.bins import BinSettings, along_axis, render_pixels
 from mclnf_fast.render.cameras import Cameras
 from mclnf_fast.render.objects import ObjectPool, ray_loss
 from mclnf_fast.spec import FieldSpec, from_dict, to_dict
 
 FILE = "start.safetensors"
+HOW = ("steps", "lr", "rays", "optimizer", "lr_end")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """A start [1, ...] and how it is continued on one view: `steps` of SGD at `lr`, `rays` fresh rays each."""
+    """A start [1, ...] and how it is continued on an object's views: `steps` of SGD or Adam at `lr` (falling to
+    `lr_end`, where it is given), `rays` fresh rays each."""
 
     params: Params
     spec: FieldSpec
@@ -55,25 +58,32 @@ class Start:
     steps: int = 1000
     lr: float = 0.5
     rays: int = 128
+    optimizer: Kind = "sgd"
+    lr_end: float | None = None
 
     def adapt(self, image: Any, camera: Cameras, *, steps: int | None = None, seed: int = 0) -> Field:
-        """The field of one object, of which one picture is known.
+        """The field of one object, of which one picture is known, or several.
 
         Args:
-            image: uint8 [H, W, 4], sRGB with straight alpha, or [H, W, 3] in front of white; an array or a tensor.
-            camera: one camera of H x W, in the scene units of the run (as its objects: around the origin).
+            image: uint8 [H, W, 4], sRGB with straight alpha, or [H, W, 3] in front of white; an array or a tensor. Of V
+                pictures [V, H, W, 4] or [V, H, W, 3].
+            camera: one camera of H x W, or V, in the scene units of the run (as its objects: around the origin).
             steps: default: the run's.
 
         Raises InputError where the picture is no such image or does not fit the camera.
         """
         pixels = torch.as_tensor(image)
-        if pixels.dim() != 3 or pixels.shape[-1] not in (3, 4) or pixels.dtype != torch.uint8:
-            raise InputError(f"image must be uint8 [H, W, 4] or [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
-        if len(camera) != 1:
-            raise InputError(f"camera must be one camera, got {len(camera)}")
+        if pixels.dim() not in (3, 4) or pixels.shape[-1] not in (3, 4) or pixels.dtype != torch.uint8:
+            raise InputError(
+                "image must be uint8 [H, W, 4] or [H, W, 3], or [V, ...] of several, "
+                f"got {pixels.dtype} {list(pixels.shape)}"
+            )
+        pixels = pixels[None] if pixels.dim() == 3 else pixels
+        if len(camera) != len(pixels):
+            raise InputError(f"camera must be {len(pixels)}, one a picture, got {len(camera)}")
         if pixels.shape[-1] == 3:
             pixels = torch.cat((pixels, torch.full_like(pixels[..., :1], 255)), -1)
-        pool = ObjectPool([(pixels[None], camera)], self.settings, self.params[0].device)
+        pool = ObjectPool([(pixels, camera)], self.settings, self.params[0].device)
         return Field(self.adapt_all(pool, seed, steps=steps), self.spec, self.settings)
 
     def adapt_all(
@@ -84,14 +94,20 @@ class Start:
         steps: int | None = None,
         callback: Callable[[int, Params, Tensor], None] | None = None,
     ) -> Params:
-        """The start continued on the first view of every object of a pool, side by side: tensors [O, ...].
+        """The start continued on all views of every object of a pool, side by side: tensors [O, ...].
 
         callback: as `learn.fine_tune`'s.
         """
         generator = torch.Generator().manual_seed(seed)
-        loss = ray_loss(pool, torch.arange(len(pool)), self.spec, self.rays, generator, views=1)
+        loss = ray_loss(pool, torch.arange(len(pool)), self.spec, self.rays, generator)
         return fine_tune(
-            self.repeated(len(pool)), loss, self.steps if steps is None else steps, self.lr, callback=callback
+            self.repeated(len(pool)),
+            loss,
+            self.steps if steps is None else steps,
+            self.lr,
+            kind=self.optimizer,
+            lr_end=self.lr_end,
+            callback=callback,
         )
 
     def repeated(self, objects: int) -> Params:
@@ -100,7 +116,7 @@ class Start:
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes `start.safetensors`, which `load_start` reads."""
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name in ("steps", "lr", "rays")}
+        plain = {name: getattr(self, name) for name in HOW}
         cut = {**dataclasses.asdict(self.settings), "backend": "auto"}
         meta = {"spec": to_dict(self.spec), "settings": cut, **plain}
         save_tensors(folder / FILE, {str(i): p for i, p in enumerate(self.params)}, meta)
@@ -117,4 +133,5 @@ def load_start(run: str | pathlib.Path, device: torch.device | str = "cpu") -> S
     tensors, meta = load_tensors(file)
     params = tuple(tensors[str(i)].to(device) for i in range(len(tensors)))
     settings = BinSettings(**meta["settings"])
-    return Start(params, from_dict(meta["spec"]), settings, meta["steps"], meta["lr"], meta["rays"])
+    how = {name: meta[name] for name in HOW if name in meta}
+    return Start(params, from_dict(meta["spec"]), settings, **how)

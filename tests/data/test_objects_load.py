@@ -16,6 +16,7 @@ from PIL import Image
 from mclnf_fast.data import ObjectSets, load_objects, procedural_cars, sphere_cameras, write_objects
 from mclnf_fast.data.objects_read import read_rgba, shrink
 from mclnf_fast.errors import InputError
+from mclnf_fast.render.orbit import middle_of, up_of
 
 SIZE = 24
 
@@ -173,17 +174,34 @@ def test_a_scene_is_one_object_and_a_folder_of_scenes_several(tmp_path):
     for k, name in enumerate(("chair", "drums", "mic")):
         blender_scene(tmp_path / "all" / name, k, {"train": 3, "val": 1, "test": 2})
     one = load_objects(tmp_path / "all/mic")
-    assert names(one) == (["mic train"], ["mic test"])
-    assert (len(one.train[0]), len(one.test[0])) == (3, 2)
-    assert torch.equal(one.train[0].cameras.c2w, sphere_cameras(3, SIZE, 2).c2w)
-    torch.testing.assert_close(one.train[0].cameras.fx, torch.full((3,), 0.5 * SIZE / math.tan(0.35)))
+    assert names(one) == ([], ["mic"])
+    mic = one.test[0]
+    assert (len(mic), mic.train_views) == (5, 3)
+    want = torch.cat((sphere_cameras(3, SIZE, 2).c2w, sphere_cameras(2, SIZE, 2).c2w))
+    assert torch.equal(mic.cameras.c2w, want)
+    files = [
+        tmp_path / f"all/mic/{part}/r_{k}.png" for part, count in (("train", 3), ("test", 2)) for k in range(count)
+    ]
+    for image, file in zip(mic.images, files, strict=True):
+        assert np.array_equal(image.numpy(), read_rgba(file))
+    torch.testing.assert_close(mic.cameras.fx, torch.full((5,), 0.5 * SIZE / math.tan(0.35)))
     assert (one.near, one.far) == (2.0, 6.0)
+    few = load_objects(tmp_path / "all/mic", views=1).test[0]
+    assert (len(few), few.train_views) == (2, 1)
+    assert torch.equal(few.images, mic.images[[0, 3]])
     several = load_objects(tmp_path / "all")
     train, test = names(several)
     assert sorted(train + test) == ["chair", "drums", "mic"]
-    assert {len(item) for item in (*several.train, *several.test)} == {3}
+    assert {(len(item), item.train_views) for item in several.train} == {(3, None)}
+    assert {(len(item), item.train_views) for item in several.test} == {(5, 3)}
     blender_scene(tmp_path / "alone", 0, {"train": 2})
-    assert names(load_objects(tmp_path / "alone")) == ([], ["alone train"])
+    alone = load_objects(tmp_path / "alone")
+    assert names(alone) == ([], ["alone"])
+    assert (len(alone.test[0]), alone.test[0].train_views) == (2, None)
+    blender_scene(tmp_path / "val", 0, {"train": 2, "val": 1})
+    assert load_objects(tmp_path / "val").test[0].train_views == 2
+    with pytest.raises(InputError, match="must have no views kept to test on"):
+        write_objects(one, tmp_path / "written")
 
 
 def test_sizes_are_reduced_by_area_and_alpha(copy):
@@ -368,9 +386,13 @@ def test_too_much_for_memory_is_refused(copy, monkeypatch):
 
 def test_the_real_microphone(shared_data):
     sets = load_objects(shared_data("nerf/mic"), size=50, views=6)
-    assert names(sets) == (["mic train"], ["mic test"])
-    assert tuple(sets.train[0].images.shape) == (6, 50, 50, 4)
-    cover = sets.train[0].images[..., 3].double().mean() / 255
+    assert names(sets) == ([], ["mic"])
+    mic = sets.test[0]
+    assert tuple(mic.images.shape) == (12, 50, 50, 4)
+    assert mic.train_views == 6
+    cover = mic.images[..., 3].double().mean() / 255
     assert 0.02 < float(cover) < 0.6
     # All cameras look at the scene's middle from 4 away, as the format has it.
-    torch.testing.assert_close(sets.train[0].cameras.centers.norm(dim=1), torch.full((6,), 4.03), atol=0.05, rtol=0)
+    torch.testing.assert_close(mic.cameras.centers.norm(dim=1), torch.full((12,), 4.03), atol=0.05, rtol=0)
+    assert float(middle_of(mic.cameras).norm()) < 0.01
+    torch.testing.assert_close(up_of(mic.cameras), torch.tensor([0, 0, 1.0], dtype=torch.float64), atol=1e-3, rtol=0)

@@ -1,6 +1,7 @@
 """Mesh files as objects: axes, colours, textures, places in a scene; what is torn, empty or reaches outside."""
 
 import importlib
+import io
 import json
 import logging
 import struct
@@ -31,27 +32,49 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def gltf(path: Path, matrices: list[list[float]], color=(0.25, 0.5, 0.75, 1.0)) -> Path:
-    """A triangle of one colour in a .glb, once for each matrix (column-major)."""
+def gltf(path: Path, matrices: list[list[float]], color=(0.25, 0.5, 0.75, 1.0), picture=None, **material) -> Path:
+    """A triangle of one colour in a .glb, once for each matrix (column-major); under a picture: its PNG's bytes, which
+    lie inside, or the name of a file."""
     points = np.array([[0, 0, 0], [2, 0, 0], [0, 1, 0]], np.float32).tobytes()
+    points += np.array([[0, 1], [1, 1], [0, 0]], np.float32).tobytes()  # glTF's v grows downwards
+    skin = {"baseColorFactor": list(color)}
     content = {
         "asset": {"version": "2.0"},
         "scene": 0,
         "scenes": [{"nodes": list(range(len(matrices)))}],
         "nodes": [{"mesh": 0, "matrix": matrix} for matrix in matrices],
-        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "material": 0}]}],
-        "materials": [{"pbrMetallicRoughness": {"baseColorFactor": list(color)}}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0, "TEXCOORD_0": 1}, "material": 0}]}],
+        "materials": [{"pbrMetallicRoughness": skin, **material}],
         "accessors": [
-            {"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3", "min": [0, 0, 0], "max": [2, 1, 0]}
+            {"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3", "min": [0, 0, 0], "max": [2, 1, 0]},
+            {"bufferView": 1, "componentType": 5126, "count": 3, "type": "VEC2"},
         ],
-        "bufferViews": [{"buffer": 0, "byteOffset": 0, "byteLength": 36}],
-        "buffers": [{"byteLength": 36}],
+        "bufferViews": [
+            {"buffer": 0, "byteOffset": 0, "byteLength": 36},
+            {"buffer": 0, "byteOffset": 36, "byteLength": 24},
+        ],
     }
+    if picture is not None:
+        skin["baseColorTexture"] = {"index": 0}
+        content["textures"] = [{"source": 0}]
+        content["images"] = [{"uri": picture}]
+    if isinstance(picture, bytes):
+        content["images"] = [{"bufferView": 2, "mimeType": "image/png"}]
+        content["bufferViews"].append({"buffer": 0, "byteOffset": 60, "byteLength": len(picture)})
+        points += picture + bytes(-len(picture) % 4)
+    content["buffers"] = [{"byteLength": len(points)}]
     text = json.dumps(content).encode()
     text += b" " * (-len(text) % 4)
     chunks = struct.pack("<II", len(text), 0x4E4F534A) + text + struct.pack("<II", len(points), 0x004E4942) + points
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(struct.pack("<III", 0x46546C67, 2, 12 + len(chunks)) + chunks)
     return path
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def moved(x: float, y: float, z: float, sx: float = 1.0) -> list[float]:
@@ -177,6 +200,57 @@ def test_textures_stay_inside_the_folder_and_must_be_there(tmp_path):
     (tmp_path / "data/torn.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"torn\.png: must be a whole readable image"):
         load_objects(textured(tmp_path / "data", "torn.png").parent)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_torn_texture_of_a_gltf_is_told_and_never_grey(tmp_path, caplog, inside):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    whole = png(pixels)
+    for name in ("a", "b", "c"):
+        gltf(tmp_path / f"data/{name}.glb", [moved(0, 0, 0)], picture=whole)
+    mesh = read_mesh(tmp_path, tmp_path / "data/a.glb")
+    torch.testing.assert_close(mesh.textures[0], to_linear(torch.from_numpy(pixels).float() / 255))
+    torn = whole[: len(whole) // 2]
+    (tmp_path / "data/skin.png").write_bytes(torn)
+    gltf(tmp_path / "data/torn.glb", [moved(0, 0, 0)], picture=torn if inside else "skin.png")
+    with caplog.at_level(logging.WARNING, "mclnf_fast"):
+        sets = load_objects(tmp_path / "data", views=1, size=8)
+    assert sorted(item.name for item in (*sets.train, *sets.test)) == ["a", "b", "c"]
+    assert any("skipped as unusable: torn" in note for note in sets.notes)
+    named = "torn.glb" if inside else "skin.png"
+    assert named in caplog.text
+    with pytest.raises(InputError, match=rf"{named}.*must be a whole readable image"):
+        load_objects(tmp_path / "data", views=1, size=8, strict=True)
+
+
+def seen(mesh, corner: tuple[float, float]) -> list[int]:
+    """The pixel at (y, z) of a mesh that faces +x, from there."""
+    pose = torch.tensor([[0.0, 0.0, 1.0, 4.0], [1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]])[None]
+    image = render_mesh(mesh, Cameras(pose, 64.0, 64.0, 32.0, 32.0, 64, 64))[0]
+    return image[round(32 - 16 * corner[1]), round(32 + 16 * corner[0])].tolist()
+
+
+def test_what_a_material_lets_through_is_cut_out(tmp_path):
+    pixels = np.full((8, 8, 4), 200, np.uint8)
+    pixels[:, 4:, 3] = 100  # the half of larger u, which is larger y here
+    kept, cut = (0.4, 0.3), (1.4, 0.15)
+    for material, left in (
+        ({}, True),  # opaque, whatever the texture's alpha
+        ({"alphaMode": "MASK"}, False),
+        ({"alphaMode": "MASK", "alphaCutoff": 0.3}, True),
+        ({"alphaMode": "BLEND"}, False),
+    ):
+        mesh = read_mesh(tmp_path, gltf(tmp_path / "a.glb", [moved(0, 0, 0)], picture=png(pixels), **material))
+        assert seen(mesh, kept)[3] == 255
+        assert seen(mesh, cut)[3] == (255 if left else 0), material
+    # What lies behind is seen through it.
+    both = [moved(0, 0, 0), moved(-1, 0, -0.5, 4.0)]
+    two = read_mesh(tmp_path, gltf(tmp_path / "a.glb", both, picture=png(pixels), alphaMode="MASK"))
+    assert seen(two, cut)[3] == 255
+    glass = gltf(tmp_path / "b.glb", [moved(0, 0, 0)], color=(1, 1, 1, 0.25), alphaMode="BLEND")
+    with pytest.raises(InputError, match="must hold at least one triangle"):
+        read_mesh(tmp_path, glass)
+    assert len(read_mesh(tmp_path, gltf(tmp_path / "b.glb", [moved(0, 0, 0)], color=(1, 1, 1, 0.25))).faces) == 1
 
 
 def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):

@@ -230,6 +230,33 @@ def test_fine_tune_calls_back() -> None:
     assert torch.equal(before, flat(params))
 
 
+def test_the_rate_falls_by_the_same_factor_each_step_to_its_end() -> None:
+    params = tuple(torch.zeros(2, n, dtype=torch.float64) for n in (3, 1))
+    slope = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+
+    def loss(theta, step: int):
+        return sum((p * slope).sum(1) for p in theta)
+
+    found, before = [], [torch.zeros(2, dtype=torch.float64)]
+
+    def after(step: int, theta, losses) -> None:
+        found.append((before[-1] - theta[0][:, 0]) / slope[:, 0])
+        before.append(theta[0][:, 0].clone())
+
+    fine_tune(params, loss, 5, 0.8, lr_end=0.05, callback=after)
+    want = 0.8 * 0.5 ** torch.arange(5, dtype=torch.float64)
+    torch.testing.assert_close(torch.stack(found), want[:, None].expand(-1, 2))
+    found.clear()
+    before[:] = before[:1]
+    fine_tune(params, loss, 1, 0.8, lr_end=0.05, callback=after)
+    torch.testing.assert_close(found[0], torch.full((2,), 0.8, dtype=torch.float64))
+    found.clear()
+    before[:] = before[:1]
+    each = torch.tensor([0.4, 0.1], dtype=torch.float64)
+    fine_tune(params, loss, 3, each, lr_end=each / 4, callback=after)
+    torch.testing.assert_close(torch.stack(found), each * torch.tensor([[1.0], [0.5], [0.25]], dtype=torch.float64))
+
+
 def test_errors() -> None:
     params, task = toy_params(2), toy_task(2)
     with pytest.raises(ValueError, match="steps"):

@@ -27,7 +27,8 @@ from mclnf_fast.systems.single_view_start import load_start
 TINY = [
     "--objects", "5", "--test", "2", "--views", "6", "--size", "12", "--steps", "4", "--rays", "16", "--width", "8",
     "--hidden-layers", "2", "--bins", "8", "--meta-rays", "8", "--meta.steps", "6", "--meta.objects", "2",
-    "--meta.inner-steps", "2", "--match-steps", "5", "--curve-views", "2", "--threads", "1",
+    "--meta.inner-steps", "2", "--match-steps", "5", "--curve-views", "2", "--orbit-frames", "5",
+    "--threads", "1",
 ]  # fmt: skip
 
 
@@ -68,13 +69,13 @@ def test_a_run_leaves_what_a_report_needs(finished):
     assert metrics["views"]["curve"] == [[2, 4], [2, 4]]
     assert metrics["meta"]["curve"][-1][0] == 6
     assert not set(metrics["objects"]["train"]) & set(metrics["objects"]["test"])
-    assert {p["kind"] for p in metrics["pictures"]} == {"sheet", "turntable", "curve"}
+    assert {p["kind"] for p in metrics["pictures"]} == {"sheet", "turntable", "orbit", "curve"}
     page = (finished / "report.html").read_text()
-    assert page.count("data:image/") == 3
+    assert page.count("data:image/") == 4
     assert all(name in page for name in ("meta-learned", "matched", "shuffled", "standard"))
     assert not re.search(r"(src|href)=\"http", page)
     with Image.open(finished / "images" / "turntable.gif") as gif:
-        assert getattr(gif, "n_frames", 1) == 6
+        assert getattr(gif, "n_frames", 1) == 5
 
 
 def test_scores_are_those_of_the_pictures(finished):
@@ -138,7 +139,9 @@ def test_a_learned_start_serves_a_users_photo(finished, tmp_path):
     assert not torch.equal(untouched, pictures)
     plain = (on_white(thing.images[0]) * 255).round().to(torch.uint8)
     assert start.adapt(plain, thing.cameras[:1]).render(thing.cameras[1:3]).shape == pictures.shape
-    with pytest.raises(InputError, match="camera must be one camera, got 2"):
+    both = start.adapt(thing.images[:2], thing.cameras[:2])
+    assert not torch.equal(both.render(thing.cameras[1:3]), pictures)
+    with pytest.raises(InputError, match="camera must be 1, one a picture, got 2"):
         start.adapt(thing.images[0], thing.cameras[:2])
     with pytest.raises(InputError, match="image must be uint8"):
         start.adapt(thing.images[0].float(), thing.cameras[:1])
@@ -151,7 +154,7 @@ def test_the_texts_numbers():
     assert config.spec.num_parameters == 295_172
     assert config.spec.encoding.out_dim(3) == 120
     assert (config.meta.inner_steps, config.meta.inner_lr, config.meta.outer_lr) == (32, 0.5, 5e-5)
-    assert (config.meta.objects, config.meta.steps, config.steps, config.lr, config.rays) == (
+    assert (config.meta.objects, config.meta.steps, config.steps, config.rate, config.rays) == (
         1,
         100_000,
         1000,
@@ -162,7 +165,8 @@ def test_the_texts_numbers():
     assert (settings.bins, settings.near, settings.far, settings.convention) == (128, 2.0, 6.0, "blog")
     notebook = defaults_of("single-view", ["--preset", "blog", "--compat=learnit"])
     assert notebook.meta.outer_lr == 5e-4
-    assert notebook.check_every > 0
+    assert notebook.checked_every == 10_000
+    assert config.checked_every == 0
     assert notebook.check_steps == 512
     assert notebook.settings(2.0, 6.0).convention == "learnit"
     assert isinstance(mf.LogFrequency(20, 8.0), type(config.spec.encoding))

@@ -1,0 +1,208 @@
+"""One object's field, as a finished run of single-view has learned it, learned again by plain PyTorch code.
+
+    python benchmarks/plain_torch_object.py RUN_FOLDER [--again] [--same time] [--start meta] [--object 0]
+
+Reads RUN_FOLDER/config.yaml and metrics.json, and learns the object from the same views with the same network (random
+start), rays a step, bins, optimizer and rates: nn.Sequential, torch.optim, a renderer by cumulative product; nothing of
+ours but the reader of the data. Either for as many steps as the run (`--same steps`, the default) or for as many
+seconds (`--same time`). Prints the PSNR on the views not learned from and the seconds of the steps, of both. Those of
+the run were taken when it ran; `--again` learns ours once more in turn with the other, so that both are timed alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from mclnf_fast.data import ObjectViews, load_objects, procedural_cars
+from mclnf_fast.fields import initial_parameters
+from mclnf_fast.render import Cameras
+from mclnf_fast.render.objects import ObjectPool
+from mclnf_fast.systems.options import from_plain
+from mclnf_fast.systems.single_view_config import RATES, SingleViewConfig
+from mclnf_fast.systems.single_view_start import Start
+
+CHUNK = 8192  # rays at a time where nothing is learned
+TURN = 20  # steps
+
+
+def encode(x: Tensor, frequencies: Tensor) -> Tensor:
+    """[N, 3] -> [N, 6 F]: sine and cosine of each coordinate at each frequency."""
+    angles = x[:, None, :] * frequencies[:, None]
+    return torch.stack((angles.sin(), angles.cos()), 2).flatten(1)
+
+
+def network(width: int, hidden: int, features: int) -> nn.Sequential:
+    """ReLU layers, weights uniform by He's rule (the last by LeCun's), no biases at first; 4 outputs."""
+    sizes, layers = [features, *[width] * hidden, 4], []
+    for k, (a, b) in enumerate(itertools.pairwise(sizes)):
+        layer = nn.Linear(a, b)
+        bound = math.sqrt((6.0 if k < hidden else 3.0) / a)
+        nn.init.uniform_(layer.weight, -bound, bound)
+        nn.init.zeros_(layer.bias)
+        layers += [layer, nn.ReLU()] if k < hidden else [layer]
+    return nn.Sequential(*layers)
+
+
+class Plain:
+    """A field and its renderer: dense bins between two distances, before white."""
+
+    def __init__(self, config: dict, near: float, far: float) -> None:
+        self.bins, self.compat = config["bins"], config["compat"]
+        self.frequencies = 2.0 ** torch.linspace(0, config["max_exp"], 20)
+        self.net = network(config["width"], config["hidden_layers"], 120)
+        edges = torch.linspace(near, far, self.bins)
+        if self.compat == "learnit":
+            self.lower, self.widths = edges, torch.full_like(edges, (far - near) / self.bins)
+        else:
+            middles = (edges[1:] + edges[:-1]) / 2
+            self.lower = torch.cat((edges[:1], middles))
+            self.widths = torch.cat((middles, edges[-1:])) - self.lower
+
+    def rays(self, cameras: Cameras, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Rays of flat ids (view, row, column)."""
+        pixels = cameras.width * cameras.height
+        o, d = cameras.rays(ids // pixels, ids % pixels)
+        if self.compat == "learnit":
+            d = d / -(d * cameras.c2w[ids // pixels, :, 2]).sum(-1, keepdim=True)
+        return o, d
+
+    def render(self, o: Tensor, d: Tensor, noise: Tensor | float) -> Tensor:
+        """Rays [R, 3] -> colours [R, 3]."""
+        t = (self.lower + self.widths * noise).expand(len(o), self.bins)
+        x = o[:, None] + t[..., None] * d[:, None]
+        raw = self.net(encode(x.reshape(-1, 3), self.frequencies)).view(len(o), self.bins, 4)
+        last = torch.full_like(t[:, :1], 1e-3 if self.compat == "learnit" else 1e10)
+        alpha = 1 - torch.exp(-torch.relu(raw[..., 3]) * torch.cat((t[:, 1:] - t[:, :-1], last), 1))
+        through = torch.cumprod(1 - alpha, 1)
+        weights = alpha * torch.cat((torch.ones_like(alpha[:, :1]), through[:, :-1]), 1)
+        return (weights[..., None] * torch.sigmoid(raw[..., :3])).sum(1) + 1 - weights.sum(1, keepdim=True)
+
+
+def white(images: Tensor) -> Tensor:
+    """uint8 [V, H, W, 4] -> [V H W, 3] before white."""
+    values = images.reshape(-1, 4) / 255.0
+    return values[:, :3] * values[:, 3:] + 1 - values[:, 3:]
+
+
+def learner(one: ObjectViews, known: int, field: Plain, config: dict) -> Callable[[float], None]:
+    """What makes a step on the first `known` views, told how much of the whole is done (0 ... 1)."""
+    lr, end = config["lr"] or RATES[config["optimizer"]], config["lr_end"]
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[config["optimizer"]]
+    optimizer = kind(field.net.parameters(), lr=lr)
+    colors, cameras = white(one.images[:known]), one.cameras[:known]
+
+    def step(share: float) -> None:
+        if end is not None:
+            optimizer.param_groups[0]["lr"] = lr * (end / lr) ** share
+        ids = torch.randint(len(colors), (config["rays"],))
+        out = field.render(*field.rays(cameras, ids), torch.rand(len(ids), field.bins))
+        loss = (out - colors[ids]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def in_turn(
+    one: ObjectViews, known: int, config: SingleViewConfig, near: float, far: float, step: Callable[[float], None]
+) -> tuple[float, float]:
+    """Ours once more from the standard start, twenty steps in turn with twenty plain ones: the seconds of both."""
+    generator = torch.Generator().manual_seed(config.seed)
+    params = initial_parameters(config.spec, 1, generator=generator)
+    how = config.steps, config.rate, config.rays, config.optimizer, config.lr_end
+    start = Start(params, config.spec, config.settings(near, far), *how)
+    pool = ObjectPool([(one.images[:known], one.cameras[:known])], start.settings)
+    seconds, made, began = [0.0, 0.0], 0, time.perf_counter()
+
+    def after(done: int, *_: object) -> None:
+        nonlocal made, began
+        if done % TURN and done < config.steps:
+            return
+        middle = time.perf_counter()
+        for k in range(made, done):
+            step(k / max(1, config.steps - 1))
+        made, end = done, time.perf_counter()
+        seconds[0] += middle - began
+        seconds[1] += end - middle
+        began = end
+
+    start.adapt_all(pool, config.seed, callback=after)
+    return seconds[0], seconds[1]
+
+
+@torch.no_grad()
+def score(one: ObjectViews, views: list[int], field: Plain) -> float:
+    """Mean PSNR over views."""
+    found, pixels = [], one.cameras.width * one.cameras.height
+    for view in views:
+        ids = torch.arange(view * pixels, (view + 1) * pixels).split(CHUNK)
+        out = torch.cat([field.render(*field.rays(one.cameras, part), 0.5) for part in ids]).clamp(0, 1)
+        found.append(-10 * math.log10(float((out - white(one.images[view : view + 1])).square().mean())))
+    return sum(found) / len(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=pathlib.Path)
+    parser.add_argument("--same", choices=("steps", "time"), default="steps")
+    parser.add_argument("--again", action="store_true", help="learn ours again, from the standard start, in turn")
+    parser.add_argument("--start", default="standard", help="the run's start to compare with")
+    parser.add_argument("--object", type=int, default=0, help="which of the run's test objects")
+    arguments = parser.parse_args()
+    if arguments.again and arguments.same == "time":
+        parser.error("--again goes with --same steps")
+    config = yaml.safe_load((arguments.run / "config.yaml").read_text())
+    metrics = json.loads((arguments.run / "metrics.json").read_text())
+    name = metrics["objects"]["test"][arguments.object]
+    if config["threads"]:
+        torch.set_num_threads(config["threads"])
+    options = {"size": config["size"], "views": config["views"], "seed": config["seed"]}
+    if config["data"] is None:
+        count = len(metrics["objects"]["train"]) + len(metrics["objects"]["test"])
+        sets = procedural_cars(count, 1, **{k: v for k, v in options.items() if v is not None})
+    else:
+        test = {} if config["test"] is None else {"test": config["test"]}
+        sets = load_objects(config["data"], limit=config["limit"], **options, **test)
+    one = next(item for item in (*sets.train, *sets.test) if item.name == name)
+    near, far = (d if own is None else own for own, d in ((config["near"], sets.near), (config["far"], sets.far)))
+    known, tested = (metrics["views"][key][arguments.object] for key in ("known", "tested"))
+    views = list(range(len(one) - tested, len(one)))
+    if config["inputs"] == "all" and one.train_views is None:
+        raise SystemExit("the run has chosen its own test views; only data that has them, or --inputs N, compares")
+    ours, together = metrics["starts"][arguments.start], len(metrics["objects"]["test"])
+    torch.manual_seed(config["seed"])
+    field = Plain(config, near, far)
+    step, steps, its = learner(one, known, field, config), config["steps"], ours["seconds"]
+    began = time.perf_counter()
+    if arguments.same == "time":
+        steps = 0
+        while (share := (time.perf_counter() - began) / (its / together)) < 1:
+            step(share)
+            steps += 1
+    elif arguments.again:
+        its, gone = in_turn(one, known, from_plain(SingleViewConfig, config), near, far, step)
+        together = 1
+    else:
+        for k in range(steps):
+            step(k / max(1, steps - 1))
+    gone = gone if arguments.again else time.perf_counter() - began
+    beside = f" for {together} objects side by side" if together > 1 else ""
+    print(f"{name}: {known} views learned from, {tested} tested on, {torch.get_num_threads()} threads")
+    after = ours["after"][arguments.object]
+    print(f"ours, {arguments.start} start: {after:.2f} dB in {config['steps']} steps, {its:.1f} s{beside}")
+    print(f"plain PyTorch: {score(one, views, field):.2f} dB in {steps} steps, {gone:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
