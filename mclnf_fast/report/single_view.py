@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,38 @@ NOT_CLAIMED = (
     "here: all figures were measured in the run whose command stands below."
 )
 COLUMNS = 5  # of the steps, at most, in the table
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How a report tells of the starts of one system.
+
+    Attributes:
+        ends: what stands beside the steps: head of the column, and key of a start's row in metrics.json.
+        scored: what the PSNR of the table's steps is measured on.
+        headline: what a start's figure `after` is, `{steps}` in it the steps.
+        intro: what was done, a sentence or two.
+        one: what a row of the last table is: an object, a photo; and `each`, what its PSNR is measured on.
+    """
+
+    ends: tuple[tuple[str, str], ...]
+    scored: str
+    headline: str
+    intro: str
+    one: str
+    each: str
+
+
+WORDING = Wording(
+    (("all other views", "after"), ("the view learned from", "input")),
+    "views not learned from",
+    "PSNR on the other views, {steps:,} steps after the learned start",
+    "A start is learned over many objects of a category. It, and others to compare it with, are continued on one view "
+    "of an object that was never seen, each with the same steps, rate and rays, and scored on the views that were not "
+    "learned from.",
+    "object",
+    "all other views",
+)
 
 
 def start_looks(metrics: Mapping[str, Any]) -> dict[str, Method]:
@@ -54,8 +87,10 @@ def _text(estimate: tuple[float, float | None] | None) -> str:
     return db(estimate[0]) if estimate[1] is None else f"{db(estimate[0])} ± {db(estimate[1])}"
 
 
-def start_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[tuple[Method, list[str]]]]:
-    """Heads and, for each start, cells: PSNR along the curve, of all other views, and of the view it learned from."""
+def start_rows(
+    metrics: Mapping[str, Any], wording: Wording = WORDING
+) -> tuple[list[str], list[tuple[Method, list[str]]]]:
+    """Heads and, for each start, cells: PSNR along the curve, then the wording's ends that the run has."""
     starts = mapping(metrics.get("starts"))
     looks = start_looks(metrics)
     curves = {key: curve_of(starts[key]) for key in looks}
@@ -63,36 +98,37 @@ def start_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[tuple[Method
     chosen = steps[:: -(-len(steps) // COLUMNS)] if steps else []
     if steps and steps[-1] not in chosen:
         chosen.append(steps[-1])
-    heads = [*(f"step {s:,}" for s in chosen), "all other views", "the view learned from", "time"]
+    ends = [(head, key) for head, key in wording.ends if any(mapping(starts[k]).get(key) for k in looks)]
+    heads = [*(f"step {s:,}" for s in chosen), *(head for head, _ in ends), "time"]
     rows = []
     for key, method in looks.items():
         row = mapping(starts[key])
         cells = [_text(curves[key].get(s)) for s in chosen]
-        cells += [_text(mean_error(row.get("after"))), _text(mean_error(row.get("input")))]
+        cells += [_text(mean_error(row.get(end))) for _, end in ends]
         rows.append((method, [*cells, duration(row.get("seconds"))]))
     return heads, rows
 
 
-def start_table(metrics: Mapping[str, Any]) -> str:
+def start_table(metrics: Mapping[str, Any], wording: Wording = WORDING) -> str:
     """The starts side by side, for a terminal.
 
     Args:
         metrics: the content of metrics.json; any key may be missing.
     """
-    heads, rows = start_rows(metrics)
+    heads, rows = start_rows(metrics, wording)
     if not rows:
         return "no results yet"
     lines = [["start", *heads], *([method.name, *cells] for method, cells in rows)]
     widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
     text = ["  ".join(cell.ljust(w) if c == 0 else cell.rjust(w) for c, (cell, w) in enumerate(zip(line, widths)))
             for line in lines]  # fmt: skip
-    title = f"{metrics.get('title') or 'Single view'}: PSNR in dB on views not learned from, mean ± standard error"
-    said = [f"{f.what}: {f.value}" for f in figures(metrics)[1:]]
+    title = f"{metrics.get('title') or 'Single view'}: PSNR in dB on {wording.scored}, mean ± standard error"
+    said = [f"{f.what}: {f.value}" for f in figures(metrics, wording)[1:]]
     return "\n".join([title, "", *text, "", *said])
 
 
-def figures(metrics: Mapping[str, Any]) -> list[Figure]:
-    """The figures of the head: the learned start's PSNR on all other views, and its lead over each other start."""
+def figures(metrics: Mapping[str, Any], wording: Wording = WORDING) -> list[Figure]:
+    """The figures of the head: the learned start's PSNR at the end, and its lead over each other start."""
     starts = mapping(metrics.get("starts"))
     looks = start_looks(metrics)
     ends = {key: mean_error(mapping(starts[key]).get("after")) for key in looks}
@@ -100,7 +136,7 @@ def figures(metrics: Mapping[str, Any]) -> list[Figure]:
     if own is None:
         return []
     steps = max([s for s in sequence(metrics.get("steps")) if isinstance(s, int)], default=0)
-    out = [Figure(db(own[0], unit=True), f"PSNR on the other views, {steps:,} steps after the learned start")]
+    out = [Figure(db(own[0], unit=True), wording.headline.format(steps=steps))]
     for key in ("standard", "matched", "shuffled"):
         other = ends.get(key)
         if other is not None:
@@ -148,23 +184,40 @@ def write_single_view_report(folder: str | Path, metrics: Mapping[str, Any]) -> 
 
     Raises: InputError, if jinja2 is missing, or a picture's file lies outside the folder.
     """
+    return write_starts_report(folder, metrics, WORDING, _tested(mapping(metrics.get("views"))))
+
+
+def write_starts_report(
+    folder: str | Path,
+    metrics: Mapping[str, Any],
+    wording: Wording,
+    tested: str,
+    between: Sequence[tuple[str, str]] = (),
+) -> Path:
+    """The same for any system of starts.
+
+    tested: what the table's columns are over, said below it. between: what lies between the weights of two, a line
+    each.
+    """
     place, looks = Path(folder), start_looks(metrics)
-    heads, rows = start_rows(metrics)
+    heads, rows = start_rows(metrics, wording)
     shown = [
         {"uri": inline(place, str(p["file"])), "file": p["file"], "caption": p.get("caption", ""), "commands": ()}
         for p in map(mapping, sequence(metrics.get("pictures")))
         if p.get("file")
     ]
-    objects, views = mapping(metrics.get("objects")), mapping(metrics.get("views"))
+    objects = mapping(metrics.get("objects"))
     config = place / "config.yaml"
     content = {
         "title": str(metrics.get("title") or "A field from a single view"),
-        "facts": _facts(metrics),
-        "figures": figures(metrics),
+        "facts": _facts(metrics, wording.one),
+        "figures": figures(metrics, wording),
+        "wording": wording,
         "heads": heads,
         "rows": rows,
         "pictures": shown,
-        "tested": _tested(views),
+        "tested": tested,
+        "between": between,
         "objects": _objects(metrics, looks),
         "looks": list(looks.values()),
         "meta": _meta(metrics),
@@ -172,7 +225,7 @@ def write_single_view_report(folder: str | Path, metrics: Mapping[str, Any]) -> 
         "command": str(metrics.get("command") or ""),
         "made": [
             ("machine", str(metrics.get("machine") or "-")),
-            *((f"{part} objects", f"{len(sequence(v))}") for part, v in objects.items()),
+            *((f"{part} {wording.one}s", f"{len(sequence(v))}") for part, v in objects.items()),
             *pairs({k: metrics.get(k) for k in ("versions", "backends", "phases") if metrics.get(k)}),
         ],
         "config": config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
@@ -181,11 +234,11 @@ def write_single_view_report(folder: str | Path, metrics: Mapping[str, Any]) -> 
     return write_page(place / "report.html", "single_view.html", content)
 
 
-def _facts(metrics: Mapping[str, Any]) -> list[str]:
+def _facts(metrics: Mapping[str, Any], one: str) -> list[str]:
     objects = mapping(metrics.get("objects"))
-    out = [f"{len(sequence(objects.get('train')))} objects to learn from"] if objects else []
+    out = [f"{len(sequence(objects.get('train')))} {one}s to learn from"] if objects else []
     out += [f"{len(sequence(objects.get('test')))} unseen ones"] if objects else []
-    size = sequence(mapping(metrics.get("views")).get("size"))
+    size = sequence(mapping(metrics.get("views") or metrics.get("photos")).get("size"))
     out += [f"{size[1]} x {size[0]} pixels"] if len(size) == 2 else []
     if finite(metrics.get("seconds_total")) is not None:
         out.append(f"{duration(metrics['seconds_total'])} in all")
@@ -204,7 +257,7 @@ def _tested(views: Mapping[str, Any]) -> str:
 
 
 def _objects(metrics: Mapping[str, Any], looks: Mapping[str, Method]) -> list[tuple[str, list[str]]]:
-    """Each test object's PSNR on all its other views, a column a start."""
+    """Each test object's PSNR at the end, a column a start."""
     names = [str(n) for n in sequence(mapping(metrics.get("objects")).get("test"))]
     starts = mapping(metrics.get("starts"))
     columns = [sequence(mapping(starts[key]).get("after")) for key in looks]
@@ -222,6 +275,9 @@ def _meta(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         out.append(("time", duration(meta.get("seconds"))))
     if checks:
         out.append(
-            ("checks on a view, after outer step", ", ".join(f"{s:,.0f}: {db(v, unit=True)}" for s, v in checks))
+            (
+                "checks on what is not learned from, after outer step",
+                ", ".join(f"{s:,.0f}: {db(v, unit=True)}" for s, v in checks),
+            )
         )
     return out

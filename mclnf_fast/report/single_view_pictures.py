@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,21 +15,31 @@ from mclnf_fast.report.methods import Method
 from mclnf_fast.report.plots import FINE, WIDE, new_figure, plain_axes, save
 from mclnf_fast.report.protocol import mapping, sequence
 
+if TYPE_CHECKING:
+    from PIL import Image as PilImage
+
 _OBJECTS, _VIEWS = 2, 4  # of the contact sheet; the first view is the one learned from
 _LABEL = 26  # pixels
 _FRAME = 180  # milliseconds
 
 
-def _values(folder: Path, name: str) -> np.ndarray | None:
+def saved_values(folder: Path, name: str) -> np.ndarray | None:
     """What `RunFolder.save_values` left of a start, or of the truth; None where it is not there."""
     file = folder / "predictions" / f"{name}.safetensors"
     return load_tensors(file)[0]["values"].numpy() if file.is_file() else None
 
 
 def steps_plot(
-    folder: Path, looks: Mapping[str, Method], curves: Mapping[str, Mapping[int, tuple[float, float | None]]]
+    folder: Path,
+    looks: Mapping[str, Method],
+    curves: Mapping[str, Mapping[int, tuple[float, float | None]]],
+    learned: str = "one view",
+    scored: str = "other views",
 ) -> Path:
-    """`images/curve.png`: PSNR over the SGD steps on one view (step 0 at the left), one line a start with its error."""
+    """`images/curve.png`: PSNR over the SGD steps (step 0 at the left), one line a start with its error.
+
+    learned, scored: what the steps are on and what the PSNR is of, for the axes.
+    """
     figure = new_figure(WIDE, 3.5)
     axes = figure.add_axes((0.105, 0.155, 0.605, 0.805))
     ends = []
@@ -43,7 +53,7 @@ def steps_plot(
         axes.fill_between(xs, low, high, color=method.colour, alpha=0.15, linewidth=0)
         axes.plot(xs, ys, color=method.colour, linewidth=2, marker=method.marker, markersize=4.5, clip_on=False)
         ends.append((ys[-1], method))
-    plain_axes(axes, "SGD steps on one view (log scale)", "PSNR on other views (dB)")
+    plain_axes(axes, f"SGD steps on {learned} (log scale)", f"PSNR on {scored} (dB)")
     steps = sorted({s for c in curves.values() for s in c})
     if steps:
         axes.set_xscale("log", base=2)
@@ -65,7 +75,7 @@ def steps_plot(
 def contact_sheet(folder: Path, looks: Mapping[str, Method], metrics: Mapping[str, Any]) -> Path | None:
     """`images/sheet.png`: two unseen objects, the view learned from and three others of each; the truth in the first
     row, then each start before and after. None where there is no truth."""
-    truth = _values(folder, "truth")
+    truth = saved_values(folder, "truth")
     if truth is None:
         return None
     objects, views, height, width = truth.shape[:4]
@@ -73,7 +83,7 @@ def contact_sheet(folder: Path, looks: Mapping[str, Method], metrics: Mapping[st
     chosen = [0, *(round((k + 1) * (views - 1) / (columns - 1)) for k in range(columns - 1))]
     rows: list[tuple[str, str | None, np.ndarray]] = [("truth", None, truth)]
     for key, method in looks.items():
-        made = _values(folder, key)
+        made = saved_values(folder, key)
         if made is not None:
             rows += [(f"{method.name}, before", method.colour, made[0]), ("after", method.colour, made[1])]
     scale = factor(width, 112)
@@ -103,7 +113,7 @@ def turntable_gif(folder: Path, looks: Mapping[str, Method], metrics: Mapping[st
 
     None where there is no truth. Its frames are the object's own views, since of others there is no truth.
     """
-    truth = _values(folder, "truth")
+    truth = saved_values(folder, "truth")
     if truth is None:
         return None
     views, height, width = truth.shape[1:4]
@@ -112,7 +122,7 @@ def turntable_gif(folder: Path, looks: Mapping[str, Method], metrics: Mapping[st
     panels: list[tuple[str, np.ndarray | None]] = [("input", None), ("truth", truth[0])]
     best = "meta" if "meta" in looks else next(iter(looks), "")
     for key in dict.fromkeys((best, "matched", "standard")):
-        made = _values(folder, key) if key in looks else None
+        made = saved_values(folder, key) if key in looks else None
         if made is None:
             continue
         if key == best:
@@ -129,8 +139,12 @@ def turntable_gif(folder: Path, looks: Mapping[str, Method], metrics: Mapping[st
             sheet.put(enlarge(np.ascontiguousarray(picture), scale, smooth=True), x, MARGIN)
             sheet.label(x, MARGIN + h + _LABEL // 2 + 4, w, label)
         frames.append(sheet.image)
+    return save_gif(folder / "images" / "turntable.gif", frames)
+
+
+def save_gif(target: Path, frames: Sequence[PilImage.Image], milliseconds: int = _FRAME) -> Path:
+    """Writes an animation that goes round and round, whole or not at all."""
     buffer = io.BytesIO()
-    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=_FRAME, loop=0, optimize=True)
-    target = folder / "images" / "turntable.gif"
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, optimize=True)
     write_atomically(target, buffer.getvalue())
     return target

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import pathlib
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,18 +13,15 @@ from torch import Tensor
 from mclnf_fast import data
 from mclnf_fast.data.objects import ObjectSets, ObjectViews
 from mclnf_fast.errors import InputError
-from mclnf_fast.fields import initial_parameters
-from mclnf_fast.learn.inits import matched, shuffled
-from mclnf_fast.learn.metrics import log_steps, mse_to_psnr, psnr
+from mclnf_fast.learn.metrics import log_steps
 from mclnf_fast.learn.params import Params
-from mclnf_fast.learn.reptile_start import ReptileStart
-from mclnf_fast.render.bins import render_pixels, shaded
-from mclnf_fast.render.objects import ObjectPool, ray_loss
+from mclnf_fast.render.objects import ObjectPool
 from mclnf_fast.systems.folder import progress
 from mclnf_fast.systems.options import from_plain
+from mclnf_fast.systems.ray_starts import RayStarts
 from mclnf_fast.systems.run import Run, begin, say
 from mclnf_fast.systems.single_view_config import INPUT_VIEWS, SingleViewConfig, StartName
-from mclnf_fast.systems.single_view_start import Start
+from mclnf_fast.systems.single_view_start import Start, ray_pool
 
 OPS = ("bank_mlp", "composite", "bank_step")
 SHOWN = 3  # test objects in the pictures
@@ -49,7 +45,7 @@ def run_single_view(config: SingleViewConfig, command: str | None = None) -> pat
             sets = load(run.config, made)
         job = _Job(run, sets)
     job.announce()
-    starts, about = job.starts()
+    starts, about = job.starts(job.check)
     found = {name: job.adapt(name, start) for name, start in starts.items()}
     report = run.finish(metrics := job.metrics(found, about), write_pictures, write_single_view_report)
     say(start_table(metrics))
@@ -73,7 +69,7 @@ def load(config: SingleViewConfig, advance: Callable[[int, int], None] | None = 
     return data.load_objects(config.data, size=config.size, strict=config.strict, **options)
 
 
-class _Job:
+class _Job(RayStarts):
     """One run: its objects, its starts, and how each start is continued."""
 
     def __init__(self, run: Run[SingleViewConfig], sets: ObjectSets) -> None:
@@ -86,14 +82,14 @@ class _Job:
         for one in sets.test:
             if len(one.cameras) < 2:
                 raise InputError(f"data: {one.name} must have 2 views, one to learn from, one to test on, got 1")
-        self.settings = config.settings(sets.near, sets.far)
-        self.spec = config.spec
-        self.train, self.test = self.pool(sets.train), self.pool(sets.test)
-        self.inputs = INPUT_VIEWS if config.compat == "learnit" else None
+        settings = config.settings(sets.near, sets.far)
+        views = INPUT_VIEWS if config.compat == "learnit" else None
+        super().__init__(run, settings, ray_pool(sets.train, settings, config.device), views)
+        self.test = self.pool(sets.test)
 
     def pool(self, objects: tuple[ObjectViews, ...]) -> ObjectPool:
         """Their rays."""
-        return ObjectPool([(one.images, one.cameras) for one in objects], self.settings, self.config.device)
+        return ray_pool(objects, self.settings, self.config.device)
 
     def announce(self) -> None:
         """What the run is about, for the terminal."""
@@ -106,61 +102,11 @@ class _Job:
         for note in sets.notes:
             say(f"note: {note}")
 
-    def start(self, params: Params) -> Start:
-        """Parameters [1, ...] with how they are continued."""
-        config = self.config
-        return Start(params, self.spec, self.settings, config.steps, config.lr, config.rays)
-
-    def starts(self) -> tuple[dict[StartName, Start], dict[str, Any]]:
-        """The starts to compare, in a fixed order, and what to report of the learning."""
-        config = self.config
-        generator = torch.Generator().manual_seed(config.seed)
-        standard = initial_parameters(self.spec, 1, device=config.device, generator=generator)
-        about: dict[str, Any] = {"parameters": self.spec.num_parameters}
-        made: dict[StartName, Params] = {"standard": standard}
-        if set(config.starts) != {"standard"}:
-            learned, curves = self.learn(standard)
-            about |= curves
-            self.start(learned).save(self.folder.path)
-            if "matched" in config.starts:
-                other = initial_parameters(self.spec, 1, device=config.device, generator=generator)
-                made["matched"] = self.matched(other, learned)
-            made["shuffled"] = shuffled(learned, torch.Generator().manual_seed(config.seed))
-            made["meta"] = learned
-        return {name: self.start(p) for name, p in made.items() if name in config.starts}, about
-
-    def learn(self, standard: Params) -> tuple[Params, dict[str, Any]]:
-        """The meta-learned start, from where a former process has left it."""
-        config = self.config
-
-        def draw(objects: Tensor, generator: torch.Generator) -> Any:
-            return ray_loss(self.train, objects, self.spec, config.meta_rays, generator, self.inputs)
-
-        learner = ReptileStart(standard, len(self.train), draw, config.meta, config.seed)
-
-        def check(done: int) -> list[float] | None:
-            return [done, self.check(learner.params)] if config.check_every and done % config.check_every == 0 else None
-
-        checks = self.run.learn(learner, "meta", config.meta.steps, "learning the start", check)
-        curve = [[s, float(mse_to_psnr(v))] for s, v in learner.curve]
-        return learner.params, {"curve": curve, "checks": checks, "seconds": learner.seconds}
-
     def check(self, params: Params) -> float:
         """PSNR of the first test object's other views after `check_steps` on its first one: only to be looked at."""
         one = self.pool(self.sets.test[:1])
         adapted = self.start(params).adapt_all(one, self.config.seed, steps=self.config.check_steps)
         return self.score(adapted, one, self.config.curve_views)[0]
-
-    def matched(self, start: Params, learned: Params) -> Params:
-        """A random start that puts out the learned one's mean colour and density everywhere."""
-        points = self.train.points(4096, torch.Generator().manual_seed(self.config.seed))[None]
-        backend = self.config.backend
-
-        def forward(params: Params, x: Tensor) -> Tensor:
-            return shaded(params, self.spec, x, backend)
-
-        with self.phases("matching"):
-            return matched(start, learned, forward, points, steps=self.config.match_steps)
 
     def adapt(self, name: StartName, start: Start) -> dict[str, Any]:
         """A start continued on view 0 of each test object, or what is known of it from before."""
@@ -168,25 +114,13 @@ class _Job:
         if state is not None:
             done: dict[str, Any] = state[1]
             return done
-        config, pool, steps = self.config, self.test, log_steps(self.config.steps)
+        pool, curve_views = self.test, self.config.curve_views
         before = start.repeated(len(pool))
-        row: dict[str, Any] = {"curve": {"0": self.score(before, pool, config.curve_views)}, "seconds": 0.0}
-        with self.phases("adapting"), progress(f"start {name}", config.steps) as bar:
-            began = time.perf_counter()
-
-            def after(step: int, params: Params, losses: Tensor) -> None:
-                nonlocal began
-                bar(1)
-                if step in steps:
-                    row["seconds"] += time.perf_counter() - began
-                    row["curve"][str(step)] = self.score(params, pool, config.curve_views)
-                    began = time.perf_counter()
-
-            adapted = start.adapt_all(pool, config.seed, callback=after)
+        adapted, row = self.continued(name, start, pool, lambda params: self.score(params, pool, curve_views))
         with self.phases("rendering"):
             row["after"] = self.score(adapted, pool, None)
             row["input"] = self.score(adapted, pool, 0)
-            self.folder.save_values(name, torch.stack([self.pictures(p) for p in (before, adapted)]))
+            self.folder.save_values(name, torch.stack([self.shown_pictures(p) for p in (before, adapted)]))
         tensors = {f"params.{i}": p for i, p in enumerate(adapted)}
         self.folder.save_state(f"adapted_{name}", tensors, row)
         self.run.save_phases()
@@ -210,10 +144,8 @@ class _Job:
         for k in range(max(map(len, views))):
             chosen = [o for o in range(len(pool)) if k < len(views[o])]
             ids = torch.cat([pool.view_ids(torch.tensor([o]), views[o][k]) for o in chosen])
-            batch = pool.batch(ids)
             some = params if len(chosen) == len(pool) else tuple(p[chosen] for p in params)
-            pixels = render_pixels(some, self.spec, batch.origins, batch.directions, self.settings)
-            for o, value in zip(chosen, psnr(pixels, batch.colors, keep_first=True).tolist()):
+            for o, value in zip(chosen, self.ids_psnr(some, pool, ids)):
                 sums[o] += value
         return [total / len(v) for total, v in zip(sums, views)]
 
@@ -222,24 +154,15 @@ class _Job:
         count = min(SHOWN, len(self.test))
         return count, min(self.test.views[:count])
 
-    def pictures(self, params: Params | None) -> Tensor:
+    def shown_pictures(self, params: Params | None) -> Tensor:
         """uint8 [objects, views, H, W, 3] of the shown objects as `params` have them; None: as they are."""
         count, views = self.shown()
-        made = []
-        for view in range(views):
-            batch = self.test.batch(self.test.view_ids(torch.arange(count), view))
-            if params is None:
-                pixels = batch.colors
-            else:
-                some = tuple(p[:count] for p in params)
-                pixels = render_pixels(some, self.spec, batch.origins, batch.directions, self.settings)
-            made.append((pixels * 255).round().to(torch.uint8).cpu())
-        return torch.stack(made, 1).unflatten(2, (self.test.height, self.test.width))
+        return torch.stack([self.pictures(params, self.test, count, view) for view in range(views)], 1)
 
     def metrics(self, found: dict[StartName, dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
         """The content of metrics.json, but for what only the report knows."""
         config, sets = self.config, self.sets
-        self.folder.save_values("truth", self.pictures(None))
+        self.folder.save_values("truth", self.shown_pictures(None))
         count, _ = self.shown()
         places = torch.stack([one.cameras.centers for one in _cut(sets.test[:count])])
         turns = torch.atan2(places[..., 1], places[..., 0])
