@@ -39,6 +39,12 @@ SYSTEMS = {
         "run_single_view",
         "single_view_config",
     ),
+    "photos": System(
+        "learn a start for photos of a place under many lights, continue it on one, and go from light to light",
+        "photos",
+        "run_photos",
+        "photos_config",
+    ),
 }
 COMMANDS = {
     "table": "tables and figures of finished runs: mclnf-fast table RUN [RUN ...] --out DIR",

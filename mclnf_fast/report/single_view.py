@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,54 @@ NOT_CLAIMED = (
     "here: all figures were measured in the run whose command stands below."
 )
 COLUMNS = 5  # of the steps, at most, in the table
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How a report tells of the starts of one system.
+
+    Attributes:
+        ends: what stands beside the steps: head of the column, and key of a start's row in metrics.json.
+        scored: what the PSNR of the table's steps is measured on.
+        headline: what a start's figure `after` is, `{steps}` and `{start}` in it.
+        intro: what was done, a sentence or two.
+        one: what a row of the last table is: an object, a photo; and `each`, what its PSNR is measured on.
+    """
+
+    ends: tuple[tuple[str, str], ...]
+    scored: str
+    headline: str
+    intro: str
+    one: str
+    each: str
+
+
+def wording_of(metrics: Mapping[str, Any]) -> Wording:
+    """How a run of single-view fields tells of itself: learned from one view, or from several."""
+    objects, views = mapping(metrics.get("objects")), mapping(metrics.get("views"))
+    known = [int(k) for k in sequence(views.get("known"))] or [1]
+    count = "one view" if set(known) == {1} else f"{known[0]} views" if len(set(known)) == 1 else "some views"
+    scored = "and scored on views that were not learned from."
+    intro = (
+        "A start is learned over many objects of a category. It, and others to compare it with, are continued on "
+        f"{count} of an object that was never seen, each with the same steps, rate and rays, {scored}"
+    )
+    if not objects.get("train") or "meta" not in start_looks(metrics):
+        intro = f"Fields of objects are learned from {count} of each, {scored}"
+    return Wording(
+        (("all other views", "after"), (learned_from(metrics), "input")),
+        "views not learned from",
+        "PSNR on the other views, {steps:,} steps after the {start} start",
+        intro,
+        "object",
+        "all other views",
+    )
+
+
+def learned_from(metrics: Mapping[str, Any]) -> str:
+    """What the views learned from are called."""
+    known = sequence(mapping(metrics.get("views")).get("known"))
+    return "the view learned from" if all(k == 1 for k in known) else "views learned from"
 
 
 def start_looks(metrics: Mapping[str, Any]) -> dict[str, Method]:
@@ -55,8 +104,8 @@ def _text(estimate: tuple[float, float | None] | None) -> str:
     return db(estimate[0]) if estimate[1] is None else f"{db(estimate[0])} ± {db(estimate[1])}"
 
 
-def start_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[tuple[Method, list[str]]]]:
-    """Heads and, for each start, cells: PSNR along the curve, of all other views, and of those it learned from."""
+def start_rows(metrics: Mapping[str, Any], wording: Wording) -> tuple[list[str], list[tuple[Method, list[str]]]]:
+    """Heads and, for each start, cells: PSNR along the curve, then the wording's ends that the run has."""
     starts = mapping(metrics.get("starts"))
     looks = start_looks(metrics)
     curves = {key: curve_of(starts[key]) for key in looks}
@@ -64,42 +113,39 @@ def start_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[tuple[Method
     chosen = steps[:: -(-len(steps) // COLUMNS)] if steps else []
     if steps and steps[-1] not in chosen:
         chosen.append(steps[-1])
-    heads = [*(f"step {s:,}" for s in chosen), "all other views", learned_from(metrics), "time"]
+    ends = [(head, key) for head, key in wording.ends if any(mapping(starts[k]).get(key) for k in looks)]
+    heads = [*(f"step {s:,}" for s in chosen), *(head for head, _ in ends), "time"]
     rows = []
     for key, method in looks.items():
         row = mapping(starts[key])
         cells = [_text(curves[key].get(s)) for s in chosen]
-        cells += [_text(mean_error(row.get("after"))), _text(mean_error(row.get("input")))]
+        cells += [_text(mean_error(row.get(end))) for _, end in ends]
         rows.append((method, [*cells, duration(row.get("seconds"))]))
     return heads, rows
 
 
-def learned_from(metrics: Mapping[str, Any]) -> str:
-    """What the views learned from are called."""
-    known = sequence(mapping(metrics.get("views")).get("known"))
-    return "the view learned from" if all(k == 1 for k in known) else "views learned from"
-
-
-def start_table(metrics: Mapping[str, Any]) -> str:
+def start_table(metrics: Mapping[str, Any], wording: Wording | None = None) -> str:
     """The starts side by side, for a terminal.
 
     Args:
         metrics: the content of metrics.json; any key may be missing.
+        wording: None: that of single-view fields.
     """
-    heads, rows = start_rows(metrics)
+    wording = wording or wording_of(metrics)
+    heads, rows = start_rows(metrics, wording)
     if not rows:
         return "no results yet"
     lines = [["start", *heads], *([method.name, *cells] for method, cells in rows)]
     widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
     text = ["  ".join(cell.ljust(w) if c == 0 else cell.rjust(w) for c, (cell, w) in enumerate(zip(line, widths)))
             for line in lines]  # fmt: skip
-    title = f"{metrics.get('title') or 'Single view'}: PSNR in dB on views not learned from, mean ± standard error"
-    said = [f"{f.what}: {f.value}" for f in figures(metrics)[1:]]
+    title = f"{metrics.get('title') or 'Single view'}: PSNR in dB on {wording.scored}, mean ± standard error"
+    said = [f"{f.what}: {f.value}" for f in figures(metrics, wording)[1:]]
     return "\n".join([title, "", *text, "", *said])
 
 
-def figures(metrics: Mapping[str, Any]) -> list[Figure]:
-    """The figures of the head: the learned start's PSNR on all other views, and its lead over each other start."""
+def figures(metrics: Mapping[str, Any], wording: Wording) -> list[Figure]:
+    """The figures of the head: the learned start's PSNR at the end, and its lead over each other start."""
     starts = mapping(metrics.get("starts"))
     looks = start_looks(metrics)
     ends = {key: mean_error(mapping(starts[key]).get("after")) for key in looks}
@@ -107,10 +153,10 @@ def figures(metrics: Mapping[str, Any]) -> list[Figure]:
     own = ends.get("meta")
     if own is None:
         alone = next(iter(looks), None)
-        end = None if alone is None else ends[alone]
-        said = f"PSNR on the other views, {steps:,} steps after the {looks[alone].name} start" if alone else ""
-        return [Figure(db(end[0], unit=True), said)] if end is not None and len(looks) == 1 else []
-    out = [Figure(db(own[0], unit=True), f"PSNR on the other views, {steps:,} steps after the learned start")]
+        end = None if alone is None or len(looks) > 1 else ends[alone]
+        said = wording.headline.format(steps=steps, start=looks[alone].name) if alone else ""
+        return [Figure(db(end[0], unit=True), said)] if end is not None else []
+    out = [Figure(db(own[0], unit=True), wording.headline.format(steps=steps, start="learned"))]
     for key in ("standard", "matched", "shuffled"):
         other = ends.get(key)
         if other is not None:
@@ -166,24 +212,40 @@ def write_single_view_report(folder: str | Path, metrics: Mapping[str, Any]) -> 
 
     Raises: InputError, if jinja2 is missing, or a picture's file lies outside the folder.
     """
+    return write_starts_report(folder, metrics, wording_of(metrics), _tested(mapping(metrics.get("views"))))
+
+
+def write_starts_report(
+    folder: str | Path,
+    metrics: Mapping[str, Any],
+    wording: Wording,
+    tested: str,
+    between: Sequence[tuple[str, str]] = (),
+) -> Path:
+    """The same for any system of starts.
+
+    tested: what the table's columns are over, said below it. between: what lies between the weights of two, a line
+    each.
+    """
     place, looks = Path(folder), start_looks(metrics)
-    heads, rows = start_rows(metrics)
+    heads, rows = start_rows(metrics, wording)
     shown = [
         {"uri": inline(place, str(p["file"])), "file": p["file"], "caption": p.get("caption", ""), "commands": ()}
         for p in map(mapping, sequence(metrics.get("pictures")))
         if p.get("file")
     ]
-    objects, views = mapping(metrics.get("objects")), mapping(metrics.get("views"))
+    objects = mapping(metrics.get("objects"))
     config = place / "config.yaml"
     content = {
         "title": str(metrics.get("title") or "A field from a single view"),
-        "facts": _facts(metrics),
-        "figures": figures(metrics),
+        "facts": _facts(metrics, wording.one),
+        "figures": figures(metrics, wording),
+        "wording": wording,
         "heads": heads,
         "rows": rows,
         "pictures": shown,
-        "tested": _tested(views),
-        "intro": _intro(objects, views, looks),
+        "tested": tested,
+        "between": between,
         "objects": _objects(metrics, looks),
         "looks": list(looks.values()),
         "meta": _meta(metrics),
@@ -192,7 +254,7 @@ def write_single_view_report(folder: str | Path, metrics: Mapping[str, Any]) -> 
         "command": str(metrics.get("command") or ""),
         "made": [
             ("machine", str(metrics.get("machine") or "-")),
-            *((f"{part} objects", f"{len(sequence(v))}") for part, v in objects.items()),
+            *((f"{part} {wording.one}s", f"{len(sequence(v))}") for part, v in objects.items()),
             *pairs({k: metrics.get(k) for k in ("versions", "backends", "phases") if metrics.get(k)}),
         ],
         "config": config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
@@ -201,29 +263,17 @@ def write_single_view_report(folder: str | Path, metrics: Mapping[str, Any]) -> 
     return write_page(place / "report.html", "single_view.html", content)
 
 
-def _facts(metrics: Mapping[str, Any]) -> list[str]:
+def _facts(metrics: Mapping[str, Any], one: str) -> list[str]:
     objects = mapping(metrics.get("objects"))
-    out = [f"{len(sequence(objects['train']))} objects to learn from"] if objects.get("train") else []
+    out = [f"{len(sequence(objects['train']))} {one}s to learn from"] if objects.get("train") else []
     count = len(sequence(objects.get("test")))
-    unseen = "unseen" if objects.get("train") else "object" if count == 1 else "objects"
+    unseen = "unseen" if objects.get("train") else one if count == 1 else f"{one}s"
     out += [f"{count} {unseen}"] if objects else []
-    size = sequence(mapping(metrics.get("views")).get("size"))
+    size = sequence(mapping(metrics.get("views") or metrics.get("photos")).get("size"))
     out += [f"{size[1]} x {size[0]} pixels"] if len(size) == 2 else []
     if finite(metrics.get("seconds_total")) is not None:
         out.append(f"{duration(metrics['seconds_total'])} in all")
     return out
-
-
-def _intro(objects: Mapping[str, Any], views: Mapping[str, Any], looks: Mapping[str, Method]) -> str:
-    known = [int(k) for k in sequence(views.get("known"))] or [1]
-    count = "one view" if set(known) == {1} else f"{known[0]} views" if len(set(known)) == 1 else "some views"
-    scored = "and scored on views that were not learned from."
-    if not objects.get("train") or "meta" not in looks:
-        return f"Fields of objects are learned from {count} of each, {scored}"
-    return (
-        f"A start is learned over many objects of a category. It, and others to compare it with, are continued on "
-        f"{count} of an object that was never seen, each with the same steps, rate and rays, {scored}"
-    )
 
 
 def _tested(views: Mapping[str, Any]) -> str:
@@ -238,7 +288,7 @@ def _tested(views: Mapping[str, Any]) -> str:
 
 
 def _objects(metrics: Mapping[str, Any], looks: Mapping[str, Method]) -> list[tuple[str, list[str]]]:
-    """Each test object's PSNR on all its other views, a column a start."""
+    """Each test object's PSNR at the end, a column a start."""
     names = [str(n) for n in sequence(mapping(metrics.get("objects")).get("test"))]
     starts = mapping(metrics.get("starts"))
     columns = [sequence(mapping(starts[key]).get("after")) for key in looks]
@@ -256,6 +306,9 @@ def _meta(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         out.append(("time", duration(meta.get("seconds"))))
     if checks:
         out.append(
-            ("checks on a view, after outer step", ", ".join(f"{s:,.0f}: {db(v, unit=True)}" for s, v in checks))
+            (
+                "checks on what is not learned from, after outer step",
+                ", ".join(f"{s:,.0f}: {db(v, unit=True)}" for s, v in checks),
+            )
         )
     return out

@@ -23,9 +23,16 @@ def saved_values(folder: Path, name: str) -> np.ndarray | None:
 
 
 def steps_plot(
-    folder: Path, looks: Mapping[str, Method], curves: Mapping[str, Mapping[int, tuple[float, float | None]]]
+    folder: Path,
+    looks: Mapping[str, Method],
+    curves: Mapping[str, Mapping[int, tuple[float, float | None]]],
+    learned: str = "",
+    scored: str = "views not learned from",
 ) -> Path:
-    """`images/curve.png`: PSNR over the steps (step 0 at the left), one line a start with its error."""
+    """`images/curve.png`: PSNR over the steps (step 0 at the left), one line a start with its error.
+
+    learned, scored: what the steps are on and what the PSNR is of, for the axes.
+    """
     figure = new_figure(WIDE, 3.5)
     axes = figure.add_axes((0.105, 0.155, 0.605, 0.805))
     ends = []
@@ -39,7 +46,7 @@ def steps_plot(
         axes.fill_between(xs, low, high, color=method.colour, alpha=0.15, linewidth=0)
         axes.plot(xs, ys, color=method.colour, linewidth=2, marker=method.marker, markersize=4.5, clip_on=False)
         ends.append((ys[-1], method))
-    plain_axes(axes, "steps (log scale)", "PSNR on views not learned from (dB)")
+    plain_axes(axes, f"steps{learned} (log scale)", f"PSNR on {scored} (dB)")
     steps = sorted({s for c in curves.values() for s in c})
     if steps:
         axes.set_xscale("log", base=2)
