@@ -1,0 +1,65 @@
+"""Fields seen through their parallel projections: the loss of computed tomography from few views."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.fields.functional import evaluate_params
+from mclnf_fast.fields.routing import offsets_of_equal_shares
+from mclnf_fast.render.parallel_beam import project
+from mclnf_fast.spec import FieldSpec
+
+
+def pixel_places(height: int, width: int) -> Tensor:
+    """Places [H W, 2] of pixels, row by row: (row / H, column / W), in [0, 1)."""
+    rows, columns = torch.arange(height) / height, torch.arange(width) / width
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
+
+
+def even_angles(views: int) -> Tensor:
+    """Angles k pi / V of V views, radians, [V]."""
+    return torch.arange(views) * (math.pi / views)
+
+
+def random_angles(tasks: int, views: int, generator: torch.Generator) -> Tensor:
+    """Angles uniform in half a turn, radians, [T, V], drawn on the CPU."""
+    return math.pi * torch.rand(tasks, views, generator=generator)
+
+
+def field_pictures(
+    params: Sequence[Tensor], spec: FieldSpec, features: Tensor, backend: str = "auto"
+) -> Tensor:
+    """The first output of T fields at the features [N N, in] of a square's pixels: [T, N, N]."""
+    tasks, size = params[0].shape[0], math.isqrt(len(features))
+    x = features.repeat(tasks, 1)
+    offsets = offsets_of_equal_shares(tasks, len(features), x.device)
+    return evaluate_params(params, spec, x, offsets, backend)[:, 0].reshape(tasks, size, size)
+
+
+def scan_loss(
+    sinograms: Tensor, angles: Tensor, features: Tensor, spec: FieldSpec, backend: str = "auto"
+) -> Callable[[Sequence[Tensor], int], Tensor]:
+    """The loss of a step for `learn`: T fields side by side, each against its own projections.
+
+        L_m = mean over views and detectors of (project(f_m) - sinogram_m)^2
+
+    The field is evaluated once a pixel and step, however many views there are; projections are means over rays
+    (`project`), so that the loss is about 1e-2 at first, which is what a rate of 10 is made for.
+
+    Args:
+        sinograms: [T, V, N], measured, as `project` has them.
+        angles: their angles, radians, [T, V] or [V].
+        features: what the networks take at each of the N x N pixels, row by row, [N N, in].
+
+    Returns `(params [T, ...], step) -> [T]`.
+    """
+
+    def loss(params: Sequence[Tensor], step: int) -> Tensor:
+        seen = project(field_pictures(params, spec, features, backend), angles)
+        return (seen - sinograms).square().mean((1, 2))
+
+    return loss
