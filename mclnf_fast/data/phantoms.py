@@ -49,7 +49,7 @@ def draw_phantoms(count: int, seed: int = 0, jitter: float = 1.0) -> Tensor:
 
 
 def phantom_pictures(ellipses: Tensor, size: int, samples: int = EDGE) -> Tensor:
-    """Densities float32 [P, size, size, 1] of ellipses [P, E, 6], each pixel the mean of `samples` x `samples` points."""
+    """Densities float32 [P, size, size, 1] of ellipses [P, E, 6]; a pixel is the mean of `samples`^2 points."""
     side = size * samples
     line = (2 * torch.arange(side, dtype=torch.float64) + 1) / side - 1
     x, y = line[None, :], -line[:, None]
@@ -111,7 +111,7 @@ def _draw(generator: torch.Generator, jitter: float) -> Tensor:
         made = _one(2 * torch.rand(10, 6, generator=generator, dtype=torch.float64) - 1, jitter)
         values = torch.stack([part[0] * _inside(part, *_probes()) for part in made]).sum(0)
         reach = made[0, 3:5].norm() + made[0, 1:3].max()
-        if -1e-9 <= float(values.min()) and float(values.max()) <= 1 + 1e-9 and float(reach) <= 1:
+        if float(values.min()) >= -1e-9 and float(values.max()) <= 1 + 1e-9 and float(reach) <= 1:
             return made
 
 

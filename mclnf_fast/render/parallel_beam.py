@@ -65,7 +65,7 @@ def back_project(sinograms: Tensor, angles: Tensor) -> Tensor:
 def _ramp(lines: Tensor) -> Tensor:
     """Lines [..., N] over [-1, 1] convolved with the band-limited ramp, whose samples are, at the spacing h,
 
-        1 / (4 h^2) at 0,  -1 / (pi n h)^2 at odd n,  0 at even n
+    1 / (4 h^2) at 0,  -1 / (pi n h)^2 at odd n,  0 at even n
     """
     size = lines.shape[-1]
     spacing, padded = 2 / size, 1 << (2 * size - 1).bit_length()

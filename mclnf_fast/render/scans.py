@@ -14,12 +14,6 @@ from mclnf_fast.render.parallel_beam import project
 from mclnf_fast.spec import FieldSpec
 
 
-def pixel_places(height: int, width: int) -> Tensor:
-    """Places [H W, 2] of pixels, row by row: (row / H, column / W), in [0, 1)."""
-    rows, columns = torch.arange(height) / height, torch.arange(width) / width
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
-
-
 def even_angles(views: int) -> Tensor:
     """Angles k pi / V of V views, radians, [V]."""
     return torch.arange(views) * (math.pi / views)
@@ -30,9 +24,7 @@ def random_angles(tasks: int, views: int, generator: torch.Generator) -> Tensor:
     return math.pi * torch.rand(tasks, views, generator=generator)
 
 
-def field_pictures(
-    params: Sequence[Tensor], spec: FieldSpec, features: Tensor, backend: str = "auto"
-) -> Tensor:
+def field_pictures(params: Sequence[Tensor], spec: FieldSpec, features: Tensor, backend: str = "auto") -> Tensor:
     """The first output of T fields at the features [N N, in] of a square's pixels: [T, N, N]."""
     tasks, size = params[0].shape[0], math.isqrt(len(features))
     x = features.repeat(tasks, 1)

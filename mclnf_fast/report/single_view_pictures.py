@@ -27,9 +27,14 @@ def _values(folder: Path, name: str) -> np.ndarray | None:
 
 
 def steps_plot(
-    folder: Path, looks: Mapping[str, Method], curves: Mapping[str, Mapping[int, tuple[float, float | None]]]
+    folder: Path,
+    looks: Mapping[str, Method],
+    curves: Mapping[str, Mapping[int, tuple[float, float | None]]],
+    along: str = "SGD steps on one view",
+    value: str = "PSNR on other views (dB)",
 ) -> Path:
-    """`images/curve.png`: PSNR over the SGD steps on one view (step 0 at the left), one line a start with its error."""
+    """`images/curve.png`: PSNR over steps (step 0 at the left), one line a start with its error; `along` and `value`
+    name the axes."""
     figure = new_figure(WIDE, 3.5)
     axes = figure.add_axes((0.105, 0.155, 0.605, 0.805))
     ends = []
@@ -43,7 +48,7 @@ def steps_plot(
         axes.fill_between(xs, low, high, color=method.colour, alpha=0.15, linewidth=0)
         axes.plot(xs, ys, color=method.colour, linewidth=2, marker=method.marker, markersize=4.5, clip_on=False)
         ends.append((ys[-1], method))
-    plain_axes(axes, "SGD steps on one view (log scale)", "PSNR on other views (dB)")
+    plain_axes(axes, f"{along} (log scale)", value)
     steps = sorted({s for c in curves.values() for s in c})
     if steps:
         axes.set_xscale("log", base=2)
