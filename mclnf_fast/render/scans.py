@@ -24,12 +24,17 @@ def random_angles(tasks: int, views: int, generator: torch.Generator) -> Tensor:
     return math.pi * torch.rand(tasks, views, generator=generator)
 
 
+def field_values(params: Sequence[Tensor], spec: FieldSpec, features: Tensor, backend: str = "auto") -> Tensor:
+    """The outputs of T fields at features [T, n, in]: [T, n, out]."""
+    tasks, count = features.shape[:2]
+    offsets = offsets_of_equal_shares(tasks, count, features.device)
+    return evaluate_params(params, spec, features.flatten(0, 1), offsets, backend).reshape(tasks, count, -1)
+
+
 def field_pictures(params: Sequence[Tensor], spec: FieldSpec, features: Tensor, backend: str = "auto") -> Tensor:
-    """The first output of T fields at the features [N N, in] of a square's pixels: [T, N, N]."""
-    tasks, size = params[0].shape[0], math.isqrt(len(features))
-    x = features.repeat(tasks, 1)
-    offsets = offsets_of_equal_shares(tasks, len(features), x.device)
-    return evaluate_params(params, spec, x, offsets, backend)[:, 0].reshape(tasks, size, size)
+    """The first output of T fields at the features [T, N N, in] of a square's pixels, row by row: [T, N, N]."""
+    size = math.isqrt(features.shape[1])
+    return field_values(params, spec, features, backend)[..., 0].unflatten(1, (size, size))
 
 
 def scan_loss(
@@ -39,8 +44,9 @@ def scan_loss(
 
         L_m = mean over views and detectors of (project(f_m) - sinogram_m)^2
 
-    The field is evaluated once a pixel and step, however many views there are; projections are means over rays
-    (`project`), so that the loss is about 1e-2 at first, which is what a rate of 10 is made for.
+    A field is evaluated once a pixel and step, however many views there are. Projections are means over a ray's pixels
+    and not their sums (`project`): a picture off by d everywhere has a loss of d^2, whatever its size, and a rate means
+    the same for each.
 
     Args:
         sinograms: [T, V, N], measured, as `project` has them.
@@ -49,9 +55,11 @@ def scan_loss(
 
     Returns `(params [T, ...], step) -> [T]`.
     """
+    tasks = len(sinograms)
+    every = features[None] if tasks == 1 else features.repeat(tasks, 1, 1)
 
     def loss(params: Sequence[Tensor], step: int) -> Tensor:
-        seen = project(field_pictures(params, spec, features, backend), angles)
+        seen = project(field_pictures(params, spec, every, backend), angles)
         return (seen - sinograms).square().mean((1, 2))
 
     return loss
