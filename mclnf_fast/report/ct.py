@@ -33,6 +33,7 @@ MEAN = Method(
     "mean", "mean slice", "", "#b98a00", "#e0bd4a", "x", "the mean of the training slices, no projection used"
 )
 LOOKS = (FBP, MEAN, *STARTS)
+_GROUP = {True: "classical", False: "fields, before and after their steps"}
 
 
 def looks_of(metrics: Mapping[str, Any]) -> dict[str, Method]:
@@ -134,8 +135,8 @@ def _sheet(place: Path, truth: np.ndarray, metrics: Mapping[str, Any]) -> Any:
         for k, step in enumerate(kept):
             name = f"{key} {step}"
             label = method.name if len(kept) == 1 else f"{method.key}, {'before' if k == 0 else 'after'}"
-            heads[name] = Method(name, label, "", method.colour, method.dark, method.marker)
+            heads[name] = Method(name, label, _GROUP[key == FBP.key], method.colour, method.dark, method.marker)
             columns[name] = made[k][:SHOWN] / 255.0
             psnrs[name] = [finite(v) for v in sequence(mapping(row.get("curve")).get(str(step)))][:SHOWN]
     names = [Path(str(n)).name for n in sequence(mapping(metrics.get("objects")).get("test"))]
-    return qualitative_picture("image", truth[:SHOWN] / 255.0, columns, psnrs, names=names, looks=heads)
+    return qualitative_picture("image", truth[:SHOWN] / 255.0, columns, psnrs, names=names, looks=heads, detail=False)

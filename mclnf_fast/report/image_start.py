@@ -139,7 +139,8 @@ def _sheet(place: Path, truth: np.ndarray, metrics: Mapping[str, Any]) -> Any:
             psnrs[name] = [finite(v) for v in sequence(mapping(row.get("curve")).get(str(step)))][:SHOWN]
             short = {"meta": "meta", "standard": "standard"}.get(key, f"Adam {row.get('lr'):g}")
             label = f"{short}, step {step:,}"
-            heads[name] = Method(name, label, "", method.colour, method.dark, method.marker)
+            group = "learned start" if key == "meta" else "random start"
+            heads[name] = Method(name, label, group, method.colour, method.dark, method.marker)
     names = [str(n) for n in sequence(mapping(metrics.get("objects")).get("test"))]
     return qualitative_picture("image", truth[:SHOWN] / 255.0, {k: v / 255.0 for k, v in columns.items()}, psnrs,
                                names=[Path(n).name for n in names], looks=heads)  # fmt: skip

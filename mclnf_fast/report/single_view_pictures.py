@@ -12,7 +12,7 @@ import numpy as np
 from mclnf_fast.fields.io import load_tensors, write_atomically
 from mclnf_fast.report.canvas import BODY, GAP, MARGIN, SOFT, Sheet, enlarge, factor, text_width
 from mclnf_fast.report.methods import Method
-from mclnf_fast.report.plots import FINE, WIDE, new_figure, plain_axes, save
+from mclnf_fast.report.plots import FINE, WIDE, new_figure, plain_axes, save, spread
 from mclnf_fast.report.protocol import mapping, sequence
 
 _OBJECTS, _VIEWS = 2, 4  # of the contact sheet; the first view is the one learned from
@@ -59,9 +59,8 @@ def steps_plot(
         axes.minorticks_off()
         axes.set_xlim(0.5, max(steps[-1], 1))
     bottom, top = axes.get_ylim()
-    at = bottom - (top - bottom)
-    for y, method in sorted(ends, key=lambda e: e[0]):
-        at = max(y, at + 0.065 * (top - bottom))
+    ends.sort(key=lambda e: e[0])
+    for at, (y, method) in zip(spread([y for y, _ in ends], 0.065 * (top - bottom)), ends):
         axes.annotate(f"{method.name}  {y:.2f}", (1.02, (at - bottom) / (top - bottom)), xycoords="axes fraction",
                       color=method.colour, fontsize=FINE, va="center", annotation_clip=False)  # fmt: skip
     return save(figure, folder / "images" / "curve.png")

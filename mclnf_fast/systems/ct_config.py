@@ -31,22 +31,22 @@ class CtConfig(PixelConfig):
             "hidden_layers": 3,
             "frequencies": 64,
             "steps": 256,
-            "rates": (10.0, 3.0, 1.0),
+            "rates": (30.0, 10.0, 3.0),
             "match_steps": 200,
-            "meta": ReptileConfig(250, 4, 12, 3.0, 3e-3),
+            "meta": ReptileConfig(200, 4, 12, 3.0, 3e-3),
         },
     }
     quickly: ClassVar[dict[str, Any]] = {
-        "count": 40,
+        "count": 46,
         "test": 3,
         "size": 32,
-        "width": 32,
+        "width": 64,
         "hidden_layers": 3,
-        "frequencies": 32,
+        "frequencies": 64,
         "steps": 128,
         "rates": (10.0, 3.0),
         "match_steps": 100,
-        "meta": ReptileConfig(120, 4, 8, 3.0, 4e-3),
+        "meta": ReptileConfig(100, 4, 12, 3.0, 3e-3),
     }
 
     count: int = 128

@@ -27,18 +27,20 @@ class ImageStartConfig(PixelConfig):
             "width": 64,
             "hidden_layers": 3,
             "w0": 60.0,
-            "meta": ReptileConfig(600, 4, 2, 3e-2, 2e-3, "maml", first_order=False),
+            "adam_steps": 512,
+            "count": 70,
+            "meta": ReptileConfig(600, 4, 2, 5e-2, 1e-3, "maml", first_order=False),
         },
     }
     quickly: ClassVar[dict[str, Any]] = {
-        "count": 24,
+        "count": 40,
         "test": 3,
         "size": 32,
-        "width": 32,
+        "width": 64,
         "hidden_layers": 3,
         "w0": 60.0,
         "adam_steps": 256,
-        "meta": ReptileConfig(150, 4, 2, 3e-2, 4e-3, "maml", first_order=False),
+        "meta": ReptileConfig(200, 4, 2, 5e-2, 1e-3, "maml", first_order=False),
     }
 
     meta: ReptileConfig = PAPER

@@ -30,8 +30,11 @@ def test_without_jitter_it_is_the_modified_shepp_logan_phantom():
     # The ventricles lean outwards at the top, as published: -18 degrees to the right, 18 to the left.
     assert at(0.30, 0.24) == pytest.approx(0.0, abs=1e-6)
     assert at(0.30, -0.24) == pytest.approx(0.2, abs=1e-6)
-    area = math.pi * sum(d * a * b for d, a, b in ((1, 0.69, 0.92), (-0.8, 0.6624, 0.874), (-0.2, 0.11, 0.31),
-        (-0.2, 0.16, 0.41), (0.1, 0.21, 0.25), (0.2, 0.046, 0.046), (0.2, 0.046, 0.023), (0.1, 0.023, 0.023)))  # fmt: skip
+    axes = (
+        (1, 0.69, 0.92), (-0.8, 0.6624, 0.874), (-0.2, 0.11, 0.31), (-0.2, 0.16, 0.41), (0.1, 0.21, 0.25),
+        (0.2, 0.046, 0.046), (0.2, 0.046, 0.023), (0.1, 0.023, 0.023),
+    )  # fmt: skip
+    area = math.pi * sum(density * a * b for density, a, b in axes)
     assert float(picture.mean()) * 4 == pytest.approx(area, rel=5e-3)
 
 
