@@ -32,6 +32,15 @@ constexpr const char* kBankSchemas[] = {
     "bank_mse_bwd_bwd(" BANK
     ", Tensor target, Tensor? weight, Tensor cotangent, Tensor[] tangent_weights, Tensor[] "
     "tangent_biases, " NET ", bool mean) -> (Tensor[], Tensor[])",
+    // loss [M]: the sum, or with `mean` the mean over rays and channels, of ray_weight [R] times the squared
+    // error of pixels that the points of rays are composited to. rays int64 [R + 1]: where each one's points
+    // begin; ray_offsets int64 [M + 1]; widths [N]; target [R, 3]; background [3]. With need_params, its
+    // gradients.
+    "bank_ray_mse_fwd(" BANK
+    ", Tensor rays, Tensor ray_offsets, Tensor widths, Tensor target, Tensor? ray_weight, Tensor? "
+    "background, " NET
+    ", bool last_behind, bool hold_last, bool exponential, bool density_first, float most_raw, bool mean, "
+    "bool need_params) -> (Tensor, Tensor[], Tensor[])",
     "fisher_points(" BANK
     ", Tensor grad_y, Tensor[] fisher_weights, Tensor[] fisher_biases, float damping, " NET
     ", bool sums) -> (Tensor, Tensor[], Tensor[], Tensor[], Tensor[])",

@@ -19,7 +19,7 @@ from benchmarks.correctness import joined
 from benchmarks.work.bank import Bank
 from benchmarks.work.render import rays_of
 from mclnf_fast.learn import BankOptimizer
-from mclnf_fast.render import Cells, RenderSettings, render_modules
+from mclnf_fast.render import Cells, RayBatch, RenderSettings, posed_loss
 
 LR = 5e-4
 BACKGROUND = (1.0, 1.0, 1.0)
@@ -43,16 +43,14 @@ class Nerf(Bank):
         self.tolerance = {"loss": 1e-5, "grads": 1e-2}
 
     def own_step(self, name: str, backend: str = "auto") -> Contender:
-        """`render.render_modules` and `learn.BankOptimizer` as a user's loop calls them."""
+        """`render.posed_loss` and `learn.BankOptimizer` as a user's loop calls them."""
         leaves = tuple(t.clone().requires_grad_() for t in (*self.weights, *self.biases))
         settings = RenderSettings(bins=self.samples, background=BACKGROUND, backend=backend)
         optimizer = BankOptimizer(leaves, lr=LR)
 
         def gradients() -> tuple[Tensor, Sequence[Tensor]]:
-            out = render_modules(
-                leaves, self.spec, self.origins, self.directions, self.ray_offsets, self.cells, settings
-            )
-            loss = (out.color - self.target).square().mean()
+            batch = RayBatch(self.origins, self.directions, self.target)
+            loss = posed_loss(leaves, self.spec, batch, self.ray_offsets, self.cells, settings).mean()
             return loss, torch.autograd.grad(loss, leaves)
 
         return stepper(name, gradients, optimizer.step)

@@ -29,6 +29,7 @@ namespace avx512 {
 #include "bank_tile.h"
 #include "narrow_sums.h"
 #include "bank_kernels.h"
+#include "ray_errors.h"
 #include "bank_backward.h"
 #include "bank_second.h"
 // clang-format on

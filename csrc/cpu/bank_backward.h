@@ -227,10 +227,11 @@ static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const
     constexpr int L = Panel<S>::lanes, W = Simd<S>::width;
     const int layers = (int)net.layers.size(), last = layers - 1, wide = round_up(net.max_dim, 16);
     Arena<S>& memory = arena<S>();
-    // A segment is never cut.
+    // A segment, or a ray, is never cut.
+    const int64_t* const cuts = start.pixels ? start.pixels->rays : fisher.segments;
+    const int64_t parts = start.pixels ? start.pixels->count : fisher.count;
     int64_t longest = 0;
-    for (int64_t s = 0; fisher.segments && s < fisher.count; ++s)
-        longest = std::max(longest, fisher.segments[s + 1] - fisher.segments[s]);
+    for (int64_t s = 0; cuts && s < parts; ++s) longest = std::max(longest, cuts[s + 1] - cuts[s]);
     const int panels = std::max(tile_panels<S>(n), (int)((longest + L - 1) / L));
     const auto *w = left_factors(net, par, true, n, memory), *back = left_factors(net, par, false, n, memory);
     const Rows<S> X(memory, net.in_dim, panels), E(memory, net.encoded, panels);
@@ -250,22 +251,22 @@ static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const
     const auto narrow = grads && !fisher.segments ? NarrowSums<S>(net.layers[last], memory) : NarrowSums<S>();
     FisherTile<S> informed(fisher, net, panels, n, memory);
     const Rows<S> weight(memory, 1, panels);
+    const auto rays = start.pixels ? RayErrors<S>(panels, memory) : RayErrors<S>();
     const int first = !start.kept ? 0 : net.output_activation == kNone && start.grad_y ? layers : last;
     std::vector<S> score;
     double error = 0;
 
     int64_t segment = 0;
-    for (int64_t at = 0, next; at < n; at = next) {
+    // Rays of no point at all have an error too.
+    for (int64_t at = 0, next; at < n || segment < (start.pixels ? parts : 0); at = next) {
         int64_t segments_end = segment;
-        if (fisher.segments) {
-            while (segments_end < fisher.count && fisher.segments[segments_end + 1] - at <= panels * L)
-                ++segments_end;
-            next = fisher.segments[segments_end];
-            score.assign((segments_end - segment) * W, S(0));
+        if (cuts) {
+            while (segments_end < parts && cuts[segments_end + 1] - at <= panels * L) ++segments_end;
+            next = cuts[segments_end];
         } else {
             next = std::min<int64_t>(at + panels * L, n);
-            if (fisher) score.assign((size_t)panels * L, S(0));
         }
+        if (fisher) score.assign(fisher.segments ? (segments_end - segment) * W : (size_t)panels * L, S(0));
         const Tile<S> tile((int)(next - at));
         const bool accumulate = at > 0;
         load_points(x + at * net.in_dim, tile, X, net.in_dim, true);
@@ -276,6 +277,8 @@ static void backward(const Net& net, Slices<S> par, const S* x, int64_t n, const
         d.rows = padded<S>(net.out_dim);
         if (start.grad_y)
             load_points(start.grad_y + at * net.out_dim, tile, d, net.out_dim, false);
+        else if (start.pixels)
+            error += rays.add(tile, *start.pixels, segment, segments_end, at, start.scale, H[last], d);
         else
             error += squared_error(tile, start, at, net.out_dim, H[last], weight, d);
         if (grad_x && any_skip)

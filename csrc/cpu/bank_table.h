@@ -41,13 +41,31 @@ struct FisherSweep {
     explicit operator bool() const { return scores || squares; }
 };
 
-// What a backward sweep starts from: the gradient of the outputs, or a squared error of them.
+// The pixels of rays whose points a run holds, and what they should be. A point has an interval of its ray
+// and 4 outputs, a raw density (`density_row`, 0 or 3) and three raw colours, which are sigmoids of it.
+template <class S>
+struct Pixels {
+    const int64_t* rays = nullptr;  // ray r has the points rays[r] ... rays[r + 1] - 1 of the run
+    int64_t count = 0;
+    const S* width = nullptr;       // [n]
+    const S* target = nullptr;      // [count, 3]
+    const S* weight = nullptr;      // [count]; null: ones
+    const S* background = nullptr;  // [3]; null: black
+    bool last_behind = false;       // the colour of a ray's last point is its background
+    bool hold_last = false;         // the density of a ray's last point gets no gradient
+    bool exponential = false;       // density is exp(min(raw, most)), otherwise max(raw, 0)
+    int density_row = 3;
+    S most = S(0);
+};
+
+// What a backward sweep starts from: the gradient of the outputs, or a squared error of them or of pixels.
 template <class S>
 struct Start {
     const S* grad_y = nullptr;  // [n, out]; null: that of the squared error
     const S* target = nullptr;  // [n, out]
     const S* weight = nullptr;  // [n]; null: ones
     S scale = S(1);
+    const Pixels<S>* pixels = nullptr;  // in the place of target and weight; backward alone
     double* error = nullptr;  // backward: receives sum over points of scale * weight * |y - target|^2
     // What `forward` kept of the same points; null: computed again.
     const S* kept = nullptr;

@@ -2,6 +2,7 @@
 
 from mclnf_fast.ops.bank_mlp import bank_mlp
 from mclnf_fast.ops.bank_mse import bank_mse
+from mclnf_fast.ops.bank_ray_mse import Shading, bank_ray_mse
 from mclnf_fast.ops.bank_step import Trust, bank_step
 from mclnf_fast.ops.composite import composite
 from mclnf_fast.ops.fisher import FisherResult, fisher_scores
@@ -12,9 +13,11 @@ from mclnf_fast.ops.render_rays import Pixels, render_rays
 __all__ = [
     "FisherResult",
     "Pixels",
+    "Shading",
     "Trust",
     "bank_mlp",
     "bank_mse",
+    "bank_ray_mse",
     "bank_step",
     "composite",
     "fisher_scores",

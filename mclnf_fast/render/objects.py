@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.render.bins import BinSettings, along_axis, render_bins
+from mclnf_fast.render.bins import BinSettings, along_axis, bin_losses
 from mclnf_fast.render.cameras import Cameras, cat_cameras
 from mclnf_fast.render.pool import RayBatch
 from mclnf_fast.spec import FieldSpec
@@ -130,7 +130,6 @@ def ray_loss(
     def loss(params: Sequence[Tensor], step: int) -> Tensor:
         batch = pool.batch(pool.draw(objects, rays, generator, views))
         noise = torch.rand(len(objects), rays, pool.settings.bins, generator=generator)
-        out = render_bins(params, spec, batch.origins, batch.directions, pool.settings, noise.to(pool.device))
-        return (out.color - batch.colors).square().mean((1, 2))
+        return bin_losses(params, spec, *batch, pool.settings, noise.to(pool.device))
 
     return loss

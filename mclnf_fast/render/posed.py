@@ -17,6 +17,7 @@ from mclnf_fast.render.volume import Points as SamplePoints
 from mclnf_fast.render.volume import (
     RenderSettings,
     composite_points,
+    module_losses,
     render_modules,
     sample_in_cells,
 )
@@ -69,9 +70,8 @@ class RayTask:
         return self.take(ids[None]), factor[None]
 
     def loss(self, params: Parameters, batch: Batch, weights: Tensor | None = None, seed: int = 0) -> Tensor:
-        rays = _rays(batch)
-        each = posed_losses(params, self.spec, rays, _whole(rays.origins), self.cells, self.settings, seed)
-        return (each if weights is None else weights[0] * each).mean()[None]
+        rays, each = _rays(batch), None if weights is None else weights[0]
+        return posed_loss(params, self.spec, rays, _whole(rays.origins), self.cells, self.settings, seed, each)
 
     def points(self, params: Parameters, batch: Batch, seed: int = 0) -> FisherPoints:
         """Cross terms included: the sample of a point is its ray."""
@@ -181,3 +181,29 @@ def posed_losses(
     """Mean squared colour error of every ray [R], of rays grouped by module; differentiable in `params`."""
     out = render_modules(params, spec, batch.origins, batch.directions, ray_offsets, cells, settings, seed=seed)
     return (out.color - batch.colors).square().mean(-1)
+
+
+def posed_loss(
+    params: Parameters,
+    spec: FieldSpec,
+    batch: RayBatch,
+    ray_offsets: Tensor,
+    cells: Cells,
+    settings: RenderSettings,
+    seed: int | None = None,
+    ray_weight: Tensor | None = None,
+) -> Tensor:
+    """Mean squared colour error of every module's rays, each times its weight: the fast way to train on posed images.
+
+    Args:
+        params: tensors [M, ...], as `FieldBank.stacked`; `spec` takes 3 coordinates, or 6 with the viewing direction,
+            and gives 4 outputs.
+        batch: rays [R, 3] grouped by module, scene units, and their colours.
+        ray_offsets: int64 [M + 1].
+        seed: of the jitter of the samples along a ray; None: no jitter.
+        ray_weight: [R]; None: ones. The mean is over rays and channels, not over weights.
+
+    Returns [M]; twice differentiable in `params`, where one goes by `render_modules` faster.
+    """
+    points = sample_in_cells(batch.origins, batch.directions, ray_offsets, cells, settings, spec, seed=seed)
+    return module_losses(params, spec, points, ray_offsets, batch.colors, settings, ray_weight)

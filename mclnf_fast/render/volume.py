@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from mclnf_fast import ops
-from mclnf_fast.fields import evaluate_params
+from mclnf_fast.fields import evaluate_params, split_params
+from mclnf_fast.fields.functional import encode_grids
 from mclnf_fast.ops._constants import constant
 from mclnf_fast.ops._sums import added
 from mclnf_fast.render.cells import Cells
@@ -158,6 +159,42 @@ def _composite(
         return Rendered(out.color, out.opacity, out.depth)
     end = torch.where(hit[:, 0], t_ends[last], t_ends.new_zeros(()))
     return Rendered(out.color, out.opacity, out.depth + (1 - out.opacity) * end)
+
+
+def module_losses(
+    params: Sequence[Tensor],
+    spec: FieldSpec,
+    points: Points,
+    ray_offsets: Tensor,
+    colors: Tensor,
+    settings: RenderSettings,
+    ray_weight: Tensor | None = None,
+) -> Tensor:
+    """Mean squared error [M] of the pixels of each module's rays against colors [R, 3], over rays and channels, each
+    ray times its weight [R].
+
+    The same as of `composite_points`, and faster where it is learned from: by `ops.bank_ray_mse`.
+
+    Args:
+        points: of rays grouped by module, as `sample_in_cells` gives them; ray_offsets int64 [M + 1].
+    """
+    weights, biases, tables = split_params(params, spec)
+    x = encode_grids(points.x, points.offsets, tables, spec, settings.backend) if tables else points.x
+    behind = None if settings.background is None else constant(settings.background, x)
+    return ops.bank_ray_mse(
+        x,
+        torch.cat((points.packed_info[:, 0], points.packed_info.new_tensor([x.shape[0]]))),
+        ray_offsets,
+        weights,
+        biases,
+        points.t_ends - points.t_starts,
+        colors,
+        spec.mlp,
+        ops.Shading("exp", density_first=True, most_raw=MAX_LOG_DENSITY, last_behind=behind is None),
+        ray_weight=ray_weight,
+        background=behind,
+        backend=settings.backend,
+    )
 
 
 def render_modules(

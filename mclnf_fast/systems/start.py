@@ -19,7 +19,7 @@ from mclnf_fast.learn.metrics import mse_to_psnr
 from mclnf_fast.learn.params import Params
 from mclnf_fast.render import Cells, RayBatch, RayPool, RenderSettings
 from mclnf_fast.render.cameras import cat_cameras
-from mclnf_fast.render.posed import posed_losses
+from mclnf_fast.render.posed import posed_loss
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.folder import RunFolder
 
@@ -121,8 +121,7 @@ def learn_start(
         ) -> torch.Tensor:
             batch = draw_from_each(pools, whole, config.rays, generator)
             jitter = outer * config.inner_steps + inner
-            losses = posed_losses(params, spec, batch, offsets, cells, settings, jitter)
-            return losses.reshape(len(blocks), -1).mean(1)
+            return posed_loss(params, spec, batch, offsets, cells, settings, jitter)
 
         result = learner.step(loss, len(blocks))
         seconds += time.perf_counter() - began

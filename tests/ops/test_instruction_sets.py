@@ -19,6 +19,7 @@ from test_bank_accuracy import BOUNDS, worst_ulps
 from test_bank_gradients import agree
 from test_bank_keep import SPECS, backward
 from test_bank_mse import everything, problem
+from test_bank_ray_mse import SHADINGS, everything as all_of_rays, problem as rays_problem
 
 print(torch.ops.mclnf_fast.cpu_instruction_set())
 encoding = mf.Composite(((mf.Frequency(3, True, scale=1.0), 3), (mf.SphericalHarmonics(4), 3)))
@@ -54,6 +55,12 @@ for spec in SPECS.values():
     truth = everything(exact, target.double(), weight.double(), "mean", "reference")
     for f, s, t in zip(found, same, truth, strict=True):
         assert_no_worse(f, s, t, "squared error", terms=600)
+for shading in SHADINGS:
+    p = rays_problem("relu", shading, torch.float32)
+    exact = p.to(torch.float64)
+    found, same = (all_of_rays(p, p.loss(backend)) for backend in ("cpu", "reference"))
+    for f, s, t in zip(found, same, all_of_rays(exact, exact.loss("reference")), strict=True):
+        assert_no_worse(f, s, t, "squared error of rays", terms=600)
 """
 
 

@@ -18,7 +18,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = (
     "test_bank_mlp", "test_bank_gradients", "test_bank_opcheck", "test_bank_accuracy", "test_bank_bf16", "test_fisher",
-    "test_bank_mse", "test_bank_keep",
+    "test_bank_mse", "test_bank_ray_mse", "test_bank_keep",
     "test_composite", "test_march", "test_bank_step", "test_bank_step_opcheck",
     "test_grid", "test_grid_gradients", "test_grid_opcheck",
 )  # fmt: skip

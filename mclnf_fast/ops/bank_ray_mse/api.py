@@ -1,0 +1,128 @@
+"""The squared error of the pixels that a bank's rays are composited to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.ops import _checks, _dispatch
+from mclnf_fast.ops.bank_mlp import bank_mlp
+from mclnf_fast.ops.bank_mlp.api import check_bank
+from mclnf_fast.ops.bank_mse.api import REDUCTIONS
+from mclnf_fast.ops.bank_ray_mse import autograd
+from mclnf_fast.ops.bank_ray_mse.reference import Shading, ray_errors
+from mclnf_fast.spec import FieldSpec
+
+
+def _cpu(device: torch.device, dtype: torch.dtype) -> str | None:
+    reason = _dispatch.cpu_library(device, dtype)
+    if reason is None and not hasattr(torch.ops.mclnf_fast, "bank_ray_mse_fwd"):
+        return "the compiled library is older than this op; build it again"
+    return reason
+
+
+_dispatch.register("bank_ray_mse", "cuda", _dispatch.cuda_library)
+_dispatch.register("bank_ray_mse", "cpu", _cpu)
+_dispatch.register("bank_ray_mse", "reference", _dispatch.always)
+
+_select = _dispatch.selector("bank_ray_mse")
+
+
+def bank_ray_mse(
+    x: Tensor,
+    rays: Tensor,
+    ray_offsets: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    widths: Tensor,
+    target: Tensor,
+    spec: FieldSpec,
+    shading: Shading | None = None,
+    *,
+    ray_weight: Tensor | None = None,
+    background: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = "auto",
+) -> Tensor:
+    """One loss a module: the squared error of the pixels that its rays' points are composited to.
+
+        loss_m = sum over its rays r of  w_r |pixel_r - target_r|^2          ("mean": divided by 3 rays_m)
+
+    with the pixels of volume rendering (arXiv 2003.08934 eq. 3, see `composite`) over the points' densities and
+    colours, which `shading` reads off the field's 4 outputs, and the intervals `widths`. Equal to `bank_mlp`,
+    `composite` and the squared error one after the other, and in `cpu` faster: a few rays at a time go through the
+    network, the pixels and back, so that no activation is computed twice or leaves the cache. That holds where weights
+    and biases alone require a gradient, for float32 and float64; otherwise, on a GPU, and in a backward that is
+    differentiated itself (its second derivative is exact), the steps are taken one after the other.
+
+    Args:
+        x: coordinates [N, in_dim] of the rays' points, front to back, ray after ray; N may be 0.
+        rays: int64 [R + 1]; ray r has the points rays[r] ... rays[r+1]-1, and may have none.
+        ray_offsets: int64 [M + 1]; module m has the rays ray_offsets[m] ... ray_offsets[m+1]-1. The loss of a module
+            without rays is 0.
+        weights: one tensor a layer, [M, in, out] as `spec.layer_shapes` gives them.
+        biases: one tensor a layer, [M, out].
+        widths: [N], dtype of x: the length of each point's interval.
+        target: [R, 3], dtype of x.
+        spec: the architecture, of 4 outputs.
+        shading: what the outputs mean; None: `Shading()`.
+        ray_weight: [R], dtype of x; None: ones. The mean is over rays and channels, not over weights.
+        background: [3], dtype of x; None: black. None with `shading.last_behind`.
+        reduction: `"mean"` over rays and channels, or `"sum"`.
+        backend: `"auto"`, or a name; see `mclnf_fast.info()`.
+
+    Returns: [M], dtype of x; float32 for float16 and bfloat16.
+    Raises: as `bank_mlp`, naming `rays`, `ray_offsets`, `widths`, `target`, `ray_weight`, `background`, `spec` and
+        `reduction` besides.
+    """
+    shading = shading or Shading()
+    weights, biases = _checks.tensors("weights", weights), _checks.tensors("biases", biases)
+    for name, tensor in (("rays", rays), ("ray_offsets", ray_offsets)):
+        _checks.check_tensor(name, tensor, (None,), torch.int64, x.device, "[R + 1]" if name == "rays" else "[M + 1]")
+        if not tensor.numel():
+            raise ValueError(f"{name} must have at least one entry, got none")
+    _check_within(ray_offsets, rays)
+    offsets = rays.index_select(0, ray_offsets)
+    check_bank(x, offsets, weights, biases, spec)
+    points, count = x.shape[0], rays.shape[0] - 1
+    if spec.out_dim != 4:
+        raise ValueError(f"spec must have out_dim 4, a density and three colours, got {spec.out_dim}")
+    _checks.check_tensor("widths", widths, (points,), x.dtype, x.device, "[N]")
+    _checks.check_tensor("target", target, (count, 3), x.dtype, x.device, "[R, 3]")
+    if ray_weight is not None:
+        _checks.check_tensor("ray_weight", ray_weight, (count,), x.dtype, x.device, "[R]")
+    if background is not None:
+        _checks.check_tensor("background", background, (3,), x.dtype, x.device, "[3]")
+        if shading.last_behind:
+            raise ValueError("background must be None where the last point stands behind, got a tensor")
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    mean, others = reduction == "mean", (widths, target, ray_weight, background)
+    if transformed := _checks.in_transform():
+        chosen = _dispatch.select_in_transform("bank_ray_mse", backend)
+    else:
+        chosen = _select(backend, x.device, x.dtype)
+    autocast = x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
+    fused = chosen == "cpu" and x.dtype in (torch.float32, torch.float64) and not autocast and not transformed
+    if fused and not any(t is not None and t.requires_grad for t in (x, *others)):
+        need = torch.is_grad_enabled() and any(t.requires_grad for t in (*weights, *biases))
+        bank = (x, offsets, weights, biases, rays, ray_offsets, *others)
+        return torch.ops.mclnf_fast.bank_ray_mse_fwd(*bank, *spec.packed, *autograd.packed(shading), mean, need)[0]
+    steps = "auto" if chosen == "cuda" else chosen
+    raw = bank_mlp(x, offsets, weights, biases, spec, steps)
+    if raw.dtype in (torch.float16, torch.bfloat16):
+        raw = raw.float()
+    weight, behind = (None if t is None else t.to(raw.dtype) for t in (ray_weight, background))
+    pixels = (widths.to(raw.dtype), target.to(raw.dtype), weight, behind)
+    return ray_errors(raw, rays, ray_offsets, *pixels, shading, mean, steps)
+
+
+def _check_within(ray_offsets: Tensor, rays: Tensor) -> None:
+    """What indexing would not name."""
+    count = rays.shape[0] - 1
+    if _checks.values_can_be_read(ray_offsets) and not _checks.in_transform():
+        first, last = int(ray_offsets[0]), int(ray_offsets[-1])
+        if (first, last) != (0, count) or bool((ray_offsets.diff() < 0).any()):
+            raise ValueError(f"ray_offsets must go from 0 up to the {count} rays, got {first} ... {last}")

@@ -1,0 +1,78 @@
+"""Shapes and derivatives of the compiled squared error of rays.
+
+The op forms the gradients of the losses beside the losses, so that its backward only scales them. A backward that is to
+be differentiated again takes the plain steps instead, which have a second derivative.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import register_autograd, register_fake
+
+from mclnf_fast.ops import _library
+from mclnf_fast.ops.bank_mlp.autograd import shapes_like
+from mclnf_fast.ops.bank_mse.autograd import scale
+from mclnf_fast.ops.bank_ray_mse.reference import Shading, ray_errors
+
+
+def packed(shading: Shading) -> tuple[bool, bool, bool, bool, float]:
+    """A shading as the op takes it."""
+    exponential = shading.density == "exp"
+    return shading.last_behind, shading.hold_last, exponential, shading.density_first, shading.most_raw
+
+
+def _unpacked(last_behind: bool, hold_last: bool, exponential: bool, density_first: bool, most_raw: float) -> Shading:
+    return Shading("exp" if exponential else "relu", density_first, most_raw, last_behind, hold_last)
+
+
+def _fake(x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], *rest: Any) -> Any:
+    need = rest[-1]
+    return x.new_empty(weights[0].shape[0]), shapes_like(weights, need), shapes_like(biases, need)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, offsets, weights, biases, *others, ints, floats = inputs[:12]
+    if any(t is not None and t.requires_grad for t in (x, *others)):
+        raise RuntimeError(
+            "mclnf_fast.bank_ray_mse_fwd: the compiled op is differentiable in weights and biases alone; "
+            "mclnf_fast.ops.bank_ray_mse takes the steps one by one where anything else requires a gradient"
+        )
+    ctx.layers, ctx.net, ctx.shading, ctx.mean = len(weights), (ints, floats), inputs[12:17], inputs[17]
+    ctx.save_for_backward(x, offsets, *others, *weights, *biases)
+    _, grad_w, grad_b = output
+    ctx.mark_non_differentiable(*grad_w, *grad_b)
+    ctx.set_materialize_grads(False)  # else zeros for these
+    # Aliases, so that the graph does not hold itself.
+    ctx.known = [t.detach() for t in grad_w], [t.detach() for t in grad_b]
+
+
+def _backward(ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    none = (None,) * 15
+    if cotangent is None:
+        return None, None, [None] * ctx.layers, [None] * ctx.layers, *none
+    known_w, known_b = ctx.known
+    ctx.known = [], []  # they serve once
+    differentiable = torch.is_grad_enabled()
+    if known_w and not differentiable:
+        if type(cotangent) is not Tensor or not bool((cotangent == 1).all()):  # a traced one has no values
+            scale(known_w, cotangent, known_w[0].dtype)
+            scale(known_b, cotangent, known_b[0].dtype)
+        return None, None, known_w, known_b, *none
+    x, offsets, rays, ray_offsets, widths, target, ray_weight, background, *parameters = ctx.saved_tensors
+    weights, biases = parameters[: ctx.layers], parameters[ctx.layers :]
+    with torch.enable_grad():
+        if not differentiable:
+            weights, biases = ([t.detach().requires_grad_() for t in part] for part in (weights, biases))
+        raw = torch.ops.mclnf_fast.bank_mlp_fwd(x, offsets, weights, biases, *ctx.net)
+        asked = (rays, ray_offsets, widths, target, ray_weight, background)
+        loss = ray_errors(raw, *asked, _unpacked(*ctx.shading), ctx.mean, "cpu")
+        grads = torch.autograd.grad(loss, (*weights, *biases), cotangent, create_graph=differentiable)
+    return None, None, list(grads[: ctx.layers]), list(grads[ctx.layers :]), *none
+
+
+if _library.available("cpu") and hasattr(torch.ops.mclnf_fast, "bank_ray_mse_fwd"):
+    register_fake("mclnf_fast::bank_ray_mse_fwd", _fake)
+    register_autograd("mclnf_fast::bank_ray_mse_fwd", _backward, setup_context=_setup)

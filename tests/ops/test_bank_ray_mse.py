@@ -1,0 +1,302 @@
+"""The squared error of composited rays: the definition against a loop over points, the fused sweep against it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import places
+import pytest
+import torch
+from bank_cases import ENCODINGS, Case, assert_no_worse, make
+from torch import Tensor
+
+import mclnf_fast as mf
+from mclnf_fast.errors import BackendError
+from mclnf_fast.ops import Shading
+
+backends = places.backends("bank_ray_mse")
+compiled = places.backends("bank_ray_mse", reference=False)
+COUNTS = [[5, 0, 40, 1], [], [130, 17, 0, 300, 64, 0], [0, 0]]  # points of each module's rays
+SPECS = {
+    "relu": mf.FieldSpec(3, 4, 24, 3, "relu", encoding=mf.LogFrequency(5, 3.0)),
+    "skip": mf.FieldSpec(6, 4, 12, 2, "tanh", encoding=ENCODINGS["composite"][1], skips=(1,)),
+    "sigmoid": mf.FieldSpec(3, 4, 20, 1, "sine", w0=3.0, output_activation="softplus"),
+    "linear": mf.FieldSpec(3, 4, 8, 0),
+}
+SHADINGS = {
+    "bins": Shading(hold_last=True),
+    "city": Shading("exp", density_first=True, most_raw=0.4, last_behind=True),
+    "plain": Shading("exp"),
+    "first": Shading(density_first=True, most_raw=-3.0),
+}
+
+
+@dataclass
+class Problem:
+    case: Case
+    rays: Tensor
+    ray_offsets: Tensor
+    widths: Tensor
+    target: Tensor
+    weight: Tensor | None
+    background: Tensor | None
+    shading: Shading
+
+    def loss(self, backend: str, reduction: str = "mean", **change: Any) -> Tensor:
+        case = self.case
+        given: dict[str, Any] = {
+            "x": case.x, "rays": self.rays, "ray_offsets": self.ray_offsets, "weights": case.weights,
+            "biases": case.biases, "widths": self.widths, "target": self.target, "spec": case.spec,
+            "shading": self.shading, "ray_weight": self.weight, "background": self.background,
+        }  # fmt: skip
+        return mf.ops.bank_ray_mse(**{**given, "reduction": reduction, "backend": backend, **change})
+
+    def to(self, dtype: torch.dtype) -> Problem:
+        real = {
+            k: None if (t := getattr(self, k)) is None else t.to(dtype)
+            for k in ("widths", "target", "weight", "background")
+        }
+        return replace(self, case=self.case.to(dtype).require(x=False), **real)
+
+
+def problem(spec: str, shading: str, dtype: torch.dtype = torch.float64, counts: Any = COUNTS) -> Problem:
+    """Some rays have no point, some are longer than what is worked on at once, one module has neither."""
+    g = torch.Generator().manual_seed(1)
+    flat = torch.tensor([0, *(c for module in counts for c in module)])
+    owned = torch.tensor([0, *(len(module) for module in counts)])
+    case = make(SPECS[spec], [sum(module) for module in counts], dtype).require(x=False)
+    rays, points = len(flat) - 1, int(flat.sum())
+
+    def real(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=g, dtype=torch.float64).to(dtype)
+
+    background = None if SHADINGS[shading].last_behind or shading == "plain" else real(3)
+    return Problem(
+        case, flat.cumsum(0), owned.cumsum(0), 0.3 * real(points), real(rays, 3), real(rays), background,
+        SHADINGS[shading],
+    )  # fmt: skip
+
+
+def by_hand(p: Problem, reduction: str) -> Tensor:
+    """The formulas of arXiv 2003.08934, eq. 3, point by point."""
+    case, shading = p.case, p.shading
+    raw = mf.ops.bank_mlp(case.x, case.offsets, case.weights, case.biases, case.spec, "reference")
+    totals = []
+    for m in range(len(p.ray_offsets) - 1):
+        total = raw.sum() * 0
+        for r in range(int(p.ray_offsets[m]), int(p.ray_offsets[m + 1])):
+            through, pixel = raw.new_ones(()), raw.new_zeros(3)
+            begin, end = int(p.rays[r]), int(p.rays[r + 1])
+            behind = raw.new_zeros(3) if p.background is None else p.background
+            for i in range(begin, end):
+                dense, color = (raw[i, 0], raw[i, 1:]) if shading.density_first else (raw[i, 3], raw[i, :3])
+                sigma = dense.clamp(min=0) if shading.density == "relu" else dense.clamp(max=shading.most_raw).exp()
+                if i + 1 == end:
+                    sigma = sigma.detach() if shading.hold_last else sigma
+                    behind = color.sigmoid() if shading.last_behind else behind
+                alpha = 1 - torch.exp(-sigma * p.widths[i])
+                pixel = pixel + through * alpha * color.sigmoid()
+                through = through * (1 - alpha)
+            error = (pixel + through * behind - p.target[r]).square().sum()
+            total = total + (error if p.weight is None else p.weight[r] * error)
+        rays = int(p.ray_offsets[m + 1] - p.ray_offsets[m])
+        totals.append(total / max(1, 3 * rays) if reduction == "mean" else total)
+    return torch.stack(totals)
+
+
+def everything(p: Problem, loss: Tensor) -> list[Tensor]:
+    """Losses, gradients with factors and without, and second derivatives through both cotangent and parameters."""
+    leaves = [*p.case.weights, *p.case.biases]
+    factors = torch.linspace(0.5, 2, len(loss), dtype=loss.dtype)
+    plain = torch.autograd.grad(loss.sum(), leaves, retain_graph=True)
+    again = torch.autograd.grad(loss.sum(), leaves, retain_graph=True)
+    scaled = torch.autograd.grad((loss * factors).sum(), leaves, create_graph=True)
+    second = torch.autograd.grad(sum((g * g.detach().cos()).sum() for g in scaled), leaves, retain_graph=True)
+    curved = torch.autograd.grad(loss.square().sum(), leaves, create_graph=True)
+    mixed = torch.autograd.grad(sum(g.sum() for g in curved), leaves)
+    return [loss, *plain, *again, *scaled, *second, *mixed]
+
+
+@pytest.mark.parametrize("shading", SHADINGS)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_definition_is_the_formula(shading: str, reduction: str) -> None:
+    p = problem("sigmoid", shading, counts=[[4, 0, 3], [], [1, 6]])
+    for f, w in zip(everything(p, p.loss("reference", reduction)), everything(p, by_hand(p, reduction)), strict=True):
+        torch.testing.assert_close(f, w, rtol=1e-9, atol=1e-11)
+
+
+@compiled
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("shading", SHADINGS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_values_and_derivatives(need, poisoned, backend: str, spec: str, shading: str, weighted: bool) -> None:
+    need("bank_ray_mse", backend, torch.float64)
+    p = problem(spec, shading)
+    p.weight = p.weight if weighted else None
+    reduction = "sum" if weighted else "mean"
+    found, want = (everything(p, p.loss(b, reduction)) for b in (backend, "reference"))
+    for f, w in zip(found, want, strict=True):
+        torch.testing.assert_close(f, w, rtol=1e-9, atol=1e-10)
+
+
+@compiled
+@pytest.mark.parametrize("shading", SHADINGS)
+def test_float32_is_as_near_the_truth_as_pytorch(need, backend: str, shading: str) -> None:
+    need("bank_ray_mse", backend)
+    exact = problem("relu", shading, counts=[[32] * 90, [128] * 20])
+    p = exact.to(torch.float32)
+    exact = p.to(torch.float64)
+    found, same, truth = (everything(q, q.loss(b)) for q, b in ((p, backend), (p, "reference"), (exact, "reference")))
+    for k, (f, s, t) in enumerate(zip(found, same, truth, strict=True)):
+        assert_no_worse(f, s, t, str(k), terms=3000)
+
+
+@backends
+def test_the_last_bin_may_be_endless(need, backend: str) -> None:
+    need("bank_ray_mse", backend)
+    p = problem("relu", "bins", torch.float32, counts=[[16, 16]])
+    p.widths[15::16] = 1e10
+    loss = p.loss(backend)
+    grads = torch.autograd.grad(loss.sum(), [*p.case.weights, *p.case.biases])
+    assert all(bool(t.isfinite().all()) for t in (loss.detach(), *grads))
+    exact = p.to(torch.float64)
+    torch.testing.assert_close(loss.detach().double(), by_hand(exact, "mean").detach(), rtol=1e-5, atol=1e-7)
+
+
+@compiled
+@pytest.mark.parametrize("which", ["x", "widths", "target", "weight", "background"])
+def test_other_inputs_that_require_a_gradient(need, backend: str, which: str) -> None:
+    need("bank_ray_mse", backend, torch.float64)
+    p = problem("skip", "bins")
+    leaf = (p.case.x if which == "x" else getattr(p, which)).requires_grad_()
+    found, want = (torch.autograd.grad(p.loss(b).square().sum(), leaf)[0] for b in (backend, "reference"))
+    torch.testing.assert_close(found, want, rtol=1e-9, atol=1e-12)
+
+
+def test_bits_do_not_depend_on_threads_or_neighbours(need) -> None:
+    need("bank_ray_mse", "cpu")
+    p = problem("relu", "city", torch.float32, counts=[[16] * 300, [3] * 20, [130] * 150])
+    alone = problem("relu", "city", torch.float32, counts=[[16] * 300])
+
+    def run(threads: int, q: Problem) -> list[Tensor]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            loss = q.loss("cpu")
+            return [loss, *torch.autograd.grad(loss.sum(), [*q.case.weights, *q.case.biases])]
+        finally:
+            torch.set_num_threads(before)
+
+    for a, b, c in zip(run(1, p), run(2, p), run(2, p), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(b, c)
+    points = int(p.rays[300])
+    first = replace(p, case=replace(p.case, x=p.case.x[:points], offsets=alone.case.offsets, weights=[w[:1].detach().requires_grad_() for w in p.case.weights], biases=[b[:1].detach().requires_grad_() for b in p.case.biases]), rays=p.rays[:301], ray_offsets=p.ray_offsets[:2], widths=p.widths[:points], target=p.target[:300], weight=p.weight[:300])  # fmt: skip # noqa: E501
+    for a, b in zip(run(1, p), run(2, first), strict=True):
+        assert torch.equal(a[:1], b)
+
+
+@backends
+def test_modules_without_a_ray_and_rays_without_a_point(need, backend: str) -> None:
+    need("bank_ray_mse", backend)
+    p = problem("relu", "bins", torch.float32, counts=[[], [0, 0, 0]])
+    loss = p.loss(backend)
+    each = (p.background - p.target).square().sum(-1) * p.weight
+    torch.testing.assert_close(loss.detach(), torch.stack((torch.zeros(()), each.sum() / 9)))
+    assert all(bool((g == 0).all()) for g in torch.autograd.grad(loss.sum(), p.case.weights))
+    behind = problem("relu", "city", torch.float32, counts=[[0]])
+    torch.testing.assert_close(behind.loss(backend, "sum"), behind.weight * behind.target.square().sum(-1))
+
+
+@compiled
+def test_a_point_that_is_no_number_spoils_its_own_module_alone(need, backend: str) -> None:
+    need("bank_ray_mse", backend)
+    p = problem("relu", "city", torch.float32, counts=[[20, 5], [20, 5]])
+    p.case.x[3, 1] = float("nan")
+    loss = p.loss(backend)
+    grads = torch.autograd.grad(loss.sum(), p.case.weights)
+    assert math.isnan(loss.detach()[0])
+    assert math.isfinite(loss.detach()[1])
+    assert all(bool(g[1].isfinite().all()) and not bool(g[0].isfinite().all()) for g in grads)
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_composite_in_float32(need, backend: str, dtype: torch.dtype) -> None:
+    need("bank_ray_mse", backend, dtype)
+    p = problem("relu", "city", torch.float32)
+    half = p.to(dtype)
+    loss = half.loss(backend)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.detach(), p.loss(backend).detach(), rtol=0.05, atol=0.05)
+    assert all(g.dtype == dtype for g in torch.autograd.grad(loss.sum(), half.case.weights))
+
+
+def test_inside_a_transform_and_compiled(need) -> None:
+    need("bank_ray_mse", "cpu")
+    p = problem("skip", "bins", counts=[[12], [9, 2]])
+
+    def f(weights: list[Tensor]) -> Tensor:
+        return p.loss("auto", weights=weights).sum()
+
+    plain = [w.detach() for w in p.case.weights]
+    want = torch.autograd.grad(f(p.case.weights), p.case.weights)
+    for a, b in zip(torch.func.grad(f)(plain), want, strict=True):
+        torch.testing.assert_close(a, b)
+    graph = torch.compile(f, fullgraph=True, backend="aot_eager")(p.case.weights)
+    for a, b in zip(torch.autograd.grad(graph, p.case.weights), want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("requires", [False, True])
+def test_opcheck(need, requires: bool) -> None:
+    need("bank_ray_mse", "cpu")
+    p = problem("skip", "bins", counts=[[4, 0], [], [5]])
+    case = p.case.require(x=False) if requires else p.case.to(torch.float64)
+    bank = [case.x, case.offsets, case.weights, case.biases, p.rays, p.ray_offsets]
+    asked = [p.widths, p.target, p.weight, p.background, *case.spec.packed, False, True, False, False, math.inf, True]
+    torch.library.opcheck(torch.ops.mclnf_fast.bank_ray_mse_fwd, (*bank, *asked, requires))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"rays": torch.tensor([0, 4, 8])}, ValueError, "offsets must end at the number of points, 9"),
+        ({"rays": torch.zeros(0, dtype=torch.int64)}, ValueError, "rays must have at least one entry, got none"),
+        ({"rays": torch.tensor([0.0, 4.0, 9.0])}, TypeError, "rays must have dtype torch.int64"),
+        (
+            {"ray_offsets": torch.tensor([0, 1, 3])},
+            ValueError,
+            "ray_offsets must go from 0 up to the 2 rays, got 0 ... 3",
+        ),
+        ({"ray_offsets": torch.tensor([0, 2])}, ValueError, r"offsets must have shape \[M \+ 1\] = \[3\], got \[2\]"),
+        ({"widths": torch.zeros(9, 1)}, ValueError, r"widths must have shape \[N\] = \[9\], got \[9, 1\]"),
+        ({"target": torch.zeros(2, 4)}, ValueError, r"target must have shape \[R, 3\] = \[2, 3\], got \[2, 4\]"),
+        ({"target": torch.zeros(2, 3).double()}, TypeError, "target must have dtype torch.float32"),
+        ({"ray_weight": torch.zeros(3)}, ValueError, r"ray_weight must have shape \[R\] = \[2\]"),
+        ({"background": torch.zeros(4)}, ValueError, r"background must have shape \[3\] = \[3\]"),
+        ({"shading": SHADINGS["city"]}, ValueError, "background must be None where the last point stands behind"),
+        ({"reduction": "none"}, ValueError, "reduction must be one of mean, sum, got 'none'"),
+        ({"backend": "triton"}, BackendError, "bank_ray_mse has no triton backend"),
+    ],
+)
+def test_misuse(change: dict[str, object], error: type[Exception], match: str) -> None:
+    p = problem("relu", "bins", torch.float32, counts=[[4], [5]])
+    with pytest.raises(error, match=match):
+        p.loss(**{"backend": "auto", **change})
+
+
+def test_misuse_of_fields_and_shadings() -> None:
+    spec = mf.FieldSpec(3, 3, 8, 1)
+    case = make(spec, [4], torch.float32)
+    with pytest.raises(ValueError, match="spec must have out_dim 4, a density and three colours, got 3"):
+        mf.ops.bank_ray_mse(
+            case.x, torch.tensor([0, 4]), torch.tensor([0, 1]), case.weights, case.biases, torch.ones(4),
+            torch.zeros(1, 3), spec,
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="density must be one of relu, exp, got 'softplus'"):
+        Shading("softplus")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="most_raw must be a number, got nan"):
+        Shading(most_raw=float("nan"))
