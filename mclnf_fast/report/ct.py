@@ -14,12 +14,11 @@ from mclnf_fast.report.methods import Method
 from mclnf_fast.report.protocol import mapping, sequence
 from mclnf_fast.report.qualitative import qualitative_picture
 from mclnf_fast.report.single_view import STARTS, mean_error
-from mclnf_fast.report.single_view_pictures import steps_plot
+from mclnf_fast.report.single_view_pictures import saved_values, steps_plot
 from mclnf_fast.report.starts import (
     SHOWN,
     Rows,
     Words,
-    kept_values,
     lead,
     start_curves,
     step_rows,
@@ -105,7 +104,7 @@ def write_pictures(folder: str | Path, metrics: Mapping[str, Any]) -> list[dict[
     """
     place, looks = Path(folder), looks_of(metrics)
     found = []
-    if (truth := kept_values(place, "truth")) is not None:
+    if (truth := saved_values(place, "truth")) is not None:
         save_image(place / "images" / "sheet.png", _sheet(place, truth, metrics))
         said = f"Unseen slices from {metrics.get('views')} projections: the truth, filtered back-projection, and each "
         found.append({"kind": "sheet", "file": "images/sheet.png", "caption": said + "start before and after."})
@@ -128,7 +127,7 @@ def _sheet(place: Path, truth: np.ndarray, metrics: Mapping[str, Any]) -> Any:
     psnrs: dict[str, list[float | None]] = {}
     heads: dict[str, Method] = {}
     for key, method in looks_of(metrics).items():
-        made, row = kept_values(place, key), mapping(mapping(metrics.get("starts"))[key])
+        made, row = saved_values(place, key), mapping(mapping(metrics.get("starts"))[key])
         if made is None or key == MEAN.key:
             continue
         kept = [int(s) for s in sequence(row.get("kept"))] or [0]

@@ -14,12 +14,11 @@ from mclnf_fast.report.methods import Method
 from mclnf_fast.report.protocol import mapping, sequence
 from mclnf_fast.report.qualitative import qualitative_picture
 from mclnf_fast.report.single_view import mean_error
-from mclnf_fast.report.single_view_pictures import steps_plot
+from mclnf_fast.report.single_view_pictures import saved_values, steps_plot
 from mclnf_fast.report.starts import (
     SHOWN,
     Rows,
     Words,
-    kept_values,
     start_curves,
     step_rows,
     table_text,
@@ -106,7 +105,7 @@ def write_pictures(folder: str | Path, metrics: Mapping[str, Any]) -> list[dict[
     """
     place, looks, inner = Path(folder), looks_of(metrics), _inner(metrics)
     found = []
-    if (truth := kept_values(place, "truth")) is not None:
+    if (truth := saved_values(place, "truth")) is not None:
         save_image(place / "images" / "sheet.png", _sheet(place, truth, metrics))
         said = "Unseen images: the truth, the learned start before and after its steps, and a random start's."
         found.append({"kind": "sheet", "file": "images/sheet.png", "caption": said})
@@ -129,7 +128,7 @@ def _sheet(place: Path, truth: np.ndarray, metrics: Mapping[str, Any]) -> Any:
     psnrs: dict[str, list[float | None]] = {}
     heads: dict[str, Method] = {}
     for key, method in looks_of(metrics).items():
-        row, made = mapping(starts[key]), kept_values(place, key)
+        row, made = mapping(starts[key]), saved_values(place, key)
         kept = [int(s) for s in sequence(row.get("kept"))]
         wanted = kept[:-1] if key == "meta" else [inner, kept[-1]] if key == "standard" else kept[-1:]
         for step in wanted if made is not None else ():

@@ -20,7 +20,7 @@ _LABEL = 26  # pixels
 _FRAME = 180  # milliseconds
 
 
-def _values(folder: Path, name: str) -> np.ndarray | None:
+def saved_values(folder: Path, name: str) -> np.ndarray | None:
     """What `RunFolder.save_values` left of a start, or of the truth; None where it is not there."""
     file = folder / "predictions" / f"{name}.safetensors"
     return load_tensors(file)[0]["values"].numpy() if file.is_file() else None
@@ -69,7 +69,7 @@ def steps_plot(
 def contact_sheet(folder: Path, looks: Mapping[str, Method], metrics: Mapping[str, Any]) -> Path | None:
     """`images/sheet.png`: two unseen objects, the view learned from and three others of each; the truth in the first
     row, then each start before and after. None where there is no truth."""
-    truth = _values(folder, "truth")
+    truth = saved_values(folder, "truth")
     if truth is None:
         return None
     objects, views, height, width = truth.shape[:4]
@@ -77,7 +77,7 @@ def contact_sheet(folder: Path, looks: Mapping[str, Method], metrics: Mapping[st
     chosen = [0, *(round((k + 1) * (views - 1) / (columns - 1)) for k in range(columns - 1))]
     rows: list[tuple[str, str | None, np.ndarray]] = [("truth", None, truth)]
     for key, method in looks.items():
-        made = _values(folder, key)
+        made = saved_values(folder, key)
         if made is not None:
             rows += [(f"{method.name}, before", method.colour, made[0]), ("after", method.colour, made[1])]
     scale = factor(width, 112)
@@ -107,7 +107,7 @@ def turntable_gif(folder: Path, looks: Mapping[str, Method], metrics: Mapping[st
 
     None where there is no truth. Its frames are the object's own views, since of others there is no truth.
     """
-    truth = _values(folder, "truth")
+    truth = saved_values(folder, "truth")
     if truth is None:
         return None
     views, height, width = truth.shape[1:4]
@@ -116,7 +116,7 @@ def turntable_gif(folder: Path, looks: Mapping[str, Method], metrics: Mapping[st
     panels: list[tuple[str, np.ndarray | None]] = [("input", None), ("truth", truth[0])]
     best = "meta" if "meta" in looks else next(iter(looks), "")
     for key in dict.fromkeys((best, "matched", "standard")):
-        made = _values(folder, key) if key in looks else None
+        made = saved_values(folder, key) if key in looks else None
         if made is None:
             continue
         if key == best:

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.report.claims import Figure
 from mclnf_fast.report.html import inline, pairs, write_page
 from mclnf_fast.report.methods import Method
@@ -63,12 +60,6 @@ def table_text(title: str, heads: Sequence[str], rows: Rows, said: Sequence[Figu
         for line in lines
     ]
     return "\n".join([title, "", *text, "", *(f"{f.what}: {f.value}" for f in said)])
-
-
-def kept_values(folder: Path, name: str) -> np.ndarray | None:
-    """What `RunFolder.save_values` left under a name; None where it is not there."""
-    file = folder / "predictions" / f"{name}.safetensors"
-    return load_tensors(file)[0]["values"].numpy() if file.is_file() else None
 
 
 def write_starts_page(

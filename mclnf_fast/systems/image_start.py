@@ -15,6 +15,7 @@ from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.coords import whole_loss
 from mclnf_fast.learn.metrics import log_steps, mse_to_psnr, psnr, steps_to_reach
 from mclnf_fast.learn.params import LossFn, Params
+from mclnf_fast.ops.bank_step import Kind
 from mclnf_fast.systems.image_field import ImageStart, image_task
 from mclnf_fast.systems.image_start_config import ImageStartConfig
 from mclnf_fast.systems.options import from_plain
@@ -79,36 +80,34 @@ class _Job:
         values = self.test.predict(params).reshape(self.sets.test.values.shape)
         return (values.clamp(0, 1) * 255).round().to(torch.uint8)
 
+    def follow(
+        self, name: str, start: Params, steps: int, lr: float, kind: Kind = "sgd", target: Tensor | None = None
+    ) -> dict[str, Any]:
+        """A start continued on each test image; with `target`, a PSNR [S], also the first step that reaches it, image
+        by image and in the mean, or None."""
+        count, inner = self.test.modules, self.config.meta.inner_steps
+        keep = sorted({*range(min(inner, 3) + 1), inner})
+        before, loss = repeated(start, count), whole_loss(self.test)
+        row, losses = continued(self.run, name, before, loss, steps, lr, self.score, self.picture, kind=kind, keep=keep)
+        say(f"{name}: {sum(row['after']) / count:.2f} dB after {steps} steps in {row['seconds']:.0f} s")
+        row |= {"lr": lr, "optimizer": kind, "steps": steps}
+        if target is None:
+            return row
+        values, numbers = mse_to_psnr(losses), range(len(losses))  # before each step: after as many as its number
+        each = [steps_to_reach(numbers, one.tolist(), float(t)) for one, t in zip(values.mT, target)]
+        mean = steps_to_reach(numbers, values.mean(1).tolist(), float(target.mean()))
+        return {**row, "reached": each, "reached_mean": mean}
+
     def metrics(self) -> dict[str, Any]:
         """All starts learned and continued: the content of metrics.json, but for what only the report knows."""
         config, standard = self.config, self.standard()
         learned, about = self.learn(standard)
-        loss, count, inner = whole_loss(self.test), self.test.modules, config.meta.inner_steps
-        found: dict[str, dict[str, Any]] = {}
-        target: Tensor | None = None
-
-        def follow(name: str, start: Params, steps: int, lr: float, **options: Any) -> None:
-            nonlocal target
-            row, losses = continued(
-                self.run, name, repeated(start, count), loss, steps, lr, self.score, self.picture, **options
-            )
-            values = mse_to_psnr(losses)  # [steps, S], before each step
-            if target is None:  # the learned start's, which is followed first
-                target = torch.tensor(row["curve"][str(inner)], dtype=torch.float64)
-            else:
-                reached = [
-                    steps_to_reach(range(len(values)), one.tolist(), float(t)) for one, t in zip(values.mT, target)
-                ]
-                mean = steps_to_reach(range(len(values)), values.mean(1).tolist(), float(target.mean()))
-                row |= {"reached": reached, "reached_mean": mean}
-            found[name] = {**row, "lr": lr, "optimizer": options.get("kind", "sgd"), "steps": steps}
-            say(f"{name}: {sum(row['after']) / count:.2f} dB after {steps} steps in {row['seconds']:.0f} s")
-
-        keep = sorted({*range(min(inner, 3) + 1), inner})
-        follow("meta", learned, config.steps, config.meta.inner_lr, keep=keep)
-        follow("standard", standard, config.steps, config.meta.inner_lr, keep=keep)
-        for k, lr in enumerate(config.adam_lrs):
-            follow(f"adam_{k}", standard, config.adam_steps, lr, kind="adam", keep=keep)
+        inner, lr = config.meta.inner_steps, config.meta.inner_lr
+        found = {"meta": self.follow("meta", learned, config.steps, lr)}
+        target = torch.tensor(found["meta"]["curve"][str(inner)], dtype=torch.float64)
+        found["standard"] = self.follow("standard", standard, config.steps, lr, target=target)
+        for k, rate in enumerate(config.adam_lrs):
+            found[f"adam_{k}"] = self.follow(f"adam_{k}", standard, config.adam_steps, rate, "adam", target)
         self.run.folder.save_values("truth", (self.sets.test.values * 255).round().to(torch.uint8))
         metrics = described(self.run, self.sets, f"{self.sets.title} in {inner} steps", about)
         longest = max(config.steps, config.adam_steps)
