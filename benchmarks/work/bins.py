@@ -39,6 +39,9 @@ class Bins(Work):
         self.target = torch.rand(shape, generator=generator).to(device)
         self.noise = torch.rand(self.modules, self.rays, self.bins, generator=generator).to(device)
         self.device, self.points = device, self.modules * self.rays * self.bins
+        weights = sum(rows * columns for rows, columns in self.spec.layer_shapes)
+        first = self.spec.layer_shapes[0][0] * self.spec.layer_shapes[0][1]
+        self.flops = 2.0 * (3 * weights - first) * self.points  # forward and backward, as of a bank
         self.tolerance = {"loss": 1e-5, "grads": 1e-2}
 
     def own_step(self, name: str, backend: str = "auto") -> Contender:

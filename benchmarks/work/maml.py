@@ -39,7 +39,13 @@ class Maml(Bank):
             return torch.sin(3 * x.view(self.modules, -1, in_dim).sum(-1, keepdim=True) + 6 * phase)
 
         self.y, self.query_y = target(self.x), target(self.query_x)
-        self.flops = None  # it depends on how the second derivative is taken
+        weights = sum(rows * columns for rows, columns in self.spec.layer_shapes)
+        first = self.spec.layer_shapes[0][0] * self.spec.layer_shapes[0][1]
+        # A step's gradient takes as many products as `forward_backward`. A Hessian product, forward over reverse: the
+        # values, two for their tangents, the outputs' gradients and two for theirs, two for those of the weights; the
+        # coordinates have neither tangents nor gradients.
+        self.first_order_flops = 2.0 * self.points * (self.steps + 1) * (3 * weights - first)
+        self.flops = self.first_order_flops + 2.0 * self.points * self.steps * (8 * weights - 5 * first)
         self.tolerance = {"": 1e-2}  # as the bank's gradients
 
     def tasks(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -55,8 +61,11 @@ class Maml(Bank):
         def run() -> tuple[Tensor, ...]:
             return learner.outer_gradient(support, query, self.modules)[1]
 
-        part = "first order:" if first_order else ""
-        return Contender(name, run, lambda grads: joined("grads", grads), part=part)
+        return Contender(name, run, lambda grads: joined("grads", grads), **self.order(first_order))
+
+    def order(self, first: bool) -> dict[str, Any]:
+        """What tells a contender of first order from one of second."""
+        return {"part": "first order:", "flops": self.first_order_flops} if first else {}
 
     def losses(self, backend: str) -> tuple[Any, Any]:
         """The support and the query loss, as `learn` takes them."""

@@ -39,7 +39,7 @@ class Meta(Maml):
         def outputs(grads: Any) -> dict[str, Tensor]:
             return joined("grads", grads)
 
-        return Contender(name, run, outputs, part="first order:" if first_order else "")
+        return Contender(name, run, outputs, **self.order(first_order))
 
     def mover(self, start: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Any]:
         optimizer = torch.optim.Adam(start, lr=OUTER_LR)

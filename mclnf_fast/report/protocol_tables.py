@@ -230,9 +230,11 @@ def _number(value: float | None, scale: float, form: str) -> str:
 
 
 def _megabytes(value: float | None) -> str:
-    """Three digits, never fewer than those before the point."""
+    """Three digits, never fewer than those before the point; the system counts pages, and hands some out again."""
     if value is None:
         return "-"
+    if value < 1e5:
+        return "< 0.1"
     return f"{value * 1e-6:.3g}" if value < 999.5e6 else f"{value * 1e-6:,.0f}"
 
 

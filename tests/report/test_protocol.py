@@ -211,7 +211,13 @@ def test_details_show_exact_zero_time_and_memory() -> None:
     assert cells["mim"]["peak MB a step"] == "3.5"
     assert cells["mim"]["parameters"] == "50,003"
     assert table.heads[0] == "SI-SDR (dB), step 4096"
-    for size, shown in ((4096, "0.0041"), (12_345_678, "12.3"), (2_345_678_901, "2,346")):
+    for size, shown in (
+        (0, "< 0.1"),
+        (4096, "< 0.1"),
+        (123_456, "0.123"),
+        (12_345_678, "12.3"),
+        (2_345_678_901, "2,346"),
+    ):
         metrics = by_hand({"1": [1.0]}, peak_bytes_per_step=size)
         assert details(Protocol(metrics), "x").rows[0].cells[-1].text == shown
     assert "peak MB a step" not in details(Protocol(by_hand({"1": [1.0]})), "x").heads
