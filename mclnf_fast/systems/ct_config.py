@@ -64,8 +64,8 @@ class CtConfig(PixelConfig):
     views: int = 6
     """Projections of an unseen slice, at even angles."""
     rates: tuple[float, ...] = (10.0,)
-    """Rates of the SGD steps on unseen slices. Of several each start takes its best one, found on slices that are
-    neither learned from nor tested on."""
+    """Rates of the SGD steps on unseen slices. Of several each start takes its best one, found on slices that are not
+    tested on, and where there are enough not learned from either."""
     starts: tuple[StartName, ...] = typing.get_args(StartName)
     """What to compare: standard, random; matched, random but putting out the learned one's mean everywhere; shuffled,
     the learned one with the entries of each tensor permuted; meta, the learned one."""

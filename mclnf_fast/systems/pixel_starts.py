@@ -124,7 +124,7 @@ def described(run: Run[Any], sets: SignalSets, title: str, about: dict[str, Any]
     config: PixelConfig = run.config
     return {
         **run.facts(),
-        "title": title,
+        "title": title[:1].upper() + title[1:],
         "notes": list(sets.notes),
         "objects": {part: list(getattr(sets, part).names) for part in ("train", "test")},
         "size": [config.size, config.size],
