@@ -45,8 +45,10 @@ def looks_of(metrics: Mapping[str, Any]) -> dict[str, Method]:
     for key, row in mapping(metrics.get("starts")).items():
         if key.startswith("adam_"):
             rate, (colour, dark, marker) = mapping(row).get("lr"), ADAM[int(key[5:]) % len(ADAM)]
-            name = f"standard, Adam {rate:g}"
-            found[key] = Method(key, name, "", colour, dark, marker, f"the same random weights; Adam at {rate:g}")
+            name = f"Adam {rate:g}"
+            found[key] = Method(
+                key, name, "", colour, dark, marker, f"the same random weights as standard; Adam at {rate:g}"
+            )
         else:
             found[key] = META if key == "meta" else STANDARD
     return found
