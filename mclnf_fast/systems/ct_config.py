@@ -31,7 +31,7 @@ class CtConfig(PixelConfig):
             "hidden_layers": 3,
             "frequencies": 64,
             "steps": 256,
-            "rates": (30.0, 10.0, 3.0),
+            "rates": (30.0, 10.0, 3.0, 1.0),
             "match_steps": 200,
             "meta": ReptileConfig(200, 4, 12, 3.0, 3e-3),
         },
@@ -44,7 +44,7 @@ class CtConfig(PixelConfig):
         "hidden_layers": 3,
         "frequencies": 64,
         "steps": 128,
-        "rates": (10.0, 3.0),
+        "rates": (10.0, 3.0, 1.0),
         "match_steps": 100,
         "meta": ReptileConfig(100, 4, 12, 3.0, 3e-3),
     }
