@@ -45,6 +45,15 @@ SYSTEMS = {
         "run_photos",
         "photos_config",
     ),
+    "image-start": System(
+        "learn a start for images by MAML that fits an unseen one in two steps",
+        "image_start",
+        "run_image_start",
+        "image_start_config",
+    ),
+    "ct": System(
+        "learn a start for CT slices that reconstructs an unseen one from few projections", "ct", "run_ct", "ct_config"
+    ),
 }
 COMMANDS = {
     "table": "tables and figures of finished runs: mclnf-fast table RUN [RUN ...] --out DIR",

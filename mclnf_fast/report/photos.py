@@ -83,7 +83,7 @@ def write_pictures(folder: str | Path, metrics: Mapping[str, Any]) -> list[dict[
         "sheet": photo_sheet(place, looks, int(left[1]) if len(left) == 2 else 0),
         "strip": way_strip(place, looks),
         "way": way_gif(place, looks),
-        "curve": steps_plot(place, looks, curves, " on the left half", "the right half"),
+        "curve": steps_plot(place, looks, curves, "SGD steps on the left half", "PSNR on the right half (dB)"),
     }
     return [
         {"kind": kind, "file": f"images/{file.name}", "caption": _CAPTIONS[kind]}

@@ -98,10 +98,11 @@ def curve_of(row: object) -> dict[int, tuple[float, float | None]]:
     return {s: m for s, m in sorted(curve.items()) if m is not None}
 
 
-def _text(estimate: tuple[float, float | None] | None) -> str:
-    if estimate is None:
+def estimate(found: tuple[float, float | None] | None) -> str:
+    """Mean and standard error as text; a dash for None."""
+    if found is None:
         return "-"
-    return db(estimate[0]) if estimate[1] is None else f"{db(estimate[0])} ± {db(estimate[1])}"
+    return db(found[0]) if found[1] is None else f"{db(found[0])} ± {db(found[1])}"
 
 
 def start_rows(metrics: Mapping[str, Any], wording: Wording) -> tuple[list[str], list[tuple[Method, list[str]]]]:
@@ -118,8 +119,8 @@ def start_rows(metrics: Mapping[str, Any], wording: Wording) -> tuple[list[str],
     rows = []
     for key, method in looks.items():
         row = mapping(starts[key])
-        cells = [_text(curves[key].get(s)) for s in chosen]
-        cells += [_text(mean_error(row.get(end))) for _, end in ends]
+        cells = [estimate(curves[key].get(s)) for s in chosen]
+        cells += [estimate(mean_error(row.get(end))) for _, end in ends]
         rows.append((method, [*cells, duration(row.get("seconds"))]))
     return heads, rows
 
