@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,18 @@ from mclnf_fast.report.html import inline, pairs, write_page
 from mclnf_fast.report.methods import Method
 from mclnf_fast.report.protocol import mapping, sequence
 from mclnf_fast.report.signals import look
-from mclnf_fast.report.single_view import NOT_CLAIMED, curve_of, estimate, mean_error
 from mclnf_fast.report.style import db, duration, finite
 
+STARTS = (
+    Method("standard", "standard", "", "#6b7280", "#a6adbb", "s", "random weights"),
+    Method("shuffled", "shuffled", "", "#7a4fd0", "#b79cff", "^", "the learned weights, permuted within each tensor"),
+    Method("matched", "matched", "", "#008f6b", "#3fcaa1", "v", "random, but with the learned start's mean output"),
+    Method("meta", "meta-learned", "", "#c44e00", "#ff9a57", "o", "learned over the training objects by Reptile"),
+)
+NOT_CLAIMED = (
+    "The method is that of Learned Initializations (arXiv 2012.02189). No figure of any paper is reproduced or claimed "
+    "here: all figures were measured in the run whose command stands below."
+)
 SHOWN = 4  # test pictures in the sheet
 Rows = list[tuple[Method, list[str]]]
 
@@ -28,6 +38,42 @@ class Words:
     note: str
     each: str
     each_note: str
+
+
+@dataclass(frozen=True)
+class Between:
+    """What lies between the weights of two adapted networks: a title, a line each, and what it is."""
+
+    title: str
+    lines: Sequence[tuple[str, str]]
+    note: str
+
+
+def start_looks(metrics: Mapping[str, Any]) -> dict[str, Method]:
+    """How the starts of a run are shown, in their order."""
+    found = mapping(metrics.get("starts"))
+    return {m.key: m for m in STARTS if m.key in found}
+
+
+def mean_error(values: object) -> tuple[float, float | None] | None:
+    """Mean over objects and its standard error (None for one object); None where there is nothing finite."""
+    known = [v for v in map(finite, sequence(values)) if v is not None]
+    if not known:
+        return None
+    return statistics.fmean(known), statistics.stdev(known) / len(known) ** 0.5 if len(known) > 1 else None
+
+
+def curve_of(row: object) -> dict[int, tuple[float, float | None]]:
+    """Step -> mean and standard error over objects, of one start of metrics.json."""
+    curve = {int(s): mean_error(v) for s, v in mapping(mapping(row).get("curve")).items() if str(s).isdigit()}
+    return {s: m for s, m in sorted(curve.items()) if m is not None}
+
+
+def estimate(found: tuple[float, float | None] | None) -> str:
+    """Mean and standard error as text; a dash for None."""
+    if found is None:
+        return "-"
+    return db(found[0]) if found[1] is None else f"{db(found[0])} ± {db(found[1])}"
 
 
 def start_curves(
@@ -70,6 +116,7 @@ def write_starts_page(
     head: Sequence[Figure],
     heads: Sequence[str],
     rows: Rows,
+    between: Between | None = None,
 ) -> Path:
     """Writes `report.html` into a run's folder, its pictures inlined; the path.
 
@@ -80,10 +127,12 @@ def write_starts_page(
         words: what stands around the figures.
         head: the figures at the top.
         heads, rows: the table.
+        between: what lies between two networks; None: no word of it.
 
     Raises: InputError, if jinja2 is missing, or a picture's file lies outside the folder.
     """
     place, config = Path(folder), Path(folder) / "config.yaml"
+    objects = mapping(metrics.get("objects"))
     shown = [
         {"uri": inline(place, str(p["file"])), "file": p["file"], "caption": p.get("caption", ""), "commands": ()}
         for p in map(mapping, sequence(metrics.get("pictures")))
@@ -91,7 +140,7 @@ def write_starts_page(
     ]
     content = {
         "title": str(metrics.get("title") or "Learned starts"),
-        "facts": _facts(metrics),
+        "facts": _facts(metrics, words.each),
         "figures": list(head),
         "words": words,
         "heads": list(heads),
@@ -99,11 +148,14 @@ def write_starts_page(
         "pictures": shown,
         "objects": _each(metrics, looks),
         "looks": list(looks.values()),
+        "between": between if between is not None and between.lines else None,
         "meta": _meta(metrics),
+        "network": "The learned start" if mapping(metrics.get("meta")).get("curve") else "The network",
         "notes": [*(str(n) for n in sequence(metrics.get("notes"))), NOT_CLAIMED],
         "command": str(metrics.get("command") or ""),
         "made": [
             ("machine", str(metrics.get("machine") or "-")),
+            *((f"{part} {words.each}s", f"{len(sequence(v))}") for part, v in objects.items()),
             *pairs({k: metrics.get(k) for k in ("versions", "backends", "phases") if metrics.get(k)}),
         ],
         "config": config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
@@ -124,10 +176,14 @@ def lead(metrics: Mapping[str, Any], key: str, other: str, step: int | None = No
     return None if own is None or their is None else own - their
 
 
-def _facts(metrics: Mapping[str, Any]) -> list[str]:
-    objects, size = mapping(metrics.get("objects")), sequence(metrics.get("size"))
-    out = [f"{len(sequence(objects.get('train')))} pictures to learn from"] if objects else []
-    out += [f"{len(sequence(objects.get('test')))} unseen ones"] if objects else []
+def _facts(metrics: Mapping[str, Any], one: str) -> list[str]:
+    objects = mapping(metrics.get("objects"))
+    out = [f"{len(sequence(objects['train']))} {one}s to learn from"] if objects.get("train") else []
+    count = len(sequence(objects.get("test")))
+    unseen = "unseen" if objects.get("train") else one if count == 1 else f"{one}s"
+    out += [f"{count} {unseen}"] if objects else []
+    shown = mapping(metrics.get("views") or metrics.get("photos") or metrics)
+    size = sequence(shown.get("size"))
     out += [f"{size[1]} x {size[0]} pixels"] if len(size) == 2 else []
     if finite(metrics.get("seconds_total")) is not None:
         out.append(f"{duration(metrics['seconds_total'])} in all")
@@ -145,9 +201,13 @@ def _each(metrics: Mapping[str, Any], looks: Mapping[str, Method]) -> list[tuple
 def _meta(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     meta = mapping(metrics.get("meta"))
     curve = [p for p in map(sequence, sequence(meta.get("curve"))) if len(p) == 2]
+    checks = [p for p in map(sequence, sequence(meta.get("checks"))) if len(p) == 2]
     out = [("parameters", f"{meta['parameters']:,}")] if isinstance(meta.get("parameters"), int) else []
     if curve:
         ends = f"{db(curve[0][1])} to {db(curve[-1][1], unit=True)}"
         out += [("outer steps", f"{curve[-1][0]:,.0f}"), ("loss after the inner steps as PSNR, first to last", ends)]
         out.append(("time", duration(meta.get("seconds"))))
+    if checks:
+        said = ", ".join(f"{s:,.0f}: {db(v, unit=True)}" for s, v in checks)
+        out.append(("checks, after outer step", said))
     return out
