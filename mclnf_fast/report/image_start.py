@@ -13,12 +13,12 @@ from mclnf_fast.report.claims import Figure
 from mclnf_fast.report.methods import Method
 from mclnf_fast.report.protocol import mapping, sequence
 from mclnf_fast.report.qualitative import qualitative_picture
-from mclnf_fast.report.single_view import mean_error
 from mclnf_fast.report.single_view_pictures import saved_values, steps_plot
 from mclnf_fast.report.starts import (
     SHOWN,
     Rows,
     Words,
+    mean_error,
     start_curves,
     step_rows,
     table_text,

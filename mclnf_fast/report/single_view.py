@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mclnf_fast.report.claims import Figure
-from mclnf_fast.report.html import inline, pairs, write_page
 from mclnf_fast.report.methods import Method
 from mclnf_fast.report.protocol import mapping, sequence
-from mclnf_fast.report.signals import look
 from mclnf_fast.report.single_view_orbit import orbit_film, orbit_rows, orbit_strip
 from mclnf_fast.report.single_view_pictures import contact_sheet, steps_plot
-from mclnf_fast.report.style import db, duration, finite
+from mclnf_fast.report.starts import Rows, Words, curve_of, estimate, mean_error, table_text, write_starts_page
+from mclnf_fast.report.style import db, duration
 
 STARTS = (
     Method("standard", "standard", "", "#6b7280", "#a6adbb", "s", "random weights"),
     Method("shuffled", "shuffled", "", "#7a4fd0", "#b79cff", "^", "the learned weights, permuted within each tensor"),
     Method("matched", "matched", "", "#008f6b", "#3fcaa1", "v", "random, but with the learned start's mean output"),
     Method("meta", "meta-learned", "", "#c44e00", "#ff9a57", "o", "learned over the training objects by Reptile"),
-)
-NOT_CLAIMED = (
-    "The method is that of Learned Initializations (arXiv 2012.02189). No figure of any paper is reproduced or claimed "
-    "here: all figures were measured in the run whose command stands below."
 )
 COLUMNS = 5  # of the steps, at most, in the table
 
@@ -84,28 +78,7 @@ def start_looks(metrics: Mapping[str, Any]) -> dict[str, Method]:
     return {m.key: m for m in STARTS if m.key in found}
 
 
-def mean_error(values: object) -> tuple[float, float | None] | None:
-    """Mean over objects and its standard error (None for one object); None where there is nothing finite."""
-    known = [v for v in map(finite, sequence(values)) if v is not None]
-    if not known:
-        return None
-    return statistics.fmean(known), statistics.stdev(known) / len(known) ** 0.5 if len(known) > 1 else None
-
-
-def curve_of(row: object) -> dict[int, tuple[float, float | None]]:
-    """Step -> mean and standard error over objects, of one start of metrics.json."""
-    curve = {int(s): mean_error(v) for s, v in mapping(mapping(row).get("curve")).items() if str(s).isdigit()}
-    return {s: m for s, m in sorted(curve.items()) if m is not None}
-
-
-def estimate(found: tuple[float, float | None] | None) -> str:
-    """Mean and standard error as text; a dash for None."""
-    if found is None:
-        return "-"
-    return db(found[0]) if found[1] is None else f"{db(found[0])} ± {db(found[1])}"
-
-
-def start_rows(metrics: Mapping[str, Any], wording: Wording) -> tuple[list[str], list[tuple[Method, list[str]]]]:
+def start_rows(metrics: Mapping[str, Any], wording: Wording) -> tuple[list[str], Rows]:
     """Heads and, for each start, cells: PSNR along the curve, then the wording's ends that the run has."""
     starts = mapping(metrics.get("starts"))
     looks = start_looks(metrics)
@@ -134,15 +107,8 @@ def start_table(metrics: Mapping[str, Any], wording: Wording | None = None) -> s
     """
     wording = wording or wording_of(metrics)
     heads, rows = start_rows(metrics, wording)
-    if not rows:
-        return "no results yet"
-    lines = [["start", *heads], *([method.name, *cells] for method, cells in rows)]
-    widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
-    text = ["  ".join(cell.ljust(w) if c == 0 else cell.rjust(w) for c, (cell, w) in enumerate(zip(line, widths)))
-            for line in lines]  # fmt: skip
     title = f"{metrics.get('title') or 'Single view'}: PSNR in dB on {wording.scored}, mean ± standard error"
-    said = [f"{f.what}: {f.value}" for f in figures(metrics, wording)[1:]]
-    return "\n".join([title, "", *text, "", *said])
+    return table_text(title, heads, rows, figures(metrics, wording)[1:])
 
 
 def figures(metrics: Mapping[str, Any], wording: Wording) -> list[Figure]:
@@ -228,53 +194,14 @@ def write_starts_report(
     tested: what the table's columns are over, said below it. between: what lies between the weights of two, a line
     each.
     """
-    place, looks = Path(folder), start_looks(metrics)
-    heads, rows = start_rows(metrics, wording)
-    shown = [
-        {"uri": inline(place, str(p["file"])), "file": p["file"], "caption": p.get("caption", ""), "commands": ()}
-        for p in map(mapping, sequence(metrics.get("pictures")))
-        if p.get("file")
-    ]
-    objects = mapping(metrics.get("objects"))
-    config = place / "config.yaml"
-    content = {
-        "title": str(metrics.get("title") or "A field from a single view"),
-        "facts": _facts(metrics, wording.one),
-        "figures": figures(metrics, wording),
-        "wording": wording,
-        "heads": heads,
-        "rows": rows,
-        "pictures": shown,
-        "tested": tested,
-        "between": between,
-        "objects": _objects(metrics, looks),
-        "looks": list(looks.values()),
-        "meta": _meta(metrics),
-        "network": "The learned start" if mapping(metrics.get("meta")).get("curve") else "The network",
-        "notes": [*(str(n) for n in sequence(metrics.get("notes"))), NOT_CLAIMED],
-        "command": str(metrics.get("command") or ""),
-        "made": [
-            ("machine", str(metrics.get("machine") or "-")),
-            *((f"{part} {wording.one}s", f"{len(sequence(v))}") for part, v in objects.items()),
-            *pairs({k: metrics.get(k) for k in ("versions", "backends", "phases") if metrics.get(k)}),
-        ],
-        "config": config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
-        **look(looks),
-    }
-    return write_page(place / "report.html", "single_view.html", content)
-
-
-def _facts(metrics: Mapping[str, Any], one: str) -> list[str]:
-    objects = mapping(metrics.get("objects"))
-    out = [f"{len(sequence(objects['train']))} {one}s to learn from"] if objects.get("train") else []
-    count = len(sequence(objects.get("test")))
-    unseen = "unseen" if objects.get("train") else one if count == 1 else f"{one}s"
-    out += [f"{count} {unseen}"] if objects else []
-    size = sequence(mapping(metrics.get("views") or metrics.get("photos")).get("size"))
-    out += [f"{size[1]} x {size[0]} pixels"] if len(size) == 2 else []
-    if finite(metrics.get("seconds_total")) is not None:
-        out.append(f"{duration(metrics['seconds_total'])} in all")
-    return out
+    words = Words(
+        wording.intro,
+        f"PSNR in dB, mean ± standard error over the test {wording.one}s. {tested}",
+        wording.one,
+        f"PSNR in dB on {wording.each}.",
+    )
+    rows = start_rows(metrics, wording)
+    return write_starts_page(folder, metrics, start_looks(metrics), words, figures(metrics, wording), *rows, between)
 
 
 def _tested(views: Mapping[str, Any]) -> str:
@@ -286,30 +213,3 @@ def _tested(views: Mapping[str, Any]) -> str:
         f"The columns of steps and the plot are over {max(curve)} other views of each object, evenly chosen; "
         f'"all other views" are {max(tested)}.'
     )
-
-
-def _objects(metrics: Mapping[str, Any], looks: Mapping[str, Method]) -> list[tuple[str, list[str]]]:
-    """Each test object's PSNR at the end, a column a start."""
-    names = [str(n) for n in sequence(mapping(metrics.get("objects")).get("test"))]
-    starts = mapping(metrics.get("starts"))
-    columns = [sequence(mapping(starts[key]).get("after")) for key in looks]
-    return [(n, [db(c[i]) if i < len(c) else "-" for c in columns]) for i, n in enumerate(names)]
-
-
-def _meta(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    meta = mapping(metrics.get("meta"))
-    curve = [p for p in map(sequence, sequence(meta.get("curve"))) if len(p) == 2]
-    checks = [p for p in map(sequence, sequence(meta.get("checks"))) if len(p) == 2]
-    out = [("parameters", f"{meta['parameters']:,}")] if isinstance(meta.get("parameters"), int) else []
-    if curve:
-        ends = f"{db(curve[0][1])} to {db(curve[-1][1], unit=True)}"
-        out += [("outer steps", f"{curve[-1][0]:,.0f}"), ("PSNR at the last inner step, first to last", ends)]
-        out.append(("time", duration(meta.get("seconds"))))
-    if checks:
-        out.append(
-            (
-                "checks on what is not learned from, after outer step",
-                ", ".join(f"{s:,.0f}: {db(v, unit=True)}" for s, v in checks),
-            )
-        )
-    return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +13,52 @@ from mclnf_fast.report.html import inline, pairs, write_page
 from mclnf_fast.report.methods import Method
 from mclnf_fast.report.protocol import mapping, sequence
 from mclnf_fast.report.signals import look
-from mclnf_fast.report.single_view import NOT_CLAIMED, curve_of, estimate, mean_error
 from mclnf_fast.report.style import db, duration, finite
 
+NOT_CLAIMED = (
+    "The method is that of Learned Initializations (arXiv 2012.02189). No figure of any paper is reproduced or claimed "
+    "here: all figures were measured in the run whose command stands below."
+)
 SHOWN = 4  # test pictures in the sheet
 Rows = list[tuple[Method, list[str]]]
 
 
 @dataclass(frozen=True)
 class Words:
-    """What a page says that its figures do not: `intro` under the title, `note` under the table, and of the table by
-    pictures its `each` and what it shows, `each_note`."""
+    """What a page says that its figures do not.
+
+    Attributes:
+        intro: what was done, a sentence or two.
+        note: under the table.
+        one: what a row of the last table is: an object, an image.
+        each: under that table, what it shows.
+    """
 
     intro: str
     note: str
+    one: str
     each: str
-    each_note: str
+
+
+def mean_error(values: object) -> tuple[float, float | None] | None:
+    """Mean over objects and its standard error (None for one object); None where there is nothing finite."""
+    known = [v for v in map(finite, sequence(values)) if v is not None]
+    if not known:
+        return None
+    return statistics.fmean(known), statistics.stdev(known) / len(known) ** 0.5 if len(known) > 1 else None
+
+
+def curve_of(row: object) -> dict[int, tuple[float, float | None]]:
+    """Step -> mean and standard error over objects, of one start of metrics.json."""
+    curve = {int(s): mean_error(v) for s, v in mapping(mapping(row).get("curve")).items() if str(s).isdigit()}
+    return {s: m for s, m in sorted(curve.items()) if m is not None}
+
+
+def estimate(found: tuple[float, float | None] | None) -> str:
+    """Mean and standard error as text; a dash for None."""
+    if found is None:
+        return "-"
+    return db(found[0]) if found[1] is None else f"{db(found[0])} ± {db(found[1])}"
 
 
 def start_curves(
@@ -70,6 +101,7 @@ def write_starts_page(
     head: Sequence[Figure],
     heads: Sequence[str],
     rows: Rows,
+    between: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Writes `report.html` into a run's folder, its pictures inlined; the path.
 
@@ -80,6 +112,7 @@ def write_starts_page(
         words: what stands around the figures.
         head: the figures at the top.
         heads, rows: the table.
+        between: what lies between the weights of two tasks, a line each.
 
     Raises: InputError, if jinja2 is missing, or a picture's file lies outside the folder.
     """
@@ -91,19 +124,22 @@ def write_starts_page(
     ]
     content = {
         "title": str(metrics.get("title") or "Learned starts"),
-        "facts": _facts(metrics),
+        "facts": _facts(metrics, words.one),
         "figures": list(head),
         "words": words,
         "heads": list(heads),
         "rows": rows,
         "pictures": shown,
-        "objects": _each(metrics, looks),
+        "between": between,
+        "objects": _objects(metrics, looks),
         "looks": list(looks.values()),
         "meta": _meta(metrics),
+        "network": "The learned start" if mapping(metrics.get("meta")).get("curve") else "The network",
         "notes": [*(str(n) for n in sequence(metrics.get("notes"))), NOT_CLAIMED],
         "command": str(metrics.get("command") or ""),
         "made": [
             ("machine", str(metrics.get("machine") or "-")),
+            *((f"{part} {words.one}s", f"{len(sequence(v))}") for part, v in mapping(metrics.get("objects")).items()),
             *pairs({k: metrics.get(k) for k in ("versions", "backends", "phases") if metrics.get(k)}),
         ],
         "config": config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
@@ -124,18 +160,21 @@ def lead(metrics: Mapping[str, Any], key: str, other: str, step: int | None = No
     return None if own is None or their is None else own - their
 
 
-def _facts(metrics: Mapping[str, Any]) -> list[str]:
-    objects, size = mapping(metrics.get("objects")), sequence(metrics.get("size"))
-    out = [f"{len(sequence(objects.get('train')))} pictures to learn from"] if objects else []
-    out += [f"{len(sequence(objects.get('test')))} unseen ones"] if objects else []
+def _facts(metrics: Mapping[str, Any], one: str) -> list[str]:
+    objects = mapping(metrics.get("objects"))
+    out = [f"{len(sequence(objects['train']))} {one}s to learn from"] if objects.get("train") else []
+    count = len(sequence(objects.get("test")))
+    unseen = "unseen" if objects.get("train") else one if count == 1 else f"{one}s"
+    out += [f"{count} {unseen}"] if objects else []
+    size = sequence(mapping(metrics.get("views") or metrics.get("photos") or metrics).get("size"))
     out += [f"{size[1]} x {size[0]} pixels"] if len(size) == 2 else []
     if finite(metrics.get("seconds_total")) is not None:
         out.append(f"{duration(metrics['seconds_total'])} in all")
     return out
 
 
-def _each(metrics: Mapping[str, Any], looks: Mapping[str, Method]) -> list[tuple[str, list[str]]]:
-    """Each test picture's PSNR after the last step, a column a start."""
+def _objects(metrics: Mapping[str, Any], looks: Mapping[str, Method]) -> list[tuple[str, list[str]]]:
+    """Each test object's PSNR at the end, a column a start."""
     names = [str(n) for n in sequence(mapping(metrics.get("objects")).get("test"))]
     starts = mapping(metrics.get("starts"))
     columns = [sequence(mapping(starts.get(key)).get("after")) for key in looks]
@@ -145,9 +184,17 @@ def _each(metrics: Mapping[str, Any], looks: Mapping[str, Method]) -> list[tuple
 def _meta(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     meta = mapping(metrics.get("meta"))
     curve = [p for p in map(sequence, sequence(meta.get("curve"))) if len(p) == 2]
+    checks = [p for p in map(sequence, sequence(meta.get("checks"))) if len(p) == 2]
     out = [("parameters", f"{meta['parameters']:,}")] if isinstance(meta.get("parameters"), int) else []
     if curve:
         ends = f"{db(curve[0][1])} to {db(curve[-1][1], unit=True)}"
-        out += [("outer steps", f"{curve[-1][0]:,.0f}"), ("loss after the inner steps as PSNR, first to last", ends)]
+        out += [("outer steps", f"{curve[-1][0]:,.0f}"), ("PSNR at the last inner step, first to last", ends)]
         out.append(("time", duration(meta.get("seconds"))))
+    if checks:
+        out.append(
+            (
+                "checks on what is not learned from, after outer step",
+                ", ".join(f"{s:,.0f}: {db(v, unit=True)}" for s, v in checks),
+            )
+        )
     return out
