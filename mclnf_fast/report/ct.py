@@ -13,10 +13,10 @@ from mclnf_fast.report.claims import Figure
 from mclnf_fast.report.methods import Method
 from mclnf_fast.report.protocol import mapping, sequence
 from mclnf_fast.report.qualitative import qualitative_picture
-from mclnf_fast.report.single_view import STARTS
 from mclnf_fast.report.single_view_pictures import saved_values, steps_plot
 from mclnf_fast.report.starts import (
     SHOWN,
+    STARTS,
     Rows,
     Words,
     lead,

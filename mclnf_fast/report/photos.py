@@ -9,15 +9,9 @@ from typing import Any
 from mclnf_fast.report.methods import Method
 from mclnf_fast.report.photos_pictures import photo_sheet, way_gif, way_strip
 from mclnf_fast.report.protocol import mapping, sequence
-from mclnf_fast.report.single_view import (
-    Wording,
-    curve_of,
-    mean_error,
-    start_looks,
-    start_table,
-    write_starts_report,
-)
+from mclnf_fast.report.single_view import Wording, start_table, write_starts_report
 from mclnf_fast.report.single_view_pictures import steps_plot
+from mclnf_fast.report.starts import Between, curve_of, mean_error, start_looks
 from mclnf_fast.report.style import db
 
 WORDING = Wording(
@@ -108,4 +102,10 @@ def write_photos_report(folder: str | Path, metrics: Mapping[str, Any]) -> Path:
             f' "From other places": the field of the whole photo against the truth from {photos["others"]} other '
             "cameras."
         )
-    return write_starts_report(folder, metrics, WORDING, tested, between_rows(metrics, start_looks(metrics)))
+    between = Between(
+        "Between two photos",
+        between_rows(metrics, start_looks(metrics)),
+        "PSNR against the truth at each weight of the way, both the camera's and the light's; mean over pairs of test "
+        "photos.",
+    )
+    return write_starts_report(folder, metrics, WORDING, tested, between)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,18 @@ from mclnf_fast.report.methods import Method
 from mclnf_fast.report.protocol import mapping, sequence
 from mclnf_fast.report.single_view_orbit import orbit_film, orbit_rows, orbit_strip
 from mclnf_fast.report.single_view_pictures import contact_sheet, steps_plot
-from mclnf_fast.report.starts import Rows, Words, curve_of, estimate, mean_error, table_text, write_starts_page
+from mclnf_fast.report.starts import (
+    Between,
+    Words,
+    curve_of,
+    estimate,
+    mean_error,
+    start_looks,
+    table_text,
+    write_starts_page,
+)
 from mclnf_fast.report.style import db, duration
 
-STARTS = (
-    Method("standard", "standard", "", "#6b7280", "#a6adbb", "s", "random weights"),
-    Method("shuffled", "shuffled", "", "#7a4fd0", "#b79cff", "^", "the learned weights, permuted within each tensor"),
-    Method("matched", "matched", "", "#008f6b", "#3fcaa1", "v", "random, but with the learned start's mean output"),
-    Method("meta", "meta-learned", "", "#c44e00", "#ff9a57", "o", "learned over the training objects by Reptile"),
-)
 COLUMNS = 5  # of the steps, at most, in the table
 
 
@@ -72,13 +75,7 @@ def learned_from(metrics: Mapping[str, Any]) -> str:
     return "the view learned from" if all(k == 1 for k in known) else "views learned from"
 
 
-def start_looks(metrics: Mapping[str, Any]) -> dict[str, Method]:
-    """How the starts of a run are shown, in their order."""
-    found = mapping(metrics.get("starts"))
-    return {m.key: m for m in STARTS if m.key in found}
-
-
-def start_rows(metrics: Mapping[str, Any], wording: Wording) -> tuple[list[str], Rows]:
+def start_rows(metrics: Mapping[str, Any], wording: Wording) -> tuple[list[str], list[tuple[Method, list[str]]]]:
     """Heads and, for each start, cells: PSNR along the curve, then the wording's ends that the run has."""
     starts = mapping(metrics.get("starts"))
     looks = start_looks(metrics)
@@ -106,9 +103,8 @@ def start_table(metrics: Mapping[str, Any], wording: Wording | None = None) -> s
         wording: None: that of single-view fields.
     """
     wording = wording or wording_of(metrics)
-    heads, rows = start_rows(metrics, wording)
     title = f"{metrics.get('title') or 'Single view'}: PSNR in dB on {wording.scored}, mean ± standard error"
-    return table_text(title, heads, rows, figures(metrics, wording)[1:])
+    return table_text(title, *start_rows(metrics, wording), figures(metrics, wording)[1:])
 
 
 def figures(metrics: Mapping[str, Any], wording: Wording) -> list[Figure]:
@@ -187,21 +183,18 @@ def write_starts_report(
     metrics: Mapping[str, Any],
     wording: Wording,
     tested: str,
-    between: Sequence[tuple[str, str]] = (),
+    between: Between | None = None,
 ) -> Path:
-    """The same for any system of starts.
+    """The same for any system whose starts are continued on rays.
 
-    tested: what the table's columns are over, said below it. between: what lies between the weights of two, a line
-    each.
+    tested: what the table's columns are over, said below it. between: see `write_starts_page`.
     """
-    words = Words(
-        wording.intro,
-        f"PSNR in dB, mean ± standard error over the test {wording.one}s. {tested}",
-        wording.one,
-        f"PSNR in dB on {wording.each}.",
+    note = f"PSNR in dB, mean ± standard error over the test {wording.one}s. {tested}".rstrip()
+    words = Words(wording.intro, note, wording.one, f"PSNR in dB on {wording.each}.")
+    looks = start_looks(metrics)
+    return write_starts_page(
+        folder, metrics, looks, words, figures(metrics, wording), *start_rows(metrics, wording), between
     )
-    rows = start_rows(metrics, wording)
-    return write_starts_page(folder, metrics, start_looks(metrics), words, figures(metrics, wording), *rows, between)
 
 
 def _tested(views: Mapping[str, Any]) -> str:

@@ -15,6 +15,12 @@ from mclnf_fast.report.protocol import mapping, sequence
 from mclnf_fast.report.signals import look
 from mclnf_fast.report.style import db, duration, finite
 
+STARTS = (
+    Method("standard", "standard", "", "#6b7280", "#a6adbb", "s", "random weights"),
+    Method("shuffled", "shuffled", "", "#7a4fd0", "#b79cff", "^", "the learned weights, permuted within each tensor"),
+    Method("matched", "matched", "", "#008f6b", "#3fcaa1", "v", "random, but with the learned start's mean output"),
+    Method("meta", "meta-learned", "", "#c44e00", "#ff9a57", "o", "learned over the training objects by Reptile"),
+)
 NOT_CLAIMED = (
     "The method is that of Learned Initializations (arXiv 2012.02189). No figure of any paper is reproduced or claimed "
     "here: all figures were measured in the run whose command stands below."
@@ -25,19 +31,28 @@ Rows = list[tuple[Method, list[str]]]
 
 @dataclass(frozen=True)
 class Words:
-    """What a page says that its figures do not.
-
-    Attributes:
-        intro: what was done, a sentence or two.
-        note: under the table.
-        one: what a row of the last table is: an object, an image.
-        each: under that table, what it shows.
-    """
+    """What a page says that its figures do not: `intro` under the title, `note` under the table, and of the table by
+    pictures its `each` and what it shows, `each_note`."""
 
     intro: str
     note: str
-    one: str
     each: str
+    each_note: str
+
+
+@dataclass(frozen=True)
+class Between:
+    """What lies between the weights of two adapted networks: a title, a line each, and what it is."""
+
+    title: str
+    lines: Sequence[tuple[str, str]]
+    note: str
+
+
+def start_looks(metrics: Mapping[str, Any]) -> dict[str, Method]:
+    """How the starts of a run are shown, in their order."""
+    found = mapping(metrics.get("starts"))
+    return {m.key: m for m in STARTS if m.key in found}
 
 
 def mean_error(values: object) -> tuple[float, float | None] | None:
@@ -101,7 +116,7 @@ def write_starts_page(
     head: Sequence[Figure],
     heads: Sequence[str],
     rows: Rows,
-    between: Sequence[tuple[str, str]] = (),
+    between: Between | None = None,
 ) -> Path:
     """Writes `report.html` into a run's folder, its pictures inlined; the path.
 
@@ -112,11 +127,12 @@ def write_starts_page(
         words: what stands around the figures.
         head: the figures at the top.
         heads, rows: the table.
-        between: what lies between the weights of two tasks, a line each.
+        between: what lies between two networks; None: no word of it.
 
     Raises: InputError, if jinja2 is missing, or a picture's file lies outside the folder.
     """
     place, config = Path(folder), Path(folder) / "config.yaml"
+    objects = mapping(metrics.get("objects"))
     shown = [
         {"uri": inline(place, str(p["file"])), "file": p["file"], "caption": p.get("caption", ""), "commands": ()}
         for p in map(mapping, sequence(metrics.get("pictures")))
@@ -124,22 +140,22 @@ def write_starts_page(
     ]
     content = {
         "title": str(metrics.get("title") or "Learned starts"),
-        "facts": _facts(metrics, words.one),
+        "facts": _facts(metrics, words.each),
         "figures": list(head),
         "words": words,
         "heads": list(heads),
         "rows": rows,
         "pictures": shown,
-        "between": between,
-        "objects": _objects(metrics, looks),
+        "objects": _each(metrics, looks),
         "looks": list(looks.values()),
+        "between": between if between is not None and between.lines else None,
         "meta": _meta(metrics),
         "network": "The learned start" if mapping(metrics.get("meta")).get("curve") else "The network",
         "notes": [*(str(n) for n in sequence(metrics.get("notes"))), NOT_CLAIMED],
         "command": str(metrics.get("command") or ""),
         "made": [
             ("machine", str(metrics.get("machine") or "-")),
-            *((f"{part} {words.one}s", f"{len(sequence(v))}") for part, v in mapping(metrics.get("objects")).items()),
+            *((f"{part} {words.each}s", f"{len(sequence(v))}") for part, v in objects.items()),
             *pairs({k: metrics.get(k) for k in ("versions", "backends", "phases") if metrics.get(k)}),
         ],
         "config": config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
@@ -166,15 +182,16 @@ def _facts(metrics: Mapping[str, Any], one: str) -> list[str]:
     count = len(sequence(objects.get("test")))
     unseen = "unseen" if objects.get("train") else one if count == 1 else f"{one}s"
     out += [f"{count} {unseen}"] if objects else []
-    size = sequence(mapping(metrics.get("views") or metrics.get("photos") or metrics).get("size"))
+    shown = mapping(metrics.get("views") or metrics.get("photos") or metrics)
+    size = sequence(shown.get("size"))
     out += [f"{size[1]} x {size[0]} pixels"] if len(size) == 2 else []
     if finite(metrics.get("seconds_total")) is not None:
         out.append(f"{duration(metrics['seconds_total'])} in all")
     return out
 
 
-def _objects(metrics: Mapping[str, Any], looks: Mapping[str, Method]) -> list[tuple[str, list[str]]]:
-    """Each test object's PSNR at the end, a column a start."""
+def _each(metrics: Mapping[str, Any], looks: Mapping[str, Method]) -> list[tuple[str, list[str]]]:
+    """Each test picture's PSNR after the last step, a column a start."""
     names = [str(n) for n in sequence(mapping(metrics.get("objects")).get("test"))]
     starts = mapping(metrics.get("starts"))
     columns = [sequence(mapping(starts.get(key)).get("after")) for key in looks]
@@ -188,13 +205,9 @@ def _meta(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     out = [("parameters", f"{meta['parameters']:,}")] if isinstance(meta.get("parameters"), int) else []
     if curve:
         ends = f"{db(curve[0][1])} to {db(curve[-1][1], unit=True)}"
-        out += [("outer steps", f"{curve[-1][0]:,.0f}"), ("PSNR at the last inner step, first to last", ends)]
+        out += [("outer steps", f"{curve[-1][0]:,.0f}"), ("loss after the inner steps as PSNR, first to last", ends)]
         out.append(("time", duration(meta.get("seconds"))))
     if checks:
-        out.append(
-            (
-                "checks on what is not learned from, after outer step",
-                ", ".join(f"{s:,.0f}: {db(v, unit=True)}" for s, v in checks),
-            )
-        )
+        said = ", ".join(f"{s:,.0f}: {db(v, unit=True)}" for s, v in checks)
+        out.append(("checks, after outer step", said))
     return out
