@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.errors import InputError
-from mclnf_fast.fields.io import load_tensors, save_tensors
+from mclnf_fast.fields.io import save_tensors
 from mclnf_fast.learn.adapt import fine_tune
 from mclnf_fast.learn.params import Params, interpolated
 from mclnf_fast.ops.bank_step import Kind
@@ -20,8 +20,8 @@ from mclnf_fast.render.bins import BinSettings, along_axis, render_pixels
 from mclnf_fast.render.cameras import Cameras
 from mclnf_fast.render.objects import ObjectPool, ray_loss
 from mclnf_fast.spec import FieldSpec, from_dict, to_dict
+from mclnf_fast.systems.start_file import FILE, read_start_file
 
-FILE = "start.safetensors"
 HOW = ("steps", "lr", "rays", "optimizer", "lr_end", "scale")  # of a start, as its file has them
 
 
@@ -184,10 +184,7 @@ def load_start(run: str | pathlib.Path, device: torch.device | str = "cpu") -> S
 
     Raises InputError where there is none, or its bytes have changed.
     """
-    file = pathlib.Path(run) / FILE
-    if not file.is_file():
-        raise InputError(f"run must be the folder of a run of single-view or photos with {FILE} in it, got {run}")
-    tensors, meta = load_tensors(file)
+    tensors, meta = read_start_file(run, "single-view", "photos")
     params = tuple(tensors[str(i)].to(device) for i in range(len(tensors)))
     settings = BinSettings(**meta["settings"])
     how = {name: meta[name] for name in HOW if name in meta}

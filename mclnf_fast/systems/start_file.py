@@ -30,16 +30,26 @@ def write_start(
     save_tensors(folder / FILE, tensors, {"system": system, "spec": to_dict(spec), "options": dict(options)})
 
 
+def read_start_file(run: str | pathlib.Path, *systems: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and plain data of the start in a run's folder.
+
+    Raises InputError where there is none, it is of none of these systems, or its bytes have changed.
+    """
+    file, said = pathlib.Path(run) / FILE, " or ".join(systems)
+    if not file.is_file():
+        raise InputError(f"run must be the folder of a run of {said} with {FILE} in it, got {run}")
+    tensors, meta = load_tensors(file)
+    own = meta.get("system", "single-view")  # which does not say
+    if own not in systems:
+        raise InputError(f"run must be the folder of a run of {said}, got one of {own}")
+    return tensors, meta
+
+
 def read_start(
     run: str | pathlib.Path, system: str, device: torch.device | str = "cpu"
 ) -> tuple[Params, FieldSpec, dict[str, Any], dict[str, Tensor]]:
-    """What `write_start` wrote. Raises InputError where there is no start of this system, or its bytes have changed."""
-    file = pathlib.Path(run) / FILE
-    if not file.is_file():
-        raise InputError(f"run must be the folder of a run of {system} with {FILE} in it, got {run}")
-    tensors, meta = load_tensors(file)
-    if meta.get("system") != system:
-        raise InputError(f"run must be the folder of a run of {system}, got one of {meta.get('system', 'another')}")
-    tensors = {name: t.to(device) for name, t in tensors.items()}
+    """What `write_start` wrote, on a device. Raises as `read_start_file`."""
+    found, meta = read_start_file(run, system)
+    tensors = {name: t.to(device) for name, t in found.items()}
     params = tuple(tensors.pop(str(i)) for i in range(sum(name.isdigit() for name in tensors)))
     return params, from_dict(meta["spec"]), meta["options"], tensors

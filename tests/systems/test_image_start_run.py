@@ -15,8 +15,9 @@ from mclnf_fast.cli import main
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.learn.metrics import psnr
-from mclnf_fast.systems import pixel_starts
+from mclnf_fast.systems import pixel_starts, single_view_start
 from mclnf_fast.systems import run as frame
+from mclnf_fast.systems.ct_field import load_ct_start
 from mclnf_fast.systems.image_field import load_start
 from mclnf_fast.systems.image_start_config import ImageStartConfig, defaults_of
 from mclnf_fast.systems.pixel_config import preset_of
@@ -118,10 +119,10 @@ def test_two_steps_are_those_of_the_learned_start(finished):
 
 
 def test_a_start_of_another_system_is_refused(finished, tmp_path):
-    from mclnf_fast.systems.ct_field import load_ct_start
-
     with pytest.raises(InputError, match="run must be the folder of a run of ct, got one of image-start"):
         load_ct_start(finished)
+    with pytest.raises(InputError, match="of a run of single-view or photos, got one of image-start"):
+        single_view_start.load_start(finished)
     with pytest.raises(InputError, match=r"run of image-start with start\.safetensors in it"):
         load_start(tmp_path)
 
