@@ -39,6 +39,21 @@ SYSTEMS = {
         "run_single_view",
         "single_view_config",
     ),
+    "photos": System(
+        "learn a start for photos of a place under many lights, continue it on one, and go from light to light",
+        "photos",
+        "run_photos",
+        "photos_config",
+    ),
+    "image-start": System(
+        "learn a start for images by MAML that fits an unseen one in two steps",
+        "image_start",
+        "run_image_start",
+        "image_start_config",
+    ),
+    "ct": System(
+        "learn a start for CT slices that reconstructs an unseen one from few projections", "ct", "run_ct", "ct_config"
+    ),
 }
 COMMANDS = {
     "table": "tables and figures of finished runs: mclnf-fast table RUN [RUN ...] --out DIR",

@@ -184,7 +184,10 @@ def test_a_block_without_a_held_out_view(tmp_path, capsys):
     [
         (["fly"], ["the command must be run", "'fly'"]),
         (["run"], ["must be followed by the name of a system", "got nothing"]),
-        (["run", "village"], ["of a system (city, image, video, audio, single-view)", "village"]),
+        (
+            ["run", "village"],
+            ["of a system (city, image, video, audio, single-view, photos, image-start, ct)", "village"],
+        ),
         (["info", "more"], ["info takes no arguments", "more"]),
         (["run", "city", "--blocks", "0", "2"], ["blocks must be", "(0, 2)"]),
         (["run", "city", "--steps", "0"], ["steps must be at least 1", "got 0"]),

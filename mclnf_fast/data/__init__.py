@@ -8,12 +8,15 @@ from mclnf_fast.data.load import load_scene
 from mclnf_fast.data.load_audio import load_audio
 from mclnf_fast.data.load_images import load_images
 from mclnf_fast.data.load_objects import load_objects
+from mclnf_fast.data.load_photos import load_photos
 from mclnf_fast.data.load_videos import load_videos
 from mclnf_fast.data.objects import ObjectSets, ObjectViews, sphere_cameras, turntable
 from mclnf_fast.data.objects_write import write_objects
+from mclnf_fast.data.photos import PhotoSets
 from mclnf_fast.data.procedural_audio import procedural_audio
 from mclnf_fast.data.procedural_cars import procedural_cars, render_car
 from mclnf_fast.data.procedural_faces import procedural_faces
+from mclnf_fast.data.procedural_photos import procedural_photos
 from mclnf_fast.data.procedural_video import procedural_video
 from mclnf_fast.data.scene import Block, ImageSet, Scene
 from mclnf_fast.data.signals import Kind, Signals, SignalSets
@@ -29,6 +32,7 @@ __all__ = [
     "Kind",
     "ObjectSets",
     "ObjectViews",
+    "PhotoSets",
     "Scene",
     "SignalSets",
     "Signals",
@@ -39,12 +43,14 @@ __all__ = [
     "load_audio",
     "load_images",
     "load_objects",
+    "load_photos",
     "load_scene",
     "load_videos",
     "make_district",
     "procedural_audio",
     "procedural_cars",
     "procedural_faces",
+    "procedural_photos",
     "procedural_video",
     "render_car",
     "sphere_cameras",

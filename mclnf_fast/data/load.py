@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -80,20 +81,10 @@ def load_scene(
         name = root.resolve().name
         if names is not None:
             raise InputError(f"blocks: {root} has no named blocks, must be None or (nx, ny), was {names}")
-        if (root / "transforms.json").exists():
-            group, content = _read_transforms(root, holdout_every)
-            if content.pop("raw", None):
-                unit = matrixcity.UNIT
-            box = content.get("aabb_points_2_98")
-            if given is None and group.aabb is None and box is not None:
-                given = box_of(box, f"{root / 'transforms.json'}: key 'aabb_points_2_98'")
-            named = content.get("ply_file_path")
-            points = read_points(root, named if isinstance(named, str) and named else None)
-        elif (root / "transforms_train.json").exists():
-            group, is_object = read_blender(root), True
-        else:
-            raise InputError(f"{root}: must hold {LOOKED_FOR}, has none of them")
-        groups = [group]
+        whole = read_whole(root, holdout_every)
+        is_object, unit, points = whole.is_object, whole.unit, whole.points
+        given = whole.box if given is None else given
+        groups = [whole.group]
     for group in groups:
         if not group.train and not group.test:
             raise InputError(f"{root}: block {group.name!r} must have at least one view, has none")
@@ -116,6 +107,40 @@ def load_scene(
             box = object_box(views.cameras) if is_object else scene_box(views, points, given)
         made.append(Block(group.name, train, test, box))
     return Scene(name, tuple(made), _union([block.aabb for block in made]), unit)
+
+
+@dataclass
+class Whole:
+    """A scene in one piece, before its pictures are read: `box` is the file's percentile box of its points where it has
+    no other, `is_object` whether its views stand around an object."""
+
+    group: Group
+    box: Tensor | None = None
+    points: Tensor | None = None
+    is_object: bool = False
+    unit: str = "scene"
+
+    def bounds(self, views: ImageSet) -> Tensor:
+        """The scene's box [2, 3], see `load_scene`."""
+        if self.group.aabb is not None:
+            return self.group.aabb
+        return object_box(views.cameras) if self.is_object else scene_box(views, self.points, self.box)
+
+
+def read_whole(root: Path, holdout_every: int, looked_for: str = LOOKED_FOR) -> Whole:
+    """The frames of a `transforms.json` or `transforms_train.json`. Raises InputError as `load_scene` does."""
+    if (root / "transforms.json").exists():
+        group, content = _read_transforms(root, holdout_every)
+        unit = matrixcity.UNIT if content.pop("raw", None) else "scene"
+        box = content.get("aabb_points_2_98")
+        given = None
+        if group.aabb is None and box is not None:
+            given = box_of(box, f"{root / 'transforms.json'}: key 'aabb_points_2_98'")
+        named = content.get("ply_file_path")
+        return Whole(group, given, read_points(root, named if isinstance(named, str) and named else None), unit=unit)
+    if (root / "transforms_train.json").exists():
+        return Whole(read_blender(root), is_object=True)
+    raise InputError(f"{root}: must hold {looked_for}, has none of them")
 
 
 def _asked_blocks(

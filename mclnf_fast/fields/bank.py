@@ -23,12 +23,13 @@ def initial_parameters(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
+    gain: float = 2.0,
 ) -> Parameters:
     """Random parameters for `modules` networks: weights [M, in, out] of every layer, then biases [M, out], then the
     tables [M, entries, features] of grids.
 
-    `sine`: SIREN's rule (arXiv 2006.09661, sec. 3.2). Else: uniform with variance 2 / in for relu and
-    softplus (He et al., arXiv 1502.01852), 1 / in otherwise and in the output layer; biases zero. Hash grids:
+    `sine`: SIREN's rule (arXiv 2006.09661, sec. 3.2). Else: uniform with variance `gain` / in for relu
+    and softplus (2: He et al., arXiv 1502.01852), 1 / in otherwise and in the output layer; biases zero. Hash grids:
     uniform in +-1e-4 (instant-NGP, arXiv 2201.05989). Tri-planes: uniform in +-0.1; where the maps are multiplied,
     in 0.1 ... 0.5 (K-Planes, arXiv 2301.10241), since a product of small numbers has next to no gradient.
     """
@@ -44,8 +45,8 @@ def initial_parameters(
             bound = 1 / spec.mlp.in_dim if layer == 0 else math.sqrt(6 / rows) / spec.w0
             bias_bound = 1 / math.sqrt(rows)
         else:
-            gain = 2.0 if spec.activation in ("relu", "softplus") and layer < spec.hidden_layers else 1.0
-            bound = math.sqrt(3 * gain / rows)
+            own = gain if spec.activation in ("relu", "softplus") and layer < spec.hidden_layers else 1.0
+            bound = math.sqrt(3 * own / rows)
 
         weights.append(draw(modules, rows, columns, bound=bound))
         biases.append(draw(modules, columns, bound=bias_bound))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast import ops
-from mclnf_fast.learn.params import Params, split_pair
+from mclnf_fast.learn.params import LossFn, Params, split_pair
 from mclnf_fast.learn.task import Batch, Points
 from mclnf_fast.spec import FieldSpec
 
@@ -129,6 +129,20 @@ def coord_loss(
         None if weights is None else weights.flatten(),
         backend=backend,
     )
+
+
+def whole_loss(task: CoordTask, modules: Tensor | None = None) -> LossFn:
+    """The loss over all samples of a task in every step, for `learn`: `(params [S, ...], step) -> [S]`; of the signals
+    `modules` int64 [T] alone where they are given, module m on modules[m]."""
+    y = task.y if modules is None else task.y.index_select(0, modules.to(task.y.device))
+    batch = (task.x.repeat(len(y), 1, 1), y)
+    return lambda params, step: coord_loss(params, batch, task.spec, None, task.backend)
+
+
+def pixel_places(height: int, width: int) -> Tensor:
+    """Places [H W, 2] of pixels, row by row: (row / H, column / W), in [0, 1) as those of arXiv 2012.02189."""
+    rows, columns = torch.arange(height) / height, torch.arange(width) / width
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
 
 
 def coord_points(params: Params, batch: Batch, spec: FieldSpec, backend: str | None = "auto") -> Points:

@@ -131,3 +131,18 @@ def part_of(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 def per_module(vector: Tensor, like: Tensor) -> Tensor:
     """View a vector [M] as [M, 1, ..., 1] so that it broadcasts against `like` [M, ...]."""
     return vector.reshape(-1, *([1] * (like.dim() - 1)))
+
+
+def interpolated(a: Sequence[Tensor], b: Sequence[Tensor], weights: Tensor) -> Params:
+    """K modules on the straight way from others to others: a, b [K, ...] or [1, ...], weights [K] -> tensors [K, ...].
+
+    Module k is a + weights[k] (b - a), and at the weights 0 and 1 the very bits of `a` and `b`. Raises: TypeError,
+    ValueError.
+    """
+    made = []
+    for p, q in zip(check_params(a, "a"), check_like(b, check_params(a, "a"), "b"), strict=True):
+        if p.shape[0] not in (1, len(weights)):
+            raise ValueError(f"a and b must have 1 module or {len(weights)}, one a weight, got {p.shape[0]}")
+        w = per_module(weights.to(p), p)
+        made.append(torch.where(w == 0, p, torch.where(w == 1, q, torch.lerp(p, q, w))))
+    return tuple(made)

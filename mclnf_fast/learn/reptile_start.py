@@ -1,8 +1,9 @@
-"""A shared start learned over many tasks, several of them side by side as one bank: Reptile, or MAML of first order."""
+"""A shared start learned over many tasks, several of them side by side as one bank: Reptile, or MAML."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -35,7 +36,9 @@ class ReptileConfig:
     outer_lr: float = 5e-5
     """Rate of the outer Adam; it falls to 0 along a cosine."""
     algorithm: Algorithm = "reptile"
-    """Outer gradient: reptile, start minus adapted; maml, the loss's at the adapted (of first order)."""
+    """Outer gradient: reptile, start minus adapted; maml, the loss's at the adapted."""
+    first_order: bool = True
+    """Of maml: leave the derivative of the inner steps out."""
 
     def check(self) -> None:
         """Raises InputError where a number is out of range."""
@@ -67,7 +70,7 @@ class ReptileStart:
         if tasks < 1:
             raise InputError(f"tasks must be at least 1, got {tasks}")
         self.tasks, self.draw_loss, self.config, self.seed = tasks, draw_loss, config, seed
-        kind = Reptile if config.algorithm == "reptile" else _first_order
+        kind = Reptile if config.algorithm == "reptile" else functools.partial(MAML, first_order=config.first_order)
         self.learner: Reptile | MAML = kind(
             init, config.inner_lr, config.inner_steps, outer_lr=config.outer_lr, anneal_steps=config.steps
         )
@@ -111,7 +114,3 @@ class ReptileStart:
         """Takes over what `state_dict` returned. Raises KeyError, ValueError where it does not fit."""
         self.learner.load_state_dict(tensors)
         self.curve, self.seconds = [list(p) for p in meta["curve"]], float(meta["seconds"])
-
-
-def _first_order(init: Params, inner_lr: float, inner_steps: int, *, outer_lr: float, anneal_steps: int) -> MAML:
-    return MAML(init, inner_lr, inner_steps, first_order=True, outer_lr=outer_lr, anneal_steps=anneal_steps)

@@ -3,7 +3,8 @@
 Every ray is cut into the same number of bins between two fixed distances, whatever it meets, and looked at once in
 each bin, at a random place. Of Learned Initializations (arXiv 2012.02189) in two conventions: that of the "fast
 single-view NeRF" text, and that of its authors' notebook (`learnit`). A point has 4 outputs, three raw colours and
-then a raw density; colour is a sigmoid, density a relu, and the background is white.
+then a raw density; colour is a sigmoid, density a relu. Behind an object is white; behind what a photo shows is more
+of the field.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from mclnf_fast.render.volume import Rendered
 from mclnf_fast.spec import FieldSpec
 
 Convention = Literal["blog", "learnit"]
+Background = Literal["white", "field"]
 LAST_BIN: dict[Convention, float] = {"blog": 1e10, "learnit": 1e-3}  # its width; the blog's is opaque at any density
 
 
@@ -36,7 +38,8 @@ class BinSettings:
     convention: `blog`, directions of length 1, each place uniform between the middles of its bin's neighbours, the
     last bin endless; `learnit`, directions of length 1 along the camera's axis (near and far are then depths), each
     place uniform over (far - near) / B from its edge on, the last bin 1e-3 wide. chunk: rays at a time where no
-    gradient is needed.
+    gradient is needed. background: behind the last bin; `white`, or `field`: the last bin's own colour, whatever
+    its density, so that a ray that meets nothing ends in what the field has there, a photo's sky.
     """
 
     bins: int = 128
@@ -45,6 +48,7 @@ class BinSettings:
     convention: Convention = "blog"
     chunk: int = 8192
     backend: str = "auto"
+    background: Background = "white"
 
     def __post_init__(self) -> None:
         if self.bins < 2:
@@ -53,6 +57,8 @@ class BinSettings:
             raise InputError(f"near and far must be 0 <= near < far, finite, got {self.near} and {self.far}")
         if self.convention not in get_args(Convention):
             raise InputError(f"convention must be one of {', '.join(get_args(Convention))}, got {self.convention!r}")
+        if self.background not in get_args(Background):
+            raise InputError(f"background must be one of {', '.join(get_args(Background))}, got {self.background!r}")
 
 
 def bin_places(noise: Tensor, settings: BinSettings) -> Tensor:
@@ -111,6 +117,8 @@ def render_bins(
         alpha_i = 1 - exp(-density_i (t_(i+1) - t_i)),  w_i = alpha_i prod_(j<i) (1 - alpha_j),
         pixel   = sum w_i colour_i + 1 - sum w_i
 
+    With the background `field` the last bin's colour stands in the place of 1.
+
     Args:
         params: tensors [T, ...], as `FieldBank.stacked`; `spec` takes 3 coordinates and gives 4 outputs.
         origins, directions: [T, R, 3], scene units; of which length the directions are, `BinSettings` says.
@@ -128,8 +136,8 @@ def render_bins(
     density, color = shade_bins(raw)
     if _endless(settings):
         density = torch.cat((density[:, :-1], density[:, -1:].detach()), 1)
-    white = color.new_ones(3)
-    out = ops.composite(density, color, torch.zeros_like(widths), widths, background=white, backend=settings.backend)
+    behind = color[:, -1] if settings.background == "field" else color.new_ones(3)
+    out = ops.composite(density, color, torch.zeros_like(widths), widths, background=behind, backend=settings.backend)
     depth = (out.weights * t).sum(1) + (1 - out.opacity) * settings.far
     return Rendered(*(p.reshape(modules, rays, *p.shape[1:]) for p in (out.color, out.opacity, depth)))
 
@@ -152,6 +160,7 @@ def bin_losses(
         raise ValueError(f"colors must be [T, R, 3] like origins {list(origins.shape)}, got {list(colors.shape)}")
     modules, rays = origins.shape[:2]
     weights, biases, tables = split_params(params, spec)
+    own = settings.background == "field"
     if tables:
         offsets = offsets_of_equal_shares(modules, rays * settings.bins, x.device)
         x = encode_grids(x, offsets, tables, spec, settings.backend)
@@ -164,8 +173,8 @@ def bin_losses(
         widths.reshape(-1),
         colors.reshape(-1, 3),
         spec.mlp,
-        ops.Shading("relu", hold_last=_endless(settings)),
-        background=colors.new_ones(3),
+        ops.Shading("relu", last_behind=own, hold_last=_endless(settings)),
+        background=None if own else colors.new_ones(3),
         backend=settings.backend,
     )
 

@@ -153,6 +153,12 @@ class Cameras:
             height=height,
         )
 
+    def in_units(self, scale: float) -> Cameras:
+        """The same cameras in other units of length: positions times `scale`."""
+        if not 0 < scale < float("inf"):
+            raise InputError(f"scale: must be above 0 and finite, was {scale!r}")
+        return replace(self, c2w=torch.cat((self.c2w[:, :, :3], scale * self.c2w[:, :, 3:]), 2))
+
     def rays_at(self, view_ids: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Rays through image positions in pixels: `view_ids` int64 [R], `x`, `y` [R] -> origins, unit
         directions [R, 3]."""
@@ -220,6 +226,30 @@ def cat_cameras(parts: list[Cameras]) -> Cameras:
         return torch.cat([getattr(part, name) for part in parts])
 
     return replace(parts[0], c2w=joined("c2w"), fx=joined("fx"), fy=joined("fy"), cx=joined("cx"), cy=joined("cy"))
+
+
+def cameras_between(a: Cameras, b: Cameras, weights: Tensor) -> Cameras:
+    """K cameras on the way from camera `a` (weight 0) to camera `b` (1), one each, of one image size.
+
+    Positions and intrinsics lie on a straight line, rotations are the nearest ones to the mean of both matrices.
+
+    Args:
+        weights: [K].
+
+    Raises:
+        InputError: not one camera each, other sizes, or rotations half a turn apart, which have no mean.
+    """
+    if len(a) != 1 or len(b) != 1 or (a.width, a.height) != (b.width, b.height):
+        raise InputError(f"a, b: must be one camera each, of one image size, were {len(a)} and {len(b)}")
+    ends = torch.cat((a.c2w, b.c2w)).double()
+    w = weights.to(ends)[:, None, None]
+    mixed = (1 - w) * ends[:1] + w * ends[1:]
+    left, size, right = torch.linalg.svd(mixed[:, :, :3])
+    if len(w) and not (float(size.min()) > 1e-3 and float(torch.linalg.det(left @ right).min()) > 0):
+        raise InputError("a, b: must not be turned by half a turn against each other, were")
+    one = w[:, 0, 0].to(torch.float32)
+    inner = {name: (1 - one) * getattr(a, name) + one * getattr(b, name) for name in ("fx", "fy", "cx", "cy")}
+    return replace(a, c2w=torch.cat((left @ right, mixed[:, :, 3:]), 2), **inner)
 
 
 def look_at(position: Tensor, target: Tensor, roll: Tensor | None = None) -> Tensor:

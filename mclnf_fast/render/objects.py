@@ -75,20 +75,40 @@ class ObjectPool:
         colors = on_white(self._pixels.index_select(0, flat))
         return RayBatch(*(t.reshape(*ids.shape, 3) for t in (origins, directions, colors)))
 
-    def draw(self, objects: Tensor, count: int, generator: torch.Generator, views: int | None = None) -> Tensor:
+    def draw(
+        self,
+        objects: Tensor,
+        count: int,
+        generator: torch.Generator,
+        views: int | None = None,
+        columns: tuple[int, int] | None = None,
+    ) -> Tensor:
         """`count` ids of each object, uniform with replacement: objects int64 [T] -> [T, count].
 
-        views: of each object, only its first so many; None: all.
+        views: of each object, only its first so many; None: all. columns: of each view, only those from the first to
+        before the second; None: all.
         """
         first = self._first[objects]
         have = self._first[objects + 1] - first
         have = have if views is None else have.clamp(max=views)
+        left, right = self._columns(columns)
+        size = self.height * (right - left)
         unit = torch.rand(len(objects), count, dtype=torch.float64, generator=generator)
-        return first[:, None] * self.pixels + (unit * (have * self.pixels)[:, None]).to(torch.int64)
+        k = (unit * (have * size)[:, None]).to(torch.int64)
+        row = torch.div(k, right - left, rounding_mode="floor")
+        return first[:, None] * self.pixels + row * self.width + left + k % (right - left)
 
-    def view_ids(self, objects: Tensor, view: int) -> Tensor:
-        """All ids of one view of each object: int64 [T] -> [T, H W], row by row."""
-        return (self._first[objects] + view)[:, None] * self.pixels + torch.arange(self.pixels)
+    def view_ids(self, objects: Tensor, view: int, columns: tuple[int, int] | None = None) -> Tensor:
+        """All ids of one view of each object, or of some of its columns: int64 [T] -> [T, H W], row by row."""
+        left, right = self._columns(columns)
+        ids = torch.arange(self.pixels).reshape(self.height, self.width)[:, left:right].reshape(-1)
+        return (self._first[objects] + view)[:, None] * self.pixels + ids
+
+    def _columns(self, columns: tuple[int, int] | None) -> tuple[int, int]:
+        left, right = columns or (0, self.width)
+        if not 0 <= left < right <= self.width:
+            raise InputError(f"columns must be 0 <= first < last <= {self.width}, got {left} and {right}")
+        return left, right
 
     def points(self, count: int, generator: torch.Generator) -> Tensor:
         """Places [count, 3] where rays of all objects' views are looked at, one a ray: spread as training spreads them.
@@ -113,6 +133,7 @@ def ray_loss(
     rays: int,
     generator: torch.Generator,
     views: int | None = None,
+    columns: tuple[int, int] | None = None,
 ) -> Callable[[Sequence[Tensor], int], Tensor]:
     """The loss of a step for `learn`: T objects side by side, fresh rays and fresh places along them in each step.
 
@@ -123,12 +144,13 @@ def ray_loss(
         rays: a step and object.
         generator: on the CPU.
         views: the first so many of an object's; None: all.
+        columns: of a view's, as `ObjectPool.draw`'s.
 
     Returns `(params [T, ...], step) -> [T]`.
     """
 
     def loss(params: Sequence[Tensor], step: int) -> Tensor:
-        batch = pool.batch(pool.draw(objects, rays, generator, views))
+        batch = pool.batch(pool.draw(objects, rays, generator, views, columns))
         noise = torch.rand(len(objects), rays, pool.settings.bins, generator=generator)
         return bin_losses(params, spec, *batch, pool.settings, noise.to(pool.device))
 

@@ -51,6 +51,7 @@ def qualitative_picture(
     looks: Mapping[str, Method] | None = None,
     title: str = "",
     lines: Sequence[str] = (),
+    detail: bool = True,
 ) -> PilImage.Image:
     """The grid as a Pillow image.
 
@@ -64,6 +65,7 @@ def qualitative_picture(
         second: method -> SI-SDR in dB of each signal, shown below the PSNR; sound only.
         looks: how the methods are shown, where they are not those of the paper.
         title, lines: above the grid, and in small type below it (the commands that made it).
+        detail: whether the place where the methods differ most is shown enlarged.
 
     Raises: ValueError, if a prediction has another shape than the truth, or there is no signal.
     """
@@ -79,7 +81,7 @@ def qualitative_picture(
     if kind == "video":
         middle = true.shape[1] // 2
         true, made = true[:, middle], {m: v[:, middle] for m, v in made.items()}
-    grid = _Audio(true, rate, second or {}) if kind == "audio" else _Pictures(true, list(shown.values()))
+    grid = _Audio(true, rate, second or {}) if kind == "audio" else _Pictures(true, list(shown.values()), detail)
     columns = 1 + len(made)
     wide = 2 * MARGIN + columns * (grid.width + GAP) - GAP
     top = MARGIN + (34 if title else 0)
@@ -127,7 +129,7 @@ def small_enough(make: Callable[[int], PilImage.Image], rows: int, most: int = 1
 class _Pictures:
     """Rows of pictures with an enlarged detail below; `under` is where the labels' middle lies in a row."""
 
-    def __init__(self, truth: np.ndarray, looks: Sequence[Method]) -> None:
+    def __init__(self, truth: np.ndarray, looks: Sequence[Method], detail: bool = True) -> None:
         self.truth = truth
         height, width = truth.shape[1:3]
         self.scale = max(1, round(_CELL / width)) if width <= _CELL else _CELL / width
@@ -136,12 +138,12 @@ class _Pictures:
         self.width = max(self.shown, round(names), 96)
         # A detail a quarter as wide as the picture, but at least 12 pixels; each is shown as a square, and all of them
         # are as wide as the column at most.
-        self.factor = max(2, self.shown // max(12, width // 4)) if min(width, height) >= 16 else 0
+        self.factor = max(2, self.shown // max(12, width // 4)) if detail and min(width, height) >= 16 else 0
         self.side = (
             (min(height, self.shown * 3 // 4 // self.factor), self.shown // self.factor) if self.factor else (0, 0)
         )
-        detail = GAP + self.side[0] * self.factor if self.factor else 0
-        self.under = self.picture + detail + _LABEL // 2 + 1
+        below = GAP + self.side[0] * self.factor if self.factor else 0
+        self.under = self.picture + below + _LABEL // 2 + 1
         self.height = self.under + _LABEL // 2 + 12
 
     def row(self, sheet: Sheet, s: int, y: int, made: Mapping[str, np.ndarray], looks: Mapping[str, Method]) -> None:

@@ -2,76 +2,71 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mclnf_fast.report.claims import Figure
-from mclnf_fast.report.html import inline, pairs, write_page
 from mclnf_fast.report.methods import Method
 from mclnf_fast.report.protocol import mapping, sequence
-from mclnf_fast.report.signals import look
 from mclnf_fast.report.single_view_orbit import orbit_film, orbit_rows, orbit_strip
 from mclnf_fast.report.single_view_pictures import contact_sheet, steps_plot
-from mclnf_fast.report.style import db, duration, finite
+from mclnf_fast.report.starts import (
+    Between,
+    Words,
+    curve_of,
+    estimate,
+    mean_error,
+    start_looks,
+    table_text,
+    write_starts_page,
+)
+from mclnf_fast.report.style import db, duration
 
-STARTS = (
-    Method("standard", "standard", "", "#6b7280", "#a6adbb", "s", "random weights"),
-    Method("shuffled", "shuffled", "", "#7a4fd0", "#b79cff", "^", "the learned weights, permuted within each tensor"),
-    Method("matched", "matched", "", "#008f6b", "#3fcaa1", "v", "random, but with the learned start's mean output"),
-    Method("meta", "meta-learned", "", "#c44e00", "#ff9a57", "o", "learned over the training objects by Reptile"),
-)
-NOT_CLAIMED = (
-    "The method is that of Learned Initializations (arXiv 2012.02189). No figure of any paper is reproduced or claimed "
-    "here: all figures were measured in the run whose command stands below."
-)
 COLUMNS = 5  # of the steps, at most, in the table
 
 
-def start_looks(metrics: Mapping[str, Any]) -> dict[str, Method]:
-    """How the starts of a run are shown, in their order."""
-    found = mapping(metrics.get("starts"))
-    return {m.key: m for m in STARTS if m.key in found}
+@dataclass(frozen=True)
+class Wording:
+    """How a report tells of the starts of one system.
+
+    Attributes:
+        ends: what stands beside the steps: head of the column, and key of a start's row in metrics.json.
+        scored: what the PSNR of the table's steps is measured on.
+        headline: what a start's figure `after` is, `{steps}` and `{start}` in it.
+        intro: what was done, a sentence or two.
+        one: what a row of the last table is: an object, a photo; and `each`, what its PSNR is measured on.
+    """
+
+    ends: tuple[tuple[str, str], ...]
+    scored: str
+    headline: str
+    intro: str
+    one: str
+    each: str
 
 
-def mean_error(values: object) -> tuple[float, float | None] | None:
-    """Mean over objects and its standard error (None for one object); None where there is nothing finite."""
-    known = [v for v in map(finite, sequence(values)) if v is not None]
-    if not known:
-        return None
-    return statistics.fmean(known), statistics.stdev(known) / len(known) ** 0.5 if len(known) > 1 else None
-
-
-def curve_of(row: object) -> dict[int, tuple[float, float | None]]:
-    """Step -> mean and standard error over objects, of one start of metrics.json."""
-    curve = {int(s): mean_error(v) for s, v in mapping(mapping(row).get("curve")).items() if str(s).isdigit()}
-    return {s: m for s, m in sorted(curve.items()) if m is not None}
-
-
-def _text(estimate: tuple[float, float | None] | None) -> str:
-    if estimate is None:
-        return "-"
-    return db(estimate[0]) if estimate[1] is None else f"{db(estimate[0])} ± {db(estimate[1])}"
-
-
-def start_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[tuple[Method, list[str]]]]:
-    """Heads and, for each start, cells: PSNR along the curve, of all other views, and of those it learned from."""
-    starts = mapping(metrics.get("starts"))
-    looks = start_looks(metrics)
-    curves = {key: curve_of(starts[key]) for key in looks}
-    steps = sorted({s for c in curves.values() for s in c})
-    chosen = steps[:: -(-len(steps) // COLUMNS)] if steps else []
-    if steps and steps[-1] not in chosen:
-        chosen.append(steps[-1])
-    heads = [*(f"step {s:,}" for s in chosen), "all other views", learned_from(metrics), "time"]
-    rows = []
-    for key, method in looks.items():
-        row = mapping(starts[key])
-        cells = [_text(curves[key].get(s)) for s in chosen]
-        cells += [_text(mean_error(row.get("after"))), _text(mean_error(row.get("input")))]
-        rows.append((method, [*cells, duration(row.get("seconds"))]))
-    return heads, rows
+def wording_of(metrics: Mapping[str, Any]) -> Wording:
+    """How a run of single-view fields tells of itself: learned from one view, or from several."""
+    objects, views = mapping(metrics.get("objects")), mapping(metrics.get("views"))
+    known = [int(k) for k in sequence(views.get("known"))] or [1]
+    count = "one view" if set(known) == {1} else f"{known[0]} views" if len(set(known)) == 1 else "some views"
+    scored = "and scored on views that were not learned from."
+    intro = (
+        "A start is learned over many objects of a category. It, and others to compare it with, are continued on "
+        f"{count} of an object that was never seen, each with the same steps, rate and rays, {scored}"
+    )
+    if not objects.get("train") or "meta" not in start_looks(metrics):
+        intro = f"Fields of objects are learned from {count} of each, {scored}"
+    return Wording(
+        (("all other views", "after"), (learned_from(metrics), "input")),
+        "views not learned from",
+        "PSNR on the other views, {steps:,} steps after the {start} start",
+        intro,
+        "object",
+        "all other views",
+    )
 
 
 def learned_from(metrics: Mapping[str, Any]) -> str:
@@ -80,26 +75,40 @@ def learned_from(metrics: Mapping[str, Any]) -> str:
     return "the view learned from" if all(k == 1 for k in known) else "views learned from"
 
 
-def start_table(metrics: Mapping[str, Any]) -> str:
+def start_rows(metrics: Mapping[str, Any], wording: Wording) -> tuple[list[str], list[tuple[Method, list[str]]]]:
+    """Heads and, for each start, cells: PSNR along the curve, then the wording's ends that the run has."""
+    starts = mapping(metrics.get("starts"))
+    looks = start_looks(metrics)
+    curves = {key: curve_of(starts[key]) for key in looks}
+    steps = sorted({s for c in curves.values() for s in c})
+    chosen = steps[:: -(-len(steps) // COLUMNS)] if steps else []
+    if steps and steps[-1] not in chosen:
+        chosen.append(steps[-1])
+    ends = [(head, key) for head, key in wording.ends if any(mapping(starts[k]).get(key) for k in looks)]
+    heads = [*(f"step {s:,}" for s in chosen), *(head for head, _ in ends), "time"]
+    rows = []
+    for key, method in looks.items():
+        row = mapping(starts[key])
+        cells = [estimate(curves[key].get(s)) for s in chosen]
+        cells += [estimate(mean_error(row.get(end))) for _, end in ends]
+        rows.append((method, [*cells, duration(row.get("seconds"))]))
+    return heads, rows
+
+
+def start_table(metrics: Mapping[str, Any], wording: Wording | None = None) -> str:
     """The starts side by side, for a terminal.
 
     Args:
         metrics: the content of metrics.json; any key may be missing.
+        wording: None: that of single-view fields.
     """
-    heads, rows = start_rows(metrics)
-    if not rows:
-        return "no results yet"
-    lines = [["start", *heads], *([method.name, *cells] for method, cells in rows)]
-    widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
-    text = ["  ".join(cell.ljust(w) if c == 0 else cell.rjust(w) for c, (cell, w) in enumerate(zip(line, widths)))
-            for line in lines]  # fmt: skip
-    title = f"{metrics.get('title') or 'Single view'}: PSNR in dB on views not learned from, mean ± standard error"
-    said = [f"{f.what}: {f.value}" for f in figures(metrics)[1:]]
-    return "\n".join([title, "", *text, "", *said])
+    wording = wording or wording_of(metrics)
+    title = f"{metrics.get('title') or 'Single view'}: PSNR in dB on {wording.scored}, mean ± standard error"
+    return table_text(title, *start_rows(metrics, wording), figures(metrics, wording)[1:])
 
 
-def figures(metrics: Mapping[str, Any]) -> list[Figure]:
-    """The figures of the head: the learned start's PSNR on all other views, and its lead over each other start."""
+def figures(metrics: Mapping[str, Any], wording: Wording) -> list[Figure]:
+    """The figures of the head: the learned start's PSNR at the end, and its lead over each other start."""
     starts = mapping(metrics.get("starts"))
     looks = start_looks(metrics)
     ends = {key: mean_error(mapping(starts[key]).get("after")) for key in looks}
@@ -107,10 +116,10 @@ def figures(metrics: Mapping[str, Any]) -> list[Figure]:
     own = ends.get("meta")
     if own is None:
         alone = next(iter(looks), None)
-        end = None if alone is None else ends[alone]
-        said = f"PSNR on the other views, {steps:,} steps after the {looks[alone].name} start" if alone else ""
-        return [Figure(db(end[0], unit=True), said)] if end is not None and len(looks) == 1 else []
-    out = [Figure(db(own[0], unit=True), f"PSNR on the other views, {steps:,} steps after the learned start")]
+        end = None if alone is None or len(looks) > 1 else ends[alone]
+        said = wording.headline.format(steps=steps, start=looks[alone].name) if alone else ""
+        return [Figure(db(end[0], unit=True), said)] if end is not None else []
+    out = [Figure(db(own[0], unit=True), wording.headline.format(steps=steps, start="learned"))]
     for key in ("standard", "matched", "shuffled"):
         other = ends.get(key)
         if other is not None:
@@ -166,63 +175,25 @@ def write_single_view_report(folder: str | Path, metrics: Mapping[str, Any]) -> 
 
     Raises: InputError, if jinja2 is missing, or a picture's file lies outside the folder.
     """
-    place, looks = Path(folder), start_looks(metrics)
-    heads, rows = start_rows(metrics)
-    shown = [
-        {"uri": inline(place, str(p["file"])), "file": p["file"], "caption": p.get("caption", ""), "commands": ()}
-        for p in map(mapping, sequence(metrics.get("pictures")))
-        if p.get("file")
-    ]
-    objects, views = mapping(metrics.get("objects")), mapping(metrics.get("views"))
-    config = place / "config.yaml"
-    content = {
-        "title": str(metrics.get("title") or "A field from a single view"),
-        "facts": _facts(metrics),
-        "figures": figures(metrics),
-        "heads": heads,
-        "rows": rows,
-        "pictures": shown,
-        "tested": _tested(views),
-        "intro": _intro(objects, views, looks),
-        "objects": _objects(metrics, looks),
-        "looks": list(looks.values()),
-        "meta": _meta(metrics),
-        "network": "The learned start" if mapping(metrics.get("meta")).get("curve") else "The network",
-        "notes": [*(str(n) for n in sequence(metrics.get("notes"))), NOT_CLAIMED],
-        "command": str(metrics.get("command") or ""),
-        "made": [
-            ("machine", str(metrics.get("machine") or "-")),
-            *((f"{part} objects", f"{len(sequence(v))}") for part, v in objects.items()),
-            *pairs({k: metrics.get(k) for k in ("versions", "backends", "phases") if metrics.get(k)}),
-        ],
-        "config": config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
-        **look(looks),
-    }
-    return write_page(place / "report.html", "single_view.html", content)
+    return write_starts_report(folder, metrics, wording_of(metrics), _tested(mapping(metrics.get("views"))))
 
 
-def _facts(metrics: Mapping[str, Any]) -> list[str]:
-    objects = mapping(metrics.get("objects"))
-    out = [f"{len(sequence(objects['train']))} objects to learn from"] if objects.get("train") else []
-    count = len(sequence(objects.get("test")))
-    unseen = "unseen" if objects.get("train") else "object" if count == 1 else "objects"
-    out += [f"{count} {unseen}"] if objects else []
-    size = sequence(mapping(metrics.get("views")).get("size"))
-    out += [f"{size[1]} x {size[0]} pixels"] if len(size) == 2 else []
-    if finite(metrics.get("seconds_total")) is not None:
-        out.append(f"{duration(metrics['seconds_total'])} in all")
-    return out
+def write_starts_report(
+    folder: str | Path,
+    metrics: Mapping[str, Any],
+    wording: Wording,
+    tested: str,
+    between: Between | None = None,
+) -> Path:
+    """The same for any system whose starts are continued on rays.
 
-
-def _intro(objects: Mapping[str, Any], views: Mapping[str, Any], looks: Mapping[str, Method]) -> str:
-    known = [int(k) for k in sequence(views.get("known"))] or [1]
-    count = "one view" if set(known) == {1} else f"{known[0]} views" if len(set(known)) == 1 else "some views"
-    scored = "and scored on views that were not learned from."
-    if not objects.get("train") or "meta" not in looks:
-        return f"Fields of objects are learned from {count} of each, {scored}"
-    return (
-        f"A start is learned over many objects of a category. It, and others to compare it with, are continued on "
-        f"{count} of an object that was never seen, each with the same steps, rate and rays, {scored}"
+    tested: what the table's columns are over, said below it. between: see `write_starts_page`.
+    """
+    note = f"PSNR in dB, mean ± standard error over the test {wording.one}s. {tested}".rstrip()
+    words = Words(wording.intro, note, wording.one, f"PSNR in dB on {wording.each}.")
+    looks = start_looks(metrics)
+    return write_starts_page(
+        folder, metrics, looks, words, figures(metrics, wording), *start_rows(metrics, wording), between
     )
 
 
@@ -235,27 +206,3 @@ def _tested(views: Mapping[str, Any]) -> str:
         f"The columns of steps and the plot are over {max(curve)} other views of each object, evenly chosen; "
         f'"all other views" are {max(tested)}.'
     )
-
-
-def _objects(metrics: Mapping[str, Any], looks: Mapping[str, Method]) -> list[tuple[str, list[str]]]:
-    """Each test object's PSNR on all its other views, a column a start."""
-    names = [str(n) for n in sequence(mapping(metrics.get("objects")).get("test"))]
-    starts = mapping(metrics.get("starts"))
-    columns = [sequence(mapping(starts[key]).get("after")) for key in looks]
-    return [(n, [db(c[i]) if i < len(c) else "-" for c in columns]) for i, n in enumerate(names)]
-
-
-def _meta(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    meta = mapping(metrics.get("meta"))
-    curve = [p for p in map(sequence, sequence(meta.get("curve"))) if len(p) == 2]
-    checks = [p for p in map(sequence, sequence(meta.get("checks"))) if len(p) == 2]
-    out = [("parameters", f"{meta['parameters']:,}")] if isinstance(meta.get("parameters"), int) else []
-    if curve:
-        ends = f"{db(curve[0][1])} to {db(curve[-1][1], unit=True)}"
-        out += [("outer steps", f"{curve[-1][0]:,.0f}"), ("PSNR at the last inner step, first to last", ends)]
-        out.append(("time", duration(meta.get("seconds"))))
-    if checks:
-        out.append(
-            ("checks on a view, after outer step", ", ".join(f"{s:,.0f}: {db(v, unit=True)}" for s, v in checks))
-        )
-    return out

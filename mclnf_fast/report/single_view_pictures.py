@@ -10,7 +10,7 @@ import numpy as np
 from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.report.canvas import BODY, GAP, MARGIN, SOFT, Sheet, enlarge, factor, text_width
 from mclnf_fast.report.methods import Method
-from mclnf_fast.report.plots import FINE, WIDE, new_figure, plain_axes, save
+from mclnf_fast.report.plots import FINE, WIDE, new_figure, plain_axes, save, spread
 
 _OBJECTS, _VIEWS = 2, 4  # of the contact sheet; the first view is the one learned from
 _LABEL = 26  # pixels
@@ -23,9 +23,14 @@ def saved_values(folder: Path, name: str) -> np.ndarray | None:
 
 
 def steps_plot(
-    folder: Path, looks: Mapping[str, Method], curves: Mapping[str, Mapping[int, tuple[float, float | None]]]
+    folder: Path,
+    looks: Mapping[str, Method],
+    curves: Mapping[str, Mapping[int, tuple[float, float | None]]],
+    along: str = "steps",
+    value: str = "PSNR on views not learned from (dB)",
 ) -> Path:
-    """`images/curve.png`: PSNR over the steps (step 0 at the left), one line a start with its error."""
+    """`images/curve.png`: PSNR over steps (step 0 at the left), one line a start with its error; `along` and `value`
+    name the axes."""
     figure = new_figure(WIDE, 3.5)
     axes = figure.add_axes((0.105, 0.155, 0.605, 0.805))
     ends = []
@@ -39,7 +44,7 @@ def steps_plot(
         axes.fill_between(xs, low, high, color=method.colour, alpha=0.15, linewidth=0)
         axes.plot(xs, ys, color=method.colour, linewidth=2, marker=method.marker, markersize=4.5, clip_on=False)
         ends.append((ys[-1], method))
-    plain_axes(axes, "steps (log scale)", "PSNR on views not learned from (dB)")
+    plain_axes(axes, f"{along} (log scale)", value)
     steps = sorted({s for c in curves.values() for s in c})
     if steps:
         axes.set_xscale("log", base=2)
@@ -50,9 +55,8 @@ def steps_plot(
         axes.minorticks_off()
         axes.set_xlim(0.5, max(steps[-1], 1))
     bottom, top = axes.get_ylim()
-    at = bottom - (top - bottom)
-    for y, method in sorted(ends, key=lambda e: e[0]):
-        at = max(y, at + 0.065 * (top - bottom))
+    ends.sort(key=lambda e: e[0])
+    for at, (y, method) in zip(spread([y for y, _ in ends], 0.065 * (top - bottom)), ends):
         axes.annotate(f"{method.name}  {y:.2f}", (1.02, (at - bottom) / (top - bottom)), xycoords="axes fraction",
                       color=method.colour, fontsize=FINE, va="center", annotation_clip=False)  # fmt: skip
     return save(figure, folder / "images" / "curve.png")

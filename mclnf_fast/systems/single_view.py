@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import functools
 import pathlib
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mclnf_fast import data
 from mclnf_fast.data.objects import ObjectSets, ObjectViews
 from mclnf_fast.errors import InputError
-from mclnf_fast.fields import initial_parameters
-from mclnf_fast.learn.inits import matched, shuffled
-from mclnf_fast.learn.metrics import log_steps, mse_to_psnr, psnr
+from mclnf_fast.learn.metrics import log_steps
 from mclnf_fast.learn.params import Params
-from mclnf_fast.learn.reptile_start import ReptileStart
-from mclnf_fast.render.bins import render_pixels, shaded
-from mclnf_fast.render.objects import ObjectPool, ray_loss
+from mclnf_fast.render.objects import ObjectPool
 from mclnf_fast.systems.folder import progress
 from mclnf_fast.systems.options import from_plain
+from mclnf_fast.systems.ray_starts import RayStarts
 from mclnf_fast.systems.run import Run, begin, say
 from mclnf_fast.systems.single_view_config import INPUT_VIEWS, SingleViewConfig, StartName
 from mclnf_fast.systems.single_view_show import Show
-from mclnf_fast.systems.single_view_start import Start
+from mclnf_fast.systems.single_view_start import Start, ray_pool
 from mclnf_fast.systems.single_view_views import evenly, known_views, learned_from, split_views
 
 OPS = ("bank_mlp", "composite", "bank_step")
@@ -52,7 +47,7 @@ def run_single_view(config: SingleViewConfig, command: str | None = None) -> pat
             sets = load(run.config, made)
         job = _Job(run, sets)
     job.announce()
-    starts, about = job.starts()
+    starts, about = job.starts(job.check, run.config.checked_every)
     found = {name: job.adapt(name, start) for name, start in starts.items()}
     report = run.finish(metrics := job.metrics(found, about), write_pictures, write_single_view_report)
     say(start_table(metrics))
@@ -76,7 +71,7 @@ def load(config: SingleViewConfig, advance: Callable[[int, int], None] | None = 
     return data.load_objects(config.data, size=config.size, strict=config.strict, **options)
 
 
-class _Job:
+class _Job(RayStarts):
     """One run: its objects, its starts, and how each start is continued."""
 
     def __init__(self, run: Run[SingleViewConfig], sets: ObjectSets) -> None:
@@ -87,10 +82,9 @@ class _Job:
                 "starts must be standard alone where the data holds no object to learn a start from (it holds "
                 f"{len(sets.test)} to test on), got {', '.join(config.starts)}"
             )
-        self.settings = config.settings(sets.near, sets.far)
-        self.spec = config.spec
-        first = INPUT_VIEWS if config.compat == "learnit" else None
-        self.train = self.pool([learned_from(one, first) for one in sets.train]) if sets.train else None
+        settings, first = config.settings(sets.near, sets.far), INPUT_VIEWS if config.compat == "learnit" else None
+        learned = [learned_from(one, first) for one in sets.train]
+        super().__init__(run, settings, ray_pool(learned, settings, config.device) if learned else None)
         split = [split_views(one, config.inputs, first) for one in sets.test]
         tests, self.splits = [one for one, _ in split], [views for _, views in split]
         self.test = self.pool(tests)
@@ -99,7 +93,7 @@ class _Job:
 
     def pool(self, objects: Sequence[ObjectViews]) -> ObjectPool:
         """Their rays."""
-        return ObjectPool([(one.images, one.cameras) for one in objects], self.settings, self.config.device)
+        return ray_pool(objects, self.settings, self.config.device)
 
     def announce(self) -> None:
         """What the run is about, for the terminal."""
@@ -119,41 +113,6 @@ class _Job:
         how = config.steps, config.rate, config.rays, config.optimizer, config.lr_end
         return Start(params, self.spec, self.settings, *how)
 
-    def starts(self) -> tuple[dict[StartName, Start], dict[str, Any]]:
-        """The starts to compare, in a fixed order, and what to report of the learning."""
-        config = self.config
-        generator = torch.Generator().manual_seed(config.seed)
-        standard = initial_parameters(self.spec, 1, device=config.device, generator=generator)
-        about: dict[str, Any] = {"parameters": self.spec.num_parameters}
-        made: dict[StartName, Params] = {"standard": standard}
-        if self.train is not None and set(config.starts) != {"standard"}:
-            learned, curves = self.learn(standard, self.train)
-            about |= curves
-            self.start(learned).save(self.folder.path)
-            if "matched" in config.starts:
-                other = initial_parameters(self.spec, 1, device=config.device, generator=generator)
-                made["matched"] = self.matched(other, learned, self.train)
-            made["shuffled"] = shuffled(learned, torch.Generator().manual_seed(config.seed))
-            made["meta"] = learned
-        return {name: self.start(p) for name, p in made.items() if name in config.starts}, about
-
-    def learn(self, standard: Params, train: ObjectPool) -> tuple[Params, dict[str, Any]]:
-        """The meta-learned start, from where a former process has left it."""
-        config = self.config
-
-        def draw(objects: Tensor, generator: torch.Generator) -> Any:
-            return ray_loss(train, objects, self.spec, config.meta_rays, generator)
-
-        learner = ReptileStart(standard, len(train), draw, config.meta, config.seed)
-
-        def check(done: int) -> list[float] | None:
-            every = config.checked_every
-            return [done, self.check(learner.params)] if every and done % every == 0 else None
-
-        checks = self.run.learn(learner, "meta", config.meta.steps, "learning the start", check)
-        curve = [[s, float(mse_to_psnr(v))] for s, v in learner.curve]
-        return learner.params, {"curve": curve, "checks": checks, "seconds": learner.seconds}
-
     def check(self, params: Params) -> float:
         """PSNR of the first test object's other views after `check_steps` on those it is learned from: only to be
         looked at."""
@@ -162,43 +121,21 @@ class _Job:
         )
         return self.score(adapted, [self.splits[0].some(self.config.curve_views)])[0]
 
-    def matched(self, start: Params, learned: Params, train: ObjectPool) -> Params:
-        """A random start that puts out the learned one's mean colour and density everywhere."""
-        points = train.points(4096, torch.Generator().manual_seed(self.config.seed))[None]
-        backend = self.config.backend
-
-        def forward(params: Params, x: Tensor) -> Tensor:
-            return shaded(params, self.spec, x, backend)
-
-        with self.phases("matching"):
-            return matched(start, learned, forward, points, steps=self.config.match_steps)
-
     def adapt(self, name: StartName, start: Start) -> dict[str, Any]:
         """A start continued on the known views of each test object, or what is known of it from before."""
         state = self.folder.load_state(f"adapted_{name}")
         if state is not None:
             done: dict[str, Any] = state[1]
             return done
-        config, pool, steps = self.config, self.pool(self.known), log_steps(self.config.steps)
-        before, curve = start.repeated(len(pool)), [split.some(config.curve_views) for split in self.splits]
-        row: dict[str, Any] = {"curve": {"0": self.score(before, curve)}, "seconds": 0.0}
-        with self.phases("adapting"), progress(f"start {name}", config.steps) as bar:
-            began = time.perf_counter()
-
-            def after(step: int, params: Params, losses: Tensor) -> None:
-                nonlocal began
-                bar(1)
-                if step in steps:
-                    row["seconds"] += time.perf_counter() - began
-                    row["curve"][str(step)] = self.score(params, curve)
-                    began = time.perf_counter()
-
-            adapted = start.adapt_all(pool, config.seed, callback=after)
+        curve = [split.some(self.config.curve_views) for split in self.splits]
+        pool = self.pool(self.known)
+        before = start.repeated(len(pool))
+        adapted, row = self.continued(name, start, pool, lambda params: self.score(params, curve))
         with self.phases("rendering"):
             row["after"] = self.score(adapted, [split.tested for split in self.splits])
             row["input"] = self.score(adapted, [evenly(range(split.known), MOST_INPUTS) for split in self.splits])
             self.folder.save_values(name, torch.stack([self.show.pictures(p) for p in (before, adapted)]))
-            if self.show.orbit is not None and (name in TURNED or len(config.starts) == 1):
+            if self.show.orbit is not None and (name in TURNED or len(self.config.starts) == 1):
                 turned = [self.show.turn(p) for p in ((before, adapted) if name == "meta" else (adapted,))]
                 self.folder.save_values(f"orbit_{name}", torch.stack(turned))
         tensors = {f"params.{i}": p for i, p in enumerate(adapted)}
@@ -212,10 +149,9 @@ class _Job:
         sums = [0.0] * len(views)
         for k in range(max(map(len, views))):
             chosen = [o for o, own in enumerate(views) if k < len(own)]
-            batch = self.test.batch(torch.cat([self.test.view_ids(torch.tensor([o]), views[o][k]) for o in chosen]))
+            ids = torch.cat([self.test.view_ids(torch.tensor([o]), views[o][k]) for o in chosen])
             some = params if len(chosen) == len(views) else tuple(p[chosen] for p in params)
-            pixels = render_pixels(some, self.spec, batch.origins, batch.directions, self.settings)
-            for o, value in zip(chosen, psnr(pixels, batch.colors, keep_first=True).tolist()):
+            for o, value in zip(chosen, self.ids_psnr(some, self.test, ids)):
                 sums[o] += value
         return [total / len(own) for total, own in zip(sums, views)]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn import coords
-from mclnf_fast.learn.coords import CoordTask, joined
+from mclnf_fast.learn.coords import CoordTask, joined, pixel_places, whole_loss
 from mclnf_fast.learn.params import Params
 from mclnf_fast.spec import FieldSpec
 
@@ -122,6 +122,21 @@ def test_joined_tasks_are_one_with_all_samples():
     assert torch.equal(whole.y[:, :20], first.y)
     torch.testing.assert_close(whole.predict(params)[:, 20:], second.predict(params))
     torch.testing.assert_close(whole.evaluate(params), first.evaluate(params) + second.evaluate(params))
+
+
+def test_the_loss_of_whole_signals_is_over_all_their_samples():
+    task, params = make(), parameters()
+    errors = (forward(params, task.x.expand(SIGNALS, -1, -1)) - task.y).square().mean((1, 2))
+    torch.testing.assert_close(whole_loss(task)(params, 0), errors)
+    chosen = torch.tensor([2, 0])
+    some = whole_loss(task, chosen)(tuple(p[chosen] for p in params), 5)
+    torch.testing.assert_close(some, errors[chosen])
+
+
+def test_places_of_pixels_begin_at_zero_and_end_below_one():
+    places = pixel_places(2, 4)
+    assert torch.equal(places[:5], torch.tensor([[0, 0], [0, 0.25], [0, 0.5], [0, 0.75], [0.5, 0]]))
+    assert len(places) == 8
 
 
 def test_evaluation_is_the_sum_of_squares_of_clamped_values(monkeypatch):

@@ -14,6 +14,7 @@ import mclnf_fast as mf
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn import fine_tune
+from mclnf_fast.learn.coords import coord_loss
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.reptile_start import ReptileConfig, ReptileStart
 from mclnf_fast.render.bins import BinSettings
@@ -82,6 +83,37 @@ def test_a_meta_batch_is_the_mean_of_its_objects():
     found.step()
     found.step()
     assert len({tuple(tasks.tolist()) for tasks in drawn}) > 1  # another meta-batch each time
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_maml_in_two_steps_is_autograd_by_hand(first_order):
+    """theta2 = theta1 - r L'(theta1), theta1 = theta0 - r L'(theta0); the outer gradient d mean L(theta2) / d theta0,
+    through both steps or through none."""
+    spec = mf.FieldSpec(2, 1, 5, 1, "sine", w0=3.0)
+    init = initial_parameters(spec, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(3, 7, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    y = x[..., :1] * torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)[:, None, None]
+    config = ReptileConfig(steps=1, objects=3, inner_steps=2, inner_lr=0.1, algorithm="maml", first_order=first_order)
+
+    def by_hand(weights: list[Tensor], task: int) -> Tensor:
+        w0, w1, b0, b1 = weights
+        out = torch.sin(3.0 * (x[task] @ w0[0] + b0[0])) @ w1[0] + b1[0]
+        return (out - y[task]).square().mean()
+
+    made = ReptileStart(init, 3, lambda tasks, g: lambda p, s: coord_loss(p, (x[tasks], y[tasks]), spec), config, 0)
+    made.step()
+    start = [p.clone().requires_grad_() for p in init]
+    total = torch.zeros((), dtype=torch.float64)
+    for task in range(3):
+        theta = start
+        for _ in range(2):
+            grads = torch.autograd.grad(by_hand(theta, task), theta, create_graph=True)
+            theta = [p - 0.1 * (g.detach() if first_order else g) for p, g in zip(theta, grads)]
+        total = total + by_hand(theta, task) / 3
+    for p, wanted in zip(made.learner.init, torch.autograd.grad(total, start)):
+        assert p.grad is not None
+        assert torch.allclose(p.grad, wanted, rtol=1e-9, atol=1e-12)
+    assert made.curve == [[1, pytest.approx(total.item())]]
 
 
 @pytest.mark.parametrize("algorithm", ["reptile", "maml"])

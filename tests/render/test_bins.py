@@ -9,7 +9,7 @@ from torch import Tensor
 import mclnf_fast as mf
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.render.bins import BinSettings, along_axis, bin_places, render_bins, render_pixels
+from mclnf_fast.render.bins import BinSettings, along_axis, bin_losses, bin_places, render_bins, render_pixels
 from mclnf_fast.render.cameras import Cameras, look_at
 from mclnf_fast.render.objects import ObjectPool, on_white, ray_loss
 
@@ -181,6 +181,62 @@ def test_draws_stay_within_their_object_and_its_first_views():
     assert float(rays.directions.norm(dim=-1).max()) > 1.01
 
 
+def test_columns_of_a_view_are_drawn_and_no_others():
+    objects, which = pool(), torch.tensor([2, 0])
+    whole = objects.draw(which, 300, torch.Generator().manual_seed(0))
+    assert torch.equal(objects.draw(which, 300, torch.Generator().manual_seed(0), columns=(0, 6)), whole)
+    left = objects.draw(which, 4000, torch.Generator().manual_seed(0), views=1, columns=(0, 2))
+    for row, view in zip(left, (7, 0)):
+        assert sorted(set(row.tolist())) == [view * 36 + r * 6 + c for r in range(6) for c in (0, 1)]
+    assert torch.equal(objects.view_ids(which, 0, (0, 2)), torch.stack([row.unique() for row in left]))
+    right = objects.view_ids(which, 0, (2, 6))
+    halves = torch.cat((objects.view_ids(which, 0, (0, 2)), right), 1).sort(1).values
+    assert torch.equal(halves, objects.view_ids(which, 0))
+    with pytest.raises(InputError, match="columns must be 0 <= first < last <= 6, got 3 and 3"):
+        objects.view_ids(which, 0, (3, 3))
+
+
+def test_a_loss_of_columns_knows_nothing_of_the_others():
+    params, _, _, _ = case(2)
+    images = torch.randint(256, (2, 1, 6, 6, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    other = images.clone()
+    other[..., 3:, :] = 255 - other[..., 3:, :]
+
+    def losses(pictures: Tensor, columns: tuple[int, int]) -> Tensor:
+        objects = ObjectPool([(image, cameras(1)) for image in pictures], BinSettings(bins=4))
+        loss = ray_loss(objects, torch.arange(2), SPEC, 64, torch.Generator().manual_seed(1), columns=columns)
+        return loss(params, 0)
+
+    assert torch.equal(losses(images, (0, 3)), losses(other, (0, 3)))
+    assert not torch.equal(losses(images, (3, 6)), losses(other, (3, 6)))
+
+
+def test_the_field_is_its_own_background():
+    params, o, d, u = case()
+    settings = BinSettings(bins=9, background="field")
+    empty = tuple(torch.where(torch.arange(4) == 3, -5.0, 0.3).expand_as(p) if k == len(params) - 1 else 0 * p
+                  for k, p in enumerate(params))  # fmt: skip
+    out = render_bins(empty, SPEC, o, d, settings, u)
+    assert torch.allclose(out.color, torch.sigmoid(torch.tensor(0.3)).expand_as(out.color))  # not white
+    assert torch.equal(out.opacity, torch.zeros_like(out.opacity))
+    some = tuple(p.clone().requires_grad_() for p in params)
+    shown = render_bins(some, SPEC, o, d, settings, u).color
+    plain = [p.detach()[0].double() for p in params]
+    t = bin_places(u, settings)[0].double()
+    raw = network((o[0, :, None] + t[..., None] * d[0, :, None]).double().reshape(-1, 3), plain).reshape(5, 9, 4)
+    alpha = 1 - torch.exp(-raw[..., 3].clamp(min=0)[:, :-1] * (t[:, 1:] - t[:, :-1]))
+    alpha = torch.cat((alpha, torch.ones(5, 1)), 1)
+    left = torch.cat((torch.ones(5, 1), (1 - alpha[:, :-1]).cumprod(1)), 1)
+    exact = ((alpha * left)[..., None] * torch.sigmoid(raw[..., :3])).sum(1)
+    assert torch.allclose(shown[0].double(), exact, atol=1e-5)
+    colors = torch.rand(3, 5, 3, generator=torch.Generator().manual_seed(1))
+    slow = (shown - colors).square().mean((1, 2))
+    fast = bin_losses(some, SPEC, o, d, colors, settings, u)
+    assert torch.allclose(slow, fast, atol=1e-6)
+    for ours, theirs in zip(torch.autograd.grad(fast.sum(), some), torch.autograd.grad(slow.sum(), some)):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
 def test_a_loss_is_of_fresh_rays_each_step_and_the_same_for_a_seed():
     params, _, _, _ = case()
     make = lambda: ray_loss(pool(), torch.tensor([0, 1, 2]), SPEC, 8, torch.Generator().manual_seed(1))  # noqa: E731
@@ -197,6 +253,7 @@ def test_a_loss_is_of_fresh_rays_each_step_and_the_same_for_a_seed():
         ({"bins": 1}, "bins must be at least 2, got 1"),
         ({"near": 6.0}, "near and far must be"),
         ({"convention": "nerf"}, "convention must be one of blog, learnit, got 'nerf'"),
+        ({"background": "black"}, "background must be one of white, field, got 'black'"),
     ],
 )
 def test_unusable_settings(given, message):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.render.cameras import Cameras, cat_cameras, check_poses, look_at
+from mclnf_fast.render.cameras import Cameras, cameras_between, cat_cameras, check_poses, look_at
 
 
 def some_cameras(count: int = 3, width: int = 7, height: int = 5) -> Cameras:
@@ -135,3 +135,30 @@ def test_bad_intrinsics_are_named(change, message):
     Cameras(**good)
     with pytest.raises(InputError, match=message):
         Cameras(**{**good, **change})
+
+
+def test_cameras_on_the_way_from_one_to_another():
+    seen = some_cameras(2)
+    a, b = seen[:1], seen[1:]
+    way = cameras_between(a, b, torch.tensor([0.0, 0.25, 1.0]))
+    assert len(way) == 3  # and each a rotation, as `Cameras` checks
+    assert torch.allclose(way.c2w[[0, 2]], seen.c2w, atol=1e-6)
+    assert torch.allclose(way.centers[1], 0.75 * a.centers[0] + 0.25 * b.centers[0], atol=1e-6)
+    assert torch.allclose(way.fx[1], 0.75 * a.fx[0] + 0.25 * b.fx[0])
+    with pytest.raises(InputError, match="one camera each"):
+        cameras_between(seen, b, torch.tensor([0.5]))
+    pose = torch.eye(4)[None]
+    turned = pose.clone()
+    turned[0, 0, 0] = turned[0, 1, 1] = -1
+    one, other = (Cameras(p, 5.0, 5.0, 2.0, 2.0, 4, 4) for p in (pose, turned))
+    with pytest.raises(InputError, match="half a turn"):
+        cameras_between(one, other, torch.tensor([0.5]))
+
+
+def test_other_units_move_cameras_and_turn_none():
+    seen = some_cameras(2)
+    small = seen.in_units(0.05)
+    assert torch.allclose(small.centers, 0.05 * seen.centers)
+    assert torch.equal(small.view_rays(1)[1], seen.view_rays(1)[1])
+    with pytest.raises(InputError, match="scale: must be above 0"):
+        seen.in_units(0.0)

@@ -18,6 +18,7 @@ from mclnf_fast.cli import main
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.learn.metrics import psnr
+from mclnf_fast.learn.reptile_start import ReptileStart
 from mclnf_fast.render.objects import on_white
 from mclnf_fast.systems import run as run_frame
 from mclnf_fast.systems import single_view
@@ -99,7 +100,7 @@ def test_scores_are_those_of_the_pictures(finished):
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     monkeypatch.setattr(run_frame, "SAVE_EVERY", 0.0)
-    whole, made = single_view.ReptileStart.step, 0
+    whole, made = ReptileStart.step, 0
 
     def dying(learner: Any) -> None:
         nonlocal made
@@ -108,7 +109,7 @@ def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
         made += 1
         whole(learner)
 
-    monkeypatch.setattr(single_view.ReptileStart, "step", dying)
+    monkeypatch.setattr(ReptileStart, "step", dying)
     words = ["run", "single-view", *TINY, "--out", str(out)]
     assert main(words) == 130
     assert not (out / "metrics.json").exists()

@@ -1,0 +1,45 @@
+"""A learned start as a run leaves it in its folder, for users to load."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.errors import InputError
+from mclnf_fast.fields.io import load_tensors, save_tensors
+from mclnf_fast.learn.params import Params
+from mclnf_fast.spec import FieldSpec, from_dict, to_dict
+
+FILE = "start.safetensors"
+
+
+def write_start(
+    folder: pathlib.Path,
+    system: str,
+    params: Params,
+    spec: FieldSpec,
+    options: Mapping[str, Any],
+    beside: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Writes `start.safetensors`: parameters [1, ...], their spec, plain options, and tensors that are not learned."""
+    tensors = {str(i): p for i, p in enumerate(params)} | dict(beside or {})
+    save_tensors(folder / FILE, tensors, {"system": system, "spec": to_dict(spec), "options": dict(options)})
+
+
+def read_start(
+    run: str | pathlib.Path, system: str, device: torch.device | str = "cpu"
+) -> tuple[Params, FieldSpec, dict[str, Any], dict[str, Tensor]]:
+    """What `write_start` wrote. Raises InputError where there is no start of this system, or its bytes have changed."""
+    file = pathlib.Path(run) / FILE
+    if not file.is_file():
+        raise InputError(f"run must be the folder of a run of {system} with {FILE} in it, got {run}")
+    tensors, meta = load_tensors(file)
+    if meta.get("system") != system:
+        raise InputError(f"run must be the folder of a run of {system}, got one of {meta.get('system', 'another')}")
+    tensors = {name: t.to(device) for name, t in tensors.items()}
+    params = tuple(tensors.pop(str(i)) for i in range(sum(name.isdigit() for name in tensors)))
+    return params, from_dict(meta["spec"]), meta["options"], tensors

@@ -1,0 +1,208 @@
+"""Small whole runs of `run image-start`: what they leave, that they go on where they were stopped, and bad options."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from mclnf_fast.cli import main
+from mclnf_fast.errors import InputError
+from mclnf_fast.fields.io import load_tensors
+from mclnf_fast.learn.metrics import psnr
+from mclnf_fast.systems import pixel_starts
+from mclnf_fast.systems import run as frame
+from mclnf_fast.systems.image_field import load_start
+from mclnf_fast.systems.image_start_config import ImageStartConfig, defaults_of
+from mclnf_fast.systems.pixel_config import preset_of
+
+TINY = [
+    "--count", "5", "--test", "2", "--size", "16", "--steps", "4", "--width", "8", "--hidden-layers", "2", "--w0", "30",
+    "--adam-steps", "8", "--adam-lrs", "0.0001", "0.01", "--meta.steps", "6", "--meta.objects", "2", "--threads", "1",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def same_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(out: pathlib.Path, *words: object) -> dict[str, Any]:
+    assert main(["run", "image-start", *TINY, "--out", str(out), *map(str, words)]) == 0
+    found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    out = tmp_path_factory.mktemp("images") / "whole"
+    run(out)
+    return out
+
+
+def results(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {n: {k: v for k, v in row.items() if k != "seconds"} for n, row in metrics["starts"].items()}
+
+
+def values_of(folder: pathlib.Path, name: str) -> torch.Tensor:
+    return load_tensors(folder / "predictions" / f"{name}.safetensors")[0]["values"]
+
+
+def test_a_run_leaves_what_a_report_needs(finished):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert list(metrics["starts"]) == ["meta", "standard", "adam_0", "adam_1"]
+    assert metrics["steps"] == [0, 1, 2, 4, 8]
+    assert metrics["inner_steps"] == 2
+    assert list(metrics["starts"]["meta"]["curve"]) == ["0", "1", "2", "4"]
+    assert metrics["starts"]["meta"]["kept"] == [0, 1, 2, 4]
+    assert metrics["starts"]["adam_1"]["lr"] == 0.01
+    assert "reached" not in metrics["starts"]["meta"]
+    assert all(len(metrics["starts"][k]["reached"]) == 2 for k in ("standard", "adam_0", "adam_1"))
+    assert metrics["meta"]["curve"][-1][0] == 6
+    assert not set(metrics["objects"]["train"]) & set(metrics["objects"]["test"])
+    assert {p["kind"] for p in metrics["pictures"]} == {"sheet", "curve"}
+    page = (finished / "report.html").read_text()
+    assert page.count("data:image/") == 2
+    assert all(text in page for text in ("meta-learned", "Adam 0.01", "steps to match"))
+    assert not re.search(r"(src|href)=\"http", page)
+
+
+def test_scores_and_what_matches_them(finished):
+    """PSNR from the kept pictures, to their 8 bits and where nothing is clipped; and all steps are whole images'."""
+    metrics = json.loads((finished / "metrics.json").read_text())
+    truth = values_of(finished, "truth")
+    assert truth.shape == (2, 16, 16, 3)
+    for name, row in metrics["starts"].items():
+        for k, step in enumerate(row["kept"]):
+            made = values_of(finished, name)[k]
+            exact = psnr(made / 255, truth / 255, keep_first=True).tolist()
+            assert row["curve"][str(step)] == pytest.approx(exact, abs=0.3)
+        fit = {step: [-10 * torch.tensor(v).log10().item() for v in values] for step, values in row["fit"].items()}
+        assert all(row["curve"][step] == pytest.approx(fit[step], abs=1e-3) for step in fit)
+    target = metrics["starts"]["meta"]["curve"]["2"]
+    for name in ("standard", "adam_0", "adam_1"):
+        row = metrics["starts"][name]
+        for image, reached in enumerate(row["reached"]):
+            logged = {int(s): values[image] for s, values in row["curve"].items() if int(s) < row["steps"]}
+            if reached is None:
+                assert max(logged.values()) < target[image]
+            else:
+                assert all(v < target[image] for s, v in logged.items() if s < reached)
+
+
+def test_two_steps_are_those_of_the_learned_start(finished):
+    start = load_start(finished)
+    assert (start.steps, start.lr, start.spec.w0) == (2, 0.05, 30.0)
+    truth = values_of(finished, "truth")
+    one = start.adapt(truth[0].numpy())
+    kept = values_of(finished, "meta")
+    assert float((one.render(16, 16) * 255 - kept[2, 0]).abs().max()) < 1.0
+    assert float((start.adapt(truth[0], steps=0).render(16, 16) * 255 - kept[0, 0]).abs().max()) < 1.0
+    assert one.render(5, 40).shape == (5, 40, 3)
+    assert start.adapt(torch.rand(7, 9, 3)).render(7, 9).shape == (7, 9, 3)
+    with pytest.raises(InputError, match=r"image must be \[H, W, 3\]"):
+        start.adapt(truth[0, ..., 0])
+    with pytest.raises(InputError, match=r"image must be finite and in 0 ... 1"):
+        start.adapt(torch.full((4, 4, 3), 2.0))
+    with pytest.raises(InputError, match="steps must be at least 0, got -1"):
+        start.adapt(truth[0], steps=-1)
+    with pytest.raises(InputError, match="height and width must be at least 1"):
+        one.render(0, 4)
+
+
+def test_a_start_of_another_system_is_refused(finished, tmp_path):
+    from mclnf_fast.systems.ct_field import load_ct_start
+
+    with pytest.raises(InputError, match="run must be the folder of a run of ct, got one of image-start"):
+        load_ct_start(finished)
+    with pytest.raises(InputError, match=r"run of image-start with start\.safetensors in it"):
+        load_start(tmp_path)
+
+
+def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
+    out = tmp_path / "killed"
+    monkeypatch.setattr(frame, "SAVE_EVERY", 0.0)
+    whole, made = pixel_starts.ReptileStart.step, 0
+
+    def dying(learner: Any) -> None:
+        nonlocal made
+        if made == 3:
+            raise KeyboardInterrupt
+        made += 1
+        whole(learner)
+
+    monkeypatch.setattr(pixel_starts.ReptileStart, "step", dying)
+    assert main(["run", "image-start", *TINY, "--out", str(out)]) == 130
+    assert not (out / "metrics.json").exists()
+    made = -3  # it dies no more, and counts what is left to be made
+    assert main(["run", "image-start", "--resume", str(out)]) == 0
+    assert made == 0  # 3 of 6: it went on, and did not start over
+    metrics, before = (json.loads((folder / "metrics.json").read_text()) for folder in (out, finished))
+    assert results(metrics) == results(before)
+    assert metrics["meta"]["curve"] == before["meta"]["curve"]
+    ours, theirs = (load_tensors(folder / "start.safetensors")[0] for folder in (out, finished))
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+
+
+def test_a_folder_of_pictures(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    for k in range(4):
+        pixels = torch.randint(256, (20, 24, 3), dtype=torch.uint8, generator=generator)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(pixels.numpy()).save(tmp_path / "in" / f"{k}.png")
+    found = run(tmp_path / "out", "--data", tmp_path / "in", "--test", "1")
+    assert found["size"] == [16, 16]
+    assert len(found["objects"]["test"]) == 1
+    assert found["objects"]["test"][0].endswith(".png")
+
+
+def test_the_papers_numbers():
+    config = preset_of(ImageStartConfig, "paper")
+    config.check()
+    spec = config.spec
+    assert (spec.activation, spec.w0, spec.width, len(spec.layer_shapes)) == ("sine", 200.0, 256, 5)
+    assert spec.num_parameters == 198_915
+    assert config.offset == 0.5
+    assert config.size == 178
+    meta = config.meta
+    assert (meta.algorithm, meta.first_order, meta.inner_lr, meta.inner_steps) == ("maml", False, 1e-2, 2)
+    assert (meta.outer_lr, meta.objects, meta.steps) == (1e-5, 3, 150_000)
+    assert 1e-4 in config.adam_lrs
+    assert defaults_of("image-start", ["--preset=paper"]) == config
+    assert defaults_of("image-start", ["--quick"]).quick
+    for words in ([], ["--quick"]):
+        defaults_of("image-start", words).check()
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--steps", "0"], ["steps must be at least 1, got 0"]),
+        (["--steps", "1"], ["steps must be at least meta.inner_steps (2), got 1"]),
+        (["--test", "5"], ["test must be below count (5)", "got 5"]),
+        (["--size", "8"], ["size must lie in 16", "got 8"]),
+        (["--adam-lrs", "0.1", "0.1"], ["adam-lrs must be different numbers", "0.1, 0.1"]),
+        (["--adam-steps", "0"], ["adam-steps must be at least 1, got 0"]),
+        (["--w0", "nan"], ["w0 must be above 0", "nan"]),
+        (["--meta.inner-lr", "0"], ["meta.inner_lr must be above 0", "0"]),
+        (["--seed", "-1"], ["seed must lie in", "-1"]),
+        (["--preset", "huge"], ["preset must be one of paper, small, got 'huge'"]),
+        (["--data", "nowhere"], ["nowhere"]),
+        (["--device", "cuda:99"], ["device must be", "cuda:99"]),
+    ],
+)
+def test_unusable_options_get_one_line(words, parts, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "image-start", *TINY, "--out", "run", *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("mclnf-fast: ")
+    assert "\n" not in error
+    assert all(part in error for part in parts), error
+    assert not (tmp_path / "run" / "config.yaml").exists()
