@@ -2,22 +2,22 @@
 
     python benchmarks/plain_torch_object.py RUN_FOLDER [--again] [--same time] [--start meta] [--object 0]
 
-Reads RUN_FOLDER/config.yaml and metrics.json, and learns the object from the same views with the same network (random
-start), rays a step, bins, optimizer and rates: nn.Sequential, torch.optim, a renderer by cumulative product; nothing of
-ours but the reader of the data. Either for as many steps as the run (`--same steps`, the default) or for as many
-seconds (`--same time`). Prints the PSNR on the views not learned from and the seconds of the steps, of both. Those of
-the run were taken when it ran; `--again` learns ours once more in turn with the other, so that both are timed alike.
+Reads RUN_FOLDER/config.yaml and metrics.json, and learns the object from the same views with the same network from the
+same random weights, rays a step, bins, optimizer and rates: nn.Sequential, torch.optim, a renderer by cumulative
+product; of ours only the reader of the data and the weights to begin with. Either for as many steps as the run (`--same
+steps`, the default) or for as many seconds (`--same time`). Prints the PSNR on the views not learned from and the
+seconds of the steps, of both. Those of the run were taken when it ran; `--again` learns ours once more in turn with the
+other, so that both are timed alike.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import yaml
@@ -41,25 +41,25 @@ def encode(x: Tensor, frequencies: Tensor) -> Tensor:
     return torch.stack((angles.sin(), angles.cos()), 2).flatten(1)
 
 
-def network(width: int, hidden: int, features: int) -> nn.Sequential:
-    """ReLU layers, weights uniform by He's rule (the last by LeCun's), no biases at first; 4 outputs."""
-    sizes, layers = [features, *[width] * hidden, 4], []
-    for k, (a, b) in enumerate(itertools.pairwise(sizes)):
-        layer = nn.Linear(a, b)
-        bound = math.sqrt((6.0 if k < hidden else 3.0) / a)
-        nn.init.uniform_(layer.weight, -bound, bound)
-        nn.init.zeros_(layer.bias)
-        layers += [layer, nn.ReLU()] if k < hidden else [layer]
+def network(start: Sequence[Tensor]) -> nn.Sequential:
+    """ReLU layers with the weights [1, in, out] and biases [1, out] of a start, none behind the last."""
+    count, layers = len(start) // 2, []
+    for k, (weight, bias) in enumerate(zip(start[:count], start[count:], strict=True)):
+        layer = nn.Linear(*weight.shape[1:])
+        with torch.no_grad():
+            layer.weight.copy_(weight[0].T)
+            layer.bias.copy_(bias[0])
+        layers += [layer, nn.ReLU()] if k + 1 < count else [layer]
     return nn.Sequential(*layers)
 
 
 class Plain:
     """A field and its renderer: dense bins between two distances, before white."""
 
-    def __init__(self, config: dict, near: float, far: float) -> None:
+    def __init__(self, config: dict, start: Sequence[Tensor], near: float, far: float) -> None:
         self.bins, self.compat = config["bins"], config["compat"]
         self.frequencies = 2.0 ** torch.linspace(0, config["max_exp"], 20)
-        self.net = network(config["width"], config["hidden_layers"], 120)
+        self.net = network(start)
         edges = torch.linspace(near, far, self.bins)
         if self.compat == "learnit":
             self.lower, self.widths = edges, torch.full_like(edges, (far - near) / self.bins)
@@ -115,13 +115,9 @@ def learner(one: ObjectViews, known: int, field: Plain, config: dict) -> Callabl
 
 
 def in_turn(
-    one: ObjectViews, known: int, config: SingleViewConfig, near: float, far: float, step: Callable[[float], None]
+    one: ObjectViews, known: int, config: SingleViewConfig, start: Start, step: Callable[[float], None]
 ) -> tuple[float, float]:
-    """Ours once more from the standard start, twenty steps in turn with twenty plain ones: the seconds of both."""
-    generator = torch.Generator().manual_seed(config.seed)
-    params = initial_parameters(config.spec, 1, generator=generator)
-    how = config.steps, config.rate, config.rays, config.optimizer, config.lr_end
-    start = Start(params, config.spec, config.settings(near, far), *how)
+    """Ours once more, twenty steps in turn with twenty plain ones: the seconds of both."""
     pool = ObjectPool([(one.images[:known], one.cameras[:known])], start.settings)
     seconds, made, began = [0.0, 0.0], 0, time.perf_counter()
 
@@ -167,13 +163,13 @@ def main() -> None:
     name = metrics["objects"]["test"][arguments.object]
     if config["threads"]:
         torch.set_num_threads(config["threads"])
-    options = {"size": config["size"], "views": config["views"], "seed": config["seed"]}
+    given = {"size": config["size"], "views": config["views"], "seed": config["seed"]}
     if config["data"] is None:
         count = len(metrics["objects"]["train"]) + len(metrics["objects"]["test"])
-        sets = procedural_cars(count, 1, **{k: v for k, v in options.items() if v is not None})
+        sets = procedural_cars(count, 1, **{k: v for k, v in given.items() if v is not None})
     else:
         test = {} if config["test"] is None else {"test": config["test"]}
-        sets = load_objects(config["data"], limit=config["limit"], **options, **test)
+        sets = load_objects(config["data"], limit=config["limit"], **given, **test)
     one = next(item for item in (*sets.train, *sets.test) if item.name == name)
     near, far = (d if own is None else own for own, d in ((config["near"], sets.near), (config["far"], sets.far)))
     known, tested = (metrics["views"][key][arguments.object] for key in ("known", "tested"))
@@ -182,7 +178,11 @@ def main() -> None:
         raise SystemExit("the run has chosen its own test views; only data that has them, or --inputs N, compares")
     ours, together = metrics["starts"][arguments.start], len(metrics["objects"]["test"])
     torch.manual_seed(config["seed"])
-    field = Plain(config, near, far)
+    options = from_plain(SingleViewConfig, config)
+    params = initial_parameters(options.spec, 1, generator=torch.Generator().manual_seed(options.seed))
+    how = options.steps, options.rate, options.rays, options.optimizer, options.lr_end
+    start = Start(params, options.spec, options.settings(near, far), *how)
+    field = Plain(config, params, near, far)
     step, steps, its = learner(one, known, field, config), config["steps"], ours["seconds"]
     began = time.perf_counter()
     if arguments.same == "time":
@@ -191,7 +191,7 @@ def main() -> None:
             step(share)
             steps += 1
     elif arguments.again:
-        its, gone = in_turn(one, known, from_plain(SingleViewConfig, config), near, far, step)
+        its, gone = in_turn(one, known, options, start, step)
         together = 1
     else:
         for k in range(steps):
