@@ -28,7 +28,7 @@ from mclnf_fast.systems.run import Run, begin, say
 from mclnf_fast.systems.single_view_config import StartName
 
 OPS = ("bank_mlp", "bank_step")
-TUNED_ON = 2  # slices on which a start's rate is chosen
+TUNED_ON = 3  # slices on which a start's rate is chosen
 
 
 def run_ct(config: CtConfig, command: str | None = None) -> pathlib.Path:

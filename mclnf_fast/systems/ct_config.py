@@ -31,7 +31,7 @@ class CtConfig(PixelConfig):
             "hidden_layers": 3,
             "frequencies": 64,
             "steps": 256,
-            "rates": (30.0, 10.0, 3.0, 1.0),
+            "rates": (10.0, 3.0, 1.0),
             "match_steps": 200,
             "meta": ReptileConfig(200, 4, 12, 3.0, 3e-3),
         },
