@@ -24,7 +24,7 @@ from mclnf_fast.systems.single_view_show import Show
 from mclnf_fast.systems.single_view_start import Start, ray_pool
 from mclnf_fast.systems.single_view_views import evenly, known_views, learned_from, split_views
 
-OPS = ("bank_mlp", "composite", "bank_step")
+OPS = ("bank_mlp", "bank_ray_mse", "composite", "bank_step")
 MOST_INPUTS = 25  # of the views learned from, scored at the end
 TURNED: tuple[StartName, ...] = ("standard", "matched", "meta")  # turned around, beside one that runs alone
 
