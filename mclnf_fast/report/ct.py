@@ -64,7 +64,8 @@ def rows_of(metrics: Mapping[str, Any]) -> tuple[list[str], Rows]:
     starts = mapping(metrics.get("starts"))
     for method, cells in rows:
         row = mapping(starts[method.key])
-        fit = mean_error(list(mapping(row.get("fit")).values())[-1]) if row.get("fit") else None
+        losses = {int(step): values for step, values in mapping(row.get("fit")).items()}
+        fit = mean_error(losses[max(losses)]) if losses else None
         rate = finite(row.get("lr"))
         cells[-1:-1] = ["-" if fit is None else f"{fit[0]:.1e}", "-" if rate is None else f"{rate:g}"]
         if method.key in (FBP.key, MEAN.key):
