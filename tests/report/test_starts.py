@@ -49,9 +49,13 @@ def test_what_adam_needs_is_told_either_way():
 
 def test_a_rate_no_field_and_a_method_without_steps():
     metrics = {
-        "title": "Heads", "steps": [0, 2, 8],
-        "starts": {"meta": row(20.0, 22.0, lr=10.0, fit={"0": [0.5, 0.5], "16": [0.01, 0.03], "2": [0.2, 0.3]}), "fbp": row(24.0, 24.0)},
-    }  # fmt: skip
+        "title": "Heads",
+        "steps": [0, 2, 8],
+        "starts": {
+            "meta": row(20.0, 22.0, lr=10.0, fit={"0": [0.5, 0.5], "16": [0.01, 0.03], "2": [0.2, 0.3]}),
+            "fbp": row(24.0, 24.0),
+        },
+    }
     heads, rows = ct.rows_of(metrics)
     assert heads == ["step 0", "step 8", "projection loss", "rate", "time"]
     assert [(m.key, cells[:4]) for m, cells in rows] == [
