@@ -78,7 +78,7 @@ class RayStarts:
         """
         options = self.options
         generator = torch.Generator().manual_seed(options.seed)
-        standard = initial_parameters(self.spec, 1, device=options.device, generator=generator)
+        standard = self.standard(generator)
         about: dict[str, Any] = {"parameters": self.spec.num_parameters}
         made: dict[StartName, Params] = {"standard": standard}
         if self.train is not None and set(options.starts) != {"standard"}:
@@ -91,6 +91,10 @@ class RayStarts:
             made["shuffled"] = shuffled(learned, torch.Generator().manual_seed(options.seed))
             made["meta"] = learned
         return {name: self.start(p) for name, p in made.items() if name in options.starts}, about
+
+    def standard(self, generator: torch.Generator) -> Params:
+        """The random start."""
+        return initial_parameters(self.spec, 1, device=self.options.device, generator=generator)
 
     def _learn(
         self, standard: Params, train: ObjectPool, check: Callable[[Params], float] | None, every: int

@@ -107,6 +107,11 @@ class _Job(RayStarts):
         for note in sets.notes:
             say(f"note: {note}")
 
+    def standard(self, generator: torch.Generator) -> Params:
+        """The random start, its raw density raised as the options say."""
+        *most, last = super().standard(generator)
+        return (*most, last + torch.tensor([0.0, 0.0, 0.0, self.config.density_bias]).to(last))
+
     def start(self, params: Params) -> Start:
         """Parameters [1, ...] with how they are continued."""
         config = self.config

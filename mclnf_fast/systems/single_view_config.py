@@ -85,6 +85,9 @@ class SingleViewConfig:
     max_exp: float = 8.0
     """Highest frequency of the 20 of a coordinate, 2 to the power of this, radians a scene unit. One that turns by much
     more than a radian between two bins is noise to learn from."""
+    density_bias: float = 0.0
+    """What a random start's raw density is raised by (texts: 0). Above 0 its density is nowhere cut off, where a start
+    that white rays have emptied everywhere would stay: it happens with many views and Adam."""
     bins: int = 128
     """Places a ray is looked at."""
     near: float | None = None
@@ -137,6 +140,8 @@ class SingleViewConfig:
         for name, rate in (("lr", self.lr), ("lr-end", self.lr_end)):
             if rate is not None and not 0 < rate < math.inf:
                 raise InputError(f"{name} must be above 0 and finite, got {rate}")
+        if not math.isfinite(self.density_bias):
+            raise InputError(f"density-bias must be finite, got {self.density_bias}")
         if not 0 <= self.max_exp <= 32:
             raise InputError(f"max-exp must lie in 0 ... 32, got {self.max_exp}")
         if not 1 <= self.hidden_layers <= 30:

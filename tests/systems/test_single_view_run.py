@@ -189,6 +189,15 @@ def test_a_standard_start_alone_needs_no_meta_training(tmp_path):
     assert not (tmp_path / "standard" / "start.safetensors").exists()
 
 
+def test_a_random_starts_density_can_be_raised(tmp_path):
+    before = []
+    for bias in ("-50", "50"):
+        run(tmp_path / bias, "--starts", "standard", "--density-bias", bias, "--steps", "1", "--orbit-frames", "0")
+        before.append(load_tensors(tmp_path / bias / "predictions" / "standard.safetensors")[0]["values"][0])
+    assert bool((before[0] == 255).all())  # nothing before white
+    assert float(before[1].float().mean()) < 160  # opaque, of whatever colours
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -201,6 +210,7 @@ def test_a_standard_start_alone_needs_no_meta_training(tmp_path):
         (["--meta.outer-lr", "0"], ["meta.outer_lr must be above 0", "0"]),
         (["--meta.objects", "0"], ["meta.objects must be at least 1", "0"]),
         (["--starts", "meta", "meta"], ["starts must name different", "meta, meta"]),
+        (["--density-bias", "nan"], ["density-bias must be finite", "nan"]),
         (["--seed", "-1"], ["seed must lie in", "-1"]),
         (["--preset", "huge"], ["preset must be one of blog, small, fast, got 'huge'"]),
         (["--device", "cuda:99"], ["device must be", "cuda:99"]),
