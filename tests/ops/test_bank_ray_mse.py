@@ -178,7 +178,6 @@ def test_other_inputs_that_require_a_gradient(need, backend: str, which: str) ->
 def test_bits_do_not_depend_on_threads_or_neighbours(need) -> None:
     need("bank_ray_mse", "cpu")
     p = problem("relu", "city", torch.float32, counts=[[16] * 300, [3] * 20, [130] * 150])
-    alone = problem("relu", "city", torch.float32, counts=[[16] * 300])
 
     def run(threads: int, q: Problem) -> list[Tensor]:
         before = torch.get_num_threads()
@@ -192,8 +191,14 @@ def test_bits_do_not_depend_on_threads_or_neighbours(need) -> None:
     for a, b, c in zip(run(1, p), run(2, p), run(2, p), strict=True):
         assert torch.equal(a, b)
         assert torch.equal(b, c)
-    points = int(p.rays[300])
-    first = replace(p, case=replace(p.case, x=p.case.x[:points], offsets=alone.case.offsets, weights=[w[:1].detach().requires_grad_() for w in p.case.weights], biases=[b[:1].detach().requires_grad_() for b in p.case.biases]), rays=p.rays[:301], ray_offsets=p.ray_offsets[:2], widths=p.widths[:points], target=p.target[:300], weight=p.weight[:300])  # fmt: skip # noqa: E501
+    points, bank = int(p.rays[300]), p.case
+    one = {
+        name: [t[:1].detach().requires_grad_() for t in part]
+        for name, part in (("weights", bank.weights), ("biases", bank.biases))
+    }
+    rays = {"rays": p.rays[:301], "ray_offsets": p.ray_offsets[:2], "widths": p.widths[:points]}
+    case = replace(bank, x=bank.x[:points], offsets=torch.tensor([0, points]), **one)
+    first = replace(p, case=case, target=p.target[:300], weight=p.weight[:300], **rays)
     for a, b in zip(run(1, p), run(2, first), strict=True):
         assert torch.equal(a[:1], b)
 

@@ -67,3 +67,22 @@ def start_tiny(city_cache: pathlib.Path) -> Callable[..., subprocess.Popen[str]]
         return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     return start
+
+
+@pytest.fixture
+def refused(tmp_path, capsys, monkeypatch) -> Callable[[list[str], list[str]], None]:
+    """`refused(words, parts)`: `mclnf-fast run` with these words complains in one line, which holds all parts, and
+    leaves no run behind."""
+    from mclnf_fast.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def check(words: list[str], parts: list[str]) -> None:
+        assert main(["run", *words, "--out", "run"]) == 2
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("mclnf-fast: ")
+        assert "\n" not in error
+        assert all(part in error for part in parts), error
+        assert not (tmp_path / "run" / "config.yaml").exists()
+
+    return check

@@ -199,11 +199,5 @@ def test_the_papers_numbers():
         (["--device", "cuda:99"], ["device must be", "cuda:99"]),
     ],
 )
-def test_unusable_options_get_one_line(words, parts, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["run", "image-start", *TINY, "--out", "run", *words]) == 2
-    error = capsys.readouterr().err.strip()
-    assert error.startswith("mclnf-fast: ")
-    assert "\n" not in error
-    assert all(part in error for part in parts), error
-    assert not (tmp_path / "run" / "config.yaml").exists()
+def test_unusable_options_get_one_line(words, parts, refused):
+    refused(["image-start", *TINY, *words], parts)

@@ -224,11 +224,5 @@ def test_presets():
         (["--data", "nowhere"], ["nowhere: must be a folder of posed photos"]),
     ],
 )
-def test_unusable_options_get_one_line(words, parts, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["run", "photos", *TINY, "--out", "run", *words]) == 2
-    error = capsys.readouterr().err.strip()
-    assert error.startswith("mclnf-fast: ")
-    assert "\n" not in error
-    assert all(part in error for part in parts), error
-    assert not (tmp_path / "run" / "config.yaml").exists()
+def test_unusable_options_get_one_line(words, parts, refused):
+    refused(["photos", *TINY, *words], parts)
