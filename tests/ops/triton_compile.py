@@ -1,5 +1,6 @@
 """Compiles the Triton kernels ahead of time, without a GPU, and says what each takes: `python triton_compile.py 90`,
-or only the kernels with a word in their names: `python triton_compile.py 90 fisher`.
+or only the kernels with a word in their names: `python triton_compile.py 90 fisher`, or with `--few` one entry of the
+tables for each kernel and kind of numbers.
 
 One JSON object a line: kernel, kind, width, the tile, registers, bytes of the stack frame (spills go there), shared
 memory, columns of tensor memory, how many warp-group matrix instructions there are, products that warps repeat, and
@@ -211,10 +212,12 @@ def repeated(ttgir: str) -> int:
     return sum(rows.get(name, 0) > int(height) for height, name in tiles)
 
 
-def main(arch: int, wanted: str = "") -> None:
+def main(arch: int, wanted: str = "", few: bool = False) -> None:
+    seen: set[tuple[str, str]] = set()
     for name, kind, net, shape, kernel, constants in entries(arch):
-        if wanted not in name:
+        if wanted not in name or (few and (name, kind) in seen):
             continue
+        seen.add((name, kind))
         result = compiled(kind, net, shape, kernel, constants, arch)
         registers, stack = usage(result.asm["cubin"])
         row: dict[str, Any] = {"kernel": name, "kind": kind, "width": net.width, "held": net.held}
@@ -226,4 +229,5 @@ def main(arch: int, wanted: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:])
+    words = [word for word in sys.argv[1:] if word != "--few"]
+    main(int(words[0]), *words[1:], few="--few" in sys.argv)
