@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mclnf_fast.learn.adapt import adapt, check_losses, fine_tune
 from mclnf_fast.learn.optim import BankOptimizer
-from mclnf_fast.learn.params import LossFn, Params, check_positive_int, check_shared
+from mclnf_fast.learn.params import LossFn, Params, check_positive_int, check_shared, repeated
 from mclnf_fast.ops.bank_step import Kind
 
 
@@ -52,8 +52,7 @@ class MetaLearner:
     def clone(self, modules: int) -> Params:
         """The initialisation as a bank [M, ...], every module bit-equal; gradients add up into `init`."""
         check_positive_int(modules, "modules")
-        # repeat, not expand: a stride of 0 over modules would send kernels down their slow path.
-        return tuple(p.repeat(modules, *([1] * (p.dim() - 1))) for p in self.init)
+        return repeated(self.init, modules)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Initialisation, outer optimiser and step count as tensors (copies): enough for an exact resume."""

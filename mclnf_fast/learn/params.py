@@ -133,6 +133,12 @@ def per_module(vector: Tensor, like: Tensor) -> Tensor:
     return vector.reshape(-1, *([1] * (like.dim() - 1)))
 
 
+def repeated(params: Sequence[Tensor], modules: int) -> Params:
+    """A start [1, ...] as a bank [M, ...], every module bit-equal; gradients add up into it."""
+    # repeat, not expand: a stride of 0 over modules would send kernels down their slow path.
+    return tuple(p.repeat(modules, *([1] * (p.dim() - 1))) for p in params)
+
+
 def interpolated(a: Sequence[Tensor], b: Sequence[Tensor], weights: Tensor) -> Params:
     """K modules on the straight way from others to others: a, b [K, ...] or [1, ...], weights [K] -> tensors [K, ...].
 

@@ -17,13 +17,13 @@ from mclnf_fast.fields.fourier import gaussian_frequencies
 from mclnf_fast.learn.adapt import fine_tune
 from mclnf_fast.learn.inits import matched, shuffled
 from mclnf_fast.learn.metrics import psnr
-from mclnf_fast.learn.params import LossFn, Params
+from mclnf_fast.learn.params import LossFn, Params, repeated
 from mclnf_fast.render.parallel_beam import back_project, project
 from mclnf_fast.render.scans import even_angles, field_pictures, field_values, random_angles, scan_loss
 from mclnf_fast.systems.ct_config import CtConfig
 from mclnf_fast.systems.ct_field import CtStart, pixel_features
 from mclnf_fast.systems.options import from_plain
-from mclnf_fast.systems.pixel_starts import announce, continued, described, learned_start, load_pictures, repeated
+from mclnf_fast.systems.pixel_starts import announce, continued, described, learned_start, load_pictures
 from mclnf_fast.systems.run import Run, begin, say
 from mclnf_fast.systems.single_view_config import StartName
 

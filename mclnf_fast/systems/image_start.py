@@ -14,12 +14,12 @@ from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.coords import whole_loss
 from mclnf_fast.learn.metrics import log_steps, mse_to_psnr, psnr, steps_to_reach
-from mclnf_fast.learn.params import LossFn, Params
+from mclnf_fast.learn.params import LossFn, Params, repeated
 from mclnf_fast.ops.bank_step import Kind
 from mclnf_fast.systems.image_field import ImageStart, image_task
 from mclnf_fast.systems.image_start_config import ImageStartConfig
 from mclnf_fast.systems.options import from_plain
-from mclnf_fast.systems.pixel_starts import announce, continued, described, learned_start, load_pictures, repeated
+from mclnf_fast.systems.pixel_starts import announce, continued, described, learned_start, load_pictures
 from mclnf_fast.systems.run import Run, begin, say
 
 OPS = ("bank_mlp", "bank_mse", "bank_step")

@@ -58,11 +58,6 @@ def learned_start(run: Run[Any], init: Params, tasks: int, draw: DrawLoss) -> tu
     return learner.params, {"curve": curve, "seconds": learner.seconds}
 
 
-def repeated(params: Params, modules: int) -> Params:
-    """A start [1, ...] once for each module: tensors [M, ...]."""
-    return tuple(p.repeat(modules, *([1] * (p.dim() - 1))) for p in params)
-
-
 def continued(
     run: Run[Any],
     name: str,

@@ -14,7 +14,7 @@ from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import save_tensors
 from mclnf_fast.learn.adapt import fine_tune
-from mclnf_fast.learn.params import Params, interpolated
+from mclnf_fast.learn.params import Params, interpolated, repeated
 from mclnf_fast.ops.bank_step import Kind
 from mclnf_fast.render.bins import BinSettings, along_axis, render_pixels
 from mclnf_fast.render.cameras import Cameras
@@ -169,7 +169,7 @@ class Start:
 
     def repeated(self, objects: int) -> Params:
         """The start as it is, once for each object: tensors [O, ...]."""
-        return tuple(p.repeat(objects, *([1] * (p.dim() - 1))) for p in self.params)
+        return repeated(self.params, objects)
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes `start.safetensors`, which `load_start` reads."""
