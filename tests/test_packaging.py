@@ -16,8 +16,9 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 OPTIONAL = ("tyro", "tqdm", "yaml", "PIL", "matplotlib", "jinja2", "torchmetrics", "safetensors")
 TOP_LEVEL = {
-    ".ci", ".clang-format", ".gitignore", ".pre-commit-config.yaml", "CONTRIBUTING.md", "LICENSE", "README.md",
-    "benchmarks", "csrc", "mclnf_fast", "pyproject.toml", "setup.py", "tests",
+    ".ci", ".clang-format", ".github", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff",
+    "CONTRIBUTING.md", "LICENSE", "README.md", "benchmarks", "csrc", "docs", "examples", "mclnf_fast", "pyproject.toml",
+    "setup.py", "tests",
 }  # fmt: skip
 
 
