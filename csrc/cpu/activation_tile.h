@@ -2,7 +2,7 @@
 //
 // Included once per instruction set after elementary.h and gemm_tile.h (no include guard, see simd.h).
 
-// Where an activation's values and derivatives go; null: not asked for. All in one pass, because the
+// The rows of an activation's values and derivatives; null: not asked for. All in one pass, because the
 // derivatives share the exponential, or the sine and cosine, with the value.
 template <class S>
 struct ActivationRows {

@@ -25,6 +25,8 @@ namespace avx512_bf16 {
 // clang-format off: each is written in terms of those before it
 #include "simd.h"
 #include "elementary.h"
+#include "panel.h"
+#include "epilogue.h"
 #include "gemm_tile.h"
 #include "transpose.h"
 #include "weight_gradient.h"

@@ -147,7 +147,7 @@ class BackwardSweep {
         times_derivative(tile, net_.output_activation, y, at_.D[last_], d_);
     }
 
-    // What layer l adds to the gradients of its parameters, to scores and squares.
+    // Adds layer l's share to the gradients of its parameters, to scores and squares.
     void parameter_gradients(int l, const Tile<S>& tile) {
         const bool by_segment = out_.fisher.segments, narrow = l == last_ && narrow_;
         const LayerStep<S> step{l, net_.layers[l], tile, at_.input(l), at_.E, d_, dT_, !first_tile()};

@@ -69,7 +69,7 @@ class ForwardFew {
         for (int o = 0; o < layer.out; o += L) {
             const auto add = [&](int row, int rows, const Lhs<S>& lhs) {
                 Product<S> p = product_of(l, row, rows, lhs, o);
-                // Whatever is added last takes the activation in.
+                // The last product takes the activation in.
                 if (row + rows == layer.in) p.epilogue.kind = epilogue;
                 if (next_weight) p.prefetch = &prefetch;
                 product(p);

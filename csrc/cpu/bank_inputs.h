@@ -55,7 +55,7 @@ struct BankInputs {
                                   const S* saved = nullptr) const {
         return {par, data<S>(x) + begin * net.in_dim, end - begin, saved};
     }
-    // Rows of a tensor [N, out_dim], and where they go in one [N, in_dim].
+    // The rows of a tensor [N, out_dim] from a point on.
     const S* outputs_at(const Tensor& t, int64_t point) const { return data<S>(t) + point * net.out_dim; }
     // Whether gradients are so many that the first are gone from the caches before the last are there: they
     // are then written past them. Sums of bf16 go through fp32 memory first, which stays.

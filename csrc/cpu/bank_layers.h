@@ -72,7 +72,7 @@ static void layer_forward(const Layer& layer, const LayerWeights<S>& w, const S*
     product(from_encoding);
 }
 
-// Where the gradients of a layer's inputs go.
+// Memory for the gradients of a layer's inputs.
 template <class S>
 struct InputGradient {
     S* prev;
@@ -95,7 +95,7 @@ static void layer_backward(const Layer& layer, const LayerWeights<S>& w, const S
     product(into_encoding);
 }
 
-// What a tile holds on its way forward.
+// The activations of a tile.
 template <class S>
 struct TileActivations {
     Rows<S> X, E;          // coordinates and their encoding

@@ -38,9 +38,9 @@ std::string chosen_set() {
     return name.empty() ? "portable" : name;
 }
 
-// Where the runs of a plan save their activations. If there is not room for all, a share of the runs does,
-// spread over them evenly: those that save take less time backward, and side by side they would all be one
-// thread's.
+// The memory in which the runs of a plan save their activations. If there is not room for all, a share of the
+// runs does, spread over them evenly: those that save take less time backward, and side by side they would
+// all be one thread's.
 template <class S>
 class SavedActivations {
   public:
@@ -71,7 +71,7 @@ class SavedActivations {
     std::vector<S*> of_run_;
 };
 
-// saved: where hidden activations go that the backward reads, or null.
+// saved: memory for the hidden activations that the backward reads, or null.
 template <class S>
 Tensor forward(const BankInputs<S>& in, const Tensor* saved) {
     Tensor y = fresh(in.x, {in.points, in.net.out_dim});

@@ -81,8 +81,8 @@ class RunParameters {
 
 // f(r, then) for every run r of a plan, on all threads, then being the one that the same thread takes next if
 // that is known (or -1). Each thread takes the next few runs when it is done with the last, since threads are
-// not equally fast: equal shares would end with the slowest one. Each works on a copy of f, which may hold
-// what a thread needs from run to run.
+// not equally fast: equal shares would end with the slowest one. Each works on a copy of f, whose captures
+// are the thread's own from run to run.
 template <class F>
 void each_run(const Plan& plan, const F& f) {
     const int64_t runs = static_cast<int64_t>(plan.runs.size()),

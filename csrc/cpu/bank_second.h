@@ -138,7 +138,7 @@ class SecondSweep {
         }
     }
 
-    // zt = Wt^T h + bt + W^T ht; whatever is added last takes relu's derivative in.
+    // zt = Wt^T h + bt + W^T ht; the last product takes relu's derivative in.
     void forward_tangent(int l, const InputPanel<S>& in, int p, int kind, Prefetch* prefetch) {
         const Layer& layer = net_.layers[l];
         const S* prevt = (l > 0 ? Ht_[l - 1] : Et_).panel_or_none(p);
@@ -214,7 +214,7 @@ class SecondSweep {
             g.accumulate = gt.accumulate = l == 0;
             if (l > 0 && kind == kRelu) g.epilogue = gt.epilogue = {kMask, at_.H[l - 1].panel(p)};
             if (l > 0 && !derivative_in_value(kind)) {
-                // W d is scaled twice while it is in registers, by a' and by a'' zt, where gt waits for it.
+                // W d is scaled twice while it is in registers, by a' and by a'' zt; gt adds to the latter.
                 const S* first = at_.D[l - 1].panel(p);
                 g.epilogue = {kScaleTwice, first, C_[l - 1].panel(p), gt.C};
                 gt.epilogue = {kScaleAdd, first};

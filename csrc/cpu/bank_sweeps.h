@@ -5,6 +5,8 @@
 // clang-format off
 #include "simd.h"
 #include "elementary.h"
+#include "panel.h"
+#include "epilogue.h"
 #include "gemm_tile.h"
 #include "transpose.h"
 #include "weight_gradient.h"

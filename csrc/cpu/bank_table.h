@@ -47,7 +47,7 @@ struct Accumulator<Bf16> {
     using type = float;
 };
 
-// What a backward sweep gives beside the gradients; nothing of it by default.
+// The results of a backward sweep beside the gradients; none of them by default.
 template <class S>
 struct FisherSweep {
     Parameters<S> inverse;  // 1 / (fisher + damping); needed for scores
@@ -89,7 +89,7 @@ struct OutputGradient {
     const Pixels<S>* pixels = nullptr;  // in the place of target and weight; not in `second`
 };
 
-// Where a backward sweep writes; null: not asked for.
+// The memory that a backward sweep writes; null: not asked for.
 template <class S>
 struct BackwardResults {
     using Sum = typename Accumulator<S>::type;
@@ -117,7 +117,7 @@ template <class S>
 struct BankTable {
     const char* name;
     int lanes;  // points of a panel: `forward` saves saved_values(net, n, lanes) values
-    // y [n, out] = f(x). saved: where the hidden activations go, or null; null in bf16.
+    // y [n, out] = f(x). saved: memory for the hidden activations, or null; null in bf16.
     void (*forward)(const Net&, const ModulePoints<S>&, S* y, S* saved);
     // The gradients of <output gradient, f>, n > 0. No Fisher sweep and no squared error in bf16.
     void (*backward)(const Net&, const ModulePoints<S>&, const OutputGradient<S>&, const BackwardResults<S>&);

@@ -45,7 +45,7 @@ struct Rows {
     void clear(int p) const { std::memset(panel(p), 0, sizeof(S) * stride()); }
 };
 
-// What is done with the lanes beyond the last point, as far as a vector holds points. Lanes further on are
+// The contents of the lanes beyond the last point, as far as a vector holds points. Lanes further on are
 // not read by anyone.
 enum class Pad {
     kRepeat,  // the last point's values: finite if those are, so that no lane raises or slows a function

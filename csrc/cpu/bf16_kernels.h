@@ -46,7 +46,7 @@ static std::vector<Bf16Layer> bf16_layers(const Net& net, const Parameters<Bf16>
     return layers;
 }
 
-// A panel of a layer's inputs, and where its outputs go.
+// A panel of a layer's inputs, and memory for its outputs.
 struct Bf16Panel {
     const uint32_t *prev, *encoding;
     int vectors;

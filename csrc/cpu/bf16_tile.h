@@ -104,7 +104,7 @@ struct PairInputs {
     int vectors = 0;
 };
 
-// Where a product goes: to fp32 rows, or rounded into pairs of rows. One of the two is null.
+// The destination of a product: fp32 rows, or pairs of rows, rounded. One of the two is null.
 struct DotResult {
     float* rows = nullptr;
     bool accumulate = false;  // to what `rows` holds
@@ -158,8 +158,8 @@ MCLNF_LANE void dot_store(const VF (&acc)[RM][NV], int m, const DotResult& to) {
         }
 }
 
-// What a block begins with. Branches stand outside the loops over a block: inside, its accumulators would go
-// through memory.
+// The initial values of a block. Branches stand outside the loops over a block: inside, its accumulators
+// would go through memory.
 template <int RM, int NV>
 MCLNF_LANE void dot_begin(const float* bias, int m, const DotResult& to, VF (&acc)[RM][NV]) {
     constexpr int W = Simd<float>::width, L = Panel<float>::lanes;

@@ -112,10 +112,10 @@ struct EncodingBackward {
     }
 
   private:
-    // What J^T is applied to.
+    // The vector that J^T is applied to.
     const S* transported() const { return G.tangent ? G.tangent : G.values; }
 
-    // Both add to gx what the rows from `row` on give, and return the first row behind those.
+    // Both add the share of the rows from `row` on to gx, and return the first row behind those.
     int add_frequencies(const EncodingPart& part, int row, S* gx) const {
         const S *g0 = transported(), *features = E, *gradients = G.values;
         const S* xt = X.tangent ? X.tangent + part.start * L : nullptr;

@@ -33,7 +33,7 @@ struct Samples {
     int64_t first_point(int64_t sample) const { return are_segments() ? bounds[sample] : sample; }
 };
 
-// 1 / (fisher + damping) of one module, in the layout of ParameterView's one buffer; 0 where the sum is 0.
+// 1 / (fisher + damping) of one module, in the layout of ParameterView's one buffer; 0 if the sum is 0.
 // Returns whether all values are ones that a Fisher can have: they are read here anyway, and a check of its
 // own would read them twice.
 template <class S>

@@ -1,90 +1,10 @@
 // Products with the weights over a panel of points.
 //
-// Included once per instruction set after simd.h (no include guard, see there). A panel holds `lanes` points:
-// features are its rows, points its vector lanes, so that it is contiguous, stays in the first-level cache
-// and has no two rows of its own in one cache set. The weights are the left factor: a value is broadcast, in
-// whatever order the weights are stored, and never transposed. Weight gradients, which have outputs in the
-// lanes, are in weight_gradient.h.
-
-// Vectors of columns and rows that one call of the register kernel covers: 24 accumulators of 32 registers,
-// or 12 of 16. More would spill; fewer would not hide the latency of the multiply-add.
-static constexpr int kColumnVectors = MCLNF_VBYTES == 64 ? 4 : 2;
-static constexpr int kRows = 6;
-
-// Rows of a block if few vectors of columns leave registers free and the lhs is not packed: as many as fill
-// the multiply-adds' latency, and whole cache lines of an lhs whose rows lie side by side.
-template <int NV>
-static constexpr int kTall = kRows;
-static constexpr int kTallest = MCLNF_VBYTES == 64 ? 16 : kRows;
-#if MCLNF_VBYTES == 64
-template <>
-constexpr int kTall<1> = 16;
-template <>
-constexpr int kTall<2> = 8;
-#endif
-
-template <class S>
-struct Panel {
-    static constexpr int W = Simd<S>::width;
-    static constexpr int lanes = kColumnVectors * W;
-};
-
-// f(count) with the count of rows (1 ... kRows), or of vectors (1 ... kColumnVectors), known to the compiler:
-// a block's accumulators are registers only if their number is a constant.
-template <class F>
-MCLNF_LANE void with_rows(int rows, const F& f) {
-    switch (rows) {
-#define MCLNF_ROWS(R)                        \
-    case R:                                  \
-        f(std::integral_constant<int, R>()); \
-        break;
-        MCLNF_ROWS(1)
-        MCLNF_ROWS(2)
-        MCLNF_ROWS(3)
-        MCLNF_ROWS(4)
-        MCLNF_ROWS(5)
-        MCLNF_ROWS(6)
-#undef MCLNF_ROWS
-    }
-}
-template <class F>
-MCLNF_LANE void with_vectors(int vectors, const F& f) {
-    switch (vectors) {
-#define MCLNF_VECTORS(N)                     \
-    case N:                                  \
-        f(std::integral_constant<int, N>()); \
-        break;
-        MCLNF_VECTORS(1)
-        MCLNF_VECTORS(2)
-#if MCLNF_VBYTES == 64
-        MCLNF_VECTORS(3)
-        MCLNF_VECTORS(4)
-#endif
-#undef MCLNF_VECTORS
-    }
-}
-
-// What a product does to its result z before it is stored.
-enum EpilogueKind : int {
-    kStore,
-    kRectify,     // max(z, 0); NaN stays NaN
-    kMask,        // z times the derivative of relu, read off its value: 1 where factor > 0
-    kScale,       // z * factor
-    kScaleAdd,    // z * factor + C
-    kScaleTwice,  // z * factor, and z * second_factor into a second result
-};
-template <class S>
-struct Epilogue {
-    EpilogueKind kind = kStore;
-    const S* factor = nullptr;  // [M, lanes], as all of these
-    const S* second_factor = nullptr;
-    S* second_result = nullptr;
-
-    MCLNF_MEMBER Epilogue from_row(int m) const {
-        const auto shifted = [m](auto* p) { return p ? p + m * Panel<S>::lanes : p; };
-        return {kind, shifted(factor), shifted(second_factor), shifted(second_result)};
-    }
-};
+// Included once per instruction set after epilogue.h (no include guard, see simd.h). A panel holds `lanes`
+// points: features are its rows, points its vector lanes, so that it is contiguous, stays in the first-level
+// cache and has no two rows of its own in one cache set. The weights are the left factor: a value is
+// broadcast, in whatever order the weights are stored, and never transposed. Weight gradients, which have
+// outputs in the lanes, are in weight_gradient.h.
 
 // The left factor, A[m * row_stride + k * column_stride]. Packed: blocks of kRows rows one after another,
 // [K][kRows] each, so that the register kernel reads it front to back; unpacked, each row of a block would be
@@ -126,35 +46,6 @@ struct Product {
     Factors<S> fused{};
     Prefetch* prefetch = nullptr;
 };
-
-// Applies the epilogue to vector z and stores it at place i.
-template <class S, int kind>
-MCLNF_LANE void finish(Vec<S> z, int i, S* C, const Epilogue<S>& epilogue) {
-    const Vec<S> zero = {};
-    if (kind == kRectify) z = z < zero ? zero : z;
-    if (kind == kMask) z = vload(epilogue.factor + i) > zero ? z : zero;
-    if (kind == kScaleTwice) vstore(epilogue.second_result + i, z * vload(epilogue.second_factor + i));
-    if (kind == kScale || kind == kScaleTwice) z = z * vload(epilogue.factor + i);
-    if (kind == kScaleAdd) z = vfma(z, vload(epilogue.factor + i), vload(C + i));
-    vstore(C + i, z);
-}
-// f(kind) with `kind` known to the compiler: branched over once per block and not once per vector.
-template <class F>
-MCLNF_LANE void with_epilogue(EpilogueKind kind, const F& f) {
-    switch (kind) {
-#define MCLNF_EPILOGUE(K)                    \
-    case K:                                  \
-        f(std::integral_constant<int, K>()); \
-        break;
-        MCLNF_EPILOGUE(kStore)
-        MCLNF_EPILOGUE(kRectify)
-        MCLNF_EPILOGUE(kMask)
-        MCLNF_EPILOGUE(kScale)
-        MCLNF_EPILOGUE(kScaleAdd)
-        MCLNF_EPILOGUE(kScaleTwice)
-#undef MCLNF_EPILOGUE
-    }
-}
 
 // acc += A B for the RM rows from row m on. Adjacent: the rows' values of a column lie side by side.
 template <class S, int RM, int NV, bool Adjacent>
@@ -234,19 +125,20 @@ static void product_thin(const Product<S>& p) {
     const S* const bias = p.bias;
     S* const C = p.C;
     const bool accumulate = p.accumulate;
-    const int M = p.M, own = first.K;
+    const int M = p.M, first_K = first.K;
     Vec<S> b[K][NV];
     for (int k = 0; k < K; ++k)
         for (int v = 0; v < NV; ++v)
-            b[k][v] =
-                vload(k < own ? first.B + k * first.ldb + v * W : second.B + (k - own) * second.ldb + v * W);
+            b[k][v] = vload(k < first_K ? first.B + k * first.ldb + v * W
+                                        : second.B + (k - first_K) * second.ldb + v * W);
     with_epilogue(epilogue.kind, [&](auto kind) __attribute__((always_inline)) {
         for (int m = 0; m < M; ++m) {
             Vec<S> a[K];
             for (int k = 0; k < K; ++k)
                 a[k] = vset<S>(
-                    k < own ? first.A.values[m * first.A.row_stride + k * first.A.column_stride]
-                            : second.A.values[m * second.A.row_stride + (k - own) * second.A.column_stride]);
+                    k < first_K
+                        ? first.A.values[m * first.A.row_stride + k * first.A.column_stride]
+                        : second.A.values[m * second.A.row_stride + (k - first_K) * second.A.column_stride]);
             const Vec<S> initial = vset<S>(bias ? bias[m] : S(0));
             for (int v = 0; v < NV; ++v) {
                 const int i = m * L + v * W;

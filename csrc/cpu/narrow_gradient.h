@@ -5,7 +5,7 @@
 // Included once per instruction set after bank_tile.h (no include guard, see simd.h).
 
 // Lane j of the result: the sum of the lanes of t[j]. Vectors 2k and 2k + 1 become one at each step, of which
-// every H lanes belong to one sum: W - 1 additions for W sums, where one sum after another takes W log W.
+// every H lanes belong to one sum: W - 1 additions for W sums; one sum after another would take W log W.
 template <class S, int H, int... I>
 MCLNF_LANE Vec<S> halves(Vec<S> a, Vec<S> b, std::integer_sequence<int, I...>) {
     constexpr int W = Simd<S>::width;

@@ -11,10 +11,10 @@
 
 namespace mclnf {
 
-// Sums shaped like the parameters. Each run writes where a thread's `Output` tells it to and reports that it
-// is `done`; then `finish` adds the partial sums of every module in the order of its runs and puts zeros
-// where a module has no items. Sums of bf16 are fp32 until all is added, and rounded once: rounded per run,
-// they would lose what the runs' number of bits is.
+// Sums shaped like the parameters. Each run writes into memory that its thread's `Output` gives and
+// reports that it is `done`; then `finish` adds the partial sums of every module in the order of its runs and
+// puts zeros for modules without items. Sums of bf16 are fp32 until all is added, and rounded once: rounded
+// per run, they would lose bits with the number of runs.
 template <class S>
 class RunSums {
     using Sum = typename Accumulator<S>::type;
@@ -22,7 +22,7 @@ class RunSums {
   public:
     static constexpr bool kRounds = !std::is_same_v<S, Sum>;  // `of` gives memory that `done` reads
 
-    // Where one thread's runs write.
+    // Memory for one thread's runs.
     class Output {
       public:
         explicit Output(const RunSums& sums)
