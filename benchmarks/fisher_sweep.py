@@ -24,8 +24,8 @@ from benchmarks.fisher_measure import Sweep, measure
 from benchmarks.fisher_variants import FACTORS, rows
 from mclnf_fast.errors import InputError
 from mclnf_fast.info import info
-from mclnf_fast.systems.mcl_config import CONFIGS, SignalConfig
-from mclnf_fast.systems.mcl_data import load
+from mclnf_fast.systems.signals.data import load
+from mclnf_fast.systems.signals.options import CONFIGS, SignalConfig
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 

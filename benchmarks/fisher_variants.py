@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from mclnf_fast.learn.scores import FimConfig
+from mclnf_fast.learn.fisher.scores import FimConfig
 
 Use = Literal["none", "sample", "weight", "both"]
 SAMPLE = FimConfig(use="sample")  # the default of `mim`

@@ -27,9 +27,9 @@ from mclnf_fast.data import ObjectViews, load_objects, procedural_cars
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.render import Cameras
 from mclnf_fast.render.objects import ObjectPool
-from mclnf_fast.systems.options import from_plain
-from mclnf_fast.systems.single_view_config import RATES, SingleViewConfig
-from mclnf_fast.systems.single_view_start import Start
+from mclnf_fast.systems.common.options import from_plain
+from mclnf_fast.systems.single_view.options import RATES, SingleViewConfig
+from mclnf_fast.systems.starts.ray_field import Start
 
 CHUNK = 8192  # rays at a time where nothing is learned
 TURN = 20  # steps

@@ -29,30 +29,37 @@ class System:
 
 
 SYSTEMS = {
-    "city": System("learn a city block by block without forgetting", "city", "run_city", "city_config"),
-    "image": System("learn images patch by patch, by every method side by side", "mcl_nf", "run_signals", "mcl_config"),
-    "video": System("the same with videos, frame group by frame group", "mcl_nf", "run_signals", "mcl_config"),
-    "audio": System("the same with sound, window by window", "mcl_nf", "run_signals", "mcl_config"),
+    "city": System("learn a city block by block without forgetting", "city.job", "run_city", "city.options"),
+    "image": System(
+        "learn images patch by patch, by every method side by side", "signals.job", "run_signals", "signals.options"
+    ),
+    "video": System(
+        "the same with videos, frame group by frame group", "signals.job", "run_signals", "signals.options"
+    ),
+    "audio": System("the same with sound, window by window", "signals.job", "run_signals", "signals.options"),
     "single-view": System(
         "learn a start for objects of a category, continue it on one view, and show the others",
-        "single_view",
+        "single_view.job",
         "run_single_view",
-        "single_view_config",
+        "single_view.options",
     ),
     "photos": System(
         "learn a start for photos of a place under many lights, continue it on one, and go from light to light",
-        "photos",
+        "photos.job",
         "run_photos",
-        "photos_config",
+        "photos.options",
     ),
     "image-start": System(
         "learn a start for images by MAML that fits an unseen one in two steps",
-        "image_start",
+        "image_start.job",
         "run_image_start",
-        "image_start_config",
+        "image_start.options",
     ),
     "ct": System(
-        "learn a start for CT slices that reconstructs an unseen one from few projections", "ct", "run_ct", "ct_config"
+        "learn a start for CT slices that reconstructs an unseen one from few projections",
+        "ct.job",
+        "run_ct",
+        "ct.options",
     ),
 }
 COMMANDS = {

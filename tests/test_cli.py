@@ -238,8 +238,8 @@ def test_a_configuration_that_is_none(tmp_path, capsys):
 def test_a_configuration_out_of_range_is_refused_when_it_is_resumed(tmp_path, capsys):
     import yaml
 
-    from mclnf_fast.systems.city_config import CityConfig
-    from mclnf_fast.systems.folder import plain
+    from mclnf_fast.systems.city.options import CityConfig
+    from mclnf_fast.systems.common.folder import plain
 
     run = tmp_path / "run"
     run.mkdir()
@@ -295,7 +295,7 @@ def test_help_version_and_info(capsys):
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, capsys, monkeypatch):
-    from mclnf_fast.systems import city_data
+    from mclnf_fast.systems.city import data as city_data
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -1,23 +1,23 @@
 """Readers of posed images, objects, pictures, video and sound, and generators of each that need no download."""
 
-from mclnf_fast.data.city import District, make_district
-from mclnf_fast.data.city_render import CityRenderer
-from mclnf_fast.data.city_views import EXPAND, block_views, city_views, expanded, views_inside
-from mclnf_fast.data.city_write import CityPaths, CityPlan, city_cache_dir, write_city
-from mclnf_fast.data.load import load_scene
-from mclnf_fast.data.load_audio import load_audio
-from mclnf_fast.data.load_images import load_images
-from mclnf_fast.data.load_objects import load_objects
-from mclnf_fast.data.load_photos import load_photos
-from mclnf_fast.data.load_videos import load_videos
 from mclnf_fast.data.objects import ObjectSets, ObjectViews, sphere_cameras, turntable
-from mclnf_fast.data.objects_write import write_objects
 from mclnf_fast.data.photos import PhotoSets
-from mclnf_fast.data.procedural_audio import procedural_audio
-from mclnf_fast.data.procedural_cars import procedural_cars, render_car
-from mclnf_fast.data.procedural_faces import procedural_faces
-from mclnf_fast.data.procedural_photos import procedural_photos
-from mclnf_fast.data.procedural_video import procedural_video
+from mclnf_fast.data.procedural.audio import procedural_audio
+from mclnf_fast.data.procedural.cars.cars import procedural_cars, render_car
+from mclnf_fast.data.procedural.city.district import District, make_district
+from mclnf_fast.data.procedural.city.render import CityRenderer
+from mclnf_fast.data.procedural.city.views import EXPAND, block_views, city_views, expanded, views_inside
+from mclnf_fast.data.procedural.city.write import CityPaths, CityPlan, city_cache_dir, write_city
+from mclnf_fast.data.procedural.faces.faces import procedural_faces
+from mclnf_fast.data.procedural.place.photos import procedural_photos
+from mclnf_fast.data.procedural.video import procedural_video
+from mclnf_fast.data.readers.audio import load_audio
+from mclnf_fast.data.readers.images import load_images
+from mclnf_fast.data.readers.objects import load_objects
+from mclnf_fast.data.readers.objects_write import write_objects
+from mclnf_fast.data.readers.photos import load_photos
+from mclnf_fast.data.readers.scenes import load_scene
+from mclnf_fast.data.readers.videos import load_videos
 from mclnf_fast.data.scene import Block, ImageSet, Scene
 from mclnf_fast.data.signals import Kind, Signals, SignalSets
 

@@ -2,22 +2,30 @@
 no rays.
 """
 
-from mclnf_fast.learn.adapt import adapt, fine_tune
 from mclnf_fast.learn.coords import CoordTask
-from mclnf_fast.learn.even import EvenSampler, hilbert_order
-from mclnf_fast.learn.fim import fim_weights, module_mse, weighted_mse
-from mclnf_fast.learn.fisher import (
+from mclnf_fast.learn.fisher.fim import fim_weights, module_mse, weighted_mse
+from mclnf_fast.learn.fisher.fisher import (
     RunningFisher,
     diagonal_fisher_scores,
     full_fisher_scores,
     rank1_fisher_scores,
     relative_damping,
 )
-from mclnf_fast.learn.gradncp import GradNCP, PrunedContext, keep_top, prune_scores, rescale
-from mclnf_fast.learn.inits import matched, shuffled
-from mclnf_fast.learn.meta import MAML, MetaLearner, Reptile
+from mclnf_fast.learn.fisher.scores import FimConfig, FisherScorer, Scored, fim_loss_weights
+from mclnf_fast.learn.fisher.theory import clipped_weights, fisher_quadratic, weighted_sgd_bound
+from mclnf_fast.learn.meta.adapt import adapt, fine_tune
+from mclnf_fast.learn.meta.gradncp import GradNCP, PrunedContext, keep_top, prune_scores, rescale
+from mclnf_fast.learn.meta.inits import matched, shuffled
+from mclnf_fast.learn.meta.meta import MAML, MetaLearner, Reptile
+from mclnf_fast.learn.meta.starts import MetaConfig, StartLearner
 from mclnf_fast.learn.methods import METHODS, AdaptConfig, Method
-from mclnf_fast.learn.metrics import (
+from mclnf_fast.learn.methods.reservoir import Reservoir
+from mclnf_fast.learn.optim import BankOptimizer
+from mclnf_fast.learn.params import LossFn, Params, flatten_pair, split_pair
+from mclnf_fast.learn.protocol import Protocol
+from mclnf_fast.learn.sampling.even import EvenSampler, hilbert_order
+from mclnf_fast.learn.sampling.sampling import FisherSampler
+from mclnf_fast.metrics import (
     StepCurve,
     average,
     backward_transfer,
@@ -30,14 +38,6 @@ from mclnf_fast.learn.metrics import (
     ssim,
     steps_to_reach,
 )
-from mclnf_fast.learn.optim import BankOptimizer
-from mclnf_fast.learn.params import LossFn, Params, flatten_pair, split_pair
-from mclnf_fast.learn.protocol import Protocol
-from mclnf_fast.learn.reservoir import Reservoir
-from mclnf_fast.learn.sampling import FisherSampler
-from mclnf_fast.learn.scores import FimConfig, FisherScorer, Scored, fim_loss_weights
-from mclnf_fast.learn.starts import MetaConfig, StartLearner
-from mclnf_fast.learn.theory import clipped_weights, fisher_quadratic, weighted_sgd_bound
 from mclnf_fast.ops.bank_step import Trust
 
 __all__ = [

@@ -13,13 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast.learn.params import (
-    Params,
-    check_like,
-    check_modules,
-    check_params,
-    check_unit_interval,
-)
+from mclnf_fast.checks import check_unit_interval
+from mclnf_fast.learn.params import Params, check_like, check_modules, check_params
 from mclnf_fast.ops.bank_step import Kind, Trust, bank_step
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mclnf_fast.learn.coords import CoordTask, joined
 from mclnf_fast.learn.methods import AdaptConfig, Method
-from mclnf_fast.learn.metrics import mse_to_psnr
 from mclnf_fast.learn.params import Params
+from mclnf_fast.metrics import mse_to_psnr
 
 Measure = Callable[[list[Tensor]], dict[str, list[float]]]
 

@@ -11,10 +11,16 @@ from typing import NoReturn
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import write_atomically
-from mclnf_fast.report.city_rows import city_csv, city_strips, city_table
-from mclnf_fast.report.html import inline, write_page
-from mclnf_fast.report.protocol import sequence
-from mclnf_fast.report.protocol_tables import (
+from mclnf_fast.report.city.rows import city_csv, city_strips, city_table
+from mclnf_fast.report.page.html import inline, write_page
+from mclnf_fast.report.page.style import check_extra, duration
+from mclnf_fast.report.page.tables import markdown_cell
+from mclnf_fast.report.protocol.counts import sequence
+from mclnf_fast.report.protocol.relations import Relation, relations
+from mclnf_fast.report.protocol.run_folder import Finished, read_runs
+from mclnf_fast.report.protocol.run_pictures import Drawn, draw_figures, draw_signals
+from mclnf_fast.report.protocol.signals import NOT_CLAIMED, look
+from mclnf_fast.report.protocol.tables import (
     Labelled,
     Table,
     csv_text,
@@ -24,12 +30,6 @@ from mclnf_fast.report.protocol_tables import (
     sizes,
     steps_to_reach,
 )
-from mclnf_fast.report.relations import Relation, relations
-from mclnf_fast.report.run_folder import Finished, read_runs
-from mclnf_fast.report.run_pictures import Drawn, draw_figures, draw_signals
-from mclnf_fast.report.signals import NOT_CLAIMED, look
-from mclnf_fast.report.style import check_extra, duration
-from mclnf_fast.report.tables import markdown_cell
 
 RANKS = "In each column the best is bold, the second in italics (underlined on the page); equal as shown is equal."
 

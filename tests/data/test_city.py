@@ -19,9 +19,9 @@ from mclnf_fast.data import (
     views_inside,
     write_city,
 )
-from mclnf_fast.data.city import CELL, HEIGHTS, TOP
-from mclnf_fast.data.city_views import sees
-from mclnf_fast.data.ground import pulses, within
+from mclnf_fast.data.procedural.city.district import CELL, HEIGHTS, TOP
+from mclnf_fast.data.procedural.city.ground import pulses, within
+from mclnf_fast.data.procedural.city.views import sees
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras, look_at
 

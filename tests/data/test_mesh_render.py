@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from mclnf_fast.data.mesh import Mesh, face_normals, join, make_mesh, to_linear, to_srgb
-from mclnf_fast.data.mesh_parts import box, ellipsoid, loft, turned
-from mclnf_fast.data.mesh_render import GROUND_LIGHT, SKY_LIGHT, SUN, SUN_LIGHT, render_mesh
+from mclnf_fast.data.graphics.mesh import Mesh, face_normals, join, make_mesh, to_linear, to_srgb
+from mclnf_fast.data.graphics.mesh_parts import box, ellipsoid, loft, turned
+from mclnf_fast.data.graphics.mesh_render import GROUND_LIGHT, SKY_LIGHT, SUN, SUN_LIGHT, render_mesh
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras, look_at
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mclnf_fast.data import ObjectSets, ObjectViews, procedural_cars, render_car, sphere_cameras, turntable
-from mclnf_fast.data.car_plan import STYLES, draw_car
-from mclnf_fast.data.procedural_cars import car_mesh
+from mclnf_fast.data.procedural.cars.cars import car_mesh
+from mclnf_fast.data.procedural.cars.plan import STYLES, draw_car
 from mclnf_fast.errors import InputError
 
 

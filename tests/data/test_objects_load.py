@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from mclnf_fast.data import ObjectSets, load_objects, procedural_cars, sphere_cameras, write_objects
-from mclnf_fast.data.objects_read import read_rgba, shrink
+from mclnf_fast.data.readers.objects_read import read_rgba, shrink
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.orbit import middle_of, up_of
 
@@ -377,7 +377,7 @@ def test_a_set_that_is_bad_as_a_whole_is_refused(copy):
 
 
 def test_too_much_for_memory_is_refused(copy, monkeypatch):
-    module = importlib.import_module("mclnf_fast.data.load_objects")  # the name in the package is the function
+    module = importlib.import_module("mclnf_fast.data.readers.objects")  # the name in the package is the function
     monkeypatch.setattr(module, "MOST_BYTES", 4 * 3 * SIZE * SIZE * 4 - 1)
     with pytest.raises(InputError, match=r"4 objects would take .*: set a limit, fewer views or a smaller size"):
         load_objects(copy)

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from mclnf_fast.data import load_objects, sphere_cameras
-from mclnf_fast.data.extras import MissingExtraError
-from mclnf_fast.data.mesh import to_linear
-from mclnf_fast.data.mesh_render import render_mesh
-from mclnf_fast.data.objects_mesh import read_mesh
+from mclnf_fast.data.graphics.mesh import to_linear
+from mclnf_fast.data.graphics.mesh_render import render_mesh
+from mclnf_fast.data.readers.extras import MissingExtraError
+from mclnf_fast.data.readers.objects_mesh import read_mesh
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
 

@@ -7,7 +7,12 @@ import math
 import pytest
 import torch
 
-from mclnf_fast.data.phantoms import draw_phantoms, phantom_pictures, phantom_projections, procedural_phantoms
+from mclnf_fast.data.procedural.phantoms import (
+    draw_phantoms,
+    phantom_pictures,
+    phantom_projections,
+    procedural_phantoms,
+)
 from mclnf_fast.errors import InputError
 
 

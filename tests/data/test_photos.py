@@ -7,11 +7,11 @@ import torch
 from tiny_photos import write_photos
 
 from mclnf_fast.data import load_photos, procedural_photos
-from mclnf_fast.data.appearance import between, draw_appearance
 from mclnf_fast.data.photos import PhotoSets, photo_of, split_counts
-from mclnf_fast.data.place import make_place, place_cameras
-from mclnf_fast.data.procedural_photos import render_place
-from mclnf_fast.data.solid_render import SolidRenderer
+from mclnf_fast.data.procedural.city.solids import SolidRenderer
+from mclnf_fast.data.procedural.place.appearance import between, draw_appearance
+from mclnf_fast.data.procedural.place.photos import render_place
+from mclnf_fast.data.procedural.place.place import make_place, place_cameras
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
 

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from mclnf_fast.data.city import make_district
-from mclnf_fast.data.raycast import (
+from mclnf_fast.data.graphics.raycast import (
     GROUND,
     SKY,
     RayCaster,
@@ -15,6 +14,7 @@ from mclnf_fast.data.raycast import (
     ellipsoid_entry,
     rectangle_pairs,
 )
+from mclnf_fast.data.procedural.city.district import make_district
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras, look_at
 

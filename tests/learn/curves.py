@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.coords import CoordTask
+from mclnf_fast.learn.fisher.scores import FimConfig
 from mclnf_fast.learn.methods import AdaptConfig, Method
 from mclnf_fast.learn.params import Params
-from mclnf_fast.learn.scores import FimConfig
 from mclnf_fast.spec import FieldSpec
 
 SPEC = FieldSpec(1, 1, 12, 2, activation="tanh")

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from mclnf_fast.learn.coords import joined
 from mclnf_fast.learn.methods import METHODS
-from mclnf_fast.learn.metrics import mse_to_psnr
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.protocol import Protocol, Record
+from mclnf_fast.metrics import mse_to_psnr
 
 BUDGETS = (1, 2, 4, 8)
 CONFIGURED = dataclasses.replace(CONFIG, schedule="hold", hold=4)

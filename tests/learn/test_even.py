@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mclnf_fast.learn.even import WINDOW, EvenSampler, hilbert_order
+from mclnf_fast.learn.sampling.even import WINDOW, EvenSampler, hilbert_order
 
 
 def scored(items: int, modules: int = 1, seed: int = 0, **options: object) -> EvenSampler:

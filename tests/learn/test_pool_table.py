@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mclnf_fast.learn.pool import ScorePool
-from mclnf_fast.learn.pool_table import MOST_ITEMS, TablePool, make_pool
+from mclnf_fast.learn.sampling.pool import ScorePool
+from mclnf_fast.learn.sampling.pool_table import MOST_ITEMS, TablePool, make_pool
 
 CPU = torch.device("cpu")
 

@@ -15,8 +15,8 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn import fine_tune
 from mclnf_fast.learn.coords import coord_loss
+from mclnf_fast.learn.meta.reptile_start import ReptileConfig, ReptileStart
 from mclnf_fast.learn.params import Params
-from mclnf_fast.learn.reptile_start import ReptileConfig, ReptileStart
 from mclnf_fast.render.bins import BinSettings
 from mclnf_fast.render.objects import ObjectPool, ray_loss
 

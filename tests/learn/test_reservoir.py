@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mclnf_fast.learn import reservoir
 from mclnf_fast.learn.coords import CoordTask
-from mclnf_fast.learn.reservoir import Reservoir
+from mclnf_fast.learn.methods import reservoir
+from mclnf_fast.learn.methods.reservoir import Reservoir
 from mclnf_fast.spec import FieldSpec
 
 SPEC = FieldSpec(1, 1, 4, 1)

@@ -16,9 +16,9 @@ from mclnf_fast.learn import (
     fim_weights,
     full_fisher_scores,
     rank1_fisher_scores,
-    scores,
     split_pair,
 )
+from mclnf_fast.learn.fisher import scores
 from mclnf_fast.spec import FieldSpec, HashGrid
 
 KINDS = ("diag", "kfac", "rank1", "full")
@@ -184,7 +184,7 @@ def test_running_diagonal_is_what_the_op_takes() -> None:
         return real(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mclnf_fast.learn.score_batch.fisher_scores", counted)
+        patch.setattr("mclnf_fast.learn.fisher.score_batch.fisher_scores", counted)
         found = run(params, x + 0.1, offsets, r, grads=True)
     assert len(calls) == 1
     expected = real(x + 0.1, offsets, weights, biases, r, known, SPEC, damping=0.0)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.learn import starts
 from mclnf_fast.learn.coords import CoordTask
-from mclnf_fast.learn.informed import CANDIDATES, informed_batch
-from mclnf_fast.learn.metrics import mse_to_psnr
+from mclnf_fast.learn.fisher.scores import FimConfig, FisherScorer
+from mclnf_fast.learn.meta import starts
+from mclnf_fast.learn.meta.starts import MetaConfig, StartLearner
 from mclnf_fast.learn.params import Params
-from mclnf_fast.learn.scores import FimConfig, FisherScorer
-from mclnf_fast.learn.starts import MetaConfig, StartLearner
+from mclnf_fast.learn.sampling.informed import CANDIDATES, informed_batch
+from mclnf_fast.metrics import mse_to_psnr
 from mclnf_fast.spec import FieldSpec
 
 SPEC = FieldSpec(1, 1, 6, 1, activation="sine", w0=4.0)  # two layers

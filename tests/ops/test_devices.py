@@ -14,7 +14,7 @@ from torch import Tensor
 import mclnf_fast as mf
 from mclnf_fast.errors import DeviceMemoryError
 from mclnf_fast.ops import _constants, _memory
-from mclnf_fast.ops.bank_mlp.triton import launch
+from mclnf_fast.ops.triton import launch
 
 SPEC = mf.FieldSpec(3, 4, 32, 2, encoding=mf.Frequency(4), skips=(1,))
 COUNTS = [300, 0, 129]

@@ -13,10 +13,10 @@ from bank_cases import make
 
 import mclnf_fast as mf
 from mclnf_fast.errors import InputError
-from mclnf_fast.ops.bank_mlp.triton import table
-from mclnf_fast.ops.bank_mlp.triton.table import Shape, Tiles
+from mclnf_fast.ops.triton import table
+from mclnf_fast.ops.triton.table import Shape, Tiles
 
-tiles = pytest.importorskip("mclnf_fast.ops.bank_mlp.triton.tiles")
+tiles = pytest.importorskip("mclnf_fast.ops.triton.tiles")
 CPU = torch.device("cpu")
 
 
@@ -131,8 +131,8 @@ def test_a_file_that_cannot_be_used_is_told_once(
 def test_the_kernels_take_the_table(need, gpu_or_cpu: str) -> None:
     """Another table, other tiles, and values as good as before."""
     need("bank_mlp", "triton", device=gpu_or_cpu)
-    from mclnf_fast.ops.bank_mlp.triton.bank import Bank
-    from mclnf_fast.ops.bank_mlp.triton.launch import network
+    from mclnf_fast.ops.triton.bank import Bank
+    from mclnf_fast.ops.triton.launch import network
 
     for width in (16, 200):
         case = make(mf.FieldSpec(3, 4, width, 1), [70, 40]).on(gpu_or_cpu).require()
@@ -194,7 +194,8 @@ def test_the_backward_keeps_its_limits(need) -> None:
 
 def test_blocks_of_weight_gradients(need, monkeypatch: pytest.MonkeyPatch) -> None:
     need("bank_mlp", "triton")
-    from mclnf_fast.ops.bank_mlp.triton import candidates, tune
+    from mclnf_fast.ops.bank_mlp.triton import tune
+    from mclnf_fast.ops.triton import candidates
 
     entry = next(e for e in candidates.entries(table.built_in(80)) if e.name == "outer ieee")
     narrow = [candidates.dataclasses.replace(entry, width=16, options=[(32, 32), (64, 16)])]

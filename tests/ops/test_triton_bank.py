@@ -86,7 +86,7 @@ def test_half_types(case_of, dtype: torch.dtype, width: int) -> None:
 
 
 def test_chunks_of_many_tiles_and_modules_of_many_chunks(case_of, tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mclnf_fast.ops.bank_mlp.triton import launch
+    from mclnf_fast.ops.triton import launch
 
     monkeypatch.setattr(launch, "CHUNKS", 4)
     case = case_of(mf.FieldSpec(3, 4, 16, 1, encoding=mf.Frequency(3)), [400, 0, 90])

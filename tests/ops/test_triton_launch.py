@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import mclnf_fast as mf
 from mclnf_fast.ops.bank_mlp import reference
-from mclnf_fast.ops.bank_mlp.triton import launch, table
+from mclnf_fast.ops.triton import launch, table
 
 
 @given(st.lists(st.integers(0, 300), max_size=30), st.sampled_from([16, 32, 64, 128]))

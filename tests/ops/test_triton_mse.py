@@ -92,7 +92,7 @@ def test_every_share(problem, counts: list[int]) -> None:
 
 def test_pieces_chunks_and_two_runs(problem, tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """tf32: fused; else a layer at a time."""
-    from mclnf_fast.ops.bank_mlp.triton import launch
+    from mclnf_fast.ops.triton import launch
 
     spec = mf.FieldSpec(3, 2, 12, 1, "tanh", "sigmoid")
     case, target, weight = problem(spec, [140, 0, 40, 0, 30])
@@ -150,8 +150,8 @@ def test_steps_of_meta_learning(problem) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_opcheck(problem, op: str, dtype: torch.dtype) -> None:
     case, target, weight = problem(SPECS["tanh"], [4, 0, 5], dtype)
-    from mclnf_fast.ops.bank_mlp.triton import plain
     from mclnf_fast.ops.bank_mse.triton import ops  # noqa: F401 (registers the ops)
+    from mclnf_fast.ops.triton import plain
 
     x, spec = plain.without_spherical(case.x, case.spec)
     for requires in (False, True) if op != "bank_mse_bwd_bwd" else (False,):

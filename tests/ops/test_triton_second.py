@@ -165,7 +165,7 @@ def all_three(case: Case) -> list[Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_pieces_against_the_whole(case_of, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
-    from mclnf_fast.ops.bank_mlp.triton import launch
+    from mclnf_fast.ops.triton import launch
 
     case = case_of(mf.FieldSpec(3, 2, 132, 1, "tanh"), [140, 0, 30, 0, 100, 30], dtype)
     whole = all_three(case)
@@ -178,7 +178,7 @@ def test_pieces_against_the_whole(case_of, monkeypatch: pytest.MonkeyPatch, dtyp
 
 
 def test_modules_of_many_chunks(case_of, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mclnf_fast.ops.bank_mlp.triton import launch
+    from mclnf_fast.ops.triton import launch
 
     monkeypatch.setattr(launch, "CHUNKS", 3)
     agrees(case_of(mf.FieldSpec(3, 4, 16, 1, "tanh"), [300, 0, 90]))

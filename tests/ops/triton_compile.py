@@ -25,21 +25,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 import mclnf_fast as mf
-from mclnf_fast.ops.bank_mlp.triton import (
-    backward,
-    encoding,
-    error,
-    forward,
-    launch,
-    layers,
-    second_layers,
-    table,
-)
+from mclnf_fast.ops.bank_mlp.triton import backward, forward, second_layers
 from mclnf_fast.ops.fisher.triton import kernels as fisher
 from mclnf_fast.ops.fisher.triton import table as fisher_table
 from mclnf_fast.ops.fisher.triton import walk
 from mclnf_fast.ops.render_rays.triton import kernel as rays
 from mclnf_fast.ops.render_rays.triton import table as rays_table
+from mclnf_fast.ops.triton import encoding, error, launch, layers, reduce, table
 
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 POINTER = {"half": "*bf16", "tf32": "*fp32", "ieee": "*fp32"}
@@ -128,7 +120,7 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
         yield "features", kind, net, shape, encoding.features_gradient, through
     for scaled in (False, True):
         more = {"SIZE": 4096, "BLOCK": 1024, "SCALED": scaled, "MORE": scaled}
-        yield "reduce", "ieee", net, table.Shape(1024, 4), backward.reduce_chunks, more
+        yield "reduce", "ieee", net, table.Shape(1024, 4), reduce.reduce_chunks, more
     yield from fisher_entries(arch)
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 import mclnf_fast as mf
 from mclnf_fast.fields import encode_grids, initial_parameters, split_params
 from mclnf_fast.learn import BankOptimizer, FimConfig, FisherScorer
-from mclnf_fast.learn.consolidate import diagonal_fisher
 from mclnf_fast.learn.methods import MIM, AdaptConfig
+from mclnf_fast.learn.methods.consolidate import diagonal_fisher
 from mclnf_fast.learn.params import split_pair
 from mclnf_fast.render import Cells, RenderSettings, render_modules, render_scene
 from mclnf_fast.render.posed import PosedImages

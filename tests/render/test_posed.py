@@ -9,9 +9,9 @@ from torch import Tensor
 
 from mclnf_fast import ops
 from mclnf_fast.learn import FimConfig, FisherScorer
-from mclnf_fast.learn.consolidate import diagonal_fisher
-from mclnf_fast.learn.informed import Informed
-from mclnf_fast.learn.reservoir import Reservoir
+from mclnf_fast.learn.methods.consolidate import diagonal_fisher
+from mclnf_fast.learn.methods.reservoir import Reservoir
+from mclnf_fast.learn.sampling.informed import Informed
 from mclnf_fast.render import Cells, RayBatch, RenderSettings, render_modules
 from mclnf_fast.render.posed import PosedImages, joined, posed_losses
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mclnf_fast.report import film
+from mclnf_fast.report.page import film
 
 
 def moving(count: int = 6, size: tuple[int, int] = (41, 30)) -> list[Image.Image]:

@@ -12,9 +12,9 @@ import pytest
 from fake_run import KINDS, run_metrics
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.report.methods import CATEGORIES, METHOD_KEYS, in_order, method
-from mclnf_fast.report.protocol import Protocol, estimate
-from mclnf_fast.report.protocol_tables import Labelled, aligned, csv_text, details, markdown, results, steps_to_reach
+from mclnf_fast.report.page.methods import CATEGORIES, METHOD_KEYS, in_order, method
+from mclnf_fast.report.protocol.counts import Protocol, estimate
+from mclnf_fast.report.protocol.tables import Labelled, aligned, csv_text, details, markdown, results, steps_to_reach
 
 
 def by_hand(curve: dict[str, list[float]], seeds: int = 1, **row: Any) -> dict[str, Any]:

@@ -12,15 +12,16 @@ from fake_run import run_metrics, values, write_run
 from PIL import Image
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.report import filmstrip, plots, qualitative_picture, write_run_pictures
-from mclnf_fast.report.methods import method
-from mclnf_fast.report.protocol import Protocol
-from mclnf_fast.report.protocol_matrices import matrices_figure
-from mclnf_fast.report.protocol_plots import meta_figure, reach_figure, signed, steps_figure
-from mclnf_fast.report.protocol_tables import Labelled
-from mclnf_fast.report.qualitative import _telling, small_enough
-from mclnf_fast.report.run_pictures import load_predictions
-from mclnf_fast.report.waves import bands_picture, spectrogram, waveform
+from mclnf_fast.report import filmstrip, qualitative_picture, write_run_pictures
+from mclnf_fast.report.page import plots
+from mclnf_fast.report.page.methods import method
+from mclnf_fast.report.protocol.counts import Protocol
+from mclnf_fast.report.protocol.matrices import matrices_figure
+from mclnf_fast.report.protocol.plots import meta_figure, reach_figure, signed, steps_figure
+from mclnf_fast.report.protocol.qualitative import _telling, small_enough
+from mclnf_fast.report.protocol.run_pictures import load_predictions
+from mclnf_fast.report.protocol.tables import Labelled
+from mclnf_fast.report.protocol.waves import bands_picture, spectrogram, waveform
 
 TWO = ("finetune", "mod")
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from fake_run import run_metrics
 
-from mclnf_fast.report.protocol import Protocol
-from mclnf_fast.report.reach import reach
-from mclnf_fast.report.relations import PAPERS_FORM, Relation, relations
+from mclnf_fast.report.protocol.counts import Protocol
+from mclnf_fast.report.protocol.reach import reach
+from mclnf_fast.report.protocol.relations import PAPERS_FORM, Relation, relations
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from mclnf_fast.report import (
     psnr_over_steps,
     write_report,
 )
-from mclnf_fast.report.claims import changed, figures, sentences, start_gains
-from mclnf_fast.report.plots import spread
-from mclnf_fast.report.style import METHODS, PALETTE, PALETTE_DARK
+from mclnf_fast.report.page.claims import changed, figures, sentences, start_gains
+from mclnf_fast.report.page.plots import spread
+from mclnf_fast.report.page.style import METHODS, PALETTE, PALETTE_DARK
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "path", "use"}
 

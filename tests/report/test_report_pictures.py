@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mclnf_fast.report import fisher_map, module_map, overview, save_png, strip, triptych
-from mclnf_fast.report.canvas import MARGIN, heat, to_rgb8
+from mclnf_fast.report.page.canvas import MARGIN, heat, to_rgb8
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from mclnf_fast.report import matrix_table, summary_markdown
-from mclnf_fast.report.style import db, duration, ordered
+from mclnf_fast.report.page.style import db, duration, ordered
 
 BLOCKS = ["one", "two", "three"]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from mclnf_fast.report import ct, image_start
-from mclnf_fast.report.starts import lead
+from mclnf_fast.report.starts import ct, image_start
+from mclnf_fast.report.starts.starts import lead
 
 
 def row(first: float, last: float, **more: Any) -> dict[str, Any]:

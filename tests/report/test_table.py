@@ -16,7 +16,7 @@ from test_report_html import Checker
 from mclnf_fast.cli import main
 from mclnf_fast.errors import InputError
 from mclnf_fast.report import save_png, signal_table, write_signal_report
-from mclnf_fast.report.run_folder import read_runs
+from mclnf_fast.report.protocol.run_folder import read_runs
 from mclnf_fast.report.table import write_tables
 
 COMMAND = "mclnf-fast table runs --out out"

@@ -24,7 +24,8 @@ def city_cache(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def run_tiny(city_cache: pathlib.Path) -> Iterator[Callable[..., int]]:
     """`run_tiny("--out", folder, ...)`: `mclnf-fast run city` on the tiny city, in this process; its exit code."""
     from mclnf_fast.cli import main
-    from mclnf_fast.systems import city_data, start, stream, wide_start
+    from mclnf_fast.systems.city import data as city_data
+    from mclnf_fast.systems.city import start, stream, wide_start
 
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:

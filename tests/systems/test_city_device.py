@@ -11,7 +11,7 @@ import torch
 from elsewhere import Elsewhere
 from tiny_city import OPTIONS, results
 
-from mclnf_fast.systems import city_config
+from mclnf_fast.systems.city import options as city_config
 
 
 def flat(value: Any, at: str = "") -> dict[str, Any]:

@@ -12,8 +12,8 @@ import yaml
 from tiny_city import OPTIONS, OTHERS, results
 
 from mclnf_fast.fields import load_bank
-from mclnf_fast.systems import city_data
-from mclnf_fast.systems.city_config import DEFAULT, METHODS, read_config
+from mclnf_fast.systems.city import data as city_data
+from mclnf_fast.systems.city.options import DEFAULT, METHODS, read_config
 
 MODULAR = ("mim", "mod", "mod_random")
 

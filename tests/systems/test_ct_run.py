@@ -12,17 +12,18 @@ import torch
 from PIL import Image
 
 from mclnf_fast.cli import main
-from mclnf_fast.data.phantoms import draw_phantoms, phantom_projections
+from mclnf_fast.data.procedural.phantoms import draw_phantoms, phantom_projections
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
-from mclnf_fast.learn.metrics import psnr
+from mclnf_fast.metrics import psnr
 from mclnf_fast.render.parallel_beam import back_project, project
 from mclnf_fast.render.scans import even_angles
-from mclnf_fast.systems import ct, pixel_starts
-from mclnf_fast.systems import run as frame
-from mclnf_fast.systems.ct_config import CtConfig, defaults_of
-from mclnf_fast.systems.ct_field import load_ct_start
-from mclnf_fast.systems.pixel_config import preset_of
+from mclnf_fast.systems.common import run as frame
+from mclnf_fast.systems.ct import job as ct
+from mclnf_fast.systems.ct.field import load_ct_start
+from mclnf_fast.systems.ct.options import CtConfig, defaults_of
+from mclnf_fast.systems.starts import pixels as pixel_starts
+from mclnf_fast.systems.starts.pixel_options import preset_of
 
 TINY = [
     "--count", "6", "--test", "2", "--size", "16", "--steps", "4", "--width", "8", "--hidden-layers", "2",

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.systems.city_config import CityConfig, read_config
-from mclnf_fast.systems.folder import RunFolder, plain
+from mclnf_fast.systems.city.options import CityConfig, read_config
+from mclnf_fast.systems.common.folder import RunFolder, plain
 
 
 def folder(tmp_path: pathlib.Path) -> RunFolder:

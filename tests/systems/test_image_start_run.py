@@ -14,13 +14,14 @@ from PIL import Image
 from mclnf_fast.cli import main
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
-from mclnf_fast.learn.metrics import psnr
-from mclnf_fast.systems import pixel_starts, single_view_start
-from mclnf_fast.systems import run as frame
-from mclnf_fast.systems.ct_field import load_ct_start
-from mclnf_fast.systems.image_field import load_start
-from mclnf_fast.systems.image_start_config import ImageStartConfig, defaults_of
-from mclnf_fast.systems.pixel_config import preset_of
+from mclnf_fast.metrics import psnr
+from mclnf_fast.systems.common import run as frame
+from mclnf_fast.systems.ct.field import load_ct_start
+from mclnf_fast.systems.image_start.field import load_start
+from mclnf_fast.systems.image_start.options import ImageStartConfig, defaults_of
+from mclnf_fast.systems.starts import pixels as pixel_starts
+from mclnf_fast.systems.starts import ray_field as single_view_start
+from mclnf_fast.systems.starts.pixel_options import preset_of
 
 TINY = [
     "--count", "5", "--test", "2", "--size", "16", "--steps", "4", "--width", "8", "--hidden-layers", "2", "--w0", "30",

@@ -15,15 +15,15 @@ from tiny_photos import write_photos
 from mclnf_fast import data
 from mclnf_fast.cli import main
 from mclnf_fast.data.photos import split_counts
-from mclnf_fast.data.place import place_cameras
+from mclnf_fast.data.procedural.place.place import place_cameras
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
-from mclnf_fast.learn.metrics import psnr
+from mclnf_fast.learn.meta.reptile_start import ReptileStart
 from mclnf_fast.learn.params import interpolated
-from mclnf_fast.learn.reptile_start import ReptileStart
-from mclnf_fast.systems import run as run_frame
-from mclnf_fast.systems.photos_config import PhotosConfig, defaults_of, preset_config
-from mclnf_fast.systems.single_view_start import interpolate, load_start
+from mclnf_fast.metrics import psnr
+from mclnf_fast.systems.common import run as run_frame
+from mclnf_fast.systems.photos.options import PhotosConfig, defaults_of, preset_config
+from mclnf_fast.systems.starts.ray_field import interpolate, load_start
 
 TINY = [
     "--photos", "9", "--test", "3", "--validation", "2", "--size", "12", "--steps", "4", "--rays", "16", "--width", "8",

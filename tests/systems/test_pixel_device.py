@@ -11,7 +11,7 @@ import torch
 from elsewhere import Elsewhere
 
 from mclnf_fast.cli import main
-from mclnf_fast.systems import pixel_config
+from mclnf_fast.systems.starts import pixel_options as pixel_config
 
 SHARED = [
     "--count", "6", "--test", "2", "--size", "16", "--steps", "2", "--width", "4", "--hidden-layers", "1",

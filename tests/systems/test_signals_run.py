@@ -15,8 +15,8 @@ from mclnf_fast.cli import main
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.learn.methods import METHODS
-from mclnf_fast.systems.mcl_config import AudioConfig
-from mclnf_fast.systems.mcl_data import load, meta_start, random_start
+from mclnf_fast.systems.signals.data import load, meta_start, random_start
+from mclnf_fast.systems.signals.options import AudioConfig
 
 TINY = [
     "--steps", "4", "--limit", "5", "--width", "8", "--hidden-layers", "2", "--threads", "1", "--adapt.batch", "16",

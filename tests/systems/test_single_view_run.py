@@ -17,13 +17,13 @@ from mclnf_fast import data as object_data
 from mclnf_fast.cli import main
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
-from mclnf_fast.learn.metrics import psnr
-from mclnf_fast.learn.reptile_start import ReptileStart
+from mclnf_fast.learn.meta.reptile_start import ReptileStart
+from mclnf_fast.metrics import psnr
 from mclnf_fast.render.objects import on_white
-from mclnf_fast.systems import run as run_frame
-from mclnf_fast.systems import single_view
-from mclnf_fast.systems.single_view_config import SingleViewConfig, defaults_of, preset_config
-from mclnf_fast.systems.single_view_start import load_start
+from mclnf_fast.systems.common import run as run_frame
+from mclnf_fast.systems.single_view import job as single_view
+from mclnf_fast.systems.single_view.options import SingleViewConfig, defaults_of, preset_config
+from mclnf_fast.systems.starts.ray_field import load_start
 
 TINY = [
     "--objects", "5", "--test", "2", "--views", "6", "--size", "12", "--steps", "4", "--rays", "16", "--width", "8",

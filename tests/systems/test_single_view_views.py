@@ -19,11 +19,11 @@ from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.render.bins import BinSettings
 from mclnf_fast.render.objects import ObjectPool, on_white
 from mclnf_fast.render.orbit import nearest, orbit
-from mclnf_fast.report import single_view as report
+from mclnf_fast.report.starts import single_view as report
 from mclnf_fast.spec import FieldSpec, LogFrequency
-from mclnf_fast.systems import single_view
-from mclnf_fast.systems.single_view_show import SIDE, Show
-from mclnf_fast.systems.single_view_views import learned_from, split_views
+from mclnf_fast.systems.single_view import job as single_view
+from mclnf_fast.systems.single_view.show import SIDE, Show
+from mclnf_fast.systems.single_view.views import learned_from, split_views
 
 SIZE = 10
 TINY = [

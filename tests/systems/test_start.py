@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mclnf_fast.render import Cameras, RayPool
-from mclnf_fast.systems.start import draw_from_each, joined
+from mclnf_fast.systems.city.start import draw_from_each, joined
 
 
 def pool(views: int, height: int, width: int, seed: int) -> RayPool:

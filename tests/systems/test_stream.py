@@ -16,10 +16,10 @@ from mclnf_fast.render import Cells, RenderSettings
 from mclnf_fast.render.cameras import Cameras, look_at
 from mclnf_fast.render.posed import PosedImages
 from mclnf_fast.spec import FieldSpec
-from mclnf_fast.systems import stream as module
-from mclnf_fast.systems.folder import RunFolder
-from mclnf_fast.systems.start import random_start
-from mclnf_fast.systems.stream import Stream, stack
+from mclnf_fast.systems.city import stream as module
+from mclnf_fast.systems.city.start import random_start
+from mclnf_fast.systems.city.stream import Stream, stack
+from mclnf_fast.systems.common.folder import RunFolder
 
 SPEC = FieldSpec(3, 4, 8, 1)
 CELL = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3]]))

@@ -12,10 +12,10 @@ from test_start import pool
 from mclnf_fast.data import Block, ImageSet
 from mclnf_fast.render import Cells, RenderSettings
 from mclnf_fast.spec import FieldSpec
-from mclnf_fast.systems import wide_start as module
-from mclnf_fast.systems.folder import RunFolder
-from mclnf_fast.systems.start import random_start
-from mclnf_fast.systems.wide_start import Kind, WideConfig, WideStart, hull_cell, learn_wide_start
+from mclnf_fast.systems.city import wide_start as module
+from mclnf_fast.systems.city.start import random_start
+from mclnf_fast.systems.city.wide_start import Kind, WideConfig, WideStart, hull_cell, learn_wide_start
+from mclnf_fast.systems.common.folder import RunFolder
 
 SPEC = FieldSpec(3, 4, 8, 2)
 CONFIG = WideConfig(steps=4, inner_steps=2, inner_lr=0.1, rays=9)

@@ -46,7 +46,8 @@ def results(run: pathlib.Path) -> dict[str, Any]:
 def shrink() -> None:
     """A small procedural city, and a state on disk after every step."""
     from mclnf_fast.data import write_city
-    from mclnf_fast.systems import city_data, start, stream, wide_start
+    from mclnf_fast.systems.city import data as city_data
+    from mclnf_fast.systems.city import start, stream, wide_start
 
     def tiny(*, seed: int = 0, progress: object = None, **_: object) -> object:
         return write_city(seed=seed, progress=progress, **PLAN)

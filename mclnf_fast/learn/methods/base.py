@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.errors import InputError
+from mclnf_fast.learn.fisher.scores import FimConfig
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import Params, check_like, part_of
-from mclnf_fast.learn.scores import FimConfig
 from mclnf_fast.learn.task import BankTask
 
 Category = Literal["OL", "CL", "CML", "MOL", "MCL"]

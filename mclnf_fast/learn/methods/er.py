@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.learn.methods.base import AdaptConfig, Memory, Method
+from mclnf_fast.learn.methods.reservoir import Reservoir
 from mclnf_fast.learn.params import Params
-from mclnf_fast.learn.reservoir import Reservoir
 from mclnf_fast.learn.task import BankTask
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mclnf_fast.learn.consolidate import Consolidation
 from mclnf_fast.learn.methods.base import AdaptConfig, Memory, Method
+from mclnf_fast.learn.methods.consolidate import Consolidation
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.task import BankTask

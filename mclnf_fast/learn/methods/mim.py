@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast.learn.informed import Informed
 from mclnf_fast.learn.methods.base import Memory
 from mclnf_fast.learn.methods.mod import Mod
+from mclnf_fast.learn.sampling.informed import Informed
 
 
 class MIM(Mod):

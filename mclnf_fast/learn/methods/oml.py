@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from mclnf_fast.learn.meta.oml import fast_mask
 from mclnf_fast.learn.methods.base import Method
-from mclnf_fast.learn.oml import fast_mask
 from mclnf_fast.learn.params import Params
 
 

@@ -1,6 +1,6 @@
 """The shape function of the compiled optimiser step: it works in place and gives nothing back.
 
-It has no derivative; an optimiser step that is differentiated through is `mclnf_fast.learn.adapt`.
+It has no derivative; an optimiser step that is differentiated through is `mclnf_fast.learn.meta.adapt`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops.bank_mlp.reference import activate, encode
+from mclnf_fast.ops._layers import activate, encode
 from mclnf_fast.spec import FieldSpec
 
 Pair = tuple[list[Tensor], list[Tensor]]

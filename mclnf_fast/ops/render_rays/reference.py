@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mclnf_fast.ops._layers import activate
 from mclnf_fast.ops.bank_mlp import bank_mlp
-from mclnf_fast.ops.bank_mlp.reference import activate
 from mclnf_fast.ops.composite import composite
 from mclnf_fast.ops.march import march_rays
 from mclnf_fast.spec import FieldSpec

@@ -10,15 +10,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.bank_mlp.triton.encoding import wave_slope
-from mclnf_fast.ops.bank_mlp.triton.functions import RELU, activate, encode, layer_sums, matrix, module_of, slope
-
-
-@triton.jit
-def add_to(at, value, mask, more):
-    """Adds to sums in memory, or begins them."""
-    before = tl.load(at, mask=mask & more, other=0.0)
-    tl.store(at, before + value, mask=mask)
+from mclnf_fast.ops.triton.encoding import wave_slope
+from mclnf_fast.ops.triton.functions import RELU, activate, encode, layer_sums, matrix, module_of, slope
+from mclnf_fast.ops.triton.reduce import add_to
 
 
 @triton.jit
@@ -245,39 +239,3 @@ def encode_backward(
     total = tl.dot(g, pick, input_precision="ieee")
     to = grad_x + rows[:, None] * IN + i[None, :]
     tl.store(to, total.to(grad_x.dtype.element_ty), mask=live[:, None] & (i < IN)[None, :])
-
-
-@triton.jit
-def reduce_chunks(
-    sums,
-    chunks,
-    grad,
-    first,
-    modules,
-    PARAMETERS: tl.constexpr,
-    SIZE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    factors=None,
-    SCALED: tl.constexpr = False,
-    MORE: tl.constexpr = False,
-):
-    """grad [modules, SIZE] = the sums [chunks, PARAMETERS] from `first` on, a module's chunks in their order; zeros for
-    a module without any. SCALED: times the module's factor [modules]; MORE: added to what is there."""
-    blocks: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
-    wide = tl.zeros((), tl.int64)
-    for place in range(tl.program_id(0), modules * blocks, tl.num_programs(0)):
-        module = place // blocks
-        i = (place % blocks) * BLOCK + tl.arange(0, BLOCK)
-        total = tl.zeros((BLOCK,), tl.float32)
-        begin = tl.load(chunks + module)
-        end = tl.load(chunks + module + 1)
-        for chunk in range(begin, end):
-            total += tl.load(sums + (wide + chunk) * PARAMETERS + first + i, mask=i < SIZE, other=0.0)
-        to = grad + (wide + module) * SIZE + i
-        mask = i < SIZE
-        if SCALED:
-            total *= tl.load(factors + module)
-        if MORE:  # a module that has nothing to add is passed over
-            mask = mask & (end > begin)
-            total += tl.load(to, mask=mask, other=0.0).to(tl.float32)
-        tl.store(to, total.to(grad.dtype.element_ty), mask=mask)

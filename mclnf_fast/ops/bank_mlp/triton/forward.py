@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.bank_mlp.triton.functions import activate, encode, layer_sums, tile_of
+from mclnf_fast.ops.triton.functions import activate, encode, layer_sums, tile_of
 
 
 @triton.jit

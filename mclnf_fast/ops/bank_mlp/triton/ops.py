@@ -12,9 +12,10 @@ from torch.library import custom_op
 
 from mclnf_fast.ops import _memory
 from mclnf_fast.ops.bank_mlp.autograd import direction, no_setup, second_fake, shapes_like, third
-from mclnf_fast.ops.bank_mlp.triton import launch, plain, sweeps
-from mclnf_fast.ops.bank_mlp.triton.bank import Bank
+from mclnf_fast.ops.bank_mlp.triton import sweeps
 from mclnf_fast.ops.bank_mlp.triton.second import Direction, second
+from mclnf_fast.ops.triton import launch, plain
+from mclnf_fast.ops.triton.bank import Bank
 from mclnf_fast.spec import FieldSpec
 
 Gradients = tuple[Tensor, list[Tensor], list[Tensor]]

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops.bank_mlp.triton import launch, table
-from mclnf_fast.ops.bank_mlp.triton.bank import (
+from mclnf_fast.ops.bank_mlp.triton.second_layers import layer_gradients, layer_outers, layer_tangents
+from mclnf_fast.ops.bank_mlp.triton.sweeps import through_encoding
+from mclnf_fast.ops.triton import launch, table
+from mclnf_fast.ops.triton.bank import (
     LAYER_OPTIONS,
     Bank,
     finish,
@@ -18,9 +20,7 @@ from mclnf_fast.ops.bank_mlp.triton.bank import (
     reduce,
     totals,
 )
-from mclnf_fast.ops.bank_mlp.triton.error import SquaredError
-from mclnf_fast.ops.bank_mlp.triton.second_layers import layer_gradients, layer_outers, layer_tangents
-from mclnf_fast.ops.bank_mlp.triton.sweeps import through_encoding
+from mclnf_fast.ops.triton.error import SquaredError
 
 BENT = 2  # the first of mclnf_fast.spec.ACTIVATIONS with a second derivative
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.bank_mlp.triton.encoding import encode_both
-from mclnf_fast.ops.bank_mlp.triton.functions import RELU, activate, curvature, module_of, slope, tile_of
+from mclnf_fast.ops.triton.encoding import encode_both
+from mclnf_fast.ops.triton.functions import RELU, activate, curvature, module_of, slope, tile_of
 
 
 @triton.jit

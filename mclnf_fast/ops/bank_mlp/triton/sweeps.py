@@ -6,9 +6,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops.bank_mlp.triton import launch, table
 from mclnf_fast.ops.bank_mlp.triton.backward import fused_backward
-from mclnf_fast.ops.bank_mlp.triton.bank import (
+from mclnf_fast.ops.bank_mlp.triton.forward import fused_forward
+from mclnf_fast.ops.triton import launch, table
+from mclnf_fast.ops.triton.bank import (
     Bank,
     backward_walk,
     finish,
@@ -18,11 +19,10 @@ from mclnf_fast.ops.bank_mlp.triton.bank import (
     reduce,
     totals,
 )
-from mclnf_fast.ops.bank_mlp.triton.encoding import features_gradient
-from mclnf_fast.ops.bank_mlp.triton.error import SquaredError
-from mclnf_fast.ops.bank_mlp.triton.forward import fused_forward
-from mclnf_fast.ops.bank_mlp.triton.layers import layer_outer
-from mclnf_fast.ops.bank_mlp.triton.tiles import architecture
+from mclnf_fast.ops.triton.encoding import features_gradient
+from mclnf_fast.ops.triton.error import SquaredError
+from mclnf_fast.ops.triton.layers import layer_outer
+from mclnf_fast.ops.triton.tiles import architecture
 
 
 def forward(bank: Bank) -> Tensor:

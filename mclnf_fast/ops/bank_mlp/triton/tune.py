@@ -25,9 +25,10 @@ from mclnf_fast.encodings import Frequency
 from mclnf_fast.errors import BackendError, InputError
 from mclnf_fast.ops import _triton
 from mclnf_fast.ops.bank_mlp import reference
-from mclnf_fast.ops.bank_mlp.triton import backward, forward, layers, ops, tiles
-from mclnf_fast.ops.bank_mlp.triton.candidates import Entry, alone, entries
-from mclnf_fast.ops.bank_mlp.triton.table import Tiles, built_in
+from mclnf_fast.ops.bank_mlp.triton import backward, forward, ops
+from mclnf_fast.ops.triton import layers, tiles
+from mclnf_fast.ops.triton.candidates import Entry, alone, entries
+from mclnf_fast.ops.triton.table import Tiles, built_in
 from mclnf_fast.spec import FieldSpec
 
 MOST_SPILLS = 40  # of a thread's 255 registers

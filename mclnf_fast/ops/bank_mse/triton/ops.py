@@ -8,12 +8,13 @@ from torch import Tensor
 from torch.library import custom_op
 
 from mclnf_fast.ops import _memory
-from mclnf_fast.ops.bank_mlp.triton import launch, plain, sweeps
-from mclnf_fast.ops.bank_mlp.triton.bank import Bank, layer_chunks
-from mclnf_fast.ops.bank_mlp.triton.error import SquaredError
+from mclnf_fast.ops.bank_mlp.triton import sweeps
 from mclnf_fast.ops.bank_mlp.triton.ops import interleaved, zeroed
 from mclnf_fast.ops.bank_mlp.triton.second import Direction, second
 from mclnf_fast.ops.bank_mse import autograd
+from mclnf_fast.ops.triton import launch, plain
+from mclnf_fast.ops.triton.bank import Bank, layer_chunks
+from mclnf_fast.ops.triton.error import SquaredError
 from mclnf_fast.spec import FieldSpec
 
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops import _memory
-from mclnf_fast.ops.bank_mlp.triton import launch, plain
-from mclnf_fast.ops.bank_mlp.triton.bank import Bank, backward_walk
-from mclnf_fast.ops.bank_mlp.triton.table import Pair as Shapes
-from mclnf_fast.ops.bank_mlp.triton.table import Shape
 from mclnf_fast.ops.fisher.triton import table
 from mclnf_fast.ops.fisher.triton.kernels import reduce_samples, sample_sums
 from mclnf_fast.ops.fisher.triton.walk import fused_walk
+from mclnf_fast.ops.triton import launch, plain
+from mclnf_fast.ops.triton.bank import Bank, backward_walk
+from mclnf_fast.ops.triton.table import Pair as Shapes
+from mclnf_fast.ops.triton.table import Shape
 from mclnf_fast.spec import FieldSpec
 
 Pair = tuple[list[Tensor], list[Tensor]]

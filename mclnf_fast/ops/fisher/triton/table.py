@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from mclnf_fast.ops.bank_mlp.triton.launch import Network, padded
-from mclnf_fast.ops.bank_mlp.triton.table import SMALL_TILE, Pair, Shape
+from mclnf_fast.ops.triton.launch import Network, padded
+from mclnf_fast.ops.triton.table import SMALL_TILE, Pair, Shape
 
 # The tile of large modules and that of small ones. What is missing goes layer by layer. Last: whether more than 64
 # features come in again behind a hidden layer, and stay in registers until then.

@@ -11,8 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.bank_mlp.triton.functions import activate, layer_sums, module_of
 from mclnf_fast.ops.render_rays.triton.rays import absorbed, edge, features, interval, occupied
+from mclnf_fast.ops.triton.functions import activate, layer_sums, module_of
 
 PROBES = tl.constexpr(4)  # bins that a ray passes at a time in search of an occupied one
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from mclnf_fast.ops.bank_mlp import reference as bank
-from mclnf_fast.ops.bank_mlp.triton import launch
-from mclnf_fast.ops.bank_mlp.triton import table as bank_table
-from mclnf_fast.ops.bank_mlp.triton.bank import precision, programs
-from mclnf_fast.ops.bank_mlp.triton.tiles import architecture
+from mclnf_fast.ops._layers import spherical_harmonics
 from mclnf_fast.ops.render_rays.reference import Options, Pixels
 from mclnf_fast.ops.render_rays.triton import table
 from mclnf_fast.ops.render_rays.triton.kernel import render
+from mclnf_fast.ops.triton import launch
+from mclnf_fast.ops.triton import table as bank_table
+from mclnf_fast.ops.triton.bank import precision, programs
+from mclnf_fast.ops.triton.tiles import architecture
 from mclnf_fast.spec import ACTIVATIONS, FieldSpec
 
 CHUNKS_A_PROGRAM = 4  # so that a program whose rays are short takes more of them
@@ -35,7 +35,7 @@ def along_ray(spec: FieldSpec, extra: Tensor | None) -> tuple[list[int], list[fl
             continue
         if extra is None or start < 3:
             return None
-        extra = torch.cat((extra, bank.spherical_harmonics(degree, extra[:, start - 3 : start - 3 + dims])), 1)
+        extra = torch.cat((extra, spherical_harmonics(degree, extra[:, start - 3 : start - 3 + dims])), 1)
         parts[at : at + 5] = [0, inputs, degree * degree, 0, 0]
         inputs += degree * degree
     return [inputs, *head[1:], *parts], floats, extra

@@ -7,7 +7,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.bank_mlp.triton.functions import sine
+from mclnf_fast.ops.triton.functions import sine
 
 MOST_BINS = tl.constexpr(16777216.0)
 

@@ -7,7 +7,7 @@ tile.
 
 from __future__ import annotations
 
-from mclnf_fast.ops.bank_mlp.triton.table import Shape
+from mclnf_fast.ops.triton.table import Shape
 
 ALL, NONE = 80, 1000
 # With the oldest architecture whose registers hold the features of a network that skips to them as well.

@@ -1,0 +1,1 @@
+"""Procedural cars: plan, body, cabin and parts."""

@@ -1,0 +1,1 @@
+"""Procedural city districts: plan, parts, views, rendering and the tree that is written."""

@@ -1,0 +1,1 @@
+"""A procedural place under many lights."""

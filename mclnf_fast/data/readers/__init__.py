@@ -1,0 +1,1 @@
+"""Readers of data on disk, one file per format or layout."""

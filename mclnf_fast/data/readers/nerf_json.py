@@ -1,0 +1,117 @@
+"""The Blender (`transforms_{train,val,test}.json`) and nerfstudio (`transforms.json`) dialects, as lists
+of frames.
+
+Poses stay in the frame that the file has them in: nerfstudio's `applied_transform` says what was done to
+them already.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mclnf_fast.data.readers.files import (
+    Frame,
+    box_of,
+    frame_list,
+    intrinsics_of,
+    matrix,
+    pose,
+    read_json,
+    safe_path,
+    shown_name,
+    text,
+)
+from mclnf_fast.data.readers.matrixcity import Group
+from mclnf_fast.errors import InputError
+
+IMAGE_ENDINGS = ("", ".png", ".jpg", ".jpeg", ".webp")
+
+
+def named_frames(root: Path, path: Path, content: dict[str, Any]) -> list[tuple[str, Frame]]:
+    """The file's frames, each with its `file_path` as written."""
+    out = []
+    for k, frame in enumerate(frame_list(content, path)):
+        written = text(frame, "file_path", path)
+        image = safe_path(root, path.parent, written, path)
+        for ending in IMAGE_ENDINGS:
+            full = image.with_name(image.name + ending)
+            if full.is_file():
+                # Checked once more: the name with its ending may be another link.
+                image = safe_path(root, path.parent, written + ending, path)
+                break
+        else:
+            raise InputError(f"{image}: must be an image, was not there (named in {path})")
+        c2w = pose(frame.get("transform_matrix"), f"{path}: frames[{k}] transform_matrix")
+        out.append((written, Frame(image, shown_name(root, image), c2w, intrinsics_of([content, frame], path), path)))
+    return out
+
+
+def read_blender(root: Path) -> Group:
+    """`transforms_train.json` with `transforms_test.json`, or `transforms_val.json` where there is no test
+    file."""
+    group = Group(root.name)
+    path = root / "transforms_train.json"
+    content = read_json(path)
+    group.train = [frame for _, frame in named_frames(root, path, content)]
+    if content.get("aabb") is not None:
+        group.aabb = box_of(content["aabb"], f"{path}: key 'aabb'")
+    for split in ("test", "val"):
+        path = root / f"transforms_{split}.json"
+        if path.exists():
+            group.test = [frame for _, frame in named_frames(root, path, read_json(path))]
+            break
+    return group
+
+
+def read_nerfstudio(root: Path, holdout_every: int) -> tuple[Group, dict[str, Any]]:
+    """`transforms.json` and its content.
+
+    Held out: `test_filenames`, else `val_filenames`; else what `train_filenames` leaves; else each
+        `holdout_every`-th
+    frame, the first included (0: none).
+
+    Raises:
+        InputError: a fault of the file, a name in those lists that is no frame's `file_path`.
+    """
+    path = root / "transforms.json"
+    content = read_json(path)
+    group = Group(root.name)
+    if content.get("applied_transform") is not None:
+        matrix(content["applied_transform"], f"{path}: key 'applied_transform'", ((3, 4), (4, 4)))
+    if content.get("aabb") is not None:
+        group.aabb = box_of(content["aabb"], f"{path}: key 'aabb'")
+    frames = named_frames(root, path, content)
+    lists = {split: _names(content, f"{split}_filenames", path) for split in ("train", "val", "test")}
+    known = {written for written, _ in frames}
+    for split, names in lists.items():
+        for name in names or ():
+            if name not in known:
+                raise InputError(f"{path}: {split}_filenames must name frames' file_path, {name!r} is none")
+    train, test = lists["train"], lists["test"] or lists["val"]
+    if train is not None or test is not None:
+        group.test = [f for w, f in frames if (w in test if test is not None else w not in (train or ()))]
+        group.train = [f for w, f in frames if (w in train if train is not None else w not in (test or ()))]
+    else:
+        held = _every(len(frames), holdout_every)
+        group.train = [f for (_, f), out in zip(frames, held, strict=True) if not out]
+        group.test = [f for (_, f), out in zip(frames, held, strict=True) if out]
+    return group, content
+
+
+def _every(count: int, step: int) -> np.ndarray:
+    held = np.zeros(count, bool)
+    if step > 0 and count > 1:
+        held[::step] = True
+    return held
+
+
+def _names(content: dict[str, Any], key: str, path: Path) -> set[str] | None:
+    value = content.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise InputError(f"{path}: key {key!r} must be a list of file names, was {type(value).__name__}")
+    return set(value)

@@ -1,0 +1,1 @@
+"""Fisher information: diagonal, K-FAC and rank-1 estimates, and scores per sample."""

@@ -1,0 +1,1 @@
+"""Meta-training of initializations: MAML, Reptile, OML and GradNCP."""

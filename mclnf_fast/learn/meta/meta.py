@@ -1,0 +1,228 @@
+"""Learning a shared initialisation: MAML to any order, and Reptile. A bank is the meta-batch, one task a
+module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.checks import check_positive_int
+from mclnf_fast.learn.meta.adapt import adapt, check_losses, fine_tune
+from mclnf_fast.learn.optim import BankOptimizer
+from mclnf_fast.learn.params import LossFn, Params, check_shared, repeated
+from mclnf_fast.ops.bank_step import Kind
+
+
+class MetaLearner:
+    """What MAML and Reptile share: the initialisation, the outer Adam and its schedule, the state.
+
+    Args:
+        init: shared initialisation, flat tuple of tensors [1, ...]; copied.
+        inner_lr, inner_steps: of the inner loop.
+        outer_lr, betas: of the outer Adam.
+        anneal_steps: outer steps over which the outer rate falls to 0 along a cosine; None: constant.
+        grad_clip: largest global norm of the outer gradient; None: no limit.
+    """
+
+    def __init__(
+        self,
+        init: Sequence[Tensor],
+        inner_lr: float,
+        inner_steps: int,
+        outer_lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        anneal_steps: int | None = None,
+        grad_clip: float | None = None,
+    ) -> None:
+        checked = check_shared(init)
+        if not float(inner_lr) > 0:
+            raise ValueError(f"inner_lr must be above 0, got {inner_lr}")
+        if grad_clip is not None and not grad_clip > 0:
+            raise ValueError(f"grad_clip must be above 0 or None, got {grad_clip}")
+        self.init: Params = tuple(p.detach().clone().requires_grad_() for p in checked)
+        self.inner_lr, self.inner_steps = float(inner_lr), check_positive_int(inner_steps, "inner_steps")
+        self.outer_lr, self.grad_clip = float(outer_lr), grad_clip
+        self.anneal_steps = None if anneal_steps is None else check_positive_int(anneal_steps, "anneal_steps")
+        self.optimizer = BankOptimizer(self.init, lr=outer_lr, betas=betas)
+        self.outer_steps = 0
+
+    def clone(self, modules: int) -> Params:
+        """The initialisation as a bank [M, ...], every module bit-equal; gradients add up into `init`."""
+        check_positive_int(modules, "modules")
+        return repeated(self.init, modules)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Initialisation, outer optimiser and step count as tensors (copies): enough for an exact resume."""
+        state = {f"init.{i}": p.detach().clone() for i, p in enumerate(self.init)}
+        state.update({f"optimizer.{k}": v for k, v in self.optimizer.state_dict().items()})
+        state["outer_steps"] = torch.tensor(self.outer_steps)
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises: ValueError, if an entry is missing or has another shape.
+        """
+        own = self.state_dict()
+        if set(state) != set(own):
+            raise ValueError(f"state must hold {sorted(own)}, got {sorted(state)}")
+        for i, p in enumerate(self.init):
+            if state[f"init.{i}"].shape != p.shape:
+                raise ValueError(f"state['init.{i}'] must be {tuple(p.shape)}, got {tuple(state[f'init.{i}'].shape)}")
+        prefix = "optimizer."
+        self.optimizer.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+        for i, p in enumerate(self.init):
+            p.copy_(state[f"init.{i}"])
+        self.outer_steps = int(state["outer_steps"])
+
+    def current_lr(self) -> float:
+        """The outer rate of the next step."""
+        if self.anneal_steps is None:
+            return self.outer_lr
+        done = min(self.outer_steps / self.anneal_steps, 1.0)
+        return self.outer_lr * 0.5 * (1.0 + math.cos(math.pi * done))
+
+    def _outer_step(self, grads: Sequence[Tensor]) -> Tensor:
+        """Store the outer gradient in `p.grad`, clip it, step; returns its norm before the clip."""
+        norm = torch.stack([g.square().sum() for g in grads]).sum().sqrt()
+        scale = None if self.grad_clip is None else (self.grad_clip / norm.clamp(min=self.grad_clip))
+        for p, g in zip(self.init, grads, strict=True):
+            p.grad = g if scale is None else g * scale
+        self.optimizer.set_lr(self.current_lr())
+        self.optimizer.step()
+        self.outer_steps += 1
+        return norm
+
+
+class MAML(MetaLearner):
+    """Model-agnostic meta-learning (arXiv 1703.03400) over a bank, under learn2learn's names.
+
+        outer loss = mean_m L_query,m( theta_m^(K) ),    theta_m^(0) = init,   K inner SGD steps a module
+
+    Exact to second order: the derivative runs through all inner steps, or not at all with `first_order`. On
+    ops.bank_mlp an inner step then holds memory of the order of the parameters, since its backward
+    recomputes the activations.
+
+    Defaults are GradNCP's for images: inner 1e-2, 4 steps, outer Adam 1e-5, there with grad_clip 1.0. Other
+    arguments: see `MetaLearner`.
+    """
+
+    def __init__(
+        self,
+        init: Sequence[Tensor],
+        inner_lr: float = 1e-2,
+        inner_steps: int = 4,
+        *,
+        first_order: bool = False,
+        outer_lr: float = 1e-5,
+        betas: tuple[float, float] = (0.9, 0.999),
+        anneal_steps: int | None = None,
+        grad_clip: float | None = None,
+        update: Sequence[bool] | None = None,
+        clip_value: float | None = None,
+    ) -> None:
+        super().__init__(init, inner_lr, inner_steps, outer_lr, betas, anneal_steps, grad_clip)
+        self.first_order = first_order
+        self.update = None if update is None else tuple(update)
+        self.clip_value = clip_value
+
+    def adapt(self, params: Params, loss_fn: LossFn, *, steps: int | None = None, create_graph: bool = True) -> Params:
+        """`adapt` with this learner's settings: params [M, ...] -> [M, ...]."""
+        return adapt(
+            params,
+            loss_fn,
+            self.inner_steps if steps is None else steps,
+            self.inner_lr,
+            first_order=self.first_order,
+            create_graph=create_graph,
+            update=self.update,
+            clip_value=self.clip_value,
+        )
+
+    def outer_gradient(self, loss_fn: LossFn, query_loss_fn: LossFn, modules: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The query losses [M] and the gradient of their mean in the initialisation, tensors [1, ...].
+
+        Args: see `step`. Raises: TypeError, ValueError.
+        """
+        # No name for the adapted parameters: the backward frees each step's when it is through with it.
+        losses = check_losses(
+            query_loss_fn(self.adapt(self.clone(modules), loss_fn), self.inner_steps), modules, "query_loss_fn"
+        )
+        # The mean is taken of the result, which is small, and not of every module's gradient on the way.
+        grads = torch.autograd.grad(losses.sum(), self.init)
+        return losses.detach(), tuple(g / modules for g in grads)
+
+    def step(self, loss_fn: LossFn, query_loss_fn: LossFn | None = None, modules: int = 1) -> dict[str, Tensor]:
+        """One outer step over a meta-batch of M tasks.
+
+        Args:
+            loss_fn: `(params, inner step) -> [M]`, the support loss.
+            query_loss_fn: `(adapted params, inner_steps) -> [M]`; None: the support loss again.
+            modules: M.
+
+        Returns: `query_loss` [M], their mean `loss`, and `grad_norm` before the clip; detached, not
+        synchronised.
+        Raises: TypeError, ValueError.
+        """
+        losses, grads = self.outer_gradient(loss_fn, query_loss_fn or loss_fn, modules)
+        norm = self._outer_step(grads)
+        return {"loss": losses.mean(), "query_loss": losses, "grad_norm": norm}
+
+
+class Reptile(MetaLearner):
+    """Reptile (arXiv 1803.02999) in the form of Learned Initializations (arXiv 2012.02189): Adam outside.
+
+        p.grad = theta0 - mean_m theta_m^(K)       exactly; for one module exactly theta0 - theta^(K)
+
+    With Adam outside this is *not* theta0 + eps (theta - theta0): the step is normalised per parameter.
+    Defaults are the ShapeNet ones of the "fast single-view NeRF" text: 32 SGD steps at 0.5, outer 5e-5, to
+    be annealed to 0. Memory does not grow with the inner steps. Other arguments: see `MetaLearner`.
+
+    Args:
+        inner: "sgd" or "adam" (fresh moments each outer step).
+    """
+
+    def __init__(
+        self,
+        init: Sequence[Tensor],
+        inner_lr: float = 0.5,
+        inner_steps: int = 32,
+        outer_lr: float = 5e-5,
+        betas: tuple[float, float] = (0.9, 0.999),
+        *,
+        inner: Kind = "sgd",
+        anneal_steps: int | None = None,
+        grad_clip: float | None = None,
+    ) -> None:
+        super().__init__(init, inner_lr, inner_steps, outer_lr, betas, anneal_steps, grad_clip)
+        if inner not in ("sgd", "adam"):
+            raise ValueError(f"inner must be 'sgd' or 'adam', got {inner!r}")
+        self.inner: Kind = inner
+
+    def adapt(self, params: Params, loss_fn: LossFn, *, steps: int | None = None) -> Params:
+        """`fine_tune` with this learner's settings: params [M, ...] -> [M, ...], detached."""
+        return fine_tune(params, loss_fn, self.inner_steps if steps is None else steps, self.inner_lr, kind=self.inner)
+
+    def step(self, loss_fn: LossFn, modules: int = 1) -> dict[str, Tensor]:
+        """One outer step over M tasks; `loss_fn(params, inner step) -> [M]`.
+
+        Returns: `loss` (mean of `last_loss`), `last_loss` [M] at the last inner step, `grad_norm`; detached,
+        not synchronised. Raises: TypeError, ValueError.
+        """
+        last: list[Tensor] = []
+
+        def keep_last(params: Params, step: int) -> Tensor:
+            losses = loss_fn(params, step)
+            last[:] = [losses.detach()]
+            return losses
+
+        adapted = self.adapt(self.clone(modules), keep_last)
+        with torch.no_grad():
+            grads = [p - a.mean(0, keepdim=True) for p, a in zip(self.init, adapted, strict=True)]
+        norm = self._outer_step(grads)
+        return {"loss": last[0].mean(), "last_loss": last[0], "grad_norm": norm}

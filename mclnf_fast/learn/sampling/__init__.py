@@ -1,0 +1,1 @@
+"""Samplers and the pools that they draw from."""

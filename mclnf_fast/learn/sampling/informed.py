@@ -1,0 +1,136 @@
+"""Training steps that know how informative each sample is: Fisher scores to draw by, to weight by, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.learn.coords import coord_points
+from mclnf_fast.learn.fisher.scores import FimConfig, FisherScorer, Scored, fim_loss_weights
+from mclnf_fast.learn.params import Params, part_of
+from mclnf_fast.learn.sampling.samplers import make_sampler
+from mclnf_fast.learn.task import BankTask, Batch
+from mclnf_fast.spec import FieldSpec
+
+
+class Informed:
+    """The mini-batches and gradients of one task of S signals, with Fisher information.
+
+    `sample`: items are drawn by p = mix sqrt(q) / sum sqrt(q) + (1 - mix) / n and their loss is divided by n p, so
+    that the gradient stays unbiased; every `refresh` steps the step's own sweep also scores what it has drawn.
+    `weight`: MCL-NF's form, each step's loss is weighted by its samples' scores (arXiv 2504.05806). `both`: one after
+    the other.
+
+    Args:
+        task: of S signals.
+        config: what to do with the scores, and how they are formed.
+        batch: samples a signal and step.
+    """
+
+    def __init__(self, task: BankTask, config: FimConfig, batch: int) -> None:
+        self.task, self.config, self.batch = task, config, batch
+        self.scorer = FisherScorer(task.spec, task.modules, config, task.backend)
+        self.sampler = make_sampler(task, config) if config.use in ("sample", "both") else None
+
+    def gradients(self, params: Params, step: int, generator: torch.Generator) -> Sequence[Tensor]:
+        """Those of every module's loss on a mini-batch of step number `step`, from 0."""
+        items = drawn = weights = None
+        if self.sampler is None:
+            batch = self.task.draw(self.batch, generator)
+        else:
+            items, drawn = self.sampler.draw(self.batch, step, generator)
+            batch, factors = self.task.draw_in(items, generator)
+            if factors is not None:
+                drawn = factors if drawn is None else drawn * factors
+            weights = None if drawn is None else drawn.to(params[0].device)
+        sampler, refreshing = self.sampler, self.sampler is not None and step % self.config.refresh == 0
+        if refreshing or self.config.use in ("weight", "both"):
+            found = self._scored(params, batch, weights, step, self.config.use == "sample")
+            q = found.scores.reshape(self.task.modules, -1)
+            if sampler is not None and items is not None and refreshing and step > 0:
+                # The first batch was scored against itself alone.
+                sampler.update(items, q.to(items.device), drawn)
+            if found.grads is not None:
+                return tuple(g / self.batch for g in found.grads)
+            by_loss = loss_weights(q, self.config, self.task.spec.num_parameters)
+            weights = by_loss if weights is None else weights * by_loss
+        return torch.autograd.grad(self.task.loss(params, batch, weights, step).sum(), params)
+
+    def _scored(self, params: Params, batch: Batch, weights: Tensor | None, step: int, grads: bool) -> Scored:
+        points = self.task.points(params, batch, step)
+        return self.scorer(
+            params,
+            points.x,
+            points.offsets,
+            points.grad_y,
+            grads=grads,
+            weights=None if weights is None else weights.flatten(),
+            sample_ids=points.sample_ids,
+            num_samples=points.num_samples,
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Scores of the items and the running Fisher as tensors (copies)."""
+        sampler = {} if self.sampler is None else self.sampler.state_dict()
+        parts = (("sampler", sampler), ("scorer", self.scorer.state_dict()))
+        return {f"{name}.{key}": value for name, state in parts for key, value in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
+        """Takes over what `state_dict` returned, the running Fisher to `device`. Raises ValueError where it does not
+        fit."""
+        if self.sampler is not None:
+            self.sampler.load_state_dict(part_of(state, "sampler"))
+        self.scorer.load_state_dict({key: value.to(device) for key, value in part_of(state, "scorer").items()})
+
+
+def loss_weights(q: Tensor, config: FimConfig, num_params: int) -> Tensor:
+    """MCL-NF's weights of mean 1 for every module of `num_params` parameters: scores [M, k] -> [M, k]."""
+    offsets = torch.arange(len(q) + 1, device=q.device) * q.shape[1]
+    return fim_loss_weights(q.flatten(), offsets, config, num_params=num_params).reshape(q.shape)
+
+
+CANDIDATES = 4  # times the batch, out of which a meta-training step draws
+
+
+def informed_batch(
+    draw: Callable[[int], Batch],
+    count: int,
+    params: Params,
+    spec: FieldSpec,
+    use: str,
+    config: FimConfig,
+    scorer: FisherScorer,
+    generator: torch.Generator,
+) -> tuple[Batch, Tensor | None]:
+    """A batch as large as `draw(count)` for networks that have seen nothing yet, and the weights [M, k] of
+    their losses: nothing is remembered, so the candidates of this very step are scored.
+
+    `sample`: the mean over draws of weight times loss is the candidates' mean loss, whatever the scores.
+
+    Args: draw: `count -> batch` of uniform samples. params: [M, ...]; not differentiated. use: `none`, `weight`,
+    `sample` or `both`. scorer: of these M modules.
+    """
+    if use == "none":
+        return draw(count), None
+    params = tuple(p.detach() for p in params)
+
+    def scores(batch: Batch) -> Tensor:
+        points = coord_points(params, batch, spec, scorer.backend)
+        return scorer(params, points.x, points.offsets, points.grad_y).scores.reshape(batch[0].shape[:2])
+
+    batch, weights = draw(count * CANDIDATES if use != "weight" else count), None
+    q = scores(batch)
+    if use != "weight":
+        size = q.shape[1] // CANDIDATES  # `draw` may take `count` of each of several tasks
+        root = q.sqrt()
+        mean = root.mean(1, keepdim=True)
+        density = 1 + config.mix * (torch.where(mean > 0, root / torch.where(mean > 0, mean, 1.0), 1.0) - 1)  # n p
+        ids = torch.multinomial(density.cpu(), size, replacement=True, generator=generator).to(q.device)
+        rows = torch.arange(len(ids), device=q.device)[:, None]
+        batch, q, weights = tuple(t[rows, ids] for t in batch), q[rows, ids], 1 / density[rows, ids]
+    if use != "sample":
+        by_loss = loss_weights(q, config, spec.num_parameters)
+        weights = by_loss if weights is None else weights * by_loss
+    return batch, weights

@@ -1,0 +1,69 @@
+"""How a task's items are drawn by their Fisher scores: one face for `EvenSampler` and `FisherSampler`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.learn.fisher.scores import FimConfig
+from mclnf_fast.learn.sampling.even import EvenSampler
+from mclnf_fast.learn.sampling.sampling import FisherSampler
+from mclnf_fast.learn.task import BankTask
+
+BLOCK = 16  # neighbouring samples that share a score
+
+
+class Sampler(Protocol):
+    """Draws items for S modules in step; on the CPU, so that a seed means the same on every device."""
+
+    def draw(self, count: int, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """`count` items a module int64 [S, count] in step number `step`, and weights [S, count]; None: ones."""
+
+    def update(self, items: Tensor, q: Tensor, weights: Tensor | None) -> None:
+        """Takes in the scores q [S, k] of samples of items [S, k] that were drawn with these weights."""
+
+    def probabilities(self) -> Tensor:
+        """p of every item, [S, items]."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What decides the next draw, but for the generator (copies)."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what `state_dict` returned. Raises ValueError where it does not fit."""
+
+
+class IndependentSampler:
+    """`FisherSampler`, whose items may be drawn several times in a batch, and be several samples.
+
+    An item's score is then the mean of its samples in the batch, mixed with what was known by `smooth`.
+    """
+
+    def __init__(self, items: int, modules: int, mix: float, refresh: int, smooth: float) -> None:
+        self.items, self.smooth = items, smooth
+        self.inner = FisherSampler([items] * modules, mix=mix, refresh=refresh)
+        self.probabilities = self.inner.probabilities
+        self.state_dict, self.load_state_dict = self.inner.state_dict, self.inner.load_state_dict
+
+    def draw(self, count: int, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        return self.inner.draw(count, generator)
+
+    def update(self, items: Tensor, q: Tensor, weights: Tensor | None) -> None:
+        rows = torch.arange(len(items))[:, None] * self.items
+        unique, place = (items + rows).unique(return_inverse=True)
+        total = torch.zeros(unique.numel(), dtype=torch.float64).index_add_(0, place.flatten(), q.flatten().double())
+        mean = (total / place.flatten().bincount())[place].to(q.dtype)
+        old = self.inner.scores(items)
+        self.inner.update(items, torch.where(old < 0, mean, torch.lerp(old, mean, self.smooth)), weights=weights)
+
+
+def make_sampler(task: BankTask, config: FimConfig) -> Sampler:
+    """The sampler that the configuration asks for."""
+    several = task.items != task.samples  # an item has neighbours enough in itself
+    if config.draws == "independent":
+        smooth = config.smooth if several else 1.0
+        return IndependentSampler(task.items, task.modules, config.mix, config.refresh, smooth)
+    block = 1 if several else BLOCK
+    return EvenSampler(task.items, task.modules, task.curve, mix=config.mix, smooth=config.smooth, block=block)

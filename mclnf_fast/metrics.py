@@ -1,0 +1,257 @@
+"""What is reported: PSNR and SSIM, the figures of continual learning, and curves over steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.checks import check_positive_int
+from mclnf_fast.errors import InputError
+
+Matrix = Tensor | Sequence[Sequence[float]]
+
+
+def mse_to_psnr(mse: float | Tensor, max: float = 1.0) -> Tensor:
+    """10 log10(max^2 / mse) in dB, of the same shape; fp64. An mse of 0 gives inf.
+
+    Raises: ValueError, if `max` is not above 0 or, on the CPU, an mse is negative.
+    """
+    if not float(max) > 0:
+        raise ValueError(f"max must be above 0, got {max}")
+    value = torch.as_tensor(mse, dtype=torch.float64)
+    if value.device.type == "cpu" and bool((value < 0).any()):
+        raise ValueError(f"mse must not be negative, got {value.min().item()}")
+    return 20.0 * math.log10(max) - 10.0 * torch.log10(value)
+
+
+def psnr(pred: Tensor, target: Tensor, max: float = 1.0, *, keep_first: bool = False) -> Tensor:
+    """Peak signal-to-noise ratio in dB over all entries, squared errors averaged in fp64.
+
+    Args:
+        pred, target: [...], the same shape.
+        max: peak of the signal.
+        keep_first: one value for each entry of the first dimension, [V].
+
+    Returns: a scalar, or [V]. A mean over signals is the mean of these, not the PSNR of the mean error.
+    Raises: ValueError, if the shapes differ or are empty.
+    """
+    if pred.shape != target.shape:
+        raise ValueError(f"target must be {tuple(pred.shape)} like pred, got {tuple(target.shape)}")
+    if pred.numel() == 0 or (keep_first and pred.dim() == 0):
+        raise ValueError(f"pred must not be empty, got {tuple(pred.shape)}")
+    squares = (pred.detach().double() - target.detach().double()).square()
+    mse = squares.reshape(len(squares), -1).mean(1) if keep_first else squares.mean()
+    return mse_to_psnr(mse, max)
+
+
+def ssim(pred: Tensor, target: Tensor) -> Tensor:
+    """Structural similarity of each view: Gaussian window 11 x 11, sigma 1.5, K = (0.01, 0.03), data range 1.
+
+    Through torchmetrics: channels apart and averaged, the image reflected at its borders, every pixel
+    counted. Code that leaves out the border (Wang et al. 2004, scikit-image) differs in the third digit on
+    small images.
+
+    Args:
+        pred: [V, H, W, C], values in [0, 1], H and W at least 11.
+        target: [V, H, W, C].
+
+    Returns: [V]. Raises: ValueError, if a shape does not fit; InputError, if torchmetrics is missing.
+    """
+    if pred.dim() != 4 or min(pred.shape[1:3]) < 11 or pred.shape[0] == 0:
+        raise ValueError(f"pred must be [V, H, W, C] with V >= 1 and H, W >= 11, got {tuple(pred.shape)}")
+    if target.shape != pred.shape:
+        raise ValueError(f"target must be {tuple(pred.shape)} like pred, got {tuple(target.shape)}")
+    try:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+    except ImportError as error:
+        raise InputError("ssim needs torchmetrics, of the extra 'report': pip install mclnf-fast[report]") from error
+    # One view at a time: torchmetrics squeezes its result when there is one.
+    views = [
+        structural_similarity_index_measure(
+            p.detach().float().permute(2, 0, 1)[None],
+            t.detach().float().permute(2, 0, 1)[None],
+            gaussian_kernel=True,
+            sigma=1.5,
+            kernel_size=11,
+            data_range=1.0,
+        )
+        for p, t in zip(pred, target, strict=True)
+    ]
+    return torch.stack([torch.as_tensor(v).reshape(()) for v in views])
+
+
+def si_sdr(pred: Tensor, target: Tensor) -> Tensor:
+    """Scale-invariant signal-to-distortion ratio in dB of each signal (Le Roux et al., arXiv 1811.02508), the mean
+    taken off, through torchmetrics.
+
+    Args:
+        pred: [S, L].
+        target: [S, L].
+
+    Returns: [S]; minus infinity where the target is silent. Raises: ValueError, if the shapes differ or are not [S, L];
+    InputError, if torchmetrics is missing.
+    """
+    if pred.dim() != 2 or pred.shape != target.shape:
+        raise ValueError(f"pred and target must be [S, L], got {tuple(pred.shape)} and {tuple(target.shape)}")
+    try:
+        from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
+    except ImportError as error:
+        raise InputError("si_sdr needs torchmetrics, of the extra 'report': pip install mclnf-fast[report]") from error
+    found = scale_invariant_signal_distortion_ratio(pred.detach().double(), target.detach().double(), zero_mean=True)
+    silent = (target == target[:, :1]).all(1)
+    return torch.where(silent, -math.inf, found)
+
+
+def measures(kind: str, pred: Tensor, target: Tensor) -> dict[str, list[float]]:
+    """The metrics of whole signals of a kind: PSNR, and SSIM (image; video: mean over frames) or SI-SDR (audio).
+
+    Args:
+        kind: "image", "video" or "audio".
+        pred, target: [S, *grid, C] in [0, 1].
+
+    Returns: {metric: one a signal}; SSIM is left out of pictures of fewer than 11 pixels a side.
+    """
+    found = {"psnr": psnr(pred, target, keep_first=True).tolist()}
+    if kind == "audio":
+        found["si_sdr"] = si_sdr(pred[..., 0], target[..., 0]).tolist()
+    elif min(pred.shape[-3:-1]) >= 11:
+        frames = pred.shape[1] if kind == "video" else 1
+        views = (t.reshape(-1, *t.shape[-3:]) for t in (pred, target))
+        found["ssim"] = ssim(*views).reshape(-1, frames).mean(1).tolist()
+    return found
+
+
+def average(matrix: Matrix, after: int = -1) -> float:
+    """Mean over the tasks i <= k of R[k, i]: how good everything learned so far is after task k.
+
+    Args:
+        matrix: R [T, T], R[k, i] = PSNR (dB) of task i after task k was learned; entries above the diagonal
+            are not read and may be NaN.
+        after: k from 0, -1 for the last task.
+
+    Raises: ValueError, if the matrix is not square or a needed entry is missing; IndexError for `after`.
+    """
+    r = _check_matrix(matrix)
+    if not -len(r) <= after < len(r):
+        raise IndexError(f"after must be a task in [0, {len(r)}) or -1, got {after}")
+    k = after % len(r)
+    return float(r[k, : k + 1].mean())
+
+
+def forgetting(matrix: Matrix) -> float:
+    """mean_k (R[k, k] - R[T-1, k]) in dB over all T tasks: positive is loss, negative is gain.
+
+    The definition of "Trust Region Continual Learning as an Implicit Meta-Learner" (arXiv 2602.02417), with
+    the sign for a metric where more is better; the last task counts, with 0. Args, Raises: see `average`.
+    """
+    r = _check_matrix(matrix)
+    return float((r.diagonal() - r[-1]).mean())
+
+
+def backward_transfer(matrix: Matrix) -> float:
+    """mean over k < T-1 of R[T-1, k] - R[k, k] in dB (Lopez-Paz & Ranzato, arXiv 1706.08840); 0 for one task.
+
+    The last task, which nothing follows, is left out here. Args, Raises: see `average`.
+    """
+    r = _check_matrix(matrix)
+    return float((r[-1] - r.diagonal())[:-1].mean()) if len(r) > 1 else 0.0
+
+
+def log_steps(last: int = 4096) -> tuple[int, ...]:
+    """The steps of MCL-NF's curves (arXiv 2504.05806): 1, 2, 4, ... and always `last`."""
+    check_positive_int(last, "last")
+    steps = [1 << b for b in range(last.bit_length()) if 1 << b <= last]
+    return tuple(steps) if steps[-1] == last else (*steps, last)
+
+
+def steps_to_reach(
+    steps: Sequence[int], values: Sequence[float], target: float, *, higher_is_better: bool = True
+) -> int | None:
+    """The first logged step whose value reaches `target`, or None if none does.
+
+    Raises: ValueError, unequal lengths.
+    """
+    if len(steps) != len(values):
+        raise ValueError(f"values must be as many as steps ({len(steps)}), got {len(values)}")
+    for step, value in zip(steps, values, strict=True):
+        if (value >= target) if higher_is_better else (value <= target):
+            return step
+    return None
+
+
+class StepCurve:
+    """A metric over steps, the mean over signals at each; reports the first step, the best and the last.
+
+    `if step in curve.wanted: curve.add(step, psnr_of_each_signal)`.
+
+    Args:
+        last: the last step; `wanted` are then 1, 2, 4, ..., last.
+        higher_is_better: for `best` and `steps_to_reach`.
+    """
+
+    def __init__(self, last: int = 4096, *, higher_is_better: bool = True) -> None:
+        self.wanted = frozenset(log_steps(last))
+        self.higher_is_better = higher_is_better
+        self.steps: list[int] = []
+        self.values: list[float] = []
+
+    def add(self, step: int, values: float | Sequence[float] | Tensor) -> None:
+        """Log one value, or one a signal (their mean is kept).
+
+        Raises: ValueError, if steps do not grow or none is given.
+        """
+        if step < 0 or (self.steps and step <= self.steps[-1]):
+            raise ValueError(f"step must grow from {self.steps[-1] if self.steps else 0}, got {step}")
+        value = torch.as_tensor(values, dtype=torch.float64)
+        if value.numel() == 0:
+            raise ValueError("values must hold at least one number, got none")
+        self.steps.append(int(step))
+        self.values.append(float(value.mean()))
+
+    @property
+    def first(self) -> tuple[int, float]:
+        """(step, value) logged first. Raises: ValueError, if the curve is empty."""
+        return self._row(0)
+
+    @property
+    def last(self) -> tuple[int, float]:
+        """(step, value) logged last. Raises: ValueError, if the curve is empty."""
+        return self._row(-1)
+
+    @property
+    def best(self) -> tuple[int, float]:
+        """(step, value) of the best mean, the earliest of equals; NaN is never best.
+
+        Raises: ValueError, if empty.
+        """
+        self._row(0)
+        sign = 1.0 if self.higher_is_better else -1.0
+        ranked = [-math.inf if math.isnan(v) else sign * v for v in self.values]
+        return self._row(max(range(len(ranked)), key=ranked.__getitem__))
+
+    def at(self, step: int) -> float:
+        """The value at a logged step. Raises: ValueError, if it was not logged."""
+        if step not in self.steps:
+            raise ValueError(f"step must be one of {self.steps}, got {step}")
+        return self.values[self.steps.index(step)]
+
+    def steps_to_reach(self, target: float) -> int | None:
+        """See `steps_to_reach`."""
+        return steps_to_reach(self.steps, self.values, target, higher_is_better=self.higher_is_better)
+
+    def _row(self, index: int) -> tuple[int, float]:
+        if not self.steps:
+            raise ValueError("the curve must hold at least one step, got none")
+        return self.steps[index], self.values[index]
+
+
+def _check_matrix(matrix: Matrix) -> Tensor:
+    r = torch.as_tensor(matrix, dtype=torch.float64)
+    if r.dim() != 2 or r.shape[0] != r.shape[1] or len(r) == 0:
+        raise ValueError(f"matrix must be [T, T] with T >= 1, got {tuple(r.shape)}")
+    if bool(torch.isnan(r).tril().any()):
+        raise ValueError("matrix must hold R[k, i] for every i <= k, got NaN there")
+    return r

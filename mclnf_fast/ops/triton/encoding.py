@@ -1,0 +1,97 @@
+"""Back through the encoding: its slopes, the tangents of the features, the gradient of the points.
+
+What binds: memory, the features' gradients being read once.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from mclnf_fast.ops.triton.functions import sine
+
+
+@triton.jit
+def wave_slope(v, frequency, half):
+    """The derivative of a feature in its coordinate v: of a sine (half 0), a cosine (0.5) or v itself (-1)."""
+    wave = sine(v * frequency, tl.where(half == 0.5, 0.0, 0.5))
+    return tl.where(half < 0, 1.0, frequency * tl.where(half == 0.5, -wave, wave))
+
+
+@triton.jit
+def encode_both(
+    x,
+    along_x,
+    rows,
+    live,
+    table,
+    first,
+    IN: tl.constexpr,
+    FEATURES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ALONG_X: tl.constexpr,
+):
+    """`encode`, and the tangents of the features along along_x [N, IN]; without ALONG_X those are zeros."""
+    c = first + tl.arange(0, COLUMNS)
+    there = c < FEATURES
+    dim = tl.load(table + c, mask=there, other=0.0).to(tl.int32)
+    frequency = tl.load(table + FEATURES + c, mask=there, other=0.0)[None, :]
+    half = tl.load(table + 2 * FEATURES + c, mask=there, other=0.0)[None, :]
+    mask = live[:, None] & there[None, :]
+    at = rows[:, None] * IN + dim[None, :]
+    v = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    value = tl.where(half < 0, v, sine(v * frequency, half))
+    tangent = tl.zeros(value.shape, tl.float32)
+    if ALONG_X:
+        t = tl.load(along_x + at, mask=mask, other=0.0).to(tl.float32)
+        tangent = t * wave_slope(v, frequency, half)
+    return value, tangent
+
+
+@triton.jit
+def features_gradient(
+    x,
+    along_x,
+    g,
+    gt,
+    grad_x,
+    table,
+    points,
+    IN: tl.constexpr,
+    FEATURES: tl.constexpr,
+    ALONG_X: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """grad_x [N, IN] = the gradients gt [N, FEATURES] of the features through the encoding; with ALONG_X also those
+    through its derivative, by which g [N, FEATURES] reaches <grad_x, along_x>. A coordinate's features are added up in
+    one order, by a product with zeros and ones."""
+    wide = tl.zeros((), tl.int64)
+    blocks: tl.constexpr = (IN + COLUMNS - 1) // COLUMNS
+    tiles = (points + ROWS - 1) // ROWS
+    for place in range(tl.program_id(0), tiles * blocks, tl.num_programs(0)):
+        rows = (wide + place // blocks) * ROWS + tl.arange(0, ROWS)
+        live = rows < points
+        i = (place % blocks) * COLUMNS + tl.arange(0, COLUMNS)
+        total = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for first in range(0, FEATURES, DEPTH):
+            c = first + tl.arange(0, DEPTH)
+            there = c < FEATURES
+            dim = tl.load(table + c, mask=there, other=0.0).to(tl.int32)
+            frequency = tl.load(table + FEATURES + c, mask=there, other=0.0)[None, :]
+            half = tl.load(table + 2 * FEATURES + c, mask=there, other=0.0)[None, :]
+            mask = live[:, None] & there[None, :]
+            at = rows[:, None] * IN + dim[None, :]
+            v = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+            value = tl.load(gt + rows[:, None] * FEATURES + c[None, :], mask=mask, other=0.0)
+            value *= wave_slope(v, frequency, half)
+            if ALONG_X:
+                t = tl.load(along_x + at, mask=mask, other=0.0).to(tl.float32)
+                t *= tl.load(g + rows[:, None] * FEATURES + c[None, :], mask=mask, other=0.0)
+                value -= tl.where(half < 0, 0.0, t * frequency * frequency * sine(v * frequency, half))
+            value = tl.where(mask, value, 0.0)
+            pick = tl.where((dim[:, None] == i[None, :]) & there[:, None], 1.0, 0.0)
+            total = tl.dot(value, pick, total, input_precision="ieee")
+        to = grad_x + rows[:, None] * IN + i[None, :]
+        tl.store(to, total.to(grad_x.dtype.element_ty), mask=live[:, None] & (i < IN)[None, :])

@@ -1,0 +1,129 @@
+"""The squared error of a bank's outputs, as the start of a reverse sweep.
+
+The factor of a module (one over its number of values, the cotangent of its loss) is not in the gradients that the
+sweep carries, which half types would round away, but is multiplied onto the finished sums.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mclnf_fast.ops.triton import launch, table
+from mclnf_fast.ops.triton.bank import Bank, reduce
+from mclnf_fast.ops.triton.functions import module_of
+
+
+@triton.jit
+def squared_error(
+    y,
+    yt,
+    target,
+    weight,
+    d,
+    e,
+    errors,
+    offsets,
+    chunks,
+    modules,
+    points_a_chunk,
+    STEPS: tl.constexpr,
+    OUT: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    GRADIENT: tl.constexpr,
+    TANGENT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """errors [chunks]: the sums of weight [N] |y - target|^2 over each chunk's points, WEIGHTED unset: of weight 1.
+    GRADIENT: d [N, OUT], its derivative in y [N, OUT]; TANGENT: e [N, OUT], the tangent of d from that of y, yt."""
+    wide = tl.zeros((), tl.int64)
+    for chunk in range(tl.program_id(0), tl.load(chunks + modules), tl.num_programs(0)):
+        module = module_of(chunks, chunk, modules, STEPS)
+        begin = tl.load(offsets + module) + (chunk - tl.load(chunks + module)) * (wide + points_a_chunk)
+        end = tl.minimum(begin + points_a_chunk, tl.load(offsets + module + 1))
+        total = tl.zeros((ROWS,), tl.float32)
+        for point in range(begin, end, ROWS):
+            t = wide + point + tl.arange(0, ROWS)
+            live = t < end
+            w = tl.where(live, 1.0, 0.0)
+            if WEIGHTED:
+                w = tl.load(weight + t, mask=live, other=0.0).to(tl.float32)
+            for first in range(0, OUT, COLUMNS):
+                n = first + tl.arange(0, COLUMNS)
+                at = t[:, None] * OUT + n[None, :]
+                mask = live[:, None] & (n < OUT)[None, :]
+                value = tl.load(y + at, mask=mask, other=0.0).to(tl.float32)
+                value -= tl.load(target + at, mask=mask, other=0.0).to(tl.float32)
+                total += w * tl.sum(value * value, 1)
+                if GRADIENT:
+                    tl.store(d + at, (2.0 * w[:, None] * value).to(d.dtype.element_ty), mask=mask)
+                if TANGENT:
+                    value = tl.load(yt + at, mask=mask, other=0.0).to(tl.float32)
+                    tl.store(e + at, (2.0 * w[:, None] * value).to(e.dtype.element_ty), mask=mask)
+        tl.store(errors + chunk, tl.sum(total, 0))
+
+
+@dataclasses.dataclass
+class SquaredError:
+    """The losses whose gradients a sweep is after: factor_m times the sum over module m's points of
+    weight_i |f(x_i) - target_i|^2."""
+
+    target: Tensor
+    """[N, out]."""
+    weight: Tensor | None
+    """[N]; None: ones."""
+    factors: Tensor
+    """float32 [M]."""
+    losses: Tensor | None = None
+    """float32 [M]: receives the losses."""
+
+    def __post_init__(self) -> None:
+        self.target = self.target.contiguous()
+        self.weight = None if self.weight is None else self.weight.contiguous()
+
+    def piece(self, points: slice) -> SquaredError:
+        """The same over some of the points."""
+        weight = None if self.weight is None else self.weight[points]
+        return dataclasses.replace(self, target=self.target[points], weight=weight)
+
+    def reduce(self, bank: Bank, errors: Tensor, chunks: Tensor, more: bool) -> None:
+        """Adds up the chunks' sums."""
+        if self.losses is not None:
+            reduce(bank, errors[:, None], chunks, 0, self.losses, self.factors, more)
+
+    def gradient(
+        self, bank: Bank, y: Tensor, yt: Tensor | None, chunks: Tensor, per_chunk: int, more: bool, wanted: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """The derivative d of the sum in y [N, out], without the factor, and with yt its tangent; what is not asked
+        for is [0, out]. Adds up the losses on the way."""
+        d = y.new_empty(y.shape[0] if wanted else 0, y.shape[1])
+        e = y.new_empty(y.shape[0] if yt is not None else 0, y.shape[1])
+        errors = y.new_empty(launch.most_tiles(bank.points, bank.modules, per_chunk), dtype=torch.float32)
+        squared_error[bank.grid(errors.shape[0], table.LAYER)](
+            y,
+            y if yt is None else yt,
+            self.target,
+            y if self.weight is None else self.weight,
+            d,
+            e,
+            errors,
+            bank.offsets,
+            chunks,
+            bank.modules,
+            per_chunk,
+            STEPS=bank.shared["STEPS"],
+            OUT=y.shape[1],
+            WEIGHTED=self.weight is not None,
+            GRADIENT=wanted,
+            TANGENT=yt is not None,
+            ROWS=table.LAYER.rows,
+            COLUMNS=min(table.LAYER_COLUMNS, launch.padded(y.shape[1])),
+            num_warps=table.LAYER.warps,
+        )
+        self.reduce(bank, errors, chunks, more)
+        return d, e

@@ -1,0 +1,177 @@
+"""A wide network layer by layer: forward, the gradient of a layer's inputs, the gradient of its weights."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from mclnf_fast.ops.triton.functions import activate, encode, module_of, slope, tile_of
+
+
+@triton.jit
+def layer_forward(
+    h,
+    x,
+    y,
+    slopes,
+    offsets,
+    starts,
+    table,
+    weight,
+    bias,
+    modules,
+    STEPS: tl.constexpr,
+    IN: tl.constexpr,
+    FEATURES: tl.constexpr,
+    ABOVE: tl.constexpr,
+    BELOW: tl.constexpr,
+    OUT: tl.constexpr,
+    KIND: tl.constexpr,
+    W0: tl.constexpr,
+    KEEP: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """y [N, OUT] = a((h [N, ABOVE], the BELOW features of x) W + b); with KEEP slopes [N, OUT] = a' of the same.
+
+    Programs: tiles of points times blocks of COLUMNS outputs, the blocks of a tile next to each other so that its
+    inputs stay in the cache.
+    """
+    kind = x.dtype.element_ty
+    blocks: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
+    for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
+        tile = place // blocks
+        module, rows, live = tile_of(offsets, starts, tile, modules, STEPS, ROWS)
+        n = (place % blocks) * COLUMNS + tl.arange(0, COLUMNS)
+        wanted = n < OUT
+        k = tl.arange(0, DEPTH)
+        w = weight + module.to(tl.int64) * ((ABOVE + BELOW) * OUT) + n[None, :]
+        z = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for first in range(0, ABOVE, DEPTH):
+            i = first + k
+            a = tl.load(h + rows[:, None] * ABOVE + i[None, :], mask=live[:, None] & (i < ABOVE)[None, :], other=0.0)
+            b = tl.load(w + i[:, None] * OUT, mask=(i < ABOVE)[:, None] & wanted[None, :], other=0.0)
+            z = tl.dot(a, b, z, input_precision=PRECISION)
+        for first in range(0, BELOW, DEPTH):
+            i = first + k
+            a = encode(x, rows, live, table, first, IN, FEATURES, DEPTH).to(kind)
+            b = tl.load(w + (ABOVE + i)[:, None] * OUT, mask=(i < BELOW)[:, None] & wanted[None, :], other=0.0)
+            z = tl.dot(a, b, z, input_precision=PRECISION)
+        z += tl.load(bias + module.to(tl.int64) * OUT + n, mask=wanted, other=0.0).to(tl.float32)[None, :]
+        at = rows[:, None] * OUT + n[None, :]
+        mask = live[:, None] & wanted[None, :]
+        tl.store(y + at, activate(z, KIND, W0).to(kind), mask=mask)
+        if KEEP:
+            tl.store(slopes + at, slope(z, KIND, W0).to(kind), mask=mask)
+
+
+@triton.jit
+def layer_gradient(
+    d,
+    slopes,
+    g,
+    offsets,
+    starts,
+    weight,
+    modules,
+    STEPS: tl.constexpr,
+    FIRST: tl.constexpr,
+    COUNT: tl.constexpr,
+    INPUTS: tl.constexpr,
+    OUT: tl.constexpr,
+    SLOPED: tl.constexpr,
+    MORE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """g [N, COUNT] = slopes (d [N, OUT] W^T) for the layer's inputs FIRST ... FIRST + COUNT - 1 of INPUTS; MORE: added
+    to what is there."""
+    blocks: tl.constexpr = (COUNT + COLUMNS - 1) // COLUMNS
+    for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
+        tile = place // blocks
+        module, rows, live = tile_of(offsets, starts, tile, modules, STEPS, ROWS)
+        n = (place % blocks) * COLUMNS + tl.arange(0, COLUMNS)
+        wanted = n < COUNT
+        k = tl.arange(0, DEPTH)
+        w = weight + module.to(tl.int64) * (INPUTS * OUT) + (FIRST + n)[None, :] * OUT
+        total = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for first in range(0, OUT, DEPTH):
+            o = first + k
+            a = tl.load(d + rows[:, None] * OUT + o[None, :], mask=live[:, None] & (o < OUT)[None, :], other=0.0)
+            b = tl.load(w + o[:, None], mask=(o < OUT)[:, None] & wanted[None, :], other=0.0)
+            total = tl.dot(a, b, total, input_precision=PRECISION)
+        at = rows[:, None] * COUNT + n[None, :]
+        mask = live[:, None] & wanted[None, :]
+        if SLOPED:
+            total *= tl.load(slopes + at, mask=mask, other=0.0).to(tl.float32)
+        if MORE:
+            total += tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
+        tl.store(g + at, total.to(g.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def layer_outer(
+    h,
+    x,
+    d,
+    sums,
+    offsets,
+    chunks,
+    table,
+    modules,
+    points_a_chunk,
+    STEPS: tl.constexpr,
+    IN: tl.constexpr,
+    FEATURES: tl.constexpr,
+    ABOVE: tl.constexpr,
+    BELOW: tl.constexpr,
+    OUT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """A chunk's share of a layer's gradient, float32 [chunks, (ABOVE + BELOW + 1) OUT]: the products of its inputs with
+    d [N, OUT], and the sums of d behind them.
+
+    Programs: chunks times blocks of [ROWS inputs, COLUMNS outputs]; a chunk's points go by DEPTH at a time, and their
+    order is that of memory.
+    """
+    kind = x.dtype.element_ty
+    wide = tl.zeros((), tl.int64)
+    above: tl.constexpr = (ABOVE + ROWS - 1) // ROWS
+    high: tl.constexpr = above + (BELOW + ROWS - 1) // ROWS
+    broad: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
+    for place in range(tl.program_id(0), tl.load(chunks + modules) * (high * broad), tl.num_programs(0)):
+        chunk = place // (high * broad)
+        block = (place // broad) % high
+        module = module_of(chunks, chunk, modules, STEPS)
+        n = (place % broad) * COLUMNS + tl.arange(0, COLUMNS)
+        wanted = n < OUT
+        begin = tl.load(offsets + module) + (chunk - tl.load(chunks + module)) * (wide + points_a_chunk)
+        end = tl.minimum(begin + points_a_chunk, tl.load(offsets + module + 1))
+        total = tl.zeros((ROWS, COLUMNS), tl.float32)
+        bias = tl.zeros((COLUMNS,), tl.float32)
+        for point in range(begin, end, DEPTH):
+            t = wide + point + tl.arange(0, DEPTH)
+            live = t < end
+            e = tl.load(d + t[:, None] * OUT + n[None, :], mask=live[:, None] & wanted[None, :], other=0.0)
+            if block < above:
+                i = block * ROWS + tl.arange(0, ROWS)
+                mask = live[:, None] & (i < ABOVE)[None, :]
+                a = tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask, other=0.0)
+            else:
+                a = encode(x, t, live, table, (block - above) * ROWS, IN, FEATURES, ROWS).to(kind)
+            total = tl.dot(tl.trans(a), e, total, input_precision=PRECISION)
+            bias += tl.sum(e.to(tl.float32), 0)
+        own = sums + (wide + chunk) * ((ABOVE + BELOW + 1) * OUT)
+        i = tl.arange(0, ROWS)
+        first = tl.where(block < above, block * ROWS, ABOVE + (block - above) * ROWS)
+        stop = tl.where(block < above, ABOVE, ABOVE + BELOW)
+        to = own + (first + i)[:, None] * OUT + n[None, :]
+        tl.store(to, total, mask=(first + i < stop)[:, None] & wanted[None, :])
+        tl.store(own + (ABOVE + BELOW) * OUT + n, bias, mask=wanted & (wide + block == 0))

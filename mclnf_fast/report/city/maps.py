@@ -1,0 +1,203 @@
+"""Maps over a picture as PNG: how informative each pixel is, and which module owns it."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mclnf_fast.report.page.canvas import (
+    BODY,
+    GAP,
+    HEADING,
+    INK,
+    MARGIN,
+    Sheet,
+    enlarge,
+    factor,
+    heat,
+    text_width,
+    to_rgb8,
+)
+
+# Okabe and Ito's set again, in an order in which neighbours differ.
+_TINTS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a7f00", "#5b5bd6")
+_LEGEND = 16  # most modules for which there is a legend
+_LABEL = 34
+_BAR = 76  # pixels for an upright colour bar and its figures
+
+
+def fisher_map(path: str | Path, image: Any, scores: Any, *, title: str = "", cell: int = 480) -> Path:
+    """A picture, and its Fisher scores over it in gray: log scale, with a colour bar.
+
+    Args:
+        image: [H, W, 3].
+        scores: [H, W], 0 or more; what is not finite or 0 is shown as the lowest.
+        title, cell: see `pictures.triptych`.
+
+    Raises: ValueError, if the scores are not [H, W] of the picture.
+    """
+    true = to_rgb8(image)
+    values = _plane(scores, true, "scores").astype(np.float64)
+    level, low, high = _log_levels(values)
+    gray = true.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+    shade = (0.35 + 0.65 * gray / 255.0)[..., None]
+    over = np.clip(0.25 * gray[..., None] * shade + 0.80 * heat(level) * shade, 0, 255)
+    scale = factor(true.shape[1], cell)
+    h, w = true.shape[0] * scale, true.shape[1] * scale
+    head = 40 if title else 0
+    sheet = Sheet(2 * MARGIN + 2 * w + GAP + 12 + _BAR, 2 * MARGIN + head + h + _LABEL - 8)
+    y = MARGIN + head
+    if title:
+        sheet.text(MARGIN, MARGIN + 12, title, size=HEADING, room=sheet.image.width - 2 * MARGIN)
+    sheet.put(enlarge(true, scale), MARGIN, y)
+    sheet.label(MARGIN, y + h + _LABEL // 2, w, "truth")
+    x = MARGIN + w + GAP
+    sheet.put(enlarge(over.astype(np.uint8), scale), x, y)
+    sheet.label(x, y + h + _LABEL // 2, w, "Fisher score of each ray", "log scale")
+    sheet.bar(x + w + 12, y, 16, h, _log_ticks(low, high))
+    return sheet.save(path)
+
+
+def module_map(
+    path: str | Path,
+    image: Any,
+    owners: Any,
+    names: Sequence[str],
+    cells: Sequence[tuple[float, float, float, float]] | None = None,
+    *,
+    title: str = "",
+    cell: int = 640,
+) -> Path:
+    """Which module owns each pixel: the picture tinted, borders drawn, each module named.
+
+    Args:
+        image: [H, W, 3], a view from above as a rule.
+        owners: int [H, W], the module of each pixel; below 0: none.
+        names: one a module; shorter is allowed, the rest are numbered.
+        cells: (x0, y0, x1, y1) in pixels of the picture, outlines to draw as well, such as the modules' own
+            cells beside the wider ones that they learned from.
+        title, cell: see `pictures.triptych`.
+
+    Raises: ValueError, if owners are not whole numbers [H, W] of the picture.
+    """
+    true = to_rgb8(image)
+    ids = _plane(owners, true, "owners")
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"owners must be whole numbers, got {ids.dtype}")
+    present = [int(i) for i in np.unique(ids) if i >= 0]
+    scale = factor(true.shape[1], cell)
+    h, w = true.shape[0] * scale, true.shape[1] * scale
+    called = {i: str(names[i]) if i < len(names) else f"module {i}" for i in present}
+    listed = present if len(present) <= _LEGEND else []
+    legend = 46 + round(max(text_width(called[i], BODY) for i in listed)) if listed else 0
+    head = 40 if title else 0
+    tall = max(h, 26 * len(listed)) if listed else h + _LABEL - 8
+    sheet = Sheet(2 * MARGIN + w + legend, 2 * MARGIN + head + tall)
+    if title:
+        sheet.text(MARGIN, MARGIN + 12, title, size=HEADING, room=sheet.image.width - 2 * MARGIN)
+    y = MARGIN + head
+    sheet.put(enlarge(_tinted(true, ids, present, scale), 1), MARGIN, y)
+    for box in cells or ():
+        corners = [round(float(v) * scale) for v in box]
+        sheet.draw.rectangle(
+            (MARGIN + corners[0], y + corners[1], MARGIN + corners[2] - 1, y + corners[3] - 1), outline=INK
+        )
+    for i in present:
+        cx, cy, room = _middle(ids == i, scale)
+        label = next((t for t in (called[i], str(i)) if text_width(t, BODY) + 8 <= room), None)
+        if label:
+            sheet.text(MARGIN + cx, y + cy, label, anchor="mm", fill="#ffffff", halo=INK)
+    for row, i in enumerate(listed):
+        sheet.swatch(MARGIN + w + 14, y + 13 + 26 * row, _tint(i))
+        sheet.text(MARGIN + w + 34, y + 13 + 26 * row, called[i])
+    if not listed:
+        sheet.label(MARGIN, y + h + _LABEL // 2, w, f"{len(present)} modules")
+    return sheet.save(path)
+
+
+def _plane(values: Any, true: np.ndarray, what: str) -> np.ndarray:
+    plane = np.asarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values)
+    if plane.shape != true.shape[:2]:
+        raise ValueError(f"{what} must be {true.shape[:2]} like image, got {plane.shape}")
+    return plane
+
+
+def _log_levels(values: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Places in 0..1 on a log scale without the outermost 1 % (six decades at most), and its ends."""
+    good = values[np.isfinite(values) & (values > 0)]
+    if good.size == 0:
+        return np.zeros(values.shape), 0.0, 0.0
+    low, high = (math.log10(float(v)) for v in np.percentile(good, [1.0, 99.0]))
+    low = max(low, high - 6.0)
+    if high - low < 1e-6:
+        low, high = low - 0.5, high + 0.5
+    floor = 10.0**low
+    safe = np.where(np.isnan(values) | (values < floor), floor, values)
+    return np.clip((np.log10(safe) - low) / (high - low), 0.0, 1.0), low, high
+
+
+def _log_ticks(low: float, high: float) -> list[tuple[float, str]]:
+    if high <= low:
+        return [(0.0, "0")]
+    whole = list(range(math.ceil(low), math.floor(high) + 1))
+    if len(whole) >= 2:
+        return [((e - low) / (high - low), _power(10.0**e)) for e in whole]
+    steps = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
+    inside = [(math.log10(v) - low) / (high - low) for v in steps]
+    ticks = [(p, _power(v)) for p, v in zip(inside, steps) if 0.0 <= p <= 1.0]
+    return ticks if len(ticks) >= 2 else [(0.0, _power(10.0**low)), (1.0, _power(10.0**high))]
+
+
+def _power(value: float) -> str:
+    return f"{value:.2g}" if 1e-3 <= value < 1e4 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def _tint(module: int) -> str:
+    if module < len(_TINTS):
+        return _TINTS[module]
+    hue = (module * 0.61803398875) % 1.0
+    red, green, blue = colorsys.hls_to_rgb(hue, 0.42 + 0.16 * (module % 2), 0.55)
+    return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
+
+
+def _tinted(true: np.ndarray, ids: np.ndarray, present: Sequence[int], scale: int) -> np.ndarray:
+    """The enlarged picture, uint8, in the modules' colours, with a white line where the owner changes."""
+    out = true.astype(np.float64)
+    gray = (out @ np.array([0.299, 0.587, 0.114]))[..., None]
+    for i in present:
+        mask = (ids == i)[..., None]
+        tint = np.array([int(_tint(i)[k : k + 2], 16) for k in (1, 3, 5)], dtype=np.float64)
+        mixed = 0.42 * tint + 0.35 * out + 0.30 * gray
+        out = np.where(mask, mixed, out)
+    big = np.clip(out, 0, 255).astype(np.uint8).repeat(scale, 0).repeat(scale, 1)
+    owner = ids.repeat(scale, 0).repeat(scale, 1)
+    edge = np.zeros(owner.shape, dtype=bool)
+    for axis in (0, 1):
+        change = np.diff(owner, axis=axis) != 0
+        first = [slice(None), slice(None)]
+        second = [slice(None), slice(None)]
+        first[axis], second[axis] = slice(None, -1), slice(1, None)
+        edge[tuple(first)] |= change
+        edge[tuple(second)] |= change
+    big[edge] = 255
+    return big
+
+
+def _middle(mask: np.ndarray, scale: int) -> tuple[float, float, float]:
+    """A point inside a region near its middle, and the run of the region's pixels there, enlarged."""
+    ys, xs = np.nonzero(mask)
+    cy, cx = ys.mean(), xs.mean()
+    nearest = int(np.argmin((ys - cy) ** 2 + (xs - cx) ** 2))
+    py, px = int(ys[nearest]), int(xs[nearest])
+    row = mask[py]
+    left, right = px, px
+    while left > 0 and row[left - 1]:
+        left -= 1
+    while right < len(row) - 1 and row[right + 1]:
+        right += 1
+    return (left + right + 1) / 2 * scale, (py + 0.5) * scale, (right - left + 1) * scale

@@ -1,0 +1,1 @@
+"""The parts of every report page: templates, style, plots and tables."""

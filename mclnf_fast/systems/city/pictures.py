@@ -1,0 +1,207 @@
+"""The pictures of a city run: what was seen, what was learned, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mclnf_fast import report
+from mclnf_fast.learn import FimConfig, FisherScorer
+from mclnf_fast.learn.methods import Method
+from mclnf_fast.learn.params import Params
+from mclnf_fast.metrics import mse_to_psnr, ssim
+from mclnf_fast.render import render_scene
+from mclnf_fast.render.posed import PosedImages
+from mclnf_fast.render.volume import Rendered
+from mclnf_fast.systems.city.data import CityData
+from mclnf_fast.systems.city.options import CityConfig
+from mclnf_fast.systems.city.stream import Stream, stack
+from mclnf_fast.systems.common.folder import RunFolder
+
+ABOVE = 200  # pixels of the longer side of the view from above
+
+
+def _truth(task: PosedImages, view: int) -> Tensor:
+    return task.test_images[view].cpu().to(torch.float32) / 255.0
+
+
+def in_strip(method: type[Method]) -> bool:
+    """Whether a method has a row in the refinement strip: modules, and one network from a learned start. From a random
+    one all sequential methods are the same on the first block."""
+    return method.modular or (method.start != "random" and not method.joint)
+
+
+def best_modules(streams: dict[str, Stream]) -> Stream | None:
+    """The modules to show and to keep: the first that was run of `mim`, `mod`, `mod_random`."""
+    return next((streams[m] for m in ("mim", "mod", "mod_random") if m in streams), None)
+
+
+def step_picture(
+    folder: RunFolder, tasks: Sequence[PosedImages], method: type[Method]
+) -> Callable[[str, int, int, Params], None]:
+    """Saves the first block's first held-out view at every logged step, for the refinement strip."""
+    shown = in_strip(method)
+
+    def save(method: str, block: int, step: int, params: Params) -> None:
+        if block == 0 and shown:
+            task = tasks[0]
+            image = task.render(params, task.test_cameras, 0).cpu()
+            report.save_png(folder.images / "steps" / f"{method}_{step}.png", image)
+
+    return save
+
+
+def _read(path: Any) -> Tensor:
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0)
+
+
+def make(
+    config: CityConfig, data: CityData, streams: dict[str, Stream], folder: RunFolder
+) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """Draws everything from the finished modules. Returns the list of pictures, and SSIM and whole-city PSNR."""
+    pictures: list[dict[str, str]] = []
+
+    def listed(name: str, kind: str, caption: str) -> Any:
+        pictures.append({"file": f"images/{name}", "kind": kind, "caption": caption})
+        return folder.images / name
+
+    _strip(data, streams, folder, listed)
+    ssims: dict[str, list[float]] = {name: [] for name in streams}
+    for k, task in enumerate(data.tasks):
+        renders, quality = {}, {}
+        for name, stream in streams.items():
+            own = stream.tasks[k]
+            params, cameras = stream.params_of(k), own.test_cameras
+            views = [own.render(params, cameras, v).cpu() for v in range(len(cameras))]
+            truth = task.test_images.cpu().to(torch.float32) / 255.0
+            ssims[name].append(float(ssim(torch.stack(views), truth).mean()))
+            renders[name] = views[0]
+            quality[name] = float(mse_to_psnr((views[0] - truth[0]).square().mean()))
+        caption = f"A held-out view of {task.name} after all blocks: truth, what each method sees, and its error."
+        report.triptych(listed(f"{task.name}.png", "triptych", caption), _truth(task, 0), renders, quality)
+    best = best_modules(streams)
+    across: dict[str, float] = {}
+    if best is not None:
+        _fisher(config, data, best, listed)
+        _from_above(config, data, best, listed)
+        if data.across is not None:
+            across = _across(config, data, streams, listed)
+    averages = {name: {"ssim_mean": sum(values) / len(values)} for name, values in ssims.items()}
+    return pictures, {"ssim": averages, "city": across}
+
+
+def _strip(
+    data: CityData, streams: dict[str, Stream], folder: RunFolder, listed: Callable[[str, str, str], Any]
+) -> None:
+    """The refinement of one view over the steps, a row a method."""
+    rows, quality, steps = {}, {}, []
+    truth = _truth(data.tasks[0], 0)
+    for name, stream in streams.items():
+        if not in_strip(type(stream.method)):
+            continue
+        steps = [s for s in sorted(stream.curves[0]) if s > 0]
+        rows[name] = [_read(folder.images / "steps" / f"{name}_{s}.png") for s in steps]
+        quality[name] = [float(mse_to_psnr((image - truth).square().mean())) for image in rows[name]]
+    if rows:
+        caption = f"Refinement of a held-out view of {data.tasks[0].name}, by gradient steps on this block."
+        report.strip(listed("refinement.png", "strip", caption), truth, rows, steps, quality)
+
+
+def _fisher(config: CityConfig, data: CityData, stream: Stream, listed: Callable[[str, str, str], Any]) -> None:
+    """How informative each ray of a training view still is, to the finished module of its block."""
+    task, params = stream.tasks[0], stream.params_of(0)
+    pixels = task.pool.height * task.pool.width
+    generator = torch.Generator().manual_seed(config.seed)
+    batch = task.draw(min(4096, len(task.pool)), generator)
+    scorer = FisherScorer(task.spec, 1, FimConfig(source="ema"), task.backend)
+    whole = task.take(torch.arange(pixels)[None])
+    for rays in (batch, whole):  # the first batch is what the second is scored against
+        p = task.points(params, rays)
+        scores = scorer(params, p.x, p.offsets, p.grad_y, sample_ids=p.sample_ids, num_samples=p.num_samples).scores
+    shape, colors = (task.pool.height, task.pool.width), whole[2].cpu()
+    caption = f"Fisher score of every ray of a training view of {task.name}: what its module could still learn from it."
+    report.fisher_map(listed("fisher.png", "fisher", caption), colors.reshape(*shape, 3), scores.cpu().reshape(shape))
+
+
+def _from_above(config: CityConfig, data: CityData, stream: Stream, listed: Callable[[str, str, str], Any]) -> None:
+    """All modules in one picture from straight above, and which of them owns each pixel."""
+    cells = data.cells.to("cpu")
+    hull = cells.hull()
+    size = hull[1, :2] - hull[0, :2]
+    wide, high = (max(1, round(float(s / size.max()) * ABOVE)) for s in size)
+    x = hull[0, 0] + (torch.arange(wide) + 0.5) / wide * size[0]
+    y = hull[1, 1] - (torch.arange(high) + 0.5) / high * size[1]
+    ground = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
+    origins = torch.cat((ground, torch.full((ground.shape[0], 1), float(hull[1, 2]) + 1e-3)), 1)
+    directions = torch.tensor([0.0, 0.0, -1.0]).expand_as(origins).contiguous()
+    out = _all_modules(stream, config, data, origins, directions)
+    rows, modules, shares = cells.owners(torch.cat((ground, hull.mean(0)[2].expand(ground.shape[0], 1)), 1))
+    best, owners = torch.zeros(ground.shape[0]), torch.full((ground.shape[0],), -1)
+    for m in range(len(cells)):
+        mine = modules == m
+        stronger = shares[mine] > best[rows[mine]]
+        owners[rows[mine][stronger]] = m
+        best[rows[mine][stronger]] = shares[mine][stronger]
+    image = out.color.reshape(high, wide, 3)
+    outlines = [
+        (
+            float((box[0, 0] - hull[0, 0]) / size[0] * wide),
+            float((hull[1, 1] - box[1, 1]) / size[1] * high),
+            float((box[1, 0] - hull[0, 0]) / size[0] * wide),
+            float((hull[1, 1] - box[0, 1]) / size[1] * high),
+        )
+        for box in cells.boxes
+    ]
+    names = [t.name for t in data.tasks]
+    caption = "The learned city from above through all modules, and which module owns which part of it."
+    report.module_map(listed("modules.png", "modules", caption), image, owners.reshape(high, wide), names, outlines)
+
+
+def _all_modules(stream: Stream, config: CityConfig, data: CityData, origins: Tensor, directions: Tensor) -> Rendered:
+    params, device = stack(stream.modules), data.cells.boxes.device
+    out = render_scene(params, config.spec, origins.to(device), directions.to(device), data.cells, config.settings)
+    return Rendered(*(t.cpu() for t in out))
+
+
+def _across(
+    config: CityConfig,
+    data: CityData,
+    streams: dict[str, Stream],
+    listed: Callable[[str, str, str], Any],
+) -> dict[str, float]:
+    """PSNR of views that cross all blocks, over the pixels whose ray meets the ground inside the learned region."""
+    across = data.across
+    assert across is not None
+    hull = data.cells.hull().cpu()
+    found: dict[str, list[float]] = {}
+    shown: dict[str, Tensor] = {}
+    shape = (across.cameras.height, across.cameras.width, 3)
+    for view in range(len(across)):
+        origins, directions = across.cameras.view_rays(view)
+        truth = across.images[view].reshape(-1, 3).to(torch.float32) / 255.0
+        reach = (hull[0, 2] - origins[:, 2]) / directions[:, 2]
+        ground = origins + reach[:, None] * directions
+        inside = ((ground[:, :2] > hull[0, :2]) & (ground[:, :2] < hull[1, :2])).all(1) & (reach > 0)
+        for name, stream in streams.items():
+            if stream.modular:
+                color = _all_modules(stream, config, data, origins, directions).color
+            else:
+                task = stream.tasks[0]
+                cameras = across.cameras.to(data.cells.boxes.device)
+                color = task.render(stream.params_of(0), cameras, view).cpu().reshape(-1, 3)
+            found.setdefault(name, []).append(float(mse_to_psnr((color - truth)[inside].square().mean())))
+            if view == 0:
+                shown[name] = torch.where(inside[:, None], color, color.new_tensor(1.0)).reshape(shape)
+        if view == 0:
+            shown_truth = torch.where(inside[:, None], truth, truth.new_tensor(1.0)).reshape(shape)
+    caption = "The whole district in one view: every ray crosses several modules, blended where their cells overlap."
+    quality = {name: values[0] for name, values in found.items()}
+    report.triptych(listed("city.png", "triptych", caption), shown_truth, shown, quality)
+    return {name: sum(values) / len(values) for name, values in found.items()}

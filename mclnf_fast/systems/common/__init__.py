@@ -1,0 +1,1 @@
+"""What all systems share: the run, its folder and its options."""

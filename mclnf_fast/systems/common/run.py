@@ -1,0 +1,184 @@
+"""What every system's run has in common: its folder, opened or reopened, its phases, and the facts of its report."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.errors import InputError
+from mclnf_fast.info import info
+from mclnf_fast.ops import _dispatch
+from mclnf_fast.systems.common.folder import Phases, RunFolder, plain, progress
+
+say = functools.partial(print, flush=True)
+SAVE_EVERY = 10.0  # seconds
+
+
+class Config(Protocol):
+    """What a system's options must have."""
+
+    kind: ClassVar[str]
+
+    @property
+    def out(self) -> pathlib.Path | None: ...
+    @property
+    def resume(self) -> str | None: ...
+    @property
+    def threads(self) -> int | None: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def backend(self) -> str: ...
+    def check(self) -> None: ...
+
+
+class Learner(Protocol):
+    """What learns a start: `learn.starts.StartLearner`, `learn.reptile_start.ReptileStart`."""
+
+    @property
+    def done(self) -> bool: ...
+    @property
+    def outer_steps(self) -> int: ...
+    def step(self) -> Any: ...
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
+    def load_state_dict(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None: ...
+
+
+C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True)
+class Run(Generic[C]):
+    """A run that is on: what it was begun with, and where it keeps what it has.
+
+    Attributes:
+        config: its options; of a resumed run those that it was begun with.
+        folder: its folder.
+        phases: seconds of each of its phases, those of former processes included.
+        ops: what it calls, for the report.
+        fresh: whether this process has begun it.
+    """
+
+    config: C
+    folder: RunFolder
+    phases: Phases
+    ops: tuple[str, ...]
+    fresh: bool
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around reading or making the data: where they are unusable, a folder that this run made is undone, so that a
+        mended command can use it."""
+        try:
+            with self.phases("data"):
+                yield
+        except InputError:
+            if self.fresh:
+                self.folder.discard()
+            raise
+
+    def save_phases(self) -> None:
+        """Keeps the seconds for a process that resumes this run."""
+        self.folder.save_state("run", {}, {"phases": self.phases.seconds})
+
+    def learn(
+        self, learner: Learner, name: str, total: int, label: str, check: Callable[[int], Any] | None = None
+    ) -> list[Any]:
+        """Meta-trains to the end, from where a former process left it; kept as the state `name` every ten seconds.
+
+        Args:
+            learner: what learns.
+            name: of its state in the folder.
+            total: outer steps in all, and `label`, what the bar says.
+            check: called after each outer step with how many are done.
+
+        Returns: what `check` returned, but for None. Raises InputError where the state is not this learner's.
+        """
+        checks: list[Any] = []
+        state = self.folder.load_state(name)
+        if state is not None:
+            with self.folder.must_fit(name):
+                learner.load_state_dict(*state)
+                checks = list(state[1].get("checks", ()))
+        with self.phases("meta-training"), progress(label, total) as bar:
+            bar(learner.outer_steps)
+            saved = time.monotonic()
+            while not learner.done:
+                learner.step()
+                bar(1)
+                found = check(learner.outer_steps) if check is not None else None
+                if found is not None:
+                    checks.append(found)
+                if learner.done or time.monotonic() - saved > SAVE_EVERY:
+                    tensors, meta = learner.state_dict()
+                    self.folder.save_state(name, tensors, {**meta, "checks": checks} if checks else meta)
+                    saved = time.monotonic()
+        self.save_phases()
+        return checks
+
+    def facts(self) -> dict[str, Any]:
+        """What metrics.json says of every run: system, command, machine, versions, backends, config."""
+        about, where = info(), (torch.device(self.config.device), torch.float32)
+        return {
+            "system": self.config.kind,
+            "command": self.folder.command,
+            "machine": about["machine"],
+            "versions": about["versions"],
+            "backends": {op: _dispatch.select(op, self.config.backend, *where) for op in self.ops},
+            "config": json.loads(json.dumps(plain(self.config))),
+        }
+
+    def finish(
+        self,
+        metrics: dict[str, Any],
+        pictures: Callable[[pathlib.Path, Mapping[str, Any]], Sequence[Mapping[str, str]]],
+        report: Callable[[pathlib.Path, Mapping[str, Any]], pathlib.Path],
+    ) -> pathlib.Path:
+        """Draws the pictures, writes metrics.json and the report; the report's path."""
+        with self.phases("report"):
+            metrics["pictures"] = pictures(self.folder.path, metrics)
+        metrics |= {"phases": self.phases.seconds, "seconds_total": sum(self.phases.seconds.values())}
+        self.folder.write_json("metrics.json", metrics)
+        return report(self.folder.path, metrics)
+
+
+def begin(config: C, ops: Sequence[str], read: Callable[[dict[str, Any]], C], command: str | None = None) -> Run[C]:
+    """Opens a run, or reopens the one that `config.resume` names, with its own options.
+
+    Args:
+        config: the options; `out` and `resume` say which folder.
+        ops: what the run will call: a backend that can't serve is told now, not after the data were made.
+        read: makes a configuration of what a folder's config.yaml holds.
+        command: what makes this run, for its report; default: this process's command line.
+
+    Raises: InputError where the options are out of range, or the folder is unusable; BackendError where the backend
+    can't serve.
+    """
+    from mclnf_fast.report import check_extra
+
+    check_extra()
+    config.check()
+    for op in ops:
+        _dispatch.select(op, config.backend, torch.device(config.device), torch.float32)
+    fresh = config.resume is None
+    if config.resume is not None:
+        known = pathlib.Path(config.resume) if config.resume not in ("", "auto") else config.out
+        folder, described = RunFolder.reopen(known, config.kind, command)
+        config = read(described)
+    else:
+        folder = RunFolder.create(config.out, config.kind, {**plain(config), "resume": None}, command)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    folder.clean()
+    state = folder.load_state("run")
+    say(f"run folder: {folder.path}")
+    return Run(config, folder, Phases({} if state is None else state[1]["phases"]), tuple(ops), fresh)

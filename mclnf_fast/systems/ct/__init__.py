@@ -1,0 +1,1 @@
+"""`mclnf-fast run ct`."""

@@ -1,0 +1,248 @@
+"""Photos of a place: a start learned over photos that each have a light of their own (arXiv 2012.02189, its task on
+Phototourism), continued on unseen ones; and between the weights of two, the light between theirs."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mclnf_fast import data
+from mclnf_fast.data.objects import ObjectViews
+from mclnf_fast.data.photos import PhotoSets
+from mclnf_fast.learn.params import Params, interpolated
+from mclnf_fast.metrics import log_steps, psnr
+from mclnf_fast.render.cameras import Cameras, cameras_between, cat_cameras
+from mclnf_fast.render.objects import ObjectPool
+from mclnf_fast.systems.common.folder import progress
+from mclnf_fast.systems.common.options import from_plain
+from mclnf_fast.systems.common.run import Run, begin, say
+from mclnf_fast.systems.photos.options import PhotosConfig
+from mclnf_fast.systems.starts.names import StartName
+from mclnf_fast.systems.starts.ray_field import Start, ray_pool
+from mclnf_fast.systems.starts.rays import RayStarts
+
+OPS = ("bank_ray_mse", "bank_mlp", "composite", "bank_step")
+SHOWN = 4  # test photos in the pictures
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from one photo's weights to another's, scored
+
+
+def run_photos(config: PhotosConfig, command: str | None = None) -> pathlib.Path:
+    """Runs the job and returns the run folder.
+
+    Raises InputError on unusable input; whatever ends a run, its folder keeps what is done, and `resume` continues it
+    to the same result.
+    """
+    from mclnf_fast.report.starts.photos import photo_table, write_photos_report, write_pictures
+
+    run = begin(config, OPS, functools.partial(from_plain, PhotosConfig), command)
+    with run.reading():
+        with progress("photos", None) as bar:
+            sets = load(run.config, lambda done, count: bar(1))
+        job = _Job(run, sets)
+    job.announce()
+    starts, about = job.starts(job.check if sets.validation else None, run.config.check_every)
+    found = {name: job.adapt(name, start) for name, start in starts.items()}
+    report = run.finish(metrics := job.metrics(found, about), write_pictures, write_photos_report)
+    say(photo_table(metrics))
+    say(f"report: {report}")
+    return run.folder.path
+
+
+def load(config: PhotosConfig, advance: Callable[[int, int], object] | None = None) -> PhotoSets:
+    """Reads or makes the photos; `advance` is called with (done, in all). Raises InputError where a folder is
+    unusable."""
+    options: dict[str, Any] = {"test": config.test, "validation": config.validation, "progress": advance}
+    if config.data is None:
+        return data.procedural_photos(config.photos, size=config.size or 128, seed=config.seed, **options)
+    return data.load_photos(config.data, size=config.size, limit=config.limit, **options)
+
+
+class _Job(RayStarts):
+    """One run: its photos, its starts, and how each start is continued."""
+
+    def __init__(self, run: Run[PhotosConfig], sets: PhotoSets) -> None:
+        self.config, self.folder, self.sets = run.config, run.folder, sets
+        settings, scale = run.config.settings(sets.near, sets.far)
+        super().__init__(run, settings, _pool(sets.train, settings, scale, run.config.device), scale=scale)
+        self.test = self.pool(sets.test)
+        self.left, self.right = (0, self.test.width // 2), (self.test.width // 2, self.test.width)
+        self.cameras = cat_cameras([photo.cameras for photo in sets.test])
+        count = len(sets.test)
+        self.pairs = [(k, k + 1) for k in range(0, count - 1, 2)]
+        self.turns = range(1, min(run.config.others, count - 1) + 1)
+
+    def pool(self, photos: tuple[ObjectViews, ...]) -> ObjectPool:
+        """Their rays, in the field's units."""
+        return _pool(photos, self.settings, self.scale, self.config.device)
+
+    def announce(self) -> None:
+        """What the run is about, for the terminal."""
+        sets, config = self.sets, self.config
+        parts = f"{len(sets.train)} to learn from, {len(sets.validation)} to validate on, {len(sets.test)} to test on"
+        say(f"{sets.title}: photos of {self.test.width} x {self.test.height}, {parts}")
+        network = f"{self.spec.num_parameters:,} parameters, width {config.width}, {config.bins} bins a ray"
+        say(f"{network}; meta-batch of {config.meta.objects}")
+        for note in sets.notes:
+            say(f"note: {note}")
+
+    def half(self, params: Params, pool: ObjectPool, columns: tuple[int, int] | None) -> list[float]:
+        """PSNR of each photo of a pool over some of its columns."""
+        return self.ids_psnr(params, pool, pool.view_ids(torch.arange(len(pool)), 0, columns))
+
+    def check(self, params: Params) -> float:
+        """Mean PSNR of the validation photos' right halves, learned from their left ones: only to be looked at."""
+        pool = self.pool(self.sets.validation)
+        adapted = self.start(params).adapt_all(pool, self.config.seed, columns=self.left)
+        found = self.half(adapted, pool, self.right)
+        return sum(found) / len(found)
+
+    def adapt(self, name: StartName, start: Start) -> dict[str, Any]:
+        """A start continued on the left half of each test photo, and on all of it; or what is known from before."""
+        state = self.folder.load_state(f"adapted_{name}")
+        if state is not None:
+            done: dict[str, Any] = state[1]
+            return done
+        before = start.repeated(len(self.test))
+        left, row = self.continued(
+            name, start, self.test, lambda params: self.half(params, self.test, self.right), self.left
+        )
+        with self.run.phases("adapting"):
+            whole = start.adapt_all(self.test, self.config.seed)
+        with self.run.phases("rendering"):
+            row["after"] = self.half(left, self.test, self.right)
+            row["input"] = self.half(left, self.test, self.left)
+            row["whole"] = self.half(whole, self.test, None)
+            if self.sets.truth is not None:
+                row["others"] = self.others(start, whole)
+                row["between"], row["faded"] = self.between(start, whole)
+            self.save_pictures(name, start, (before, left, whole))
+        tensors = {f"{kind}.{i}": p for kind, some in (("left", left), ("whole", whole)) for i, p in enumerate(some)}
+        self.folder.save_state(f"adapted_{name}", tensors, row)
+        self.run.save_phases()
+        say(f"{name}: {sum(row['after']) / len(self.test):.2f} dB on the right halves in {row['seconds']:.0f} s")
+        return row
+
+    def others(self, start: Start, whole: Params) -> list[float]:
+        """PSNR of each photo's field from the places of other photos, where the truth under its light is known."""
+        found = torch.zeros(len(self.test), dtype=torch.float64)
+        for turn in self.turns:
+            cameras = self.cameras[torch.arange(len(self.test)).roll(-turn)]
+            found += torch.tensor(_compare(start.field(whole).render_each(cameras), self.seen[turn]))
+        return (found / len(self.turns)).tolist() if self.turns else []
+
+    @functools.cached_property
+    def seen(self) -> dict[int, Tensor]:
+        """Turn -> uint8 [T, H, W, 3]: the truth of each test photo's light from the place of the turn-th photo on."""
+        truth, count = self.sets.truth, len(self.test)
+        assert truth is not None
+        made = {}
+        for turn in self.turns:
+            cameras = [self.cameras[torch.tensor([(k + turn) % count])] for k in range(count)]
+            made[turn] = torch.cat([truth(k, k, 0.0, camera) for k, camera in enumerate(cameras)])
+        return made
+
+    def way(self, pair: tuple[int, int], weights: Tensor) -> Cameras:
+        """Cameras on the way from the place of one photo to that of another."""
+        a, b = (self.cameras[k : k + 1] for k in pair)
+        return cameras_between(a, b, weights)
+
+    @functools.cached_property
+    def on_the_way(self) -> dict[float, Tensor]:
+        """Weight -> uint8 [P, H, W, 3]: the truth between the photos of each pair, place and light."""
+        truth = self.sets.truth
+        assert truth is not None
+        return {
+            w: torch.cat([truth(*pair, w, self.way(pair, torch.tensor([w]))) for pair in self.pairs]) for w in WEIGHTS
+        }
+
+    def between(self, start: Start, whole: Params) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+        """Weight -> PSNR, of each pair of photos, of the field between their weights from the place between theirs; and
+        the same of the two fields' pictures, faded into each other."""
+        mixed: dict[str, list[float]] = {}
+        faded: dict[str, list[float]] = {}
+        if not self.pairs:
+            return mixed, faded
+        a, b = (tuple(p[[pair[end] for pair in self.pairs]] for p in whole) for end in (0, 1))
+        for weight, truth in self.on_the_way.items():
+            cameras = cat_cameras([self.way(pair, torch.tensor([weight])) for pair in self.pairs])
+            field = start.field(interpolated(a, b, torch.full((len(self.pairs),), weight)))
+            mixed[str(weight)] = _compare(field.render_each(cameras), truth)
+            ends = [start.field(p).render_each(cameras).to(torch.float32) for p in (a, b)]
+            faded[str(weight)] = _compare((1 - weight) * ends[0] + weight * ends[1], truth)
+        return mixed, faded
+
+    @functools.cached_property
+    def shown_pair(self) -> tuple[int, int] | None:
+        """The two test photos whose mean colours differ most."""
+        means = [photo.images[..., :3].to(torch.float64).mean((0, 1, 2)) for photo in self.sets.test]
+        two = itertools.combinations(range(len(means)), 2)
+        return max(two, key=lambda pair: float((means[pair[0]] - means[pair[1]]).norm()), default=None)
+
+    @functools.cached_property
+    def frames(self) -> Tensor:
+        """Weights [F] of the frames from one photo to the other."""
+        return torch.linspace(0, 1, self.config.frames, dtype=torch.float64)
+
+    def save_pictures(self, name: str, start: Start, made: tuple[Params, ...]) -> None:
+        """`predictions/NAME`: the shown photos before, after their left halves, after all of them, uint8 [3, S, H, W,
+        3]; `between_NAME`: the frames from one photo to the other, uint8 [F, H, W, 3]."""
+        count = min(SHOWN, len(self.test))
+        self.folder.save_values(name, torch.stack([self.pictures(p, self.test, count, 0) for p in made]))
+        if self.shown_pair is not None:
+            a, b = (tuple(p[k : k + 1] for p in made[2]) for k in self.shown_pair)
+            field = start.field(interpolated(a, b, self.frames))
+            self.folder.save_values(f"between_{name}", field.render_each(self.way(self.shown_pair, self.frames)))
+
+    def save_truth(self) -> None:
+        """`predictions/truth`: the shown photos; `ends`: those of the way; `between_truth`: its frames, where they are
+        known."""
+        self.folder.save_values("truth", self.pictures(None, self.test, min(SHOWN, len(self.test)), 0))
+        if self.shown_pair is None:
+            return
+        self.folder.save_values("ends", torch.cat([self.sets.test[k].images[..., :3] for k in self.shown_pair]))
+        if self.sets.truth is not None:
+            cameras = self.way(self.shown_pair, self.frames)
+            made = [self.sets.truth(*self.shown_pair, float(w), cameras[k : k + 1]) for k, w in enumerate(self.frames)]
+            self.folder.save_values("between_truth", torch.cat(made))
+
+    def metrics(self, found: dict[StartName, dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
+        """The content of metrics.json, but for what only the report knows."""
+        sets = self.sets
+        with self.run.phases("rendering"):
+            self.save_truth()
+        return {
+            **self.run.facts(),
+            "title": f"{sets.title}, photo by photo",
+            "notes": list(sets.notes),
+            "objects": {part: [p.name for p in getattr(sets, part)] for part in ("train", "validation", "test")},
+            "photos": {
+                "size": list(sets.size),
+                "left": list(self.left),
+                "pairs": [list(pair) for pair in self.pairs],
+                "shown_pair": None if self.shown_pair is None else list(self.shown_pair),
+                "others": len(self.turns),
+                "near": self.settings.near / self.scale,
+                "far": self.settings.far / self.scale,
+                "scale": self.scale,
+            },
+            "steps": [0, *log_steps(self.config.steps)],
+            "meta": about,
+            "starts": found,
+        }
+
+
+def _pool(photos: tuple[ObjectViews, ...], settings: Any, scale: float, device: str) -> ObjectPool:
+    scaled = [ObjectViews(photo.name, photo.images, photo.cameras.in_units(scale)) for photo in photos]
+    return ray_pool(scaled, settings, device)
+
+
+def _compare(pictures: Tensor, truth: Tensor) -> list[float]:
+    """PSNR of each of pictures [T, H, W, 3] in 0 ... 255."""
+    ours, theirs = (t.to(torch.float32).flatten(1) / 255.0 for t in (pictures, truth))
+    return [float(v) for v in psnr(ours, theirs, keep_first=True).tolist()]

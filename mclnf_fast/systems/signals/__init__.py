@@ -1,0 +1,1 @@
+"""`mclnf-fast run image`, `run audio` and `run video`."""
