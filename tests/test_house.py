@@ -35,11 +35,8 @@ DOORS = ("compat", "viewer", "cluster")
 MAY_IMPORT |= dict.fromkeys(DOORS, (*MAY_IMPORT["systems"], "systems", "artifacts"))
 MAY_IMPORT["cli"] = tuple(dict.fromkeys((*MAY_IMPORT["systems"], "systems", "artifacts", *DOORS)))
 
-PUBLIC = tuple(
-    r
-    for r in ("", "ops", "fields", "render", "learn", "tasks", "data", "artifacts", "shading", "metrics")
-    if not r or (PACKAGE / r).is_dir() or (PACKAGE / f"{r}.py").is_file()
-)
+ROOMS = ("ops", "fields", "render", "learn", "tasks", "data", "artifacts", "shading", "metrics")
+PUBLIC = ("", *(r for r in ROOMS if (PACKAGE / r).is_dir() or (PACKAGE / f"{r}.py").is_file()))
 MODULES_IN_A_FOLDER = 12
 LARGER_FOLDERS = {"data/readers": 25, "learn/methods": 25}
 MOST_ARGUMENTS = 8
@@ -191,9 +188,7 @@ def test_every_method_is_in_the_table() -> None:
 
     folder = PACKAGE / "learn" / "methods"
     for path in folder.glob("*.py"):
-        importlib.import_module(
-            f"mclnf_fast.learn.methods.{path.stem}" if path.stem != "__init__" else "mclnf_fast.learn.methods"
-        )
+        importlib.import_module(f"mclnf_fast.learn.methods.{path.stem}".removesuffix(".__init__"))
     classes, open_ = set(), [Method]
     while open_:
         subclasses = [c for c in open_.pop().__subclasses__() if c.__module__.startswith("mclnf_fast.")]
