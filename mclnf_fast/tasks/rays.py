@@ -15,11 +15,11 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.fields import evaluate_params
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.task import Batch, Points
+from mclnf_fast.render import volume
 from mclnf_fast.render.cameras import Cameras
 from mclnf_fast.render.cells import Cells
 from mclnf_fast.render.fused import render_fused
 from mclnf_fast.render.pool import Pool, RayBatch, RayPool, RayPools
-from mclnf_fast.render.volume import Points as SamplePoints
 from mclnf_fast.render.volume import (
     RenderSettings,
     composite_points,
@@ -109,7 +109,7 @@ class RayTask:
         """Raise InputError: rays without held-out views can be trained on, not evaluated."""
         raise InputError(f"task {self.name} must have held-out views to be evaluated, got none")
 
-    def _evaluated(self, params: Params, rays: RayBatch, seed: int) -> tuple[SamplePoints, Tensor]:
+    def _evaluated(self, params: Params, rays: RayBatch, seed: int) -> tuple[volume.Points, Tensor]:
         """Return the sample points of the rays, and the field's values there as a leaf."""
         points = sample_in_cells(
             rays.origins, rays.directions, _whole(rays.origins), self.cells, self.settings, self.spec, seed=seed
