@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 import typing
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from tyro.conf import OmitArgPrefixes
 
@@ -22,6 +22,8 @@ class Checked(Protocol):
 
 T = TypeVar("T", bound=Checked)
 D = TypeVar("D")
+Values = Mapping[str, object]
+"""Flag without dashes -> value."""
 WITHOUT_PREFIX = typing.get_args(OmitArgPrefixes[int])[1]
 # Written by every version: without them a mapping is no config.yaml, and defaults would make one of anything.
 ALWAYS = ("out", "quick", "resume", "threads", "backend")
@@ -33,7 +35,7 @@ class Option:
 
     path: tuple[str, ...]
     flag: str
-    hint: Any
+    hint: object
 
 
 def options_of(config: type, path: tuple[str, ...] = (), prefix: str = "") -> list[Option]:
@@ -59,7 +61,7 @@ def options_of(config: type, path: tuple[str, ...] = (), prefix: str = "") -> li
     return options
 
 
-def with_options(config: D, values: Mapping[str, Any]) -> D:
+def with_options(config: D, values: Values) -> D:
     """Return the configuration with the options of these flags changed.
 
     Raises KeyError if there is no such flag.
@@ -74,13 +76,13 @@ def with_options(config: D, values: Mapping[str, Any]) -> D:
     return config
 
 
-def _replaced(group: D, path: tuple[str, ...], value: Any) -> D:
+def _replaced(group: D, path: tuple[str, ...], value: object) -> D:
     name, *rest = path
     changed = _replaced(getattr(group, name), tuple(rest), value) if rest else value
     return dataclasses.replace(group, **{name: changed})  # type: ignore[type-var]  # a dataclass, or it has no path
 
 
-def from_plain(cls: type[T], data: Any) -> T:
+def from_plain(cls: type[T], data: object) -> T:
     """Return the configuration that `folder.plain` made into plain data, checked.
 
     Also reads what former versions wrote: options without groups, under old names, and without those that came later,
@@ -104,12 +106,12 @@ def from_plain(cls: type[T], data: Any) -> T:
         raise InputError(f"resume: config.yaml must be that of a run of {system}, but: {error!r}") from None
 
 
-def _values(cls: type, system: str, data: Any) -> dict[str, Any]:
+def _values(cls: type, system: str, data: object) -> dict[str, object]:
     """Flag -> value of plain data in any layout. Raises KeyError, TypeError if these are of another configuration."""
     if not isinstance(data, Mapping):
         raise TypeError(f"a mapping was expected, got {type(data).__name__}")
     unread = _flattened(data)  # by path, as files have had it: the flag of an option without groups
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for option in options_of(cls):
         path = ".".join(option.path).replace("_", "-")
         renamed = old_value(system, option.flag, unread)
@@ -124,16 +126,16 @@ def _values(cls: type, system: str, data: Any) -> dict[str, Any]:
     return values
 
 
-def _flattened(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flattened(data: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
     for key, value in data.items():
         name = prefix + str(key).replace("_", "-")
         flat |= _flattened(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return flat
 
 
-def _typed(hint: Any, value: Any) -> Any:
+def _typed(hint: object, value: object) -> object:
     """Paths and tuples as such: YAML has texts and lists."""
     if value is not None and (hint is pathlib.Path or pathlib.Path in typing.get_args(hint)):
-        return pathlib.Path(value)
+        return pathlib.Path(str(value))
     return tuple(value) if isinstance(value, list) else value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from mclnf_fast.errors import InputError
 
@@ -69,7 +68,7 @@ def refuse_renamed(system: str, flags: Sequence[str], words: Sequence[str]) -> N
             raise InputError(f"--{name} has been renamed: use --{row.new}{values}")
 
 
-def old_value(system: str, flag: str, options: Mapping[str, Any]) -> tuple[str, Any] | None:
+def old_value(system: str, flag: str, options: Mapping[str, object]) -> tuple[str, object] | None:
     """Return the old name of an option and its value, renamed too, in options by their old flags; None if unset.
 
     >>> old_value("city", "init", {"start": "none"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes
 
@@ -12,6 +12,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.learn.meta.reptile_start import ReptileConfig
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.common.checks import check_at_least, check_positive, check_rates
+from mclnf_fast.systems.common.config_file import Values
 from mclnf_fast.systems.common.options import FieldOptions
 from mclnf_fast.systems.starts.options import (
     INITIALIZATIONS,
@@ -78,7 +79,7 @@ class CtConfig(PixelConfig):
     """Learns an initialization for slices, and reconstructs an unseen one from few of its projections."""
 
     kind: ClassVar[str] = "ct"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar[Mapping[str, Values]] = {
         "paper": {},
         "small": {
             "count": 70, "size": 64, "width": 64, "hidden-layers": 3, "frequencies": 64, "steps": 256,
@@ -86,7 +87,7 @@ class CtConfig(PixelConfig):
             "meta.steps": 200, "meta.objects": 4, "meta.inner-lr": 3.0, "meta.outer-lr": 3e-3,
         },
     }  # fmt: skip
-    quick_values: ClassVar[Mapping[str, Any]] = {
+    quick_values: ClassVar[Values] = {
         "count": 46, "test": 3, "size": 32, "width": 64, "hidden-layers": 3, "frequencies": 64, "steps": 128,
         "rates": (10.0, 3.0, 1.0), "match-steps": 100,
         "meta.steps": 100, "meta.objects": 4, "meta.inner-lr": 3.0, "meta.outer-lr": 3e-3,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from tyro.conf import OmitArgPrefixes
 
@@ -13,6 +13,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.learn.meta.reptile_start import ReptileConfig
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.common.checks import check_at_least, check_positive, check_rates
+from mclnf_fast.systems.common.config_file import Values
 from mclnf_fast.systems.common.options import FieldOptions
 from mclnf_fast.systems.starts.options import defaults_from
 from mclnf_fast.systems.starts.pixel_options import PixelConfig
@@ -46,14 +47,14 @@ class ImageStartConfig(PixelConfig):
     """Learns an initialization for images that fits an unseen one in two steps (MAML), and shows what others need."""
 
     kind: ClassVar[str] = "image-start"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar[Mapping[str, Values]] = {
         "paper": {},
         "small": {
             "count": 70, "size": 64, "width": 64, "hidden-layers": 3, "w0": 60.0, "adam-steps": 512,
             "meta.steps": 600, "meta.objects": 4, "meta.inner-lr": 5e-2, "meta.outer-lr": 1e-3,
         },
     }  # fmt: skip
-    quick_values: ClassVar[Mapping[str, Any]] = {
+    quick_values: ClassVar[Values] = {
         "count": 40, "test": 3, "size": 32, "width": 64, "hidden-layers": 3, "w0": 60.0, "adam-steps": 256,
         "meta.steps": 200, "meta.objects": 4, "meta.inner-lr": 5e-2, "meta.outer-lr": 1e-3,
     }  # fmt: skip

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes
 
 from mclnf_fast.learn.meta.reptile_start import ReptileConfig
 from mclnf_fast.render.bins import BinSettings
 from mclnf_fast.systems.common.checks import check_at_least, check_positive
+from mclnf_fast.systems.common.config_file import Values
 from mclnf_fast.systems.common.options import SplitOptions
 from mclnf_fast.systems.starts.options import FineTuneOptions, RayFieldOptions, RayStartConfig, defaults_from
 
@@ -74,7 +75,7 @@ class PhotosConfig(RayStartConfig):
     ones: one photo, a field of the place under that light; between the weights of two, the light between theirs."""
 
     kind: ClassVar[str] = "photos"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar[Mapping[str, Values]] = {
         "paper": {},
         "small": {
             "width": 64, "hidden-layers": 4, "max-exp": 5.0, "samples-per-ray": 32, "photos": 100, "size": 64,
@@ -82,7 +83,7 @@ class PhotosConfig(RayStartConfig):
             "meta.steps": 300, "meta.objects": 8, "meta.inner-steps": 16, "meta.outer-lr": 5e-3,
         },
     }  # fmt: skip
-    quick_values: ClassVar[Mapping[str, Any]] = {
+    quick_values: ClassVar[Values] = {
         "photos": 40, "size": 32, "width": 32, "hidden-layers": 3, "max-exp": 5.0, "samples-per-ray": 24, "scale": None,
         "steps": 128, "meta-rays": 32, "match-steps": 200, "check-every": 30, "frames": 12,
         "meta.steps": 90, "meta.objects": 8, "meta.inner-steps": 16, "meta.outer-lr": 8e-3,

@@ -6,14 +6,14 @@ import dataclasses
 import math
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.bins import BinSettings, Convention
 from mclnf_fast.systems.common.checks import check_at_least
-from mclnf_fast.systems.common.config_file import with_options
+from mclnf_fast.systems.common.config_file import Values, with_options
 from mclnf_fast.systems.common.options import SplitOptions, option_value
 from mclnf_fast.systems.single_view.views import Inputs
 from mclnf_fast.systems.starts.options import FineTuneOptions, RayFieldOptions, RayStartConfig, preset_config
@@ -102,7 +102,7 @@ class SingleViewConfig(RayStartConfig):
     others."""
 
     kind: ClassVar[str] = "single-view"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar[Mapping[str, Values]] = {
         "blog": {},
         "small": {
             "curve-views": 4, "size": 64, "width": 64, "hidden-layers": 4, "max-exp": 5.0, "samples-per-ray": 32,
@@ -114,7 +114,7 @@ class SingleViewConfig(RayStartConfig):
             "meta.steps": 300, "meta.objects": 8, "meta.inner-steps": 16, "meta.outer-lr": 4e-3,
         },
     }  # fmt: skip
-    quick_values: ClassVar[Mapping[str, Any]] = {
+    quick_values: ClassVar[Values] = {
         "objects": 16, "test": 3, "views": 8, "size": 32, "steps": 128, "adapt.batch": 64, "width": 32,
         "hidden-layers": 3, "max-exp": 5.0, "samples-per-ray": 24, "meta-rays": 32, "match-steps": 200,
         "meta.steps": 60, "meta.objects": 8, "meta.inner-steps": 12, "meta.outer-lr": 8e-3,

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from tyro.conf import OmitArgPrefixes
 
@@ -14,7 +14,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.learn.meta.reptile_start import ReptileConfig
 from mclnf_fast.spec import FieldSpec, LogFrequency
 from mclnf_fast.systems.common.checks import check_at_least, check_seed
-from mclnf_fast.systems.common.config_file import with_options
+from mclnf_fast.systems.common.config_file import Values, with_options
 from mclnf_fast.systems.common.options import FieldOptions, SystemConfig, option_value
 
 InitializationName = Literal["standard", "matched", "shuffled", "meta"]
@@ -28,8 +28,8 @@ class StartConfig(SystemConfig):
     A subclass lists its presets: name -> {flag: value}, and `quick_values`, which `--quick` sets on top of each.
     """
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]]
-    quick_values: ClassVar[Mapping[str, Any]]
+    presets: ClassVar[Mapping[str, Values]]
+    quick_values: ClassVar[Values]
 
     preset: str = "small"
     """What the other options begin from."""

@@ -31,14 +31,10 @@ def load_pictures(config: PixelConfig, channels: int, make: Callable[..., Signal
     if folder is None:
         held = min(4, pictures.procedural - pictures.tests - 1)
         return make(pictures.procedural, pictures.size, seed=config.seed, test=pictures.tests, validation=held)
-    options: dict[str, Any] = {
-        "limit": config.data.limit,
-        "strict": config.data.strict,
-        "resize": config.data.resize or None,
-    }
-    if config.data.test is not None:
-        options["test"] = config.data.test
-    sets = load_images(config.data.path, size=config.data.size, channels=channels, seed=config.seed, **options)
+    options: dict[str, Any] = {"limit": pictures.limit, "strict": pictures.strict, "resize": pictures.resize or None}
+    if pictures.test is not None:
+        options["test"] = pictures.test
+    sets = load_images(folder, size=pictures.size, channels=channels, seed=config.seed, **options)
     if not len(sets.train):
         raise InputError(f"data: needs pictures to learn from and others to test on, got 0 and {len(sets.test)}")
     return sets
