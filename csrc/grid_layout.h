@@ -18,27 +18,31 @@ struct GridLayout {
     int64_t entries = 0;
 
     GridLayout(const std::vector<int64_t>& ints, const std::vector<double>& floats) {
-        STD_TORCH_CHECK(ints.size() >= 6 && floats.size() == 2, "grid: the description has a wrong length");
+        STD_TORCH_CHECK(ints.size() >= kGridFields && floats.size() == 2,
+                        "grid: the description has a wrong length");
         low = floats[0];
         high = floats[1];
         STD_TORCH_CHECK(std::isfinite(low) && std::isfinite(high) && low < high,
                         "grid: low must be below high");
-        STD_TORCH_CHECK(ints[0] >= 1 && ints[0] <= (1 << 20), "grid: coordinates out of range");
-        STD_TORCH_CHECK(ints[1] >= 1 && ints[1] <= kGridAxes && ints[1] <= ints[0],
-                        "grid: axes out of range");
-        STD_TORCH_CHECK(ints[2] >= 1 && ints[2] <= 4096, "grid: features out of range");
-        STD_TORCH_CHECK(ints[3] >= 0 && ints[3] < kGridInterpolations, "grid: unknown interpolation");
-        STD_TORCH_CHECK(ints[4] == 0 || ints[4] == 1, "grid: unknown reduction");
-        STD_TORCH_CHECK(ints[5] >= 1 && ints[5] <= 64, "grid: levels out of range");
-        dims = static_cast<int>(ints[0]);
-        axes = static_cast<int>(ints[1]);
-        features = static_cast<int>(ints[2]);
-        interpolation = static_cast<int>(ints[3]);
-        together = ints[4] == 1;
-        const size_t own = 3 + static_cast<size_t>(axes);
-        STD_TORCH_CHECK(ints.size() == 6 + own * static_cast<size_t>(ints[5]),
+        const int64_t dims_ = ints[kGridDims], axes_ = ints[kGridLevelAxes], features_ = ints[kGridFeatures];
+        STD_TORCH_CHECK(dims_ >= 1 && dims_ <= kMaxSize, "grid: coordinates out of range");
+        STD_TORCH_CHECK(axes_ >= 1 && axes_ <= kGridAxes && axes_ <= dims_, "grid: axes out of range");
+        STD_TORCH_CHECK(features_ >= 1 && features_ <= kMaxGridFeatures, "grid: features out of range");
+        STD_TORCH_CHECK(ints[kGridInterpolation] >= 0 && ints[kGridInterpolation] < kGridInterpolations,
+                        "grid: unknown interpolation");
+        STD_TORCH_CHECK(ints[kGridReduction] == kGridConcat || ints[kGridReduction] == kGridSum,
+                        "grid: unknown reduction");
+        STD_TORCH_CHECK(ints[kGridLevelCount] >= 1 && ints[kGridLevelCount] <= kMaxGridLevels,
+                        "grid: levels out of range");
+        dims = static_cast<int>(dims_);
+        axes = static_cast<int>(axes_);
+        features = static_cast<int>(features_);
+        interpolation = static_cast<int>(ints[kGridInterpolation]);
+        together = ints[kGridReduction] == kGridSum;
+        const size_t level_ints = kGridLevelFields + static_cast<size_t>(axes);
+        STD_TORCH_CHECK(ints.size() == kGridFields + level_ints * static_cast<size_t>(ints[kGridLevelCount]),
                         "grid: the description has a wrong length");
-        for (size_t at = 6; at < ints.size(); at += own) add_level(ints.data() + at);
+        for (size_t at = kGridFields; at < ints.size(); at += level_ints) add_level(ints.data() + at);
     }
 
     int outputs() const { return features * (together ? 1 : static_cast<int>(levels.size())); }
@@ -50,23 +54,30 @@ struct GridLayout {
     }
 
   private:
-    void add_level(const int64_t* given) {
+    static constexpr int64_t kMaxSize = 1 << 20;     // of coordinates, and of cells along an axis
+    static constexpr int64_t kMaxEntries = 1 << 30;  // of a level's table
+
+    void add_level(const int64_t* fields) {
+        // Large primes spread the xor of the axes over the table; the first factor is 1 so that neighbors
+        // along the first axis lie side by side in memory (arXiv 2201.05989). PRIMES of mclnf_fast/grids.py.
         constexpr uint32_t primes[kGridAxes] = {1u, 2654435761u, 805459861u, 3674653429u};
         GridLevel level{};
-        STD_TORCH_CHECK(given[0] >= 1 && given[0] <= (1 << 20), "grid: cells out of range");
-        STD_TORCH_CHECK(given[1] >= 1 && given[1] <= (1 << 30), "grid: entries out of range");
-        STD_TORCH_CHECK(given[2] == 0 || given[2] == 1, "grid: a level is dense (0) or hashed (1)");
-        const int64_t size = given[1];
+        const int64_t cells = fields[kGridLevelCells], size = fields[kGridLevelEntries],
+                      table = fields[kGridLevelTable];
+        STD_TORCH_CHECK(cells >= 1 && cells <= kMaxSize, "grid: cells out of range");
+        STD_TORCH_CHECK(size >= 1 && size <= kMaxEntries, "grid: entries out of range");
+        STD_TORCH_CHECK(table == kGridDense || table == kGridHashed,
+                        "grid: a level is dense (0) or hashed (1)");
         STD_TORCH_CHECK(size * features < (int64_t{1} << 32), "grid: a level's table is too large");
-        level.cells = static_cast<int>(given[0]);
-        level.hashed = given[2] == 1;
+        level.cells = static_cast<int>(cells);
+        level.hashed = table == kGridHashed;
         level.mask = static_cast<uint32_t>(size - 1);
         level.scale = level.cells / (high - low);
         int64_t nodes = 1;
         for (int a = 0; a < axes; ++a) {
-            STD_TORCH_CHECK(given[3 + a] >= 0 && given[3 + a] < dims,
-                            "grid: a level reads a coordinate that is not there");
-            level.axis[a] = static_cast<int>(given[3 + a]);
+            const int64_t axis = fields[kGridLevelFields + a];
+            STD_TORCH_CHECK(axis >= 0 && axis < dims, "grid: a level reads a coordinate that is not there");
+            level.axis[a] = static_cast<int>(axis);
             level.factor[a] = level.hashed ? primes[a] : static_cast<uint32_t>(nodes);
             nodes *= level.cells + 1;
             STD_TORCH_CHECK(level.hashed || nodes <= size, "grid: a dense level has more nodes than entries");

@@ -7,13 +7,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "names.h"
+
 namespace mclnf {
 
-enum Activation : int { kNone, kRelu, kSine, kSoftplus, kTanh, kSigmoid, kExp, kActivations };
-enum EncodingKind : int { kIdentity, kFrequency, kSpherical };
-
+// One encoding and the coordinates that it reads.
 struct EncodingPart {
-    int kind;
+    int kind;    // an EncodingKind
     int start;   // first coordinate
     int dims;    // number of coordinates
     int option;  // kFrequency: 1 = the input comes first; kSpherical: the degree
@@ -31,63 +31,101 @@ struct Layer {
     int from_prev;  // rows fed by the layer before (or by the encoding, in layer 0)
     int out;
     bool skip;  // rows from_prev ... in-1 are fed by the encoding
+
+    int from_encoding() const { return in - from_prev; }
+    int64_t weights() const { return static_cast<int64_t>(in) * out; }
+    // The first weight of the rows that the encoding feeds.
+    int64_t encoding_offset() const { return static_cast<int64_t>(from_prev) * out; }
 };
+
+// The derivative of these two is in the activation's value (1 where it is positive, or 1 everywhere) and
+// their second derivative is 0: nothing but the value need be stored of them.
+inline bool derivative_in_value(int activation) { return activation == kRelu || activation == kNone; }
 
 struct Net {
     int in_dim, out_dim, encoded;
-    int activation, output_activation;
-    double w0;
+    int activation, output_activation;  // an Activation each
+    double w0;                          // of kSine: sin(w0 z)
     std::vector<EncodingPart> parts;
     std::vector<Layer> layers;
     int max_dim = 0;  // widest row of any layer's input or output
     int64_t parameters = 0;
 
     Net(const std::vector<int64_t>& ints, const std::vector<double>& floats) {
-        STD_TORCH_CHECK(ints.size() >= 8 && !floats.empty(), "net: the description is too short");
+        read_head(ints, floats);
+        read_encodings(ints, floats);
+        add_layers(static_cast<int>(ints[kNetWidth]), static_cast<int>(ints[kNetHiddenLayers]),
+                   ints[kNetSkips]);
+    }
+
+    int activation_of(size_t layer) const {
+        return layer + 1 == layers.size() ? output_activation : activation;
+    }
+
+  private:
+    static constexpr int64_t kMaxSize = 1 << 20;     // of a width or a number of coordinates
+    static constexpr int64_t kMaxEncoded = 1 << 24;  // features of the encoding
+    static constexpr int64_t kMaxEncodingParts = 1024;
+
+    void read_head(const std::vector<int64_t>& ints, const std::vector<double>& floats) {
+        STD_TORCH_CHECK(ints.size() >= kNetFields && !floats.empty(), "net: the description is too short");
         // Sizes that no network has, refused before anything is computed from them in 32 bits.
-        for (int i = 0; i < 4; ++i)
-            STD_TORCH_CHECK(ints[i] >= 0 && ints[i] <= (1 << 20), "net: sizes out of range");
-        STD_TORCH_CHECK(ints[4] >= 0 && ints[4] < kActivations && ints[5] >= 0 && ints[5] < kActivations,
-                        "net: unknown activation");
-        in_dim = static_cast<int>(ints[0]);
-        out_dim = static_cast<int>(ints[1]);
-        const int width = static_cast<int>(ints[2]);
-        const int hidden = static_cast<int>(ints[3]);
-        activation = static_cast<int>(ints[4]);
-        output_activation = static_cast<int>(ints[5]);
-        const int64_t skips = ints[6];
-        STD_TORCH_CHECK(ints[7] >= 0 && ints[7] <= 1024, "net: a wrong number of encodings");
-        const size_t count = static_cast<size_t>(ints[7]);
+        for (const int field : {kNetInDim, kNetOutDim, kNetWidth, kNetHiddenLayers})
+            STD_TORCH_CHECK(ints[field] >= 0 && ints[field] <= kMaxSize, "net: sizes out of range");
+        for (const int field : {kNetActivation, kNetOutputActivation})
+            STD_TORCH_CHECK(ints[field] >= 0 && ints[field] < kActivations, "net: unknown activation");
+        in_dim = static_cast<int>(ints[kNetInDim]);
+        out_dim = static_cast<int>(ints[kNetOutDim]);
+        activation = static_cast<int>(ints[kNetActivation]);
+        output_activation = static_cast<int>(ints[kNetOutputActivation]);
         w0 = floats[0];
-        STD_TORCH_CHECK(in_dim > 0 && out_dim > 0 && width > 0 && hidden >= 0 && hidden < 31,
-                        "net: sizes out of range");
-        STD_TORCH_CHECK(ints.size() == 8 + 5 * count, "net: the description has a wrong length");
-        size_t next = 1;
+        STD_TORCH_CHECK(ints[kNetEncodings] >= 0 && ints[kNetEncodings] <= kMaxEncodingParts,
+                        "net: a wrong number of encodings");
+        STD_TORCH_CHECK(
+            in_dim > 0 && out_dim > 0 && ints[kNetWidth] > 0 && ints[kNetHiddenLayers] <= kMaxHiddenLayers,
+            "net: sizes out of range");
+        STD_TORCH_CHECK(
+            ints.size() == kNetFields + kEncodingFields * static_cast<size_t>(ints[kNetEncodings]),
+            "net: the description has a wrong length");
+    }
+
+    void read_encodings(const std::vector<int64_t>& ints, const std::vector<double>& floats) {
+        size_t next = 1;  // floats[0] is w0
         encoded = 0;
-        for (size_t p = 0; p < count; ++p) {
-            const int64_t* e = ints.data() + 8 + 5 * p;
-            STD_TORCH_CHECK(e[1] >= 0 && e[2] > 0 && e[1] <= in_dim && e[2] <= in_dim - e[1],
-                            "net: an encoding reads coordinates that are not there");
-            STD_TORCH_CHECK(e[0] >= kIdentity && e[0] <= kSpherical, "net: unknown encoding");
-            const int64_t most = e[0] == kIdentity ? 0 : e[0] == kFrequency ? 1 : 4;
-            STD_TORCH_CHECK(e[3] >= 0 && e[3] <= most, "net: an encoding's option is out of range");
-            EncodingPart part{static_cast<int>(e[0]),
-                              static_cast<int>(e[1]),
-                              static_cast<int>(e[2]),
-                              static_cast<int>(e[3]),
-                              {}};
-            STD_TORCH_CHECK(
-                part.kind != kSpherical || (part.dims == 3 && part.option >= 1 && part.option <= 4),
-                "net: spherical harmonics need 3 coordinates and a degree of 1 to 4");
-            STD_TORCH_CHECK(e[4] >= 0 && static_cast<size_t>(e[4]) <= floats.size() - next,
+        for (size_t at = kNetFields; at < ints.size(); at += kEncodingFields) {
+            const int64_t* fields = ints.data() + at;
+            EncodingPart part = encoding_part(fields);
+            const int64_t count = fields[kEncodingFrequencies];
+            STD_TORCH_CHECK(count >= 0 && static_cast<size_t>(count) <= floats.size() - next,
                             "net: frequencies are missing");
-            part.frequencies.assign(floats.begin() + next, floats.begin() + next + e[4]);
-            next += static_cast<size_t>(e[4]);
-            STD_TORCH_CHECK(e[4] <= (1 << 20) / part.dims, "net: sizes out of range");
+            part.frequencies.assign(floats.begin() + next, floats.begin() + next + count);
+            next += static_cast<size_t>(count);
+            STD_TORCH_CHECK(count <= kMaxSize / part.dims, "net: sizes out of range");
             encoded += part.features();
-            STD_TORCH_CHECK(encoded <= (1 << 24), "net: sizes out of range");
+            STD_TORCH_CHECK(encoded <= kMaxEncoded, "net: sizes out of range");
             parts.push_back(std::move(part));
         }
+    }
+
+    EncodingPart encoding_part(const int64_t* fields) const {
+        const int64_t kind = fields[kEncodingKind], start = fields[kEncodingStart],
+                      dims = fields[kEncodingDims], option = fields[kEncodingOption];
+        STD_TORCH_CHECK(start >= 0 && dims > 0 && start <= in_dim && dims <= in_dim - start,
+                        "net: an encoding reads coordinates that are not there");
+        STD_TORCH_CHECK(kind >= 0 && kind < kEncodings, "net: unknown encoding");
+        const int64_t max_option = kind == kIdentity ? 0 : kind == kFrequency ? 1 : kMaxSphericalDegree;
+        STD_TORCH_CHECK(option >= 0 && option <= max_option, "net: an encoding's option is out of range");
+        STD_TORCH_CHECK(kind != kSpherical || (dims == 3 && option >= 1),
+                        "net: spherical harmonics need 3 coordinates and a degree of 1 to ",
+                        kMaxSphericalDegree);
+        return {static_cast<int>(kind),
+                static_cast<int>(start),
+                static_cast<int>(dims),
+                static_cast<int>(option),
+                {}};
+    }
+
+    void add_layers(int width, int hidden, int64_t skips) {
         for (int l = 0; l <= hidden; ++l) {
             Layer layer;
             layer.from_prev = l == 0 ? encoded : width;

@@ -17,12 +17,10 @@
 #pragma once
 
 #include "common.h"
+#include "names.h"
 
 namespace mclnf {
 
-enum GridInterpolation : int { kGridNearest, kGridLinear, kGridSmoothstep, kGridInterpolations };
-
-constexpr int kGridAxes = 4;  // at most
 constexpr int kGridOne = -1;  // as kAxes
 
 struct GridLevel {

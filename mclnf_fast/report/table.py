@@ -11,8 +11,8 @@ from typing import NoReturn
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import write_atomically
-from mclnf_fast.report.city import tables as city
 from mclnf_fast.report.city.strips import city_strips
+from mclnf_fast.report.city.tables import city_csv_lines, city_looks, city_table
 from mclnf_fast.report.page.page import (
     Block,
     ListBlock,
@@ -30,13 +30,12 @@ from mclnf_fast.report.page.page import (
 )
 from mclnf_fast.report.page.style import check_extra
 from mclnf_fast.report.page.tables import Table, csv_text, markdown, markdown_cell
-from mclnf_fast.report.protocol import tables as protocol
 from mclnf_fast.report.protocol.counts import Statistics
 from mclnf_fast.report.protocol.relations import relations
 from mclnf_fast.report.protocol.report import NOT_CLAIMED
 from mclnf_fast.report.protocol.run_folder import FinishedRun, read_runs
 from mclnf_fast.report.protocol.run_pictures import Drawing, draw_figures, draw_signals
-from mclnf_fast.report.protocol.tables import Labelled, sizes
+from mclnf_fast.report.protocol.tables import Labelled, details, results, signal_csv_lines, sizes, steps_to_reach
 from mclnf_fast.report.record import CityRecord, SignalRecord
 
 RANKS = "In each column the best is bold, the second in italics (underlined on the page); equal as shown is equal."
@@ -63,8 +62,8 @@ class Tables:
 
     def of(self, signal: Labelled) -> list[Table]:
         """Return the tables of a run beside its PSNR."""
-        reached = protocol.steps_to_reach(signal.run, signal.label)
-        return [protocol.details(signal.run, signal.label), *([reached] if reached else [])]
+        reached = steps_to_reach(signal.run, signal.label)
+        return [details(signal.run, signal.label), *([reached] if reached else [])]
 
     @property
     def notes(self) -> list[str]:
@@ -111,9 +110,9 @@ def write_tables(runs: Sequence[str | Path], out: str | Path, command: str) -> l
     check_extra()
     tables = _draw(read_runs(runs), command)
     text = "\n\n".join(_markdown(tables)) + "\n"
-    lines = [line for signal in tables.signals for line in protocol.csv_lines(signal)]
+    lines = [line for signal in tables.signals for line in signal_csv_lines(signal)]
     for run in tables.runs:
-        lines += city.csv_lines(run.label, run.record) if isinstance(run.record, CityRecord) else []
+        lines += city_csv_lines(run.label, run.record) if isinstance(run.record, CityRecord) else []
     written: list[Path] = []
     try:
         written += [figure.drawing.save(target / figure.file) for figure in tables.figures]
@@ -138,7 +137,7 @@ def _draw(runs: Sequence[FinishedRun], command: str) -> Tables:
             drawings = draw_signals(run.folder, signals[-1], command)
             drawings = [replace(d, caption=f"{run.label}. {d.caption}") for d in drawings]
         else:
-            table = city.results_table(run.label, record.methods, record.tasks, record.across)
+            table = city_table(run.label, record.methods, record.tasks, record.across)
             cities.append((table, record.command))
             drawings = city_strips(run.folder, run.label, record, command)
         figures += [Figure(d, f"{run.stem}_{d.stem}.png", (record.command,)) for d in drawings]
@@ -155,7 +154,7 @@ def _markdown(tables: Tables) -> Iterator[str]:
     yield "\n".join(f"- {_run_line(run)}" for run in tables.runs)
     if tables.signals:
         yield "## PSNR"
-        yield markdown(protocol.results(tables.signals))
+        yield markdown(results(tables.signals))
         yield RANKS
         yield _made("", command)
         yield "## Relations that must hold"
@@ -186,8 +185,8 @@ def _page(target: Path, tables: Tables) -> Page:
     signals, command = tables.signals, tables.command
     looks = {key: look for signal in signals for key, look in signal.run.looks.items()}
     for run in tables.runs:
-        looks |= city.city_looks(run.record.methods) if isinstance(run.record, CityRecord) else {}
-    results: list[Block] = [TableBlock(protocol.results(signals)), TextBlock(RANKS)] if signals else []
+        looks |= city_looks(run.record.methods) if isinstance(run.record, CityRecord) else {}
+    psnr: list[Block] = [TableBlock(results(signals)), TextBlock(RANKS)] if signals else []
     beside = [
         TableBlock(t, t.title, _made_plain(signal.run.command, command))
         for signal in signals
@@ -206,7 +205,7 @@ def _page(target: Path, tables: Tables) -> Page:
         "Results",
         looks,
         [
-            Section("PSNR", results),
+            Section("PSNR", psnr),
             Section(
                 "Relations that must hold",
                 [RelationsBlock(relations(s.run), f"{s.label} ({sizes(s.run)})") for s in signals],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mclnf_fast.report.city.claims import curve, sentences, tiles
 from mclnf_fast.report.city.plots import forgetting_figure, meta_figure, phase_figure, steps_figure
-from mclnf_fast.report.city.tables import city_looks, heat_panels, results_table, steps_table
+from mclnf_fast.report.city.tables import city_looks, city_table, heat_panels, steps_table
 from mclnf_fast.report.page.methods import Look
 from mclnf_fast.report.page.page import (
     Block,
@@ -90,7 +90,7 @@ def write_city_report(folder: str | Path, record: CityRecord) -> Path:
 def _results(record: CityRecord, looks: dict[str, Look]) -> list[Block]:
     if not looks:
         return []
-    table = results_table("Results", record.methods, record.tasks, record.across)
+    table = city_table("Results", record.methods, record.tasks, record.across)
     return [TableBlock(table), LegendBlock(list(looks.values()))]
 
 

@@ -48,7 +48,7 @@ def city_looks(methods: Methods) -> dict[str, Look]:
     return looks({key: results.category for key, results in methods.items()})
 
 
-def results_table(
+def city_table(
     title: str, methods: Methods, blocks: Sequence[str], across: Mapping[str, float | None] | None = None
 ) -> Table:
     """Return the table of a city, a row per method: PSNR, SSIM, the first block, forgetting, time, parameters.
@@ -59,7 +59,7 @@ def results_table(
         blocks: their names, in the order in which they were learned.
         across: method -> PSNR of views over the whole city.
 
-    >>> results_table("", {"mod": CityResults(psnr_mean=20.0)}, ["north"]).heads
+    >>> city_table("", {"mod": CityResults(psnr_mean=20.0)}, ["north"]).heads
     ('mean PSNR (dB)',)
     """
     shown, first = city_looks(methods), one_line(blocks[0]) if blocks else "first block"
@@ -110,7 +110,7 @@ def summary_markdown(record: CityRecord) -> str:
     >>> print(summary_markdown(CityRecord(system="city")).splitlines()[0])
     | method |
     """
-    parts = [markdown(results_table(record.title, record.methods, record.tasks, record.across))]
+    parts = [markdown(city_table(record.title, record.methods, record.tasks, record.across))]
     over_steps = steps_table(record.methods)
     parts += [markdown(over_steps)] if over_steps else []
     tail = [record.machine] * bool(record.machine)
@@ -118,7 +118,7 @@ def summary_markdown(record: CityRecord) -> str:
     return "\n\n".join([*parts, *(["; ".join(tail) + "."] if tail else [])]) + "\n"
 
 
-def csv_lines(label: str, record: CityRecord) -> Iterator[list[object]]:
+def city_csv_lines(label: str, record: CityRecord) -> Iterator[list[object]]:
     """Yield the figures of a city for `page.tables.csv_text`, one per line, under the `label` of the run."""
     for key, look in city_looks(record.methods).items():
         results = record.methods[key]
@@ -204,7 +204,7 @@ def matrix_table(methods: Methods, blocks: Sequence[str], *, color: bool = False
         rows = zip_longest(*group)
         lines += [_GAP.join(line if line is not None else b for line, b in zip(row, blank)).rstrip() for row in rows]
         lines.append("")
-    return "\n".join([*lines, terminal(results_table("", methods, blocks), color=color)])
+    return "\n".join([*lines, terminal(city_table("", methods, blocks), color=color)])
 
 
 def _panel(results: CityResults, look: Look, blocks: Sequence[str], color: bool, width: int) -> list[str]:

@@ -61,7 +61,7 @@ _KNOWN = (
          "fine-tuning with samples of earlier tasks replayed from a reservoir: twice the samples per step"),
     Look("ewc", "EWC", "CL", "#5c3a21", "#c79b78", "<",
          "fine-tuning with a penalty on changes of parameters that earlier tasks depend on"),
-    Look("mod_random", "modules, random", "CL", "#a8558a", "#e093c2", "d",
+    Look("mod_random", "modules, random", "CL", "#c060e4", "#d9a0f5", "d",
          "one module per task, from a random initialization instead of the meta-learned one"),
     Look("maml_cl", "MAML + CL", "CML", "#7a4fd0", "#b79cff", "D",
          "fine-tuning from an initialization that MAML learned"),

@@ -112,7 +112,7 @@ def steps_to_reach(run: Statistics, label: str) -> Table | None:
     return build(f"{label}: steps to a PSNR", run.looks, columns, notes=(note,))
 
 
-def csv_lines(r: Labelled) -> Iterator[list[object]]:
+def signal_csv_lines(r: Labelled) -> Iterator[list[object]]:
     """Yield the figures of a run for `page.tables.csv_text`, one per line."""
     run = r.run
     for m in run.methods:
