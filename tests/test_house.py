@@ -49,7 +49,7 @@ STILL_RENAMED = {
 }  # fmt: skip
 STILL_LONG = {
     "_draw", "load_audio", "load_images", "_load", "_read", "load_videos", "__init__", "render_fused",
-    "render_modules", "qualitative_picture", "continued",
+    "render_modules", "continued",
 }  # fmt: skip
 STILL_UNLISTED = {"ModRandom"}
 
@@ -178,7 +178,7 @@ def count_any(folder: str) -> int:
     )
 
 
-@pytest.mark.parametrize(("folder", "most"), [("report", 126), ("systems", 113)])  # may only fall
+@pytest.mark.parametrize(("folder", "most"), [("report", 0), ("systems", 88)])  # may only fall
 def test_any_only_falls(folder: str, most: int) -> None:
     assert count_any(folder) <= most
 

@@ -39,7 +39,7 @@ class LineStyle(TypedDict):
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of so many inches. Raises: InputError that names the extra, without matplotlib.
 
-    >>> new_figure(6.2, 3.5).get_figwidth()
+    >>> float(new_figure(6.2, 3.5).get_figwidth())
     6.2
     """
     try:
