@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mclnf_fast import ops
 from mclnf_fast.learn.params import LossFn, Params, split_pair
-from mclnf_fast.learn.task import Batch, Points
+from mclnf_fast.learn.task import Batch, FisherPoints
 from mclnf_fast.spec import FieldSpec
 
 CHUNK = 1 << 18  # points evaluated at once
@@ -76,15 +76,15 @@ class CoordTask:
     def loss(self, params: Params, batch: Batch, weights: Tensor | None = None, seed: int = 0) -> Tensor:
         return coord_loss(params, batch, self.spec, weights, self.backend)
 
-    def points(self, params: Params, batch: Batch, seed: int = 0) -> Points:
+    def points(self, params: Params, batch: Batch, seed: int = 0) -> FisherPoints:
         return coord_points(params, batch, self.spec, self.backend)
 
-    def outputs(self, params: Params, batch: Batch, seed: int = 0) -> Iterator[Points]:
+    def outputs(self, params: Params, batch: Batch, seed: int = 0) -> Iterator[FisherPoints]:
         x, y = batch
         for c in range(y.shape[-1]):
             one = torch.zeros_like(y).flatten(0, 1)
             one[:, c] = 1.0
-            yield Points(x.flatten(0, 1), _offsets(x), one, None, len(one))
+            yield FisherPoints(x.flatten(0, 1), _offsets(x), one, None, len(one))
 
     @torch.no_grad()
     def predict(self, params: Params) -> Tensor:
@@ -145,14 +145,14 @@ def pixel_places(height: int, width: int) -> Tensor:
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
 
 
-def coord_points(params: Params, batch: Batch, spec: FieldSpec, backend: str | None = "auto") -> Points:
-    """What Fisher scores of the samples' own losses need (see `Points`)."""
+def coord_points(params: Params, batch: Batch, spec: FieldSpec, backend: str | None = "auto") -> FisherPoints:
+    """What Fisher scores of the samples' own losses need (see `FisherPoints`)."""
     x, y = batch
     flat, offsets = x.flatten(0, 1), _offsets(x)
     with torch.no_grad():
         layers, biases = split_pair(params)
         error = ops.bank_mlp(flat, offsets, layers, biases, spec, backend) - y.flatten(0, 1)
-    return Points(flat, offsets, error.mul_(2.0 / y.shape[-1]), None, len(flat))
+    return FisherPoints(flat, offsets, error.mul_(2.0 / y.shape[-1]), None, len(flat))
 
 
 def _offsets(x: Tensor) -> Tensor:

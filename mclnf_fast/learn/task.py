@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.learn.params import Params
-from mclnf_fast.ops.fisher import Points
+from mclnf_fast.ops import FisherPoints
 from mclnf_fast.spec import FieldSpec
 
-__all__ = ["BankTask", "Batch", "Points"]
+__all__ = ["BankTask", "Batch", "FisherPoints"]
 
 Batch = tuple[Tensor, ...]
 """Samples of S modules side by side: tensors [S, k, ...]."""
@@ -59,9 +59,9 @@ class BankTask(Protocol):
         """Each module's mean loss [S] over its samples times weights [S, k]; differentiable in `params` [S, ...].
         seed: of what is random in a sample's own loss, such as where a ray is looked at."""
 
-    def points(self, params: Params, batch: Batch, seed: int = 0) -> Points:
+    def points(self, params: Params, batch: Batch, seed: int = 0) -> FisherPoints:
         """What Fisher scores of the samples' own losses need."""
 
-    def outputs(self, params: Params, batch: Batch, seed: int = 0) -> Iterator[Points]:
+    def outputs(self, params: Params, batch: Batch, seed: int = 0) -> Iterator[FisherPoints]:
         """The same for each output channel of the samples themselves (a value, a pixel's colour) in place of the loss:
         what the Gauss-Newton form of the Fisher information needs."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mclnf_fast import ops
 from mclnf_fast.fields import split_params
-from mclnf_fast.ops._constants import constant
+from mclnf_fast.ops import constant
 from mclnf_fast.render.cells import Cells
 from mclnf_fast.render.volume import (
     MAX_LOG_DENSITY,

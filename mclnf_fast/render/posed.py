@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.fields import evaluate_params
-from mclnf_fast.ops.fisher import Points as FisherPoints
+from mclnf_fast.ops.fisher import FisherPoints
 from mclnf_fast.render.cameras import Cameras
 from mclnf_fast.render.cells import Cells
 from mclnf_fast.render.fused import render_fused

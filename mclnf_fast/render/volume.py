@@ -16,8 +16,7 @@ from torch import Tensor
 from mclnf_fast import ops
 from mclnf_fast.fields import evaluate_params, split_params
 from mclnf_fast.fields.functional import encode_grids
-from mclnf_fast.ops._constants import constant
-from mclnf_fast.ops._sums import added
+from mclnf_fast.ops import constant, segment_sum
 from mclnf_fast.render.cells import Cells
 from mclnf_fast.spec import FieldSpec
 
@@ -274,13 +273,13 @@ def _scene_chunk(
     raw = evaluate_params(params, spec, local, offsets, settings.backend)
     density, color = shade(raw)
     # A mixture's density is the mean of the densities, its colour their density-weighted mean.
-    mixed = added(shares * density, rows, x.shape[0])
-    emitted = added((shares * density)[:, None] * color, rows, x.shape[0])
+    mixed = segment_sum(shares * density, rows, x.shape[0])
+    emitted = segment_sum((shares * density)[:, None] * color, rows, x.shape[0])
     color = emitted / mixed.clamp(min=1e-12)[:, None]
     # Where cells leave a gap nothing stands, and the last thing that a ray sees is its last sample in a cell.
     owned = torch.zeros_like(mixed, dtype=torch.bool)
     owned[rows] = True
-    counts = added(owned.to(torch.int64), marched.ray_ids, marched.packed_info.shape[0])
+    counts = segment_sum(owned.to(torch.int64), marched.ray_ids, marched.packed_info.shape[0])
     packed_info = torch.stack((counts.cumsum(0) - counts, counts), 1)
     out = _composite(mixed[owned], color[owned], marched.t_starts[owned], marched.t_ends[owned], packed_info, settings)
     return Rendered(out.color, out.opacity, out.depth * unit)

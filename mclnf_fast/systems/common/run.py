@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.info import info
-from mclnf_fast.ops import _dispatch
+from mclnf_fast.ops import select
 from mclnf_fast.systems.common.folder import Phases, RunFolder, plain, progress
 
 say = functools.partial(print, flush=True)
@@ -133,7 +133,7 @@ class Run(Generic[C]):
             "command": self.folder.command,
             "machine": about["machine"],
             "versions": about["versions"],
-            "backends": {op: _dispatch.select(op, self.config.backend, *where) for op in self.ops},
+            "backends": {op: select(op, self.config.backend, *where) for op in self.ops},
             "config": json.loads(json.dumps(plain(self.config))),
         }
 
@@ -168,7 +168,7 @@ def begin(config: C, ops: Sequence[str], read: Callable[[dict[str, Any]], C], co
     check_extra()
     config.check()
     for op in ops:
-        _dispatch.select(op, config.backend, torch.device(config.device), torch.float32)
+        select(op, config.backend, torch.device(config.device), torch.float32)
     fresh = config.resume is None
     if config.resume is not None:
         known = pathlib.Path(config.resume) if config.resume not in ("", "auto") else config.out

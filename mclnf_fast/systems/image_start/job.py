@@ -15,7 +15,7 @@ from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.coords import whole_loss
 from mclnf_fast.learn.params import LossFn, Params, repeated
 from mclnf_fast.metrics import log_steps, mse_to_psnr, psnr, steps_to_reach
-from mclnf_fast.ops.bank_step import Kind
+from mclnf_fast.ops.bank_step import StepKind
 from mclnf_fast.systems.common.options import from_plain
 from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.image_start.field import ImageStart, image_task
@@ -81,7 +81,7 @@ class _Job:
         return (values.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def follow(
-        self, name: str, start: Params, steps: int, lr: float, kind: Kind = "sgd", target: Tensor | None = None
+        self, name: str, start: Params, steps: int, lr: float, kind: StepKind = "sgd", target: Tensor | None = None
     ) -> dict[str, Any]:
         """A start continued on each test image; with `target`, a PSNR [S], also the first step that reaches it, image
         by image and in the mean, or None."""
