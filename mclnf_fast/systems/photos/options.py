@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.meta.reptile_start import ReptileConfig
-from mclnf_fast.render.bins import BinSettings
+from mclnf_fast.render import RenderSettings
 from mclnf_fast.spec import FieldSpec, LogFrequency
 from mclnf_fast.systems.common.checks import check_device
 from mclnf_fast.systems.common.options import given_option
@@ -131,7 +131,7 @@ class PhotosConfig:
         """The network: 120 features of a place, no view direction; colour and density."""
         return FieldSpec(3, 4, self.width, self.hidden_layers, encoding=LogFrequency(20, self.max_exp))
 
-    def settings(self, near: float, far: float) -> tuple[BinSettings, float]:
+    def settings(self, near: float, far: float) -> tuple[RenderSettings, float]:
         """How rays are cut, in lengths of the field, and how many of these one of the data is.
 
         near, far: what the data say, where the options do not.
@@ -139,7 +139,10 @@ class PhotosConfig:
         near = NEARER * near if self.near is None else self.near
         far = FARTHER * far if self.far is None else self.far
         scale = REACH / far if self.scale is None and far > 0 else self.scale or 1.0
-        return BinSettings(self.bins, scale * near, scale * far, backend=self.backend, background="field"), scale
+        settings = RenderSettings.between(
+            scale * near, scale * far, self.bins, background="last_sample", backend=self.backend
+        )
+        return settings, scale
 
 
 SMALL: dict[str, Any] = {

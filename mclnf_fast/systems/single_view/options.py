@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.meta.reptile_start import ReptileConfig
-from mclnf_fast.render.bins import BinSettings, Convention
+from mclnf_fast.render.settings import Convention, RenderSettings
 from mclnf_fast.spec import FieldSpec, LogFrequency
 from mclnf_fast.systems.common.checks import check_device
 from mclnf_fast.systems.common.options import given_option
@@ -175,10 +175,10 @@ class SingleViewConfig:
         """The network: 120 features of a place, no view direction; colour and density."""
         return FieldSpec(3, 4, self.width, self.hidden_layers, encoding=LogFrequency(20, self.max_exp))
 
-    def settings(self, near: float, far: float) -> BinSettings:
+    def settings(self, near: float, far: float) -> RenderSettings:
         """How rays are cut, between `near` and `far` where the options do not say."""
         near, far = (d if own is None else own for own, d in ((self.near, near), (self.far, far)))
-        return BinSettings(self.bins, near, far, self.compat, backend=self.backend)
+        return RenderSettings.between(near, far, self.bins, self.compat, backend=self.backend)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
