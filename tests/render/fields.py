@@ -22,9 +22,12 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def cut(samples_per_ray: int, background: Color | None = None, **options: Any) -> RenderSettings:
-    """Settings of rays in cells, in front of a background; None: a ray's last sample."""
-    shading = replace(SCENE_SHADING, background="last_sample" if background is None else background)
+def in_cells(
+    samples_per_ray: int, background: Color | None = None, spec: FieldSpec = SPEC, **options: Any
+) -> RenderSettings:
+    """Settings of rays in cells, in front of a background (None: a ray's last sample), for fields of a spec."""
+    behind = "last_sample" if background is None else background
+    shading = replace(SCENE_SHADING, background=behind, view_directions=spec.in_dim == 6)
     return RenderSettings(samples_per_ray, shading=shading, **options)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
-from fields import SPEC, cut, four_cells, generator, in_world, lively, rays_across
+from fields import SPEC, four_cells, generator, in_cells, in_world, lively, rays_across
 from torch import Tensor
 
 import mclnf_fast as mf
@@ -32,11 +31,6 @@ def scene(spec: mf.FieldSpec, count: int = 24) -> Scene:
     return params, spec, Rays(origins, directions, torch.tensor([0, 5, 5, 17, count])), cells
 
 
-def seen_from(spec: mf.FieldSpec, settings: RenderSettings) -> RenderSettings:
-    """The same settings, for a field of 6 coordinates with view directions."""
-    return replace(settings, shading=replace(settings.shading, view_directions=spec.in_dim == 6))
-
-
 def worst(found: Rendered, wanted: Rendered) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(found, wanted))
 
@@ -45,7 +39,7 @@ def worst(found: Rendered, wanted: Rendered) -> float:
 @pytest.mark.parametrize("background", [None, (0.2, 0.4, 0.9)], ids=["last behind", "background"])
 @pytest.mark.parametrize("backend", ["reference", "auto"])
 def test_the_pixels_of_render_modules(spec: mf.FieldSpec, background: Color | None, backend: str) -> None:
-    settings = seen_from(spec, cut(11, background, near=0.5, backend=backend))
+    settings = in_cells(11, background, spec, near=0.5, backend=backend)
     occupancy = torch.rand(3, 4, 5) > 0.3
     wanted = render_modules(*scene(spec), settings, occupancy)
     assert float(wanted.opacity.mean()) > 0.05
@@ -54,8 +48,8 @@ def test_the_pixels_of_render_modules(spec: mf.FieldSpec, background: Color | No
 
 def test_by_the_kernel(need: Callable[..., str]) -> None:
     need("render_rays", "triton")
-    wanted = render_modules(*scene(VIEWED), seen_from(VIEWED, RenderSettings(6)))
-    assert worst(render_fused(*scene(VIEWED), seen_from(VIEWED, RenderSettings(6, backend="triton"))), wanted) < 2e-5
+    wanted = render_modules(*scene(VIEWED), in_cells(6, None, VIEWED))
+    assert worst(render_fused(*scene(VIEWED), in_cells(6, None, VIEWED, backend="triton")), wanted) < 2e-5
 
 
 def test_early_stop_and_half_weights() -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import places
 import pytest
 import torch
-from fields import SPEC, cut, four_cells, in_world, lively, one_cell_over, rays_across
+from fields import SPEC, four_cells, in_cells, in_world, lively, one_cell_over, rays_across
 
 from mclnf_fast.render import Cells, Rays, RenderSettings, render_modules, render_scene
 from mclnf_fast.spec import FieldSpec
@@ -40,7 +40,7 @@ def single(params, spec, cells, origins, directions, settings):
 def test_four_modules_render_as_the_one_function_that_they_are(need, backend, background, margin):
     need("bank_mlp", backend)
     cells, params = four_cells(margin), scene_network(SPEC)
-    settings = cut(40, background, backend=backend)
+    settings = in_cells(40, background, backend=backend)
     origins, directions = rays_across(cells, 300)
     ours = render_scene(in_world(params, SPEC, cells), SPEC, origins, directions, cells, settings)
     theirs = single(params, SPEC, cells, origins, directions, settings)
@@ -62,7 +62,7 @@ def test_four_modules_render_as_the_one_function_that_they_are(need, backend, ba
 )
 def test_rays_in_and_across_the_blending_zones(start, end):
     cells, params = four_cells(), scene_network(SPEC)
-    settings = cut(60, (0.0, 0.0, 0.0))
+    settings = in_cells(60, (0.0, 0.0, 0.0))
     origins = torch.tensor([start])
     directions = torch.nn.functional.normalize(torch.tensor([end]) - origins, dim=-1)
     ours = render_scene(in_world(params, SPEC, cells), SPEC, origins, directions, cells, settings)
@@ -76,8 +76,7 @@ def test_rays_in_and_across_the_blending_zones(start, end):
 def test_with_viewing_directions():
     spec = FieldSpec(6, 4, 16, 2, activation="tanh")
     cells, params = four_cells(), scene_network(spec)
-    settings = cut(30, (0.2, 0.2, 0.2))
-    settings = replace(settings, shading=replace(settings.shading, view_directions=True))
+    settings = in_cells(30, (0.2, 0.2, 0.2), spec)
     origins, directions = rays_across(cells, 100)
     bank = in_world(params, spec, cells)
     ours = render_scene(bank, spec, origins, directions, cells, settings)
@@ -113,7 +112,7 @@ def test_a_ray_through_two_modules_composites_in_order(backwards):
         torch.tensor([origin]),
         torch.tensor([[step, 0.0, 0.0]]),
         cells,
-        cut(34, (0.0, 0.0, 1.0)),  # 48 bins over both: the border is an edge
+        in_cells(34, (0.0, 0.0, 1.0)),  # 48 bins over both: the border is an edge
     )
     first, second = (density[1], density[0]) if backwards else (density[0], density[1])
     near = 1 - torch.exp(-2 * first)
@@ -160,7 +159,7 @@ def test_rays_that_miss_and_no_rays():
     cells, bank = four_cells(), constant(SPEC, [[5.0, 9.0, 9.0, 9.0]] * 4)
     away, up = torch.tensor([[0.0, 0.0, 100.0]]), torch.tensor([[0.0, 0.0, 1.0]])
     for background, seen in ((None, 0.0), ((0.5, 0.5, 0.5), 0.5)):
-        settings = cut(48, background)
+        settings = in_cells(48, background)
         out = render_scene(bank, SPEC, away, up, cells, settings)
         assert torch.equal(out.color, torch.full((1, 3), seen))
         assert float(out.opacity) == 0.0

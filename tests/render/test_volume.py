@@ -5,7 +5,7 @@ from dataclasses import replace
 import places
 import pytest
 import torch
-from fields import SPEC, cut, four_cells, generator, in_world, lively, rays_across
+from fields import SPEC, four_cells, generator, in_cells, in_world, lively, rays_across
 from torch import Tensor
 
 from mclnf_fast.render import Cells, Rays, RenderSettings, render_modules, sample_in_cells
@@ -34,7 +34,7 @@ def along_x(count: int = 1) -> Rays:
 @pytest.mark.parametrize("bins", [1, 7, 48])
 def test_a_homogeneous_medium_has_its_closed_form_for_any_number_of_bins(need, backend, bins):
     need("bank_mlp", backend)
-    settings = cut(bins, (0.0, 0.25, 1.0), backend=backend)
+    settings = in_cells(bins, (0.0, 0.25, 1.0), backend=backend)
     out = render_modules(homogeneous([-0.5, 1.0, -2.0, 0.0]), SPEC, along_x(), CUBE, settings)
     # 4 scene units are 2 units of the cell; density is per unit of the cell.
     through = torch.exp(-2 * torch.tensor(-0.5).exp())
@@ -47,7 +47,7 @@ def test_a_homogeneous_medium_has_its_closed_form_for_any_number_of_bins(need, b
 @places.devices
 def test_depth_is_in_scene_units():
     """Opaque from the border on: the surface lies half a bin behind it, 3 units from the ray's origin."""
-    settings = cut(400, (0.0, 0.0, 0.0))
+    settings = in_cells(400, (0.0, 0.0, 0.0))
     out = render_modules(homogeneous([SCENE_SHADING.max_raw_density, 0.0, 0.0, 0.0]), SPEC, along_x(), CUBE, settings)
     assert float(out.depth) == pytest.approx(3.005, abs=1e-4)
     thin = render_modules(homogeneous([0.0, 0.0, 0.0, 0.0]), SPEC, along_x(), CUBE, settings)
@@ -72,7 +72,7 @@ def test_it_is_the_last_sample_and_no_other_that_stands_behind(need, backend):
     o, d, offsets = along_x()
     settings = RenderSettings(samples_per_ray=9, backend=backend)
     points = sample_in_cells(Rays(o, d, offsets), CUBE, settings)
-    plain = cut(9, (0.0, 0.0, 0.0), backend=backend)
+    plain = in_cells(9, (0.0, 0.0, 0.0), backend=backend)
     seen = render_modules(params, SPEC, Rays(o, d, offsets), CUBE, plain)
     hidden = points.x[-1]
     for l in range(3):
@@ -86,7 +86,7 @@ def test_it_is_the_last_sample_and_no_other_that_stands_behind(need, backend):
 @places.devices
 @pytest.mark.parametrize(("background", "seen"), [(None, 0.0), ((0.25, 0.25, 0.25), 0.25)])
 def test_rays_without_a_sample(background, seen):
-    settings = cut(48, background)
+    settings = in_cells(48, background)
     params = tuple(p.requires_grad_() for p in homogeneous([1.0, 1.0, 1.0, 1.0]))
     o, d, offsets = along_x(3)
     out = render_modules(params, SPEC, Rays(o, -d, offsets), CUBE, settings)
@@ -159,7 +159,7 @@ def tiny_case(backend: str, background: tuple[float, float, float] | None):
         for a, b in zip(lively(spec, 1, torch.float64), lively(spec, 2, torch.float64))
     )
     o, d = (t.double() for t in rays_across(cells, 5))
-    settings = cut(4, background, backend=backend)
+    settings = in_cells(4, background, backend=backend)
 
     def pixels(*given: Tensor) -> Tensor:
         out = render_modules(given, spec, Rays(o, d, torch.tensor([0, 2, 5])), cells, settings, seed=1)
@@ -191,7 +191,7 @@ def test_the_rays_of_a_module_have_no_gradient_in_any_other(need, backend):
     bank = tuple(p.requires_grad_() for p in in_world(lively(SPEC), SPEC, cells))
     o, d = rays_across(cells, 40)
     offsets = torch.tensor([0, 10, 20, 30, 40])
-    settings = cut(8, None, backend=backend)
+    settings = in_cells(8, None, backend=backend)
     out = render_modules(bank, SPEC, Rays(o, d, offsets), cells, settings, seed=0)
     for module in range(4):
         rows = slice(int(offsets[module]), int(offsets[module + 1]))

@@ -10,13 +10,14 @@ from torch import Tensor
 from mclnf_fast import ops
 from mclnf_fast.learn.params import LossFn, Params, split_pair
 from mclnf_fast.learn.task import Batch, Points
+from mclnf_fast.metrics import mse_to_psnr
 from mclnf_fast.spec import FieldSpec
 
 CHUNK = 1 << 18  # points evaluated at once
 
 
 class CoordTask:
-    """S signals that share their coordinates, as a `BankTask`. A sample is a coordinate, its loss the mean over
+    """S signals that share their coordinates, as a `ScoredTask`. A sample is a coordinate, its loss the mean over
     channels of the squared error.
 
     Args:
@@ -99,17 +100,19 @@ class CoordTask:
             pieces.append(y.reshape(self.modules, len(x), -1))
         return torch.cat(pieces, 1)
 
+    def squared_errors(self, values: Tensor) -> Tensor:
+        """Return the sum of squared errors of predicted values [S, n, C], clamped to [0, 1], per signal: fp64 [S]."""
+        return (values.clamp(0, 1).double() - self.y.double()).square().sum((1, 2))
+
     def evaluate(self, params: Params) -> Tensor:
-        """Sum of squared errors of each signal over this task's samples, fp64 [S], values clamped to [0, 1]."""
-        return (self.predict(params).clamp(0, 1).double() - self.y.double()).square().sum((1, 2))
+        """Return the PSNR of each signal over this task's samples in dB, fp64 [S], values clamped to [0, 1]."""
+        return mse_to_psnr(self.squared_errors(self.predict(params)) / (self.items * self.y.shape[-1]))
 
-
-def joined(tasks: Sequence[CoordTask], name: str = "all tasks") -> CoordTask:
-    """All tasks as one, whose samples come in any order."""
-    first = tasks[0]
-    return CoordTask(
-        name, torch.cat([t.x for t in tasks]), torch.cat([t.y for t in tasks], 1), first.spec, first.backend
-    )
+    @staticmethod
+    def joined(tasks: Sequence[CoordTask]) -> CoordTask:
+        """Return all tasks as one whose samples come in any order, with the network of the first."""
+        x, y = torch.cat([task.x for task in tasks]), torch.cat([task.y for task in tasks], 1)
+        return CoordTask("all tasks", x, y, tasks[0].spec, tasks[0].backend)
 
 
 def coord_loss(
