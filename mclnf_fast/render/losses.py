@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from mclnf_fast import ops
@@ -49,9 +48,11 @@ def ray_losses(
         ValueError: a shape does not fit; and as `ops.bank_ray_mse`.
 
     Example, with another background than the one that the field was made for:
+        >>> import torch
         >>> from dataclasses import replace
+        >>> from mclnf_fast import FieldSpec
         >>> from mclnf_fast.fields import initial_parameters
-        >>> from mclnf_fast.render.samples import sample_between
+        >>> from mclnf_fast.render import RenderSettings, ray_losses, sample_between
         >>> spec, settings = FieldSpec(3, 4, width=8, hidden_layers=1), RenderSettings.between(samples_per_ray=8)
         >>> params = initial_parameters(spec, 2, generator=torch.Generator().manual_seed(0))
         >>> settings = replace(settings, shading=replace(settings.shading, background=(0.5, 0.7, 1.0)))

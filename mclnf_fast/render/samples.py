@@ -222,7 +222,8 @@ def sample_between(
     Raises:
         ValueError: a shape does not fit, or the settings have the convention `cell`.
 
-    >>> samples, t = sample_between(torch.zeros(2, 5, 3), torch.ones(2, 5, 3), RenderSettings.between(samples_per_ray=4))
+    >>> settings = RenderSettings.between(samples_per_ray=4)
+    >>> samples, t = sample_between(torch.zeros(2, 5, 3), torch.ones(2, 5, 3), settings)
     >>> samples.x.shape, samples.offsets.tolist(), t.shape
     (torch.Size([40, 3]), [0, 20, 40], torch.Size([10, 4]))
     """
@@ -235,9 +236,7 @@ def sample_between(
     if noise is None:
         noise = origins.new_full((tasks, rays, count), 0.5)
     elif noise.shape != (tasks, rays, count):
-        raise ValueError(
-            f"noise must be [T, R, samples_per_ray] = [{tasks}, {rays}, {count}], got {list(noise.shape)}"
-        )
+        raise ValueError(f"noise must be [T, R, samples_per_ray] = [{tasks}, {rays}, {count}], got {list(noise.shape)}")
     t = sample_distances(noise, settings).reshape(tasks * rays, count)
     o, d = origins.reshape(-1, 1, 3), directions.reshape(-1, 1, 3)
     x = torch.addcmul(o, t[..., None], d).reshape(-1, 3)

@@ -111,7 +111,7 @@ class RenderSettings:
         values = dict(data)
         if "bins" in values:
             values["samples_per_ray"] = values.pop("bins")
-            named = {"white": "white", "field": "last_sample"}
+            named: dict[Any, NamedBackground] = {"white": "white", "field": "last_sample"}
             background = values.pop("background", "white")
             if background not in named:
                 raise InputError(f"background must be one of {', '.join(named)}, got {background!r}")

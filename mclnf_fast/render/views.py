@@ -39,9 +39,7 @@ def view_rays(cameras: Cameras, view: int, settings: RenderSettings) -> tuple[Te
 
 
 @torch.no_grad()
-def render_views(
-    bank: FieldBank, cameras: Cameras, settings: RenderSettings, cells: Cells | None = None
-) -> Rendered:
+def render_views(bank: FieldBank, cameras: Cameras, settings: RenderSettings, cells: Cells | None = None) -> Rendered:
     """Return the pictures of a bank that cameras take.
 
     Args:
@@ -56,9 +54,13 @@ def render_views(
         device; of M objects [M, V, H, W, ...].
 
     Raises:
-        ValueError: cells are missing or too many, or their number is not the bank's; the field does not fit the shading.
+        ValueError: cells are missing, given without need, or not as many as the bank's modules; the field does not fit
+            the shading.
 
     Example, a scene of one cell from above:
+        >>> import torch
+        >>> from mclnf_fast import FieldBank, FieldSpec
+        >>> from mclnf_fast.render import Cameras, Cells, RenderSettings, render_views
         >>> from mclnf_fast.render.cameras import look_at
         >>> bank = FieldBank(FieldSpec(3, 4, width=8, hidden_layers=1), modules=1)
         >>> cells = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3]]))
@@ -69,7 +71,9 @@ def render_views(
     params, device = bank.stacked, bank.stacked[0].device
     scene = settings.convention == "cell"
     if scene != (cells is not None) or (cells is not None and len(cells) != len(bank)):
-        wanted = f"the {len(bank)} of the bank's modules" if scene else f"None under the convention {settings.convention}"
+        wanted = (
+            f"the {len(bank)} of the bank's modules" if scene else f"None under the convention {settings.convention}"
+        )
         raise ValueError(f"cells must be {wanted}, got {None if cells is None else len(cells)}")
     views = []
     for view in range(len(cameras)):
@@ -126,8 +130,8 @@ def render_scene(
 
     >>> from mclnf_fast.fields import initial_parameters
     >>> cells = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3], [[1.0, -1.0, -1.0], [3.0, 1.0, 1.0]]]))
-    >>> spec, o, d = FieldSpec(3, 4, width=8, hidden_layers=1), torch.tensor([[4.0, 0, 0]]), torch.tensor([[-1.0, 0, 0]])
-    >>> render_scene(initial_parameters(spec, 2), spec, o, d, cells, RenderSettings(samples_per_ray=4)).color.shape
+    >>> spec, origins, directions = FieldSpec(3, 4, 8, 1), torch.tensor([[4.0, 0, 0]]), torch.tensor([[-1.0, 0, 0]])
+    >>> render_scene(initial_parameters(spec, 2), spec, origins, directions, cells, RenderSettings(4)).color.shape
     torch.Size([1, 3])
     """
     check_convention(settings, "cell")

@@ -43,7 +43,9 @@ class Rendered(NamedTuple):
     depth: Tensor
 
 
-def evaluate_samples(params: Sequence[Tensor], spec: FieldSpec, samples: RaySamples, settings: RenderSettings) -> Tensor:
+def evaluate_samples(
+    params: Sequence[Tensor], spec: FieldSpec, samples: RaySamples, settings: RenderSettings
+) -> Tensor:
     """Return the raw outputs [N, 4] of the field at the samples; `params` as `FieldBank.stacked`.
 
     Raises:

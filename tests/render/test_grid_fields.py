@@ -78,7 +78,9 @@ def test_a_scene_of_several_modules(need, device: str) -> None:
     params = tuple(p.expand(4, *p.shape[1:]) for p in start)
     origins, directions = rays_across(cells, 30)
     seen = {
-        backend: render_scene(params, WITH_DIRECTION, origins, directions, cells, in_cells(8, None, WITH_DIRECTION, backend=backend))
+        backend: render_scene(
+            params, WITH_DIRECTION, origins, directions, cells, in_cells(8, None, WITH_DIRECTION, backend=backend)
+        )
         for backend in (fast, "reference")
     }
     assert bool(seen[fast].color.isfinite().all())
@@ -89,7 +91,13 @@ def task() -> PosedImages:
     images, cameras = some_images(3, 12, 9)
     cells = Cells(torch.tensor([[[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]]), 1.0)
     return PosedImages(
-        "one", (images, cameras), (images[:1], cameras[:1]), cells, WITH_DIRECTION, in_cells(8, None, WITH_DIRECTION), tile=4
+        "one",
+        (images, cameras),
+        (images[:1], cameras[:1]),
+        cells,
+        WITH_DIRECTION,
+        in_cells(8, None, WITH_DIRECTION),
+        tile=4,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from mclnf_fast.render import RenderSettings, ray_losses, render_objects, sample
 from mclnf_fast.render.cameras import Cameras, look_at
 from mclnf_fast.render.objects import ObjectPool, on_white, ray_loss
 from mclnf_fast.render.samples import along_axis, sample_distances
+from mclnf_fast.render.settings import Convention
 from mclnf_fast.render.volume import render_pixels
 
 SPEC = mf.FieldSpec(3, 4, 16, 2, encoding=mf.LogFrequency(20, 8.0))
@@ -88,7 +90,8 @@ def test_pixels_and_gradients_are_those_of_the_formulas(convention, backend):
 
 def test_conventions_differ_where_the_table_says():
     noise = torch.full((1, 8), 0.5)
-    blog, learnit = (sample_distances(noise, RenderSettings.between(samples_per_ray=8, convention=c))[0] for c in ("blog", "learnit"))  # type: ignore[arg-type]
+    both = [RenderSettings.between(samples_per_ray=8, convention=c) for c in get_args(Convention)]
+    blog, learnit = (sample_distances(noise, settings)[0] for settings in both)
     edges = torch.linspace(2, 6, 8)
     assert torch.allclose(blog[1:-1], edges[1:-1])
     assert blog[0] > 2

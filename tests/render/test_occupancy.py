@@ -5,13 +5,13 @@ import hypothesis.strategies as st
 import places
 import pytest
 import torch
+from fields import in_cells
 from torch import Tensor
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.ops import march_rays
-from mclnf_fast.render import Cells, OccupancyGrid, RenderSettings, render_modules
-from mclnf_fast.render.volume import sample_in_cells
+from mclnf_fast.render import Cells, OccupancyGrid, Rays, render_modules, sample_in_cells
 from mclnf_fast.spec import FieldSpec
 
 
@@ -234,8 +234,5 @@ def test_a_render_with_the_grid_agrees_with_one_without_and_asks_fewer_points():
     assert float(whole.opacity.min()) > 0.99
     for a, b in zip(whole, sparse):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-    points = [
-        sample_in_cells(rays, cells, settings, occupancy).x.shape[0]
-        for occupancy in (None, grid.grid)
-    ]
+    points = [sample_in_cells(rays, cells, settings, occupancy).x.shape[0] for occupancy in (None, grid.grid)]
     assert points[1] < 0.6 * points[0]

@@ -229,4 +229,4 @@ def test_more_than_one_cell_is_refused():
     train = some_images(1, 4, 4)
     cells = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3]] * 2))
     with pytest.raises(ValueError, match=r"cells must hold the one cell of this task, got 2"):
-        PosedImages("toy", train, train, cells, SPEC, RenderSettings())
+        PosedImages("toy", train, train, cells, SPEC, in_cells(48))

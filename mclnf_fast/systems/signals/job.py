@@ -16,8 +16,8 @@ from mclnf_fast.learn.methods import METHODS, MIM, Method
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.protocol import Protocol
 from mclnf_fast.metrics import log_steps, measures
+from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import RunFolder, progress
-from mclnf_fast.systems.common.options import from_plain
 from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.signals.data import cut_of, load, meta_start, random_start, tasks_of
 from mclnf_fast.systems.signals.options import CONFIGS, SignalConfig

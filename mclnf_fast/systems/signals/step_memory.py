@@ -23,8 +23,8 @@ from mclnf_fast.data.cut import Cut
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.methods import METHODS
 from mclnf_fast.learn.task import join
+from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import plain
-from mclnf_fast.systems.common.options import from_plain
 from mclnf_fast.systems.signals.options import CONFIGS, SignalConfig
 from mclnf_fast.tasks.coords import CoordTask
 
