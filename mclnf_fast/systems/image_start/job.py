@@ -12,7 +12,6 @@ from torch import Tensor
 from mclnf_fast.data.procedural.faces.faces import procedural_faces
 from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.learn.coords import whole_loss
 from mclnf_fast.learn.params import LossFn, Params, repeated
 from mclnf_fast.metrics import log_steps, mse_to_psnr, psnr, steps_to_reach
 from mclnf_fast.ops.bank_step import Kind
@@ -21,6 +20,7 @@ from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.image_start.field import ImageStart, image_task
 from mclnf_fast.systems.image_start.options import ImageStartConfig
 from mclnf_fast.systems.starts.pixels import announce, continued, described, learned_start, load_pictures
+from mclnf_fast.tasks.coords import whole_loss
 
 OPS = ("bank_mlp", "bank_mse", "bank_step")
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mclnf_fast.data.signals import Signals, SignalSets
 from mclnf_fast.errors import InputError
-from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.meta.starts import StartLearner
 from mclnf_fast.learn.methods import METHODS, MIM, Method
 from mclnf_fast.learn.params import Params
@@ -23,6 +22,7 @@ from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.signals.data import cut_of, load, meta_start, random_start, tasks_of
 from mclnf_fast.systems.signals.options import CONFIGS, SignalConfig
 from mclnf_fast.systems.signals.step_memory import measure_steps
+from mclnf_fast.tasks.coords import CoordTask
 
 OPS = ("bank_mlp", "bank_mse", "fisher_scores", "bank_step")
 
