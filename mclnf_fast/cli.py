@@ -130,11 +130,15 @@ def _run(given: list[str]) -> int:
     try:
         import tyro
 
+        from mclnf_fast.systems.common.config_file import options_of
+        from mclnf_fast.systems.common.renamed import refuse_renamed
+
         module = importlib.import_module(f"mclnf_fast.systems.{system.module}")
         options = importlib.import_module(f"mclnf_fast.systems.{system.options}")
     except ImportError as error:
         raise InputError(f"run {name} needs the package {error.name}: pip install 'mclnf-fast[report]'") from None
     default = getattr(options, system.defaults)(name, words)
+    refuse_renamed(name, [option.flag for option in options_of(type(default))], words)
     config = tyro.cli(type(default), args=words, default=default, prog=f"mclnf-fast run {name}")
     getattr(module, system.run)(config, shlex.join(["mclnf-fast", "run", *given]))
     return 0

@@ -5,7 +5,6 @@ from mclnf_fast.render.cells import Cells
 from mclnf_fast.render.fused import render_fused
 from mclnf_fast.render.occupancy import OccupancyGrid
 from mclnf_fast.render.pool import RayBatch, RayPool
-from mclnf_fast.render.posed import posed_loss
 from mclnf_fast.render.volume import RenderSettings, render_modules, render_scene
 
 __all__ = [
@@ -15,7 +14,6 @@ __all__ = [
     "RayBatch",
     "RayPool",
     "RenderSettings",
-    "posed_loss",
     "render_fused",
     "render_modules",
     "render_scene",

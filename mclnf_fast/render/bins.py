@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -22,7 +22,9 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.fields import evaluate_params, split_params
 from mclnf_fast.fields.functional import encode_grids
 from mclnf_fast.fields.routing import offsets_of_equal_shares
+from mclnf_fast.ops._constants import constant
 from mclnf_fast.render.volume import Rendered
+from mclnf_fast.shading import OBJECT_SHADING, Shading
 from mclnf_fast.spec import FieldSpec
 
 Convention = Literal["blog", "learnit"]
@@ -60,6 +62,13 @@ class BinSettings:
         if self.background not in get_args(Background):
             raise InputError(f"background must be one of {', '.join(get_args(Background))}, got {self.background!r}")
 
+    @property
+    def shading(self) -> Shading:
+        """How the field's outputs become pixels."""
+        behind: Literal["white", "last_sample"] = "last_sample" if self.background == "field" else "white"
+        # The blog's last bin is opaque at any density: its alpha is a switch, which has no gradient.
+        return replace(OBJECT_SHADING, background=behind, detach_last_density=LAST_BIN[self.convention] > 1)
+
 
 def bin_places(noise: Tensor, settings: BinSettings) -> Tensor:
     """Where rays are looked at: noise [..., B] in 0 ... 1 -> t [..., B], in order, of the noise's dtype.
@@ -85,17 +94,11 @@ def bin_places(noise: Tensor, settings: BinSettings) -> Tensor:
     return torch.addcmul(lower.to(noise), width.to(noise), noise)
 
 
-def shade_bins(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """raw [..., 4] of a field -> density [...] (relu of the last) and colour [..., 3] (sigmoid of the first three)."""
-    # Of all four, since a sigmoid of the strided three takes seven times as long.
-    return raw[..., 3].relu(), raw.sigmoid()[..., :3]
-
-
 def shaded(params: Sequence[Tensor], spec: FieldSpec, x: Tensor, backend: str = "auto") -> Tensor:
     """Colour and density [T, n, 4] at points [T, n, 3] of T objects."""
     offsets = offsets_of_equal_shares(x.shape[0], x.shape[1], x.device)
     raw = evaluate_params(params, spec, x.reshape(-1, 3), offsets, backend).reshape(*x.shape[:2], 4)
-    density, color = shade_bins(raw)
+    density, color = OBJECT_SHADING.density_and_color(raw)
     return torch.cat((color, density[..., None]), -1)
 
 
@@ -133,10 +136,11 @@ def render_bins(
     modules, rays = origins.shape[:2]
     offsets = offsets_of_equal_shares(modules, rays * settings.bins, x.device)
     raw = evaluate_params(params, spec, x, offsets, settings.backend).reshape(modules * rays, settings.bins, 4)
-    density, color = shade_bins(raw)
-    if _endless(settings):
+    density, color = settings.shading.density_and_color(raw)
+    if settings.shading.detach_last_density:
         density = torch.cat((density[:, :-1], density[:, -1:].detach()), 1)
-    behind = color[:, -1] if settings.background == "field" else color.new_ones(3)
+    fixed = settings.shading.background_color
+    behind = color[:, -1] if fixed is None else constant(fixed, color)
     out = ops.composite(density, color, torch.zeros_like(widths), widths, background=behind, backend=settings.backend)
     depth = (out.weights * t).sum(1) + (1 - out.opacity) * settings.far
     return Rendered(*(p.reshape(modules, rays, *p.shape[1:]) for p in (out.color, out.opacity, depth)))
@@ -160,7 +164,6 @@ def bin_losses(
         raise ValueError(f"colors must be [T, R, 3] like origins {list(origins.shape)}, got {list(colors.shape)}")
     modules, rays = origins.shape[:2]
     weights, biases, tables = split_params(params, spec)
-    own = settings.background == "field"
     if tables:
         offsets = offsets_of_equal_shares(modules, rays * settings.bins, x.device)
         x = encode_grids(x, offsets, tables, spec, settings.backend)
@@ -173,15 +176,9 @@ def bin_losses(
         widths.reshape(-1),
         colors.reshape(-1, 3),
         spec.mlp,
-        ops.Shading("relu", last_behind=own, hold_last=_endless(settings)),
-        background=None if own else colors.new_ones(3),
+        settings.shading,
         backend=settings.backend,
     )
-
-
-def _endless(settings: BinSettings) -> bool:
-    """Whether the last bin's alpha is a switch, which has no gradient."""
-    return LAST_BIN[settings.convention] > 1
 
 
 def _samples(

@@ -12,7 +12,6 @@ from mclnf_fast.fields import split_params
 from mclnf_fast.ops._constants import constant
 from mclnf_fast.render.cells import Cells
 from mclnf_fast.render.volume import (
-    MAX_LOG_DENSITY,
     UNIT_BOX,
     Rendered,
     RenderSettings,
@@ -64,7 +63,7 @@ def render_fused(
         far=settings.far / unit,
         background=None if background is None else constant(background, origins),
         last_behind=background is None,
-        most_raw=MAX_LOG_DENSITY,
+        most_raw=settings.shading.max_raw_density,
         early_stop_eps=early_stop_eps,
         backend=settings.backend,
     )

@@ -7,7 +7,7 @@ A radiance field has 4 outputs a point: a raw density and three raw colours. Den
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -19,10 +19,10 @@ from mclnf_fast.fields.functional import encode_grids
 from mclnf_fast.ops._constants import constant
 from mclnf_fast.ops._sums import added
 from mclnf_fast.render.cells import Cells
+from mclnf_fast.shading import SCENE_SHADING, Shading
 from mclnf_fast.spec import FieldSpec
 
 UNIT_BOX = ((-1.0,) * 3, (1.0,) * 3)
-MAX_LOG_DENSITY = 9.0  # exp(9): opaque over a hundredth of a unit many times over; beyond it only gradients explode
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class RenderSettings:
     far: float = float("inf")
     chunk: int = 8192
     backend: str = "auto"
+
+    @property
+    def shading(self) -> Shading:
+        """How the field's outputs become pixels."""
+        return SCENE_SHADING if self.background is None else replace(SCENE_SHADING, background=self.background)
 
 
 class Points(NamedTuple):
@@ -61,12 +66,6 @@ class Rendered(NamedTuple):
     color: Tensor
     opacity: Tensor
     depth: Tensor
-
-
-def shade(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """raw [N, 4] of a field -> density [N] and colour [N, 3]."""
-    # Of all four, since a sigmoid of the strided three takes seven times as long.
-    return raw[:, 0].clamp(max=MAX_LOG_DENSITY).exp(), raw.sigmoid()[:, 1:]
 
 
 def _along(origins: Tensor, directions: Tensor, ray_ids: Tensor, t: Tensor) -> Tensor:
@@ -139,15 +138,17 @@ def evaluate(params: Sequence[Tensor], spec: FieldSpec, points: Points, settings
 
 def composite_points(raw: Tensor, points: Points, settings: RenderSettings) -> Rendered:
     """raw [N, 4] -> pixels; depth in units of the cells."""
-    return _composite(*shade(raw), points.t_starts, points.t_ends, points.packed_info, settings)
+    return _composite(
+        *settings.shading.density_and_color(raw), points.t_starts, points.t_ends, points.packed_info, settings
+    )
 
 
 def _composite(
     density: Tensor, color: Tensor, t_starts: Tensor, t_ends: Tensor, packed_info: Tensor, settings: RenderSettings
 ) -> Rendered:
-    last = None
-    if settings.background is not None:
-        background = constant(settings.background, color)
+    last, behind = None, settings.shading.background_color
+    if behind is not None:
+        background = constant(behind, color)
     elif color.shape[0] == 0:
         background = color.new_zeros(packed_info.shape[0], color.shape[1])
     else:
@@ -180,7 +181,6 @@ def module_losses(
     """
     weights, biases, tables = split_params(params, spec)
     x = encode_grids(points.x, points.offsets, tables, spec, settings.backend) if tables else points.x
-    behind = None if settings.background is None else constant(settings.background, x)
     return ops.bank_ray_mse(
         x,
         torch.cat((points.packed_info[:, 0], points.packed_info.new_tensor([x.shape[0]]))),
@@ -190,9 +190,8 @@ def module_losses(
         points.t_ends - points.t_starts,
         colors,
         spec.mlp,
-        ops.Shading("exp", density_first=True, most_raw=MAX_LOG_DENSITY, last_behind=behind is None),
+        settings.shading,
         ray_weight=ray_weight,
-        background=behind,
         backend=settings.backend,
     )
 
@@ -272,7 +271,7 @@ def _scene_chunk(
     local = with_directions(local, directions[marched.ray_ids[rows]], spec)
     offsets = torch.searchsorted(modules, torch.arange(len(cells) + 1, device=x.device))
     raw = evaluate_params(params, spec, local, offsets, settings.backend)
-    density, color = shade(raw)
+    density, color = settings.shading.density_and_color(raw)
     # A mixture's density is the mean of the densities, its colour their density-weighted mean.
     mixed = added(shares * density, rows, x.shape[0])
     emitted = added((shares * density)[:, None] * color, rows, x.shape[0])

@@ -14,11 +14,11 @@ import mclnf_fast as mf
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn import fine_tune
-from mclnf_fast.learn.coords import coord_loss
 from mclnf_fast.learn.meta.reptile_start import ReptileConfig, ReptileStart
 from mclnf_fast.learn.params import Params
 from mclnf_fast.render.bins import BinSettings
 from mclnf_fast.render.objects import ObjectPool, ray_loss
+from mclnf_fast.tasks.coords import coord_loss
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "systems"))
 from tiny_objects import procedural_cars

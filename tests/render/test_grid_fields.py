@@ -13,8 +13,8 @@ from mclnf_fast.learn.methods import MIM, AdaptConfig
 from mclnf_fast.learn.methods.consolidate import diagonal_fisher
 from mclnf_fast.learn.params import split_pair
 from mclnf_fast.render import Cells, RenderSettings, render_modules, render_scene
-from mclnf_fast.render.posed import PosedImages
 from mclnf_fast.render.volume import composite_points, sample_in_cells
+from mclnf_fast.tasks.rays import PosedImages
 
 GRID = mf.HashGrid(4, 2, 10, base=4, growth=1.6)
 CUBE = Cells(torch.tensor([[[0.0, 0.0, 0.0], [4.0, 4.0, 4.0]]]), 1.0)
@@ -92,7 +92,7 @@ def task() -> PosedImages:
     images, cameras = some_images(3, 12, 9)
     cells = Cells(torch.tensor([[[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]]), 1.0)
     return PosedImages(
-        "one", images, cameras, images[:1], cameras[:1], cells, WITH_DIRECTION, RenderSettings(8), tile=4
+        "one", (images, cameras), (images[:1], cameras[:1]), cells, WITH_DIRECTION, RenderSettings(8), tile=4
     )
 
 

@@ -12,8 +12,9 @@ from mclnf_fast.learn import FimConfig, FisherScorer
 from mclnf_fast.learn.methods.consolidate import diagonal_fisher
 from mclnf_fast.learn.methods.reservoir import Reservoir
 from mclnf_fast.learn.sampling.informed import Informed
+from mclnf_fast.learn.task import join
 from mclnf_fast.render import Cells, RayBatch, RenderSettings, render_modules
-from mclnf_fast.render.posed import PosedImages, joined, posed_losses
+from mclnf_fast.tasks.rays import PosedImages, posed_losses
 
 BACKENDS = ("reference", "cpu")
 CELL = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3]]))
@@ -22,7 +23,7 @@ CELL = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3]]))
 def some_task(backend: str = "reference", background=None, tile: int = 4) -> PosedImages:
     train, test = some_images(2, 10, 7), some_images(2, 10, 7, seed=1)
     settings = RenderSettings(bins=6, background=background, backend=backend)
-    return PosedImages("toy", *train, *test, CELL, SPEC, settings, tile)
+    return PosedImages("toy", train, test, CELL, SPEC, settings, tile)
 
 
 def start() -> tuple[Tensor, ...]:
@@ -185,7 +186,7 @@ def test_a_replay_memory_holds_rays_of_every_task():
 
 def test_all_tasks_as_one():
     tasks = [some_task(), some_task(tile=2)]
-    one = joined(tasks)
+    one = join(tasks)
     assert (one.samples, one.items, one.modules) == (280, tasks[0].items + tasks[1].items, 1)
     ids = torch.tensor([[0, 150, 3, 279, 139, 140]])
     parts = [tasks[int(i >= 140)].take(i.reshape(1, 1) % 140) for i in ids[0]]
@@ -222,12 +223,12 @@ def test_quality_is_the_mean_over_views_of_each_views_own():
         assert image.shape == (7, 10, 3)
         error = float((image.double() - task.test_images[view].double() / 255).square().mean())
         assert found == pytest.approx(-10 * math.log10(error), abs=1e-5)
-    assert task.evaluate(params) == pytest.approx(sum(views) / 2, abs=1e-12)
-    assert task.evaluate(params) == task.evaluate(params)
+    assert task.evaluate(params).item() == pytest.approx(sum(views) / 2, abs=1e-12)
+    assert task.evaluate(params).item() == task.evaluate(params)
 
 
 def test_more_than_one_cell_is_refused():
     train = some_images(1, 4, 4)
     cells = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3]] * 2))
     with pytest.raises(ValueError, match=r"cells must hold the one cell of this task, got 2"):
-        PosedImages("toy", *train, *train, cells, SPEC, RenderSettings())
+        PosedImages("toy", train, train, cells, SPEC, RenderSettings())

@@ -7,7 +7,8 @@ from fields import SPEC, four_cells, generator, in_world, lively, rays_across
 from torch import Tensor
 
 from mclnf_fast.render import Cells, RenderSettings, render_modules
-from mclnf_fast.render.volume import MAX_LOG_DENSITY, sample_in_cells, shade
+from mclnf_fast.render.volume import sample_in_cells
+from mclnf_fast.shading import SCENE_SHADING
 from mclnf_fast.spec import FieldSpec
 
 CUBE = Cells(torch.tensor([[[0.0, 0.0, 0.0], [4.0, 4.0, 4.0]]]), 1.0)  # unit of length: 2
@@ -46,7 +47,7 @@ def test_a_homogeneous_medium_has_its_closed_form_for_any_number_of_bins(need, b
 def test_depth_is_in_scene_units():
     """Opaque from the border on: the surface lies half a bin behind it, 3 units from the ray's origin."""
     settings = RenderSettings(bins=400, background=(0.0, 0.0, 0.0))
-    out = render_modules(homogeneous([MAX_LOG_DENSITY, 0.0, 0.0, 0.0]), SPEC, *along_x(), CUBE, settings)
+    out = render_modules(homogeneous([SCENE_SHADING.max_raw_density, 0.0, 0.0, 0.0]), SPEC, *along_x(), CUBE, settings)
     assert float(out.depth) == pytest.approx(3.005, abs=1e-4)
     thin = render_modules(homogeneous([0.0, 0.0, 0.0, 0.0]), SPEC, *along_x(), CUBE, settings)
     # integral of t exp(-(t - 3) / 2) / 2 over 3 ... 7, with e^-1 a cell unit of 2
@@ -142,8 +143,8 @@ def test_viewing_directions_are_of_length_one_and_behind_the_position():
 
 @places.devices
 def test_density_is_the_exponential_with_a_ceiling_and_colour_a_sigmoid():
-    density, color = shade(torch.tensor([[0.5, 0.0, 1.0, -1.0], [50.0, 0.0, 0.0, 0.0]]))
-    expected = torch.tensor([0.5, MAX_LOG_DENSITY]).exp()
+    density, color = SCENE_SHADING.density_and_color(torch.tensor([[0.5, 0.0, 1.0, -1.0], [50.0, 0.0, 0.0, 0.0]]))
+    expected = torch.tensor([0.5, SCENE_SHADING.max_raw_density]).exp()
     torch.testing.assert_close(density, expected)
     torch.testing.assert_close(color[0], torch.tensor([0.0, 1.0, -1.0]).sigmoid())
 
