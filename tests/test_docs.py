@@ -9,6 +9,7 @@ import re
 import pytest
 
 from mclnf_fast import cli
+from mclnf_fast.systems import SYSTEMS
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -104,7 +105,7 @@ def test_files_and_names_that_a_page_mentions_exist(page: pathlib.Path) -> None:
 def options() -> dict[str, set[str]]:
     """Return the options of every system, as its --help lists them."""
     found = {}
-    for name in cli.SYSTEMS:
+    for name in SYSTEMS:
         with pytest.MonkeyPatch.context() as patch:
             written: list[str] = []
             patch.setenv("COLUMNS", "300")
