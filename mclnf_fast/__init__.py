@@ -4,6 +4,7 @@ from mclnf_fast import ops
 from mclnf_fast.errors import BackendError, InputError
 from mclnf_fast.fields import FieldBank, load_bank, save_bank
 from mclnf_fast.info import info
+from mclnf_fast.shading import Shading
 from mclnf_fast.spec import (
     Composite,
     FieldSpec,
@@ -27,6 +28,7 @@ __all__ = [
     "Identity",
     "InputError",
     "LogFrequency",
+    "Shading",
     "SphericalHarmonics",
     "TriPlane",
     "info",

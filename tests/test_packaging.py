@@ -70,11 +70,13 @@ def test_the_first_two_sh_blocks_are_the_run_and_the_tests(readme: str) -> None:
         assert part in second[0]
 
 
-def test_the_ten_lines_of_the_readme_run(readme: str) -> None:
+def test_the_first_example_of_the_readme_shows_its_purpose(readme: str) -> None:
     code = re.search(r"^```python\n(.*?)^```$", readme, re.M | re.S)[1]
     done = run(code)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["torch.Size([4096])", "16"]
+    learned = re.fullmatch(r"module 1: (\S+) dB\nmodule 2: (\S+) dB\nmodule 1 is bit-equal: True\n", done.stdout)
+    assert learned, done.stdout
+    assert min(float(learned[1]), float(learned[2])) > 15
 
 
 def test_every_variable_that_the_code_reads_is_documented() -> None:

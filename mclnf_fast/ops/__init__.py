@@ -13,13 +13,12 @@ from mclnf_fast.ops.bank_mse import bank_mse
 from mclnf_fast.ops.bank_ray_mse import Shading, bank_ray_mse
 from mclnf_fast.ops.bank_step import Trust, bank_step
 from mclnf_fast.ops.composite import composite
-from mclnf_fast.ops.fisher import FisherPoints, FisherResult, fisher_scores
+from mclnf_fast.ops.fisher import FisherResult, fisher_scores
 from mclnf_fast.ops.grid import grid_encode
 from mclnf_fast.ops.march import march_rays
 from mclnf_fast.ops.render_rays import Pixels, render_rays
 
 __all__ = [
-    "FisherPoints",
     "FisherResult",
     "Pixels",
     "Shading",

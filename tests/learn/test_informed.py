@@ -9,11 +9,11 @@ import torch
 from curves import REFRESH, curve, error, flat, method, start, train
 from torch import Tensor
 
-from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.fisher.scores import FimConfig
 from mclnf_fast.learn.methods import MIM, MIMWeight, Mod
 from mclnf_fast.learn.sampling.informed import Informed, loss_weights
 from mclnf_fast.learn.task import Batch
+from mclnf_fast.tasks.coords import CoordTask
 
 MODES = ("none", "sample", "weight", "both")
 

@@ -7,9 +7,9 @@ import torch
 from curves import CONFIG, curve, flat, method, start, train
 from torch import Tensor
 
-from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.methods import ER, EWC, METHODS, MIM, OML, FineTune, Method, Mod
 from mclnf_fast.learn.optim import BankOptimizer
+from mclnf_fast.tasks.coords import CoordTask
 
 JOINT, MODULAR = {"offline", "maml_offline"}, {"mod", "mim", "mim_weight"}
 STARTS = {"maml_cl": "joint", "maml_offline": "joint", "oml": "oml", **dict.fromkeys(MODULAR, "modules")}

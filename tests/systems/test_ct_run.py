@@ -16,14 +16,13 @@ from mclnf_fast.data.procedural.phantoms import draw_phantoms, phantom_projectio
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.metrics import psnr
-from mclnf_fast.render.parallel_beam import back_project, project
-from mclnf_fast.render.scans import even_angles
+from mclnf_fast.render.parallel_beam import back_project, even_angles, project
 from mclnf_fast.systems.common import run as frame
 from mclnf_fast.systems.ct import job as ct
 from mclnf_fast.systems.ct.field import load_ct_start
 from mclnf_fast.systems.ct.options import CtConfig, defaults_of
 from mclnf_fast.systems.starts import pixels as pixel_starts
-from mclnf_fast.systems.starts.pixel_options import preset_of
+from mclnf_fast.systems.starts.options import preset_config
 
 TINY = [
     "--count", "6", "--test", "2", "--size", "16", "--steps", "4", "--width", "8", "--hidden-layers", "2",
@@ -93,7 +92,7 @@ def test_scores_are_those_of_the_pictures(finished):
 
 def test_rates_are_judged_by_their_results(tmp_path, monkeypatch):
     monkeypatch.setattr(ct, "TUNED_ON", 1)
-    found = run(tmp_path / "rates", "--starts", "standard", "--rates", "1e-6", "3")
+    found = run(tmp_path / "rates", "--initializations", "standard", "--rates", "1e-6", "3")
     assert found["starts"]["standard"]["lr"] == 3.0  # the other stays where it began
     assert "curve" not in found["meta"]
     assert not (tmp_path / "rates" / "start.safetensors").exists()
@@ -155,7 +154,7 @@ def test_exact_measurements_are_those_of_the_ellipses(tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(ct._Slices, "measured", spied)
-    run(tmp_path / "exact", "--measured", "exact", "--starts", "standard", "--jitter", "0.5")
+    run(tmp_path / "exact", "--measured", "exact", "--initializations", "standard", "--jitter", "0.5")
     angles, found = seen[-1]  # of the test slices, the last of the family
     exact = phantom_projections(draw_phantoms(6, 0, 0.5)[4:], even_angles(6), 16)
     assert torch.equal(angles, even_angles(6))
@@ -168,21 +167,21 @@ def test_a_folder_of_slices(tmp_path):
         pixels = torch.zeros(24, 24, dtype=torch.uint8)
         pixels[6 + k : 14 + k, 8:16] = 200
         Image.fromarray(pixels.numpy()).save(tmp_path / "in" / f"{k}.png")
-    found = run(tmp_path / "out", "--data", tmp_path / "in", "--test", "1", "--starts", "standard", "meta")
+    found = run(tmp_path / "out", "--data", tmp_path / "in", "--test", "1", "--initializations", "standard", "meta")
     assert list(found["starts"]) == ["standard", "meta", "fbp", "mean"]
     assert len(found["objects"]["test"]) == 1
 
 
 def test_the_papers_numbers():
-    config = preset_of(CtConfig, "paper")
+    config = preset_config(CtConfig, "paper")
     config.check()
-    spec = config.spec
-    assert (config.size, config.frequencies, config.sigma) == (256, 256, 30.0)
+    spec = config.field.spec
+    assert (config.data.size, config.field.frequencies, config.field.sigma) == (256, 256, 30.0)
     assert (spec.in_dim, spec.width, len(spec.layer_shapes), spec.activation) == (512, 256, 5, "relu")
     assert spec.output_activation == "sigmoid"
     meta = config.meta
     assert (meta.algorithm, meta.inner_lr, meta.inner_steps, meta.outer_lr) == ("reptile", 10.0, 12, 5e-5)
-    assert (meta.steps, config.meta_views, config.views, config.steps) == (100_000, 20, 6, 1000)
+    assert (meta.steps, config.data.meta_views, config.data.views, config.steps) == (100_000, 20, 6, 1000)
     assert config.rates == (10.0,)
     assert defaults_of("ct", ["--preset=paper"]) == config
     for words in ([], ["--quick"]):
@@ -195,11 +194,11 @@ def test_the_papers_numbers():
         (["--views", "0"], ["views must be at least 1, got 0"]),
         (["--meta-views", "0"], ["meta-views must be at least 1, got 0"]),
         (["--rates", "0"], ["rates must be different numbers above 0", "got 0"]),
-        (["--starts", "meta", "meta"], ["starts must name different", "meta, meta"]),
+        (["--initializations", "meta", "meta"], ["initializations must name different", "meta, meta"]),
         (["--sigma", "0"], ["sigma must be above 0", "0"]),
         (["--jitter", "2"], ["jitter must lie in 0 ... 1", "2"]),
         (["--test", "6"], ["test must be below count (6)", "got 6"]),
-        (["--measured", "exact", "--data", "."], ["measured must be sampled where there is data"]),
+        (["--measured", "exact", "--data", "."], ["measured must be sampled with data of a folder"]),
         (["--preset", "huge"], ["preset must be one of paper, small, got 'huge'"]),
         (["--hidden-layers", "31"], ["hidden-layers must lie in 1 ... 30", "31"]),
     ],

@@ -21,7 +21,7 @@ from mclnf_fast.systems.image_start.field import load_start
 from mclnf_fast.systems.image_start.options import ImageStartConfig, defaults_of
 from mclnf_fast.systems.starts import pixels as pixel_starts
 from mclnf_fast.systems.starts import ray_field as single_view_start
-from mclnf_fast.systems.starts.pixel_options import preset_of
+from mclnf_fast.systems.starts.options import preset_config
 
 TINY = [
     "--count", "5", "--test", "2", "--size", "16", "--steps", "4", "--width", "8", "--hidden-layers", "2", "--w0", "30",
@@ -166,19 +166,19 @@ def test_a_folder_of_pictures(tmp_path):
 
 
 def test_the_papers_numbers():
-    config = preset_of(ImageStartConfig, "paper")
+    config = preset_config(ImageStartConfig, "paper")
     config.check()
-    spec = config.spec
+    spec = config.field.spec
     assert (spec.activation, spec.w0, spec.width, len(spec.layer_shapes)) == ("sine", 200.0, 256, 5)
     assert spec.num_parameters == 198_915
-    assert config.offset == 0.5
-    assert config.size == 178
+    assert config.field.offset == 0.5
+    assert config.data.size == 178
     meta = config.meta
     assert (meta.algorithm, meta.first_order, meta.inner_lr, meta.inner_steps) == ("maml", False, 1e-2, 2)
     assert (meta.outer_lr, meta.objects, meta.steps) == (1e-5, 3, 150_000)
     assert 1e-4 in config.adam_lrs
     assert defaults_of("image-start", ["--preset=paper"]) == config
-    assert defaults_of("image-start", ["--quick"]).quick
+    assert defaults_of("image-start", ["--quick"]).run.quick
     for words in ([], ["--quick"]):
         defaults_of("image-start", words).check()
 

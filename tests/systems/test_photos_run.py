@@ -22,13 +22,15 @@ from mclnf_fast.learn.meta.reptile_start import ReptileStart
 from mclnf_fast.learn.params import interpolated
 from mclnf_fast.metrics import psnr
 from mclnf_fast.systems.common import run as run_frame
-from mclnf_fast.systems.photos.options import PhotosConfig, defaults_of, preset_config
+from mclnf_fast.systems.photos.options import PhotosConfig, defaults_of
+from mclnf_fast.systems.starts.options import preset_config
 from mclnf_fast.systems.starts.ray_field import interpolate, load_start
 
 TINY = [
-    "--photos", "9", "--test", "3", "--validation", "2", "--size", "12", "--steps", "4", "--rays", "16", "--width", "8",
-    "--hidden-layers", "2", "--bins", "8", "--meta-rays", "8", "--meta.steps", "6", "--meta.objects", "2",
-    "--meta.inner-steps", "2", "--match-steps", "5", "--check-every", "3", "--frames", "3", "--threads", "1",
+    "--photos", "9", "--test", "3", "--validation", "2", "--size", "12", "--steps", "4", "--adapt.batch", "16",
+    "--width", "8", "--hidden-layers", "2", "--samples-per-ray", "8", "--meta-rays", "8",
+    "--meta.steps", "6", "--meta.objects", "2", "--meta.inner-steps", "2",
+    "--match-steps", "5", "--check-every", "3", "--frames", "3", "--threads", "1",
 ]  # fmt: skip
 
 
@@ -111,7 +113,7 @@ def test_right_halves_are_never_learned_from(finished, tmp_path, monkeypatch, se
 
     data_photos = data.procedural_photos
     monkeypatch.setattr(data, "procedural_photos", torn)
-    found = run(tmp_path / "torn", "--starts", "meta", "--others", 0, "--frames", 2)
+    found = run(tmp_path / "torn", "--initializations", "meta", "--others", 0, "--frames", 2)
     assert all(torch.equal(a, b) for a, b in zip(adapted(finished, "left"), adapted(tmp_path / "torn", "left")))
     assert not torch.equal(adapted(finished, "whole")[0], adapted(tmp_path / "torn", "whole")[0])
     row = json.loads((finished / "metrics.json").read_text())["starts"]["meta"]
@@ -162,7 +164,7 @@ def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
         whole(learner)
 
     monkeypatch.setattr(ReptileStart, "step", dying)
-    assert main(["run", "photos", *TINY, "--starts", "standard", "meta", "--out", str(out)]) == 130
+    assert main(["run", "photos", *TINY, "--initializations", "standard", "meta", "--out", str(out)]) == 130
     made = -2  # it dies no more, and counts what is left to be made
     assert main(["run", "photos", "--resume", str(out)]) == 0
     assert made == 0
@@ -175,7 +177,9 @@ def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
 
 def test_a_folder_without_a_truth(tmp_path):
     write_photos(tmp_path / "data", [(12, 10)] * 6)
-    found = run(tmp_path / "run", "--data", tmp_path / "data", "--test", 2, "--validation", 0, "--starts", "meta")
+    found = run(
+        tmp_path / "run", "--data", tmp_path / "data", "--test", 2, "--validation", 0, "--initializations", "meta"
+    )
     row = found["starts"]["meta"]
     assert "others" not in row
     assert "between" not in row
@@ -184,26 +188,31 @@ def test_a_folder_without_a_truth(tmp_path):
 
 
 def test_the_papers_numbers():
-    config = preset_config("paper")
-    assert config.spec.num_parameters == 295_172
-    assert config.spec.encoding.out_dim(3) == 120
+    config = preset_config(PhotosConfig, "paper")
+    assert config.field.spec.num_parameters == 295_172
+    assert config.field.spec.encoding.out_dim(3) == 120
     meta = config.meta
     assert (meta.steps, meta.objects, meta.inner_steps, meta.inner_lr, meta.outer_lr) == (150_000, 1, 64, 1.0, 5e-4)
     assert meta.algorithm == "reptile"
-    assert (config.meta_rays, config.rays, config.bins, config.steps, config.lr) == (64, 64, 128, 256, 1.0)
-    settings, scale = config.settings(10.0, 20.0)
+    rates = (config.meta_rays, config.adapt.batch, config.field.samples_per_ray, config.steps, config.adapt.lr)
+    assert rates == (64, 64, 128, 256, 1.0)
+    settings, scale = config.field.settings(10.0, 20.0, "auto")
     assert scale == 0.05
     assert (settings.near, settings.far) == pytest.approx((0.05 * 9.0, 0.05 * 24.0))
     assert settings.background == "field"
-    assert split_counts(1000, config.test, config.validation) == (20, 5)
+    assert split_counts(1000, config.data.test, config.data.validation) == (20, 5)
 
 
 def test_presets():
-    assert defaults_of("photos", []) == preset_config("small")
-    assert defaults_of("photos", ["--preset=paper"]) == preset_config("paper") == PhotosConfig(preset="paper")
+    assert defaults_of("photos", []) == preset_config(PhotosConfig, "small")
+    assert (
+        defaults_of("photos", ["--preset=paper"])
+        == preset_config(PhotosConfig, "paper")
+        == PhotosConfig(preset="paper")
+    )
     quick = defaults_of("photos", ["--quick"])
-    assert quick.meta.steps < preset_config("small").meta.steps
-    settings, scale = quick.settings(10.0, 20.0)
+    assert quick.meta.steps < preset_config(PhotosConfig, "small").meta.steps
+    settings, scale = quick.field.settings(10.0, 20.0, "auto")
     assert settings.far == pytest.approx(2.0)
     assert scale == pytest.approx(2.0 / 24.0)
 
@@ -212,13 +221,13 @@ def test_presets():
     ("words", "parts"),
     [
         (["--steps", "0"], ["steps must be at least 1, got 0"]),
-        (["--bins", "1"], ["bins must be at least 2, got 1"]),
+        (["--samples-per-ray", "1"], ["samples-per-ray must be at least 2, got 1"]),
         (["--near", "7", "--far", "6"], ["near and far must be"]),
         (["--test", "8"], ["test, validation: must leave a photo to learn from of 9", "were 8 and 2"]),
         (["--frames", "1"], ["frames must be at least 2, got 1"]),
         (["--scale", "0"], ["scale must be above 0", "0"]),
         (["--meta.inner-lr", "nan"], ["meta.inner_lr must be above 0", "nan"]),
-        (["--starts", "meta", "meta"], ["starts must name different", "meta, meta"]),
+        (["--initializations", "meta", "meta"], ["initializations must name different", "meta, meta"]),
         (["--preset", "huge"], ["preset must be one of paper, small, got 'huge'"]),
         (["--device", "cuda:99"], ["device must be", "cuda:99"]),
         (["--data", "nowhere"], ["nowhere: must be a folder of posed photos"]),

@@ -22,13 +22,14 @@ from mclnf_fast.metrics import psnr
 from mclnf_fast.render.objects import on_white
 from mclnf_fast.systems.common import run as run_frame
 from mclnf_fast.systems.single_view import job as single_view
-from mclnf_fast.systems.single_view.options import SingleViewConfig, defaults_of, preset_config
+from mclnf_fast.systems.single_view.options import SingleViewConfig, ViewOptions, defaults_of, single_view_preset
 from mclnf_fast.systems.starts.ray_field import load_start
 
 TINY = [
-    "--objects", "5", "--test", "2", "--views", "6", "--size", "12", "--steps", "4", "--rays", "16", "--width", "8",
-    "--hidden-layers", "2", "--bins", "8", "--meta-rays", "8", "--meta.steps", "6", "--meta.objects", "2",
-    "--meta.inner-steps", "2", "--match-steps", "5", "--curve-views", "2", "--orbit-frames", "5",
+    "--objects", "5", "--test", "2", "--views", "6", "--size", "12", "--steps", "4", "--adapt.batch", "16",
+    "--width", "8", "--hidden-layers", "2", "--samples-per-ray", "8", "--meta-rays", "8",
+    "--meta.steps", "6", "--meta.objects", "2", "--meta.inner-steps", "2",
+    "--match-steps", "5", "--curve-views", "2", "--orbit-frames", "5",
     "--threads", "1",
 ]  # fmt: skip
 
@@ -151,11 +152,11 @@ def test_a_learned_start_serves_a_users_photo(finished, tmp_path):
 
 
 def test_the_texts_numbers():
-    config = preset_config("blog")
-    assert config.spec.num_parameters == 295_172
-    assert config.spec.encoding.out_dim(3) == 120
+    config = single_view_preset("blog")
+    assert config.field.spec.num_parameters == 295_172
+    assert config.field.spec.encoding.out_dim(3) == 120
     assert (config.meta.inner_steps, config.meta.inner_lr, config.meta.outer_lr) == (32, 0.5, 5e-5)
-    assert (config.meta.objects, config.meta.steps, config.steps, config.rate, config.rays) == (
+    assert (config.meta.objects, config.meta.steps, config.steps, config.adapt.rate, config.adapt.batch) == (
         1,
         100_000,
         1000,
@@ -163,20 +164,20 @@ def test_the_texts_numbers():
         128,
     )
     settings = config.settings(2.0, 6.0)
-    assert (settings.bins, settings.near, settings.far, settings.convention) == (128, 2.0, 6.0, "blog")
-    notebook = defaults_of("single-view", ["--preset", "blog", "--compat=learnit"])
+    assert (settings.samples_per_ray, settings.near, settings.far, settings.convention) == (128, 2.0, 6.0, "blog")
+    notebook = defaults_of("single-view", ["--preset", "blog", "--convention=learnit"])
     assert notebook.meta.outer_lr == 5e-4
     assert notebook.checked_every == 10_000
     assert config.checked_every == 0
     assert notebook.check_steps == 512
     assert notebook.settings(2.0, 6.0).convention == "learnit"
-    assert isinstance(mf.LogFrequency(20, 8.0), type(config.spec.encoding))
+    assert isinstance(mf.LogFrequency(20, 8.0), type(config.field.spec.encoding))
 
 
 def test_the_notebooks_convention_learns_from_25_views_and_tests_on_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(single_view, "INPUT_VIEWS", 4)
-    found = run(tmp_path / "learnit", "--compat", "learnit", "--check-every", "3", "--check-steps", "2", "--views", "6",
-                "--starts", "meta", "--curve-views", "9")  # fmt: skip
+    found = run(tmp_path / "learnit", "--convention", "learnit", "--check-every", "3", "--check-steps", "2",
+                "--views", "6", "--initializations", "meta", "--curve-views", "9")  # fmt: skip
     assert found["views"]["curve"] == [[4, 5], [4, 5]]
     assert found["views"]["tested"] == [2, 2]
     assert [step for step, _ in found["meta"]["checks"]] == [3, 6]
@@ -184,7 +185,7 @@ def test_the_notebooks_convention_learns_from_25_views_and_tests_on_the_others(t
 
 
 def test_a_standard_start_alone_needs_no_meta_training(tmp_path):
-    found = run(tmp_path / "standard", "--starts", "standard")
+    found = run(tmp_path / "standard", "--initializations", "standard")
     assert "curve" not in found["meta"]
     assert not (tmp_path / "standard" / "start.safetensors").exists()
 
@@ -192,7 +193,17 @@ def test_a_standard_start_alone_needs_no_meta_training(tmp_path):
 def test_a_random_starts_density_can_be_raised(tmp_path):
     before = []
     for bias in ("-50", "50"):
-        run(tmp_path / bias, "--starts", "standard", "--density-bias", bias, "--steps", "1", "--orbit-frames", "0")
+        run(
+            tmp_path / bias,
+            "--initializations",
+            "standard",
+            "--density-bias",
+            bias,
+            "--steps",
+            "1",
+            "--orbit-frames",
+            "0",
+        )
         before.append(load_tensors(tmp_path / bias / "predictions" / "standard.safetensors")[0]["values"][0])
     assert bool((before[0] == 255).all())  # nothing before white
     assert float(before[1].float().mean()) < 160  # opaque, of whatever colours
@@ -202,14 +213,14 @@ def test_a_random_starts_density_can_be_raised(tmp_path):
     ("words", "parts"),
     [
         (["--steps", "0"], ["steps must be at least 1, got 0"]),
-        (["--bins", "1"], ["bins must be at least 2, got 1"]),
+        (["--samples-per-ray", "1"], ["samples-per-ray must be at least 2, got 1"]),
         (["--near", "7", "--far", "6"], ["near and far must be", "7.0 and 6.0"]),
         (["--test", "5"], ["test must be below objects (5)", "got 5"]),
         (["--views", "1"], ["views must be at least 2", "got 1"]),
-        (["--lr", "nan"], ["lr must be above 0", "nan"]),
+        (["--adapt.lr", "nan"], ["adapt.lr must be above 0", "nan"]),
         (["--meta.outer-lr", "0"], ["meta.outer_lr must be above 0", "0"]),
         (["--meta.objects", "0"], ["meta.objects must be at least 1", "0"]),
-        (["--starts", "meta", "meta"], ["starts must name different", "meta, meta"]),
+        (["--initializations", "meta", "meta"], ["initializations must name different", "meta, meta"]),
         (["--density-bias", "nan"], ["density-bias must be finite", "nan"]),
         (["--seed", "-1"], ["seed must lie in", "-1"]),
         (["--preset", "huge"], ["preset must be one of blog, small, fast, got 'huge'"]),
@@ -222,6 +233,6 @@ def test_unusable_options_get_one_line(words, parts, refused):
 
 def test_a_configuration_is_checked_in_python_too():
     with pytest.raises(InputError, match="preset must be one of"):
-        preset_config("huge")
-    with pytest.raises(InputError, match="rays must be at least 1"):
-        SingleViewConfig(rays=0).check()
+        single_view_preset("huge")
+    with pytest.raises(InputError, match=r"adapt\.batch must be at least 1"):
+        SingleViewConfig(adapt=ViewOptions(batch=0)).check()

@@ -16,7 +16,7 @@ from mclnf_fast.cli import main
 from mclnf_fast.data.objects import ObjectViews, turntable
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
-from mclnf_fast.render.bins import BinSettings
+from mclnf_fast.render import RenderSettings
 from mclnf_fast.render.objects import ObjectPool, on_white
 from mclnf_fast.render.orbit import nearest, orbit
 from mclnf_fast.report.starts import single_view as report
@@ -27,8 +27,8 @@ from mclnf_fast.systems.single_view.views import learned_from, split_views
 
 SIZE = 10
 TINY = [
-    "--size", str(SIZE), "--steps", "4", "--rays", "16", "--width", "8", "--hidden-layers", "2", "--bins", "8",
-    "--curve-views", "2", "--orbit-frames", "6", "--threads", "1",
+    "--size", str(SIZE), "--steps", "4", "--adapt.batch", "16", "--width", "8", "--hidden-layers", "2",
+    "--samples-per-ray", "8", "--curve-views", "2", "--orbit-frames", "6", "--threads", "1",
 ]  # fmt: skip
 
 
@@ -76,7 +76,18 @@ def learned(out: pathlib.Path) -> dict[str, torch.Tensor]:
 def test_what_is_learned_does_not_depend_on_the_test_views(tmp_path, inputs, monkeypatch):
     counts = {"train": 7, "test": 3}
     plain, noise = scene(tmp_path / "a", counts), scene(tmp_path / "b", counts, test_seed=1)
-    words = ["--inputs", inputs, "--starts", "standard", "--optimizer", "adam", "--steps", "40", "--lr-end", "1e-4"]
+    words = [
+        "--inputs",
+        inputs,
+        "--initializations",
+        "standard",
+        "--adapt.optimizer",
+        "adam",
+        "--steps",
+        "40",
+        "--adapt.lr-end",
+        "1e-4",
+    ]
     first = run(tmp_path / "one", "--data", plain, *words)
     monkeypatch.setattr(report, "write_pictures", lambda *_: [])  # once will do
     second = run(tmp_path / "two", "--data", noise, *words)
@@ -103,7 +114,7 @@ def test_what_is_learned_does_not_depend_on_the_test_views(tmp_path, inputs, mon
 
 def test_a_killed_fit_of_many_views_comes_to_the_same_bits(tmp_path, monkeypatch):
     data = scene(tmp_path / "a", {"train": 4, "test": 2})
-    words = ["--data", data, "--inputs", "all", "--starts", "standard"]
+    words = ["--data", data, "--inputs", "all", "--initializations", "standard"]
     run(tmp_path / "whole", *words)
 
     def dying(*_: Any) -> None:
@@ -127,7 +138,7 @@ def test_without_objects_to_learn_from_only_the_standard_start_serves(tmp_path, 
     data = scene(tmp_path / "a", {"train": 4, "test": 2})
     assert main(["run", "single-view", *TINY, "--data", str(data), "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
-    assert "starts must be standard alone where the data holds no object to learn a start from" in error
+    assert "initializations must be standard alone where the data holds no object to learn a start from" in error
     assert not (tmp_path / "run").exists()
 
 
@@ -136,13 +147,23 @@ def test_without_objects_to_learn_from_only_the_standard_start_serves(tmp_path, 
     [
         (["--inputs", "5"], "inputs must be at most 4, the views of a to learn from, got 5"),
         (["--inputs", "0"], "inputs must be all or at least 1, got 0"),
-        (["--lr-end", "0"], "lr-end must be above 0"),
+        (["--adapt.lr-end", "0"], "adapt.lr-end must be above 0"),
         (["--orbit-frames", "-1"], "orbit-frames must be at least 0, got -1"),
     ],
 )
 def test_unusable_inputs_get_one_line(words, message, tmp_path, capsys):
     data = scene(tmp_path / "a", {"train": 4, "test": 2})
-    command = ["run", "single-view", *TINY, "--data", str(data), "--starts", "standard", "--out", str(tmp_path / "run")]
+    command = [
+        "run",
+        "single-view",
+        *TINY,
+        "--data",
+        str(data),
+        "--initializations",
+        "standard",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert main([*command, *words]) == 2
     assert message in capsys.readouterr().err
 
@@ -197,7 +218,7 @@ def test_a_start_is_learned_from_no_view_kept_to_test_on():
 
 def shown(one: ObjectViews, frames: int) -> Show:
     one, split = split_views(one, 1)
-    settings = BinSettings(8)
+    settings = RenderSettings.between(samples_per_ray=8)
     pool = ObjectPool([(one.images, one.cameras)], settings)
     return Show([one], [split], pool, FieldSpec(3, 4, 8, 2, encoding=LogFrequency(20, 5.0)), settings, frames)
 
@@ -226,6 +247,6 @@ def test_the_turn_is_rendered_where_it_can_be_and_else_the_nearest_view_is_shown
 
 def test_no_turn_where_none_is_asked_for(tmp_path):
     data = scene(tmp_path / "a", {"train": 4, "test": 2})
-    found = run(tmp_path / "run", "--data", data, "--starts", "standard", "--orbit-frames", "0")
+    found = run(tmp_path / "run", "--data", data, "--initializations", "standard", "--orbit-frames", "0")
     assert {p["kind"] for p in found["pictures"]} == {"sheet", "curve"}
     assert single_view.TURNED == ("standard", "matched", "meta")

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from mclnf_fast.checks import check_tensor, check_tensors, values_can_be_read
 from mclnf_fast.ops._checks import HALVES, autocast_enabled, check_bank, in_transform
+from mclnf_fast.ops._constants import constant
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cuda_library, register
 from mclnf_fast.ops.bank_mlp import bank_mlp
 from mclnf_fast.ops.bank_mse.api import REDUCTIONS
 from mclnf_fast.ops.bank_ray_mse import autograd
-from mclnf_fast.ops.bank_ray_mse.reference import Shading, ray_errors
+from mclnf_fast.ops.bank_ray_mse.reference import ray_errors
+from mclnf_fast.shading import Shading
 from mclnf_fast.spec import FieldSpec
 
 autograd.join()
@@ -57,9 +59,10 @@ def bank_ray_mse(
         widths: [N], dtype of x: the length of each point's interval.
         target: [R, 3], dtype of x.
         spec: the architecture, of 4 outputs.
-        shading: what the outputs mean; None: `Shading()`.
+        shading: what the outputs mean, and what stands behind the samples; None: `Shading()`.
         ray_weight: [R], dtype of x; None: ones. The mean is over rays and channels, not over weights.
-        background: [3], dtype of x; None: black. None with `shading.last_behind`.
+        background: [3], dtype of x, in place of `shading.background` (for a learned one); None: that one. Must be None
+            if that one is `last_sample`.
         reduction: `"mean"` over rays and channels, or `"sum"`.
         backend: `"auto"`, or a name; see `mclnf_fast.info()`.
 
@@ -85,8 +88,10 @@ def bank_ray_mse(
         check_tensor("ray_weight", ray_weight, (count,), x.dtype, x.device, "[R]")
     if background is not None:
         check_tensor("background", background, (3,), x.dtype, x.device, "[3]")
-        if shading.last_behind:
-            raise ValueError("background must be None where the last point stands behind, got a tensor")
+        if shading.background == "last_sample":
+            raise ValueError("background must be None if shading.background is 'last_sample', got a tensor")
+    elif shading.background != "black" and (color := shading.background_color) is not None:
+        background = constant(color, x)
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     function = _OP.serving(backend, x.device, x.dtype)

@@ -14,7 +14,7 @@ ParameterLists = tuple[list[Tensor], list[Tensor]]
 """One tensor a layer shaped like the weights [M, in, out], one a layer like the biases [M, out]."""
 
 
-class FisherPoints(NamedTuple):
+class Points(NamedTuple):
     """A batch as `fisher_scores` and its kin take it.
 
     Attributes:

@@ -24,21 +24,16 @@ SAVE_EVERY = 10.0  # seconds
 
 
 class Config(Protocol):
-    """What a system's options must have."""
+    """A system's options: those of the run in the group `run`."""
 
     kind: ClassVar[str]
 
-    @property
-    def out(self) -> pathlib.Path | None: ...
-    @property
-    def resume(self) -> str | None: ...
-    @property
-    def threads(self) -> int | None: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def backend(self) -> str: ...
     def check(self) -> None: ...
+
+
+def run_options(config: Config) -> Any:
+    """Return the options of the run: the group `run`, or the configuration itself if it has no groups yet."""
+    return getattr(config, "run", config)
 
 
 class Learner(Protocol):
@@ -127,13 +122,14 @@ class Run(Generic[C]):
 
     def facts(self) -> dict[str, Any]:
         """What metrics.json says of every run: system, command, machine, versions, backends, config."""
-        about, where = info(), (torch.device(self.config.device), torch.float32)
+        about, options = info(), run_options(self.config)
+        where = (torch.device(options.device), torch.float32)
         return {
             "system": self.config.kind,
             "command": self.folder.command,
             "machine": about["machine"],
             "versions": about["versions"],
-            "backends": {op: select(op, self.config.backend, *where) for op in self.ops},
+            "backends": {op: select(op, options.backend, *where) for op in self.ops},
             "config": json.loads(json.dumps(plain(self.config))),
         }
 
@@ -167,17 +163,18 @@ def begin(config: C, ops: Sequence[str], read: Callable[[dict[str, Any]], C], co
 
     check_extra()
     config.check()
+    options = run_options(config)
     for op in ops:
-        select(op, config.backend, torch.device(config.device), torch.float32)
-    fresh = config.resume is None
-    if config.resume is not None:
-        known = pathlib.Path(config.resume) if config.resume not in ("", "auto") else config.out
+        select(op, options.backend, torch.device(options.device), torch.float32)
+    fresh = options.resume is None
+    if options.resume is not None:
+        known = pathlib.Path(options.resume) if options.resume not in ("", "auto") else options.out
         folder, described = RunFolder.reopen(known, config.kind, command)
         config = read(described)
     else:
-        folder = RunFolder.create(config.out, config.kind, {**plain(config), "resume": None}, command)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+        folder = RunFolder.create(options.out, config.kind, plain(config), command)
+    if threads := run_options(config).threads:
+        torch.set_num_threads(threads)
     folder.clean()
     state = folder.load_state("run")
     say(f"run folder: {folder.path}")

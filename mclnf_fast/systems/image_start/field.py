@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.learn.coords import CoordTask, pixel_places, whole_loss
 from mclnf_fast.learn.meta.adapt import fine_tune
 from mclnf_fast.learn.params import Params
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.starts.file import read_start, write_start
+from mclnf_fast.tasks.coords import CoordTask, pixel_places, whole_loss
 
 KIND = "image-start"
 

@@ -12,15 +12,15 @@ from torch import Tensor
 from mclnf_fast.data.procedural.faces.faces import procedural_faces
 from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.learn.coords import whole_loss
 from mclnf_fast.learn.params import LossFn, Params, repeated
 from mclnf_fast.metrics import log_steps, mse_to_psnr, psnr, steps_to_reach
 from mclnf_fast.ops.bank_step import StepKind
-from mclnf_fast.systems.common.options import from_plain
+from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.image_start.field import ImageStart, image_task
 from mclnf_fast.systems.image_start.options import ImageStartConfig
 from mclnf_fast.systems.starts.pixels import announce, continued, described, learned_start, load_pictures
+from mclnf_fast.tasks.coords import whole_loss
 
 OPS = ("bank_mlp", "bank_mse", "bank_step")
 
@@ -37,7 +37,7 @@ def run_image_start(config: ImageStartConfig, command: str | None = None) -> pat
     with run.reading():
         sets = load_pictures(run.config, 3, procedural_faces)
     job = _Job(run, sets)
-    announce(run.config, sets, f"SIREN of {job.spec.num_parameters:,} parameters, w0 {run.config.w0:g}")
+    announce(run.config, sets, f"SIREN of {job.spec.num_parameters:,} parameters, w0 {run.config.field.w0:g}")
     report = run.finish(metrics := job.metrics(), write_pictures, write_image_start_report)
     say(image_start_table(metrics))
     say(f"report: {report}")
@@ -49,16 +49,17 @@ class _Job:
 
     def __init__(self, run: Run[ImageStartConfig], sets: SignalSets) -> None:
         self.run, self.config, self.sets = run, run.config, sets
-        self.spec = self.config.spec
+        self.spec = self.config.field.spec
         self.train, self.test = (
-            image_task(s.values, self.spec, self.config.backend, self.config.device) for s in (sets.train, sets.test)
+            image_task(s.values, self.spec, self.config.run.backend, self.config.run.device)
+            for s in (sets.train, sets.test)
         )
 
     def standard(self) -> Params:
         """A random start [1, ...] about `offset`."""
         generator = torch.Generator().manual_seed(self.config.seed)
-        *rest, last = initial_parameters(self.spec, 1, device=self.config.device, generator=generator)
-        return (*rest, last + self.config.offset)
+        *rest, last = initial_parameters(self.spec, 1, device=self.config.run.device, generator=generator)
+        return (*rest, last + self.config.field.offset)
 
     def learn(self, standard: Params) -> tuple[Params, dict[str, Any]]:
         """The meta-learned start, kept for users, and what to report of it."""

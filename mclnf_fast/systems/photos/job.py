@@ -19,11 +19,11 @@ from mclnf_fast.learn.params import Params, interpolated
 from mclnf_fast.metrics import log_steps, psnr
 from mclnf_fast.render.cameras import Cameras, cameras_between, cat_cameras
 from mclnf_fast.render.objects import ObjectPool
+from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import progress
-from mclnf_fast.systems.common.options import from_plain
 from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.photos.options import PhotosConfig
-from mclnf_fast.systems.starts.names import StartName
+from mclnf_fast.systems.starts.options import InitializationName
 from mclnf_fast.systems.starts.ray_field import Start, ray_pool
 from mclnf_fast.systems.starts.rays import RayStarts
 
@@ -46,7 +46,7 @@ def run_photos(config: PhotosConfig, command: str | None = None) -> pathlib.Path
             sets = load(run.config, lambda done, count: bar(1))
         job = _Job(run, sets)
     job.announce()
-    starts, about = job.starts(job.check if sets.validation else None, run.config.check_every)
+    starts, about = job.starts(job.check if sets.validation else None, run.config.check_every or 0)
     found = {name: job.adapt(name, start) for name, start in starts.items()}
     report = run.finish(metrics := job.metrics(found, about), write_pictures, write_photos_report)
     say(photo_table(metrics))
@@ -57,10 +57,11 @@ def run_photos(config: PhotosConfig, command: str | None = None) -> pathlib.Path
 def load(config: PhotosConfig, advance: Callable[[int, int], object] | None = None) -> PhotoSets:
     """Reads or makes the photos; `advance` is called with (done, in all). Raises InputError where a folder is
     unusable."""
-    options: dict[str, Any] = {"test": config.test, "validation": config.validation, "progress": advance}
-    if config.data is None:
-        return data.procedural_photos(config.photos, size=config.size or 128, seed=config.seed, **options)
-    return data.load_photos(config.data, size=config.size, limit=config.limit, **options)
+    photos = config.data
+    options: dict[str, Any] = {"test": photos.test, "validation": photos.validation, "progress": advance}
+    if photos.path is None:
+        return data.procedural_photos(photos.photos, size=photos.size or 128, seed=config.seed, **options)
+    return data.load_photos(photos.path, size=photos.size, limit=photos.limit, **options)
 
 
 class _Job(RayStarts):
@@ -68,8 +69,8 @@ class _Job(RayStarts):
 
     def __init__(self, run: Run[PhotosConfig], sets: PhotoSets) -> None:
         self.config, self.folder, self.sets = run.config, run.folder, sets
-        settings, scale = run.config.settings(sets.near, sets.far)
-        super().__init__(run, settings, _pool(sets.train, settings, scale, run.config.device), scale=scale)
+        settings, scale = run.config.field.settings(sets.near, sets.far, run.config.run.backend)
+        super().__init__(run, settings, _pool(sets.train, settings, scale, run.config.run.device), scale=scale)
         self.test = self.pool(sets.test)
         self.left, self.right = (0, self.test.width // 2), (self.test.width // 2, self.test.width)
         self.cameras = cat_cameras([photo.cameras for photo in sets.test])
@@ -79,14 +80,15 @@ class _Job(RayStarts):
 
     def pool(self, photos: tuple[ObjectViews, ...]) -> ObjectPool:
         """Their rays, in the field's units."""
-        return _pool(photos, self.settings, self.scale, self.config.device)
+        return _pool(photos, self.settings, self.scale, self.config.run.device)
 
     def announce(self) -> None:
         """What the run is about, for the terminal."""
         sets, config = self.sets, self.config
         parts = f"{len(sets.train)} to learn from, {len(sets.validation)} to validate on, {len(sets.test)} to test on"
         say(f"{sets.title}: photos of {self.test.width} x {self.test.height}, {parts}")
-        network = f"{self.spec.num_parameters:,} parameters, width {config.width}, {config.bins} bins a ray"
+        samples = config.field.samples_per_ray
+        network = f"{self.spec.num_parameters:,} parameters, width {config.field.width}, {samples} samples per ray"
         say(f"{network}; meta-batch of {config.meta.objects}")
         for note in sets.notes:
             say(f"note: {note}")
@@ -102,7 +104,7 @@ class _Job(RayStarts):
         found = self.half(adapted, pool, self.right)
         return sum(found) / len(found)
 
-    def adapt(self, name: StartName, start: Start) -> dict[str, Any]:
+    def adapt(self, name: InitializationName, start: Start) -> dict[str, Any]:
         """A start continued on the left half of each test photo, and on all of it; or what is known from before."""
         state = self.folder.load_state(f"adapted_{name}")
         if state is not None:
@@ -211,7 +213,7 @@ class _Job(RayStarts):
             made = [self.sets.truth(*self.shown_pair, float(w), cameras[k : k + 1]) for k, w in enumerate(self.frames)]
             self.folder.save_values("between_truth", torch.cat(made))
 
-    def metrics(self, found: dict[StartName, dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
+    def metrics(self, found: dict[InitializationName, dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
         """The content of metrics.json, but for what only the report knows."""
         sets = self.sets
         with self.run.phases("rendering"):

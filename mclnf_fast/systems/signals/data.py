@@ -9,11 +9,11 @@ import torch
 from mclnf_fast.data.cut import Cut, Frame
 from mclnf_fast.data.signals import Signals, SignalSets
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.sampling.even import hilbert_order
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.signals.options import AudioConfig, ImageConfig, SignalConfig, VideoConfig
+from mclnf_fast.tasks.coords import CoordTask
 
 MADE = {"image": (36, 6), "video": (16, 4), "audio": (36, 6)}  # procedural signals, and how many of them to test on
 

@@ -11,18 +11,18 @@ from torch import Tensor
 
 from mclnf_fast.data.signals import Signals, SignalSets
 from mclnf_fast.errors import InputError
-from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.meta.starts import StartLearner
 from mclnf_fast.learn.methods import METHODS, MIM, Method
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.protocol import Protocol
 from mclnf_fast.metrics import log_steps, measures
+from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import RunFolder, progress
-from mclnf_fast.systems.common.options import from_plain
 from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.signals.data import cut_of, load, meta_start, random_start, tasks_of
 from mclnf_fast.systems.signals.options import CONFIGS, SignalConfig
 from mclnf_fast.systems.signals.step_memory import measure_steps
+from mclnf_fast.tasks.coords import CoordTask
 
 OPS = ("bank_mlp", "bank_mse", "fisher_scores", "bank_step")
 

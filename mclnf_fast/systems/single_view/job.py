@@ -15,19 +15,19 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import log_steps
 from mclnf_fast.render.objects import ObjectPool
+from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import progress
-from mclnf_fast.systems.common.options import from_plain
 from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.single_view.options import INPUT_VIEWS, SingleViewConfig
 from mclnf_fast.systems.single_view.show import Show
 from mclnf_fast.systems.single_view.views import evenly, known_views, learned_from, split_views
-from mclnf_fast.systems.starts.names import StartName
+from mclnf_fast.systems.starts.options import InitializationName
 from mclnf_fast.systems.starts.ray_field import Start, ray_pool
 from mclnf_fast.systems.starts.rays import RayStarts
 
 OPS = ("bank_mlp", "bank_ray_mse", "composite", "bank_step")
 MOST_INPUTS = 25  # of the views learned from, scored at the end
-TURNED: tuple[StartName, ...] = ("standard", "matched", "meta")  # turned around, beside one that runs alone
+TURNED: tuple[InitializationName, ...] = ("standard", "matched", "meta")  # turned around, beside one that runs alone
 
 
 def run_single_view(config: SingleViewConfig, command: str | None = None) -> pathlib.Path:
@@ -59,17 +59,18 @@ def run_single_view(config: SingleViewConfig, command: str | None = None) -> pat
 def load(config: SingleViewConfig, advance: Callable[[int, int], None] | None = None) -> ObjectSets:
     """Reads or makes the objects; `advance` is called with (done, in all). Raises InputError where a folder is
     unusable."""
-    if config.data is None:
-        views = config.views or (2 * INPUT_VIEWS if config.compat == "learnit" else INPUT_VIEWS)
-        count = min(config.objects, config.limit or config.objects)
-        test = min(config.tests, max(1, count - 1))
+    objects = config.data
+    if objects.path is None:
+        views = objects.views or (2 * INPUT_VIEWS if config.convention == "learnit" else INPUT_VIEWS)
+        count = min(objects.objects, objects.limit or objects.objects)
+        test = min(objects.tests, max(1, count - 1))
         return data.procedural_cars(
-            count, test, views=views, size=config.size or 128, seed=config.seed, progress=advance
+            count, test, views=views, size=objects.size or 128, seed=config.seed, progress=advance
         )
-    options: dict[str, Any] = {"limit": config.limit, "views": config.views, "seed": config.seed, "progress": advance}
-    if config.test is not None:
-        options["test"] = config.test
-    return data.load_objects(config.data, size=config.size, strict=config.strict, **options)
+    options: dict[str, Any] = {"limit": objects.limit, "views": objects.views, "seed": config.seed, "progress": advance}
+    if objects.test is not None:
+        options["test"] = objects.test
+    return data.load_objects(objects.path, size=objects.size, strict=objects.strict, **options)
 
 
 class _Job(RayStarts):
@@ -78,15 +79,15 @@ class _Job(RayStarts):
     def __init__(self, run: Run[SingleViewConfig], sets: ObjectSets) -> None:
         self.run, self.config, self.folder, self.sets, self.phases = run, run.config, run.folder, sets, run.phases
         config = run.config
-        if not sets.train and set(config.starts) != {"standard"}:
+        if not sets.train and set(config.initializations) != {"standard"}:
             raise InputError(
-                "starts must be standard alone where the data holds no object to learn a start from (it holds "
-                f"{len(sets.test)} to test on), got {', '.join(config.starts)}"
+                "initializations must be standard alone where the data holds no object to learn a start from (it holds "
+                f"{len(sets.test)} to test on), got {', '.join(config.initializations)}"
             )
-        settings, first = config.settings(sets.near, sets.far), INPUT_VIEWS if config.compat == "learnit" else None
+        settings, first = config.settings(sets.near, sets.far), INPUT_VIEWS if config.convention == "learnit" else None
         learned = [learned_from(one, first) for one in sets.train]
-        super().__init__(run, settings, ray_pool(learned, settings, config.device) if learned else None)
-        split = [split_views(one, config.inputs, first) for one in sets.test]
+        super().__init__(run, settings, ray_pool(learned, settings, config.run.device) if learned else None)
+        split = [split_views(one, config.data.inputs, first) for one in sets.test]
         tests, self.splits = [one for one, _ in split], [views for _, views in split]
         self.test = self.pool(tests)
         self.known = [known_views(one, views) for one, views in split]  # no ray of another view can be drawn from these
@@ -94,7 +95,7 @@ class _Job(RayStarts):
 
     def pool(self, objects: Sequence[ObjectViews]) -> ObjectPool:
         """Their rays."""
-        return ray_pool(objects, self.settings, self.config.device)
+        return ray_pool(objects, self.settings, self.config.run.device)
 
     def announce(self) -> None:
         """What the run is about, for the terminal."""
@@ -103,7 +104,8 @@ class _Job(RayStarts):
         if self.train is not None:
             counts = f"{len(sets.train)} objects of {max(self.train.views)} views to learn from, {counts}"
         say(f"{sets.title}: {counts}, {size}")
-        network = f"{self.spec.num_parameters:,} parameters, width {config.width}, {config.bins} bins a ray"
+        samples = config.field.samples_per_ray
+        network = f"{self.spec.num_parameters:,} parameters, width {config.field.width}, {samples} samples per ray"
         say(f"{network}; meta-batch of {config.meta.objects}" if self.train is not None else network)
         for note in sets.notes:
             say(f"note: {note}")
@@ -111,12 +113,12 @@ class _Job(RayStarts):
     def standard(self, generator: torch.Generator) -> Params:
         """The random start, its raw density raised as the options say."""
         *most, last = super().standard(generator)
-        return (*most, last + torch.tensor([0.0, 0.0, 0.0, self.config.density_bias]).to(last))
+        return (*most, last + torch.tensor([0.0, 0.0, 0.0, self.config.field.density_bias]).to(last))
 
     def start(self, params: Params) -> Start:
         """Parameters [1, ...] with how they are continued."""
-        config = self.config
-        how = config.steps, config.rate, config.rays, config.optimizer, config.lr_end
+        adapt = self.config.adapt
+        how = self.config.steps, adapt.rate, adapt.batch, adapt.optimizer, adapt.lr_end
         return Start(params, self.spec, self.settings, *how)
 
     def check(self, params: Params) -> float:
@@ -127,7 +129,7 @@ class _Job(RayStarts):
         )
         return self.score(adapted, [self.splits[0].some(self.config.curve_views)])[0]
 
-    def adapt(self, name: StartName, start: Start) -> dict[str, Any]:
+    def adapt(self, name: InitializationName, start: Start) -> dict[str, Any]:
         """A start continued on the known views of each test object, or what is known of it from before."""
         state = self.folder.load_state(f"adapted_{name}")
         if state is not None:
@@ -141,7 +143,7 @@ class _Job(RayStarts):
             row["after"] = self.score(adapted, [split.tested for split in self.splits])
             row["input"] = self.score(adapted, [evenly(range(split.known), MOST_INPUTS) for split in self.splits])
             self.folder.save_values(name, torch.stack([self.show.pictures(p) for p in (before, adapted)]))
-            if self.show.orbit is not None and (name in TURNED or len(self.config.starts) == 1):
+            if self.show.orbit is not None and (name in TURNED or len(self.config.initializations) == 1):
                 turned = [self.show.turn(p) for p in ((before, adapted) if name == "meta" else (adapted,))]
                 self.folder.save_values(f"orbit_{name}", torch.stack(turned))
         tensors = {f"params.{i}": p for i, p in enumerate(adapted)}
@@ -161,7 +163,7 @@ class _Job(RayStarts):
                 sums[o] += value
         return [total / len(own) for total, own in zip(sums, views)]
 
-    def metrics(self, found: dict[StartName, dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
+    def metrics(self, found: dict[InitializationName, dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
         """The content of metrics.json, but for what only the report knows."""
         config, sets = self.config, self.sets
         with self.phases("rendering"):

@@ -27,13 +27,14 @@ def load_pictures(config: PixelConfig, channels: int, make: Callable[..., Signal
 
     Raises InputError where a folder is unusable, or leaves none to learn from.
     """
-    if config.data is None:
-        held = min(4, config.made - config.tests - 1)
-        return make(config.made, config.size, seed=config.seed, test=config.tests, validation=held)
-    options: dict[str, Any] = {"limit": config.limit, "strict": config.strict, "resize": config.resize or None}
-    if config.test is not None:
-        options["test"] = config.test
-    sets = load_images(config.data, size=config.size, channels=channels, seed=config.seed, **options)
+    pictures, folder = config.data, config.data.path
+    if folder is None:
+        held = min(4, pictures.procedural - pictures.tests - 1)
+        return make(pictures.procedural, pictures.size, seed=config.seed, test=pictures.tests, validation=held)
+    options: dict[str, Any] = {"limit": pictures.limit, "strict": pictures.strict, "resize": pictures.resize or None}
+    if pictures.test is not None:
+        options["test"] = pictures.test
+    sets = load_images(folder, size=pictures.size, channels=channels, seed=config.seed, **options)
     if not len(sets.train):
         raise InputError(f"data: needs pictures to learn from and others to test on, got 0 and {len(sets.test)}")
     return sets
@@ -42,7 +43,7 @@ def load_pictures(config: PixelConfig, channels: int, make: Callable[..., Signal
 def announce(config: PixelConfig, sets: SignalSets, network: str) -> None:
     """What the run is about, for the terminal."""
     counts = f"{len(sets.train)} to learn from, {len(sets.test)} to test on"
-    say(f"{sets.title}: {counts}, {config.size} x {config.size}")
+    say(f"{sets.title}: {counts}, {config.data.size} x {config.data.size}")
     say(f"{network}; meta-batch of {config.meta.objects}")
     for note in sets.notes:
         say(f"note: {note}")
@@ -122,7 +123,7 @@ def described(run: Run[Any], sets: SignalSets, title: str, about: dict[str, Any]
         "title": title[:1].upper() + title[1:],
         "notes": list(sets.notes),
         "objects": {part: list(getattr(sets, part).names) for part in ("train", "test")},
-        "size": [config.size, config.size],
+        "size": [config.data.size, config.data.size],
         "steps": [0, *log_steps(config.steps)],
         "meta": about,
     }

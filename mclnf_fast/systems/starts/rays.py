@@ -5,47 +5,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.meta.inits import matched, shuffled
-from mclnf_fast.learn.meta.reptile_start import ReptileConfig, ReptileStart
+from mclnf_fast.learn.meta.reptile_start import ReptileStart
 from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import log_steps, mse_to_psnr, psnr
-from mclnf_fast.render.bins import BinSettings, render_pixels, shaded
+from mclnf_fast.render import RenderSettings
 from mclnf_fast.render.objects import ObjectPool, ray_loss
-from mclnf_fast.spec import FieldSpec
-from mclnf_fast.systems.common import run as frame
+from mclnf_fast.render.volume import evaluate_points, render_pixels
 from mclnf_fast.systems.common.folder import progress
 from mclnf_fast.systems.common.run import Run
-from mclnf_fast.systems.starts.names import StartName
+from mclnf_fast.systems.starts.options import InitializationName, RayStartConfig
 from mclnf_fast.systems.starts.ray_field import Start
-
-
-class Config(frame.Config, Protocol):
-    """What the options of such a run must have."""
-
-    @property
-    def seed(self) -> int: ...
-    @property
-    def starts(self) -> tuple[StartName, ...]: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def lr(self) -> float: ...
-    @property
-    def rays(self) -> int: ...
-    @property
-    def meta(self) -> ReptileConfig: ...
-    @property
-    def meta_rays(self) -> int: ...
-    @property
-    def match_steps(self) -> int: ...
-    @property
-    def spec(self) -> FieldSpec: ...
 
 
 class RayStarts:
@@ -58,19 +34,21 @@ class RayStarts:
         scale: see `Start`.
     """
 
-    def __init__(self, run: Run[Any], settings: BinSettings, train: ObjectPool | None, scale: float = 1.0) -> None:
-        config: Config = run.config
+    def __init__(self, run: Run[Any], settings: RenderSettings, train: ObjectPool | None, scale: float = 1.0) -> None:
+        config: RayStartConfig = run.config
         self.run, self.options, self.settings, self.train = run, config, settings, train
-        self.scale, self.spec = scale, config.spec
+        self.scale, self.spec = scale, config.field.spec
 
     def start(self, params: Params) -> Start:
         """Parameters [1, ...] with how they are continued."""
         options = self.options
-        return Start(params, self.spec, self.settings, options.steps, options.lr, options.rays, scale=self.scale)
+        adapt = options.adapt
+        assert adapt.lr is not None
+        return Start(params, self.spec, self.settings, options.steps, adapt.lr, adapt.batch, scale=self.scale)
 
     def starts(
         self, check: Callable[[Params], float] | None, every: int
-    ) -> tuple[dict[StartName, Start], dict[str, Any]]:
+    ) -> tuple[dict[InitializationName, Start], dict[str, Any]]:
         """The starts to compare, in a fixed order, and what to report of the learning.
 
         check: of the start as it is learned, after each `every` outer steps (0: never): a figure that is only looked
@@ -80,21 +58,21 @@ class RayStarts:
         generator = torch.Generator().manual_seed(options.seed)
         standard = self.standard(generator)
         about: dict[str, Any] = {"parameters": self.spec.num_parameters}
-        made: dict[StartName, Params] = {"standard": standard}
-        if self.train is not None and set(options.starts) != {"standard"}:
+        made: dict[InitializationName, Params] = {"standard": standard}
+        if self.train is not None and set(options.initializations) != {"standard"}:
             learned, curves = self._learn(standard, self.train, check, every)
             about |= curves
             self.start(learned).save(self.run.folder.path)
-            if "matched" in options.starts:
-                other = initial_parameters(self.spec, 1, device=options.device, generator=generator)
+            if "matched" in options.initializations:
+                other = initial_parameters(self.spec, 1, device=options.run.device, generator=generator)
                 made["matched"] = self._matched(other, learned, self.train)
             made["shuffled"] = shuffled(learned, torch.Generator().manual_seed(options.seed))
             made["meta"] = learned
-        return {name: self.start(p) for name, p in made.items() if name in options.starts}, about
+        return {name: self.start(p) for name, p in made.items() if name in options.initializations}, about
 
     def standard(self, generator: torch.Generator) -> Params:
         """The random start."""
-        return initial_parameters(self.spec, 1, device=self.options.device, generator=generator)
+        return initial_parameters(self.spec, 1, device=self.options.run.device, generator=generator)
 
     def _learn(
         self, standard: Params, train: ObjectPool, check: Callable[[Params], float] | None, every: int
@@ -119,10 +97,10 @@ class RayStarts:
     def _matched(self, start: Params, learned: Params, train: ObjectPool) -> Params:
         """A random start that puts out the learned one's mean colour and density everywhere."""
         points = train.points(4096, torch.Generator().manual_seed(self.options.seed))[None]
-        backend = self.options.backend
+        settings = self.settings
 
         def forward(params: Params, x: Tensor) -> Tensor:
-            return shaded(params, self.spec, x, backend)
+            return evaluate_points(params, self.spec, x, settings)
 
         with self.run.phases("matching"):
             return matched(start, learned, forward, points, steps=self.options.match_steps)

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.learn import coords
-from mclnf_fast.learn.coords import CoordTask, joined, pixel_places, whole_loss
 from mclnf_fast.learn.params import Params
+from mclnf_fast.learn.task import join
+from mclnf_fast.metrics import mse_to_psnr
 from mclnf_fast.spec import FieldSpec
+from mclnf_fast.tasks import coords
+from mclnf_fast.tasks.coords import CoordTask, pixel_places, whole_loss
 
 SPEC = FieldSpec(2, 3, 7, 2, activation="sine", w0=5.0)
 SIGNALS, POINTS = 3, 20
@@ -115,13 +117,14 @@ def test_draws_are_uniform_over_the_pool():
 
 def test_joined_tasks_are_one_with_all_samples():
     first, second = make(seed=0), make(seed=7, points=6)
-    whole, params = joined([first, second]), parameters()
+    whole, params = join([first, second]), parameters()
     assert whole.items == 26
     assert whole.modules == SIGNALS
     assert torch.equal(whole.x[20:], second.x)
     assert torch.equal(whole.y[:, :20], first.y)
     torch.testing.assert_close(whole.predict(params)[:, 20:], second.predict(params))
-    torch.testing.assert_close(whole.evaluate(params), first.evaluate(params) + second.evaluate(params))
+    errors = [task.squared_errors(task.predict(params)) for task in (whole, first, second)]
+    torch.testing.assert_close(errors[0], errors[1] + errors[2])
 
 
 def test_the_loss_of_whole_signals_is_over_all_their_samples():
@@ -145,8 +148,9 @@ def test_evaluation_is_the_sum_of_squares_of_clamped_values(monkeypatch):
     assert bool((y < 0).any())
     assert bool((y > 1).any())
     expected = (y.clamp(0, 1).double() - task.y.double()).square().sum((1, 2))
-    torch.testing.assert_close(task.evaluate(params), expected, rtol=1e-3, atol=1e-4)
     whole = task.predict(params)
+    torch.testing.assert_close(task.squared_errors(whole), expected, rtol=1e-3, atol=1e-4)
+    assert torch.equal(task.evaluate(params), mse_to_psnr(task.squared_errors(whole) / (POINTS * 3)))
     monkeypatch.setattr(coords, "CHUNK", 8)  # two points of each signal at once
     torch.testing.assert_close(task.predict(params), whole)
 
