@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 
@@ -26,9 +28,8 @@ def test_the_compiled_ops_are_those_of_the_list() -> None:
 
 def test_the_triton_ops_are_those_of_the_list() -> None:
     pytest.importorskip("triton", reason="triton is not installed")
-    from mclnf_fast.ops.bank_mse.triton import ops as _  # noqa: F401  (defines its ops, and those of bank_mlp)
-    from mclnf_fast.ops.render_rays.triton import ops as _  # noqa: F401,F811
-
+    for op in ("bank_mlp", "bank_mse", "render_rays"):
+        importlib.import_module(f"mclnf_fast.ops.{op}.triton.ops")
     assert defined("mclnf_fast_triton") == set(map(schemas.name_of, schemas.TRITON))
     assert schemas.difference("mclnf_fast_triton", schemas.TRITON) is None
     with pytest.raises(ValueError, match="name must be an op of TRITON, got 'skin'"):
