@@ -252,7 +252,7 @@ def cat_cameras(parts: list[Cameras]) -> Cameras:
 def cameras_between(a: Cameras, b: Cameras, weights: Tensor) -> Cameras:
     """Return K cameras on the way from camera `a` (weight 0) to camera `b` (weight 1).
 
-    Positions and intrinsics lie on a straight line; a rotation is the one nearest to the weighted mean of both matrices.
+    Positions and intrinsics lie on a line; a rotation is the one nearest to the weighted mean of both matrices.
 
     Args:
         a, b: one camera each, of one image size.
