@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 
+from mclnf_fast import ops
 from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import steps_to_reach
-from mclnf_fast.ops import _dispatch
 from mclnf_fast.report.record import CityRecord, CityResults, Comparison, MetaTraining, Picture, from_json
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.city import data as city_data
@@ -34,7 +34,7 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     """
     from mclnf_fast.report import matrix_table, summary_markdown, write_city_report
 
-    run = begin(config, _dispatch.ops(), read_config, command)
+    run = begin(config, ops.registered(), read_config, command)
     config, folder, phases = run.config, run.folder, run.phases
     torch.manual_seed(config.seed)
     if config.backend != "reference" and (missing := _passed_over(config)):
@@ -74,9 +74,9 @@ def _where(config: CityConfig) -> tuple[torch.device, torch.dtype]:
 
 def _passed_over(config: CityConfig) -> list[str]:
     """Why the networks are left to the reference; nothing where they are not."""
-    if _dispatch.select("bank_mlp", config.backend, *_where(config)) != "reference":
+    if ops.select("bank_mlp", config.backend, *_where(config)) != "reference":
         return []
-    reasons = [_dispatch.passed_over("bank_mlp", name, *_where(config)) for name in _dispatch.backends("bank_mlp")]
+    reasons = [ops.passed_over("bank_mlp", name, *_where(config)) for name in ops.backends("bank_mlp")]
     return [reason for reason in reasons if reason is not None]
 
 

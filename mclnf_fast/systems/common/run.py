@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.info import info
-from mclnf_fast.ops import _dispatch
+from mclnf_fast.ops import select
 from mclnf_fast.report.record import Facts, Picture, Record
 from mclnf_fast.systems.common.folder import Phases, RunFolder, plain, progress
 
@@ -132,7 +132,7 @@ class Run(Generic[C]):
             "command": self.folder.command,
             "machine": about["machine"],
             "versions": about["versions"],
-            "backends": {op: _dispatch.select(op, options.backend, *where) for op in self.ops},
+            "backends": {op: select(op, options.backend, *where) for op in self.ops},
             "config": json.loads(json.dumps(plain(self.config))),
         }
 
@@ -169,7 +169,7 @@ def begin(config: C, ops: Sequence[str], read: Callable[[dict[str, Any]], C], co
     config.check()
     options = run_options(config)
     for op in ops:
-        _dispatch.select(op, options.backend, torch.device(options.device), torch.float32)
+        select(op, options.backend, torch.device(options.device), torch.float32)
     fresh = options.resume is None
     if options.resume is not None:
         known = pathlib.Path(options.resume) if options.resume not in ("", "auto") else options.out

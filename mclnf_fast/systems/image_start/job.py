@@ -15,7 +15,7 @@ from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.params import LossFn, Params, repeated
 from mclnf_fast.metrics import log_steps, mse_to_psnr, psnr, steps_to_reach
-from mclnf_fast.ops.bank_step import Kind
+from mclnf_fast.ops.bank_step import StepKind
 from mclnf_fast.report.record import InitializationRecord
 from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.run import Run, begin, say
@@ -84,7 +84,7 @@ class _Job:
         return (values.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def follow(
-        self, name: str, start: Params, steps: int, lr: float, kind: Kind = "sgd", target: Tensor | None = None
+        self, name: str, start: Params, steps: int, lr: float, kind: StepKind = "sgd", target: Tensor | None = None
     ) -> dict[str, Any]:
         """A start continued on each test image; with `target`, a PSNR [S], also the first step that reaches it, image
         by image and in the mean, or None."""

@@ -16,7 +16,7 @@ from mclnf_fast.learn.meta.adapt import fine_tune
 from mclnf_fast.learn.meta.reptile_start import DrawLoss, ReptileStart
 from mclnf_fast.learn.params import LossFn, Params
 from mclnf_fast.metrics import log_steps, mse_to_psnr
-from mclnf_fast.ops.bank_step import Kind
+from mclnf_fast.ops.bank_step import StepKind
 from mclnf_fast.report.record import InitializationRecord, InitializationResults, MetaTraining, Names, from_json
 from mclnf_fast.systems.common.folder import progress
 from mclnf_fast.systems.common.run import Run, say
@@ -70,7 +70,7 @@ def continued(
     score: Callable[[Params], Sequence[float]],
     picture: Callable[[Params], Tensor],
     *,
-    kind: Kind = "sgd",
+    kind: StepKind = "sgd",
     keep: Sequence[int] = (0,),
 ) -> tuple[dict[str, Any], Tensor]:
     """A start continued on T tasks side by side, or what is known of it from before.
