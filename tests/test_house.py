@@ -47,8 +47,8 @@ STILL_RENAMED = {
     "data.readers.matrixcity", "fields.io", "systems.city.job", "systems.city.options",
 }  # fmt: skip
 STILL_LONG = {
-    "_draw", "load_audio", "load_images", "_load", "_read", "load_videos", "__init__", "render_fused",
-    "render_modules", "qualitative_picture", "continued",
+    "_draw", "load_audio", "load_images", "_load", "_read", "load_videos", "__init__",
+    "qualitative_picture", "continued",
 }  # fmt: skip
 STILL_UNLISTED = {"ModRandom"}
 

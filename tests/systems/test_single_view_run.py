@@ -164,7 +164,7 @@ def test_the_texts_numbers():
         128,
     )
     settings = config.settings(2.0, 6.0)
-    assert (settings.bins, settings.near, settings.far, settings.convention) == (128, 2.0, 6.0, "blog")
+    assert (settings.samples_per_ray, settings.near, settings.far, settings.convention) == (128, 2.0, 6.0, "blog")
     notebook = defaults_of("single-view", ["--preset", "blog", "--convention=learnit"])
     assert notebook.meta.outer_lr == 5e-4
     assert notebook.checked_every == 10_000

@@ -33,7 +33,9 @@ def district(seed: int) -> list[Block]:
 
 def start(kind: Kind = "joint", **changes: object) -> WideStart:
     config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
-    return WideStart(kind, [district(0), district(1)], SPEC, RenderSettings(bins=3), config, 0, fast_layers=1)
+    return WideStart(
+        kind, [district(0), district(1)], SPEC, RenderSettings(samples_per_ray=3), config, 0, fast_layers=1
+    )
 
 
 def test_the_hull_is_what_the_cell_grows_to() -> None:
