@@ -10,6 +10,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,16 @@ class Frame:
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
     unit: str = ""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Frame:
+        """Return the frame that `dataclasses.asdict` made into plain data.
+
+        >>> Frame.from_dict({"axes": ["x"], "low": None, "high": None, "unit": "m"}).axes
+        ('x',)
+        """
+        low, high = (None if data.get(key) is None else tuple(data[key]) for key in ("low", "high"))
+        return cls(tuple(data["axes"]), low, high, data.get("unit", ""))
 
 
 SCENE = Frame(("x", "y", "z"), unit="unit of the data")
@@ -150,12 +161,11 @@ def _from_bank(folder: pathlib.Path, device: torch.device | str) -> Result:
         if "settings" in meta:
             settings = RenderSettings.from_dict({**meta["settings"], "shading": meta["shading"]})
         frequencies = torch.tensor(meta["frequencies"]).to(device) if "frequencies" in meta else None
-        frame = {k: tuple(v) if isinstance(v, list) else v for k, v in meta.get("frame", {"axes": []}).items()}
         return Result(
             meta["system"],
             bank,
             list(meta["names"]),
-            Frame(**frame),
+            Frame.from_dict(meta.get("frame", {"axes": []})),
             settings,
             cells,
             meta.get("scale", 1.0),

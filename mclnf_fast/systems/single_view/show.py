@@ -17,7 +17,7 @@ from mclnf_fast.render.orbit import nearest, orbit
 from mclnf_fast.render.volume import render_pixels
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.single_view.views import Split
-from mclnf_fast.systems.starts.ray_field import Field
+from mclnf_fast.systems.starts.ray_field import RayField
 
 OBJECTS, VIEWS = 3, 25  # test objects in the pictures, and at most so many views of each
 SIDE = 160  # pixels of the turn's longer side, at most
@@ -72,7 +72,7 @@ class Show:
     def turn(self, params: Params) -> Tensor:
         """uint8 [frames, h, w, 3]: the turn around the first object as `params` have it."""
         assert self.orbit is not None
-        return Field(tuple(p[:1] for p in params), self.spec, self.settings).render(self.orbit)
+        return RayField(tuple(p[:1] for p in params), self.spec, self.settings).render(self.orbit)[0]
 
     def true_turn(self) -> Tensor:
         """The same as the object is; where that can't be rendered, its own view nearest to each frame."""

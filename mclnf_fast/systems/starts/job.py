@@ -21,13 +21,13 @@ from mclnf_fast.learn.meta.inits import matched, shuffled
 from mclnf_fast.learn.meta.reptile_start import ReptileStart
 from mclnf_fast.learn.params import LossFn, Params
 from mclnf_fast.metrics import log_steps, mse_to_psnr
-from mclnf_fast.ops.bank_step import Kind
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import progress
 from mclnf_fast.systems.common.result import Result, bank_of
 from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.starts.options import InitializationName, StartConfig
+from mclnf_fast.systems.starts.ray_field import Tuning
 
 C = TypeVar("C", bound=StartConfig)
 Row = dict[str, Any]
@@ -41,18 +41,6 @@ class Pages:
     pictures: Callable[[pathlib.Path, Mapping[str, Any]], Sequence[Mapping[str, str]]]
     page: Callable[[pathlib.Path, Mapping[str, Any]], pathlib.Path]
     table: Callable[[Mapping[str, Any]], str]
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """Fine-tuning of T modules side by side: the loss of a step and how it is descended, as `learn.fine_tune` takes
-    them."""
-
-    loss: LossFn
-    steps: int
-    lr: float | Tensor
-    kind: Kind = "sgd"
-    lr_end: float | None = None
 
 
 class Trace(NamedTuple):
@@ -82,12 +70,17 @@ class StartJob(Generic[C]):
     Attributes:
         ops: which ops the run calls.
         kept: which parameters of a saved state are the fine-tuned modules.
+        names: which initializations to compare.
+        match_steps: Adam steps in which `matched` comes to its mean.
+        check_every: outer steps of meta-training between two calls of `check`; 0: never; None: there is no such check.
         fine_tuned: initialization -> modules [T, ...] fine-tuned from it.
     """
 
     ops: ClassVar[tuple[str, ...]] = ()
     kept: ClassVar[str] = "params"
     names: tuple[InitializationName, ...] = ("standard", "meta")
+    check_every: int | None = None
+    match_steps: int = 500
 
     def __init__(self, run: Run[C], spec: FieldSpec) -> None:
         self.run, self.config, self.folder, self.phases, self.spec = run, run.config, run.folder, run.phases, spec
@@ -130,9 +123,9 @@ class StartJob(Generic[C]):
         """Return the content of metrics.json, but for what the report adds."""
         raise NotImplementedError
 
-    def check(self, params: Params, outer_steps: int) -> float | None:
-        """Return a score of the initialization as it is learned, or None. It is recorded and changes nothing."""
-        return None
+    def check(self, params: Params) -> float:
+        """Return a score of the initialization as it is learned, for the record; it changes nothing."""
+        raise NotImplementedError
 
     def learn(self, initial: Params) -> tuple[Params, dict[str, Any]]:
         """Return the meta-learned initialization [1, ...], and what to report of the learning; goes on from where a
@@ -141,13 +134,14 @@ class StartJob(Generic[C]):
         learner = ReptileStart(initial, self.tasks, self.draw, meta, self.config.seed)
 
         def checked(outer_steps: int) -> list[float] | None:
-            score = self.check(learner.params, outer_steps)
-            return None if score is None else [outer_steps, score]
+            if not self.check_every or outer_steps % self.check_every:
+                return None
+            return [outer_steps, self.check(learner.params)]
 
         checks = self.run.learn(learner, "meta", meta.steps, "learning the initialization", checked)
         curve = [[step, float(mse_to_psnr(loss))] for step, loss in learner.curve]
-        about = {"curve": curve, "checks": checks, "seconds": learner.seconds}
-        return learner.params, about
+        about: dict[str, Any] = {"curve": curve, "seconds": learner.seconds}
+        return learner.params, about | ({} if self.check_every is None else {"checks": checks})
 
     def initializations(self) -> tuple[dict[InitializationName, Params], dict[str, Any]]:
         """Return the initializations to compare, in a fixed order, and what to report of the learning."""
@@ -163,11 +157,14 @@ class StartJob(Generic[C]):
             if "matched" in self.names:
                 with self.phases("matching"):
                     forward, points = self.matching()
-                    steps = getattr(self.config, "match_steps")
-                    all_of_them["matched"] = matched(self.random(1), learned, forward, points, steps=steps)
+                    all_of_them["matched"] = matched(self.random(1), learned, forward, points, steps=self.match_steps)
             all_of_them["shuffled"] = shuffled(learned, torch.Generator().manual_seed(seed))
             all_of_them["meta"] = learned
         return {name: params for name, params in all_of_them.items() if name in self.names}, about
+
+    def rows(self, initializations: dict[InitializationName, Params]) -> dict[str, Row]:
+        """Return the row of everything that is compared."""
+        return {name: self.compare(name, params) for name, params in initializations.items()}
 
     def compare(self, name: str, initialization: Params) -> Row:
         """Return the row of an initialization, fine-tuned now or by a former process."""
@@ -252,7 +249,7 @@ def run_job(config: C, command: str | None, job: type[StartJob[C]], pages: Pages
     for line in this.announce():
         say(line)
     initializations, about = this.initializations()
-    rows = {name: this.compare(name, params) for name, params in initializations.items()}
+    rows = this.rows(initializations)
     metrics = this.metrics(rows, about)
     this.write_result(initializations)
     report = run.finish(metrics, pages.pictures, pages.page)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,18 +11,24 @@ from torch import Tensor
 from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.meta.adapt import fine_tune
-from mclnf_fast.learn.params import Params, interpolated, repeated
+from mclnf_fast.learn.params import LossFn, Params, interpolated, repeated
 from mclnf_fast.ops.bank_step import Kind
 from mclnf_fast.render import Cameras, RenderSettings, view_rays
 from mclnf_fast.render.objects import ObjectPool, ray_loss
 from mclnf_fast.render.volume import render_pixels
 from mclnf_fast.spec import FieldSpec
-from mclnf_fast.systems.starts.job import Tuning
 
-if TYPE_CHECKING:
-    import numpy
 
-Array = "Tensor | numpy.ndarray"
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """Fine-tuning of T modules side by side: the loss of a step and how it is descended, as `learn.fine_tune` takes
+    them."""
+
+    loss: LossFn
+    steps: int
+    lr: float | Tensor
+    kind: Kind = "sgd"
+    lr_end: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,20 +143,24 @@ class RayInitialization:
         loss = ray_loss(pool, torch.arange(len(pool)), self.spec, self.batch, generator, columns=columns)
         return Tuning(loss, self.steps, self.lr, self.optimizer, self.lr_end)
 
-    def adapt_all(self, pool: ObjectPool, seed: int = 0, columns: tuple[int, int] | None = None) -> Params:
-        """Return modules [O, ...] fine-tuned on all views of every object of a pool; arguments as `tuning`."""
-        t = self.tuning(pool, seed, columns)
-        if not t.steps:
+    def adapt_all(
+        self, pool: ObjectPool, seed: int = 0, columns: tuple[int, int] | None = None, steps: int | None = None
+    ) -> Params:
+        """Return modules [O, ...] fine-tuned on all views of every object of a pool; arguments as `tuning`, and other
+        steps if they are set."""
+        t, count = self.tuning(pool, seed, columns), self.steps if steps is None else steps
+        if not count:
             return self.repeated(len(pool))
-        return fine_tune(self.repeated(len(pool)), t.loss, t.steps, t.lr, kind=t.kind, lr_end=t.lr_end)
+        return fine_tune(self.repeated(len(pool)), t.loss, count, t.lr, kind=t.kind, lr_end=t.lr_end)
 
-    def adapt(self, images: Array, cameras: Cameras, *, seed: int = 0) -> Params:
+    def adapt(self, images: object, cameras: object, *, steps: int | None = None, seed: int = 0) -> Params:
         """Return the module [1, ...] of one object, fine-tuned on one picture or several.
 
         Args:
             images: uint8 [H, W, 4], sRGB with straight alpha, or [H, W, 3], a photo or in front of white; an array or a
                 tensor. Of V pictures [V, H, W, 4] or [V, H, W, 3].
             cameras: one camera of H x W, or V, in the scene units of the run's data (objects: around the origin).
+            steps: default: those of the initialization.
 
         Raises InputError if the picture is no such image or does not fit the camera.
         """
@@ -167,9 +176,8 @@ class RayInitialization:
             raise InputError(f"camera must be {len(pixels)}, one per picture, got {count}")
         if pixels.shape[-1] == 3:
             pixels = torch.cat((pixels, torch.full_like(pixels[..., :1], 255)), -1)
-        return self.adapt_all(
-            ObjectPool([(pixels, cameras.in_units(self.scale))], self.settings, self.params[0].device), seed
-        )
+        pool = ObjectPool([(pixels, cameras.in_units(self.scale))], self.settings, self.params[0].device)
+        return self.adapt_all(pool, seed, steps=steps)
 
     def field(self, params: Params) -> RayField:
         """Return the fields of modules [T, ...] that were fine-tuned from here."""

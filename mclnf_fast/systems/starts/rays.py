@@ -13,7 +13,7 @@ from mclnf_fast.learn.params import LossFn, Params
 from mclnf_fast.metrics import psnr
 from mclnf_fast.render import RenderSettings
 from mclnf_fast.render.objects import ObjectPool, ray_loss
-from mclnf_fast.render.volume import density_and_colors, render_pixels
+from mclnf_fast.render.volume import evaluate_points, render_pixels
 from mclnf_fast.systems.common.result import SCENE, Result
 from mclnf_fast.systems.common.run import Run
 from mclnf_fast.systems.starts.job import StartJob
@@ -39,6 +39,7 @@ class RayJob(StartJob[C]):
     def __init__(self, run: Run[C], settings: RenderSettings, train: ObjectPool | None, scale: float = 1.0) -> None:
         super().__init__(run, run.config.field.spec)
         self.settings, self.train, self.scale, self.names = settings, train, scale, run.config.initializations
+        self.check_every, self.match_steps = run.config.check_every or 0, run.config.match_steps
 
     @property
     def tasks(self) -> int:
@@ -58,7 +59,7 @@ class RayJob(StartJob[C]):
     def matching(self) -> tuple[Callable[[Params, Tensor], Tensor], Tensor]:
         assert self.train is not None
         points = self.train.points(MATCHED_POINTS, torch.Generator().manual_seed(self.config.seed))[None]
-        return lambda params, x: density_and_colors(params, self.spec, x, self.settings), points
+        return lambda params, x: evaluate_points(params, self.spec, x, self.settings), points
 
     def initialization(self, params: Params) -> RayInitialization:
         """Return an initialization [1, ...] with how it is fine-tuned."""
