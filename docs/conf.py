@@ -115,7 +115,9 @@ def _inline(text: str) -> str:
 
 
 def _process(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    lines[:] = as_rst(lines)
+    # napoleon takes the text before a colon in an attribute's first line for its type: let it find a comment there.
+    first = ["..", ""] if what in ("attribute", "property", "data") else []
+    lines[:] = first + as_rst(lines)
 
 
 def _owner(obj: object) -> str | None:

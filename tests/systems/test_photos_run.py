@@ -200,7 +200,7 @@ def test_the_papers_numbers():
     settings, scale = config.field.settings(10.0, 20.0, "auto")
     assert scale == 0.05
     assert (settings.near, settings.far) == pytest.approx((0.05 * 9.0, 0.05 * 24.0))
-    assert settings.background == "field"
+    assert settings.shading.background == "last_sample"
     assert split_counts(1000, config.data.test, config.data.validation) == (20, 5)
 
 
