@@ -58,7 +58,7 @@ class Learned(Result):
         settings: how rays are sampled and shaded; None if nothing is rendered along rays.
 
     Example, a result that was built by hand:
-        >>> from mclnf_fast.spec import FieldSpec
+        >>> from mclnf_fast import FieldBank, FieldSpec
         >>> bank = FieldBank(FieldSpec(1, 1, 8, 1), modules=2)
         >>> learned = Learned("audio", bank, ["first", "second"], Frame(("time",)))
         >>> learned.evaluate(torch.zeros(3, 1), torch.tensor([0, 1, 1])).shape
@@ -282,7 +282,7 @@ def load(run: str | pathlib.Path, device: torch.device | str = "cpu") -> Learned
     Raises InputError if the folder is none of a run, has no result yet, or holds a corrupt file.
 
     >>> import tempfile
-    >>> from mclnf_fast.spec import FieldSpec
+    >>> from mclnf_fast import FieldBank, FieldSpec
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> Result("audio", FieldBank(FieldSpec(1, 1, 8, 1)), ["window 1"], Frame(("time",))).write(folder)
     >>> load(folder).modules
@@ -304,7 +304,7 @@ def interpolate(a: Learned, b: Learned, weights: float | Sequence[float]) -> Lea
 
     Raises InputError if the results do not fit each other, or a weight is not finite.
 
-    >>> from mclnf_fast.spec import FieldSpec
+    >>> from mclnf_fast import FieldBank, FieldSpec
     >>> a, b = (Learned("audio", FieldBank(FieldSpec(1, 1, 8, 1)), ["one"], Frame(("time",))) for _ in range(2))
     >>> interpolate(a, b, [0.0, 0.5, 1.0]).modules
     ['0.0', '0.5', '1.0']

@@ -138,7 +138,7 @@ def test_without_objects_to_learn_from_only_the_standard_start_serves(tmp_path, 
     data = scene(tmp_path / "a", {"train": 4, "test": 2})
     assert main(["run", "single-view", *TINY, "--data", str(data), "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
-    assert "initializations must be standard alone where the data holds no object to learn a start from" in error
+    assert "initializations must be standard alone if the data holds no object to learn one from" in error
     assert not (tmp_path / "run").exists()
 
 
