@@ -312,7 +312,7 @@ def test_misuse(change: dict[str, object], error: type[Exception], match: str) -
 def test_misuse_of_fields_and_shadings() -> None:
     spec = mf.FieldSpec(3, 3, 8, 1)
     case = make(spec, [4], torch.float32)
-    with pytest.raises(ValueError, match="spec must have out_dim 4, a density and three colours, got 3"):
+    with pytest.raises(ValueError, match="spec must have out_dim 4, a density and three colors, got 3"):
         mf.ops.bank_ray_mse(
             case.x, torch.tensor([0, 4]), torch.tensor([0, 1]), case.weights, case.biases, torch.ones(4),
             torch.zeros(1, 3), spec,

@@ -6,7 +6,7 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from mclnf_fast.render.parallel_beam import (
     random_angles,
     scan_loss,
 )
+from mclnf_fast.report.record import InitializationRecord
 from mclnf_fast.systems.common.result import Result
 from mclnf_fast.systems.common.run import Run, say
 from mclnf_fast.systems.ct.field import pixel_features
@@ -178,7 +179,7 @@ class CtJob(PixelJob[CtConfig]):
         values = self.compared(pictures)
         return {"curve": {"0": values, str(self.config.steps): values}, "after": values, "seconds": seconds}
 
-    def metrics(self, rows: dict[str, Row], about: dict[str, Any]) -> dict[str, Any]:
+    def complete(self, record: InitializationRecord) -> InitializationRecord:
         views = self.config.data.views
         self.folder.save_values("truth", as_bytes(self.test.images)[..., None])
-        return {**self.metrics_of(f"{self.sets.title} from {views} projections", rows, about), "views": views}
+        return replace(self.completed(record, f"{self.sets.title} from {views} projections"), projections=views)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from mclnf_fast.data.procedural.faces.faces import procedural_faces
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.params import LossFn, Params
 from mclnf_fast.metrics import log_steps, mse_to_psnr, psnr, steps_to_reach
+from mclnf_fast.report.record import InitializationRecord
 from mclnf_fast.systems.common.run import Run, say
 from mclnf_fast.systems.image_start.field import image_task
 from mclnf_fast.systems.image_start.options import ImageStartConfig
@@ -102,9 +103,9 @@ class ImageStartJob(PixelJob[ImageStartConfig]):
             rows[name] = self.row(name, standard, target)
         return rows
 
-    def metrics(self, rows: dict[str, Row], about: dict[str, Any]) -> dict[str, Any]:
+    def complete(self, record: InitializationRecord) -> InitializationRecord:
         inner = self.config.meta.inner_steps
         self.folder.save_values("truth", (self.sets.test.values * 255).round().to(torch.uint8))
-        metrics = self.metrics_of(f"{self.sets.title} in {inner} steps", rows, about)
-        longest = max(self.config.steps, self.config.adam_steps)
-        return {**metrics, "steps": [0, *log_steps(longest)], "inner_steps": inner}
+        steps = (0, *log_steps(max(self.config.steps, self.config.adam_steps)))
+        record = self.completed(record, f"{self.sets.title} in {inner} steps")
+        return replace(record, steps=steps, inner_steps=inner)

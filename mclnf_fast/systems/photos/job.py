@@ -7,6 +7,7 @@ import functools
 import itertools
 import pathlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from mclnf_fast.metrics import psnr
 from mclnf_fast.render import RenderSettings
 from mclnf_fast.render.cameras import Cameras, cameras_between, cat_cameras
 from mclnf_fast.render.objects import ObjectPool
+from mclnf_fast.report.record import InitializationRecord, Names, Photos
 from mclnf_fast.systems.common.folder import progress
 from mclnf_fast.systems.common.run import Run, say
 from mclnf_fast.systems.photos.options import PhotosConfig
@@ -78,8 +80,10 @@ class PhotosJob(RayJob[PhotosConfig]):
         yield from self.describe_network()
         yield from (f"note: {note}" for note in sets.notes)
 
-    def test_names(self) -> list[str]:
-        return [photo.name for photo in self.sets.test]
+    def task_names(self) -> Names:
+        sets = self.sets
+        train, validation, test = (tuple(p.name for p in photos) for photos in (sets.train, sets.validation, sets.test))
+        return Names(train, validation, test)
 
     def half_psnr(self, params: Params, pool: ObjectPool, columns: tuple[int, int] | None) -> list[float]:
         """Return the PSNR of each photo of a pool over some of its columns; None: over all."""
@@ -195,24 +199,20 @@ class PhotosJob(RayJob[PhotosConfig]):
             made = [self.sets.truth(*self.shown_pair, float(w), cameras[k : k + 1]) for k, w in enumerate(self.frames)]
             self.folder.save_values("between_truth", torch.cat(made))
 
-    def metrics(self, rows: dict[str, Row], about: dict[str, Any]) -> dict[str, Any]:
-        sets = self.sets
+    def complete(self, record: InitializationRecord) -> InitializationRecord:
         with self.phases("rendering"):
             self.save_truth()
-        return {
-            **self.facts(f"{sets.title}, photo by photo", sets.notes, rows, about),
-            "objects": {part: [p.name for p in getattr(sets, part)] for part in ("train", "validation", "test")},
-            "photos": {
-                "size": list(sets.size),
-                "left": list(self.left),
-                "pairs": [list(pair) for pair in self.pairs],
-                "shown_pair": None if self.shown_pair is None else list(self.shown_pair),
-                "others": len(self.turns),
-                "near": self.settings.near / self.scale,
-                "far": self.settings.far / self.scale,
-                "scale": self.scale,
-            },
-        }
+        photos = Photos(
+            left=self.left,
+            pairs=tuple(self.pairs),
+            shown_pair=self.shown_pair,
+            others=len(self.turns),
+            near=self.settings.near / self.scale,
+            far=self.settings.far / self.scale,
+            scale=self.scale,
+        )
+        title, notes = f"{self.sets.title}, photo by photo", tuple(self.sets.notes)
+        return replace(record, title=title, notes=notes, size=tuple(self.sets.size), photos=photos)
 
 
 def _pool(photos: tuple[ObjectViews, ...], settings: RenderSettings, scale: float, device: str) -> ObjectPool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from mclnf_fast.data.objects import ObjectSets, ObjectViews
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.params import Params
 from mclnf_fast.render.objects import ObjectPool
+from mclnf_fast.report.record import InitializationRecord, Names, Views
 from mclnf_fast.systems.common.folder import progress
 from mclnf_fast.systems.common.run import Run, say
 from mclnf_fast.systems.single_view.options import INPUT_VIEWS, SingleViewConfig
@@ -95,8 +97,9 @@ class SingleViewJob(RayJob[SingleViewConfig]):
         yield from self.describe_network()
         yield from (f"note: {note}" for note in sets.notes)
 
-    def test_names(self) -> list[str]:
-        return [views.name for views in self.sets.test]
+    def task_names(self) -> Names:
+        train, test = (tuple(views.name for views in objects) for objects in (self.sets.train, self.sets.test))
+        return Names(train, test=test)
 
     def random(self, k: int) -> Params:
         params = super().random(k)
@@ -147,23 +150,20 @@ class SingleViewJob(RayJob[SingleViewConfig]):
                 sums[o] += value
         return [total / len(chosen) for total, chosen in zip(sums, views)]
 
-    def metrics(self, rows: dict[str, Row], about: dict[str, Any]) -> dict[str, Any]:
+    def complete(self, record: InitializationRecord) -> InitializationRecord:
         config, sets = self.config, self.sets
         with self.phases("rendering"):
             self.folder.save_values("truth", self.show.pictures(None))
             if self.show.orbit is not None:
                 self.folder.save_values("orbit_truth", self.show.true_turn())
         known = sorted({split.known for split in self.splits})
-        views = "a single view" if known == [1] else f"{known[0]} views" if len(known) == 1 else "many views"
-        return {
-            **self.facts(f"{sets.title} from {views}", sets.notes, rows, about),
-            "objects": {name: [views.name for views in getattr(sets, name)] for name in ("train", "test")},
-            "views": {
-                "size": [self.test.height, self.test.width],
-                "curve": [split.some(config.curve_views) for split in self.splits],
-                "tested": [len(split.tested) for split in self.splits],
-                "known": [split.known for split in self.splits],
-                "shown": self.show.views,
-            },
-            "orbit": self.show.about(),
-        }
+        text = "a single view" if known == [1] else f"{known[0]} views" if len(known) == 1 else "many views"
+        views = Views(
+            known=tuple(split.known for split in self.splits),
+            curve=tuple(tuple(split.some(config.curve_views)) for split in self.splits),
+            tested=tuple(len(split.tested) for split in self.splits),
+            shown=tuple(map(tuple, self.show.views)),
+        )
+        size = (self.test.height, self.test.width)
+        title, notes = f"{sets.title} from {text}", tuple(sets.notes)
+        return replace(record, title=title, notes=notes, size=size, views=views, orbit=self.show.about())

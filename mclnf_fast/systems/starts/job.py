@@ -21,6 +21,14 @@ from mclnf_fast.learn.meta.inits import matched, shuffled
 from mclnf_fast.learn.meta.reptile_start import ReptileStart
 from mclnf_fast.learn.params import LossFn, Params
 from mclnf_fast.metrics import log_steps, mse_to_psnr
+from mclnf_fast.report.record import (
+    InitializationRecord,
+    InitializationResults,
+    MetaTraining,
+    Names,
+    Picture,
+    from_json,
+)
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import progress
@@ -31,16 +39,16 @@ from mclnf_fast.systems.starts.ray_field import Tuning
 
 C = TypeVar("C", bound=StartConfig)
 Row = dict[str, Any]
-"""What metrics.json holds of one initialization: {"curve": {step: a score per task}, "after", "seconds", ...}."""
+"""`InitializationResults` as plain data: {"curve": {step: a score per task}, "after", "seconds", ...}."""
 
 
 @dataclass(frozen=True)
 class Pages:
-    """What the report room makes of a run: pictures(folder, metrics), page(folder, metrics), table(metrics)."""
+    """What the report room makes of a run: pictures(folder, record), page(folder, record), table(record)."""
 
-    pictures: Callable[[pathlib.Path, Mapping[str, Any]], Sequence[Mapping[str, str]]]
-    page: Callable[[pathlib.Path, Mapping[str, Any]], pathlib.Path]
-    table: Callable[[Mapping[str, Any]], str]
+    pictures: Callable[[pathlib.Path, InitializationRecord], Sequence[Picture]]
+    page: Callable[[pathlib.Path, InitializationRecord], pathlib.Path]
+    table: Callable[[InitializationRecord], str]
 
 
 class Trace(NamedTuple):
@@ -64,8 +72,7 @@ class Look(NamedTuple):
 class StartJob(Generic[C]):
     """One run: its tasks, its initializations, and how each is fine-tuned.
 
-    A subclass reads its data in `__init__`, and defines `tasks`, `random`, `draw`, `matching`, `fine_tune`, `result`
-    and `metrics`.
+    A subclass reads its data in `__init__`, and defines every method that is not defined here.
 
     Attributes:
         ops: which ops the run calls.
@@ -115,12 +122,13 @@ class StartJob(Generic[C]):
         """Yield the lines that tell a user what the run is about to do."""
         raise NotImplementedError
 
-    def test_names(self) -> list[str]:
-        """Return the names of the tasks that are tested on."""
+    def task_names(self) -> Names:
+        """Return the names of the tasks."""
         raise NotImplementedError
 
-    def metrics(self, rows: dict[str, Row], about: dict[str, Any]) -> dict[str, Any]:
-        """Return the content of metrics.json, but for what the report adds."""
+    def complete(self, record: InitializationRecord) -> InitializationRecord:
+        """Return the record of the run with its title, notes, sizes and what else only the system knows; keeps the
+        true pictures beside the others."""
         raise NotImplementedError
 
     def check(self, params: Params) -> float:
@@ -216,22 +224,22 @@ class StartJob(Generic[C]):
         pictures = torch.stack([looked[k] for k in sorted(looked)]).cpu() if looked else None
         return Trace(params, curve, seconds, torch.stack(losses).cpu(), pictures)
 
-    def facts(self, title: str, notes: Sequence[str], rows: dict[str, Row], about: dict[str, Any]) -> dict[str, Any]:
-        """Return what metrics.json holds of every such run."""
-        return {
+    def record(self, rows: dict[str, Row], about: dict[str, Any]) -> InitializationRecord:
+        """Return the record of the run, but for the pictures and the seconds of the report."""
+        record = InitializationRecord(
             **self.run.facts(),
-            "title": title,
-            "notes": list(notes),
-            "steps": [0, *log_steps(self.config.steps)],
-            "meta": about,
-            "starts": rows,
-        }
+            names=self.task_names(),
+            steps=(0, *log_steps(self.config.steps)),
+            meta=from_json(MetaTraining, about),
+            initializations={name: from_json(InitializationResults, row) for name, row in rows.items()},
+        )
+        return self.complete(record)
 
     def write_result(self, initializations: Mapping[InitializationName, Params]) -> None:
         """Write the fine-tuned modules of the meta-learned initialization, or of the first one that was compared."""
         name: InitializationName = "meta" if "meta" in initializations else next(iter(initializations))
         modules = self.fine_tuned.get(name)
-        names = [] if modules is None else self.test_names()
+        names = [] if modules is None else list(self.task_names().test)
         result = self.result(bank_of(self.spec, initializations[name], modules), names)
         result.initialization = name
         result.write(self.folder.path)
@@ -250,9 +258,9 @@ def run_job(config: C, command: str | None, job: type[StartJob[C]], pages: Pages
         say(line)
     initializations, about = this.initializations()
     rows = this.rows(initializations)
-    metrics = this.metrics(rows, about)
+    unfinished = this.record(rows, about)
     this.write_result(initializations)
-    report = run.finish(metrics, pages.pictures, pages.page)
-    say(pages.table(metrics))
+    record, report = run.finish(unfinished, pages.pictures, pages.page)
+    say(pages.table(record))
     say(f"report: {report}")
     return run.folder.path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import FieldBank
 from mclnf_fast.learn.params import Params, repeated
+from mclnf_fast.report.record import InitializationRecord, Names
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.common.result import PICTURE, Result
 from mclnf_fast.systems.common.run import Run
@@ -73,8 +75,8 @@ class PixelJob(StartJob[C]):
         """Return the line about the network."""
         raise NotImplementedError
 
-    def test_names(self) -> list[str]:
-        return list(self.sets.test.names)
+    def task_names(self) -> Names:
+        return Names(tuple(self.sets.train.names), test=tuple(self.sets.test.names))
 
     def score(self, params: Params) -> list[float]:
         """Return the PSNR of each test picture."""
@@ -115,8 +117,8 @@ class PixelJob(StartJob[C]):
         tensors = {f"{self.kept}.{i}": p for i, p in enumerate(trace.params)}
         return {"losses": losses, **tensors}, row
 
-    def metrics_of(self, title: str, rows: dict[str, Row], about: dict[str, Any]) -> dict[str, Any]:
-        """Return what metrics.json holds of both systems."""
-        names = {name: list(getattr(self.sets, name).names) for name in ("train", "test")}
-        facts = self.facts(title[:1].upper() + title[1:], self.sets.notes, rows, about)
-        return {**facts, "objects": names, "size": [self.size, self.size]}
+    def completed(self, record: InitializationRecord, title: str) -> InitializationRecord:
+        """Return a record with what both systems add."""
+        return replace(
+            record, title=title[:1].upper() + title[1:], notes=tuple(self.sets.notes), size=(self.size, self.size)
+        )

@@ -12,7 +12,7 @@ from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.meta.adapt import fine_tune
 from mclnf_fast.learn.params import LossFn, Params, interpolated, repeated
-from mclnf_fast.ops.bank_step import Kind
+from mclnf_fast.ops.bank_step import StepKind
 from mclnf_fast.render import Cameras, RenderSettings, view_rays
 from mclnf_fast.render.objects import ObjectPool, ray_loss
 from mclnf_fast.render.volume import render_pixels
@@ -27,7 +27,7 @@ class Tuning:
     loss: LossFn
     steps: int
     lr: float | Tensor
-    kind: Kind = "sgd"
+    kind: StepKind = "sgd"
     lr_end: float | None = None
 
 
@@ -131,7 +131,7 @@ class RayInitialization:
     steps: int = 1000
     lr: float = 0.5
     batch: int = 128
-    optimizer: Kind = "sgd"
+    optimizer: StepKind = "sgd"
     lr_end: float | None = None
 
     def tuning(self, pool: ObjectPool, seed: int = 0, columns: tuple[int, int] | None = None) -> Tuning:
