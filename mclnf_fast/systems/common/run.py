@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -17,6 +18,7 @@ from torch import Tensor
 from mclnf_fast.errors import InputError
 from mclnf_fast.info import info
 from mclnf_fast.ops import select
+from mclnf_fast.report.record import Facts, Picture, Record
 from mclnf_fast.systems.common.folder import Phases, RunFolder, plain, progress
 
 say = functools.partial(print, flush=True)
@@ -49,6 +51,7 @@ class Learner(Protocol):
 
 
 C = TypeVar("C", bound=Config)
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,8 @@ class Run(Generic[C]):
         self.save_phases()
         return checks
 
-    def facts(self) -> dict[str, Any]:
-        """What metrics.json says of every run: system, command, machine, versions, backends, config."""
+    def facts(self) -> Facts:
+        """Return the first fields of every record: system, command, machine, versions, backends, config."""
         about, options = info(), run_options(self.config)
         where = (torch.device(options.device), torch.float32)
         return {
@@ -135,16 +138,17 @@ class Run(Generic[C]):
 
     def finish(
         self,
-        metrics: dict[str, Any],
-        pictures: Callable[[pathlib.Path, Mapping[str, Any]], Sequence[Mapping[str, str]]],
-        report: Callable[[pathlib.Path, Mapping[str, Any]], pathlib.Path],
-    ) -> pathlib.Path:
-        """Draws the pictures, writes metrics.json and the report; the report's path."""
+        record: R,
+        pictures: Callable[[pathlib.Path, R], Sequence[Picture]],
+        report: Callable[[pathlib.Path, R], pathlib.Path],
+    ) -> tuple[R, pathlib.Path]:
+        """Draw the pictures, write metrics.json and the report; return the finished record and the report's path."""
         with self.phases("report"):
-            metrics["pictures"] = pictures(self.folder.path, metrics)
-        metrics |= {"phases": self.phases.seconds, "seconds_total": sum(self.phases.seconds.values())}
-        self.folder.write_json("metrics.json", metrics)
-        return report(self.folder.path, metrics)
+            record = dataclasses.replace(record, pictures=tuple(pictures(self.folder.path, record)))
+        phases = dict(self.phases.seconds)
+        record = dataclasses.replace(record, phases=phases, seconds_total=sum(phases.values()))
+        self.folder.write_json("metrics.json", record.to_json())
+        return record, report(self.folder.path, record)
 
 
 def begin(config: C, ops: Sequence[str], read: Callable[[dict[str, Any]], C], command: str | None = None) -> Run[C]:
