@@ -41,7 +41,7 @@ def test_a_single_signal_has_no_error_and_nothing_has_no_estimate() -> None:
     assert estimate(np.zeros((2, 0))) is None
 
 
-def test_what_is_not_finite_is_left_out_and_equal_values_keep_their_bits() -> None:
+def test_values_that_are_not_finite_are_skipped_and_equal_ones_keep_their_bits() -> None:
     found = estimate([[1.0, math.nan, 3.0], [1.0, math.inf, math.nan]])
     assert found is not None
     assert (found.mean, found.signals) == (pytest.approx(5 / 3), 2)
@@ -167,7 +167,7 @@ def oklab(rgb: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("eyes", BLIND)
-def test_methods_of_one_category_can_be_told_apart(eyes: str) -> None:
+def test_methods_of_one_category_can_be_distinguished(eyes: str) -> None:
     seen = {m: oklab(np.clip(BLIND[eyes] @ linear(method(m).color), 0, 1)) for m in METHOD_KEYS}
     for a in METHOD_KEYS:
         assert 1.05 / (linear(method(a).color) @ [0.2126, 0.7152, 0.0722] + 0.05) > 3.0, f"{a} is pale on white"
@@ -200,7 +200,7 @@ def test_the_papers_table_marks_best_and_second() -> None:
     assert len({line.count("|") for line in lines}) == 1
 
 
-def test_ranks_are_of_what_is_shown() -> None:
+def test_ranks_are_of_the_rows_shown() -> None:
     rows = {"mod": 20.001, "mim": 20.004, "er": 19.0, "ewc": 18.0}
     metrics = {"seeds": {"0": {"methods": {m: {"curve": {"psnr": {"1": [v]}}} for m, v in rows.items()}}}}
     cells = {r.key: r.cells[0] for r in results([Labelled("x", statistics(metrics))]).rows}

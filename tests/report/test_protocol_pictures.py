@@ -114,7 +114,7 @@ def test_a_spectrogram_finds_the_tone() -> None:
     assert picture.sum((1, 2)).argmax() == pytest.approx(60, abs=2)
 
 
-def test_a_waveform_covers_what_it_reaches() -> None:
+def test_a_waveform_covers_its_whole_range() -> None:
     half = np.full(100, 0.5)
     half[50:] = 1.0
     shown = np.asarray(waveform(half, np.full(100, 0.5), 0.5, "#ff0000", (20, 41)))
@@ -167,7 +167,7 @@ def test_a_run_gets_its_pictures(tmp_path: Path, kind: str) -> None:
     assert sorted(f.name for f in (tmp_path / "images").iterdir()) == sorted(Path(p.file).name for p in listed)
 
 
-def test_a_run_without_predictions_or_results_gets_what_there_is(tmp_path: Path) -> None:
+def test_a_run_without_predictions_or_results_gets_the_other_pictures(tmp_path: Path) -> None:
     assert [p.kind for p in write_run_pictures(tmp_path, signals({}))] == ["curve"]
     metrics = run_metrics(methods=["offline"], seeds=1, signals=1)
     assert [p.kind for p in write_run_pictures(tmp_path, signals(metrics))] == ["curve", "meta"]

@@ -179,7 +179,7 @@ def test_variants_of_mim_have_a_relation_of_their_own(race: dict[str, Any]) -> N
     assert found["mim_weight"].note == f"{PAPERS_FORM} {found['mim'].note}"
 
 
-def test_nothing_measured_says_so() -> None:
+def test_nothing_measured_is_reported() -> None:
     assert {r.verdict for r in relations(statistics({}))} == {"not measured"}
 
 

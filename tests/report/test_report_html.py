@@ -81,7 +81,7 @@ def test_report_is_the_same_twice(run_dir: Path, metrics: dict[str, Any]) -> Non
     assert report(run_dir, metrics) == report(run_dir, metrics)
 
 
-def test_report_escapes_what_comes_from_outside(run_dir: Path, metrics: dict[str, Any]) -> None:
+def test_report_escapes_text_from_outside(run_dir: Path, metrics: dict[str, Any]) -> None:
     evil = '<b>x</b>"$x_1$'
     metrics["blocks"][0] = evil
     metrics["title"] = metrics["machine"] = metrics["command"] = evil
@@ -127,7 +127,7 @@ def test_report_names_a_missing_picture_and_refuses_one_outside(tmp_path: Path, 
         write_city_report(tmp_path / "run", city(metrics))
 
 
-def test_claims_say_it_as_it_is(metrics: dict[str, Any]) -> None:
+def test_claims_agree_with_the_figures(metrics: dict[str, Any]) -> None:
     said = " ".join(sentences(city(metrics)))
     assert "lost 4.00 dB on one" in said
     assert "5.25 dB above at step 16" in said

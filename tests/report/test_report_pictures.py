@@ -39,7 +39,7 @@ def test_to_rgb8_takes_gray_and_nan_and_refuses_other_shapes() -> None:
             to_rgb8(np.zeros(shape), "truth")
 
 
-def test_heat_is_dark_to_light_and_takes_what_is_not_finite() -> None:
+def test_heat_is_dark_to_light_and_takes_values_that_are_not_finite() -> None:
     colors = heat(np.linspace(0, 1, 64)).astype(float)
     light = colors @ np.array([0.299, 0.587, 0.114])
     assert (np.diff(light) > 0).all()

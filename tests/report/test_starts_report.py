@@ -36,7 +36,7 @@ def test_nothing_yet():
     assert ct.describe(empty).tiles == []
 
 
-def test_what_adam_needs_is_told_either_way():
+def test_the_steps_that_adam_needs_are_reported_either_way():
     won = image_start.describe(images(25.0, 7)).tiles
     assert [f.value for f in won] == ["25.00 dB", "+10.00 dB", "3.5x"]
     assert [f.good for f in won[1:]] == [True, True]

@@ -107,7 +107,7 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     assert {p.name: p.read_bytes() for p in out.iterdir()} == first
 
 
-def test_runs_of_one_title_are_told_apart(tmp_path: Path) -> None:
+def test_runs_of_one_title_can_be_distinguished(tmp_path: Path) -> None:
     metrics = run_metrics(methods=["mod"], seeds=1, signals=1, last=4)
     folders = [write_run(tmp_path / n, metrics) for n in ("a/one", "a/two", "b/one")]
     labels = [r.label for r in read_runs(folders)]
@@ -123,7 +123,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     return said
 
 
-def test_bad_input_is_told_in_one_line(tmp_path: Path, image_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_reported_in_one_line(tmp_path: Path, image_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert "there is no such folder" in refused(capsys, tmp_path / "nowhere", "--out", out)
     empty = tmp_path / "empty"
@@ -204,7 +204,7 @@ def test_report_of_a_run(tmp_path: Path, picture: Any) -> None:
     )
 
 
-def test_report_escapes_what_comes_from_outside(tmp_path: Path) -> None:
+def test_report_escapes_text_from_outside(tmp_path: Path) -> None:
     evil = '<b>x</b>"}$\\bad{$'
     metrics = run_metrics(methods=["mod", "finetune"], seeds=1, signals=2)
     metrics["title"] = metrics["command"] = metrics["machine"] = evil
@@ -227,7 +227,7 @@ def test_report_and_table_of_partial_metrics(tmp_path: Path, key: str) -> None:
         assert signal_table(signals(rest))
 
 
-def test_the_terminal_says_what_holds() -> None:
+def test_the_terminal_reports_which_claims_hold() -> None:
     text = signal_table(signals(run_metrics(seeds=2, signals=2)))
     assert "PSNR in dB, 2 test signals, 2 seeds" in text
     assert "forgetting of mod and mim exactly zero, of fine-tuning at least 3 dB: holds" in text

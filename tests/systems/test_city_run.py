@@ -34,7 +34,7 @@ def test_the_run_folder_holds_everything(finished):
     assert not list(finished.rglob("*.tmp"))
 
 
-def test_the_summary_has_what_is_promised(finished):
+def test_the_summary_has_all_documented_figures(finished):
     summary = metrics_of(finished)["methods"]
     assert set(summary) == set(DEFAULT)
     for method in summary.values():
@@ -140,7 +140,7 @@ def test_a_flipped_byte_in_a_state_file(finished, run_tiny, tmp_path, capsys, na
     assert lines[0].startswith(f"mclnf-fast: checkpoint {file}: must ")
 
 
-def test_a_torn_state_file(finished, run_tiny, tmp_path, capsys):
+def test_a_corrupt_state_file(finished, run_tiny, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
     file = copy / "state" / "mod.safetensors"

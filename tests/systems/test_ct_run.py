@@ -59,7 +59,7 @@ def values_of(folder: pathlib.Path, name: str) -> torch.Tensor:
     return load_tensors(folder / "predictions" / f"{name}.safetensors")[0]["values"]
 
 
-def test_a_run_leaves_what_a_report_needs(finished):
+def test_a_run_writes_all_that_a_report_needs(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
     assert list(metrics["initializations"]) == ["standard", "matched", "shuffled", "meta", "fbp", "mean"]
     for name in ("standard", "matched", "shuffled", "meta"):

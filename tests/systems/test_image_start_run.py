@@ -56,7 +56,7 @@ def values_of(folder: pathlib.Path, name: str) -> torch.Tensor:
     return load_tensors(folder / "predictions" / f"{name}.safetensors")[0]["values"]
 
 
-def test_a_run_leaves_what_a_report_needs(finished):
+def test_a_run_writes_all_that_a_report_needs(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
     assert list(metrics["initializations"]) == ["meta", "standard", "adam_0", "adam_1"]
     assert metrics["steps"] == [0, 1, 2, 4, 8]
@@ -75,7 +75,7 @@ def test_a_run_leaves_what_a_report_needs(finished):
     assert not re.search(r"(src|href)=\"http", page)
 
 
-def test_scores_and_what_matches_them(finished):
+def test_scores_agree_with_the_stored_pictures(finished):
     """PSNR from the kept pictures, to their 8 bits and where nothing is clipped; and all steps are whole images'."""
     metrics = json.loads((finished / "metrics.json").read_text())
     truth = values_of(finished, "truth")

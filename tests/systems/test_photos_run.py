@@ -69,7 +69,7 @@ def adapted(folder: pathlib.Path, kind: str) -> tuple[torch.Tensor, ...]:
     return tuple(tensors[f"{kind}.{i}"] for i in range(sum(k.startswith(kind) for k in tensors)))
 
 
-def test_a_run_leaves_what_a_report_needs(finished):
+def test_a_run_writes_all_that_a_report_needs(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
     assert list(metrics["initializations"]) == ["standard", "matched", "shuffled", "meta"]
     for row in metrics["initializations"].values():

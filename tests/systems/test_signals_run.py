@@ -51,7 +51,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return out
 
 
-def test_an_image_run_leaves_what_a_report_needs(image):
+def test_an_image_run_writes_all_that_a_report_needs(image):
     metrics = json.loads((image / "metrics.json").read_text())
     assert metrics["steps"] == [1, 2, 4]
     assert metrics["measures"] == ["psnr", "ssim"]

@@ -59,7 +59,7 @@ def results(metrics: dict[str, Any]) -> dict[str, Any]:
     return {n: {k: v for k, v in row.items() if k != "seconds"} for n, row in metrics["initializations"].items()}
 
 
-def test_a_run_leaves_what_a_report_needs(finished):
+def test_a_run_writes_all_that_a_report_needs(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
     assert list(metrics["initializations"]) == ["standard", "matched", "shuffled", "meta"]
     assert metrics["steps"] == [0, 1, 2, 4]
@@ -205,7 +205,7 @@ def test_a_random_starts_density_can_be_raised(tmp_path):
         )
         before.append(load_tensors(tmp_path / bias / "predictions" / "standard.safetensors")[0]["values"][0])
     assert bool((before[0] == 255).all())  # nothing before white
-    assert float(before[1].float().mean()) < 160  # opaque, of whatever colours
+    assert float(before[1].float().mean()) < 160  # opaque, of whatever colors
 
 
 @pytest.mark.parametrize(

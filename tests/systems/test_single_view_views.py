@@ -73,7 +73,7 @@ def learned(out: pathlib.Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("inputs", ["all", "3"])
-def test_what_is_learned_does_not_depend_on_the_test_views(tmp_path, inputs, monkeypatch):
+def test_learning_does_not_depend_on_the_test_views(tmp_path, inputs, monkeypatch):
     counts = {"train": 7, "test": 3}
     plain, noise = scene(tmp_path / "a", counts), scene(tmp_path / "b", counts, test_seed=1)
     words = [
