@@ -14,7 +14,6 @@ import torch
 from benchmarks.fisher_variants import MOD, SAMPLE, WEIGHT, Row, Variant
 from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.errors import InputError
-from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.meta.starts import StartLearner
 from mclnf_fast.learn.methods import METHODS, Method
 from mclnf_fast.learn.params import Params
@@ -22,6 +21,7 @@ from mclnf_fast.learn.protocol import Protocol
 from mclnf_fast.metrics import steps_to_reach
 from mclnf_fast.systems.signals.data import cut_of, meta_start, random_start, tasks_of
 from mclnf_fast.systems.signals.options import SignalConfig
+from mclnf_fast.tasks.coords import CoordTask
 
 Fine = dict[int, list[float]]  # PSNR of every signal by step
 ROUNDS, BLOCK = 5, 32  # of the timing: rounds, and steps of a block, a multiple of every refresh

@@ -13,7 +13,6 @@ other, so that both are timed alike.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import pathlib
 import time
@@ -25,11 +24,13 @@ from torch import Tensor, nn
 
 from mclnf_fast.data import ObjectViews, load_objects, procedural_cars
 from mclnf_fast.fields import initial_parameters
+from mclnf_fast.learn.meta.adapt import fine_tune
 from mclnf_fast.render import Cameras
 from mclnf_fast.render.objects import ObjectPool
-from mclnf_fast.systems.common.options import from_plain
-from mclnf_fast.systems.single_view.options import RATES, SingleViewConfig
-from mclnf_fast.systems.starts.ray_field import Start
+from mclnf_fast.report.record import InitializationRecord, read_record
+from mclnf_fast.systems.common.config_file import from_plain
+from mclnf_fast.systems.single_view.options import SingleViewConfig
+from mclnf_fast.systems.starts.ray_field import RayInitialization
 
 CHUNK = 8192  # rays at a time where nothing is learned
 TURN = 20  # steps
@@ -56,12 +57,12 @@ def network(start: Sequence[Tensor]) -> nn.Sequential:
 class Plain:
     """A field and its renderer: dense bins between two distances, before white."""
 
-    def __init__(self, config: dict, start: Sequence[Tensor], near: float, far: float) -> None:
-        self.bins, self.compat = config["bins"], config["compat"]
-        self.frequencies = 2.0 ** torch.linspace(0, config["max_exp"], 20)
+    def __init__(self, config: SingleViewConfig, start: Sequence[Tensor], near: float, far: float) -> None:
+        self.bins, self.convention = config.field.samples_per_ray, config.convention
+        self.frequencies = 2.0 ** torch.linspace(0, config.field.max_exp, 20)
         self.net = network(start)
         edges = torch.linspace(near, far, self.bins)
-        if self.compat == "learnit":
+        if self.convention == "learnit":
             self.lower, self.widths = edges, torch.full_like(edges, (far - near) / self.bins)
         else:
             middles = (edges[1:] + edges[:-1]) / 2
@@ -72,7 +73,7 @@ class Plain:
         """Rays of flat ids (view, row, column)."""
         pixels = cameras.width * cameras.height
         o, d = cameras.rays(ids // pixels, ids % pixels)
-        if self.compat == "learnit":
+        if self.convention == "learnit":
             d = d / -(d * cameras.c2w[ids // pixels, :, 2]).sum(-1, keepdim=True)
         return o, d
 
@@ -81,7 +82,7 @@ class Plain:
         t = (self.lower + self.widths * noise).expand(len(o), self.bins)
         x = o[:, None] + t[..., None] * d[:, None]
         raw = self.net(encode(x.reshape(-1, 3), self.frequencies)).view(len(o), self.bins, 4)
-        last = torch.full_like(t[:, :1], 1e-3 if self.compat == "learnit" else 1e10)
+        last = torch.full_like(t[:, :1], 1e-3 if self.convention == "learnit" else 1e10)
         alpha = 1 - torch.exp(-torch.relu(raw[..., 3]) * torch.cat((t[:, 1:] - t[:, :-1], last), 1))
         through = torch.cumprod(1 - alpha, 1)
         weights = alpha * torch.cat((torch.ones_like(alpha[:, :1]), through[:, :-1]), 1)
@@ -94,17 +95,17 @@ def white(images: Tensor) -> Tensor:
     return values[:, :3] * values[:, 3:] + 1 - values[:, 3:]
 
 
-def learner(one: ObjectViews, known: int, field: Plain, config: dict) -> Callable[[float], None]:
+def learner(one: ObjectViews, known: int, field: Plain, config: SingleViewConfig) -> Callable[[float], None]:
     """What makes a step on the first `known` views, told how much of the whole is done (0 ... 1)."""
-    lr, end = config["lr"] or RATES[config["optimizer"]], config["lr_end"]
-    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[config["optimizer"]]
+    lr, end = config.adapt.rate, config.adapt.lr_end
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[config.adapt.optimizer]
     optimizer = kind(field.net.parameters(), lr=lr)
     colors, cameras = white(one.images[:known]), one.cameras[:known]
 
     def step(share: float) -> None:
         if end is not None:
             optimizer.param_groups[0]["lr"] = lr * (end / lr) ** share
-        ids = torch.randint(len(colors), (config["rays"],))
+        ids = torch.randint(len(colors), (config.adapt.batch,))
         out = field.render(*field.rays(cameras, ids), torch.rand(len(ids), field.bins))
         loss = (out - colors[ids]).square().mean()
         optimizer.zero_grad()
@@ -115,7 +116,7 @@ def learner(one: ObjectViews, known: int, field: Plain, config: dict) -> Callabl
 
 
 def in_turn(
-    one: ObjectViews, known: int, config: SingleViewConfig, start: Start, step: Callable[[float], None]
+    one: ObjectViews, known: int, config: SingleViewConfig, start: RayInitialization, step: Callable[[float], None]
 ) -> tuple[float, float]:
     """Ours once more, twenty steps in turn with twenty plain ones: the seconds of both."""
     pool = ObjectPool([(one.images[:known], one.cameras[:known])], start.settings)
@@ -133,7 +134,8 @@ def in_turn(
         seconds[1] += end - middle
         began = end
 
-    start.adapt_all(pool, config.seed, callback=after)
+    t = start.tuning(pool, config.seed)
+    fine_tune(start.repeated(1), t.loss, t.steps, t.lr, kind=t.kind, lr_end=t.lr_end, callback=after)
     return seconds[0], seconds[1]
 
 
@@ -158,32 +160,33 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.again and arguments.same == "time":
         parser.error("--again goes with --same steps")
-    config = yaml.safe_load((arguments.run / "config.yaml").read_text())
-    metrics = json.loads((arguments.run / "metrics.json").read_text())
-    name = metrics["objects"]["test"][arguments.object]
-    if config["threads"]:
-        torch.set_num_threads(config["threads"])
-    given = {"size": config["size"], "views": config["views"], "seed": config["seed"]}
-    if config["data"] is None:
-        count = len(metrics["objects"]["train"]) + len(metrics["objects"]["test"])
+    config = from_plain(SingleViewConfig, yaml.safe_load((arguments.run / "config.yaml").read_text()))
+    record = read_record(arguments.run / "metrics.json")
+    if not isinstance(record, InitializationRecord) or record.views is None:
+        raise SystemExit(f"{arguments.run} must be a finished run of single-view")
+    name = record.names.test[arguments.object]
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    given = {"size": config.data.size, "views": config.data.views, "seed": config.seed}
+    if config.data.path is None:
+        count = len(record.names.train) + len(record.names.test)
         sets = procedural_cars(count, 1, **{k: v for k, v in given.items() if v is not None})
     else:
-        test = {} if config["test"] is None else {"test": config["test"]}
-        sets = load_objects(config["data"], limit=config["limit"], **given, **test)
+        test = {} if config.data.test is None else {"test": config.data.test}
+        sets = load_objects(config.data.path, limit=config.data.limit, **given, **test)
     one = next(item for item in (*sets.train, *sets.test) if item.name == name)
-    near, far = (d if own is None else own for own, d in ((config["near"], sets.near), (config["far"], sets.far)))
-    known, tested = (metrics["views"][key][arguments.object] for key in ("known", "tested"))
+    near, far = (d if own is None else own for own, d in ((config.field.near, sets.near), (config.field.far, sets.far)))
+    known, tested = record.views.known[arguments.object], record.views.tested[arguments.object]
     views = list(range(len(one) - tested, len(one)))
-    if config["inputs"] == "all" and one.train_views is None:
+    if config.data.inputs == "all" and one.train_views is None:
         raise SystemExit("the run has chosen its own test views; only data that has them, or --inputs N, compares")
-    ours, together = metrics["starts"][arguments.start], len(metrics["objects"]["test"])
-    torch.manual_seed(config["seed"])
-    options = from_plain(SingleViewConfig, config)
-    params = initial_parameters(options.spec, 1, generator=torch.Generator().manual_seed(options.seed))
-    how = options.steps, options.rate, options.rays, options.optimizer, options.lr_end
-    start = Start(params, options.spec, options.settings(near, far), *how)
+    ours, together = record.initializations[arguments.start], len(record.names.test)
+    torch.manual_seed(config.seed)
+    params = initial_parameters(config.field.spec, 1, generator=torch.Generator().manual_seed(config.seed))
+    how = config.steps, config.adapt.rate, config.adapt.batch, config.adapt.optimizer, config.adapt.lr_end
+    start = RayInitialization(params, config.field.spec, config.settings(near, far), 1.0, *how)
     field = Plain(config, params, near, far)
-    step, steps, its = learner(one, known, field, config), config["steps"], ours["seconds"]
+    step, steps, its = learner(one, known, field, config), config.steps, ours.seconds or 0.0
     began = time.perf_counter()
     if arguments.same == "time":
         steps = 0
@@ -191,7 +194,7 @@ def main() -> None:
             step(share)
             steps += 1
     elif arguments.again:
-        its, gone = in_turn(one, known, options, start, step)
+        its, gone = in_turn(one, known, config, start, step)
         together = 1
     else:
         for k in range(steps):
@@ -199,8 +202,8 @@ def main() -> None:
     gone = gone if arguments.again else time.perf_counter() - began
     beside = f" for {together} objects side by side" if together > 1 else ""
     print(f"{name}: {known} views learned from, {tested} tested on, {torch.get_num_threads()} threads")
-    after = ours["after"][arguments.object]
-    print(f"ours, {arguments.start} start: {after:.2f} dB in {config['steps']} steps, {its:.1f} s{beside}")
+    after = ours.after[arguments.object]
+    print(f"ours, {arguments.start} start: {after:.2f} dB in {config.steps} steps, {its:.1f} s{beside}")
     print(f"plain PyTorch: {score(one, views, field):.2f} dB in {steps} steps, {gone:.1f} s")
 
 

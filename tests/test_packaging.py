@@ -70,11 +70,13 @@ def test_the_first_two_sh_blocks_are_the_run_and_the_tests(readme: str) -> None:
         assert part in second[0]
 
 
-def test_the_ten_lines_of_the_readme_run(readme: str) -> None:
+def test_the_first_example_of_the_readme_shows_its_purpose(readme: str) -> None:
     code = re.search(r"^```python\n(.*?)^```$", readme, re.M | re.S)[1]
     done = run(code)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["torch.Size([4096])", "16"]
+    learned = re.fullmatch(r"module 1: (\S+) dB\nmodule 2: (\S+) dB\nmodule 1 is bit-equal: True\n", done.stdout)
+    assert learned, done.stdout
+    assert min(float(learned[1]), float(learned[2])) > 15
 
 
 def test_every_variable_that_the_code_reads_is_documented() -> None:
@@ -141,7 +143,7 @@ def test_the_import_brings_none_of_the_optional_packages_by_itself() -> None:
     assert {name.split(".")[0] for name in done.stdout.split()} & set(OPTIONAL) == set()
 
 
-def test_the_top_level_holds_only_what_belongs_there() -> None:
+def test_the_top_level_has_no_other_files() -> None:
     git = shutil.which("git")
     if git is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout: what is tracked is not known")

@@ -2,7 +2,6 @@
 no rays.
 """
 
-from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.fisher.fim import fim_weights, module_mse, weighted_mse
 from mclnf_fast.learn.fisher.fisher import (
     RunningFisher,
@@ -25,6 +24,7 @@ from mclnf_fast.learn.params import LossFn, Params, flatten_pair, split_pair
 from mclnf_fast.learn.protocol import Protocol
 from mclnf_fast.learn.sampling.even import EvenSampler, hilbert_order
 from mclnf_fast.learn.sampling.sampling import FisherSampler
+from mclnf_fast.learn.task import ScoredTask, Task, join
 from mclnf_fast.metrics import (
     StepCurve,
     average,
@@ -45,7 +45,6 @@ __all__ = [
     "METHODS",
     "AdaptConfig",
     "BankOptimizer",
-    "CoordTask",
     "EvenSampler",
     "FimConfig",
     "FisherSampler",
@@ -62,8 +61,10 @@ __all__ = [
     "Reservoir",
     "RunningFisher",
     "Scored",
+    "ScoredTask",
     "StartLearner",
     "StepCurve",
+    "Task",
     "Trust",
     "adapt",
     "average",
@@ -78,6 +79,7 @@ __all__ = [
     "forgetting",
     "full_fisher_scores",
     "hilbert_order",
+    "join",
     "keep_top",
     "log_steps",
     "matched",

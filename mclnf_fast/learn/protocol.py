@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mclnf_fast.learn.coords import CoordTask, joined
 from mclnf_fast.learn.methods import AdaptConfig, Method
 from mclnf_fast.learn.params import Params
+from mclnf_fast.learn.task import join
 from mclnf_fast.metrics import mse_to_psnr
 
 Measure = Callable[[list[Tensor]], dict[str, list[float]]]
@@ -59,7 +59,7 @@ class Protocol:
 
     def __init__(
         self,
-        tasks: Sequence[CoordTask],
+        tasks: Sequence[Any],
         budgets: Sequence[int],
         measure: Measure,
         fine: Sequence[int] = (),
@@ -76,9 +76,9 @@ class Protocol:
     def run(self, cls: type[Method], start: Params, config: AdaptConfig, seed: int) -> tuple[Record, list[Tensor]]:
         """A method from its start [1, ...]; returns the record and the last predictions, [S, n, C] a task."""
         record = Record()
-        tasks = [joined(self.tasks)] if cls.joint else self.tasks
+        tasks = [join(self.tasks)] if cls.joint else self.tasks
         method = cls(tasks, start, config, seed)
-        record.before = [_psnr(t, method.params_of(0)) for t in self.tasks]
+        record.before = [t.evaluate(method.params_of(0)).tolist() for t in self.tasks]
         record.add(0, self.measure(self._predict(cls, method)))
         if cls.joint or cls.modular:
             predictions = self._pass_through(cls, method, tasks, record)
@@ -103,7 +103,7 @@ class Protocol:
             record.seconds += seconds if last else 0.0
             method.finish(k)
             if last:
-                rows.append([_psnr(task, method.params_of(i)) for i, task in enumerate(self.tasks)])
+                rows.append([task.evaluate(method.params_of(i)).tolist() for i, task in enumerate(self.tasks)])
         return rows
 
     def _train(self, method: Method, k: int, begin: int, end: int) -> float:
@@ -118,9 +118,7 @@ class Protocol:
         self.advance(end - begin)
         return time.perf_counter() - began
 
-    def _pass_through(
-        self, cls: type[Method], method: Method, tasks: Sequence[CoordTask], record: Record
-    ) -> list[Tensor]:
+    def _pass_through(self, cls: type[Method], method: Method, tasks: Sequence[Any], record: Record) -> list[Tensor]:
         """One run through all budgets; predictions of modules are put together task by task."""
         stops = sorted({*self.budgets, *(s for s in self.fine if s < self.budgets[-1])})
         kept: dict[int, list[Tensor]] = {budget: [] for budget in self.budgets}
@@ -132,13 +130,13 @@ class Protocol:
                 record.seconds += self._train(method, k, done, stop)
                 done = stop
                 predictions = task.predict(tuple(p.detach() for p in method.params))
-                error = (predictions.clamp(0, 1).double() - task.y.double()).square().sum((1, 2))
+                error = task.squared_errors(predictions)
                 squares[stop] = squares[stop] + error if k else error
                 if stop in kept:
                     kept[stop].append(predictions)
             method.finish(k)
             if cls.modular:
-                rows.append([_psnr(t, method.params_of(i)) for i, t in enumerate(self.tasks)])
+                rows.append([t.evaluate(method.params_of(i)).tolist() for i, t in enumerate(self.tasks)])
         for budget, pieces in kept.items():
             record.add(budget, self.measure(self._split(pieces)))
         count = sum(task.items for task in self.tasks) * self.tasks[0].y.shape[-1]
@@ -154,7 +152,3 @@ class Protocol:
         if len(predictions) == len(self.tasks):
             return predictions
         return list(predictions[0].split([task.items for task in self.tasks], 1))
-
-
-def _psnr(task: CoordTask, params: Params) -> list[float]:
-    return mse_to_psnr(task.evaluate(params) / (task.items * task.y.shape[-1])).tolist()

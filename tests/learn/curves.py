@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.fisher.scores import FimConfig
 from mclnf_fast.learn.methods import AdaptConfig, Method
 from mclnf_fast.learn.params import Params
 from mclnf_fast.spec import FieldSpec
+from mclnf_fast.tasks.coords import CoordTask
 
 SPEC = FieldSpec(1, 1, 12, 2, activation="tanh")
 CONFIG = AdaptConfig(
@@ -56,7 +56,7 @@ def train(given: Method, steps: int, k: int = 0) -> Method:
 
 
 def error(given: Method, k: int = 0) -> float:
-    return float(given.tasks[k].evaluate(given.params_of(k)).sum())
+    return float(given.tasks[k].squared_errors(given.tasks[k].predict(given.params_of(k))).sum())
 
 
 def assert_same_state(a: Any, b: Any) -> None:

@@ -10,10 +10,10 @@ import torch
 from curves import CONFIG, curve, start
 from torch import Tensor
 
-from mclnf_fast.learn.coords import joined
 from mclnf_fast.learn.methods import METHODS
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.protocol import Protocol, Record
+from mclnf_fast.learn.task import join
 from mclnf_fast.metrics import mse_to_psnr
 
 BUDGETS = (1, 2, 4, 8)
@@ -35,7 +35,7 @@ def run(name: str, budgets: tuple[int, ...] = BUDGETS, fine: tuple[int, ...] = (
 def after(name: str, steps: int) -> list[float]:
     """A method's PSNR after the sequence with `steps` a task, by hand."""
     cls = METHODS[name]
-    tasks = [joined(TASKS)] if cls.joint else TASKS
+    tasks = [join(TASKS)] if cls.joint else TASKS
     method = cls(tasks, start(), CONFIGURED, 3)
     for k in range(len(tasks)):
         method.begin(k)

@@ -9,11 +9,11 @@ import torch
 from curves import SPEC, curve, flat, method, start, train
 
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.methods import EWC, FineTune
 from mclnf_fast.learn.methods.consolidate import Consolidation, diagonal_fisher
 from mclnf_fast.learn.params import Params
 from mclnf_fast.ops.bank_mlp import reference
+from mclnf_fast.tasks.coords import CoordTask
 
 
 def params_of(seed: int) -> Params:

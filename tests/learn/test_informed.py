@@ -9,17 +9,17 @@ import torch
 from curves import REFRESH, curve, error, flat, method, start, train
 from torch import Tensor
 
-from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.fisher.scores import FimConfig
 from mclnf_fast.learn.methods import MIM, MIMWeight, Mod
 from mclnf_fast.learn.sampling.informed import Informed, loss_weights
 from mclnf_fast.learn.task import Batch
+from mclnf_fast.tasks.coords import CoordTask
 
 MODES = ("none", "sample", "weight", "both")
 
 
 class Tiled(CoordTask):
-    """An item is three neighbouring points."""
+    """An item is three neighboring points."""
 
     @property
     def items(self) -> int:
@@ -76,7 +76,7 @@ def test_the_sampled_gradient_is_unbiased(scored, draws, apart, monkeypatch):
         torch.testing.assert_close(m, g, rtol=1e-4, atol=1e-6)
 
 
-def test_a_score_is_the_mean_of_its_samples_mixed_with_what_was_known():
+def test_a_score_is_the_mean_of_its_samples_mixed_with_the_old_score():
     given = informed()
     items = torch.tensor([[2, 5, 2], [2, 2, 2]])
     given.sampler.update(items, torch.tensor([[1.0, 7.0, 3.0], [3.0, 4.0, 8.0]]), torch.ones(2, 3))

@@ -14,11 +14,11 @@ import mclnf_fast as mf
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn import fine_tune
-from mclnf_fast.learn.coords import coord_loss
 from mclnf_fast.learn.meta.reptile_start import ReptileConfig, ReptileStart
 from mclnf_fast.learn.params import Params
-from mclnf_fast.render.bins import BinSettings
+from mclnf_fast.render import RenderSettings
 from mclnf_fast.render.objects import ObjectPool, ray_loss
+from mclnf_fast.tasks.coords import coord_loss
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "systems"))
 from tiny_objects import procedural_cars
@@ -29,7 +29,7 @@ CONFIG = ReptileConfig(steps=6, objects=3, inner_steps=4, inner_lr=0.5, outer_lr
 
 def pool(count: int = 5, size: int = 12) -> ObjectPool:
     sets = procedural_cars(count + 1, 1, views=4, size=size)
-    return ObjectPool([(one.images, one.cameras) for one in sets.train], BinSettings(bins=8))
+    return ObjectPool([(one.images, one.cameras) for one in sets.train], RenderSettings.between(samples_per_ray=8))
 
 
 def start(seed: int = 0) -> Params:
@@ -146,7 +146,7 @@ def test_more_modules_than_tasks_take_some_twice():
 
 def test_a_learned_start_beats_a_random_one_on_an_unseen_object():
     sets = procedural_cars(13, 1, views=8, size=16)
-    settings = BinSettings(bins=16, near=2.8, far=5.2)
+    settings = RenderSettings.between(2.8, 5.2, samples_per_ray=16)
     train = ObjectPool([(o.images, o.cameras) for o in sets.train], settings)
     test = ObjectPool([(o.images, o.cameras) for o in sets.test], settings)
     config = ReptileConfig(steps=60, objects=6, inner_steps=8, outer_lr=1e-2)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.methods import reservoir
 from mclnf_fast.learn.methods.reservoir import Reservoir
 from mclnf_fast.spec import FieldSpec
+from mclnf_fast.tasks.coords import CoordTask
 
 SPEC = FieldSpec(1, 1, 4, 1)
 

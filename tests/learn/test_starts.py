@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.fisher.scores import FimConfig, FisherScorer
 from mclnf_fast.learn.meta import starts
 from mclnf_fast.learn.meta.starts import MetaConfig, StartLearner
@@ -18,6 +17,7 @@ from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.sampling.informed import CANDIDATES, informed_batch
 from mclnf_fast.metrics import mse_to_psnr
 from mclnf_fast.spec import FieldSpec
+from mclnf_fast.tasks.coords import CoordTask
 
 SPEC = FieldSpec(1, 1, 6, 1, activation="sine", w0=4.0)  # two layers
 CONFIG = MetaConfig(steps=8, signals=3, batch=12, inner_steps=2, inner_lr=5e-2, outer_lr=2e-2, validate_every=3)
@@ -169,7 +169,7 @@ def test_an_informed_batch_is_as_large_as_a_plain_one(use, factor):
         return tuple(torch.cat(t, 1) for t in zip(*(task.draw(count, g) for task in both)))
 
     scorer = FisherScorer(SPEC, 4, FimConfig(), "reference")
-    batch, weights = informed_batch(draw, 5, params, SPEC, use, FimConfig(), scorer, torch.Generator().manual_seed(1))
+    batch, weights = informed_batch(draw, 5, params, tasks()[0], use, scorer, torch.Generator().manual_seed(1))
     assert counts == [5 * (CANDIDATES if factor == 2 else 1)]
     assert batch[0].shape == (4, 10, 1)
     assert batch[1].shape == (4, 10, 1)
@@ -181,8 +181,8 @@ def test_drawn_candidates_are_unbiased():
     task, params = tasks(1)[0], init()
     pool = task.take(torch.arange(16)[None])
     batch, weights = informed_batch(
-        lambda count: tuple(t.repeat(1, count // 16, 1) for t in pool), 32_000, params, SPEC, "sample",
-        FimConfig(source="batch"), FisherScorer(SPEC, 1, FimConfig(source="batch"), "reference"),
+        lambda count: tuple(t.repeat(1, count // 16, 1) for t in pool), 32_000, params, task, "sample",
+        FisherScorer(SPEC, 1, FimConfig(source="batch"), "reference"),
         torch.Generator().manual_seed(2),
     )  # fmt: skip
     found = (batch[1][0, :, 0] * weights[0]).double()

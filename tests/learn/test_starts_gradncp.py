@@ -11,12 +11,12 @@ import torch
 from mclnf_fast.cli import main
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.meta.gradncp import GradNCP, PrunedContext
 from mclnf_fast.learn.meta.meta import MAML
 from mclnf_fast.learn.meta.starts import MetaConfig, StartLearner
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.signals.options import AudioConfig
+from mclnf_fast.tasks.coords import CoordTask
 
 SPEC = FieldSpec(1, 1, width=16, hidden_layers=2, activation="sine", w0=15.0)
 CONFIG = MetaConfig(
@@ -90,7 +90,7 @@ def test_it_learns(bootstrap: float) -> None:
     assert math.isfinite(after)
 
 
-def test_what_is_validated() -> None:
+def test_validation_is_of_the_plain_error() -> None:
     """SGD with rescaled gradients of the whole context, and its plain error, whatever the target's weight."""
     one, two = learner(validation=tasks(1)), learner(validation=tasks(1), bootstrap=100.0)
     assert one.validate() == two.validate()

@@ -26,10 +26,10 @@ SPECS = {
     "linear": mf.FieldSpec(3, 4, 8, 0),
 }
 SHADINGS = {
-    "bins": Shading(hold_last=True),
-    "city": Shading("exp", density_first=True, most_raw=0.4, last_behind=True),
+    "bins": Shading(detach_last_density=True),
+    "city": Shading("exp", density_first=True, max_raw_density=0.4, background="last_sample"),
     "plain": Shading("exp"),
-    "first": Shading(density_first=True, most_raw=-3.0),
+    "first": Shading(density_first=True, max_raw_density=-3.0),
 }
 
 
@@ -72,7 +72,7 @@ def problem(spec: str, shading: str, dtype: torch.dtype = torch.float64, counts:
     def real(*shape: int) -> Tensor:
         return torch.rand(shape, generator=g, dtype=torch.float64).to(dtype)
 
-    background = None if SHADINGS[shading].last_behind or shading == "plain" else real(3)
+    background = None if SHADINGS[shading].background == "last_sample" or shading == "plain" else real(3)
     return Problem(
         case, flat.cumsum(0), owned.cumsum(0), 0.3 * real(points), real(rays, 3), real(rays), background,
         SHADINGS[shading],
@@ -92,10 +92,14 @@ def by_hand(p: Problem, reduction: str) -> Tensor:
             behind = raw.new_zeros(3) if p.background is None else p.background
             for i in range(begin, end):
                 dense, color = (raw[i, 0], raw[i, 1:]) if shading.density_first else (raw[i, 3], raw[i, :3])
-                sigma = dense.clamp(min=0) if shading.density == "relu" else dense.clamp(max=shading.most_raw).exp()
+                sigma = (
+                    dense.clamp(min=0)
+                    if shading.density_activation == "relu"
+                    else dense.clamp(max=shading.max_raw_density).exp()
+                )
                 if i + 1 == end:
-                    sigma = sigma.detach() if shading.hold_last else sigma
-                    behind = color.sigmoid() if shading.last_behind else behind
+                    sigma = sigma.detach() if shading.detach_last_density else sigma
+                    behind = color.sigmoid() if shading.background == "last_sample" else behind
                 alpha = 1 - torch.exp(-sigma * p.widths[i])
                 pixel = pixel + through * alpha * color.sigmoid()
                 through = through * (1 - alpha)
@@ -165,6 +169,18 @@ def test_the_last_bin_may_be_endless(need, backend: str) -> None:
     torch.testing.assert_close(loss.detach().double(), by_hand(exact, "mean").detach(), rtol=1e-5, atol=1e-7)
 
 
+@backends
+@pytest.mark.parametrize("background", ["white", (0.25, 0.5, 1.0)])
+def test_the_background_of_the_shading_is_that_of_the_argument(need, backend: str, background: Any) -> None:
+    need("bank_ray_mse", backend, torch.float64)
+    p = problem("relu", "plain", counts=[[4, 0, 3], [2]])
+    named = replace(p, shading=replace(p.shading, background=background))
+    assert named.shading.background_color is not None
+    given = replace(p, background=torch.tensor(named.shading.background_color, dtype=torch.float64))
+    assert torch.equal(named.loss(backend), given.loss(backend))
+    assert not torch.equal(named.loss(backend), p.loss(backend))
+
+
 @compiled
 @pytest.mark.parametrize("which", ["x", "widths", "target", "weight", "background"])
 def test_other_inputs_that_require_a_gradient(need, backend: str, which: str) -> None:
@@ -175,7 +191,7 @@ def test_other_inputs_that_require_a_gradient(need, backend: str, which: str) ->
     torch.testing.assert_close(found, want, rtol=1e-9, atol=1e-12)
 
 
-def test_bits_do_not_depend_on_threads_or_neighbours(need) -> None:
+def test_bits_do_not_depend_on_threads_or_neighbors(need) -> None:
     need("bank_ray_mse", "cpu")
     p = problem("relu", "city", torch.float32, counts=[[16] * 300, [3] * 20, [130] * 150])
 
@@ -282,7 +298,7 @@ def test_opcheck(need, requires: bool) -> None:
         ({"target": torch.zeros(2, 3).double()}, TypeError, "target must have dtype torch.float32"),
         ({"ray_weight": torch.zeros(3)}, ValueError, r"ray_weight must have shape \[R\] = \[2\]"),
         ({"background": torch.zeros(4)}, ValueError, r"background must have shape \[3\] = \[3\]"),
-        ({"shading": SHADINGS["city"]}, ValueError, "background must be None where the last point stands behind"),
+        ({"shading": SHADINGS["city"]}, ValueError, "background must be None if shading.background is 'last_sample'"),
         ({"reduction": "none"}, ValueError, "reduction must be one of mean, sum, got 'none'"),
         ({"backend": "triton"}, BackendError, "bank_ray_mse has no triton backend"),
     ],
@@ -296,12 +312,12 @@ def test_misuse(change: dict[str, object], error: type[Exception], match: str) -
 def test_misuse_of_fields_and_shadings() -> None:
     spec = mf.FieldSpec(3, 3, 8, 1)
     case = make(spec, [4], torch.float32)
-    with pytest.raises(ValueError, match="spec must have out_dim 4, a density and three colours, got 3"):
+    with pytest.raises(ValueError, match="spec must have out_dim 4, a density and three colors, got 3"):
         mf.ops.bank_ray_mse(
             case.x, torch.tensor([0, 4]), torch.tensor([0, 1]), case.weights, case.biases, torch.ones(4),
             torch.zeros(1, 3), spec,
         )  # fmt: skip
-    with pytest.raises(ValueError, match="density must be one of relu, exp, got 'softplus'"):
+    with pytest.raises(ValueError, match="density_activation must be one of relu, exp, got 'softplus'"):
         Shading("softplus")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="most_raw must be a number, got nan"):
-        Shading(most_raw=float("nan"))
+    with pytest.raises(ValueError, match="max_raw_density must be a number, got nan"):
+        Shading(max_raw_density=float("nan"))

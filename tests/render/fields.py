@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import places
 import torch
 from torch import Tensor
 
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.render import Cells
+from mclnf_fast.render import Cells, RenderSettings
 from mclnf_fast.render.cameras import Cameras, look_at
+from mclnf_fast.shading import SCENE_SHADING, Color
 from mclnf_fast.spec import FieldSpec
 
 SPEC = FieldSpec(3, 4, 16, 2, activation="tanh")
@@ -16,6 +20,15 @@ SPEC = FieldSpec(3, 4, 16, 2, activation="tanh")
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def in_cells(
+    samples_per_ray: int, background: Color | None = None, spec: FieldSpec = SPEC, **options: Any
+) -> RenderSettings:
+    """Settings of rays in cells, in front of a background (None: a ray's last sample), for fields of a spec."""
+    behind = "last_sample" if background is None else background
+    shading = replace(SCENE_SHADING, background=behind, view_directions=spec.in_dim == 6)
+    return RenderSettings(samples_per_ray, shading=shading, **options)
 
 
 def four_cells(margin: float = 1.15) -> Cells:
@@ -31,7 +44,7 @@ def one_cell_over(cells: Cells) -> Cells:
 
 
 def lively(spec: FieldSpec, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
-    """One network [1, ...] with a density and colours that vary over its box."""
+    """One network [1, ...] with a density and colors that vary over its box."""
     params = [p * 1.5 for p in places.put(initial_parameters(spec, 1, dtype, generator=generator(seed)))]
     params[-1] = params[-1] + torch.tensor([0.3, 0.2, -0.2, 0.1], dtype=dtype)
     return tuple(params)
@@ -40,8 +53,8 @@ def lively(spec: FieldSpec, seed: int = 0, dtype: torch.dtype = torch.float32) -
 def in_world(params: tuple[Tensor, ...], spec: FieldSpec, cells: Cells) -> tuple[Tensor, ...]:
     """A bank whose modules all are one function of *scene* coordinates.
 
-    `params` is a network of scene coordinates p (first three inputs). A module sees x = (p - centre) / half of its
-    grown cell, so its first layer is W' = half * W and b' = b + centre W: every module is the same function of p.
+    `params` is a network of scene coordinates p (first three inputs). A module sees x = (p - center) / half of its
+    grown cell, so its first layer is W' = half * W and b' = b + center W: every module is the same function of p.
     """
     layers = len(spec.layer_shapes)
     out = [p.expand(len(cells), *p.shape[1:]).clone() for p in params]

@@ -11,7 +11,7 @@ import torch
 from elsewhere import Elsewhere
 
 from mclnf_fast.cli import main
-from mclnf_fast.systems.starts import pixel_options as pixel_config
+from mclnf_fast.systems.common import options
 
 SHARED = [
     "--count", "6", "--test", "2", "--size", "16", "--steps", "2", "--width", "4", "--hidden-layers", "1",
@@ -25,7 +25,7 @@ OWN = {
 
 def figures(folder: pathlib.Path) -> list[float]:
     """All PSNR and losses of a run, in order."""
-    starts: dict[str, Any] = json.loads((folder / "metrics.json").read_text())["starts"]
+    starts: dict[str, Any] = json.loads((folder / "metrics.json").read_text())["initializations"]
     return [v for row in starts.values() for part in ("curve", "fit") for vs in row.get(part, {}).values() for v in vs]
 
 
@@ -33,7 +33,7 @@ def figures(folder: pathlib.Path) -> list[float]:
 def test_a_run_elsewhere_learns_the_same(system: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["run", system, *SHARED, *OWN[system]]
     assert main([*words, "--out", str(tmp_path / "cpu")]) == 0
-    monkeypatch.setattr(pixel_config, "check_device", lambda name: None)
+    monkeypatch.setattr(options, "check_device", lambda name: None)
     with Elsewhere():
         assert main([*words, "--out", str(tmp_path / "there"), "--device", "meta"]) == 0
     here, there = (figures(tmp_path / place) for place in ("cpu", "there"))

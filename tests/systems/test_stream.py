@@ -14,12 +14,12 @@ from mclnf_fast.learn import FimConfig
 from mclnf_fast.learn.methods import ER, EWC, MIM, AdaptConfig, FineTune, Method, Mod, Offline
 from mclnf_fast.render import Cells, RenderSettings
 from mclnf_fast.render.cameras import Cameras, look_at
-from mclnf_fast.render.posed import PosedImages
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.city import stream as module
 from mclnf_fast.systems.city.start import random_start
 from mclnf_fast.systems.city.stream import Stream, stack
 from mclnf_fast.systems.common.folder import RunFolder
+from mclnf_fast.tasks.rays import PosedImages
 
 SPEC = FieldSpec(3, 4, 8, 1)
 CELL = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3]]))
@@ -35,8 +35,8 @@ def task(seed: int) -> PosedImages:
     position = torch.nn.functional.normalize(torch.randn(3, 3, generator=g), dim=-1) * 2.5
     cameras = Cameras(look_at(position, torch.zeros(3, 3)), 8.0, 8.0, 4.0, 3.0, 8, 6)
     images = torch.randint(0, 256, (3, 1, 1, 3), generator=g, dtype=torch.uint8).expand(3, 6, 8, 3).contiguous()
-    settings = RenderSettings(bins=3)
-    return PosedImages(f"task {seed}", images[1:], cameras[1:], images[:1], cameras[:1], CELL, SPEC, settings, 4)
+    settings = RenderSettings(samples_per_ray=3)
+    return PosedImages(f"task {seed}", (images[1:], cameras[1:]), (images[:1], cameras[:1]), CELL, SPEC, settings, 4)
 
 
 def no_picture(*_: object) -> None:

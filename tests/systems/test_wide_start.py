@@ -33,10 +33,12 @@ def district(seed: int) -> list[Block]:
 
 def start(kind: Kind = "joint", **changes: object) -> WideStart:
     config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
-    return WideStart(kind, [district(0), district(1)], SPEC, RenderSettings(bins=3), config, 0, fast_layers=1)
+    return WideStart(
+        kind, [district(0), district(1)], SPEC, RenderSettings(samples_per_ray=3), config, 0, fast_layers=1
+    )
 
 
-def test_the_hull_is_what_the_cell_grows_to() -> None:
+def test_the_hull_is_the_grown_cell() -> None:
     cells = Cells(torch.tensor([[[-2.0, -1, -3], [0, 1, 1]], [[0.0, -1, -3], [2, 1, 1]]]))
     one = hull_cell(cells)
     assert len(one) == 1

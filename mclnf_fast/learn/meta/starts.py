@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.learn.coords import CoordTask, coord_loss
 from mclnf_fast.learn.fisher.scores import FimConfig, FisherScorer
 from mclnf_fast.learn.meta.gradncp import GradNCP, PrunedContext
 from mclnf_fast.learn.meta.meta import MAML
 from mclnf_fast.learn.meta.oml import fast_mask
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.sampling.informed import informed_batch
-from mclnf_fast.learn.task import Batch
+from mclnf_fast.learn.task import Batch, ScoredTask
 from mclnf_fast.metrics import mse_to_psnr
 
 Kind = Literal["modules", "joint", "oml"]
@@ -103,8 +102,8 @@ class StartLearner:
         self,
         kind: Kind,
         init: Params,
-        tasks: Sequence[CoordTask],
-        validation: Sequence[CoordTask] | None,
+        tasks: Sequence[ScoredTask],
+        validation: Sequence[ScoredTask] | None,
         config: MetaConfig,
         seed: int,
         fast_layers: int = 2,
@@ -176,7 +175,7 @@ class StartLearner:
             return float(mse_to_psnr(query(adapted, 0)).mean())
 
     def _losses(
-        self, tasks: Sequence[CoordTask], chosen: Tensor, generator: torch.Generator, testing: bool = False
+        self, tasks: Sequence[ScoredTask], chosen: Tensor, generator: torch.Generator, testing: bool = False
     ) -> tuple[Losses, Losses, int]:
         """Support and query loss on the chosen signals, and the number of modules."""
         if self.config.context == "gradncp":
@@ -194,9 +193,9 @@ class StartLearner:
 
         def loss(params: Params, step: int | None, use: Use, scorer: FisherScorer) -> Tensor:
             batch, weights = informed_batch(
-                lambda count: draw(count, step), self.config.batch, params, spec, use, self.fim, scorer, generator
+                lambda count: draw(count, step), self.config.batch, params, tasks[0], use, scorer, generator
             )
-            return coord_loss(params, batch, spec, weights, backend)
+            return tasks[0].loss(params, batch, weights)
 
         outer_use = "none" if testing else self.fim_outer
         inner, outer = (FisherScorer(spec, modules, self.fim, backend) for _ in range(2))
@@ -207,7 +206,7 @@ class StartLearner:
         )
 
     def _pruned(
-        self, tasks: Sequence[CoordTask], chosen: Tensor, generator: torch.Generator, testing: bool
+        self, tasks: Sequence[ScoredTask], chosen: Tensor, generator: torch.Generator, testing: bool
     ) -> tuple[Losses, Losses, int]:
         """As `_losses`, on a context that is pruned at every inner step, or whole and rescaled when testing."""
         count = math.ceil(self.config.batch / self.config.keep)
@@ -222,7 +221,7 @@ class StartLearner:
 
         return support, joint.whole if testing else self.gradncp.query_loss(joint), joint.modules
 
-    def _context(self, task: CoordTask, batch: Batch) -> PrunedContext:
+    def _context(self, task: ScoredTask, batch: Batch) -> PrunedContext:
         x, y = batch
         offsets = torch.arange(len(x) + 1, device=x.device) * x.shape[1]
         return PrunedContext(x.flatten(0, 1), offsets, y.flatten(0, 1), task.spec, self.config.keep, task.backend)

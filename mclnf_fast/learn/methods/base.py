@@ -14,7 +14,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.learn.fisher.scores import FimConfig
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import Params, check_like, part_of
-from mclnf_fast.learn.task import BankTask
+from mclnf_fast.learn.task import Task
 
 Category = Literal["OL", "CL", "CML", "MOL", "MCL"]
 StartName = Literal["random", "modules", "joint", "oml"]
@@ -109,7 +109,7 @@ class Method:
     modular: ClassVar[bool] = False
     batches: ClassVar[int] = 1
 
-    def __init__(self, tasks: Sequence[BankTask], start: Params, config: AdaptConfig, seed: int) -> None:
+    def __init__(self, tasks: Sequence[Task], start: Params, config: AdaptConfig, seed: int) -> None:
         self.tasks, self.init, self.config, self.seed = tasks, start, config, seed
         self.params = self.fresh()
         self.task: int | None = None  # that is being learned

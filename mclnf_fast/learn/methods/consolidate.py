@@ -10,7 +10,7 @@ from torch import Tensor
 from mclnf_fast import ops
 from mclnf_fast.fields.functional import encode_grids, split_params
 from mclnf_fast.learn.params import Params
-from mclnf_fast.learn.task import BankTask
+from mclnf_fast.learn.task import ScoredTask
 
 SAMPLES = 4096  # of a task, to estimate its Fisher matrix
 
@@ -34,7 +34,7 @@ class Consolidation:
     def __bool__(self) -> bool:
         return bool(self.fisher)
 
-    def add(self, task: BankTask, params: Params, seed: int) -> None:
+    def add(self, task: ScoredTask, params: Params, seed: int) -> None:
         """Takes in a task that ends at `params` [S, ...]."""
         new = diagonal_fisher(task, params, seed)
         if not self.fisher:
@@ -63,7 +63,7 @@ class Consolidation:
         )
 
 
-def diagonal_fisher(task: BankTask, params: Params, seed: int, samples: int = SAMPLES) -> Params:
+def diagonal_fisher(task: ScoredTask, params: Params, seed: int, samples: int = SAMPLES) -> Params:
     """Gauss-Newton diagonal of every module on a uniform draw of the task's samples: like params, [S, ...]. A sample of
     several points (a ray) is one, cross terms included. Tables of grids count for nothing: zeros."""
     batch = task.draw(min(samples, task.samples), torch.Generator().manual_seed(seed))

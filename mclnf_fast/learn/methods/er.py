@@ -10,7 +10,7 @@ from torch import Tensor
 from mclnf_fast.learn.methods.base import AdaptConfig, Memory, Method
 from mclnf_fast.learn.methods.reservoir import Reservoir
 from mclnf_fast.learn.params import Params
-from mclnf_fast.learn.task import BankTask
+from mclnf_fast.learn.task import Task
 
 
 class ER(Method):
@@ -19,7 +19,7 @@ class ER(Method):
 
     batches = 2
 
-    def __init__(self, tasks: Sequence[BankTask], start: Params, config: AdaptConfig, seed: int) -> None:
+    def __init__(self, tasks: Sequence[Task], start: Params, config: AdaptConfig, seed: int) -> None:
         super().__init__(tasks, start, config, seed)
         self.memory = Reservoir(config.memory, seed)
 

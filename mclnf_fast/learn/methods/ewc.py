@@ -8,7 +8,7 @@ from mclnf_fast.learn.methods.base import AdaptConfig, Memory, Method
 from mclnf_fast.learn.methods.consolidate import Consolidation
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import Params
-from mclnf_fast.learn.task import BankTask
+from mclnf_fast.learn.task import ScoredTask, Task, check_scored
 
 
 class EWC(Method):
@@ -16,8 +16,10 @@ class EWC(Method):
     at its end (Kirkpatrick et al., arXiv 1612.00796); or one running F and the last theta (online EWC, Schwarz et al.,
     arXiv 1805.06370). The penalty is the trust region of the bank optimiser."""
 
-    def __init__(self, tasks: Sequence[BankTask], start: Params, config: AdaptConfig, seed: int) -> None:
-        super().__init__(tasks, start, config, seed)
+    tasks: Sequence[ScoredTask]
+
+    def __init__(self, tasks: Sequence[Task], start: Params, config: AdaptConfig, seed: int) -> None:
+        super().__init__(check_scored(tasks, "ewc"), start, config, seed)
         self.old = Consolidation(online=config.ewc_online, decay=config.ewc_decay)
 
     def adam(self, k: int) -> BankOptimizer:

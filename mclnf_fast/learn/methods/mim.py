@@ -7,13 +7,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast.learn.methods.base import Memory
+from mclnf_fast.learn.methods.base import AdaptConfig, Memory
 from mclnf_fast.learn.methods.mod import Mod
+from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.sampling.informed import Informed
+from mclnf_fast.learn.task import ScoredTask, Task, check_scored
 
 
 class MIM(Mod):
     """As `Mod`, with Fisher information to choose the samples, to weight their loss, or both (arXiv 2504.05806)."""
+
+    tasks: Sequence[ScoredTask]
+
+    def __init__(self, tasks: Sequence[Task], start: Params, config: AdaptConfig, seed: int) -> None:
+        super().__init__(check_scored(tasks, "mim"), start, config, seed)
 
     def begin(self, k: int) -> None:
         super().begin(k)

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from mclnf_fast.learn.methods.base import AdaptConfig
 from mclnf_fast.learn.methods.mim import MIM
 from mclnf_fast.learn.params import Params
-from mclnf_fast.learn.task import BankTask
+from mclnf_fast.learn.task import Task
 
 
 class MIMWeight(MIM):
     """sum_j w_j |f(x_j) - y_j|^2 with w_j from q_j = g_j^T F^-1 g_j (arXiv 2504.05806), whatever `fim.use` says; how q
     and w are formed, `fim` says."""
 
-    def __init__(self, tasks: Sequence[BankTask], start: Params, config: AdaptConfig, seed: int) -> None:
+    def __init__(self, tasks: Sequence[Task], start: Params, config: AdaptConfig, seed: int) -> None:
         weighted = dataclasses.replace(config, fim=dataclasses.replace(config.fim, use="weight"))
         super().__init__(tasks, start, weighted, seed)

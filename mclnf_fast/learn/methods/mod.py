@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mclnf_fast.learn.methods.base import AdaptConfig, Category, Method, StartName
 from mclnf_fast.learn.params import Params, part_of
-from mclnf_fast.learn.task import BankTask
+from mclnf_fast.learn.task import Task
 
 
 class Mod(Method):
@@ -20,7 +20,7 @@ class Mod(Method):
     start: ClassVar[StartName] = "modules"
     modular = True
 
-    def __init__(self, tasks: Sequence[BankTask], start: Params, config: AdaptConfig, seed: int) -> None:
+    def __init__(self, tasks: Sequence[Task], start: Params, config: AdaptConfig, seed: int) -> None:
         super().__init__(tasks, start, config, seed)
         self.modules: list[Params] = []
 

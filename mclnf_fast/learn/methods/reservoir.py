@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.checks import check_positive_int
-from mclnf_fast.learn.task import BankTask, Batch
+from mclnf_fast.learn.task import Batch, Task
 
 CHUNK = 1 << 16  # samples offered at once
 
@@ -37,7 +37,7 @@ class Reservoir:
         """Samples that are kept of each signal."""
         return self.samples[0].shape[1] if self.samples else 0
 
-    def see(self, task: BankTask) -> None:
+    def see(self, task: Task) -> None:
         """Offers every sample of a task, once."""
         for begin in range(0, task.samples, CHUNK):
             ids = torch.arange(begin, min(task.samples, begin + CHUNK))
@@ -53,7 +53,7 @@ class Reservoir:
                 self._put(task, ids[kept], place[kept])
             self.seen += len(ids)
 
-    def _put(self, task: BankTask, ids: Tensor, place: Tensor) -> None:
+    def _put(self, task: Task, ids: Tensor, place: Tensor) -> None:
         latest = torch.full((self.capacity,), -1).scatter_reduce(0, place, ids, "amax")  # a later sample wins its place
         places = (latest >= 0).nonzero()[:, 0]
         batch = task.take(latest[places].expand(task.modules, -1))

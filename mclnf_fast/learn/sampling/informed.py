@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast.learn.coords import coord_points
 from mclnf_fast.learn.fisher.scores import FimConfig, FisherScorer, Scored, fim_loss_weights
 from mclnf_fast.learn.params import Params, part_of
 from mclnf_fast.learn.sampling.samplers import make_sampler
-from mclnf_fast.learn.task import BankTask, Batch
-from mclnf_fast.spec import FieldSpec
+from mclnf_fast.learn.task import Batch, ScoredTask
 
 
 class Informed:
@@ -29,7 +27,7 @@ class Informed:
         batch: samples a signal and step.
     """
 
-    def __init__(self, task: BankTask, config: FimConfig, batch: int) -> None:
+    def __init__(self, task: ScoredTask, config: FimConfig, batch: int) -> None:
         self.task, self.config, self.batch = task, config, batch
         self.scorer = FisherScorer(task.spec, task.modules, config, task.backend)
         self.sampler = make_sampler(task, config) if config.use in ("sample", "both") else None
@@ -98,9 +96,8 @@ def informed_batch(
     draw: Callable[[int], Batch],
     count: int,
     params: Params,
-    spec: FieldSpec,
+    task: ScoredTask,
     use: str,
-    config: FimConfig,
     scorer: FisherScorer,
     generator: torch.Generator,
 ) -> tuple[Batch, Tensor | None]:
@@ -109,7 +106,8 @@ def informed_batch(
 
     `sample`: the mean over draws of weight times loss is the candidates' mean loss, whatever the scores.
 
-    Args: draw: `count -> batch` of uniform samples. params: [M, ...]; not differentiated. use: `none`, `weight`,
+    Args: draw: `count -> batch` of uniform samples. params: [M, ...]; not differentiated. task: of the kind of
+    the batch, whose network they are. use: `none`, `weight`,
     `sample` or `both`. scorer: of these M modules.
     """
     if use == "none":
@@ -117,9 +115,12 @@ def informed_batch(
     params = tuple(p.detach() for p in params)
 
     def scores(batch: Batch) -> Tensor:
-        points = coord_points(params, batch, spec, scorer.backend)
-        return scorer(params, points.x, points.offsets, points.grad_y).scores.reshape(batch[0].shape[:2])
+        points = task.points(params, batch)
+        ids, count = points.sample_ids, points.num_samples
+        scored = scorer(params, points.x, points.offsets, points.grad_y, sample_ids=ids, num_samples=count)
+        return scored.scores.reshape(batch[0].shape[:2])
 
+    config = scorer.config
     batch, weights = draw(count * CANDIDATES if use != "weight" else count), None
     q = scores(batch)
     if use != "weight":
@@ -131,6 +132,6 @@ def informed_batch(
         rows = torch.arange(len(ids), device=q.device)[:, None]
         batch, q, weights = tuple(t[rows, ids] for t in batch), q[rows, ids], 1 / density[rows, ids]
     if use != "sample":
-        by_loss = loss_weights(q, config, spec.num_parameters)
+        by_loss = loss_weights(q, config, task.spec.num_parameters)
         weights = by_loss if weights is None else weights * by_loss
     return batch, weights

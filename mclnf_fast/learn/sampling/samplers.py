@@ -11,7 +11,7 @@ from torch import Tensor
 from mclnf_fast.learn.fisher.scores import FimConfig
 from mclnf_fast.learn.sampling.even import EvenSampler
 from mclnf_fast.learn.sampling.sampling import FisherSampler
-from mclnf_fast.learn.task import BankTask
+from mclnf_fast.learn.task import ScoredTask
 
 BLOCK = 16  # neighbouring samples that share a score
 
@@ -59,7 +59,7 @@ class IndependentSampler:
         self.inner.update(items, torch.where(old < 0, mean, torch.lerp(old, mean, self.smooth)), weights=weights)
 
 
-def make_sampler(task: BankTask, config: FimConfig) -> Sampler:
+def make_sampler(task: ScoredTask, config: FimConfig) -> Sampler:
     """The sampler that the configuration asks for."""
     several = task.items != task.samples  # an item has neighbours enough in itself
     if config.draws == "independent":

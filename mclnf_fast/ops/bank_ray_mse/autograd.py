@@ -15,17 +15,25 @@ from torch.library import register_autograd, register_fake
 from mclnf_fast.ops import _library
 from mclnf_fast.ops.bank_mlp.autograd import shapes_like
 from mclnf_fast.ops.bank_mse.autograd import scale
-from mclnf_fast.ops.bank_ray_mse.reference import Shading, ray_errors
+from mclnf_fast.ops.bank_ray_mse.reference import ray_errors
+from mclnf_fast.shading import Shading
 
 
 def packed(shading: Shading) -> tuple[bool, bool, bool, bool, float]:
-    """A shading as the op takes it."""
-    exponential = shading.density == "exp"
-    return shading.last_behind, shading.hold_last, exponential, shading.density_first, shading.most_raw
+    """Return a shading as the numbers that the compiled op takes."""
+    exponential, last_behind = shading.density_activation == "exp", shading.background == "last_sample"
+    return last_behind, shading.detach_last_density, exponential, shading.density_first, shading.max_raw_density
 
 
-def _unpacked(last_behind: bool, hold_last: bool, exponential: bool, density_first: bool, most_raw: float) -> Shading:
-    return Shading("exp" if exponential else "relu", density_first, most_raw, last_behind, hold_last)
+def _unpacked(last_behind: bool, detach: bool, exponential: bool, density_first: bool, max_raw: float) -> Shading:
+    """Return the shading of `packed` numbers; its background is the op's own tensor, unless the last sample is it."""
+    return Shading(
+        "exp" if exponential else "relu",
+        density_first,
+        max_raw,
+        background="last_sample" if last_behind else "black",
+        detach_last_density=detach,
+    )
 
 
 def _fake(x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], *rest: Any) -> Any:
@@ -73,6 +81,8 @@ def _backward(ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
     return None, None, list(grads[: ctx.layers]), list(grads[ctx.layers :]), *none
 
 
-if _library.available("cpu") and hasattr(torch.ops.mclnf_fast, "bank_ray_mse_fwd"):
-    register_fake("mclnf_fast::bank_ray_mse_fwd", _fake)
-    register_autograd("mclnf_fast::bank_ray_mse_fwd", _backward, setup_context=_setup)
+def join() -> None:
+    """Give the compiled op its shapes and derivative; when the op is imported, so that a trace meets a finished op."""
+    if _library.available("cpu"):
+        register_fake("mclnf_fast::bank_ray_mse_fwd", _fake)
+        register_autograd("mclnf_fast::bank_ray_mse_fwd", _backward, setup_context=_setup)

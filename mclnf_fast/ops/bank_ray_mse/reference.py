@@ -2,58 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops._sums import added
+from mclnf_fast.ops._segment_sum import segment_sum
 from mclnf_fast.ops.composite import composite
-
-Density = Literal["relu", "exp"]
-
-
-@dataclass(frozen=True)
-class Shading:
-    """What the 4 outputs of a field of rays mean: three raw colours, which are sigmoids of it, and a raw density.
-
-    density: `relu`, max(raw, 0); or `exp`, exp(min(raw, most_raw)). density_first: it is the first output, otherwise
-    the last. last_behind: the colour of a ray's last point stands behind everything, in place of a background (black
-    where a ray has no point). hold_last: the density of a ray's last point gets no gradient. Raises ValueError where
-    `density` is none of these, or `most_raw` no number.
-    """
-
-    density: Density = "relu"
-    density_first: bool = False
-    most_raw: float = math.inf
-    last_behind: bool = False
-    hold_last: bool = False
-
-    def __post_init__(self) -> None:
-        if self.density not in get_args(Density):
-            raise ValueError(f"density must be one of {', '.join(get_args(Density))}, got {self.density!r}")
-        if math.isnan(self.most_raw):
-            raise ValueError("most_raw must be a number, got nan")
+from mclnf_fast.shading import Shading
 
 
 def pixels(
     raw: Tensor, rays: Tensor, widths: Tensor, background: Tensor | None, shading: Shading, backend: str
 ) -> Tensor:
-    """raw [N, 4] -> pixels [R, 3]."""
-    # Of all four, since a sigmoid of the strided three takes seven times as long.
-    color = raw.sigmoid()[:, 1:] if shading.density_first else raw.sigmoid()[:, :3]
-    density = raw[:, 0] if shading.density_first else raw[:, 3]
-    density = density.relu() if shading.density == "relu" else density.clamp(max=shading.most_raw).exp()
+    """Return the pixels [R, 3] of raw outputs [N, 4]; a background [3] is ignored if the last sample stands behind."""
+    density, color = shading.density_and_color(raw)
     counts = rays.diff()
     full = (counts > 0)[:, None]
     last = (rays[1:] - 1).clamp(min=0)
-    if shading.hold_last and raw.shape[0]:
+    if shading.detach_last_density and raw.shape[0]:
         held = torch.zeros(raw.shape[0], dtype=torch.bool, device=raw.device)
         held[last[full[:, 0]]] = True
         density = torch.where(held, density.detach(), density)
-    if shading.last_behind:
+    if shading.background == "last_sample":
         none = color.new_zeros(len(counts), 3)
         background = torch.where(full, color.index_select(0, last), none) if raw.shape[0] else none
     packed = torch.stack((rays[:-1], counts), 1)
@@ -79,5 +48,5 @@ def ray_errors(
     counts = ray_offsets.diff()
     modules = counts.shape[0]
     owner = torch.repeat_interleave(torch.arange(modules, device=raw.device), counts, output_size=error.shape[0])
-    total = added(error, owner, modules)
+    total = segment_sum(error, owner, modules)
     return total / (3 * counts).clamp(min=1) if mean else total

@@ -10,10 +10,10 @@ import torch
 from mclnf_fast.data import Block, ImageSet, load_scene, write_city
 from mclnf_fast.errors import InputError
 from mclnf_fast.render import Cells, RenderSettings
-from mclnf_fast.render.posed import PosedImages
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.city.options import CityConfig
 from mclnf_fast.systems.city.wide_start import hull_cell
+from mclnf_fast.tasks.rays import PosedImages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +39,8 @@ def _task(block: Block, cell: Cells, spec: FieldSpec, settings: RenderSettings, 
     device = cell.boxes.device
     return PosedImages(
         block.name,
-        block.train.images.to(device),
-        block.train.cameras.to(device),
-        block.test.images.to(device),
-        block.test.cameras.to(device),
+        (block.train.images.to(device), block.train.cameras.to(device)),
+        (block.test.images.to(device), block.test.cameras.to(device)),
         cell,
         spec,
         settings,

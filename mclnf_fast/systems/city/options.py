@@ -152,7 +152,7 @@ class CityConfig:
     @property
     def settings(self) -> RenderSettings:
         """How rays are cut."""
-        return RenderSettings(bins=self.bins, backend=self.backend)
+        return RenderSettings(samples_per_ray=self.bins, backend=self.backend)
 
     @property
     def starts(self) -> set[str]:

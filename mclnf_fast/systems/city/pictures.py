@@ -14,12 +14,12 @@ from mclnf_fast.learn.methods import Method
 from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import mse_to_psnr, ssim
 from mclnf_fast.render import render_scene
-from mclnf_fast.render.posed import PosedImages
 from mclnf_fast.render.volume import Rendered
 from mclnf_fast.systems.city.data import CityData
 from mclnf_fast.systems.city.options import CityConfig
 from mclnf_fast.systems.city.stream import Stream, stack
 from mclnf_fast.systems.common.folder import RunFolder
+from mclnf_fast.tasks.rays import PosedImages
 
 ABOVE = 200  # pixels of the longer side of the view from above
 

@@ -19,9 +19,9 @@ from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import mse_to_psnr
 from mclnf_fast.render import Cells, RayBatch, RayPool, RenderSettings
 from mclnf_fast.render.cameras import cat_cameras
-from mclnf_fast.render.posed import posed_loss
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.common.folder import RunFolder
+from mclnf_fast.tasks.rays import posed_loss
 
 SAVE_EVERY = 10.0  # seconds
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mclnf_fast.learn.methods import MIM, AdaptConfig, Method, Mod
 from mclnf_fast.learn.params import Params, part_of
-from mclnf_fast.render.posed import PosedImages, RayTask, joined
+from mclnf_fast.learn.task import join
 from mclnf_fast.systems.common.folder import RunFolder
+from mclnf_fast.tasks.rays import PosedImages, RayTask
 
 SAVE_EVERY = 10.0  # seconds
 
@@ -53,7 +54,7 @@ class Stream:
         self.name, self.tasks, self.steps, self.folder, self.picture = name, tasks, steps, folder, picture
         self.log_steps = {0, *log_steps, steps}
         self.blocks_at_once = len(tasks) if cls.joint else 1
-        met: Sequence[RayTask] = [joined(tasks)] if cls.joint else tasks
+        met: Sequence[RayTask] = [join(tasks)] if cls.joint else tasks
         self.method = cls(met, start, dataclasses.replace(config, decay_steps=self.budget), seed)
         self.matrix: list[list[float | None]] = []  # [k][i]: held-out PSNR of block i after block k
         self.curves: list[dict[int, float]] = []  # of each block: held-out PSNR by steps a block
@@ -119,7 +120,7 @@ class Stream:
         began = time.perf_counter()
         if self.joint:  # there is no time at which only some blocks had been learned
             self.matrix += [[None] * len(self.tasks)] * last
-        self.matrix.append([self.tasks[i].evaluate(self.params_of(i)) for i in range(k + 1)])
+        self.matrix.append([self.tasks[i].evaluate(self.params_of(i)).item() for i in range(k + 1)])
         self.evaluation_seconds += time.perf_counter() - began
         self.save()
 
@@ -131,7 +132,7 @@ class Stream:
         for block in range(len(self.tasks)) if self.joint else (k,):
             if step not in self.curves[block]:
                 params = self.params_of(block)
-                self.curves[block][step] = self.tasks[block].evaluate(params)
+                self.curves[block][step] = self.tasks[block].evaluate(params).item()
                 self.picture(self.name, block, step, params)
         self.evaluation_seconds += time.perf_counter() - began
 

@@ -17,10 +17,10 @@ from mclnf_fast.learn.meta.oml import fast_mask
 from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import mse_to_psnr
 from mclnf_fast.render import Cells, RayBatch, RayPool, RenderSettings
-from mclnf_fast.render.posed import posed_losses
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.city.start import SAVE_EVERY, draw_from_each, random_start
 from mclnf_fast.systems.common.folder import RunFolder
+from mclnf_fast.tasks.rays import posed_losses
 
 Kind = Literal["joint", "oml"]
 

@@ -1,43 +1,132 @@
-"""A run's options as plain data and back, and what a command line says of one before all are read."""
+"""Groups of options that systems compose.
+
+A system's options are one frozen dataclass of such groups: `run`, `data`, `field` (and, if a system has them, `meta`,
+`adapt`, `fim`). The groups marked `OmitArgPrefixes` have flags without a prefix (`--out`, `--width`), the others carry
+the group's name (`--meta.steps`). Code is handed the group that it needs and not the whole configuration, so that a
+new option does not pass through every function on its way.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
-import typing
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Annotated, ClassVar, Literal
+
+from tyro.conf import OmitArgPrefixes, arg
 
 from mclnf_fast.errors import InputError
+from mclnf_fast.systems.common.checks import check_at_least, check_device
 
-T = TypeVar("T")
-
-
-def from_plain(cls: type[T], data: Any) -> T:
-    """A configuration from what `folder.plain` made of it. Raises InputError where that is no such configuration."""
-    try:
-        config: T = _read(cls, data)
-        config.check()  # type: ignore[attr-defined]
-        return config
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        name = getattr(cls, "kind", cls.__name__)
-        raise InputError(f"resume: config.yaml must be that of a run of {name}, but: {error!r}") from None
+Backend = Literal["auto", "reference", "cpu", "triton"]
 
 
-def _read(hint: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint):
-        hints = typing.get_type_hints(hint)
-        return hint(**{f.name: _read(hints[f.name], value[f.name]) for f in dataclasses.fields(hint)})  # type: ignore[operator]
-    kinds = typing.get_args(hint)
-    if value is not None and (hint is pathlib.Path or pathlib.Path in kinds):
-        return pathlib.Path(value)
-    return tuple(value) if isinstance(value, list) else value
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Where a run is kept, and what it computes on."""
+
+    out: pathlib.Path | None = None
+    """Run folder, new or empty; default outputs/SYSTEM/TIME."""
+    quick: bool = False
+    """A small run of under a minute."""
+    resume: str | None = None
+    """Continue the run in this folder, with the options that it began with; without a folder: the run in --out, or the
+    newest."""
+    threads: int | None = None
+    """CPU threads; default: the number that PyTorch chooses."""
+    device: str = "cpu"
+    """Where to learn: cpu, cuda, or one of several GPUs, such as cuda:1."""
+    backend: Backend = "auto"
+    """Which implementation of the ops to use; auto takes the fastest that can serve."""
+
+    def check(self) -> None:
+        """Raise InputError if an option is out of range."""
+        check_at_least(1, threads=self.threads)
+        check_device(self.device)
 
 
-def given_option(words: Sequence[str], name: str, default: str) -> str:
-    """What a command line says of `--name VALUE` or `--name=VALUE`, the last time it does."""
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """What to learn from."""
+
+    path: Annotated[pathlib.Path | None, arg(name="data")] = None
+    """Folder to read; without it procedural data are made."""
+
+    def check(self) -> None:
+        """Raise InputError if an option is out of range."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitOptions(DataOptions):
+    """What to learn from and what to test on."""
+
+    test: int | None = None
+    """How many to test on, unseen in meta-training; default: what the folder's layout says, or a share."""
+    limit: int | None = None
+    """Read at most this many."""
+
+    def check(self) -> None:
+        super().check()
+        check_at_least(1, test=self.test, limit=self.limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldOptions:
+    """Architecture of a network."""
+
+    fewest_layers: ClassVar[int] = 1
+
+    width: int = 256
+    """Width of the network."""
+    hidden_layers: int = 4
+    """Hidden layers of the network; one more is its output."""
+
+    def check(self) -> None:
+        """Raise InputError if an option is out of range."""
+        check_at_least(1, width=self.width)
+        # The fused kernels hold one pointer per layer in a fixed table of 32.
+        if not self.fewest_layers <= self.hidden_layers <= 30:
+            raise InputError(f"hidden-layers must lie in {self.fewest_layers} ... 30, got {self.hidden_layers}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SystemConfig:
+    """Base of the options of every system: each group checks itself; a subclass checks what relates its groups.
+
+    Example: a system with a `meta` group next to the run.
+
+    >>> import dataclasses
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class EchoConfig(SystemConfig):
+    ...     kind = "echo"
+    ...     field: OmitArgPrefixes[FieldOptions] = dataclasses.field(default_factory=FieldOptions)
+    >>> EchoConfig().check()
+    >>> EchoConfig(field=FieldOptions(width=0)).check()
+    Traceback (most recent call last):
+    mclnf_fast.errors.InputError: width must be at least 1, got 0
+    """
+
+    kind: ClassVar[str]
+
+    run: OmitArgPrefixes[RunOptions] = dataclasses.field(default_factory=RunOptions)
+    """Where the run is kept, and what it computes on."""
+
+    def check(self) -> None:
+        """Raise InputError if an option is out of range."""
+        for group in dataclasses.fields(self):
+            check = getattr(getattr(self, group.name), "check", None)
+            if check is not None:
+                check()
+
+
+def option_value(words: Sequence[str], name: str, default: str) -> str:
+    """Return the value of `--name VALUE` or `--name=VALUE` on a command line, the last one if it stands twice.
+
+    Used before the whole line is read: presets decide the defaults from which it is read.
+
+    >>> option_value(["--preset", "paper", "--steps=3"], "preset", "small")
+    'paper'
+    """
     value = default
     for k, word in enumerate(words):
         if word == f"--{name}" and k + 1 < len(words):

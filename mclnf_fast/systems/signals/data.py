@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from mclnf_fast.data.cut import Cut, Frame
+from mclnf_fast.data.cut import CoordinateFrame, Cut
 from mclnf_fast.data.signals import Signals, SignalSets
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.learn.coords import CoordTask
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.sampling.even import hilbert_order
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.signals.options import AudioConfig, ImageConfig, SignalConfig, VideoConfig
+from mclnf_fast.tasks.coords import CoordTask
 
 MADE = {"image": (36, 6), "video": (16, 4), "audio": (36, 6)}  # procedural signals, and how many of them to test on
 
@@ -50,7 +50,9 @@ def cut_of(config: SignalConfig, sets: SignalSets) -> Cut:
     return Cut(tuple(sets.test.values.shape[1:-1]), config.parts, config.span, config.box_span)
 
 
-def tasks_of(config: SignalConfig, cut: Cut, signals: Signals, spec: FieldSpec, frame: Frame) -> list[CoordTask]:
+def tasks_of(
+    config: SignalConfig, cut: Cut, signals: Signals, spec: FieldSpec, frame: CoordinateFrame
+) -> list[CoordTask]:
     """The tasks of signals: in local coordinates for modules, in global ones for one network."""
     return [
         CoordTask(

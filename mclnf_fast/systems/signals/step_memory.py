@@ -21,11 +21,12 @@ import torch
 import mclnf_fast
 from mclnf_fast.data.cut import Cut
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.learn.coords import CoordTask, joined
 from mclnf_fast.learn.methods import METHODS
+from mclnf_fast.learn.task import join
+from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import plain
-from mclnf_fast.systems.common.options import from_plain
 from mclnf_fast.systems.signals.options import CONFIGS, SignalConfig
+from mclnf_fast.tasks.coords import CoordTask
 
 ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
@@ -62,7 +63,7 @@ def _peak_of_step(config: SignalConfig, name: str, channels: int, signals: int, 
     count = min(SAMPLES, cut.coordinates(0, "local").shape[0])
     x, y = torch.rand(count, config.axes) * 2 - 1, torch.rand(signals, count, channels)
     tasks = [CoordTask(str(k), x.to(config.device), y.to(config.device), spec, config.backend) for k in range(2)]
-    method = cls([joined(tasks)] if cls.joint else tasks, initial_parameters(spec, 1, device=config.device), adapt, 0)
+    method = cls([join(tasks)] if cls.joint else tasks, initial_parameters(spec, 1, device=config.device), adapt, 0)
     for k in range(len(method.tasks)):  # the second task has what a method remembers of the first
         method.begin(k)
         steps = adapt.warm_steps + adapt.fim.refresh + 1

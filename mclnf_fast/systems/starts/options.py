@@ -1,0 +1,161 @@
+"""Options of the systems that learn an initialization and fine-tune it on unseen data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, TypeVar
+
+from tyro.conf import OmitArgPrefixes
+
+from mclnf_fast.errors import InputError
+from mclnf_fast.learn.meta.reptile_start import ReptileConfig
+from mclnf_fast.spec import FieldSpec, LogFrequency
+from mclnf_fast.systems.common.checks import check_at_least, check_seed
+from mclnf_fast.systems.common.config_file import Values, with_options
+from mclnf_fast.systems.common.options import FieldOptions, SystemConfig, option_value
+
+InitializationName = Literal["standard", "matched", "shuffled", "meta"]
+INITIALIZATIONS: tuple[InitializationName, ...] = typing.get_args(InitializationName)
+
+
+@dataclasses.dataclass(frozen=True)
+class StartConfig(SystemConfig):
+    """Learns an initialization over many tasks, and fine-tunes it on unseen ones.
+
+    A subclass lists its presets: name -> {flag: value}, and `quick_values`, which `--quick` sets on top of each.
+    """
+
+    presets: ClassVar[Mapping[str, Values]]
+    quick_values: ClassVar[Values]
+
+    preset: str = "small"
+    """What the other options begin from."""
+    seed: int = 0
+    """Of the random initialization, the meta-batches and the procedural data."""
+    steps: int = 1000
+    """Steps of fine-tuning, of every initialization alike."""
+    meta: ReptileConfig = dataclasses.field(default_factory=ReptileConfig)
+    """Meta-training of the initialization."""
+
+    def check(self) -> None:
+        super().check()
+        check_at_least(1, steps=self.steps)
+        check_seed(self.seed)
+
+
+C = TypeVar("C", bound=StartConfig)
+
+
+def preset_config(cls: type[C], preset: str = "small", *, quick: bool = False) -> C:
+    """Return the defaults under a preset; `quick` changes some of them.
+
+    Raises InputError if there is no such preset.
+
+    >>> from mclnf_fast.systems.ct.options import CtConfig
+    >>> preset_config(CtConfig, "paper").data.size
+    256
+    """
+    if preset not in cls.presets:
+        raise InputError(f"preset must be one of {', '.join(cls.presets)}, got {preset!r}")
+    values = {**cls.presets[preset], **({"quick": True, **cls.quick_values} if quick else {})}
+    return with_options(cls(), {"preset": preset, **values})
+
+
+def defaults_from(cls: type[C], words: Sequence[str]) -> C:
+    """Return the defaults from which a command line is read: those of its `--preset` and `--quick`.
+
+    >>> from mclnf_fast.systems.ct.options import CtConfig
+    >>> defaults_from(CtConfig, ["--preset=paper"]) == preset_config(CtConfig, "paper")
+    True
+    """
+    return preset_config(cls, option_value(words, "preset", "small"), quick="--quick" in words)
+
+
+def check_initializations(names: Sequence[str]) -> None:
+    """Raise InputError if there are no names, or one stands twice.
+
+    >>> check_initializations(["standard", "meta"])
+    """
+    if not names or len(set(names)) < len(names):
+        known = ", ".join(INITIALIZATIONS)
+        raise InputError(f"initializations must name different ones of {known}, got {', '.join(names) or 'none'}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RayFieldOptions(FieldOptions):
+    """A radiance field of positions, and the part of rays on which it is sampled."""
+
+    hidden_layers: int = 5
+    """Hidden layers of the network."""
+    max_exp: float = 8.0
+    """Highest frequency of the 20 of a coordinate, 2 to the power of this, radians per unit of length. One that turns
+    by much more than a radian between two samples is noise to learn from."""
+    samples_per_ray: int = 128
+    """Samples per ray."""
+    near: float | None = None
+    """Where the samples of a ray begin, in units of the data; default: what the data give."""
+    far: float | None = None
+    """Where they end; default: what the data give."""
+
+    def check(self) -> None:
+        super().check()
+        if not 0 <= self.max_exp <= 32:
+            raise InputError(f"max-exp must lie in 0 ... 32, got {self.max_exp}")
+        check_at_least(2, samples_per_ray=self.samples_per_ray)
+        if self.near is not None and self.far is not None and not 0 <= self.near < self.far < math.inf:
+            raise InputError(f"near and far must be 0 <= near < far, finite, got {self.near} and {self.far}")
+
+    @property
+    def spec(self) -> FieldSpec:
+        """The network: 120 features of a position, no view direction; color and density."""
+        return FieldSpec(3, 4, self.width, self.hidden_layers, encoding=LogFrequency(20, self.max_exp))
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuneOptions:
+    """Fine-tuning of an initialization on rays."""
+
+    batch: int = 128
+    """Rays per step and task."""
+    lr: float | None = 0.5
+    """Rate of the steps."""
+
+    @property
+    def rate(self) -> float:
+        """`lr`, or its default."""
+        return 0.5 if self.lr is None else self.lr
+
+    def check(self) -> None:
+        """Raise InputError if an option is out of range."""
+        if self.batch < 1:
+            raise InputError(f"adapt.batch must be at least 1, got {self.batch}")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise InputError(f"adapt.lr must be above 0 and finite, got {self.lr}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RayStartConfig(StartConfig):
+    """Learns an initialization of radiance fields, and compares it with others."""
+
+    field: OmitArgPrefixes[RayFieldOptions] = dataclasses.field(default_factory=RayFieldOptions)
+    """The network, and the part of rays on which it is sampled."""
+    initializations: tuple[InitializationName, ...] = INITIALIZATIONS
+    """Which to compare: standard, random; matched, random but with the meta-learned one's mean output everywhere;
+    shuffled, the meta-learned one with the entries of each tensor permuted; meta, the meta-learned one."""
+    adapt: FineTuneOptions = dataclasses.field(default_factory=FineTuneOptions)
+    """Fine-tuning on unseen tasks."""
+    meta_rays: int = 128
+    """Rays per step and task in meta-training."""
+    match_steps: int = 500
+    """Adam steps in which `matched` comes to its mean."""
+    check_every: int | None = None
+    """Outer steps between two checks of the initialization on unseen data; 0: none. They change nothing."""
+
+    def check(self) -> None:
+        super().check()
+        check_initializations(self.initializations)
+        check_at_least(1, meta_rays=self.meta_rays, match_steps=self.match_steps)
+        check_at_least(0, check_every=self.check_every)

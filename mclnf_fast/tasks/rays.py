@@ -1,0 +1,228 @@
+"""Turn posed images of one region into a task for one module: rays in, squared color errors out.
+
+The loss of a ray is computed in `render.ray_losses`; `render.RenderSettings` holds its samples per ray and its shading,
+with the background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.errors import InputError
+from mclnf_fast.learn.params import Params
+from mclnf_fast.learn.task import Batch, Points
+from mclnf_fast.render.cameras import Cameras
+from mclnf_fast.render.cells import Cells
+from mclnf_fast.render.losses import ray_losses
+from mclnf_fast.render.pool import Pool, RayBatch, RayPool, RayPools
+from mclnf_fast.render.samples import Rays, RaySamples, sample_in_cells
+from mclnf_fast.render.settings import RenderSettings
+from mclnf_fast.render.volume import composite_samples, evaluate_samples, render_fused, render_modules
+from mclnf_fast.spec import FieldSpec
+
+Views = tuple[Tensor, Cameras]
+"""Images uint8 [V, H, W, 3] and the V cameras that took them."""
+
+
+class RayTask:
+    """Rays of one region as a `learn.ScoredTask` of one signal (S = 1).
+
+    Batches are origins, directions and colors [1, k, 3]. A sample is a ray, its loss the mean squared error of its
+    color. An item is a tile of pixels: a single pixel is drawn a few times in a whole run, its neighborhood often.
+
+    Args:
+        name: of the task.
+        pool: the rays.
+        cells: the one cell in which the module lives (len 1).
+        spec, settings: of the field and of its rendering.
+
+    Raises ValueError if there is not exactly one cell.
+    """
+
+    modules = 1
+    curve: Tensor | None = None  # tiles lie side by side in their own order
+
+    def __init__(self, name: str, pool: Pool, cells: Cells, spec: FieldSpec, settings: RenderSettings) -> None:
+        if len(cells) != 1:
+            raise ValueError(f"cells must hold the one cell of this task, got {len(cells)}")
+        self.name, self.pool, self.cells, self.spec, self.settings = name, pool, cells, spec, settings
+        self.backend = settings.backend
+
+    @property
+    def samples(self) -> int:
+        """Number of rays."""
+        return len(self.pool)
+
+    @property
+    def items(self) -> int:
+        """Number of tiles."""
+        return self.pool.tiles
+
+    def draw(self, count: int, generator: torch.Generator, modules: Tensor | None = None) -> Batch:
+        """Return `count` uniform rays. Raises InputError if `modules` names more than the one signal."""
+        if modules is not None and len(modules) != 1:
+            raise InputError(f"modules must name the one signal of this task, got {len(modules)}")
+        return self.take(self.pool.uniform(count, generator)[None])
+
+    def take(self, ids: Tensor) -> Batch:
+        return tuple(t[None] for t in self.pool.batch(ids[0]))
+
+    def draw_in(self, items: Tensor, generator: torch.Generator) -> tuple[Batch, Tensor]:
+        ids, factor = self.pool.in_tiles(items[0], generator)
+        return self.take(ids[None]), factor[None]
+
+    def loss(self, params: Params, batch: Batch, weights: Tensor | None = None, seed: int = 0) -> Tensor:
+        rays, ray_weight = _rays(batch), None if weights is None else weights[0]
+        return posed_loss(params, self.spec, rays, _offsets(rays), self.cells, self.settings, seed, ray_weight)
+
+    def points(self, params: Params, batch: Batch, seed: int = 0) -> Points:
+        """Return the points of the rays; the sample of a point is its ray, so that cross terms are included."""
+        rays = _rays(batch)
+        points, raw = self._evaluated(params, rays, seed)
+        with torch.enable_grad():
+            color = composite_samples(raw, points, self.settings).color
+            loss = (color - rays.colors).square().mean(-1).sum()
+            grad_y = torch.autograd.grad(loss, raw)[0]
+        return Points(points.x, points.offsets, grad_y, points.ray_ids, len(rays.origins))
+
+    def outputs(self, params: Params, batch: Batch, seed: int = 0) -> Iterator[Points]:
+        """Yield the points for each color channel of the rays' pixels."""
+        rays = _rays(batch)
+        points, raw = self._evaluated(params, rays, seed)
+        with torch.enable_grad():
+            color = composite_samples(raw, points, self.settings).color
+        for channel in color.sum(0):
+            # The graph of the compositing is small; evaluating the field again for each channel would not be.
+            grad_y = torch.autograd.grad(channel, raw, retain_graph=True)[0]
+            yield Points(points.x, points.offsets, grad_y, points.ray_ids, len(rays.origins))
+
+    def evaluate(self, params: Params) -> Tensor:
+        """Raise InputError: rays without held-out views can be trained on, not evaluated."""
+        raise InputError(f"task {self.name} must have held-out views to be evaluated, got none")
+
+    def _evaluated(self, params: Params, batch: RayBatch, seed: int) -> tuple[RaySamples, Tensor]:
+        """Return the samples of the rays, and the field's raw outputs there as a leaf."""
+        rays = Rays.through_one_module(batch.origins, batch.directions)
+        samples = sample_in_cells(rays, self.cells, self.settings, seed=seed)
+        with torch.no_grad():
+            raw = evaluate_samples(params, self.spec, samples, self.settings)
+        return samples, raw.requires_grad_()
+
+
+class PosedImages(RayTask):
+    """A `RayTask` on one region's training views, with held-out views to judge it by.
+
+    Args:
+        name: of the task.
+        train, test: training and held-out views.
+        cells: the one cell in which the module lives (len 1).
+        spec, settings: of the field and of its rendering.
+        tile: side of a tile in pixels.
+    """
+
+    pool: RayPool
+
+    def __init__(
+        self,
+        name: str,
+        train: Views,
+        test: Views,
+        cells: Cells,
+        spec: FieldSpec,
+        settings: RenderSettings,
+        tile: int = 8,
+    ) -> None:
+        super().__init__(name, RayPool(*train, tile), cells, spec, settings)
+        self.test_images, self.test_cameras = test
+
+    @torch.no_grad()
+    def render(self, params: Params, cameras: Cameras, view: int) -> Tensor:
+        """Return one view [H, W, 3] of `cameras` through this task's module, without jitter."""
+        rays = Rays.through_one_module(*cameras.view_rays(view))
+        rendered = render_fused(params, self.spec, rays, self.cells, self.settings)
+        return rendered.color.reshape(cameras.height, cameras.width, 3)
+
+    def evaluate(self, params: Params) -> Tensor:
+        """Return the mean over the held-out views of each view's PSNR in dB, fp64 [1]."""
+        scores = self.evaluate_views(params)
+        return torch.tensor([sum(scores) / len(scores)], dtype=torch.float64)
+
+    @torch.no_grad()
+    def evaluate_views(self, params: Params) -> list[float]:
+        """Return the PSNR in dB of every held-out view, at most 120."""
+        scores = []
+        for view in range(len(self.test_cameras)):
+            truth = self.test_images[view].to(torch.float32) / 255.0
+            error = (self.render(params, self.test_cameras, view) - truth).square().mean(dtype=torch.float64)
+            # An exact view (a constant background, say) has no error; 120 dB keeps means finite.
+            scores.append(float(-10.0 * torch.log10(error.clamp(min=1e-12))))
+        return scores
+
+    @staticmethod
+    def joined(tasks: Sequence[PosedImages]) -> RayTask:
+        """Return the rays of all tasks as one task, of the network (and in the cell) of the first."""
+        first = tasks[0]
+        return RayTask("all", RayPools([task.pool for task in tasks]), first.cells, first.spec, first.settings)
+
+
+def _rays(batch: Batch) -> RayBatch:
+    return RayBatch(*(t[0] for t in batch))
+
+
+def _offsets(rays: RayBatch) -> Tensor:
+    """Return the offsets of rays that all go through one module."""
+    return Rays.through_one_module(rays.origins, rays.directions).offsets
+
+
+def posed_losses(
+    params: Params,
+    spec: FieldSpec,
+    batch: RayBatch,
+    ray_offsets: Tensor,
+    cells: Cells,
+    settings: RenderSettings,
+    seed: int,
+) -> Tensor:
+    """Return the mean squared color error of every ray [R], of rays grouped by module; differentiable in `params`."""
+    rays = Rays(batch.origins, batch.directions, ray_offsets)
+    out = render_modules(params, spec, rays, cells, settings, seed=seed)
+    return (out.color - batch.colors).square().mean(-1)
+
+
+def posed_loss(
+    params: Params,
+    spec: FieldSpec,
+    batch: RayBatch,
+    ray_offsets: Tensor,
+    cells: Cells,
+    settings: RenderSettings,
+    seed: int | None = None,
+    ray_weight: Tensor | None = None,
+) -> Tensor:
+    """Return the mean squared color error of every module's rays, each times its weight: the fast way to train.
+
+        L_m = mean over rays and channels of weight * (rendered - color)^2
+
+    Args:
+        params: tensors [M, ...], as `FieldBank.stacked`; `spec` as `ray_losses` takes it.
+        batch: rays [R, 3] grouped by module, scene units, and their colors in 0 ... 1.
+        ray_offsets: int64 [M + 1].
+        seed: of the jitter of the samples along a ray; None: no jitter.
+        ray_weight: [R]; None: ones. The mean is over rays and channels, not over weights.
+
+    Returns: [M]; twice differentiable in `params`, where one through `render_modules` is faster.
+
+    >>> import torch
+    >>> from mclnf_fast.fields import initial_parameters
+    >>> from mclnf_fast.render import Cells, RayBatch, RenderSettings
+    >>> params = initial_parameters(FieldSpec(3, 4, 8, 1), 2)
+    >>> cells = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3], [[1.0, -1.0, -1.0], [3.0, 1.0, 1.0]]]))
+    >>> rays = RayBatch(torch.tensor([[0.0, 0.0, 3.0]] * 2), torch.tensor([[0.0, 0.0, -1.0]] * 2), torch.rand(2, 3))
+    >>> posed_loss(params, FieldSpec(3, 4, 8, 1), rays, torch.tensor([0, 1, 2]), cells, RenderSettings(4)).shape
+    torch.Size([2])
+    """
+    samples = sample_in_cells(Rays(batch.origins, batch.directions, ray_offsets), cells, settings, seed=seed)
+    return ray_losses(params, spec, samples, batch.colors, settings, ray_weight)
