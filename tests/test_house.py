@@ -47,7 +47,7 @@ STILL_RENAMED = {
     "fields.io", "systems.city.job", "systems.city.options",
 }  # fmt: skip
 STILL_LONG = {
-    "_draw", "__init__",
+    "__init__",
     "qualitative_picture", "continued",
 }  # fmt: skip
 STILL_UNLISTED = {"ModRandom"}
