@@ -38,7 +38,7 @@ def start(kind: Kind = "joint", **changes: object) -> WideStart:
     )
 
 
-def test_the_hull_is_what_the_cell_grows_to() -> None:
+def test_the_hull_is_the_grown_cell() -> None:
     cells = Cells(torch.tensor([[[-2.0, -1, -3], [0, 1, 1]], [[0.0, -1, -3], [2, 1, 1]]]))
     one = hull_cell(cells)
     assert len(one) == 1

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import torch
 
+from mclnf_fast import ops
 from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import steps_to_reach
-from mclnf_fast.ops import _dispatch
+from mclnf_fast.report.record import CityRecord, CityResults, Comparison, MetaTraining, Picture, from_json
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.city import data as city_data
 from mclnf_fast.systems.city import pictures as city_pictures
@@ -31,9 +32,9 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     Raises InputError on unusable input; whatever ends a run, its folder keeps the last good state and `resume`
     continues it to the same result.
     """
-    from mclnf_fast.report import matrix_table, summary_markdown, write_report
+    from mclnf_fast.report import matrix_table, summary_markdown, write_city_report
 
-    run = begin(config, _dispatch.ops(), read_config, command)
+    run = begin(config, ops.registered(), read_config, command)
     config, folder, phases = run.config, run.folder, run.phases
     torch.manual_seed(config.seed)
     if config.backend != "reference" and (missing := _passed_over(config)):
@@ -52,17 +53,17 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
             label = f"{task.name} ({k + 1}/{len(data.tasks)}) {name}"
             with phases("learning"), progress(label, config.steps) as bar:
                 stream.learn(k, bar)
-        summary = {name: stream.summary() for name, stream in streams.items() if stream.tasks_done}
+        summary = {n: from_json(CityResults, s.summary()) for n, s in streams.items() if s.tasks_done}
         say(matrix_table(summary, [t.name for t in data.tasks], color=sys.stdout.isatty()))
         run.save_phases()
         folder.write_lines("metrics.jsonl", _events(streams))
 
     with phases("pictures"):
         pictures, extra = city_pictures.make(config, data, streams, folder)
-    metrics = _metrics(run, data, streams, learned, extra)
+    record = _metrics(run, data, streams, learned, extra)
     _save_bank(streams, starts["modules"], config, data, folder)
-    report = run.finish(metrics, lambda *_: pictures, write_report)
-    say(summary_markdown(metrics))
+    record, report = run.finish(record, lambda *_: [Picture(**picture) for picture in pictures], write_city_report)
+    say(summary_markdown(record))
     say(f"report: {report}")
     return folder.path
 
@@ -73,9 +74,9 @@ def _where(config: CityConfig) -> tuple[torch.device, torch.dtype]:
 
 def _passed_over(config: CityConfig) -> list[str]:
     """Why the networks are left to the reference; nothing where they are not."""
-    if _dispatch.select("bank_mlp", config.backend, *_where(config)) != "reference":
+    if ops.select("bank_mlp", config.backend, *_where(config)) != "reference":
         return []
-    reasons = [_dispatch.passed_over("bank_mlp", name, *_where(config)) for name in _dispatch.backends("bank_mlp")]
+    reasons = [ops.passed_over("bank_mlp", name, *_where(config)) for name in ops.backends("bank_mlp")]
     return [reason for reason in reasons if reason is not None]
 
 
@@ -159,29 +160,34 @@ def _metrics(
     streams: dict[str, Stream],
     learned: dict[str, Any],
     extra: dict[str, Any],
-) -> dict[str, Any]:
-    config = run.config
-    summary = {name: {**s.summary(), **extra["ssim"].get(name, {})} for name, s in streams.items()}
-    comparison: dict[str, Any] = {}
-    if {"mod", "mim"} <= set(streams):
-        found = {}
-        for k, task in enumerate(data.tasks):
-            target = streams["mod"].curves[k][config.steps]
-            steps, values = zip(*sorted(streams["mim"].curves[k].items()))
-            found[task.name] = steps_to_reach(steps, values, target)
-        comparison["mim_steps_to_mod_final"] = found
-        comparison["mim_over_mod_seconds"] = streams["mim"].seconds / streams["mod"].seconds
-    return {
-        **run.facts(),
-        "title": data.title,
-        "blocks": [t.name for t in data.tasks],
-        "meta": learned.get("modules"),
-        "starts": learned,
-        "city": extra["city"],
-        "summary": summary,
-        "comparison": comparison,
-        "notes": data.notes,
+) -> CityRecord:
+    """Return the record of the run, but for the pictures and the seconds of the report."""
+    rows = {name: {**s.summary(), **extra["ssim"].get(name, {})} for name, s in streams.items()}
+    initializations = {
+        name: MetaTraining(tuple(map(tuple, row["curve"])), seconds=row["seconds"], outer_steps=row["steps"])
+        for name, row in learned.items()
     }
+    return CityRecord(
+        **run.facts(),
+        title=data.title,
+        notes=tuple(data.notes),
+        tasks=tuple(t.name for t in data.tasks),
+        initializations=initializations,
+        methods={name: from_json(CityResults, row) for name, row in rows.items()},
+        across=extra["city"],
+        comparison=_comparison(run.config.steps, data, streams),
+    )
+
+
+def _comparison(last: int, data: city_data.CityData, streams: dict[str, Stream]) -> Comparison | None:
+    """Return `mim` against `mod`, whose final PSNR is that after `last` steps; None if one of them did not run."""
+    if not {"mod", "mim"} <= set(streams):
+        return None
+    first_steps = {}
+    for k, task in enumerate(data.tasks):
+        steps, values = zip(*sorted(streams["mim"].curves[k].items()))
+        first_steps[task.name] = steps_to_reach(steps, values, streams["mod"].curves[k][last])
+    return Comparison(first_steps, streams["mim"].seconds / streams["mod"].seconds)
 
 
 def _save_bank(
