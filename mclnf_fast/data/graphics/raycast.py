@@ -289,7 +289,7 @@ class RayCaster:
             origin, solid = start.index_select(0, pair_point[chosen]), member[chosen] - kind * self._box_count
             rows6 = (self.solids.ellipsoids if kind else self.solids.boxes).index_select(0, solid)
             if kind == 0:
-                # A ray that starts inside a box (where two overlap) is dark too, so any stretch ahead counts.
+                # A ray that starts inside a box (two of them overlap) is dark too, so any stretch ahead counts.
                 inverse = 1.0 / self.sun
                 lower, upper = (rows6[:, :3] - origin) * inverse, (rows6[:, 3:] - origin) * inverse
                 blocked = torch.minimum(lower, upper).amax(1) <= torch.maximum(lower, upper).amin(1).clamp_max(1e9)

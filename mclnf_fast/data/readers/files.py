@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mclnf_fast.data.readers.pictures import decoded, has_alpha, on_white
+from mclnf_fast.data.readers.decoding.pictures import decoded, has_alpha, on_white
 from mclnf_fast.data.scene import ImageSet, check_aabb
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras, check_poses

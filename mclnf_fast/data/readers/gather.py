@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mclnf_fast.data.readers.extras import MissingExtraError
+from mclnf_fast.data.readers.decoding.extras import MissingExtraError
 from mclnf_fast.data.readers.layouts import PLURAL, DataFile, Layout
 from mclnf_fast.data.readers.split import Split
 from mclnf_fast.data.signals import SignalKind, Signals, SignalSets

@@ -102,8 +102,8 @@ def read_nerfstudio(root: Path, holdout_every: int) -> tuple[FrameGroup, dict[st
         group.train = [f for w, f in frames if (w in train if train is not None else w not in (test or ()))]
     else:
         is_test = _every(len(frames), holdout_every)
-        group.train = [f for (_, f), out in zip(frames, is_test, strict=True) if not out]
-        group.test = [f for (_, f), out in zip(frames, is_test, strict=True) if out]
+        group.train = [f for (_, f), test_view in zip(frames, is_test, strict=True) if not test_view]
+        group.test = [f for (_, f), test_view in zip(frames, is_test, strict=True) if test_view]
     return group, content
 
 

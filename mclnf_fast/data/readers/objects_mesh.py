@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.data.graphics.mesh import CREASE, Mesh, corner_normals, face_normals, to_linear
-from mclnf_fast.data.readers.extras import error_reason, import_extra
+from mclnf_fast.data.readers.decoding.extras import error_reason, import_extra
+from mclnf_fast.data.readers.decoding.gltf_images import check_images
+from mclnf_fast.data.readers.decoding.pictures import decoded
 from mclnf_fast.data.readers.files import safe_path
-from mclnf_fast.data.readers.gltf_images import check_images
 from mclnf_fast.data.readers.layouts import IMAGES, DataFile, Layout, any_file, walk
-from mclnf_fast.data.readers.pictures import decoded
 from mclnf_fast.errors import InputError
 
 MESHES = (".glb", ".gltf", ".obj")
@@ -248,7 +248,7 @@ def _joined(parts: list[Mesh]) -> Mesh:
         offset += len(part.vertices)
         number = -1
         for texture in part.textures:
-            known = [k for k, other in enumerate(textures) if other is texture]
+            known = [k for k, candidate in enumerate(textures) if candidate is texture]
             number = known[0] if known else len(textures)
             if not known:
                 textures.append(texture)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from mclnf_fast.data.objects import ObjectViews
+from mclnf_fast.data.readers.decoding.pictures import decoded, has_alpha
 from mclnf_fast.data.readers.files import Frame, frame_cameras, read_pictures
-from mclnf_fast.data.readers.pictures import decoded, has_alpha
 from mclnf_fast.errors import InputError
 
 
@@ -24,7 +24,7 @@ def read_rgba(path: Path, white: bool = False) -> np.ndarray:
     picture = decoded(path)
     has_own_alpha = has_alpha(picture)
     rgba = np.array(picture.convert("RGBA"))
-    # Some renderers write an alpha of 255 everywhere: that says nothing about the background.
+    # Some renderers write an alpha of 255 everywhere: that is no word on the background.
     if white and not (has_own_alpha and bool((rgba[..., 3] < 255).any())):
         rgba[..., 3] = np.where((rgba[..., :3] == 255).all(-1), 0, 255)
     return rgba

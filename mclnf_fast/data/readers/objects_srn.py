@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mclnf_fast.data.readers.decoding.pictures import decoded
 from mclnf_fast.data.readers.files import Frame, read_pose
 from mclnf_fast.data.readers.layouts import IMAGES, SPLITS, DataFile, Layout, folders_in
-from mclnf_fast.data.readers.pictures import decoded
 from mclnf_fast.errors import InputError
 
 NEAR_FAR = {"cars": (0.8, 1.8), "chairs": (1.25, 2.75)}  # as its authors' readers take them
@@ -39,8 +39,8 @@ def srn_reason(root: Path) -> str | None:
     True
     """
     pools, _ = _srn_pools(root)
-    first = next((items[0] for items in pools.values() if items), None)
-    return None if first is None else f"rgb or pose in {first.path}"
+    example = next((items[0] for items in pools.values() if items), None)
+    return None if example is None else f"rgb or pose in {example.path}"
 
 
 def srn_objects(root: Path) -> tuple[Layout, float, float]:

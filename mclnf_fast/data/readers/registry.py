@@ -206,7 +206,7 @@ def unknown_layout(kind: DataKind, path: Path, wanted: str = "") -> InputError:
     """Return the error for a folder that no reader detects; it lists everything that was looked for.
 
     Args:
-        wanted: the content in general, such as "images (.png)", when the layouts alone do not say it.
+        wanted: the content in general, such as "images (.png)", when the layouts alone do not name it.
     """
     layouts = [reader.looks_for for reader in readers(kind)]
     listed = ", ".join(layouts[:-1]) + (" or " if len(layouts) > 1 else "") + layouts[-1]

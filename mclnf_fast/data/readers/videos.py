@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mclnf_fast.data.readers.clips import decode_clip
 from mclnf_fast.data.readers.dataset_layouts import choose_signals, signal_readers
+from mclnf_fast.data.readers.decoding.clips import decode_clip
 from mclnf_fast.data.readers.gather import FileSignals, gather
 from mclnf_fast.data.readers.images import check_frame_options
 from mclnf_fast.data.readers.layouts import DataFile, Layout

@@ -28,7 +28,9 @@ class Outline:
 
     def __init__(self, car: CarPlan) -> None:
         self.car = car
-        self.bumper = car.clearance + 0.62 * (car.nose - car.clearance)  # where the rounding of the nose begins
+        self.bumper = car.clearance + 0.62 * (
+            car.nose - car.clearance
+        )  # height at which the rounding of the nose begins
         self.tail = 0.93 * car.deck if car.rear_base < 0.93 else 0.90 * car.belt
 
     def x(self, f: np.ndarray | float) -> np.ndarray:

@@ -80,8 +80,8 @@ def _ring(front: float, rear: float, wide: float, pillars: list[tuple[float, flo
         *side,
         (rear + back, 0.86 * wide), (rear + 0.25 * back, 0.5 * wide), (rear, 0.22 * wide), (rear, 0.0),
     ]  # fmt: skip
-    out = np.array(left)
-    return np.concatenate([out, out[-2:0:-1] * np.array((1.0, -1.0))])
+    points = np.array(left)
+    return np.concatenate([points, points[-2:0:-1] * np.array((1.0, -1.0))])
 
 
 def _windows(car: CarPlan, pillars: int) -> np.ndarray:

@@ -138,7 +138,7 @@ def sides(car: CarPlan) -> list[Mesh]:
 
 
 def _reach(line: Outline, z: float, low: float, high: float) -> float:
-    """The least share of the length in [low, high] where the middle line is as high as `z`."""
+    """Return the least share of the length in [low, high] at which the middle line is as high as `z`."""
     f = np.linspace(low, high, 241)
     tall = line.top(f) >= z
     return float(f[int(tall.argmax())]) if bool(tall.any()) else high

@@ -94,9 +94,9 @@ def draw_car(seed: int, index: int) -> CarPlan:
     style = names[int(rng.choice(len(names), p=odds / odds.sum()))]
     numbers = np.array(STYLES[style][1])
     near = BLENDS[style]
-    share, other = rng.random(), int(rng.integers(0, 1 << 16))
+    share, choice = rng.random(), int(rng.integers(0, 1 << 16))
     if near:
-        numbers = numbers + 0.4 * share**1.5 * (np.array(STYLES[near[other % len(near)]][1]) - numbers)
+        numbers = numbers + 0.4 * share**1.5 * (np.array(STYLES[near[choice % len(near)]][1]) - numbers)
     numbers = numbers * (1.0 + np.array(SPREAD) * rng.normal(size=len(SPREAD)).clip(-2.0, 2.0))
     shape = dict(zip(SHAPE, numbers.tolist(), strict=True))
     _settle(shape)

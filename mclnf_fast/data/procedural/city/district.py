@@ -1,4 +1,4 @@
-"""A procedural city district as plain data: which solids stand where, of which colors, between which streets.
+"""A procedural city district as plain data: the solids, their colors, and the streets between them.
 
 The plan is that of a planned city, block after block alike in outline and different in everything else: square cells of
 `CELL` meters, a main street along each cell border, two narrower streets through each cell that cut it into four lots,

@@ -66,7 +66,7 @@ def _facade_color(rows6: Tensor, material: Tensor, points: Tensor, axis: Tensor,
     glass = pulses(along / bay, material[:, WINDOW_WIDE], blur / bay) * pulses(
         low[:, 2] / floor, material[:, WINDOW_TALL], blur / floor
     )
-    # Whole windows only: none on the wall's last half metre beside a corner or below the roof.
+    # Whole windows only: none on the wall's last half meter beside a corner or below the roof.
     edge = torch.minimum(torch.minimum(along, length - along), size[:, 2] - low[:, 2]) - 0.5
     wall, window = material[:, WALL], material[:, WINDOW]
     glass = glass * within(edge, blur)

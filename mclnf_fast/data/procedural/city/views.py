@@ -104,7 +104,7 @@ def _crossings(cameras: Cameras, box: Tensor) -> Tensor:
 def _fitted(cameras: Cameras, limits: Tensor, generator: torch.Generator) -> tuple[Cameras, Tensor]:
     """Move each camera sideways to a random place from which its rays keep inside `limits`; return the ids that can.
 
-    A seventh of the room beyond either end is drawn too and held at that end: without it, few views would reach the
+    A seventh of the room beyond either end is drawn too and clamped to that end: without it, few views would reach the
     cell's corners.
     """
     crossings = _crossings(cameras, limits)

@@ -46,8 +46,8 @@ def _weave(face: Portrait, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         mix = 0.35 * smooth(0.5 + np.sin(y * 75 + 2.5 * np.abs(np.mod(x * 14, 1.0) - 0.5)))
     else:
         mix = np.zeros_like(x)
-    other = p.second if not p.suit else 0.6 * p.cloth + 0.4
-    return (p.cloth + mix[..., None] * (other - p.cloth)) * (1 + thread)[..., None]
+    pattern_color = p.second if not p.suit else 0.6 * p.cloth + 0.4
+    return (p.cloth + mix[..., None] * (pattern_color - p.cloth)) * (1 + thread)[..., None]
 
 
 def draw_clothes(face: Portrait) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mclnf_fast.data.readers.extras import error_reason
+from mclnf_fast.data.readers.decoding.extras import error_reason
 from mclnf_fast.errors import InputError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mclnf_fast.data.readers.extras import error_reason, import_extra
-from mclnf_fast.data.readers.pictures import MOST_PIXELS, fit, on_white, to_array
+from mclnf_fast.data.readers.decoding.extras import error_reason, import_extra
+from mclnf_fast.data.readers.decoding.pictures import MOST_PIXELS, fit, on_white, to_array
 from mclnf_fast.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Clip:
 def decode_clip(path: Path, count: int, stride: int, size: tuple[int, int], channels: int, resize: bool) -> Clip:
     """Return at most `count` frames of a video, every `stride`-th from the first on, each cut to `size`.
 
-    Frames are turned as the file says; transparency is put on white.
+    Frames are turned as the file asks; transparency is put on white.
 
     Args:
         path: the file.
@@ -115,7 +115,7 @@ def _decode(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _upright(frame: Any) -> Image.Image:
-    """Return a decoded frame as a picture of mode RGB, turned as the file says."""
+    """Return a decoded frame as a picture of mode RGB, turned as the file asks."""
     from PIL import Image
 
     if any(component.is_alpha for component in frame.format.components):

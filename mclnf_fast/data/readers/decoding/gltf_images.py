@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mclnf_fast.data.readers.pictures import decoded
+from mclnf_fast.data.readers.decoding.pictures import decoded
 from mclnf_fast.errors import InputError
 
 MAGIC, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942  # of the binary form (glTF 2.0, section 4.4)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mclnf_fast.data.readers.extras import error_reason, import_extra
+from mclnf_fast.data.readers.decoding.extras import error_reason, import_extra
 from mclnf_fast.errors import InputError
 
 MOST_SECONDS = 600.0  # no more of a file is read
