@@ -129,6 +129,9 @@ class Hits:
         distance: [K, S], meters; infinity for the sky.
         solid: int64 [K, S], index of the solid (boxes first), GROUND or SKY.
         directions: three tensors [K, S], the unit directions of the rays.
+
+    >>> Hits(torch.full((1, 1), torch.inf), torch.full((1, 1), SKY), [torch.ones(1, 1)] * 3).solid.tolist()
+    [[-2]]
     """
 
     distance: Tensor

@@ -107,6 +107,16 @@ def read_windows(path: Path, options: AudioOptions) -> FileSignals:
 
     Raises:
         InputError: unusable, or silent.
+
+    >>> import tempfile, wave
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.wav")
+    ...     with wave.open(str(path), "wb") as file:
+    ...         file.setparams((1, 2, 8000, 0, "NONE", ""))
+    ...         file.writeframes((1000 * np.sin(np.arange(800.0))).astype("<i2").tobytes())
+    ...     windows = read_windows(path, AudioOptions(seconds=0.05, rate=8000, windows_per_file=2))
+    >>> len(windows.values), windows.labels
+    (2, ['@0s', '@0.05s'])
     """
     length, rate, most = _window_length(options), options.rate, options.windows_per_file
     samples, file_rate = decode_sound(path)

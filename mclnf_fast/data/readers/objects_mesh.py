@@ -40,6 +40,13 @@ def mesh_files(path: Path) -> Layout:
 
     Raises:
         InputError: a folder that cannot be listed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.obj")
+    ...     _ = path.write_text("v 0 0 0\\nv 1 0 0\\nv 0 1 0\\nf 1 2 3\\n")
+    ...     print([item.name for item in mesh_files(Path(folder)).pools["all"]])
+    ['a']
     """
     if path.is_file():
         return Layout(path.stem, {"all": [DataFile(path, path.stem)]})
@@ -97,6 +104,14 @@ def read_mesh(root: Path, path: Path) -> Mesh:
     Raises:
         InputError: unreadable, without faces, not finite, a texture missing, corrupt or outside of `root`.
         MissingExtraError: the extra `meshes` is not installed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.obj")
+    ...     _ = path.write_text("v 0 0 0\\nv 1 0 0\\nv 0 1 0\\nf 1 2 3\\n")
+    ...     mesh = read_mesh(Path(folder), path)
+    >>> mesh.faces.shape
+    torch.Size([1, 3])
     """
     trimesh = import_extra("trimesh", f"{path.suffix} meshes", "meshes")
     if path.stat().st_size > MOST_BYTES:

@@ -47,6 +47,19 @@ def srn_objects(root: Path) -> tuple[Layout, float, float]:
     """Return the objects in `root`, near and far.
 
     These are `<category>_{train,val,test}/<id>`, the ids of one of those folders, or one object.
+
+    >>> from PIL import Image
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     car = Path(folder, "cars_test", "car")
+    ...     for name in ("rgb", "pose"):
+    ...         (car / name).mkdir(parents=True)
+    ...     Image.new("RGB", (8, 8)).save(car / "rgb" / "0.png")
+    ...     _ = (car / "intrinsics.txt").write_text("10 4 4 0\\n8 8\\n")
+    ...     _ = (car / "pose" / "0.txt").write_text(" ".join(map(str, np.eye(4).ravel())))
+    ...     layout, near, far = srn_objects(Path(folder))
+    >>> layout.pools["test"][0].name, near, far
+    ('cars_test/car', 0.8, 1.8)
     """
     pools, category = _srn_pools(root)
     near, far = next((value for key, value in NEAR_FAR.items() if key in category.lower()), NEAR_FAR["cars"])
@@ -76,6 +89,19 @@ def srn_frames(folder: Path) -> list[Frame]:
 
     Raises:
         InputError: no pictures, no pose for one of them, a pose or `intrinsics.txt` that is none.
+
+    >>> from PIL import Image
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     car = Path(folder, "cars_test", "car")
+    ...     for name in ("rgb", "pose"):
+    ...         (car / name).mkdir(parents=True)
+    ...     Image.new("RGB", (8, 8)).save(car / "rgb" / "0.png")
+    ...     _ = (car / "intrinsics.txt").write_text("10 4 4 0\\n8 8\\n")
+    ...     _ = (car / "pose" / "0.txt").write_text(" ".join(map(str, np.eye(4).ravel())))
+    ...     frames = srn_frames(car)
+    >>> frames[0].intrinsics["fl_x"]
+    10.0
     """
     source = folder / "intrinsics.txt"
     lines = [line.split() for line in _text(source).splitlines() if line.strip()]

@@ -93,6 +93,11 @@ class SolidRenderer:
 
     Raises:
         InputError: the sun is not above the horizon.
+
+    >>> white = torch.ones(3)
+    >>> light = Light(torch.tensor([0.0, 0.0, 1.0]), white, white, white, white, white, white)
+    >>> solids = Solids(torch.zeros(0, 6), torch.zeros(0, 6))
+    >>> renderer = SolidRenderer(solids, torch.zeros(0, 15), lambda x, y, footprint: torch.ones(len(x), 3), light)
     """
 
     def __init__(

@@ -160,7 +160,12 @@ def write_city(
 
 @contextmanager
 def one_thread() -> Iterator[int]:
-    """Run torch's operations on one thread each; yield the number of threads before, for work on whole views."""
+    """Run torch's operations on one thread each; yield the number of threads before, for work on whole views.
+
+    >>> with one_thread() as threads:
+    ...     torch.get_num_threads()
+    1
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

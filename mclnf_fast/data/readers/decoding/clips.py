@@ -54,6 +54,16 @@ def decode_clip(path: Path, count: int, stride: int, size: tuple[int, int], chan
     Raises:
         InputError: unreadable or corrupt, no video in it, pictures of more than 150 million pixels.
         MissingExtraError: the extra `media` is not installed.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.gif")
+    ...     frames = [Image.new("RGB", (8, 8), (90 * k, 0, 0)) for k in range(3)]
+    ...     frames[0].save(path, save_all=True, append_images=frames[1:])
+    ...     clip = decode_clip(path, count=2, stride=1, size=(4, 4), channels=3, resize=True)
+    >>> clip.frames.shape, clip.more
+    ((2, 4, 4, 3), True)
     """
     av = import_extra("av", "video")
     frames: list[np.ndarray] = []

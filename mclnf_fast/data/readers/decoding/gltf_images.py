@@ -27,6 +27,12 @@ def check_images(path: Path, read_beside: Callable[[str], bytes]) -> None:
         InputError: a picture that is corrupt or no picture, or lies outside of its buffer.
         ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error: a corrupt or wrong file. Other faults
             of it are for its reader to report.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.gltf")
+    ...     _ = path.write_text('{"images": []}')
+    ...     check_images(path, lambda name: b"")
     """
     content, binary = _json_and_binary(path.read_bytes())
     for k, image in enumerate(content.get("images", ())):
