@@ -89,7 +89,7 @@ class _Job(RayStarts):
         say(f"{sets.title}: photos of {self.test.width} x {self.test.height}, {parts}")
         samples = config.field.samples_per_ray
         network = f"{self.spec.num_parameters:,} parameters, width {config.field.width}, {samples} samples per ray"
-        say(f"{network}; meta-batch of {config.meta.objects}")
+        say(f"{network}; meta-batch of {config.meta.tasks}")
         for note in sets.notes:
             say(f"note: {note}")
 

@@ -106,7 +106,7 @@ class _Job(RayStarts):
         say(f"{sets.title}: {counts}, {size}")
         samples = config.field.samples_per_ray
         network = f"{self.spec.num_parameters:,} parameters, width {config.field.width}, {samples} samples per ray"
-        say(f"{network}; meta-batch of {config.meta.objects}" if self.train is not None else network)
+        say(f"{network}; meta-batch of {config.meta.tasks}" if self.train is not None else network)
         for note in sets.notes:
             say(f"note: {note}")
 

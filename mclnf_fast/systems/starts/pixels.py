@@ -13,7 +13,8 @@ from mclnf_fast.data import load_images
 from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.meta.adapt import fine_tune
-from mclnf_fast.learn.meta.reptile_start import DrawLoss, ReptileStart
+from mclnf_fast.learn.meta.episodes import DrawLoss, DrawnEpisodes
+from mclnf_fast.learn.meta.trainer import CURVE_POINTS, MetaTrainer, loss_curve
 from mclnf_fast.learn.params import LossFn, Params
 from mclnf_fast.metrics import log_steps, mse_to_psnr
 from mclnf_fast.ops.bank_step import Kind
@@ -44,7 +45,7 @@ def announce(config: PixelConfig, sets: SignalSets, network: str) -> None:
     """What the run is about, for the terminal."""
     counts = f"{len(sets.train)} to learn from, {len(sets.test)} to test on"
     say(f"{sets.title}: {counts}, {config.data.size} x {config.data.size}")
-    say(f"{network}; meta-batch of {config.meta.objects}")
+    say(f"{network}; meta-batch of {config.meta.tasks}")
     for note in sets.notes:
         say(f"note: {note}")
 
@@ -53,9 +54,10 @@ def learned_start(run: Run[Any], init: Params, tasks: int, draw: DrawLoss) -> tu
     """The meta-learned start [1, ...], from where a former process has left it, and what to report of the learning:
     the loss of the last inner step (in MAML: after it) as `curve`, in dB."""
     config: PixelConfig = run.config
-    learner = ReptileStart(init, tasks, draw, config.meta, config.seed)
-    run.learn(learner, "meta", config.meta.steps, "learning the start")
-    curve = [[s, float(mse_to_psnr(v))] for s, v in learner.curve]
+    episodes = DrawnEpisodes(tasks, draw, config.meta.tasks)
+    learner = MetaTrainer(init, episodes, config.meta, config.seed, curve_points=CURVE_POINTS)
+    run.learn(learner, "meta", "learning the initialization")
+    curve = [[s, float(mse_to_psnr(v))] for s, v in loss_curve(learner.curve)]
     return learner.params, {"curve": curve, "seconds": learner.seconds}
 
 

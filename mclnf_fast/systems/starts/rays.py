@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.fields import initial_parameters
+from mclnf_fast.learn.meta.episodes import DrawnEpisodes
 from mclnf_fast.learn.meta.inits import matched, shuffled
-from mclnf_fast.learn.meta.reptile_start import ReptileStart
+from mclnf_fast.learn.meta.trainer import CURVE_POINTS, MetaTrainer, loss_curve
 from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import log_steps, mse_to_psnr, psnr
 from mclnf_fast.render.bins import BinSettings, render_pixels, shaded
@@ -80,17 +81,18 @@ class RayStarts:
         options = self.options
 
         def draw(tasks: Tensor, generator: torch.Generator) -> Any:
-            return ray_loss(train, tasks, self.spec, options.meta_rays, generator)
+            return ray_loss(train, tasks, self.spec, options.meta.batch, generator)
 
-        learner = ReptileStart(standard, len(train), draw, options.meta, options.seed)
+        episodes = DrawnEpisodes(len(train), draw, options.meta.tasks)
+        learner = MetaTrainer(standard, episodes, options.meta, options.seed, curve_points=CURVE_POINTS)
 
         def looked(done: int) -> list[float] | None:
             if check is None or not every or done % every:
                 return None
             return [done, check(learner.params)]
 
-        checks = self.run.learn(learner, "meta", options.meta.steps, "learning the start", looked)
-        curve = [[s, float(mse_to_psnr(v))] for s, v in learner.curve]
+        checks = self.run.learn(learner, "meta", "learning the initialization", check=looked)
+        curve = [[s, float(mse_to_psnr(v))] for s, v in loss_curve(learner.curve)]
         return learner.params, {"curve": curve, "checks": checks, "seconds": learner.seconds}
 
     def _matched(self, start: Params, learned: Params, train: ObjectPool) -> Params:
