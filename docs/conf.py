@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -40,6 +41,9 @@ html_static_path = ["_static"]
 html_css_files = ["wide.css"]
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
+
+# The pages of docs/api/, in order: a name that several rooms hand on stands on the page of the first.
+API = ("mclnf_fast", "ops", "fields", "render", "learn", "tasks")
 
 SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Example|Examples):( +\S.*)?$")
 
@@ -111,12 +115,26 @@ def _inline(text: str) -> str:
 
 
 def _process(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    lines[:] = as_rst(lines)
+    # napoleon takes the text before a colon in an attribute's first line for its type: let it find a comment there.
+    first = ["..", ""] if what in ("attribute", "property", "data") else []
+    lines[:] = first + as_rst(lines)
 
 
-def _skip(app: object, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
-    """Leave out the fields of a named tuple, which have no text of their own: the tuple's docstring lists them."""
-    return True if getattr(obj, "__doc__", None) and str(obj.__doc__).startswith("Alias for field number") else None
+def _owner(obj: object) -> str | None:
+    """Return the page of the first room that hands an object on, or None if no room does."""
+    for page in API:
+        module = importlib.import_module("mclnf_fast" if page == "mclnf_fast" else f"mclnf_fast.{page}")
+        if any(getattr(module, name) is obj for name in getattr(module, "__all__", ())):
+            return page
+    return None
+
+
+def _skip(app, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:  # type: ignore[no-untyped-def]
+    """Leave out what an earlier page has, and the fields of a named tuple, which its docstring lists."""
+    if str(getattr(obj, "__doc__", "")).startswith("Alias for field number"):
+        return True
+    page = app.env.docname.removeprefix("api/")
+    return True if what == "module" and _owner(obj) not in (page, None) else None
 
 
 def setup(app) -> None:  # type: ignore[no-untyped-def]

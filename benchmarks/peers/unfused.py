@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.contender import Contender
-from benchmarks.work.fused import Rays
+from benchmarks.work.fused import Fused
 
 
 def missing() -> str | None:
@@ -11,7 +11,7 @@ def missing() -> str | None:
     return None
 
 
-def render_rays(work: Rays) -> Contender:
+def render_rays(work: Fused) -> Contender:
     """March, bank, composite, each on its fastest backend."""
     return work.own("ops")
 

@@ -17,7 +17,7 @@ from benchmarks.work import Work
 from benchmarks.work.nerf import stepper
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn import BankOptimizer
-from mclnf_fast.render.bins import BinSettings, bin_losses
+from mclnf_fast.render import RenderSettings, ray_losses, sample_between
 from mclnf_fast.spec import FieldSpec, LogFrequency
 
 LR = 0.5
@@ -45,14 +45,14 @@ class Bins(Work):
         self.tolerance = {"loss": 1e-5, "grads": 1e-2}
 
     def own_step(self, name: str, backend: str = "auto") -> Contender:
-        """`render.bins.bin_losses` and `learn.BankOptimizer`, as `learn.fine_tune` calls them."""
+        """`render.ray_losses` and `learn.BankOptimizer`, as `learn.fine_tune` calls them."""
         leaves = tuple(p.clone().requires_grad_() for p in self.params)
-        settings = BinSettings(self.bins, backend=backend)
+        settings = RenderSettings.between(samples_per_ray=self.bins, backend=backend)
         optimizer = BankOptimizer(leaves, kind="sgd", lr=LR)
 
         def gradients() -> tuple[Tensor, Sequence[Tensor]]:
-            rays = (self.origins, self.directions, self.target)
-            loss = bin_losses(leaves, self.spec, *rays, settings, self.noise).sum()
+            samples, _ = sample_between(self.origins, self.directions, settings, self.noise)
+            loss = ray_losses(leaves, self.spec, samples, self.target, settings).sum()
             return loss, torch.autograd.grad(loss, leaves)
 
         return stepper(name, gradients, optimizer.step)

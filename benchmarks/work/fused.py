@@ -7,6 +7,7 @@ another, with all samples in memory.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,12 +16,14 @@ from benchmarks.contender import Contender, Outputs
 from benchmarks.work.nerf import BACKGROUND, Nerf
 from benchmarks.work.render import ball
 from mclnf_fast import render
-from mclnf_fast.render.volume import RenderSettings, composite_points, evaluate, sample_in_cells
+from mclnf_fast.render import Rays, RaySamples, RenderSettings, sample_in_cells
+from mclnf_fast.render.volume import composite_samples, evaluate_samples
+from mclnf_fast.shading import SCENE_SHADING
 
 EARLY_STOP = 1e-4  # of the transmittance: what is left of a pixel when a ray is given up
 
 
-class Rays(Nerf):
+class Fused(Nerf):
     """The rays and cells of a NeRF step, and occupancy bool [X, X, X] of the unit box."""
 
     def __init__(self, op: str, shapes: dict[str, Any], device: str = "cpu") -> None:
@@ -33,7 +36,13 @@ class Rays(Nerf):
 
     def settings(self, backend: str) -> RenderSettings:
         """Without chunks: all rays are in memory."""
-        return RenderSettings(bins=self.samples, background=BACKGROUND, backend=backend)
+        shading = replace(SCENE_SHADING, background=BACKGROUND)
+        return RenderSettings(self.samples, shading=shading, backend=backend)
+
+    @property
+    def grouped(self) -> Rays:
+        """The rays as the renderer takes them."""
+        return Rays(self.origins, self.directions, self.ray_offsets)
 
     def ours(self) -> list[Contender]:
         fused: Any = vars(render)["render_fused"]
@@ -43,9 +52,7 @@ class Rays(Nerf):
             return fused(
                 params,
                 self.spec,
-                self.origins,
-                self.directions,
-                self.ray_offsets,
+                self.grouped,
                 self.cells,
                 self.settings("auto"),
                 occupancy=self.occupancy,
@@ -63,9 +70,7 @@ class Rays(Nerf):
                 return render.render_modules(
                     params,
                     self.spec,
-                    self.origins,
-                    self.directions,
-                    self.ray_offsets,
+                    self.grouped,
                     self.cells,
                     self.settings(backend),
                     occupancy=self.occupancy,
@@ -76,13 +81,13 @@ class Rays(Nerf):
     def truth(self) -> Outputs:
         """The same samples, evaluated and composited in float64."""
         reference = self.settings("reference")
-        rays = self.origins.cpu(), self.directions.cpu(), self.ray_offsets.cpu()
+        rays = Rays(*(t.cpu() for t in self.grouped))
         with torch.no_grad():
-            points = sample_in_cells(*rays, self.cells, reference, self.spec, self.given)
-            wide = [t.to(self.device, torch.float64 if t.is_floating_point() else t.dtype) for t in points]
-            points = type(points)(*wide)
+            samples = sample_in_cells(rays, self.cells, reference, self.given)
+            wide = [t.to(self.device, torch.float64 if t.is_floating_point() else t.dtype) for t in samples]
+            samples = RaySamples(*wide)
             params = [t.double() for t in (*self.weights, *self.biases)]
-            out = composite_points(evaluate(params, self.spec, points, reference), points, reference)
+            out = composite_samples(evaluate_samples(params, self.spec, samples, reference), samples, reference)
         return named(out._replace(depth=out.depth * self.cells.unit))
 
     def yardstick(self) -> Contender:
@@ -94,4 +99,4 @@ def named(out: Any) -> Outputs:
     return {"color": out.color, "opacity": out.opacity, "depth": out.depth}
 
 
-WORK = Rays
+WORK = Fused

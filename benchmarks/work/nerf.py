@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from benchmarks.work.bank import Bank
 from benchmarks.work.render import rays_of
 from mclnf_fast.learn import BankOptimizer
 from mclnf_fast.render import Cells, RayBatch, RenderSettings
+from mclnf_fast.shading import SCENE_SHADING
 from mclnf_fast.tasks import posed_loss
 
 LR = 5e-4
@@ -46,7 +48,8 @@ class Nerf(Bank):
     def own_step(self, name: str, backend: str = "auto") -> Contender:
         """`tasks.posed_loss` and `learn.BankOptimizer` as a user's loop calls them."""
         leaves = tuple(t.clone().requires_grad_() for t in (*self.weights, *self.biases))
-        settings = RenderSettings(bins=self.samples, background=BACKGROUND, backend=backend)
+        shading = replace(SCENE_SHADING, background=BACKGROUND)
+        settings = RenderSettings(self.samples, shading=shading, backend=backend)
         optimizer = BankOptimizer(leaves, lr=LR)
 
         def gradients() -> tuple[Tensor, Sequence[Tensor]]:

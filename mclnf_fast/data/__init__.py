@@ -1,6 +1,7 @@
 """Readers of posed images, objects, pictures, video and sound, and generators of each that need no download."""
 
 from mclnf_fast.data.objects import ObjectSets, ObjectViews, sphere_cameras, turntable
+from mclnf_fast.data.objects_write import write_objects
 from mclnf_fast.data.photos import PhotoSets
 from mclnf_fast.data.procedural.audio import procedural_audio
 from mclnf_fast.data.procedural.cars.cars import procedural_cars, render_car
@@ -14,28 +15,43 @@ from mclnf_fast.data.procedural.video import procedural_video
 from mclnf_fast.data.readers.audio import load_audio
 from mclnf_fast.data.readers.images import load_images
 from mclnf_fast.data.readers.objects import load_objects
-from mclnf_fast.data.readers.objects_write import write_objects
+from mclnf_fast.data.readers.options import (
+    AudioOptions,
+    ImageOptions,
+    ObjectOptions,
+    PhotoOptions,
+    SceneOptions,
+    VideoOptions,
+)
 from mclnf_fast.data.readers.photos import load_photos
+from mclnf_fast.data.readers.registry import Reader, readers, register_reader
 from mclnf_fast.data.readers.scenes import load_scene
 from mclnf_fast.data.readers.videos import load_videos
 from mclnf_fast.data.scene import Block, ImageSet, Scene
-from mclnf_fast.data.signals import Kind, Signals, SignalSets
+from mclnf_fast.data.signals import SignalKind, Signals, SignalSets
 
 __all__ = [
     "EXPAND",
+    "AudioOptions",
     "Block",
     "CityPaths",
     "CityPlan",
     "CityRenderer",
     "District",
+    "ImageOptions",
     "ImageSet",
-    "Kind",
+    "ObjectOptions",
     "ObjectSets",
     "ObjectViews",
+    "PhotoOptions",
     "PhotoSets",
+    "Reader",
     "Scene",
+    "SceneOptions",
+    "SignalKind",
     "SignalSets",
     "Signals",
+    "VideoOptions",
     "block_views",
     "city_cache_dir",
     "city_views",
@@ -52,6 +68,8 @@ __all__ = [
     "procedural_faces",
     "procedural_photos",
     "procedural_video",
+    "readers",
+    "register_reader",
     "render_car",
     "sphere_cameras",
     "turntable",

@@ -1,4 +1,4 @@
-"""Cutting a signal's grid of samples into tasks: patches of an image, groups of frames, windows of audio."""
+"""Cuts a signal's grid of samples into tasks: patches of an image, groups of frames, windows of audio."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ from torch import Tensor
 
 from mclnf_fast.errors import InputError
 
-Frame = Literal["local", "global"]
+CoordinateFrame = Literal["local", "global"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """Which samples of a grid each task owns: contiguous boxes, row-major, every sample in exactly one.
+    """A division of a grid into tasks: contiguous boxes in row-major order, every sample in exactly one of them.
 
-    grid: samples an axis, such as (178, 178), (frames, height, width) or (length,). parts: boxes an axis, as many
-    numbers; where an axis does not divide evenly the first boxes are one sample longer. span: half the range of the
-    coordinates an axis, 1 for [-1, 1]; box_span: that of local coordinates, None: the same.
+    Attributes:
+        grid: samples per axis, such as (178, 178), (frames, height, width) or (length,).
+        parts: boxes per axis; when an axis does not divide evenly, its first boxes are one sample longer.
+        span: half the range of the coordinates of each axis, 1 for [-1, 1].
+        box_span: the same for local coordinates; None: as `span`.
 
-    Raises InputError where there are more parts than samples.
+    Raises:
+        InputError: other than one number per axis, or more parts than samples.
+
+    >>> cut = Cut((4, 6), (2, 2), (1.0, 1.0))
+    >>> cut.tasks, cut.box(3)
+    (4, (slice(2, 4, None), slice(3, 6, None)))
     """
 
     grid: tuple[int, ...]
@@ -34,7 +41,7 @@ class Cut:
 
     def __post_init__(self) -> None:
         if not (len(self.grid) == len(self.parts) == len(self.span)) or not self.grid:
-            raise InputError(f"parts must be {len(self.grid)} numbers, one an axis of {self.grid}, got {self.parts}")
+            raise InputError(f"parts must be {len(self.grid)} numbers, one per axis of {self.grid}, got {self.parts}")
         for size, parts in zip(self.grid, self.parts):
             if parts < 1 or parts > size:
                 raise InputError(f"parts must lie in 1 ... the samples of their axis {self.grid}, got {self.parts}")
@@ -45,41 +52,53 @@ class Cut:
         return math.prod(self.parts)
 
     def box(self, task: int) -> tuple[slice, ...]:
-        """The samples of a task, an axis each."""
+        """Return the samples of a task, one slice per axis.
+
+        Raises:
+            IndexError: no such task.
+        """
         if not 0 <= task < self.tasks:
             raise IndexError(f"task must lie in [0, {self.tasks}), got {task}")
-        places = list(itertools.product(*(range(p) for p in self.parts)))[task]
-        found = []
-        for size, parts, place in zip(self.grid, self.parts, places):
-            each, longer = divmod(size, parts)
-            begin = place * each + min(place, longer)
-            found.append(slice(begin, begin + each + (place < longer)))
-        return tuple(found)
+        position = list(itertools.product(*(range(p) for p in self.parts)))[task]
+        slices = []
+        for size, parts, index in zip(self.grid, self.parts, position):
+            length, longer = divmod(size, parts)
+            begin = index * length + min(index, longer)
+            slices.append(slice(begin, begin + length + (index < longer)))
+        return tuple(slices)
 
-    def coordinates(self, task: int, frame: Frame) -> Tensor:
-        """[n, axes] in the order of the grid's axes. `local`: the same range for each box, so that one shared start
-        serves all boxes; `global`: boxes in their places, so that one network can tell them apart."""
+    def coordinates(self, task: int, frame: CoordinateFrame) -> Tensor:
+        """Return the coordinates of a task's samples, [n, axes] in the order of the grid's axes.
+
+        "local" gives each box the same range, so that one shared initialization serves all boxes; "global" keeps boxes
+        in their places, so that one network can tell them apart.
+        """
         box = self.box(task)
         if frame == "local":
-            axes = [_line(cut.stop - cut.start, span) for cut, span in zip(box, self.box_span or self.span)]
+            axes = [_axis(samples.stop - samples.start, span) for samples, span in zip(box, self.box_span or self.span)]
         else:
-            axes = [_line(size, span)[cut] for size, cut, span in zip(self.grid, box, self.span)]
+            axes = [_axis(size, span)[samples] for size, samples, span in zip(self.grid, box, self.span)]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
 
     def values(self, signals: Tensor, task: int) -> Tensor:
-        """The samples of a task: signals [S, *grid, C] -> [S, n, C]."""
+        """Return the samples of a task: signals [S, *grid, C] -> [S, n, C]."""
         return signals[(slice(None), *self.box(task))].reshape(len(signals), -1, signals.shape[-1])
 
     def assemble(self, pieces: Sequence[Tensor]) -> Tensor:
-        """What `values` took apart: one [S, n, C] a task -> [S, *grid, C]."""
-        first = pieces[0]
-        whole = first.new_empty(len(first), *self.grid, first.shape[-1])
+        """Invert `values`: put one [S, n, C] per task together to [S, *grid, C].
+
+        >>> cut, signals = Cut((5,), (2,), (1.0,)), torch.arange(5.0).reshape(1, 5, 1)
+        >>> torch.equal(cut.assemble([cut.values(signals, task) for task in range(2)]), signals)
+        True
+        """
+        whole = pieces[0].new_empty(len(pieces[0]), *self.grid, pieces[0].shape[-1])
         for task, piece in enumerate(pieces):
             box = self.box(task)
             whole[(slice(None), *box)] = piece.reshape(len(piece), *(b.stop - b.start for b in box), piece.shape[-1])
         return whole
 
 
-def _line(size: int, span: float) -> Tensor:
-    """`size` coordinates from -span to span; the middle for one."""
+def _axis(size: int, span: float) -> Tensor:
+    """Return `size` coordinates from -span to span; a single one lies in the middle."""
+    # linspace would put a single sample at -span, at the edge of what the shared initialization has seen.
     return torch.linspace(-span, span, size) if size > 1 else torch.zeros(1)

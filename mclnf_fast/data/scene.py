@@ -1,4 +1,4 @@
-"""What a reader hands over: images with their cameras, cut into blocks."""
+"""Records of posed images: `ImageSet`, images with their cameras, and `Scene`, such sets cut into blocks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
 
 
-def check_aabb(aabb: Tensor, what: str = "aabb") -> None:
-    """Raise `InputError` where `aabb` is no finite [2, 3] box of a positive extent."""
+def check_aabb(aabb: Tensor, name: str = "aabb") -> None:
+    """Raise `InputError` unless `aabb` is a finite box [2, 3] (lower corner, upper corner) of positive extent.
+
+    >>> check_aabb(torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))
+    """
     if not isinstance(aabb, Tensor) or tuple(aabb.shape) != (2, 3):
         shape = tuple(aabb.shape) if isinstance(aabb, Tensor) else type(aabb).__name__
-        raise InputError(f"{what}: must be [2, 3] (lower corner, upper corner), was {shape}")
+        raise InputError(f"{name}: must be [2, 3] (lower corner, upper corner), was {shape}")
     if not bool(torch.isfinite(aabb).all()) or not bool((aabb[1] > aabb[0]).all()):
-        raise InputError(f"{what}: the upper corner must be above the lower one on each axis, was {aabb.tolist()}")
+        raise InputError(f"{name}: the upper corner must be above the lower one on each axis, was {aabb.tolist()}")
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,15 @@ class ImageSet:
     Attributes:
         images: uint8 [V, H, W, 3], sRGB.
         cameras: V cameras of H x W pixels, positions in scene units.
-        names: V names (the file's path inside its data folder).
+        names: V names (paths of the files inside their data folder).
+
+    Raises:
+        InputError: images of another shape or dtype, another number of names.
+
+    >>> from mclnf_fast.data import turntable
+    >>> views = ImageSet(torch.zeros(2, 8, 8, 3, dtype=torch.uint8), turntable(2, 8), ("a", "b"))
+    >>> views.pick(torch.tensor([1])).names
+    ('b',)
     """
 
     images: Tensor
@@ -35,26 +46,36 @@ class ImageSet:
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        want = (len(self.cameras), self.cameras.height, self.cameras.width, 3)
-        if tuple(self.images.shape) != want or self.images.dtype != torch.uint8:
-            raise InputError(f"images: must be uint8 {want}, was {self.images.dtype} {tuple(self.images.shape)}")
+        shape = (len(self.cameras), self.cameras.height, self.cameras.width, 3)
+        if tuple(self.images.shape) != shape or self.images.dtype != torch.uint8:
+            raise InputError(f"images: must be uint8 {shape}, was {self.images.dtype} {tuple(self.images.shape)}")
         if len(self.names) != len(self.cameras):
-            raise InputError(f"names: must be {len(self.cameras)}, one a view, were {len(self.names)}")
+            raise InputError(f"names: must be {len(self.cameras)}, one per view, were {len(self.names)}")
 
     def __len__(self) -> int:
         return len(self.names)
 
     def pick(self, index: Tensor) -> ImageSet:
-        """The views that `index` (int64 [K]) names, in its order."""
+        """Return the views `index` (int64 [K]), in its order."""
         return ImageSet(self.images[index], self.cameras[index], tuple(self.names[int(i)] for i in index))
 
 
 @dataclass(frozen=True)
 class Block:
-    """One region of a scene with the views that train and test it.
+    """One region of a scene with the views that train it and test it.
 
-    `aabb` float32 [2, 3] is the block's box in scene units: its cell in x and y (not expanded), the
-    scene's heights in z. `train` or `test` may hold no view.
+    Attributes:
+        name: unique in its scene.
+        train, test: views, either of them may be empty.
+        aabb: float32 [2, 3], scene units: the block's own cell in x and y (not expanded), the scene's heights in z.
+
+    Raises:
+        InputError: `aabb` is no box.
+
+    >>> from mclnf_fast.data import turntable
+    >>> views = ImageSet(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), turntable(1, 8), ("a",))
+    >>> Block("block_1", views, views, torch.tensor([[-1.0, -1.0, 0.0], [1.0, 1.0, 1.0]])).name
+    'block_1'
     """
 
     name: str
@@ -68,7 +89,23 @@ class Block:
 
 @dataclass(frozen=True)
 class Scene:
-    """Blocks that share one world frame; `aabb` [2, 3] holds them all; `unit` says what length 1.0 is."""
+    """Blocks that share one world frame.
+
+    Attributes:
+        name: name of the data in reports.
+        blocks: at least one.
+        aabb: [2, 3], scene units, a box about all blocks.
+        unit: the length that 1.0 stands for, such as "100 m".
+
+    Raises:
+        InputError: no block, or `aabb` is no box.
+
+    >>> from mclnf_fast.data import turntable
+    >>> views = ImageSet(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), turntable(1, 8), ("a",))
+    >>> box = torch.tensor([[-1.0, -1.0, 0.0], [1.0, 1.0, 1.0]])
+    >>> Scene("square", (Block("block_1", views, views, box),), box, "m").block("block_1").train.names
+    ('a',)
+    """
 
     name: str
     blocks: tuple[Block, ...]
@@ -81,10 +118,10 @@ class Scene:
             raise InputError(f"scene {self.name!r}: must have at least one block, had none")
 
     def block(self, name: str) -> Block:
-        """The block of that name.
+        """Return the block with that name.
 
         Raises:
-            InputError: no block is named so.
+            InputError: there is none.
         """
         for block in self.blocks:
             if block.name == name:

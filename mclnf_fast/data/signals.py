@@ -1,5 +1,4 @@
-"""`Signals`: images, clips of video or of sound of one kind and size; `SignalSets`: those to learn from and those
-kept apart."""
+"""Records of images, videos and sound: `Signals` of one kind and size, and `SignalSets` to train, validate and test."""
 
 from __future__ import annotations
 
@@ -11,9 +10,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from mclnf_fast.data.record_checks import first_repeated
 from mclnf_fast.errors import InputError
 
-Kind = Literal["image", "video", "audio"]
+SignalKind = Literal["image", "video", "audio"]
 LAYOUT = {"image": "[S, H, W, C]", "video": "[S, F, H, W, C]", "audio": "[S, L, 1]"}
 
 
@@ -23,22 +23,28 @@ class Signals:
 
     Attributes:
         kind: "image", "video" or "audio".
-        names: one a signal, unique.
+        names: S unique names.
         values: float32 in [0, 1]; image [S, H, W, C], video [S, F, H, W, C], audio [S, L, 1] (0.5 is silence). C is
-            1 (grey) or 3 (RGB). S may be 0.
-        rate: audio: samples a second; video: frames a second, None where the clips have several or say none.
+            1 (gray) or 3 (RGB). S may be 0.
+        rate: samples per second of audio, frames per second of video; None when clips have different rates or their
+            files name none.
 
     Raises:
-        InputError: values of another shape, dtype or range, or not finite; names missing or twice.
+        InputError: values of another shape, dtype or range, or not finite; a name missing or repeated; audio without
+            a rate.
+
+    >>> signals = Signals("image", ("a", "b"), torch.zeros(2, 4, 4, 3))
+    >>> len(signals)
+    2
     """
 
-    kind: Kind
+    kind: SignalKind
     names: tuple[str, ...]
     values: Tensor
     rate: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
+        if self.kind not in get_args(SignalKind):
             raise InputError(f"kind: must be image, video or audio, was {self.kind!r}")
         values = self.values
         channels = (1,) if self.kind == "audio" else (1, 3)
@@ -52,47 +58,57 @@ class Signals:
         if 0 in values.shape[1:]:
             raise InputError(f"values: a signal must have at least one sample, was {list(values.shape)}")
         if len(self.names) != len(values):
-            raise InputError(f"names: must be one a signal, {len(values)}, was {len(self.names)}")
-        if len(set(self.names)) != len(self.names):
-            twice = next(name for k, name in enumerate(self.names) if name in self.names[:k])
-            raise InputError(f"names: must be unique, {twice!r} stands twice")
-        if values.numel() and not bool(((values >= 0) & (values <= 1)).all()):  # NaN is neither
+            raise InputError(f"names: must be one per signal, {len(values)}, was {len(self.names)}")
+        repeated = first_repeated(self.names)
+        if repeated is not None:
+            raise InputError(f"names: must be unique, {repeated!r} stands twice")
+        # A comparison with NaN is false, so this one test refuses NaN as well; isfinite would read the values twice.
+        if values.numel() and not bool(((values >= 0) & (values <= 1)).all()):
             raise InputError("values: must be finite and in [0, 1], were not")
         if self.rate is not None and not (math.isfinite(self.rate) and self.rate > 0):
             raise InputError(f"rate: must be None or > 0, was {self.rate!r}")
         if self.kind == "audio" and self.rate is None:
-            raise InputError("rate: audio must say its samples a second, was None")
+            raise InputError("rate: audio must have a number of samples per second, was None")
 
     def __len__(self) -> int:
         return len(self.names)
 
     def subset(self, ids: Sequence[int] | Tensor) -> Signals:
-        """The signals `ids` (0 to S - 1, in that order, each at most once).
+        """Return the signals `ids` (each from 0 to S - 1 and at most once), in the order of `ids`.
 
         Raises:
-            InputError: an id out of range or twice.
+            InputError: an id is out of range or repeated.
+
+        >>> signals = Signals("image", ("a", "b"), torch.zeros(2, 4, 4, 3))
+        >>> signals.subset([1]).names
+        ('b',)
         """
-        picked = ids.tolist() if isinstance(ids, Tensor) else [int(k) for k in ids]
-        wrong = [k for k in picked if not 0 <= k < len(self)]
+        indices = ids.tolist() if isinstance(ids, Tensor) else [int(k) for k in ids]
+        wrong = [k for k in indices if not 0 <= k < len(self)]
         if wrong:
             raise InputError(f"ids: must be from 0 to {len(self) - 1}, was {wrong[0]}")
-        index = torch.tensor(picked, dtype=torch.int64, device=self.values.device)
-        return Signals(self.kind, tuple(self.names[k] for k in picked), self.values[index], self.rate)
+        index = torch.tensor(indices, dtype=torch.int64, device=self.values.device)
+        return Signals(self.kind, tuple(self.names[k] for k in indices), self.values[index], self.rate)
 
 
 @dataclass(frozen=True)
 class SignalSets:
-    """What a run learns from and is judged on. Signals of all three have one kind, size and rate.
+    """The signals that a run trains on, validates on and is tested on; all of one kind, size and rate.
 
     Attributes:
-        title: for reports.
-        train: to meta-train; may be empty where nothing is meta-trained.
-        validation: a few, for the validation curve of meta-training; may be empty.
-        test: unseen in training; at least one.
-        notes: what was skipped, cropped, padded or made, a line each.
+        title: name of the data in reports.
+        train: signals to meta-train on; may be empty when nothing is meta-trained.
+        validation: a few signals for the validation curve of meta-training; may be empty.
+        test: signals unseen in training, at least one.
+        notes: one line for each thing that was skipped, cropped, padded or generated.
 
     Raises:
-        InputError: sets of different kinds or sizes, a name in two of them, or nothing to test on.
+        InputError: sets of different kinds, sizes or rates, a name in two of them, or no signal to test on.
+
+    >>> def images(*names):
+    ...     return Signals("image", names, torch.zeros(len(names), 4, 4, 1))
+    >>> SignalSets("two pictures", images("a"), images(), images("b")).test.names
+    ('b',)
     """
 
     title: str
@@ -104,26 +120,35 @@ class SignalSets:
     def __post_init__(self) -> None:
         if not len(self.test):
             raise InputError(f"{self.title}: must have at least one signal to test on, has none")
-        for name, other in (("train", self.train), ("validation", self.validation)):
-            mine, theirs = (self.test.kind, self.test.values.shape[1:]), (other.kind, other.values.shape[1:])
-            if mine != theirs or self.test.rate != other.rate:
+        for name, signals in (("train", self.train), ("validation", self.validation)):
+            wanted, actual = (self.test.kind, self.test.values.shape[1:]), (signals.kind, signals.values.shape[1:])
+            if wanted != actual or self.test.rate != signals.rate:
                 raise InputError(
-                    f"{name}: must be as test, {mine[0]} {list(mine[1])} at rate {self.test.rate}, was "
-                    f"{theirs[0]} {list(theirs[1])} at rate {other.rate}"
+                    f"{name}: must be as test, {wanted[0]} {list(wanted[1])} at rate {self.test.rate}, was "
+                    f"{actual[0]} {list(actual[1])} at rate {signals.rate}"
                 )
-        names = [*self.train.names, *self.validation.names, *self.test.names]
-        if len(set(names)) != len(names):
-            twice = next(name for k, name in enumerate(names) if name in names[:k])
-            raise InputError(f"{self.title}: a signal must be in one set only, {twice!r} is in two")
+        repeated = first_repeated((*self.train.names, *self.validation.names, *self.test.names))
+        if repeated is not None:
+            raise InputError(f"{self.title}: a signal must be in one set only, {repeated!r} is in two")
 
 
-def split_made(title: str, made: Signals, test: int, validation: int, notes: tuple[str, ...]) -> SignalSets:
-    """Signals made in order, as sets: the last `test` to test, the `validation` before them, the rest to train."""
-    if not (test >= 1 and validation >= 0 and test + validation <= len(made)):
+def split_procedural(title: str, signals: Signals, test: int, validation: int, notes: tuple[str, ...]) -> SignalSets:
+    """Return generated signals as sets: the last `test` to test on, the `validation` before them, the rest to train on.
+
+    Raises:
+        InputError: `test` < 1, `validation` < 0, or more of both than there are signals.
+
+    >>> signals = Signals("image", ("a", "b", "c"), torch.zeros(3, 4, 4, 1))
+    >>> split_procedural("three", signals, 1, 1, ()).validation.names
+    ('b',)
+    """
+    if not (test >= 1 and validation >= 0 and test + validation <= len(signals)):
         raise InputError(
-            f"test, validation: must be >= 1 and >= 0 and together at most the count {len(made)}, "
+            f"test, validation: must be >= 1 and >= 0 and together at most the count {len(signals)}, "
             f"were {test} and {validation}"
         )
-    one, two = len(made) - test - validation, len(made) - test
-    train, between, last = (made.subset(ids) for ids in (range(one), range(one, two), range(two, len(made))))
-    return SignalSets(title, train, between, last, notes)
+    # The first ones train: generators make signal k from the seed and k, so a larger count only adds to the end.
+    train_end, validation_end = len(signals) - test - validation, len(signals) - test
+    ranges = range(train_end), range(train_end, validation_end), range(validation_end, len(signals))
+    train, validated, tested = (signals.subset(ids) for ids in ranges)
+    return SignalSets(title, train, validated, tested, notes)

@@ -1,5 +1,7 @@
 """The engine's ops: one mathematical function each, a reference and the backends that agree with it."""
 
+from mclnf_fast.ops._constants import constant
+from mclnf_fast.ops._sums import added as segment_sum
 from mclnf_fast.ops.bank_mlp import bank_mlp
 from mclnf_fast.ops.bank_mse import bank_mse
 from mclnf_fast.ops.bank_ray_mse import Shading, bank_ray_mse
@@ -20,8 +22,10 @@ __all__ = [
     "bank_ray_mse",
     "bank_step",
     "composite",
+    "constant",
     "fisher_scores",
     "grid_encode",
     "march_rays",
     "render_rays",
+    "segment_sum",
 ]

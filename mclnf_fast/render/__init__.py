@@ -1,11 +1,14 @@
-"""Cameras, cells and volume rendering of a bank."""
+"""Cameras, cells, and volume rendering of a bank: rays in, pixels and their loss out."""
 
 from mclnf_fast.render.cameras import Cameras
 from mclnf_fast.render.cells import Cells
-from mclnf_fast.render.fused import render_fused
+from mclnf_fast.render.losses import ray_losses
 from mclnf_fast.render.occupancy import OccupancyGrid
 from mclnf_fast.render.pool import RayBatch, RayPool
-from mclnf_fast.render.volume import RenderSettings, render_modules, render_scene
+from mclnf_fast.render.samples import Rays, RaySamples, sample_between, sample_in_cells
+from mclnf_fast.render.settings import RenderSettings
+from mclnf_fast.render.views import render_scene, render_views, view_rays
+from mclnf_fast.render.volume import Rendered, render_fused, render_modules, render_objects
 
 __all__ = [
     "Cameras",
@@ -13,8 +16,17 @@ __all__ = [
     "OccupancyGrid",
     "RayBatch",
     "RayPool",
+    "RaySamples",
+    "Rays",
     "RenderSettings",
+    "Rendered",
+    "ray_losses",
     "render_fused",
     "render_modules",
+    "render_objects",
     "render_scene",
+    "render_views",
+    "sample_between",
+    "sample_in_cells",
+    "view_rays",
 ]

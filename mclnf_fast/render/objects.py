@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.render.bins import BinSettings, along_axis, bin_losses
 from mclnf_fast.render.cameras import Cameras, cat_cameras
+from mclnf_fast.render.losses import ray_losses
 from mclnf_fast.render.pool import RayBatch
+from mclnf_fast.render.samples import along_axis, sample_between
+from mclnf_fast.render.settings import RenderSettings
 from mclnf_fast.spec import FieldSpec
 
 
@@ -36,7 +38,7 @@ class ObjectPool:
     """
 
     def __init__(
-        self, objects: Sequence[tuple[Tensor, Cameras]], settings: BinSettings, device: torch.device | str = "cpu"
+        self, objects: Sequence[tuple[Tensor, Cameras]], settings: RenderSettings, device: torch.device | str = "cpu"
     ) -> None:
         if not objects:
             raise InputError("objects must hold at least one object, got none")
@@ -151,7 +153,8 @@ def ray_loss(
 
     def loss(params: Sequence[Tensor], step: int) -> Tensor:
         batch = pool.batch(pool.draw(objects, rays, generator, views, columns))
-        noise = torch.rand(len(objects), rays, pool.settings.bins, generator=generator)
-        return bin_losses(params, spec, *batch, pool.settings, noise.to(pool.device))
+        noise = torch.rand(len(objects), rays, pool.settings.samples_per_ray, generator=generator).to(pool.device)
+        samples, _ = sample_between(batch.origins, batch.directions, pool.settings, noise)
+        return ray_losses(params, spec, samples, batch.colors, pool.settings)
 
     return loss

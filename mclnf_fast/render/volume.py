@@ -1,13 +1,12 @@
-"""Volume rendering of a bank: rays in, pixels out.
+"""Volume rendering of a bank: rays in, pixels out (NeRF, arXiv 2003.08934, eq. 3).
 
-A radiance field has 4 outputs a point: a raw density and three raw colours. Density is `exp` (in units of the cells'
-`unit`), colour a sigmoid; a ray is composited front to back (NeRF, arXiv 2003.08934, eq. 3).
+`render_modules` and `render_objects` are differentiable; `render_fused` gives the pixels of the first without a
+gradient. Whole pictures, and scenes of several cells, are rendered in `render.views`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -15,271 +14,267 @@ from torch import Tensor
 
 from mclnf_fast import ops
 from mclnf_fast.fields import evaluate_params, split_params
-from mclnf_fast.fields.functional import encode_grids
-from mclnf_fast.ops._constants import constant
-from mclnf_fast.ops._sums import added
+from mclnf_fast.fields.routing import offsets_of_equal_shares
 from mclnf_fast.render.cells import Cells
-from mclnf_fast.shading import SCENE_SHADING, Shading
+from mclnf_fast.render.losses import check_field
+from mclnf_fast.render.samples import (
+    UNIT_BOX,
+    Rays,
+    RaySamples,
+    sample_between,
+    sample_in_cells,
+    to_cells,
+)
+from mclnf_fast.render.settings import RenderSettings, check_convention
 from mclnf_fast.spec import FieldSpec
-
-UNIT_BOX = ((-1.0,) * 3, (1.0,) * 3)
-
-
-@dataclass(frozen=True)
-class RenderSettings:
-    """How rays are cut and shaded.
-
-    bins: equal bins between a ray's entry and exit of a cell. background: colour behind everything, [3] in 0 ... 1, or
-    None: what a ray sees last (its last sample) also stands behind everything, as the ground does below a city; black
-    for a ray without a sample. near, far: along the ray, scene units. chunk: rays at a time where no gradient is
-    needed.
-    """
-
-    bins: int = 48
-    background: tuple[float, float, float] | None = None
-    near: float = 0.0
-    far: float = float("inf")
-    chunk: int = 8192
-    backend: str = "auto"
-
-    @property
-    def shading(self) -> Shading:
-        """How the field's outputs become pixels."""
-        return SCENE_SHADING if self.background is None else replace(SCENE_SHADING, background=self.background)
-
-
-class Points(NamedTuple):
-    """Sample points of rays: local coordinates [N, in_dim] grouped by module, offsets [M + 1], the rays they lie on
-    (`ray_ids` [N], `packed_info` [R, 2]) and their intervals in units of the cells (t_starts, t_ends [N])."""
-
-    x: Tensor
-    offsets: Tensor
-    ray_ids: Tensor
-    packed_info: Tensor
-    t_starts: Tensor
-    t_ends: Tensor
 
 
 class Rendered(NamedTuple):
-    """color [R, 3], opacity [R], depth [R] in scene units."""
+    """Pixels.
+
+    Attributes:
+        color: [R, 3] in 0 ... 1, the background included.
+        opacity: [R] in 0 ... 1.
+        depth: [R], mean distance along the ray, scene units.
+    """
 
     color: Tensor
     opacity: Tensor
     depth: Tensor
 
 
-def _along(origins: Tensor, directions: Tensor, ray_ids: Tensor, t: Tensor) -> Tensor:
-    """The points [N, 3] at t [N] along the rays `ray_ids` [N] of origins, directions [R, 3]."""
-    return torch.addcmul(origins.index_select(0, ray_ids), directions.index_select(0, ray_ids), t[:, None])
+def evaluate_samples(
+    params: Sequence[Tensor], spec: FieldSpec, samples: RaySamples, settings: RenderSettings
+) -> Tensor:
+    """Return the raw outputs [N, 4] of the field at the samples; `params` as `FieldBank.stacked`.
 
+    Raises:
+        ValueError: the field does not fit the settings' shading.
 
-def with_directions(x: Tensor, directions: Tensor, spec: FieldSpec) -> Tensor:
-    """Appends the viewing direction [N, 3] where the field takes 6 coordinates."""
-    return torch.cat((x, torch.nn.functional.normalize(directions, dim=-1)), -1) if spec.in_dim == 6 else x
-
-
-def in_cells(origins: Tensor, directions: Tensor, ray_offsets: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-    """Rays [R, 3], grouped by module, in the coordinates of their grown cells, the box [-1, 1]^3: t then counts in
-    units of the cells."""
-    modules = torch.arange(len(cells), device=origins.device)
-    owner = torch.repeat_interleave(modules, ray_offsets.diff(), output_size=origins.shape[0])
-    # index_select throughout: advanced indexing by rows takes four times as long.
-    centers = cells.centers.to(origins).index_select(0, owner)
-    halves = cells.halves.to(origins).index_select(0, owner)
-    return (origins - centers) / halves, directions * (cells.unit / halves)
-
-
-def sample_in_cells(
-    origins: Tensor,
-    directions: Tensor,
-    ray_offsets: Tensor,
-    cells: Cells,
-    settings: RenderSettings,
-    spec: FieldSpec,
-    occupancy: Tensor | None = None,
-    seed: int | None = None,
-) -> Points:
-    """Cuts every ray into bins within the grown cell of the module that it is grouped under.
-
-    All cells are the box [-1, 1]^3 in their own coordinates, so that one march serves every module of the bank.
-
-    Args:
-        origins, directions: [R, 3] in scene units, grouped by module; directions of length 1.
-        ray_offsets: int64 [M + 1].
-        occupancy: bool grid of the unit box, the same for every module, or None.
-        seed: of the jitter of the bins' borders; None: no jitter.
+    >>> from mclnf_fast.fields import initial_parameters
+    >>> spec, settings = FieldSpec(3, 4, width=8, hidden_layers=1), RenderSettings.between(samples_per_ray=8)
+    >>> samples, _ = sample_between(torch.zeros(2, 5, 3), torch.ones(2, 5, 3), settings)
+    >>> evaluate_samples(initial_parameters(spec, 2), spec, samples, settings).shape
+    torch.Size([80, 4])
     """
-    o, d = in_cells(origins, directions, ray_offsets, cells)
-    unit = cells.unit
-    marched = ops.march_rays(
-        o,
-        d,
-        occupancy,
-        constant(UNIT_BOX, origins),
-        bins=settings.bins,
-        near=settings.near / unit,
-        far=settings.far / unit,
-        stratified=seed is not None,
-        seed=seed or 0,
-        backend=settings.backend,
-    )
-    middle = (marched.t_starts + marched.t_ends) * 0.5
-    x = _along(o, d, marched.ray_ids, middle)
-    if spec.in_dim == 6:
-        x = with_directions(x, directions.index_select(0, marched.ray_ids), spec)
-    starts = torch.cat((marched.packed_info[:, 0], marched.packed_info.new_tensor([x.shape[0]])))
-    return Points(x, starts[ray_offsets], marched.ray_ids, marched.packed_info, marched.t_starts, marched.t_ends)
+    check_field(spec, settings)
+    return evaluate_params(params, spec, samples.x, samples.offsets, settings.backend)
 
 
-def evaluate(params: Sequence[Tensor], spec: FieldSpec, points: Points, settings: RenderSettings) -> Tensor:
-    """Raw field values [N, 4] at the points; `params` as `FieldBank.stacked`."""
-    return evaluate_params(params, spec, points.x, points.offsets, settings.backend)
+def composite_samples(raw: Tensor, samples: RaySamples, settings: RenderSettings) -> Rendered:
+    """Return the pixels of raw outputs [N, 4] at the samples of rays; depth in units of `Cells.unit`.
+
+    >>> cells = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3]]))
+    >>> rays = Rays.through_one_module(torch.tensor([[0.0, 0.0, 3.0]]), torch.tensor([[0.0, 0.0, -1.0]]))
+    >>> settings = RenderSettings(samples_per_ray=4)
+    >>> samples = sample_in_cells(rays, cells, settings)
+    >>> composite_samples(torch.zeros(4, 4), samples, settings).color.tolist()
+    [[0.5, 0.5, 0.5]]
+    """
+    density, color = settings.shading.density_and_color(raw)
+    return composite(density, color, samples.t_starts, samples.t_ends, samples.packed_info, settings)
 
 
-def composite_points(raw: Tensor, points: Points, settings: RenderSettings) -> Rendered:
-    """raw [N, 4] -> pixels; depth in units of the cells."""
-    return _composite(
-        *settings.shading.density_and_color(raw), points.t_starts, points.t_ends, points.packed_info, settings
-    )
-
-
-def _composite(
+def composite(
     density: Tensor, color: Tensor, t_starts: Tensor, t_ends: Tensor, packed_info: Tensor, settings: RenderSettings
 ) -> Rendered:
-    last, behind = None, settings.shading.background_color
-    if behind is not None:
-        background = constant(behind, color)
-    elif color.shape[0] == 0:
-        background = color.new_zeros(packed_info.shape[0], color.shape[1])
-    else:
-        last = (packed_info.sum(1) - 1).clamp(min=0)
-        hit = (packed_info[:, 1] > 0)[:, None]
-        background = torch.where(hit, color.index_select(0, last), color.new_zeros(()))
-    out = ops.composite(density, color, t_starts, t_ends, packed_info, background, backend=settings.backend)
-    if last is None:
+    """Return the pixels of rays whose samples have density [N] and color [N, 3], in front of the settings' background.
+
+    t_starts, t_ends and packed_info are those of `RaySamples`; depth is in their units.
+
+    >>> one_ray = torch.tensor([[0, 1]])
+    >>> args = torch.tensor([0.0]), torch.tensor([[0.2, 0.4, 0.6]]), torch.zeros(1), torch.ones(1), one_ray
+    >>> composite(*args, RenderSettings()).opacity.tolist()  # the last sample stands behind, which is not opacity
+    [0.0]
+    """
+    fixed = settings.shading.background_color
+    if fixed is not None:
+        background = ops.constant(fixed, color)
+        out = ops.composite(density, color, t_starts, t_ends, packed_info, background, backend=settings.backend)
         return Rendered(out.color, out.opacity, out.depth)
+    if color.shape[0] == 0:
+        background = color.new_zeros(packed_info.shape[0], color.shape[1])
+        out = ops.composite(density, color, t_starts, t_ends, packed_info, background, backend=settings.backend)
+        return Rendered(out.color, out.opacity, out.depth)
+    last = (packed_info.sum(1) - 1).clamp(min=0)
+    hit = (packed_info[:, 1] > 0)[:, None]
+    background = torch.where(hit, color.index_select(0, last), color.new_zeros(()))
+    out = ops.composite(density, color, t_starts, t_ends, packed_info, background, backend=settings.backend)
     end = torch.where(hit[:, 0], t_ends[last], t_ends.new_zeros(()))
     return Rendered(out.color, out.opacity, out.depth + (1 - out.opacity) * end)
-
-
-def module_losses(
-    params: Sequence[Tensor],
-    spec: FieldSpec,
-    points: Points,
-    ray_offsets: Tensor,
-    colors: Tensor,
-    settings: RenderSettings,
-    ray_weight: Tensor | None = None,
-) -> Tensor:
-    """Mean squared error [M] of the pixels of each module's rays against colors [R, 3], over rays and channels, each
-    ray times its weight [R].
-
-    The same as of `composite_points`, and faster where it is learned from: by `ops.bank_ray_mse`.
-
-    Args:
-        points: of rays grouped by module, as `sample_in_cells` gives them; ray_offsets int64 [M + 1].
-    """
-    weights, biases, tables = split_params(params, spec)
-    x = encode_grids(points.x, points.offsets, tables, spec, settings.backend) if tables else points.x
-    return ops.bank_ray_mse(
-        x,
-        torch.cat((points.packed_info[:, 0], points.packed_info.new_tensor([x.shape[0]]))),
-        ray_offsets,
-        weights,
-        biases,
-        points.t_ends - points.t_starts,
-        colors,
-        spec.mlp,
-        settings.shading,
-        ray_weight=ray_weight,
-        backend=settings.backend,
-    )
 
 
 def render_modules(
     params: Sequence[Tensor],
     spec: FieldSpec,
-    origins: Tensor,
-    directions: Tensor,
-    ray_offsets: Tensor,
+    rays: Rays,
     cells: Cells,
     settings: RenderSettings,
     occupancy: Tensor | None = None,
     seed: int | None = None,
 ) -> Rendered:
-    """Every ray through the one module that it is grouped under: training, meta-batches, and a task's own views.
+    """Return the pixels of rays, each through the one module that it is grouped under.
 
-    Differentiable in `params`, to the second order. Arguments as `sample_in_cells`.
+    Differentiable in `params` to the second order: for training, meta-batches, and a task's own views.
+
+    Args:
+        params: tensors [M, ...], as `FieldBank.stacked`.
+        spec: of 3 coordinates, or 6 with `settings.shading.view_directions`, and 4 outputs.
+        rays, cells, settings, occupancy, seed: as `sample_in_cells` takes them.
+
+    Raises:
+        ValueError: the field or the settings' convention does not fit; and as `ops.march_rays`.
+
+    >>> from mclnf_fast.fields import initial_parameters
+    >>> spec, cells = FieldSpec(3, 4, width=8, hidden_layers=1), Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3]]))
+    >>> rays = Rays.through_one_module(torch.tensor([[0.0, 0.0, 3.0]]), torch.tensor([[0.0, 0.0, -1.0]]))
+    >>> render_modules(initial_parameters(spec, 1), spec, rays, cells, RenderSettings(samples_per_ray=4)).color.shape
+    torch.Size([1, 3])
     """
-    points = sample_in_cells(origins, directions, ray_offsets, cells, settings, spec, occupancy, seed)
-    out = composite_points(evaluate(params, spec, points, settings), points, settings)
+    samples = sample_in_cells(rays, cells, settings, occupancy, seed)
+    out = composite_samples(evaluate_samples(params, spec, samples, settings), samples, settings)
     return Rendered(out.color, out.opacity, out.depth * cells.unit)
 
 
 @torch.no_grad()
-def render_scene(
+def render_fused(
     params: Sequence[Tensor],
     spec: FieldSpec,
-    origins: Tensor,
-    directions: Tensor,
+    rays: Rays,
     cells: Cells,
     settings: RenderSettings,
+    occupancy: Tensor | None = None,
+    early_stop_eps: float = 0.0,
 ) -> Rendered:
-    """Every ray through all modules that it crosses, blended where grown cells overlap (`Cells.owners`).
+    """Return the pixels of `render_modules` without a gradient.
 
-    The ray is cut into bins as long as those that cross one cell, over the hull of all cells; each bin's middle is
-    evaluated by the module, or modules, whose grown cell holds it. No gradient: this is for looking at a whole scene.
+    On a GPU that is one kernel (`ops.render_rays`) that writes no sample to memory and that a CUDA graph can capture
+    (with `cells` on that device). Fields with learned grids, or with their density in the last output, go op by op.
 
     Args:
-        origins, directions: [R, 3] in scene units, in any order.
+        params: tensors [M, ...], as `FieldBank.stacked`; weights may be float16 or bfloat16 beside float32 rays.
+        spec, rays, cells, settings, occupancy: as `render_modules` takes them.
+        early_stop_eps: in [0, 1). A ray ends once its transmittance has fallen below it (not op by op).
+
+    Raises:
+        ValueError: as `render_modules`, and `ops.render_rays`.
+
+    >>> from mclnf_fast.fields import initial_parameters
+    >>> spec, cells = FieldSpec(3, 4, width=8, hidden_layers=1), Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3]]))
+    >>> rays = Rays.through_one_module(torch.tensor([[0.0, 0.0, 3.0]]), torch.tensor([[0.0, 0.0, -1.0]]))
+    >>> render_fused(initial_parameters(spec, 1), spec, rays, cells, RenderSettings(samples_per_ray=4)).color.shape
+    torch.Size([1, 3])
     """
-    pieces = [
-        _scene_chunk(params, spec, o, d, cells, settings)
-        for o, d in zip(origins.split(settings.chunk), directions.split(settings.chunk))
-    ]
-    if not pieces:
-        return Rendered(origins.new_zeros(0, 3), origins.new_zeros(0), origins.new_zeros(0))
-    return Rendered(*(torch.cat(parts) for parts in zip(*pieces)))
+    shading = settings.shading
+    if spec.grids or not shading.density_first:
+        return render_modules(params, spec, rays, cells, settings, occupancy)
+    check_convention(settings, "cell")
+    check_field(spec, settings)
+    weights, biases, _ = split_params(params, spec)
+    origins, directions = to_cells(rays, cells)
+    behind = shading.background_color
+    out = ops.render_rays(
+        origins,
+        directions,
+        rays.offsets,
+        weights,
+        biases,
+        spec,
+        ops.constant(UNIT_BOX, origins),
+        occupancy,
+        extra=torch.nn.functional.normalize(rays.directions, dim=-1) if shading.view_directions else None,
+        bins=settings.samples_per_ray,
+        near=settings.near / cells.unit,
+        far=settings.far / cells.unit,
+        background=None if behind is None else ops.constant(behind, origins),
+        last_behind=behind is None,
+        density=shading.density_activation,
+        color=shading.color_activation,
+        most_raw=shading.max_raw_density if shading.density_activation == "exp" else float("inf"),
+        early_stop_eps=early_stop_eps,
+        backend=settings.backend,
+    )
+    return Rendered(out.color, out.opacity, out.depth * cells.unit)
 
 
-def _scene_chunk(
+def render_objects(
     params: Sequence[Tensor],
     spec: FieldSpec,
     origins: Tensor,
     directions: Tensor,
-    cells: Cells,
     settings: RenderSettings,
+    noise: Tensor | None = None,
 ) -> Rendered:
-    unit, hull = cells.unit, cells.hull().to(origins)
-    length = float((hull[1] - hull[0]).norm()) / unit
-    cell = float((cells.grown[:, 1] - cells.grown[:, 0]).norm(dim=-1).mean()) / unit
-    bins = max(settings.bins, round(settings.bins * length / cell))
-    marched = ops.march_rays(
-        origins / unit,
-        directions,
-        None,
-        hull / unit,
-        bins=bins,
-        near=settings.near / unit,
-        far=settings.far / unit,
-        backend=settings.backend,
-    )
-    middle = (marched.t_starts + marched.t_ends) * (0.5 * unit)
-    x = _along(origins, directions, marched.ray_ids, middle)
-    rows, modules, shares = cells.owners(x)
-    local = (x[rows] - cells.centers.to(x)[modules]) / cells.halves.to(x)[modules]
-    local = with_directions(local, directions[marched.ray_ids[rows]], spec)
-    offsets = torch.searchsorted(modules, torch.arange(len(cells) + 1, device=x.device))
-    raw = evaluate_params(params, spec, local, offsets, settings.backend)
+    """Return the pixels of rays, each through the module of its object; T objects side by side are one bank.
+
+        alpha_i = 1 - exp(-density_i (t_(i+1) - t_i)),  w_i = alpha_i prod_(j<i) (1 - alpha_j),
+        pixel   = sum w_i color_i + (1 - sum w_i) background
+
+    Differentiable in `params`. Under the convention `blog` the last spacing is endless, which makes its alpha a switch:
+    0 without density, 1 with any; its derivative, 0 but within 1e-8 of the switch, is taken as 0 there too.
+
+    Args:
+        params: tensors [T, ...], as `FieldBank.stacked`; `spec` as `render_modules` takes it.
+        origins, directions, settings, noise: as `sample_between` takes them.
+
+    Returns:
+        Rendered(color [T, R, 3], opacity [T, R], depth [T, R]: the mean t; `settings.far` if a ray meets nothing).
+
+    Raises:
+        ValueError: a shape does not fit, or the settings have the convention `cell`.
+
+    >>> from mclnf_fast.fields import initial_parameters
+    >>> spec, settings = FieldSpec(3, 4, width=8, hidden_layers=1), RenderSettings.between(samples_per_ray=8)
+    >>> o, d = torch.tensor([0.0, 0.0, 4.0]).expand(2, 5, 3), torch.tensor([0.0, 0.0, -1.0]).expand(2, 5, 3)
+    >>> render_objects(initial_parameters(spec, 2), spec, o, d, settings).color.shape
+    torch.Size([2, 5, 3])
+    """
+    samples, t = sample_between(origins, directions, settings, noise)
+    raw = evaluate_samples(params, spec, samples, settings).reshape(*t.shape, 4)
     density, color = settings.shading.density_and_color(raw)
-    # A mixture's density is the mean of the densities, its colour their density-weighted mean.
-    mixed = added(shares * density, rows, x.shape[0])
-    emitted = added((shares * density)[:, None] * color, rows, x.shape[0])
-    color = emitted / mixed.clamp(min=1e-12)[:, None]
-    # Where cells leave a gap nothing stands, and the last thing that a ray sees is its last sample in a cell.
-    owned = torch.zeros_like(mixed, dtype=torch.bool)
-    owned[rows] = True
-    counts = added(owned.to(torch.int64), marched.ray_ids, marched.packed_info.shape[0])
-    packed_info = torch.stack((counts.cumsum(0) - counts, counts), 1)
-    out = _composite(mixed[owned], color[owned], marched.t_starts[owned], marched.t_ends[owned], packed_info, settings)
-    return Rendered(out.color, out.opacity, out.depth * unit)
+    if settings.shading.detach_last_density:
+        density = torch.cat((density[:, :-1], density[:, -1:].detach()), 1)
+    fixed = settings.shading.background_color
+    background = color[:, -1] if fixed is None else ops.constant(fixed, color)
+    deltas = samples.t_ends.reshape(t.shape)
+    out = ops.composite(
+        density, color, torch.zeros_like(deltas), deltas, background=background, backend=settings.backend
+    )
+    depth = (out.weights * t).sum(1) + (1 - out.opacity) * settings.far
+    return Rendered(*(p.reshape(*origins.shape[:2], *p.shape[1:]) for p in (out.color, out.opacity, depth)))
+
+
+@torch.no_grad()
+def render_pixels(
+    params: Sequence[Tensor], spec: FieldSpec, origins: Tensor, directions: Tensor, settings: RenderSettings
+) -> Tensor:
+    """Return the colors [T, R, 3] in 0 ... 1 of any number of rays [T, R, 3], `settings.chunk` of them at a time.
+
+    Arguments and errors as `render_objects`, without noise.
+
+    >>> from mclnf_fast.fields import initial_parameters
+    >>> spec, settings = FieldSpec(3, 4, width=8, hidden_layers=1), RenderSettings.between(samples_per_ray=8)
+    >>> o, d = torch.tensor([0.0, 0.0, 4.0]).expand(2, 5, 3), torch.tensor([0.0, 0.0, -1.0]).expand(2, 5, 3)
+    >>> render_pixels(initial_parameters(spec, 2), spec, o, d, settings).shape
+    torch.Size([2, 5, 3])
+    """
+    rays = max(1, settings.chunk // max(1, origins.shape[0]))
+    pieces = [
+        render_objects(params, spec, o, d, settings).color
+        for o, d in zip(origins.split(rays, 1), directions.split(rays, 1))
+    ]
+    return torch.cat(pieces, 1).clamp(0, 1) if pieces else origins.new_zeros(origins.shape)
+
+
+def evaluate_points(params: Sequence[Tensor], spec: FieldSpec, x: Tensor, settings: RenderSettings) -> Tensor:
+    """Return color and density [T, n, 4] of T objects at points [T, n, 3] of their scenes.
+
+    >>> from mclnf_fast.fields import initial_parameters
+    >>> spec = FieldSpec(3, 4, width=8, hidden_layers=1)
+    >>> evaluate_points(initial_parameters(spec, 2), spec, torch.rand(2, 5, 3), RenderSettings.between()).shape
+    torch.Size([2, 5, 4])
+    """
+    offsets = offsets_of_equal_shares(x.shape[0], x.shape[1], x.device)
+    raw = evaluate_params(params, spec, x.flatten(0, 1), offsets, settings.backend).reshape(*x.shape[:2], 4)
+    density, color = settings.shading.density_and_color(raw)
+    return torch.cat((color, density[..., None]), -1)

@@ -1,1 +1,5 @@
-"""Whole systems: a page each, composed of the floors below."""
+"""Whole systems, one folder each, composed of the rooms below; `System` registers one, here or from a plugin."""
+
+from mclnf_fast.systems.registry import SYSTEMS, System, find_system, system_names
+
+__all__ = ["SYSTEMS", "System", "find_system", "system_names"]

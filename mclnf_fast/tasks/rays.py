@@ -1,7 +1,7 @@
 """Turn posed images of one region into a task for one module: rays in, squared color errors out.
 
-The loss of a ray is computed in `posed_loss`, on the way that is fastest for training; `render.RenderSettings` holds
-its background, its samples per ray and its activations.
+The loss of a ray is computed in `render.ray_losses`; `render.RenderSettings` holds its samples per ray and its shading,
+with the background.
 """
 
 from __future__ import annotations
@@ -12,21 +12,15 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.fields import evaluate_params
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.task import Batch, Points
-from mclnf_fast.render import volume
 from mclnf_fast.render.cameras import Cameras
 from mclnf_fast.render.cells import Cells
-from mclnf_fast.render.fused import render_fused
+from mclnf_fast.render.losses import ray_losses
 from mclnf_fast.render.pool import Pool, RayBatch, RayPool, RayPools
-from mclnf_fast.render.volume import (
-    RenderSettings,
-    composite_points,
-    module_losses,
-    render_modules,
-    sample_in_cells,
-)
+from mclnf_fast.render.samples import Rays, RaySamples, sample_in_cells
+from mclnf_fast.render.settings import RenderSettings
+from mclnf_fast.render.volume import composite_samples, evaluate_samples, render_fused, render_modules
 from mclnf_fast.spec import FieldSpec
 
 Views = tuple[Tensor, Cameras]
@@ -82,14 +76,14 @@ class RayTask:
 
     def loss(self, params: Params, batch: Batch, weights: Tensor | None = None, seed: int = 0) -> Tensor:
         rays, ray_weight = _rays(batch), None if weights is None else weights[0]
-        return posed_loss(params, self.spec, rays, _whole(rays.origins), self.cells, self.settings, seed, ray_weight)
+        return posed_loss(params, self.spec, rays, _offsets(rays), self.cells, self.settings, seed, ray_weight)
 
     def points(self, params: Params, batch: Batch, seed: int = 0) -> Points:
         """Return the points of the rays; the sample of a point is its ray, so that cross terms are included."""
         rays = _rays(batch)
         points, raw = self._evaluated(params, rays, seed)
         with torch.enable_grad():
-            color = composite_points(raw, points, self.settings).color
+            color = composite_samples(raw, points, self.settings).color
             loss = (color - rays.colors).square().mean(-1).sum()
             grad_y = torch.autograd.grad(loss, raw)[0]
         return Points(points.x, points.offsets, grad_y, points.ray_ids, len(rays.origins))
@@ -99,7 +93,7 @@ class RayTask:
         rays = _rays(batch)
         points, raw = self._evaluated(params, rays, seed)
         with torch.enable_grad():
-            color = composite_points(raw, points, self.settings).color
+            color = composite_samples(raw, points, self.settings).color
         for channel in color.sum(0):
             # The graph of the compositing is small; evaluating the field again for each channel would not be.
             grad_y = torch.autograd.grad(channel, raw, retain_graph=True)[0]
@@ -109,14 +103,13 @@ class RayTask:
         """Raise InputError: rays without held-out views can be trained on, not evaluated."""
         raise InputError(f"task {self.name} must have held-out views to be evaluated, got none")
 
-    def _evaluated(self, params: Params, rays: RayBatch, seed: int) -> tuple[volume.Points, Tensor]:
-        """Return the sample points of the rays, and the field's values there as a leaf."""
-        points = sample_in_cells(
-            rays.origins, rays.directions, _whole(rays.origins), self.cells, self.settings, self.spec, seed=seed
-        )
+    def _evaluated(self, params: Params, batch: RayBatch, seed: int) -> tuple[RaySamples, Tensor]:
+        """Return the samples of the rays, and the field's raw outputs there as a leaf."""
+        rays = Rays.through_one_module(batch.origins, batch.directions)
+        samples = sample_in_cells(rays, self.cells, self.settings, seed=seed)
         with torch.no_grad():
-            raw = evaluate_params(params, self.spec, points.x, points.offsets, self.backend)
-        return points, raw.requires_grad_()
+            raw = evaluate_samples(params, self.spec, samples, self.settings)
+        return samples, raw.requires_grad_()
 
 
 class PosedImages(RayTask):
@@ -148,8 +141,8 @@ class PosedImages(RayTask):
     @torch.no_grad()
     def render(self, params: Params, cameras: Cameras, view: int) -> Tensor:
         """Return one view [H, W, 3] of `cameras` through this task's module, without jitter."""
-        origins, directions = cameras.view_rays(view)
-        rendered = render_fused(params, self.spec, origins, directions, _whole(origins), self.cells, self.settings)
+        rays = Rays.through_one_module(*cameras.view_rays(view))
+        rendered = render_fused(params, self.spec, rays, self.cells, self.settings)
         return rendered.color.reshape(cameras.height, cameras.width, 3)
 
     def evaluate(self, params: Params) -> Tensor:
@@ -179,8 +172,9 @@ def _rays(batch: Batch) -> RayBatch:
     return RayBatch(*(t[0] for t in batch))
 
 
-def _whole(rays: Tensor) -> Tensor:
-    return torch.arange(2, device=rays.device) * rays.shape[0]
+def _offsets(rays: RayBatch) -> Tensor:
+    """Return the offsets of rays that all go through one module."""
+    return Rays.through_one_module(rays.origins, rays.directions).offsets
 
 
 def posed_losses(
@@ -193,7 +187,8 @@ def posed_losses(
     seed: int,
 ) -> Tensor:
     """Return the mean squared color error of every ray [R], of rays grouped by module; differentiable in `params`."""
-    out = render_modules(params, spec, batch.origins, batch.directions, ray_offsets, cells, settings, seed=seed)
+    rays = Rays(batch.origins, batch.directions, ray_offsets)
+    out = render_modules(params, spec, rays, cells, settings, seed=seed)
     return (out.color - batch.colors).square().mean(-1)
 
 
@@ -212,8 +207,7 @@ def posed_loss(
         L_m = mean over rays and channels of weight * (rendered - color)^2
 
     Args:
-        params: tensors [M, ...], as `FieldBank.stacked`; `spec` takes 3 coordinates, or 6 with the view direction, and
-            gives 4 outputs.
+        params: tensors [M, ...], as `FieldBank.stacked`; `spec` as `ray_losses` takes it.
         batch: rays [R, 3] grouped by module, scene units, and their colors in 0 ... 1.
         ray_offsets: int64 [M + 1].
         seed: of the jitter of the samples along a ray; None: no jitter.
@@ -227,8 +221,8 @@ def posed_loss(
     >>> params = initial_parameters(FieldSpec(3, 4, 8, 1), 2)
     >>> cells = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3], [[1.0, -1.0, -1.0], [3.0, 1.0, 1.0]]]))
     >>> rays = RayBatch(torch.tensor([[0.0, 0.0, 3.0]] * 2), torch.tensor([[0.0, 0.0, -1.0]] * 2), torch.rand(2, 3))
-    >>> posed_loss(params, FieldSpec(3, 4, 8, 1), rays, torch.tensor([0, 1, 2]), cells, RenderSettings(bins=4)).shape
+    >>> posed_loss(params, FieldSpec(3, 4, 8, 1), rays, torch.tensor([0, 1, 2]), cells, RenderSettings(4)).shape
     torch.Size([2])
     """
-    points = sample_in_cells(batch.origins, batch.directions, ray_offsets, cells, settings, spec, seed=seed)
-    return module_losses(params, spec, points, ray_offsets, batch.colors, settings, ray_weight)
+    samples = sample_in_cells(Rays(batch.origins, batch.directions, ray_offsets), cells, settings, seed=seed)
+    return ray_losses(params, spec, samples, batch.colors, settings, ray_weight)

@@ -20,7 +20,7 @@ from mclnf_fast.learn.meta.config import MetaConfig
 from mclnf_fast.learn.meta.episodes import DrawnEpisodes
 from mclnf_fast.learn.meta.trainer import MetaTrainer
 from mclnf_fast.learn.params import Params
-from mclnf_fast.render.bins import BinSettings
+from mclnf_fast.render import RenderSettings
 from mclnf_fast.render.objects import ObjectPool, ray_loss
 from mclnf_fast.tasks.coords import coord_loss
 
@@ -36,7 +36,7 @@ CONFIG = dataclasses.replace(PLAIN, steps=6, tasks=3, inner_steps=4, outer_lr=1e
 
 def pool(count: int = 5, size: int = 12) -> ObjectPool:
     sets = procedural_cars(count + 1, 1, views=4, size=size)
-    return ObjectPool([(one.images, one.cameras) for one in sets.train], BinSettings(bins=8))
+    return ObjectPool([(one.images, one.cameras) for one in sets.train], RenderSettings.between(samples_per_ray=8))
 
 
 def start(seed: int = 0) -> Params:
@@ -155,7 +155,7 @@ def test_more_modules_than_tasks_take_some_twice():
 
 def test_a_learned_start_beats_a_random_one_on_an_unseen_object():
     sets = procedural_cars(13, 1, views=8, size=16)
-    settings = BinSettings(bins=16, near=2.8, far=5.2)
+    settings = RenderSettings.between(2.8, 5.2, samples_per_ray=16)
     train = ObjectPool([(o.images, o.cameras) for o in sets.train], settings)
     test = ObjectPool([(o.images, o.cameras) for o in sets.test], settings)
     config = dataclasses.replace(PLAIN, steps=60, tasks=6, inner_steps=8, outer_lr=1e-2)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import places
 import torch
 from torch import Tensor
 
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.render import Cells
+from mclnf_fast.render import Cells, RenderSettings
 from mclnf_fast.render.cameras import Cameras, look_at
+from mclnf_fast.shading import SCENE_SHADING, Color
 from mclnf_fast.spec import FieldSpec
 
 SPEC = FieldSpec(3, 4, 16, 2, activation="tanh")
@@ -16,6 +20,15 @@ SPEC = FieldSpec(3, 4, 16, 2, activation="tanh")
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def in_cells(
+    samples_per_ray: int, background: Color | None = None, spec: FieldSpec = SPEC, **options: Any
+) -> RenderSettings:
+    """Settings of rays in cells, in front of a background (None: a ray's last sample), for fields of a spec."""
+    behind = "last_sample" if background is None else background
+    shading = replace(SCENE_SHADING, background=behind, view_directions=spec.in_dim == 6)
+    return RenderSettings(samples_per_ray, shading=shading, **options)
 
 
 def four_cells(margin: float = 1.15) -> Cells:

@@ -6,19 +6,19 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from fields import SPEC, four_cells, generator, in_world, lively, rays_across
+from fields import SPEC, four_cells, generator, in_cells, in_world, lively, rays_across
 from torch import Tensor
 
 import mclnf_fast as mf
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.render import Cells, RenderSettings, render_fused, render_modules
-from mclnf_fast.render.volume import Rendered
+from mclnf_fast.render import Cells, Rays, Rendered, RenderSettings, render_fused, render_modules
+from mclnf_fast.shading import Color
 
 VIEWED = mf.FieldSpec(6, 4, 16, 2, activation="tanh")
 GRID = mf.FieldSpec(3, 4, 16, 1, encoding=mf.HashGrid(2, 2, 6, base=3, growth=2.0))
 
 
-Scene = tuple[tuple[Tensor, ...], mf.FieldSpec, Tensor, Tensor, Tensor, Cells]
+Scene = tuple[tuple[Tensor, ...], mf.FieldSpec, Rays, Cells]
 
 
 def scene(spec: mf.FieldSpec, count: int = 24) -> Scene:
@@ -28,7 +28,7 @@ def scene(spec: mf.FieldSpec, count: int = 24) -> Scene:
         params = tuple(4 * p for p in initial_parameters(spec, 4, torch.float32, generator=generator()))
     else:
         params = in_world(lively(spec), spec, cells)
-    return params, spec, origins, directions, torch.tensor([0, 5, 5, 17, count]), cells
+    return params, spec, Rays(origins, directions, torch.tensor([0, 5, 5, 17, count])), cells
 
 
 def worst(found: Rendered, wanted: Rendered) -> float:
@@ -38,8 +38,8 @@ def worst(found: Rendered, wanted: Rendered) -> float:
 @pytest.mark.parametrize("spec", [SPEC, VIEWED, GRID], ids=["position", "view", "grid"])
 @pytest.mark.parametrize("background", [None, (0.2, 0.4, 0.9)], ids=["last behind", "background"])
 @pytest.mark.parametrize("backend", ["reference", "auto"])
-def test_the_pixels_of_render_modules(spec: mf.FieldSpec, background: tuple[float, ...] | None, backend: str) -> None:
-    settings = RenderSettings(11, background, near=0.5, backend=backend)
+def test_the_pixels_of_render_modules(spec: mf.FieldSpec, background: Color | None, backend: str) -> None:
+    settings = in_cells(11, background, spec, near=0.5, backend=backend)
     occupancy = torch.rand(3, 4, 5) > 0.3
     wanted = render_modules(*scene(spec), settings, occupancy)
     assert float(wanted.opacity.mean()) > 0.05
@@ -48,8 +48,8 @@ def test_the_pixels_of_render_modules(spec: mf.FieldSpec, background: tuple[floa
 
 def test_by_the_kernel(need: Callable[..., str]) -> None:
     need("render_rays", "triton")
-    wanted = render_modules(*scene(VIEWED), RenderSettings(6))
-    assert worst(render_fused(*scene(VIEWED), RenderSettings(6, backend="triton")), wanted) < 2e-5
+    wanted = render_modules(*scene(VIEWED), in_cells(6, None, VIEWED))
+    assert worst(render_fused(*scene(VIEWED), in_cells(6, None, VIEWED, backend="triton")), wanted) < 2e-5
 
 
 def test_early_stop_and_half_weights() -> None:
@@ -65,9 +65,9 @@ def test_early_stop_and_half_weights() -> None:
 
 
 def test_no_ray_and_no_gradient() -> None:
-    params, spec, origins, directions, _, cells = scene(SPEC)
+    params, spec, rays, cells = scene(SPEC)
     params[0].requires_grad_()
-    none = torch.zeros(5, dtype=torch.int64)
-    out = render_fused(params, spec, origins[:0], directions[:0], none, cells, RenderSettings(4))
+    none = Rays(rays.origins[:0], rays.directions[:0], torch.zeros(5, dtype=torch.int64))
+    out = render_fused(params, spec, none, cells, RenderSettings(4))
     assert out.color.shape == (0, 3)
     assert not out.color.requires_grad

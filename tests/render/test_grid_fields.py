@@ -3,7 +3,7 @@
 import places
 import pytest
 import torch
-from fields import four_cells, generator, rays_across, some_images
+from fields import four_cells, generator, in_cells, rays_across, some_images
 from torch import Tensor
 
 import mclnf_fast as mf
@@ -12,8 +12,8 @@ from mclnf_fast.learn import BankOptimizer, FimConfig, FisherScorer
 from mclnf_fast.learn.methods import MIM, AdaptConfig
 from mclnf_fast.learn.methods.consolidate import diagonal_fisher
 from mclnf_fast.learn.params import split_pair
-from mclnf_fast.render import Cells, RenderSettings, render_modules, render_scene
-from mclnf_fast.render.volume import composite_points, sample_in_cells
+from mclnf_fast.render import Cells, Rays, render_modules, render_scene, sample_in_cells
+from mclnf_fast.render.volume import composite_samples
 from mclnf_fast.tasks.rays import PosedImages
 
 GRID = mf.HashGrid(4, 2, 10, base=4, growth=1.6)
@@ -29,27 +29,24 @@ def ball(x: Tensor) -> Tensor:
 
 def learn(spec: mf.FieldSpec, backend: str, steps: int = 150) -> tuple[float, float]:
     """PSNR in dB of rays that were not trained on, at the start and at the end."""
-    settings = RenderSettings(bins=24, background=(0.0, 0.0, 0.0), backend=backend)
+    settings = in_cells(24, (0.0, 0.0, 0.0), spec, backend=backend)
     origins, directions = rays_across(CUBE, 1792)
-    whole = torch.tensor([0, 1792])
-    points = sample_in_cells(origins, directions, whole, CUBE, settings, spec)
-    truth = composite_points(ball(points.x[:, :3]), points, settings).color
+    points = sample_in_cells(Rays.through_one_module(origins, directions), CUBE, settings)
+    truth = composite_samples(ball(points.x[:, :3]), points, settings).color
     params = tuple(p.requires_grad_() for p in places.put(initial_parameters(spec, generator=generator(3))))
     optimizer = BankOptimizer(params, lr=2e-2)
 
     def psnr() -> float:
         with torch.no_grad():
-            out = render_modules(
-                params, spec, origins[1536:], directions[1536:], torch.tensor([0, 256]), CUBE, settings
-            )
+            unseen = Rays.through_one_module(origins[1536:], directions[1536:])
+            out = render_modules(params, spec, unseen, CUBE, settings)
         return float(-10 * (out.color - truth[1536:]).square().mean().log10())
 
     before, g = psnr(), generator(4)
     for step in range(steps):
         rays = torch.randint(0, 1536, (128,), generator=g)
-        out = render_modules(
-            params, spec, origins[rays], directions[rays], torch.tensor([0, 128]), CUBE, settings, seed=step
-        )
+        drawn = Rays.through_one_module(origins[rays], directions[rays])
+        out = render_modules(params, spec, drawn, CUBE, settings, seed=step)
         loss = (out.color - truth[rays]).square().mean()
         optimizer.step(torch.autograd.grad(loss, params))
     return before, psnr()
@@ -81,7 +78,9 @@ def test_a_scene_of_several_modules(need, device: str) -> None:
     params = tuple(p.expand(4, *p.shape[1:]) for p in start)
     origins, directions = rays_across(cells, 30)
     seen = {
-        backend: render_scene(params, WITH_DIRECTION, origins, directions, cells, RenderSettings(8, backend=backend))
+        backend: render_scene(
+            params, WITH_DIRECTION, origins, directions, cells, in_cells(8, None, WITH_DIRECTION, backend=backend)
+        )
         for backend in (fast, "reference")
     }
     assert bool(seen[fast].color.isfinite().all())
@@ -92,7 +91,13 @@ def task() -> PosedImages:
     images, cameras = some_images(3, 12, 9)
     cells = Cells(torch.tensor([[[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]]), 1.0)
     return PosedImages(
-        "one", (images, cameras), (images[:1], cameras[:1]), cells, WITH_DIRECTION, RenderSettings(8), tile=4
+        "one",
+        (images, cameras),
+        (images[:1], cameras[:1]),
+        cells,
+        WITH_DIRECTION,
+        in_cells(8, None, WITH_DIRECTION),
+        tile=4,
     )
 
 

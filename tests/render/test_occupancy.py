@@ -5,13 +5,13 @@ import hypothesis.strategies as st
 import places
 import pytest
 import torch
+from fields import in_cells
 from torch import Tensor
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.ops import march_rays
-from mclnf_fast.render import Cells, OccupancyGrid, RenderSettings, render_modules
-from mclnf_fast.render.volume import sample_in_cells
+from mclnf_fast.render import Cells, OccupancyGrid, Rays, render_modules, sample_in_cells
 from mclnf_fast.spec import FieldSpec
 
 
@@ -218,10 +218,10 @@ def test_a_render_with_the_grid_agrees_with_one_without_and_asks_fewer_points():
     spec = FieldSpec(3, 4, 2, 1)
     params = slab_field(spec)
     cells = Cells(torch.tensor([[[0.0, 0.0, 0.0], [4.0, 4.0, 4.0]]]), margin=1.0)
-    settings = RenderSettings(bins=96, background=(0.1, 0.2, 0.3))
+    settings = in_cells(96, (0.1, 0.2, 0.3))
     origins = torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) * 0.2 + torch.tensor([-1.0, 2.0, 2.0])
     directions = torch.nn.functional.normalize(torch.tensor([2.0, 0.3, -0.2]) + 0.1 * torch.randn(50, 3), dim=-1)
-    offsets = torch.tensor([0, 50])
+    rays = Rays.through_one_module(origins, directions)
 
     def density(x: Tensor) -> Tensor:
         return (3.0 - 200.0 * ((x[:, 0] - 0.2).clamp(min=0) + (-x[:, 0] - 0.2).clamp(min=0))).exp()
@@ -229,13 +229,10 @@ def test_a_render_with_the_grid_agrees_with_one_without_and_asks_fewer_points():
     grid = OccupancyGrid(16, threshold=1e-3, device=places.here())
     grid.update(density, generator())
     assert 0.2 < grid.fraction < 0.6
-    whole = render_modules(params, spec, origins, directions, offsets, cells, settings)
-    sparse = render_modules(params, spec, origins, directions, offsets, cells, settings, occupancy=grid.grid)
+    whole = render_modules(params, spec, rays, cells, settings)
+    sparse = render_modules(params, spec, rays, cells, settings, occupancy=grid.grid)
     assert float(whole.opacity.min()) > 0.99
     for a, b in zip(whole, sparse):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-    points = [
-        sample_in_cells(origins, directions, offsets, cells, settings, spec, occupancy).x.shape[0]
-        for occupancy in (None, grid.grid)
-    ]
+    points = [sample_in_cells(rays, cells, settings, occupancy).x.shape[0] for occupancy in (None, grid.grid)]
     assert points[1] < 0.6 * points[0]

@@ -10,8 +10,15 @@ import torch
 from mclnf_fast.data.procedural.phantoms import draw_phantoms, phantom_pictures, phantom_projections
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.metrics import psnr
-from mclnf_fast.render.parallel_beam import back_project, detector_places, project
-from mclnf_fast.render.scans import even_angles, field_pictures, random_angles, scan_loss
+from mclnf_fast.render.parallel_beam import (
+    back_project,
+    detector_places,
+    even_angles,
+    field_pictures,
+    project,
+    random_angles,
+    scan_loss,
+)
 from mclnf_fast.spec import FieldSpec
 
 

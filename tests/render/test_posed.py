@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from fields import SPEC, generator, lively, some_images
+from fields import SPEC, generator, in_cells, lively, some_images
 from torch import Tensor
 
 from mclnf_fast import ops
@@ -13,7 +13,7 @@ from mclnf_fast.learn.methods.consolidate import diagonal_fisher
 from mclnf_fast.learn.methods.reservoir import Reservoir
 from mclnf_fast.learn.sampling.informed import Informed
 from mclnf_fast.learn.task import join
-from mclnf_fast.render import Cells, RayBatch, RenderSettings, render_modules
+from mclnf_fast.render import Cells, RayBatch, Rays, render_modules
 from mclnf_fast.tasks.rays import PosedImages, posed_losses
 
 BACKENDS = ("reference", "cpu")
@@ -22,7 +22,7 @@ CELL = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3]]))
 
 def some_task(backend: str = "reference", background=None, tile: int = 4) -> PosedImages:
     train, test = some_images(2, 10, 7), some_images(2, 10, 7, seed=1)
-    settings = RenderSettings(bins=6, background=background, backend=backend)
+    settings = in_cells(6, background, backend=backend)
     return PosedImages("toy", train, test, CELL, SPEC, settings, tile)
 
 
@@ -66,9 +66,8 @@ def test_the_loss_is_the_mean_squared_error_of_the_rays(background):
     batch = task.draw(30, generator())
     assert [tuple(t.shape) for t in batch] == [(1, 30, 3)] * 3
     rays = rays_of(batch)
-    out = render_modules(
-        params, SPEC, rays.origins, rays.directions, torch.tensor([0, 30]), CELL, task.settings, seed=5
-    )
+    grouped = Rays.through_one_module(rays.origins, rays.directions)
+    out = render_modules(params, SPEC, grouped, CELL, task.settings, seed=5)
     losses = losses_of(task, params, batch, 5)
     assert losses.shape == (30,)
     for k in range(30):
@@ -123,9 +122,8 @@ def test_the_gauss_newton_diagonal_is_that_of_the_pixels(need, backend, backgrou
     task, params = some_task(backend, background), start()
     batch = task.draw(20, generator(7))
     rays = rays_of(batch)
-    color = render_modules(
-        params, SPEC, rays.origins, rays.directions, torch.tensor([0, 20]), CELL, task.settings, seed=7
-    ).color
+    grouped = Rays.through_one_module(rays.origins, rays.directions)
+    color = render_modules(params, SPEC, grouped, CELL, task.settings, seed=7).color
     expected = sum(per_ray_gradients(params, color[:, c]).square().mean(0) for c in range(3))
     found = diagonal_fisher(task, params, seed=7, samples=20)
     assert [f.shape for f in found] == [p.shape for p in params]
@@ -231,4 +229,4 @@ def test_more_than_one_cell_is_refused():
     train = some_images(1, 4, 4)
     cells = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3]] * 2))
     with pytest.raises(ValueError, match=r"cells must hold the one cell of this task, got 2"):
-        PosedImages("toy", train, train, cells, SPEC, RenderSettings())
+        PosedImages("toy", train, train, cells, SPEC, in_cells(48))

@@ -1,11 +1,13 @@
 """A bank of four modules that all are one and the same function renders as that one function does: no seams."""
 
+from dataclasses import replace
+
 import places
 import pytest
 import torch
-from fields import SPEC, four_cells, in_world, lively, one_cell_over, rays_across
+from fields import SPEC, four_cells, in_cells, in_world, lively, one_cell_over, rays_across
 
-from mclnf_fast.render import Cells, RenderSettings, render_modules, render_scene
+from mclnf_fast.render import Cells, Rays, RenderSettings, render_modules, render_scene
 from mclnf_fast.spec import FieldSpec
 
 
@@ -23,13 +25,13 @@ def single(params, spec, cells, origins, directions, settings):
     """The same pixels by one network in one box, with the bins that `render_scene` takes."""
     hull = cells.hull()
     ratio = float((hull[1] - hull[0]).norm() / (cells.grown[:, 1] - cells.grown[:, 0]).norm(dim=-1).mean())
-    bins = max(settings.bins, round(settings.bins * ratio))
+    bins = max(settings.samples_per_ray, round(settings.samples_per_ray * ratio))
     whole = one_cell_over(cells)
     # Densities are per unit of the *cells*; the one box is larger, so its densities must be scaled.
     scaled = [p.clone() for p in in_world(params, spec, whole)]
     scaled[-1][:, 0] += torch.log(torch.tensor(whole.unit / cells.unit))
-    settings = RenderSettings(bins=bins, background=settings.background, backend=settings.backend)
-    return render_modules(tuple(scaled), spec, origins, directions, torch.tensor([0, len(origins)]), whole, settings)
+    settings = replace(settings, samples_per_ray=bins)
+    return render_modules(tuple(scaled), spec, Rays.through_one_module(origins, directions), whole, settings)
 
 
 @places.whole
@@ -38,7 +40,7 @@ def single(params, spec, cells, origins, directions, settings):
 def test_four_modules_render_as_the_one_function_that_they_are(need, backend, background, margin):
     need("bank_mlp", backend)
     cells, params = four_cells(margin), scene_network(SPEC)
-    settings = RenderSettings(bins=40, background=background, backend=backend)
+    settings = in_cells(40, background, backend=backend)
     origins, directions = rays_across(cells, 300)
     ours = render_scene(in_world(params, SPEC, cells), SPEC, origins, directions, cells, settings)
     theirs = single(params, SPEC, cells, origins, directions, settings)
@@ -60,7 +62,7 @@ def test_four_modules_render_as_the_one_function_that_they_are(need, backend, ba
 )
 def test_rays_in_and_across_the_blending_zones(start, end):
     cells, params = four_cells(), scene_network(SPEC)
-    settings = RenderSettings(bins=60, background=(0.0, 0.0, 0.0))
+    settings = in_cells(60, (0.0, 0.0, 0.0))
     origins = torch.tensor([start])
     directions = torch.nn.functional.normalize(torch.tensor([end]) - origins, dim=-1)
     ours = render_scene(in_world(params, SPEC, cells), SPEC, origins, directions, cells, settings)
@@ -74,7 +76,7 @@ def test_rays_in_and_across_the_blending_zones(start, end):
 def test_with_viewing_directions():
     spec = FieldSpec(6, 4, 16, 2, activation="tanh")
     cells, params = four_cells(), scene_network(spec)
-    settings = RenderSettings(bins=30, background=(0.2, 0.2, 0.2))
+    settings = in_cells(30, (0.2, 0.2, 0.2), spec)
     origins, directions = rays_across(cells, 100)
     bank = in_world(params, spec, cells)
     ours = render_scene(bank, spec, origins, directions, cells, settings)
@@ -110,7 +112,7 @@ def test_a_ray_through_two_modules_composites_in_order(backwards):
         torch.tensor([origin]),
         torch.tensor([[step, 0.0, 0.0]]),
         cells,
-        RenderSettings(bins=34, background=(0.0, 0.0, 1.0)),  # 48 bins over both: the border is an edge
+        in_cells(34, (0.0, 0.0, 1.0)),  # 48 bins over both: the border is an edge
     )
     first, second = (density[1], density[0]) if backwards else (density[0], density[1])
     near = 1 - torch.exp(-2 * first)
@@ -132,7 +134,7 @@ def test_a_gap_between_cells_is_empty_and_what_is_seen_last_stands_behind_it():
         torch.tensor([[-1.0, 1.0, 1.0]]),
         torch.tensor([[1.0, 0.0, 0.0]]),
         Cells(boxes, 1.0),
-        RenderSettings(bins=64),
+        RenderSettings(samples_per_ray=64),
     )
     torch.testing.assert_close(out.color, torch.tensor([[1.0, 1.0, 0.0]]), atol=1e-5, rtol=0)
     # A quarter of a bin more or less at the cell's end, where a bin is 2 / 64 of the cell's diagonal at most.
@@ -145,9 +147,9 @@ def test_chunks_change_nothing():
     cells, params = four_cells(), scene_network(SPEC)
     origins, directions = rays_across(cells, 70)
     bank = in_world(params, SPEC, cells)
-    whole = render_scene(bank, SPEC, origins, directions, cells, RenderSettings(bins=20))
+    whole = render_scene(bank, SPEC, origins, directions, cells, RenderSettings(samples_per_ray=20))
     for chunk in (1, 7, 69, 70):
-        parts = render_scene(bank, SPEC, origins, directions, cells, RenderSettings(bins=20, chunk=chunk))
+        parts = render_scene(bank, SPEC, origins, directions, cells, RenderSettings(samples_per_ray=20, chunk=chunk))
         for a, b in zip(parts, whole):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
 
@@ -157,7 +159,7 @@ def test_rays_that_miss_and_no_rays():
     cells, bank = four_cells(), constant(SPEC, [[5.0, 9.0, 9.0, 9.0]] * 4)
     away, up = torch.tensor([[0.0, 0.0, 100.0]]), torch.tensor([[0.0, 0.0, 1.0]])
     for background, seen in ((None, 0.0), ((0.5, 0.5, 0.5), 0.5)):
-        settings = RenderSettings(background=background)
+        settings = in_cells(48, background)
         out = render_scene(bank, SPEC, away, up, cells, settings)
         assert torch.equal(out.color, torch.full((1, 3), seen))
         assert float(out.opacity) == 0.0

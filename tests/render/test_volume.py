@@ -1,13 +1,14 @@
 """Rendering rays through their own modules: closed forms, depth, backgrounds, gradients, isolation."""
 
+from dataclasses import replace
+
 import places
 import pytest
 import torch
-from fields import SPEC, four_cells, generator, in_world, lively, rays_across
+from fields import SPEC, four_cells, generator, in_cells, in_world, lively, rays_across
 from torch import Tensor
 
-from mclnf_fast.render import Cells, RenderSettings, render_modules
-from mclnf_fast.render.volume import sample_in_cells
+from mclnf_fast.render import Cells, Rays, RenderSettings, render_modules, sample_in_cells
 from mclnf_fast.shading import SCENE_SHADING
 from mclnf_fast.spec import FieldSpec
 
@@ -21,8 +22,8 @@ def homogeneous(raw: list[float], spec: FieldSpec = SPEC, modules: int = 1) -> t
     return tuple(params)
 
 
-def along_x(count: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    return (
+def along_x(count: int = 1) -> Rays:
+    return Rays(
         torch.tensor([[-3.0, 2.0, 2.0]]).repeat(count, 1),
         torch.tensor([[1.0, 0.0, 0.0]]).repeat(count, 1),
         torch.tensor([0, count]),
@@ -33,8 +34,8 @@ def along_x(count: int = 1) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("bins", [1, 7, 48])
 def test_a_homogeneous_medium_has_its_closed_form_for_any_number_of_bins(need, backend, bins):
     need("bank_mlp", backend)
-    settings = RenderSettings(bins=bins, background=(0.0, 0.25, 1.0), backend=backend)
-    out = render_modules(homogeneous([-0.5, 1.0, -2.0, 0.0]), SPEC, *along_x(), CUBE, settings)
+    settings = in_cells(bins, (0.0, 0.25, 1.0), backend=backend)
+    out = render_modules(homogeneous([-0.5, 1.0, -2.0, 0.0]), SPEC, along_x(), CUBE, settings)
     # 4 scene units are 2 units of the cell; density is per unit of the cell.
     through = torch.exp(-2 * torch.tensor(-0.5).exp())
     color = torch.tensor([1.0, -2.0, 0.0]).sigmoid()
@@ -46,10 +47,10 @@ def test_a_homogeneous_medium_has_its_closed_form_for_any_number_of_bins(need, b
 @places.devices
 def test_depth_is_in_scene_units():
     """Opaque from the border on: the surface lies half a bin behind it, 3 units from the ray's origin."""
-    settings = RenderSettings(bins=400, background=(0.0, 0.0, 0.0))
-    out = render_modules(homogeneous([SCENE_SHADING.max_raw_density, 0.0, 0.0, 0.0]), SPEC, *along_x(), CUBE, settings)
+    settings = in_cells(400, (0.0, 0.0, 0.0))
+    out = render_modules(homogeneous([SCENE_SHADING.max_raw_density, 0.0, 0.0, 0.0]), SPEC, along_x(), CUBE, settings)
     assert float(out.depth) == pytest.approx(3.005, abs=1e-4)
-    thin = render_modules(homogeneous([0.0, 0.0, 0.0, 0.0]), SPEC, *along_x(), CUBE, settings)
+    thin = render_modules(homogeneous([0.0, 0.0, 0.0, 0.0]), SPEC, along_x(), CUBE, settings)
     # integral of t exp(-(t - 3) / 2) / 2 over 3 ... 7, with e^-1 a cell unit of 2
     e2 = torch.tensor(-2.0).exp()
     assert float(thin.depth) == pytest.approx(float(3 * (1 - e2) + 2 - 6 * e2), abs=1e-3)
@@ -57,8 +58,8 @@ def test_depth_is_in_scene_units():
 
 @places.devices
 def test_without_a_background_what_is_seen_last_stands_behind_everything():
-    settings = RenderSettings(bins=16)
-    out = render_modules(homogeneous([-5.0, 2.0, 0.0, -2.0]), SPEC, *along_x(), CUBE, settings)
+    settings = RenderSettings(samples_per_ray=16)
+    out = render_modules(homogeneous([-5.0, 2.0, 0.0, -2.0]), SPEC, along_x(), CUBE, settings)
     torch.testing.assert_close(out.color[0], torch.tensor([2.0, 0.0, -2.0]).sigmoid(), atol=1e-6, rtol=1e-5)
     assert 0.01 < float(out.opacity) < 0.02  # opacity stays what the field says
     assert 6.9 < float(out.depth) < 7.0
@@ -69,41 +70,41 @@ def test_it_is_the_last_sample_and_no_other_that_stands_behind(need, backend):
     need("bank_mlp", backend)
     params = lively(SPEC)
     o, d, offsets = along_x()
-    settings = RenderSettings(bins=9, backend=backend)
-    points = sample_in_cells(o, d, offsets, CUBE, settings, SPEC)
-    plain = RenderSettings(bins=9, background=(0.0, 0.0, 0.0), backend=backend)
-    seen = render_modules(params, SPEC, o, d, offsets, CUBE, plain)
+    settings = RenderSettings(samples_per_ray=9, backend=backend)
+    points = sample_in_cells(Rays(o, d, offsets), CUBE, settings)
+    plain = in_cells(9, (0.0, 0.0, 0.0), backend=backend)
+    seen = render_modules(params, SPEC, Rays(o, d, offsets), CUBE, plain)
     hidden = points.x[-1]
     for l in range(3):
         hidden = hidden @ params[l][0] + params[3 + l][0]
         hidden = hidden.tanh() if l < 2 else hidden
     expected = seen.color[0] + (1 - seen.opacity[0]) * hidden[1:].sigmoid()
-    out = render_modules(params, SPEC, o, d, offsets, CUBE, settings)
+    out = render_modules(params, SPEC, Rays(o, d, offsets), CUBE, settings)
     torch.testing.assert_close(out.color[0], expected, atol=1e-5, rtol=1e-5)
 
 
 @places.devices
 @pytest.mark.parametrize(("background", "seen"), [(None, 0.0), ((0.25, 0.25, 0.25), 0.25)])
 def test_rays_without_a_sample(background, seen):
-    settings = RenderSettings(background=background)
+    settings = in_cells(48, background)
     params = tuple(p.requires_grad_() for p in homogeneous([1.0, 1.0, 1.0, 1.0]))
     o, d, offsets = along_x(3)
-    out = render_modules(params, SPEC, o, -d, offsets, CUBE, settings)
+    out = render_modules(params, SPEC, Rays(o, -d, offsets), CUBE, settings)
     assert torch.equal(out.color, torch.full((3, 3), seen))
     assert torch.equal(out.opacity, torch.zeros(3))
     grads = torch.autograd.grad(out.color.sum(), params, allow_unused=True)
     assert all(g is None or not bool(g.any()) for g in grads)
-    some = render_modules(params, SPEC, o, d * torch.tensor([[1.0], [-1.0], [1.0]]), offsets, CUBE, settings)
+    some = render_modules(params, SPEC, Rays(o, d * torch.tensor([[1.0], [-1.0], [1.0]]), offsets), CUBE, settings)
     assert torch.equal(some.color[1], torch.full((3,), seen))
     assert float(some.opacity[0].detach()) > 0.5
-    none = render_modules(params, SPEC, o[:0], d[:0], torch.tensor([0, 0]), CUBE, settings)
+    none = render_modules(params, SPEC, Rays(o[:0], d[:0], torch.tensor([0, 0])), CUBE, settings)
     assert [tuple(t.shape) for t in none] == [(0, 3), (0,), (0,)]
 
 
 @places.devices
 def test_near_and_far_are_in_scene_units():
-    settings = RenderSettings(bins=5, near=4.0, far=6.5)
-    points = sample_in_cells(*along_x(), CUBE, settings, SPEC)
+    settings = RenderSettings(samples_per_ray=5, near=4.0, far=6.5)
+    points = sample_in_cells(along_x(), CUBE, settings)
     assert float(points.t_starts[0]) * 2 == pytest.approx(4.0)
     assert float(points.t_ends[-1]) * 2 == pytest.approx(6.5)
 
@@ -113,7 +114,7 @@ def test_points_are_local_to_each_module_and_inside_its_grown_cell():
     cells = four_cells()
     offsets = torch.tensor([0, 5, 5, 12, 20])
     o, d = rays_across(cells, 20)
-    points = sample_in_cells(o, d, offsets, cells, RenderSettings(bins=8), SPEC, seed=3)
+    points = sample_in_cells(Rays(o, d, offsets), cells, RenderSettings(samples_per_ray=8), seed=3)
     assert float(points.x.abs().max()) <= 1 + 1e-5
     owner = torch.repeat_interleave(torch.arange(4), offsets.diff())[points.ray_ids]
     assert torch.equal(owner, torch.repeat_interleave(torch.arange(4), points.offsets.diff()))
@@ -125,7 +126,7 @@ def test_points_are_local_to_each_module_and_inside_its_grown_cell():
 @places.devices
 def test_jitter_follows_the_seed():
     def starts(seed: int | None) -> Tensor:
-        return sample_in_cells(*along_x(), CUBE, RenderSettings(bins=8), SPEC, seed=seed).t_starts
+        return sample_in_cells(along_x(), CUBE, RenderSettings(samples_per_ray=8), seed=seed).t_starts
 
     assert torch.equal(starts(0), starts(0))
     assert not torch.equal(starts(0), starts(1))
@@ -134,11 +135,11 @@ def test_jitter_follows_the_seed():
 
 @places.devices
 def test_viewing_directions_are_of_length_one_and_behind_the_position():
-    spec = FieldSpec(6, 4, 8, 1)
-    o, d, offsets = along_x()
-    points = sample_in_cells(o, d, offsets, CUBE, RenderSettings(bins=4), spec)
+    settings = replace(RenderSettings(samples_per_ray=4), shading=replace(SCENE_SHADING, view_directions=True))
+    rays = along_x()
+    points = sample_in_cells(rays, CUBE, settings)
     assert points.x.shape == (4, 6)
-    assert torch.equal(points.x[:, 3:], d.expand(4, 3))
+    assert torch.equal(points.x[:, 3:], rays.directions.expand(4, 3))
 
 
 @places.devices
@@ -158,10 +159,10 @@ def tiny_case(backend: str, background: tuple[float, float, float] | None):
         for a, b in zip(lively(spec, 1, torch.float64), lively(spec, 2, torch.float64))
     )
     o, d = (t.double() for t in rays_across(cells, 5))
-    settings = RenderSettings(bins=4, background=background, backend=backend)
+    settings = in_cells(4, background, backend=backend)
 
     def pixels(*given: Tensor) -> Tensor:
-        out = render_modules(given, spec, o, d, torch.tensor([0, 2, 5]), cells, settings, seed=1)
+        out = render_modules(given, spec, Rays(o, d, torch.tensor([0, 2, 5])), cells, settings, seed=1)
         return torch.cat((out.color, out.opacity[:, None], out.depth[:, None]), 1)
 
     return pixels, params
@@ -190,8 +191,8 @@ def test_the_rays_of_a_module_have_no_gradient_in_any_other(need, backend):
     bank = tuple(p.requires_grad_() for p in in_world(lively(SPEC), SPEC, cells))
     o, d = rays_across(cells, 40)
     offsets = torch.tensor([0, 10, 20, 30, 40])
-    settings = RenderSettings(bins=8, background=None, backend=backend)
-    out = render_modules(bank, SPEC, o, d, offsets, cells, settings, seed=0)
+    settings = in_cells(8, None, backend=backend)
+    out = render_modules(bank, SPEC, Rays(o, d, offsets), cells, settings, seed=0)
     for module in range(4):
         rows = slice(int(offsets[module]), int(offsets[module + 1]))
         grads = torch.autograd.grad(out.color[rows].square().sum(), bank, retain_graph=True)
@@ -208,14 +209,14 @@ def test_a_module_renders_the_same_beside_others_and_alone():
         p * (1 + 0.2 * torch.rand(p.shape, generator=generator())) for p in in_world(lively(SPEC), SPEC, cells)
     )
     o, d = rays_across(cells, 24)
-    settings = RenderSettings(bins=8)
-    whole = render_modules(bank, SPEC, o, d, torch.tensor([0, 6, 12, 18, 24]), cells, settings)
+    settings = RenderSettings(samples_per_ray=8)
+    whole = render_modules(bank, SPEC, Rays(o, d, torch.tensor([0, 6, 12, 18, 24])), cells, settings)
     for m in range(4):
         rows = slice(6 * m, 6 * m + 6)
         # The same unit of density: cells of a bank share that of the largest.
         alone = Cells(cells.boxes[m : m + 1], cells.margin)
         params = [p[m : m + 1].clone() for p in bank]
         params[-1][:, 0] += torch.log(torch.tensor(alone.unit / cells.unit))
-        out = render_modules(tuple(params), SPEC, o[rows], d[rows], torch.tensor([0, 6]), alone, settings)
+        out = render_modules(tuple(params), SPEC, Rays(o[rows], d[rows], torch.tensor([0, 6])), alone, settings)
         torch.testing.assert_close(out.color, whole.color[rows], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(out.depth, whole.depth[rows], atol=1e-4, rtol=1e-4)

@@ -53,7 +53,9 @@ def district(seed: int, height: int = 5) -> list[Block]:
 
 def some_episodes(kind: Kind = "joint", heights: tuple[int, int] = (5, 5), **changes: object) -> BlockEpisodes:
     config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
-    return BlockEpisodes(kind, [district(0, heights[0]), district(1, heights[1])], SPEC, RenderSettings(bins=3), config)
+    return BlockEpisodes(
+        kind, [district(0, heights[0]), district(1, heights[1])], SPEC, RenderSettings(samples_per_ray=3), config
+    )
 
 
 def learner(episodes: BlockEpisodes) -> MetaTrainer:

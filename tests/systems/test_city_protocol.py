@@ -38,7 +38,7 @@ def task(seed: int) -> PosedImages:
     position = torch.nn.functional.normalize(torch.randn(3, 3, generator=g), dim=-1) * 2.5
     cameras = Cameras(look_at(position, torch.zeros(3, 3)), 8.0, 8.0, 4.0, 3.0, 8, 6)
     images = torch.randint(0, 256, (3, 1, 1, 3), generator=g, dtype=torch.uint8).expand(3, 6, 8, 3).contiguous()
-    settings = RenderSettings(bins=3)
+    settings = RenderSettings(samples_per_ray=3)
     return PosedImages(f"task {seed}", (images[1:], cameras[1:]), (images[:1], cameras[:1]), CELL, SPEC, settings, 4)
 
 

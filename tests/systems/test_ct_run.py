@@ -16,8 +16,7 @@ from mclnf_fast.data.procedural.phantoms import draw_phantoms, phantom_projectio
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.metrics import psnr
-from mclnf_fast.render.parallel_beam import back_project, project
-from mclnf_fast.render.scans import even_angles
+from mclnf_fast.render.parallel_beam import back_project, even_angles, project
 from mclnf_fast.systems.common import run as frame
 from mclnf_fast.systems.ct import job as ct
 from mclnf_fast.systems.ct.field import load_ct_start

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import pathlib
 
 import pytest
 import tyro
 import yaml
 
-from mclnf_fast.cli import SYSTEMS
 from mclnf_fast.errors import InputError
+from mclnf_fast.systems import SYSTEMS
 from mclnf_fast.systems.common.config_file import from_plain, options_of, with_options
 from mclnf_fast.systems.common.folder import plain
 from mclnf_fast.systems.common.renamed import RENAMED, refuse_renamed
@@ -23,9 +22,8 @@ BEFORE = pathlib.Path(__file__).parent / "before"  # config.yaml of run folders 
 
 
 def defaults(name):
-    system = SYSTEMS[name]
-    module = importlib.import_module(f"mclnf_fast.systems.{system.options}")
-    return getattr(module, system.defaults)(name, [])
+    _, defaults_of = SYSTEMS[name].functions()
+    return defaults_of(name, [])
 
 
 @pytest.mark.filterwarnings("ignore:get_parser")  # what else would list the flags

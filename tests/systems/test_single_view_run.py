@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny_objects
 import torch
+from mclnf_fast.learn.meta.reptile_start import ReptileStart
 from PIL import Image
 
 import mclnf_fast as mf
@@ -17,7 +18,6 @@ from mclnf_fast import data as object_data
 from mclnf_fast.cli import main
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
-from mclnf_fast.learn.meta.reptile_start import ReptileStart
 from mclnf_fast.metrics import psnr
 from mclnf_fast.render.objects import on_white
 from mclnf_fast.systems.common import run as run_frame
@@ -164,7 +164,7 @@ def test_the_texts_numbers():
         128,
     )
     settings = config.settings(2.0, 6.0)
-    assert (settings.bins, settings.near, settings.far, settings.convention) == (128, 2.0, 6.0, "blog")
+    assert (settings.samples_per_ray, settings.near, settings.far, settings.convention) == (128, 2.0, 6.0, "blog")
     notebook = defaults_of("single-view", ["--preset", "blog", "--convention=learnit"])
     assert notebook.meta.outer_lr == 5e-4
     assert notebook.checked_every == 10_000

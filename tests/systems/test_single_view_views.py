@@ -16,7 +16,7 @@ from mclnf_fast.cli import main
 from mclnf_fast.data.objects import ObjectViews, turntable
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
-from mclnf_fast.render.bins import BinSettings
+from mclnf_fast.render import RenderSettings
 from mclnf_fast.render.objects import ObjectPool, on_white
 from mclnf_fast.render.orbit import nearest, orbit
 from mclnf_fast.report.starts import single_view as report
@@ -218,7 +218,7 @@ def test_a_start_is_learned_from_no_view_kept_to_test_on():
 
 def shown(one: ObjectViews, frames: int) -> Show:
     one, split = split_views(one, 1)
-    settings = BinSettings(8)
+    settings = RenderSettings.between(samples_per_ray=8)
     pool = ObjectPool([(one.images, one.cameras)], settings)
     return Show([one], [split], pool, FieldSpec(3, 4, 8, 2, encoding=LogFrequency(20, 5.0)), settings, frames)
 

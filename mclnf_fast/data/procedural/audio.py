@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mclnf_fast.data.procedural.faces.faces import check_made
-from mclnf_fast.data.signals import Signals, SignalSets, split_made
+from mclnf_fast.data.signals import Signals, SignalSets, split_procedural
 from mclnf_fast.errors import InputError
 
 CLIPS = 4  # a speaker
@@ -209,4 +209,4 @@ def procedural_audio(
     names = tuple(f"speaker {k // CLIPS:02d} clip {k % CLIPS}" for k in range(count))
     values = torch.from_numpy(np.stack(clips)).mul_(0.5).add_(0.5).clamp_(0.0, 1.0)[..., None]
     made = Signals("audio", names, values, float(rate))
-    return split_made("made voices", made, test, validation, (f"{count} clips of made voices, by seed {seed}",))
+    return split_procedural("made voices", made, test, validation, (f"{count} clips of made voices, by seed {seed}",))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.data.procedural.faces.faces import check_made
-from mclnf_fast.data.signals import Signals, SignalSets, split_made
+from mclnf_fast.data.signals import Signals, SignalSets, split_procedural
 from mclnf_fast.errors import InputError
 
 SHEPP_LOGAN = (
@@ -102,7 +102,7 @@ def procedural_phantoms(
         raise InputError(f"size: must be from 16 to 2048 pixels, was {size}")
     pictures = phantom_pictures(draw_phantoms(count, seed, jitter), size)
     made = Signals("image", tuple(f"phantom {k:03d}" for k in range(count)), pictures)
-    return split_made("Head phantoms", made, test, validation, (f"{count} phantoms drawn by seed {seed}",))
+    return split_procedural("Head phantoms", made, test, validation, (f"{count} phantoms drawn by seed {seed}",))
 
 
 def _draw(generator: torch.Generator, jitter: float) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from mclnf_fast.data.graphics.noise import Noise
 from mclnf_fast.data.procedural.faces.faces import check_made, draw_face
 from mclnf_fast.data.procedural.faces.person import Person, Pose, draw_person, draw_pose
-from mclnf_fast.data.signals import Signals, SignalSets, split_made
+from mclnf_fast.data.signals import Signals, SignalSets, split_procedural
 from mclnf_fast.errors import InputError
 
 FRAMES_A_SECOND = 12.0
@@ -126,4 +126,4 @@ def procedural_video(
     ]
     names = tuple(f"head {k:03d}" for k in range(count))
     made = Signals("video", names, torch.from_numpy(np.stack(clips)), FRAMES_A_SECOND)
-    return split_made("drawn talking heads", made, test, validation, (f"{count} clips drawn by seed {seed}",))
+    return split_procedural("drawn talking heads", made, test, validation, (f"{count} clips drawn by seed {seed}",))

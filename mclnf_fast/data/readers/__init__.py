@@ -1,1 +1,1 @@
-"""Readers of data on disk, one file per format or layout."""
+"""Readers of scenes, objects, photos, images, video and sound; `registry` lists them by the layout they detect."""

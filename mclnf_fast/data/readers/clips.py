@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mclnf_fast.data.readers.extras import extra, reason
+from mclnf_fast.data.readers.extras import error_reason, import_extra
 from mclnf_fast.data.readers.pictures import MOST_PIXELS, fit, on_white, to_array
 from mclnf_fast.errors import InputError
 
@@ -20,28 +20,45 @@ if TYPE_CHECKING:
 
 @dataclass
 class Clip:
-    """Frames [n, height, width, channels] float32 in [0, 1]; what was done to them; the file's frames a second;
-    whether the file goes on."""
+    """The first frames of a video.
+
+    Attributes:
+        frames: float32 [n, height, width, channels] in [0, 1].
+        changes: what was done to them.
+        rate: the file's frames per second; None: unknown.
+        more: whether the file goes on.
+
+    >>> Clip(np.zeros((2, 8, 8, 3), np.float32), [], 25.0, more=False).rate
+    25.0
+    """
 
     frames: np.ndarray
-    done: list[str]
+    changes: list[str]
     rate: float | None
     more: bool
 
 
 def decode_clip(path: Path, count: int, stride: int, size: tuple[int, int], channels: int, resize: bool) -> Clip:
-    """At most `count` frames of a video, every `stride`-th from the first on, each cut to `size` (height, width).
+    """Return at most `count` frames of a video, every `stride`-th from the first on, each cut to `size`.
 
-    Turned as the file says; transparency on white.
+    Frames are turned as the file says; transparency is put on white.
+
+    Args:
+        path: the file.
+        count: largest number of frames.
+        stride: distance between them, in frames of the file.
+        size: (height, width) of the result, pixels.
+        channels: 1 or 3.
+        resize: see `pictures.fit`.
 
     Raises:
-        InputError: unreadable or torn, no video in it, pictures of more than 150 million pixels, or the extra `media`
-            is missing.
+        InputError: unreadable or corrupt, no video in it, pictures of more than 150 million pixels.
+        MissingExtraError: the extra `media` is not installed.
     """
-    av = extra("av", "video")
+    av = import_extra("av", "video")
     frames: list[np.ndarray] = []
-    done: list[str] = []
-    seen, last, more = 0, None, False
+    changes: list[str] = []
+    decoded_frames, last_time, more = 0, None, False
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -49,58 +66,61 @@ def decode_clip(path: Path, count: int, stride: int, size: tuple[int, int], chan
             stream = container.streams.video[0]
             wide, high = stream.codec_context.width, stream.codec_context.height
             if wide * high > MOST_PIXELS:
-                raise InputError(f"{path}: must have at most {MOST_PIXELS} pixels a frame, has {wide}x{high}")
+                raise InputError(f"{path}: must have at most {MOST_PIXELS} pixels per frame, has {wide}x{high}")
             rate = float(stream.average_rate) if stream.average_rate else None
-            for frame in _decoded(container, stream):
+            for frame in _decode(container, stream):
                 if len(frames) == count:
                     more = True
                     break
-                if seen % stride == 0:
-                    picture, what = fit(_upright(frame), size, resize)
+                if decoded_frames % stride == 0:
+                    picture, changes = fit(_upright(frame), size, resize)
                     frames.append(to_array(picture, channels))
-                    done = what
-                seen, last = seen + 1, frame.time
+                decoded_frames, last_time = decoded_frames + 1, frame.time
             if not more:
-                _check_whole(path, stream, rate, last)
+                _check_whole(path, stream, rate, last_time)
     except (av.FFmpegError, OSError, ValueError, RuntimeError, IndexError, MemoryError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: must be a whole readable video: {reason(error)}") from None
+        raise InputError(f"{path}: must be a whole readable video: {error_reason(error)}") from None
     shape = (*size, channels)
-    return Clip(np.stack(frames) if frames else np.zeros((0, *shape), np.float32), done, rate, more)
+    return Clip(np.stack(frames) if frames else np.zeros((0, *shape), np.float32), changes, rate, more)
 
 
-def _check_whole(path: Path, stream: Any, rate: float | None, last: float | None) -> None:
-    """Where a file ran out of frames: was it cut off? Decoders end early without a word."""
+def _check_whole(path: Path, stream: Any, rate: float | None, last_time: float | None) -> None:
+    """Raise `InputError` if a file that ran out of frames was cut off, since decoders end early without a word.
+
+    `rate` is in frames per second, `last_time` the last frame's time in seconds.
+    """
     if path.suffix.lower() == ".gif":
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 64))
             if not file.read().rstrip(b"\0").endswith(b";"):
                 raise InputError(f"{path}: must be whole, the file's end is missing")
-    entries = getattr(stream, "index_entries", None) or ()  # mp4: where each frame stands
+    entries = getattr(stream, "index_entries", None) or ()  # mp4: position of each frame
     end = max((entry.pos + entry.size for entry in entries), default=0)
     if end > path.stat().st_size:
         raise InputError(f"{path}: must be whole, {end} bytes were promised and {path.stat().st_size} are there")
-    clock = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))  # Matroska
-    if clock and last is not None:
-        seconds = 3600 * int(clock[1]) + 60 * int(clock[2]) + float(clock[3])
-        if last + 2 / (rate or 10) < 0.9 * seconds:
-            raise InputError(f"{path}: must be whole, {seconds:g} s were promised and {last:.3g} s are there")
+    duration = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))  # Matroska
+    if duration and last_time is not None:
+        seconds = 3600 * int(duration[1]) + 60 * int(duration[2]) + float(duration[3])
+        # The tag may be rounded or that of the sound, so a tenth may be missing before it counts as cut off.
+        if last_time + 2 / (rate or 10) < 0.9 * seconds:
+            raise InputError(f"{path}: must be whole, {seconds:g} s were promised and {last_time:.3g} s are there")
 
 
-def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """The stream's frames; of a damaged packet the decoder's error comes through."""
-    stream.thread_type = "NONE"  # files are read side by side already
+def _decode(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield the stream's frames; for a damaged packet the decoder's error comes through."""
+    stream.thread_type = "NONE"  # several files are read at once already, and threads of each would compete
     yield from container.decode(stream)
 
 
 def _upright(frame: Any) -> Image.Image:
-    """A decoded frame as a picture of mode RGB."""
+    """Return a decoded frame as a picture of mode RGB, turned as the file says."""
     from PIL import Image
 
-    if any(part.is_alpha for part in frame.format.components):
+    if any(component.is_alpha for component in frame.format.components):
         picture = on_white(frame.to_ndarray(format="rgba"))
     else:
         picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
-    turn = getattr(frame, "rotation", 0) % 360
-    return picture.rotate(turn, expand=True) if turn in (90, 180, 270) else picture
+    rotation = getattr(frame, "rotation", 0) % 360
+    return picture.rotate(rotation, expand=True) if rotation in (90, 180, 270) else picture

@@ -1,36 +1,41 @@
-"""What the readers share: frames, safe paths, checked JSON and images. All bad input is an `InputError`
-with its file."""
+"""Reads posed images: frames, paths that stay inside the data, checked JSON, intrinsics; every fault names its file."""
 
 from __future__ import annotations
 
-import io
 import json
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mclnf_fast.data.scene import ImageSet
+from mclnf_fast.data.readers.pictures import decoded, has_alpha, on_white
+from mclnf_fast.data.scene import ImageSet, check_aabb
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras, check_poses
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-IMAGE_THREADS = 4
+IMAGE_THREADS = 4  # Pillow decodes without Python's lock; more threads than this wait for the disk
+Picture = TypeVar("Picture")
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture and its camera as the files have them.
+    """One picture and its camera, as the files have them.
 
-    `c2w` is float64 [4, 4]; `intrinsics` holds those of fl_x, fl_y, cx, cy, w, h, camera_angle_x,
-    camera_angle_y that were given; `source` is the json that names the picture.
+    Attributes:
+        image: path of the picture.
+        name: name for people, the path below the data's folder.
+        c2w: camera-to-world matrix, float64 [4, 4], OpenGL's axes.
+        intrinsics: those of fl_x, fl_y, cx, cy, w, h, camera_angle_x, camera_angle_y that the files have.
+        source: the file that names the picture, for messages.
+
+    >>> Frame(Path("a.png"), "a.png", np.eye(4), {"fl_x": 8.0}, Path("transforms.json")).name
+    'a.png'
     """
 
     image: Path
@@ -41,7 +46,11 @@ class Frame:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; `InputError` where it is missing, no UTF-8, no JSON or no object."""
+    """Return the JSON object in `path`.
+
+    Raises:
+        InputError: the file is missing, is no UTF-8 or no JSON, or holds something other than an object.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -54,22 +63,36 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def frame_list(content: dict[str, Any], path: Path) -> list[dict[str, Any]]:
-    """The `frames` of a transforms file; `InputError` where that is no list of objects."""
+    """Return the `frames` of a transforms file.
+
+    Raises:
+        InputError: it is no list of objects.
+
+    >>> frame_list({"frames": [{"file_path": "a.png"}]}, Path("transforms.json"))
+    [{'file_path': 'a.png'}]
+    """
     frames = content.get("frames")
     if not isinstance(frames, list):
-        raise InputError(f"{path}: key 'frames' must be a list, was {_kind(frames)}")
+        raise InputError(f"{path}: key 'frames' must be a list, was {_type_name(frames)}")
     for k, frame in enumerate(frames):
         if not isinstance(frame, dict):
-            raise InputError(f"{path}: frames[{k}] must be an object, was {_kind(frame)}")
+            raise InputError(f"{path}: frames[{k}] must be an object, was {_type_name(frame)}")
     return frames
 
 
-def _kind(value: object) -> str:
+def _type_name(value: object) -> str:
     return "missing" if value is None else type(value).__name__
 
 
-def number(content: dict[str, Any], key: str, path: Path) -> float | None:
-    """The finite number under `key`, None where there is none."""
+def read_number(content: dict[str, Any], key: str, path: Path) -> float | None:
+    """Return the number under `key`, None when there is none.
+
+    Raises:
+        InputError: it is no finite number (True and False are none).
+
+    >>> read_number({"w": 8}, "w", Path("transforms.json"))
+    8.0
+    """
     value = content.get(key)
     if value is None:
         return None
@@ -78,38 +101,89 @@ def number(content: dict[str, Any], key: str, path: Path) -> float | None:
     return float(value)
 
 
-def text(content: dict[str, Any], key: str, path: Path) -> str:
-    """The string under `key`, which must be there."""
+def read_file_name(content: dict[str, Any], key: str, path: Path) -> str:
+    """Return the file name under `key`.
+
+    Raises:
+        InputError: it is missing, empty or no string.
+
+    >>> read_file_name({"file_path": "a.png"}, "file_path", Path("transforms.json"))
+    'a.png'
+    """
     value = content.get(key)
     if not isinstance(value, str) or not value or "\0" in value:
-        raise InputError(f"{path}: key {key!r} must be a file name, was {_kind(value) if value != '' else repr(value)}")
+        was = repr(value) if value == "" else _type_name(value)
+        raise InputError(f"{path}: key {key!r} must be a file name, was {was}")
     return value
 
 
-def matrix(value: object, what: str, shapes: tuple[tuple[int, int], ...] = ((4, 4),)) -> np.ndarray:
-    """`value` as a float64 matrix of one of `shapes`."""
-    names = " or ".join(f"{rows}x{columns}" for rows, columns in shapes)
+def read_matrix(value: object, name: str, shapes: tuple[tuple[int, int], ...] = ((4, 4),)) -> np.ndarray:
+    """Return `value` as a float64 matrix of one of `shapes`; `name` begins an error.
+
+    Raises:
+        InputError: it has another shape, or is not made of finite numbers.
+
+    >>> read_matrix([[1, 2, 3], [4, 5, 6]], "box", ((2, 3),)).shape
+    (2, 3)
+    """
+    wanted = " or ".join(f"{rows}x{columns}" for rows, columns in shapes)
     try:
         array = np.array(value, np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{what}: must be a {names} matrix of numbers, was {_kind(value)}") from None
+        raise InputError(f"{name}: must be a {wanted} matrix of numbers, was {_type_name(value)}") from None
     if array.shape not in shapes:
-        raise InputError(f"{what}: must be a {names} matrix, was {_kind(value)} of shape {array.shape}")
+        raise InputError(f"{name}: must be a {wanted} matrix, was {_type_name(value)} of shape {array.shape}")
     if not np.isfinite(array).all():
-        raise InputError(f"{what}: must be finite, holds NaN or infinity")
+        raise InputError(f"{name}: must be finite, holds NaN or infinity")
     return array
 
 
-def pose(value: object, what: str) -> np.ndarray:
-    """`value` as a camera-to-world matrix, float64 [4, 4]; `InputError` where it is none (see
-    `check_poses`)."""
-    array = matrix(value, what)
-    check_poses(torch.from_numpy(array)[None], what)
+def read_pose(value: object, name: str) -> np.ndarray:
+    """Return `value` as a camera-to-world matrix, float64 [4, 4]; `name` begins an error.
+
+    Raises:
+        InputError: it is none, see `render.cameras.check_poses`.
+
+    >>> read_pose(np.eye(4).tolist(), "transform_matrix").shape
+    (4, 4)
+    """
+    array = read_matrix(value, name)
+    check_poses(torch.from_numpy(array)[None], name)
     return array
+
+
+def read_box(value: object, name: str) -> Tensor:
+    """Return `value` as a box, float32 [2, 3]; `name` begins an error.
+
+    Raises:
+        InputError: it is no finite box of positive extent.
+
+    >>> read_box([[0, 0, 0], [1, 1, 1]], "aabb").tolist()
+    [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]
+    """
+    box = torch.from_numpy(read_matrix(value, name, ((2, 3),))).to(torch.float32)
+    check_aabb(box, name)
+    return box
 
 
 def safe_path(root: Path, folder: Path, name: str, source: Path) -> Path:
-    """`folder / name`, which must lie inside `root` even after symbolic links are followed."""
+    """Return `folder / name`.
+
+    Data from elsewhere names its own files, so each path must lie inside `root` even after symbolic links are followed:
+    without that, a scene could show any file of the machine.
+
+    Args:
+        root: the data's folder.
+        folder: the folder that `name` is relative to.
+        name: path as the file has it; backslashes are taken as slashes.
+        source: the file that names it, for messages.
+
+    Raises:
+        InputError: the path is absolute, leaves `root`, or cannot be resolved.
+
+    >>> safe_path(Path("data"), Path("data"), "images\\\\a.png", Path("transforms.json")).as_posix()
+    'data/images/a.png'
+    """
     if Path(name).is_absolute() or name.startswith(("\\", "/")) or ":" in name[:3]:
         raise InputError(f"{source}: file_path must be relative, was {name!r}")
     path = folder / name.replace("\\", "/")
@@ -122,114 +196,127 @@ def safe_path(root: Path, folder: Path, name: str, source: Path) -> Path:
     return path
 
 
-def shown_name(root: Path, path: Path) -> str:
-    """`path` as seen from `root`, for people."""
+def relative_name(root: Path, path: Path) -> str:
+    """Return `path` as seen from `root`, links followed, for people.
+
+    >>> relative_name(Path("data"), Path("data/images/a.png"))
+    'images/a.png'
+    """
     return path.resolve().relative_to(root.resolve()).as_posix()
 
 
-def target_size(width: int, height: int, downscale: float, max_side: int | None) -> tuple[int, int]:
-    """Size that a picture is reduced to; never larger than it is."""
+def reduced_size(width: int, height: int, downscale: float, max_side: int | None) -> tuple[int, int]:
+    """Return the size (width, height) that a picture is reduced to, never larger than it is.
+
+    >>> reduced_size(100, 50, 1.0, 20)
+    (20, 10)
+    """
     factor = 1.0 / downscale if max_side is None else min(1.0, max_side / max(width, height))
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
 def read_image(path: Path, downscale: float = 1.0, max_side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
-    """Decode a picture: uint8 [h, w, 3] reduced with a box filter, and its size (width, height) in the file.
+    """Return a picture as uint8 [h, w, 3], reduced with a box filter, and its size (width, height) in the file.
 
-    Transparency is composited on white, before the reduction.
+    Transparency is composited on white before the reduction: afterwards, edges would mix with the color under it.
+
+    Raises:
+        InputError: missing, no image or corrupt.
     """
     from PIL import Image
 
     picture = decoded(path)
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        rgba = np.asarray(picture.convert("RGBA"), np.float32)
-        alpha = rgba[..., 3:] / 255.0
-        picture = Image.fromarray((rgba[..., :3] * alpha + 255.0 * (1.0 - alpha) + 0.5).astype(np.uint8))
+    if has_alpha(picture):
+        picture = on_white(np.asarray(picture.convert("RGBA")))
     picture = picture.convert("RGB")
     size = picture.size
-    wanted = target_size(*size, downscale, max_side)
-    if wanted != size:
-        picture = picture.resize(wanted, Image.Resampling.BOX)
+    reduced = reduced_size(*size, downscale, max_side)
+    if reduced != size:
+        picture = picture.resize(reduced, Image.Resampling.BOX)
     return np.array(picture), size
 
 
-def decoded(path: Path, content: bytes | None = None) -> Image.Image:
-    """The whole picture in `path`, in the file's own mode; `InputError` where it is missing, none or torn. With
-    `content` the picture is those bytes, and `path` what an error calls it."""
-    from PIL import Image
+def load_image_set(
+    frames: list[Frame], downscale: float, max_side: int | None, empty: tuple[int, int] = (1, 1)
+) -> ImageSet:
+    """Return the frames' pictures and cameras at the reduced size.
 
-    def source() -> Path | io.BytesIO:
-        return path if content is None else io.BytesIO(content)
-
-    try:
-        with Image.open(source()) as checked:
-            # Decoding stops at the last pixel: a PNG whose end is missing or damaged shows in its
-            # checksums only.
-            if checked.format == "PNG":
-                checked.verify()
-        with Image.open(source()) as opened:
-            opened.load()  # decodes all of it: a torn file fails here and not as a grey stripe
-            return opened
-    except FileNotFoundError:
-        raise InputError(f"{path}: must be an image, was not there") from None
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        IndexError,
-        TypeError,
-        Image.DecompressionBombError,
-    ) as error:
-        raise InputError(f"{path}: must be a whole readable image: {error}") from None
-
-
-def load_set(frames: list[Frame], downscale: float, max_side: int | None, empty: tuple[int, int] = (1, 1)) -> ImageSet:
-    """Read the frames' pictures and make their cameras, at the reduced size; `empty` is the size where
-    none is.
+    Args:
+        frames: what to read.
+        downscale, max_side: see `options.SceneOptions`.
+        empty: size (width, height) of the result when there is no frame.
 
     Raises:
-        InputError: a picture unreadable, of another size than the first or than its json says, or without
-            a focal length.
+        InputError: a picture is unreadable, of another size than the first or than its file says, or without a focal
+            length.
+
+    >>> len(load_image_set([], 1, None))
+    0
     """
     if not frames:
         none = torch.zeros(0)
         cameras = Cameras(torch.zeros(0, 3, 4), none, none, none, none, *empty)
         return ImageSet(torch.zeros(0, empty[1], empty[0], 3, dtype=torch.uint8), cameras, ())
+    pictures = read_pictures(frames, lambda path: read_image(path, downscale, max_side))
+    cameras = frame_cameras(frames, [size for _, size in pictures])
+    reduced = pictures[0][0].shape
+    images = torch.from_numpy(np.stack([image for image, _ in pictures]))
+    return ImageSet(images, cameras.resized(reduced[1], reduced[0]), tuple(frame.name for frame in frames))
+
+
+def read_pictures(frames: list[Frame], read: Callable[[Path], Picture]) -> list[Picture]:
+    """Return `read` of each frame's picture, in order, by several threads."""
     with ThreadPoolExecutor(IMAGE_THREADS) as pool:
-        loaded = list(pool.map(lambda frame: read_image(frame.image, downscale, max_side), frames))
-    width, height = loaded[0][1]
+        return list(pool.map(lambda frame: read(frame.image), frames))
+
+
+def frame_cameras(frames: list[Frame], sizes: list[tuple[int, int]]) -> Cameras:
+    """Return the cameras of frames whose pictures have `sizes` (width, height) in their files, at least one.
+
+    Raises:
+        InputError: pictures of several sizes, of another size than their file says, or without a focal length.
+    """
+    width, height = sizes[0]
     columns: list[tuple[float, float, float, float]] = []
-    for frame, (_, size) in zip(frames, loaded, strict=True):
+    for frame, size in zip(frames, sizes, strict=True):
         if size != (width, height):
             raise InputError(
                 f"{frame.image}: all images must have one size, {width}x{height} as the first, was {size[0]}x{size[1]}"
             )
-        columns.append(pinhole(frame, width, height))
-    small = loaded[0][0].shape
+        columns.append(pinhole_intrinsics(frame, width, height))
     fx, fy, cx, cy = torch.tensor(columns, dtype=torch.float32).T
     poses = torch.from_numpy(np.stack([frame.c2w for frame in frames]))
-    cameras = Cameras(poses, fx, fy, cx, cy, width, height).resized(small[1], small[0])
-    images = torch.from_numpy(np.stack([image for image, _ in loaded]))
-    return ImageSet(images, cameras, tuple(frame.name for frame in frames))
+    return Cameras(poses, fx, fy, cx, cy, width, height)
 
 
-def pinhole(frame: Frame, width: int, height: int) -> tuple[float, float, float, float]:
-    """fx, fy, cx, cy in pixels of the picture as the file has it."""
-    given = frame.intrinsics
+def pinhole_intrinsics(frame: Frame, width: int, height: int) -> tuple[float, float, float, float]:
+    """Return fx, fy, cx, cy in pixels of the picture as the file has it.
+
+    Focal lengths win over fields of view, a missing one of y is that of x and the other way round, and a missing
+    principal point is the picture's middle.
+
+    Raises:
+        InputError: no focal length, one that is not positive, a field of view outside (0, pi), or `w` and `h` are not
+            the picture's.
+
+    >>> frame = Frame(Path("a.png"), "a.png", np.eye(4), {"fl_x": 8.0}, Path("transforms.json"))
+    >>> pinhole_intrinsics(frame, 6, 4)
+    (8.0, 8.0, 3.0, 2.0)
+    """
+    known = frame.intrinsics
     for key, size in (("w", width), ("h", height)):
-        if key in given and given[key] != size:
+        if key in known and known[key] != size:
             raise InputError(
-                f"{frame.image}: {key!r} in {frame.source.name} must be the image's {size}, was {given[key]:g}"
+                f"{frame.image}: {key!r} in {frame.source.name} must be the image's {size}, was {known[key]:g}"
             )
-    fx, fy = given.get("fl_x"), given.get("fl_y")
+    fx, fy = known.get("fl_x"), known.get("fl_y")
     for key in ("camera_angle_x", "camera_angle_y"):
-        if key in given and not 0 < given[key] < math.pi:
-            raise InputError(f"{frame.source}: key {key!r} must be in (0, pi) radians, was {given[key]:g}")
-    if fx is None and "camera_angle_x" in given:
-        fx = 0.5 * width / math.tan(0.5 * given["camera_angle_x"])
-    if fy is None and "camera_angle_y" in given:
-        fy = 0.5 * height / math.tan(0.5 * given["camera_angle_y"])
+        if key in known and not 0 < known[key] < math.pi:
+            raise InputError(f"{frame.source}: key {key!r} must be in (0, pi) radians, was {known[key]:g}")
+    if fx is None and "camera_angle_x" in known:
+        fx = 0.5 * width / math.tan(0.5 * known["camera_angle_x"])
+    if fy is None and "camera_angle_y" in known:
+        fy = 0.5 * height / math.tan(0.5 * known["camera_angle_y"])
     fx = fy if fx is None else fx
     if fx is None:
         raise InputError(
@@ -238,33 +325,7 @@ def pinhole(frame: Frame, width: int, height: int) -> tuple[float, float, float,
     fy = fx if fy is None else fy
     if not (fx > 0 and fy > 0):
         raise InputError(f"{frame.source}: focal lengths must be positive, were {fx:g} and {fy:g}")
-    return fx, fy, given.get("cx", width / 2), given.get("cy", height / 2)
-
-
-def intrinsics_of(contents: list[dict[str, Any]], path: Path) -> dict[str, float]:
-    """The intrinsics that the objects hold, the last one first in rank; refuses lenses that are no
-    pinhole."""
-    found: dict[str, float] = {}
-    for content in contents:
-        model = content.get("camera_model")
-        if model is not None and (not isinstance(model, str) or model.upper() not in PINHOLE_MODELS):
-            raise InputError(
-                f"{path}: camera_model must be a pinhole, was {model!r}: undistort the images first "
-                "(for example with colmap image_undistorter)"
-            )
-        if content.get("is_fisheye"):
-            raise InputError(f"{path}: must be a pinhole camera, is_fisheye was set: undistort the images first")
-        for key in ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2"):
-            value = number(content, key, path)
-            if value:
-                raise InputError(
-                    f"{path}: distortion coefficient {key!r} must be 0, was {value:g}: undistort the images first"
-                )
-        for key in ("fl_x", "fl_y", "cx", "cy", "w", "h", "camera_angle_x", "camera_angle_y"):
-            value = number(content, key, path)
-            if value is not None:
-                found[key] = value
-    return found
+    return fx, fy, known.get("cx", width / 2), known.get("cy", height / 2)
 
 
 # Models whose coefficients may all be zero, which makes them pinholes.
@@ -279,10 +340,35 @@ PINHOLE_MODELS = (
 )
 
 
-def box_of(value: object, what: str) -> Tensor:
-    """`value` as a float32 box [2, 3]."""
-    from mclnf_fast.data.scene import check_aabb
+def read_intrinsics(contents: list[dict[str, Any]], path: Path) -> dict[str, float]:
+    """Return the intrinsics in JSON objects; a later object's values replace an earlier one's.
 
-    box = torch.from_numpy(matrix(value, what, ((2, 3),))).to(torch.float32)
-    check_aabb(box, what)
-    return box
+    Lenses other than pinholes are refused: rays through a distorted picture would miss by many pixels at its edge.
+
+    Raises:
+        InputError: a fisheye or another camera model, a distortion coefficient other than 0, a value that is no number.
+
+    >>> read_intrinsics([{"w": 8, "fl_x": 5}, {"fl_x": 6}], Path("transforms.json"))
+    {'fl_x': 6.0, 'w': 8.0}
+    """
+    intrinsics: dict[str, float] = {}
+    for content in contents:
+        model = content.get("camera_model")
+        if model is not None and (not isinstance(model, str) or model.upper() not in PINHOLE_MODELS):
+            raise InputError(
+                f"{path}: camera_model must be a pinhole, was {model!r}: undistort the images first "
+                "(for example with colmap image_undistorter)"
+            )
+        if content.get("is_fisheye"):
+            raise InputError(f"{path}: must be a pinhole camera, is_fisheye was set: undistort the images first")
+        for key in ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2"):
+            value = read_number(content, key, path)
+            if value:
+                raise InputError(
+                    f"{path}: distortion coefficient {key!r} must be 0, was {value:g}: undistort the images first"
+                )
+        for key in ("fl_x", "fl_y", "cx", "cy", "w", "h", "camera_angle_x", "camera_angle_y"):
+            value = read_number(content, key, path)
+            if value is not None:
+                intrinsics[key] = value
+    return intrinsics

@@ -1,4 +1,4 @@
-"""Reads the files of a split into `SignalSets`: torn ones skipped with a warning that names them, or refused."""
+"""Reads the files of a split into `SignalSets`; unusable ones are skipped with a warning, or refused."""
 
 from __future__ import annotations
 
@@ -11,102 +11,129 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.data.readers.extras import MissingExtraError
-from mclnf_fast.data.readers.layouts import PLURAL, Found, Item
-from mclnf_fast.data.readers.split import Plan
-from mclnf_fast.data.signals import Kind, Signals, SignalSets
+from mclnf_fast.data.readers.layouts import PLURAL, DataFile, Layout
+from mclnf_fast.data.readers.split import Split
+from mclnf_fast.data.signals import SignalKind, Signals, SignalSets
 from mclnf_fast.errors import InputError
 
 _log = logging.getLogger("mclnf_fast")
 THREADS = 4
-MOST_BYTES = 8 << 30
-SHOWN = 3  # names in a note
+MOST_BYTES = 8 << 30  # of all signals; above it a run dies on a laptop with no word of what to change
+NAMES_SHOWN = 3  # in a note
 
 
 @dataclass
-class Read:
-    """What one file gave: its signals, what was done to them (a few fixed words each), and their rate."""
+class FileSignals:
+    """The signals of one file.
+
+    Attributes:
+        values: one tensor per signal.
+        labels: text added to the file's name, one per signal.
+        changes: what was done to the signals, in a few fixed words each, so that notes can list the files by it.
+        rate: samples or frames per second; None: unknown.
+
+    >>> FileSignals([torch.zeros(4, 1)], [""]).changes
+    []
+    """
 
     values: list[Tensor]
-    labels: list[str]  # appended to the file's name, one a signal
-    done: list[str] = field(default_factory=list)
+    labels: list[str]
+    changes: list[str] = field(default_factory=list)
     rate: float | None = None
 
 
 def gather(
-    kind: Kind,
-    found: Found,
-    plan: Plan,
-    read: Callable[[Item], Read],
+    kind: SignalKind,
+    layout: Layout,
+    split: Split,
+    read: Callable[[DataFile], FileSignals],
     shape: tuple[int, ...],
     per_file: int,
     strict: bool,
 ) -> SignalSets:
-    """Read all files of `plan` by `read`, whose signals have `shape` [...], at most `per_file` a file.
+    """Read all files of a split.
+
+    Args:
+        kind: of the signals.
+        layout: title and notes of the data.
+        split: files of each set.
+        read: function of a file that returns its signals, each of `shape`, at most `per_file`.
+        shape: [...] of one signal.
+        per_file: largest number of signals per file.
+        strict: raise for the first unusable file instead of skipping it.
 
     Raises:
-        InputError: with `strict` the first unusable file; a set whose files are all unusable; more than 8 GiB.
+        InputError: with `strict` an unusable file; a set to train or test on whose files are all unusable; more than
+            8 GiB.
+        MissingExtraError: a package that reads these files is not installed.
     """
-    parts = {"train": plan.train, "validation": plan.validation, "test": plan.test}
-    items = [item for part in parts.values() for item in part]
-    size = 4 * per_file * len(items) * torch.Size(shape).numel()
+    sets = {"train": split.train, "validation": split.validation, "test": split.test}
+    files = [file for members in sets.values() for file in members]
+    size = 4 * per_file * len(files) * torch.Size(shape).numel()
     if size > MOST_BYTES:
         raise InputError(
-            f"{found.title}: {len(items)} files would take {size / 2**30:.1f} GiB, must be at most "
+            f"{layout.title}: {len(files)} files would take {size / 2**30:.1f} GiB, must be at most "
             f"{MOST_BYTES >> 30}: set a limit (limit=1000), or a smaller size"
         )
 
-    def attempt(item: Item) -> Read | InputError:
+    def attempt(file: DataFile) -> FileSignals | InputError:
         try:
-            return read(item)
+            return read(file)
         except MissingExtraError:
             raise
         except InputError as error:
             return error
 
     with ThreadPoolExecutor(THREADS) as pool:
-        results = list(pool.map(attempt, items))
-    made: dict[str, list[str]] = {}
+        results = list(pool.map(attempt, files))
+    changed: dict[str, list[str]] = {}
     skipped: list[str] = []
-    for item, result in zip(items, results, strict=True):
+    for file, result in zip(files, results, strict=True):
         if isinstance(result, InputError):
             if strict:
                 raise result
-            skipped.append(item.name)
+            skipped.append(file.name)
             _log.warning("skipped %s", result)
         else:
-            for what in result.done:
-                made.setdefault(what, []).append(item.name)
-    at = 0
-    for split, part in parts.items():
-        outcome = results[at : at + len(part)]
-        at += len(part)
-        lost = [result for result in outcome if isinstance(result, InputError)]
-        if part and len(lost) == len(part) and split != "validation":
-            if len(items) == 1:
-                raise lost[0]
-            raise InputError(f"{found.title}: none of the {len(part)} {PLURAL[kind]} to {split} is usable; {lost[0]}")
-    good = [result for result in results if isinstance(result, Read)]
-    rates = {result.rate for result in good}
+            for change in result.changes:
+                changed.setdefault(change, []).append(file.name)
+    by_set = {}
+    begin = 0
+    for name, members in sets.items():
+        by_set[name] = results[begin : begin + len(members)]
+        begin += len(members)
+        errors = [result for result in by_set[name] if isinstance(result, InputError)]
+        # A run can do without a validation curve, but not without a set to train or to test on that was asked for.
+        if members and len(errors) == len(members) and name != "validation":
+            if len(files) == 1:
+                raise errors[0]
+            raise InputError(
+                f"{layout.title}: none of the {len(members)} {PLURAL[kind]} to {name} is usable; {errors[0]}"
+            )
+    rates = {result.rate for result in results if isinstance(result, FileSignals)}
     rate = rates.pop() if len(rates) == 1 else None
-    notes = [*found.notes, *plan.notes]
+    notes = [*layout.notes, *split.notes]
     if skipped:
         notes.append(f"skipped as unusable: {listed(skipped, 20)}")
-    notes += [f"{what}: {listed(names)}" for what, names in sorted(made.items())]
+    notes += [f"{change}: {listed(names)}" for change, names in sorted(changed.items())]
     if len(rates) > 0:
         notes.append("the clips have several frame rates: none is kept")
-    signals, at = {}, 0
-    for split, part in parts.items():
-        pairs = zip(part, results[at : at + len(part)], strict=True)
-        kept = [(item, result) for item, result in pairs if isinstance(result, Read)]
-        at += len(part)
-        values = [value for _, result in kept for value in result.values]
-        names = tuple(item.name + label for item, result in kept for label in result.labels)
-        signals[split] = Signals(kind, names, torch.stack(values) if values else torch.zeros(0, *shape), rate)
-    return SignalSets(found.title, signals["train"], signals["validation"], signals["test"], tuple(notes))
+    signals = {}
+    for name, members in sets.items():
+        pairs = zip(members, by_set[name], strict=True)
+        usable = [(file, result) for file, result in pairs if isinstance(result, FileSignals)]
+        values = [value for _, result in usable for value in result.values]
+        names = tuple(file.name + label for file, result in usable for label in result.labels)
+        signals[name] = Signals(kind, names, torch.stack(values) if values else torch.zeros(0, *shape), rate)
+    return SignalSets(layout.title, signals["train"], signals["validation"], signals["test"], tuple(notes))
 
 
-def listed(names: list[str], most: int = SHOWN) -> str:
-    """The names, the first few and how many more."""
+def listed(names: list[str], most: int = NAMES_SHOWN) -> str:
+    """Return the first `most` names, and how many more there are.
+
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
     if len(names) <= most:
         return ", ".join(names)
     return f"{', '.join(names[:most])} and {len(names) - most} more"

@@ -1,4 +1,4 @@
-"""The pictures inside of glTF files, looked at before their meshes are read: trimesh passes over one that is torn."""
+"""Checks the pictures inside of glTF files before their meshes are read, since trimesh passes over a corrupt one."""
 
 from __future__ import annotations
 
@@ -10,56 +10,56 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mclnf_fast.data.readers.files import decoded
+from mclnf_fast.data.readers.pictures import decoded
 from mclnf_fast.errors import InputError
 
 MAGIC, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942  # of the binary form (glTF 2.0, section 4.4)
 
 
-def check_images(path: Path, beside: Callable[[str], bytes]) -> None:
-    """Decodes every picture that a .glb or .gltf holds itself, in a buffer or as a `data:` address.
+def check_images(path: Path, read_beside: Callable[[str], bytes]) -> None:
+    """Decode every picture that a .glb or .gltf holds itself, in a buffer or as a `data:` address.
 
     Args:
         path: the file.
-        beside: reads another file that it names.
+        read_beside: function that reads another file that it names.
 
     Raises:
-        InputError: a picture that is torn or no picture, or lies outside of its buffer.
-        ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error: a torn or wrong file; what else is
-            wrong with it, its reader says.
+        InputError: a picture that is corrupt or no picture, or lies outside of its buffer.
+        ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error: a corrupt or wrong file. Other faults
+            of it are for its reader to report.
     """
-    content, binary = _parts(path.read_bytes())
+    content, binary = _json_and_binary(path.read_bytes())
     for k, image in enumerate(content.get("images", ())):
-        place = Path(f"{path}#images/{k}")
+        name = Path(f"{path}#images/{k}")
         if "bufferView" in image:
             view = content["bufferViews"][image["bufferView"]]
             buffer = content["buffers"][view["buffer"]]
-            whole = _named(buffer["uri"], beside) if "uri" in buffer else binary
+            data = _bytes_at(buffer["uri"], read_beside) if "uri" in buffer else binary
             begin, size = view.get("byteOffset", 0), view["byteLength"]
-            if begin + size > len(whole):
-                raise InputError(f"{place}: must lie inside its buffer of {len(whole)} bytes, ends at {begin + size}")
-            decoded(place, whole[begin : begin + size])
+            if begin + size > len(data):
+                raise InputError(f"{name}: must lie inside its buffer of {len(data)} bytes, ends at {begin + size}")
+            decoded(name, data[begin : begin + size])
         elif str(image.get("uri", "")).startswith("data:"):
-            decoded(place, _named(image["uri"], beside))
+            decoded(name, _bytes_at(image["uri"], read_beside))
 
 
-def _parts(raw: bytes) -> tuple[dict[str, Any], bytes]:
-    """A file's description and the buffer behind it."""
+def _json_and_binary(raw: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return a file's description and the buffer behind it."""
     if len(raw) < 12 or struct.unpack_from("<I", raw)[0] != MAGIC:
-        found: dict[str, Any] = json.loads(raw)
-        return found, b""
+        content: dict[str, Any] = json.loads(raw)
+        return content, b""
     chunks: dict[int, bytes] = {}
-    at = 12
-    while at + 8 <= len(raw):
-        size, kind = struct.unpack_from("<II", raw, at)
-        chunks.setdefault(kind, raw[at + 8 : at + 8 + size])
-        at += 8 + size
+    begin = 12
+    while begin + 8 <= len(raw):
+        size, kind = struct.unpack_from("<II", raw, begin)
+        chunks.setdefault(kind, raw[begin + 8 : begin + 8 + size])  # of several of one kind the first counts
+        begin += 8 + size
     return json.loads(chunks[JSON_CHUNK]), chunks.get(BINARY_CHUNK, b"")
 
 
-def _named(uri: str, beside: Callable[[str], bytes]) -> bytes:
-    """The bytes of an address: what a `data:` one holds, else a file."""
+def _bytes_at(uri: str, read_beside: Callable[[str], bytes]) -> bytes:
+    """Return the bytes of an address: the content of a `data:` one, else of a file."""
     if not uri.startswith("data:"):
-        return beside(urllib.parse.unquote(uri))
+        return read_beside(urllib.parse.unquote(uri))
     head, _, body = uri.partition(",")
     return base64.b64decode(body) if head.endswith(";base64") else urllib.parse.unquote_to_bytes(body)

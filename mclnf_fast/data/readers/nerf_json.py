@@ -1,7 +1,6 @@
-"""The Blender (`transforms_{train,val,test}.json`) and nerfstudio (`transforms.json`) dialects, as lists
-of frames.
+"""Reads the Blender (`transforms_{train,val,test}.json`) and nerfstudio (`transforms.json`) dialects as frames.
 
-Poses stay in the frame that the file has them in: nerfstudio's `applied_transform` says what was done to
+Poses stay in the frame that the file has them in: nerfstudio's `applied_transform` names a change that was applied to
 them already.
 """
 
@@ -14,27 +13,31 @@ import numpy as np
 
 from mclnf_fast.data.readers.files import (
     Frame,
-    box_of,
     frame_list,
-    intrinsics_of,
-    matrix,
-    pose,
+    read_box,
+    read_file_name,
+    read_intrinsics,
     read_json,
+    read_matrix,
+    read_pose,
+    relative_name,
     safe_path,
-    shown_name,
-    text,
 )
-from mclnf_fast.data.readers.matrixcity import Group
+from mclnf_fast.data.readers.matrixcity import FrameGroup
 from mclnf_fast.errors import InputError
 
-IMAGE_ENDINGS = ("", ".png", ".jpg", ".jpeg", ".webp")
+IMAGE_ENDINGS = ("", ".png", ".jpg", ".jpeg", ".webp")  # Blender's files leave them out
 
 
 def named_frames(root: Path, path: Path, content: dict[str, Any]) -> list[tuple[str, Frame]]:
-    """The file's frames, each with its `file_path` as written."""
-    out = []
+    """Return the frames of `content`, the JSON in `path`, each with its `file_path` as written.
+
+    Raises:
+        InputError: a frame without a picture, with one outside of `root`, or with a pose or a lens that is none.
+    """
+    frames = []
     for k, frame in enumerate(frame_list(content, path)):
-        written = text(frame, "file_path", path)
+        written = read_file_name(frame, "file_path", path)
         image = safe_path(root, path.parent, written, path)
         for ending in IMAGE_ENDINGS:
             full = image.with_name(image.name + ending)
@@ -44,20 +47,24 @@ def named_frames(root: Path, path: Path, content: dict[str, Any]) -> list[tuple[
                 break
         else:
             raise InputError(f"{image}: must be an image, was not there (named in {path})")
-        c2w = pose(frame.get("transform_matrix"), f"{path}: frames[{k}] transform_matrix")
-        out.append((written, Frame(image, shown_name(root, image), c2w, intrinsics_of([content, frame], path), path)))
-    return out
+        c2w = read_pose(frame.get("transform_matrix"), f"{path}: frames[{k}] transform_matrix")
+        intrinsics = read_intrinsics([content, frame], path)
+        frames.append((written, Frame(image, relative_name(root, image), c2w, intrinsics, path)))
+    return frames
 
 
-def read_blender(root: Path) -> Group:
-    """`transforms_train.json` with `transforms_test.json`, or `transforms_val.json` where there is no test
-    file."""
-    group = Group(root.name)
+def read_blender(root: Path) -> FrameGroup:
+    """Return the frames of `transforms_train.json`, and of `transforms_test.json` or else `transforms_val.json`.
+
+    Raises:
+        InputError: a fault of a file.
+    """
+    group = FrameGroup(root.name)
     path = root / "transforms_train.json"
     content = read_json(path)
     group.train = [frame for _, frame in named_frames(root, path, content)]
     if content.get("aabb") is not None:
-        group.aabb = box_of(content["aabb"], f"{path}: key 'aabb'")
+        group.aabb = read_box(content["aabb"], f"{path}: key 'aabb'")
     for split in ("test", "val"):
         path = root / f"transforms_{split}.json"
         if path.exists():
@@ -66,25 +73,24 @@ def read_blender(root: Path) -> Group:
     return group
 
 
-def read_nerfstudio(root: Path, holdout_every: int) -> tuple[Group, dict[str, Any]]:
-    """`transforms.json` and its content.
+def read_nerfstudio(root: Path, holdout_every: int) -> tuple[FrameGroup, dict[str, Any]]:
+    """Return the frames of `transforms.json`, and its content.
 
-    Held out: `test_filenames`, else `val_filenames`; else what `train_filenames` leaves; else each
-        `holdout_every`-th
-    frame, the first included (0: none).
+    Test views are `test_filenames`, else `val_filenames`; else the frames that `train_filenames` leaves; else each
+    `holdout_every`-th frame, the first included (0: none).
 
     Raises:
-        InputError: a fault of the file, a name in those lists that is no frame's `file_path`.
+        InputError: a fault of the file, or a name in those lists that is no frame's `file_path`.
     """
     path = root / "transforms.json"
     content = read_json(path)
-    group = Group(root.name)
+    group = FrameGroup(root.name)
     if content.get("applied_transform") is not None:
-        matrix(content["applied_transform"], f"{path}: key 'applied_transform'", ((3, 4), (4, 4)))
+        read_matrix(content["applied_transform"], f"{path}: key 'applied_transform'", ((3, 4), (4, 4)))
     if content.get("aabb") is not None:
-        group.aabb = box_of(content["aabb"], f"{path}: key 'aabb'")
+        group.aabb = read_box(content["aabb"], f"{path}: key 'aabb'")
     frames = named_frames(root, path, content)
-    lists = {split: _names(content, f"{split}_filenames", path) for split in ("train", "val", "test")}
+    lists = {split: _file_names(content, f"{split}_filenames", path) for split in ("train", "val", "test")}
     known = {written for written, _ in frames}
     for split, names in lists.items():
         for name in names or ():
@@ -95,20 +101,21 @@ def read_nerfstudio(root: Path, holdout_every: int) -> tuple[Group, dict[str, An
         group.test = [f for w, f in frames if (w in test if test is not None else w not in (train or ()))]
         group.train = [f for w, f in frames if (w in train if train is not None else w not in (test or ()))]
     else:
-        held = _every(len(frames), holdout_every)
-        group.train = [f for (_, f), out in zip(frames, held, strict=True) if not out]
-        group.test = [f for (_, f), out in zip(frames, held, strict=True) if out]
+        is_test = _every(len(frames), holdout_every)
+        group.train = [f for (_, f), out in zip(frames, is_test, strict=True) if not out]
+        group.test = [f for (_, f), out in zip(frames, is_test, strict=True) if out]
     return group, content
 
 
 def _every(count: int, step: int) -> np.ndarray:
-    held = np.zeros(count, bool)
+    """Return bool [count], true at each `step`-th from 0 on; never at a single one, which has to be trained on."""
+    chosen = np.zeros(count, bool)
     if step > 0 and count > 1:
-        held[::step] = True
-    return held
+        chosen[::step] = True
+    return chosen
 
 
-def _names(content: dict[str, Any], key: str, path: Path) -> set[str] | None:
+def _file_names(content: dict[str, Any], key: str, path: Path) -> set[str] | None:
     value = content.get(key)
     if value is None:
         return None

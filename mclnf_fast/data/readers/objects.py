@@ -1,11 +1,13 @@
-"""`load_objects`: a folder of objects seen from all around, in any of the usual layouts, as `ObjectSets`."""
+"""Reads a folder of objects seen from all around, in any of the usual layouts, as `ObjectSets`: `load_objects`."""
 
 from __future__ import annotations
 
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -13,155 +15,199 @@ from mclnf_fast.data.graphics.mesh_render import render_mesh
 from mclnf_fast.data.objects import FAR, NEAR, ObjectSets, ObjectViews, sphere_cameras
 from mclnf_fast.data.readers.extras import MissingExtraError
 from mclnf_fast.data.readers.gather import MOST_BYTES, listed
-from mclnf_fast.data.readers.layouts import Found, Item, folders_in
-from mclnf_fast.data.readers.objects_json import TRAIN, find_objects, json_frames
-from mclnf_fast.data.readers.objects_mesh import find_meshes, read_mesh
+from mclnf_fast.data.readers.layouts import DataFile, Layout, bases
+from mclnf_fast.data.readers.objects_json import TRAIN, json_frames, json_objects, json_reason
+from mclnf_fast.data.readers.objects_mesh import MESHES, mesh_files, mesh_reason, read_mesh
 from mclnf_fast.data.readers.objects_read import read_views
-from mclnf_fast.data.readers.objects_srn import find_srn, srn_frames
-from mclnf_fast.data.readers.split import check_split, plan
+from mclnf_fast.data.readers.objects_srn import srn_frames, srn_objects, srn_reason
+from mclnf_fast.data.readers.options import ObjectOptions, options_of
+from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout
+from mclnf_fast.data.readers.scenes import file_reason
+from mclnf_fast.data.readers.split import check_split, split_files
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
 
 _log = logging.getLogger("mclnf_fast")
-LOOKED_FOR = (
-    "<object>/transforms.json, transforms_train.json (NeRF-synthetic), <id>/rgb with <id>/pose (SRN) or meshes "
-    "(.glb, .gltf, .obj)"
-)
-VIEWS, SIZE = 25, 128  # of meshes, where none are asked for
+VIEWS, SIZE = 25, 128  # of meshes, when none are asked for
 
 
-def load_objects(
-    folder: str | Path,
-    *,
-    size: int | None = None,
-    test: float | int = 0.25,
-    limit: int | None = None,
-    views: int | None = None,
-    seed: int = 0,
-    strict: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> ObjectSets:
-    """Read objects of one category, each seen from all around; which layout it is is detected.
+def load_objects(folder: str | Path, options: ObjectOptions | None = None, **changes: Any) -> ObjectSets:
+    """Read objects of one category, each seen from all around; the layout is detected.
 
-    - `<object>/transforms.json` with pictures; a `*_splits.json` beside them says which are to train and to test.
-      Near 2, far 6, or what that file says.
+    - `<object>/transforms.json` with pictures; a `*_splits.json` beside them names those to train and to test on. Near
+      2, far 6, or the values in that file.
     - SRN: `<category>_{train,val,test}/<id>/{rgb,pose}` or `<id>/{rgb,pose}`; pure white is transparent. Near 0.8, far
       1.8; chairs 1.25 and 2.75.
     - NeRF-synthetic: one scene is an object to test on, with its training views and then those to test on
       (`train_views`); of several scenes each is an object. Near 2, far 6.
-    - `.glb`, `.gltf`, `.obj`: put into the unit ball and rendered from the same cameras as made cars; what a glTF
-      material lets through is cut out. Near 2, far 6.
+    - `.glb`, `.gltf`, `.obj`: put into the unit ball and rendered from the same cameras as procedural cars; parts that
+      a glTF material makes transparent are cut out. Near 2, far 6.
 
     Args:
         folder: a folder, or one mesh.
-        size: pixels of the longer side; pictures are scaled by the mean over each pixel's area, weighted by alpha, and
-            cameras with them. None: as in the files; meshes 128.
-        test: share, or count, of the objects to test on, see `split.plan`; the data's own split is kept.
-        limit: at most so many objects in all, chosen by seed.
-        views: at most so many of each object, the first, and at most so many kept to test on; None: all. Of meshes so
-            many are rendered; None: 25.
-        seed: of the split, the choice and the meshes' cameras.
-        strict: refuse an unusable object instead of skipping it with a warning.
-        progress: called with (objects done, objects in all).
+        options: see `ObjectOptions`; None: its defaults.
+        changes: single fields of `options`, such as `size=64`.
 
     Returns:
         Sets of objects named by their folders or files.
 
     Raises:
         InputError: an option out of range, nothing usable there, or with `strict` an unusable object.
+        MissingExtraError: meshes, and the extra `meshes` is not installed.
+        TypeError: an unknown option.
+
+    >>> from mclnf_fast.data import procedural_cars, write_objects
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tree = write_objects(procedural_cars(2, 1, views=2, size=16), f"{folder}/cars")
+    ...     objects = load_objects(tree)
+    >>> [views.name for views in objects.test]
+    ['car_001']
     """
+    settings = options_of(ObjectOptions, options, changes)
     root = Path(folder)
-    check_split(test, None, limit, seed)
-    for name, value in (("size", size), ("views", views)):
+    check_split(settings, None)
+    for name in ("size", "views"):
+        value = getattr(settings, name)
         if value is not None and not 1 <= value <= 4096:
             raise InputError(f"{name}: must be None or from 1 to 4096, was {value}")
-    if root.is_file():
-        found = find_meshes(root)
-        if found is None:
-            raise InputError(f"{root}: must be a folder or a mesh (.glb, .gltf, .obj), was {root.suffix!r}")
-        return _load(root, root.parent, found, "mesh", size, test, limit, views, seed, strict, progress)
-    if not root.is_dir():
+    is_file = root.is_file()
+    if not is_file and not root.is_dir():
         raise InputError(f"{root}: must be a folder of objects, was not there")
-    inside = folders_in(root)
-    for base in [root, *(inside if len(inside) == 1 else [])]:
-        if (base / TRAIN).exists():
-            return _scene(base, size, views, progress)
-        for kind, look in (("json", find_objects), ("srn", find_srn)):
-            found = look(base)
-            if found is not None:
-                return _load(base, root, found, kind, size, test, limit, views, seed, strict, progress)
-    found = find_meshes(root)
-    if found is None:
-        raise InputError(f"{root}: must hold {LOOKED_FOR}, has none of them")
-    return _load(root, root, found, "mesh", size, test, limit, views, seed, strict, progress)
+    reader = choose("objects", root, settings.reader)
+    if reader is None:
+        if is_file:
+            raise InputError(f"{root}: must be a folder or a mesh ({', '.join(MESHES)}), was {root.suffix!r}")
+        raise unknown_layout("objects", root)
+    return read_with(reader, root, settings)
 
 
-def _load(
-    base: Path, root: Path, found: tuple[Found, tuple[float, float]], kind: str, size: int | None, test: float | int,
-    limit: int | None, views: int | None, seed: int, strict: bool, progress: Callable[[int, int], None] | None,
-) -> ObjectSets:  # fmt: skip
-    """The objects of a layout, split; unusable ones skipped or refused."""
-    layout, (near, far) = found
-    split = plan(layout, test, 0, limit, seed)
+@dataclass
+class ObjectFolder:
+    """The objects of one layout, and how one of them is read.
+
+    Attributes:
+        layout: title and folders (or files) of the objects.
+        near, far: see `ObjectSets`.
+        read: function (object, its number by name, whether it is tested on) that returns its views.
+        notes: remarks for the report.
+
+    >>> ObjectFolder(Layout("none", {}), 2.0, 6.0, lambda item, number, tested: None).notes
+    ()
+    """
+
+    layout: Layout
+    near: float
+    far: float
+    read: Callable[[DataFile, int, bool], ObjectViews]
+    notes: tuple[str, ...] = ()
+
+
+def _load(objects: ObjectFolder, options: ObjectOptions) -> ObjectSets:
+    """Read the objects of a layout, split; unusable ones are skipped or refused."""
+    layout = objects.layout
+    split = split_files(layout, options, 0)
     items = [*split.train, *split.test]
+    # By name and not by place in the split: a mesh keeps its cameras whatever is tested on.
     number = {item.name: k for k, item in enumerate(sorted(items, key=lambda item: item.name))}
     results: list[ObjectViews | InputError] = []
-    first: ObjectViews | None = None
+    reference: ObjectViews | None = None
     for k, item in enumerate(items):
         try:
-            result = _read(item, base, root, kind, size, views, seed, number[item.name], k >= len(split.train))
-            if first is not None and result.images.shape[1:3] != first.images.shape[1:3]:
+            views = objects.read(item, number[item.name], k >= len(split.train))
+            if reference is not None and views.images.shape[1:3] != reference.images.shape[1:3]:
                 raise InputError(
-                    f"{item.path}: images must be {first.cameras.width}x{first.cameras.height} as those of "
-                    f"{first.name!r}, were {result.cameras.width}x{result.cameras.height}: set a size"
+                    f"{item.path}: images must be {reference.cameras.width}x{reference.cameras.height} as those of "
+                    f"{reference.name!r}, were {views.cameras.width}x{views.cameras.height}: set a size"
                 )
-            results.append(result)
+            results.append(views)
         except MissingExtraError:
             raise
         except InputError as error:
-            if strict or len(items) == 1:
+            if options.strict or len(items) == 1:
                 raise
             _log.warning("skipped %s", error)
             results.append(error)
         else:
-            if first is None:
-                first = result
-                _check_memory(layout.title, result, len(items))
-        if progress is not None:
-            progress(k + 1, len(items))
+            if reference is None:
+                reference = views
+                # Now that a size is known, and before an hour of reading ends without memory.
+                _check_memory(layout.title, views, len(items))
+        if options.progress is not None:
+            options.progress(k + 1, len(items))
     cut = len(split.train)
     notes = [*layout.notes, *split.notes]
     skipped = [item.name for item, result in zip(items, results, strict=True) if isinstance(result, InputError)]
     if skipped:
         notes.append(f"skipped as unusable: {listed(skipped, 20)}")
-    if kind == "mesh":
-        notes.append(f"rendered from {views or VIEWS} cameras each")
-    elif kind == "srn":
-        notes.append("pure white is transparent")
-    train, tested = _good(results[:cut]), _good(results[cut:])
-    for name, kept, all_of in (("train", train, results[:cut]), ("test", tested, results[cut:])):
-        if all_of and not kept:
-            raise InputError(f"{layout.title}: none of the {len(all_of)} objects to {name} is usable; {all_of[0]}")
-    return ObjectSets(layout.title, train, tested, near, far, tuple(notes))
+    notes += objects.notes
+    train, test = _usable(results[:cut]), _usable(results[cut:])
+    for name, usable, all_results in (("train", train, results[:cut]), ("test", test, results[cut:])):
+        if all_results and not usable:
+            raise InputError(
+                f"{layout.title}: none of the {len(all_results)} objects to {name} is usable; {all_results[0]}"
+            )
+    return ObjectSets(layout.title, train, test, objects.near, objects.far, tuple(notes))
 
 
-def _read(
-    item: Item, base: Path, root: Path, kind: str, size: int | None, views: int | None, seed: int, number: int,
-    tested: bool,
-) -> ObjectViews:  # fmt: skip
-    """One object; views that its data keeps to test on are read where it is `tested` on."""
-    if kind == "mesh":
-        cameras = sphere_cameras(views or VIEWS, size or SIZE, seed, number)
-        render = functools.partial(_rendered, root, item.path)
-        return ObjectViews(item.name, render(cameras), cameras, render=render)
+def _usable(results: Sequence[ObjectViews | InputError]) -> tuple[ObjectViews, ...]:
+    return tuple(result for result in results if isinstance(result, ObjectViews))
+
+
+def _check_memory(title: str, views: ObjectViews, count: int) -> None:
+    size = views.images.numel() * count
+    if size > MOST_BYTES:
+        raise InputError(
+            f"{title}: {count} objects would take {size / 2**30:.1f} GiB, must be at most {MOST_BYTES >> 30}: set a "
+            "limit, fewer views or a smaller size"
+        )
+
+
+def _base(root: Path, reason: Callable[[Path], str | None]) -> Path:
+    """Return the folder, `root` or the only one in it, in which a layout was detected."""
+    return next((base for base in bases(root) if reason(base) is not None), root)
+
+
+def _check_folder(item: DataFile) -> None:
     if not item.path.is_dir():
         raise InputError(f"{item.path}: must be the folder of an object, was not there")
-    frames, held = (srn_frames(item.path), []) if kind == "srn" else json_frames(root, item.path)
-    return read_views(item.name, frames, held if tested else [], size=size, views=views, white=kind == "srn")
 
 
-def _rendered(root: Path, path: Path, cameras: Cameras) -> Tensor:
-    """A mesh put into the unit ball, uint8 [V, H, W, 4]; read anew each time, so that a large set need not be held."""
+def _read_json(root: Path, options: ObjectOptions) -> ObjectSets:
+    def read(item: DataFile, number: int, tested: bool) -> ObjectViews:
+        _check_folder(item)
+        frames, test_frames = json_frames(root, item.path)
+        # Of an object to train on, the views that its data keeps to test on are not needed.
+        return read_views(item.name, frames, test_frames if tested else [], size=options.size, views=options.views)
+
+    layout, near, far = json_objects(_base(root, json_reason))
+    return _load(ObjectFolder(layout, near, far, read), options)
+
+
+def _read_srn(root: Path, options: ObjectOptions) -> ObjectSets:
+    def read(item: DataFile, number: int, tested: bool) -> ObjectViews:
+        _check_folder(item)
+        return read_views(item.name, srn_frames(item.path), [], size=options.size, views=options.views, white=True)
+
+    layout, near, far = srn_objects(_base(root, srn_reason))
+    return _load(ObjectFolder(layout, near, far, read, ("pure white is transparent",)), options)
+
+
+def _read_meshes(root: Path, options: ObjectOptions) -> ObjectSets:
+    views = options.views or VIEWS
+    inside = root.parent if root.is_file() else root
+
+    def read(item: DataFile, number: int, tested: bool) -> ObjectViews:
+        cameras = sphere_cameras(views, options.size or SIZE, options.seed, number)
+        render = functools.partial(_render, inside, item.path)
+        return ObjectViews(item.name, render(cameras), cameras, render=render)
+
+    return _load(ObjectFolder(mesh_files(root), NEAR, FAR, read, (f"rendered from {views} cameras each",)), options)
+
+
+def _render(root: Path, path: Path, cameras: Cameras) -> Tensor:
+    """Return views of a mesh put into the unit ball, uint8 [V, H, W, 4]."""
+    # Read anew each time: to keep the meshes of a large set would take more memory than its pictures.
     mesh = read_mesh(root, path)
     try:
         mesh = mesh.into_ball()
@@ -170,30 +216,27 @@ def _rendered(root: Path, path: Path, cameras: Cameras) -> Tensor:
     return render_mesh(mesh, cameras)
 
 
-def _scene(
-    root: Path, size: int | None, views: int | None, progress: Callable[[int, int], None] | None
-) -> ObjectSets:  # fmt: skip
-    """One scene of NeRF-synthetic: an object to test on, with its training views and those to test on."""
-    name = root.resolve().name
-    frames, held = json_frames(root, root)
-    one = read_views(name, frames, held, size=size, views=views, white=False)
-    if one.train_views is None:
+def _read_scene(root: Path, options: ObjectOptions) -> ObjectSets:
+    """Read one scene of NeRF-synthetic: an object to test on, with its training views and those to test on."""
+    base = _base(root, file_reason(TRAIN))
+    name = base.resolve().name
+    frames, test_frames = json_frames(base, base)
+    views = read_views(name, frames, test_frames, size=options.size, views=options.views)
+    if views.train_views is None:
         note = "one scene without test views: there is nothing to train on beside it"
     else:
-        note = f"one scene: {one.train_views} views to learn from, {len(one) - one.train_views} to test on"
-    if progress is not None:
-        progress(1, 1)
-    return ObjectSets(f"{name} (NeRF-synthetic)", (), (one,), NEAR, FAR, (note,))
+        note = f"one scene: {views.train_views} views to learn from, {len(views) - views.train_views} to test on"
+    if options.progress is not None:
+        options.progress(1, 1)
+    return ObjectSets(f"{name} (NeRF-synthetic)", (), (views,), NEAR, FAR, (note,))
 
 
-def _good(results: Sequence[ObjectViews | InputError]) -> tuple[ObjectViews, ...]:
-    return tuple(result for result in results if isinstance(result, ObjectViews))
-
-
-def _check_memory(title: str, first: ObjectViews, count: int) -> None:
-    size = first.images.numel() * count
-    if size > MOST_BYTES:
-        raise InputError(
-            f"{title}: {count} objects would take {size / 2**30:.1f} GiB, must be at most {MOST_BYTES >> 30}: set a "
-            "limit, fewer views or a smaller size"
-        )
+SRN_FILES = "<id>/rgb with <id>/pose (SRN)"
+add_built_in(
+    (
+        Reader("transforms", "objects", "<object>/transforms.json", json_reason, _read_json, 0, True),
+        Reader("nerf-synthetic", "objects", f"{TRAIN} (NeRF-synthetic)", file_reason(TRAIN), _read_scene, 0, True),
+        Reader("srn", "objects", SRN_FILES, srn_reason, _read_srn, 0, True),
+        Reader("meshes", "objects", f"meshes ({', '.join(MESHES)})", mesh_reason, _read_meshes, 1),
+    )
+)

@@ -1,4 +1,4 @@
-"""Files of triangle meshes (glTF, OBJ) as `Mesh`: their colours and textures kept, z up, x forward."""
+"""Reads files of triangle meshes (glTF, OBJ) as `Mesh`, with their colors and textures, z up and x forward."""
 
 from __future__ import annotations
 
@@ -10,153 +10,174 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.data.graphics.mesh import CREASE, Mesh, corner_normals, face_normals, to_linear
-from mclnf_fast.data.objects import FAR, NEAR
-from mclnf_fast.data.readers.extras import extra, reason
-from mclnf_fast.data.readers.files import decoded, safe_path
+from mclnf_fast.data.readers.extras import error_reason, import_extra
+from mclnf_fast.data.readers.files import safe_path
 from mclnf_fast.data.readers.gltf_images import check_images
-from mclnf_fast.data.readers.layouts import IMAGES, Found, Item, walk
+from mclnf_fast.data.readers.layouts import IMAGES, DataFile, Layout, any_file, walk
+from mclnf_fast.data.readers.pictures import decoded
 from mclnf_fast.errors import InputError
 
 MESHES = (".glb", ".gltf", ".obj")
-GREY = 0.6  # sRGB, where a file says no colour
+GRAY = 0.6  # sRGB, when a file names no color
 MOST_PAIRS = 1 << 26  # of faces at one vertex; above it edges are left sharp
 MOST_BYTES = 1 << 30
-CUTOFF = 0.5  # of alpha, where a material names none
+CUTOFF = 0.5  # of alpha, when a material names none
 
 
-def find_meshes(root: Path) -> tuple[Found, tuple[float, float]] | None:
-    """Every mesh file below `root`, or the one that it is; and near and far of what is rendered from them."""
-    if root.is_file():
-        return (Found(root.stem, {"all": [Item(root, root.stem)]}), (NEAR, FAR)) if _is_mesh(root) else None
-    items = [Item(path, path.relative_to(root).with_suffix("").as_posix()) for path in walk(root, MESHES)]
+def mesh_reason(path: Path) -> str | None:
+    """Return the reason why `path` is a mesh or a folder of meshes, or None.
+
+    >>> mesh_reason(Path(__file__)) is None
+    True
+    """
+    if path.is_file():
+        return f"one mesh {path.suffix}" if path.suffix.lower() in MESHES else None
+    return f"meshes below {path}" if any_file(path, MESHES) else None
+
+
+def mesh_files(path: Path) -> Layout:
+    """Return every mesh file below `path`, or the one that it is, named without its ending if that is unique.
+
+    Raises:
+        InputError: a folder that cannot be listed.
+    """
+    if path.is_file():
+        return Layout(path.stem, {"all": [DataFile(path, path.stem)]})
+    items = [DataFile(file, file.relative_to(path).with_suffix("").as_posix()) for file in walk(path, MESHES)]
     names = [item.name for item in items]
     items = [
-        item if names.count(item.name) == 1 else Item(item.path, item.path.relative_to(root).as_posix())
+        item if names.count(item.name) == 1 else DataFile(item.path, item.path.relative_to(path).as_posix())
         for item in items
     ]
-    return (Found(f"{root.resolve().name} (meshes)", {"all": items}), (NEAR, FAR)) if items else None
+    return Layout(f"{path.resolve().name} (meshes)", {"all": items})
 
 
-def _is_mesh(path: Path) -> bool:
-    return path.suffix.lower() in MESHES
+class _Resolver:
+    """Gives trimesh the files that a mesh names, none from outside of `root`.
 
-
-class _Beside:
-    """Hands trimesh the files that a mesh names, none from outside of `root`; what went wrong is kept in `faults`,
-    since trimesh passes over a texture that it lacks."""
+    Errors are kept in `errors`, since trimesh goes on without a texture that it could not read.
+    """
 
     def __init__(self, root: Path, path: Path) -> None:
         self.root, self.path = root, path
-        self.faults: list[InputError] = []
+        self.errors: list[InputError] = []
 
     def get(self, name: str) -> bytes:
         try:
-            place = safe_path(self.root, self.path.parent, str(name), self.path)
-            content = place.read_bytes()
-            if place.suffix.lower() in IMAGES:
-                decoded(place)  # trimesh would leave out a torn one, too
+            path = safe_path(self.root, self.path.parent, str(name), self.path)
+            content = path.read_bytes()
+            if path.suffix.lower() in IMAGES:
+                decoded(path)  # trimesh would leave out a corrupt one, too
             return content
         except OSError as error:
-            self.faults.append(InputError(f"{self.path}: must have its file {name!r}: {reason(error)}"))
+            self.errors.append(InputError(f"{self.path}: must have its file {name!r}: {error_reason(error)}"))
             raise
         except InputError as error:
-            self.faults.append(error)
+            self.errors.append(error)
             raise
 
     def __getitem__(self, name: str) -> bytes:
         return self.get(name)
 
     def keys(self) -> list[str]:
-        """None: nothing is looked for that the file does not name."""
+        """Return no names: trimesh would otherwise look for files that the mesh does not name."""
         return []
 
-    def namespaced(self, namespace: str) -> _Beside:
+    def namespaced(self, namespace: str) -> _Resolver:
         return self
 
 
 def read_mesh(root: Path, path: Path) -> Mesh:
-    """The mesh in `path`, which may name textures inside `root`; y up and z forward in the file (glTF's axes), z up
-    and x forward here. What a glTF material lets through (alphaMode MASK or BLEND, alpha of the texture times that of
-    its factor below the cutoff, 0.5 where none is named) is cut out; vertex colours' alpha and that of OBJ are passed
-    over.
+    """Return the mesh in `path`, which may name textures inside `root`.
+
+    The file has y up and z forward (glTF's axes), the result z up and x forward. Parts that a glTF material makes
+    transparent are cut out: alphaMode MASK or BLEND, and the texture's alpha times its factor's below the cutoff (0.5
+    if none is named). Alpha of vertex colors and of OBJ is passed over.
 
     Raises:
-        InputError: unreadable, without faces, not finite, a texture missing, torn or outside of `root`.
-        MissingExtraError: the package trimesh is not installed.
+        InputError: unreadable, without faces, not finite, a texture missing, corrupt or outside of `root`.
+        MissingExtraError: the extra `meshes` is not installed.
     """
-    trimesh = extra("trimesh", f"{path.suffix} meshes", "meshes")
+    trimesh = import_extra("trimesh", f"{path.suffix} meshes", "meshes")
     if path.stat().st_size > MOST_BYTES:
         raise InputError(f"{path}: must be at most {MOST_BYTES >> 20} MiB, was {path.stat().st_size >> 20} MiB")
-    beside = _Beside(root, path)
+    resolver = _Resolver(root, path)
     try:
         if path.suffix.lower() != ".obj":
-            check_images(path, beside.get)
+            check_images(path, resolver.get)
         with path.open("rb") as file:
-            scene = trimesh.load_scene(file, file_type=path.suffix[1:].lower(), resolver=beside)
+            scene = trimesh.load_scene(file, file_type=path.suffix[1:].lower(), resolver=resolver)
         parts = [
             (np.asarray(matrix, np.float64), scene.geometry[name])
             for node in sorted(scene.graph.nodes_geometry)
             for matrix, name in [scene.graph[node]]
         ]
         cache: dict[tuple[int, float | None], Tensor] = {}
-        shown = [(matrix, part) for matrix, part in parts if len(getattr(part, "faces", ())) and not _clear(part)]
-        built = [_part(matrix, part, path, cache) for matrix, part in shown]
+        visible = [
+            (matrix, part) for matrix, part in parts if len(getattr(part, "faces", ())) and not _is_transparent(part)
+        ]
+        meshes = [_mesh_of(matrix, part, path, cache) for matrix, part in visible]
     except InputError:
         raise
-    except Exception as error:  # a torn file fails anywhere in the parser
-        if beside.faults:
-            raise beside.faults[0] from None
-        raise InputError(f"{path}: must be a readable mesh: {type(error).__name__}: {reason(error)}") from None
-    if beside.faults:
-        raise beside.faults[0]
-    if not built:
+    except Exception as error:  # a corrupt file fails anywhere in the parser
+        if resolver.errors:
+            raise resolver.errors[0] from None
+        raise InputError(f"{path}: must be a readable mesh: {type(error).__name__}: {error_reason(error)}") from None
+    if resolver.errors:
+        raise resolver.errors[0]
+    if not meshes:
         raise InputError(f"{path}: must hold at least one triangle, holds none")
-    return _joined(built)
+    return _joined(meshes)
 
 
-def _part(matrix: np.ndarray, part: Any, path: Path, cache: dict[tuple[int, float | None], Tensor]) -> Mesh:
-    """One geometry of a scene at its place; `cache` holds the textures of pictures by their `id` and what their alpha
-    is multiplied with."""
+def _mesh_of(matrix: np.ndarray, part: Any, path: Path, cache: dict[tuple[int, float | None], Tensor]) -> Mesh:
+    """Return one geometry of a scene at its place, `matrix` [4, 4].
+
+    `cache` holds textures by the `id` of their picture and the factor of its alpha: parts often share one.
+    """
     vertices = np.asarray(part.vertices, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
     faces = np.asarray(part.faces, np.int64)
     if not np.isfinite(vertices).all():
         raise InputError(f"{path}: vertices must be finite, some are not")
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise InputError(f"{path}: faces must name its {len(vertices)} vertices, some do not")
-    if np.linalg.det(matrix[:3, :3]) < 0:  # mirrored
+    if np.linalg.det(matrix[:3, :3]) < 0:  # mirrored: the outside would become the inside
         faces = faces[:, ::-1].copy()
     vertices = vertices[:, (2, 0, 1)]
-    at, index = torch.from_numpy(vertices).to(torch.float32), torch.from_numpy(faces)
+    positions, index = torch.from_numpy(vertices).to(torch.float32), torch.from_numpy(faces)
     visual = part.visual
     kind = visual.kind
-    colors = torch.full((len(faces), 3, 3), float(to_linear(torch.tensor(GREY))))
+    colors = torch.full((len(faces), 3, 3), float(to_linear(torch.tensor(GRAY))))
     uv, ids = None, None
     textures: tuple[Tensor, ...] = ()
-    is_linear = path.suffix.lower() != ".obj"  # glTF's factors and vertex colours are linear, OBJ's are not
+    is_linear = path.suffix.lower() != ".obj"  # glTF's factors and vertex colors are linear, OBJ's are not
     if kind == "texture":
         image, factor = _material(visual.material)
         factor = factor if is_linear else to_linear(factor)
         colors = factor.expand(len(faces), 3, 3).contiguous()
         if image is not None and visual.uv is not None and len(visual.uv) == len(vertices):
-            values = np.asarray(visual.uv, np.float32)[faces]
-            if not np.isfinite(values).all():
+            corners = np.asarray(visual.uv, np.float32)[faces]
+            if not np.isfinite(corners).all():
                 raise InputError(f"{path}: places in textures must be finite, some are not")
-            uv, ids = torch.from_numpy(values), torch.zeros(len(faces), dtype=torch.int64)
+            uv, ids = torch.from_numpy(corners), torch.zeros(len(faces), dtype=torch.int64)
             key = id(image), _alpha_scale(visual.material)
             if key not in cache:
                 cache[key] = _texture(image, key[1])
             textures = (cache[key],)
     elif kind in ("vertex", "face"):
-        given = np.asarray(visual.vertex_colors if kind == "vertex" else visual.face_colors)[:, :3]
-        paint = torch.from_numpy(given.astype(np.float32) / 255.0)
+        rgb = np.asarray(visual.vertex_colors if kind == "vertex" else visual.face_colors)[:, :3]
+        paint = torch.from_numpy(rgb.astype(np.float32) / 255.0)
         paint = paint if is_linear else to_linear(paint)
         colors = (paint[index] if kind == "vertex" else paint[:, None].expand(-1, 3, -1)).contiguous()
-    return Mesh(at, index, colors, _normals(at, index), False, uv, ids, textures)
+    return Mesh(positions, index, colors, _normals(positions, index), False, uv, ids, textures)
 
 
 def _texture(image: Any, scale: float | None) -> Tensor:
-    """A picture as float32 [h, w, 3], linear; with a `scale` its alpha times that behind, [h, w, 4], where any of it is
-    below a half then."""
+    """Return a picture as float32 [h, w, 3], linear; with a `scale` [h, w, 4] if its alpha times that falls below 1/2.
+
+    The renderer cuts at an alpha of 1/2; `scale` brings a material's own cutoff there (`_alpha_scale`). A picture that
+    is opaque everywhere goes without the fourth channel, which would have to be looked up at every sample.
+    """
     color = to_linear(torch.arange(256) / 255.0)[torch.from_numpy(np.array(image.convert("RGB"))).long()]
     if scale is None:
         return color
@@ -165,7 +186,10 @@ def _texture(image: Any, scale: float | None) -> Tensor:
 
 
 def _alpha_scale(material: Any) -> float | None:
-    """What brings a material's cutoff to a half: its factor's alpha over twice the cutoff; None: it is opaque."""
+    """Return the factor that brings a material's cutoff of alpha to 1/2; None: the material is opaque.
+
+    It is the alpha of the material's factor over twice the cutoff.
+    """
     if getattr(material, "alphaMode", None) not in ("MASK", "BLEND"):
         return None
     cutoff = getattr(material, "alphaCutoff", None) if material.alphaMode == "MASK" else None
@@ -176,8 +200,8 @@ def _alpha_scale(material: Any) -> float | None:
     return 0.5 * alpha / cutoff if cutoff > 0 else None
 
 
-def _clear(part: Any) -> bool:
-    """Whether a geometry without a texture lets all through."""
+def _is_transparent(part: Any) -> bool:
+    """Return whether a geometry without a texture is wholly transparent."""
     if part.visual.kind != "texture" or _material(part.visual.material)[0] is not None:
         return False
     scale = _alpha_scale(part.visual.material)
@@ -185,39 +209,43 @@ def _clear(part: Any) -> bool:
 
 
 def _material(material: Any) -> tuple[Any, Tensor]:
-    """The picture (or None) and the colour factor [3] of a material."""
+    """Return the picture (or None) and the color factor [3] of a material."""
     image = getattr(material, "baseColorTexture", None)
     factor = getattr(material, "baseColorFactor", None)
     if image is None and hasattr(material, "image"):
         image, factor = material.image, (None if material.image is not None else material.diffuse)
     if factor is None:
-        return image, torch.ones(3) if image is not None else torch.full((3,), GREY)
+        return image, torch.ones(3) if image is not None else torch.full((3,), GRAY)
     values = np.asarray(factor)
     scale = 255.0 if values.dtype.kind in "iu" else 1.0
     return image, torch.from_numpy(values[:3].astype(np.float32) / np.float32(scale)).clamp(0.0, 1.0)
 
 
 def _normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Corner normals [F, 3, 3], smooth over edges that are flat where vertices are one place, whatever their number."""
+    """Return corner normals [F, 3, 3], smooth over edges flatter than `CREASE`.
+
+    Vertices at one place count as one: files repeat a vertex for each texture coordinate, and without that every such
+    seam would be drawn as a sharp edge.
+    """
     extent = float((vertices.amax(0) - vertices.amin(0)).max()) or 1.0
-    places = (vertices / (1e-6 * extent)).round().to(torch.int64)
-    places, same = torch.unique(places, dim=0, return_inverse=True)
+    cells = (vertices / (1e-6 * extent)).round().to(torch.int64)
+    cells, same = torch.unique(cells, dim=0, return_inverse=True)
     counts = torch.bincount(same[faces].reshape(-1))
     if int((counts * counts).sum()) > MOST_PAIRS:
         unit = torch.nn.functional.normalize(face_normals(vertices, faces), dim=1)
         return unit[:, None].expand(-1, 3, -1).contiguous()
-    return corner_normals(places.to(torch.float32) * (1e-6 * extent), same[faces], CREASE)
+    return corner_normals(cells.to(torch.float32) * (1e-6 * extent), same[faces], CREASE)
 
 
 def _joined(parts: list[Mesh]) -> Mesh:
-    """One mesh of several, textures and all. A texture that several parts have is kept once."""
+    """Return one mesh of several, textures and all; a texture that several parts have is kept once."""
     vertices, faces, uv, ids = [], [], [], []
     textures: list[Tensor] = []
-    start = 0
+    offset = 0
     for part in parts:
         vertices.append(part.vertices)
-        faces.append(part.faces + start)
-        start += len(part.vertices)
+        faces.append(part.faces + offset)
+        offset += len(part.vertices)
         number = -1
         for texture in part.textures:
             known = [k for k, other in enumerate(textures) if other is texture]
@@ -227,6 +255,12 @@ def _joined(parts: list[Mesh]) -> Mesh:
         uv.append(torch.zeros(len(part.faces), 3, 2) if part.uv is None else part.uv)
         ids.append(torch.full((len(part.faces),), number))
     return Mesh(
-        torch.cat(vertices), torch.cat(faces), torch.cat([p.colors for p in parts]),
-        torch.cat([p.normals for p in parts]), False, torch.cat(uv), torch.cat(ids), tuple(textures),
-    )  # fmt: skip
+        vertices=torch.cat(vertices),
+        faces=torch.cat(faces),
+        colors=torch.cat([part.colors for part in parts]),
+        normals=torch.cat([part.normals for part in parts]),
+        closed=False,  # a file makes no promise about it: both sides of its faces are drawn
+        uv=torch.cat(uv),
+        texture_ids=torch.cat(ids),
+        textures=tuple(textures),
+    )

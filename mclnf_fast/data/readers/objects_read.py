@@ -1,38 +1,44 @@
-"""One object's pictures and poses as `ObjectViews`: whole, of one size, with alpha, reduced where asked."""
+"""Reads one object's pictures and poses as `ObjectViews`: all of one size, with alpha, reduced when asked."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from mclnf_fast.data.objects import ObjectViews
-from mclnf_fast.data.readers.files import IMAGE_THREADS, Frame, decoded, pinhole
+from mclnf_fast.data.readers.files import Frame, frame_cameras, read_pictures
+from mclnf_fast.data.readers.pictures import decoded, has_alpha
 from mclnf_fast.errors import InputError
-from mclnf_fast.render.cameras import Cameras
 
 
 def read_rgba(path: Path, white: bool = False) -> np.ndarray:
-    """A picture as uint8 [h, w, 4], sRGB and alpha as in the file.
+    """Return a picture as uint8 [h, w, 4], sRGB and alpha as in the file.
 
-    Without transparency in the file all is opaque, or with `white` all but what is pure white.
+    Without transparency in the file everything is opaque, or with `white` everything but pure white.
 
     Raises:
-        InputError: missing, no image or torn.
+        InputError: missing, no image or corrupt.
     """
     picture = decoded(path)
-    clear = picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
+    has_own_alpha = has_alpha(picture)
     rgba = np.array(picture.convert("RGBA"))
-    if white and not (clear and bool((rgba[..., 3] < 255).any())):
+    # Some renderers write an alpha of 255 everywhere: that says nothing about the background.
+    if white and not (has_own_alpha and bool((rgba[..., 3] < 255).any())):
         rgba[..., 3] = np.where((rgba[..., :3] == 255).all(-1), 0, 255)
     return rgba
 
 
 def shrink(rgba: np.ndarray, size: int) -> np.ndarray:
-    """`rgba` uint8 [h, w, 4] with its longer side at `size` pixels: a pixel's colour is the mean over its area,
-    weighted by alpha."""
+    """Return `rgba` uint8 [h, w, 4] with its longer side at `size` pixels.
+
+    A pixel's color is the mean over its area, weighted by alpha: without the weights, edges would take the color that
+    is stored under transparent pixels.
+
+    >>> shrink(np.full((8, 4, 4), 255, np.uint8), 4).shape
+    (4, 2, 4)
+    """
     from PIL import Image
 
     height, width = rgba.shape[:2]
@@ -51,36 +57,38 @@ def shrink(rgba: np.ndarray, size: int) -> np.ndarray:
 
 
 def read_views(
-    name: str, frames: list[Frame], held: list[Frame], *, size: int | None, views: int | None, white: bool
+    name: str,
+    frames: list[Frame],
+    test_frames: list[Frame],
+    *,
+    size: int | None,
+    views: int | None,
+    white: bool = False,
 ) -> ObjectViews:
-    """The first `views` of an object's frames (None: all), and behind them as many of those that are kept to test on,
-    the longer side at `size` pixels (None: as in the file).
+    """Return the first `views` of an object's frames (None: all), followed by as many of those kept to test on.
+
+    Args:
+        name: name of the object.
+        frames: views to learn from.
+        test_frames: views that the data keeps to test on; when there are any, `train_views` of the result is set.
+        size: pixels of the longer side; None: as in the file.
+        views: at most so many of each list.
+        white: see `read_rgba`.
 
     Raises:
-        InputError: no frame, a picture that is unreadable or of another size than the first or than its json says, no
+        InputError: no frame, a picture that is unreadable or of another size than the first or than its file says, no
             focal length.
     """
     if not frames:
         raise InputError(f"{name}: must have at least one view, has none")
-    known = len(frames[:views]) if held else None
-    frames = [*frames[:views], *held[:views]]
-    with ThreadPoolExecutor(IMAGE_THREADS) as pool:
-        pictures = list(pool.map(lambda frame: read_rgba(frame.image, white), frames))
-    height, width = pictures[0].shape[:2]
-    columns = []
-    for frame, picture in zip(frames, pictures, strict=True):
-        if picture.shape[:2] != (height, width):
-            raise InputError(
-                f"{frame.image}: all images must have one size, {width}x{height} as the first, was "
-                f"{picture.shape[1]}x{picture.shape[0]}"
-            )
-        columns.append(pinhole(frame, width, height))
-    fx, fy, cx, cy = torch.tensor(columns, dtype=torch.float32).T
-    poses = torch.from_numpy(np.stack([frame.c2w for frame in frames]))
-    cameras = Cameras(poses, fx, fy, cx, cy, width, height)
+    train_views = len(frames[:views]) if test_frames else None
+    frames = [*frames[:views], *test_frames[:views]]
+    pictures = read_pictures(frames, lambda path: read_rgba(path, white))
+    cameras = frame_cameras(frames, [(picture.shape[1], picture.shape[0]) for picture in pictures])
     if size is not None:
+        full_size = (cameras.width, cameras.height)
         pictures = [shrink(picture, size) for picture in pictures]
-        small = pictures[0].shape
-        if (small[1], small[0]) != (width, height):
-            cameras = cameras.resized(small[1], small[0])
-    return ObjectViews(name, torch.from_numpy(np.stack(pictures)), cameras, known)
+        height, width = pictures[0].shape[:2]
+        if (width, height) != full_size:
+            cameras = cameras.resized(width, height)
+    return ObjectViews(name, torch.from_numpy(np.stack(pictures)), cameras, train_views)

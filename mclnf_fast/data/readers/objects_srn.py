@@ -1,7 +1,7 @@
-"""Objects in the layout of scene representation networks (Sitzmann et al. 2019).
+"""Finds objects in the layout of scene representation networks (Sitzmann et al. 2019).
 
-`<id>/{rgb,pose}` and `<id>/intrinsics.txt`; poses are camera-to-world with OpenCV's axes (y down,
-looking along +z); the background is white.
+`<id>/{rgb,pose}` and `<id>/intrinsics.txt`; poses are camera-to-world with OpenCV's axes (y down, looking along +z);
+the background is white.
 """
 
 from __future__ import annotations
@@ -11,52 +11,80 @@ from pathlib import Path
 
 import numpy as np
 
-from mclnf_fast.data.readers.files import Frame, decoded, pose
-from mclnf_fast.data.readers.layouts import IMAGES, SPLITS, Found, Item, folders_in
+from mclnf_fast.data.readers.files import Frame, read_pose
+from mclnf_fast.data.readers.layouts import IMAGES, SPLITS, DataFile, Layout, folders_in
+from mclnf_fast.data.readers.pictures import decoded
 from mclnf_fast.errors import InputError
 
-RANGE = {"cars": (0.8, 1.8), "chairs": (1.25, 2.75)}  # near and far, as its readers take them
+NEAR_FAR = {"cars": (0.8, 1.8), "chairs": (1.25, 2.75)}  # as its authors' readers take them
 FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 def is_object(folder: Path) -> bool:
-    """Whether `folder` looks like one object; that one of its two folders is missing is an error of its own."""
+    """Return whether `folder` looks like one object.
+
+    One of its two folders is enough: that the other is missing is an error of its own, and must not make the object
+    pass for something else.
+
+    >>> is_object(Path("no such folder"))
+    False
+    """
     return (folder / "rgb").is_dir() or ((folder / "pose").is_dir() and (folder / "intrinsics.txt").exists())
 
 
-def find_srn(root: Path) -> tuple[Found, tuple[float, float]] | None:
-    """`<category>_{train,val,test}/<id>`, the ids of one of those folders, or one object; and near and far."""
-    pools: dict[str, list[Item]] = {}
+def srn_reason(root: Path) -> str | None:
+    """Return the reason why `root` holds SRN's objects, or None.
+
+    >>> srn_reason(Path("no such folder")) is None
+    True
+    """
+    pools, _ = _srn_pools(root)
+    first = next((items[0] for items in pools.values() if items), None)
+    return None if first is None else f"rgb or pose in {first.path}"
+
+
+def srn_objects(root: Path) -> tuple[Layout, float, float]:
+    """Return the objects in `root`, near and far.
+
+    These are `<category>_{train,val,test}/<id>`, the ids of one of those folders, or one object.
+    """
+    pools, category = _srn_pools(root)
+    near, far = next((value for key, value in NEAR_FAR.items() if key in category.lower()), NEAR_FAR["cars"])
+    return Layout(f"{root.resolve().name} (SRN)", pools), near, far
+
+
+def _srn_pools(root: Path) -> tuple[dict[str, list[DataFile]], str]:
+    """Return the objects by set, and the category that the folders name."""
+    pools: dict[str, list[DataFile]] = {}
     category = root.resolve().name
     for folder in folders_in(root):
         match = re.fullmatch(r"(.+)_(train|val|test)", folder.name)
-        items = [Item(p, p.relative_to(root).as_posix()) for p in folders_in(folder) if match and is_object(p)]
+        items = [DataFile(p, p.relative_to(root).as_posix()) for p in folders_in(folder) if match and is_object(p)]
         if match and items:
             category = match[1]
             pools.setdefault(SPLITS[match[2]], []).extend(items)
-    if not pools:
-        items = [Item(path, path.name) for path in folders_in(root) if is_object(path)]
-        if not items and is_object(root):
-            items = [Item(root, category)]
-        if not items:
-            return None
-        pools = {"all": items}
-    near, far = next((value for key, value in RANGE.items() if key in category.lower()), RANGE["cars"])
-    return Found(f"{root.resolve().name} (SRN)", pools), (near, far)
+    if pools:
+        return pools, category
+    items = [DataFile(path, path.name) for path in folders_in(root) if is_object(path)]
+    if not items and is_object(root):
+        items = [DataFile(root, category)]
+    return ({"all": items} if items else {}), category
 
 
 def srn_frames(folder: Path) -> list[Frame]:
-    """The views of one object, by name, poses in OpenGL's axes.
+    """Return the views of one object, by name, poses in OpenGL's axes.
 
     Raises:
         InputError: no pictures, no pose for one of them, a pose or `intrinsics.txt` that is none.
     """
-    place = folder / "intrinsics.txt"
-    lines = [line.split() for line in _text(place).splitlines() if line.strip()]
-    first = _numbers(lines[0] if lines else [], place, "first line", "f cx cy 0", (3, 4))
-    last = _numbers(lines[-1] if lines else [], place, "last line", "H W", (2,))
-    if min(first[0], *last) <= 0:
-        raise InputError(f"{place}: focal length, height and width must be positive, were {[first[0], *last]}")
+    source = folder / "intrinsics.txt"
+    lines = [line.split() for line in _text(source).splitlines() if line.strip()]
+    focal_line = _numbers(lines[0] if lines else [], f"{source}: first line must be f cx cy 0", (3, 4))
+    size_line = _numbers(lines[-1] if lines else [], f"{source}: last line must be H W", (2,))
+    if min(focal_line[0], *size_line) <= 0:
+        raise InputError(
+            f"{source}: focal length, height and width must be positive, were {[focal_line[0], *size_line]}"
+        )
     pictures = folder / "rgb"
     if not pictures.is_dir():
         raise InputError(f"{pictures}: must be a folder of pictures, was not there")
@@ -65,14 +93,19 @@ def srn_frames(folder: Path) -> list[Frame]:
         raise InputError(f"{pictures}: must hold pictures, has none")
     # Scaled to the pictures, all of one size: that in the file need not be theirs.
     wide, high = decoded(pictures / names[0]).size
-    x, y = wide / last[1], high / last[0]
-    given = {"fl_x": first[0] * x, "fl_y": first[0] * y, "cx": first[1] * x, "cy": first[2] * y}
+    x, y = wide / size_line[1], high / size_line[0]
+    intrinsics = {
+        "fl_x": focal_line[0] * x,
+        "fl_y": focal_line[0] * y,
+        "cx": focal_line[1] * x,
+        "cy": focal_line[2] * y,
+    }
     frames = []
     for name in names:
         path = folder / "pose" / f"{Path(name).stem}.txt"
-        values = _numbers(_text(path).split(), path, "text", "4x4 numbers", (16,))
-        c2w = pose(np.array(values).reshape(4, 4), str(path)) @ FROM_OPENCV
-        frames.append(Frame(pictures / name, f"{folder.name}/rgb/{name}", c2w, given, place))
+        values = _numbers(_text(path).split(), f"{path}: text must be 4x4 numbers", (16,))
+        c2w = read_pose(np.array(values).reshape(4, 4), str(path)) @ FROM_OPENCV
+        frames.append(Frame(pictures / name, f"{folder.name}/rgb/{name}", c2w, intrinsics, source))
     return frames
 
 
@@ -85,11 +118,12 @@ def _text(path: Path) -> str:
         raise InputError(f"{path}: must be readable text: {error}") from None
 
 
-def _numbers(words: list[str], path: Path, what: str, form: str, counts: tuple[int, ...]) -> list[float]:
+def _numbers(words: list[str], rule: str, counts: tuple[int, ...]) -> list[float]:
+    """Return finite numbers, as many as one of `counts`; `rule` begins the error, with the file and its form."""
     try:
         values = [float(word) for word in words]
     except ValueError:
         values = []
     if len(values) not in counts or not np.isfinite(values).all():
-        raise InputError(f"{path}: {what} must be {form}, was {' '.join(words)[:80]!r}")
+        raise InputError(f"{rule}, was {' '.join(words)[:80]!r}")
     return values

@@ -1,9 +1,9 @@
-"""`load_photos`: a folder of posed photos of one place, as `PhotoSets`."""
+"""Reads a folder of posed photos of one place as `PhotoSets`: `load_photos`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,29 +11,22 @@ from torch import Tensor
 
 from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.data.photos import PhotoSets, photo_of, split_counts
-from mclnf_fast.data.readers.files import Frame, pinhole, read_image, target_size
+from mclnf_fast.data.readers.files import Frame, pinhole_intrinsics, read_image, reduced_size
 from mclnf_fast.data.readers.gather import MOST_BYTES
-from mclnf_fast.data.readers.pictures import fit
-from mclnf_fast.data.readers.scenes import Whole, read_whole
+from mclnf_fast.data.readers.options import PhotoOptions, Progress, options_of
+from mclnf_fast.data.readers.pictures import covering_size, fit
+from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout
+from mclnf_fast.data.readers.scenes import SceneFrames, blender_frames, file_reason, nerfstudio_frames
 from mclnf_fast.data.scene import ImageSet
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras, cat_cameras
 
-LOOKED_FOR = "transforms.json (nerfstudio) or transforms_train.json (NeRF-synthetic)"
-SEEN = (0.01, 0.99)  # quantiles of the distances of what a photo shows
-FEWEST = 20  # points in a photo that say how far it looks
-GRID = 16  # rays along a side, where no points say it
+DEPTH_QUANTILES = (0.01, 0.99)  # of the distances of what a photo shows: a single stray point must not set the range
+FEWEST_POINTS = 20  # in a photo, to take its depth from them
+GRID = 16  # rays along a side, when depths come from the scene's box
 
 
-def load_photos(
-    folder: str | Path,
-    *,
-    size: int | None = None,
-    test: int | None = None,
-    validation: int | None = None,
-    limit: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> PhotoSets:
+def load_photos(folder: str | Path, options: PhotoOptions | None = None, **changes: Any) -> PhotoSets:
     """Read posed photos of one place: `transforms.json` (nerfstudio) or `transforms_train.json` (NeRF-synthetic).
 
     All get the size of the first; one of another shape is scaled until it covers that, and its middle is cut out, with
@@ -42,116 +35,179 @@ def load_photos(
     distance over all photos, each photo's from the points of the data that it shows, or else from the scene's box.
 
     Args:
-        size: pixels of the longer side; None: as the first photo is.
-        test, validation: see `split_counts`.
-        limit: at most so many photos, the first.
-        progress: called with (photos done, photos in all).
+        folder: a folder.
+        options: see `PhotoOptions`; None: its defaults.
+        changes: single fields of `options`, such as `size=64`.
 
     Raises:
         InputError: an option out of range, nothing usable there, too few photos, photos that do not see the scene.
+        TypeError: an unknown option.
+
+    >>> from mclnf_fast.data import procedural_cars, write_objects
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tree = write_objects(procedural_cars(1, 1, views=4, size=16), f"{folder}/cars")
+    ...     photos = load_photos(tree / "car_000", test=1)
+    >>> len(photos.train), len(photos.test)
+    (3, 1)
     """
+    settings = options_of(PhotoOptions, options, changes)
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: must be a folder of posed photos, was {'a file' if root.exists() else 'not there'}")
-    for name, value, least in (("size", size, 8), ("limit", limit, 1)):
+    for name, value, least in (("size", settings.size, 8), ("limit", settings.limit, 1)):
         if value is not None and not least <= value <= 1 << 20:
             raise InputError(f"{name}: must be None or at least {least}, was {value}")
-    whole = read_whole(root, 0, LOOKED_FOR)
-    named = len(whole.group.test)
-    frames = [*whole.group.test, *whole.group.train][:limit]
+    reader = choose("photos", root, settings.reader)
+    if reader is None:
+        raise unknown_layout("photos", root)
+    return read_with(reader, root, settings)
+
+
+def _load_photos(root: Path, scene: SceneFrames, options: PhotoOptions) -> PhotoSets:
+    group = scene.groups[0]
+    own_tests = len(group.test)
+    frames = [*group.test, *group.train][: options.limit]
     if not frames:
         raise InputError(f"{root}: must hold photos, has none")
-    tests, checks = split_counts(len(frames), min(named, len(frames) - 1) if named and test is None else test,
-                                 validation)  # fmt: skip
-    photos, cut = _read(frames, size, progress)
+    keeps_split = bool(own_tests) and options.test is None
+    tests, validations = split_counts(
+        len(frames), min(own_tests, len(frames) - 1) if keeps_split else options.test, options.validation
+    )
+    photos, cut = _read(frames, options.size, options.progress)
     cameras = cat_cameras([photo.cameras for photo in photos])
-    near, far = photo_bounds(cameras, whole, torch.cat([photo.images[..., :3] for photo in photos]))
-    notes = ["the data have one split of their own, which is kept"] if named and test is None else []
+    near, far = photo_bounds(cameras, scene, torch.cat([photo.images[..., :3] for photo in photos]))
+    notes = ["the data have one split of their own, which is kept"] if keeps_split else []
     if cut:
         notes.append(f"{cut} photos of another shape than the first: their middle was cut out")
-    first = tests + checks
-    return PhotoSets(root.resolve().name, photos[first:], photos[tests:first], photos[:tests], near, far, tuple(notes))
+    begin = tests + validations
+    return PhotoSets(root.resolve().name, photos[begin:], photos[tests:begin], photos[:tests], near, far, tuple(notes))
 
 
-def _read(
-    frames: list[Frame], size: int | None, progress: Callable[[int, int], None] | None
-) -> tuple[tuple[ObjectViews, ...], int]:
-    """The photos, and how many of them were cut."""
-    from PIL import Image
-
-    made: list[ObjectViews] = []
+def _read(frames: list[Frame], size: int | None, progress: Progress | None) -> tuple[tuple[ObjectViews, ...], int]:
+    """Return the photos, and the number of those that were cut."""
+    photos: list[ObjectViews] = []
     cut = 0
-    wanted = (0, 0)
+    common = (0, 0)  # width and height of all photos
     for k, frame in enumerate(frames):
         pixels, (width, height) = read_image(frame.image)
-        if not made:
-            wanted = target_size(width, height, 1.0, size)
-            if wanted[0] * wanted[1] * 4 * len(frames) > MOST_BYTES:
-                raise InputError(f"{frame.image}: {len(frames)} photos of {wanted[0]}x{wanted[1]} must fit into "
-                                 f"{MOST_BYTES >> 30} GiB, do not: set a size or a limit")  # fmt: skip
-        fx, fy, cx, cy = pinhole(frame, width, height)
-        picture, _ = fit(Image.fromarray(pixels), (wanted[1], wanted[0]), resize=True)
-        factor = max(wanted[0] / width, wanted[1] / height)
-        scaled = max(wanted[0], round(width * factor)), max(wanted[1], round(height * factor))
-        left, top = (scaled[0] - wanted[0]) // 2, (scaled[1] - wanted[1]) // 2
-        across, down = scaled[0] / width, scaled[1] / height
-        camera = Cameras(
-            torch.from_numpy(frame.c2w)[None], torch.tensor([fx * across]), torch.tensor([fy * down]),
-            torch.tensor([cx * across - left]), torch.tensor([cy * down - top]), *wanted,
-        )  # fmt: skip
-        cut += scaled != wanted
-        made.append(photo_of(frame.name, torch.from_numpy(np.array(picture)), camera))
+        if not photos:
+            common = reduced_size(width, height, 1.0, size)
+            if common[0] * common[1] * 4 * len(frames) > MOST_BYTES:
+                raise InputError(
+                    f"{frame.image}: {len(frames)} photos of {common[0]}x{common[1]} must fit into "
+                    f"{MOST_BYTES >> 30} GiB, do not: set a size or a limit"
+                )
+        photo, was_cut = _photo(frame, pixels, (width, height), common)
+        cut += was_cut
+        photos.append(photo)
         if progress is not None:
             progress(k + 1, len(frames))
-    return tuple(made), cut
+    return tuple(photos), cut
 
 
-def photo_bounds(cameras: Cameras, whole: Whole, images: Tensor) -> tuple[float, float]:
-    """The smallest near and the largest far distance of photos, scene units.
+def _photo(
+    frame: Frame, pixels: np.ndarray, size: tuple[int, int], common: tuple[int, int]
+) -> tuple[ObjectViews, bool]:
+    """Return a photo of `size` scaled and cut to the size `common`, both (width, height), and whether it was cut."""
+    from PIL import Image
+
+    (width, height), (wide, high) = size, common
+    fx, fy, cx, cy = pinhole_intrinsics(frame, width, height)
+    picture, _ = fit(Image.fromarray(pixels), (high, wide), resize=True)
+    scaled = covering_size(width, height, (high, wide))
+    left, top = (scaled[0] - wide) // 2, (scaled[1] - high) // 2
+    across, down = scaled[0] / width, scaled[1] / height
+    pose = torch.from_numpy(frame.c2w)[None]
+    focal = torch.tensor([fx * across]), torch.tensor([fy * down])
+    center = torch.tensor([cx * across - left]), torch.tensor([cy * down - top])
+    camera = Cameras(pose, *focal, *center, wide, high)
+    return photo_of(frame.name, torch.from_numpy(np.array(picture)), camera), scaled != common
+
+
+def photo_bounds(cameras: Cameras, scene: SceneFrames, images: Tensor) -> tuple[float, float]:
+    """Return the smallest near and the largest far distance of photos, scene units.
+
+    Args:
+        cameras: V cameras, one per photo.
+        scene: its points or box.
+        images: uint8 [V, H, W, 3].
 
     Raises:
         InputError: no photo sees a point or the box of the scene.
+
+    >>> from mclnf_fast.data import turntable
+    >>> cameras = turntable(3, 8)
+    >>> scene = SceneFrames("square", [], points=torch.rand(100, 3, generator=torch.Generator().manual_seed(0)) - 0.5)
+    >>> near, far = photo_bounds(cameras, scene, torch.zeros(3, 8, 8, 3, dtype=torch.uint8))
+    >>> 3 < near < far < 5
+    True
     """
-    bounds = [] if whole.points is None else _by_points(cameras, whole.points)
+    bounds = [] if scene.points is None else _bounds_of_points(cameras, scene.points)
     if len(bounds) < len(cameras):
         names = tuple(str(k) for k in range(len(cameras)))
-        bounds += _by_box(cameras, whole.bounds(ImageSet(images, cameras, names)))
+        bounds += _bounds_of_box(cameras, scene.bounds(ImageSet(images, cameras, names)))
     if not bounds:
-        raise InputError(f"{whole.group.name}: photos must see the scene's points or its box, see neither")
+        raise InputError(f"{scene.name}: photos must see the scene's points or its box, see neither")
     near, far = min(low for low, _ in bounds), max(high for _, high in bounds)
     if not near < far:
-        raise InputError(f"{whole.group.name}: photos must see some depth, see {near:g} to {far:g}")
+        raise InputError(f"{scene.name}: photos must see some depth, see {near:g} to {far:g}")
     return near, far
 
 
-def _by_points(cameras: Cameras, points: Tensor) -> list[tuple[float, float]]:
-    """Of each photo that shows enough of points [P, 3], the distances between which they lie."""
-    found = []
+def _bounds_of_points(cameras: Cameras, points: Tensor) -> list[tuple[float, float]]:
+    """Return, for each photo that shows enough of points [P, 3], the distances between which they lie."""
+    bounds = []
     for k in range(len(cameras)):
         pose = cameras.c2w[k]
         local = (points - pose[:, 3]) @ pose[:, :3]
         depth = -local[:, 2]
         x = cameras.cx[k] + cameras.fx[k] * local[:, 0] / depth
         y = cameras.cy[k] - cameras.fy[k] * local[:, 1] / depth
-        seen = (depth > 0) & (x >= 0) & (x < cameras.width) & (y >= 0) & (y < cameras.height)
-        if int(seen.sum()) >= FEWEST:
-            low, high = torch.quantile(local[seen].norm(dim=1), torch.tensor(SEEN)).tolist()
-            found.append((low, high))
-    return found
+        inside = (depth > 0) & (x >= 0) & (x < cameras.width) & (y >= 0) & (y < cameras.height)
+        if int(inside.sum()) >= FEWEST_POINTS:
+            low, high = torch.quantile(local[inside].norm(dim=1), torch.tensor(DEPTH_QUANTILES)).tolist()
+            bounds.append((low, high))
+    return bounds
 
 
-def _by_box(cameras: Cameras, box: Tensor) -> list[tuple[float, float]]:
-    """Of each photo that meets a box [2, 3], the distances between which its rays lie in it."""
-    found = []
+def _bounds_of_box(cameras: Cameras, box: Tensor) -> list[tuple[float, float]]:
+    """Return, for each photo that meets a box [2, 3], the distances between which its rays lie in it."""
+    bounds = []
     steps = (torch.arange(GRID) + 0.5) / GRID
     x, y = (g.reshape(-1) for g in torch.meshgrid(steps * cameras.width, steps * cameras.height, indexing="ij"))
     for k in range(len(cameras)):
         origins, directions = cameras.rays_at(torch.full((len(x),), k), x, y)
-        one, two = (box[0] - origins) / directions, (box[1] - origins) / directions
-        entry, leave = torch.minimum(one, two).amax(1).clamp_min(0.0), torch.maximum(one, two).amin(1)
+        lower, upper = (box[0] - origins) / directions, (box[1] - origins) / directions
+        entry, leave = torch.minimum(lower, upper).amax(1).clamp_min(0.0), torch.maximum(lower, upper).amin(1)
         meets = leave > entry
         if bool(meets.any()):
-            quantiles = torch.tensor(SEEN)
+            quantiles = torch.tensor(DEPTH_QUANTILES)
             low, high = (torch.quantile(t[meets], q) for t, q in zip((entry, leave), quantiles))
-            found.append((float(low), float(high)))
-    return found
+            bounds.append((float(low), float(high)))
+    return bounds
+
+
+def _read_nerfstudio(root: Path, options: PhotoOptions) -> PhotoSets:
+    # No view is held out here: `split_counts` chooses those to test on.
+    return _load_photos(root, nerfstudio_frames(root, holdout_every=0), options)
+
+
+def _read_blender(root: Path, options: PhotoOptions) -> PhotoSets:
+    return _load_photos(root, blender_frames(root), options)
+
+
+add_built_in(
+    (
+        Reader(
+            "nerfstudio", "photos", "transforms.json (nerfstudio)", file_reason("transforms.json"), _read_nerfstudio
+        ),
+        Reader(
+            "nerf-synthetic",
+            "photos",
+            "transforms_train.json (NeRF-synthetic)",
+            file_reason("transforms_train.json"),
+            _read_blender,
+        ),
+    )
+)

@@ -1,206 +1,264 @@
-"""`load_scene`: one door for every dialect of posed images."""
+"""Reads posed images of every dialect as a `Scene`: `load_scene`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mclnf_fast.data.readers import matrixcity
-from mclnf_fast.data.readers.boxes import cut_by_position, ground_height, object_box, part_box, read_points, scene_box
-from mclnf_fast.data.readers.files import box_of, load_set, read_json
-from mclnf_fast.data.readers.matrixcity import Group
+from mclnf_fast.data.readers.boxes import cell_box, cut_by_position, ground_height, object_box, read_points, scene_box
+from mclnf_fast.data.readers.files import Frame, load_image_set, read_box, read_json
+from mclnf_fast.data.readers.matrixcity import FrameGroup, find_city
 from mclnf_fast.data.readers.nerf_json import read_blender, read_nerfstudio
+from mclnf_fast.data.readers.options import SceneOptions, options_of
+from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout
 from mclnf_fast.data.scene import Block, ImageSet, Scene, check_aabb
 from mclnf_fast.errors import InputError
 
-LOOKED_FOR = (
-    "transforms.json (nerfstudio), transforms_train.json (Blender), "
-    "pose/<block>/transforms_train.json (MatrixCity) "
-    "or train/<block>/transforms.json (MatrixCity raw)"
-)
 
-
-def load_scene(
-    path: str | Path,
-    *,
-    blocks: tuple[int, int] | Sequence[str] | None = None,
-    downscale: float = 1,
-    max_side: int | None = None,
-    holdout_every: int = 8,
-    aabb: Tensor | None = None,
-) -> Scene:
+def load_scene(path: str | Path, options: SceneOptions | None = None, **changes: Any) -> Scene:
     """Read posed images and cut them into blocks.
 
     Args:
-        path: a folder in the layout of MatrixCity (either pose dialect), Blender or nerfstudio; which one
-            is detected.
-        blocks: None: MatrixCity's own blocks, else the whole scene as one. (nx, ny): a grid over camera
-            positions with equal shares of the views. A list of names: those of MatrixCity's blocks.
-        downscale: reduce pictures by this factor >= 1 (box filter; intrinsics follow).
-        max_side: or reduce so that no side exceeds this many pixels.
-        holdout_every: where the files name no test views, each such view is held out; 0: none.
-        aabb: [2, 3], the scene's box; a block of a whole-scene read takes it as its own.
+        path: a folder in the layout of MatrixCity (either pose dialect), Blender or nerfstudio; it is detected.
+        options: see `SceneOptions`; None: its defaults.
+        changes: single fields of `options`, such as `blocks=(2, 2)`.
 
     Returns:
-        A `Scene`. A MatrixCity block's box is the json's `aabb`, else the 2-98 % box of where its corner
-        rays meet the ground (z = 0), up to the lowest camera. Other scenes: `aabb`, then
-        `aabb_points_2_98` of the json, then the points' 2-98 % box, then that footprint, and for views
-        from all around an object a cube about it. A block cut by a grid has its own cameras' footprint,
-        within the scene's heights.
+        A `Scene`. A MatrixCity block's box is its file's `aabb`, else the 2-98 % box of the points at which its corner
+        rays meet the ground (z = 0), up to the lowest camera. Other scenes have `aabb`, then the file's
+        `aabb_points_2_98`, then the points' 2-98 % box, then that footprint, and for views from all around an object a
+        cube about it. A block cut by a grid has its own cameras' footprint, within the scene's heights.
 
     Raises:
-        InputError: the folder, a json, a pose, a path or a picture is not as it must be; the message names
-            it.
+        InputError: an option is out of range, or the folder, a file, a pose, a path or a picture is not as it must be;
+            the message names it.
+        TypeError: an unknown option.
+
+    >>> from mclnf_fast.data import write_city
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     paths = write_city(f"{folder}/city", quick=True, blocks=(1, 1), train=2, test=1, meta_districts=0, city=0)
+    ...     scene = load_scene(paths.target)
+    >>> len(scene.blocks[0].train), scene.unit
+    (2, '100 m')
     """
+    settings = options_of(SceneOptions, options, changes)
     root = Path(path)
     if not root.is_dir():
         raise InputError(f"{root}: must be a folder, was {'a file' if root.exists() else 'not there'}")
+    downscale, max_side = settings.downscale, settings.max_side
     if not downscale >= 1:
         raise InputError(f"downscale: must be >= 1, was {downscale!r}")
     if max_side is not None and (max_side < 1 or downscale != 1):
         raise InputError(f"max_side: must be >= 1 and without downscale, was {max_side!r} with downscale {downscale!r}")
-    if holdout_every < 0 or holdout_every == 1:
-        raise InputError(f"holdout_every: must be 0 or >= 2, was {holdout_every}")
-    if aabb is not None:
-        aabb = torch.as_tensor(aabb, dtype=torch.float32)
-        check_aabb(aabb)
-    grid, names = _asked_blocks(blocks)
-
-    points: Tensor | None = None
-    given, is_object, unit = aabb, False, "scene"
-    city = matrixcity.find_root(root)
-    if city is not None:
-        folder, dialect = city
-        groups = matrixcity.read_groups(folder, dialect, names)
-        unit, name = matrixcity.UNIT, root.resolve().name
-    else:
-        name = root.resolve().name
-        if names is not None:
-            raise InputError(f"blocks: {root} has no named blocks, must be None or (nx, ny), was {names}")
-        whole = read_whole(root, holdout_every)
-        is_object, unit, points = whole.is_object, whole.unit, whole.points
-        given = whole.box if given is None else given
-        groups = [whole.group]
-    for group in groups:
-        if not group.train and not group.test:
-            raise InputError(f"{root}: block {group.name!r} must have at least one view, has none")
-        if not group.test:
-            group.train, group.test = _hold_out(group, holdout_every)
-    if grid is not None:
-        joined = Group(name, [f for g in groups for f in g.train], [f for g in groups for f in g.test])
-        boxes = [group.aabb for group in groups if group.aabb is not None]
-        if aabb is not None:
-            joined.aabb = aabb
-        elif len(boxes) == len(groups):
-            joined.aabb = _union(boxes)
-        return _cut(joined, grid, name, unit, downscale, max_side, given, points)
-    made = []
-    for group in groups:
-        train, test = _load(group, downscale, max_side)
-        views = train if len(train) else test
-        box = group.aabb if aabb is None else aabb
-        if box is None:
-            box = object_box(views.cameras) if is_object else scene_box(views, points, given)
-        made.append(Block(group.name, train, test, box))
-    return Scene(name, tuple(made), _union([block.aabb for block in made]), unit)
+    if settings.holdout_every < 0 or settings.holdout_every == 1:
+        raise InputError(f"holdout_every: must be 0 or >= 2, was {settings.holdout_every}")
+    if settings.aabb is not None:
+        check_aabb(torch.as_tensor(settings.aabb, dtype=torch.float32))
+    _, names = _grid_or_names(settings.blocks)
+    reader = choose("scene", root, settings.reader)
+    if reader is None:
+        _refuse_names(root, names)
+        raise unknown_layout("scene", root)
+    return read_with(reader, root, settings)
 
 
 @dataclass
-class Whole:
-    """A scene in one piece, before its pictures are read: `box` is the file's percentile box of its points where it has
-    no other, `is_object` whether its views stand around an object."""
+class SceneFrames:
+    """The frames of a scene, before its pictures are read and its box is known.
 
-    group: Group
+    Attributes:
+        name, unit: those of the scene.
+        groups: one per block of the data.
+        box: [2, 3], the file's percentile box of its points, when it has no other.
+        points: [P, 3], sparse points.
+        is_object: whether its views stand around an object.
+
+    >>> SceneFrames("lego", [FrameGroup("lego")], is_object=True).unit
+    'scene'
+    """
+
+    name: str
+    groups: list[FrameGroup]
     box: Tensor | None = None
     points: Tensor | None = None
     is_object: bool = False
     unit: str = "scene"
 
     def bounds(self, views: ImageSet) -> Tensor:
-        """The scene's box [2, 3], see `load_scene`."""
-        if self.group.aabb is not None:
-            return self.group.aabb
+        """Return the box [2, 3] of a scene of one group, see `load_scene`; `views` are all of it."""
+        aabb = self.groups[0].aabb
+        if aabb is not None:
+            return aabb
         return object_box(views.cameras) if self.is_object else scene_box(views, self.points, self.box)
 
 
-def read_whole(root: Path, holdout_every: int, looked_for: str = LOOKED_FOR) -> Whole:
-    """The frames of a `transforms.json` or `transforms_train.json`. Raises InputError as `load_scene` does."""
-    if (root / "transforms.json").exists():
-        group, content = _read_transforms(root, holdout_every)
-        unit = matrixcity.UNIT if content.pop("raw", None) else "scene"
-        box = content.get("aabb_points_2_98")
-        given = None
-        if group.aabb is None and box is not None:
-            given = box_of(box, f"{root / 'transforms.json'}: key 'aabb_points_2_98'")
-        named = content.get("ply_file_path")
-        return Whole(group, given, read_points(root, named if isinstance(named, str) and named else None), unit=unit)
-    if (root / "transforms_train.json").exists():
-        return Whole(read_blender(root), is_object=True)
-    raise InputError(f"{root}: must hold {looked_for}, has none of them")
+def blender_frames(root: Path) -> SceneFrames:
+    """Return the frames of `transforms_train.json` and its companions; their views stand around an object.
+
+    Raises:
+        InputError: as `load_scene` does.
+    """
+    return SceneFrames(root.resolve().name, [read_blender(root)], is_object=True)
 
 
-def _asked_blocks(
+def nerfstudio_frames(root: Path, holdout_every: int) -> SceneFrames:
+    """Return the frames of `transforms.json`: nerfstudio's, or one raw block of MatrixCity.
+
+    Raises:
+        InputError: as `load_scene` does.
+    """
+    name, path = root.resolve().name, root / "transforms.json"
+    content = read_json(path)
+    frames = content.get("frames")
+    if isinstance(frames, list) and frames and isinstance(frames[0], dict) and "rot_mat" in frames[0]:
+        # Only the raw dialect has `rot_mat`: this is one of its blocks, named alone.
+        group = FrameGroup(root.name, matrixcity.read_raw_folder(root, root))
+        if content.get("aabb") is not None:
+            group.aabb = read_box(content["aabb"], f"{path}: key 'aabb'")
+        return SceneFrames(name, [group], points=read_points(root, None), unit=matrixcity.UNIT)
+    group, content = read_nerfstudio(root, holdout_every)
+    box = None
+    if group.aabb is None and content.get("aabb_points_2_98") is not None:
+        box = read_box(content["aabb_points_2_98"], f"{path}: key 'aabb_points_2_98'")
+    points_file = content.get("ply_file_path")
+    points = read_points(root, points_file if isinstance(points_file, str) and points_file else None)
+    return SceneFrames(name, [group], box, points)
+
+
+def _grid_or_names(
     blocks: tuple[int, int] | Sequence[str] | None,
 ) -> tuple[tuple[int, int] | None, list[str] | None]:
-    """`blocks` as (grid, names), at most one of them set."""
+    """Return the option `blocks` as (grid, names), at most one of them set."""
     if blocks is None:
         return None, None
     if not isinstance(blocks, str) and len(blocks):
-        if all(isinstance(part, str) for part in blocks):
-            return None, [str(part) for part in blocks]
-        if len(blocks) == 2 and all(isinstance(part, int) and not isinstance(part, bool) for part in blocks):
+        if all(isinstance(block, str) for block in blocks):
+            return None, [str(block) for block in blocks]
+        if len(blocks) == 2 and all(isinstance(count, int) and not isinstance(count, bool) for count in blocks):
             nx, ny = blocks
             return (int(nx), int(ny)), None
     raise InputError(f"blocks: must be None, (nx, ny) or a list of block names, was {blocks!r}")
 
 
-def _read_transforms(root: Path, holdout_every: int) -> tuple[Group, dict]:
-    """A single `transforms.json`: nerfstudio's, or one raw block of MatrixCity (told by `rot_mat`)."""
-    content = read_json(root / "transforms.json")
-    frames = content.get("frames")
-    if isinstance(frames, list) and frames and isinstance(frames[0], dict) and "rot_mat" in frames[0]:
-        group = Group(root.name, matrixcity.read_raw_folder(root, root))
-        if content.get("aabb") is not None:
-            group.aabb = box_of(content["aabb"], f"{root / 'transforms.json'}: key 'aabb'")
-        return group, {"raw": True}
-    return read_nerfstudio(root, holdout_every)
+def _refuse_names(root: Path, names: list[str] | None) -> None:
+    if names is not None:
+        raise InputError(f"blocks: {root} has no named blocks, must be None or (nx, ny), was {names}")
 
 
-def _hold_out(group: Group, every: int) -> tuple[list, list]:
-    if every == 0 or len(group.train) < 2:
-        return group.train, []
-    return [f for k, f in enumerate(group.train) if k % every], group.train[::every]
+def _read_city(root: Path, options: SceneOptions) -> Scene:
+    city = find_city(root)
+    if city is None:
+        raise unknown_layout("scene", root)
+    _, names = _grid_or_names(options.blocks)
+    groups = matrixcity.read_blocks(*city, names)
+    return _load_scene(root, SceneFrames(root.resolve().name, groups, unit=matrixcity.UNIT), options)
 
 
-def _load(group: Group, downscale: float, max_side: int | None) -> tuple[ImageSet, ImageSet]:
-    """Both splits; they must have one size."""
-    both = load_set(group.train + group.test, downscale, max_side)
+def _read_nerfstudio(root: Path, options: SceneOptions) -> Scene:
+    _refuse_names(root, _grid_or_names(options.blocks)[1])
+    return _load_scene(root, nerfstudio_frames(root, options.holdout_every), options)
+
+
+def _read_blender(root: Path, options: SceneOptions) -> Scene:
+    _refuse_names(root, _grid_or_names(options.blocks)[1])
+    return _load_scene(root, blender_frames(root), options)
+
+
+def _load_scene(root: Path, frames: SceneFrames, options: SceneOptions) -> Scene:
+    """Read the pictures of all blocks and find their boxes."""
+    aabb = None if options.aabb is None else torch.as_tensor(options.aabb, dtype=torch.float32)
+    if aabb is not None:
+        frames.box = aabb
+    for group in frames.groups:
+        if not group.train and not group.test:
+            raise InputError(f"{root}: block {group.name!r} must have at least one view, has none")
+        if not group.test:
+            group.train, group.test = _hold_out(group.train, options.holdout_every)
+    grid, _ = _grid_or_names(options.blocks)
+    if grid is not None:
+        return _cut_scene(frames, grid, aabb, options)
+    blocks = []
+    for group in frames.groups:
+        train, test = _load_views(group, options)
+        views = train if len(train) else test
+        box = group.aabb if aabb is None else aabb
+        if box is None:
+            box = object_box(views.cameras) if frames.is_object else scene_box(views, frames.points, frames.box)
+        blocks.append(Block(group.name, train, test, box))
+    return Scene(frames.name, tuple(blocks), _union([block.aabb for block in blocks]), frames.unit)
+
+
+def _hold_out(train: list[Frame], every: int) -> tuple[list[Frame], list[Frame]]:
+    """Return training frames as those to train and those to test on, each `every`-th (0: none)."""
+    if every == 0 or len(train) < 2:
+        return train, []
+    return [frame for k, frame in enumerate(train) if k % every], train[::every]
+
+
+def _load_views(group: FrameGroup, options: SceneOptions) -> tuple[ImageSet, ImageSet]:
+    """Return the views to train and to test on."""
+    # Together, since both must have one size.
+    views = load_image_set(group.train + group.test, options.downscale, options.max_side)
     cut = len(group.train)
-    return both.pick(torch.arange(cut)), both.pick(torch.arange(cut, len(both)))
+    return views.pick(torch.arange(cut)), views.pick(torch.arange(cut, len(views)))
 
 
-def _cut(
-    group: Group, grid: tuple[int, int], name: str, unit: str, downscale: float, max_side: int | None,
-    given: Tensor | None, points: Tensor | None,
-) -> Scene:  # fmt: skip
-    parts = cut_by_position(group, *grid)
-    train, test = _load(group, downscale, max_side)
-    whole = group.aabb if group.aabb is not None else scene_box(train, points, given)
-    ground = ground_height(train.cameras) if points is None else float(points[:, 2].median())
-    row = {id(frame): k for k, frame in enumerate(group.train)}
-    test_row = {id(frame): k for k, frame in enumerate(group.test)}
-    made = []
-    for part in parts:
-        own = train.pick(torch.tensor([row[id(frame)] for frame in part.train], dtype=torch.int64))
-        held = test.pick(torch.tensor([test_row[id(frame)] for frame in part.test], dtype=torch.int64))
-        made.append(Block(part.name, own, held, part_box(own, whole, ground)))
-    return Scene(name, tuple(made), _union([block.aabb for block in made]), unit)
+def _cut_scene(frames: SceneFrames, grid: tuple[int, int], aabb: Tensor | None, options: SceneOptions) -> Scene:
+    """Read the pictures of all groups as one and cut them into a grid of blocks by camera position."""
+    groups = frames.groups
+    joined = FrameGroup(frames.name, [f for g in groups for f in g.train], [f for g in groups for f in g.test], aabb)
+    boxes = [group.aabb for group in groups if group.aabb is not None]
+    if aabb is None and len(boxes) == len(groups):
+        joined.aabb = _union(boxes)
+    cells = cut_by_position(joined, *grid)
+    train, test = _load_views(joined, options)
+    scene = joined.aabb if joined.aabb is not None else scene_box(train, frames.points, frames.box)
+    ground = ground_height(train.cameras) if frames.points is None else float(frames.points[:, 2].median())
+    # Frames of a cell are the very objects of the group: their places in it are those of the pictures.
+    row = {id(frame): k for k, frame in enumerate(joined.train)}
+    test_row = {id(frame): k for k, frame in enumerate(joined.test)}
+    blocks = []
+    for cell in cells:
+        cell_train = train.pick(torch.tensor([row[id(frame)] for frame in cell.train], dtype=torch.int64))
+        cell_test = test.pick(torch.tensor([test_row[id(frame)] for frame in cell.test], dtype=torch.int64))
+        blocks.append(Block(cell.name, cell_train, cell_test, cell_box(cell_train, scene, ground)))
+    return Scene(frames.name, tuple(blocks), _union([block.aabb for block in blocks]), frames.unit)
 
 
 def _union(boxes: list[Tensor]) -> Tensor:
+    """Return the box [2, 3] about boxes."""
     stacked = torch.stack(boxes)
     return torch.stack([stacked[:, 0].amin(0), stacked[:, 1].amax(0)])
+
+
+def _city_reason(root: Path) -> str | None:
+    city = find_city(root)
+    return None if city is None else f"poses of the {city[1]} dialect in {city[0]}"
+
+
+def file_reason(name: str) -> Callable[[Path], str | None]:
+    """Return the `detects` function of a layout that is known by one file in its folder.
+
+    >>> file_reason("transforms.json")(Path("no such folder")) is None
+    True
+    """
+    return lambda root: f"{name} in {root}" if (root / name).exists() else None
+
+
+CITY_FILES = "pose/<block>/transforms_train.json (MatrixCity), train/<block>/transforms.json (MatrixCity raw)"
+add_built_in(
+    (
+        Reader("matrixcity", "scene", CITY_FILES, _city_reason, _read_city),
+        Reader("nerfstudio", "scene", "transforms.json (nerfstudio)", file_reason("transforms.json"), _read_nerfstudio),
+        Reader(
+            "blender", "scene", "transforms_train.json (Blender)", file_reason("transforms_train.json"), _read_blender
+        ),
+    )
+)

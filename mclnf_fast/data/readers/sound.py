@@ -1,4 +1,4 @@
-"""Decodes one file of sound to one channel, and resamples it."""
+"""Decodes one sound file to one channel, and resamples it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from pathlib import Path
 
 import numpy as np
 
-from mclnf_fast.data.readers.extras import extra, reason
+from mclnf_fast.data.readers.extras import error_reason, import_extra
 from mclnf_fast.errors import InputError
 
 MOST_SECONDS = 600.0  # no more of a file is read
-BY_AV = (".m4a", ".aac")
-CROSSINGS = 32  # zero crossings of the sinc on each side
-CUT = 0.95  # where the gain is a half, relative to half of the lower rate
-BLOCK = 16384
+BY_AV = (".m4a", ".aac")  # libsndfile, which is faster, does not know these
+ZERO_CROSSINGS = 32  # of the sinc on each side
+CUTOFF = 0.95  # frequency at which the gain is a half, relative to half of the lower rate
+BLOCK = 16384  # output samples at a time: the kernel of a whole file would take gigabytes
 
 
 def decode_sound(path: Path) -> tuple[np.ndarray, int]:
-    """A file's sound, its channels averaged: float32 [L] as stored (-1 to 1 where whole numbers were), and its rate.
+    """Return a file's sound, its channels averaged, and its rate in samples per second.
 
-    An ogg that ends early cannot be told from a short one, and is one.
+    The sound is float32 [L] as stored, in -1 ... 1 when it was stored in whole numbers. An ogg file that ends early
+    looks like a short one and is read as one.
 
     Raises:
-        InputError: unreadable, torn, empty, not finite, or the extra `media` is missing.
+        InputError: unreadable, corrupt, empty, or not finite.
+        MissingExtraError: the extra `media` is not installed.
     """
     samples, rate = _by_av(path) if path.suffix.lower() in BY_AV else _by_soundfile(path)
     if not len(samples):
@@ -35,25 +37,27 @@ def decode_sound(path: Path) -> tuple[np.ndarray, int]:
 
 
 def _by_soundfile(path: Path) -> tuple[np.ndarray, int]:
-    soundfile = extra("soundfile", "sound")
+    soundfile = import_extra("soundfile", "sound")
     try:
-        promised, there = _promised_bytes(path)
+        promised, size = _promised_bytes(path)
         with soundfile.SoundFile(str(path)) as file:
-            wanted = min(file.frames, int(MOST_SECONDS * file.samplerate))
-            samples = file.read(wanted, dtype="float32", always_2d=True)
+            count = min(file.frames, int(MOST_SECONDS * file.samplerate))
+            samples = file.read(count, dtype="float32", always_2d=True)
             rate = int(file.samplerate)
     except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, MemoryError) as error:
-        raise InputError(f"{path}: must be a readable file of sound: {reason(error)}") from None
-    if there < promised:
-        raise InputError(f"{path}: must be whole, {promised} bytes were promised and {there} are there")
-    if len(samples) < 0.98 * wanted:  # an mp3 may say about how long it is
-        raise InputError(f"{path}: must be whole, {wanted} samples were promised and {len(samples)} are there")
+        raise InputError(f"{path}: must be a readable file of sound: {error_reason(error)}") from None
+    if size < promised:
+        raise InputError(f"{path}: must be whole, {promised} bytes were promised and {size} are there")
+    if len(samples) < 0.98 * count:  # an mp3 may promise only about its length
+        raise InputError(f"{path}: must be whole, {count} samples were promised and {len(samples)} are there")
     return samples.mean(1), rate
 
 
 def _promised_bytes(path: Path) -> tuple[int, int]:
-    """How long the header of a wav or aiff file says it must be (0: it does not say), and how long it is; libsndfile
-    passes over what is missing."""
+    """Return the length in bytes that the header of a wav or aiff file promises (0: none) and the file's length.
+
+    libsndfile passes over a missing end in silence, so this looks at the header itself.
+    """
     with path.open("rb") as file:
         head = file.read(12)
     order = {b"RIFF": "<I", b"FORM": ">I"}.get(head[:4])
@@ -66,7 +70,7 @@ def _promised_bytes(path: Path) -> tuple[int, int]:
 
 
 def _by_av(path: Path) -> tuple[np.ndarray, int]:
-    av = extra("av", f"{path.suffix} files")
+    av = import_extra("av", f"{path.suffix} files")
     try:
         with av.open(str(path)) as container:
             if not container.streams.audio:
@@ -74,49 +78,56 @@ def _by_av(path: Path) -> tuple[np.ndarray, int]:
             stream = container.streams.audio[0]
             rate = int(stream.rate)
             resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
-            parts: list[np.ndarray] = []
-            held = 0
+            pieces: list[np.ndarray] = []
+            count = 0
             for frame in container.decode(stream):
                 for mono in resampler.resample(frame):
-                    parts.append(mono.to_ndarray()[0])
-                    held += len(parts[-1])
-                if held >= MOST_SECONDS * rate:
+                    pieces.append(mono.to_ndarray()[0])
+                    count += len(pieces[-1])
+                if count >= MOST_SECONDS * rate:
                     break
     except (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: must be a readable file of sound: {reason(error)}") from None
-    return (np.concatenate(parts) if parts else np.zeros(0, np.float32)).astype(np.float32), rate
+        raise InputError(f"{path}: must be a readable file of sound: {error_reason(error)}") from None
+    return (np.concatenate(pieces) if pieces else np.zeros(0, np.float32)).astype(np.float32), rate
 
 
-def _band(rate: int, wanted: int) -> float:
-    """Where the sinc cuts, relative to half of `rate`."""
-    return CUT * min(1.0, wanted / rate)
+def _band(rate: int, new_rate: int) -> float:
+    """Return the frequency at which the sinc cuts, relative to half of `rate`."""
+    return CUTOFF * min(1.0, new_rate / rate)
 
 
-def reach(rate: int, wanted: int) -> int:
-    """How many samples at `rate` on each side take part in one at `wanted`."""
-    return math.ceil(CROSSINGS / _band(rate, wanted))
+def kernel_reach(rate: int, new_rate: int) -> int:
+    """Return how many samples at `rate` on each side take part in one at `new_rate`.
 
-
-def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    """`samples` [L] at `rate` as they would be at `wanted`, float32 [ceil(L * wanted / rate)].
-
-    A sinc under a Hann window, 32 zero crossings a side, cut at 95 % of half the lower rate; evaluated at each
-    output's own time, so that any two rates do. Silence is assumed beyond the ends.
+    >>> kernel_reach(16000, 16000)
+    34
     """
-    if rate == wanted:
+    return math.ceil(ZERO_CROSSINGS / _band(rate, new_rate))
+
+
+def resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """Return `samples` [L] at `rate` as they would be at `new_rate`, float32 [ceil(L * new_rate / rate)].
+
+    A sinc under a Hann window, 32 zero crossings per side, cut at 95 % of half the lower rate; evaluated at each
+    output's own time, so that any two rates do. Silence is assumed beyond the ends.
+
+    >>> resample(np.zeros(8, np.float32), 8000, 16000).shape
+    (16,)
+    """
+    if rate == new_rate:
         return samples.astype(np.float32)
-    low, far = _band(rate, wanted), reach(rate, wanted)
-    count = -(-len(samples) * wanted // rate)
-    padded = np.pad(samples.astype(np.float64), (far, far + 1))
-    taps = np.arange(-far + 1, far + 1)
-    out = np.empty(count, np.float32)
-    for start in range(0, count, BLOCK):
-        step = np.arange(start, min(start + BLOCK, count), dtype=np.int64) * rate
-        first, part = step // wanted, (step % wanted) / wanted  # whole numbers: no drift
-        apart = taps - part[:, None]
-        window = np.where(np.abs(apart) < far, 0.5 + 0.5 * np.cos(np.pi * apart / far), 0.0)
-        kernel = low * np.sinc(low * apart) * window
-        out[start : start + len(step)] = (padded[first[:, None] + taps + far] * kernel).sum(1)
-    return out
+    band, reach = _band(rate, new_rate), kernel_reach(rate, new_rate)
+    count = -(-len(samples) * new_rate // rate)
+    padded = np.pad(samples.astype(np.float64), (reach, reach + 1))
+    taps = np.arange(-reach + 1, reach + 1)
+    result = np.empty(count, np.float32)
+    for begin in range(0, count, BLOCK):
+        times = np.arange(begin, min(begin + BLOCK, count), dtype=np.int64) * rate
+        whole, fraction = times // new_rate, (times % new_rate) / new_rate  # in whole numbers there is no drift
+        distance = taps - fraction[:, None]
+        window = np.where(np.abs(distance) < reach, 0.5 + 0.5 * np.cos(np.pi * distance / reach), 0.0)
+        kernel = band * np.sinc(band * distance) * window
+        result[begin : begin + len(times)] = (padded[whole[:, None] + taps + reach] * kernel).sum(1)
+    return result

@@ -1,4 +1,4 @@
-"""Which files are to train, to validate and to test: by the data's own split, or by seed, speakers kept together."""
+"""Splits files into those to train, to validate and to test on: as the data does, or by seed with speakers whole."""
 
 from __future__ import annotations
 
@@ -7,24 +7,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mclnf_fast.data.readers.layouts import Found, Item
+from mclnf_fast.data.readers.layouts import DataFile, Layout
+from mclnf_fast.data.readers.options import SplitOptions
 from mclnf_fast.errors import InputError
 
-VALIDATION = 4  # where none is asked for, if a quarter of what is to train allows it
+VALIDATION = 4  # when no number is asked for, if a quarter of what is to train allows it
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The files of each set, by name; notes say how they came to be."""
+class Split:
+    """The files of each set, sorted by name, and notes on how they were chosen.
 
-    train: list[Item]
-    validation: list[Item]
-    test: list[Item]
+    >>> from pathlib import Path
+    >>> Split([], [], [DataFile(Path("a.png"), "a.png")], []).test[0].name
+    'a.png'
+    """
+
+    train: list[DataFile]
+    validation: list[DataFile]
+    test: list[DataFile]
     notes: list[str]
 
 
-def check_split(test: float | int, validation: int | None, limit: int | None, seed: int) -> None:
-    """Refuses what no split can follow."""
+def check_split(options: SplitOptions, validation: int | None) -> None:
+    """Raise `InputError` if `test`, `validation`, `limit` or `seed` is out of range, whatever the data.
+
+    >>> check_split(SplitOptions(test=0.5), None)
+    """
+    test, limit, seed = options.test, options.limit, options.seed
     if isinstance(test, bool) or not (0 < test < 1 or (test >= 1 and float(test).is_integer())):
         raise InputError(f"test: must be a share in (0, 1) or a count >= 1, was {test!r}")
     if validation is not None and validation < 0:
@@ -35,53 +45,38 @@ def check_split(test: float | int, validation: int | None, limit: int | None, se
         raise InputError(f"seed: must be >= 0, was {seed}")
 
 
-def plan(found: Found, test: float | int, validation: int | None, limit: int | None, seed: int) -> Plan:
-    """Split the files.
+def split_files(layout: Layout, options: SplitOptions, validation: int | None) -> Split:
+    """Split files into sets.
 
     Args:
-        found: the files. With the data's own sets those are kept: what they call validation stands in for a missing
-            test set, else for a missing training set.
-        test: the share of the files that goes to test (rounded, at least one, and one is left to train where there
-            are two), or a count. From the data's own test set a count takes that many, a share all.
-        validation: how many, taken from the data's validation set or else from what is to train; None: 4, and at most
-            a quarter of what is to train.
-        limit: at most so many files in all.
-        seed: of the choice. Files are taken by name, shuffled by the seed, and each set is in the order of names.
+        layout: the files. The data's own sets are kept: its validation set stands in for a missing test set, else for a
+            missing training set.
+        options: `test` is the share of the files to test on (rounded, at least one, and one is left to train when there
+            are two), or a count; from the data's own test set a count takes that many, a share all. `limit` is the
+            number of files in total. Files are taken by name, shuffled by `seed`, and each set is sorted by name.
+        validation: number of files, taken from the data's validation set or else from those to train; None: 4, and at
+            most a quarter of those to train.
 
     Raises:
-        InputError: more asked for than there is.
+        InputError: an option out of range, or more files asked for than there are.
+
+    >>> from pathlib import Path
+    >>> files = [DataFile(Path(name), name) for name in ("a", "b", "c", "d")]
+    >>> split = split_files(Layout("four", {"all": files}), SplitOptions(test=1), 1)
+    >>> len(split.train), len(split.validation), len(split.test)
+    (2, 1, 1)
     """
-    check_split(test, validation, limit, seed)
-    rng = np.random.default_rng(seed)
-    pools = dict(found.pools)
-    notes: list[str] = []
-    if "all" not in pools and "test" not in pools and "train" in pools and "validation" in pools:
-        pools["test"] = pools.pop("validation")
-        notes.append("the data have no test set: their validation set is tested on")
-    elif "train" not in pools and "test" in pools and "validation" in pools:
-        pools["train"] = pools.pop("validation")
-        notes.append("the data have no training set: their validation set is trained on")
-    pools = {name: items for name, items in pools.items() if items}
+    check_split(options, validation)
+    rng = np.random.default_rng(options.seed)
+    pools, notes = _with_substitutes(layout.pools)
     total = sum(map(len, pools.values()))
-    most = total if limit is None else min(limit, total)
+    most = total if options.limit is None else min(options.limit, total)
     if "train" in pools and "test" in pools:
         tests, rest, between = pools["test"], pools["train"], pools.get("validation")
-        count = int(test) if test >= 1 else len(tests) if most == total else _share(test, most)
-        count = count if test >= 1 else min(count, len(tests))
-        if count > min(len(tests), most):
-            raise InputError(f"test: must be at most the {min(len(tests), most)} files of the test set, was {count}")
+        count = _own_test_count(options.test, len(tests), most, total)
     else:
-        items = [item for pool in pools.values() for item in pool]
-        count = int(test) if test >= 1 else _share(test, most)
-        if count > most:
-            raise InputError(f"test: must be at most the {most} files, was {count}")
-        tests, rest = _part(items, count, test, rng)
-        if most == total and test < 1:
-            count = len(tests)  # whole groups
-        if test >= 1 and count > len(tests):
-            raise InputError(
-                f"test: must be at most {len(tests)} so that a speaker or folder is left to train, was {count}"
-            )
+        files = [file for pool in pools.values() for file in pool]
+        tests, rest, count = _by_seed(files, options.test, most, rng)
         between = None
     chosen_tests = _pick(tests, min(count, len(tests), most), rng)
     left = most - len(chosen_tests)
@@ -91,42 +86,88 @@ def plan(found: Found, test: float | int, validation: int | None, limit: int | N
         if wanted > len(between):
             raise InputError(f"validation: must be at most the {len(between)} files of that set, was {wanted}")
         train = _pick(rest, max(0, min(left - wanted, len(rest))), rng)
-        return Plan(train, _pick(between, wanted, rng), chosen_tests, notes)
+        return Split(train, _pick(between, wanted, rng), chosen_tests, notes)
     rest = _pick(rest, min(left, len(rest)), rng)
     if wanted and wanted >= len(rest):
         raise InputError(f"validation: must leave one of the {len(rest)} files to train, was {wanted}")
-    between = _pick(rest, wanted, rng)
-    taken = {item.name for item in between}
-    return Plan([item for item in rest if item.name not in taken], between, chosen_tests, notes)
+    validated = _pick(rest, wanted, rng)
+    taken = {file.name for file in validated}
+    return Split([file for file in rest if file.name not in taken], validated, chosen_tests, notes)
+
+
+def _with_substitutes(pools: dict[str, list[DataFile]]) -> tuple[dict[str, list[DataFile]], list[str]]:
+    """Return the pools that are not empty, the validation set in place of a missing one, and a note on that."""
+    pools = dict(pools)
+    notes: list[str] = []
+    if "all" not in pools and "test" not in pools and "train" in pools and "validation" in pools:
+        pools["test"] = pools.pop("validation")
+        notes.append("the data have no test set: their validation set is tested on")
+    elif "train" not in pools and "test" in pools and "validation" in pools:
+        pools["train"] = pools.pop("validation")
+        notes.append("the data have no training set: their validation set is trained on")
+    return {name: files for name, files in pools.items() if files}, notes
+
+
+def _own_test_count(test: float, tests: int, most: int, total: int) -> int:
+    """Return how many of the data's own `tests` files to test on, of `most` of its `total` files."""
+    if test < 1:
+        # All of them, unless a limit leaves only a part of the data: then the share of that part.
+        return tests if most == total else min(_share(test, most), tests)
+    if int(test) > min(tests, most):
+        raise InputError(f"test: must be at most the {min(tests, most)} files of the test set, was {int(test)}")
+    return int(test)
+
+
+def _by_seed(
+    files: list[DataFile], test: float, most: int, rng: np.random.Generator
+) -> tuple[list[DataFile], list[DataFile], int]:
+    """Return files that may be tested on, those that may not, and how many of the former to take."""
+    count = int(test) if test >= 1 else _share(test, most)
+    if count > most:
+        raise InputError(f"test: must be at most the {most} files, was {count}")
+    tests, rest = _part(files, count, test, rng)
+    if most == len(files) and test < 1:
+        count = len(tests)  # whole groups
+    if test >= 1 and count > len(tests):
+        raise InputError(
+            f"test: must be at most {len(tests)} so that a speaker or folder is left to train, was {count}"
+        )
+    return tests, rest, count
 
 
 def _share(test: float, count: int) -> int:
     return max(1, min(math.floor(test * count + 0.5), count - 1))
 
 
-def _pick(items: list[Item], count: int, rng: np.random.Generator) -> list[Item]:
-    """`count` of the items, in their order."""
-    if count >= len(items):
-        return list(items)
-    return [items[k] for k in sorted(rng.permutation(len(items))[:count])]
+def _pick(files: list[DataFile], count: int, rng: np.random.Generator) -> list[DataFile]:
+    """Return `count` of the files, chosen at random and in their order."""
+    if count >= len(files):
+        return list(files)
+    return [files[k] for k in sorted(rng.permutation(len(files))[:count])]
 
 
-def _part(items: list[Item], count: int, test: float | int, rng: np.random.Generator) -> tuple[list[Item], list[Item]]:
-    """Test and rest; whole groups where the items have several: the share of the groups, or as many as `count` items
-    need, one group at least left to train."""
-    groups = sorted({item.group for item in items})
+def _part(
+    files: list[DataFile], count: int, test: float, rng: np.random.Generator
+) -> tuple[list[DataFile], list[DataFile]]:
+    """Return the files to test on and the rest.
+
+    When the files have several groups, whole groups go to test: the share `test` of the groups, or as many as `count`
+    files need, one group at least left to train. A speaker on both sides would make the test an easier one.
+    """
+    groups = sorted({file.group for file in files})
     if len(groups) < 2:
-        order = rng.permutation(len(items))
-        picked = set(order[:count].tolist())
-        return [x for k, x in enumerate(items) if k in picked], [x for k, x in enumerate(items) if k not in picked]
+        order = rng.permutation(len(files))
+        chosen_ids = set(order[:count].tolist())
+        tests = [file for k, file in enumerate(files) if k in chosen_ids]
+        return tests, [file for k, file in enumerate(files) if k not in chosen_ids]
     shuffled = [groups[k] for k in rng.permutation(len(groups))]
-    want = _share(test, len(groups)) if test < 1 else 1
-    least = 0 if test < 1 else count
+    wanted_groups = _share(test, len(groups)) if test < 1 else 1
+    wanted_files = 0 if test < 1 else count
     chosen: set[str] = set()
-    held = 0
+    taken = 0
     for group in shuffled[: len(groups) - 1]:
-        if len(chosen) >= want and held >= least:
+        if len(chosen) >= wanted_groups and taken >= wanted_files:
             break
         chosen.add(group)
-        held += sum(item.group == group for item in items)
-    return [item for item in items if item.group in chosen], [item for item in items if item.group not in chosen]
+        taken += sum(file.group == group for file in files)
+    return [file for file in files if file.group in chosen], [file for file in files if file.group not in chosen]

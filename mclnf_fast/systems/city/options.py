@@ -149,7 +149,7 @@ class CityConfig(SystemConfig):
     @property
     def settings(self) -> RenderSettings:
         """How rays are sampled and composited."""
-        return RenderSettings(bins=self.field.samples_per_ray, backend=self.run.backend)
+        return RenderSettings(samples_per_ray=self.field.samples_per_ray, backend=self.run.backend)
 
     @property
     def initializations(self) -> set[str]:

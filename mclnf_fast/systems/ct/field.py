@@ -13,7 +13,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.fields.fourier import fourier_features
 from mclnf_fast.learn.meta.adapt import fine_tune
 from mclnf_fast.learn.params import Params
-from mclnf_fast.render.scans import field_pictures, scan_loss
+from mclnf_fast.render.parallel_beam import field_pictures, scan_loss
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.starts.file import read_start, write_start
 from mclnf_fast.tasks.coords import pixel_places

@@ -18,8 +18,15 @@ from mclnf_fast.learn.meta.adapt import fine_tune
 from mclnf_fast.learn.meta.inits import matched, shuffled
 from mclnf_fast.learn.params import LossFn, Params, repeated
 from mclnf_fast.metrics import psnr
-from mclnf_fast.render.parallel_beam import back_project, project
-from mclnf_fast.render.scans import even_angles, field_pictures, field_values, random_angles, scan_loss
+from mclnf_fast.render.parallel_beam import (
+    back_project,
+    even_angles,
+    field_pictures,
+    field_values,
+    project,
+    random_angles,
+    scan_loss,
+)
 from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.ct.field import CtStart, pixel_features

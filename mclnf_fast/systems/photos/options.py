@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from tyro.conf import OmitArgPrefixes
 
 from mclnf_fast.learn.meta.config import MetaConfig
-from mclnf_fast.render.bins import BinSettings
+from mclnf_fast.render import RenderSettings
 from mclnf_fast.systems.common.checks import check_at_least, check_positive
 from mclnf_fast.systems.common.config_file import Values
 from mclnf_fast.systems.common.options import SplitOptions
@@ -60,7 +60,7 @@ class PhotoFieldOptions(RayFieldOptions):
         super().check()
         check_positive(scale=self.scale)
 
-    def settings(self, near: float, far: float, backend: str) -> tuple[BinSettings, float]:
+    def settings(self, near: float, far: float, backend: str) -> tuple[RenderSettings, float]:
         """Return how rays are sampled, in lengths of the field, and how many of these are one length of the data.
 
         near, far: what the data give, if the options do not.
@@ -68,8 +68,10 @@ class PhotoFieldOptions(RayFieldOptions):
         near = NEARER * near if self.near is None else self.near
         far = FARTHER * far if self.far is None else self.far
         scale = REACH / far if self.scale is None and far > 0 else self.scale or 1.0
-        bins = BinSettings(self.samples_per_ray, scale * near, scale * far, backend=backend, background="field")
-        return bins, scale
+        settings = RenderSettings.between(
+            scale * near, scale * far, self.samples_per_ray, background="last_sample", backend=backend
+        )
+        return settings, scale
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mclnf_fast import data
-from mclnf_fast.data.cut import Cut, Frame
+from mclnf_fast.data.cut import CoordinateFrame, Cut
 from mclnf_fast.data.signals import Signals, SignalSets
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.params import Params
@@ -60,7 +60,9 @@ def cut_of(config: SignalConfig, sets: SignalSets) -> Cut:
     return Cut(tuple(sets.test.values.shape[1:-1]), options.parts, options.span, options.box_span)
 
 
-def tasks_of(config: SignalConfig, cut: Cut, signals: Signals, spec: FieldSpec, frame: Frame) -> list[CoordTask]:
+def tasks_of(
+    config: SignalConfig, cut: Cut, signals: Signals, spec: FieldSpec, frame: CoordinateFrame
+) -> list[CoordTask]:
     """Return the tasks of signals: in local coordinates for modules, in global ones for one network."""
     device = config.run.device
     return [

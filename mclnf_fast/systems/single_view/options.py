@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from tyro.conf import OmitArgPrefixes
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.render.bins import BinSettings, Convention
+from mclnf_fast.render.settings import Convention, RenderSettings
 from mclnf_fast.systems.common.checks import check_at_least
 from mclnf_fast.systems.common.config_file import Values, with_options
 from mclnf_fast.systems.common.options import SplitOptions, option_value
@@ -157,12 +157,12 @@ class SingleViewConfig(RayStartConfig):
             return self.check_every
         return max(1, self.meta.steps // 10) if self.convention == "learnit" else 0
 
-    def settings(self, near: float, far: float) -> BinSettings:
+    def settings(self, near: float, far: float) -> RenderSettings:
         """Return how rays are sampled, between `near` and `far` if the options do not set them."""
         field = self.field
         near = near if field.near is None else field.near
         far = far if field.far is None else field.far
-        return BinSettings(field.samples_per_ray, near, far, self.convention, backend=self.run.backend)
+        return RenderSettings.between(near, far, field.samples_per_ray, self.convention, backend=self.run.backend)
 
 
 def single_view_preset(preset: str = "small", *, quick: bool = False, convention: str = "blog") -> SingleViewConfig:

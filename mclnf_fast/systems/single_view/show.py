@@ -11,9 +11,10 @@ from torch import Tensor
 from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.data.readers.objects_read import shrink
 from mclnf_fast.learn.params import Params
-from mclnf_fast.render.bins import BinSettings, render_pixels
+from mclnf_fast.render import RenderSettings
 from mclnf_fast.render.objects import ObjectPool, on_white
 from mclnf_fast.render.orbit import nearest, orbit
+from mclnf_fast.render.volume import render_pixels
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.single_view.views import Split
 from mclnf_fast.systems.starts.ray_field import Field
@@ -40,7 +41,7 @@ class Show:
         splits: Sequence[Split],
         pool: ObjectPool,
         spec: FieldSpec,
-        settings: BinSettings,
+        settings: RenderSettings,
         frames: int,
     ) -> None:
         self.count = min(OBJECTS, len(objects))

@@ -16,9 +16,10 @@ from mclnf_fast.fields.io import save_tensors
 from mclnf_fast.learn.meta.adapt import fine_tune
 from mclnf_fast.learn.params import Params, interpolated, repeated
 from mclnf_fast.ops.bank_step import Kind
-from mclnf_fast.render.bins import BinSettings, along_axis, render_pixels
+from mclnf_fast.render import RenderSettings, view_rays
 from mclnf_fast.render.cameras import Cameras
 from mclnf_fast.render.objects import ObjectPool, ray_loss
+from mclnf_fast.render.volume import render_pixels
 from mclnf_fast.spec import FieldSpec, from_dict, to_dict
 from mclnf_fast.systems.starts.file import FILE, read_start_file
 
@@ -31,7 +32,7 @@ class Field:
 
     params: Params
     spec: FieldSpec
-    settings: BinSettings
+    settings: RenderSettings
     scale: float = 1.0
 
     def render(self, cameras: Cameras) -> Tensor:
@@ -59,10 +60,7 @@ class Field:
 
     def _rays(self, cameras: Cameras, k: int) -> tuple[Tensor, Tensor]:
         """Origins and directions [H W, 3] of camera k, in the field's units."""
-        origins, directions = cameras.in_units(self.scale).to(self.params[0].device).view_rays(k)
-        if self.settings.convention == "learnit":
-            directions = along_axis(directions, -cameras.c2w[k, :, 2].to(directions))
-        return origins, directions
+        return view_rays(cameras.in_units(self.scale).to(self.params[0].device), k, self.settings)
 
 
 def _bytes(pictures: Tensor) -> Tensor:
@@ -90,7 +88,7 @@ def interpolate(a: Field, b: Field, weights: float | Sequence[float]) -> Field:
     return dataclasses.replace(a, params=interpolated(a.params, b.params, some))
 
 
-def ray_pool(objects: Sequence[ObjectViews], settings: BinSettings, device: torch.device | str) -> ObjectPool:
+def ray_pool(objects: Sequence[ObjectViews], settings: RenderSettings, device: torch.device | str) -> ObjectPool:
     """The rays of objects, each a task."""
     return ObjectPool([(one.images, one.cameras) for one in objects], settings, device)
 
@@ -105,7 +103,7 @@ class Start:
 
     params: Params
     spec: FieldSpec
-    settings: BinSettings
+    settings: RenderSettings
     steps: int = 1000
     lr: float = 0.5
     rays: int = 128
@@ -174,7 +172,7 @@ class Start:
     def save(self, folder: pathlib.Path) -> None:
         """Writes `start.safetensors`, which `load_start` reads."""
         plain = {name: getattr(self, name) for name in HOW}
-        cut = {**dataclasses.asdict(self.settings), "backend": "auto"}
+        cut = {**self.settings.to_dict(), "backend": "auto"}
         meta = {"spec": to_dict(self.spec), "settings": cut, **plain}
         save_tensors(folder / FILE, {str(i): p for i, p in enumerate(self.params)}, meta)
 
@@ -186,6 +184,6 @@ def load_start(run: str | pathlib.Path, device: torch.device | str = "cpu") -> S
     """
     tensors, meta = read_start_file(run, "single-view", "photos")
     params = tuple(tensors[str(i)].to(device) for i in range(len(tensors)))
-    settings = BinSettings(**meta["settings"])
+    settings = RenderSettings.from_dict(meta["settings"])
     how = {name: meta[name] for name in HOW if name in meta}
     return Start(params, from_dict(meta["spec"]), settings, **how)

@@ -16,8 +16,9 @@ from mclnf_fast.learn.meta.inits import matched, shuffled
 from mclnf_fast.learn.meta.trainer import CURVE_POINTS, MetaTrainer, loss_curve
 from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import log_steps, mse_to_psnr, psnr
-from mclnf_fast.render.bins import BinSettings, render_pixels, shaded
+from mclnf_fast.render import RenderSettings
 from mclnf_fast.render.objects import ObjectPool, ray_loss
+from mclnf_fast.render.volume import evaluate_points, render_pixels
 from mclnf_fast.systems.common.folder import progress
 from mclnf_fast.systems.common.run import Run
 from mclnf_fast.systems.starts.options import InitializationName, RayStartConfig
@@ -34,7 +35,7 @@ class RayStarts:
         scale: see `Start`.
     """
 
-    def __init__(self, run: Run[Any], settings: BinSettings, train: ObjectPool | None, scale: float = 1.0) -> None:
+    def __init__(self, run: Run[Any], settings: RenderSettings, train: ObjectPool | None, scale: float = 1.0) -> None:
         config: RayStartConfig = run.config
         self.run, self.options, self.settings, self.train = run, config, settings, train
         self.scale, self.spec = scale, config.field.spec
@@ -98,10 +99,10 @@ class RayStarts:
     def _matched(self, start: Params, learned: Params, train: ObjectPool) -> Params:
         """A random start that puts out the learned one's mean colour and density everywhere."""
         points = train.points(4096, torch.Generator().manual_seed(self.options.seed))[None]
-        backend = self.options.run.backend
+        settings = self.settings
 
         def forward(params: Params, x: Tensor) -> Tensor:
-            return shaded(params, self.spec, x, backend)
+            return evaluate_points(params, self.spec, x, settings)
 
         with self.run.phases("matching"):
             return matched(start, learned, forward, points, steps=self.options.match_steps)

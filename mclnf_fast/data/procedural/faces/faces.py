@@ -9,7 +9,7 @@ from mclnf_fast.data.procedural.faces.draw import Portrait
 from mclnf_fast.data.procedural.faces.dress import draw_back_hair, draw_clothes, draw_hair, draw_neck
 from mclnf_fast.data.procedural.faces.features import draw_ears, draw_features
 from mclnf_fast.data.procedural.faces.person import Person, Pose, draw_person, draw_pose
-from mclnf_fast.data.signals import Signals, SignalSets, split_made
+from mclnf_fast.data.signals import Signals, SignalSets, split_procedural
 from mclnf_fast.errors import InputError
 
 
@@ -55,7 +55,7 @@ def procedural_faces(
     pictures = np.stack([draw_face(draw_person(seed, k), draw_pose(seed, k), size) for k in range(count)])
     names = tuple(f"face {k:03d}" for k in range(count))
     made = Signals("image", names, torch.from_numpy(pictures))
-    return split_made("drawn faces", made, test, validation, (f"{count} portraits drawn by seed {seed}",))
+    return split_procedural("drawn faces", made, test, validation, (f"{count} portraits drawn by seed {seed}",))
 
 
 def check_made(count: int, seed: int) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,9 +12,12 @@ from torch import Tensor
 import mclnf_fast as mf
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.render.bins import BinSettings, along_axis, bin_losses, bin_places, render_bins, render_pixels
+from mclnf_fast.render import RenderSettings, ray_losses, render_objects, sample_between
 from mclnf_fast.render.cameras import Cameras, look_at
 from mclnf_fast.render.objects import ObjectPool, on_white, ray_loss
+from mclnf_fast.render.samples import along_axis, sample_distances
+from mclnf_fast.render.settings import Convention
+from mclnf_fast.render.volume import render_pixels
 
 SPEC = mf.FieldSpec(3, 4, 16, 2, encoding=mf.LogFrequency(20, 8.0))
 
@@ -67,8 +73,8 @@ def case(modules: int = 3, rays: int = 5, bins: int = 9) -> tuple[tuple[Tensor, 
 def test_pixels_and_gradients_are_those_of_the_formulas(convention, backend):
     params, o, d, u = case()
     own = [p.clone().requires_grad_() for p in params]
-    settings = BinSettings(bins=9, convention=convention, backend=backend)
-    ours = render_bins(own, SPEC, o, d, settings, u)
+    settings = RenderSettings.between(samples_per_ray=9, convention=convention, backend=backend)
+    ours = render_objects(own, SPEC, o, d, settings, u)
     target = torch.rand(o.shape, generator=torch.Generator().manual_seed(4))
     (ours.color - target).square().mean((1, 2)).sum().backward()
     for m in range(len(o)):
@@ -84,13 +90,14 @@ def test_pixels_and_gradients_are_those_of_the_formulas(convention, backend):
 
 def test_conventions_differ_where_the_table_says():
     noise = torch.full((1, 8), 0.5)
-    blog, learnit = (bin_places(noise, BinSettings(bins=8, convention=c))[0] for c in ("blog", "learnit"))  # type: ignore[arg-type]
+    both = [RenderSettings.between(samples_per_ray=8, convention=c) for c in get_args(Convention)]
+    blog, learnit = (sample_distances(noise, settings)[0] for settings in both)
     edges = torch.linspace(2, 6, 8)
     assert torch.allclose(blog[1:-1], edges[1:-1])
     assert blog[0] > 2
     assert blog[-1] < 6
     assert torch.allclose(learnit, edges + 0.25)
-    ends = bin_places(torch.stack((torch.zeros(8), torch.ones(8))), BinSettings(bins=8))
+    ends = sample_distances(torch.stack((torch.zeros(8), torch.ones(8))), RenderSettings.between(samples_per_ray=8))
     assert float(ends.min()) == 2
     assert float(ends.max()) == 6
     assert torch.allclose(ends[0, 1:], ends[1, :-1])  # no gap between bins
@@ -100,11 +107,11 @@ def test_conventions_differ_where_the_table_says():
 
 def test_objects_side_by_side_are_each_alone():
     params, o, d, u = case()
-    settings = BinSettings(bins=9)
+    settings = RenderSettings.between(samples_per_ray=9)
 
     def gradients(rows: slice) -> tuple[Tensor, list[Tensor]]:
         leaves = [p[rows].clone().requires_grad_() for p in params]
-        color = render_bins(leaves, SPEC, o[rows], d[rows], settings, u[rows]).color
+        color = render_objects(leaves, SPEC, o[rows], d[rows], settings, u[rows]).color
         return color, list(torch.autograd.grad(color.square().mean((1, 2)).sum(), leaves))
 
     color, grads = gradients(slice(None))
@@ -119,23 +126,23 @@ def test_nothing_to_see_is_white_and_far():
     *rest, _last = params
     rest[len(rest) // 2] = rest[len(rest) // 2] * 0
     empty = (*rest, torch.tensor([0.0, 0.0, 0.0, -1.0]).repeat(3, 1))
-    out = render_bins(empty, SPEC, o, d, BinSettings(bins=9), u)
+    out = render_objects(empty, SPEC, o, d, RenderSettings.between(samples_per_ray=9), u)
     assert bool((out.color == 1).all())
     assert bool((out.opacity == 0).all())
     assert bool((out.depth == 6).all())
     full = (*rest, torch.tensor([0.0, 0.0, 0.0, 50.0]).repeat(3, 1))
-    out = render_bins(full, SPEC, o, d, BinSettings(bins=9), u)
+    out = render_objects(full, SPEC, o, d, RenderSettings.between(samples_per_ray=9), u)
     assert torch.allclose(out.color, torch.tensor(0.5))
     assert torch.allclose(out.depth, torch.tensor(2.2), atol=0.2)
 
 
 def test_pictures_come_in_pieces_of_any_size():
     params, o, d, _ = case()
-    whole = render_pixels(params, SPEC, o, d, BinSettings(bins=9))
-    pieces = render_pixels(params, SPEC, o, d, BinSettings(bins=9, chunk=6))
+    whole = render_pixels(params, SPEC, o, d, RenderSettings.between(samples_per_ray=9))
+    pieces = render_pixels(params, SPEC, o, d, replace(RenderSettings.between(samples_per_ray=9), chunk=6))
     assert torch.equal(whole, pieces)
     assert whole.shape == o.shape
-    assert render_pixels(params, SPEC, o[:, :0], d[:, :0], BinSettings(bins=9)).shape == (3, 0, 3)
+    assert render_pixels(params, SPEC, o[:, :0], d[:, :0], RenderSettings.between(samples_per_ray=9)).shape == (3, 0, 3)
 
 
 def cameras(views: int, size: int = 6) -> Cameras:
@@ -148,7 +155,7 @@ def pool(convention: str = "blog") -> ObjectPool:
     objects = [
         (torch.randint(256, (v, 6, 6, 4), generator=generator, dtype=torch.uint8), cameras(v)) for v in (2, 5, 3)
     ]
-    return ObjectPool(objects, BinSettings(bins=4, convention=convention))  # type: ignore[arg-type]
+    return ObjectPool(objects, RenderSettings.between(samples_per_ray=4, convention=convention))  # type: ignore[arg-type]
 
 
 def test_an_object_is_all_rays_of_its_views():
@@ -203,7 +210,7 @@ def test_a_loss_of_columns_knows_nothing_of_the_others():
     other[..., 3:, :] = 255 - other[..., 3:, :]
 
     def losses(pictures: Tensor, columns: tuple[int, int]) -> Tensor:
-        objects = ObjectPool([(image, cameras(1)) for image in pictures], BinSettings(bins=4))
+        objects = ObjectPool([(image, cameras(1)) for image in pictures], RenderSettings.between(samples_per_ray=4))
         loss = ray_loss(objects, torch.arange(2), SPEC, 64, torch.Generator().manual_seed(1), columns=columns)
         return loss(params, 0)
 
@@ -213,16 +220,16 @@ def test_a_loss_of_columns_knows_nothing_of_the_others():
 
 def test_the_field_is_its_own_background():
     params, o, d, u = case()
-    settings = BinSettings(bins=9, background="field")
+    settings = RenderSettings.between(samples_per_ray=9, background="last_sample")
     empty = tuple(torch.where(torch.arange(4) == 3, -5.0, 0.3).expand_as(p) if k == len(params) - 1 else 0 * p
                   for k, p in enumerate(params))  # fmt: skip
-    out = render_bins(empty, SPEC, o, d, settings, u)
+    out = render_objects(empty, SPEC, o, d, settings, u)
     assert torch.allclose(out.color, torch.sigmoid(torch.tensor(0.3)).expand_as(out.color))  # not white
     assert torch.equal(out.opacity, torch.zeros_like(out.opacity))
     some = tuple(p.clone().requires_grad_() for p in params)
-    shown = render_bins(some, SPEC, o, d, settings, u).color
+    shown = render_objects(some, SPEC, o, d, settings, u).color
     plain = [p.detach()[0].double() for p in params]
-    t = bin_places(u, settings)[0].double()
+    t = sample_distances(u, settings)[0].double()
     raw = network((o[0, :, None] + t[..., None] * d[0, :, None]).double().reshape(-1, 3), plain).reshape(5, 9, 4)
     alpha = 1 - torch.exp(-raw[..., 3].clamp(min=0)[:, :-1] * (t[:, 1:] - t[:, :-1]))
     alpha = torch.cat((alpha, torch.ones(5, 1)), 1)
@@ -231,7 +238,7 @@ def test_the_field_is_its_own_background():
     assert torch.allclose(shown[0].double(), exact, atol=1e-5)
     colors = torch.rand(3, 5, 3, generator=torch.Generator().manual_seed(1))
     slow = (shown - colors).square().mean((1, 2))
-    fast = bin_losses(some, SPEC, o, d, colors, settings, u)
+    fast = ray_losses(some, SPEC, sample_between(o, d, settings, u)[0], colors, settings)
     assert torch.allclose(slow, fast, atol=1e-6)
     for ours, theirs in zip(torch.autograd.grad(fast.sum(), some), torch.autograd.grad(slow.sum(), some)):
         assert torch.allclose(ours, theirs, atol=1e-5)
@@ -250,24 +257,24 @@ def test_a_loss_is_of_fresh_rays_each_step_and_the_same_for_a_seed():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"bins": 1}, "bins must be at least 2, got 1"),
+        ({"samples_per_ray": 1}, "samples_per_ray must be at least 2, got 1"),
         ({"near": 6.0}, "near and far must be"),
-        ({"convention": "nerf"}, "convention must be one of blog, learnit, got 'nerf'"),
-        ({"background": "black"}, "background must be one of white, field, got 'black'"),
+        ({"convention": "nerf"}, "convention must be one of cell, blog, learnit, got 'nerf'"),
+        ({"background": "field"}, "background must be one of black, white, last_sample, or three numbers"),
     ],
 )
 def test_unusable_settings(given, message):
     with pytest.raises(InputError, match=message):
-        BinSettings(**given)
+        RenderSettings.between(**given)
 
 
 def test_unusable_arguments():
     params, o, d, u = case()
     with pytest.raises(ValueError, match="noise must be"):
-        render_bins(params, SPEC, o, d, BinSettings(bins=8), u)
+        render_objects(params, SPEC, o, d, RenderSettings.between(samples_per_ray=8), u)
     with pytest.raises(ValueError, match="origins and directions must both"):
-        render_bins(params, SPEC, o[0], d[0], BinSettings(bins=9), u)
+        render_objects(params, SPEC, o[0], d[0], RenderSettings.between(samples_per_ray=9), u)
     with pytest.raises(InputError, match="images of object 0 must fit its 2 cameras"):
-        ObjectPool([(torch.zeros(3, 6, 6, 4, dtype=torch.uint8), cameras(2))], BinSettings())
+        ObjectPool([(torch.zeros(3, 6, 6, 4, dtype=torch.uint8), cameras(2))], RenderSettings.between())
     with pytest.raises(InputError, match="at least one object"):
-        ObjectPool([], BinSettings())
+        ObjectPool([], RenderSettings.between())
