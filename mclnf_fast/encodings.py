@@ -6,10 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-Part = tuple[int, int, int, int, tuple[float, ...]]
-"""What the bank's kernels know of an encoding: (kind, first coordinate, coordinates, option, frequencies)."""
-
-_IDENTITY, _FREQUENCY, _SPHERICAL = 0, 1, 2
+from mclnf_fast.packing import LIMITS, EncodingKind, EncodingPart
 
 
 def check_positive_int(where: str, name: str, value: object, least: int = 1) -> None:
@@ -34,7 +31,7 @@ class Encoding:
         """Number of features for `in_dim` coordinates."""
         raise NotImplementedError
 
-    def parts(self, start: int, in_dim: int) -> tuple[Part, ...]:
+    def parts(self, start: int, in_dim: int) -> tuple[EncodingPart, ...]:
         """The kernels' view."""
         raise NotImplementedError
 
@@ -46,8 +43,8 @@ class Identity(Encoding):
     def out_dim(self, in_dim: int) -> int:
         return in_dim
 
-    def parts(self, start: int, in_dim: int) -> tuple[Part, ...]:
-        return ((_IDENTITY, start, in_dim, 0, ()),)
+    def parts(self, start: int, in_dim: int) -> tuple[EncodingPart, ...]:
+        return (EncodingPart(EncodingKind.IDENTITY, start, in_dim, 0, ()),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +73,8 @@ class Frequency(Encoding):
     def out_dim(self, in_dim: int) -> int:
         return in_dim * (2 * self.n + int(self.include_input))
 
-    def parts(self, start: int, in_dim: int) -> tuple[Part, ...]:
-        return ((_FREQUENCY, start, in_dim, int(self.include_input), self.frequencies),)
+    def parts(self, start: int, in_dim: int) -> tuple[EncodingPart, ...]:
+        return (EncodingPart(EncodingKind.FREQUENCY, start, in_dim, int(self.include_input), self.frequencies),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +102,8 @@ class LogFrequency(Encoding):
     def out_dim(self, in_dim: int) -> int:
         return in_dim * 2 * self.n
 
-    def parts(self, start: int, in_dim: int) -> tuple[Part, ...]:
-        return ((_FREQUENCY, start, in_dim, 0, self.frequencies),)
+    def parts(self, start: int, in_dim: int) -> tuple[EncodingPart, ...]:
+        return (EncodingPart(EncodingKind.FREQUENCY, start, in_dim, 0, self.frequencies),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +117,11 @@ class SphericalHarmonics(Encoding):
     degree: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.degree, bool) or not isinstance(self.degree, int) or not 1 <= self.degree <= 4:
+        if (
+            isinstance(self.degree, bool)
+            or not isinstance(self.degree, int)
+            or not 1 <= self.degree <= LIMITS["spherical_degree"]
+        ):
             raise ValueError(f"SphericalHarmonics: degree must be 1, 2, 3 or 4, got {self.degree!r}")
 
     def out_dim(self, in_dim: int) -> int:
@@ -128,8 +129,8 @@ class SphericalHarmonics(Encoding):
             raise ValueError(f"SphericalHarmonics: needs 3 coordinates (a direction), got {in_dim}")
         return self.degree**2
 
-    def parts(self, start: int, in_dim: int) -> tuple[Part, ...]:
-        return ((_SPHERICAL, start, in_dim, self.degree, ()),)
+    def parts(self, start: int, in_dim: int) -> tuple[EncodingPart, ...]:
+        return (EncodingPart(EncodingKind.SPHERICAL, start, in_dim, self.degree, ()),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,8 +156,8 @@ class Composite(Encoding):
             raise ValueError(f"Composite: items cover {total} coordinates, but the field has in_dim = {in_dim}")
         return sum(encoding.out_dim(dims) for encoding, dims in self.items)
 
-    def parts(self, start: int, in_dim: int) -> tuple[Part, ...]:
-        found: list[Part] = []
+    def parts(self, start: int, in_dim: int) -> tuple[EncodingPart, ...]:
+        found: list[EncodingPart] = []
         for encoding, dims in self.items:
             found.extend(encoding.parts(start, dims))
             start += dims

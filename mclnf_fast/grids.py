@@ -10,10 +10,19 @@ import dataclasses
 import math
 from typing import ClassVar, NamedTuple
 
-from mclnf_fast.encodings import Composite, Encoding, Identity, Part, check_positive_int
+from mclnf_fast.encodings import Composite, Encoding, Identity, check_positive_int
+from mclnf_fast.packing import (
+    LIMITS,
+    EncodingPart,
+    GridHeader,
+    GridLevelHeader,
+    GridReduction,
+    GridTable,
+    Interpolation,
+)
 
-INTERPOLATIONS = ("nearest", "linear", "smoothstep")
-"""How a level is read between its nodes; the position in this tuple is its number in the compiled kernels."""
+INTERPOLATIONS = tuple(interpolation.name.lower() for interpolation in Interpolation)
+"""How a level is read between its nodes; the position in this tuple is the number in the compiled kernels."""
 
 REDUCTIONS = ("sum", "concat", "product")
 """How the three maps of a tri-plane become one vector of features."""
@@ -70,7 +79,7 @@ class Grid(Encoding):
             raise ValueError(f"{type(self).__name__}: a level's table must have fewer than 2^32 numbers, got {largest}")
         return layout
 
-    def parts(self, start: int, in_dim: int) -> tuple[Part, ...]:
+    def parts(self, start: int, in_dim: int) -> tuple[EncodingPart, ...]:
         raise ValueError(f"{type(self).__name__} is learned and is no part of the fused network: use FieldSpec.mlp")
 
     def _check_box(self, where: str) -> None:
@@ -82,10 +91,12 @@ class Grid(Encoding):
             raise ValueError(f"{where}: low must be below high, got {self.low!r} and {self.high!r}")
 
     def _layout_of(self, in_dim: int, levels: list[GridLevel], interpolation: int, together: bool) -> GridLayout:
-        axes = len(levels[0].axes)
-        ints = [in_dim, axes, self.features, interpolation, int(together), len(levels)]
+        reduction = GridReduction.SUM if together else GridReduction.CONCAT
+        header = GridHeader(in_dim, len(levels[0].axes), self.features, interpolation, reduction, len(levels))
+        ints = [int(value) for value in header]
         for level in levels:
-            ints += [level.cells, level.entries, int(level.hashed), *level.axes]
+            table = GridTable.HASHED if level.hashed else GridTable.DENSE
+            ints += [int(value) for value in (*GridLevelHeader(level.cells, level.entries, table), *level.axes)]
         entries = levels[-1].first + levels[-1].entries
         return GridLayout(tuple(levels), entries, self.features, together, (ints, [float(self.low), float(self.high)]))
 
@@ -125,7 +136,7 @@ class HashGrid(Grid):
     def __post_init__(self) -> None:
         for name in ("levels", "features", "log2_size", "base"):
             check_positive_int("HashGrid", name, getattr(self, name))
-        for name, most in (("levels", 64), ("features", 4096), ("log2_size", 30)):
+        for name, most in (("levels", LIMITS["grid_levels"]), ("features", LIMITS["grid_features"]), ("log2_size", 30)):
             if getattr(self, name) > most:
                 raise ValueError(f"HashGrid: {name} must be at most {most}, got {getattr(self, name)}")
         if self.interpolation not in INTERPOLATIONS:
@@ -134,7 +145,7 @@ class HashGrid(Grid):
         self._check_box("HashGrid")
         object.__setattr__(self, "_cells", self._find_cells())
         # Worked out once and here, as in FieldSpec: what is not computed in a call can't stop torch.compile.
-        object.__setattr__(self, "_layouts", {d: self._find_layout(d) for d in range(1, 5)})
+        object.__setattr__(self, "_layouts", {d: self._find_layout(d) for d in range(1, LIMITS["grid_axes"] + 1)})
 
     @property
     def cells(self) -> tuple[int, ...]:
@@ -200,7 +211,7 @@ class TriPlane(Grid):
     def __post_init__(self) -> None:
         check_positive_int("TriPlane", "features", self.features)
         check_positive_int("TriPlane", "resolution", self.resolution, least=2)
-        for name, most in (("features", 4096), ("resolution", 1 << 14)):
+        for name, most in (("features", LIMITS["grid_features"]), ("resolution", 1 << 14)):
             if getattr(self, name) > most:
                 raise ValueError(f"TriPlane: {name} must be at most {most}, got {getattr(self, name)}")
         if self.reduce not in REDUCTIONS:
@@ -209,8 +220,9 @@ class TriPlane(Grid):
         nodes = self.resolution**2
         pairs = ((0, 1), (0, 2), (1, 2))
         levels = [GridLevel(self.resolution - 1, k * nodes, nodes, False, axes) for k, axes in enumerate(pairs)]
-        linear = INTERPOLATIONS.index("linear")
-        object.__setattr__(self, "_layouts", {3: self._layout_of(3, levels, linear, self.reduce == "sum")})
+        object.__setattr__(
+            self, "_layouts", {3: self._layout_of(3, levels, Interpolation.LINEAR, self.reduce == "sum")}
+        )
 
     def out_dim(self, in_dim: int) -> int:
         self.layout(in_dim)

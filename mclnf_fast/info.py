@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mclnf_fast.ops import _dispatch, _library
+from mclnf_fast import ops
 
 _PACKAGES = (
     "mclnf-fast",
@@ -57,18 +57,18 @@ def info() -> Info:
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
         devices.append(torch.device("cuda", torch.cuda.current_device()))
-    cpu = _library.why_not("cpu")
+    cpu = ops.why_not_loaded("cpu")
     built = {
         "cpu": cpu or f"loaded, instruction set {torch.ops.mclnf_fast.cpu_instruction_set()}",
-        "cuda": _library.why_not("cuda") or "loaded",
+        "cuda": ops.why_not_loaded("cuda") or "loaded",
     }
     bf16_dot = cpu is None and torch.ops.mclnf_fast.cpu_bf16_dot()
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for device in devices:
-        for op in _dispatch.ops():
+        for op in ops.registered():
             passed, taken = {}, None
-            for name in _dispatch.backends(op):
-                reason = _dispatch.passed_over(op, name, device, torch.float32)
+            for name in ops.backends(op):
+                reason = ops.passed_over(op, name, device, torch.float32)
                 if reason is None:
                     taken = taken or name
                 elif taken is None:

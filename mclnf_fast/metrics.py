@@ -1,4 +1,4 @@
-"""What is reported: PSNR and SSIM, the figures of continual learning, and curves over steps."""
+"""Metrics: PSNR, SSIM and SI-SDR of signals, the figures of continual learning, and curves over steps."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ Matrix = Tensor | Sequence[Sequence[float]]
 
 
 def mse_to_psnr(mse: float | Tensor, max: float = 1.0) -> Tensor:
-    """10 log10(max^2 / mse) in dB, of the same shape; fp64. An mse of 0 gives inf.
+    """Return the PSNR 10 log10(max^2 / mse) in dB, of the same shape, float64; inf for an mse of 0.
 
-    Raises: ValueError, if `max` is not above 0 or, on the CPU, an mse is negative.
+    Raises:
+        ValueError: `max` is not above 0, or an mse on the CPU is negative (on a GPU the check would wait for it).
+
+    >>> mse_to_psnr(0.01).item()
+    20.0
     """
     if not float(max) > 0:
         raise ValueError(f"max must be above 0, got {max}")
@@ -28,15 +32,21 @@ def mse_to_psnr(mse: float | Tensor, max: float = 1.0) -> Tensor:
 
 
 def psnr(pred: Tensor, target: Tensor, max: float = 1.0, *, keep_first: bool = False) -> Tensor:
-    """Peak signal-to-noise ratio in dB over all entries, squared errors averaged in fp64.
+    """Return the peak signal-to-noise ratio in dB over all entries, squared errors averaged in float64.
 
     Args:
         pred, target: [...], the same shape.
         max: peak of the signal.
-        keep_first: one value for each entry of the first dimension, [V].
+        keep_first: return one value for each entry of the first dimension.
 
-    Returns: a scalar, or [V]. A mean over signals is the mean of these, not the PSNR of the mean error.
-    Raises: ValueError, if the shapes differ or are empty.
+    Returns:
+        A scalar, or [V] with `keep_first`. Report the mean over signals of these, not the PSNR of the mean error.
+
+    Raises:
+        ValueError: the shapes differ or are empty.
+
+    >>> psnr(torch.zeros(4, 3), torch.full((4, 3), 0.1)).round().item()
+    20.0
     """
     if pred.shape != target.shape:
         raise ValueError(f"target must be {tuple(pred.shape)} like pred, got {tuple(target.shape)}")
@@ -48,17 +58,24 @@ def psnr(pred: Tensor, target: Tensor, max: float = 1.0, *, keep_first: bool = F
 
 
 def ssim(pred: Tensor, target: Tensor) -> Tensor:
-    """Structural similarity of each view: Gaussian window 11 x 11, sigma 1.5, K = (0.01, 0.03), data range 1.
+    """Return the structural similarity of each view: Gaussian window 11 x 11, sigma 1.5, K = (0.01, 0.03), range 1.
 
-    Through torchmetrics: channels apart and averaged, the image reflected at its borders, every pixel
-    counted. Code that leaves out the border (Wang et al. 2004, scikit-image) differs in the third digit on
-    small images.
+    By torchmetrics: channels apart and averaged, the image reflected at its borders, every pixel counted. Code that
+    leaves out the border (Wang et al. 2004, scikit-image) differs in the third digit on small images.
 
     Args:
-        pred: [V, H, W, C], values in [0, 1], H and W at least 11.
-        target: [V, H, W, C].
+        pred, target: [V, H, W, C], values in [0, 1], H and W at least 11.
 
-    Returns: [V]. Raises: ValueError, if a shape does not fit; InputError, if torchmetrics is missing.
+    Returns:
+        [V].
+
+    Raises:
+        ValueError: a shape does not fit.
+        InputError: torchmetrics is missing.
+
+    >>> picture = torch.rand(1, 16, 16, 3)
+    >>> ssim(picture, picture).tolist()
+    [1.0]
     """
     if pred.dim() != 4 or min(pred.shape[1:3]) < 11 or pred.shape[0] == 0:
         raise ValueError(f"pred must be [V, H, W, C] with V >= 1 and H, W >= 11, got {tuple(pred.shape)}")
@@ -84,15 +101,22 @@ def ssim(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def si_sdr(pred: Tensor, target: Tensor) -> Tensor:
-    """Scale-invariant signal-to-distortion ratio in dB of each signal (Le Roux et al., arXiv 1811.02508), the mean
-    taken off, through torchmetrics.
+    """Return the scale-invariant signal-to-distortion ratio of each signal in dB (Le Roux et al., arXiv 1811.02508).
+
+    By torchmetrics, the mean of each signal subtracted.
 
     Args:
-        pred: [S, L].
-        target: [S, L].
+        pred, target: [S, L].
 
-    Returns: [S]; minus infinity where the target is silent. Raises: ValueError, if the shapes differ or are not [S, L];
-    InputError, if torchmetrics is missing.
+    Returns:
+        [S]; minus infinity for a silent target.
+
+    Raises:
+        ValueError: the shapes differ or are not [S, L].
+        InputError: torchmetrics is missing.
+
+    >>> si_sdr(torch.tensor([[0.0, 1.0, 0.5]]), torch.tensor([[0.0, 2.0, 1.0]])).item() > 100  # scale does not count
+    True
     """
     if pred.dim() != 2 or pred.shape != target.shape:
         raise ValueError(f"pred and target must be [S, L], got {tuple(pred.shape)} and {tuple(target.shape)}")
@@ -100,39 +124,49 @@ def si_sdr(pred: Tensor, target: Tensor) -> Tensor:
         from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
     except ImportError as error:
         raise InputError("si_sdr needs torchmetrics, of the extra 'report': pip install mclnf-fast[report]") from error
-    found = scale_invariant_signal_distortion_ratio(pred.detach().double(), target.detach().double(), zero_mean=True)
+    ratio = scale_invariant_signal_distortion_ratio(pred.detach().double(), target.detach().double(), zero_mean=True)
+    # torchmetrics gives a finite number for a constant target, which depends on its epsilon alone.
     silent = (target == target[:, :1]).all(1)
-    return torch.where(silent, -math.inf, found)
+    return torch.where(silent, -math.inf, ratio)
 
 
 def measures(kind: str, pred: Tensor, target: Tensor) -> dict[str, list[float]]:
-    """The metrics of whole signals of a kind: PSNR, and SSIM (image; video: mean over frames) or SI-SDR (audio).
+    """Return the metrics of whole signals: PSNR, and SSIM (image; video: mean over frames) or SI-SDR (audio).
 
     Args:
         kind: "image", "video" or "audio".
         pred, target: [S, *grid, C] in [0, 1].
 
-    Returns: {metric: one a signal}; SSIM is left out of pictures of fewer than 11 pixels a side.
+    Returns:
+        {metric: one value per signal}; without SSIM for pictures of fewer than 11 pixels on a side.
+
+    >>> sorted(measures("image", torch.rand(2, 16, 16, 3), torch.rand(2, 16, 16, 3)))
+    ['psnr', 'ssim']
     """
-    found = {"psnr": psnr(pred, target, keep_first=True).tolist()}
+    scores = {"psnr": psnr(pred, target, keep_first=True).tolist()}
     if kind == "audio":
-        found["si_sdr"] = si_sdr(pred[..., 0], target[..., 0]).tolist()
+        scores["si_sdr"] = si_sdr(pred[..., 0], target[..., 0]).tolist()
     elif min(pred.shape[-3:-1]) >= 11:
         frames = pred.shape[1] if kind == "video" else 1
         views = (t.reshape(-1, *t.shape[-3:]) for t in (pred, target))
-        found["ssim"] = ssim(*views).reshape(-1, frames).mean(1).tolist()
-    return found
+        scores["ssim"] = ssim(*views).reshape(-1, frames).mean(1).tolist()
+    return scores
 
 
 def average(matrix: Matrix, after: int = -1) -> float:
-    """Mean over the tasks i <= k of R[k, i]: how good everything learned so far is after task k.
+    """Return the mean over the tasks i <= k of R[k, i]: the quality of everything learned so far after task k.
 
     Args:
         matrix: R [T, T], R[k, i] = PSNR (dB) of task i after task k was learned; entries above the diagonal
             are not read and may be NaN.
         after: k from 0, -1 for the last task.
 
-    Raises: ValueError, if the matrix is not square or a needed entry is missing; IndexError for `after`.
+    Raises:
+        ValueError: the matrix is not square or a needed entry is missing.
+        IndexError: there is no such task.
+
+    >>> average([[30.0, 0.0], [28.0, 32.0]])
+    30.0
     """
     r = _check_matrix(matrix)
     if not -len(r) <= after < len(r):
@@ -142,26 +176,36 @@ def average(matrix: Matrix, after: int = -1) -> float:
 
 
 def forgetting(matrix: Matrix) -> float:
-    """mean_k (R[k, k] - R[T-1, k]) in dB over all T tasks: positive is loss, negative is gain.
+    """Return mean_k (R[k, k] - R[T-1, k]) in dB over all T tasks: positive is loss, negative is gain.
 
-    The definition of "Trust Region Continual Learning as an Implicit Meta-Learner" (arXiv 2602.02417), with
-    the sign for a metric where more is better; the last task counts, with 0. Args, Raises: see `average`.
+    The definition of "Trust Region Continual Learning as an Implicit Meta-Learner" (arXiv 2602.02417), with the sign
+    of a metric of which more is better; the last task counts, with 0. Arguments and errors as `average`.
+
+    >>> forgetting([[30.0, 0.0], [28.0, 32.0]])
+    1.0
     """
     r = _check_matrix(matrix)
     return float((r.diagonal() - r[-1]).mean())
 
 
 def backward_transfer(matrix: Matrix) -> float:
-    """mean over k < T-1 of R[T-1, k] - R[k, k] in dB (Lopez-Paz & Ranzato, arXiv 1706.08840); 0 for one task.
+    """Return the mean over k < T-1 of R[T-1, k] - R[k, k] in dB (Lopez-Paz & Ranzato, arXiv 1706.08840).
 
-    The last task, which nothing follows, is left out here. Args, Raises: see `average`.
+    The last task, which nothing follows, does not count; 0 for one task. Arguments and errors as `average`.
+
+    >>> backward_transfer([[30.0, 0.0], [28.0, 32.0]])
+    -2.0
     """
     r = _check_matrix(matrix)
     return float((r[-1] - r.diagonal())[:-1].mean()) if len(r) > 1 else 0.0
 
 
 def log_steps(last: int = 4096) -> tuple[int, ...]:
-    """The steps of MCL-NF's curves (arXiv 2504.05806): 1, 2, 4, ... and always `last`."""
+    """Return the steps of MCL-NF's curves (arXiv 2504.05806): 1, 2, 4, ... and always `last`.
+
+    >>> log_steps(10)
+    (1, 2, 4, 8, 10)
+    """
     check_positive_int(last, "last")
     steps = [1 << b for b in range(last.bit_length()) if 1 << b <= last]
     return tuple(steps) if steps[-1] == last else (*steps, last)
@@ -170,9 +214,13 @@ def log_steps(last: int = 4096) -> tuple[int, ...]:
 def steps_to_reach(
     steps: Sequence[int], values: Sequence[float], target: float, *, higher_is_better: bool = True
 ) -> int | None:
-    """The first logged step whose value reaches `target`, or None if none does.
+    """Return the first logged step whose value reaches `target`, or None if none does.
 
-    Raises: ValueError, unequal lengths.
+    Raises:
+        ValueError: there are not as many values as steps.
+
+    >>> steps_to_reach([1, 2, 4], [20.0, 24.0, 27.0], 24.0)
+    2
     """
     if len(steps) != len(values):
         raise ValueError(f"values must be as many as steps ({len(steps)}), got {len(values)}")
@@ -183,13 +231,18 @@ def steps_to_reach(
 
 
 class StepCurve:
-    """A metric over steps, the mean over signals at each; reports the first step, the best and the last.
-
-    `if step in curve.wanted: curve.add(step, psnr_of_each_signal)`.
+    """A metric over steps, the mean over signals at each, with its first, best and last value.
 
     Args:
         last: the last step; `wanted` are then 1, 2, 4, ..., last.
         higher_is_better: for `best` and `steps_to_reach`.
+
+    >>> curve = StepCurve(last=4)
+    >>> for step in range(1, 5):
+    ...     if step in curve.wanted:
+    ...         curve.add(step, [20.0 + step, 22.0 + step])
+    >>> curve.best
+    (4, 25.0)
     """
 
     def __init__(self, last: int = 4096, *, higher_is_better: bool = True) -> None:
@@ -199,9 +252,9 @@ class StepCurve:
         self.values: list[float] = []
 
     def add(self, step: int, values: float | Sequence[float] | Tensor) -> None:
-        """Log one value, or one a signal (their mean is kept).
+        """Log one value, or one per signal (their mean is stored).
 
-        Raises: ValueError, if steps do not grow or none is given.
+        Raises ValueError if the step is not above the one before, or there is no value.
         """
         if step < 0 or (self.steps and step <= self.steps[-1]):
             raise ValueError(f"step must grow from {self.steps[-1] if self.steps else 0}, got {step}")
@@ -213,19 +266,19 @@ class StepCurve:
 
     @property
     def first(self) -> tuple[int, float]:
-        """(step, value) logged first. Raises: ValueError, if the curve is empty."""
+        """(step, value) logged first. Raises ValueError if the curve is empty."""
         return self._row(0)
 
     @property
     def last(self) -> tuple[int, float]:
-        """(step, value) logged last. Raises: ValueError, if the curve is empty."""
+        """(step, value) logged last. Raises ValueError if the curve is empty."""
         return self._row(-1)
 
     @property
     def best(self) -> tuple[int, float]:
         """(step, value) of the best mean, the earliest of equals; NaN is never best.
 
-        Raises: ValueError, if empty.
+        Raises ValueError if the curve is empty.
         """
         self._row(0)
         sign = 1.0 if self.higher_is_better else -1.0
@@ -233,13 +286,13 @@ class StepCurve:
         return self._row(max(range(len(ranked)), key=ranked.__getitem__))
 
     def at(self, step: int) -> float:
-        """The value at a logged step. Raises: ValueError, if it was not logged."""
+        """Return the value at a logged step. Raises ValueError if it was not logged."""
         if step not in self.steps:
             raise ValueError(f"step must be one of {self.steps}, got {step}")
         return self.values[self.steps.index(step)]
 
     def steps_to_reach(self, target: float) -> int | None:
-        """See `steps_to_reach`."""
+        """Return the first logged step whose value reaches `target`, or None: see the function of this name."""
         return steps_to_reach(self.steps, self.values, target, higher_is_better=self.higher_is_better)
 
     def _row(self, index: int) -> tuple[int, float]:

@@ -17,6 +17,7 @@ from mclnf_fast.encodings import (
     check_positive_int,
 )
 from mclnf_fast.grids import Grid, GridPart, HashGrid, TriPlane, grids_of, without_grids
+from mclnf_fast.packing import LIMITS, Activation, NetworkHeader, PackedNetwork
 
 __all__ = [
     "ACTIVATIONS",
@@ -34,8 +35,8 @@ __all__ = [
     "to_dict",
 ]
 
-ACTIVATIONS = ("none", "relu", "sine", "softplus", "tanh", "sigmoid", "exp")
-"""What an activation can be; the position in this tuple is its number in the compiled kernels."""
+ACTIVATIONS = tuple(activation.label for activation in Activation)
+"""The names of the activations; the position in this tuple is the number in the compiled kernels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +69,10 @@ class FieldSpec:
         for name in ("in_dim", "out_dim", "width"):
             check_positive_int("FieldSpec", name, getattr(self, name))
         check_positive_int("FieldSpec", "hidden_layers", self.hidden_layers, least=0)
-        if self.hidden_layers > 30:
-            raise ValueError(f"FieldSpec: hidden_layers must be at most 30, got {self.hidden_layers}")
+        if self.hidden_layers > LIMITS["hidden_layers"]:
+            raise ValueError(
+                f"FieldSpec: hidden_layers must be at most {LIMITS['hidden_layers']}, got {self.hidden_layers}"
+            )
         written: list[float] = []
         for name in ("activation", "output_activation"):
             match = re.fullmatch(r"sine\((\d+\.?\d*(?:[eE][+-]?\d+)?)\)", str(getattr(self, name)))
@@ -167,19 +170,17 @@ class FieldSpec:
 
     def _pack(self) -> tuple[list[int], list[float]]:
         parts = self.encoding.parts(0, self.in_dim)
-        mask = sum(1 << layer for layer in self.skips)
-        ints = [self.in_dim, self.out_dim, self.width, self.hidden_layers]
-        ints += [
-            ACTIVATIONS.index(self.activation),
-            ACTIVATIONS.index(self.output_activation),
-            mask,
-            len(parts),
-        ]
-        floats = [float(self.w0)]
-        for kind, start, dims, option, frequencies in parts:
-            ints += [kind, start, dims, option, len(frequencies)]
-            floats += list(frequencies)
-        return ints, floats
+        header = NetworkHeader(
+            in_dim=self.in_dim,
+            out_dim=self.out_dim,
+            width=self.width,
+            hidden_layers=self.hidden_layers,
+            activation=ACTIVATIONS.index(self.activation),
+            output_activation=ACTIVATIONS.index(self.output_activation),
+            skips=sum(1 << layer for layer in self.skips),
+            encodings=len(parts),
+        )
+        return PackedNetwork(header, self.w0, parts).pack()
 
 
 def to_dict(spec: FieldSpec) -> dict[str, object]:

@@ -18,7 +18,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 from places import here, made_on
 
-from mclnf_fast.ops import _dispatch
+from mclnf_fast import ops
 
 DATA = pathlib.Path(os.environ.get("MCLNF_FAST_DATA", pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -50,7 +50,7 @@ def need() -> Callable[..., str]:
 
     def found(op: str, backend: str, dtype: torch.dtype = torch.float32, device: str | None = None) -> str:
         on = torch.device(device or here())
-        reason = None if backend == "auto" else _dispatch.why_not(op, backend, on, dtype)
+        reason = None if backend == "auto" else ops.why_not(op, backend, on, dtype)
         if reason is not None:
             pytest.skip(f"{op} on {backend}: {reason}")
         return backend

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode, _pop_mode_temporarily
 
-from mclnf_fast.ops import _dispatch
+from mclnf_fast import ops
 
 FOLDER = str(pathlib.Path(__file__).parent)
 MAKERS = frozenset(
@@ -30,7 +30,7 @@ def backends(op: str, reference: bool = True, auto: bool = False) -> pytest.Mark
     are none."""
     found = []
     for device in ("cpu", "cuda"):
-        own = [name for name in _dispatch.backends(op) if name in {"cpu": ("cpu",), "cuda": ("triton", "cuda")}[device]]
+        own = [name for name in ops.backends(op) if name in {"cpu": ("cpu",), "cuda": ("triton", "cuda")}[device]]
         for name in [*(["reference"] if reference else []), *own, *(["auto"] if auto else [])]:
             marks = gpu if device == "cuda" else ()
             found.append(pytest.param((device, name), id=name if device == "cpu" else f"{name}-gpu", marks=marks))

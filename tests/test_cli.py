@@ -104,7 +104,7 @@ def without(*keys: str) -> Callable[[dict[str, Any]], None]:
         (without("fl_x", "fl_y"), ["transforms.json", "must have 'fl_x' or 'camera_angle_x'", "has none"]),
     ],
 )
-def test_what_a_transforms_file_must_be(tmp_path, capsys, spoil, parts):
+def test_unusable_transforms_files(tmp_path, capsys, spoil, parts):
     content = posed_folder(tmp_path / "data")
     Image.new("RGB", (16, 12)).save(tmp_path / "outside.png")
     spoil(content)
@@ -126,7 +126,7 @@ def test_a_transforms_file_that_is_not_json(tmp_path, capsys, content, part):
     assert part in line
 
 
-def test_a_torn_picture(tmp_path, capsys):
+def test_a_corrupt_picture(tmp_path, capsys):
     posed_folder(tmp_path / "data")
     file = tmp_path / "data/images/3.png"
     file.write_bytes(file.read_bytes()[:-20])
@@ -171,7 +171,7 @@ def test_a_command_that_was_refused_for_its_data_can_be_mended(tmp_path, capsys)
     assert (tmp_path / "run" / "metrics.json").exists()
 
 
-def test_a_block_without_a_held_out_view(tmp_path, capsys):
+def test_a_block_without_a_validation_view(tmp_path, capsys):
     content = posed_folder(tmp_path / "data")
     content["test_filenames"] = ["images/0.png"]
     write(tmp_path / "data", content)
@@ -216,7 +216,7 @@ def test_commands_and_options_out_of_range(tmp_path, capsys, words, parts):
 @pytest.mark.parametrize(
     "words", [["--no-such-option"], ["--steps", "many"], ["--fim.use", "magic"], ["--blocks", "2"]]
 )
-def test_what_the_option_parser_itself_refuses(capsys, words):
+def test_refusals_of_the_option_parser(capsys, words):
     with pytest.raises(SystemExit) as stopped:
         main(["run", "city", *words])
     assert stopped.value.code == 2
@@ -296,7 +296,7 @@ def test_help_version_and_info(capsys):
     assert "bank_mlp" in capsys.readouterr().out
 
 
-def test_an_interrupted_run_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+def test_an_interrupted_run_reports_how_to_resume(tmp_path, capsys, monkeypatch):
     from mclnf_fast.systems.city import data as city_data
 
     def interrupt(*_: object, **__: object) -> None:

@@ -81,7 +81,9 @@ def test_starts_of_their_own(sweep: fisher_measure.Sweep) -> None:
     assert sweep.start(Variant(scale=2.0), 0)[0].shape[-1] == 16
 
 
-def test_a_variant_that_is_not_what_it_says(sweep: fisher_measure.Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variant_with_other_settings_or_bits_is_refused(
+    sweep: fisher_measure.Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sweep.check(0)
     monkeypatch.setattr(fisher_measure, "WEIGHT", dataclasses.replace(WEIGHT, use="none"))
     with pytest.raises(RuntimeError, match="use=weight must differ from mod"):
@@ -92,7 +94,7 @@ def test_a_variant_that_is_not_what_it_says(sweep: fisher_measure.Sweep, monkeyp
         sweep.check(0)
 
 
-def test_what_a_row_says() -> None:
+def test_the_columns_of_a_row() -> None:
     mine = [{4: [10.0, 20.0], 8: [14.0, 21.0]}, {4: [11.0, 20.0], 8: [13.0, 21.0]}]
     theirs = [{4: [10.0, 19.0], 8: [11.0, 22.0]}, {4: [10.0, 19.0], 8: [11.0, 20.0]}]
     found = fisher_measure.summary(Row("use", "x", Variant(SAMPLE)), mine, theirs, 1.5)

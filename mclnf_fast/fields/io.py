@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mclnf_fast import spec as sp
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.bank import FieldBank
+from mclnf_fast.spec import FieldSpec, from_dict, to_dict
 
 FORMAT = "mclnf_fast/1"
 
@@ -91,12 +91,12 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
 def save_bank(path: str | os.PathLike[str], bank: FieldBank, **meta: Any) -> None:
     """A bank as `path` (safetensors) with a JSON sidecar `path.json` that tells people what it holds."""
-    described = {"spec": sp.to_dict(bank.spec), "modules": len(bank), **meta}
+    described = {"spec": to_dict(bank.spec), "modules": len(bank), **meta}
     save_tensors(path, bank.state_dict(), described)
     write_atomically(f"{os.fspath(path)}.json", (json.dumps(described, indent=1) + "\n").encode())
 
 
-def load_bank(path: str | os.PathLike[str], spec: sp.FieldSpec | None = None) -> FieldBank:
+def load_bank(path: str | os.PathLike[str], spec: FieldSpec | None = None) -> FieldBank:
     """The bank that `save_bank` wrote.
 
     Raises InputError as `load_tensors`, and where the file holds no bank or, with `spec` given, a bank of
@@ -104,7 +104,7 @@ def load_bank(path: str | os.PathLike[str], spec: sp.FieldSpec | None = None) ->
     """
     tensors, meta = load_tensors(path)
     try:
-        found = sp.from_dict(meta["spec"])
+        found = from_dict(meta["spec"])
         modules = int(meta["modules"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"checkpoint {path}: must hold a bank with its spec, but: {error!r}") from None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mclnf_fast.fields.functional import encode_grids
-from mclnf_fast.ops._layers import activate, encode
+from mclnf_fast.ops import activate, encode
 from mclnf_fast.spec import FieldSpec
 
 

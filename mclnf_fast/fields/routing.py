@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _checks
+from mclnf_fast.checks import check_tensor, values_can_be_read
 
 
 def offsets_of_equal_shares(modules: int, share: int, device: torch.device) -> Tensor:
@@ -26,8 +26,8 @@ def route(module_ids: Tensor, modules: int) -> tuple[Tensor, Tensor]:
     Raises:
         TypeError, ValueError, IndexError: ids that are not int64 [N], or out of range (checked on the CPU).
     """
-    _checks.check_tensor("module_ids", module_ids, (None,), torch.int64, what="[N]")
-    if module_ids.numel() and _checks.values_can_be_read(module_ids):
+    check_tensor("module_ids", module_ids, (None,), torch.int64, what="[N]")
+    if module_ids.numel() and values_can_be_read(module_ids):
         low, high = (int(v) for v in module_ids.aminmax())
         if low < 0 or high >= modules:
             raise IndexError(f"module_ids must lie in [0, {modules}), got {low if low < 0 else high}")

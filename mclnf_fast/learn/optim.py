@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mclnf_fast.checks import check_unit_interval
 from mclnf_fast.learn.params import Params, check_like, check_modules, check_params
-from mclnf_fast.ops.bank_step import Kind, Trust, bank_step
+from mclnf_fast.ops.bank_step import StepKind, Trust, bank_step
 
 
 class BankOptimizer:
@@ -37,7 +37,7 @@ class BankOptimizer:
     def __init__(
         self,
         params: Sequence[Tensor],
-        kind: Kind = "adam",
+        kind: StepKind = "adam",
         lr: float | Tensor = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -48,7 +48,7 @@ class BankOptimizer:
             raise ValueError(f"kind must be 'adam' or 'sgd', got {kind!r}")
         if not float(eps) >= 0:
             raise ValueError(f"eps must be at least 0, got {eps}")
-        self.kind: Kind = kind
+        self.kind: StepKind = kind
         self.betas = (check_unit_interval(betas[0], "betas[0]"), check_unit_interval(betas[1], "betas[1]"))
         self.eps = float(eps)
         device = self.params[0].device

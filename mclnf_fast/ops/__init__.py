@@ -1,7 +1,13 @@
-"""The engine's ops: one mathematical function each, a reference and the backends that agree with it."""
+"""The engine's ops: one mathematical function each, a reference and the backends that agree with it.
+
+Other rooms take everything from here; modules with an underscore are for this package alone.
+"""
 
 from mclnf_fast.ops._constants import constant
-from mclnf_fast.ops._sums import added as segment_sum
+from mclnf_fast.ops._dispatch import backends, passed_over, registered, select, why_not
+from mclnf_fast.ops._layers import activate, encode
+from mclnf_fast.ops._library import why_not_loaded
+from mclnf_fast.ops._segment_sum import segment_sum
 from mclnf_fast.ops.bank_mlp import bank_mlp
 from mclnf_fast.ops.bank_mse import bank_mse
 from mclnf_fast.ops.bank_ray_mse import Shading, bank_ray_mse
@@ -17,15 +23,23 @@ __all__ = [
     "Pixels",
     "Shading",
     "Trust",
+    "activate",
+    "backends",
     "bank_mlp",
     "bank_mse",
     "bank_ray_mse",
     "bank_step",
     "composite",
     "constant",
+    "encode",
     "fisher_scores",
     "grid_encode",
     "march_rays",
+    "passed_over",
+    "registered",
     "render_rays",
     "segment_sum",
+    "select",
+    "why_not",
+    "why_not_loaded",
 ]

@@ -1,78 +1,40 @@
-"""Checks of arguments, shared by the ops: each error names the argument, what it must be and what it was."""
+"""Checks of the arguments that several ops share; errors as `mclnf_fast.checks` words them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from mclnf_fast.checks import check_tensor, values_can_be_read
+from mclnf_fast.spec import FieldSpec
+
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-
-
-def check_tensor(
-    name: str,
-    value: object,
-    shape: Sequence[int | None] | None = None,
-    dtype: torch.dtype | Sequence[torch.dtype] | None = None,
-    device: torch.device | None = None,
-    what: str = "",
-) -> None:
-    """Checks that `value` is a tensor of this shape (None: any size), dtype and device.
-
-    `what` names the shape in the message, such as `"[N, in_dim]"`.
-
-    Raises:
-        TypeError: not a tensor, or a wrong dtype.
-        ValueError: a wrong shape or device.
-    """
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor{' ' + what if what else ''}, got {type(value).__name__}")
-    if shape is not None:
-        got = tuple(value.shape)
-        if len(got) != len(shape) or any(want is not None and want != have for want, have in zip(shape, got)):
-            sizes = "[" + ", ".join("*" if s is None else str(s) for s in shape) + "]"
-            raise ValueError(f"{name} must have shape {what + ' = ' if what else ''}{sizes}, got {list(got)}")
-    if dtype is not None:
-        allowed = (dtype,) if isinstance(dtype, torch.dtype) else tuple(dtype)
-        if value.dtype not in allowed:
-            raise TypeError(f"{name} must have dtype {' or '.join(map(str, allowed))}, got {value.dtype}")
-    if device is not None and value.device != device:
-        raise ValueError(f"{name} must be on {device} like the other tensors, got {value.device}")
-
-
-def tensors(name: str, value: object) -> list[Tensor]:
-    """A sequence of tensors as a list. Raises TypeError where it is none."""
-    if isinstance(value, Tensor) or not isinstance(value, Iterable):
-        raise TypeError(f"{name} must be a sequence of tensors, one a layer, got {type(value).__name__}")
-    found = list(value)
-    for k, tensor in enumerate(found):
-        check_tensor(f"{name}[{k}]", tensor)
-    return found
-
-
-def values_can_be_read(*tensors: Tensor) -> bool:
-    """Whether values (not only shapes) may be checked: not on an accelerator (a sync), not while tracing."""
-    if torch.compiler.is_compiling():
-        return False
-    return all(t.device.type == "cpu" and type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
+HALVES = (torch.float16, torch.bfloat16)
 
 
 def in_transform() -> bool:
-    """Whether the call is inside a torch.func transform (grad, vmap, ...), whose tensors are wrappers."""
+    """Return whether the call is inside a torch.func transform (grad, vmap, ...), whose tensors are wrappers."""
     return not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is not None
 
 
-def check_offsets(name: str, offsets: Tensor, total: int, what: str = "points") -> None:
-    """Checks int64 offsets [M + 1] that start at 0, never go down and end at `total`.
+def autocast_enabled(x: Tensor) -> bool:
+    """Return whether autocast is on for the device of x."""
+    return x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
 
-    Raises ValueError or TypeError; the values are looked at only where that costs no synchronisation.
+
+def check_offsets(name: str, offsets: Tensor, total: int, what: str = "points") -> None:
+    """Check int64 offsets [M + 1] that start at 0, never go down and end at `total`.
+
+    Raises ValueError or TypeError; the values are read only if that costs no synchronization.
     """
     check_tensor(name, offsets, dtype=torch.int64)
     if offsets.dim() != 1 or offsets.numel() < 1:
         raise ValueError(f"{name} must have shape [M + 1], got {list(offsets.shape)}")
     if not values_can_be_read(offsets) or in_transform():
         return
+    # Up to 64 offsets a list is faster than three operators of torch.
     values = offsets.tolist() if offsets.numel() <= 64 else None
     if values is not None:
         first, last = values[0], values[-1]
@@ -90,3 +52,41 @@ def check_offsets(name: str, offsets: Tensor, total: int, what: str = "points") 
         )
     if last != total:
         raise ValueError(f"{name} must end at the number of {what}, {total}, got {name}[-1] = {last}")
+
+
+def check_spec(spec: FieldSpec) -> None:
+    """Check that it is a spec without a grid."""
+    if not isinstance(spec, FieldSpec):
+        raise TypeError(f"spec must be a FieldSpec, got {type(spec).__name__}")
+    if spec.grids:
+        kinds = ", ".join(type(part.encoding).__name__ for part in spec.grids)
+        raise ValueError(
+            f"spec must have no learned grid, got one with {kinds}: evaluate the grids with mf.ops.grid_encode and "
+            "give their features with spec.mlp, as mclnf_fast.fields.evaluate_params does"
+        )
+
+
+def check_layers(
+    weights: Sequence[Tensor], biases: Sequence[Tensor], spec: FieldSpec, dtype: torch.dtype, device: torch.device
+) -> int:
+    """Check the parameters of a bank and return the number of its modules."""
+    layers = spec.layer_shapes
+    for name, tensors in (("weights", weights), ("biases", biases)):
+        if len(tensors) != len(layers):
+            raise ValueError(f"{name} must hold {len(layers)} tensors, one a layer, got {len(tensors)}")
+    modules = weights[0].shape[0] if isinstance(weights[0], Tensor) and weights[0].dim() else 0
+    for l, (rows, columns) in enumerate(layers):
+        check_tensor(f"weights[{l}]", weights[l], (modules, rows, columns), dtype, device, "[M, in, out]")
+        check_tensor(f"biases[{l}]", biases[l], (modules, columns), dtype, device, "[M, out]")
+    return modules
+
+
+def check_bank(
+    x: Tensor, offsets: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: FieldSpec
+) -> None:
+    """Check the arguments that every op over a bank takes; errors as `bank_mlp` states them."""
+    check_spec(spec)
+    check_tensor("x", x, (None, spec.in_dim), FLOATS, what="[N, in_dim]")
+    modules = check_layers(weights, biases, spec, x.dtype, x.device)
+    check_tensor("offsets", offsets, (modules + 1,), torch.int64, x.device, "[M + 1]")
+    check_offsets("offsets", offsets, x.shape[0])

@@ -20,10 +20,13 @@ def constant(values: Sequence[float] | tuple[tuple[float, ...], ...], like: Tens
     plain = like.device.type == "cuda" and type(like) in (Tensor, torch.nn.Parameter)
     if not plain or torch.compiler.is_compiling() or in_transform():
         return torch.tensor(values, dtype=like.dtype, device=like.device)
-    return kept(tuple(values), like.dtype, like.device)
+    return saved_constant(tuple(values), like.dtype, like.device)
 
 
 @functools.cache
-def kept(values: tuple[float, ...] | tuple[tuple[float, ...], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def saved_constant(
+    values: tuple[float, ...] | tuple[tuple[float, ...], ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Return the values as a tensor that lives as long as the process, one for all calls."""
     with torch.inference_mode(False):  # such a tensor could be saved for no backward
         return torch.tensor(values, dtype=dtype).to(device)

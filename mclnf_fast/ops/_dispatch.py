@@ -1,57 +1,130 @@
-"""Which backend serves a call: a value, never an import effect.
+"""The registry of ops: which function serves a call, and why not another.
 
-Every op registers its backends, best first, each with a function that says why it can't serve a device and
-a dtype. `"auto"` takes the first that can and says once, in the log, why it passed the others over; a
-backend asked for by name that can't serve raises. That it asks for no sizes is measured: see
-`python -m benchmarks.rules` over a result of `mclnf-fast bench --suite auto`.
+An op is one entry: its backends, best first, each with the function that computes and the one that gives the reason
+why it can't serve a device and a dtype. `"auto"` takes the first that can and reports once, in the log, why it passed
+the others over; a backend that is asked for by name and can't serve raises. The sizes of a call are no part of the
+choice: `python -m benchmarks.rules` over a result of `mclnf-fast bench --suite auto` measures that they need not be.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import importlib
 import logging
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from mclnf_fast.errors import BackendError, InputError
+from mclnf_fast.ops._checks import FLOATS, in_transform
 
-WhyNot = Callable[[torch.device, torch.dtype], str | None]
+Reason = Callable[[torch.device, torch.dtype], str | None]
 
 VARIABLE = "MCLNF_FAST_BACKEND"
 NAMES = ("auto", "reference", "cpu", "triton", "cuda")
 
 _log = logging.getLogger("mclnf_fast")
-_registry: dict[str, dict[str, WhyNot]] = {}
-_said: set[tuple[str, str, str]] = set()
+_registry: dict[str, dict[str, Backend]] = {}
+_logged: set[tuple[str, str, str]] = set()
 
 
-def register(op: str, backend: str, why_not: WhyNot) -> None:
-    """Declares a backend of an op; the order of the calls is the order in which `"auto"` asks."""
-    if backend not in NAMES[1:]:
-        raise ValueError(f"backend must be one of {', '.join(NAMES[1:])}, got {backend!r}")
-    _registry.setdefault(op, {})[backend] = why_not
+@dataclasses.dataclass(frozen=True)
+class Backend:
+    """One backend of an op.
+
+    reason: why it can't serve a device and a dtype, None if it can. function: what computes the op, with the same
+    arguments for all backends of the op; or "module:name", which is imported at the first call (Triton takes a second).
+    """
+
+    reason: Reason
+    function: Callable[..., Any] | str
+
+    def load(self) -> Callable[..., Any]:
+        """Return the function, imported if it was named."""
+        return _imported(self.function) if isinstance(self.function, str) else self.function
 
 
-def ops() -> tuple[str, ...]:
-    """The registered ops, in order."""
+@functools.cache
+def _imported(path: str) -> Callable[..., Any]:
+    module, name = path.split(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
+class Op:
+    """A registered op: `serving` gives the function for a call."""
+
+    def __init__(self, name: str, passes_transforms: bool) -> None:
+        self.name = name
+        self._passes_transforms = passes_transforms
+        self._functions: dict[str, Callable[..., Any]] = {}
+        self._choose = _chooser(name, self._functions)
+
+    def serving(self, backend: str | None, device: torch.device, dtype: torch.dtype) -> Callable[..., Any]:
+        """Return the function of the backend that serves a call. Raises as `select` and `select_in_transform`."""
+        if not self._passes_transforms and in_transform():
+            return _registry[self.name][select_in_transform(self.name, backend)].load()
+        # In two steps, since a trace takes a name as a constant, but no function.
+        return self._functions[self._choose(backend, device, dtype)]
+
+
+def register(op: str, *, passes_transforms: bool = False, **backends: Backend) -> Op:
+    """Enter an op with its backends, in the order in which `"auto"` asks them.
+
+    passes_transforms: whether a torch.func transform may reach the compiled backends; else it takes the reference.
+    Raises ValueError if a backend has a name that is none of `NAMES`.
+    """
+    for backend in backends:
+        if backend not in NAMES[1:]:
+            raise ValueError(f"backend must be one of {', '.join(NAMES[1:])}, got {backend!r}")
+    _registry[op] = backends
+    return Op(op, passes_transforms)
+
+
+def registered() -> tuple[str, ...]:
+    """Return the names of the registered ops, in order.
+
+    >>> from mclnf_fast import ops
+    >>> "bank_mlp" in ops.registered()
+    True
+    """
     return tuple(_registry)
 
 
 def backends(op: str) -> tuple[str, ...]:
-    """The backends of an op, best first."""
+    """Return the names of the backends of an op, best first.
+
+    >>> from mclnf_fast import ops
+    >>> ops.backends("bank_mlp")
+    ('cpu', 'triton', 'reference')
+    """
     return tuple(_registry[op])
 
 
 def why_not(op: str, backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why `backend` can't serve `op` on this device and dtype; None where it can."""
+    """Return why `backend` can't serve `op` on this device and dtype; None if it can.
+
+    >>> from mclnf_fast import ops
+    >>> ops.why_not("march_rays", "triton", torch.device("cpu"), torch.float32)
+    'march_rays has no triton backend (it has cuda, cpu, reference)'
+    """
     if backend not in _registry[op]:
         return f"{op} has no {backend} backend (it has {', '.join(_registry[op])})"
-    return _registry[op][backend](device, dtype)
+    return _registry[op][backend].reason(device, dtype)
 
 
 def passed_over(op: str, backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why `"auto"` does not take `backend`; None where it can. What serves for checks alone is taken by name alone."""
+    """Return why `"auto"` does not take `backend`; None if it may.
+
+    A backend that serves only to check another is taken by name alone.
+
+    >>> from mclnf_fast import ops
+    >>> ops.passed_over("bank_mlp", "reference", torch.device("cpu"), torch.float32) is None
+    True
+    """
     reason = why_not(op, backend, device, dtype)
     if reason is None and backend == "triton" and device.type == "cpu":
         return "Triton interprets there, for checks: ask for it by name"
@@ -59,17 +132,23 @@ def passed_over(op: str, backend: str, device: torch.device, dtype: torch.dtype)
 
 
 def select(op: str, backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
-    """The backend that serves this call.
+    """Return the name of the backend that serves a call.
 
     Args:
         op: name of the op.
         backend: a name of `NAMES`; None means the environment variable MCLNF_FAST_BACKEND, or `"auto"`
             without it. `"auto"` given by name asks the variable too, so that one variable sets the default
             of every call.
+        device: of the tensors.
+        dtype: of the tensors.
 
     Raises:
-        ValueError: an unknown name.
+        InputError (a ValueError): an unknown name.
         BackendError: a backend asked for by name can't serve; the message has the reason and the remedy.
+
+    >>> from mclnf_fast import ops
+    >>> ops.select("bank_mlp", "reference", torch.device("cpu"), torch.float32)
+    'reference'
     """
     source = "backend"
     if backend is None or backend == "auto":
@@ -89,16 +168,14 @@ def select(op: str, backend: str | None, device: torch.device, dtype: torch.dtyp
         reason = passed_over(op, name, device, dtype)
         if reason is None:
             return name
-        if (op, name, device.type) not in _said:
-            _said.add((op, name, device.type))
-            _log.info("%s: %s passed over on %s: %s", op, name, device, reason)
+        _log_once((op, name, device.type), "%s: %s passed over on %s: %s", op, name, device, reason)
     raise BackendError(f"{op}: no backend serves {dtype} on {device}")
 
 
 def select_in_transform(op: str, backend: str | None) -> str:
-    """`select` inside a torch.func transform, which only PyTorch's own operators pass through: the reference.
+    """Return the name of the backend inside a torch.func transform, which only PyTorch's own operators pass through.
 
-    Raises BackendError where another backend is asked for by name.
+    That is the reference. Raises BackendError if another backend is asked for by name.
     """
     if backend in (None, "auto"):
         backend = os.environ.get(VARIABLE, "auto")
@@ -107,25 +184,35 @@ def select_in_transform(op: str, backend: str | None) -> str:
             f"{op}: backend {backend!r} can't serve a call inside a torch.func transform (grad, vmap, ...). "
             "Remedy: use backend='auto' or 'reference', or torch.autograd.grad"
         )
-    if backend == "auto" and (op, "transform", "") not in _said:
-        _said.add((op, "transform", ""))
-        _log.info("%s: reference taken inside a torch.func transform: compiled ops do not pass it", op)
+    if backend == "auto":
+        text = "%s: reference taken inside a torch.func transform: compiled ops do not pass it"
+        _log_once((op, "transform", ""), text, op)
     return "reference"
 
 
-def selector(op: str) -> Callable[[str | None, torch.device, torch.dtype], str]:
-    """`select` for one op, as a call whose result a trace takes as a constant: what is installed does not change.
+def _log_once(key: tuple[str, str, str], text: str, *values: object) -> None:
+    if key not in _logged:
+        _logged.add(key)
+        _log.info(text, *values)
 
-    For that reason each answer is kept: calls of a few microseconds notice the search.
+
+def _chooser(
+    op: str, functions: dict[str, Callable[..., Any]]
+) -> Callable[[str | None, torch.device, torch.dtype], str]:
+    """Return `select` for one op, as a call whose result a trace takes as a constant: the installation does not change
+    while a process runs. The function of each backend that it names is put into `functions`.
+
+    For that reason each answer is saved as well: a search takes longer than an op of a few microseconds.
     """
-    known: dict[tuple[str | None, str | None, torch.device, torch.dtype], str] = {}
+    answers: dict[tuple[str | None, str | None, torch.device, torch.dtype], str] = {}
 
     def choose(backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
         key = (backend, os.environ.get(VARIABLE), device, dtype)
-        found = known.get(key)
-        if found is None:
-            found = known[key] = select(op, backend, device, dtype)
-        return found
+        name = answers.get(key)
+        if name is None:
+            name = answers[key] = select(op, backend, device, dtype)
+            functions[name] = _registry[op][name].load()
+        return name
 
     # What torch.compiler.assume_constant_result sets; calling that would import the compiler, 1.6 s at every import.
     vars(choose)["_dynamo_marked_constant"] = True
@@ -133,18 +220,18 @@ def selector(op: str) -> Callable[[str | None, torch.device, torch.dtype], str]:
 
 
 def cpu_library(device: torch.device, dtype: torch.dtype) -> str | None:
-    """The reason that most compiled CPU kernels share."""
+    """Return the reason that most compiled CPU kernels share."""
     from mclnf_fast.ops import _library
 
     if device.type != "cpu":
         return f"it works on CPU tensors, got {device}"
-    if dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+    if dtype not in FLOATS:
         return f"it works on floating-point tensors, got {dtype}"
     return _library.why_not("cpu")
 
 
 def cuda_library(device: torch.device, dtype: torch.dtype) -> str | None:
-    """The reason that the compiled CUDA kernels share."""
+    """Return the reason that the compiled CUDA kernels share."""
     from mclnf_fast.ops import _library
 
     if device.type != "cuda":
@@ -153,5 +240,5 @@ def cuda_library(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def always(device: torch.device, dtype: torch.dtype) -> str | None:
-    """The reference serves every call."""
+    """Return None: the reference serves every call."""
     return None

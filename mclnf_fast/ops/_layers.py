@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mclnf_fast import spec as sp
+from mclnf_fast.encodings import Composite, Encoding, Frequency, LogFrequency, SphericalHarmonics
 from mclnf_fast.ops._constants import constant
 
 
@@ -47,17 +47,17 @@ def spherical_harmonics(degree: int, d: Tensor) -> Tensor:
     return torch.stack(values, -1)
 
 
-def encode(encoding: sp.Encoding, x: Tensor) -> Tensor:
+def encode(encoding: Encoding, x: Tensor) -> Tensor:
     """The features of `x [..., in_dim]` -> [..., encoded_dim]."""
-    if isinstance(encoding, sp.Composite):
+    if isinstance(encoding, Composite):
         pieces = x.split([dims for _, dims in encoding.items], -1)
         return torch.cat([encode(inner, piece) for (inner, _), piece in zip(encoding.items, pieces)], -1)
-    if isinstance(encoding, sp.SphericalHarmonics):
+    if isinstance(encoding, SphericalHarmonics):
         return spherical_harmonics(encoding.degree, x)
-    if isinstance(encoding, (sp.Frequency, sp.LogFrequency)):
+    if isinstance(encoding, (Frequency, LogFrequency)):
         frequencies = constant(encoding.frequencies, x)
         angles = frequencies[:, None] * x[..., None, :]  # [..., n, dims]
         waves = torch.stack((angles.sin(), angles.cos()), -2).flatten(-3)
-        raw = isinstance(encoding, sp.Frequency) and encoding.include_input
+        raw = isinstance(encoding, Frequency) and encoding.include_input
         return torch.cat((x, waves), -1) if raw else waves
     return x

@@ -1,5 +1,4 @@
-"""Loads the compiled libraries, once; one that is missing or does not load is a reason, never a failed
-import."""
+"""Loads the compiled libraries, once; one that is missing, stale or broken is a reason, never a failed import."""
 
 from __future__ import annotations
 
@@ -8,12 +7,15 @@ import pathlib
 
 import torch
 
+from mclnf_fast import packing
+from mclnf_fast.ops import schemas
+
 _FOLDER = pathlib.Path(__file__).resolve().parent.parent
 
 
 @functools.cache
 def why_not(library: str) -> str | None:
-    """Why the library `"cpu"` or `"cuda"` is not loaded; None where it is."""
+    """Return why the library `"cpu"` or `"cuda"` is not loaded; None if it is."""
     path = _FOLDER / f"_C_{library}.so"
     if not path.exists():
         return (
@@ -32,9 +34,34 @@ def why_not(library: str) -> str | None:
         torch.ops.load_library(str(path))
     except OSError as error:
         return f"the compiled {library} library does not load ({error}); reinstall for this torch {torch.__version__}"
+    return _stale() if library == "cpu" else None
+
+
+def _stale() -> str | None:
+    """Return why the loaded library is of another version than this package; None if it is not.
+
+    Without the check a library left over from before an edit would run a `tanh` network as a `sigmoid` one, or fail in
+    the middle of a call.
+    """
+    reported = hasattr(torch.ops.mclnf_fast, "name_table")
+    known = schemas.COMPILED if reported else schemas.COMPILED[:-1]
+    if (name := schemas.difference("mclnf_fast", known)) is not None:
+        return f"the compiled library is of another version than this package (its op {name} differs); build it again"
+    if reported and torch.ops.mclnf_fast.name_table() != packing.name_table():
+        return "the compiled library numbers the names of csrc/names.h otherwise than this package; build it again"
     return None
 
 
 def available(library: str = "cpu") -> bool:
-    """Whether the library is loaded; loads it at the first call."""
+    """Return whether the library is loaded; loads it at the first call."""
     return why_not(library) is None
+
+
+def why_not_loaded(library: str) -> str | None:
+    """Return why a compiled library, `"cpu"` or `"cuda"`, is not loaded; None if it is.
+
+    >>> from mclnf_fast import ops
+    >>> ops.why_not_loaded("cpu") is None or "library" in ops.why_not_loaded("cpu")
+    True
+    """
+    return why_not(library)

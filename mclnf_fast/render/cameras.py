@@ -1,8 +1,7 @@
 """Pinhole cameras and the rays of their pixels.
 
-Axes are OpenGL's: x right, y up, the camera looks along its own -z. A pixel's centre lies at +0.5, so the
-flat (row-major) pixel index `p` has its centre at `(p % width + 0.5, p // width + 0.5)`. World units are
-the scene's.
+Axes are OpenGL's: x right, y up, and the camera looks along its own -z. Pixel centers lie at +0.5: the flat (row-major)
+pixel index `p` has its center at `(p % width + 0.5, p // width + 0.5)`. World units are the scene's.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ ROTATION_TOLERANCE = 1e-3  # poses come from text files and from bundle adjustme
 
 
 def check_poses(c2w: Tensor, what: str = "c2w", tolerance: float = ROTATION_TOLERANCE) -> Tensor:
-    """Check camera-to-world poses and give them back as float32 [V, 3, 4].
+    """Return checked camera-to-world poses as float32 [V, 3, 4].
 
     Args:
         c2w: [V, 4, 4] or [V, 3, 4], any float dtype.
@@ -27,6 +26,9 @@ def check_poses(c2w: Tensor, what: str = "c2w", tolerance: float = ROTATION_TOLE
 
     Raises:
         InputError: wrong shape, not finite, last row not (0, 0, 0, 1), not a rotation (or a reflection).
+
+    >>> check_poses(torch.eye(4)[None]).shape
+    torch.Size([1, 3, 4])
     """
     if not isinstance(c2w, Tensor) or c2w.ndim != 3 or tuple(c2w.shape[1:]) not in ((4, 4), (3, 4)):
         shape = tuple(c2w.shape) if isinstance(c2w, Tensor) else type(c2w).__name__
@@ -69,8 +71,13 @@ class Cameras:
         width, height: image size in pixels.
 
     Raises:
-        InputError: see `check_poses`; focal lengths not positive; intrinsics of another length; an empty
-            image size.
+        InputError: see `check_poses`; focal lengths not positive; intrinsics of another length; an empty image size.
+
+    >>> position, target = torch.tensor([[0.0, -4.0, 1.0]]), torch.zeros(1, 3)
+    >>> cameras = Cameras(look_at(position, target), fx=40.0, fy=40.0, cx=16.0, cy=12.0, width=32, height=24)
+    >>> origins, directions = cameras.view_rays(0)
+    >>> directions.shape
+    torch.Size([768, 3])
     """
 
     c2w: Tensor
@@ -94,7 +101,7 @@ class Cameras:
             if value.ndim == 0:
                 value = value.expand(len(pose)).contiguous()
             if tuple(value.shape) != (len(pose),):
-                raise InputError(f"{name}: must be a number or [{len(pose)}], one a view, was {tuple(value.shape)}")
+                raise InputError(f"{name}: must be a number or [{len(pose)}], one per view, was {tuple(value.shape)}")
             if not bool(torch.isfinite(value).all()):
                 raise InputError(f"{name}: must be finite, was {value.tolist()}")
             if name in ("fx", "fy") and len(value) and float(value.min()) <= 0:
@@ -105,7 +112,7 @@ class Cameras:
         return int(self.c2w.shape[0])
 
     def __getitem__(self, index: slice | Tensor) -> Cameras:
-        """The cameras that a slice, a LongTensor [K] or a bool mask [V] picks."""
+        """Return the cameras of a slice, a LongTensor [K] or a bool mask [V]."""
         if not isinstance(index, slice | Tensor):
             raise TypeError(f"Cameras are indexed with a slice or a LongTensor, was {type(index).__name__}")
         return replace(
@@ -119,11 +126,11 @@ class Cameras:
 
     @property
     def centers(self) -> Tensor:
-        """[V, 3] where the cameras stand."""
+        """Positions of the cameras, [V, 3]."""
         return self.c2w[:, :, 3]
 
     def to(self, device: torch.device | str) -> Cameras:
-        """The same cameras with their tensors on `device`."""
+        """Return the same cameras with their tensors on `device`."""
         return replace(
             self,
             c2w=self.c2w.to(device),
@@ -134,14 +141,13 @@ class Cameras:
         )
 
     def scaled(self, factor: float) -> Cameras:
-        """The same cameras at `factor` times the resolution (0.5 = half); sizes are rounded to whole
-        pixels."""
+        """Return the same cameras at `factor` times the resolution (0.5 = half), rounded to whole pixels."""
         if not factor > 0:
             raise InputError(f"factor: must be > 0, was {factor!r}")
         return self.resized(max(1, round(self.width * factor)), max(1, round(self.height * factor)))
 
     def resized(self, width: int, height: int) -> Cameras:
-        """The same cameras for images of `width` x `height` pixels of the same field of view."""
+        """Return the same cameras for images of `width` x `height` pixels of the same field of view."""
         sx, sy = width / self.width, height / self.height
         return replace(
             self,
@@ -154,14 +160,18 @@ class Cameras:
         )
 
     def in_units(self, scale: float) -> Cameras:
-        """The same cameras in other units of length: positions times `scale`."""
+        """Return the same cameras in other units of length: positions times `scale`."""
         if not 0 < scale < float("inf"):
             raise InputError(f"scale: must be above 0 and finite, was {scale!r}")
         return replace(self, c2w=torch.cat((self.c2w[:, :, :3], scale * self.c2w[:, :, 3:]), 2))
 
     def rays_at(self, view_ids: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Rays through image positions in pixels: `view_ids` int64 [R], `x`, `y` [R] -> origins, unit
-        directions [R, 3]."""
+        """Return origins and unit directions [R, 3] of rays through image positions.
+
+        Args:
+            view_ids: int64 [R], the camera of each ray.
+            x, y: [R], pixels from the left and from the top of the image.
+        """
         pose = self.c2w.index_select(0, view_ids)
         fx, fy, cx, cy = (t.index_select(0, view_ids) for t in (self.fx, self.fy, self.cx, self.cy))
         local = torch.stack(
@@ -176,14 +186,14 @@ class Cameras:
         return pose[:, :, 3], torch.nn.functional.normalize(directions, dim=-1)
 
     def rays(self, view_ids: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Rays through pixel centres.
+        """Return origins and unit directions [R, 3] of rays through pixel centers, float32, world axes.
 
         Args:
-            view_ids: int64 [R], which camera. The ids are not checked on the device: no host synchronisation.
+            view_ids: int64 [R], the camera of each ray. Not checked: that would wait for the device in every step.
             pixels: int64 [R], flat row-major pixel index `row * width + column`.
 
-        Returns:
-            origins [R, 3] and unit directions [R, 3], float32, world axes.
+        Raises:
+            InputError: the shapes are not [R].
         """
         if view_ids.ndim != 1 or pixels.shape != view_ids.shape:
             raise InputError(
@@ -194,17 +204,20 @@ class Cameras:
         return self.rays_at(view_ids, x, y)
 
     def view_rays(self, i: int) -> tuple[Tensor, Tensor]:
-        """All rays of view `i`, row by row: origins [H*W, 3] and unit directions [H*W, 3]."""
+        """Return origins and unit directions [H W, 3] of all rays of view `i`, row by row.
+
+        Raises IndexError if there is no such view.
+        """
         if not -len(self) <= i < len(self):
             raise IndexError(f"view must be in [{-len(self)}, {len(self)}), was {i}")
         pixels = torch.arange(self.width * self.height, device=self.c2w.device)
         return self.rays(torch.full_like(pixels, i % len(self)), pixels)
 
     def corner_rays(self) -> tuple[Tensor, Tensor]:
-        """Rays through the image's four outer corners: origins [V, 4, 3] and unit directions [V, 4, 3].
+        """Return origins and unit directions [V, 4, 3] of rays through the image's four outer corners.
 
-        Every ray of a view is a positive combination of its corner rays, so a convex region that holds the
-        corner rays' crossings of a plane holds the whole view's.
+        Every ray of a view is a positive combination of its corner rays, so a convex region that contains the corner
+        rays' crossings of a plane contains those of the whole view.
         """
         count = len(self)
         ids = torch.arange(count, device=self.c2w.device).repeat_interleave(4)
@@ -215,29 +228,42 @@ class Cameras:
 
 
 def cat_cameras(parts: list[Cameras]) -> Cameras:
-    """One `Cameras` of several with the same image size, in order."""
+    """Return several cameras of one image size as one `Cameras`, in order.
+
+    Raises:
+        InputError: there are none, or they have several image sizes.
+
+    >>> cameras = Cameras(look_at(4 * torch.eye(3), torch.zeros(3, 3)), 8.0, 8.0, 4.0, 4.0, 8, 8)
+    >>> len(cat_cameras([cameras, cameras[:1]]))
+    4
+    """
     if not parts:
         raise InputError("cameras: at least one part is needed to join, was none")
-    sizes = {(part.width, part.height) for part in parts}
+    sizes = {(cameras.width, cameras.height) for cameras in parts}
     if len(sizes) > 1:
         raise InputError(f"cameras: all parts must have one image size, were {sorted(sizes)}")
 
     def joined(name: str) -> Tensor:
-        return torch.cat([getattr(part, name) for part in parts])
+        return torch.cat([getattr(cameras, name) for cameras in parts])
 
     return replace(parts[0], c2w=joined("c2w"), fx=joined("fx"), fy=joined("fy"), cx=joined("cx"), cy=joined("cy"))
 
 
 def cameras_between(a: Cameras, b: Cameras, weights: Tensor) -> Cameras:
-    """K cameras on the way from camera `a` (weight 0) to camera `b` (1), one each, of one image size.
+    """Return K cameras on the way from camera `a` (weight 0) to camera `b` (weight 1).
 
-    Positions and intrinsics lie on a straight line, rotations are the nearest ones to the mean of both matrices.
+    Positions and intrinsics lie on a line; a rotation is the one nearest to the weighted mean of both matrices.
 
     Args:
+        a, b: one camera each, of one image size.
         weights: [K].
 
     Raises:
         InputError: not one camera each, other sizes, or rotations half a turn apart, which have no mean.
+
+    >>> cameras = Cameras(look_at(4 * torch.eye(3), torch.zeros(3, 3)), 8.0, 8.0, 4.0, 4.0, 8, 8)
+    >>> cameras_between(cameras[:1], cameras[1:2], torch.tensor([0.0, 0.5])).centers.tolist()
+    [[4.0, 0.0, 0.0], [2.0, 2.0, 0.0]]
     """
     if len(a) != 1 or len(b) != 1 or (a.width, a.height) != (b.width, b.height):
         raise InputError(f"a, b: must be one camera each, of one image size, were {len(a)} and {len(b)}")
@@ -247,17 +273,22 @@ def cameras_between(a: Cameras, b: Cameras, weights: Tensor) -> Cameras:
     left, size, right = torch.linalg.svd(mixed[:, :, :3])
     if len(w) and not (float(size.min()) > 1e-3 and float(torch.linalg.det(left @ right).min()) > 0):
         raise InputError("a, b: must not be turned by half a turn against each other, were")
-    one = w[:, 0, 0].to(torch.float32)
-    inner = {name: (1 - one) * getattr(a, name) + one * getattr(b, name) for name in ("fx", "fy", "cx", "cy")}
-    return replace(a, c2w=torch.cat((left @ right, mixed[:, :, 3:]), 2), **inner)
+    share = w[:, 0, 0].to(torch.float32)
+    intrinsics = {name: (1 - share) * getattr(a, name) + share * getattr(b, name) for name in ("fx", "fy", "cx", "cy")}
+    return replace(a, c2w=torch.cat((left @ right, mixed[:, :, 3:]), 2), **intrinsics)
 
 
 def look_at(position: Tensor, target: Tensor, roll: Tensor | None = None) -> Tensor:
-    """Camera-to-world poses [V, 3, 4] that stand at `position` [V, 3] and look at `target` [V, 3], world z
-    up.
+    """Return camera-to-world poses [V, 3, 4] of cameras at `position` that look at `target`, with the world's z up.
 
-    `roll` [V] turns the camera about its own axis, radians. Looking straight down, the picture's top is
-    world +y.
+    Args:
+        position, target: [V, 3].
+        roll: [V], radians, turns each camera about its own axis; None: upright.
+
+    A camera that looks straight down has world +y at the top of its picture.
+
+    >>> look_at(torch.tensor([[0.0, -4.0, 0.0]]), torch.zeros(1, 3))[0, :, 2].tolist()
+    [0.0, -1.0, 0.0]
     """
     back = torch.nn.functional.normalize(position - target, dim=-1)
     up = torch.zeros_like(back)

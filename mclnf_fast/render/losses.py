@@ -42,7 +42,7 @@ def ray_losses(
         ray_weight: [R]; None: ones. The mean is over rays and channels, not over weights.
 
     Returns:
-        [M]; differentiable in `params` twice. Where one differentiates twice, compositing (`render_modules`) is faster.
+        [M]; differentiable in `params` twice. If you differentiate twice, compositing (`render_modules`) is faster.
 
     Raises:
         ValueError: a shape does not fit; and as `ops.bank_ray_mse`.

@@ -1,4 +1,4 @@
-"""The rays of objects seen from all sides: each object is a task, its pixels the samples to draw from."""
+"""The rays of objects seen from all sides: each object is a task, its pixels are the samples to draw from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from mclnf_fast.spec import FieldSpec
 
 
 def on_white(images: Tensor) -> Tensor:
-    """uint8 [..., 4], sRGB with straight alpha -> float32 [..., 3] in 0 ... 1 in front of white, as it is shown."""
+    """Return uint8 [..., 4], sRGB with straight alpha, as float32 [..., 3] in 0 ... 1 in front of white.
+
+    Mixed in sRGB and not in linear light, as pictures are displayed and the published scores are computed.
+
+    >>> on_white(torch.tensor([255, 0, 0, 0], dtype=torch.uint8)).tolist()
+    [1.0, 1.0, 1.0]
+    """
     values = images.to(torch.float32) / 255.0
     alpha = values[..., 3:]
     return values[..., :3] * alpha + (1 - alpha)
@@ -26,15 +32,22 @@ def on_white(images: Tensor) -> Tensor:
 class ObjectPool:
     """The posed images of O objects; a ray is drawn from any view of its object, uniform over all their pixels.
 
-    Rays are made when they are drawn: written out, the 25 views of 128 x 128 pixels of one object would be 409,600
-    rows of 9 floats, 14 MiB, where their pixels are 1.6 MiB (`rows` writes them out).
+    Rays are computed when they are drawn: written out, the 25 views of 128 x 128 pixels of one object would be 409,600
+    rows of 9 floats, 14 MiB, in place of 1.6 MiB of pixels (`rows` writes them out).
 
     Args:
         objects: (images uint8 [V, H, W, 4], V cameras) of each; V may differ, H and W not.
-        settings: how rays are cut, and with that how long their directions are.
-        device: where the images lie and rays are made. Ids are drawn on the CPU, so that a seed means the same on each.
+        settings: of the convention `blog` or `learnit`, which has the length of directions.
+        device: of the images and rays. Ids are drawn on the CPU, so that a seed means the same on each.
 
-    Raises InputError where there is no object, or images and cameras do not fit.
+    Raises:
+        InputError: there is no object, or images and cameras do not fit.
+
+    >>> from mclnf_fast.render.cameras import look_at
+    >>> cameras = Cameras(look_at(4 * torch.eye(3)[:1], torch.zeros(1, 3)), 8.0, 8.0, 4.0, 4.0, 8, 8)
+    >>> pool = ObjectPool([(torch.zeros(1, 8, 8, 4, dtype=torch.uint8), cameras)], RenderSettings.between())
+    >>> pool.batch(pool.draw(torch.tensor([0]), 5, torch.Generator())).colors.shape
+    torch.Size([1, 5, 3])
     """
 
     def __init__(
@@ -55,20 +68,20 @@ class ObjectPool:
         self._axes = -self.cameras.c2w[:, :, 2]
         self._pixels = torch.cat([images.reshape(-1, 4) for images, _ in objects]).to(self.device)
         self.views = tuple(len(images) for images, _ in objects)
-        self._first = torch.tensor([0, *self.views]).cumsum(0)  # views
+        self._first_view = torch.tensor([0, *self.views]).cumsum(0)  # of each object, counted over all
         self.height, self.width = self.cameras.height, self.cameras.width
 
     def __len__(self) -> int:
-        """O."""
+        """Return O, the number of objects."""
         return len(self.views)
 
     @property
     def pixels(self) -> int:
-        """Of one view."""
+        """Number of pixels of one view."""
         return self.height * self.width
 
     def batch(self, ids: Tensor) -> RayBatch:
-        """The rays of ids int64 [...]: pixel of (object, view, row, column), row-major; tensors [..., 3]."""
+        """Return the rays of ids int64 [...]: pixels (object, view, row, column), row-major; tensors [..., 3]."""
         flat = ids.reshape(-1).to(self.device)
         views = flat // self.pixels
         origins, directions = self.cameras.rays(views, flat % self.pixels)
@@ -85,26 +98,34 @@ class ObjectPool:
         views: int | None = None,
         columns: tuple[int, int] | None = None,
     ) -> Tensor:
-        """`count` ids of each object, uniform with replacement: objects int64 [T] -> [T, count].
+        """Return `count` ids of each object, uniform with replacement: int64 [T, count].
 
-        views: of each object, only its first so many; None: all. columns: of each view, only those from the first to
-        before the second; None: all.
+        Args:
+            objects: int64 [T].
+            count: per object.
+            generator: on the CPU.
+            views: draw from the first `views` views of each object; None: from all.
+            columns: draw from columns first ... last-1 of each view; None: from all.
         """
-        first = self._first[objects]
-        have = self._first[objects + 1] - first
-        have = have if views is None else have.clamp(max=views)
+        first_view = self._first_view[objects]
+        available = self._first_view[objects + 1] - first_view
+        available = available if views is None else available.clamp(max=views)
         left, right = self._columns(columns)
         size = self.height * (right - left)
+        # float64: a float32 in 0 ... 1 has 2^24 values and would leave pixels of a large set without a chance.
         unit = torch.rand(len(objects), count, dtype=torch.float64, generator=generator)
-        k = (unit * (have * size)[:, None]).to(torch.int64)
+        k = (unit * (available * size)[:, None]).to(torch.int64)
         row = torch.div(k, right - left, rounding_mode="floor")
-        return first[:, None] * self.pixels + row * self.width + left + k % (right - left)
+        return first_view[:, None] * self.pixels + row * self.width + left + k % (right - left)
 
     def view_ids(self, objects: Tensor, view: int, columns: tuple[int, int] | None = None) -> Tensor:
-        """All ids of one view of each object, or of some of its columns: int64 [T] -> [T, H W], row by row."""
+        """Return all ids of one view of each object, row by row: int64 [T, H W].
+
+        columns: as `draw` takes them; [T, H (last - first)] ids then.
+        """
         left, right = self._columns(columns)
         ids = torch.arange(self.pixels).reshape(self.height, self.width)[:, left:right].reshape(-1)
-        return (self._first[objects] + view)[:, None] * self.pixels + ids
+        return (self._first_view[objects] + view)[:, None] * self.pixels + ids
 
     def _columns(self, columns: tuple[int, int] | None) -> tuple[int, int]:
         left, right = columns or (0, self.width)
@@ -113,7 +134,7 @@ class ObjectPool:
         return left, right
 
     def points(self, count: int, generator: torch.Generator) -> Tensor:
-        """Places [count, 3] where rays of all objects' views are looked at, one a ray: spread as training spreads them.
+        """Return sample points [count, 3] of rays of all objects' views, one per ray, distributed as in training.
 
         As many for each object, so that `count` is rounded up to a multiple of O.
         """
@@ -123,8 +144,8 @@ class ObjectPool:
         return batch.origins + t * batch.directions
 
     def rows(self, k: int) -> Tensor:
-        """Object k written out as the texts do: [V H W, 9], origin, direction and colour of each ray."""
-        first = int(self._first[k]) * self.pixels
+        """Return all rays of object k as the published code has them: [V H W, 9], origin, direction and color."""
+        first = int(self._first_view[k]) * self.pixels
         return torch.cat(self.batch(torch.arange(first, first + self.views[k] * self.pixels)), -1)
 
 
@@ -137,18 +158,28 @@ def ray_loss(
     views: int | None = None,
     columns: tuple[int, int] | None = None,
 ) -> Callable[[Sequence[Tensor], int], Tensor]:
-    """The loss of a step for `learn`: T objects side by side, fresh rays and fresh places along them in each step.
+    """Return the loss of a step for `learn`: T objects side by side, fresh rays and samples in each step.
 
-        L_m = mean over rays and channels of (pixel - colour)^2
+        L_m = mean over rays and channels of (pixel - color)^2
 
     Args:
-        objects: int64 [T], which of the pool's; module m learns objects[m].
-        rays: a step and object.
+        pool: the rays; its settings hold the background and the samples per ray.
+        objects: int64 [T], of the pool; module m learns objects[m].
+        spec: of the field, as `ray_losses` takes it.
+        rays: per step and object.
         generator: on the CPU.
-        views: the first so many of an object's; None: all.
-        columns: of a view's, as `ObjectPool.draw`'s.
+        views, columns: as `ObjectPool.draw` takes them.
 
-    Returns `(params [T, ...], step) -> [T]`.
+    Returns:
+        A function (params [T, ...], step) -> losses [T]; see `ray_losses`.
+
+    >>> from mclnf_fast.fields import initial_parameters
+    >>> from mclnf_fast.render.cameras import look_at
+    >>> cameras = Cameras(look_at(4 * torch.eye(3)[:1], torch.zeros(1, 3)), 8.0, 8.0, 4.0, 4.0, 8, 8)
+    >>> pool = ObjectPool([(torch.zeros(1, 8, 8, 4, dtype=torch.uint8), cameras)], RenderSettings.between())
+    >>> spec = FieldSpec(3, 4, width=8, hidden_layers=1)
+    >>> ray_loss(pool, torch.tensor([0]), spec, 16, torch.Generator())(initial_parameters(spec, 1), 0).shape
+    torch.Size([1])
     """
 
     def loss(params: Sequence[Tensor], step: int) -> Tensor:

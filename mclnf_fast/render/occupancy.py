@@ -1,4 +1,4 @@
-"""Which parts of a box are worth a sample: a grid of densities that follows a field while it learns."""
+"""Skip empty space: a grid of densities over a box that follows a field while it learns."""
 
 from __future__ import annotations
 
@@ -15,28 +15,34 @@ CHUNK = 1 << 18  # points evaluated at a time
 
 
 class OccupancyGrid:
-    """Cells of a box that hold anything, as `ops.march_rays` and `sample_in_cells(occupancy=...)` take them.
+    """Cells of a box that are not empty, as `ops.march_rays` and `sample_in_cells(occupancy=...)` take them.
 
-    Every cell remembers the largest density that was found in it, and forgets it slowly (Instant NGP, arXiv
+    Every cell remembers the largest density that was sampled in it, and forgets it slowly (Instant NGP, arXiv
     2201.05989, appendix C; nerfacc's `OccGridEstimator` does the same):
 
         density <- max(decay * density, largest of the field's densities at jittered points of the cell)
 
-    A cell is occupied where that is above `threshold`, and where a neighbour within `grow` cells is. Each octant of a
-    cell is sampled once an update, so with `grow` of at least 1 nothing box-shaped that is denser than the threshold
+    A cell is occupied if that is above `threshold`, or if that of a neighbor within `grow` cells is. Each octant of a
+    cell is sampled once per update, so with `grow` of at least 1 nothing box-shaped that is denser than the threshold
     and at least two cells long on each axis is ever missed, wherever it lies in a level. Before the first update
     everything is occupied.
 
     Args:
         resolution: cells along x, y and z (or one number for all three), each at least 1.
-        levels: L nested grids, 1 to 32; level k spans the box scaled by 2^k about its centre.
+        levels: L nested grids, 1 to 32; level k spans the box scaled by 2^k about its center.
         threshold: density (in the units of the field) up to which a cell counts as empty, at least 0.
-        decay: what an update leaves of the old density, above 0 and at most 1.
+        decay: factor of the old density in an update, above 0 and at most 1.
         aabb: [2, 3], the box; None: [-1, 1]^3, which is every module's own cell (see `sample_in_cells`).
         grow: cells by which occupied space is grown, at least 0.
         device: of the grid.
 
-    Raises InputError, naming the argument.
+    Raises:
+        InputError: an argument is out of range; the message names it.
+
+    >>> grid = OccupancyGrid(8, threshold=0.5)
+    >>> grid.update(lambda x: (x.norm(dim=1) < 0.3).float(), torch.Generator().manual_seed(0))
+    >>> 0 < grid.fraction < 0.5
+    True
     """
 
     def __init__(
@@ -73,36 +79,37 @@ class OccupancyGrid:
 
     @property
     def grid(self) -> Tensor:
-        """bool [L, X, Y, Z]: what is occupied."""
+        """Whether each cell is occupied, bool [L, X, Y, Z]."""
         return self._grid
 
     @property
     def density(self) -> Tensor:
-        """fp32 [L, X, Y, Z]: the remembered densities, 0 before the first update."""
+        """The remembered densities, float32 [L, X, Y, Z]; 0 before the first update."""
         return self._density
 
     @property
     def fraction(self) -> float:
-        """Share of the cells of all levels that is occupied, 0 ... 1."""
+        """Share of occupied cells over all levels, 0 ... 1."""
         return float(self._grid.to(torch.float32).mean())
 
     @torch.no_grad()
     def update(self, density: Callable[[Tensor], Tensor], generator: torch.Generator | None = None) -> None:
-        """Looks at the field once more.
+        """Sample the field once in each octant of every cell, and take over its densities.
 
         Args:
-            density: points [N, 3] in the coordinates of the box -> densities [N], finite.
-            generator: of the jitter, on the grid's device; None takes torch's default.
+            density: a function of points [N, 3] in the coordinates of the box; it returns densities [N], finite.
+            generator: of the jitter, on the grid's device; None: torch's default.
 
-        Raises: TypeError or ValueError where `density` gives something else; the grid then stays as it was.
+        Raises:
+            TypeError, ValueError: `density` returns something else; the grid is then left unchanged.
         """
-        found = torch.stack([self._largest(density, level, generator) for level in range(self._density.shape[0])])
-        self._density = torch.maximum(self._density * self.decay, found)
+        sampled = torch.stack([self._largest(density, level, generator) for level in range(self._density.shape[0])])
+        self._density = torch.maximum(self._density * self.decay, sampled)
         self.updates += 1
         self._threshold()
 
     def _largest(self, density: Callable[[Tensor], Tensor], level: int, generator: torch.Generator | None) -> Tensor:
-        """The largest of the densities at a jittered point of each octant of every cell: [X, Y, Z]."""
+        """Return the largest density at a jittered point of each octant of every cell, [X, Y, Z]."""
         size = torch.tensor(self._density.shape[1:], device=self.aabb.device) * STRATA
         axes = [torch.arange(int(n), device=self.aabb.device) for n in size]
         corners = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
@@ -121,11 +128,11 @@ class OccupancyGrid:
         self._grid = occupied
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The densities and the number of updates (copies); the rest is the caller's."""
+        """Return copies of the densities and of the number of updates; the arguments are the caller's to keep."""
         return {"density": self._density.clone(), "updates": torch.tensor(self.updates)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over what `state_dict` returned. Raises InputError where an entry is missing or does not fit."""
+        """Take over a `state_dict`. Raises InputError if an entry is missing or does not fit."""
         for name in ("density", "updates"):
             if name not in state:
                 raise InputError(f"state must hold {name!r}, got {sorted(state)}")

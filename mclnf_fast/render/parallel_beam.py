@@ -15,23 +15,34 @@ from mclnf_fast.spec import FieldSpec
 
 
 def detector_places(count: int) -> Tensor:
-    """Where detectors stand across a picture that reaches from -1 to 1, fp64 [D]: the middles of D equal parts."""
+    """Return the positions of detectors across a picture that spans -1 to 1, float64 [D]: middles of D equal parts.
+
+    >>> detector_places(2).tolist()
+    [-0.5, 0.5]
+    """
     return (2 * torch.arange(count, dtype=torch.float64) + 1) / count - 1
 
 
 def project(images: Tensor, angles: Tensor) -> Tensor:
-    """Parallel projections of square pictures: the mean of N points along each ray, the picture between pixels linear.
+    """Return the parallel projections of square pictures: the mean of N points along each ray.
 
         p(t, s) = 1/N sum_k f(s (cos t, sin t) + l_k (-sin t, cos t)),   s and l_k: `detector_places(N)`
 
-    x points to the right and y up; outside the picture f is 0. The mean over a ray in the place of its sum makes p of
-    the size of f whatever N is, and is the line integral in units of the picture's side.
+    x points to the right and y up; f is linear between pixels and 0 outside the picture. The mean along a ray in place
+    of its sum gives p the scale of f for every N; it is the line integral in units of the picture's side.
 
     Args:
         images: [T, N, N].
         angles: t in radians, [T, V] or [V].
 
-    Returns [T, V, N], differentiable in `images`. Raises ValueError where shapes do not fit.
+    Returns:
+        [T, V, N], differentiable in `images`.
+
+    Raises:
+        ValueError: a shape does not fit.
+
+    >>> project(torch.ones(1, 4, 4), torch.tensor([0.0])).tolist()
+    [[[1.0, 1.0, 1.0, 1.0]]]
     """
     tasks, size = _check_square(images)
     angles = _angles(angles, tasks).to(images)
@@ -39,18 +50,26 @@ def project(images: Tensor, angles: Tensor) -> Tensor:
     cos, sin = angles.cos()[..., None, None], angles.sin()[..., None, None]
     s, l = line[:, None], line[None, :]
     grid = torch.stack((s * cos - l * sin, -(s * sin + l * cos)), -1).flatten(1, 2)  # rows go down
-    found = F.grid_sample(images[:, None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return found[:, 0].mean(-1).reshape(tasks, -1, size)
+    values = F.grid_sample(images[:, None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return values[:, 0].mean(-1).reshape(tasks, -1, size)
 
 
 def back_project(sinograms: Tensor, angles: Tensor) -> Tensor:
-    """Filtered back-projection with the ramp filter (Ram-Lak): the classical reconstruction of `project`'s values.
+    """Return the filtered back-projection with the ramp filter (Ram-Lak): the classical reconstruction.
 
     Args:
-        sinograms: [T, V, N], values as `project` has them.
+        sinograms: [T, V, N], values as `project` returns them.
         angles: t in radians, [T, V] or [V], spread over half a turn.
 
-    Returns [T, N, N], not clipped. Raises ValueError where shapes do not fit.
+    Returns:
+        [T, N, N], not clipped.
+
+    Raises:
+        ValueError: a shape does not fit.
+
+    >>> angles = even_angles(16)
+    >>> back_project(project(torch.ones(1, 8, 8), angles), angles).shape
+    torch.Size([1, 8, 8])
     """
     if sinograms.dim() != 3 or 0 in sinograms.shape:
         raise ValueError(f"sinograms must be [T, V, N] with at least one of each, got {list(sinograms.shape)}")
@@ -68,10 +87,11 @@ def back_project(sinograms: Tensor, angles: Tensor) -> Tensor:
 
 
 def _ramp(lines: Tensor) -> Tensor:
-    """Lines [..., N] over [-1, 1] convolved with the band-limited ramp, whose samples are, at the spacing h,
+    """Return lines [..., N] over [-1, 1] convolved with the band-limited ramp. Its samples at the spacing h are
 
     1 / (4 h^2) at 0,  -1 / (pi n h)^2 at odd n,  0 at even n
     """
+    # The kernel is sampled in space and then transformed; a ramp sampled in frequency would lose the mean of a line.
     size = lines.shape[-1]
     spacing, padded = 2 / size, 1 << (2 * size - 1).bit_length()
     n = torch.arange(padded, device=lines.device)
@@ -95,24 +115,44 @@ def _angles(angles: Tensor, tasks: int) -> Tensor:
 
 
 def even_angles(views: int) -> Tensor:
-    """Angles k pi / V of V views, radians, [V]."""
+    """Return the angles k pi / V of V views, radians, [V].
+
+    >>> even_angles(2).tolist()
+    [0.0, 1.5707963705062866]
+    """
     return torch.arange(views) * (math.pi / views)
 
 
 def random_angles(tasks: int, views: int, generator: torch.Generator) -> Tensor:
-    """Angles uniform in half a turn, radians, [T, V], drawn on the CPU."""
+    """Return angles uniform in half a turn, radians, [T, V], drawn on the CPU.
+
+    >>> random_angles(2, 3, torch.Generator()).shape
+    torch.Size([2, 3])
+    """
     return math.pi * torch.rand(tasks, views, generator=generator)
 
 
 def field_values(params: Sequence[Tensor], spec: FieldSpec, features: Tensor, backend: str = "auto") -> Tensor:
-    """The outputs of T fields at features [T, n, in]: [T, n, out]."""
+    """Return the outputs [T, n, out] of T fields at features [T, n, in].
+
+    >>> from mclnf_fast.fields import initial_parameters
+    >>> spec = FieldSpec(2, 1, width=8, hidden_layers=1)
+    >>> field_values(initial_parameters(spec, 3), spec, torch.zeros(3, 5, 2)).shape
+    torch.Size([3, 5, 1])
+    """
     tasks, count = features.shape[:2]
     offsets = offsets_of_equal_shares(tasks, count, features.device)
     return evaluate_params(params, spec, features.flatten(0, 1), offsets, backend).reshape(tasks, count, -1)
 
 
 def field_pictures(params: Sequence[Tensor], spec: FieldSpec, features: Tensor, backend: str = "auto") -> Tensor:
-    """The first output of T fields at the features [T, N N, in] of a square's pixels, row by row: [T, N, N]."""
+    """Return the pictures [T, N, N] of T fields: their first output at the features [T, N N, in] of all pixels.
+
+    >>> from mclnf_fast.fields import initial_parameters
+    >>> spec = FieldSpec(2, 1, width=8, hidden_layers=1)
+    >>> field_pictures(initial_parameters(spec, 3), spec, torch.zeros(3, 16, 2)).shape
+    torch.Size([3, 4, 4])
+    """
     size = math.isqrt(features.shape[1])
     return field_values(params, spec, features, backend)[..., 0].unflatten(1, (size, size))
 
@@ -120,26 +160,34 @@ def field_pictures(params: Sequence[Tensor], spec: FieldSpec, features: Tensor, 
 def scan_loss(
     sinograms: Tensor, angles: Tensor, features: Tensor, spec: FieldSpec, backend: str = "auto"
 ) -> Callable[[Sequence[Tensor], int], Tensor]:
-    """The loss of a step for `learn`: T fields side by side, each against its own projections.
+    """Return the loss of a step for `learn`: T fields side by side, each against its own projections.
 
         L_m = mean over views and detectors of (project(f_m) - sinogram_m)^2
 
-    A field is evaluated once a pixel and step, however many views there are. Projections are means over a ray's pixels
-    and not their sums (`project`): a picture off by d everywhere has a loss of d^2, whatever its size, and a rate means
-    the same for each.
+    A field is evaluated once per pixel and step, however many views there are. Projections are means along a ray and
+    not sums (`project`): a picture that is off by d everywhere has the loss d^2 at every size, so that one learning
+    rate fits all sizes.
 
     Args:
-        sinograms: [T, V, N], measured, as `project` has them.
+        sinograms: [T, V, N], measured, as `project` returns them.
         angles: their angles, radians, [T, V] or [V].
-        features: what the networks take at each of the N x N pixels, row by row, [N N, in].
+        features: inputs of the networks at each of the N x N pixels, row by row, [N N, in].
+        spec, backend: of the fields.
 
-    Returns `(params [T, ...], step) -> [T]`.
+    Returns:
+        A function (params [T, ...], step) -> losses [T].
+
+    >>> from mclnf_fast.fields import initial_parameters
+    >>> spec = FieldSpec(2, 1, width=8, hidden_layers=1)
+    >>> loss = scan_loss(torch.rand(3, 5, 4), even_angles(5), torch.rand(16, 2), spec)
+    >>> loss(initial_parameters(spec, 3), 0).shape
+    torch.Size([3])
     """
     tasks = len(sinograms)
-    every = features[None] if tasks == 1 else features.repeat(tasks, 1, 1)
+    repeated = features[None] if tasks == 1 else features.repeat(tasks, 1, 1)
 
     def loss(params: Sequence[Tensor], step: int) -> Tensor:
-        seen = project(field_pictures(params, spec, every, backend), angles)
-        return (seen - sinograms).square().mean((1, 2))
+        projections = project(field_pictures(params, spec, repeated, backend), angles)
+        return (projections - sinograms).square().mean((1, 2))
 
     return loss

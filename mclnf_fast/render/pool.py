@@ -13,7 +13,13 @@ from mclnf_fast.render.cameras import Cameras
 
 
 class RayBatch(NamedTuple):
-    """origins, directions [R, 3]; colors [R, 3] in 0 ... 1."""
+    """Rays and their colors.
+
+    Attributes:
+        origins: [R, 3], scene units.
+        directions: [R, 3], of length 1.
+        colors: [R, 3] in 0 ... 1.
+    """
 
     origins: Tensor
     directions: Tensor
@@ -24,32 +30,41 @@ class Pool(Protocol):
     """Rays to draw from: those of one set of images (`RayPool`), or of several (`RayPools`)."""
 
     def __len__(self) -> int:
-        """Number of rays."""
+        """Return the number of rays."""
 
     @property
     def tiles(self) -> int:
         """Number of tiles."""
 
     def batch(self, ids: Tensor) -> RayBatch:
-        """The rays of ids int64 [R]."""
+        """Return the rays of ids int64 [R]."""
 
     def uniform(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` ids, uniform with replacement."""
+        """Return `count` ids, uniform with replacement."""
 
     def in_tiles(self, tiles: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One uniform ray of each tile int64 [R], and factors [R]."""
+        """Return one uniform ray of each tile int64 [R], and the factors [R] of `RayPool.in_tiles`."""
 
 
 class RayPool:
     """All pixels of V posed images, addressed by one flat id, and the same pixels in square tiles.
 
-    Tiles are what Fisher information is remembered for (`learn.FisherSampler`): a single pixel is drawn a few times in
-    a whole run, its neighbourhood often.
+    Fisher information is remembered per tile (`learn.FisherSampler`): a single pixel is drawn a few times in a whole
+    run, its neighborhood often.
 
     Args:
         images: uint8 [V, H, W, 3], on any device. Ids are drawn on the CPU, so that a seed means the same on each.
         cameras: V cameras of the same size, on the images' device.
         tile: side of a tile in pixels; tiles at the right and lower border may be smaller.
+
+    Raises:
+        InputError: images of another shape or type, cameras that do not fit them, a tile below 1.
+
+    >>> from mclnf_fast.render.cameras import look_at
+    >>> cameras = Cameras(look_at(4 * torch.eye(3)[:1], torch.zeros(1, 3)), 8.0, 8.0, 4.0, 4.0, 8, 8)
+    >>> pool = RayPool(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), cameras, tile=4)
+    >>> pool.batch(pool.uniform(5, torch.Generator())).colors.shape, len(pool), pool.tiles
+    (torch.Size([5, 3]), 64, 4)
     """
 
     def __init__(self, images: Tensor, cameras: Cameras, tile: int = 8) -> None:
@@ -77,18 +92,18 @@ class RayPool:
         return len(self.cameras) * self.rows * self.columns
 
     def batch(self, ids: Tensor) -> RayBatch:
-        """The rays of flat pixel ids int64 [R] (view, row, column; row-major), where the images are."""
+        """Return the rays of flat pixel ids int64 [R] (view, row, column; row-major), on the images' device."""
         ids = ids.to(self._colors.device)
         pixels = self.width * self.height
         origins, directions = self.cameras.rays(ids // pixels, ids % pixels)
         return RayBatch(origins, directions, self._colors.index_select(0, ids).to(torch.float32) / 255.0)
 
     def uniform(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` pixel ids, uniform with replacement."""
+        """Return `count` pixel ids, uniform with replacement."""
         return torch.randint(len(self), (count,), generator=generator)
 
     def tile_sizes(self) -> Tensor:
-        """Pixels of every tile, int64 [tiles]."""
+        """Return the number of pixels of every tile, int64 [tiles]."""
         heights = torch.full((self.rows,), self.tile)
         heights[-1] = self.height - self.tile * (self.rows - 1)
         widths = torch.full((self.columns,), self.tile)
@@ -96,10 +111,11 @@ class RayPool:
         return (heights[:, None] * widths).flatten().repeat(len(self.cameras))
 
     def in_tiles(self, tiles: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One uniform pixel of each tile int64 [R]: pixel ids [R], and n_tiles / n_pixels times the tile's pixels [R].
+        """Return one uniform pixel of each tile int64 [R]: its id [R], and a factor [R] for its weight.
 
-        The second factor makes an estimate that is unbiased over tiles unbiased over pixels; it is 1 where all tiles
-        are of one size.
+            factor = pixels of the tile * n_tiles / n_pixels
+
+        It makes an estimate that is unbiased over tiles unbiased over pixels, and is 1 if all tiles are of one size.
         """
         per_view = self.rows * self.columns
         view, rest = tiles // per_view, tiles % per_view
@@ -114,8 +130,22 @@ class RayPool:
 
 
 class RayPools:
-    """Several pools as one, also of images of several sizes: the ids, and the tiles, of each follow those of the one
-    before."""
+    """Several pools as one, also of images of several sizes.
+
+    The ids, and the tiles, of each pool follow those of the one before.
+
+    Args:
+        pools: at least one.
+
+    Raises:
+        InputError: there is no pool.
+
+    >>> from mclnf_fast.render.cameras import look_at
+    >>> cameras = Cameras(look_at(4 * torch.eye(3)[:1], torch.zeros(1, 3)), 8.0, 8.0, 4.0, 4.0, 8, 8)
+    >>> pool = RayPool(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), cameras)
+    >>> len(RayPools([pool, pool]))
+    128
+    """
 
     def __init__(self, pools: Sequence[RayPool]) -> None:
         if not pools:
@@ -133,25 +163,25 @@ class RayPools:
         return int(self._tiles[-1])
 
     def batch(self, ids: Tensor) -> RayBatch:
-        """The rays of ids int64 [R], in their order."""
+        """Return the rays of ids int64 [R], in their order."""
         ids = ids.cpu()
         owner = torch.bucketize(ids, self._ids[1:], right=True)
-        order = owner.argsort(stable=True)
-        parts = [p.batch(ids[owner == k] - self._ids[k]) for k, p in enumerate(self.pools)]
-        back = order.argsort().to(parts[0].colors.device)
-        return RayBatch(*(torch.cat(tensors)[back] for tensors in zip(*parts)))
+        batches = [pool.batch(ids[owner == k] - self._ids[k]) for k, pool in enumerate(self.pools)]
+        # The batches lie pool after pool; the inverse of that sort brings the rays back into the order of `ids`.
+        back = owner.argsort(stable=True).argsort().to(batches[0].colors.device)
+        return RayBatch(*(torch.cat(tensors)[back] for tensors in zip(*batches)))
 
     def uniform(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` ids, uniform with replacement."""
+        """Return `count` ids, uniform with replacement."""
         return torch.randint(len(self), (count,), generator=generator)
 
     def in_tiles(self, tiles: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One uniform pixel of each tile int64 [R], and the factors [R] of `RayPool.in_tiles` over all pools."""
+        """Return one uniform pixel of each tile int64 [R], and the factors [R] of `RayPool.in_tiles` over all pools."""
         owner = torch.bucketize(tiles, self._tiles[1:], right=True)
         ids, factors = torch.empty_like(tiles), torch.empty(len(tiles))
         for k, pool in enumerate(self.pools):
-            mine = owner == k
-            found, factor = pool.in_tiles(tiles[mine] - self._tiles[k], generator)
-            ids[mine] = found + self._ids[k]
-            factors[mine] = factor * (len(pool) / pool.tiles * self.tiles / len(self))
+            rows = owner == k
+            pool_ids, pool_factors = pool.in_tiles(tiles[rows] - self._tiles[k], generator)
+            ids[rows] = pool_ids + self._ids[k]
+            factors[rows] = pool_factors * (len(pool) / pool.tiles * self.tiles / len(self))
         return ids, factors

@@ -71,9 +71,7 @@ def render_views(bank: FieldBank, cameras: Cameras, settings: RenderSettings, ce
     params, device = bank.stacked, bank.stacked[0].device
     scene = settings.convention == "cell"
     if scene != (cells is not None) or (cells is not None and len(cells) != len(bank)):
-        wanted = (
-            f"the {len(bank)} of the bank's modules" if scene else f"None under the convention {settings.convention}"
-        )
+        wanted = f"{len(bank)}, one for each module" if scene else f"None under the convention {settings.convention}"
         raise ValueError(f"cells must be {wanted}, got {None if cells is None else len(cells)}")
     views = []
     for view in range(len(cameras)):

@@ -96,6 +96,7 @@ def composite(
         background = color.new_zeros(packed_info.shape[0], color.shape[1])
         out = ops.composite(density, color, t_starts, t_ends, packed_info, background, backend=settings.backend)
         return Rendered(out.color, out.opacity, out.depth)
+    # The depth of what is behind is the end of the last sample: a hole in the ground would else be at the camera.
     last = (packed_info.sum(1) - 1).clamp(min=0)
     hit = (packed_info[:, 1] > 0)[:, None]
     background = torch.where(hit, color.index_select(0, last), color.new_zeros(()))
@@ -171,6 +172,7 @@ def render_fused(
     check_convention(settings, "cell")
     check_field(spec, settings)
     weights, biases, _ = split_params(params, spec)
+    # Directions of the cells for the march, of the scene for the field: cells may be stretched.
     origins, directions = to_cells(rays, cells)
     behind = shading.background_color
     out = ops.render_rays(
@@ -190,6 +192,7 @@ def render_fused(
         last_behind=behind is None,
         density=shading.density_activation,
         color=shading.color_activation,
+        # The op clamps before every activation, a shading before `exp` alone.
         most_raw=shading.max_raw_density if shading.density_activation == "exp" else float("inf"),
         early_stop_eps=early_stop_eps,
         backend=settings.backend,
@@ -236,6 +239,7 @@ def render_objects(
         density = torch.cat((density[:, :-1], density[:, -1:].detach()), 1)
     fixed = settings.shading.background_color
     background = color[:, -1] if fixed is None else ops.constant(fixed, color)
+    # Not `composite`: with as many samples in every ray the op takes them as a matrix, and needs no index.
     deltas = samples.t_ends.reshape(t.shape)
     out = ops.composite(
         density, color, torch.zeros_like(deltas), deltas, background=background, backend=settings.backend

@@ -36,7 +36,7 @@ def through(given: Method, steps: int = 5) -> Method:
     return given
 
 
-def test_every_method_is_what_the_table_says():
+def test_every_method_has_the_parts_of_the_table():
     assert tuple(cls.category for cls in METHODS.values()) == CATEGORIES
     for name, cls in METHODS.items():
         assert (cls.joint, cls.modular) == (name in JOINT, name in MODULAR)
@@ -69,7 +69,7 @@ def test_modules_are_never_touched_again_and_forget_exactly_nothing(cls):
     assert not torch.equal(flat(given.params_of(1)), flat(kept))
 
 
-def test_modules_do_not_depend_on_what_came_before():
+def test_modules_do_not_depend_on_earlier_tasks():
     """Module 2 after task 1 has the bits of one that learned task 2 alone."""
     whole, alone = through(method(Mod)), method(Mod)
     train(alone, 5, 1)

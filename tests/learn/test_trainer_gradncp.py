@@ -95,7 +95,7 @@ def test_it_learns(bootstrap: float) -> None:
     assert math.isfinite(after)
 
 
-def test_what_is_validated() -> None:
+def test_validation_is_of_the_plain_error() -> None:
     """SGD with rescaled gradients of the whole context, and its plain error, whatever the target's weight."""
     one, two = learner(validation=tasks(1)), learner(validation=tasks(1), bootstrap=100.0)
     assert one.validate() == two.validate()

@@ -13,7 +13,7 @@ import torch
 from bank_cases import Case, make
 
 import mclnf_fast as mf
-from mclnf_fast.ops.bank_mlp.keep import kept_values
+from mclnf_fast.ops.bank_mlp.saved import saved_values
 
 OPS = torch.ops.mclnf_fast
 
@@ -52,7 +52,7 @@ def test_the_bits_are_those_of_computing_again(need, name: str, counts: list[int
             assert torch.equal(found, expected)
 
 
-def test_what_is_kept_is_what_the_layers_give(need) -> None:
+def test_saved_activations_are_those_of_the_layers(need) -> None:
     need("bank_mlp", "cpu")
     case = make(mf.FieldSpec(2, 1, 8, 1), [64])
     hidden = torch.relu(case.x @ case.weights[0][0] + case.biases[0][0])
@@ -74,25 +74,25 @@ def test_when_it_keeps(need) -> None:
     spec = mf.FieldSpec(3, 4, 64, 4)
     case = make(spec, [1000, 1000]).require(x=False)
     parameters = [*case.weights, *case.biases]
-    assert kept_values(case.x, parameters, spec) == 4 * 64 * (2000 + 2 * 63)
+    assert saved_values(case.x, parameters, spec) == 4 * 64 * (2000 + 2 * 63)
     with torch.no_grad():
-        assert kept_values(case.x, parameters, spec) == 0
-    assert kept_values(case.x, [p.detach() for p in parameters], spec) == 0
-    assert kept_values(case.x.double(), parameters, spec) == 0
-    assert kept_values(case.x[:100], parameters, spec) == 0  # 50 points a module: mostly padding
-    assert kept_values(case.x.repeat(5, 1), parameters, spec) == 0  # out of the caches
+        assert saved_values(case.x, parameters, spec) == 0
+    assert saved_values(case.x, [p.detach() for p in parameters], spec) == 0
+    assert saved_values(case.x.double(), parameters, spec) == 0
+    assert saved_values(case.x[:100], parameters, spec) == 0  # 50 points a module: mostly padding
+    assert saved_values(case.x.repeat(5, 1), parameters, spec) == 0  # out of the caches
     wide = make(mf.FieldSpec(3, 4, 256, 4), [1000, 1000]).require(x=False)
-    assert kept_values(wide.x.repeat(5, 1), wide.weights, wide.spec) > 0
+    assert saved_values(wide.x.repeat(5, 1), wide.weights, wide.spec) > 0
     linear = make(mf.FieldSpec(3, 4, 64, 0), [1000]).require(x=False)
-    assert kept_values(linear.x, linear.weights, linear.spec) == 0
-    assert kept_values(case.x, parameters, mf.FieldSpec(3, 4, 64, 4, "sine")) == 0
+    assert saved_values(linear.x, linear.weights, linear.spec) == 0
+    assert saved_values(case.x, parameters, mf.FieldSpec(3, 4, 64, 4, "sine")) == 0
 
 
 def test_a_second_backward_and_a_graph_that_goes_on(need) -> None:
     need("bank_mlp", "cpu")
     case = make(mf.FieldSpec(3, 4, 64, 2), [300, 200]).require(x=False)
     leaves = [*case.weights, *case.biases]
-    assert kept_values(case.x, leaves, case.spec) > 0
+    assert saved_values(case.x, leaves, case.spec) > 0
     loss = case.run("cpu").square().sum()
     first = torch.autograd.grad(loss, leaves, retain_graph=True)
     again = torch.autograd.grad(loss, leaves, create_graph=True)

@@ -191,7 +191,7 @@ def test_other_inputs_that_require_a_gradient(need, backend: str, which: str) ->
     torch.testing.assert_close(found, want, rtol=1e-9, atol=1e-12)
 
 
-def test_bits_do_not_depend_on_threads_or_neighbours(need) -> None:
+def test_bits_do_not_depend_on_threads_or_neighbors(need) -> None:
     need("bank_ray_mse", "cpu")
     p = problem("relu", "city", torch.float32, counts=[[16] * 300, [3] * 20, [130] * 150])
 
@@ -312,7 +312,7 @@ def test_misuse(change: dict[str, object], error: type[Exception], match: str) -
 def test_misuse_of_fields_and_shadings() -> None:
     spec = mf.FieldSpec(3, 3, 8, 1)
     case = make(spec, [4], torch.float32)
-    with pytest.raises(ValueError, match="spec must have out_dim 4, a density and three colours, got 3"):
+    with pytest.raises(ValueError, match="spec must have out_dim 4, a density and three colors, got 3"):
         mf.ops.bank_ray_mse(
             case.x, torch.tensor([0, 4]), torch.tensor([0, 1]), case.weights, case.biases, torch.ones(4),
             torch.zeros(1, 3), spec,

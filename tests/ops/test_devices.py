@@ -200,11 +200,11 @@ def test_right_offsets_stay_as_they_are() -> None:
 def test_constants_are_copied_once_and_not_within_a_transform() -> None:
     x = torch.zeros(2)
     assert _constants.constant((1.0, 2.0), x) is not _constants.constant((1.0, 2.0), x)  # on the CPU a copy is cheap
-    kept = _constants.kept((1.0, 2.5), torch.float16, x.device)
-    assert kept is _constants.kept((1.0, 2.5), torch.float16, x.device)
+    kept = _constants.saved_constant((1.0, 2.5), torch.float16, x.device)
+    assert kept is _constants.saved_constant((1.0, 2.5), torch.float16, x.device)
     assert kept.tolist() == [1.0, 2.5]
     with torch.inference_mode():
-        assert not _constants.kept((3.0,), torch.float32, x.device).is_inference()
+        assert not _constants.saved_constant((3.0,), torch.float32, x.device).is_inference()
 
 
 SAID = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 139.81 GiB."
@@ -247,7 +247,7 @@ def test_memory_that_runs_out_is_explained(need, gpu_or_cpu: str, op: str, monke
     assert said.endswith(f"Remedy: {_memory.REMEDY}")
 
 
-def test_what_a_gpu_has_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_properties_of_a_gpu_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 << 30, 140 << 30))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100 << 30)
 

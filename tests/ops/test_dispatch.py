@@ -11,6 +11,7 @@ import torch
 import mclnf_fast as mf
 from mclnf_fast.errors import BackendError
 from mclnf_fast.ops import _dispatch
+from mclnf_fast.ops._dispatch import Backend
 
 CPU = torch.device("cpu")
 
@@ -19,18 +20,21 @@ def no(device: torch.device, dtype: torch.dtype) -> str | None:
     return "it is broken today"
 
 
+def served() -> str:
+    return "reference"
+
+
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> str:
     """An op whose fast backend cannot serve."""
-    monkeypatch.setitem(_dispatch._registry, "toy", {})
-    monkeypatch.setattr(_dispatch, "_said", set())
+    monkeypatch.setitem(_dispatch._registry, "toy", {})  # taken out again after the test
+    monkeypatch.setattr(_dispatch, "_logged", set())
     monkeypatch.delenv(_dispatch.VARIABLE, raising=False)
-    _dispatch.register("toy", "triton", no)
-    _dispatch.register("toy", "reference", _dispatch.always)
+    _dispatch.register("toy", triton=Backend(no, "nowhere:at_all"), reference=Backend(_dispatch.always, served))
     return "toy"
 
 
-def test_auto_passes_over_and_says_why_once(toy: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_passes_over_a_backend_and_reports_why_once(toy: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="mclnf_fast"):
         for _ in range(3):
             assert _dispatch.select(toy, "auto", CPU, torch.float32) == "reference"
@@ -57,9 +61,9 @@ def test_the_variable_sets_the_default(toy: str, asked: str | None, monkeypatch:
 
 
 def test_a_kept_answer_does_not_outlive_the_variable(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    choose = _dispatch.selector(toy)
+    choose = _dispatch.Op(toy, False).serving
     for _ in range(2):
-        assert choose("auto", CPU, torch.float32) == "reference"
+        assert choose("auto", CPU, torch.float32)() == "reference"
         monkeypatch.setenv(_dispatch.VARIABLE, "triton")
         for _ in range(2):
             with pytest.raises(BackendError, match="broken today"):
@@ -71,7 +75,7 @@ def test_unknown_names(toy: str) -> None:
     with pytest.raises(ValueError, match=r"backend must be one of .*got 'gpu'"):
         _dispatch.select(toy, "gpu", CPU, torch.float32)
     with pytest.raises(ValueError, match=r"backend must be one of .*got 'auto'"):
-        _dispatch.register(toy, "auto", no)
+        _dispatch.register(toy, auto=Backend(no, served))
 
 
 def arguments() -> dict[str, object]:

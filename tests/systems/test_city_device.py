@@ -51,8 +51,8 @@ def test_a_run_on_a_gpu(run_tiny: Callable[..., int], tmp_path: pathlib.Path) ->
     assert run_tiny("--out", tmp_path / "cpu", *OPTIONS) == 0
     assert run_tiny("--out", tmp_path / "gpu", "--device", "cuda", *OPTIONS) == 0
     here, there = results(tmp_path / "cpu"), results(tmp_path / "gpu")
-    for name, row in here["summary"].items():
-        assert there["summary"][name]["psnr_mean"] == pytest.approx(row["psnr_mean"], abs=0.1)
+    for name, row in here["methods"].items():
+        assert there["methods"][name]["psnr_mean"] == pytest.approx(row["psnr_mean"], abs=0.1)
 
 
 @pytest.mark.parametrize(

@@ -52,24 +52,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def results(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {n: {k: v for k, v in row.items() if k != "seconds"} for n, row in metrics["starts"].items()}
+    return {n: {k: v for k, v in row.items() if k != "seconds"} for n, row in metrics["initializations"].items()}
 
 
 def values_of(folder: pathlib.Path, name: str) -> torch.Tensor:
     return load_tensors(folder / "predictions" / f"{name}.safetensors")[0]["values"]
 
 
-def test_a_run_leaves_what_a_report_needs(finished):
+def test_a_run_writes_all_that_a_report_needs(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert list(metrics["starts"]) == ["standard", "matched", "shuffled", "meta", "fbp", "mean"]
+    assert list(metrics["initializations"]) == ["standard", "matched", "shuffled", "meta", "fbp", "mean"]
     for name in ("standard", "matched", "shuffled", "meta"):
-        row = metrics["starts"][name]
+        row = metrics["initializations"][name]
         assert list(row["curve"]) == ["0", "1", "2", "4"]
         assert list(row["fit"]) == ["0", "1", "2"]  # the losses before the steps that follow
         assert row["lr"] in (3.0, 0.3)
         assert all(len(values) == 2 for values in (*row["curve"].values(), row["after"]))
-    assert metrics["views"] == 6
-    assert not set(metrics["objects"]["train"]) & set(metrics["objects"]["test"])
+    assert metrics["projections"] == 6
+    assert not set(metrics["names"]["train"]) & set(metrics["names"]["test"])
     assert {p["kind"] for p in metrics["pictures"]} == {"sheet", "curve"}
     page = (finished / "report.html").read_text()
     assert page.count("data:image/") == 2
@@ -80,7 +80,7 @@ def test_a_run_leaves_what_a_report_needs(finished):
 def test_scores_are_those_of_the_pictures(finished):
     metrics, truth = json.loads((finished / "metrics.json").read_text()), values_of(finished, "truth")
     assert truth.shape == (2, 16, 16, 1)
-    for name, row in metrics["starts"].items():
+    for name, row in metrics["initializations"].items():
         made = values_of(finished, name)
         for k, step in enumerate((0, 4)[: len(made)]):
             exact = psnr(made[k] / 255, truth / 255, keep_first=True).tolist()
@@ -93,7 +93,7 @@ def test_scores_are_those_of_the_pictures(finished):
 def test_rates_are_judged_by_their_results(tmp_path, monkeypatch):
     monkeypatch.setattr(ct, "TUNED_ON", 1)
     found = run(tmp_path / "rates", "--initializations", "standard", "--rates", "1e-6", "3")
-    assert found["starts"]["standard"]["lr"] == 3.0  # the other stays where it began
+    assert found["initializations"]["standard"]["lr"] == 3.0  # the other stays where it began
     assert "curve" not in found["meta"]
     assert not (tmp_path / "rates" / "start.safetensors").exists()
 
@@ -168,8 +168,8 @@ def test_a_folder_of_slices(tmp_path):
         pixels[6 + k : 14 + k, 8:16] = 200
         Image.fromarray(pixels.numpy()).save(tmp_path / "in" / f"{k}.png")
     found = run(tmp_path / "out", "--data", tmp_path / "in", "--test", "1", "--initializations", "standard", "meta")
-    assert list(found["starts"]) == ["standard", "meta", "fbp", "mean"]
-    assert len(found["objects"]["test"]) == 1
+    assert list(found["initializations"]) == ["standard", "meta", "fbp", "mean"]
+    assert len(found["names"]["test"]) == 1
 
 
 def test_the_papers_numbers():

@@ -87,7 +87,7 @@ def test_a_write_that_fails_leaves_the_last_good_state(tmp_path, monkeypatch):
     assert not list(run.path.rglob("*.tmp"))
 
 
-def test_what_a_killed_process_left_is_cleared_and_nothing_else(tmp_path):
+def test_leftovers_of_a_killed_process_are_cleared_and_nothing_else(tmp_path):
     run = folder(tmp_path)
     run.save_state("a", {"x": torch.ones(2)}, {})
     left = run.path / "state" / ".a.safetensors.999999999.tmp"
@@ -100,7 +100,7 @@ def test_what_a_killed_process_left_is_cleared_and_nothing_else(tmp_path):
     assert run.load_state("a") is not None
 
 
-def test_discard_takes_away_what_create_made_and_no_more(tmp_path):
+def test_discard_removes_the_files_of_create_and_no_others(tmp_path):
     run = folder(tmp_path)
     run.discard()
     assert not run.path.exists()
@@ -110,7 +110,7 @@ def test_discard_takes_away_what_create_made_and_no_more(tmp_path):
     assert run.load_state("a") is not None
 
 
-def test_what_does_not_fit_names_the_file(tmp_path):
+def test_errors_name_the_file_that_does_not_fit(tmp_path):
     run = folder(tmp_path)
     wanted = r"resume: .*state/mim\.safetensors must be the state of this configuration"
     with pytest.raises(InputError, match=wanted), run.must_fit("mim"):

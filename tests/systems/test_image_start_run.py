@@ -50,25 +50,25 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def results(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {n: {k: v for k, v in row.items() if k != "seconds"} for n, row in metrics["starts"].items()}
+    return {n: {k: v for k, v in row.items() if k != "seconds"} for n, row in metrics["initializations"].items()}
 
 
 def values_of(folder: pathlib.Path, name: str) -> torch.Tensor:
     return load_tensors(folder / "predictions" / f"{name}.safetensors")[0]["values"]
 
 
-def test_a_run_leaves_what_a_report_needs(finished):
+def test_a_run_writes_all_that_a_report_needs(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert list(metrics["starts"]) == ["meta", "standard", "adam_0", "adam_1"]
+    assert list(metrics["initializations"]) == ["meta", "standard", "adam_0", "adam_1"]
     assert metrics["steps"] == [0, 1, 2, 4, 8]
     assert metrics["inner_steps"] == 2
-    assert list(metrics["starts"]["meta"]["curve"]) == ["0", "1", "2", "4"]
-    assert metrics["starts"]["meta"]["kept"] == [0, 1, 2, 4]
-    assert metrics["starts"]["adam_1"]["lr"] == 0.01
-    assert "reached" not in metrics["starts"]["meta"]
-    assert all(len(metrics["starts"][k]["reached"]) == 2 for k in ("standard", "adam_0", "adam_1"))
+    assert list(metrics["initializations"]["meta"]["curve"]) == ["0", "1", "2", "4"]
+    assert metrics["initializations"]["meta"]["kept"] == [0, 1, 2, 4]
+    assert metrics["initializations"]["adam_1"]["lr"] == 0.01
+    assert "reached" not in metrics["initializations"]["meta"]
+    assert all(len(metrics["initializations"][k]["reached"]) == 2 for k in ("standard", "adam_0", "adam_1"))
     assert metrics["meta"]["curve"][-1][0] == 6
-    assert not set(metrics["objects"]["train"]) & set(metrics["objects"]["test"])
+    assert not set(metrics["names"]["train"]) & set(metrics["names"]["test"])
     assert {p["kind"] for p in metrics["pictures"]} == {"sheet", "curve"}
     page = (finished / "report.html").read_text()
     assert page.count("data:image/") == 2
@@ -76,21 +76,21 @@ def test_a_run_leaves_what_a_report_needs(finished):
     assert not re.search(r"(src|href)=\"http", page)
 
 
-def test_scores_and_what_matches_them(finished):
+def test_scores_agree_with_the_stored_pictures(finished):
     """PSNR from the kept pictures, to their 8 bits and where nothing is clipped; and all steps are whole images'."""
     metrics = json.loads((finished / "metrics.json").read_text())
     truth = values_of(finished, "truth")
     assert truth.shape == (2, 16, 16, 3)
-    for name, row in metrics["starts"].items():
+    for name, row in metrics["initializations"].items():
         for k, step in enumerate(row["kept"]):
             made = values_of(finished, name)[k]
             exact = psnr(made / 255, truth / 255, keep_first=True).tolist()
             assert row["curve"][str(step)] == pytest.approx(exact, abs=0.3)
         fit = {step: [-10 * torch.tensor(v).log10().item() for v in values] for step, values in row["fit"].items()}
         assert all(row["curve"][step] == pytest.approx(fit[step], abs=1e-3) for step in fit)
-    target = metrics["starts"]["meta"]["curve"]["2"]
+    target = metrics["initializations"]["meta"]["curve"]["2"]
     for name in ("standard", "adam_0", "adam_1"):
-        row = metrics["starts"][name]
+        row = metrics["initializations"][name]
         for image, reached in enumerate(row["reached"]):
             logged = {int(s): values[image] for s, values in row["curve"].items() if int(s) < row["steps"]}
             if reached is None:
@@ -161,8 +161,8 @@ def test_a_folder_of_pictures(tmp_path):
         Image.fromarray(pixels.numpy()).save(tmp_path / "in" / f"{k}.png")
     found = run(tmp_path / "out", "--data", tmp_path / "in", "--test", "1")
     assert found["size"] == [16, 16]
-    assert len(found["objects"]["test"]) == 1
-    assert found["objects"]["test"][0].endswith(".png")
+    assert len(found["names"]["test"]) == 1
+    assert found["names"]["test"][0].endswith(".png")
 
 
 def test_the_papers_numbers():

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from mclnf_fast.learn.meta.reptile_start import ReptileStart
 from PIL import Image
 from tiny_photos import write_photos
 
@@ -18,7 +19,6 @@ from mclnf_fast.data.photos import split_counts
 from mclnf_fast.data.procedural.place.place import place_cameras
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
-from mclnf_fast.learn.meta.reptile_start import ReptileStart
 from mclnf_fast.learn.params import interpolated
 from mclnf_fast.metrics import psnr
 from mclnf_fast.systems.common import run as run_frame
@@ -68,10 +68,10 @@ def adapted(folder: pathlib.Path, kind: str) -> tuple[torch.Tensor, ...]:
     return tuple(tensors[f"{kind}.{i}"] for i in range(sum(k.startswith(kind) for k in tensors)))
 
 
-def test_a_run_leaves_what_a_report_needs(finished):
+def test_a_run_writes_all_that_a_report_needs(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert list(metrics["starts"]) == ["standard", "matched", "shuffled", "meta"]
-    for row in metrics["starts"].values():
+    assert list(metrics["initializations"]) == ["standard", "matched", "shuffled", "meta"]
+    for row in metrics["initializations"].values():
         assert list(row["curve"]) == ["0", "1", "2", "4"]
         assert all(len(row[key]) == 3 for key in ("after", "input", "whole", "others"))
         assert list(row["between"]) == list(row["faded"]) == ["0.0", "0.25", "0.5", "0.75", "1.0"]
@@ -88,7 +88,7 @@ def test_a_run_leaves_what_a_report_needs(finished):
 
 
 def test_scores_are_those_of_the_pictures(finished, sets):
-    metrics = json.loads((finished / "metrics.json").read_text())["starts"]["meta"]
+    metrics = json.loads((finished / "metrics.json").read_text())["initializations"]["meta"]
     truth = values(finished, "truth")
     assert torch.equal(truth, torch.cat([photo.images[..., :3] for photo in sets.test]))
     before, left, whole = values(finished, "meta") / 255
@@ -116,9 +116,9 @@ def test_right_halves_are_never_learned_from(finished, tmp_path, monkeypatch, se
     found = run(tmp_path / "torn", "--initializations", "meta", "--others", 0, "--frames", 2)
     assert all(torch.equal(a, b) for a, b in zip(adapted(finished, "left"), adapted(tmp_path / "torn", "left")))
     assert not torch.equal(adapted(finished, "whole")[0], adapted(tmp_path / "torn", "whole")[0])
-    row = json.loads((finished / "metrics.json").read_text())["starts"]["meta"]
-    assert found["starts"]["meta"]["input"] == row["input"]
-    assert found["starts"]["meta"]["after"] != row["after"]
+    row = json.loads((finished / "metrics.json").read_text())["initializations"]["meta"]
+    assert found["initializations"]["meta"]["input"] == row["input"]
+    assert found["initializations"]["meta"]["after"] != row["after"]
 
 
 def test_between_two_fields_the_ends_are_theirs(finished, sets):
@@ -169,9 +169,9 @@ def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     assert main(["run", "photos", "--resume", str(out)]) == 0
     assert made == 0
     ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (out, finished))
-    assert list(ours["starts"]) == ["standard", "meta"]
-    for name, row in ours["starts"].items():
-        assert {**row, "seconds": 0} == {**theirs["starts"][name], "seconds": 0}
+    assert list(ours["initializations"]) == ["standard", "meta"]
+    for name, row in ours["initializations"].items():
+        assert {**row, "seconds": 0} == {**theirs["initializations"][name], "seconds": 0}
     assert ours["meta"]["checks"] == theirs["meta"]["checks"]
 
 
@@ -180,10 +180,10 @@ def test_a_folder_without_a_truth(tmp_path):
     found = run(
         tmp_path / "run", "--data", tmp_path / "data", "--test", 2, "--validation", 0, "--initializations", "meta"
     )
-    row = found["starts"]["meta"]
+    row = found["initializations"]["meta"]
     assert "others" not in row
     assert "between" not in row
-    assert found["meta"]["checks"] == []
+    assert "checks" not in found["meta"]
     assert {p["kind"] for p in found["pictures"]} == {"sheet", "strip", "way", "curve"}
 
 

@@ -25,7 +25,7 @@ OWN = {
 
 def figures(folder: pathlib.Path) -> list[float]:
     """All PSNR and losses of a run, in order."""
-    starts: dict[str, Any] = json.loads((folder / "metrics.json").read_text())["starts"]
+    starts: dict[str, Any] = json.loads((folder / "metrics.json").read_text())["initializations"]
     return [v for row in starts.values() for part in ("curve", "fit") for vs in row.get(part, {}).values() for v in vs]
 
 

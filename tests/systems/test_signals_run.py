@@ -51,19 +51,19 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return out
 
 
-def test_an_image_run_leaves_what_a_report_needs(image):
+def test_an_image_run_writes_all_that_a_report_needs(image):
     metrics = json.loads((image / "metrics.json").read_text())
     assert metrics["steps"] == [1, 2, 4]
-    assert metrics["metrics"] == ["psnr", "ssim"]
+    assert metrics["measures"] == ["psnr", "ssim"]
     methods = metrics["seeds"]["0"]["methods"]
     assert list(methods) == list(DEFAULT_METHODS)
-    tests = len(metrics["signals"]["test"])
+    tests = len(metrics["names"]["test"])
     for name, row in methods.items():
         assert set(row["curve"]["psnr"]) == {"0", "1", "2", "4"}
         assert all(len(values) == tests for values in row["curve"]["psnr"].values())
         assert row["category"] == METHODS[name].category
         assert row["seconds_per_step"] > 0
-    starts = metrics["seeds"]["0"]["starts"]
+    starts = metrics["seeds"]["0"]["initializations"]
     assert set(starts) == {"joint", "oml", "modules"}
     assert [point[0] for point in starts["modules"]["curve"]] == [1, 2]
     assert all(isinstance(point[2], float) for point in starts["modules"]["curve"])
@@ -77,7 +77,7 @@ def test_an_image_run_leaves_what_a_report_needs(image):
 @pytest.mark.parametrize("kind", ["video", "audio"])
 def test_the_other_kinds_run(kind, tmp_path):
     metrics = run(kind, tmp_path / kind, "--methods", "finetune", "mod", "mim", "--seeds", "0", "1")
-    assert metrics["metrics"] == ["psnr", "si_sdr" if kind == "audio" else "ssim"]
+    assert metrics["measures"] == ["psnr", "si_sdr" if kind == "audio" else "ssim"]
     assert set(metrics["seeds"]) == {"0", "1"}
     assert metrics["rate"] is not None
     assert set(metrics["seeds"]["1"]["methods"]) == {"finetune", "mod", "mim"}
@@ -101,14 +101,14 @@ def test_starts_of_a_former_run_serve(image, tmp_path):
     again = run("image", tmp_path / "again", "--init-from", image, "--methods", "mod", "oml")
     before = curves(json.loads((image / "metrics.json").read_text()))
     assert curves(again) == {name: before[name] for name in ("oml", "mod")}
-    assert again["seeds"]["0"]["starts"]["modules"]["from"] == str(image)
+    assert again["seeds"]["0"]["initializations"]["modules"]["source"] == str(image)
 
 
 def test_meta_training_with_fisher_information_has_a_start_of_its_own(tmp_path):
     metrics = run(
         "image", tmp_path / "fim", "--methods", "mod", "mim", "--meta.fim-inner", "weight", "--meta.fim-outer", "both"
     )
-    assert set(metrics["seeds"]["0"]["starts"]) == {"modules", "modules_fim"}
+    assert set(metrics["seeds"]["0"]["initializations"]) == {"modules", "modules_fim"}
     first = {m: row["psnr"]["0"] for m, row in curves(metrics).items()}
     assert first["mod"] != first["mim"]
 

@@ -57,20 +57,20 @@ def finished(quick_objects: None, tmp_path_factory: pytest.TempPathFactory) -> p
 
 
 def results(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {n: {k: v for k, v in row.items() if k != "seconds"} for n, row in metrics["starts"].items()}
+    return {n: {k: v for k, v in row.items() if k != "seconds"} for n, row in metrics["initializations"].items()}
 
 
-def test_a_run_leaves_what_a_report_needs(finished):
+def test_a_run_writes_all_that_a_report_needs(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert list(metrics["starts"]) == ["standard", "matched", "shuffled", "meta"]
+    assert list(metrics["initializations"]) == ["standard", "matched", "shuffled", "meta"]
     assert metrics["steps"] == [0, 1, 2, 4]
-    for row in metrics["starts"].values():
+    for row in metrics["initializations"].values():
         assert list(row["curve"]) == ["0", "1", "2", "4"]
         assert all(len(values) == 2 for values in (*row["curve"].values(), row["after"], row["input"]))
     assert metrics["views"]["tested"] == [5, 5]  # all but the one learned from
     assert metrics["views"]["curve"] == [[2, 4], [2, 4]]
     assert metrics["meta"]["curve"][-1][0] == 6
-    assert not set(metrics["objects"]["train"]) & set(metrics["objects"]["test"])
+    assert not set(metrics["names"]["train"]) & set(metrics["names"]["test"])
     assert {p["kind"] for p in metrics["pictures"]} == {"sheet", "turntable", "orbit", "curve"}
     page = (finished / "report.html").read_text()
     assert page.count("data:image/") == 4
@@ -90,12 +90,12 @@ def test_scores_are_those_of_the_pictures(finished):
     for name in ("standard", "meta"):
         before, after = load_tensors(finished / "predictions" / f"{name}.safetensors")[0]["values"] / 255
         exact = [float(psnr(after[o, 1:], truth[o, 1:] / 255, keep_first=True).mean()) for o in range(2)]
-        assert metrics["starts"][name]["after"] == pytest.approx(exact, abs=0.02)
+        assert metrics["initializations"][name]["after"] == pytest.approx(exact, abs=0.02)
         own = [float(psnr(after[o, 0], truth[o, 0] / 255)) for o in range(2)]
-        assert metrics["starts"][name]["input"] == pytest.approx(own, abs=0.02)
+        assert metrics["initializations"][name]["input"] == pytest.approx(own, abs=0.02)
         for pictures, step in ((before, "0"), (after, "4")):
             some = [float(psnr(pictures[o, [2, 4]], truth[o, [2, 4]] / 255, keep_first=True).mean()) for o in range(2)]
-            assert metrics["starts"][name]["curve"][step] == pytest.approx(some, abs=0.02)
+            assert metrics["initializations"][name]["curve"][step] == pytest.approx(some, abs=0.02)
 
 
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
@@ -181,7 +181,7 @@ def test_the_notebooks_convention_learns_from_25_views_and_tests_on_the_others(t
     assert found["views"]["curve"] == [[4, 5], [4, 5]]
     assert found["views"]["tested"] == [2, 2]
     assert [step for step, _ in found["meta"]["checks"]] == [3, 6]
-    assert list(found["starts"]) == ["meta"]
+    assert list(found["initializations"]) == ["meta"]
 
 
 def test_a_standard_start_alone_needs_no_meta_training(tmp_path):
@@ -206,7 +206,7 @@ def test_a_random_starts_density_can_be_raised(tmp_path):
         )
         before.append(load_tensors(tmp_path / bias / "predictions" / "standard.safetensors")[0]["values"][0])
     assert bool((before[0] == 255).all())  # nothing before white
-    assert float(before[1].float().mean()) < 160  # opaque, of whatever colours
+    assert float(before[1].float().mean()) < 160  # opaque, of whatever colors
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,10 @@ def results(run: pathlib.Path) -> dict[str, Any]:
         del metrics[key]
     for key in ("out", "resume"):
         del metrics["config"]["run"][key]
-    for part in (*metrics["summary"].values(), metrics["meta"] or {}, *metrics["starts"].values()):
+    for part in (*metrics["methods"].values(), *metrics.get("initializations", {}).values()):
         for key in [k for k in part if k.endswith("seconds")]:
             del part[key]
-    metrics["comparison"].pop("mim_over_mod_seconds", None)
+    metrics.get("comparison", {}).pop("mim_over_mod_seconds", None)
     return metrics
 
 

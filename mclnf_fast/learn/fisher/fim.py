@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.checks import check_positive_int
-from mclnf_fast.ops._sums import added
+from mclnf_fast.ops import segment_sum
 
 Form = Literal["one_plus", "pure"]
 Norm = Literal["batch_mean", "params", "none"]
@@ -136,8 +136,8 @@ def _divide_by_mean(values: Tensor, groups: Tensor | None, group_count: int) -> 
     if groups is None:
         mean = values.mean()
     else:
-        total = added(values, groups, group_count)
-        count = added(torch.ones_like(values), groups, group_count)
+        total = segment_sum(values, groups, group_count)
+        count = segment_sum(torch.ones_like(values), groups, group_count)
         mean = (total / count.clamp(min=1.0))[groups]
     return torch.where(mean > 0, values / torch.where(mean > 0, mean, 1.0), torch.ones_like(values) + mean)
 

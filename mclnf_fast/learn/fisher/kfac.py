@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mclnf_fast.learn.fisher.score_batch import Batch, Measured, State
 from mclnf_fast.learn.fisher.score_kinds import cholesky
-from mclnf_fast.ops._layers import activate, encode
+from mclnf_fast.ops import activate, encode
 from mclnf_fast.spec import FieldSpec
 
 Layer = tuple[Tensor, list[Tensor]]

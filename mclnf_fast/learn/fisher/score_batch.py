@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.learn.params import Params, per_module
-from mclnf_fast.ops import FisherResult, bank_mlp, fisher_scores
-from mclnf_fast.ops._sums import added
+from mclnf_fast.ops import FisherResult, bank_mlp, fisher_scores, segment_sum
 from mclnf_fast.spec import FieldSpec
 
 State = tuple[Params, Params]
@@ -77,21 +76,21 @@ class Batch:
     def counts(self) -> Tensor:
         """[M], dtype of x: shares of each module, at least 1 (to divide by)."""
         module = self.shares[1]
-        return added(torch.ones_like(module, dtype=self.x.dtype), module, self.modules).clamp(min=1)
+        return segment_sum(torch.ones_like(module, dtype=self.x.dtype), module, self.modules).clamp(min=1)
 
     def over_samples(self, shares: Tensor) -> Tensor:
         """Scores of shares [K] -> scores of samples."""
         owner = self.shares[2]
-        return shares if owner is None else added(shares, owner, self.num_samples)
+        return shares if owner is None else segment_sum(shares, owner, self.num_samples)
 
     def over_shares(self, points: Tensor) -> Tensor:
         """Sums over the points [N, ...] of each share -> [K, ...]."""
         ids = self.shares[0]
-        return points if ids is None else added(points, ids, len(self.shares[1]))
+        return points if ids is None else segment_sum(points, ids, len(self.shares[1]))
 
     def module_means(self, shares: Tensor) -> Tensor:
         """The mean over each module's shares: [K] -> [M]."""
-        return added(shares, self.shares[1], self.modules) / self.counts
+        return segment_sum(shares, self.shares[1], self.modules) / self.counts
 
     def sweep(self, direction: Tensor, fisher: State, *, sums: bool = True, by_share: bool = False) -> FisherResult:
         """`ops.fisher_scores` in one direction against a diagonal Fisher that is damped already; the scores are of

@@ -17,7 +17,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.learn.fisher.fisher import full_fisher_scores, relative_damping
 from mclnf_fast.learn.fisher.score_batch import Batch, Measured, State, unit
 from mclnf_fast.learn.params import Params, per_module
-from mclnf_fast.ops._sums import added
+from mclnf_fast.ops import segment_sum
 from mclnf_fast.ops.bank_mlp.reference import mlp
 
 Kind = Callable[[Batch, State | None, float], Measured]
@@ -135,7 +135,7 @@ def _share_grads(batch: Batch, m: int, own: Tensor, direction: Tensor) -> Tensor
     if ids is None:
         return grads
     place = own.cumsum(0) - 1  # of a share among its module's
-    return added(grads, place[ids[points]], int(own.sum()))
+    return segment_sum(grads, place[ids[points]], int(own.sum()))
 
 
 def _ones(batch: Batch) -> State:

@@ -11,7 +11,7 @@ from mclnf_fast.checks import check_positive_int
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.fisher.score_batch import tangents
 from mclnf_fast.learn.params import Params, check_like
-from mclnf_fast.ops._sums import added
+from mclnf_fast.ops import segment_sum
 from mclnf_fast.spec import FieldSpec
 
 
@@ -46,7 +46,7 @@ def fisher_quadratic(
     moved = tangents(params, tuple(d.detach() for d in delta), x, offsets, spec, backend)
     module = torch.repeat_interleave(torch.arange(modules, device=x.device), offsets.diff(), output_size=len(x))
     counts = offsets.diff().clamp(min=1).to(moved.dtype)
-    return 0.5 * added(moved.square().sum(1), module, modules) / (counts * sigma**2)
+    return 0.5 * segment_sum(moved.square().sum(1), module, modules) / (counts * sigma**2)
 
 
 def clipped_weights(scores: Tensor, lam: float, largest: float) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mclnf_fast.checks import check_positive_int
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import LossFn, Params, check_params, per_module
-from mclnf_fast.ops.bank_step import Kind
+from mclnf_fast.ops.bank_step import StepKind
 
 
 def adapt(
@@ -96,7 +96,7 @@ def fine_tune(
     steps: int,
     lr: float | Tensor,
     *,
-    kind: Kind = "sgd",
+    kind: StepKind = "sgd",
     betas: tuple[float, float] = (0.9, 0.999),
     lr_end: float | Tensor | None = None,
     callback: Callable[[int, Params, Tensor], None] | None = None,

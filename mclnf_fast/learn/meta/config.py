@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.ops.bank_step import Kind
+from mclnf_fast.ops.bank_step import StepKind
 
 Algorithm = Literal["maml", "reptile"]
 Context = Literal["batch", "gradncp"]
@@ -28,7 +28,7 @@ class MetaConfig:
     """Samples (pixels, rays) per task and inner step; MAML's outer loss takes as many again."""
     inner_steps: int = 4
     """Inner steps (per task of the sequence, in OML)."""
-    inner: Kind = "sgd"
+    inner: StepKind = "sgd"
     """Inner optimizer; MAML differentiates through SGD alone."""
     inner_lr: float = 3e-2
     """Rate of the inner optimizer."""
@@ -79,7 +79,7 @@ class MetaConfig:
             value = getattr(self, option)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name}.{option} must be above 0 and finite, got {value}")
-        for option, kinds in (("algorithm", Algorithm), ("context", Context), ("inner", Kind)):
+        for option, kinds in (("algorithm", Algorithm), ("context", Context), ("inner", StepKind)):
             if getattr(self, option) not in get_args(kinds):
                 choices = ", ".join(get_args(kinds))
                 raise InputError(f"{name}.{option} must be one of {choices}, got {getattr(self, option)!r}")

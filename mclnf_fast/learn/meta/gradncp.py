@@ -18,8 +18,7 @@ from mclnf_fast.fields.functional import encode_grids, evaluate_params, split_pa
 from mclnf_fast.learn.meta.adapt import adapt
 from mclnf_fast.learn.meta.meta import MAML
 from mclnf_fast.learn.params import LossFn, Params, check_like, check_params
-from mclnf_fast.ops import bank_mlp, bank_mse
-from mclnf_fast.ops._layers import activate, encode
+from mclnf_fast.ops import activate, bank_mlp, bank_mse, encode
 from mclnf_fast.spec import FieldSpec
 
 

@@ -14,7 +14,7 @@ from mclnf_fast.checks import check_positive_int
 from mclnf_fast.learn.meta.adapt import adapt, check_losses, fine_tune
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import LossFn, Params, check_shared, repeated
-from mclnf_fast.ops.bank_step import Kind
+from mclnf_fast.ops.bank_step import StepKind
 
 
 class MetaLearner:
@@ -195,14 +195,14 @@ class Reptile(MetaLearner):
         outer_lr: float = 5e-5,
         betas: tuple[float, float] = (0.9, 0.999),
         *,
-        inner: Kind = "sgd",
+        inner: StepKind = "sgd",
         anneal_steps: int | None = None,
         grad_clip: float | None = None,
     ) -> None:
         super().__init__(init, inner_lr, inner_steps, outer_lr, betas, anneal_steps, grad_clip)
         if inner not in ("sgd", "adam"):
             raise ValueError(f"inner must be 'sgd' or 'adam', got {inner!r}")
-        self.inner: Kind = inner
+        self.inner: StepKind = inner
 
     def adapt(self, params: Params, loss_fn: LossFn, *, steps: int | None = None) -> Params:
         """`fine_tune` with this learner's settings: params [M, ...] -> [M, ...], detached."""

@@ -7,55 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _checks, _dispatch, _triton
-from mclnf_fast.ops.bank_mlp import autograd as _autograd  # noqa: F401 (joins the compiled ops)
-from mclnf_fast.ops.bank_mlp import reference
-from mclnf_fast.ops.bank_mlp.keep import kept_values
+from mclnf_fast.checks import check_tensor, check_tensors
+from mclnf_fast.ops import _triton
+from mclnf_fast.ops._checks import HALVES, autocast_enabled, check_bank
+from mclnf_fast.ops._dispatch import Backend, always, cpu_library, register
+from mclnf_fast.ops.bank_mlp import autograd, reference
+from mclnf_fast.ops.bank_mlp.saved import saved_values
 from mclnf_fast.spec import FieldSpec
 
-_dispatch.register("bank_mlp", "cpu", _dispatch.cpu_library)
-_dispatch.register("bank_mlp", "triton", _triton.why_not)
-_dispatch.register("bank_mlp", "reference", _dispatch.always)
-
-_select = _dispatch.selector("bank_mlp")
-
-
-def check_bank(
-    x: Tensor, offsets: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: FieldSpec
-) -> None:
-    """Checks what every op over a bank takes; errors as `bank_mlp` states them."""
-    check_spec(spec)
-    _checks.check_tensor("x", x, (None, spec.in_dim), _checks.FLOATS, what="[N, in_dim]")
-    modules = check_layers(weights, biases, spec, x.dtype, x.device)
-    _checks.check_tensor("offsets", offsets, (modules + 1,), torch.int64, x.device, "[M + 1]")
-    _checks.check_offsets("offsets", offsets, x.shape[0])
-
-
-def check_spec(spec: FieldSpec) -> None:
-    """Checks that it is one, without a grid."""
-    if not isinstance(spec, FieldSpec):
-        raise TypeError(f"spec must be a FieldSpec, got {type(spec).__name__}")
-    if spec.grids:
-        kinds = ", ".join(type(part.encoding).__name__ for part in spec.grids)
-        raise ValueError(
-            f"spec must have no learned grid, got one with {kinds}: evaluate the grids with mf.ops.grid_encode and "
-            "give their features with spec.mlp, as mclnf_fast.fields.evaluate_params does"
-        )
-
-
-def check_layers(
-    weights: Sequence[Tensor], biases: Sequence[Tensor], spec: FieldSpec, dtype: torch.dtype, device: torch.device
-) -> int:
-    """Checks the parameters; the number of modules."""
-    layers = spec.layer_shapes
-    for name, tensors in (("weights", weights), ("biases", biases)):
-        if len(tensors) != len(layers):
-            raise ValueError(f"{name} must hold {len(layers)} tensors, one a layer, got {len(tensors)}")
-    modules = weights[0].shape[0] if isinstance(weights[0], Tensor) and weights[0].dim() else 0
-    for l, (rows, columns) in enumerate(layers):
-        _checks.check_tensor(f"weights[{l}]", weights[l], (modules, rows, columns), dtype, device, "[M, in, out]")
-        _checks.check_tensor(f"biases[{l}]", biases[l], (modules, columns), dtype, device, "[M, out]")
-    return modules
+autograd.join()
 
 
 def bank_mlp(
@@ -94,29 +54,31 @@ def bank_mlp(
         BackendError: the backend asked for can't serve.
         DeviceMemoryError: the device's memory is too small (`triton`); a `torch.OutOfMemoryError` that says for what.
     """
-    weights, biases = _checks.tensors("weights", weights), _checks.tensors("biases", biases)
-    _checks.check_tensor("x", x, what="[N, in_dim]")
-    autocast = x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
-    if autocast and x.dtype in (torch.float32, torch.float16, torch.bfloat16):
+    weights, biases = check_tensors("weights", weights), check_tensors("biases", biases)
+    check_tensor("x", x, what="[N, in_dim]")
+    if x.dtype in (torch.float32, *HALVES) and autocast_enabled(x):
         dtype = torch.get_autocast_dtype(x.device.type)
         with torch.autocast(x.device.type, enabled=False):
             cast = [t.to(dtype) for t in (*weights, *biases)]
             return bank_mlp(x.to(dtype), offsets, cast[: len(weights)], cast[len(weights) :], spec, backend)
     check_bank(x, offsets, weights, biases, spec)
-    if _checks.in_transform():
-        chosen = _dispatch.select_in_transform("bank_mlp", backend)
-    else:
-        chosen = _select(backend, x.device, x.dtype)
-    if chosen == "reference":
-        return reference.bank_mlp(x, offsets, weights, biases, spec)
-    if chosen == "triton":
-        from mclnf_fast.ops.bank_mlp.triton import ops as triton_ops  # takes a second, with Triton
+    y: Tensor = _OP.serving(backend, x.device, x.dtype)(x, offsets, weights, biases, spec)
+    return y
 
-        return triton_ops.bank_mlp(x, offsets, weights, biases, spec)
+
+def _cpu(x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], spec: FieldSpec) -> Tensor:
     dtype = x.dtype
-    if dtype == torch.float16:
+    if dtype == torch.float16:  # no CPU multiplies it as fast as it converts it
         x, weights, biases = x.float(), [w.float() for w in weights], [b.float() for b in biases]
     ints, floats = spec.packed
-    if values := kept_values(x, (*weights, *biases), spec):
+    if values := saved_values(x, (*weights, *biases), spec):
         return torch.ops.mclnf_fast.bank_mlp_fwd_keep(x, offsets, weights, biases, ints, floats, values)[0]
     return torch.ops.mclnf_fast.bank_mlp_fwd(x, offsets, weights, biases, ints, floats).to(dtype)
+
+
+_OP = register(
+    "bank_mlp",
+    cpu=Backend(cpu_library, _cpu),
+    triton=Backend(_triton.why_not, "mclnf_fast.ops.bank_mlp.triton.ops:bank_mlp"),
+    reference=Backend(always, reference.bank_mlp),
+)

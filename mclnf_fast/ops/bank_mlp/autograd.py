@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops import _library
+from mclnf_fast.packing import NetworkHeader
 
 
 def shapes_like(tensors: list[Tensor], needed: bool = True) -> list[Tensor]:
@@ -26,13 +27,13 @@ def shapes_like(tensors: list[Tensor], needed: bool = True) -> list[Tensor]:
 def _fwd_fake(
     x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], ints: Any, floats: Any
 ) -> Tensor:
-    return x.new_empty(x.shape[0], ints[1])
+    return x.new_empty(x.shape[0], NetworkHeader.of(ints).out_dim)
 
 
 def _keep_fake(
     x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], ints: Any, floats: Any, values: int
 ) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape[0], ints[1]), x.new_empty(values)
+    return x.new_empty(x.shape[0], NetworkHeader.of(ints).out_dim), x.new_empty(values)
 
 
 def _bwd_fake(
@@ -47,7 +48,7 @@ def _bwd_fake(
     need_params: bool,
     kept: Tensor | None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    grad_x = x.new_empty(x.shape[0] if need_x else 0, ints[0])
+    grad_x = x.new_empty(x.shape[0] if need_x else 0, NetworkHeader.of(ints).in_dim)
     return grad_x, shapes_like(weights, need_params), shapes_like(biases, need_params)
 
 
@@ -65,7 +66,7 @@ def second_fake(
     need_x: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
     grad_grad_y = torch.empty_like(grad_y, memory_format=torch.contiguous_format)
-    grad_x = x.new_empty(x.shape[0] if need_x else 0, ints[0])
+    grad_x = x.new_empty(x.shape[0] if need_x else 0, NetworkHeader.of(ints).in_dim)
     return grad_x, shapes_like(weights), shapes_like(biases), grad_grad_y
 
 
@@ -160,7 +161,10 @@ def no_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     """For an op without a derivative: nothing to remember."""
 
 
-def _register() -> None:
+def join() -> None:
+    """Give the compiled ops shapes and derivatives; when the op is imported, so that a trace meets finished ops."""
+    if not _library.available("cpu"):
+        return
     lib = torch.library
     for name, fake, backward, setup in (
         ("bank_mlp_fwd", _fwd_fake, _fwd_backward, _fwd_setup),
@@ -170,7 +174,3 @@ def _register() -> None:
     ):
         lib.register_fake(f"mclnf_fast::{name}", fake)
         lib.register_autograd(f"mclnf_fast::{name}", backward, setup_context=setup)
-
-
-if _library.available("cpu"):  # when this module is imported, so that a trace meets finished ops
-    _register()

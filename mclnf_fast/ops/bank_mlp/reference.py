@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast import spec as sp
 from mclnf_fast.ops._layers import activate, encode
+from mclnf_fast.spec import FieldSpec
 
 
-def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: sp.FieldSpec) -> Tensor:
+def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: FieldSpec) -> Tensor:
     """One network, or a batch of them.
 
     x [(M,) n, in_dim], weights [(M,) in, out], biases [(M,) out] -> [(M,) n, out_dim].
@@ -29,7 +29,7 @@ def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: sp
 
 
 def bank_mlp(
-    x: Tensor, offsets: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: sp.FieldSpec
+    x: Tensor, offsets: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: FieldSpec
 ) -> Tensor:
     """x [N, in_dim] grouped by module -> [N, out_dim]; rows offsets[m] ... offsets[m+1]-1 are module m's."""
     modules = weights[0].shape[0]

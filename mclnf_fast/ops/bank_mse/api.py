@@ -7,20 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _checks, _dispatch, _triton
+from mclnf_fast.checks import check_tensor, check_tensors
+from mclnf_fast.ops import _triton
+from mclnf_fast.ops._checks import HALVES, autocast_enabled, check_bank
+from mclnf_fast.ops._dispatch import Backend, always, cpu_library, register
 from mclnf_fast.ops.bank_mlp import bank_mlp
-from mclnf_fast.ops.bank_mlp.api import check_bank
-from mclnf_fast.ops.bank_mse import autograd as _autograd  # noqa: F401 (joins the compiled ops)
-from mclnf_fast.ops.bank_mse import reference
+from mclnf_fast.ops.bank_mse import autograd, reference
 from mclnf_fast.spec import FieldSpec
 
 REDUCTIONS = ("mean", "sum")
 
-_dispatch.register("bank_mse", "cpu", _dispatch.cpu_library)
-_dispatch.register("bank_mse", "triton", _triton.why_not)
-_dispatch.register("bank_mse", "reference", _dispatch.always)
-
-_select = _dispatch.selector("bank_mse")
+autograd.join()
 
 
 def bank_mse(
@@ -59,32 +56,85 @@ def bank_mse(
     Returns: [M], dtype of x; float32 for float16 and bfloat16, in which the error is squared and summed.
     Raises: as `bank_mlp`, naming `target`, `sample_weight` and `reduction` besides.
     """
-    weights, biases = _checks.tensors("weights", weights), _checks.tensors("biases", biases)
+    weights, biases = check_tensors("weights", weights), check_tensors("biases", biases)
     check_bank(x, offsets, weights, biases, spec)
     points = x.shape[0]
-    _checks.check_tensor("target", target, (points, spec.out_dim), x.dtype, x.device, "[N, out_dim]")
+    check_tensor("target", target, (points, spec.out_dim), x.dtype, x.device, "[N, out_dim]")
     if sample_weight is not None:
-        _checks.check_tensor("sample_weight", sample_weight, (points,), x.dtype, x.device, "[N]")
+        check_tensor("sample_weight", sample_weight, (points,), x.dtype, x.device, "[N]")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-    mean, others = reduction == "mean", (x, target, sample_weight)
-    if _checks.in_transform():
-        chosen = _dispatch.select_in_transform("bank_mse", backend)
-    else:
-        chosen = _select(backend, x.device, x.dtype)
-    autocast = x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
-    fused = chosen == "triton" or (chosen == "cpu" and x.dtype in (torch.float32, torch.float64))
-    if autocast or not fused or any(t is not None and t.requires_grad for t in others):
-        y = bank_mlp(x, offsets, weights, biases, spec, chosen)
-        if y.dtype in (torch.float16, torch.bfloat16):
-            y = y.float()
-        own = None if sample_weight is None else sample_weight.to(y.dtype)
-        return reference.squared_error(y, offsets, target.to(y.dtype), own, mean)
-    need = torch.is_grad_enabled() and any(t.requires_grad for t in (*weights, *biases))
-    if chosen == "triton":
-        from mclnf_fast.ops.bank_mse.triton import ops as triton_ops  # takes a second, with Triton
+    function = _OP.serving(backend, x.device, x.dtype)
+    loss: Tensor = function(x, offsets, weights, biases, target, sample_weight, spec, reduction == "mean")
+    return loss
 
-        return triton_ops.bank_mse(x, offsets, weights, biases, target, sample_weight, spec, mean, need)
-    ints, floats = spec.packed
+
+def _in_steps(
+    x: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    target: Tensor,
+    sample_weight: Tensor | None,
+    spec: FieldSpec,
+    mean: bool,
+    backend: str = "reference",
+) -> Tensor:
+    """Return the losses by `bank_mlp` of a backend and the squared error after it."""
+    y = bank_mlp(x, offsets, weights, biases, spec, backend)
+    if y.dtype in HALVES:
+        y = y.float()  # squares of half numbers overflow
+    weight = None if sample_weight is None else sample_weight.to(y.dtype)
+    return reference.squared_error(y, offsets, target.to(y.dtype), weight, mean)
+
+
+def _fused(x: Tensor, target: Tensor, sample_weight: Tensor | None) -> bool:
+    """Return whether the parameters alone are differentiated, in the dtype of x: one sweep serves."""
+    return not autocast_enabled(x) and not any(t is not None and t.requires_grad for t in (x, target, sample_weight))
+
+
+def _need_parameters(weights: list[Tensor], biases: list[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in (*weights, *biases))
+
+
+def _cpu(
+    x: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    target: Tensor,
+    sample_weight: Tensor | None,
+    spec: FieldSpec,
+    mean: bool,
+) -> Tensor:
+    if x.dtype in HALVES or not _fused(x, target, sample_weight):
+        return _in_steps(x, offsets, weights, biases, target, sample_weight, spec, mean, "cpu")
+    need = _need_parameters(weights, biases)
     bank = (x, offsets, weights, biases, target, sample_weight)
-    return torch.ops.mclnf_fast.bank_mse_fwd(*bank, ints, floats, mean, need)[0]
+    return torch.ops.mclnf_fast.bank_mse_fwd(*bank, *spec.packed, mean, need)[0]
+
+
+def _triton_sweep(
+    x: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    target: Tensor,
+    sample_weight: Tensor | None,
+    spec: FieldSpec,
+    mean: bool,
+) -> Tensor:
+    if not _fused(x, target, sample_weight):
+        return _in_steps(x, offsets, weights, biases, target, sample_weight, spec, mean, "triton")
+    from mclnf_fast.ops.bank_mse.triton import ops  # takes a second, with Triton
+
+    need = _need_parameters(weights, biases)
+    return ops.bank_mse(x, offsets, weights, biases, target, sample_weight, spec, mean, need)
+
+
+_OP = register(
+    "bank_mse",
+    cpu=Backend(cpu_library, _cpu),
+    triton=Backend(_triton.why_not, _triton_sweep),
+    reference=Backend(always, _in_steps),
+)

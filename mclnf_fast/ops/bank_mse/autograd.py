@@ -136,5 +136,7 @@ def register(namespace: str) -> None:
         register_autograd(f"{namespace}::{name}", backward, setup_context=setup)
 
 
-if _library.available("cpu"):
-    register("mclnf_fast")
+def join() -> None:
+    """Join the compiled ops; when the op is imported, so that a trace meets finished ops."""
+    if _library.available("cpu"):
+        register("mclnf_fast")

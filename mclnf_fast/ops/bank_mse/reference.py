@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops._sums import added
+from mclnf_fast.ops._segment_sum import segment_sum
 
 
 def squared_error(y: Tensor, offsets: Tensor, target: Tensor, weight: Tensor | None, mean: bool) -> Tensor:
@@ -16,5 +16,5 @@ def squared_error(y: Tensor, offsets: Tensor, target: Tensor, weight: Tensor | N
     counts = offsets.diff()
     modules = counts.shape[0]
     owner = torch.repeat_interleave(torch.arange(modules, device=y.device), counts, output_size=y.shape[0])
-    total = added(each, owner, modules)
+    total = segment_sum(each, owner, modules)
     return total / (counts * y.shape[1]).clamp(min=1) if mean else total

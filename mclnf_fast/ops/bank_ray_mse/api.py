@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _checks, _dispatch
+from mclnf_fast.checks import check_tensor, check_tensors, values_can_be_read
+from mclnf_fast.ops._checks import HALVES, autocast_enabled, check_bank, in_transform
 from mclnf_fast.ops._constants import constant
+from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cuda_library, register
 from mclnf_fast.ops.bank_mlp import bank_mlp
-from mclnf_fast.ops.bank_mlp.api import check_bank
 from mclnf_fast.ops.bank_mse.api import REDUCTIONS
 from mclnf_fast.ops.bank_ray_mse import autograd
 from mclnf_fast.ops.bank_ray_mse.reference import ray_errors
 from mclnf_fast.shading import Shading
 from mclnf_fast.spec import FieldSpec
 
-
-def _cpu(device: torch.device, dtype: torch.dtype) -> str | None:
-    reason = _dispatch.cpu_library(device, dtype)
-    if reason is None and not hasattr(torch.ops.mclnf_fast, "bank_ray_mse_fwd"):
-        return "the compiled library is older than this op; build it again"
-    return reason
-
-
-_dispatch.register("bank_ray_mse", "cuda", _dispatch.cuda_library)
-_dispatch.register("bank_ray_mse", "cpu", _cpu)
-_dispatch.register("bank_ray_mse", "reference", _dispatch.always)
-
-_select = _dispatch.selector("bank_ray_mse")
+autograd.join()
 
 
 def bank_ray_mse(
@@ -81,9 +71,9 @@ def bank_ray_mse(
         `reduction` besides.
     """
     shading = shading or Shading()
-    weights, biases = _checks.tensors("weights", weights), _checks.tensors("biases", biases)
+    weights, biases = check_tensors("weights", weights), check_tensors("biases", biases)
     for name, tensor in (("rays", rays), ("ray_offsets", ray_offsets)):
-        _checks.check_tensor(name, tensor, (None,), torch.int64, x.device, "[R + 1]" if name == "rays" else "[M + 1]")
+        check_tensor(name, tensor, (None,), torch.int64, x.device, "[R + 1]" if name == "rays" else "[M + 1]")
         if not tensor.numel():
             raise ValueError(f"{name} must have at least one entry, got none")
     _check_within(ray_offsets, rays)
@@ -91,43 +81,101 @@ def bank_ray_mse(
     check_bank(x, offsets, weights, biases, spec)
     points, count = x.shape[0], rays.shape[0] - 1
     if spec.out_dim != 4:
-        raise ValueError(f"spec must have out_dim 4, a density and three colours, got {spec.out_dim}")
-    _checks.check_tensor("widths", widths, (points,), x.dtype, x.device, "[N]")
-    _checks.check_tensor("target", target, (count, 3), x.dtype, x.device, "[R, 3]")
+        raise ValueError(f"spec must have out_dim 4, a density and three colors, got {spec.out_dim}")
+    check_tensor("widths", widths, (points,), x.dtype, x.device, "[N]")
+    check_tensor("target", target, (count, 3), x.dtype, x.device, "[R, 3]")
     if ray_weight is not None:
-        _checks.check_tensor("ray_weight", ray_weight, (count,), x.dtype, x.device, "[R]")
+        check_tensor("ray_weight", ray_weight, (count,), x.dtype, x.device, "[R]")
     if background is not None:
-        _checks.check_tensor("background", background, (3,), x.dtype, x.device, "[3]")
+        check_tensor("background", background, (3,), x.dtype, x.device, "[3]")
         if shading.background == "last_sample":
             raise ValueError("background must be None if shading.background is 'last_sample', got a tensor")
     elif shading.background != "black" and (color := shading.background_color) is not None:
         background = constant(color, x)
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-    mean, others = reduction == "mean", (widths, target, ray_weight, background)
-    if transformed := _checks.in_transform():
-        chosen = _dispatch.select_in_transform("bank_ray_mse", backend)
-    else:
-        chosen = _select(backend, x.device, x.dtype)
-    autocast = x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
-    fused = chosen == "cpu" and x.dtype in (torch.float32, torch.float64) and not autocast and not transformed
-    if fused and not any(t is not None and t.requires_grad for t in (x, *others)):
-        need = torch.is_grad_enabled() and any(t.requires_grad for t in (*weights, *biases))
-        bank = (x, offsets, weights, biases, rays, ray_offsets, *others)
-        return torch.ops.mclnf_fast.bank_ray_mse_fwd(*bank, *spec.packed, *autograd.packed(shading), mean, need)[0]
-    steps = "auto" if chosen == "cuda" else chosen
-    raw = bank_mlp(x, offsets, weights, biases, spec, steps)
-    if raw.dtype in (torch.float16, torch.bfloat16):
+    function = _OP.serving(backend, x.device, x.dtype)
+    rendered = RayBatch(rays, ray_offsets, widths, target, ray_weight, background)
+    loss: Tensor = function(x, offsets, weights, biases, rendered, spec, shading, reduction == "mean")
+    return loss
+
+
+class RayBatch(NamedTuple):
+    """The rays of a call beside the bank's points: which points each has, and which color it must be."""
+
+    rays: Tensor
+    ray_offsets: Tensor
+    widths: Tensor
+    target: Tensor
+    ray_weight: Tensor | None
+    background: Tensor | None
+
+
+def _in_steps(
+    x: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    batch: RayBatch,
+    spec: FieldSpec,
+    shading: Shading,
+    mean: bool,
+    backend: str = "reference",
+) -> Tensor:
+    """Return the losses by `bank_mlp`, `composite` and the squared error, each of a backend."""
+    raw = bank_mlp(x, offsets, weights, biases, spec, backend)
+    if raw.dtype in HALVES:
         raw = raw.float()
-    weight, behind = (None if t is None else t.to(raw.dtype) for t in (ray_weight, background))
-    pixels = (widths.to(raw.dtype), target.to(raw.dtype), weight, behind)
-    return ray_errors(raw, rays, ray_offsets, *pixels, shading, mean, steps)
+    weight, behind = (None if t is None else t.to(raw.dtype) for t in (batch.ray_weight, batch.background))
+    pixels = (batch.widths.to(raw.dtype), batch.target.to(raw.dtype), weight, behind)
+    return ray_errors(raw, batch.rays, batch.ray_offsets, *pixels, shading, mean, backend)
+
+
+def _cpu(
+    x: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    batch: RayBatch,
+    spec: FieldSpec,
+    shading: Shading,
+    mean: bool,
+) -> Tensor:
+    differentiated = (x, batch.widths, batch.target, batch.ray_weight, batch.background)
+    fused = x.dtype in (torch.float32, torch.float64) and not autocast_enabled(x)
+    if not fused or any(t is not None and t.requires_grad for t in differentiated):
+        return _in_steps(x, offsets, weights, biases, batch, spec, shading, mean, "cpu")
+    need = torch.is_grad_enabled() and any(t.requires_grad for t in (*weights, *biases))
+    bank = (x, offsets, weights, biases, *batch)
+    return torch.ops.mclnf_fast.bank_ray_mse_fwd(*bank, *spec.packed, *autograd.packed(shading), mean, need)[0]
+
+
+def _cuda(
+    x: Tensor,
+    offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    batch: RayBatch,
+    spec: FieldSpec,
+    shading: Shading,
+    mean: bool,
+) -> Tensor:
+    # No CUDA kernel fuses them; each step takes the best backend that it has there.
+    return _in_steps(x, offsets, weights, biases, batch, spec, shading, mean, "auto")
 
 
 def _check_within(ray_offsets: Tensor, rays: Tensor) -> None:
-    """What indexing would not name."""
+    """Raise for offsets out of range, which indexing would not name."""
     count = rays.shape[0] - 1
-    if _checks.values_can_be_read(ray_offsets) and not _checks.in_transform():
+    if values_can_be_read(ray_offsets) and not in_transform():
         first, last = int(ray_offsets[0]), int(ray_offsets[-1])
         if (first, last) != (0, count) or bool((ray_offsets.diff() < 0).any()):
             raise ValueError(f"ray_offsets must go from 0 up to the {count} rays, got {first} ... {last}")
+
+
+_OP = register(
+    "bank_ray_mse",
+    cuda=Backend(cuda_library, _cuda),
+    cpu=Backend(cpu_library, _cpu),
+    reference=Backend(always, _in_steps),
+)

@@ -81,6 +81,8 @@ def _backward(ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
     return None, None, list(grads[: ctx.layers]), list(grads[ctx.layers :]), *none
 
 
-if _library.available("cpu") and hasattr(torch.ops.mclnf_fast, "bank_ray_mse_fwd"):
-    register_fake("mclnf_fast::bank_ray_mse_fwd", _fake)
-    register_autograd("mclnf_fast::bank_ray_mse_fwd", _backward, setup_context=_setup)
+def join() -> None:
+    """Give the compiled op its shapes and derivative; when the op is imported, so that a trace meets a finished op."""
+    if _library.available("cpu"):
+        register_fake("mclnf_fast::bank_ray_mse_fwd", _fake)
+        register_autograd("mclnf_fast::bank_ray_mse_fwd", _backward, setup_context=_setup)

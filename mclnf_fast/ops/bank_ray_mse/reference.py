@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops._sums import added
+from mclnf_fast.ops._segment_sum import segment_sum
 from mclnf_fast.ops.composite import composite
 from mclnf_fast.shading import Shading
 
@@ -48,5 +48,5 @@ def ray_errors(
     counts = ray_offsets.diff()
     modules = counts.shape[0]
     owner = torch.repeat_interleave(torch.arange(modules, device=raw.device), counts, output_size=error.shape[0])
-    total = added(error, owner, modules)
+    total = segment_sum(error, owner, modules)
     return total / (3 * counts).clamp(min=1) if mean else total

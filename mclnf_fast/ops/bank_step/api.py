@@ -4,36 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _dispatch
-from mclnf_fast.ops._checks import check_tensor, tensors, values_can_be_read
-from mclnf_fast.ops.bank_step import autograd as _registered  # noqa: F401  (shapes of the compiled op)
-from mclnf_fast.ops.bank_step import reference
-from mclnf_fast.ops.bank_step.reference import Kind, Trust
+from mclnf_fast.checks import check_tensor, check_tensors, values_can_be_read
+from mclnf_fast.ops._dispatch import Backend, Reason, always, cpu_library, cuda_library, register
+from mclnf_fast.ops.bank_step import autograd, reference
+from mclnf_fast.ops.bank_step.reference import StepKind, Trust
 
 DTYPES = (torch.float32, torch.float64)
 
-
-def _dtype(dtype: torch.dtype) -> str | None:
-    return None if dtype in DTYPES else f"it works on float32 and float64 parameters, got {dtype}"
-
-
-def _cpu_library(device: torch.device, dtype: torch.dtype) -> str | None:
-    return _dtype(dtype) or _dispatch.cpu_library(device, dtype)
-
-
-def _cuda_library(device: torch.device, dtype: torch.dtype) -> str | None:
-    return _dtype(dtype) or _dispatch.cuda_library(device, dtype)
-
-
-_dispatch.register("bank_step", "cuda", _cuda_library)
-_dispatch.register("bank_step", "cpu", _cpu_library)
-_dispatch.register("bank_step", "reference", _dispatch.always)
-
-_select = _dispatch.selector("bank_step")
+autograd.join()
 
 
 def bank_step(
@@ -45,7 +28,7 @@ def bank_step(
     lr: float | Tensor,
     *,
     active: Tensor | None = None,
-    kind: Kind = "adam",
+    kind: StepKind = "adam",
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     trust: Trust | tuple[float, Sequence[Tensor], Sequence[Tensor]] | None = None,
@@ -92,39 +75,52 @@ def bank_step(
     region = _check_trust(trust)
     if not isinstance(lr, Tensor) and (not isinstance(lr, (int, float)) or not (lr >= 0 and math.isfinite(lr))):
         raise ValueError(f"lr must be finite and at least 0, or a tensor float64 [M], got {lr!r}")
-    served_by = _select(backend, params[0].device, params[0].dtype)
-
-    def check() -> None:
-        _check(params, grads, exp_avg, exp_avg_sq, step, lr, active, kind, betas, eps, region)
-
+    function = _OP.serving(backend, params[0].device, params[0].dtype)
+    state = _State(params, grads, exp_avg, exp_avg_sq, step, lr, active)
     with torch.no_grad():
-        if served_by == "reference":
-            check()
-            rates = lr if isinstance(lr, Tensor) else torch.full_like(step, lr)
-            reference.bank_step(
-                params, grads, exp_avg, exp_avg_sq, step, rates, active, kind, betas, float(eps), region
-            )
-            return
-        compiling = torch.compiler.is_compiling()
-        if compiling:
-            check()
-        each, one = (lr, 0.0) if isinstance(lr, Tensor) else (None, float(lr))
-        lam, fisher, anchor = region or (0.0, (), ())
-        options = (kind == "adam", betas[0], betas[1], eps, lam, fisher, anchor)
-        # The kernel looks at everything before it writes anything: where it refuses, the cause is looked for
-        # here and named; a step that is right pays for no check in Python.
-        try:
-            if not compiling:  # what saved a parameter for its backward finds out that it has changed
-                torch.autograd.graph.increment_version((*params, *exp_avg, *exp_avg_sq, step))
-            torch.ops.mclnf_fast.bank_step(params, grads, exp_avg, exp_avg_sq, step, each, one, active, *options)
-        except (RuntimeError, TypeError):
-            if not compiling:
-                check()
-            raise
+        function(state, kind, betas, eps, region)
+
+
+class _State(NamedTuple):
+    """The tensors of a step, as `bank_step` takes them."""
+
+    params: Sequence[Tensor]
+    grads: Sequence[Tensor]
+    exp_avg: Sequence[Tensor]
+    exp_avg_sq: Sequence[Tensor]
+    step: Tensor
+    lr: float | Tensor
+    active: Tensor | None
+
+
+def _reference(state: _State, kind: StepKind, betas: tuple[float, float], eps: float, trust: Trust | None) -> None:
+    _check(state, kind, betas, eps, trust)
+    rates = state.lr if isinstance(state.lr, Tensor) else torch.full_like(state.step, state.lr)
+    reference.bank_step(*state[:5], rates, state.active, kind, betas, float(eps), trust)
+
+
+def _compiled(state: _State, kind: StepKind, betas: tuple[float, float], eps: float, trust: Trust | None) -> None:
+    compiling = torch.compiler.is_compiling()
+    if compiling:
+        _check(state, kind, betas, eps, trust)
+    params, grads, exp_avg, exp_avg_sq, step, lr, active = state
+    rates, rate = (lr, 0.0) if isinstance(lr, Tensor) else (None, float(lr))
+    lam, fisher, anchor = trust or (0.0, (), ())
+    options = (kind == "adam", betas[0], betas[1], eps, lam, fisher, anchor)
+    # The kernel checks everything before it writes anything: if it refuses, the cause is searched for here and named.
+    # A correct step pays for no check in Python, which would take longer than the step of a small bank.
+    try:
+        if not compiling:  # autograd of what saved a parameter for its backward then finds out that it has changed
+            torch.autograd.graph.increment_version((*params, *exp_avg, *exp_avg_sq, step))
+        torch.ops.mclnf_fast.bank_step(params, grads, exp_avg, exp_avg_sq, step, rates, rate, active, *options)
+    except (RuntimeError, TypeError):
+        if not compiling:
+            _check(state, kind, betas, eps, trust)
+        raise
 
 
 def _listed(name: str, value: Sequence[Tensor]) -> Sequence[Tensor]:
-    return value if isinstance(value, (list, tuple)) else tensors(name, value)
+    return value if isinstance(value, (list, tuple)) else check_tensors(name, value)
 
 
 def _check_trust(trust: Trust | tuple[float, Sequence[Tensor], Sequence[Tensor]] | None) -> Trust | None:
@@ -141,37 +137,26 @@ def _check_trust(trust: Trust | tuple[float, Sequence[Tensor], Sequence[Tensor]]
     return Trust(lam, _listed("trust's fisher", trust[1]), _listed("trust's anchor", trust[2]))
 
 
-def _check(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    exp_avg: Sequence[Tensor],
-    exp_avg_sq: Sequence[Tensor],
-    step: Tensor,
-    lr: float | Tensor,
-    active: Tensor | None,
-    kind: Kind,
-    betas: tuple[float, float],
-    eps: float,
-    trust: Trust | None,
-) -> None:
+def _check(state: _State, kind: StepKind, betas: tuple[float, float], eps: float, trust: Trust | None) -> None:
+    params, grads, exp_avg, exp_avg_sq, step, lr, active = state
     for i, p in enumerate(params):
         check_tensor(f"params[{i}]", p, dtype=DTYPES if i == 0 else params[0].dtype, device=params[0].device)
         if p.dim() == 0 or p.shape[0] != params[0].shape[0]:
             raise ValueError(f"params[{i}] must be [M, ...] with one M for all, got {list(p.shape)}")
     modules, device = params[0].shape[0], params[0].device
-    state = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    moments = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
     region = {} if trust is None else {"trust's fisher": trust.fisher, "trust's anchor": trust.anchor}
-    for name, given in {"grads": grads, **state, **region}.items():
-        if kind == "sgd" and name in state:
-            if given:
-                raise ValueError(f"{name} must be empty for SGD, got {len(given)} tensors")
+    for name, tensors in {"grads": grads, **moments, **region}.items():
+        if kind == "sgd" and name in moments:
+            if tensors:
+                raise ValueError(f"{name} must be empty for SGD, got {len(tensors)} tensors")
             continue
-        if len(given) != len(params):
-            raise ValueError(f"{name} must hold {len(params)} tensors like params, got {len(given)}")
-        for i, (t, p) in enumerate(zip(given, params)):
+        if len(tensors) != len(params):
+            raise ValueError(f"{name} must hold {len(params)} tensors like params, got {len(tensors)}")
+        for i, (t, p) in enumerate(zip(tensors, params)):
             check_tensor(f"{name}[{i}]", t, tuple(p.shape), p.dtype, device, f"like params[{i}]")
     check_tensor("step", step, (modules,), torch.float64, device, "[M]")
-    for name, changed in {"params": params, **state, "step": (step,)}.items():
+    for name, changed in {"params": params, **moments, "step": (step,)}.items():
         if any(size > 1 and stride == 0 for t in changed for size, stride in zip(t.shape, t.stride())):
             raise ValueError(f"{name} must not be expanded: it is changed in place")
     if isinstance(lr, Tensor):
@@ -187,3 +172,23 @@ def _check(
             continue
         if not bool((torch.isfinite(values) & (values >= 0)).all()):
             raise ValueError(f"{name} must be finite and at least 0, got {values.tolist()}")
+
+
+def _dtype_first(reason: Reason) -> Reason:
+    """Return the reason of a compiled library behind that of the parameters' dtype."""
+
+    def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+        if dtype not in DTYPES:
+            return f"it works on float32 and float64 parameters, got {dtype}"
+        return reason(device, dtype)
+
+    return why_not
+
+
+_OP = register(
+    "bank_step",
+    passes_transforms=True,
+    cuda=Backend(_dtype_first(cuda_library), _compiled),
+    cpu=Backend(_dtype_first(cpu_library), _compiled),
+    reference=Backend(always, _reference),
+)

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Kind = Literal["adam", "sgd"]
+StepKind = Literal["adam", "sgd"]
 
 # Parameters stepped at a time on a CPU, so that the passes of a step find them in the cache.
 CPU_CHUNK = 1 << 19
@@ -36,7 +36,7 @@ def bank_step(
     step: Tensor,
     lr: Tensor,
     active: Tensor | None,
-    kind: Kind,
+    kind: StepKind,
     betas: tuple[float, float],
     eps: float,
     trust: Trust | None,
@@ -64,7 +64,7 @@ def _step(
     exp_avg_sq: list[Tensor],
     step: Tensor,
     lr: Tensor,
-    kind: Kind,
+    kind: StepKind,
     betas: tuple[float, float],
     eps: float,
     trust: Trust | None,

@@ -5,19 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _dispatch
-from mclnf_fast.ops._checks import check_tensor, values_can_be_read
+from mclnf_fast.checks import check_tensor, values_can_be_read
+from mclnf_fast.ops._checks import in_transform
+from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cuda_library, register
 from mclnf_fast.ops.composite import autograd, reference
+from mclnf_fast.ops.composite.autograd import CompositeInputs
 from mclnf_fast.ops.composite.reference import Composite
 
 _HALF_OR_SINGLE = (torch.float32, torch.float16, torch.bfloat16)
 
-
-_dispatch.register("composite", "cuda", _dispatch.cuda_library)
-_dispatch.register("composite", "cpu", _dispatch.cpu_library)
-_dispatch.register("composite", "reference", _dispatch.always)
-
-_select = _dispatch.selector("composite")
+autograd.join()
 
 
 def composite(
@@ -67,7 +64,7 @@ def composite(
         BackendError: a backend asked for by name can't serve.
     """
     _check(density, color, t_starts, t_ends, packed_info, background, early_stop_eps)
-    served_by = _select(backend, density.device, density.dtype)
+    function = _OP.serving(backend, density.device, density.dtype)
     dtype = torch.float64 if density.dtype == torch.float64 else torch.float32
     inputs = (
         _as(density, dtype),
@@ -77,19 +74,28 @@ def composite(
         packed_info,
         None if background is None else _as(background, dtype),
     )
-    if served_by == "cpu" and not torch.compiler.is_compiling():  # it looks at packed_info itself
-        try:
-            found = Composite(*autograd.forward(inputs, float(early_stop_eps)))
-        except RuntimeError:
-            _check_segments(packed_info, density.shape[0])
-            raise
-    else:
-        _check_segments(packed_info, density.shape[0])
-        if served_by == "reference":
-            found = reference.composite(*inputs, early_stop_eps)
-        else:
-            found = Composite(*autograd.forward(inputs, float(early_stop_eps)))
-    return found if density.dtype == dtype else Composite(*(t.to(density.dtype) for t in found))
+    result: Composite = function(inputs, float(early_stop_eps))
+    return result if density.dtype == dtype else Composite(*(t.to(density.dtype) for t in result))
+
+
+def _reference(inputs: CompositeInputs, early_stop_eps: float) -> Composite:
+    _check_segments(inputs[4], inputs[0].shape[0])
+    return reference.composite(*inputs, early_stop_eps)
+
+
+def _cpu(inputs: CompositeInputs, early_stop_eps: float) -> Composite:
+    if torch.compiler.is_compiling():
+        return _cuda(inputs, early_stop_eps)
+    try:  # the kernel checks packed_info on its way through it; a check here first would be a second pass over it
+        return Composite(*autograd.forward(inputs, early_stop_eps))
+    except RuntimeError:
+        _check_segments(inputs[4], inputs[0].shape[0])
+        raise
+
+
+def _cuda(inputs: CompositeInputs, early_stop_eps: float) -> Composite:
+    _check_segments(inputs[4], inputs[0].shape[0])
+    return Composite(*autograd.forward(inputs, early_stop_eps))
 
 
 def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -137,7 +143,7 @@ def _check(
 def _check_segments(packed_info: Tensor | None, samples: int) -> None:
     if packed_info is None or packed_info.shape[0] == 0 or not values_can_be_read(packed_info):
         return
-    if torch._C._functorch.maybe_current_level() is not None:
+    if in_transform():
         return
     first, count = packed_info.unbind(1)
     least = torch.cat([first.new_zeros(1), (first + count)[:-1]])
@@ -149,3 +155,12 @@ def _check_segments(packed_info: Tensor | None, samples: int) -> None:
             f" and rays in order without overlap, got packed_info[{row}] = {packed_info[row].tolist()} where "
             f"first must be at least {int(least[row])}"
         )
+
+
+_OP = register(
+    "composite",
+    passes_transforms=True,
+    cuda=Backend(cuda_library, _cuda),
+    cpu=Backend(cpu_library, _cpu),
+    reference=Backend(always, _reference),
+)

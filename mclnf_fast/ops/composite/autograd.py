@@ -14,10 +14,10 @@ from mclnf_fast.ops import _library
 from mclnf_fast.ops._checks import in_transform
 
 _Optional = Tensor | None
-_Inputs = tuple[Tensor, Tensor, Tensor, Tensor, _Optional, _Optional]
+CompositeInputs = tuple[Tensor, Tensor, Tensor, Tensor, _Optional, _Optional]
 
 
-def forward(inputs: _Inputs, early_stop_eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def forward(inputs: CompositeInputs, early_stop_eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Color, opacity, depth and weights from (density, color, t_starts, t_ends, packed_info, background)."""
     found: tuple[Tensor, Tensor, Tensor, Tensor]
     if torch.compiler.is_compiling() or in_transform():
@@ -174,7 +174,10 @@ def _third(ctx: Any, *cotangents: _Optional) -> tuple[_Optional, ...]:
     )
 
 
-if _library.available("cpu"):
+def join() -> None:
+    """Give the compiled ops shapes and derivatives; when the op is imported, so that a trace meets finished ops."""
+    if not _library.available("cpu"):
+        return
     torch.library.register_fake("mclnf_fast::composite_fwd", _fwd_fake)
     torch.library.register_fake("mclnf_fast::composite_bwd", _bwd_fake)
     torch.library.register_fake("mclnf_fast::composite_bwd_bwd", _bwd_bwd_fake)

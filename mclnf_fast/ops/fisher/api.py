@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _checks, _dispatch, _triton
-from mclnf_fast.ops._sums import added
-from mclnf_fast.ops.bank_mlp.api import check_bank
-from mclnf_fast.ops.fisher import autograd as _autograd  # noqa: F401 (gives the compiled ops their shapes)
-from mclnf_fast.ops.fisher import reference
+from mclnf_fast.checks import check_tensor, check_tensors, values_can_be_read
+from mclnf_fast.ops import _triton
+from mclnf_fast.ops._checks import HALVES, check_bank, in_transform
+from mclnf_fast.ops._dispatch import Backend, always, cpu_library, register
+from mclnf_fast.ops._segment_sum import segment_sum
+from mclnf_fast.ops.fisher import autograd, reference
+from mclnf_fast.ops.fisher.records import FisherCall, FisherResult, ParameterLists
 from mclnf_fast.spec import FieldSpec
 
-_dispatch.register("fisher_scores", "cpu", _dispatch.cpu_library)
-_dispatch.register("fisher_scores", "triton", _triton.why_not)
-_dispatch.register("fisher_scores", "reference", _dispatch.always)
-
-_select = _dispatch.selector("fisher_scores")
-
-
-Pair = tuple[list[Tensor], list[Tensor]]
-
-
-class FisherResult(NamedTuple):
-    """scores [S]; grads and fisher are pairs (one tensor a layer [M, in, out], one a layer [M, out])."""
-
-    scores: Tensor
-    grads: Pair
-    fisher: Pair
+autograd.join()
 
 
 def fisher_scores(
@@ -85,65 +71,62 @@ def fisher_scores(
     With `sample_ids` the samples are grouped, which depends on their values: a GPU waits for it, and a CUDA graph can't
     hold it. Without, nothing waits.
     """
-    weights, biases = _checks.tensors("weights", weights), _checks.tensors("biases", biases)
+    weights, biases = check_tensors("weights", weights), check_tensors("biases", biases)
     check_bank(x, offsets, weights, biases, spec)
-    if _checks.in_transform():
+    if in_transform():
         raise RuntimeError("fisher_scores: must be called outside torch.func transforms (grad, vmap, ...)")
-    points = x.shape[0]
-    _checks.check_tensor("grad_y", grad_y, (points, spec.out_dim), x.dtype, x.device, "[N, out_dim]")
+    points, dtype = x.shape[0], x.dtype
+    check_tensor("grad_y", grad_y, (points, spec.out_dim), dtype, x.device, "[N, out_dim]")
     if isinstance(damping, bool) or not isinstance(damping, (int, float)) or not damping >= 0:
         raise ValueError(f"damping must be a number of at least 0, got {damping!r}")
-    dtype = x.dtype
-    # The reference and the CPU compute float16 and bfloat16 in float32: squares of half gradients underflow. Triton
-    # multiplies them as they are, and forms squares and sums in float32.
-    wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-    given = None if fisher is None else _checked_fisher(fisher, weights, biases, x, wide)
+    information = None if fisher is None else _checked_fisher(fisher, weights, biases, x)
     samples = _count_samples(sample_ids, points, offsets.numel() - 1, x.device, num_samples)
-    chosen = _select(backend, x.device, dtype)
-    used = dtype if chosen == "triton" else wide
-    x, grad_y = x.detach().to(used), grad_y.detach().to(used)
-    weights, biases = [w.detach().to(used) for w in weights], [b.detach().to(used) for b in biases]
-    if given is not None and chosen != "triton":
-        given = ([t.to(wide) for t in given[0]], [t.to(wide) for t in given[1]])
+    function = _OP.serving(backend, x.device, dtype)
+    call = FisherCall(
+        x.detach(),
+        offsets,
+        [w.detach() for w in weights],
+        [b.detach() for b in biases],
+        grad_y.detach(),
+        information,
+        spec,
+        sample_ids,
+        samples,
+        damping,
+        grads,
+    )
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        if chosen == "reference":
-            if given is not None:
-                _refuse_negative(given)
-            ids = torch.arange(points, device=x.device) if sample_ids is None else sample_ids
-            result = reference.fisher_scores(
-                x, offsets, weights, biases, grad_y, given, spec, ids, samples, damping, grads
-            )
-        else:
-            if chosen == "triton" and given is not None:
-                _refuse_negative(given)
-            result = _compiled(
-                x, offsets, weights, biases, grad_y, given, spec, sample_ids, samples, damping, grads, chosen
-            )
-    scores, *pairs = result
-    narrow: list[Pair] = [([t.to(dtype) for t in p[0]], [t.to(dtype) for t in p[1]]) for p in pairs]
-    return FisherResult(scores.to(dtype), narrow[0], narrow[1])
+        scores, *lists = function(call)
+    rounded: list[ParameterLists] = [([t.to(dtype) for t in p[0]], [t.to(dtype) for t in p[1]]) for p in lists]
+    return FisherResult(scores.to(dtype), rounded[0], rounded[1])
 
 
-def _checked_fisher(fisher: object, weights: list[Tensor], biases: list[Tensor], x: Tensor, wide: torch.dtype) -> Pair:
-    """The caller's diagonal Fisher, in the dtype of x or the one that the reference computes in (wide)."""
+def _widened(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that the reference and the CPU compute in: squares of half gradients underflow."""
+    return torch.float32 if dtype in HALVES else dtype
+
+
+def _checked_fisher(fisher: object, weights: list[Tensor], biases: list[Tensor], x: Tensor) -> ParameterLists:
+    """Return the caller's diagonal Fisher, in the dtype of x or the one that the reference computes in."""
+    dtypes = (x.dtype, _widened(x.dtype))
     if not isinstance(fisher, (tuple, list)) or len(fisher) != 2:
         raise TypeError(f"fisher must be a pair (like weights, like biases), got {type(fisher).__name__}")
     checked: list[list[Tensor]] = []
     for k, (name, like) in enumerate((("weights", weights), ("biases", biases))):
-        tensors = _checks.tensors(f"fisher[{k}]", fisher[k])
+        tensors = check_tensors(f"fisher[{k}]", fisher[k])
         if len(tensors) != len(like):
             raise ValueError(f"fisher[{k}] must hold {len(like)} tensors like {name}, one a layer, got {len(tensors)}")
         for l, (f, t) in enumerate(zip(tensors, like)):
             where = f"fisher[{k}][{l}]"
-            _checks.check_tensor(where, f, t.shape, (x.dtype, wide), x.device, f"like {name}[{l}]")
+            check_tensor(where, f, t.shape, dtypes, x.device, f"like {name}[{l}]")
         checked.append([f.detach() for f in tensors])
     return checked[0], checked[1]
 
 
-def _refuse_negative(fisher: Pair) -> None:
+def _refuse_negative(fisher: ParameterLists) -> None:
     for k, tensors in enumerate(fisher):
         for l, f in enumerate(tensors):
-            if f.numel() and _checks.values_can_be_read(f) and not bool((f >= 0).all()):
+            if f.numel() and values_can_be_read(f) and not bool((f >= 0).all()):
                 raise ValueError(f"fisher[{k}][{l}] must not be negative or NaN, got {float(f.min())}")
 
 
@@ -159,7 +142,7 @@ def _count_samples(
         if num_samples not in (None, points):
             raise ValueError(f"num_samples must be N = {points} where sample_ids is None, got {num_samples}")
         return points
-    _checks.check_tensor("sample_ids", sample_ids, (points,), torch.int64, device, "[N]")
+    check_tensor("sample_ids", sample_ids, (points,), torch.int64, device, "[N]")
     low, high = (int(v) for v in sample_ids.aminmax()) if points else (0, -1)
     samples = high + 1 if num_samples is None else num_samples
     # A sample's share of a module is found by the number module * S + sample.
@@ -169,64 +152,92 @@ def _count_samples(
     return samples
 
 
-def _compiled(
-    x: Tensor,
-    offsets: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    grad_y: Tensor,
-    fisher: Pair | None,
-    spec: FieldSpec,
-    sample_ids: Tensor | None,
-    samples: int,
-    damping: float,
-    grads: bool,
-    backend: str,
-) -> tuple[Tensor, Pair, Pair]:
-    """One sweep where the Fisher is given; two where the batch's own must be known before the first score."""
-    modules = offsets.numel() - 1
-    bounds, shares, owner = None, offsets, None
-    if sample_ids is not None:
+Sums = tuple[Tensor, ParameterLists, ParameterLists]
+"""Scores, sums of gradients and means of their squares."""
+
+Sweep = Callable[[FisherCall, Tensor | None, Tensor, ParameterLists | None, bool], Sums]
+"""One pass of a compiled backend over the points: the call, the first point of each segment or None if each point is
+one, the first segment of each module, the Fisher to score by or None, and whether the sums are wanted."""
+
+
+def _reference(call: FisherCall) -> Sums:
+    call = call.to(_widened(call.x.dtype))
+    if call.fisher is not None:
+        _refuse_negative(call.fisher)
+    ids = torch.arange(call.x.shape[0], device=call.x.device) if call.sample_ids is None else call.sample_ids
+    return reference.fisher_scores(call._replace(sample_ids=ids))
+
+
+def _cpu(call: FisherCall) -> Sums:
+    return _by_sweeps(call.to(_widened(call.x.dtype)), _cpu_sweep)
+
+
+def _triton_sweeps(call: FisherCall) -> Sums:
+    if call.fisher is not None:
+        _refuse_negative(call.fisher)
+    # Half types are multiplied as they are, and squares and sums formed in float32.
+    return _by_sweeps(call, _triton_sweep)
+
+
+def _by_sweeps(call: FisherCall, sweep: Sweep) -> Sums:
+    """Return the result of one sweep if the Fisher is given; of two if the batch's own must be known before the first
+    score."""
+    modules, samples = call.modules, max(call.samples, 1)
+    bounds, shares, owner = None, call.offsets, None
+    if call.sample_ids is not None:
         # Points of one sample side by side within their module: a sample's share of a module is a segment.
-        index = torch.arange(modules + 1, device=x.device)
-        key = torch.repeat_interleave(index[:-1], offsets.diff()) * max(samples, 1) + sample_ids
+        index = torch.arange(modules + 1, device=call.x.device)
+        key = torch.repeat_interleave(index[:-1], call.offsets.diff()) * samples + call.sample_ids
         if key.numel() and bool((key[1:] < key[:-1]).any()):
             key, order = key.sort(stable=True)
-            x, grad_y = x[order], grad_y[order]
-        found, length = torch.unique_consecutive(key, return_counts=True)
+            call = call._replace(x=call.x[order], grad_y=call.grad_y[order])
+        segments, length = torch.unique_consecutive(key, return_counts=True)
         bounds = torch.cat((length.new_zeros(1), length.cumsum(0)))
-        shares = torch.searchsorted(found, index * max(samples, 1))
-        owner = found % max(samples, 1)
-    ints, floats = spec.packed
-
-    def sweep(known: Pair | None, sums: bool) -> tuple[Tensor, Pair, Pair]:
-        if backend == "triton":
-            from mclnf_fast.ops.fisher.triton import ops  # takes a second, with Triton
-
-            # The batch's own Fisher stays float32 on its way to the scores.
-            result = x.dtype if known is not None else torch.float32
-            return ops.fisher_scores(
-                x, offsets, weights, biases, grad_y, known, spec, bounds, shares, damping, sums, result
-            )
-        extra: tuple[Tensor, ...] = ()
-        op = torch.ops.mclnf_fast.fisher_points
-        if bounds is not None:
-            op, extra = torch.ops.mclnf_fast.fisher_segments, (bounds, shares)
-        f = known or ([], [])
-        try:
-            s, gw, gb, fw, fb = op(x, offsets, weights, biases, grad_y, *extra, f[0], f[1], damping, ints, floats, sums)
-        except RuntimeError as error:
-            if "must not be negative" in str(error):  # found in the sweep: looking first would cost a pass over memory
-                raise ValueError(str(error).splitlines()[0]) from None
-            raise
-        return s, (list(gw), list(gb)), (list(fw), list(fb))
-
-    none: Pair = ([], [])
-    if fisher is None:
-        _, total, mean = sweep(None, True)
-        scores = sweep(mean, False)[0]
+        shares = torch.searchsorted(segments, index * samples)
+        owner = segments % samples
+    if call.fisher is None:
+        _, total, mean = sweep(call, bounds, shares, None, True)
+        scores = sweep(call, bounds, shares, mean, False)[0]
     else:
-        scores, total, mean = sweep(fisher, grads)
+        scores, total, mean = sweep(call, bounds, shares, call.fisher, call.grads)
     if owner is not None:  # a sample's scores over the modules that it touches, in the modules' order
-        scores = added(scores, owner, samples)
-    return scores, total if grads else none, mean if grads else none
+        scores = segment_sum(scores, owner, call.samples)
+    none: ParameterLists = ([], [])
+    return scores, total if call.grads else none, mean if call.grads else none
+
+
+def _cpu_sweep(
+    call: FisherCall, bounds: Tensor | None, shares: Tensor, fisher: ParameterLists | None, sums: bool
+) -> Sums:
+    points = bounds is None
+    op = torch.ops.mclnf_fast.fisher_points if points else torch.ops.mclnf_fast.fisher_segments
+    segments = () if points else (bounds, shares)
+    known = fisher or ([], [])
+    bank = (call.x, call.offsets, call.weights, call.biases, call.grad_y)
+    try:
+        scores, *lists = op(*bank, *segments, *known, call.damping, *call.spec.packed, sums)
+    except RuntimeError as error:
+        if "must not be negative" in str(error):  # noticed in the sweep: a check first would cost a pass over memory
+            raise ValueError(str(error).splitlines()[0]) from None
+        raise
+    grad_w, grad_b, mean_w, mean_b = map(list, lists)
+    return scores, (grad_w, grad_b), (mean_w, mean_b)
+
+
+def _triton_sweep(
+    call: FisherCall, bounds: Tensor | None, shares: Tensor, fisher: ParameterLists | None, sums: bool
+) -> Sums:
+    from mclnf_fast.ops.fisher.triton import ops  # takes a second, with Triton
+
+    # The batch's own Fisher stays float32 on its way to the scores.
+    result = call.x.dtype if fisher is not None else torch.float32
+    bank = (call.x, call.offsets, call.weights, call.biases, call.grad_y)
+    return ops.fisher_scores(*bank, fisher, call.spec, bounds, shares, call.damping, sums, result)
+
+
+_OP = register(
+    "fisher_scores",
+    cpu=Backend(cpu_library, _cpu),
+    triton=Backend(_triton.why_not, _triton_sweeps),
+    reference=Backend(always, _reference),
+)

@@ -63,11 +63,10 @@ def _no_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     return None
 
 
-def _register() -> None:
+def join() -> None:
+    """Give the compiled ops their shapes; when the op is imported, so that a trace meets finished ops."""
+    if not _library.available("cpu"):
+        return
     for name, fake in (("fisher_points", _points_fake), ("fisher_segments", _segments_fake)):
         torch.library.register_fake(f"mclnf_fast::{name}", fake)
         torch.library.register_autograd(f"mclnf_fast::{name}", _refuse, setup_context=_no_setup)
-
-
-if _library.available("cpu"):
-    _register()

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops._layers import activate, encode
+from mclnf_fast.ops.fisher.records import FisherCall, ParameterLists
 from mclnf_fast.spec import FieldSpec
-
-Pair = tuple[list[Tensor], list[Tensor]]
 
 _CHUNK = 1 << 24  # elements of per-sample gradients held at a time
 
@@ -62,23 +61,14 @@ def per_sample(a: Tensor, d: Tensor, segment: Tensor, count: int) -> list[tuple[
     return chunks
 
 
-def fisher_scores(
-    x: Tensor,
-    offsets: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    grad_y: Tensor,
-    fisher: Pair | None,
-    spec: FieldSpec,
-    sample_ids: Tensor,
-    num_samples: int,
-    damping: float,
-    grads: bool,
-) -> tuple[Tensor, Pair, Pair]:
-    """See `api.fisher_scores`; `sample_ids` and `num_samples` are resolved there."""
+def fisher_scores(call: FisherCall) -> tuple[Tensor, ParameterLists, ParameterLists]:
+    """Return scores [S], sums of gradients and means of their squares; `sample_ids` of the call are resolved."""
+    x, offsets, weights, biases, grad_y, fisher, spec, sample_ids, num_samples, damping, grads = call
+    if sample_ids is None:
+        raise ValueError("sample_ids must be int64 [N], got None")
     scores = x.new_zeros(num_samples)
-    total: Pair = ([torch.zeros_like(w) for w in weights], [torch.zeros_like(b) for b in biases])
-    mean: Pair = ([torch.zeros_like(w) for w in weights], [torch.zeros_like(b) for b in biases])
+    total: ParameterLists = ([torch.zeros_like(w) for w in weights], [torch.zeros_like(b) for b in biases])
+    mean: ParameterLists = ([torch.zeros_like(w) for w in weights], [torch.zeros_like(b) for b in biases])
     bounds = offsets.tolist()
     for m, (begin, end) in enumerate(itertools.pairwise(bounds)):
         if begin == end:

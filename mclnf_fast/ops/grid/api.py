@@ -5,16 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mclnf_fast.checks import check_tensor
 from mclnf_fast.grids import Grid, TriPlane
-from mclnf_fast.ops import _checks, _dispatch
-from mclnf_fast.ops.grid import autograd as _autograd  # noqa: F401 (joins the compiled ops)
-from mclnf_fast.ops.grid import reference
+from mclnf_fast.ops._checks import FLOATS, HALVES, check_offsets
+from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cuda_library, register
+from mclnf_fast.ops.grid import autograd, reference
 
-_dispatch.register("grid_encode", "cuda", _dispatch.cuda_library)
-_dispatch.register("grid_encode", "cpu", _dispatch.cpu_library)
-_dispatch.register("grid_encode", "reference", _dispatch.always)
-
-_select = _dispatch.selector("grid_encode")
+autograd.join()
 
 
 def grid_encode(x: Tensor, offsets: Tensor, tables: Tensor, encoding: Grid, backend: str | None = "auto") -> Tensor:
@@ -48,24 +45,30 @@ def grid_encode(x: Tensor, offsets: Tensor, tables: Tensor, encoding: Grid, back
     """
     if not isinstance(encoding, Grid):
         raise TypeError(f"encoding must be a HashGrid or a TriPlane, got {type(encoding).__name__}")
-    _checks.check_tensor("x", x, (None, None), _checks.FLOATS, what="[N, dims]")
+    check_tensor("x", x, (None, None), FLOATS, what="[N, dims]")
     layout = encoding.layout(x.shape[1])
     shape = (None, layout.entries, layout.features)
-    _checks.check_tensor("tables", tables, shape, x.dtype, x.device, "[M, entries, features]")
-    _checks.check_tensor("offsets", offsets, (tables.shape[0] + 1,), torch.int64, x.device, "[M + 1]")
-    _checks.check_offsets("offsets", offsets, x.shape[0])
-    if _checks.in_transform():
-        chosen = _dispatch.select_in_transform("grid_encode", backend)
-    else:
-        chosen = _select(backend, x.device, x.dtype)
+    check_tensor("tables", tables, shape, x.dtype, x.device, "[M, entries, features]")
+    check_tensor("offsets", offsets, (tables.shape[0] + 1,), torch.int64, x.device, "[M + 1]")
+    check_offsets("offsets", offsets, x.shape[0])
+    function = _OP.serving(backend, x.device, x.dtype)
     dtype = x.dtype
-    if dtype in (torch.float16, torch.bfloat16):
+    if dtype in HALVES:
         x, tables = x.float(), tables.float()
-    if chosen == "reference":
-        y = reference.grid_encode(x, offsets, tables, encoding)
-    else:
-        y = torch.ops.mclnf_fast.grid_encode_fwd(x, offsets, tables, *layout.packed)
+    y: Tensor = function(x, offsets, tables, encoding)
     if isinstance(encoding, TriPlane) and encoding.reduce == "product":
         xy, xz, yz = y.split(encoding.features, 1)
         y = xy * xz * yz
     return y.to(dtype)
+
+
+def _compiled(x: Tensor, offsets: Tensor, tables: Tensor, encoding: Grid) -> Tensor:
+    return torch.ops.mclnf_fast.grid_encode_fwd(x, offsets, tables, *encoding.layout(x.shape[1]).packed)
+
+
+_OP = register(
+    "grid_encode",
+    cuda=Backend(cuda_library, _compiled),
+    cpu=Backend(cpu_library, _compiled),
+    reference=Backend(always, reference.grid_encode),
+)

@@ -11,15 +11,11 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops import _library
-
-
-def _outputs(ints: Any) -> int:
-    """Features of a point: ints hold dims, axes, features, interpolation, together, levels, ..."""
-    return int(ints[2]) * (1 if ints[4] else int(ints[5]))
+from mclnf_fast.packing import GridHeader
 
 
 def _fwd_fake(x: Tensor, offsets: Tensor, tables: Tensor, ints: Any, floats: Any) -> Tensor:
-    return x.new_empty(x.shape[0], _outputs(ints))
+    return x.new_empty(x.shape[0], GridHeader.of(ints).outputs)
 
 
 def _bwd_fake(
@@ -92,7 +88,10 @@ def _third(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
     )
 
 
-if _library.available("cpu"):  # when this module is imported, so that a trace meets finished ops
+def join() -> None:
+    """Give the compiled ops shapes and derivatives; when the op is imported, so that a trace meets finished ops."""
+    if not _library.available("cpu"):
+        return
     torch.library.register_fake("mclnf_fast::grid_encode_fwd", _fwd_fake)
     torch.library.register_fake("mclnf_fast::grid_encode_bwd", _bwd_fake)
     torch.library.register_fake("mclnf_fast::grid_encode_bwd_bwd", _bwd_bwd_fake)

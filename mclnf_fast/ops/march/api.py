@@ -7,24 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _dispatch
-from mclnf_fast.ops._checks import check_tensor, values_can_be_read
-from mclnf_fast.ops.march import autograd as _registered  # noqa: F401  (shapes of the compiled op)
-from mclnf_fast.ops.march import reference
+from mclnf_fast.checks import check_tensor, values_can_be_read
+from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cuda_library, register
+from mclnf_fast.ops.march import autograd, reference
 from mclnf_fast.ops.march.reference import MOST_BINS, Samples
 
-
-def _cpu_library(device: torch.device, dtype: torch.dtype) -> str | None:
-    if dtype not in (torch.float32, torch.float64):
-        return f"it works on float32 and float64 rays, got {dtype}"
-    return _dispatch.cpu_library(device, dtype)
-
-
-_dispatch.register("march_rays", "cuda", _dispatch.cuda_library)
-_dispatch.register("march_rays", "cpu", _cpu_library)
-_dispatch.register("march_rays", "reference", _dispatch.always)
-
-_select = _dispatch.selector("march_rays")
+autograd.join()
 
 
 @torch.no_grad()
@@ -90,16 +78,29 @@ def march_rays(
     far_each, far_value = _bound("far", far, rays, device, dtype)
     if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
         raise ValueError(f"seed must be a 64-bit integer, got {seed!r}")
-    served_by = _select(backend, device, dtype)
+    function = _OP.serving(backend, device, dtype)
+    bounds = (near_each, far_each, near_value, far_value)
     options = (chosen_bins, chosen_step, bool(stratified), seed, float(early_stop_eps))
-    if served_by == "reference":
-        near_each = origins.new_full((rays,), near_value) if near_each is None else near_each
-        far_each = origins.new_full((rays,), far_value) if far_each is None else far_each
-        return reference.march_rays(origins, directions, grid, aabb, near_each, far_each, *options)
-    found = torch.ops.mclnf_fast.march_rays_fwd(
-        origins, directions, grid, aabb, near_each, far_each, near_value, far_value, *options
-    )
-    return Samples(*found)
+    samples: Samples = function(origins, directions, grid, aabb, bounds, options)
+    return samples
+
+
+_Bounds = tuple[Tensor | None, Tensor | None, float, float]
+_Options = tuple[int, float, bool, int, float]
+
+
+def _reference(
+    origins: Tensor, directions: Tensor, grid: Tensor | None, aabb: Tensor, bounds: _Bounds, options: _Options
+) -> Samples:
+    rays = origins.shape[:1]
+    near, far = (origins.new_full(rays, value) if t is None else t for t, value in zip(bounds[:2], bounds[2:]))
+    return reference.march_rays(origins, directions, grid, aabb, near, far, *options)
+
+
+def _compiled(
+    origins: Tensor, directions: Tensor, grid: Tensor | None, aabb: Tensor, bounds: _Bounds, options: _Options
+) -> Samples:
+    return Samples(*torch.ops.mclnf_fast.march_rays_fwd(origins, directions, grid, aabb, *bounds, *options))
 
 
 def check_box(origins: Tensor, directions: Tensor, aabb: Tensor) -> tuple[int, torch.device, torch.dtype]:
@@ -160,3 +161,18 @@ def _bound(
     if not isinstance(value, (int, float)) or math.isnan(value):
         raise ValueError(f"{name} must be a number or a tensor [R], got {value!r}")
     return None, float(value)
+
+
+def _cpu_reason(device: torch.device, dtype: torch.dtype) -> str | None:
+    if dtype not in (torch.float32, torch.float64):
+        return f"it works on float32 and float64 rays, got {dtype}"
+    return cpu_library(device, dtype)
+
+
+_OP = register(
+    "march_rays",
+    passes_transforms=True,
+    cuda=Backend(cuda_library, _compiled),
+    cpu=Backend(_cpu_reason, _compiled),
+    reference=Backend(always, _reference),
+)

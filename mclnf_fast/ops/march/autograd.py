@@ -37,6 +37,8 @@ def _backward(ctx: object, *cotangents: Tensor | None) -> tuple[None, ...]:
     return (None,) * 13
 
 
-if _library.available("cpu"):
-    torch.library.register_fake("mclnf_fast::march_rays_fwd", _fake)
-    torch.library.register_autograd("mclnf_fast::march_rays_fwd", _backward, setup_context=_setup)
+def join() -> None:
+    """Give the compiled op its shapes; when the op is imported, so that a trace meets a finished op."""
+    if _library.available("cpu"):
+        torch.library.register_fake("mclnf_fast::march_rays_fwd", _fake)
+        torch.library.register_autograd("mclnf_fast::march_rays_fwd", _backward, setup_context=_setup)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _checks, _dispatch, _triton
-from mclnf_fast.ops.bank_mlp.api import check_layers, check_spec
+from mclnf_fast.checks import check_tensor, check_tensors
+from mclnf_fast.ops import _triton
+from mclnf_fast.ops._checks import HALVES, check_layers, check_offsets, check_spec
+from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cuda_library, register
 from mclnf_fast.ops.march.api import check_bins, check_box, check_occupancy
 from mclnf_fast.ops.render_rays import reference
 from mclnf_fast.ops.render_rays.reference import Options, Pixels
@@ -17,20 +21,6 @@ from mclnf_fast.spec import ACTIVATIONS, FieldSpec
 
 HEADS = tuple(kind for kind in ACTIVATIONS if kind != "sine")
 SAMPLES = 1 << 19  # at a time, about, where samples are written to memory
-
-
-def _triton_kernels(device: torch.device, dtype: torch.dtype) -> str | None:
-    if dtype != torch.float32:
-        return f"it works on float32 rays, got {dtype}"
-    return _triton.why_not(device, dtype)
-
-
-_dispatch.register("render_rays", "triton", _triton_kernels)
-_dispatch.register("render_rays", "cuda", _dispatch.cuda_library)
-_dispatch.register("render_rays", "cpu", _dispatch.cpu_library)
-_dispatch.register("render_rays", "reference", _dispatch.always)
-
-_select = _dispatch.selector("render_rays")
 
 
 def render_rays(
@@ -102,7 +92,7 @@ def render_rays(
         RuntimeError: a gradient was asked for.
         BackendError: a backend asked for by name can't serve.
     """
-    weights, biases = _checks.tensors("weights", weights), _checks.tensors("biases", biases)
+    weights, biases = check_tensors("weights", weights), check_tensors("biases", biases)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (*weights, *biases)):
         raise RuntimeError(
             "render_rays has no gradient, got parameters that require one: call it under torch.no_grad(), or train "
@@ -117,14 +107,10 @@ def render_rays(
         _check_options(options)
         if background is not None:
             _check_background(background, (rays, spec.out_dim - 1), dtype, device, options)
-        chosen = _select(backend, device, dtype)
-        given = (origins, directions, ray_offsets, weights, biases, spec, aabb, occupancy, extra, background, options)
-        if chosen == "triton":
-            from mclnf_fast.ops.render_rays.triton import ops  # takes a second, with Triton
-
-            if (found := ops.render_rays(*given)) is not None:
-                return found
-        return _op_by_op(*given, chosen if chosen in ("cpu", "reference") else "auto")
+        function = _OP.serving(backend, device, dtype)
+        field = (weights, biases, spec)
+        pixels: Pixels = function(origins, directions, ray_offsets, *field, aabb, occupancy, extra, background, options)
+        return pixels
 
 
 def _op_by_op(
@@ -139,9 +125,9 @@ def _op_by_op(
     extra: Tensor | None,
     background: Tensor | None,
     options: Options,
-    backend: str,
+    backend: str = "auto",
 ) -> Pixels:
-    """`reference.render_rays`, some rays at a time, since their samples are written to memory."""
+    """Render op by op, some rays at a time, since their samples are written to memory."""
     rays, most = origins.shape[0], SAMPLES // options.bins + 1 if options.bins else SAMPLES >> 7
     pieces = []
     for first in range(0, max(rays, 1), most):
@@ -183,13 +169,13 @@ def _check_field(
             f"got in_dim {spec.in_dim} and out_dim {spec.out_dim}"
         )
     kind = weights[0].dtype if weights else dtype
-    if kind not in (dtype, torch.float16, torch.bfloat16):
+    if kind not in (dtype, *HALVES):
         raise TypeError(f"weights must have dtype {dtype} like the rays, float16 or bfloat16, got {kind}")
     modules = check_layers(weights, biases, spec, kind, device)
-    _checks.check_tensor("ray_offsets", ray_offsets, (modules + 1,), torch.int64, device, "[M + 1]")
-    _checks.check_offsets("ray_offsets", ray_offsets, rays, "rays")
+    check_tensor("ray_offsets", ray_offsets, (modules + 1,), torch.int64, device, "[M + 1]")
+    check_offsets("ray_offsets", ray_offsets, rays, "rays")
     if extra is not None or spec.in_dim > 3:
-        _checks.check_tensor("extra", extra, (rays, spec.in_dim - 3), dtype, device, "[R, in_dim - 3]")
+        check_tensor("extra", extra, (rays, spec.in_dim - 3), dtype, device, "[R, in_dim - 3]")
 
 
 def _check_options(options: Options) -> None:
@@ -211,4 +197,31 @@ def _check_background(
     if options.last_behind:
         raise ValueError("background must be None where last_behind is set, got both")
     each = isinstance(background, Tensor) and background.dim() == 2
-    _checks.check_tensor("background", background, shape if each else shape[1:], dtype, device, "[C] or [R, C]; here")
+    check_tensor("background", background, shape if each else shape[1:], dtype, device, "[C] or [R, C]; here")
+
+
+def _triton_reason(device: torch.device, dtype: torch.dtype) -> str | None:
+    if dtype != torch.float32:
+        return f"it works on float32 rays, got {dtype}"
+    return _triton.why_not(device, dtype)
+
+
+def _triton_kernel(*call: Any) -> Pixels:
+    from mclnf_fast.ops.render_rays.triton import ops  # takes a second, with Triton
+
+    pixels = ops.render_rays(*call)
+    return _op_by_op(*call) if pixels is None else pixels  # None: the registers do not hold the network
+
+
+def _by(backend: str) -> Callable[..., Pixels]:
+    return functools.partial(_op_by_op, backend=backend)
+
+
+_OP = register(
+    "render_rays",
+    passes_transforms=True,
+    triton=Backend(_triton_reason, _triton_kernel),
+    cuda=Backend(cuda_library, _by("auto")),
+    cpu=Backend(cpu_library, _by("cpu")),
+    reference=Backend(always, _by("reference")),
+)

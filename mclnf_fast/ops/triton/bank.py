@@ -135,7 +135,7 @@ def layers(bank: Bank, keep: bool) -> tuple[list[Tensor], list[Tensor]]:
             ABOVE=net.width if l > 0 else 0,
             BELOW=net.below(l),
             OUT=out,
-            KIND=net.output_activation if l == net.layers - 1 else net.activation,
+            KIND=net.activation_of(l),
             W0=net.w0,
             KEEP=keep,
             ROWS=shape.rows,

@@ -9,14 +9,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Positions in mclnf_fast.spec.ACTIVATIONS, as constants of the kernels.
-NONE = tl.constexpr(0)
-RELU = tl.constexpr(1)
-SINE = tl.constexpr(2)
-SOFTPLUS = tl.constexpr(3)
-TANH = tl.constexpr(4)
-SIGMOID = tl.constexpr(5)
-EXP = tl.constexpr(6)
+from mclnf_fast.packing import Activation
+
+# Kernels read no other globals than these.
+NONE = tl.constexpr(Activation.NONE.value)
+RELU = tl.constexpr(Activation.RELU.value)
+SINE = tl.constexpr(Activation.SINE.value)
+SOFTPLUS = tl.constexpr(Activation.SOFTPLUS.value)
+TANH = tl.constexpr(Activation.TANH.value)
+SIGMOID = tl.constexpr(Activation.SIGMOID.value)
+EXP = tl.constexpr(Activation.EXP.value)
 
 
 @triton.jit

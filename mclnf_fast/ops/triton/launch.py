@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops._constants import kept
+from mclnf_fast.ops._constants import saved_constant
+from mclnf_fast.packing import EncodingKind, PackedNetwork
 
-SPHERICAL = 2  # the kind of an encoding's part (mclnf_fast.encodings.Part)
 CHUNKS = 512  # of all modules together, about: four a multiprocessor
 # What a sweep layer by layer keeps of its points at once: activations of 256 MiB in float32, but not fewer points than
 # keep a large GPU busy.
@@ -65,6 +65,10 @@ class Network:
         skips = sum(self.skips >> l & 1 for l in range(1, self.layers))
         return (self.layers - 1 + skips) * padded(self.width) + padded(self.outputs)
 
+    def activation_of(self, layer: int) -> int:
+        """Return the number of a layer's activation."""
+        return self.output_activation if layer == self.layers - 1 else self.activation
+
     def below(self, layer: int) -> int:
         """Features that a layer takes: all, as its only inputs or behind the layer before's, or none."""
         return self.features if layer == 0 or self.skips >> layer & 1 else 0
@@ -108,28 +112,32 @@ def network(ints: Sequence[int], floats: Sequence[float]) -> Network:
 
 @functools.lru_cache(maxsize=256)
 def _network(ints: tuple[int, ...], floats: tuple[float, ...]) -> Network:
-    inputs, outputs, width, hidden, activation, output_activation, skips, parts = ints[:8]
+    header, w0, parts = PackedNetwork.unpack(ints, floats)
     columns: list[tuple[float, float, float]] = []
-    at, used = 8, 1
-    for _ in range(parts):
-        kind, start, dims, option, count = ints[at : at + 5]
-        at += 5
+    for kind, start, dims, option, frequencies in parts:
         coordinates = range(start, start + dims)
-        if kind == SPHERICAL:
+        if kind == EncodingKind.SPHERICAL:
             raise ValueError("the Triton kernels encode coordinates and waves of them, got another encoding")
-        if kind == 0 or option:
+        if kind == EncodingKind.IDENTITY or option:
             columns += [(float(d), 0.0, -1.0) for d in coordinates]
-        for frequency in floats[used : used + count]:
+        for frequency in frequencies:
             columns += [(float(d), frequency, half) for half in (0.0, 0.5) for d in coordinates]
-        used += count
     return Network(
-        inputs, outputs, width, hidden + 1, activation, output_activation, skips, float(floats[0]), tuple(columns)
+        inputs=header.in_dim,
+        outputs=header.out_dim,
+        width=header.width,
+        layers=header.hidden_layers + 1,
+        activation=header.activation,
+        output_activation=header.output_activation,
+        skips=header.skips,
+        w0=float(w0),
+        columns=tuple(columns),
     )
 
 
 def column_table(net: Network, device: torch.device) -> Tensor:
     """`Network.columns` as the kernels read them, float32 [3, features]; copied to the device once and kept."""
-    return kept(tuple(zip(*net.columns)), torch.float32, device)
+    return saved_constant(tuple(zip(*net.columns)), torch.float32, device)
 
 
 def inside(offsets: Tensor, points: int) -> Tensor:

@@ -6,15 +6,15 @@ import dataclasses
 
 from torch import Tensor
 
-from mclnf_fast.ops.bank_mlp import reference
-from mclnf_fast.ops.triton import launch
+from mclnf_fast.ops._layers import encode
+from mclnf_fast.packing import EncodingKind
 from mclnf_fast.spec import FieldSpec, Identity
 
 
 def without_spherical(x: Tensor, spec: FieldSpec) -> tuple[Tensor, FieldSpec]:
     """The same field over features that PyTorch has formed where the encoding has spherical harmonics, which no kernel
     forms."""
-    if all(kind != launch.SPHERICAL for kind, *_ in spec.encoding.parts(0, spec.in_dim)):
+    if all(part.kind != EncodingKind.SPHERICAL for part in spec.encoding.parts(0, spec.in_dim)):
         return x, spec
     encoded = dataclasses.replace(spec, in_dim=spec.encoded_dim, encoding=Identity())
-    return reference.encode(spec.encoding, x), encoded
+    return encode(spec.encoding, x), encoded

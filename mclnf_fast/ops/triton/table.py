@@ -31,7 +31,7 @@ class Shape:
 
 TENSOR_COLUMNS = 512  # of Blackwell's tensor memory
 
-Pair = tuple[Shape, Shape]
+ShapePair = tuple[Shape, Shape]
 Limited = tuple[tuple[Shape, int], tuple[Shape, int]]
 Entry = tuple[str, int]
 
@@ -47,18 +47,18 @@ class Tiles:
     points that it goes by at a time: without matrix instructions each thread holds a share of both factors as well.
     """
 
-    forward: dict[Entry, Pair]
+    forward: dict[Entry, ShapePair]
     backward: dict[Entry, Limited]
     layer: Shape
     columns: int
     depth: int
     outer: dict[str, tuple[int, int]]
 
-    def forward_shapes(self, kind: str, width: int) -> Pair | None:
+    def forward_shapes(self, kind: str, width: int) -> ShapePair | None:
         """Of the fused forward at a padded width (the largest of the network's, the features' and the outputs')."""
         return self.forward.get((kind, max(width, 64)))
 
-    def backward_shapes(self, kind: str, width: int, held: int) -> Pair | None:
+    def backward_shapes(self, kind: str, width: int, held: int) -> ShapePair | None:
         """Of the fused backward that holds this many columns of activations."""
         entry = self.backward.get((kind, max(width, 64)))
         if entry is None:
@@ -69,7 +69,7 @@ class Tiles:
         return (large if held <= most else small, small)
 
 
-FORWARD: dict[Entry, Pair] = {
+FORWARD: dict[Entry, ShapePair] = {
     ("half", 64): (Shape(128, 8), Shape(SMALL_TILE, 4)),
     ("half", 128): (Shape(128, 8), Shape(SMALL_TILE, 8)),
     ("tf32", 64): (Shape(64, 4), Shape(SMALL_TILE, 4)),
@@ -104,7 +104,7 @@ def built_in(arch: int) -> Tiles:
     return TABLES[max((known for known in TABLES if known <= arch), default=min(TABLES))]
 
 
-def in_tensor_memory(shapes: Pair | None, columns: int, arch: int) -> Pair | None:
+def in_tensor_memory(shapes: ShapePair | None, columns: int, arch: int) -> ShapePair | None:
     """The forward's tiles as an architecture can hold the sums of its products, of `columns` columns in all.
 
     Data-centre Blackwell's matrix instructions (compute capability 10 and 11) put the sums of 64 rows and more in a

@@ -18,7 +18,7 @@ import torch
 from mclnf_fast import cache
 from mclnf_fast.errors import InputError
 from mclnf_fast.ops.triton import table
-from mclnf_fast.ops.triton.table import Entry, Limited, Pair, Shape, Tiles
+from mclnf_fast.ops.triton.table import Entry, Limited, Shape, ShapePair, Tiles
 
 VARIABLE = "MCLNF_FAST_TILES"
 FORMAT = 1
@@ -116,7 +116,7 @@ def read(path: pathlib.Path, arch: int) -> Tiles:
                 f"{path}: must be a table of format {FORMAT} for sm_{arch}, is one of format {plain['format']} "
                 f"for sm_{plain['architecture']}"
             )
-        forward: dict[Entry, Pair] = {}
+        forward: dict[Entry, ShapePair] = {}
         for entry in _same(plain["forward"], own.forward):
             large, small = plain["forward"][_name(entry)]
             forward[entry] = _shape(large), _shape(small)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import sys
 from typing import Any
 
 import torch
 
+from mclnf_fast import ops
 from mclnf_fast.fields import FieldBank, save_bank
 from mclnf_fast.learn.meta.episodes import Kind
 from mclnf_fast.learn.meta.trainer import MetaTrainer, loss_curve, mean_psnr
@@ -15,7 +17,7 @@ from mclnf_fast.learn.methods import METHODS
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.protocol import Plan, Protocol
 from mclnf_fast.metrics import mse_to_psnr
-from mclnf_fast.ops import _dispatch
+from mclnf_fast.report.record import CityRecord, MetaTraining, Picture
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.city import pictures
 from mclnf_fast.systems.city.data import CityData, load, random_initialization
@@ -38,9 +40,9 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     Whatever ends a run, its folder keeps the last good state, and `resume` continues it to the same result. Raises
     InputError on unusable input.
     """
-    from mclnf_fast.report import matrix_table, summary_markdown, write_report
+    from mclnf_fast.report import matrix_table, summary_markdown, write_city_report
 
-    run = begin(config, _dispatch.ops(), read_config, command)
+    run = begin(config, ops.registered(), read_config, command)
     config, folder = run.config, run.folder
     torch.manual_seed(config.seed)
     if config.run.backend != "reference" and (missing := _passed_over(config)):
@@ -66,10 +68,10 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
 
     with run.phases("pictures"):
         drawn, extra = pictures.make(config, data, protocols, folder)
-    metrics = _metrics(run, data, protocols, learned, extra)
+    record = _record(run, data, protocols, learned, extra)
     _save_bank(protocols, params["modules"], run, data)
-    report = run.finish(metrics, lambda *_: drawn, write_report)
-    say(summary_markdown(metrics))
+    record, report = run.finish(record, lambda *_: [Picture(**picture) for picture in drawn], write_city_report)
+    say(summary_markdown(record))
     say(f"report: {report}")
     return folder.path
 
@@ -77,9 +79,9 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
 def _passed_over(config: CityConfig) -> list[str]:
     """Return why the networks are left to the reference; nothing if they are not."""
     where = (torch.device(config.run.device), torch.float32)
-    if _dispatch.select("bank_mlp", config.run.backend, *where) != "reference":
+    if ops.select("bank_mlp", config.run.backend, *where) != "reference":
         return []
-    reasons = [_dispatch.passed_over("bank_mlp", name, *where) for name in _dispatch.backends("bank_mlp")]
+    reasons = [ops.passed_over("bank_mlp", name, *where) for name in ops.backends("bank_mlp")]
     return [reason for reason in reasons if reason is not None]
 
 
@@ -88,7 +90,9 @@ def _psnr_of_mean(losses: torch.Tensor) -> float:
     return float(mse_to_psnr(losses.mean()))
 
 
-def _initializations(run: Run[CityConfig], data: CityData, wide: FieldSpec) -> tuple[dict[str, Params], dict[str, Any]]:
+def _initializations(
+    run: Run[CityConfig], data: CityData, wide: FieldSpec
+) -> tuple[dict[str, Params], dict[str, MetaTraining]]:
     """Return the initializations by name, and what to report of the meta-learned ones.
 
     `random` and `modules` are of a module, `wide`, `joint` and `oml` of one network; those that are not learned are
@@ -98,7 +102,7 @@ def _initializations(run: Run[CityConfig], data: CityData, wide: FieldSpec) -> t
     module = random_initialization(config.field.spec, config.seed, device)
     one = random_initialization(wide, config.seed, device)
     params = {"random": module, "modules": module, "wide": one, "joint": one, "oml": one}
-    learned: dict[str, Any] = {}
+    learned: dict[str, MetaTraining] = {}
     for kind in (kind for kind in KINDS if kind in config.initializations):
         modular = kind == "modules"
         meta, spec = (config.meta, config.field.spec) if modular else (config.meta_joint, wide)
@@ -112,8 +116,8 @@ def _initializations(run: Run[CityConfig], data: CityData, wide: FieldSpec) -> t
         )
         run.learn(trainer, STATES[kind], PHASES[kind], PHASES[kind])
         params[kind] = trainer.params
-        curve = [list(point) for point in loss_curve(trainer.curve)]
-        learned[kind] = {"seconds": trainer.seconds, "steps": trainer.made, "curve": curve}
+        curve = tuple(loss_curve(trainer.curve))
+        learned[kind] = MetaTraining(curve, seconds=trainer.seconds, outer_steps=trainer.made)
     return params, learned
 
 
@@ -134,24 +138,28 @@ def _protocols(run: Run[CityConfig], data: CityData, wide: FieldSpec, params: di
     return protocols
 
 
-def _metrics(
+def _record(
     run: Run[CityConfig],
     data: CityData,
     protocols: dict[str, Protocol],
-    learned: dict[str, Any],
+    learned: dict[str, MetaTraining],
     extra: dict[str, Any],
-) -> dict[str, Any]:
-    return {
-        **run.facts(),
-        "title": data.title,
-        "blocks": [t.name for t in data.tasks],
-        "meta": learned.get("modules"),
-        "starts": learned,
-        "city": extra["city"],
-        "summary": {name: {**summary(p), **extra["ssim"].get(name, {})} for name, p in protocols.items()},
-        "comparison": comparison(protocols),
-        "notes": data.notes,
+) -> CityRecord:
+    """Return the record of the run, but for the pictures and the seconds of the report."""
+    methods = {
+        name: dataclasses.replace(summary(protocol), **extra["ssim"].get(name, {}))
+        for name, protocol in protocols.items()
     }
+    return CityRecord(
+        **run.facts(),
+        title=data.title,
+        notes=tuple(data.notes),
+        tasks=tuple(t.name for t in data.tasks),
+        initializations=learned,
+        methods=methods,
+        across=extra["city"],
+        comparison=comparison(protocols),
+    )
 
 
 def _save_bank(protocols: dict[str, Protocol], init: Params, run: Run[CityConfig], data: CityData) -> None:

@@ -11,6 +11,7 @@ from mclnf_fast.learn.methods import MIM, Mod
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.protocol import Protocol
 from mclnf_fast.metrics import steps_to_reach
+from mclnf_fast.report.record import CityResults, Comparison
 
 
 def finished_modules(protocol: Protocol) -> list[Params]:
@@ -38,30 +39,30 @@ def psnr_curves(protocol: Protocol) -> list[dict[int, float]]:
     return [{step: values[0] for step, values in sorted(curve.items())} for curve in protocol.curves]
 
 
-def summary(protocol: Protocol) -> dict[str, Any]:
-    """Return the row of a method in metrics.json. A joint method has None for what it was before the end."""
+def summary(protocol: Protocol) -> CityResults:
+    """Return the results of a method, but for SSIM. A joint method has None for what it was before the end."""
     matrix, curves = psnr_matrix(protocol), psnr_curves(protocol)
     last = matrix[-1]
     after_own = [row[k] for k, row in enumerate(matrix)]
     drops = [a - b for a, b in zip(after_own, last) if a is not None and b is not None]
     steps = sorted(set.intersection(*(set(c) for c in curves)))
     tasks, method = 1 if protocol.joint else protocol.tasks_done, protocol.method
-    return {
-        "psnr_mean": sum(v for v in last if v is not None) / len(last),
-        "psnr_first_task_after_own": after_own[0],
-        "psnr_first_task_after_all": last[0],
-        "forgetting": sum(drops) / len(drops) if len(drops) == len(last) and not protocol.joint else None,
-        "psnr_at_step": {str(s): sum(c[s] for c in curves) / len(curves) for s in steps},
-        "psnr_at_step_by_task": [{str(s): v for s, v in c.items()} for c in curves],
-        "matrix": [row + [None] * (len(last) - len(row)) for row in matrix],
-        "seconds": protocol.seconds,
-        "evaluation_seconds": protocol.evaluation_seconds,
-        "parameters": sum(p.numel() for params in finished_modules(protocol) for p in params),
-        "steps_per_block": protocol.plan.steps,
-        "steps_total": protocol.budget * tasks,
-        "category": method.category,
-        "fisher": method.config.fim.use if isinstance(method, MIM) else "none",
-    }
+    return CityResults(
+        psnr_mean=sum(v for v in last if v is not None) / len(last),
+        psnr_first_task_after_own=after_own[0],
+        psnr_first_task_after_all=last[0],
+        forgetting=sum(drops) / len(drops) if len(drops) == len(last) and not protocol.joint else None,
+        psnr_at_step={step: sum(c[step] for c in curves) / len(curves) for step in steps},
+        psnr_at_step_by_task=tuple(curves),
+        matrix=tuple((*row, *[None] * (len(last) - len(row))) for row in matrix),
+        seconds=protocol.seconds,
+        evaluation_seconds=protocol.evaluation_seconds,
+        parameters=sum(p.numel() for params in finished_modules(protocol) for p in params),
+        steps_per_block=protocol.plan.steps,
+        steps_total=protocol.budget * tasks,
+        category=method.category,
+        fisher=method.config.fim.use if isinstance(method, MIM) else "none",
+    )
 
 
 def events(protocols: Mapping[str, Protocol]) -> list[dict[str, Any]]:
@@ -82,13 +83,14 @@ def events(protocols: Mapping[str, Protocol]) -> list[dict[str, Any]]:
     return rows
 
 
-def comparison(protocols: Mapping[str, Protocol]) -> dict[str, Any]:
-    """Return after how many steps `mim` is as good as `mod` at the end, per block, and how much longer it takes."""
+def comparison(protocols: Mapping[str, Protocol]) -> Comparison | None:
+    """Return after how many steps `mim` is as good as `mod` at the end, per block, and how much longer it takes; None
+    if one of them did not run."""
     if not {"mod", "mim"} <= set(protocols):
-        return {}
+        return None
     mod, mim = protocols["mod"], protocols["mim"]
     reached = {}
     for task, plain, guided in zip(mod.tasks, psnr_curves(mod), psnr_curves(mim)):
         steps, values = zip(*guided.items())
         reached[task.name] = steps_to_reach(steps, values, plain[mod.plan.steps])
-    return {"mim_steps_to_mod_final": reached, "mim_over_mod_seconds": mim.seconds / mod.seconds}
+    return Comparison(reached, mim.seconds / mod.seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.info import info
-from mclnf_fast.ops import _dispatch
+from mclnf_fast.ops import select
+from mclnf_fast.report.record import Facts, Picture, Record
 from mclnf_fast.systems.common.folder import Phases, RunFolder, plain, progress
 
 say = functools.partial(print, flush=True)
@@ -71,6 +73,7 @@ class Stretch:
 
 
 C = TypeVar("C", bound=Config)
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -173,8 +176,8 @@ class Run(Generic[C]):
                 checks.append(result)
         return checks
 
-    def facts(self) -> dict[str, Any]:
-        """What metrics.json says of every run: system, command, machine, versions, backends, config."""
+    def facts(self) -> Facts:
+        """Return the first fields of every record: system, command, machine, versions, backends, config."""
         about, options = info(), run_options(self.config)
         where = (torch.device(options.device), torch.float32)
         return {
@@ -182,22 +185,23 @@ class Run(Generic[C]):
             "command": self.folder.command,
             "machine": about["machine"],
             "versions": about["versions"],
-            "backends": {op: _dispatch.select(op, options.backend, *where) for op in self.ops},
+            "backends": {op: select(op, options.backend, *where) for op in self.ops},
             "config": json.loads(json.dumps(plain(self.config))),
         }
 
     def finish(
         self,
-        metrics: dict[str, Any],
-        pictures: Callable[[pathlib.Path, Mapping[str, Any]], Sequence[Mapping[str, str]]],
-        report: Callable[[pathlib.Path, Mapping[str, Any]], pathlib.Path],
-    ) -> pathlib.Path:
-        """Draws the pictures, writes metrics.json and the report; the report's path."""
+        record: R,
+        pictures: Callable[[pathlib.Path, R], Sequence[Picture]],
+        report: Callable[[pathlib.Path, R], pathlib.Path],
+    ) -> tuple[R, pathlib.Path]:
+        """Draw the pictures, write metrics.json and the report; return the finished record and the report's path."""
         with self.phases("report"):
-            metrics["pictures"] = pictures(self.folder.path, metrics)
-        metrics |= {"phases": self.phases.seconds, "seconds_total": sum(self.phases.seconds.values())}
-        self.folder.write_json("metrics.json", metrics)
-        return report(self.folder.path, metrics)
+            record = dataclasses.replace(record, pictures=tuple(pictures(self.folder.path, record)))
+        phases = dict(self.phases.seconds)
+        record = dataclasses.replace(record, phases=phases, seconds_total=sum(phases.values()))
+        self.folder.write_json("metrics.json", record.to_json())
+        return record, report(self.folder.path, record)
 
 
 def begin(config: C, ops: Sequence[str], read: Callable[[dict[str, Any]], C], command: str | None = None) -> Run[C]:
@@ -218,7 +222,7 @@ def begin(config: C, ops: Sequence[str], read: Callable[[dict[str, Any]], C], co
     config.check()
     options = run_options(config)
     for op in ops:
-        _dispatch.select(op, options.backend, torch.device(options.device), torch.float32)
+        select(op, options.backend, torch.device(options.device), torch.float32)
     fresh = options.resume is None
     if options.resume is not None:
         known = pathlib.Path(options.resume) if options.resume not in ("", "auto") else options.out

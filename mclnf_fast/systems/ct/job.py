@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 import time
@@ -27,6 +28,7 @@ from mclnf_fast.render.parallel_beam import (
     random_angles,
     scan_loss,
 )
+from mclnf_fast.report.record import InitializationRecord
 from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.ct.field import CtStart, pixel_features
@@ -52,8 +54,8 @@ def run_ct(config: CtConfig, command: str | None = None) -> pathlib.Path:
         sets = load_pictures(run.config, 1, make)
     job = _Job(run, sets)
     announce(run.config, sets, f"{job.spec.num_parameters:,} parameters on {run.config.field.frequencies} frequencies")
-    report = run.finish(metrics := job.metrics(), write_pictures, write_ct_report)
-    say(ct_table(metrics))
+    record, report = run.finish(job.metrics(), write_pictures, write_ct_report)
+    say(ct_table(record))
     say(f"report: {report}")
     return run.folder.path
 
@@ -179,8 +181,8 @@ class _Job:
         values = self.compared(pictures)
         return {"curve": {"0": values, str(self.config.steps): values}, "after": values, "seconds": seconds}
 
-    def metrics(self) -> dict[str, Any]:
-        """All starts learned and continued: the content of metrics.json, but for what only the report knows."""
+    def metrics(self) -> InitializationRecord:
+        """Fine-tune every initialization; return the record, but for the pictures and the seconds of the report."""
         config = self.config
         starts, about = self.starts()
         rates = {name: self.rate(name, start) for name, start in starts.items()}
@@ -195,7 +197,8 @@ class _Job:
         found["mean"] = self.without_steps("mean", mean, 0.0)
         self.run.folder.save_values("truth", _bytes(self.test.images))
         title = f"{self.sets.title} from {config.data.views} projections"
-        return {**described(self.run, self.sets, title, about), "views": config.data.views, "starts": found}
+        record = described(self.run, self.sets, title, about, found)
+        return dataclasses.replace(record, projections=config.data.views)
 
 
 def _bytes(pictures: Tensor) -> Tensor:

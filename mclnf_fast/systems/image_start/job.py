@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 from typing import Any
@@ -14,7 +15,8 @@ from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.params import LossFn, Params, repeated
 from mclnf_fast.metrics import log_steps, mse_to_psnr, psnr, steps_to_reach
-from mclnf_fast.ops.bank_step import Kind
+from mclnf_fast.ops.bank_step import StepKind
+from mclnf_fast.report.record import InitializationRecord
 from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.image_start.field import ImageStart, image_task
@@ -38,8 +40,8 @@ def run_image_start(config: ImageStartConfig, command: str | None = None) -> pat
         sets = load_pictures(run.config, 3, procedural_faces)
     job = _Job(run, sets)
     announce(run.config, sets, f"SIREN of {job.spec.num_parameters:,} parameters, w0 {run.config.field.w0:g}")
-    report = run.finish(metrics := job.metrics(), write_pictures, write_image_start_report)
-    say(image_start_table(metrics))
+    record, report = run.finish(job.metrics(), write_pictures, write_image_start_report)
+    say(image_start_table(record))
     say(f"report: {report}")
     return run.folder.path
 
@@ -82,7 +84,7 @@ class _Job:
         return (values.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def follow(
-        self, name: str, start: Params, steps: int, lr: float, kind: Kind = "sgd", target: Tensor | None = None
+        self, name: str, start: Params, steps: int, lr: float, kind: StepKind = "sgd", target: Tensor | None = None
     ) -> dict[str, Any]:
         """A start continued on each test image; with `target`, a PSNR [S], also the first step that reaches it, image
         by image and in the mean, or None."""
@@ -99,8 +101,8 @@ class _Job:
         mean = steps_to_reach(numbers, values.mean(1).tolist(), float(target.mean()))
         return {**row, "reached": each, "reached_mean": mean}
 
-    def metrics(self) -> dict[str, Any]:
-        """All starts learned and continued: the content of metrics.json, but for what only the report knows."""
+    def metrics(self) -> InitializationRecord:
+        """Fine-tune every initialization; return the record, but for the pictures and the seconds of the report."""
         config, standard = self.config, self.standard()
         learned, about = self.learn(standard)
         inner, lr = config.meta.inner_steps, config.meta.inner_lr
@@ -110,6 +112,6 @@ class _Job:
         for k, rate in enumerate(config.adam_lrs):
             found[f"adam_{k}"] = self.follow(f"adam_{k}", standard, config.adam_steps, rate, "adam", target)
         self.run.folder.save_values("truth", (self.sets.test.values * 255).round().to(torch.uint8))
-        metrics = described(self.run, self.sets, f"{self.sets.title} in {inner} steps", about)
+        record = described(self.run, self.sets, f"{self.sets.title} in {inner} steps", about, found)
         longest = max(config.steps, config.adam_steps)
-        return {**metrics, "steps": [0, *log_steps(longest)], "inner_steps": inner, "starts": found}
+        return dataclasses.replace(record, steps=(0, *log_steps(longest)), inner_steps=inner)

@@ -19,6 +19,14 @@ from mclnf_fast.learn.params import Params, interpolated
 from mclnf_fast.metrics import log_steps, psnr
 from mclnf_fast.render.cameras import Cameras, cameras_between, cat_cameras
 from mclnf_fast.render.objects import ObjectPool
+from mclnf_fast.report.record import (
+    InitializationRecord,
+    InitializationResults,
+    MetaTraining,
+    Names,
+    Photos,
+    from_json,
+)
 from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import progress
 from mclnf_fast.systems.common.run import Run, begin, say
@@ -48,8 +56,8 @@ def run_photos(config: PhotosConfig, command: str | None = None) -> pathlib.Path
     job.announce()
     starts, about = job.starts(job.check if sets.validation else None, run.config.check_every or 0)
     found = {name: job.adapt(name, start) for name, start in starts.items()}
-    report = run.finish(metrics := job.metrics(found, about), write_pictures, write_photos_report)
-    say(photo_table(metrics))
+    record, report = run.finish(job.metrics(found, about), write_pictures, write_photos_report)
+    say(photo_table(record))
     say(f"report: {report}")
     return run.folder.path
 
@@ -213,30 +221,30 @@ class _Job(RayStarts):
             made = [self.sets.truth(*self.shown_pair, float(w), cameras[k : k + 1]) for k, w in enumerate(self.frames)]
             self.folder.save_values("between_truth", torch.cat(made))
 
-    def metrics(self, found: dict[InitializationName, dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
-        """The content of metrics.json, but for what only the report knows."""
+    def metrics(self, rows: dict[InitializationName, dict[str, Any]], about: dict[str, Any]) -> InitializationRecord:
+        """Return the record of the run, but for the pictures and the seconds of the report."""
         sets = self.sets
         with self.run.phases("rendering"):
             self.save_truth()
-        return {
+        return InitializationRecord(
             **self.run.facts(),
-            "title": f"{sets.title}, photo by photo",
-            "notes": list(sets.notes),
-            "objects": {part: [p.name for p in getattr(sets, part)] for part in ("train", "validation", "test")},
-            "photos": {
-                "size": list(sets.size),
-                "left": list(self.left),
-                "pairs": [list(pair) for pair in self.pairs],
-                "shown_pair": None if self.shown_pair is None else list(self.shown_pair),
-                "others": len(self.turns),
-                "near": self.settings.near / self.scale,
-                "far": self.settings.far / self.scale,
-                "scale": self.scale,
-            },
-            "steps": [0, *log_steps(self.config.steps)],
-            "meta": about,
-            "starts": found,
-        }
+            title=f"{sets.title}, photo by photo",
+            notes=tuple(sets.notes),
+            names=Names(*(tuple(p.name for p in part) for part in (sets.train, sets.validation, sets.test))),
+            size=tuple(sets.size),
+            photos=Photos(
+                left=self.left,
+                pairs=tuple(self.pairs),
+                shown_pair=self.shown_pair,
+                others=len(self.turns),
+                near=self.settings.near / self.scale,
+                far=self.settings.far / self.scale,
+                scale=self.scale,
+            ),
+            steps=(0, *log_steps(self.config.steps)),
+            meta=from_json(MetaTraining, about),
+            initializations={name: from_json(InitializationResults, row) for name, row in rows.items()},
+        )
 
 
 def _pool(photos: tuple[ObjectViews, ...], settings: Any, scale: float, device: str) -> ObjectPool:

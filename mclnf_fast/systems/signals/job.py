@@ -17,6 +17,7 @@ from mclnf_fast.learn.meta.trainer import MetaTrainer, mean_psnr
 from mclnf_fast.learn.methods import METHODS, MIM, Method
 from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import log_steps, measures
+from mclnf_fast.report.record import Names, SeedResults, SignalRecord, from_json
 from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import RunFolder
 from mclnf_fast.systems.common.run import Run, begin, say
@@ -34,15 +35,15 @@ def run_signals(config: SignalConfig, command: str | None = None) -> pathlib.Pat
     Whatever ends a run, its folder keeps what is done, and `resume` continues it to the same result. Raises InputError
     on unusable input.
     """
-    from mclnf_fast.report.protocol.signals import signal_table, write_run_pictures, write_signal_report
+    from mclnf_fast.report.protocol.report import signal_table, write_run_pictures, write_signal_report
 
     run = begin(config, OPS, functools.partial(from_plain, CONFIGS[config.kind]), command)
     with run.reading():
         job = _Job(run, load(run.config))
     job.announce()
     seeds = {str(seed): job.seed(seed) for seed in run.config.seeds}
-    report = run.finish(metrics := job.metrics(seeds), write_run_pictures, write_signal_report)
-    say(signal_table(metrics))
+    record, report = run.finish(job.metrics(seeds), write_run_pictures, write_signal_report)
+    say(signal_table(record))
     say(f"report: {report}")
     return run.folder.path
 
@@ -157,7 +158,7 @@ class _Job:
         if [p.shape for p in params] != [p.shape for p in random]:
             raise InputError(f"init-from: {folder} must hold networks of this architecture, but does not")
         about = {"curve": meta["curve"], "seconds": meta["seconds"]}
-        about |= {"from": str(folder), "outer_steps": int(tensors["outer_steps"])}
+        about |= {"source": str(folder), "outer_steps": int(tensors["outer_steps"])}
         return params, {**about, "parameters": sum(p.numel() for p in params)}
 
     def method(self, name: str, cls: type[Method], init: Params, seed: int) -> dict[str, Any]:
@@ -188,30 +189,31 @@ class _Job:
         """Return the metrics of the whole signals."""
         return measures(self.config.kind, self.cut.assemble(predictions).clamp(0, 1).cpu(), self.sets.test.values)
 
-    def metrics(self, seeds: dict[str, Any]) -> dict[str, Any]:
-        """Return the content of metrics.json, except for what only the report knows."""
+    def metrics(self, seeds: dict[str, Any]) -> SignalRecord:
+        """Return the record of the run, but for the pictures and the seconds of the report."""
         config, sets = self.config, self.sets
         self.folder.save_values("truth", sets.test.values)
         with self.phases("memory"):
             peaks = measure_steps(config, self.channels, len(sets.test), self.cut)
         if not peaks:
             self.notes.append("peak memory per step: not measured, since its process or the system did not report it")
-        for row in seeds.values():
-            for name, method in row["methods"].items():
-                method["peak_bytes_per_step"] = peaks.get(name)
-        first = next(iter(next(iter(seeds.values()))["methods"].values()))
-        return {
+        results = {}
+        for seed, row in seeds.items():
+            methods = {n: {**m, "peak_bytes_per_step": peaks.get(n)} for n, m in row["methods"].items()}
+            results[seed] = from_json(SeedResults, {"initializations": row["starts"], "methods": methods})
+        measures = next(iter(next(iter(results.values())).methods.values())).curve
+        return SignalRecord(
             **self.run.facts(),
-            "title": sets.title,
-            "notes": self.notes,
-            "tasks": [f"{TASKS[config.kind]} {k + 1}" for k in range(self.cut.tasks)],
-            "signals": {part: list(getattr(sets, part).names) for part in ("train", "validation", "test")},
-            "metrics": list(first["curve"]),
-            "steps": list(log_steps(config.steps)),
-            "grid": list(self.cut.grid),
-            "rate": sets.test.rate,
-            "seeds": seeds,
-        }
+            title=sets.title,
+            notes=tuple(self.notes),
+            names=Names(*(tuple(part.names) for part in (sets.train, sets.validation, sets.test))),
+            tasks=tuple(f"{TASKS[config.kind]} {k + 1}" for k in range(self.cut.tasks)),
+            measures=tuple(measures),
+            steps=tuple(log_steps(config.steps)),
+            grid=tuple(self.cut.grid),
+            rate=sets.test.rate,
+            seeds=results,
+        )
 
 
 TASKS = {"image": "patch", "video": "frames", "audio": "window"}

@@ -15,6 +15,15 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import log_steps
 from mclnf_fast.render.objects import ObjectPool
+from mclnf_fast.report.record import (
+    InitializationRecord,
+    InitializationResults,
+    MetaTraining,
+    Names,
+    Orbit,
+    Views,
+    from_json,
+)
 from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import progress
 from mclnf_fast.systems.common.run import Run, begin, say
@@ -50,8 +59,8 @@ def run_single_view(config: SingleViewConfig, command: str | None = None) -> pat
     job.announce()
     starts, about = job.starts(job.check, run.config.checked_every)
     found = {name: job.adapt(name, start) for name, start in starts.items()}
-    report = run.finish(metrics := job.metrics(found, about), write_pictures, write_single_view_report)
-    say(start_table(metrics))
+    record, report = run.finish(job.metrics(found, about), write_pictures, write_single_view_report)
+    say(start_table(record))
     say(f"report: {report}")
     return run.folder.path
 
@@ -163,8 +172,8 @@ class _Job(RayStarts):
                 sums[o] += value
         return [total / len(own) for total, own in zip(sums, views)]
 
-    def metrics(self, found: dict[InitializationName, dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
-        """The content of metrics.json, but for what only the report knows."""
+    def metrics(self, rows: dict[InitializationName, dict[str, Any]], about: dict[str, Any]) -> InitializationRecord:
+        """Return the record of the run, but for the pictures and the seconds of the report."""
         config, sets = self.config, self.sets
         with self.phases("rendering"):
             self.folder.save_values("truth", self.show.pictures(None))
@@ -172,20 +181,21 @@ class _Job(RayStarts):
                 self.folder.save_values("orbit_truth", self.show.true_turn())
         known = sorted({split.known for split in self.splits})
         views = "a single view" if known == [1] else f"{known[0]} views" if len(known) == 1 else "many views"
-        return {
+        turn = self.show.about()
+        return InitializationRecord(
             **self.run.facts(),
-            "title": f"{sets.title} from {views}",
-            "notes": list(sets.notes),
-            "objects": {part: [one.name for one in getattr(sets, part)] for part in ("train", "test")},
-            "views": {
-                "size": [self.test.height, self.test.width],
-                "curve": [split.some(config.curve_views) for split in self.splits],
-                "tested": [len(split.tested) for split in self.splits],
-                "known": [split.known for split in self.splits],
-                "shown": self.show.views,
-            },
-            "orbit": self.show.about(),
-            "steps": [0, *log_steps(config.steps)],
-            "meta": about,
-            "starts": found,
-        }
+            title=f"{sets.title} from {views}",
+            notes=tuple(sets.notes),
+            names=Names(tuple(o.name for o in sets.train), test=tuple(o.name for o in sets.test)),
+            size=(self.test.height, self.test.width),
+            views=Views(
+                known=tuple(split.known for split in self.splits),
+                curve=tuple(tuple(split.some(config.curve_views)) for split in self.splits),
+                tested=tuple(len(split.tested) for split in self.splits),
+                shown=tuple(map(tuple, self.show.views)),
+            ),
+            orbit=Orbit(**turn) if turn else None,
+            steps=(0, *log_steps(config.steps)),
+            meta=from_json(MetaTraining, about),
+            initializations={name: from_json(InitializationResults, row) for name, row in rows.items()},
+        )

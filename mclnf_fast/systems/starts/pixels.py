@@ -17,7 +17,8 @@ from mclnf_fast.learn.meta.episodes import DrawLoss, DrawnEpisodes
 from mclnf_fast.learn.meta.trainer import CURVE_POINTS, MetaTrainer, loss_curve
 from mclnf_fast.learn.params import LossFn, Params
 from mclnf_fast.metrics import log_steps, mse_to_psnr
-from mclnf_fast.ops.bank_step import Kind
+from mclnf_fast.ops.bank_step import StepKind
+from mclnf_fast.report.record import InitializationRecord, InitializationResults, MetaTraining, Names, from_json
 from mclnf_fast.systems.common.folder import progress
 from mclnf_fast.systems.common.run import Run, say
 from mclnf_fast.systems.starts.pixel_options import PixelConfig
@@ -71,7 +72,7 @@ def continued(
     score: Callable[[Params], Sequence[float]],
     picture: Callable[[Params], Tensor],
     *,
-    kind: Kind = "sgd",
+    kind: StepKind = "sgd",
     keep: Sequence[int] = (0,),
 ) -> tuple[dict[str, Any], Tensor]:
     """A start continued on T tasks side by side, or what is known of it from before.
@@ -117,15 +118,18 @@ def continued(
     return row, made
 
 
-def described(run: Run[Any], sets: SignalSets, title: str, about: dict[str, Any]) -> dict[str, Any]:
-    """What metrics.json says of both: the facts of the run, its pictures, the learning, and the steps scored."""
+def described(
+    run: Run[Any], sets: SignalSets, title: str, about: dict[str, Any], rows: dict[str, Any]
+) -> InitializationRecord:
+    """Return the record of a run of either, from what its meta-training and each of its initializations returned."""
     config: PixelConfig = run.config
-    return {
+    return InitializationRecord(
         **run.facts(),
-        "title": title[:1].upper() + title[1:],
-        "notes": list(sets.notes),
-        "objects": {part: list(getattr(sets, part).names) for part in ("train", "test")},
-        "size": [config.data.size, config.data.size],
-        "steps": [0, *log_steps(config.steps)],
-        "meta": about,
-    }
+        title=title[:1].upper() + title[1:],
+        notes=tuple(sets.notes),
+        names=Names(tuple(sets.train.names), test=tuple(sets.test.names)),
+        size=(config.data.size, config.data.size),
+        steps=(0, *log_steps(config.steps)),
+        meta=from_json(MetaTraining, about),
+        initializations={name: from_json(InitializationResults, row) for name, row in rows.items()},
+    )

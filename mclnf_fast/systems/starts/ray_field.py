@@ -15,7 +15,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import save_tensors
 from mclnf_fast.learn.meta.adapt import fine_tune
 from mclnf_fast.learn.params import Params, interpolated, repeated
-from mclnf_fast.ops.bank_step import Kind
+from mclnf_fast.ops.bank_step import StepKind
 from mclnf_fast.render import RenderSettings, view_rays
 from mclnf_fast.render.cameras import Cameras
 from mclnf_fast.render.objects import ObjectPool, ray_loss
@@ -107,7 +107,7 @@ class Start:
     steps: int = 1000
     lr: float = 0.5
     rays: int = 128
-    optimizer: Kind = "sgd"
+    optimizer: StepKind = "sgd"
     lr_end: float | None = None
     scale: float = 1.0
 

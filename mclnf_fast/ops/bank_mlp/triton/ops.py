@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from mclnf_fast.ops import _memory
 from mclnf_fast.ops.bank_mlp.autograd import direction, no_setup, second_fake, shapes_like, third
@@ -16,6 +15,8 @@ from mclnf_fast.ops.bank_mlp.triton import sweeps
 from mclnf_fast.ops.bank_mlp.triton.second import Direction, second
 from mclnf_fast.ops.triton import launch, plain
 from mclnf_fast.ops.triton.bank import Bank
+from mclnf_fast.ops.triton.define import define
+from mclnf_fast.packing import NetworkHeader
 from mclnf_fast.spec import FieldSpec
 
 Gradients = tuple[Tensor, list[Tensor], list[Tensor]]
@@ -122,14 +123,14 @@ def _second_op(
     return grad_x, grad_w, grad_b, grad_grad_y
 
 
-_forward = custom_op("mclnf_fast_triton::bank_mlp_fwd", _forward_op, mutates_args=())
-_backward = custom_op("mclnf_fast_triton::bank_mlp_bwd", _backward_op, mutates_args=())
-_second = custom_op("mclnf_fast_triton::bank_mlp_bwd_bwd", _second_op, mutates_args=())
+_forward = define("bank_mlp_fwd", _forward_op)
+_backward = define("bank_mlp_bwd", _backward_op)
+_second = define("bank_mlp_bwd_bwd", _second_op)
 
 
 @_forward.register_fake
 def _(x: Tensor, offsets: Tensor, weights: Any, biases: Any, ints: Any, floats: Any) -> Tensor:
-    return x.new_empty(x.shape[0], ints[1])
+    return x.new_empty(x.shape[0], NetworkHeader.of(ints).out_dim)
 
 
 @_backward.register_fake
@@ -144,7 +145,7 @@ def _(
     need_x: bool,
     need_params: bool,
 ) -> Gradients:
-    grad_x = x.new_empty(x.shape[0] if need_x else 0, ints[0])
+    grad_x = x.new_empty(x.shape[0] if need_x else 0, NetworkHeader.of(ints).in_dim)
     return grad_x, shapes_like(weights, need_params), shapes_like(biases, need_params)
 
 

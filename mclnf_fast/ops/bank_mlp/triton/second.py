@@ -21,8 +21,7 @@ from mclnf_fast.ops.triton.bank import (
     totals,
 )
 from mclnf_fast.ops.triton.error import SquaredError
-
-BENT = 2  # the first of mclnf_fast.spec.ACTIVATIONS with a second derivative
+from mclnf_fast.packing import Activation
 
 
 @dataclasses.dataclass
@@ -70,12 +69,12 @@ def _forward(bank: Bank, along: Direction) -> Kept:
     starts = launch.starts(bank.counts, shape.rows)
     kept = Kept([], [], [], [])
     for l, (_, out) in enumerate(net.shapes):
-        kind = net.output_activation if l == net.layers - 1 else net.activation
+        kind = net.activation_of(l)
         for tensors, points in (
             (kept.outputs, bank.points),
             (kept.tangents, bank.points),
-            (kept.slopes, bank.points if kind >= BENT else 0),
-            (kept.curves, bank.points if kind >= BENT else 0),
+            (kept.slopes, bank.points if Activation(kind).curved else 0),
+            (kept.curves, bank.points if Activation(kind).curved else 0),
         ):
             tensors.append(x.new_empty(points, out))
         layer_tangents[bank.grid(tiles * -(-out // table.LAYER_COLUMNS), shape)](
@@ -116,10 +115,7 @@ def second(
     """The gradients of <first derivative, direction>: of x in grad_x [N, inputs], of the parameters in grads (for each
     layer its weights and its biases), and of start [N, outputs] in grad_grad_y. N above 0."""
     net = bank.net
-    kept = 2 * sum(
-        out * (2 if (net.output_activation if l == net.layers - 1 else net.activation) >= BENT else 1)
-        for l, (_, out) in enumerate(net.shapes)
-    )
+    kept = 2 * sum(out * (2 if Activation(net.activation_of(l)).curved else 1) for l, (_, out) in enumerate(net.shapes))
     pieces = bank.pieces(kept + 4 * net.width + 2 * net.features)
     found = totals(grads, len(pieces))
     for points, piece in pieces:
@@ -157,7 +153,7 @@ def _piece(
     else:
         factors = start.factors
         d, e = start.gradient(bank, kept.outputs[-1], kept.tangents[-1], chunks, per_chunk, more)
-    if net.output_activation >= BENT:
+    if Activation(net.output_activation).curved:
         d, e = d * kept.slopes[-1], e * kept.slopes[-1] + d * kept.curves[-1]
     elif net.output_activation:
         d, e = (torch.where(kept.outputs[-1] > 0, t, 0) for t in (d, e))
@@ -169,7 +165,7 @@ def _piece(
         layer_gradients[bank.grid(tiles * -(-count // table.LAYER_COLUMNS), shape)](
             d,
             e,
-            kept.slopes[above] if kind >= BENT else kept.outputs[above],
+            kept.slopes[above] if Activation(kind).curved else kept.outputs[above],
             kept.curves[above],
             *to,
             bank.offsets,

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from mclnf_fast.ops import _memory
 from mclnf_fast.ops.bank_mlp.triton import sweeps
@@ -14,6 +13,7 @@ from mclnf_fast.ops.bank_mlp.triton.second import Direction, second
 from mclnf_fast.ops.bank_mse import autograd
 from mclnf_fast.ops.triton import launch, plain
 from mclnf_fast.ops.triton.bank import Bank, layer_chunks
+from mclnf_fast.ops.triton.define import define
 from mclnf_fast.ops.triton.error import SquaredError
 from mclnf_fast.spec import FieldSpec
 
@@ -113,7 +113,7 @@ def _bwd_bwd(
 
 
 for name, function in (("bank_mse_fwd", _fwd), ("bank_mse_bwd", _bwd), ("bank_mse_bwd_bwd", _bwd_bwd)):
-    custom_op(f"mclnf_fast_triton::{name}", function, mutates_args=())
+    define(name, function)
 autograd.register("mclnf_fast_triton")
 
 

@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops import _memory
+from mclnf_fast.ops.fisher.records import ParameterLists
 from mclnf_fast.ops.fisher.triton import table
 from mclnf_fast.ops.fisher.triton.kernels import reduce_samples, sample_sums
 from mclnf_fast.ops.fisher.triton.walk import fused_walk
 from mclnf_fast.ops.triton import launch, plain
 from mclnf_fast.ops.triton.bank import Bank, backward_walk
-from mclnf_fast.ops.triton.table import Pair as Shapes
-from mclnf_fast.ops.triton.table import Shape
+from mclnf_fast.ops.triton.table import Shape, ShapePair
+from mclnf_fast.packing import Activation
 from mclnf_fast.spec import FieldSpec
-
-Pair = tuple[list[Tensor], list[Tensor]]
 
 ALIGNED = 8  # columns that a row of activations in memory is a multiple of
 
@@ -31,14 +30,14 @@ def fisher_scores(
     weights: list[Tensor],
     biases: list[Tensor],
     grad_y: Tensor,
-    fisher: Pair | None,
+    fisher: ParameterLists | None,
     spec: FieldSpec,
     segments: Tensor | None,
     owned: Tensor,
     damping: float,
     sums: bool,
     dtype: torch.dtype,
-) -> tuple[Tensor, Pair, Pair]:
+) -> tuple[Tensor, ParameterLists, ParameterLists]:
     """One sweep: scores float32 [S] with `fisher`, else [0]; with `sums` the gradients, and the means of the samples'
     squares, in `dtype`.
 
@@ -82,13 +81,13 @@ def scale_of(grad_y: Tensor) -> Tensor:
 def _layers(
     bank: Bank,
     grad_y: Tensor,
-    fisher: Pair | None,
+    fisher: ParameterLists | None,
     segments: Tensor | None,
     owned: Tensor,
     damping: float,
     scale: Tensor | None,
-    grads: Pair,
-    mean: Pair,
+    grads: ParameterLists,
+    mean: ParameterLists,
 ) -> Tensor:
     """Fills grads and mean; the shares of the scores [blocks, samples], none without `fisher`."""
     net, x, sums, scored = bank.net, bank.x, bool(grads[0]), fisher is not None
@@ -159,7 +158,7 @@ def _walk(bank: Bank, grad_y: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     return _fused_walk(bank, shapes, grad_y)
 
 
-def _fused_walk(bank: Bank, shapes: Shapes, grad_y: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+def _fused_walk(bank: Bank, shapes: ShapePair, grad_y: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     net, x = bank.net, bank.x
     shape, tiles = bank.tile(shapes)
     grid = bank.grid(tiles, shape)
@@ -170,7 +169,7 @@ def _fused_walk(bank: Bank, shapes: Shapes, grad_y: Tensor) -> Iterator[tuple[in
     hidden = [net.width] * (net.layers - 1)
     kept = matrices(bank.points, hidden)
     gradients = matrices(bank.points, [*hidden, net.outputs])
-    slopes = matrices(grid[0] * shape.rows, hidden) if net.activation > 1 else kept
+    slopes = matrices(grid[0] * shape.rows, hidden) if Activation(net.activation).curved else kept
     constants: dict[str, Any] = net.constants()
     fused_walk[grid](
         x,

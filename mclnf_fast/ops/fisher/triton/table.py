@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 
 from mclnf_fast.ops.triton.launch import Network, padded
-from mclnf_fast.ops.triton.table import SMALL_TILE, Pair, Shape
+from mclnf_fast.ops.triton.table import SMALL_TILE, Shape, ShapePair
 
 # The tile of large modules and that of small ones. What is missing goes layer by layer. Last: whether more than 64
 # features come in again behind a hidden layer, and stay in registers until then.
-WALK: dict[tuple[str, int, bool], Pair] = {
+WALK: dict[tuple[str, int, bool], ShapePair] = {
     ("half", 64, False): (Shape(128, 8), Shape(SMALL_TILE, 4)),
     ("half", 128, False): (Shape(64, 8), Shape(SMALL_TILE, 8)),
     ("half", 128, True): (Shape(32, 8), Shape(SMALL_TILE, 8)),
@@ -52,7 +52,7 @@ CHUNKS = 512  # of all modules together, about
 REDUCED_CHUNKS, REDUCED = 8, 512  # chunks and parameters that a reduction takes at a time
 
 
-def walk_shapes(kind: str, net: Network, blackwell: bool) -> Pair | None:
+def walk_shapes(kind: str, net: Network, blackwell: bool) -> ShapePair | None:
     """Of the walk through a network.
 
     Blackwell's matrix instructions put the sums of 64 rows and more in a tensor memory of 512 columns, and Triton gives

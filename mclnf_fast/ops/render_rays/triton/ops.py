@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from mclnf_fast.ops._layers import spherical_harmonics
 from mclnf_fast.ops.render_rays.reference import Options, Pixels
-from mclnf_fast.ops.render_rays.triton import table
 from mclnf_fast.ops.render_rays.triton.kernel import render
+from mclnf_fast.ops.render_rays.triton.table import render_shape
 from mclnf_fast.ops.triton import launch
-from mclnf_fast.ops.triton import table as bank_table
 from mclnf_fast.ops.triton.bank import precision, programs
+from mclnf_fast.ops.triton.define import define
+from mclnf_fast.ops.triton.table import Shape, product_kind
 from mclnf_fast.ops.triton.tiles import architecture
+from mclnf_fast.packing import EncodingKind, EncodingPart, NetworkHeader, PackedNetwork
 from mclnf_fast.spec import ACTIVATIONS, FieldSpec
 
 CHUNKS_A_PROGRAM = 4  # so that a program whose rays are short takes more of them
@@ -27,18 +28,19 @@ CHUNKS_A_PROGRAM = 4  # so that a program whose rays are short takes more of the
 def along_ray(spec: FieldSpec, extra: Tensor | None) -> tuple[list[int], list[float], Tensor | None] | None:
     """The packed network, and what it takes of a ray behind the position, with the spherical harmonics of that worked
     out; None where they are those of the position."""
-    ints, floats = spec.packed
-    head, parts, inputs = list(ints[:8]), list(ints[8:]), spec.in_dim
-    for at in range(0, len(parts), 5):
-        kind, start, dims, degree, _ = parts[at : at + 5]
-        if kind != launch.SPHERICAL:
+    header, w0, parts = PackedNetwork.unpack(*spec.packed)
+    inputs, rest = spec.in_dim, []
+    for part in parts:
+        if part.kind != EncodingKind.SPHERICAL:
+            rest.append(part)
             continue
-        if extra is None or start < 3:
+        if extra is None or part.start < 3:
             return None
-        extra = torch.cat((extra, spherical_harmonics(degree, extra[:, start - 3 : start - 3 + dims])), 1)
-        parts[at : at + 5] = [0, inputs, degree * degree, 0, 0]
-        inputs += degree * degree
-    return [inputs, *head[1:], *parts], floats, extra
+        first, features = part.start - 3, part.option**2
+        extra = torch.cat((extra, spherical_harmonics(part.option, extra[:, first : first + part.dims])), 1)
+        rest.append(EncodingPart(EncodingKind.IDENTITY, inputs, features, 0, ()))
+        inputs += features
+    return *PackedNetwork(header._replace(in_dim=inputs), w0, tuple(rest)).pack(), extra
 
 
 def render_rays(
@@ -75,10 +77,10 @@ def render_rays(
     return Pixels(*_op(*tensors, *more, options.last_behind, heads, [float(x) for x in numbers]))
 
 
-def shape_of(net: launch.Network, dtype: torch.dtype, device: torch.device) -> bank_table.Shape | None:
+def shape_of(net: launch.Network, dtype: torch.dtype, device: torch.device) -> Shape | None:
     """The tile of rays for a network with weights of this type; None where there is none."""
-    kind = bank_table.product_kind(dtype, precision(dtype) == "tf32")
-    return table.render_shape(kind, net.widest, net.skips != 0, architecture(device))
+    kind = product_kind(dtype, precision(dtype) == "tf32")
+    return render_shape(kind, net.widest, net.skips != 0, architecture(device))
 
 
 def fits(ints: tuple[int, ...], floats: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> bool:
@@ -158,10 +160,10 @@ def _launch(
     return pixels
 
 
-_op = custom_op("mclnf_fast_triton::render_rays", _launch, mutates_args=())
+_op = define("render_rays", _launch)
 
 
 @_op.register_fake
 def _fake(origins: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    rays, outputs = origins.shape[0], rest[8][1]
+    rays, outputs = origins.shape[0], NetworkHeader.of(rest[8]).out_dim
     return origins.new_empty(rays, outputs - 1), origins.new_empty(rays), origins.new_empty(rays)

@@ -19,7 +19,7 @@ PADDING = 63  # points a module at most: the kernels keep whole panels of up to 
 MIB = 1 << 20
 
 
-def kept_values(x: Tensor, parameters: Sequence[Tensor], spec: FieldSpec) -> int:
+def saved_values(x: Tensor, parameters: Sequence[Tensor], spec: FieldSpec) -> int:
     """Values to keep of this call; 0: none. Needs eager float32 tensors, of which one requires a gradient."""
     if x.dtype != torch.float32 or spec.activation not in ("relu", "none"):
         return 0
