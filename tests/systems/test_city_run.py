@@ -93,8 +93,8 @@ def test_the_bank_on_disk_is_the_one_that_was_measured(finished, run_tiny):
     assert list(described["cells"]) == ["block_1", "block_2"]
     assert len(bank) == 2
     config = read_config(yaml.safe_load((finished / "config.yaml").read_text()))
-    assert bank.spec == config.spec
-    data = city_data.load(config, config.spec, config.settings, lambda _: None)
+    assert bank.spec == config.field.spec
+    data = city_data.load(config, lambda _: None)
     last = metrics_of(finished)["methods"]["mim"]["matrix"][-1]
     for k, task in enumerate(data.tasks):
         assert task.evaluate(tuple(p[k : k + 1].detach() for p in bank.stacked)) == last[k]
@@ -157,7 +157,8 @@ def test_a_state_of_another_architecture(finished, run_tiny, tmp_path, capsys, k
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
     config = yaml.safe_load((copy / "config.yaml").read_text())
-    (copy / "config.yaml").write_text(yaml.safe_dump({**config, key: value}))
+    config["field"][key] = value
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
     capsys.readouterr()
     assert run_tiny("--resume", copy) == 2
     lines = capsys.readouterr().err.splitlines()
