@@ -11,6 +11,7 @@ import pytest
 import tiny_objects
 import torch
 from PIL import Image
+from tiny_runs import run_system
 
 from mclnf_fast.cli import main
 from mclnf_fast.data.objects import ObjectViews, turntable
@@ -19,6 +20,7 @@ from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.render import RenderSettings
 from mclnf_fast.render.objects import ObjectPool, on_white
 from mclnf_fast.render.orbit import nearest, orbit
+from mclnf_fast.report.record import Orbit
 from mclnf_fast.report.starts import single_view as report
 from mclnf_fast.spec import FieldSpec, LogFrequency
 from mclnf_fast.systems.single_view import job as single_view
@@ -30,13 +32,6 @@ TINY = [
     "--size", str(SIZE), "--steps", "4", "--adapt.batch", "16", "--width", "8", "--hidden-layers", "2",
     "--samples-per-ray", "8", "--curve-views", "2", "--orbit-frames", "6", "--threads", "1",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def scene(root: pathlib.Path, counts: dict[str, int], test_seed: int = 0) -> pathlib.Path:
@@ -63,9 +58,7 @@ def scene(root: pathlib.Path, counts: dict[str, int], test_seed: int = 0) -> pat
 
 
 def run(out: pathlib.Path, *words: object) -> dict[str, Any]:
-    assert main(["run", "single-view", *TINY, "--out", str(out), *map(str, words)]) == 0
-    found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
-    return found
+    return run_system("single-view", TINY, out, *words)
 
 
 def learned(out: pathlib.Path) -> dict[str, torch.Tensor]:
@@ -138,7 +131,7 @@ def test_without_objects_to_learn_from_only_the_standard_start_serves(tmp_path, 
     data = scene(tmp_path / "a", {"train": 4, "test": 2})
     assert main(["run", "single-view", *TINY, "--data", str(data), "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
-    assert "initializations must be standard alone where the data holds no object to learn a start from" in error
+    assert "initializations must be standard alone if the data holds no object to learn one from" in error
     assert not (tmp_path / "run").exists()
 
 
@@ -229,7 +222,7 @@ def test_the_turn_is_rendered_where_it_can_be_and_else_the_nearest_view_is_shown
     near = nearest(plain.cameras, orbit(plain.cameras, 12))
     assert len(set(near.tolist())) == 6
     assert torch.equal(show.true_turn(), (on_white(plain.images[near]) * 255).round().to(torch.uint8))
-    assert show.about() == {"object": "thing", "frames": 12, "rendered": False}
+    assert show.about() == Orbit("thing", 12, rendered=False)
     asked = []
 
     def render(cameras):
