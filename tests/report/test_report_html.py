@@ -14,10 +14,11 @@ from fake_run import city
 from PIL import Image
 
 from mclnf_fast.errors import InputError
+from mclnf_fast.learn.methods import METHODS
 from mclnf_fast.report import check_extra, write_city_report
 from mclnf_fast.report.city.claims import changed, initialization_gains, sentences, tiles
 from mclnf_fast.report.city.plots import forgetting_figure, meta_figure, phase_figure, steps_figure
-from mclnf_fast.report.page.methods import METHOD_KEYS, method
+from mclnf_fast.report.page.methods import method
 from mclnf_fast.report.page.plots import save, spread
 from mclnf_fast.report.record import MetaTraining
 
@@ -157,8 +158,8 @@ def test_ten_methods(tmp_path: Path, many: dict[str, Any]) -> None:
     matrices = page.split("Block by block")[1].split("Curves")[0]
     assert matrices.count("<tr><td>one</td>") == 8
     assert matrices.count("<tr><td>three</td>") == 10
-    for colors in ({method(m).color for m in METHOD_KEYS}, {method(m).dark for m in METHOD_KEYS}):
-        assert len(colors) == len(METHOD_KEYS) == 11
+    for colors in ({method(m).color for m in METHODS}, {method(m).dark for m in METHODS}):
+        assert len(colors) == len(METHODS) == 11
 
 
 def test_claims_notice_the_smallest_change(metrics: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mclnf_fast.learn.methods import METHODS
 from mclnf_fast.report.city.claims import curve
 from mclnf_fast.report.city.tables import Methods, city_looks
 from mclnf_fast.report.page.methods import method
@@ -107,12 +108,12 @@ def phase_figure(phases: Mapping[str, float]) -> Figure:
     total = sum(seconds for _, seconds in bars) or 1.0
     longest = max(seconds for _, seconds in bars) or 1.0
     places = list(range(len(bars)))
-    colors = [method(name).color if method(name).sentence else NEUTRAL for name, _ in bars]
+    colors = [method(name).color if name in METHODS else NEUTRAL for name, _ in bars]
     axes.barh(places, [seconds for _, seconds in bars], color=colors, height=0.66)
     for place, (_, seconds) in zip(places, bars):
         text = f"{duration(seconds)}  ({seconds / total:.0%})"
         axes.text(seconds + 0.012 * longest, place, text, va="center", fontsize=FINE, color=SOFT)
-    axes.set_yticks(places, [method(name).name if method(name).sentence else name for name, _ in bars])
+    axes.set_yticks(places, [method(name).name if name in METHODS else name for name, _ in bars])
     axes.tick_params(length=0, labelsize=FINE, labelcolor=INK)
     plain_ticks(axes)
     axes.set_ylim(len(bars) - 0.5, -0.5)
