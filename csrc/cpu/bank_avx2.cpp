@@ -19,7 +19,7 @@
 #pragma GCC target("avx2,fma")
 namespace mclnf {
 namespace avx2 {
-#include "bank_sweeps.h"
+#include "kernels/bank_sweeps.h"
 const BankTable<float> table_float = make_table<float>("avx2");
 const BankTable<double> table_double = make_table<double>("avx2");
 }  // namespace avx2

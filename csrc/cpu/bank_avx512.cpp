@@ -23,7 +23,7 @@
 #endif
 namespace mclnf {
 namespace avx512 {
-#include "bank_sweeps.h"
+#include "kernels/bank_sweeps.h"
 const BankTable<float> table_float = make_table<float>("avx512");
 // Double precision, which checks of derivatives use, has no kernels here: those for AVX2 serve
 // (bank_mlp.cpp).

@@ -15,7 +15,7 @@
 
 namespace mclnf {
 namespace portable {
-#include "bank_sweeps.h"
+#include "kernels/bank_sweeps.h"
 const BankTable<float> table_float = make_table<float>("portable");
 const BankTable<double> table_double = make_table<double>("portable");
 }  // namespace portable
