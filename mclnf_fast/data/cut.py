@@ -62,6 +62,7 @@ class Cut:
         position = list(itertools.product(*(range(p) for p in self.parts)))[task]
         slices = []
         for size, parts, index in zip(self.grid, self.parts, position):
+            # Sizes differ by one at most. A shorter last box instead would be a task that is easier than the others.
             length, longer = divmod(size, parts)
             begin = index * length + min(index, longer)
             slices.append(slice(begin, begin + length + (index < longer)))
@@ -91,6 +92,7 @@ class Cut:
         >>> torch.equal(cut.assemble([cut.values(signals, task) for task in range(2)]), signals)
         True
         """
+        # Every sample is in exactly one box, so nothing of the empty tensor is left.
         whole = pieces[0].new_empty(len(pieces[0]), *self.grid, pieces[0].shape[-1])
         for task, piece in enumerate(pieces):
             box = self.box(task)
