@@ -107,7 +107,7 @@ def speak(speaker: Speaker, rng: np.random.Generator, seconds: float, rate: int)
     """Return a clip of a voice, float32 [L] in [-1, 1], its peak between -9 and -1 dB of full scale.
 
     Args:
-        speaker: whose voice.
+        speaker: the voice.
         rng: generator of the words.
         seconds: length of the clip.
         rate: samples per second; L = round(seconds * rate).
@@ -134,7 +134,7 @@ def speak(speaker: Speaker, rng: np.random.Generator, seconds: float, rate: int)
     pitch = speaker.pitch * phrase * (1 + 0.012 * np.sin(2 * np.pi * 5.2 * time) + 0.006 * rng.standard_normal(frames))
     sample_time = np.arange(length) / rate
     phase = 2 * np.pi * np.cumsum(np.interp(sample_time, time, pitch)) / rate
-    # Overtones beyond half the rate would fold back as wrong tones; more than 60 are not heard.
+    # Overtones beyond half the rate would fold back as wrong tones; beyond the 60th they are too weak to matter.
     top = min(60, int(0.48 * rate / pitch.min()))
     overtone = np.arange(1, top + 1)[:, None]
     gains = (

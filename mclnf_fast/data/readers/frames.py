@@ -90,7 +90,7 @@ def load_image_set(
     """Return the frames' pictures and cameras at the reduced size.
 
     Args:
-        frames: what to read.
+        frames: pictures to read.
         downscale, max_side: see `options.SceneOptions`.
         empty: size (width, height) of the result when there is no frame.
 

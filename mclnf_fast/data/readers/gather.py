@@ -18,7 +18,7 @@ from mclnf_fast.errors import InputError
 
 _log = logging.getLogger("mclnf_fast")
 THREADS = 4
-MOST_BYTES = 8 << 30  # of all signals; above it a run dies on a laptop with no word of what to change
+MOST_BYTES = 8 << 30  # of all signals; above it a run dies on a laptop without any message
 NAMES_SHOWN = 3  # in a note
 
 
@@ -29,7 +29,7 @@ class FileSignals:
     Attributes:
         values: one tensor per signal.
         labels: text added to the file's name, one per signal.
-        changes: what was done to the signals, in a few fixed words each, so that notes can list the files by it.
+        changes: notes on the changes to them, in a few fixed words each, so that files can be listed by them.
         rate: samples or frames per second; None: unknown.
 
     >>> FileSignals([torch.zeros(4, 1)], [""]).changes

@@ -142,7 +142,7 @@ def _files(root: Path, endings: Sequence[str]) -> Iterator[Path]:
         # In place, as os.walk asks: a hidden folder (a cache, a .git) is then not entered at all.
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
         yield from (Path(folder, f) for f in files if f.lower().endswith(tuple(endings)) and not f.startswith("."))
-    # Not before the end: what can be listed decides what the folder is, and the error names one that cannot.
+    # Not before the end: files that can be listed are found first, and the error names the folder that cannot.
     if errors:
         raise InputError(f"{errors[0].filename}: cannot be listed: {errors[0].strerror}")
 

@@ -209,7 +209,7 @@ def _read_meshes(root: Path, options: ObjectOptions) -> ObjectSets:
 
 def _render(root: Path, path: Path, cameras: Cameras) -> Tensor:
     """Return views of a mesh put into the unit ball, uint8 [V, H, W, 4]."""
-    # Read anew each time: to keep the meshes of a large set would take more memory than its pictures.
+    # Read again each time: to keep the meshes of a large set would take more memory than its pictures.
     mesh = read_mesh(root, path)
     try:
         mesh = mesh.into_ball()

@@ -11,7 +11,7 @@ from mclnf_fast.data.readers.layouts import DataFile, Layout
 from mclnf_fast.data.readers.options import SplitOptions
 from mclnf_fast.errors import InputError
 
-VALIDATION = 4  # when no number is asked for, if a quarter of what is to train allows it
+VALIDATION = 4  # when no number is asked for, if a quarter of the files to train on allows it
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def split_files(layout: Layout, options: SplitOptions, validation: int | None) -
     if wanted and wanted >= len(rest):
         raise InputError(f"validation: must leave one of the {len(rest)} files to train, was {wanted}")
     validated = _pick(rest, wanted, rng)
-    # Validation comes out of what is to train and never out of test, which must stay unseen.
+    # Validation comes out of the files to train on and never out of test, which must stay unseen.
     taken = {file.name for file in validated}
     return Split([file for file in rest if file.name not in taken], validated, chosen_tests, notes)
 

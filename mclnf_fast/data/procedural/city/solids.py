@@ -149,7 +149,7 @@ class SolidRenderer:
                     if progress is not None:
                         progress(done, len(cameras))
             finally:
-                # A worker's setting is its own, but it is also what later threads begin with.
+                # A worker's setting is its own, but later threads begin with it.
                 torch.set_num_threads(threads)
         return images
 

@@ -120,9 +120,9 @@ def _fitted(cameras: Cameras, limits: Tensor, generator: torch.Generator) -> tup
 def block_views(box: Tensor, count: int, size: tuple[int, int], seed: int) -> Cameras:
     """Return `count` views of the block with the box `box` [2, 3] (meters), pictures of `size` (width, height) pixels.
 
-    Random views that keep inside the expanded cell are picked one by one for what they add: ground seen rarely so far,
-    or never from that side. Uniform random views would leave corners that no picture shows. Another seed gives other
-    views of the same distribution.
+    Random views that keep inside the expanded cell are picked one by one for the gain of each: ground seen rarely so
+    far, or never from that side. Uniform random views would leave corners that no picture shows. Another seed gives
+    other views of the same distribution.
 
     Raises:
         InputError: a negative count, or no view fits (a box too small for the altitudes used).

@@ -24,7 +24,7 @@ class Clip:
 
     Attributes:
         frames: float32 [n, height, width, channels] in [0, 1].
-        changes: what was done to them.
+        changes: notes on the changes to them.
         rate: the file's frames per second; None: unknown.
         more: whether the file goes on.
 
