@@ -90,7 +90,7 @@ def test_chunks_of_many_tiles_and_modules_of_many_chunks(case_of, tf32: bool, mo
 
     monkeypatch.setattr(launch, "CHUNKS", 4)
     case = case_of(mf.FieldSpec(3, 4, 16, 1, encoding=mf.Frequency(3)), [400, 0, 90])
-    assert launch.tiles_a_chunk(400 // 16) > 1
+    assert launch.tiles_per_chunk(400 // 16) > 1
     agrees(case, rounded=tf32)
 
 
