@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import pathlib
 import time
@@ -22,6 +21,7 @@ import yaml
 from torch import Tensor, nn
 
 from mclnf_fast.data import Block, load_scene, write_city
+from mclnf_fast.report.record import CityRecord, read_record
 
 
 class Plain(nn.Module):
@@ -120,25 +120,27 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="times the run's seconds")
     arguments = parser.parse_args()
     config = yaml.safe_load((arguments.run / "config.yaml").read_text())
-    metrics = json.loads((arguments.run / "metrics.json").read_text())
+    record = read_record(arguments.run / "metrics.json")
+    if not isinstance(record, CityRecord) or arguments.method not in record.methods:
+        raise SystemExit(f"{arguments.run} must be a city run with the method {arguments.method}")
     if config["data"] is None:
         scene = load_scene(write_city(quick=config["quick"], seed=config["seed"]).target)
     else:
         blocks = tuple(config["blocks"]) if config["blocks"] else None
         scene = load_scene(config["data"], blocks=blocks, max_side=config["max_side"])
-    ours = metrics["summary"][arguments.method]
-    seconds = ours["seconds"] / len(scene.blocks) * arguments.scale
+    ours = record.methods[arguments.method]
+    seconds = (ours.seconds or 0.0) / len(scene.blocks) * arguments.scale
     results = []
     for k, block in enumerate(scene.blocks):
         psnr, steps = train(block, config, seconds, config["seed"] + k)
         results.append(psnr)
         print(
-            f"{block.name}: ours {ours['matrix'][-1][k]:.2f} dB in {ours['steps_per_block']} steps, "
+            f"{block.name}: ours {ours.matrix[-1][k]:.2f} dB in {ours.steps_per_block} steps, "
             f"plain PyTorch {psnr:.2f} dB in {steps} steps, {seconds:.1f} s each",
             flush=True,
         )
     mean, threads = sum(results) / len(results), torch.get_num_threads()
-    print(f"mean: ours {ours['psnr_mean']:.2f} dB, plain PyTorch {mean:.2f} dB ({arguments.method}, {threads} threads)")
+    print(f"mean: ours {ours.psnr_mean:.2f} dB, plain PyTorch {mean:.2f} dB ({arguments.method}, {threads} threads)")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ other, so that both are timed alike.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import pathlib
 import time
@@ -25,11 +24,13 @@ from torch import Tensor, nn
 
 from mclnf_fast.data import ObjectViews, load_objects, procedural_cars
 from mclnf_fast.fields import initial_parameters
+from mclnf_fast.learn.meta.adapt import fine_tune
 from mclnf_fast.render import Cameras
 from mclnf_fast.render.objects import ObjectPool
+from mclnf_fast.report.record import InitializationRecord, read_record
 from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.single_view.options import SingleViewConfig
-from mclnf_fast.systems.starts.ray_field import Start
+from mclnf_fast.systems.starts.ray_field import RayInitialization
 
 CHUNK = 8192  # rays at a time where nothing is learned
 TURN = 20  # steps
@@ -115,7 +116,7 @@ def learner(one: ObjectViews, known: int, field: Plain, config: SingleViewConfig
 
 
 def in_turn(
-    one: ObjectViews, known: int, config: SingleViewConfig, start: Start, step: Callable[[float], None]
+    one: ObjectViews, known: int, config: SingleViewConfig, start: RayInitialization, step: Callable[[float], None]
 ) -> tuple[float, float]:
     """Ours once more, twenty steps in turn with twenty plain ones: the seconds of both."""
     pool = ObjectPool([(one.images[:known], one.cameras[:known])], start.settings)
@@ -133,7 +134,8 @@ def in_turn(
         seconds[1] += end - middle
         began = end
 
-    start.adapt_all(pool, config.seed, callback=after)
+    t = start.tuning(pool, config.seed)
+    fine_tune(start.repeated(1), t.loss, t.steps, t.lr, kind=t.kind, lr_end=t.lr_end, callback=after)
     return seconds[0], seconds[1]
 
 
@@ -159,30 +161,32 @@ def main() -> None:
     if arguments.again and arguments.same == "time":
         parser.error("--again goes with --same steps")
     config = from_plain(SingleViewConfig, yaml.safe_load((arguments.run / "config.yaml").read_text()))
-    metrics = json.loads((arguments.run / "metrics.json").read_text())
-    name = metrics["objects"]["test"][arguments.object]
+    record = read_record(arguments.run / "metrics.json")
+    if not isinstance(record, InitializationRecord) or record.views is None:
+        raise SystemExit(f"{arguments.run} must be a finished run of single-view")
+    name = record.names.test[arguments.object]
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     given = {"size": config.data.size, "views": config.data.views, "seed": config.seed}
     if config.data.path is None:
-        count = len(metrics["objects"]["train"]) + len(metrics["objects"]["test"])
+        count = len(record.names.train) + len(record.names.test)
         sets = procedural_cars(count, 1, **{k: v for k, v in given.items() if v is not None})
     else:
         test = {} if config.data.test is None else {"test": config.data.test}
         sets = load_objects(config.data.path, limit=config.data.limit, **given, **test)
     one = next(item for item in (*sets.train, *sets.test) if item.name == name)
     near, far = (d if own is None else own for own, d in ((config.field.near, sets.near), (config.field.far, sets.far)))
-    known, tested = (metrics["views"][key][arguments.object] for key in ("known", "tested"))
+    known, tested = record.views.known[arguments.object], record.views.tested[arguments.object]
     views = list(range(len(one) - tested, len(one)))
     if config.data.inputs == "all" and one.train_views is None:
         raise SystemExit("the run has chosen its own test views; only data that has them, or --inputs N, compares")
-    ours, together = metrics["starts"][arguments.start], len(metrics["objects"]["test"])
+    ours, together = record.initializations[arguments.start], len(record.names.test)
     torch.manual_seed(config.seed)
     params = initial_parameters(config.field.spec, 1, generator=torch.Generator().manual_seed(config.seed))
     how = config.steps, config.adapt.rate, config.adapt.batch, config.adapt.optimizer, config.adapt.lr_end
-    start = Start(params, config.field.spec, config.settings(near, far), *how)
+    start = RayInitialization(params, config.field.spec, config.settings(near, far), 1.0, *how)
     field = Plain(config, params, near, far)
-    step, steps, its = learner(one, known, field, config), config.steps, ours["seconds"]
+    step, steps, its = learner(one, known, field, config), config.steps, ours.seconds or 0.0
     began = time.perf_counter()
     if arguments.same == "time":
         steps = 0
@@ -198,8 +202,8 @@ def main() -> None:
     gone = gone if arguments.again else time.perf_counter() - began
     beside = f" for {together} objects side by side" if together > 1 else ""
     print(f"{name}: {known} views learned from, {tested} tested on, {torch.get_num_threads()} threads")
-    after = ours["after"][arguments.object]
-    print(f"ours, {arguments.start} start: {after:.2f} dB in {config['steps']} steps, {its:.1f} s{beside}")
+    after = ours.after[arguments.object]
+    print(f"ours, {arguments.start} start: {after:.2f} dB in {config.steps} steps, {its:.1f} s{beside}")
     print(f"plain PyTorch: {score(one, views, field):.2f} dB in {steps} steps, {gone:.1f} s")
 
 

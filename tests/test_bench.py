@@ -237,7 +237,7 @@ def test_the_outer_step_moves_a_peer_as_it_moves_us(name: str) -> None:
         (["--frobnicate"], "bench: unrecognized arguments: --frobnicate"),
     ],
 )
-def test_what_a_wrong_option_is_told(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+def test_wrong_options_are_refused_in_one_line(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
     assert cli.main(["bench", *words]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
@@ -249,7 +249,7 @@ def test_the_list_of_cases(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("maml ")
 
 
-def test_without_the_folder_it_says_what_to_do(monkeypatch, tmp_path, capsys) -> None:
+def test_without_the_folder_the_error_names_the_remedy(monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.setattr(cli, "__file__", str(tmp_path / "site" / "mclnf_fast" / "cli.py"))
     monkeypatch.chdir(tmp_path)
     assert cli.main(["bench"]) == 2
@@ -268,7 +268,7 @@ def test_a_whole_suite_is_kept_under_a_new_name(monkeypatch: pytest.MonkeyPatch,
     assert command.target(command.parser().parse_args(["--quick"]), data) is None
 
 
-def test_an_interrupted_run_shows_and_keeps_what_is_done(monkeypatch, tmp_path, capsys) -> None:
+def test_an_interrupted_run_shows_and_saves_its_results(monkeypatch, tmp_path, capsys) -> None:
     suite, out, done = tmp_path / "tiny.json", tmp_path / "out.json", runner.run_case
 
     def run_case(case: cases.Case, *rest: Any) -> dict[str, Any]:

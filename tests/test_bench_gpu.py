@@ -150,7 +150,7 @@ def test_a_renderer_that_leaves_a_sample_out_is_red(monkeypatch: pytest.MonkeyPa
     assert result["status"] == "red"
 
 
-def test_without_a_gpu_it_says_what_it_needs(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_it_reports_its_needs(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cli.main(["bench", "--suite", "gpu"]) == 2
     line = capsys.readouterr().err
@@ -167,7 +167,7 @@ def test_a_gpu_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device.unfit("cpu") is None
 
 
-def test_a_dry_run_says_that_its_figures_do_not_count(capsys, tmp_path: pathlib.Path) -> None:
+def test_a_dry_run_reports_that_its_figures_do_not_count(capsys, tmp_path: pathlib.Path) -> None:
     out = tmp_path / "out.json"
     words = ["bench", "--suite", "gpu", "--dry-run", "--only", "tcnn/forward/1x64,adam/16", "--out", str(out)]
     assert cli.main(words) == 0
@@ -178,7 +178,7 @@ def test_a_dry_run_says_that_its_figures_do_not_count(capsys, tmp_path: pathlib.
     assert data["limits"]["matmul bfloat16"]["median"] > 0
 
 
-def test_the_clock_writes_the_cache_over_outside_of_what_it_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_overwrites_the_cache_outside_of_the_timed_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events on a stream that does all at once: a clock that moves where work is done."""
     now, order = [0.0], []
 
@@ -282,7 +282,7 @@ def test_tiny_cuda_nn_gets_our_weights_in_its_order() -> None:
         assert torch.equal(a, b[0])
 
 
-def test_a_peer_without_biases_is_held_to_the_weights_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_without_biases_is_compared_by_the_weights_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """tiny-cuda-nn's contender, with a network of torch's in its place."""
 
     class Net(torch.nn.Module):
@@ -339,7 +339,7 @@ def test_nerfacc_composites_as_we_do(monkeypatch: pytest.MonkeyPatch) -> None:
         assert verdict.reason is None
 
 
-def test_what_is_said_of_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+def test_the_report_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     assert machine.gpu_short_name("NVIDIA H200") == "h200"
     assert machine.gpu_short_name("NVIDIA A100-SXM4-80GB") == "a100-sxm4-80gb"
     properties = type(
@@ -363,7 +363,7 @@ def test_what_is_said_of_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: pathli
     assert shown == f"NVIDIA H200 (sm_90, driver 580.1), CUDA {torch.version.cuda}, triton 3.6.0"
 
 
-def test_peak_memory_on_a_gpu_is_what_torch_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peak_memory_on_a_gpu_is_that_of_torchs_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
     held = [100]
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)

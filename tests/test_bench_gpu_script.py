@@ -60,7 +60,7 @@ def test_the_whole_script_on_a_cpu(tmp_path: pathlib.Path) -> None:
     assert "=== benchmarks.gpu.small cpu --check" in next(tmp_path.glob("*.log")).read_text()
 
 
-def test_without_a_gpu_it_says_so_and_stops(monkeypatch: pytest.MonkeyPatch, tmp_path, capsys) -> None:
+def test_without_a_gpu_it_reports_that_and_stops(monkeypatch: pytest.MonkeyPatch, tmp_path, capsys) -> None:
     unfit = "needs a CUDA GPU of compute capability 8.0 or newer; torch 2.11.0+cpu is a build without CUDA"
     monkeypatch.setattr(steps, "look", lambda run, limit: ({**FOUND, "gpu": None, "unfit": unfit}, ""))
     assert command.main(["--out", str(tmp_path)]) == 2
@@ -248,12 +248,12 @@ BLIND = "========= Error: Device not supported\nRuntimeError: CUDA error 999\n==
         (Done(0, False, 1, "forward: ok\n"), "failed", "exit code 0: forward: ok"),
     ],
 )
-def test_what_the_sanitizer_says(done: Done, result: str, detail: str) -> None:
+def test_the_report_of_the_sanitizer(done: Done, result: str, detail: str) -> None:
     found = steps.judged("memcheck", done)
     assert (found.result, found.detail) == (result, detail)
 
 
-def test_without_the_sanitizer_it_is_skipped_and_told(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+def test_without_the_sanitizer_it_is_skipped_and_reported(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     monkeypatch.setattr(steps, "tool", lambda name: None)
     found = steps.sanitizer("racecheck")(run, 60)
     assert (found.result, found.skipped) == ("skipped", ["racecheck: compute-sanitizer is not found"])
@@ -270,7 +270,7 @@ def result(name: str, status: str = "ok", bar: dict[str, Any] | None = None) -> 
             "absent": absent, "bars": [bar] if bar else []}  # fmt: skip
 
 
-def test_every_bar_is_shown_and_every_case_is_told_of() -> None:
+def test_every_bar_is_shown_and_every_case_is_listed() -> None:
     bar = {"what": "limit_share", "must": 0.25, "aim": 0.45, "value": 0.312, "against": "matmul", "passed": True,
            "reached": False, "void": None}  # fmt: skip
     data = {"cases": [result("a", bar=bar), result("b", "skipped")], "settings": {}, "limits": {}}

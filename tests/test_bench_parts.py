@@ -92,7 +92,7 @@ def test_bars_in_both_directions() -> None:
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/clear_refs").exists(), reason="peak memory is exact on Linux only")
-def test_peak_memory_counts_what_a_run_holds() -> None:
+def test_peak_memory_counts_the_memory_of_a_run() -> None:
     points = 1 << 19
     case = case_of(op="forward", shapes={**TINY, "points": points}, memory=("ours",))
     found = memory.in_fresh_process(case, "ours")

@@ -22,8 +22,8 @@ from mclnf_fast.render.cameras import look_at
 from mclnf_fast.spec import FieldSpec
 
 SMALL = [
-    "--start", "none", "--methods", "mod_random", "--steps", "2", "--batch", "8", "--width", "4",
-    "--hidden-layers", "1", "--frequencies", "1", "--bins", "2", "--threads", "1",
+    "--init", "random", "--methods", "mod_random", "--steps", "2", "--adapt.batch", "8", "--width", "4",
+    "--hidden-layers", "1", "--frequencies", "1", "--samples-per-ray", "2", "--threads", "1",
 ]  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def without(*keys: str) -> Callable[[dict[str, Any]], None]:
         (without("fl_x", "fl_y"), ["transforms.json", "must have 'fl_x' or 'camera_angle_x'", "has none"]),
     ],
 )
-def test_what_a_transforms_file_must_be(tmp_path, capsys, spoil, parts):
+def test_unusable_transforms_files(tmp_path, capsys, spoil, parts):
     content = posed_folder(tmp_path / "data")
     Image.new("RGB", (16, 12)).save(tmp_path / "outside.png")
     spoil(content)
@@ -126,7 +126,7 @@ def test_a_transforms_file_that_is_not_json(tmp_path, capsys, content, part):
     assert part in line
 
 
-def test_a_torn_picture(tmp_path, capsys):
+def test_a_corrupt_picture(tmp_path, capsys):
     posed_folder(tmp_path / "data")
     file = tmp_path / "data/images/3.png"
     file.write_bytes(file.read_bytes()[:-20])
@@ -171,7 +171,7 @@ def test_a_command_that_was_refused_for_its_data_can_be_mended(tmp_path, capsys)
     assert (tmp_path / "run" / "metrics.json").exists()
 
 
-def test_a_block_without_a_held_out_view(tmp_path, capsys):
+def test_a_block_without_a_validation_view(tmp_path, capsys):
     content = posed_folder(tmp_path / "data")
     content["test_filenames"] = ["images/0.png"]
     write(tmp_path / "data", content)
@@ -192,14 +192,14 @@ def test_a_block_without_a_held_out_view(tmp_path, capsys):
         (["run", "city", "--blocks", "0", "2"], ["blocks must be", "(0, 2)"]),
         (["run", "city", "--steps", "0"], ["steps must be at least 1", "got 0"]),
         (["run", "city", "--hidden-layers", "31"], ["hidden-layers must lie in 0 ... 30", "got 31"]),
-        (["run", "city", "--lr", "nan"], ["lr and lr-end must be above 0", "nan"]),
-        (["run", "city", "--lr", "inf"], ["lr and lr-end must be above 0 and finite", "inf"]),
-        (["run", "city", "--lam", "-1"], ["lam must be at least 0", "-1"]),
-        (["run", "city", "--mix", "1"], ["mix must lie in [0, 1)", "1.0"]),
+        (["run", "city", "--adapt.lr", "nan"], ["adapt.lr must be above 0", "nan"]),
+        (["run", "city", "--adapt.lr-end", "inf"], ["adapt.lr_end must be above 0 and finite", "inf"]),
+        (["run", "city", "--fim.lam", "-1"], ["lam must be a finite number of at least 0", "-1"]),
+        (["run", "city", "--fim.mix", "1"], ["mix must be at least 0 and below 1", "1.0"]),
         (["run", "city", "--margin", "0.5"], ["margin must be at least 1", "0.5"]),
         (["run", "city", "--seed", "-1"], ["seed must lie in", "-1"]),
         (["run", "city", "--threads", "0"], ["threads must be at least 1", "got 0"]),
-        (["run", "city", "--meta.rays", "0"], ["meta.rays must be at least 1", "got 0"]),
+        (["run", "city", "--meta.batch", "0"], ["meta.batch must be at least 1", "got 0"]),
         (["run", "city", "--meta.inner-lr", "0"], ["meta.inner_lr must be above 0", "0.0"]),
         (["run", "city", "--resume"], ["resume: outputs/city must hold a run", "none"]),
         (["run", "city", "--resume", "nowhere"], ["resume: nowhere must be the folder of a run", "is not"]),
@@ -213,8 +213,10 @@ def test_commands_and_options_out_of_range(tmp_path, capsys, words, parts):
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
-@pytest.mark.parametrize("words", [["--no-such-option"], ["--steps", "many"], ["--fim", "magic"], ["--blocks", "2"]])
-def test_what_the_option_parser_itself_refuses(capsys, words):
+@pytest.mark.parametrize(
+    "words", [["--no-such-option"], ["--steps", "many"], ["--fim.use", "magic"], ["--blocks", "2"]]
+)
+def test_refusals_of_the_option_parser(capsys, words):
     with pytest.raises(SystemExit) as stopped:
         main(["run", "city", *words])
     assert stopped.value.code == 2
@@ -294,7 +296,7 @@ def test_help_version_and_info(capsys):
     assert "bank_mlp" in capsys.readouterr().out
 
 
-def test_an_interrupted_run_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+def test_an_interrupted_run_reports_how_to_resume(tmp_path, capsys, monkeypatch):
     from mclnf_fast.systems.city import data as city_data
 
     def interrupt(*_: object, **__: object) -> None:

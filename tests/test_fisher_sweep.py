@@ -19,10 +19,13 @@ from benchmarks.fisher_variants import FACTORS, MOD, SAMPLE, WEIGHT, Row, Varian
 from mclnf_fast.data import procedural_audio
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.methods import MIM
-from mclnf_fast.systems.signals.options import AdaptOptions, AudioConfig, MetaConfig
+from mclnf_fast.systems.signals.options import AdaptOptions, AudioConfig, MetaConfig, SirenOptions
 
 TINY = AudioConfig(
-    steps=8, width=8, adapt=AdaptOptions(batch=16), meta=MetaConfig(steps=1, signals=2, batch=8, inner_steps=2)
+    steps=8,
+    field=SirenOptions(width=8),
+    adapt=AdaptOptions(batch=16),
+    meta=MetaConfig(steps=1, tasks=2, batch=8, inner_steps=2),
 )
 
 
@@ -78,7 +81,9 @@ def test_starts_of_their_own(sweep: fisher_measure.Sweep) -> None:
     assert sweep.start(Variant(scale=2.0), 0)[0].shape[-1] == 16
 
 
-def test_a_variant_that_is_not_what_it_says(sweep: fisher_measure.Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variant_with_other_settings_or_bits_is_refused(
+    sweep: fisher_measure.Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sweep.check(0)
     monkeypatch.setattr(fisher_measure, "WEIGHT", dataclasses.replace(WEIGHT, use="none"))
     with pytest.raises(RuntimeError, match="use=weight must differ from mod"):
@@ -89,7 +94,7 @@ def test_a_variant_that_is_not_what_it_says(sweep: fisher_measure.Sweep, monkeyp
         sweep.check(0)
 
 
-def test_what_a_row_says() -> None:
+def test_the_columns_of_a_row() -> None:
     mine = [{4: [10.0, 20.0], 8: [14.0, 21.0]}, {4: [11.0, 20.0], 8: [13.0, 21.0]}]
     theirs = [{4: [10.0, 19.0], 8: [11.0, 22.0]}, {4: [10.0, 19.0], 8: [11.0, 20.0]}]
     found = fisher_measure.summary(Row("use", "x", Variant(SAMPLE)), mine, theirs, 1.5)

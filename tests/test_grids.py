@@ -110,6 +110,6 @@ def test_a_field_with_grids() -> None:
         (lambda: mf.HashGrid(2, 16, 30).layout(4), "a level's table must have fewer than 2"),
     ],
 )
-def test_what_is_refused(build, text: str) -> None:
+def test_refused_arguments(build, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         build()

@@ -16,7 +16,7 @@ from mclnf_fast.ops import _dispatch, _library
 PACKAGE = pathlib.Path(mf.__file__).parent
 
 
-def test_it_says_what_a_call_takes() -> None:
+def test_versions_and_the_backends_of_every_op() -> None:
     found = mf.info()
     assert found["versions"]["torch"] == torch.__version__
     assert set(found["ops"]["cpu"]) >= {

@@ -143,7 +143,7 @@ def test_the_import_brings_none_of_the_optional_packages_by_itself() -> None:
     assert {name.split(".")[0] for name in done.stdout.split()} & set(OPTIONAL) == set()
 
 
-def test_the_top_level_holds_only_what_belongs_there() -> None:
+def test_the_top_level_has_no_other_files() -> None:
     git = shutil.which("git")
     if git is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout: what is tracked is not known")

@@ -116,6 +116,6 @@ def test_frozen_hashable_replaceable() -> None:
         ),
     ],
 )
-def test_what_is_refused(build, error: type, text: str) -> None:
+def test_refused_arguments(build, error: type, text: str) -> None:
     with pytest.raises(error, match=text):
         build()

@@ -1,4 +1,4 @@
-"""A folder of posed photos of plain colours."""
+"""A folder of posed photos of plain colors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mclnf_fast.render.cameras import look_at
 
 
 def write_photos(root: pathlib.Path, sizes: list[tuple[int, int]], **more: Any) -> None:
-    """A folder as nerfstudio has it: photos of plain colours by cameras on a line that look at the origin."""
+    """A folder as nerfstudio has it: photos of plain colors by cameras on a line that look at the origin."""
     root.mkdir(exist_ok=True)
     frames = []
     for k, (width, height) in enumerate(sizes):

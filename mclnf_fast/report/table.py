@@ -11,215 +11,245 @@ from typing import NoReturn
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import write_atomically
-from mclnf_fast.report.city.rows import city_csv, city_strips, city_table
-from mclnf_fast.report.page.html import inline, write_page
-from mclnf_fast.report.page.style import check_extra, duration
-from mclnf_fast.report.page.tables import markdown_cell
-from mclnf_fast.report.protocol.counts import sequence
-from mclnf_fast.report.protocol.relations import Relation, relations
-from mclnf_fast.report.protocol.run_folder import Finished, read_runs
-from mclnf_fast.report.protocol.run_pictures import Drawn, draw_figures, draw_signals
-from mclnf_fast.report.protocol.signals import NOT_CLAIMED, look
-from mclnf_fast.report.protocol.tables import (
-    Labelled,
-    Table,
-    csv_text,
-    details,
-    markdown,
-    results,
-    sizes,
-    steps_to_reach,
+from mclnf_fast.report.city.strips import city_strips
+from mclnf_fast.report.city.tables import city_csv_lines, city_looks, city_table
+from mclnf_fast.report.page.page import (
+    Block,
+    ListBlock,
+    Page,
+    PairsBlock,
+    PictureBlock,
+    Relation,
+    RelationsBlock,
+    Section,
+    TableBlock,
+    TextBlock,
+    inline,
+    time_fact,
+    write_page,
 )
+from mclnf_fast.report.page.style import check_extra
+from mclnf_fast.report.page.tables import Table, csv_text, markdown, markdown_cell
+from mclnf_fast.report.protocol.counts import Statistics
+from mclnf_fast.report.protocol.relations import relations
+from mclnf_fast.report.protocol.report import NOT_CLAIMED
+from mclnf_fast.report.protocol.run_folder import FinishedRun, read_runs
+from mclnf_fast.report.protocol.run_pictures import Drawing, draw_figures, draw_signals
+from mclnf_fast.report.protocol.tables import Labelled, details, results, signal_csv_lines, sizes, steps_to_reach
+from mclnf_fast.report.record import CityRecord, SignalRecord
 
 RANKS = "In each column the best is bold, the second in italics (underlined on the page); equal as shown is equal."
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A picture of the tables: what was drawn, under which file name, and the commands that made its runs."""
+class Figure:
+    """A picture of the tables: its drawing, its file, and the commands of its runs."""
 
-    drawn: Drawn
+    drawing: Drawing
     file: str
     commands: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Tables:
+    """Everything that the files hold: the runs by kind, the figures, and the command that writes them."""
+
+    runs: Sequence[FinishedRun]
+    signals: Sequence[Labelled]
+    cities: Sequence[tuple[Table, str]]  # and the command of its run
+    figures: Sequence[Figure]
+    command: str
+
+    def of(self, signal: Labelled) -> list[Table]:
+        """Return the tables of a run beside its PSNR."""
+        reached = steps_to_reach(signal.run, signal.label)
+        return [details(signal.run, signal.label), *([reached] if reached else [])]
+
+    @property
+    def notes(self) -> list[str]:
+        """The notes of all runs, each with its label if there are several."""
+        several = len(self.runs) > 1
+        notes = [f"{run.label}: {note}" if several else note for run in self.runs for note in run.record.notes]
+        return [*notes, NOT_CLAIMED]
+
+
 class _Parser(argparse.ArgumentParser):
-    """Complains in one line, as every command does."""
+    """Report an error in one line, as every command does."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"table: {message}; see mclnf-fast table --help")
 
 
-def main(given: Sequence[str]) -> int:
-    """Runs the command. Raises: InputError for unusable input."""
+def main(words: Sequence[str]) -> int:
+    """Run the command. Raises: InputError for unusable input."""
     parser = _Parser(prog="mclnf-fast table", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run (image, video, audio, city)")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where table.md, .csv, .html and the figures go")
-    arguments = parser.parse_args(list(given))
-    command = shlex.join(["mclnf-fast", "table", *given])
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for table.md, .csv, .html and the figures")
+    arguments = parser.parse_args(list(words))
+    command = shlex.join(["mclnf-fast", "table", *words])
     for path in write_tables(arguments.runs, arguments.out, command):
         print(path)
     return 0
 
 
 def write_tables(runs: Sequence[str | Path], out: str | Path, command: str) -> list[Path]:
-    """Writes `table.md`, `table.csv`, `table.html` and the figures into `out`; gives their paths.
+    """Write `table.md`, `table.csv`, `table.html` and the figures into `out`; return their paths.
 
     Files of these names are replaced, others in `out` are left alone; nothing is written before everything is drawn.
 
     Args:
         runs: folders of finished runs; they may differ in kind, methods, seeds and last step.
+        out: a folder, which is made if it is missing.
         command: this command, which stands beside every table and figure.
 
-    Raises: InputError, naming the folder or file, where a run is none or not finished, or `out` can't be written.
+    Raises: InputError that names the folder or file, if it is no run or not finished, or `out` can't be written.
     """
     target = Path(out)
     if target.exists() and not target.is_dir():
         raise InputError(f"out: {target} must be a folder, but it is a file")
     check_extra()
-    finished = read_runs(runs)
-    signals = [f for f in finished if f.run is not None]
-    cities = [f for f in finished if f.run is None]
-    labelled = [Labelled(f.label, f.run) for f in finished if f.run is not None]
-    shown = _draw(signals, labelled, cities, command)
-    text = "\n\n".join(_markdown(finished, labelled, cities, shown, command)) + "\n"
-    lines = csv_text(labelled) + city_csv(cities)
+    tables = _draw(read_runs(runs), command)
+    text = "\n\n".join(_markdown(tables)) + "\n"
+    lines = [line for signal in tables.signals for line in signal_csv_lines(signal)]
+    for run in tables.runs:
+        lines += city_csv_lines(run.label, run.record) if isinstance(run.record, CityRecord) else []
     written: list[Path] = []
     try:
-        written += [s.drawn.save(target / s.file) for s in shown]
-        for name, content in (("table.md", text), ("table.csv", lines)):
+        written += [figure.drawing.save(target / figure.file) for figure in tables.figures]
+        for name, content in (("table.md", text), ("table.csv", csv_text(lines))):
             write_atomically(target / name, content.encode("utf-8"))
             written.append(target / name)
-        content_of_page = _page(target, finished, labelled, cities, shown, command)
-        written.append(write_page(target / "table.html", "table.html", content_of_page))
+        written.append(write_page(target / "table.html", _page(target, tables)))
     except OSError as error:
         raise InputError(f"out: {target} must be a folder that can be written, but: {error}") from None
     return written
 
 
-def _draw(
-    signals: Sequence[Finished], labelled: Sequence[Labelled], cities: Sequence[Finished], command: str
-) -> list[Shown]:
-    out = []
-    if labelled:
-        commands = tuple(r.run.command for r in labelled)
-        out += [Shown(d, f"{d.stem}.png", commands) for d in draw_figures(labelled, command)]
-    for f, one in zip(signals, labelled):
-        grids = draw_signals(f.folder, one, command)
-        for d in grids:
-            named = replace(d, caption=f"{f.label}. {d.caption}")
-            out.append(Shown(named, f"{f.stem}_{d.stem}.png", (f.command,)))
-    for f in cities:
-        out += [Shown(d, f"{f.stem}_{d.stem}.png", (f.command,)) for d in city_strips(f, command)]
-    return out
+def _draw(runs: Sequence[FinishedRun], command: str) -> Tables:
+    """Return the tables of some runs with their figures drawn."""
+    signals: list[Labelled] = []
+    cities: list[tuple[Table, str]] = []
+    figures: list[Figure] = []
+    for run in runs:
+        record = run.record
+        if isinstance(record, SignalRecord):
+            signals.append(Labelled(run.label, Statistics(record)))
+            drawings = draw_signals(run.folder, signals[-1], command)
+            drawings = [replace(d, caption=f"{run.label}. {d.caption}") for d in drawings]
+        else:
+            table = city_table(run.label, record.methods, record.tasks, record.across)
+            cities.append((table, record.command))
+            drawings = city_strips(run.folder, run.label, record, command)
+        figures += [Figure(d, f"{run.stem}_{d.stem}.png", (record.command,)) for d in drawings]
+    if signals:
+        commands = tuple(signal.run.command for signal in signals)
+        figures[:0] = [Figure(d, f"{d.stem}.png", commands) for d in draw_figures(signals, command)]
+    return Tables(runs, signals, cities, figures, command)
 
 
-def _tables(one: Labelled) -> list[Table]:
-    reached = steps_to_reach(one.run, one.label)
-    return [details(one.run, one.label), *([reached] if reached else [])]
-
-
-def _markdown(
-    finished: Sequence[Finished],
-    labelled: Sequence[Labelled],
-    cities: Sequence[Finished],
-    shown: Sequence[Shown],
-    command: str,
-) -> Iterator[str]:
+def _markdown(tables: Tables) -> Iterator[str]:
+    command = tables.command
     yield "# Results"
     yield f"Made by `{_code(command)}` from these runs:"
-    yield "\n".join(f"- {line}" for f in finished for line in [_run_line(f)])
-    if labelled:
+    yield "\n".join(f"- {_run_line(run)}" for run in tables.runs)
+    if tables.signals:
         yield "## PSNR"
-        yield markdown(results(labelled))
+        yield markdown(results(tables.signals))
         yield RANKS
         yield _made("", command)
-        yield "## What must hold"
-        for one in labelled:
-            yield f"### {markdown_cell(one.label)} ({sizes(one.run)})"
-            yield "\n".join(_relation(r) for r in relations(one.run))
+        yield "## Relations that must hold"
+        for signal in tables.signals:
+            yield f"### {markdown_cell(signal.label)} ({sizes(signal.run)})"
+            yield "\n".join(_relation(relation) for relation in relations(signal.run))
         yield "## Beside the PSNR"
-        for one in labelled:
-            for table in _tables(one):
+        for signal in tables.signals:
+            for table in tables.of(signal):
                 yield f"### {markdown_cell(table.title)}"
                 yield markdown(table)
-                yield _made(one.run.command, command)
-    if cities:
-        yield "## Cities"
-        for f in cities:
-            yield f"### {markdown_cell(f.label)}"
-            yield markdown(city_table(f))
-            yield _made(f.command, command)
-    if shown:
-        yield "## Figures"
-        for s in shown:
-            yield f"![{s.drawn.stem.replace('_', ' ')}]({s.file})"
-            yield s.drawn.caption
-            yield "  \n".join(_made(c, command if c == s.commands[-1] else "") for c in s.commands)
+                yield _made(signal.run.command, command)
+    yield from ["## Cities"] * bool(tables.cities)
+    for table, run_command in tables.cities:
+        yield f"### {markdown_cell(table.title)}"
+        yield markdown(table)
+        yield _made(run_command, command)
+    yield from ["## Figures"] * bool(tables.figures)
+    for figure in tables.figures:
+        yield f"![{figure.drawing.stem.replace('_', ' ')}]({figure.file})"
+        yield figure.drawing.caption
+        yield "  \n".join(_made(c, command if c == figure.commands[-1] else "") for c in figure.commands)
     yield "## Notes"
-    yield "\n".join(f"- {n}" for n in _notes(finished))
+    yield "\n".join(f"- {note}" for note in tables.notes)
 
 
-def _page(
-    target: Path,
-    finished: Sequence[Finished],
-    labelled: Sequence[Labelled],
-    cities: Sequence[Finished],
-    shown: Sequence[Shown],
-    command: str,
-) -> dict[str, object]:
+def _page(target: Path, tables: Tables) -> Page:
+    signals, command = tables.signals, tables.command
+    looks = {key: look for signal in signals for key, look in signal.run.looks.items()}
+    for run in tables.runs:
+        looks |= city_looks(run.record.methods) if isinstance(run.record, CityRecord) else {}
+    psnr: list[Block] = [TableBlock(results(signals)), TextBlock(RANKS)] if signals else []
+    beside = [
+        TableBlock(t, t.title, _made_plain(signal.run.command, command))
+        for signal in signals
+        for t in tables.of(signal)
+    ]
     pictures = [
-        {
-            "uri": inline(target, s.file),
-            "file": s.file,
-            "caption": s.drawn.caption,
-            "commands": [*(f"run: {c}" for c in s.commands if c), f"figure: {command}"],
-        }
-        for s in shown
+        PictureBlock(
+            inline(target, figure.file),
+            figure.file,
+            figure.drawing.caption,
+            [*(f"run: {c}" for c in figure.commands if c), f"figure: {command}"],
+        )
+        for figure in tables.figures
     ]
-    tables = [city_table(f) for f in cities]
-    looks = {m: k for one in labelled for m, k in one.run.looks.items()}
-    return {
-        "title": "Results",
-        "command": command,
-        "runs": [(f.label, f.command, *_facts(f)) for f in finished],
-        "results": results(labelled) if labelled else None,
-        "ranks": RANKS,
-        "relation_lists": [(f"{one.label} ({sizes(one.run)})", relations(one.run)) for one in labelled],
-        "tables": [(t, one.run.command) for one in labelled for t in _tables(one)],
-        "cities": [(t, f.command) for t, f in zip(tables, cities)],
-        "pictures": pictures,
-        "notes": _notes(finished),
-        **look(looks),
-    }
+    return Page(
+        "Results",
+        looks,
+        [
+            Section("PSNR", psnr),
+            Section(
+                "Relations that must hold",
+                [RelationsBlock(relations(s.run), f"{s.label} ({sizes(s.run)})") for s in signals],
+            ),
+            Section("Beside the PSNR", beside),
+            Section("Cities", [TableBlock(t, t.title, _made_plain(c, command)) for t, c in tables.cities]),
+            Section("Figures", pictures),
+            Section("Notes", [ListBlock(tables.notes)]),
+        ],
+        [f"Made by {command} from these runs:"],
+        lead=[PairsBlock([(run.label, _run_text(run)) for run in tables.runs], code=True)],
+    )
 
 
-def _run_line(f: Finished) -> str:
-    facts = "; ".join(fact for fact in _facts(f) if fact)
-    return f"{markdown_cell(f.label)}: `{_code(f.command or 'unknown command')}`" + (f" ({facts})" if facts else "")
+def _facts(run: FinishedRun) -> list[str]:
+    """Return the machine and the time that a run took."""
+    return [run.record.machine] * bool(run.record.machine) + time_fact(run.record)
 
 
-def _facts(f: Finished) -> tuple[str, str]:
-    """The machine and the time that a run took."""
-    seconds = duration(f.metrics.get("seconds_total"))
-    return str(f.metrics.get("machine") or ""), "" if seconds == "-" else f"{seconds} in all"
+def _run_line(run: FinishedRun) -> str:
+    facts = "; ".join(_facts(run))
+    return f"{markdown_cell(run.label)}: `{_code(run.record.command or 'unknown command')}`" + f" ({facts})" * bool(
+        facts
+    )
 
 
-def _notes(finished: Sequence[Finished]) -> list[str]:
-    own = [
-        f"{f.label}: {n}" if len(finished) > 1 else str(n) for f in finished for n in sequence(f.metrics.get("notes"))
-    ]
-    return [*own, NOT_CLAIMED]
+def _run_text(run: FinishedRun) -> str:
+    return "; ".join([run.record.command or "unknown command", *_facts(run)])
 
 
-def _relation(r: Relation) -> str:
-    checks = "; ".join(f"{c.what}: {'**' + c.value + '**' if c.holds is False else c.value}" for c in r.checks)
-    return f"- **{r.verdict}**: {r.statement}. {checks}." + (f" {r.note}" if r.note else "")
+def _relation(relation: Relation) -> str:
+    checks = "; ".join(
+        f"{c.label}: {'**' + c.value + '**' if c.holds is False else c.value}" for c in relation.checks
+    )  # fmt: skip
+    return f"- **{relation.verdict}**: {relation.statement}. {checks}." + f" {relation.note}" * bool(relation.note)
 
 
 def _made(run: str, command: str) -> str:
     parts = [f"Run: `{_code(run)}`."] * bool(run) + [f"Made by `{_code(command)}`."] * bool(command)
     return " ".join(parts)
+
+
+def _made_plain(run: str, command: str) -> str:
+    return " ".join([f"Run: {run}."] * bool(run) + [f"Made by {command}."])
 
 
 def _code(text: str) -> str:

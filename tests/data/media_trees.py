@@ -49,7 +49,7 @@ def sound(path: Path, samples: np.ndarray, rate: int = 16000, **options) -> Path
 
 
 def video(path: Path, frames: np.ndarray, rate: int = 10, options: dict | None = None) -> Path:
-    """uint8 [F, h, w, 3] as H.264 (lossless in colour, nearly), or a GIF by its ending."""
+    """uint8 [F, h, w, 3] as H.264 (lossless in color, nearly), or a GIF by its ending."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".gif":
         images = [Image.fromarray(frame) for frame in frames]
@@ -67,7 +67,7 @@ def video(path: Path, frames: np.ndarray, rate: int = 10, options: dict | None =
 
 
 def shades(count: int, size=(32, 24), step: int = 20) -> np.ndarray:
-    """Frames of one grey each, k * step: uint8 [count, h, w, 3]."""
+    """Frames of one gray each, k * step: uint8 [count, h, w, 3]."""
     return np.stack([np.full((size[1], size[0], 3), step * k, np.uint8) for k in range(count)])
 
 

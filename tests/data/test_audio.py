@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mclnf_fast.data import load_audio
-from mclnf_fast.data.readers.sound import resample
+from mclnf_fast.data.readers.decoding.sound import resample
 from mclnf_fast.errors import InputError
 
 soundfile = pytest.importorskip("soundfile", reason="soundfile is not installed (extra media)")
@@ -163,7 +163,7 @@ def test_several_windows_of_a_file(tmp_path):
     assert len(load_audio(tmp_path, seconds=0.25, windows_per_file=2).test) == 2
 
 
-def test_torn_files_are_skipped_with_their_names(tmp_path, caplog):
+def test_corrupt_files_are_skipped_with_their_names(tmp_path, caplog):
     noise = np.random.default_rng(1).uniform(-0.5, 0.5, 16000).astype(np.float32)
     endings = ("flac", "wav", "m4a", "mp3", "aiff")
     for k, ending in enumerate(endings):

@@ -99,7 +99,7 @@ def test_quadrants_of_an_uneven_image():
     ("grid", "parts", "message"),
     [((4, 4), (5, 1), "got \\(5, 1\\)"), ((4,), (0,), "1 \\.\\.\\. the samples"), ((4, 4), (2,), "2 numbers")],
 )
-def test_what_can_not_be_cut_is_refused(grid, parts, message):
+def test_signals_that_cannot_be_cut_are_refused(grid, parts, message):
     with pytest.raises(InputError, match=message):
         Cut(grid, parts, (1.0,) * len(grid))
 

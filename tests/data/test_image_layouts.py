@@ -136,7 +136,7 @@ def test_folders_named_after_the_sets_keep_them(tmp_path):
     assert any("validation set is trained on" in note for note in sets.notes)
 
 
-def test_too_much_is_refused_with_what_to_do(tmp_path):
+def test_too_much_is_refused_with_a_remedy(tmp_path):
     for k in range(12):
         make.picture(tmp_path / f"{k}.png", k, (2, 2))
     with pytest.raises(InputError, match="limit"):

@@ -39,7 +39,7 @@ def test_resize_scales_the_shorter_side_to_the_crop(tmp_path):
     ramp = np.tile(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], (60, 1, 3))  # 120 wide
     Image.fromarray(ramp).save(tmp_path / "a.png")
     got = one(tmp_path / "a.png", size=30, resize=True)
-    # Half the size: the middle 30 of 60 columns, whose values are the mean of two neighbours'.
+    # Half the size: the middle 30 of 60 columns, whose values are the mean of two neighbors'.
     expected = (np.arange(0, 240, 4)[15:45] + 1) / 255
     assert np.abs(got[:, :, 0] - expected).max() < 1.5 / 255
     assert got.shape == (30, 30, 3)
@@ -57,7 +57,7 @@ def test_a_smaller_picture_is_scaled_up_and_noted(tmp_path):
     np.testing.assert_allclose(flat[0, 0], make.pixels(1, (1, 1))[0, 0] / 255, atol=1e-6)
 
 
-def test_every_mode_becomes_what_it_shows(tmp_path):
+def test_every_mode_becomes_the_picture_that_it_shows(tmp_path):
     rgb = make.pixels(3, (6, 5))
     grey = rgb[..., 0]
     Image.fromarray(grey).save(tmp_path / "grey.png")
@@ -111,13 +111,13 @@ def test_the_first_of_several_frames_is_taken(tmp_path):
     assert any("first of several frames" in note for note in sets.notes)
 
 
-def test_what_a_file_is_its_content_says(tmp_path):
+def test_the_content_of_a_file_decides_its_kind(tmp_path):
     path = make.picture(tmp_path / "a.png", 4)
     path.rename(tmp_path / "a.jpg")
     np.testing.assert_array_equal(one(tmp_path / "a.jpg", size=(10, 12)), make.pixels(4) / np.float32(255))
 
 
-def test_a_torn_file_is_skipped_with_its_name_or_refused(tmp_path, caplog):
+def test_a_corrupt_file_is_skipped_with_its_name_or_refused(tmp_path, caplog):
     for k in range(6):
         make.picture(tmp_path / f"{k}.{'jpg' if k % 2 else 'png'}", k, (40, 40))
     good = load_images(tmp_path, size=32)
@@ -183,7 +183,7 @@ def test_folders_without_pictures_are_refused(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="everything is readable to root")
-def test_what_may_not_be_read_is_named(tmp_path):
+def test_unreadable_files_are_named(tmp_path):
     path = make.picture(tmp_path / "a" / "x.png")
     path.chmod(0)
     with pytest.raises(InputError, match=r"x.png"):

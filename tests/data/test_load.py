@@ -158,7 +158,7 @@ def test_downscaling_is_a_box_filter_and_the_rays_stay(tmp_path):
     assert load_scene(tmp_path, max_side=100).blocks[0].train.images.shape[2] == W
 
 
-def test_a_grid_gives_each_block_its_views_and_a_box_of_what_they_see(tmp_path):
+def test_a_grid_gives_each_block_its_views_and_the_box_that_they_see(tmp_path):
     nerfstudio(tmp_path, 40)
     scene = load_scene(tmp_path, blocks=(2, 2))
     assert [b.name for b in scene.blocks] == ["block_1", "block_2", "block_3", "block_4"]
@@ -270,13 +270,13 @@ def test_bad_json_is_named(tmp_path, damage, message):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe\x00", b"[" * 100_000])
-def test_what_is_no_json_object_is_refused(tmp_path, content):
+def test_text_that_is_no_json_object_is_refused(tmp_path, content):
     (tmp_path / "transforms.json").write_bytes(content)
     with pytest.raises(InputError, match=r"transforms\.json"):
         load_scene(tmp_path)
 
 
-def test_torn_foreign_and_odd_sized_images_are_refused(tmp_path):
+def test_corrupt_foreign_and_odd_sized_images_are_refused(tmp_path):
     nerfstudio(tmp_path)
     path = tmp_path / "images/4.png"
     whole = path.read_bytes()

@@ -25,7 +25,7 @@ def above(height: float = 2.0, size: int = 64, focal: float = 64.0) -> Cameras:
 
 
 def flat(*corners: tuple[float, float, float], color=RED) -> Mesh:
-    """One triangle, or two of a quad, of one colour, open."""
+    """One triangle, or two of a quad, of one color, open."""
     faces = [[0, 1, 2]] if len(corners) == 3 else [[0, 1, 2], [0, 2, 3]]
     return make_mesh(torch.tensor(corners), torch.tensor(faces), color.expand(len(faces), 3))
 
@@ -76,7 +76,7 @@ def test_coverage_is_exact_to_a_fraction_of_a_thousandth_of_a_pixel():
         assert bool(image[23, 32, 3]) is want
 
 
-def test_colours_at_an_edge_are_straight():
+def test_colors_at_an_edge_are_straight():
     image = render_mesh(square(0.26), above(), samples=4)[0]
     shown = image[image[..., 3] > 0]
     assert len(shown[..., 3].unique()) > 1
@@ -98,7 +98,7 @@ def test_a_cube_seen_straight_on():
     assert len(image[16:48, 16:48, :3].reshape(-1, 3).unique(dim=0)) == 1
 
 
-def test_a_point_lies_where_the_camera_says():
+def test_a_point_lies_where_the_camera_projects_it():
     generator = torch.Generator().manual_seed(3)
     position = torch.randn(6, 3, generator=generator)
     position = 3 * position / position.norm(dim=1, keepdim=True)
@@ -197,7 +197,7 @@ def test_an_open_mesh_is_lit_on_the_side_that_is_seen_and_a_closed_one_hides_its
     assert not bool(render_mesh(replace(sheet, closed=True), below)[..., 3].any())
 
 
-def test_what_is_behind_or_around_the_camera():
+def test_geometry_behind_or_around_the_camera():
     assert not render_mesh(square(1.0, z=5.0), above(2.0))[..., 3].any()
     # The ground reaches behind a camera that looks along it: all below the horizon is covered, nothing above.
     ground = flat((-40.0, -40, 0), (40.0, -40, 0), (40.0, 40, 0), (-40.0, 40, 0))

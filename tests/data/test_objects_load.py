@@ -53,7 +53,7 @@ def names(sets: ObjectSets) -> tuple[list[str], list[str]]:
 
 
 def srn_tree(root: Path, ids: dict[str, int], category: str = "cars", views: int = 3) -> None:
-    """`<category>_<split>/<id>` with white pictures that hold a grey square with one white pixel."""
+    """`<category>_<split>/<id>` with white pictures that hold a gray square with one white pixel."""
     for k, (place, _) in enumerate(ids.items()):
         folder = root / place.format(category)
         (folder / "rgb").mkdir(parents=True)
@@ -121,7 +121,7 @@ def test_a_tree_without_splits_is_split_by_seed(copy):
     assert names(one) == ([], ["car_001"])
 
 
-def test_splits_may_say_val_and_lie_beside_the_category(copy, tmp_path):
+def test_splits_may_be_called_val_and_lie_beside_the_category(copy, tmp_path):
     (copy / "car_splits.json").unlink()
     top = tmp_path / "top"
     top.mkdir()
@@ -214,7 +214,7 @@ def test_sizes_are_reduced_by_area_and_alpha(copy):
         color = (blocks[..., :3] * weight).sum(3) / weight.sum(3).clamp_min(1e-9)
         assert float((b.images[..., :3].double() - color).abs().max()) <= 0.51
         assert float((b.images[..., 3].double() - weight.mean(3)[..., 0]).abs().max()) <= 0.51
-    # A sharp edge stays as red as it was: what is transparent has no say in the colour.
+    # A sharp edge stays as red as it was: what is transparent has no say in the color.
     rgba = np.zeros((4, 6, 4), np.uint8)
     rgba[:, :3] = (200, 0, 0, 255)
     small = shrink(rgba, 4)
@@ -336,7 +336,7 @@ def test_a_bad_srn_object_is_skipped_or_refused(tmp_path, fault):
         load_objects(tmp_path, strict=True)
 
 
-def test_what_cannot_be_split_or_found_is_refused(copy, tmp_path):
+def test_missing_and_unsplittable_data_is_refused(copy, tmp_path):
     for change, message in (
         (lambda c: c.update(train="car_000"), "key 'train' must be a list of folder names, was str"),
         (lambda c: c.update(train=[1]), "must be a list of folder names"),

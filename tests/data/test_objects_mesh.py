@@ -1,4 +1,4 @@
-"""Mesh files as objects: axes, colours, textures, places in a scene; what is torn, empty or reaches outside."""
+"""Mesh files as objects: axes, colors, textures, places in a scene; what is torn, empty or reaches outside."""
 
 import importlib
 import io
@@ -15,7 +15,7 @@ from PIL import Image
 from mclnf_fast.data import load_objects, sphere_cameras
 from mclnf_fast.data.graphics.mesh import to_linear
 from mclnf_fast.data.graphics.mesh_render import render_mesh
-from mclnf_fast.data.readers.extras import MissingExtraError
+from mclnf_fast.data.readers.decoding.extras import MissingExtraError
 from mclnf_fast.data.readers.objects_mesh import read_mesh
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
@@ -33,7 +33,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def gltf(path: Path, matrices: list[list[float]], color=(0.25, 0.5, 0.75, 1.0), picture=None, **material) -> Path:
-    """A triangle of one colour in a .glb, once for each matrix (column-major); under a picture: its PNG's bytes, which
+    """A triangle of one color in a .glb, once for each matrix (column-major); under a picture: its PNG's bytes, which
     lie inside, or the name of a file."""
     points = np.array([[0, 0, 0], [2, 0, 0], [0, 1, 0]], np.float32).tobytes()
     points += np.array([[0, 1], [1, 1], [0, 0]], np.float32).tobytes()  # glTF's v grows downwards
@@ -106,7 +106,7 @@ def textured(root: Path, texture: str = "map.png") -> Path:
     return write(root / "a.obj", "mtllib m.mtl\n" + SQUARE + uv + "usemtl skin\n" + faces)
 
 
-def test_a_texture_lies_as_the_file_says(tmp_path):
+def test_a_texture_lies_as_in_the_file(tmp_path):
     pixels = np.zeros((2, 2, 3), np.uint8)
     pixels[0, 0], pixels[0, 1], pixels[1, 0], pixels[1, 1] = (200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)
     Image.fromarray(pixels).save(tmp_path / "map.png")
@@ -128,7 +128,7 @@ def test_a_texture_lies_as_the_file_says(tmp_path):
             assert pixel[channel] > 2 * max(value for k, value in enumerate(pixel[:3]) if k != channel)
 
 
-def test_colours_of_vertices_and_of_materials(tmp_path):
+def test_colors_of_vertices_and_of_materials(tmp_path):
     lines = SQUARE.strip().splitlines()
     write(tmp_path / "v.obj", "\n".join(f"{line} 0.5 0.25 1.0" for line in lines) + "\n" + QUAD)
     mesh = read_mesh(tmp_path, tmp_path / "v.obj")
@@ -203,7 +203,7 @@ def test_textures_stay_inside_the_folder_and_must_be_there(tmp_path):
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_a_torn_texture_of_a_gltf_is_told_and_never_grey(tmp_path, caplog, inside):
+def test_a_corrupt_texture_of_a_gltf_is_reported_and_never_gray(tmp_path, caplog, inside):
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     whole = png(pixels)
     for name in ("a", "b", "c"):
@@ -230,7 +230,7 @@ def seen(mesh, corner: tuple[float, float]) -> list[int]:
     return image[round(32 - 16 * corner[1]), round(32 + 16 * corner[0])].tolist()
 
 
-def test_what_a_material_lets_through_is_cut_out(tmp_path):
+def test_transparent_parts_of_a_material_are_cut_out(tmp_path):
     pixels = np.full((8, 8, 4), 200, np.uint8)
     pixels[:, 4:, 3] = 100  # the half of larger u, which is larger y here
     kept, cut = (0.4, 0.3), (1.4, 0.15)
@@ -273,6 +273,6 @@ def test_real_cars(shared_data):
     for item in (*sets.train, *sets.test):
         shown = item.images[item.images[..., 3] == 255][:, :3].double()
         assert 0.1 < len(shown) / item.images[..., 3].numel() < 0.6
-        assert float(shown.std(0).mean()) > 15  # painted, not grey
+        assert float(shown.std(0).mean()) > 15  # painted, not gray
         assert float((shown.amax(1) - shown.amin(1)).mean()) > 10
         assert not item.images[:, 0, :, 3].any()

@@ -20,7 +20,7 @@ def test_faces_by_default_are_48_of_178_pixels():
     flat = values.flatten(1)
     apart = torch.cdist(flat, flat) / flat.shape[1] ** 0.5 + torch.eye(48)
     assert float(apart.min()) > 0.05  # no two alike
-    # A family: one mean picture explains more than a grey one would; and each has fine texture of its own.
+    # A family: one mean picture explains more than a gray one would; and each has fine texture of its own.
     spread = flat.std(0).mean()
     assert float(spread) < float(flat.std(1).mean())
     fine = values[:, 1:-1, 1:-1] - 0.25 * (

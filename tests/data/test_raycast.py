@@ -57,7 +57,7 @@ def test_ellipsoid_entry_closed_form():
     radius = split((2, 1, 0.5))
     assert float(ellipsoid_entry(split((10, 0, 0)), radius, split((1, 0, 0)))) == pytest.approx(8.0)
     assert float(ellipsoid_entry(split((0, 0, -10)), radius, split((0, 0, -1)))) == pytest.approx(9.5)
-    # At half a half-axis off the centre the chord is sqrt(3) / 2 of the full one.
+    # At half a half-axis off the center the chord is sqrt(3) / 2 of the full one.
     expected = 10 - 2 * math.sqrt(0.75)
     assert float(ellipsoid_entry(split((10, 0.5, 0)), radius, split((1, 0, 0)))) == pytest.approx(expected)
     assert math.isinf(float(ellipsoid_entry(split((10, 1.1, 0)), radius, split((1, 0, 0)))))
@@ -124,7 +124,7 @@ def test_every_ray_of_a_street_view_equals_brute_force():
         assert torch.equal(band.solid, hits.solid[256:512])
 
 
-def test_a_box_shadow_ends_where_the_sun_says():
+def test_a_box_shadow_ends_at_the_angle_of_the_sun():
     sun = torch.tensor([1.0, 0.0, 1.0])
     caster = RayCaster(solids([(0, -5, 0, 2, 5, 10)]), sun)
     x = torch.tensor([-9.9, -10.1, -5.0, -0.5, 2.5, 30.0])

@@ -138,7 +138,7 @@ def test_options_are_a_record_or_its_fields(tmp_path):
         load_images(tmp_path, VideoOptions())
 
 
-def test_an_unknown_folder_lists_what_was_looked_for(tmp_path):
+def test_an_unknown_folder_lists_the_layouts_that_were_tried(tmp_path):
     for load, words in (
         (load_scene, ("transforms.json (nerfstudio)", "(Blender)", "(MatrixCity)", "(MatrixCity raw)")),
         (load_photos, ("transforms.json (nerfstudio)", "transforms_train.json (NeRF-synthetic)")),

@@ -49,7 +49,7 @@ def test_signals_refuse(kind, names, values, rate, message):
         Signals(kind, names, values, rate)
 
 
-def test_sets_refuse_what_does_not_go_together():
+def test_sets_refuse_signals_that_do_not_fit_each_other():
     SignalSets("fine", audio(0), audio(0), audio(1))
     with pytest.raises(InputError, match="test on"):
         SignalSets("x", audio(2), audio(0), audio(0))

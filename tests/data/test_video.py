@@ -11,7 +11,7 @@ from mclnf_fast.data import load_videos
 from mclnf_fast.errors import InputError
 
 av = pytest.importorskip("av", reason="PyAV is not installed (extra media)")
-CLOSE = 0.03  # what colour conversion and coding cost a flat grey
+CLOSE = 0.03  # what color conversion and coding cost a flat gray
 
 
 def levels(values) -> np.ndarray:
@@ -82,7 +82,7 @@ def test_several_clips_of_a_file(tmp_path):
     ("ending", "options"),
     [("mp4", {}), ("mp4", {"movflags": "faststart"}), ("mkv", {}), ("gif", {})],
 )
-def test_torn_videos_are_skipped_with_their_names(tmp_path, caplog, ending, options):
+def test_corrupt_videos_are_skipped_with_their_names(tmp_path, caplog, ending, options):
     noise = np.random.default_rng(0).integers(0, 256, (20, 24, 32, 3), dtype=np.uint8)
     for k in range(3):
         make.video(tmp_path / f"{k}.{ending}", noise, options=options)
@@ -96,7 +96,7 @@ def test_torn_videos_are_skipped_with_their_names(tmp_path, caplog, ending, opti
         load_videos(tmp_path, frames=20, size=16, strict=True)
 
 
-def test_what_is_no_video_is_refused(tmp_path):
+def test_files_that_are_no_video_are_refused(tmp_path):
     (tmp_path / "a.mp4").write_text("no video")
     with pytest.raises(InputError, match=r"a.mp4: must be a whole readable video"):
         load_videos(tmp_path / "a.mp4")

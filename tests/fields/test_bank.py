@@ -139,7 +139,7 @@ def test_state_dict_deepcopy_and_pickle() -> None:
     torch.testing.assert_close(module(x[1]), y[1])
 
 
-def test_parameters_alone_keep_the_present_shared_initialisation() -> None:
+def test_parameters_alone_keep_the_present_shared_initialization() -> None:
     bank, other = bank_of(2), mf.FieldBank(SPEC, 2)
     shared = [s.clone() for s in other.shared]
     state = {k: v for k, v in bank.state_dict().items() if not k.startswith("shared")}
@@ -157,7 +157,7 @@ def test_dtype_and_generator(dtype: torch.dtype) -> None:
     assert banks[0](torch.zeros(2, 1, 3, dtype=dtype)).dtype == dtype
 
 
-def test_sine_initialisation_is_sirens() -> None:
+def test_sine_initialization_is_that_of_siren() -> None:
     spec = mf.FieldSpec(2, 1, 64, 2, "sine", w0=30.0)
     parameters = initial_parameters(spec, 50, generator=torch.Generator().manual_seed(0))
     bounds = [1 / 2, (6 / 64) ** 0.5 / 30, (6 / 64) ** 0.5 / 30]

@@ -171,7 +171,7 @@ def test_files_state_and_copies(tmp_path: pathlib.Path, spec: mf.FieldSpec, dtyp
         mf.load_bank(tmp_path / "bank", mf.FieldSpec(3, 4, 16, 2))
 
 
-def test_initialisation() -> None:
+def test_initialization() -> None:
     def tables(encoding: mf.spec.Encoding) -> torch.Tensor:
         return initial_parameters(mf.FieldSpec(3, 1, encoding=encoding))[-1]
 
@@ -191,7 +191,7 @@ def test_initialisation() -> None:
 
 
 @specs
-def test_ops_on_the_network_alone_say_what_to_do(spec: mf.FieldSpec) -> None:
+def test_errors_of_ops_on_the_network_alone_name_the_remedy(spec: mf.FieldSpec) -> None:
     bank = bank_of(spec, 1)
     x, offsets = torch.rand(4, spec.in_dim, dtype=torch.float64), torch.tensor([0, 4])
     weights, biases, tables = split_params(bank.stacked, spec)
@@ -205,7 +205,7 @@ def test_ops_on_the_network_alone_say_what_to_do(spec: mf.FieldSpec) -> None:
     assert mf.ops.fisher_scores(features, offsets, weights, biases, grad_y, None, spec.mlp).scores.shape == (4,)
 
 
-def test_what_is_refused() -> None:
+def test_refused_arguments() -> None:
     spec = SPECS["hash"]
     bank, x, offsets = bank_of(spec, 1), torch.rand(4, 3, dtype=torch.float64), torch.tensor([0, 4])
     with pytest.raises(ValueError, match=r"params must hold 7 tensors \(3 weights, 3 biases, 1 tables\), got 6"):

@@ -81,7 +81,7 @@ def test_a_truncated_file(tmp_path: pathlib.Path, keep: int) -> None:
         mf.load_bank(path)
 
 
-def test_what_is_no_checkpoint(tmp_path: pathlib.Path) -> None:
+def test_files_that_are_no_checkpoint(tmp_path: pathlib.Path) -> None:
     from safetensors.torch import save_file
 
     with pytest.raises(InputError, match="must be a file, but there is none"):

@@ -1,4 +1,4 @@
-"""The bank optimiser: torch.optim per module; append, freeze and reset one module; trust region."""
+"""The bank optimizer: torch.optim per module; append, freeze and reset one module; trust region."""
 
 import places
 import pytest

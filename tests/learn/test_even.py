@@ -26,7 +26,7 @@ def windows(sampler: EvenSampler, batch: int, count: int, seed: int = 0) -> tupl
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (16, 16), (4, 4, 4), (8, 8, 8), (13,), (2, 2)])
-def test_neighbours_on_the_curve_are_neighbours_in_the_cube(shape):
+def test_neighbors_on_the_curve_are_neighbors_in_the_cube(shape):
     order = hilbert_order(shape)
     assert torch.equal(order.sort().values, torch.arange(len(order)))
     places = torch.stack(torch.unravel_index(order, shape), -1)
@@ -191,7 +191,7 @@ def test_two_runs_with_one_seed_are_equal():
         ({"curve": torch.arange(3)}, "curve must hold every item"),
     ],
 )
-def test_what_is_refused(options, message):
+def test_refused_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         EvenSampler(**{"items": 4, "modules": 1, **options})
 

@@ -159,7 +159,7 @@ def test_a_module_without_anything_to_correct() -> None:
     assert torch.isfinite(flat(torch.autograd.grad(loss.sum(), leaves))).all()
 
 
-def test_what_training_and_testing_go_down() -> None:
+def test_the_steps_of_training_and_testing() -> None:
     """An outer step is MAML's on the pruned support and the bootstrapped query; adaptation is SGD on the rescaled."""
     params, x, offsets, y = bank(sizes=(12, 20))
     context = PrunedContext(x, offsets, y, SPEC)

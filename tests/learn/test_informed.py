@@ -19,7 +19,7 @@ MODES = ("none", "sample", "weight", "both")
 
 
 class Tiled(CoordTask):
-    """An item is three neighbouring points."""
+    """An item is three neighboring points."""
 
     @property
     def items(self) -> int:
@@ -76,7 +76,7 @@ def test_the_sampled_gradient_is_unbiased(scored, draws, apart, monkeypatch):
         torch.testing.assert_close(m, g, rtol=1e-4, atol=1e-6)
 
 
-def test_a_score_is_the_mean_of_its_samples_mixed_with_what_was_known():
+def test_a_score_is_the_mean_of_its_samples_mixed_with_the_old_score():
     given = informed()
     items = torch.tensor([[2, 5, 2], [2, 2, 2]])
     given.sampler.update(items, torch.tensor([[1.0, 7.0, 3.0], [3.0, 4.0, 8.0]]), torch.ones(2, 3))

@@ -87,7 +87,7 @@ def test_a_module_that_is_still_to_come_is_the_start():
     assert not torch.equal(flat(given.params_of(0)), flat(given.params_of(1)))
 
 
-def test_ewc_holds_what_the_first_task_needs():
+def test_ewc_protects_the_parameters_of_the_first_task():
     lost = {}
     for lam in (0.0, 300.0):
         given = method(EWC, ewc_lam=lam, decay_steps=150)
@@ -113,7 +113,7 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_changes():
 
 
 @pytest.mark.parametrize("name", ["finetune", "er", "mim"])
-def test_what_is_random_in_a_loss_changes_with_the_step(name, monkeypatch):
+def test_random_parts_of_a_loss_change_with_the_step(name, monkeypatch):
     given = method(ALL[name])
     train(given, 2)
     given.finish(0)

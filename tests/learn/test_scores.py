@@ -138,7 +138,7 @@ def test_mean_of_the_full_scores_is_the_rank(residual: str, spec: FieldSpec) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_running_fisher_scores_against_what_was_known(kind: str) -> None:
+def test_running_fisher_scores_against_the_matrix_before(kind: str) -> None:
     """A first batch is scored against itself, the next ones against the mean of those before."""
     params, x, offsets, r = bank(sizes=(6, 6))
     _, x2, _, r2 = bank(sizes=(6, 6), seed=5)
@@ -169,7 +169,7 @@ def test_running_fisher_scores_against_what_was_known(kind: str) -> None:
         twin.load_state_dict(run.state_dict())
 
 
-def test_running_diagonal_is_what_the_op_takes() -> None:
+def test_running_diagonal_has_the_form_that_the_op_takes() -> None:
     """diag + empirical + known: one call of the op, and its numbers."""
     params, x, offsets, r = bank(dtype=torch.float32)
     run = scorer("diag", source="ema")

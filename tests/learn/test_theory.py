@@ -77,7 +77,7 @@ def test_the_form_is_that_of_the_full_gauss_newton_matrix() -> None:
     torch.testing.assert_close(fisher_quadratic(params, delta, x, offsets, NET, sigma=SIGMA), expected)
 
 
-def test_the_empirical_fisher_of_what_the_model_drew_is_the_gauss_newton_one() -> None:
+def test_the_empirical_fisher_of_samples_of_the_model_is_gauss_newton() -> None:
     params, x, _, _ = bank(NET, (5,))
     repeated = x.repeat(4000, 1)
     offsets = torch.tensor([0, len(repeated)])
@@ -141,7 +141,7 @@ def test_without_a_clip_the_step_is_too_large_and_sgd_does_not_get_down(measured
     assert all(a < b for a, b in itertools.pairwise(growth))
 
 
-def test_the_command_writes_what_it_measured(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_its_measurements(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="the picture needs matplotlib (the extra `report`)")
     assert weighted_sgd.main(["--out", str(tmp_path), "--steps", "8", "--runs", "2"]) == 0
     data = json.loads((tmp_path / "weighted_sgd.json").read_text())
@@ -177,7 +177,7 @@ def test_the_gradients_and_the_minimum_of_the_benchmark() -> None:
     assert run.gap == pytest.approx((start - end).item(), rel=1e-6)
 
 
-def test_the_bound_is_the_formula_and_refuses_what_it_does_not_cover() -> None:
+def test_the_bound_is_the_formula_and_refuses_cases_outside_it() -> None:
     known = {"smoothness": 2.0, "second_moment": 5.0, "lam": 0.5, "largest": 4.0}
     assert weighted_sgd_bound(1.5, 0.1, 10, **known) == pytest.approx(2 * 1.5 / (0.1 * 10) + 0.1 * 2 * 27 * 5)
     with pytest.raises(InputError, match=r"largest must be finite \(clip the scores\), got inf"):

@@ -1,4 +1,4 @@
-"""What an optimiser step takes, at random, for its tests."""
+"""What an optimizer step takes, at random, for its tests."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Case:
 def make(
     name: str, counts: Sequence[int], dtype: torch.dtype = torch.float32, seed: int = 0, spread: float = 1.2
 ) -> Case:
-    """`counts[m]` points for module m, uniform in the box grown `spread` times about its centre."""
+    """`counts[m]` points for module m, uniform in the box grown `spread` times about its center."""
     dims, grid = GRIDS[name]
     g = torch.Generator().manual_seed(seed)
     layout = grid.layout(dims)

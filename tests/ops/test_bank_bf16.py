@@ -132,7 +132,7 @@ def test_same_bits_for_every_run_and_thread_count() -> None:
         torch.set_num_threads(threads)
 
 
-def test_a_point_does_not_depend_on_its_neighbours() -> None:
+def test_a_point_does_not_depend_on_its_neighbors() -> None:
     case = make(mf.FieldSpec(3, 4, 64, 2, "relu", encoding=mf.Frequency(4)), [777]).to(BF16)
     y = case.run("cpu")
     for cut in (1, 63, 700):
@@ -166,7 +166,7 @@ def test_nan_and_infinity_stay_where_they_are() -> None:
     assert bool(grads[0][70:].isfinite().all())
 
 
-def test_what_is_asked_for() -> None:
+def test_requested_outputs() -> None:
     spec = mf.FieldSpec(3, 2, 20, 2, "relu", encoding=mf.Frequency(2, True, scale=1.0), skips=(1,))
     case = make(spec, [40, 0, 9]).to(BF16)
     both = values(case, "cpu")[1:]
@@ -234,7 +234,7 @@ def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
 
 
-def test_info_says_what_serves() -> None:
+def test_info_lists_the_backend_that_serves() -> None:
     dot = torch.ops.mclnf_fast.cpu_bf16_dot()
     found = mf.info()
     assert found["bf16_dot"] is dot

@@ -54,7 +54,7 @@ def test_first_and_second_derivatives(need, backend: str, encoding: str, activat
 @backends
 @pytest.mark.parametrize(("x", "parameters"), [(True, False), (False, True), (True, True)])
 @pytest.mark.parametrize(("hidden", "skips"), [(0, ()), (1, ()), (3, (2,)), (3, ())])
-def test_what_is_asked_for(need, backend: str, x: bool, parameters: bool, hidden: int, skips: tuple[int, ...]) -> None:
+def test_requested_outputs(need, backend: str, x: bool, parameters: bool, hidden: int, skips: tuple[int, ...]) -> None:
     need("bank_mlp", backend, torch.float64)
     spec = mf.FieldSpec(3, 2, 4, hidden, "tanh", encoding=mf.Frequency(2, True, scale=1.0), skips=skips)
     checks(make(spec, [4, 1], torch.float64).require(x, parameters), backend)

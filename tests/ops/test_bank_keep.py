@@ -52,7 +52,7 @@ def test_the_bits_are_those_of_computing_again(need, name: str, counts: list[int
             assert torch.equal(found, expected)
 
 
-def test_what_is_kept_is_what_the_layers_give(need) -> None:
+def test_saved_activations_are_those_of_the_layers(need) -> None:
     need("bank_mlp", "cpu")
     case = make(mf.FieldSpec(2, 1, 8, 1), [64])
     hidden = torch.relu(case.x @ case.weights[0][0] + case.biases[0][0])

@@ -185,7 +185,7 @@ def test_same_bits_for_every_run_thread_count_and_split(need) -> None:
         assert torch.equal(case.run("cpu"), y)
     finally:
         torch.set_num_threads(threads)
-    # A point's value does not depend on its neighbours: exact, whatever the split.
+    # A point's value does not depend on its neighbors: exact, whatever the split.
     for cut in (1, 63, 700):
         first = Case(case.spec, case.x[:cut], torch.tensor([0, cut, cut, cut]), case.weights, case.biases)
         rest = Case(case.spec, case.x[cut:], (case.offsets - cut).clamp(min=0), case.weights, case.biases)

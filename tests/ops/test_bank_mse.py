@@ -112,7 +112,7 @@ def test_other_inputs_that_require_a_gradient(need, backend: str, which: str) ->
     torch.testing.assert_close(found, want, rtol=1e-9, atol=1e-12)
 
 
-def test_bits_do_not_depend_on_threads_or_neighbours(need) -> None:
+def test_bits_do_not_depend_on_threads_or_neighbors(need) -> None:
     need("bank_mse", "cpu")
     case, target, weight = problem(SPECS["relu"], [1500, 40, 900], torch.float32)
     case.require(x=False)
@@ -204,7 +204,7 @@ def test_opcheck(need, op: str, requires: bool) -> None:
     torch.library.opcheck(getattr(OPS, op), tuple(arguments(op, requires and op != "bank_mse_bwd_bwd")))
 
 
-def test_the_third_derivative_says_what_to_do(need) -> None:
+def test_the_error_of_the_third_derivative_names_the_remedy(need) -> None:
     need("bank_mse", "cpu")
     case, target, weight = problem(SPECS["tanh"], [4, 5], torch.float64)
     case.require(x=False)

@@ -71,7 +71,7 @@ def test_opcheck_without_the_parts_that_are_optional(need) -> None:
 
 
 @ops
-def test_every_op_has_a_derivative_or_says_why_not(need, op: str) -> None:
+def test_every_op_has_a_derivative_or_an_error_with_the_reason(need, op: str) -> None:
     need("bank_mlp", "cpu")
     case = case_of().require()
     found = getattr(OPS, op)(*arguments(op, case))
@@ -125,7 +125,7 @@ def test_compile_without_graph_breaks_as_the_very_first_call(need, backend: str)
 
 
 @places.backends("bank_mlp", reference=False)
-def test_torch_func_takes_the_reference_and_says_so(need, backend: str) -> None:
+def test_torch_func_takes_the_reference_and_reports_it(need, backend: str) -> None:
     need("bank_mlp", backend)
     case = case_of()
 
@@ -154,7 +154,7 @@ def test_torch_func_takes_the_reference_and_says_so(need, backend: str) -> None:
 
 
 @ops
-def test_raw_ops_refuse_what_does_not_fit(need, op: str) -> None:
+def test_raw_ops_refuse_arguments_that_do_not_fit(need, op: str) -> None:
     """Whatever one argument is, a raw op raises: it never reads or writes where it should not."""
     need("bank_mlp", "cpu")
     given = arguments(op, case_of())

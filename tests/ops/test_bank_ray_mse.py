@@ -191,7 +191,7 @@ def test_other_inputs_that_require_a_gradient(need, backend: str, which: str) ->
     torch.testing.assert_close(found, want, rtol=1e-9, atol=1e-12)
 
 
-def test_bits_do_not_depend_on_threads_or_neighbours(need) -> None:
+def test_bits_do_not_depend_on_threads_or_neighbors(need) -> None:
     need("bank_ray_mse", "cpu")
     p = problem("relu", "city", torch.float32, counts=[[16] * 300, [3] * 20, [130] * 150])
 

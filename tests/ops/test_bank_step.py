@@ -1,4 +1,4 @@
-"""The optimiser step: closed forms, torch.optim, the trust region, the mask, precision, threads, strides."""
+"""The optimizer step: closed forms, torch.optim, the trust region, the mask, precision, threads, strides."""
 
 from __future__ import annotations
 
@@ -187,12 +187,12 @@ def test_inactive_modules_keep_every_bit(need, backend: str, kind: str, trust: b
 
 @compiled
 @kinds
-@pytest.mark.parametrize("neighbours", [1, 4])
-def test_a_bank_is_its_modules_one_by_one(need, backend: str, kind: str, neighbours: int) -> None:
-    """Also where neighbours share a clock and a rate, and so are stepped as one range."""
+@pytest.mark.parametrize("neighbors", [1, 4])
+def test_a_bank_is_its_modules_one_by_one(need, backend: str, kind: str, neighbors: int) -> None:
+    """Also where neighbors share a clock and a rate, and so are stepped as one range."""
     need("bank_step", backend)
     state = State(23, kind=kind)
-    state.step, state.lr = ((t[::neighbours]).repeat_interleave(neighbours)[:23] for t in (state.step, state.lr))
+    state.step, state.lr = ((t[::neighbors]).repeat_interleave(neighbors)[:23] for t in (state.step, state.lr))
     rows = [state.row(m).run(backend, trust=state.row(m).trust) for m in range(23)]
     state.run(backend, trust=state.trust)
     for k, now in enumerate(state.changed):

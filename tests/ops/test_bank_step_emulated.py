@@ -1,4 +1,4 @@
-"""The CUDA kernels of the optimiser step on the emulation of CUDA's blocks: against the CPU's op, which runs the same
+"""The CUDA kernels of the optimizer step on the emulation of CUDA's blocks: against the CPU's op, which runs the same
 arithmetic, over every layout, size and option; and what they refuse."""
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def test_clocks_and_rates_are_not_looked_at(emulated: Any) -> None:
     assert torch.equal(found.params[0][[0, 3]], wanted.params[0][[0, 3]])
 
 
-def test_what_does_not_fit_is_refused_before_anything_is_written(emulated: Any) -> None:
+def test_unfit_options_are_refused_before_anything_is_written(emulated: Any) -> None:
     state = State(3, ((3, 5), (4,)))
     lam, fisher, anchor = state.trust
     given = [state.params, state.grads, state.exp_avg, state.exp_avg_sq, state.step, state.lr, 0.1,

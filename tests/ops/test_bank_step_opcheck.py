@@ -1,4 +1,4 @@
-"""The optimiser step as torch sees it, autograd, opcheck and torch.compile; and what it refuses."""
+"""The optimizer step as torch sees it, autograd, opcheck and torch.compile; and what it refuses."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_refuses_and_changes_nothing(need, backend: str, change: dict[str, Any],
 
 
 @compiled
-def test_the_raw_op_refuses_what_does_not_fit(need, backend: str) -> None:
+def test_the_raw_op_refuses_arguments_that_do_not_fit(need, backend: str) -> None:
     """Also under torch.compile, which calls it without the checks of values."""
     need("bank_step", backend)
     given = raw_arguments(State(3, ((3, 5), (4,))), False, True)

@@ -318,7 +318,7 @@ def test_compiles_whole(backend: str, layout: str) -> None:
 
 
 @compiled
-def test_third_order_says_so(backend: str) -> None:
+def test_third_order_is_refused(backend: str) -> None:
     need(backend, torch.float64)
     density, *rest = dense_case(2, 3, 1, torch.float64)
     density.requires_grad_()

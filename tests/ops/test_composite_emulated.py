@@ -164,7 +164,7 @@ def test_cotangents_and_tangents_that_are_zero(
 
 
 @pytest.mark.parametrize("counts", [LONG, SHORT], ids=["long", "short"])
-def test_what_is_not_needed_is_not_computed(emulated: Any, counts: list[int]) -> None:
+def test_unneeded_gradients_are_not_computed(emulated: Any, counts: list[int]) -> None:
     inputs, cotangents, _ = with_others(packed(counts, 3), "one")
     whole = emulated.composite_bwd(*inputs, *cotangents, 0.0, True, True, True)
     for needs in ((False, False, False), (True, False, False), (False, True, False), (False, False, True)):

@@ -1,4 +1,4 @@
-"""Compositing in groups of samples: where a ray ends within a group, nothing of its neighbours may show."""
+"""Compositing in groups of samples: where a ray ends within a group, nothing of its neighbors may show."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_every_length_of_a_ray(backend: str, channels: int, eps: float) -> None:
 @compiled
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_neighbours_do_not_leak(backend: str, channels: int, value: float) -> None:
+def test_neighbors_do_not_leak(backend: str, channels: int, value: float) -> None:
     """Every second ray is spoilt; the others must have the bits that they have alone."""
     counts = [3, 9, 1, 2, 8, 5, 7, 16, 17, 4, 0, 6, 23, 1, 2]
     tensors, packed_info = rays(counts, channels)
@@ -68,7 +68,7 @@ def test_neighbours_do_not_leak(backend: str, channels: int, value: float) -> No
 
 @compiled
 @pytest.mark.parametrize("at", [0, 3, 7, 8, 12])
-def test_what_lies_in_the_dark_does_not_matter(backend: str, at: int) -> None:
+def test_samples_behind_an_opaque_one_do_not_matter(backend: str, at: int) -> None:
     """Behind an opaque sample with an early stop, colors and lengths may be anything; gradients are 0."""
     tensors, packed_info = rays([20, 20], 3)
     tensors[0][at] = 1e4

@@ -73,7 +73,7 @@ def test_a_missing_barrier_shows_in_some_order(emulated: Any, monkeypatch: pytes
 
 
 @pytest.mark.skipif(os.environ.get("MCLNF_EMULATION_SANITIZE") == "1", reason="the sanitizer has no such memory")
-def test_what_nobody_wrote_is_nan(emulated: Any) -> None:
+def test_memory_that_was_not_written_is_nan(emulated: Any) -> None:
     assert emulated.sum_blocks(torch.rand(960), 6).isnan().all()  # shared memory
     assert emulated.sum_blocks(torch.rand(960), 7).isnan().all()  # a lane outside of the mask
 

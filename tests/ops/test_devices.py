@@ -247,7 +247,7 @@ def test_memory_that_runs_out_is_explained(need, gpu_or_cpu: str, op: str, monke
     assert said.endswith(f"Remedy: {_memory.REMEDY}")
 
 
-def test_what_a_gpu_has_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_properties_of_a_gpu_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 << 30, 140 << 30))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100 << 30)
 

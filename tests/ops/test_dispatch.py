@@ -34,7 +34,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> str:
     return "toy"
 
 
-def test_auto_passes_over_and_says_why_once(toy: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_passes_over_a_backend_and_reports_why_once(toy: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="mclnf_fast"):
         for _ in range(3):
             assert _dispatch.select(toy, "auto", CPU, torch.float32) == "reference"

@@ -115,7 +115,7 @@ def test_torch_func_takes_the_reference(need, backend: str) -> None:
 @compiled
 @ops
 @grids
-def test_raw_ops_refuse_what_does_not_fit(need, backend: str, op: str, name: str) -> None:
+def test_raw_ops_refuse_arguments_that_do_not_fit(need, backend: str, op: str, name: str) -> None:
     """Whatever one argument is, a raw op raises: it never reads or writes where it should not."""
     need("grid_encode", backend)
     given = arguments(op, make(name, [4, 0, 5]))

@@ -75,7 +75,7 @@ OPTIONS: dict[str, Call] = {
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.usefixtures("poisoned")
-def test_the_kernel_sees_what_the_ops_see(need: Callable[..., str], gpu_or_cpu: str, options: Call) -> None:
+def test_the_kernel_agrees_with_the_ops(need: Callable[..., str], gpu_or_cpu: str, options: Call) -> None:
     need("render_rays", "triton", device=gpu_or_cpu)
     given = call(SPEC, device=gpu_or_cpu, **options)
     wanted = mf.ops.render_rays(**given, backend="reference")
@@ -124,10 +124,10 @@ def test_sizes(need: Callable[..., str], gpu_or_cpu: str, rays: int) -> None:
     assert rays == 0 or worst(found, mf.ops.render_rays(**given, backend="reference")) < 5e-6
 
 
-def test_a_pixel_does_not_depend_on_its_neighbours(
+def test_a_pixel_does_not_depend_on_its_neighbors(
     need: Callable[..., str], gpu_or_cpu: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other neighbours in the tile, another order, other chunks: the same bits on a GPU. The interpreter's matrix
+    """Other neighbors in the tile, another order, other chunks: the same bits on a GPU. The interpreter's matrix
     product rounds a row by where it stands."""
     need("render_rays", "triton", device=gpu_or_cpu)
     from mclnf_fast.ops.render_rays.triton import ops
@@ -145,7 +145,7 @@ def test_a_pixel_does_not_depend_on_its_neighbours(
 
 
 def test_rays_that_see_nothing(need: Callable[..., str], gpu_or_cpu: str) -> None:
-    """Past the box, of no length, not finite: what stands behind, and no NaN for the neighbours in the tile."""
+    """Past the box, of no length, not finite: what stands behind, and no NaN for the neighbors in the tile."""
     need("render_rays", "triton", device=gpu_or_cpu)
     background = torch.tensor([0.25, 0.5, 0.75], device=gpu_or_cpu)
     given = call(SPEC, (20,), gpu_or_cpu, bins=5, background=background)
@@ -211,7 +211,7 @@ def test_float64_rays_are_rendered_in_float64() -> None:
     assert 0 < worst(single, double) < 1e-5
 
 
-def test_it_says_that_it_has_no_gradient() -> None:
+def test_asking_for_a_gradient_is_an_error() -> None:
     given = call(SPEC, bins=3)
     given["weights"][0].requires_grad_()
     with pytest.raises(RuntimeError, match="has no gradient"):

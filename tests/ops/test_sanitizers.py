@@ -1,4 +1,4 @@
-"""The op tests once more, with the address and undefined-behaviour sanitizers in the CPU library.
+"""The op tests once more, with the address and undefined-behavior sanitizers in the CPU library.
 
 Not part of an ordinary run: it builds the library anew and takes ten minutes. By hand, with GCC on Linux:
 

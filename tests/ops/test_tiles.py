@@ -113,7 +113,7 @@ BROKEN: dict[str, tuple[Callable[[pathlib.Path], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_file_that_cannot_be_used_is_told_once(
+def test_a_file_that_cannot_be_used_is_reported_once(
     kind: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_it, said = BROKEN[kind]
@@ -206,7 +206,7 @@ def test_blocks_of_weight_gradients(need, monkeypatch: pytest.MonkeyPatch) -> No
     assert row.tried == 3
 
 
-def test_what_is_wrong_spills_or_fails_is_refused(need, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_that_are_wrong_spill_or_fail_are_refused(need, monkeypatch: pytest.MonkeyPatch) -> None:
     need("bank_mlp", "triton")
     from mclnf_fast.ops.bank_mlp.triton import tune
 

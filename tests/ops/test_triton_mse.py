@@ -180,7 +180,7 @@ def test_compiled(problem) -> None:
         assert torch.equal(a, b)
 
 
-def test_the_third_derivative_says_what_to_do(problem) -> None:
+def test_the_error_of_the_third_derivative_names_the_remedy(problem) -> None:
     case, target, weight = problem(SPECS["linear"], [4, 5])
     loss = loss_of(case, target, weight, "mean", "triton")
     first = torch.autograd.grad(loss.sum(), case.weights, create_graph=True)

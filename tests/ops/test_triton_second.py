@@ -201,7 +201,7 @@ def test_no_number_in_one_module_leaves_the_others_alone(case_of) -> None:
     assert bool(all_three(case)[-1][25].isnan().all())
 
 
-def test_the_third_derivative_says_what_to_do(case_of) -> None:
+def test_the_error_of_the_third_derivative_names_the_remedy(case_of) -> None:
     case = case_of(mf.FieldSpec(2, 2, 8, 1, "tanh"), [5]).require()
     first = torch.autograd.grad(case.run("triton").sum(), case.leaves, create_graph=True)
     again = torch.autograd.grad(sum(t.square().sum() for t in first), case.leaves, create_graph=True)

@@ -44,7 +44,7 @@ def one_cell_over(cells: Cells) -> Cells:
 
 
 def lively(spec: FieldSpec, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
-    """One network [1, ...] with a density and colours that vary over its box."""
+    """One network [1, ...] with a density and colors that vary over its box."""
     params = [p * 1.5 for p in places.put(initial_parameters(spec, 1, dtype, generator=generator(seed)))]
     params[-1] = params[-1] + torch.tensor([0.3, 0.2, -0.2, 0.1], dtype=dtype)
     return tuple(params)
@@ -53,8 +53,8 @@ def lively(spec: FieldSpec, seed: int = 0, dtype: torch.dtype = torch.float32) -
 def in_world(params: tuple[Tensor, ...], spec: FieldSpec, cells: Cells) -> tuple[Tensor, ...]:
     """A bank whose modules all are one function of *scene* coordinates.
 
-    `params` is a network of scene coordinates p (first three inputs). A module sees x = (p - centre) / half of its
-    grown cell, so its first layer is W' = half * W and b' = b + centre W: every module is the same function of p.
+    `params` is a network of scene coordinates p (first three inputs). A module sees x = (p - center) / half of its
+    grown cell, so its first layer is W' = half * W and b' = b + center W: every module is the same function of p.
     """
     layers = len(spec.layer_shapes)
     out = [p.expand(len(cells), *p.shape[1:]).clone() for p in params]

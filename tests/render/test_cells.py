@@ -100,7 +100,7 @@ def test_owners_are_a_partition_of_unity_over_the_whole_hull(nx, ny, size, at, m
 @hypothesis.given(margin=st.floats(1.0, 1.9), seed=st.integers(0, 2**31 - 1))
 def test_the_interior_of_a_cell_has_one_owner(margin, seed):
     cells = grid_of_cells(3, 3, margin=margin)
-    inner = 2.0 - margin  # the neighbours' grown cells end there
+    inner = 2.0 - margin  # the neighbors' grown cells end there
     u = torch.rand(9, 3, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     half = torch.tensor([inner * 0.999, inner * 0.999, 0.5])
     table = share_table(cells, cells.centers + u * half)
@@ -139,6 +139,6 @@ def test_append_leaves_the_others_as_they_are():
         (torch.tensor([[[0.0] * 3, [1.0] * 3]]), float("nan"), "margin must be at least 1, got nan"),
     ],
 )
-def test_what_is_refused(boxes, margin, named):
+def test_refused_arguments(boxes, margin, named):
     with pytest.raises(InputError, match=named):
         Cells(boxes, margin)

@@ -22,7 +22,7 @@ WITH_DIRECTION = mf.FieldSpec(6, 4, 16, 1, encoding=mf.Composite(((GRID, 3), (mf
 
 
 def ball(x: Tensor) -> Tensor:
-    """A soft ball with a colour that varies over space: raw field values [N, 4] at x [N, 3] in [-1, 1]."""
+    """A soft ball with a color that varies over space: raw field values [N, 4] at x [N, 3] in [-1, 1]."""
     inside = 8 * (0.7 - x.norm(dim=1, keepdim=True))
     return torch.cat((inside.clamp(-3, 3), 2 * torch.sin(4 * x)), 1)
 

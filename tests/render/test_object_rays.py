@@ -88,7 +88,7 @@ def test_pixels_and_gradients_are_those_of_the_formulas(convention, backend):
             assert float((p.grad[m] - grad).abs().max()) < 1e-5 * max(1.0, float(grad.abs().max()))
 
 
-def test_conventions_differ_where_the_table_says():
+def test_conventions_differ_as_documented():
     noise = torch.full((1, 8), 0.5)
     both = [RenderSettings.between(samples_per_ray=8, convention=c) for c in get_args(Convention)]
     blog, learnit = (sample_distances(noise, settings)[0] for settings in both)

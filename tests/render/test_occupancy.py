@@ -50,7 +50,7 @@ def test_a_box_of_whole_cells_is_found_exactly_without_growth():
     assert grid.fraction == pytest.approx(27 / 512)
 
 
-def test_growth_adds_exactly_the_neighbours():
+def test_growth_adds_exactly_the_neighbors():
     low, high = torch.full((3,), -0.25), torch.full((3,), 0.25)
     grid = OccupancyGrid(8, grow=1)
     grid.update(box_density(low, high), generator())
@@ -72,7 +72,7 @@ def test_nothing_dense_is_dropped(data, seed):
     assert not bool(missed.any())
 
 
-def test_what_went_away_is_forgotten_at_the_rate_of_the_decay():
+def test_removed_densities_are_forgotten_at_the_rate_of_the_decay():
     grid = OccupancyGrid(3, threshold=0.5, decay=0.5, grow=0)
     values = iter([4.0, 0.0, 0.0, 0.0, 0.0])
     seen = []

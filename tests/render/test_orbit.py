@@ -67,7 +67,7 @@ def test_the_nearest_views_are_the_orbits_own_where_it_is_made_of_them():
     assert nearest(around[mixed], around).tolist() == mixed.argsort().tolist()
 
 
-def test_cameras_that_say_little():
+def test_cameras_that_determine_little():
     """One alone, one right above, all in one direction: an orbit still, around the origin, by the pictures' tops."""
     one = turntable(8, 16)[2:3]
     assert middle_of(one).tolist() == [0, 0, 0]

@@ -1,4 +1,4 @@
-"""The pool of training rays: colours, tiles that cover every pixel once, and draws that favour none."""
+"""The pool of training rays: colors, tiles that cover every pixel once, and draws that favour none."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def tile_of(pool: RayPool, ids: torch.Tensor) -> torch.Tensor:
     return (view * pool.rows + row // pool.tile) * pool.columns + column // pool.tile
 
 
-def test_colours_and_rays_are_those_of_the_pixel():
+def test_colors_and_rays_are_those_of_the_pixel():
     images, cameras = some_images(3, 6, 5)
     pool = RayPool(images, cameras, 4)
     assert len(pool) == 3 * 6 * 5
@@ -99,7 +99,7 @@ def test_an_empty_draw():
     assert pool.batch(ids).colors.shape == (0, 3)
 
 
-def test_what_is_refused():
+def test_refused_arguments():
     images, cameras = some_images(2, 6, 5)
     with pytest.raises(InputError, match=r"images must be uint8 \[V, H, W, 3\], got torch.float32"):
         RayPool(images.float(), cameras)

@@ -124,7 +124,7 @@ def test_a_ray_through_two_modules_composites_in_order(backwards):
 
 
 @places.devices
-def test_a_gap_between_cells_is_empty_and_what_is_seen_last_stands_behind_it():
+def test_a_gap_between_cells_is_empty_and_the_last_sample_stands_behind_it():
     """The ray leaves the only cell that it meets long before it leaves the hull."""
     boxes = torch.tensor([[[0.0, 0.0, 0.0], [2.0, 2.0, 2.0]], [[6.0, 6.0, 0.0], [8.0, 8.0, 2.0]]])
     params = constant(SPEC, [[-1.0, 20.0, 20.0, -20.0], [3.0, -20.0, 20.0, -20.0]])

@@ -57,7 +57,7 @@ def test_depth_is_in_scene_units():
 
 
 @places.devices
-def test_without_a_background_what_is_seen_last_stands_behind_everything():
+def test_without_a_background_the_last_sample_stands_behind_everything():
     settings = RenderSettings(samples_per_ray=16)
     out = render_modules(homogeneous([-5.0, 2.0, 0.0, -2.0]), SPEC, along_x(), CUBE, settings)
     torch.testing.assert_close(out.color[0], torch.tensor([2.0, 0.0, -2.0]).sigmoid(), atol=1e-6, rtol=1e-5)
@@ -66,7 +66,7 @@ def test_without_a_background_what_is_seen_last_stands_behind_everything():
 
 
 @places.whole
-def test_it_is_the_last_sample_and_no_other_that_stands_behind(need, backend):
+def test_only_the_last_sample_stands_behind(need, backend):
     need("bank_mlp", backend)
     params = lively(SPEC)
     o, d, offsets = along_x()
@@ -143,7 +143,7 @@ def test_viewing_directions_are_of_length_one_and_behind_the_position():
 
 
 @places.devices
-def test_density_is_the_exponential_with_a_ceiling_and_colour_a_sigmoid():
+def test_density_is_the_exponential_with_a_ceiling_and_color_a_sigmoid():
     density, color = SCENE_SHADING.density_and_color(torch.tensor([[0.5, 0.0, 1.0, -1.0], [50.0, 0.0, 0.0, 0.0]]))
     expected = torch.tensor([0.5, SCENE_SHADING.max_raw_density]).exp()
     torch.testing.assert_close(density, expected)

@@ -1,4 +1,4 @@
-"""A small made-up run: four methods, three blocks, and pictures of 12 x 16 pixels."""
+"""A small synthetic run of a city: four methods, three blocks, and pictures of 12 x 16 pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Made-up runs of the protocol, for tests of what is counted and drawn from them; the figures mean nothing."""
+"""Synthetic runs of the protocol, as `metrics.json` of before it had a version held them; the figures mean nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from mclnf_fast.fields.io import save_tensors
+from mclnf_fast.report.protocol.counts import Statistics
+from mclnf_fast.report.record import CityRecord, InitializationRecord, SignalRecord, record_from_json
 
 # name: category, PSNR at step 1 and in the end, how soon it gets there, dB that a task loses a task
 KINDS: dict[str, tuple[str, float, float, float, float]] = {
@@ -25,6 +27,29 @@ KINDS: dict[str, tuple[str, float, float, float, float]] = {
     "mim": ("MCL", 23.0, 36.6, 0.8, 0.0),
     "mim_weight": ("MCL", 21.0, 33.0, 0.8, 0.0),
 }
+
+
+def signals(metrics: dict[str, Any]) -> SignalRecord:
+    """The record of a run of signals; without anything in it, of one that measured nothing."""
+    record = record_from_json({"system": "image", **{k: v for k, v in metrics.items() if v is not None}})
+    assert isinstance(record, SignalRecord)
+    return record
+
+
+def statistics(metrics: dict[str, Any]) -> Statistics:
+    return Statistics(signals(metrics))
+
+
+def city(metrics: dict[str, Any]) -> CityRecord:
+    record = record_from_json({"system": "city", **metrics})
+    assert isinstance(record, CityRecord)
+    return record
+
+
+def initializations(metrics: dict[str, Any]) -> InitializationRecord:
+    record = record_from_json({"system": "ct", **metrics})
+    assert isinstance(record, InitializationRecord)
+    return record
 
 
 def log_steps(last: int) -> list[int]:

@@ -31,7 +31,7 @@ def test_a_gif_holds_its_frames_and_turns_for_ever(tmp_path):
             assert away.max() <= 8
 
 
-def test_a_gif_is_made_small_by_fewer_colours(tmp_path, monkeypatch):
+def test_a_gif_is_made_small_by_fewer_colors(tmp_path, monkeypatch):
     noise = np.random.default_rng(0)
     frames = [Image.fromarray(noise.integers(0, 256, (40, 40, 3), np.uint8)) for _ in range(4)]
     large = film.write_gif(frames, tmp_path / "a.gif", 100).stat().st_size
@@ -39,7 +39,7 @@ def test_a_gif_is_made_small_by_fewer_colours(tmp_path, monkeypatch):
     assert film.write_gif(frames, tmp_path / "b.gif", 100).stat().st_size < large
     monkeypatch.setattr(film, "MOST_BYTES", 1)  # never: it ends with the fewest
     with Image.open(film.write_gif(frames, tmp_path / "c.gif", 100)) as gif:
-        assert len(gif.convert("RGB").getcolors(1 << 16)) <= film.FEWEST
+        assert len(gif.convert("RGB").getcolors(1 << 16)) <= film.FEWEST_COLORS
 
 
 def test_an_mp4_holds_the_turn_twice(tmp_path):

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_run import KINDS, run_metrics
+from fake_run import KINDS, run_metrics, statistics
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.report.page.methods import CATEGORIES, METHOD_KEYS, in_order, method
-from mclnf_fast.report.protocol.counts import Protocol, estimate
-from mclnf_fast.report.protocol.tables import Labelled, aligned, csv_text, details, markdown, results, steps_to_reach
+from mclnf_fast.report.page.tables import csv_text, markdown, terminal
+from mclnf_fast.report.protocol.counts import estimate
+from mclnf_fast.report.protocol.tables import Labelled, details, results, signal_csv_lines, steps_to_reach
 
 
 def by_hand(curve: dict[str, list[float]], seeds: int = 1, **row: Any) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def test_a_single_signal_has_no_error_and_nothing_has_no_estimate() -> None:
     assert estimate(np.zeros((2, 0))) is None
 
 
-def test_what_is_not_finite_is_left_out_and_equal_values_keep_their_bits() -> None:
+def test_values_that_are_not_finite_are_skipped_and_equal_ones_keep_their_bits() -> None:
     found = estimate([[1.0, math.nan, 3.0], [1.0, math.inf, math.nan]])
     assert found is not None
     assert (found.mean, found.signals) == (pytest.approx(5 / 3), 2)
@@ -50,7 +51,7 @@ def test_what_is_not_finite_is_left_out_and_equal_values_keep_their_bits() -> No
 
 
 def test_first_best_and_last_step() -> None:
-    run = Protocol(by_hand({"0": [50.0], "1": [10.0], "2": [30.0], "4": [30.0], "8": [29.0]}))
+    run = statistics(by_hand({"0": [50.0], "1": [10.0], "2": [30.0], "4": [30.0], "8": [29.0]}))
     assert run.steps == [1, 2, 4, 8]
     best = run.best("mod")
     assert best is not None
@@ -63,7 +64,7 @@ def test_first_best_and_last_step() -> None:
 
 def test_transfer_of_a_matrix_by_hand() -> None:
     matrix = [[[30.0], [12.0]], [[24.0], [31.0]]]
-    run = Protocol(by_hand({"1": [1.0]}, matrix=matrix, before=[[9.0], [10.0]]))
+    run = statistics(by_hand({"1": [1.0]}, matrix=matrix, before=[[9.0], [10.0]]))
     for found, value in ((run.forgetting("mod"), 3.0), (run.backward_transfer("mod"), -6.0)):
         assert found is not None
         assert found.mean == value
@@ -76,7 +77,7 @@ def test_transfer_of_a_matrix_by_hand() -> None:
 
 def test_changes_that_cancel_are_no_zero() -> None:
     matrix = [[[30.0], [None], [None]], [[31.0], [30.0], [None]], [[31.0], [29.0], [30.0]]]
-    run = Protocol(by_hand({"1": [1.0]}, matrix=matrix))
+    run = statistics(by_hand({"1": [1.0]}, matrix=matrix))
     forgotten = run.forgetting("mod")
     assert forgotten is not None
     assert forgotten.mean == 0.0
@@ -85,21 +86,21 @@ def test_changes_that_cancel_are_no_zero() -> None:
     row = details(run, "x").rows[0]
     assert row.cells[0].text == "0.00"  # a bare 0 is for what never moved
     missing = [[[30.0], [1.0]], [[None], [30.0]]]
-    assert Protocol(by_hand({"1": [1.0]}, matrix=missing)).forgetting("mod") is None
+    assert statistics(by_hand({"1": [1.0]}, matrix=missing)).forgetting("mod") is None
 
 
 def test_joint_methods_have_no_matrix() -> None:
     metrics = run_metrics(methods=["offline", "finetune"], seeds=1, signals=2)
     rows = metrics["seeds"]["0"]["methods"]
     rows["offline"]["matrix"] = rows["finetune"]["matrix"]
-    run = Protocol(metrics)
+    run = statistics(metrics)
     assert run.forgetting("finetune") is not None
     assert run.forgetting("offline") is None
     assert run.matrix("offline").size == 0
 
 
 def test_steps_to_a_psnr_run_along_the_logarithm_of_the_step() -> None:
-    run = Protocol(by_hand({"1": [10.0], "4": [14.0], "16": [14.0]}))
+    run = statistics(by_hand({"1": [10.0], "4": [14.0], "16": [14.0]}))
     assert run.steps_to("mod", 9.0) == 1.0
     assert run.steps_to("mod", 12.0) == pytest.approx(2.0)
     assert run.steps_to("mod", 14.0) == pytest.approx(4.0)
@@ -110,23 +111,29 @@ def test_seeds_that_do_not_fit_are_refused() -> None:
     metrics = run_metrics(methods=["mod"], seeds=2, signals=3)
     metrics["seeds"]["1"]["methods"]["mod"]["curve"]["psnr"]["1"] = [1.0]
     with pytest.raises(InputError, match="same test signals"):
-        Protocol(metrics)
+        statistics(metrics)
     metrics = run_metrics(methods=["mod", "mim"], seeds=1, signals=3)
     metrics["seeds"]["0"]["methods"]["mim"] = run_metrics(methods=["mim"], signals=2)["seeds"]["0"]["methods"]["mim"]
     with pytest.raises(InputError, match="same test signals"):
-        Protocol(metrics)
+        statistics(metrics)
 
 
-@pytest.mark.parametrize("rubbish", [None, 3, "x", [], {}, {"methods": None}, {"methods": {"mod": None}}])
-def test_rubbish_counts_nothing(rubbish: Any) -> None:
-    run = Protocol({"seeds": {"0": rubbish}, "signals": rubbish, "metrics": rubbish if rubbish != "x" else None})
+@pytest.mark.parametrize("seed", [None, {}, {"methods": None}, {"methods": {"mod": None}}, {"methods": {"mod": {}}}])
+def test_an_empty_seed_has_no_figures(seed: Any) -> None:
+    run = statistics({"seeds": {"0": seed}, "signals": None, "metrics": None})
     assert run.last == 0
     assert all(run.final(m) is None for m in run.methods)
     results([Labelled("x", run)])
 
 
+@pytest.mark.parametrize("seed", [3, "x", [], {"methods": 3}, {"methods": {"mod": {"curve": {"psnr": {"1": "x"}}}}}])
+def test_a_mistyped_seed_is_refused(seed: Any) -> None:
+    with pytest.raises(InputError, match=r"metrics\.json: seeds\.0.* must be"):
+        statistics({"seeds": {"0": seed}})
+
+
 def test_methods_have_an_order_a_category_and_looks_of_their_own() -> None:
-    assert set(METHOD_KEYS) == set(KINDS)
+    assert set(METHOD_KEYS) == {*KINDS, "mod_random"}
     assert all(method(m).category == KINDS[m][0] for m in KINDS)
     assert in_order(["new", "mim", "offline", "mim"]) == ["offline", "mim", "new"]
     assert len({method(m).marker for m in METHOD_KEYS}) == len(METHOD_KEYS)
@@ -147,8 +154,8 @@ BLIND = {
 }
 
 
-def linear(colour: str) -> np.ndarray:
-    value = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+def linear(color: str) -> np.ndarray:
+    value = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
 
 
@@ -160,10 +167,10 @@ def oklab(rgb: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("eyes", BLIND)
-def test_methods_of_one_category_can_be_told_apart(eyes: str) -> None:
-    seen = {m: oklab(np.clip(BLIND[eyes] @ linear(method(m).colour), 0, 1)) for m in METHOD_KEYS}
+def test_methods_of_one_category_can_be_distinguished(eyes: str) -> None:
+    seen = {m: oklab(np.clip(BLIND[eyes] @ linear(method(m).color), 0, 1)) for m in METHOD_KEYS}
     for a in METHOD_KEYS:
-        assert 1.05 / (linear(method(a).colour) @ [0.2126, 0.7152, 0.0722] + 0.05) > 3.0, f"{a} is pale on white"
+        assert 1.05 / (linear(method(a).color) @ [0.2126, 0.7152, 0.0722] + 0.05) > 3.0, f"{a} is pale on white"
         for b in METHOD_KEYS[METHOD_KEYS.index(a) + 1 :]:
             least = 0.08 if method(a).category == method(b).category else 0.045
             assert np.linalg.norm(seen[a] - seen[b]) > least, (a, b)
@@ -171,8 +178,8 @@ def test_methods_of_one_category_can_be_told_apart(eyes: str) -> None:
 
 def test_the_papers_table_marks_best_and_second() -> None:
     runs = [
-        Labelled("a", Protocol(run_metrics(signals=3))),
-        Labelled("b", Protocol(run_metrics("audio", methods=["finetune", "mod"], signals=1, last=100))),
+        Labelled("a", statistics(run_metrics(signals=3))),
+        Labelled("b", statistics(run_metrics("audio", methods=["finetune", "mod"], signals=1, last=100))),
     ]
     table = results(runs)
     assert [r.category for r in table.rows] == sorted((r.category for r in table.rows), key=list(CATEGORIES).index)
@@ -193,22 +200,22 @@ def test_the_papers_table_marks_best_and_second() -> None:
     assert len({line.count("|") for line in lines}) == 1
 
 
-def test_ranks_are_of_what_is_shown() -> None:
+def test_ranks_are_of_the_rows_shown() -> None:
     rows = {"mod": 20.001, "mim": 20.004, "er": 19.0, "ewc": 18.0}
     metrics = {"seeds": {"0": {"methods": {m: {"curve": {"psnr": {"1": [v]}}} for m, v in rows.items()}}}}
-    cells = {r.key: r.cells[0] for r in results([Labelled("x", Protocol(metrics))]).rows}
+    cells = {r.key: r.cells[0] for r in results([Labelled("x", statistics(metrics))]).rows}
     assert {m: c.rank for m, c in cells.items()} == {"mod": 1, "mim": 1, "er": 2, "ewc": 0}
 
 
 def test_details_show_exact_zero_time_and_memory() -> None:
-    run = Protocol(run_metrics("audio", signals=3))
+    run = statistics(run_metrics("audio", signals=3))
     table = details(run, "x")
     cells = {r.key: dict(zip(table.heads, (c.text for c in r.cells))) for r in table.rows}
     assert cells["mod"]["forgetting (dB)"] == "0"
     assert float(cells["finetune"]["forgetting (dB)"].split(" ")[0]) > 3
     assert cells["offline"]["forgetting (dB)"] == "-"
-    assert cells["mim"]["ms a step"] == "1.10"
-    assert cells["mim"]["peak MB a step"] == "3.5"
+    assert cells["mim"]["ms per step"] == "1.10"
+    assert cells["mim"]["peak MB per step"] == "3.5"
     assert cells["mim"]["parameters"] == "50,003"
     assert table.heads[0] == "SI-SDR (dB), step 4096"
     for size, shown in (
@@ -219,26 +226,26 @@ def test_details_show_exact_zero_time_and_memory() -> None:
         (2_345_678_901, "2,346"),
     ):
         metrics = by_hand({"1": [1.0]}, peak_bytes_per_step=size)
-        assert details(Protocol(metrics), "x").rows[0].cells[-1].text == shown
-    assert "peak MB a step" not in details(Protocol(by_hand({"1": [1.0]})), "x").heads
+        assert details(statistics(metrics), "x").rows[0].cells[-1].text == shown
+    assert "peak MB per step" not in details(statistics(by_hand({"1": [1.0]})), "x").heads
     reached = steps_to_reach(run, "x")
     assert reached is not None
     assert {r.key: r.cells[-1].text for r in reached.rows}["er"] == "-"
-    assert "ours (MIM)" in aligned(table)
+    assert "ours (MIM)" in terminal(table)
 
 
 def test_values_that_are_left_out_are_counted() -> None:
     metrics = run_metrics("audio", methods=["mod", "er"], seeds=2, signals=3)
     metrics["seeds"]["1"]["methods"]["er"]["curve"]["si_sdr"]["4096"][1:] = [None, -math.inf]
-    run = Protocol(metrics)
+    run = statistics(metrics)
     assert run.left_out("psnr") == {}
     assert run.left_out("si_sdr") == {"er": (2, 6)}
     assert details(run, "x").notes[-1] == "SI-SDR of ER: 2 of 6 values were not finite and are left out."
 
 
 def test_csv_holds_every_figure_and_the_command() -> None:
-    run = Protocol(run_metrics(methods=["mod"], signals=3))
-    rows = list(csv.DictReader(io.StringIO(csv_text([Labelled("a, b", run)]))))
+    run = statistics(run_metrics(methods=["mod"], signals=3))
+    rows = list(csv.DictReader(io.StringIO(csv_text(signal_csv_lines(Labelled("a, b", run))))))
     last = [r for r in rows if (r["metric"], r["statistic"], r["step"]) == ("psnr", "logged", "4096")]
     found = run.final("mod")
     assert found is not None

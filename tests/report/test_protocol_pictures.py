@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fake_run import run_metrics, values, write_run
+from fake_run import run_metrics, signals, statistics, values, write_run
 from PIL import Image
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.report import filmstrip, qualitative_picture, write_run_pictures
+from mclnf_fast.report import Labels, Sound, filmstrip, qualitative_picture, write_run_pictures
 from mclnf_fast.report.page import plots
 from mclnf_fast.report.page.methods import method
-from mclnf_fast.report.protocol.counts import Protocol
 from mclnf_fast.report.protocol.matrices import matrices_figure
 from mclnf_fast.report.protocol.plots import meta_figure, reach_figure, signed, steps_figure
-from mclnf_fast.report.protocol.qualitative import _telling, small_enough
+from mclnf_fast.report.protocol.qualitative import _most_different, small_enough
 from mclnf_fast.report.protocol.run_pictures import load_predictions
 from mclnf_fast.report.protocol.tables import Labelled
 from mclnf_fast.report.protocol.waves import bands_picture, spectrogram, waveform
@@ -26,11 +24,11 @@ from mclnf_fast.report.protocol.waves import bands_picture, spectrogram, wavefor
 TWO = ("finetune", "mod")
 
 
-def grid(kind: str, signals: int = 2, **options: Any) -> np.ndarray:
-    truth = values(kind, signals)
+def grid(kind: str, count: int = 2, labels: Labels | None = None) -> np.ndarray:
+    truth = values(kind, count)
     made = dict.fromkeys(TWO, truth)
-    psnrs = {m: [20.0 + i for _ in range(signals)] for i, m in enumerate(TWO)}
-    return np.asarray(qualitative_picture(kind, truth, made, psnrs, 8000.0, **options).convert("RGB"))
+    psnrs = {m: [20.0 + i for _ in range(count)] for i, m in enumerate(TWO)}
+    return np.asarray(qualitative_picture(kind, truth, made, psnrs, labels, sound=Sound(8000.0)).convert("RGB"))
 
 
 @pytest.mark.parametrize("kind", ["image", "video", "audio"])
@@ -40,9 +38,9 @@ def test_a_row_a_signal_and_a_column_a_method(kind: str) -> None:
     assert row > 60
     assert two.shape[1] == one.shape[1]
     truth = values(kind, 1)
-    alone = qualitative_picture(kind, truth, {"mod": truth}, {"mod": [20.0]}, 8000.0)
+    alone = qualitative_picture(kind, truth, {"mod": truth}, {"mod": [20.0]}, sound=Sound(8000.0))
     assert alone.width < one.shape[1]
-    taller = grid(kind, 2, title="a title", lines=["run: mclnf-fast run x --out y"])
+    taller = grid(kind, 2, Labels(title="a title", lines=["run: mclnf-fast run x --out y"]))
     assert taller.shape[0] > two.shape[0]
 
 
@@ -70,7 +68,7 @@ def test_the_detail_is_where_methods_differ() -> None:
     alike = np.full_like(truth, 200)  # both are wrong everywhere, but in one place one is right
     other = alike.copy()
     other[20:30, 5:15] = 0
-    assert _telling(truth, [alike, other], (10, 10)) == (20, 5)
+    assert _most_different(truth, [alike, other], (10, 10)) == (20, 5)
 
 
 def test_the_best_is_underlined() -> None:
@@ -101,7 +99,7 @@ def test_odd_sizes_and_gray(size: tuple[int, int]) -> None:
 def test_silent_and_short_sound() -> None:
     for length in (1, 5, 300):
         silent = torch.full((1, length, 1), 0.5)
-        qualitative_picture("audio", silent, {"mod": silent}, {"mod": [None]}, None, second={"mod": [None]})
+        qualitative_picture("audio", silent, {"mod": silent}, {"mod": [None]}, sound=Sound(None, {"mod": [None]}))
 
 
 def test_a_spectrogram_finds_the_tone() -> None:
@@ -116,7 +114,7 @@ def test_a_spectrogram_finds_the_tone() -> None:
     assert picture.sum((1, 2)).argmax() == pytest.approx(60, abs=2)
 
 
-def test_a_waveform_covers_what_it_reaches() -> None:
+def test_a_waveform_covers_its_whole_range() -> None:
     half = np.full(100, 0.5)
     half[50:] = 1.0
     shown = np.asarray(waveform(half, np.full(100, 0.5), 0.5, "#ff0000", (20, 41)))
@@ -159,33 +157,33 @@ def test_a_picture_is_made_to_fit_its_bytes() -> None:
 def test_a_run_gets_its_pictures(tmp_path: Path, kind: str) -> None:
     metrics = run_metrics(kind, methods=["finetune", "mod", "mim"], seeds=1, signals=2, last=64)
     write_run(tmp_path, metrics, values(kind))
-    listed = write_run_pictures(tmp_path, metrics)
-    kinds = [p["kind"] for p in listed]
+    listed = write_run_pictures(tmp_path, signals(metrics))
+    kinds = [p.kind for p in listed]
     assert kinds == ["qualitative"] * (2 if kind == "video" else 1) + ["curve", "reach", "matrix", "meta"]
     for p in listed:
-        assert p["caption"].endswith(".")
-        with Image.open(tmp_path / p["file"]) as image:
+        assert p.caption.endswith(".")
+        with Image.open(tmp_path / p.file) as image:
             assert image.width > 300
-    assert sorted(f.name for f in (tmp_path / "images").iterdir()) == sorted(Path(p["file"]).name for p in listed)
+    assert sorted(f.name for f in (tmp_path / "images").iterdir()) == sorted(Path(p.file).name for p in listed)
 
 
-def test_a_run_without_predictions_or_results_gets_what_there_is(tmp_path: Path) -> None:
-    assert [p["kind"] for p in write_run_pictures(tmp_path, {})] == ["curve"]
+def test_a_run_without_predictions_or_results_gets_the_other_pictures(tmp_path: Path) -> None:
+    assert [p.kind for p in write_run_pictures(tmp_path, signals({}))] == ["curve"]
     metrics = run_metrics(methods=["offline"], seeds=1, signals=1)
-    assert [p["kind"] for p in write_run_pictures(tmp_path, metrics)] == ["curve", "meta"]
+    assert [p.kind for p in write_run_pictures(tmp_path, signals(metrics))] == ["curve", "meta"]
 
 
-def test_torn_and_foreign_predictions_are_named(tmp_path: Path) -> None:
+def test_corrupt_and_foreign_predictions_are_named(tmp_path: Path) -> None:
     metrics = run_metrics(methods=["mod"], seeds=1, signals=2)
     write_run(tmp_path, metrics, values("image"))
-    run = Protocol(metrics)
+    run = statistics(metrics)
     found = load_predictions(tmp_path, run)
     assert found is not None
     assert list(found[1]) == ["mod"]
     file = tmp_path / "predictions" / "mod.safetensors"
     file.write_bytes(file.read_bytes()[:-7])
     with pytest.raises(InputError, match=r"mod\.safetensors: must be safetensors"):
-        write_run_pictures(tmp_path, metrics)
+        write_run_pictures(tmp_path, signals(metrics))
     write_run(tmp_path, metrics, values("image"))
     (tmp_path / "predictions" / "truth.safetensors").unlink()
     assert load_predictions(tmp_path, run) is None
@@ -193,12 +191,12 @@ def test_torn_and_foreign_predictions_are_named(tmp_path: Path) -> None:
     other = write_run(tmp_path / "other", metrics, values("image", 3))
     (other / "predictions" / "mod.safetensors").replace(file)
     with pytest.raises(InputError, match="like the truth"):
-        write_run_pictures(tmp_path, metrics)
+        write_run_pictures(tmp_path, signals(metrics))
 
 
 def test_figures_have_a_panel_a_run_and_the_commands() -> None:
     runs = [
-        Labelled(f"<b>${k}$", Protocol(run_metrics(k, methods=ms, seeds=1, signals=2)))
+        Labelled(f"<b>${k}$", statistics(run_metrics(k, methods=ms, seeds=1, signals=2)))
         for k, ms in (("image", ["mod", "mim", "er"]), ("video", ["offline"]), ("audio", ["mod", "mim"]))
     ]
     for draw, panels in ((steps_figure, 3), (meta_figure, 3), (reach_figure, 3), (matrices_figure, 5 + 2)):
@@ -214,13 +212,13 @@ def test_figures_have_a_panel_a_run_and_the_commands() -> None:
 
 
 def test_lines_carry_their_category_and_band() -> None:
-    run = Labelled("x", Protocol(run_metrics(methods=["offline", "er", "mod"], signals=4)))
+    run = Labelled("x", statistics(run_metrics(methods=["offline", "er", "mod"], signals=4)))
     axes = steps_figure([run]).axes[0]
     drawn = {line.get_color(): line for line in axes.get_lines() if len(line.get_xdata()) > 3}
-    assert set(drawn) == {method(m).colour for m in ("offline", "er", "mod")}
+    assert set(drawn) == {method(m).color for m in ("offline", "er", "mod")}
     assert len({str(line.get_linestyle()) + str(line._unscaled_dash_pattern) for line in drawn.values()}) == 3
     mean = run.run.curve("mod")
-    assert drawn[method("mod").colour].get_ydata()[-1] == mean[4096].mean
+    assert drawn[method("mod").color].get_ydata()[-1] == mean[4096].mean
     assert len(axes.collections) == 3
     band = axes.collections[0].get_paths()[0].vertices
     ends = band[band[:, 0] == 4096, 1]
@@ -231,7 +229,7 @@ def test_lines_carry_their_category_and_band() -> None:
 
 
 def test_figures_of_nothing(tmp_path: Path) -> None:
-    nothing = [Labelled("x", Protocol({}))]
+    nothing = [Labelled("x", statistics({}))]
     assert meta_figure(nothing) is None
     assert reach_figure(nothing) is None
     for draw in (steps_figure, matrices_figure):

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_run import run_metrics
+from fake_run import run_metrics, statistics
 
-from mclnf_fast.report.protocol.counts import Protocol
+from mclnf_fast.report.page.page import Relation
 from mclnf_fast.report.protocol.reach import reach
-from mclnf_fast.report.protocol.relations import PAPERS_FORM, Relation, relations
+from mclnf_fast.report.protocol.relations import PAPERS_FORM, relations
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def metrics() -> dict[str, Any]:
 
 
 def found(metrics: dict[str, Any], key: str) -> Relation:
-    return next(r for r in relations(Protocol(metrics)) if r.key == key)
+    return next(r for r in relations(statistics(metrics)) if r.key == key)
 
 
 def rows(metrics: dict[str, Any], method: str) -> list[dict[str, Any]]:
@@ -90,11 +90,11 @@ def test_c_modules_are_compared_with_the_better_random_start(metrics: dict[str, 
             shift(metrics, m, s, v)
         for m in ("maml_offline", "maml_cl", "oml"):
             shift(metrics, m, s, 30.0)
-    checks = {c.what.split(" ")[0]: c for c in found(metrics, "c").checks}
+    checks = {c.label.split(" ")[0]: c for c in found(metrics, "c").checks}
     assert checks["mod"].value == "+4.00, +4.00, +4.00 dB"
     assert checks["mod"].holds is False
     drop(metrics, "offline")
-    checks = {c.what.split(" ")[0]: c for c in found(metrics, "c").checks}
+    checks = {c.label.split(" ")[0]: c for c in found(metrics, "c").checks}
     assert checks["mod"].value == "not measured"
     assert checks["maml_cl"].holds is True
 
@@ -104,7 +104,7 @@ def test_d_modules_still_improve(metrics: dict[str, Any]) -> None:
     shift(metrics, "mod", 256, 50.0)
     assert found(metrics, "d").verdict == "does not hold"
     short = found(run_metrics(seeds=1, signals=2, last=256), "d")
-    assert (short.verdict, short.checks[0].what) == ("not measured", "mod after step 256")
+    assert (short.verdict, short.checks[0].label) == ("not measured", "mod after step 256")
 
 
 def fine(metrics: dict[str, Any], method: str, steps: list[int], psnr: list[list[float]]) -> None:
@@ -125,11 +125,11 @@ def race() -> dict[str, Any]:
 
 
 def test_reach_counts_steps_and_wall_clock(race: dict[str, Any]) -> None:
-    got = reach(Protocol(race))
+    got = reach(statistics(race))
     assert got is not None
     assert got.steps.tolist() == [[40.0, 75.0, math.inf]]
     assert got.times[0].tolist() == pytest.approx([0.48, 0.9, math.inf])
-    assert got.own.tolist() == [[100.0, 60.0, 100.0]]
+    assert got.other_steps.tolist() == [[100.0, 60.0, 100.0]]
     assert (got.pairs, got.reached, got.share, got.share_in_time) == (3, 2, 2 / 3, 2 / 3)
     assert got.median(got.steps) == 75.0
     relation = found(race, "mim")
@@ -149,7 +149,7 @@ def test_reach_in_fewer_steps_but_later_does_not_hold(race: dict[str, Any]) -> N
 
 def test_reach_just_after_three_quarters_does_not_count(race: dict[str, Any]) -> None:
     rows(race, "mim")[0]["fine"]["steps"] = [40, 76, 100]
-    got = reach(Protocol(race))
+    got = reach(statistics(race))
     assert got is not None
     assert got.share == pytest.approx(1 / 3)
     assert found(race, "mim").verdict == "does not hold"
@@ -159,32 +159,32 @@ def test_reach_of_a_log_that_stops_early_looks_at_the_curve(race: dict[str, Any]
     row = rows(race, "mim")[0]
     row["fine"] = {"steps": [40], "psnr": [[20.0, 20.0, 20.0]]}
     row["curve"]["psnr"]["100"] = [30.0, 20.0, 20.0]
-    got = reach(Protocol(race))
+    got = reach(statistics(race))
     assert got is not None
     assert got.steps.tolist() == [[100.0, math.inf, math.inf]]
 
 
 def test_reach_without_a_log_or_a_rival_is_not_measured(race: dict[str, Any]) -> None:
     del rows(race, "mim")[0]["fine"]
-    assert reach(Protocol(race)) is None
+    assert reach(statistics(race)) is None
     assert found(race, "mim").verdict == "not measured"
-    assert reach(Protocol(run_metrics(methods=["mim"]))) is None
+    assert reach(statistics(run_metrics(methods=["mim"]))) is None
 
 
 def test_variants_of_mim_have_a_relation_of_their_own(race: dict[str, Any]) -> None:
     for content in race["seeds"].values():
         content["methods"]["mim_weight"] = content["methods"]["mim"]
-    found = {r.key: r for r in relations(Protocol(race))}
+    found = {r.key: r for r in relations(statistics(race))}
     assert list(found) == ["a", "b", "c", "d", "mim", "mim_weight"]
     assert found["mim_weight"].note == f"{PAPERS_FORM} {found['mim'].note}"
 
 
-def test_nothing_measured_says_so() -> None:
-    assert {r.verdict for r in relations(Protocol({}))} == {"not measured"}
+def test_nothing_measured_is_reported() -> None:
+    assert {r.verdict for r in relations(statistics({}))} == {"not measured"}
 
 
 def test_medians_are_values_that_were_measured() -> None:
-    got = reach(Protocol(run_metrics(seeds=2, signals=3)))
+    got = reach(statistics(run_metrics(seeds=2, signals=3)))
     assert got is not None
     assert got.median(np.array([1.0, math.inf, math.nan, math.inf])) == math.inf
     assert got.median(np.array([1.0, 3.0])) == 3.0

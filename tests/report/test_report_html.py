@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_run import city
 from PIL import Image
 
 from mclnf_fast.errors import InputError
@@ -19,11 +20,12 @@ from mclnf_fast.report import (
     meta_curve,
     phase_plot,
     psnr_over_steps,
-    write_report,
+    write_city_report,
 )
-from mclnf_fast.report.page.claims import changed, figures, sentences, start_gains
+from mclnf_fast.report.city.claims import changed, initialization_gains, sentences, tiles
+from mclnf_fast.report.page.methods import METHOD_KEYS, method
 from mclnf_fast.report.page.plots import spread
-from mclnf_fast.report.page.style import METHODS, PALETTE, PALETTE_DARK
+from mclnf_fast.report.record import MetaTraining
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "path", "use"}
 
@@ -50,7 +52,7 @@ class Checker(HTMLParser):
 
 
 def report(folder: Path, metrics: dict[str, Any]) -> str:
-    path = write_report(folder, metrics)
+    path = write_city_report(folder, city(metrics))
     assert path == folder / "report.html"
     text = path.read_text(encoding="utf-8")
     checker = Checker()
@@ -79,13 +81,13 @@ def test_report_is_the_same_twice(run_dir: Path, metrics: dict[str, Any]) -> Non
     assert report(run_dir, metrics) == report(run_dir, metrics)
 
 
-def test_report_escapes_what_comes_from_outside(run_dir: Path, metrics: dict[str, Any]) -> None:
+def test_report_escapes_text_from_outside(run_dir: Path, metrics: dict[str, Any]) -> None:
     evil = '<b>x</b>"$x_1$'
     metrics["blocks"][0] = evil
     metrics["title"] = metrics["machine"] = metrics["command"] = evil
     metrics["versions"][evil] = evil
     metrics["notes"], metrics["phases"][evil] = [evil], 3.0
-    metrics["comparison"][evil] = {evil: evil}
+    metrics["comparison"]["mim_steps_to_mod_final"][evil] = 3
     metrics["pictures"] += [{"file": "images/a.png", "kind": evil, "caption": evil}]
     metrics["summary"][evil] = metrics["summary"]["mim"]
     text = report(run_dir, metrics)
@@ -102,16 +104,18 @@ def test_report_of_partial_metrics(tmp_path: Path, metrics: dict[str, Any], key:
 def test_report_of_nothing_one_method_and_one_block(tmp_path: Path, metrics: dict[str, Any]) -> None:
     assert "<h1>" in report(tmp_path, {})
     row = metrics["summary"]["mim"]
-    assert "modules + Fisher" in report(tmp_path, {"summary": {"mim": row}})
+    assert "ours (MIM)" in report(tmp_path, {"summary": {"mim": row}})
     single = {**row, "matrix": [[24.5]]}
     text = report(tmp_path, {"blocks": ["one"], "summary": {"mim": single}})
-    assert "nothing that could be forgotten" in text
+    assert "nothing can be forgotten" in text
     assert "forgot exactly" not in text
     for k in row:
         report(tmp_path, {"summary": {"mim": {j: v for j, v in row.items() if j != k}, "mod": {}}})
-    rubbish = dict.fromkeys(metrics, None)
-    report(tmp_path, rubbish)
-    report(tmp_path, {**rubbish, "summary": {"mim": dict.fromkeys(row), "mod": None}, "blocks": 3})
+    empty = dict.fromkeys(metrics, None)
+    report(tmp_path, {**empty, "system": "city"})
+    report(tmp_path, {**empty, "system": "city", "summary": {"mim": dict.fromkeys(row), "mod": None}})
+    with pytest.raises(InputError, match=r"metrics\.json: tasks must be a list, got 3"):
+        report(tmp_path, {"blocks": 3})
 
 
 def test_report_names_a_missing_picture_and_refuses_one_outside(tmp_path: Path, metrics: dict[str, Any]) -> None:
@@ -120,64 +124,71 @@ def test_report_names_a_missing_picture_and_refuses_one_outside(tmp_path: Path, 
     (tmp_path / "secret.png").write_bytes(b"x")
     metrics["pictures"] = [{"file": "../secret.png", "kind": "strip"}]
     with pytest.raises(InputError, match="inside the run folder"):
-        write_report(tmp_path / "run", metrics)
+        write_city_report(tmp_path / "run", city(metrics))
 
 
-def test_claims_say_it_as_it_is(metrics: dict[str, Any]) -> None:
-    said = " ".join(sentences(metrics))
+def test_claims_agree_with_the_figures(metrics: dict[str, Any]) -> None:
+    said = " ".join(sentences(city(metrics)))
     assert "lost 4.00 dB on one" in said
     assert "5.25 dB above at step 16" in said
     assert "0.25 dB above plain modules: 23.50 against 23.25 dB" in said
-    assert [f.value for f in figures(metrics)] == ["0 dB", "4.00 dB", "+5.25 dB", "23.50 dB"]
+    assert [tile.value for tile in tiles(city(metrics))] == ["0 dB", "4.00 dB", "+5.25 dB", "23.50 dB"]
     metrics["summary"]["mim"]["psnr_mean"] = 23.0
-    assert "0.25 dB below plain modules" in " ".join(sentences(metrics))
+    assert "0.25 dB below plain modules" in " ".join(sentences(city(metrics)))
     metrics["summary"]["mim"]["psnr_mean"] = 23.24
-    assert "level with plain modules" in " ".join(sentences(metrics))
+    assert "level with plain modules" in " ".join(sentences(city(metrics)))
 
 
 def test_ten_methods(tmp_path: Path, many: dict[str, Any]) -> None:
-    said = sentences(many)
+    said = sentences(city(many))
     assert said[2] == (
-        "Of the same size, replay (ER) lost 2.00 dB on one, EWC lost 2.00 dB on one, MAML + CL lost 2.00 dB on one "
+        "Of the same size, ER lost 2.00 dB on one, EWC lost 2.00 dB on one, MAML + CL lost 2.00 dB on one "
         "and OML lost 2.00 dB on one."
     )
     assert said[3] == (
-        "One network that meets all blocks at once reaches 22.80 dB (offline) and 23.13 dB (MAML, offline) on average."
+        "One network that is trained on all blocks at once reaches 22.80 dB (offline) and 23.13 dB (MAML, offline) on "
+        "average."
     )
-    page = write_report(tmp_path, many).read_text()
+    page = write_city_report(tmp_path, city(many)).read_text()
     Checker().feed(page)
-    assert "Ten methods do this side by side" in page
-    for words in ("The start by MAML", "twice the rays a step", "MAML, offline", "replay (ER)"):
+    assert "10 methods do this side by side" in page
+    for words in (
+        "The initialization by MAML",
+        "twice the samples per step",
+        "MAML, offline",
+        "replayed from a reservoir",
+    ):
         assert words in page
     # What met all blocks at once has one row, after the last block.
     matrices = page.split("Block by block")[1].split("Curves")[0]
     assert matrices.count("<tr><td>one</td>") == 8
     assert matrices.count("<tr><td>three</td>") == 10
-    assert len(set(PALETTE.values())) == len(set(PALETTE_DARK.values())) == len(METHODS) == 10
+    for colors in ({method(m).color for m in METHOD_KEYS}, {method(m).dark for m in METHOD_KEYS}):
+        assert len(colors) == len(METHOD_KEYS) == 11
 
 
 def test_claims_notice_the_smallest_change(metrics: dict[str, Any]) -> None:
-    assert not changed(metrics["summary"]["mim"])
+    assert not changed(city(metrics).methods["mim"])
     moved = copy.deepcopy(metrics)
     moved["summary"]["mim"]["matrix"][2][1] += 1e-9
-    assert changed(moved["summary"]["mim"])
-    assert "exactly 0 dB" not in " ".join(sentences(moved))
-    assert figures(moved)[0].good is False
+    assert changed(city(moved).methods["mim"])
+    assert "exactly 0 dB" not in " ".join(sentences(city(moved)))
+    assert tiles(city(moved))[0].good is False
 
 
 def test_start_is_compared_at_a_logged_step() -> None:
     curves = {"mod": {"psnr_at_step": {"1": 10.0, "20": 15.0}}, "mod_random": {"psnr_at_step": {"20": 14.0}}}
-    assert start_gains(curves) == [(20, 1.0)]
-    assert start_gains({"mod": curves["mod"]}) == []
+    assert initialization_gains(city({"summary": curves})) == [(20, 1.0)]
+    assert initialization_gains(city({"summary": {"mod": curves["mod"]}})) == []
 
 
 def test_plots_are_written(tmp_path: Path, metrics: dict[str, Any]) -> None:
-    summary = metrics["summary"]
+    record = city(metrics)
     paths = [
-        psnr_over_steps(tmp_path / "a.png", summary),
-        forgetting_plot(tmp_path / "b.png", summary, ["<b>", "$x_1", "c"]),
+        psnr_over_steps(tmp_path / "a.png", record.methods),
+        forgetting_plot(tmp_path / "b.png", record.methods, ["<b>", "$x_1", "c"]),
         phase_plot(tmp_path / "c.png", metrics["phases"]),
-        meta_curve(tmp_path / "d.png", metrics["meta"]),
+        meta_curve(tmp_path / "d.png", record.initializations["modules"]),
     ]
     for path in paths:
         with Image.open(path) as image:
@@ -187,12 +198,13 @@ def test_plots_are_written(tmp_path: Path, metrics: dict[str, Any]) -> None:
 
 def test_plots_of_nothing(tmp_path: Path) -> None:
     psnr_over_steps(tmp_path / "a.svg", {})
-    psnr_over_steps(tmp_path / "a.svg", {"mim": {"psnr_at_step": {"0": 3.0, "1": 5.0}}})
+    one = city({"summary": {"mim": {"psnr_at_step": {"0": 3.0, "1": 5.0}, "matrix": [[20.0]]}}}).methods
+    psnr_over_steps(tmp_path / "a.svg", one)
     forgetting_plot(tmp_path / "a.svg", {}, [])
-    forgetting_plot(tmp_path / "a.svg", {"mim": {"matrix": [[20.0]]}}, ["one"])
+    forgetting_plot(tmp_path / "a.svg", one, ["one"])
     phase_plot(tmp_path / "a.svg", {})
     phase_plot(tmp_path / "a.svg", {"meta": 0.0})
-    meta_curve(tmp_path / "a.svg", {})
+    meta_curve(tmp_path / "a.svg", MetaTraining())
     with pytest.raises(ValueError, match="path must end with"):
         phase_plot(tmp_path / "a.xyz", {})
 
@@ -213,5 +225,5 @@ def test_a_missing_extra_is_named(
     with pytest.raises(InputError, match=rf"needs {package}.*pip install 'mclnf-fast\[report\]'"):
         check_extra()
     with pytest.raises(InputError, match=r"mclnf-fast\[report\]"):
-        write_report(tmp_path, metrics)
+        write_city_report(tmp_path, city(metrics))
     assert not (tmp_path / "report.html").exists()

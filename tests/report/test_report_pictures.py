@@ -39,9 +39,9 @@ def test_to_rgb8_takes_gray_and_nan_and_refuses_other_shapes() -> None:
             to_rgb8(np.zeros(shape), "truth")
 
 
-def test_heat_is_dark_to_light_and_takes_what_is_not_finite() -> None:
-    colours = heat(np.linspace(0, 1, 64)).astype(float)
-    light = colours @ np.array([0.299, 0.587, 0.114])
+def test_heat_is_dark_to_light_and_takes_values_that_are_not_finite() -> None:
+    colors = heat(np.linspace(0, 1, 64)).astype(float)
+    light = colors @ np.array([0.299, 0.587, 0.114])
     assert (np.diff(light) > 0).all()
     assert np.array_equal(heat(np.array([np.nan, -1.0, 2.0])), heat(np.array([0.0, 0.0, 1.0])))
 
@@ -54,8 +54,8 @@ def test_triptych(tmp_path: Path, picture: np.ndarray) -> None:
     truth = np.rint(picture * 255).astype(np.uint8).repeat(4, 0).repeat(4, 1)
     top = MARGIN + 40
     assert np.array_equal(out[top : top + 48, MARGIN : MARGIN + 64], truth)
-    assert np.array_equal(out[top : top + 48, MARGIN + 72 : MARGIN + 136], truth)  # mim comes first
-    error = out[top + 48 + 40 : top + 2 * 48 + 40, MARGIN + 72 : MARGIN + 136]
+    assert np.array_equal(out[top : top + 48, MARGIN + 144 : MARGIN + 208], truth)  # mim comes after finetune
+    error = out[top + 48 + 40 : top + 2 * 48 + 40, MARGIN + 144 : MARGIN + 208]
     assert np.array_equal(error, np.broadcast_to(heat(np.array(0.0)), error.shape))
     assert only(tmp_path) == ["t.png"]
 
@@ -84,7 +84,7 @@ def test_strip(tmp_path: Path, picture: np.ndarray) -> None:
     path = strip(tmp_path / "s.png", picture, rows, [1, 4], {"mim": [10.0, None]}, cell=48, smooth=False)
     out = pixels(path)
     truth = np.rint(picture * 255).astype(np.uint8).repeat(3, 0).repeat(3, 1)
-    y = MARGIN + 30
+    y = MARGIN + 30 + 36 + 28 + 6  # mim comes after mod_random
     assert np.array_equal(out[y : y + 36, -MARGIN - 48 : -MARGIN], truth)
     assert np.array_equal(out[y : y + 36, -MARGIN - 104 : -MARGIN - 56], truth)
     with pytest.raises(ValueError, match="at most 1 pictures"):

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+import pytest
+from fake_run import city
+
 from mclnf_fast.report import matrix_table, summary_markdown
-from mclnf_fast.report.page.style import db, duration, ordered
+from mclnf_fast.report.page.style import db, duration
+from mclnf_fast.report.record import CityRecord, CityResults
 
 BLOCKS = ["one", "two", "three"]
+
+
+@pytest.fixture
+def record(metrics: dict[str, Any]) -> CityRecord:
+    return city(metrics)
+
+
+def methods(summary: dict[str, Any]) -> Mapping[str, CityResults]:
+    return city({"summary": summary}).methods
 
 
 def test_figures_as_text() -> None:
@@ -29,58 +43,57 @@ def test_figures_as_text() -> None:
         "2 h 07 min",
         "-",
     ]
-    assert ordered(["new", "finetune", "mim"]) == ["mim", "finetune", "new"]
 
 
-def test_matrix_table_lists_every_block_of_every_method(summary: dict[str, Any]) -> None:
-    text = matrix_table(summary, BLOCKS)
+def test_matrix_table_lists_every_block_of_every_method(record: CityRecord) -> None:
+    text = matrix_table(record.methods, BLOCKS)
     for figure in ("24.50", "23.50", "22.50", "20.00", "18.00", "0.712", "12.5", "4,096"):
         assert figure in text
     assert "\033" not in text
-    assert text.index("modules + Fisher") < text.index("one network") < text.index("modules, random start")
+    assert text.index("fine-tuning") < text.index("modules, random") < text.index("ours (MIM)")
     assert max(len(line) for line in text.splitlines()) <= 100
 
 
-def test_matrix_table_panels_stand_under_each_other_where_it_is_narrow(summary: dict[str, Any]) -> None:
-    wide, narrow = matrix_table(summary, BLOCKS), matrix_table(summary, BLOCKS, width=40)
+def test_matrix_table_panels_stand_under_each_other_where_it_is_narrow(record: CityRecord) -> None:
+    wide, narrow = matrix_table(record.methods, BLOCKS), matrix_table(record.methods, BLOCKS, width=40)
     assert len(narrow.splitlines()) > len(wide.splitlines())
     heads = [line for line in narrow.splitlines() if line.startswith("after")]
     assert len(heads) == 4
     assert all(line.split() == ["after", *BLOCKS] for line in heads)
 
 
-def test_matrix_table_columns_are_aligned_with_and_without_colour(summary: dict[str, Any]) -> None:
-    plain, colour = (matrix_table(summary, BLOCKS, color=c) for c in (False, True))
+def test_matrix_table_columns_are_aligned_with_and_without_color(record: CityRecord) -> None:
+    plain, color = (matrix_table(record.methods, BLOCKS, color=c) for c in (False, True))
     for code in ("\033[0m", "\033[1m", "\033[2m", "\033[31m", "\033[32m"):
-        colour = colour.replace(code, "")
-    assert [line.rstrip() for line in colour.splitlines()] == [line.rstrip() for line in plain.splitlines()]
+        color = color.replace(code, "")
+    assert [line.rstrip() for line in color.splitlines()] == [line.rstrip() for line in plain.splitlines()]
 
 
-def test_matrix_table_marks_loss(summary: dict[str, Any]) -> None:
-    text = matrix_table(summary, BLOCKS, color=True)
+def test_matrix_table_marks_loss(record: CityRecord) -> None:
+    text = matrix_table(record.methods, BLOCKS, color=True)
     assert "\033[31m 20.00\033[0m" in text
     assert "\033[31m 24.50" not in text
 
 
 def test_matrix_table_of_a_run_that_has_just_begun() -> None:
     assert "no results yet" in matrix_table({}, [])
-    text = matrix_table({"mim": {"matrix": [[20.0]]}, "odd\nname": {}}, ["a very long name of a block"])
+    text = matrix_table(methods({"mim": {"matrix": [[20.0]]}, "odd\nname": {}}), ["a very long name of a block"])
     assert "20.00" in text
     assert "a very long~" in text
-    text = matrix_table({"mim": {"matrix": [[20.0, None], [None, math.nan]]}}, ["one"])
+    text = matrix_table(methods({"mim": {"matrix": [[20.0, None], [None, math.nan]]}}), ["one"])
     assert "block 2" in text
 
 
 def test_matrix_table_of_many_blocks_keeps_its_width() -> None:
     matrix = [[20.0 + i if i <= k else None for i in range(8)] for k in range(8)]
-    text = matrix_table({"mim": {"matrix": matrix}}, [f"district {i} north" for i in range(8)])
+    text = matrix_table(methods({"mim": {"matrix": matrix}}), [f"district {i} north" for i in range(8)])
     assert max(len(line) for line in text.splitlines()) <= 100
     assert "27.00" in text
     assert "8 dist" in text
 
 
 def test_a_method_without_a_sequence_has_one_row(many: dict[str, Any]) -> None:
-    text = matrix_table(many["summary"], many["blocks"], width=40)
+    text = matrix_table(city(many).methods, many["blocks"], width=40)
     panel = text.split("offline\n")[-1].splitlines()
     assert [line.split()[0] for line in panel[:2]] == ["after", "three"]
     assert panel[1].split()[1:] == ["23.50", "23.00", "22.00"]
@@ -88,11 +101,11 @@ def test_a_method_without_a_sequence_has_one_row(many: dict[str, Any]) -> None:
 
 def test_summary_markdown(metrics: dict[str, Any]) -> None:
     metrics["blocks"][0] = "<b>|x"
-    text = summary_markdown(metrics)
+    text = summary_markdown(city(metrics))
     lines = text.splitlines()
-    assert lines[0].startswith("| method |")
+    assert lines[0].startswith("|  | method |")
     assert "&lt;b&gt;\\|x" in lines[0]
-    row = next(line for line in lines if "`mim`" in line)
+    row = next(line for line in lines if "ours (MIM)" in line)
     assert "24.50" in row
     assert "21.50" in row
     assert "2 min 05 s in all" in text
@@ -100,5 +113,5 @@ def test_summary_markdown(metrics: dict[str, Any]) -> None:
 
 
 def test_summary_markdown_of_nothing() -> None:
-    assert "method" in summary_markdown({})
-    assert "-" in summary_markdown({"summary": {"mim": {}}})
+    assert "method" in summary_markdown(city({}))
+    assert "-" in summary_markdown(city({"summary": {"mim": {}}}))

@@ -1,13 +1,15 @@
-"""Reports of learned starts: tables and figures from metrics that lack parts, win, or lose."""
+"""Reports of initializations: tables and figures of records that lack parts, win, or lose."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from fake_run import initializations
 
+from mclnf_fast.report.record import InitializationRecord
 from mclnf_fast.report.starts import ct, image_start
-from mclnf_fast.report.starts.starts import lead
+from mclnf_fast.report.starts.initializations import lead
 
 
 def row(first: float, last: float, **more: Any) -> dict[str, Any]:
@@ -15,54 +17,55 @@ def row(first: float, last: float, **more: Any) -> dict[str, Any]:
             "steps": 8, **more}  # fmt: skip
 
 
-def images(meta: float, reached: int | None) -> dict[str, Any]:
-    return {
+def images(meta: float, reached: int | None) -> InitializationRecord:
+    return initializations({
         "title": "Faces", "inner_steps": 2, "steps": [0, 2, 8],
         "starts": {
             "meta": row(meta, 30.0),
             "standard": row(15.0, 18.0, reached_mean=None),
             "adam_0": row(14.0, 40.0, lr=1e-4, reached_mean=reached),
         },
-    }  # fmt: skip
+    })  # fmt: skip
 
 
 def test_nothing_yet():
-    assert image_start.image_start_table({}) == "no results yet"
-    assert ct.ct_table({}) == "no results yet"
-    assert image_start.figures({}) == []
-    assert ct.figures({}) == []
+    empty = initializations({})
+    assert image_start.image_start_table(empty) == "no results yet"
+    assert ct.ct_table(empty) == "no results yet"
+    assert image_start.describe(empty).tiles == []
+    assert ct.describe(empty).tiles == []
 
 
-def test_what_adam_needs_is_told_either_way():
-    won = image_start.figures(images(25.0, 7))
+def test_the_steps_that_adam_needs_are_reported_either_way():
+    won = image_start.describe(images(25.0, 7)).tiles
     assert [f.value for f in won] == ["25.00 dB", "+10.00 dB", "3.5x"]
     assert [f.good for f in won[1:]] == [True, True]
-    assert "Adam 0.0001 matches them (7 against 2)" in won[2].what
-    lost = image_start.figures(images(13.0, 0))
+    assert "Adam 0.0001 matches them (7 against 2)" in won[2].label
+    lost = image_start.describe(images(13.0, 0)).tiles
     assert [f.good for f in lost[1:]] == [False, False]
-    never = image_start.figures(images(45.0, None))
-    assert (never[2].value, never[2].what) == ("no match", "Adam 0.0001, within 8 steps")
+    never = image_start.describe(images(45.0, None)).tiles
+    assert (never[2].value, never[2].label) == ("no match", "Adam 0.0001, within 8 steps")
     text = image_start.image_start_table(images(45.0, None))
     assert "over 8" in text
     assert "45.00 ± 0.00" in text
 
 
 def test_a_rate_no_field_and_a_method_without_steps():
-    metrics = {
+    record = initializations({
         "title": "Heads",
         "steps": [0, 2, 8],
         "starts": {
             "meta": row(20.0, 22.0, lr=10.0, fit={"0": [0.5, 0.5], "16": [0.01, 0.03], "2": [0.2, 0.3]}),
             "fbp": row(24.0, 24.0),
         },
-    }
-    heads, rows = ct.rows_of(metrics)
-    assert heads == ["step 0", "step 8", "projection loss", "rate", "time"]
-    assert [(m.key, cells[:4]) for m, cells in rows] == [
+    })  # fmt: skip
+    table = ct.describe(record).table
+    assert table.heads == ("step 0", "step 8", "projection loss", "rate", "time")
+    assert [(r.key, [c.text for c in r.cells[:4]]) for r in table.rows] == [
         ("fbp", ["-", "24.00 ± 0.00", "-", "-"]),
         ("meta", ["9.00 ± 0.00", "22.00 ± 0.00", "2.0e-02", "10"]),
     ]
-    found = ct.figures(metrics)
+    found = ct.describe(record).tiles
     assert [(f.value, f.good) for f in found] == [("22.00 dB", None), ("-2.00 dB", False)]
-    assert lead(metrics, "meta", "fbp", 2) == pytest.approx(-4.0)
-    assert lead(metrics, "meta", "standard") is None
+    assert lead(record, "meta", "fbp", 2) == pytest.approx(-4.0)
+    assert lead(record, "meta", "standard") is None

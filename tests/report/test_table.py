@@ -1,4 +1,4 @@
-"""`mclnf-fast table` and the report of a run: what is written, what is said, what is refused."""
+"""`mclnf-fast table` and the report of a run: the files, their texts, refusals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_run import run_metrics, values, write_run
+from fake_run import run_metrics, signals, values, write_run
 from PIL import Image
 from test_report_html import Checker
 
@@ -86,7 +86,7 @@ def test_cities_alone(tmp_path: Path, city_run: Path) -> None:
     assert [p.name for p in written] == ["a_test_city_strip.png", "table.md", "table.csv", "table.html"]
     text = (tmp_path / "out" / "table.md").read_text()
     assert "## PSNR" not in text
-    row = next(line for line in text.splitlines() if "| modules + Fisher |" in line)
+    row = next(line for line in text.splitlines() if "| ours (MIM) |" in line)
     assert "**23.50**" in row
     assert "| 0 |" in row  # exactly nothing forgotten
     with Image.open(tmp_path / "out" / "a_test_city_strip.png") as signed:
@@ -107,7 +107,7 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     assert {p.name: p.read_bytes() for p in out.iterdir()} == first
 
 
-def test_runs_of_one_title_are_told_apart(tmp_path: Path) -> None:
+def test_runs_of_one_title_can_be_distinguished(tmp_path: Path) -> None:
     metrics = run_metrics(methods=["mod"], seeds=1, signals=1, last=4)
     folders = [write_run(tmp_path / n, metrics) for n in ("a/one", "a/two", "b/one")]
     labels = [r.label for r in read_runs(folders)]
@@ -123,7 +123,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     return said
 
 
-def test_bad_input_is_told_in_one_line(tmp_path: Path, image_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_reported_in_one_line(tmp_path: Path, image_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert "there is no such folder" in refused(capsys, tmp_path / "nowhere", "--out", out)
     empty = tmp_path / "empty"
@@ -131,9 +131,13 @@ def test_bad_input_is_told_in_one_line(tmp_path: Path, image_run: Path, capsys: 
     assert "holds no metrics.json" in refused(capsys, empty, "--out", out)
     (empty / "config.yaml").write_text("steps: 1\n")
     assert "must be finished, but has no metrics.json yet; --resume" in refused(capsys, empty, "--out", out)
-    (empty / "metrics.json").write_text("{torn")
+    (empty / "metrics.json").write_text("{corrupt")
     assert "must be JSON" in refused(capsys, empty, "--out", out)
-    for content, said in (("[]", "must hold a mapping"), ("{}", "but holds neither"), ('{"seeds": {}}', "no method")):
+    for content, said in (
+        ("[]", "must hold a mapping"),
+        ("{}", "holds neither system, summary nor seeds"),
+        ('{"seeds": {}}', "no method"),
+    ):
         (empty / "metrics.json").write_text(content)
         assert said in refused(capsys, empty, "--out", out)
     (empty / "metrics.json").write_text('{"summary": {}}')
@@ -177,7 +181,7 @@ def test_report_of_a_run(tmp_path: Path, picture: Any) -> None:
         save_png(tmp_path / "images" / f"{kind}.png", picture)
         metrics["pictures"].append({"kind": kind, "file": f"images/{kind}.png", "caption": f"the {kind} picture"})
     (tmp_path / "config.yaml").write_text("seed: 0 # <tag>\n")
-    path = write_signal_report(tmp_path, metrics)
+    path = write_signal_report(tmp_path, signals(metrics))
     assert path == tmp_path / "report.html"
     text = checked(path)
     for part in ("faces, 2 x 2 patches", "forgotten by the modules, bit for bit", "holds", "ours (MIM)", "own kind"):
@@ -192,15 +196,15 @@ def test_report_of_a_run(tmp_path: Path, picture: Any) -> None:
         assert part in text
     assert "seed: 0 # &lt;tag&gt;" in text
     assert "--m8: #c44e00" in text
-    assert '<span class="dot own-8"></span>ours (MIM)' in text
+    assert '<span class="dot look-8"></span>ours (MIM)' in text
     assert text.count("data:image/png;base64,") == 3
     assert text.index("the qualitative picture") < text.index("Results") < text.index("the curve picture")
     assert "images/x.png is missing" in checked(
-        write_signal_report(tmp_path, {"pictures": [{"kind": "curve", "file": "images/x.png"}]})
+        write_signal_report(tmp_path, signals({"pictures": [{"kind": "curve", "file": "images/x.png"}]}))
     )
 
 
-def test_report_escapes_what_comes_from_outside(tmp_path: Path) -> None:
+def test_report_escapes_text_from_outside(tmp_path: Path) -> None:
     evil = '<b>x</b>"}$\\bad{$'
     metrics = run_metrics(methods=["mod", "finetune"], seeds=1, signals=2)
     metrics["title"] = metrics["command"] = metrics["machine"] = evil
@@ -208,7 +212,7 @@ def test_report_escapes_what_comes_from_outside(tmp_path: Path) -> None:
     rows = metrics["seeds"]["0"]["methods"]
     rows[evil] = {**rows["mod"], "category": evil}
     metrics["seeds"]["0"]["starts"][evil] = metrics["seeds"]["0"]["starts"]["oml"]
-    text = checked(write_signal_report(tmp_path, metrics))
+    text = checked(write_signal_report(tmp_path, signals(metrics)))
     assert "<b>x" not in text
     assert "&lt;b&gt;x&lt;/b&gt;" in text
     write_tables([write_run(tmp_path / "run", metrics)], tmp_path / "out", evil)
@@ -219,13 +223,13 @@ def test_report_escapes_what_comes_from_outside(tmp_path: Path) -> None:
 def test_report_and_table_of_partial_metrics(tmp_path: Path, key: str) -> None:
     metrics = run_metrics(methods=["mod", "er"], seeds=1, signals=2, last=2)
     for rest in ({k: v for k, v in metrics.items() if k != key}, {**metrics, key: None}):
-        assert "<h1>" in checked(write_signal_report(tmp_path, rest))
-        assert signal_table(rest)
+        assert "<h1>" in checked(write_signal_report(tmp_path, signals(rest)))
+        assert signal_table(signals(rest))
 
 
-def test_the_terminal_says_what_holds() -> None:
-    text = signal_table(run_metrics(seeds=2, signals=2))
+def test_the_terminal_reports_which_claims_hold() -> None:
+    text = signal_table(signals(run_metrics(seeds=2, signals=2)))
     assert "PSNR in dB, 2 test signals, 2 seeds" in text
     assert "forgetting of mod and mim exactly zero, of fine-tuning at least 3 dB: holds" in text
     assert max(map(len, text.split("\n\n(a)")[0].splitlines())) <= 120
-    assert signal_table({}) == "no results yet"
+    assert signal_table(signals({})) == "no results yet"

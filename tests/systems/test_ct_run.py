@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import re
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tiny_runs import CountedCalls, metrics_of, predictions, results, run_system
 
+import mclnf_fast as mf
 from mclnf_fast.cli import main
 from mclnf_fast.data.procedural.phantoms import draw_phantoms, phantom_projections
 from mclnf_fast.errors import InputError
@@ -19,29 +20,19 @@ from mclnf_fast.metrics import psnr
 from mclnf_fast.render.parallel_beam import back_project, even_angles, project
 from mclnf_fast.systems.common import run as frame
 from mclnf_fast.systems.ct import job as ct
-from mclnf_fast.systems.ct.field import load_ct_start
 from mclnf_fast.systems.ct.options import CtConfig, defaults_of
-from mclnf_fast.systems.starts import pixels as pixel_starts
+from mclnf_fast.systems.starts import job as start_job
 from mclnf_fast.systems.starts.options import preset_config
 
 TINY = [
     "--count", "6", "--test", "2", "--size", "16", "--steps", "4", "--width", "8", "--hidden-layers", "2",
-    "--frequencies", "8", "--meta-views", "5", "--match-steps", "5", "--meta.steps", "6", "--meta.objects", "2",
+    "--frequencies", "8", "--meta-views", "5", "--match-steps", "5", "--meta.steps", "6", "--meta.tasks", "2",
     "--meta.inner-steps", "2", "--rates", "3", "0.3", "--threads", "1",
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def run(out: pathlib.Path, *words: object) -> dict[str, Any]:
-    assert main(["run", "ct", *TINY, "--out", str(out), *map(str, words)]) == 0
-    found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
-    return found
+    return run_system("ct", TINY, out, *words)
 
 
 @pytest.fixture(scope="module")
@@ -51,25 +42,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return out
 
 
-def results(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {n: {k: v for k, v in row.items() if k != "seconds"} for n, row in metrics["starts"].items()}
-
-
-def values_of(folder: pathlib.Path, name: str) -> torch.Tensor:
-    return load_tensors(folder / "predictions" / f"{name}.safetensors")[0]["values"]
-
-
-def test_a_run_leaves_what_a_report_needs(finished):
-    metrics = json.loads((finished / "metrics.json").read_text())
-    assert list(metrics["starts"]) == ["standard", "matched", "shuffled", "meta", "fbp", "mean"]
+def test_a_run_writes_all_that_a_report_needs(finished):
+    metrics = metrics_of(finished)
+    assert list(metrics["initializations"]) == ["standard", "matched", "shuffled", "meta", "fbp", "mean"]
     for name in ("standard", "matched", "shuffled", "meta"):
-        row = metrics["starts"][name]
+        row = metrics["initializations"][name]
         assert list(row["curve"]) == ["0", "1", "2", "4"]
         assert list(row["fit"]) == ["0", "1", "2"]  # the losses before the steps that follow
         assert row["lr"] in (3.0, 0.3)
         assert all(len(values) == 2 for values in (*row["curve"].values(), row["after"]))
-    assert metrics["views"] == 6
-    assert not set(metrics["objects"]["train"]) & set(metrics["objects"]["test"])
+    assert metrics["projections"] == 6
+    assert not set(metrics["names"]["train"]) & set(metrics["names"]["test"])
     assert {p["kind"] for p in metrics["pictures"]} == {"sheet", "curve"}
     page = (finished / "report.html").read_text()
     assert page.count("data:image/") == 2
@@ -78,82 +61,73 @@ def test_a_run_leaves_what_a_report_needs(finished):
 
 
 def test_scores_are_those_of_the_pictures(finished):
-    metrics, truth = json.loads((finished / "metrics.json").read_text()), values_of(finished, "truth")
+    metrics, truth = metrics_of(finished), predictions(finished, "truth")
     assert truth.shape == (2, 16, 16, 1)
-    for name, row in metrics["starts"].items():
-        made = values_of(finished, name)
+    for name, row in metrics["initializations"].items():
+        made = predictions(finished, name)
         for k, step in enumerate((0, 4)[: len(made)]):
             exact = psnr(made[k] / 255, truth / 255, keep_first=True).tolist()
             assert row["curve"][str(step)] == pytest.approx(exact, abs=0.05)
     sinograms = project(truth[..., 0] / 255, even_angles(6))
     classical = back_project(sinograms, even_angles(6)).clamp(0, 1)
-    assert float((classical * 255 - values_of(finished, "fbp")[0, ..., 0]).abs().max()) < 3
+    assert float((classical * 255 - predictions(finished, "fbp")[0, ..., 0]).abs().max()) < 3
 
 
 def test_rates_are_judged_by_their_results(tmp_path, monkeypatch):
     monkeypatch.setattr(ct, "TUNED_ON", 1)
     found = run(tmp_path / "rates", "--initializations", "standard", "--rates", "1e-6", "3")
-    assert found["starts"]["standard"]["lr"] == 3.0  # the other stays where it began
+    assert found["initializations"]["standard"]["lr"] == 3.0  # the other stays where it began
     assert "curve" not in found["meta"]
-    assert not (tmp_path / "rates" / "start.safetensors").exists()
+    assert mf.load(tmp_path / "rates").initialization == "standard"
 
 
 def test_a_learned_start_serves_a_users_sinogram(finished):
-    start = load_ct_start(finished)
+    start = mf.load(finished)
     assert start.frequencies.shape == (8, 2)
-    assert start.steps == 4
-    truth, angles = values_of(finished, "truth")[..., 0] / 255, even_angles(6)
+    assert start.tuning["steps"] == 4
+    truth, angles = predictions(finished, "truth")[..., 0] / 255, even_angles(6)
     sinogram = project(truth[:1], angles)[0]
     field = start.adapt(sinogram.numpy(), angles.numpy())
-    kept = values_of(finished, "meta")[1, 0, ..., 0]
-    assert float((field.picture(16) * 255 - kept).abs().max()) < 1.5
-    assert field.picture(40).shape == (40, 40)
-    before = start.adapt(sinogram, angles, steps=0).picture(16)
-    assert float((before * 255 - values_of(finished, "meta")[0, 0, ..., 0]).abs().max()) < 1.0
+    kept = predictions(finished, "meta")[1, 0, ..., 0]
+    assert float((field.picture(16)[0, ..., 0] * 255 - kept).abs().max()) < 1.5
+    assert field.picture(40).shape == (1, 40, 40, 1)
+    before = start.adapt(sinogram, angles, steps=0).picture(16)[0, ..., 0]
+    assert float((before * 255 - predictions(finished, "meta")[0, 0, ..., 0]).abs().max()) < 1.0
     with pytest.raises(InputError, match=r"sinogram and angles must be \[V, N\] and \[V\]"):
         start.adapt(sinogram, angles[:3])
     with pytest.raises(InputError, match="must be finite"):
         start.adapt(sinogram / 0, angles)
     with pytest.raises(InputError, match="steps must be at least 0"):
         start.adapt(sinogram, angles, steps=-1)
-    with pytest.raises(InputError, match="size must be at least 1"):
+    with pytest.raises(InputError, match="height and width must be at least 1"):
         field.picture(0)
 
 
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     monkeypatch.setattr(frame, "SAVE_EVERY", 0.0)
-    whole, made = pixel_starts.ReptileStart.step, 0
-
-    def dying(learner: Any) -> None:
-        nonlocal made
-        if made == 3:
-            raise KeyboardInterrupt
-        made += 1
-        whole(learner)
-
-    monkeypatch.setattr(pixel_starts.ReptileStart, "step", dying)
+    steps = CountedCalls(monkeypatch, start_job.MetaTrainer, "step", limit=3)
     assert main(["run", "ct", *TINY, "--out", str(out)]) == 130
     assert not (out / "metrics.json").exists()
-    made = -3  # it dies no more, and counts what is left to be made
+    steps.limit = None
     assert main(["run", "ct", "--resume", str(out)]) == 0
-    assert made == 0  # 3 of 6: it went on, and did not start over
-    metrics, before = (json.loads((folder / "metrics.json").read_text()) for folder in (out, finished))
+    assert steps.count == 6  # it went on, and did not start over
+    metrics, before = (metrics_of(folder) for folder in (out, finished))
     assert results(metrics) == results(before)
-    ours, theirs = (load_tensors(folder / "start.safetensors")[0] for folder in (out, finished))
+    ours, theirs = (load_tensors(folder / "bank.safetensors")[0] for folder in (out, finished))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
 
 
 def test_exact_measurements_are_those_of_the_ellipses(tmp_path, monkeypatch):
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    inside = ct._Slices.measured
+    inside = ct.Slices.measured
 
     def spied(slices: Any, ids: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
         found = inside(slices, ids, angles)
         seen.append((angles, found))
         return found
 
-    monkeypatch.setattr(ct._Slices, "measured", spied)
+    monkeypatch.setattr(ct.Slices, "measured", spied)
     run(tmp_path / "exact", "--measured", "exact", "--initializations", "standard", "--jitter", "0.5")
     angles, found = seen[-1]  # of the test slices, the last of the family
     exact = phantom_projections(draw_phantoms(6, 0, 0.5)[4:], even_angles(6), 16)
@@ -168,8 +142,8 @@ def test_a_folder_of_slices(tmp_path):
         pixels[6 + k : 14 + k, 8:16] = 200
         Image.fromarray(pixels.numpy()).save(tmp_path / "in" / f"{k}.png")
     found = run(tmp_path / "out", "--data", tmp_path / "in", "--test", "1", "--initializations", "standard", "meta")
-    assert list(found["starts"]) == ["standard", "meta", "fbp", "mean"]
-    assert len(found["objects"]["test"]) == 1
+    assert list(found["initializations"]) == ["standard", "meta", "fbp", "mean"]
+    assert len(found["names"]["test"]) == 1
 
 
 def test_the_papers_numbers():

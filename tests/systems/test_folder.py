@@ -12,6 +12,7 @@ import yaml
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.systems.city.options import CityConfig, read_config
+from mclnf_fast.systems.common.config_file import with_options
 from mclnf_fast.systems.common.folder import RunFolder, plain
 
 
@@ -20,7 +21,10 @@ def folder(tmp_path: pathlib.Path) -> RunFolder:
 
 
 def test_a_configuration_survives_yaml():
-    config = CityConfig(data=pathlib.Path("a/b"), blocks=(2, 3), methods=("mim", "mod"), lr=3e-3, threads=2)
+    config = with_options(
+        CityConfig(),
+        {"data": pathlib.Path("a/b"), "blocks": (2, 3), "methods": ("mim", "mod"), "adapt.lr": 3e-3, "threads": 2},
+    )
     assert read_config(yaml.safe_load(yaml.safe_dump(plain(config)))) == config
     assert read_config(json.loads(json.dumps(plain(CityConfig())))) == CityConfig()
 
@@ -83,7 +87,7 @@ def test_a_write_that_fails_leaves_the_last_good_state(tmp_path, monkeypatch):
     assert not list(run.path.rglob("*.tmp"))
 
 
-def test_what_a_killed_process_left_is_cleared_and_nothing_else(tmp_path):
+def test_leftovers_of_a_killed_process_are_cleared_and_nothing_else(tmp_path):
     run = folder(tmp_path)
     run.save_state("a", {"x": torch.ones(2)}, {})
     left = run.path / "state" / ".a.safetensors.999999999.tmp"
@@ -96,7 +100,7 @@ def test_what_a_killed_process_left_is_cleared_and_nothing_else(tmp_path):
     assert run.load_state("a") is not None
 
 
-def test_discard_takes_away_what_create_made_and_no_more(tmp_path):
+def test_discard_removes_the_files_of_create_and_no_others(tmp_path):
     run = folder(tmp_path)
     run.discard()
     assert not run.path.exists()
@@ -106,7 +110,7 @@ def test_discard_takes_away_what_create_made_and_no_more(tmp_path):
     assert run.load_state("a") is not None
 
 
-def test_what_does_not_fit_names_the_file(tmp_path):
+def test_errors_name_the_file_that_does_not_fit(tmp_path):
     run = folder(tmp_path)
     wanted = r"resume: .*state/mim\.safetensors must be the state of this configuration"
     with pytest.raises(InputError, match=wanted), run.must_fit("mim"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import re
 from typing import Any
@@ -10,36 +9,27 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tiny_runs import CountedCalls, metrics_of, predictions, results, run_system
 
+import mclnf_fast as mf
 from mclnf_fast.cli import main
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.metrics import psnr
+from mclnf_fast.render.cameras import Cameras, look_at
 from mclnf_fast.systems.common import run as frame
-from mclnf_fast.systems.ct.field import load_ct_start
-from mclnf_fast.systems.image_start.field import load_start
 from mclnf_fast.systems.image_start.options import ImageStartConfig, defaults_of
-from mclnf_fast.systems.starts import pixels as pixel_starts
-from mclnf_fast.systems.starts import ray_field as single_view_start
+from mclnf_fast.systems.starts import job as start_job
 from mclnf_fast.systems.starts.options import preset_config
 
 TINY = [
     "--count", "5", "--test", "2", "--size", "16", "--steps", "4", "--width", "8", "--hidden-layers", "2", "--w0", "30",
-    "--adam-steps", "8", "--adam-lrs", "0.0001", "0.01", "--meta.steps", "6", "--meta.objects", "2", "--threads", "1",
+    "--adam-steps", "8", "--adam-lrs", "0.0001", "0.01", "--meta.steps", "6", "--meta.tasks", "2", "--threads", "1",
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def run(out: pathlib.Path, *words: object) -> dict[str, Any]:
-    assert main(["run", "image-start", *TINY, "--out", str(out), *map(str, words)]) == 0
-    found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
-    return found
+    return run_system("image-start", TINY, out, *words)
 
 
 @pytest.fixture(scope="module")
@@ -49,26 +39,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return out
 
 
-def results(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {n: {k: v for k, v in row.items() if k != "seconds"} for n, row in metrics["starts"].items()}
-
-
-def values_of(folder: pathlib.Path, name: str) -> torch.Tensor:
-    return load_tensors(folder / "predictions" / f"{name}.safetensors")[0]["values"]
-
-
-def test_a_run_leaves_what_a_report_needs(finished):
-    metrics = json.loads((finished / "metrics.json").read_text())
-    assert list(metrics["starts"]) == ["meta", "standard", "adam_0", "adam_1"]
+def test_a_run_writes_all_that_a_report_needs(finished):
+    metrics = metrics_of(finished)
+    assert list(metrics["initializations"]) == ["meta", "standard", "adam_0", "adam_1"]
     assert metrics["steps"] == [0, 1, 2, 4, 8]
     assert metrics["inner_steps"] == 2
-    assert list(metrics["starts"]["meta"]["curve"]) == ["0", "1", "2", "4"]
-    assert metrics["starts"]["meta"]["kept"] == [0, 1, 2, 4]
-    assert metrics["starts"]["adam_1"]["lr"] == 0.01
-    assert "reached" not in metrics["starts"]["meta"]
-    assert all(len(metrics["starts"][k]["reached"]) == 2 for k in ("standard", "adam_0", "adam_1"))
+    assert list(metrics["initializations"]["meta"]["curve"]) == ["0", "1", "2", "4"]
+    assert metrics["initializations"]["meta"]["kept"] == [0, 1, 2, 4]
+    assert metrics["initializations"]["adam_1"]["lr"] == 0.01
+    assert "reached" not in metrics["initializations"]["meta"]
+    assert all(len(metrics["initializations"][k]["reached"]) == 2 for k in ("standard", "adam_0", "adam_1"))
     assert metrics["meta"]["curve"][-1][0] == 6
-    assert not set(metrics["objects"]["train"]) & set(metrics["objects"]["test"])
+    assert not set(metrics["names"]["train"]) & set(metrics["names"]["test"])
     assert {p["kind"] for p in metrics["pictures"]} == {"sheet", "curve"}
     page = (finished / "report.html").read_text()
     assert page.count("data:image/") == 2
@@ -76,21 +58,21 @@ def test_a_run_leaves_what_a_report_needs(finished):
     assert not re.search(r"(src|href)=\"http", page)
 
 
-def test_scores_and_what_matches_them(finished):
+def test_scores_agree_with_the_stored_pictures(finished):
     """PSNR from the kept pictures, to their 8 bits and where nothing is clipped; and all steps are whole images'."""
-    metrics = json.loads((finished / "metrics.json").read_text())
-    truth = values_of(finished, "truth")
+    metrics = metrics_of(finished)
+    truth = predictions(finished, "truth")
     assert truth.shape == (2, 16, 16, 3)
-    for name, row in metrics["starts"].items():
+    for name, row in metrics["initializations"].items():
         for k, step in enumerate(row["kept"]):
-            made = values_of(finished, name)[k]
+            made = predictions(finished, name)[k]
             exact = psnr(made / 255, truth / 255, keep_first=True).tolist()
             assert row["curve"][str(step)] == pytest.approx(exact, abs=0.3)
         fit = {step: [-10 * torch.tensor(v).log10().item() for v in values] for step, values in row["fit"].items()}
         assert all(row["curve"][step] == pytest.approx(fit[step], abs=1e-3) for step in fit)
-    target = metrics["starts"]["meta"]["curve"]["2"]
+    target = metrics["initializations"]["meta"]["curve"]["2"]
     for name in ("standard", "adam_0", "adam_1"):
-        row = metrics["starts"][name]
+        row = metrics["initializations"][name]
         for image, reached in enumerate(row["reached"]):
             logged = {int(s): values[image] for s, values in row["curve"].items() if int(s) < row["steps"]}
             if reached is None:
@@ -100,15 +82,15 @@ def test_scores_and_what_matches_them(finished):
 
 
 def test_two_steps_are_those_of_the_learned_start(finished):
-    start = load_start(finished)
-    assert (start.steps, start.lr, start.spec.w0) == (2, 0.05, 30.0)
-    truth = values_of(finished, "truth")
+    start = mf.load(finished)
+    assert (start.tuning["steps"], start.tuning["lr"], start.bank.spec.w0) == (2, 0.05, 30.0)
+    truth = predictions(finished, "truth")
     one = start.adapt(truth[0].numpy())
-    kept = values_of(finished, "meta")
-    assert float((one.render(16, 16) * 255 - kept[2, 0]).abs().max()) < 1.0
-    assert float((start.adapt(truth[0], steps=0).render(16, 16) * 255 - kept[0, 0]).abs().max()) < 1.0
-    assert one.render(5, 40).shape == (5, 40, 3)
-    assert start.adapt(torch.rand(7, 9, 3)).render(7, 9).shape == (7, 9, 3)
+    kept = predictions(finished, "meta")
+    assert float((one.picture(16, 16)[0] * 255 - kept[2, 0]).abs().max()) < 1.0
+    assert float((start.adapt(truth[0], steps=0).picture(16, 16)[0] * 255 - kept[0, 0]).abs().max()) < 1.0
+    assert one.picture(5, 40).shape == (1, 5, 40, 3)
+    assert start.adapt(torch.rand(7, 9, 3)).picture(7, 9).shape == (1, 7, 9, 3)
     with pytest.raises(InputError, match=r"image must be \[H, W, 3\]"):
         start.adapt(truth[0, ..., 0])
     with pytest.raises(InputError, match=r"image must be finite and in 0 ... 1"):
@@ -116,40 +98,33 @@ def test_two_steps_are_those_of_the_learned_start(finished):
     with pytest.raises(InputError, match="steps must be at least 0, got -1"):
         start.adapt(truth[0], steps=-1)
     with pytest.raises(InputError, match="height and width must be at least 1"):
-        one.render(0, 4)
+        one.picture(0, 4)
 
 
 def test_a_start_of_another_system_is_refused(finished, tmp_path):
-    with pytest.raises(InputError, match="run must be the folder of a run of ct, got one of image-start"):
-        load_ct_start(finished)
-    with pytest.raises(InputError, match="of a run of single-view or photos, got one of image-start"):
-        single_view_start.load_start(finished)
-    with pytest.raises(InputError, match=r"run of image-start with start\.safetensors in it"):
-        load_start(tmp_path)
+    learned = mf.load(finished)
+    camera = Cameras(look_at(torch.tensor([[0.0, 0.0, 4.0]]), torch.zeros(1, 3)), 8.0, 8.0, 4.0, 4.0, 8, 8)
+    with pytest.raises(InputError, match="render serves results that are rendered along rays, got one of image-start"):
+        learned.render(camera)
+    with pytest.raises(InputError, match="data and view must be an image of a result of image-start"):
+        learned.adapt(torch.rand(4, 4, 3), camera)
+    with pytest.raises(InputError, match=r"with bank\.safetensors in it"):
+        mf.load(tmp_path)
 
 
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     monkeypatch.setattr(frame, "SAVE_EVERY", 0.0)
-    whole, made = pixel_starts.ReptileStart.step, 0
-
-    def dying(learner: Any) -> None:
-        nonlocal made
-        if made == 3:
-            raise KeyboardInterrupt
-        made += 1
-        whole(learner)
-
-    monkeypatch.setattr(pixel_starts.ReptileStart, "step", dying)
+    steps = CountedCalls(monkeypatch, start_job.MetaTrainer, "step", limit=3)
     assert main(["run", "image-start", *TINY, "--out", str(out)]) == 130
     assert not (out / "metrics.json").exists()
-    made = -3  # it dies no more, and counts what is left to be made
+    steps.limit = None
     assert main(["run", "image-start", "--resume", str(out)]) == 0
-    assert made == 0  # 3 of 6: it went on, and did not start over
-    metrics, before = (json.loads((folder / "metrics.json").read_text()) for folder in (out, finished))
+    assert steps.count == 6  # it went on, and did not start over
+    metrics, before = (metrics_of(folder) for folder in (out, finished))
     assert results(metrics) == results(before)
     assert metrics["meta"]["curve"] == before["meta"]["curve"]
-    ours, theirs = (load_tensors(folder / "start.safetensors")[0] for folder in (out, finished))
+    ours, theirs = (load_tensors(folder / "bank.safetensors")[0] for folder in (out, finished))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
 
 
@@ -161,8 +136,8 @@ def test_a_folder_of_pictures(tmp_path):
         Image.fromarray(pixels.numpy()).save(tmp_path / "in" / f"{k}.png")
     found = run(tmp_path / "out", "--data", tmp_path / "in", "--test", "1")
     assert found["size"] == [16, 16]
-    assert len(found["objects"]["test"]) == 1
-    assert found["objects"]["test"][0].endswith(".png")
+    assert len(found["names"]["test"]) == 1
+    assert found["names"]["test"][0].endswith(".png")
 
 
 def test_the_papers_numbers():
@@ -175,7 +150,7 @@ def test_the_papers_numbers():
     assert config.data.size == 178
     meta = config.meta
     assert (meta.algorithm, meta.first_order, meta.inner_lr, meta.inner_steps) == ("maml", False, 1e-2, 2)
-    assert (meta.outer_lr, meta.objects, meta.steps) == (1e-5, 3, 150_000)
+    assert (meta.outer_lr, meta.tasks, meta.steps) == (1e-5, 3, 150_000)
     assert 1e-4 in config.adam_lrs
     assert defaults_of("image-start", ["--preset=paper"]) == config
     assert defaults_of("image-start", ["--quick"]).run.quick

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import re
 from typing import Any
@@ -11,40 +10,33 @@ import pytest
 import torch
 from PIL import Image
 from tiny_photos import write_photos
+from tiny_runs import CountedCalls, metrics_of, predictions, run_system
 
+import mclnf_fast as mf
 from mclnf_fast import data
+from mclnf_fast.artifacts import interpolate
 from mclnf_fast.cli import main
 from mclnf_fast.data.photos import split_counts
 from mclnf_fast.data.procedural.place.place import place_cameras
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
-from mclnf_fast.learn.meta.reptile_start import ReptileStart
+from mclnf_fast.learn.meta.trainer import MetaTrainer
 from mclnf_fast.learn.params import interpolated
 from mclnf_fast.metrics import psnr
 from mclnf_fast.systems.common import run as run_frame
 from mclnf_fast.systems.photos.options import PhotosConfig, defaults_of
 from mclnf_fast.systems.starts.options import preset_config
-from mclnf_fast.systems.starts.ray_field import interpolate, load_start
 
 TINY = [
     "--photos", "9", "--test", "3", "--validation", "2", "--size", "12", "--steps", "4", "--adapt.batch", "16",
-    "--width", "8", "--hidden-layers", "2", "--samples-per-ray", "8", "--meta-rays", "8",
-    "--meta.steps", "6", "--meta.objects", "2", "--meta.inner-steps", "2",
+    "--width", "8", "--hidden-layers", "2", "--samples-per-ray", "8", "--meta.batch", "8",
+    "--meta.steps", "6", "--meta.tasks", "2", "--meta.inner-steps", "2",
     "--match-steps", "5", "--check-every", "3", "--frames", "3", "--threads", "1",
 ]  # fmt: skip
 
 
 def run(out: pathlib.Path, *words: object) -> dict[str, Any]:
-    assert main(["run", "photos", *TINY, "--out", str(out), *map(str, words)]) == 0
-    found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
-    return found
-
-
-@pytest.fixture(autouse=True, scope="module")
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+    return run_system("photos", TINY, out, *words)
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +51,15 @@ def sets() -> data.PhotoSets:
     return data.procedural_photos(9, test=3, validation=2, size=12)
 
 
-def values(folder: pathlib.Path, name: str) -> torch.Tensor:
-    return load_tensors(folder / "predictions" / f"{name}.safetensors")[0]["values"]
-
-
 def adapted(folder: pathlib.Path, kind: str) -> tuple[torch.Tensor, ...]:
     tensors = load_tensors(folder / "state" / "adapted_meta.safetensors")[0]
     return tuple(tensors[f"{kind}.{i}"] for i in range(sum(k.startswith(kind) for k in tensors)))
 
 
-def test_a_run_leaves_what_a_report_needs(finished):
-    metrics = json.loads((finished / "metrics.json").read_text())
-    assert list(metrics["starts"]) == ["standard", "matched", "shuffled", "meta"]
-    for row in metrics["starts"].values():
+def test_a_run_writes_all_that_a_report_needs(finished):
+    metrics = metrics_of(finished)
+    assert list(metrics["initializations"]) == ["standard", "matched", "shuffled", "meta"]
+    for row in metrics["initializations"].values():
         assert list(row["curve"]) == ["0", "1", "2", "4"]
         assert all(len(row[key]) == 3 for key in ("after", "input", "whole", "others"))
         assert list(row["between"]) == list(row["faded"]) == ["0.0", "0.25", "0.5", "0.75", "1.0"]
@@ -88,10 +76,10 @@ def test_a_run_leaves_what_a_report_needs(finished):
 
 
 def test_scores_are_those_of_the_pictures(finished, sets):
-    metrics = json.loads((finished / "metrics.json").read_text())["starts"]["meta"]
-    truth = values(finished, "truth")
+    metrics = metrics_of(finished)["initializations"]["meta"]
+    truth = predictions(finished, "truth")
     assert torch.equal(truth, torch.cat([photo.images[..., :3] for photo in sets.test]))
-    before, left, whole = values(finished, "meta") / 255
+    before, left, whole = predictions(finished, "meta") / 255
     for pictures, columns, known in (
         (before, slice(6, 12), metrics["curve"]["0"]),
         (left, slice(6, 12), metrics["after"]),
@@ -116,20 +104,20 @@ def test_right_halves_are_never_learned_from(finished, tmp_path, monkeypatch, se
     found = run(tmp_path / "torn", "--initializations", "meta", "--others", 0, "--frames", 2)
     assert all(torch.equal(a, b) for a, b in zip(adapted(finished, "left"), adapted(tmp_path / "torn", "left")))
     assert not torch.equal(adapted(finished, "whole")[0], adapted(tmp_path / "torn", "whole")[0])
-    row = json.loads((finished / "metrics.json").read_text())["starts"]["meta"]
-    assert found["starts"]["meta"]["input"] == row["input"]
-    assert found["starts"]["meta"]["after"] != row["after"]
+    row = metrics_of(finished)["initializations"]["meta"]
+    assert found["initializations"]["meta"]["input"] == row["input"]
+    assert found["initializations"]["meta"]["after"] != row["after"]
 
 
 def test_between_two_fields_the_ends_are_theirs(finished, sets):
-    start = load_start(finished)
+    start = mf.load(finished)
     assert start.scale == pytest.approx(2.0 / (1.2 * 42.0))
     a, b = (start.adapt(photo.images[0, ..., :3].numpy(), photo.cameras) for photo in sets.test[:2])
     ways = interpolate(a, b, (0.0, 0.3, 1.0))
-    for i, (p, q) in enumerate(zip(a.params, b.params)):
-        assert torch.equal(ways.params[i][0].view(torch.int32), p[0].view(torch.int32))
-        assert torch.equal(ways.params[i][2].view(torch.int32), q[0].view(torch.int32))
-        assert torch.allclose(ways.params[i][1], 0.7 * p[0] + 0.3 * q[0], atol=1e-6)
+    for w, p, q in zip(ways.bank.stacked, a.bank.stacked, b.bank.stacked):
+        assert torch.equal(w[0].view(torch.int32), p[0].view(torch.int32))
+        assert torch.equal(w[2].view(torch.int32), q[0].view(torch.int32))
+        assert torch.allclose(w[1], 0.7 * p[0] + 0.3 * q[0], atol=1e-6)
     seen = place_cameras(3, 12, 9, 5)
     pictures = ways.render_each(seen)
     assert torch.equal(pictures[0], a.render(seen[:1])[0])
@@ -137,9 +125,9 @@ def test_between_two_fields_the_ends_are_theirs(finished, sets):
     assert torch.equal(interpolate(a, b, 0.3).render(seen[1:2])[0], pictures[1])
     with pytest.raises(InputError, match="weights must be at least one finite number"):
         interpolate(a, b, float("nan"))
-    with pytest.raises(InputError, match="a and b must be one field each, got 3 and 1"):
+    with pytest.raises(InputError, match="a and b must be one module each"):
         interpolate(ways, b, 0.5)
-    with pytest.raises(InputError, match="cameras must be 3, one an object, got 1"):
+    with pytest.raises(InputError, match="cameras must be 3, one per object, got 1"):
         ways.render_each(seen[:1])
 
 
@@ -154,24 +142,15 @@ def test_ends_keep_the_sign_of_zero():
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     monkeypatch.setattr(run_frame, "SAVE_EVERY", 0.0)
-    whole, made = ReptileStart.step, 0
-
-    def dying(learner: Any) -> None:
-        nonlocal made
-        if made == 4:
-            raise KeyboardInterrupt
-        made += 1
-        whole(learner)
-
-    monkeypatch.setattr(ReptileStart, "step", dying)
+    steps = CountedCalls(monkeypatch, MetaTrainer, "step", limit=4)
     assert main(["run", "photos", *TINY, "--initializations", "standard", "meta", "--out", str(out)]) == 130
-    made = -2  # it dies no more, and counts what is left to be made
+    steps.limit = None
     assert main(["run", "photos", "--resume", str(out)]) == 0
-    assert made == 0
-    ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (out, finished))
-    assert list(ours["starts"]) == ["standard", "meta"]
-    for name, row in ours["starts"].items():
-        assert {**row, "seconds": 0} == {**theirs["starts"][name], "seconds": 0}
+    assert steps.count == 6
+    ours, theirs = (metrics_of(folder) for folder in (out, finished))
+    assert list(ours["initializations"]) == ["standard", "meta"]
+    for name, row in ours["initializations"].items():
+        assert {**row, "seconds": 0} == {**theirs["initializations"][name], "seconds": 0}
     assert ours["meta"]["checks"] == theirs["meta"]["checks"]
 
 
@@ -180,10 +159,10 @@ def test_a_folder_without_a_truth(tmp_path):
     found = run(
         tmp_path / "run", "--data", tmp_path / "data", "--test", 2, "--validation", 0, "--initializations", "meta"
     )
-    row = found["starts"]["meta"]
+    row = found["initializations"]["meta"]
     assert "others" not in row
     assert "between" not in row
-    assert found["meta"]["checks"] == []
+    assert "checks" not in found["meta"]
     assert {p["kind"] for p in found["pictures"]} == {"sheet", "strip", "way", "curve"}
 
 
@@ -192,14 +171,14 @@ def test_the_papers_numbers():
     assert config.field.spec.num_parameters == 295_172
     assert config.field.spec.encoding.out_dim(3) == 120
     meta = config.meta
-    assert (meta.steps, meta.objects, meta.inner_steps, meta.inner_lr, meta.outer_lr) == (150_000, 1, 64, 1.0, 5e-4)
+    assert (meta.steps, meta.tasks, meta.inner_steps, meta.inner_lr, meta.outer_lr) == (150_000, 1, 64, 1.0, 5e-4)
     assert meta.algorithm == "reptile"
-    rates = (config.meta_rays, config.adapt.batch, config.field.samples_per_ray, config.steps, config.adapt.lr)
+    rates = (config.meta.batch, config.adapt.batch, config.field.samples_per_ray, config.steps, config.adapt.lr)
     assert rates == (64, 64, 128, 256, 1.0)
     settings, scale = config.field.settings(10.0, 20.0, "auto")
     assert scale == 0.05
     assert (settings.near, settings.far) == pytest.approx((0.05 * 9.0, 0.05 * 24.0))
-    assert settings.background == "field"
+    assert settings.shading.background == "last_sample"
     assert split_counts(1000, config.data.test, config.data.validation) == (20, 5)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import re
 from typing import Any
@@ -11,24 +10,24 @@ import pytest
 import tiny_objects
 import torch
 from PIL import Image
+from tiny_runs import CountedCalls, metrics_of, results, run_system
 
 import mclnf_fast as mf
 from mclnf_fast import data as object_data
 from mclnf_fast.cli import main
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
-from mclnf_fast.learn.meta.reptile_start import ReptileStart
+from mclnf_fast.learn.meta.trainer import MetaTrainer
 from mclnf_fast.metrics import psnr
 from mclnf_fast.render.objects import on_white
 from mclnf_fast.systems.common import run as run_frame
 from mclnf_fast.systems.single_view import job as single_view
 from mclnf_fast.systems.single_view.options import SingleViewConfig, ViewOptions, defaults_of, single_view_preset
-from mclnf_fast.systems.starts.ray_field import load_start
 
 TINY = [
     "--objects", "5", "--test", "2", "--views", "6", "--size", "12", "--steps", "4", "--adapt.batch", "16",
-    "--width", "8", "--hidden-layers", "2", "--samples-per-ray", "8", "--meta-rays", "8",
-    "--meta.steps", "6", "--meta.objects", "2", "--meta.inner-steps", "2",
+    "--width", "8", "--hidden-layers", "2", "--samples-per-ray", "8", "--meta.batch", "8",
+    "--meta.steps", "6", "--meta.tasks", "2", "--meta.inner-steps", "2",
     "--match-steps", "5", "--curve-views", "2", "--orbit-frames", "5",
     "--threads", "1",
 ]  # fmt: skip
@@ -36,17 +35,13 @@ TINY = [
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_objects():
-    threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(object_data, "procedural_cars", tiny_objects.procedural_cars)
         yield
-    torch.set_num_threads(threads)
 
 
 def run(out: pathlib.Path, *words: object) -> dict[str, Any]:
-    assert main(["run", "single-view", *TINY, "--out", str(out), *map(str, words)]) == 0
-    found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
-    return found
+    return run_system("single-view", TINY, out, *words)
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +51,17 @@ def finished(quick_objects: None, tmp_path_factory: pytest.TempPathFactory) -> p
     return out
 
 
-def results(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {n: {k: v for k, v in row.items() if k != "seconds"} for n, row in metrics["starts"].items()}
-
-
-def test_a_run_leaves_what_a_report_needs(finished):
-    metrics = json.loads((finished / "metrics.json").read_text())
-    assert list(metrics["starts"]) == ["standard", "matched", "shuffled", "meta"]
+def test_a_run_writes_all_that_a_report_needs(finished):
+    metrics = metrics_of(finished)
+    assert list(metrics["initializations"]) == ["standard", "matched", "shuffled", "meta"]
     assert metrics["steps"] == [0, 1, 2, 4]
-    for row in metrics["starts"].values():
+    for row in metrics["initializations"].values():
         assert list(row["curve"]) == ["0", "1", "2", "4"]
         assert all(len(values) == 2 for values in (*row["curve"].values(), row["after"], row["input"]))
     assert metrics["views"]["tested"] == [5, 5]  # all but the one learned from
     assert metrics["views"]["curve"] == [[2, 4], [2, 4]]
     assert metrics["meta"]["curve"][-1][0] == 6
-    assert not set(metrics["objects"]["train"]) & set(metrics["objects"]["test"])
+    assert not set(metrics["names"]["train"]) & set(metrics["names"]["test"])
     assert {p["kind"] for p in metrics["pictures"]} == {"sheet", "turntable", "orbit", "curve"}
     page = (finished / "report.html").read_text()
     assert page.count("data:image/") == 4
@@ -82,7 +73,7 @@ def test_a_run_leaves_what_a_report_needs(finished):
 
 def test_scores_are_those_of_the_pictures(finished):
     """The PSNR over all other views, from the pictures that the run has kept: to their 8 bits."""
-    metrics = json.loads((finished / "metrics.json").read_text())
+    metrics = metrics_of(finished)
     truth = load_tensors(finished / "predictions" / "truth.safetensors")[0]["values"]
     sets = tiny_objects.procedural_cars(5, 2, views=6, size=12)
     assert truth.shape == (2, 6, 12, 12, 3)
@@ -90,48 +81,39 @@ def test_scores_are_those_of_the_pictures(finished):
     for name in ("standard", "meta"):
         before, after = load_tensors(finished / "predictions" / f"{name}.safetensors")[0]["values"] / 255
         exact = [float(psnr(after[o, 1:], truth[o, 1:] / 255, keep_first=True).mean()) for o in range(2)]
-        assert metrics["starts"][name]["after"] == pytest.approx(exact, abs=0.02)
+        assert metrics["initializations"][name]["after"] == pytest.approx(exact, abs=0.02)
         own = [float(psnr(after[o, 0], truth[o, 0] / 255)) for o in range(2)]
-        assert metrics["starts"][name]["input"] == pytest.approx(own, abs=0.02)
+        assert metrics["initializations"][name]["input"] == pytest.approx(own, abs=0.02)
         for pictures, step in ((before, "0"), (after, "4")):
             some = [float(psnr(pictures[o, [2, 4]], truth[o, [2, 4]] / 255, keep_first=True).mean()) for o in range(2)]
-            assert metrics["starts"][name]["curve"][step] == pytest.approx(some, abs=0.02)
+            assert metrics["initializations"][name]["curve"][step] == pytest.approx(some, abs=0.02)
 
 
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     monkeypatch.setattr(run_frame, "SAVE_EVERY", 0.0)
-    whole, made = ReptileStart.step, 0
-
-    def dying(learner: Any) -> None:
-        nonlocal made
-        if made == 3:
-            raise KeyboardInterrupt
-        made += 1
-        whole(learner)
-
-    monkeypatch.setattr(ReptileStart, "step", dying)
+    steps = CountedCalls(monkeypatch, MetaTrainer, "step", limit=3)
     words = ["run", "single-view", *TINY, "--out", str(out)]
     assert main(words) == 130
     assert not (out / "metrics.json").exists()
     assert int(load_tensors(out / "state" / "meta.safetensors")[0]["outer_steps"]) == 3
-    made = -3  # it dies no more, and counts what is left to be made
+    steps.limit = None
     assert main(["run", "single-view", "--resume", str(out)]) == 0
-    assert made == 0  # 3 of 6: it went on, and did not start over
-    metrics = json.loads((out / "metrics.json").read_text())
-    before = json.loads((finished / "metrics.json").read_text())
+    assert steps.count == 6  # it went on, and did not start over
+    metrics = metrics_of(out)
+    before = metrics_of(finished)
     assert results(metrics) == results(before)
     assert metrics["meta"]["curve"] == before["meta"]["curve"]
-    for file in ("start.safetensors", "state/adapted_meta.safetensors"):
+    for file in ("bank.safetensors", "state/adapted_meta.safetensors"):
         ours, theirs = (load_tensors(folder / file)[0] for folder in (out, finished))
         assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
     assert metrics["command"].endswith(str(out))
 
 
 def test_a_learned_start_serves_a_users_photo(finished, tmp_path):
-    start = load_start(finished)
-    assert start.spec.width == 8
-    assert start.steps == 4
+    start = mf.load(finished)
+    assert start.bank.spec.width == 8
+    assert start.tuning["steps"] == 4
     thing = tiny_objects.procedural_cars(5, 2, views=6, size=12).test[0]
     field = start.adapt(thing.images[0].numpy(), thing.cameras[:1], seed=0)
     pictures = field.render(thing.cameras[1:3])
@@ -143,12 +125,12 @@ def test_a_learned_start_serves_a_users_photo(finished, tmp_path):
     assert start.adapt(plain, thing.cameras[:1]).render(thing.cameras[1:3]).shape == pictures.shape
     both = start.adapt(thing.images[:2], thing.cameras[:2])
     assert not torch.equal(both.render(thing.cameras[1:3]), pictures)
-    with pytest.raises(InputError, match="camera must be 1, one a picture, got 2"):
+    with pytest.raises(InputError, match="camera must be 1, one per picture, got 2"):
         start.adapt(thing.images[0], thing.cameras[:2])
     with pytest.raises(InputError, match="image must be uint8"):
         start.adapt(thing.images[0].float(), thing.cameras[:1])
-    with pytest.raises(InputError, match=r"with start\.safetensors in it"):
-        load_start(tmp_path)
+    with pytest.raises(InputError, match=r"with bank\.safetensors in it"):
+        mf.load(tmp_path)
 
 
 def test_the_texts_numbers():
@@ -156,7 +138,7 @@ def test_the_texts_numbers():
     assert config.field.spec.num_parameters == 295_172
     assert config.field.spec.encoding.out_dim(3) == 120
     assert (config.meta.inner_steps, config.meta.inner_lr, config.meta.outer_lr) == (32, 0.5, 5e-5)
-    assert (config.meta.objects, config.meta.steps, config.steps, config.adapt.rate, config.adapt.batch) == (
+    assert (config.meta.tasks, config.meta.steps, config.steps, config.adapt.rate, config.adapt.batch) == (
         1,
         100_000,
         1000,
@@ -181,13 +163,13 @@ def test_the_notebooks_convention_learns_from_25_views_and_tests_on_the_others(t
     assert found["views"]["curve"] == [[4, 5], [4, 5]]
     assert found["views"]["tested"] == [2, 2]
     assert [step for step, _ in found["meta"]["checks"]] == [3, 6]
-    assert list(found["starts"]) == ["meta"]
+    assert list(found["initializations"]) == ["meta"]
 
 
 def test_a_standard_start_alone_needs_no_meta_training(tmp_path):
     found = run(tmp_path / "standard", "--initializations", "standard")
     assert "curve" not in found["meta"]
-    assert not (tmp_path / "standard" / "start.safetensors").exists()
+    assert mf.load(tmp_path / "standard").initialization == "standard"
 
 
 def test_a_random_starts_density_can_be_raised(tmp_path):
@@ -206,7 +188,7 @@ def test_a_random_starts_density_can_be_raised(tmp_path):
         )
         before.append(load_tensors(tmp_path / bias / "predictions" / "standard.safetensors")[0]["values"][0])
     assert bool((before[0] == 255).all())  # nothing before white
-    assert float(before[1].float().mean()) < 160  # opaque, of whatever colours
+    assert float(before[1].float().mean()) < 160  # opaque, of whatever colors
 
 
 @pytest.mark.parametrize(
@@ -219,7 +201,7 @@ def test_a_random_starts_density_can_be_raised(tmp_path):
         (["--views", "1"], ["views must be at least 2", "got 1"]),
         (["--adapt.lr", "nan"], ["adapt.lr must be above 0", "nan"]),
         (["--meta.outer-lr", "0"], ["meta.outer_lr must be above 0", "0"]),
-        (["--meta.objects", "0"], ["meta.objects must be at least 1", "0"]),
+        (["--meta.tasks", "0"], ["meta.tasks must be at least 1", "0"]),
         (["--initializations", "meta", "meta"], ["initializations must name different", "meta, meta"]),
         (["--density-bias", "nan"], ["density-bias must be finite", "nan"]),
         (["--seed", "-1"], ["seed must lie in", "-1"]),

@@ -11,6 +11,7 @@ import pytest
 import tiny_objects
 import torch
 from PIL import Image
+from tiny_runs import run_system
 
 from mclnf_fast.cli import main
 from mclnf_fast.data.objects import ObjectViews, turntable
@@ -19,6 +20,7 @@ from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.render import RenderSettings
 from mclnf_fast.render.objects import ObjectPool, on_white
 from mclnf_fast.render.orbit import nearest, orbit
+from mclnf_fast.report.record import Orbit
 from mclnf_fast.report.starts import single_view as report
 from mclnf_fast.spec import FieldSpec, LogFrequency
 from mclnf_fast.systems.single_view import job as single_view
@@ -30,13 +32,6 @@ TINY = [
     "--size", str(SIZE), "--steps", "4", "--adapt.batch", "16", "--width", "8", "--hidden-layers", "2",
     "--samples-per-ray", "8", "--curve-views", "2", "--orbit-frames", "6", "--threads", "1",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def scene(root: pathlib.Path, counts: dict[str, int], test_seed: int = 0) -> pathlib.Path:
@@ -63,9 +58,7 @@ def scene(root: pathlib.Path, counts: dict[str, int], test_seed: int = 0) -> pat
 
 
 def run(out: pathlib.Path, *words: object) -> dict[str, Any]:
-    assert main(["run", "single-view", *TINY, "--out", str(out), *map(str, words)]) == 0
-    found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
-    return found
+    return run_system("single-view", TINY, out, *words)
 
 
 def learned(out: pathlib.Path) -> dict[str, torch.Tensor]:
@@ -73,7 +66,7 @@ def learned(out: pathlib.Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("inputs", ["all", "3"])
-def test_what_is_learned_does_not_depend_on_the_test_views(tmp_path, inputs, monkeypatch):
+def test_learning_does_not_depend_on_the_test_views(tmp_path, inputs, monkeypatch):
     counts = {"train": 7, "test": 3}
     plain, noise = scene(tmp_path / "a", counts), scene(tmp_path / "b", counts, test_seed=1)
     words = [
@@ -93,8 +86,8 @@ def test_what_is_learned_does_not_depend_on_the_test_views(tmp_path, inputs, mon
     second = run(tmp_path / "two", "--data", noise, *words)
     ours, theirs = learned(tmp_path / "one"), learned(tmp_path / "two")
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
-    assert first["starts"]["standard"]["after"] != second["starts"]["standard"]["after"]
-    assert first["starts"]["standard"]["input"] == second["starts"]["standard"]["input"]
+    assert first["initializations"]["standard"]["after"] != second["initializations"]["standard"]["after"]
+    assert first["initializations"]["standard"]["input"] == second["initializations"]["standard"]["input"]
     assert first["views"]["known"] == [7 if inputs == "all" else 3]
     assert first["views"]["tested"] == [3]
     assert first["views"]["curve"] == [[7, 9]]
@@ -106,7 +99,7 @@ def test_what_is_learned_does_not_depend_on_the_test_views(tmp_path, inputs, mon
     run(tmp_path / "three", "--data", changed, *words)
     other = learned(tmp_path / "three")
     assert not all(torch.equal(ours[k], other[k]) for k in ours)
-    assert first["objects"] == {"train": [], "test": ["a"]}
+    assert first["names"] == {"test": ["a"]}
     page = (tmp_path / "one" / "report.html").read_text()
     assert "Fields of objects are learned from" in page
     assert "views learned from" in page
@@ -138,7 +131,7 @@ def test_without_objects_to_learn_from_only_the_standard_start_serves(tmp_path, 
     data = scene(tmp_path / "a", {"train": 4, "test": 2})
     assert main(["run", "single-view", *TINY, "--data", str(data), "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
-    assert "initializations must be standard alone where the data holds no object to learn a start from" in error
+    assert "initializations must be standard alone if the data holds no object to learn one from" in error
     assert not (tmp_path / "run").exists()
 
 
@@ -229,7 +222,7 @@ def test_the_turn_is_rendered_where_it_can_be_and_else_the_nearest_view_is_shown
     near = nearest(plain.cameras, orbit(plain.cameras, 12))
     assert len(set(near.tolist())) == 6
     assert torch.equal(show.true_turn(), (on_white(plain.images[near]) * 255).round().to(torch.uint8))
-    assert show.about() == {"object": "thing", "frames": 12, "rendered": False}
+    assert show.about() == Orbit("thing", 12, rendered=False)
     asked = []
 
     def render(cameras):

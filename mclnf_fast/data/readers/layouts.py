@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,13 +64,24 @@ class Layout:
 
 
 def bases(path: Path) -> list[Path]:
-    """Return `path`, and the only folder inside of it when there is exactly one."""
+    """Return `path`, and the only folder inside of it when there is exactly one.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder, "archive").mkdir()
+    ...     print([path.name for path in bases(Path(folder))[1:]])
+    ['archive']
+    """
     inside = folders_in(path)
     return [path, inside[0]] if len(inside) == 1 else [path]
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """Return the folders in `folder` by name, hidden ones left out; none when it cannot be listed."""
+    """Return the folders in `folder` by name, hidden ones left out; none when it cannot be listed.
+
+    >>> folders_in(Path("no such folder"))
+    []
+    """
     try:
         return sorted(
             path for path in folder.iterdir() if os.path.isdir(path) and not path.name.startswith((".", "__MACOSX"))
@@ -86,6 +97,13 @@ def walk(root: Path, endings: Sequence[str]) -> list[Path]:
 
     Raises:
         InputError: a folder cannot be listed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("a.png", "b.PNG", ".hidden.png", "c.txt"):
+    ...         Path(folder, name).touch()
+    ...     print([path.name for path in walk(Path(folder), IMAGES)])
+    ['a.png', 'b.PNG']
     """
     return sorted(_files(root, endings), key=lambda path: path.relative_to(root).parts)
 
@@ -97,6 +115,13 @@ def any_file(root: Path, endings: Sequence[str], stem: str = ".*") -> bool:
 
     Raises:
         InputError: there is none among the folders that can be listed, and one cannot be.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("a.png", "b.PNG", ".hidden.png", "c.txt"):
+    ...         Path(folder, name).touch()
+    ...     print(any_file(Path(folder), IMAGES, "b"), any_file(Path(folder), SOUNDS))
+    True False
     """
     return any(re.fullmatch(stem, path.stem) for path in _files(root, endings))
 
@@ -122,7 +147,15 @@ def _files(root: Path, endings: Sequence[str]) -> Iterator[Path]:
 
 
 def data_files(root: Path, folder: Path, kind: SignalKind) -> list[DataFile]:
-    """Return the files of one kind below `folder`, named by their paths below `root`."""
+    """Return the files of one kind below `folder`, named by their paths below `root`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("a.png", "b.PNG", ".hidden.png", "c.txt"):
+    ...         Path(folder, name).touch()
+    ...     print([file.name for file in data_files(Path(folder), Path(folder), "image")])
+    ['a.png', 'b.PNG']
+    """
     return [DataFile(path, path.relative_to(root).as_posix()) for path in walk(folder, ENDINGS[kind])]
 
 
@@ -145,3 +178,38 @@ def grouped(files: list[DataFile]) -> list[DataFile]:
         group = utterance[1] if utterance else parts[shared] if len(parts) > shared else file.name
         result.append(DataFile(file.path, file.name, group))
     return result
+
+
+@dataclass(frozen=True)
+class SignalLayout:
+    """One layout of images, videos or sound: which kinds it holds, how it is detected and which files it has.
+
+    `reason` takes a folder and the kind and returns the reason for the detection or None; `files` lists the files of a
+    folder that was detected. `rank` and `looks_inside` are those of `Reader`.
+
+    >>> def reason(root, kind):
+    ...     return "always"
+    >>> layout = SignalLayout("any", ("image",), "anything", reason, lambda root, kind: Layout("any", {"all": []}))
+    >>> layout.locate(Path("data"), "image").title
+    'any (data)'
+    """
+
+    name: str
+    kinds: tuple[SignalKind, ...]
+    looks_for: str
+    reason: Callable[[Path, SignalKind], str | None]
+    files: Callable[[Path, SignalKind], Layout]
+    rank: int = 0
+    looks_inside: bool = True
+
+    def locate(self, path: Path, kind: SignalKind) -> Layout:
+        """Return the files of `path`, or of the only folder in it, titled by the layout and the name of `path`."""
+        places = bases(path) if self.looks_inside else [path]
+        base = next((place for place in places if self.reason(place, kind) is not None), path)
+        layout = self.files(base, kind)
+        name = path.name if path.is_file() else path.resolve().name
+        if self.rank == 0 and layout.title:
+            layout.title = f"{layout.title} ({name})"
+        else:
+            layout.title = f"{name} ({layout.title})" if layout.title else name
+        return layout

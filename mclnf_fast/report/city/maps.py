@@ -1,4 +1,4 @@
-"""Maps over a picture as PNG: how informative each pixel is, and which module owns it."""
+"""Maps over a picture as PNG: the Fisher score of each pixel, and the module that owns it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import colorsys
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,9 @@ from mclnf_fast.report.page.canvas import (
     HEADING,
     INK,
     MARGIN,
+    Array,
     Sheet,
+    as_numpy,
     enlarge,
     factor,
     heat,
@@ -24,19 +25,20 @@ from mclnf_fast.report.page.canvas import (
     to_rgb8,
 )
 
-# Okabe and Ito's set again, in an order in which neighbours differ.
+# Okabe and Ito's set again, in an order in which neighbors differ.
 _TINTS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a7f00", "#5b5bd6")
-_LEGEND = 16  # most modules for which there is a legend
+_LEGEND = 16  # the most modules with a legend: more would be taller than the picture
 _LABEL = 34
-_BAR = 76  # pixels for an upright colour bar and its figures
+_BAR = 76  # pixels for an upright color bar and its figures
 
 
-def fisher_map(path: str | Path, image: Any, scores: Any, *, title: str = "", cell: int = 480) -> Path:
-    """A picture, and its Fisher scores over it in gray: log scale, with a colour bar.
+def fisher_map(path: str | Path, image: Array, scores: Array, *, title: str = "", cell: int = 480) -> Path:
+    """Write a picture, and beside it the same in gray under its Fisher scores; return the path.
 
     Args:
+        path: of the PNG.
         image: [H, W, 3].
-        scores: [H, W], 0 or more; what is not finite or 0 is shown as the lowest.
+        scores: [H, W], 0 or more, on a log scale; scores that are 0 or not finite are shown as the lowest.
         title, cell: see `pictures.triptych`.
 
     Raises: ValueError, if the scores are not [H, W] of the picture.
@@ -65,22 +67,23 @@ def fisher_map(path: str | Path, image: Any, scores: Any, *, title: str = "", ce
 
 def module_map(
     path: str | Path,
-    image: Any,
-    owners: Any,
+    image: Array,
+    owners: Array,
     names: Sequence[str],
     cells: Sequence[tuple[float, float, float, float]] | None = None,
     *,
     title: str = "",
     cell: int = 640,
 ) -> Path:
-    """Which module owns each pixel: the picture tinted, borders drawn, each module named.
+    """Write a map of the modules: the picture tinted by owner, with borders and names; return the path.
 
     Args:
-        image: [H, W, 3], a view from above as a rule.
+        path: of the PNG.
+        image: [H, W, 3], usually a view from above.
         owners: int [H, W], the module of each pixel; below 0: none.
-        names: one a module; shorter is allowed, the rest are numbered.
-        cells: (x0, y0, x1, y1) in pixels of the picture, outlines to draw as well, such as the modules' own
-            cells beside the wider ones that they learned from.
+        names: one per module; modules without one are numbered.
+        cells: (x0, y0, x1, y1) in pixels of the picture, outlines to draw as well, such as the modules' cells beside
+            the wider ones that they learned from.
         title, cell: see `pictures.triptych`.
 
     Raises: ValueError, if owners are not whole numbers [H, W] of the picture.
@@ -92,11 +95,11 @@ def module_map(
     present = [int(i) for i in np.unique(ids) if i >= 0]
     scale = factor(true.shape[1], cell)
     h, w = true.shape[0] * scale, true.shape[1] * scale
-    called = {i: str(names[i]) if i < len(names) else f"module {i}" for i in present}
-    listed = present if len(present) <= _LEGEND else []
-    legend = 46 + round(max(text_width(called[i], BODY) for i in listed)) if listed else 0
+    labels = {i: str(names[i]) if i < len(names) else f"module {i}" for i in present}
+    legend_of = present if len(present) <= _LEGEND else []
+    legend = 46 + round(max(text_width(labels[i], BODY) for i in legend_of)) if legend_of else 0
     head = 40 if title else 0
-    tall = max(h, 26 * len(listed)) if listed else h + _LABEL - 8
+    tall = max(h, 26 * len(legend_of)) if legend_of else h + _LABEL - 8
     sheet = Sheet(2 * MARGIN + w + legend, 2 * MARGIN + head + tall)
     if title:
         sheet.text(MARGIN, MARGIN + 12, title, size=HEADING, room=sheet.image.width - 2 * MARGIN)
@@ -109,30 +112,30 @@ def module_map(
         )
     for i in present:
         cx, cy, room = _middle(ids == i, scale)
-        label = next((t for t in (called[i], str(i)) if text_width(t, BODY) + 8 <= room), None)
+        label = next((t for t in (labels[i], str(i)) if text_width(t, BODY) + 8 <= room), None)
         if label:
             sheet.text(MARGIN + cx, y + cy, label, anchor="mm", fill="#ffffff", halo=INK)
-    for row, i in enumerate(listed):
+    for row, i in enumerate(legend_of):
         sheet.swatch(MARGIN + w + 14, y + 13 + 26 * row, _tint(i))
-        sheet.text(MARGIN + w + 34, y + 13 + 26 * row, called[i])
-    if not listed:
+        sheet.text(MARGIN + w + 34, y + 13 + 26 * row, labels[i])
+    if not legend_of:
         sheet.label(MARGIN, y + h + _LABEL // 2, w, f"{len(present)} modules")
     return sheet.save(path)
 
 
-def _plane(values: Any, true: np.ndarray, what: str) -> np.ndarray:
-    plane = np.asarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values)
+def _plane(values: Array, true: np.ndarray, name: str) -> np.ndarray:
+    plane = as_numpy(values)
     if plane.shape != true.shape[:2]:
-        raise ValueError(f"{what} must be {true.shape[:2]} like image, got {plane.shape}")
+        raise ValueError(f"{name} must be {true.shape[:2]} like image, got {plane.shape}")
     return plane
 
 
 def _log_levels(values: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Places in 0..1 on a log scale without the outermost 1 % (six decades at most), and its ends."""
-    good = values[np.isfinite(values) & (values > 0)]
-    if good.size == 0:
+    """Return places in 0..1 on a log scale without the outermost 1 % (six decades at most), and its ends."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    if positive.size == 0:
         return np.zeros(values.shape), 0.0, 0.0
-    low, high = (math.log10(float(v)) for v in np.percentile(good, [1.0, 99.0]))
+    low, high = (math.log10(float(v)) for v in np.percentile(positive, [1.0, 99.0]))
     low = max(low, high - 6.0)
     if high - low < 1e-6:
         low, high = low - 0.5, high + 0.5
@@ -166,7 +169,7 @@ def _tint(module: int) -> str:
 
 
 def _tinted(true: np.ndarray, ids: np.ndarray, present: Sequence[int], scale: int) -> np.ndarray:
-    """The enlarged picture, uint8, in the modules' colours, with a white line where the owner changes."""
+    """Return the enlarged picture, uint8, in the modules' colors, with a white line wherever the owner changes."""
     out = true.astype(np.float64)
     gray = (out @ np.array([0.299, 0.587, 0.114]))[..., None]
     for i in present:
@@ -177,19 +180,18 @@ def _tinted(true: np.ndarray, ids: np.ndarray, present: Sequence[int], scale: in
     big = np.clip(out, 0, 255).astype(np.uint8).repeat(scale, 0).repeat(scale, 1)
     owner = ids.repeat(scale, 0).repeat(scale, 1)
     edge = np.zeros(owner.shape, dtype=bool)
-    for axis in (0, 1):
-        change = np.diff(owner, axis=axis) != 0
-        first = [slice(None), slice(None)]
-        second = [slice(None), slice(None)]
-        first[axis], second[axis] = slice(None, -1), slice(1, None)
-        edge[tuple(first)] |= change
-        edge[tuple(second)] |= change
+    across, down = np.diff(owner, axis=1) != 0, np.diff(owner, axis=0) != 0
+    # Both sides of a border, since a line of one pixel is too thin at this size.
+    edge[:, :-1] |= across
+    edge[:, 1:] |= across
+    edge[:-1] |= down
+    edge[1:] |= down
     big[edge] = 255
     return big
 
 
 def _middle(mask: np.ndarray, scale: int) -> tuple[float, float, float]:
-    """A point inside a region near its middle, and the run of the region's pixels there, enlarged."""
+    """Return a point inside a region near its middle, and how many pixels of the region run there; enlarged."""
     ys, xs = np.nonzero(mask)
     cy, cx = ys.mean(), xs.mean()
     nearest = int(np.argmin((ys - cy) ** 2 + (xs - cx) ** 2))

@@ -1,14 +1,13 @@
 """The pictures of a run as PNG: truth, renders and errors; the refinement strip; a contact sheet.
 
-Pictures come in as float [H, W, 3] in 0..1 or uint8 [H, W, 3] and are enlarged by whole factors. Maps
-over a picture are in `maps`.
+Pictures are taken as float [H, W, 3] in 0..1 or uint8 [H, W, 3] and are enlarged by whole factors. Maps over a picture
+are in `maps`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from mclnf_fast.report.page.canvas import (
     RULE,
     SMALL,
     SOFT,
+    Array,
     Sheet,
     enlarge,
     factor,
@@ -28,44 +28,47 @@ from mclnf_fast.report.page.canvas import (
     text_width,
     to_rgb8,
 )
-from mclnf_fast.report.page.style import colour, db, name, ordered
+from mclnf_fast.report.page.methods import in_order, method
+from mclnf_fast.report.page.style import db
 
 _LABEL = 34  # pixels, height of a label bar
-_ACROSS, _APART = 5, 24  # methods side by side, and pixels between such rows
-_NICE = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
+_ACROSS, _ROW_GAP = 5, 24  # methods side by side, and pixels between such rows
+_ENDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 
 
-def save_png(path: str | Path, array: Any) -> Path:
-    """Write a picture as it is, a pixel a pixel; never a torn file."""
+def save_png(path: str | Path, array: Array) -> Path:
+    """Write a picture at its own size, whole or not at all; return the path."""
     return save_image(path, enlarge(to_rgb8(array), 1))
 
 
 def triptych(
     path: str | Path,
-    truth: Any,
-    renders: Mapping[str, Any],
+    truth: Array,
+    renders: Mapping[str, Array],
     psnr: Mapping[str, float | None],
     *,
     title: str = "",
     cell: int = 288,
     smooth: bool = True,
 ) -> Path:
-    """The truth and each method's render with its PSNR; under them the absolute errors, all on one scale. Five methods
-    stand side by side, further ones below them.
+    """Write the truth and each method's render with its PSNR, and under them the absolute errors on one scale.
+
+    Five methods stand side by side, further ones below them. Returns the path.
 
     Args:
+        path: of the PNG.
         truth: [H, W, 3].
         renders: method -> [H, W, 3].
         psnr: method -> dB; a missing one is shown as `-`.
-        title: a line above, none where empty.
+        title: a line above, none if it is empty.
         cell: pixels that a picture's width should come near.
-        smooth: enlarge photographs and renders with Lanczos; else a pixel is a square, as in the error maps.
+        smooth: enlarge photographs and renders by Lanczos; else a pixel is a square, as in the error maps.
 
     Raises: ValueError, if a render has another shape than the truth.
     """
     true = to_rgb8(truth, "truth")
     height, width = true.shape[:2]
-    shown = {m: _same_shape(to_rgb8(renders[m], f"renders[{m!r}]"), true, m) for m in ordered(renders)}
+    shown = {m: _same_shape(to_rgb8(renders[m], f"renders[{m!r}]"), true, m) for m in in_order(renders)}
     errors = {m: _error(r, true) for m, r in shown.items()}
     top = _error_top(list(errors.values()))
     scale = factor(width, cell)
@@ -73,12 +76,15 @@ def triptych(
     head = 40 if title else 0
     groups = [list(shown)[i : i + _ACROSS] for i in range(0, len(shown), _ACROSS)] or [[]]
     columns, group_height = 1 + len(groups[0]), 2 * h + _LABEL + 6
-    size = (2 * MARGIN + columns * (w + GAP) - GAP, 2 * MARGIN + head + len(groups) * (group_height + _APART) - _APART)
+    size = (
+        2 * MARGIN + columns * (w + GAP) - GAP,
+        2 * MARGIN + head + len(groups) * (group_height + _ROW_GAP) - _ROW_GAP,
+    )
     sheet = Sheet(*size)
     if title:
         sheet.text(MARGIN, MARGIN + 12, title, size=HEADING, room=sheet.image.width - 2 * MARGIN)
     for g, group in enumerate(groups):
-        y0 = MARGIN + head + g * (group_height + _APART)
+        y0 = MARGIN + head + g * (group_height + _ROW_GAP)
         y1 = y0 + h + _LABEL + 6
         sheet.put(enlarge(true, scale, smooth=smooth), MARGIN, y0)
         sheet.label(MARGIN, y0 + h + _LABEL // 2, w, "truth")
@@ -86,15 +92,15 @@ def triptych(
         for c, m in enumerate(group, start=1):
             x = MARGIN + c * (w + GAP)
             sheet.put(enlarge(shown[m], scale, smooth=smooth), x, y0)
-            sheet.label(x, y0 + h + _LABEL // 2, w, name(m), db(psnr.get(m), unit=True), swatch=colour(m))
+            sheet.label(x, y0 + h + _LABEL // 2, w, method(m).name, db(psnr.get(m), unit=True), swatch=method(m).color)
             sheet.put(enlarge(heat(errors[m] / top), scale), x, y1)
     return sheet.save(path)
 
 
 def strip(
     path: str | Path,
-    truth: Any,
-    rows: Mapping[str, Sequence[Any]],
+    truth: Array,
+    rows: Mapping[str, Sequence[Array]],
     steps: Sequence[int],
     psnr: Mapping[str, Sequence[float | None]],
     *,
@@ -102,11 +108,14 @@ def strip(
     cell: int = 192,
     smooth: bool = True,
 ) -> Path:
-    """The refinement strip: a column a step, the truth last; a row a method; PSNR under each picture.
+    """Write the refinement strip: a column per step, the truth last; a row per method; PSNR under each picture.
+
+    Returns the path.
 
     Args:
+        path: of the PNG.
         truth: [H, W, 3].
-        rows: method -> one picture [H, W, 3] a step; a method may have fewer pictures than there are steps.
+        rows: method -> one picture [H, W, 3] per step; a method may have fewer pictures than there are steps.
         steps: the step of each column.
         psnr: method -> dB at each step.
         title, cell, smooth: see `triptych`.
@@ -115,13 +124,13 @@ def strip(
     """
     true = to_rgb8(truth, "truth")
     height, width = true.shape[:2]
-    methods = ordered(rows)
+    methods = in_order(rows)
     for m in methods:
         if len(rows[m]) > len(steps):
             raise ValueError(f"rows[{m!r}] must have at most {len(steps)} pictures (steps), got {len(rows[m])}")
     scale = factor(width, cell)
     w, h, under = width * scale, height * scale, 28
-    gutter = round(max([text_width(t, BODY) for m in methods for t in _two_lines(name(m))] or [0])) + 35
+    gutter = round(max([text_width(t, BODY) for m in methods for t in _two_lines(method(m).name)] or [0])) + 35
     head = 40 if title else 0
     columns = len(steps) + 1
     total = 2 * MARGIN + gutter + columns * (w + GAP) - GAP
@@ -134,12 +143,12 @@ def strip(
         sheet.text(MARGIN + gutter + c * (w + GAP) + w // 2, y + 10, line, anchor="mm")
     y += 30
     for m in methods:
-        lines = _two_lines(name(m))
+        lines = _two_lines(method(m).name)
         for i, line in enumerate(lines):
-            at = y + h / 2 + 22 * (i - (len(lines) - 1) / 2)
-            sheet.text(MARGIN + 19, at, line)
+            middle = y + h / 2 + 22 * (i - (len(lines) - 1) / 2)
+            sheet.text(MARGIN + 19, middle, line)
             if i == 0:
-                sheet.swatch(MARGIN, at, colour(m))
+                sheet.swatch(MARGIN, middle, method(m).color)
         values = list(psnr.get(m, ()))
         for c, picture in enumerate([*rows[m], *([None] * (len(steps) - len(rows[m]))), true]):
             if picture is None:
@@ -156,7 +165,7 @@ def strip(
 
 def overview(
     path: str | Path,
-    images: Sequence[Any],
+    images: Sequence[Array],
     columns: int,
     labels: Sequence[str] = (),
     *,
@@ -164,20 +173,22 @@ def overview(
     cell: int = 288,
     smooth: bool = True,
 ) -> Path:
-    """A contact sheet: the pictures in rows of `columns`, each with its label under it.
+    """Write a contact sheet, the pictures in rows of `columns`, each with its label under it; return the path.
 
     Args:
+        path: of the PNG.
         images: [H, W, 3] each; their sizes may differ, the largest sets the cell.
-        labels: one a picture, or none at all.
+        columns: pictures per row.
+        labels: one per picture, or none at all.
         title, cell, smooth: see `triptych`.
 
-    Raises: ValueError, if there is no picture, `columns` is below 1 or labels are not one a picture.
+    Raises: ValueError, if there is no picture, `columns` is below 1 or labels are not one per picture.
     """
     pictures = [to_rgb8(image, f"images[{i}]") for i, image in enumerate(images)]
     if not pictures or columns < 1:
         raise ValueError(f"images and columns must be at least 1, got {len(pictures)} and {columns}")
     if labels and len(labels) != len(pictures):
-        raise ValueError(f"labels must be none or {len(pictures)} (one a picture), got {len(labels)}")
+        raise ValueError(f"labels must be none or {len(pictures)} (one per picture), got {len(labels)}")
     wide, high = max(p.shape[1] for p in pictures), max(p.shape[0] for p in pictures)
     scale = factor(wide, cell)
     w, h, under = wide * scale, high * scale, _LABEL if labels else GAP
@@ -191,9 +202,9 @@ def overview(
     for i, picture in enumerate(pictures):
         x = MARGIN + i % columns * (w + GAP)
         y = MARGIN + head + i // columns * (h + under)
-        own = enlarge(picture, max(1, min(w // picture.shape[1], h // picture.shape[0])), smooth=smooth)
-        sheet.put(own, x + (w - own.width) // 2, y + (h - own.height) // 2)
-        if (own.width, own.height) != (w, h):
+        enlarged = enlarge(picture, max(1, min(w // picture.shape[1], h // picture.shape[0])), smooth=smooth)
+        sheet.put(enlarged, x + (w - enlarged.width) // 2, y + (h - enlarged.height) // 2)
+        if enlarged.size != (w, h):
             sheet.draw.rectangle((x, y, x + w - 1, y + h - 1), outline=RULE)
         if labels:
             sheet.label(x, y + h + _LABEL // 2, w, labels[i])
@@ -207,27 +218,27 @@ def _same_shape(picture: np.ndarray, true: np.ndarray, method: str) -> np.ndarra
 
 
 def _two_lines(text: str) -> list[str]:
-    """A method's name for a narrow column: broken after a comma or before a plus."""
+    """Return a method's name for a narrow column: broken after a comma or before a plus."""
     for mark, keep in ((", ", 1), (" + ", 0)):
-        at = text.find(mark)
-        if at > 0:
-            return [text[: at + keep], text[at + keep :].strip()]
+        index = text.find(mark)
+        if index > 0:
+            return [text[: index + keep], text[index + keep :].strip()]
     return [text]
 
 
 def _error(render: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Absolute error, mean over the channels, in 0..1; [H, W]."""
+    """Return the absolute error, mean over the channels, in 0..1; [H, W]."""
     return np.abs(render.astype(np.float64) - true.astype(np.float64)).mean(-1) / 255.0
 
 
 def _error_top(errors: Sequence[np.ndarray]) -> float:
-    """A round upper end of the error scale: 1 pixel in 100 lies above it at most."""
+    """Return a round upper end of the error scale: at most 1 pixel in 100 lies above it."""
     most = max((float(np.percentile(e, 99.0)) for e in errors), default=0.0)
-    return next((v for v in _NICE if v >= most), 1.0)
+    return next((v for v in _ENDS if v >= most), 1.0)
 
 
 def _error_scale(sheet: Sheet, x: int, y: int, w: int, h: int, top: float) -> None:
-    """What the error maps mean, in the cell under the truth."""
+    """Draw the scale of the error maps, in the cell under the truth."""
     length = min(w - 8, 240)
     middle = y + h // 2
     sheet.text(x, middle - 40, "absolute error")

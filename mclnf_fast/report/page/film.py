@@ -1,4 +1,4 @@
-"""Pictures that move: a GIF, which any page shows, and an MP4 where PyAV is installed."""
+"""Pictures that move: a GIF, which any page shows, and an MP4 if PyAV is installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mclnf_fast.fields.io import write_atomically
 if TYPE_CHECKING:
     from PIL import Image as PilImage
 
-COLOURS, FEWEST = 128, 32
+COLORS, FEWEST_COLORS = 128, 32
 MOST_BYTES = 1_000_000  # of a GIF, which report.html carries inside
 SAMPLES = 8  # frames that the palette is made of
 QUALITY = "20"  # x264's constant rate factor
@@ -23,10 +23,10 @@ CODECS = ("libx264", "mpeg4")
 
 
 def write_gif(frames: Sequence[PilImage.Image], path: Path, milliseconds: int) -> Path:
-    """An endless GIF of RGB frames of one size, at least 1.
+    """Write an endless GIF of at least one RGB frame, all of one size; return the path.
 
     All frames have one palette and no dithering, so that what stands still in the picture does so in the file. Above a
-    megabyte the palette is halved, down to 32 colours.
+    megabyte the palette is halved, down to 32 colors. `milliseconds` is the time of a frame.
     """
     from PIL import Image
 
@@ -36,21 +36,21 @@ def write_gif(frames: Sequence[PilImage.Image], path: Path, milliseconds: int) -
     strip = Image.new("RGB", (width, height * len(chosen)))
     for k, frame in enumerate(chosen):
         strip.paste(frame, (0, k * height))
-    colours, content = COLOURS, b""
-    while not content or (len(content) > MOST_BYTES and colours >= FEWEST):
-        palette = strip.quantize(colours, dither=Image.Dither.NONE)
+    colors, content = COLORS, b""
+    while not content or (len(content) > MOST_BYTES and colors >= FEWEST_COLORS):
+        palette = strip.quantize(colors, dither=Image.Dither.NONE)
         plain = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
         buffer = io.BytesIO()
         plain[0].save(buffer, "GIF", save_all=True, append_images=plain[1:], duration=milliseconds, loop=0)
-        content, colours = buffer.getvalue(), colours // 2
+        content, colors = buffer.getvalue(), colors // 2
     write_atomically(path, content)
     return path
 
 
 def write_mp4(frames: Sequence[PilImage.Image], path: Path, milliseconds: int, turns: int = 2) -> Path | None:
-    """The same as an H.264 film that is played `turns` times; None where PyAV (the extra `media`) is not installed.
+    """Write the same as an H.264 film that is played `turns` times; return its path, or None without PyAV.
 
-    Sides of odd length are cut by a pixel, since the codec has even ones only.
+    PyAV comes with the extra `media`. Sides of odd length are cut by a pixel, since the codec has even ones only.
     """
     try:
         av = importlib.import_module("av")

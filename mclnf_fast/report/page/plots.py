@@ -1,72 +1,64 @@
-"""The plots of a run: PSNR over steps, forgetting, the shared initialisation, where the time went.
-
-Each function writes the file that its path names (`.png`, `.svg` or what else matplotlib knows). A method
-has the same colour in every one of them, and lines carry their names where they end.
-"""
+"""The parts that all plots share: the look of axes, an axis of steps, labels at the ends of lines, files and SVG."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import write_atomically
-from mclnf_fast.report.page.methods import DASHES
-from mclnf_fast.report.page.style import (
-    JOINT,
-    colour,
-    duration,
-    finite,
-    matrix_of,
-    missing_extra,
-    name,
-    ordered,
-    steps_of,
-)
+from mclnf_fast.report.page.methods import DASHES, Dash, Look
+from mclnf_fast.report.page.style import missing_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from mclnf_fast.report.page.tables import Summary
-
 INK, SOFT, GRID, NEUTRAL = "#1b1e24", "#6a7080", "#e3e6ea", "#98a0ad"
-_PANELS = 6  # most blocks that the forgetting plot shows
-WIDE, TEXT, FINE = 6.2, 11, 10  # inches, and points of type
+WIDE, TEXT, FINE, SMALL = 6.2, 11, 10, 8  # inches, and points of type
+MOST_TICKS = 7  # of a logarithmic axis, so that their texts do not touch at 6 inches
 
 
-def psnr_over_steps(path: str | Path, summary: Summary) -> Path:
-    """Held-out PSNR over training steps (log2), one line a method. A method without
-    `psnr_at_step` is left out.
+class LineStyle(TypedDict):
+    """The style of a line, as arguments of matplotlib's `plot`."""
 
-    Raises: InputError, naming the extra, if matplotlib is missing; so do the others here.
+    color: str
+    linestyle: Dash
+    marker: str
+    markersize: float
+    linewidth: float
+    markeredgecolor: str
+    markeredgewidth: float
+    clip_on: bool
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of so many inches. Raises: InputError that names the extra, without matplotlib.
+
+    >>> float(new_figure(6.2, 3.5).get_figwidth())
+    6.2
     """
-    return save(steps_figure(summary), path)
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError(missing_extra("matplotlib")) from None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-
-def forgetting_plot(path: str | Path, summary: Summary, blocks: Sequence[str]) -> Path:
-    """PSNR of each block's held-out views from the moment it was learned on, one line a method.
-
-    Modules stay flat; a network that goes on to learn other blocks falls. The last block, which nothing
-    follows, has no panel, and of more than seven blocks the first six are shown.
-    """
-    return save(forgetting_figure(summary, blocks), path)
-
-
-def phase_plot(path: str | Path, phases: Mapping[str, float]) -> Path:
-    """Seconds of each phase of the run as horizontal bars, in the order given."""
-    return save(phase_figure(phases), path)
-
-
-def meta_curve(path: str | Path, meta: Mapping[str, Any]) -> Path:
-    """PSNR after adaptation while the shared start is learned: `meta["curve"]`, [[step, psnr], ...]."""
-    return save(meta_figure(meta), path)
+    # Not pyplot: it keeps every figure until it is closed, and opens a window where there is a display.
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Write a figure to the file that its suffix names, whole or not at all."""
+    """Write a figure to the file whose suffix names its format, whole or not at all; return the path.
+
+    Raises: ValueError if matplotlib does not know the format.
+    """
     target = Path(path)
     buffer = io.BytesIO()
     form = target.suffix.lstrip(".").lower() or "png"
@@ -77,157 +69,28 @@ def save(figure: Figure, path: str | Path) -> Path:
     return target
 
 
-def svg(figure: Figure) -> str:
-    """A figure as an `<svg>` element with text as text, no background, the same bytes for the same data."""
+def svg(figure: Figure, looks: Iterable[Look] = ()) -> str:
+    """Return a figure as an `<svg>` element with text as text, no background, the same bytes for the same data.
+
+    Its colors are CSS variables of the page, so that a plot follows light and dark; `looks`: the page's, in order.
+    """
     import matplotlib
 
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mclnf_fast"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue().decode()
-    return text[text.index("<svg") :]
-
-
-def steps_figure(summary: Summary) -> Figure:
-    """See `psnr_over_steps`."""
-    figure = new_figure(WIDE, 3.5)
-    axes = figure.add_axes((0.105, 0.155, 0.505, 0.805))
-    curves = {m: steps_of(summary[m]) for m in ordered(summary)}
-    curves = {m: {s: v for s, v in c.items() if s > 0} for m, c in curves.items()}
-    curves = {m: c for m, c in curves.items() if c}
-    steps = sorted({s for c in curves.values() for s in c})
-    for m in reversed(list(curves)):
-        xs, ys = list(curves[m]), list(curves[m].values())
-        dash: Any = DASHES["OL"] if m in JOINT else "solid"
-        axes.plot(xs, ys, color=colour(m), linewidth=2, linestyle=dash, marker="o", markersize=4, clip_on=False)
-    plain_axes(axes, "training steps on a block (log scale)", "held-out PSNR (dB)")
-    if steps:
-        axes.set_xscale("log", base=2)
-        shown = steps[:: -(-len(steps) // 12)]
-        axes.set_xticks(shown, [f"{s:,}" for s in shown])
-        axes.minorticks_off()
-        axes.set_xlim(steps[0], max(steps[-1], steps[0] * 2))
-        last = {m: c[max(c)] for m, c in curves.items()}
-        _end_labels(axes, {m: (max(curves[m]), v) for m, v in last.items()})
-    else:
-        say_empty(axes)
-    return figure
-
-
-def forgetting_figure(summary: Summary, blocks: Sequence[str]) -> Figure:
-    """See `forgetting_plot`."""
-    matrices = {m: matrix_of(summary[m]) for m in ordered(summary)}
-    matrices = {m: r for m, r in matrices.items() if r}
-    count = max((len(r) for r in matrices.values()), default=0)
-    names = [str(blocks[i]) if i < len(blocks) else f"block {i + 1}" for i in range(count)]
-    panels = max(1, min(count - 1, _PANELS))
-    legend = 0.21 * max(2, -(-len(matrices) // 2))  # inches
-    height = 3.08 + legend
-    figure = new_figure(WIDE if panels <= 3 else 1.0 + 1.75 * panels, height)
-    grid: Any = figure.subplots(1, panels, sharey=True, squeeze=False)
-    left, top = 0.65 / figure.get_figwidth(), 1 - (legend + 0.49) / height
-    figure.subplots_adjust(left=left, right=0.985, top=top, bottom=0.56 / height, wspace=0.10)
-    for i, axes in enumerate(grid[0]):
-        for m in reversed(list(matrices)):
-            rows = matrices[m]
-            points = [(k + 1, rows[k][i]) for k in range(i, len(rows)) if i < len(rows[k])]
-            known = [(k, v) for k, v in points if v is not None]
-            style: dict[str, Any] = {"linewidth": 2, "marker": "o", "markersize": 4.5, "clip_on": False}
-            axes.plot([k for k, _ in known], [v for _, v in known], color=colour(m), label=name(m), **style)
-        plain_axes(
-            axes,
-            "blocks learned" if panels > 2 else "blocks learned so far",
-            "held-out PSNR (dB)" if i == 0 else "",
-        )
-        axes.set_xticks(range(i + 1, max(count, i + 1) + 1))
-        axes.set_xlim(i + 0.85, max(count, i + 1) + 0.15)
-        if i < len(names):
-            axes.set_title(names[i], loc="left", fontsize=TEXT, color=INK, parse_math=False, pad=6)
-    if not matrices:
-        say_empty(grid[0][0])
-        return figure
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(
-        handles[::-1],
-        labels[::-1],
-        loc="upper left",
-        bbox_to_anchor=(0.52 / figure.get_figwidth(), 1.0),
-        ncols=2,
-        frameon=False,
-        fontsize=FINE,
-        labelcolor=INK,
-        handlelength=1.4,
-        columnspacing=1.6,
-    )
-    return figure
-
-
-def phase_figure(phases: Mapping[str, float]) -> Figure:
-    """See `phase_plot`."""
-    known = [(str(k), finite(v)) for k, v in phases.items()]
-    bars = [(k, v) for k, v in known if v is not None and v >= 0]
-    figure = new_figure(WIDE, 0.4 + 0.34 * max(1, len(bars)))
-    axes = figure.add_axes((0.315, 0.04, 0.455, 0.92))
-    if not bars:
-        plain_axes(axes, "", "")
-        say_empty(axes)
-        return figure
-    total = sum(v for _, v in bars) or 1.0
-    places = list(range(len(bars)))
-    shades = [colour(k) if name(k) != k else NEUTRAL for k, _ in bars]
-    axes.barh(places, [v for _, v in bars], color=shades, height=0.66)
-    top = max(v for _, v in bars) or 1.0
-    for place, (_, v) in zip(places, bars):
-        axes.text(
-            v + 0.012 * top,
-            place,
-            f"{duration(v)}  ({v / total:.0%})",
-            va="center",
-            fontsize=FINE,
-            color=SOFT,
-        )
-    axes.set_yticks(places, [name(k) for k, _ in bars], fontsize=FINE, color=INK)
-    for tick in axes.get_yticklabels():
-        tick.set_parse_math(False)
-    axes.set_ylim(len(bars) - 0.5, -0.5)
-    axes.set_xlim(0, top)
-    axes.set_xticks([])
-    axes.tick_params(length=0)
-    for side in axes.spines.values():
-        side.set_visible(False)
-    return figure
-
-
-def meta_figure(meta: Mapping[str, Any]) -> Figure:
-    """See `meta_curve`."""
-    figure = new_figure(WIDE, 2.7)
-    axes = figure.add_axes((0.115, 0.20, 0.865, 0.74))
-    curve = meta.get("curve")
-    curve = curve if isinstance(curve, list | tuple) else []
-    points = [(finite(p[0]), finite(p[1])) for p in curve if isinstance(p, list | tuple) and len(p) == 2]
-    known = [(s, v) for s, v in points if s is not None and v is not None]
-    axes.plot([s for s, _ in known], [v for _, v in known], color=SOFT, linewidth=2)
-    plain_axes(axes, "meta-learning steps", "adapted PSNR (dB)")
-    if not known:
-        say_empty(axes)
-    return figure
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, which no window knows of."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError(missing_extra("matplotlib")) from None
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
-    return figure
+    text = text[text.index("<svg") :]
+    # White is the edge of markers: on a dark page it must be that of the card below them.
+    names = {INK: "ink", SOFT: "soft", GRID: "grid", NEUTRAL: "neutral", "#ffffff": "card"}
+    names |= {look.color: f"m{i}" for i, look in enumerate(looks)}
+    for value, variable in names.items():
+        text = re.sub(rf"(fill|stroke): {value}\b", rf"\1: var(--{variable}, {value})", text)
+    return text
 
 
 def plain_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
-    """The look of every plot: a bottom line, soft horizontal rules, small labels."""
+    """Give axes the look of every plot: a bottom line, soft horizontal rules, small labels."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(NEUTRAL)
@@ -239,45 +102,127 @@ def plain_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.set_ylabel(ylabel, fontsize=FINE, color=SOFT)
 
 
-def say_empty(axes: Axes) -> None:
-    """Axes that have nothing to show say so."""
+def mark_empty(axes: Axes) -> None:
+    """Write "nothing measured" into axes without data."""
     axes.text(0.5, 0.5, "nothing measured", transform=axes.transAxes, ha="center", va="center", color=SOFT)
     axes.set_xticks([])
     axes.set_yticks([])
 
 
-def _end_labels(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
-    """The names of the lines to the right of the axes, moved apart where they would touch."""
-    low, high = axes.get_ylim()
-    order = sorted(ends, key=lambda m: ends[m][1])
-    wanted = [ends[m][1] for m in order]
-    places = spread(wanted, 0.07 * (high - low))
-    for k, m in enumerate(order):
-        text = f"{name(m)}\u2002{wanted[k]:.2f}"
+def set_title(axes: Axes, text: str, under: str = "") -> None:
+    """Write a title above axes, and in small type a line under it."""
+    axes.set_title(text, loc="left", fontsize=TEXT, color=INK, parse_math=False, pad=27 if under else 8)
+    if under:
         axes.annotate(
-            text,
-            xy=(1.0, places[k]),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(10, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=FINE,
-            color=colour(m),
-            annotation_clip=False,
-            parse_math=False,
+            under, (0, 1), (0, 11), xycoords="axes fraction", textcoords="offset points", fontsize=SMALL + 1,
+            color=SOFT, va="bottom", parse_math=False,
+        )  # fmt: skip
+
+
+def line_style(look: Look) -> LineStyle:
+    """Return the style of a method's line; an initialization, which has no category, has a solid one.
+
+    >>> from mclnf_fast.report.page.methods import method
+    >>> line_style(method("mod"))["marker"]
+    'o'
+    """
+    return {
+        "color": look.color, "linestyle": DASHES.get(look.category, "solid"), "marker": look.marker,
+        # A star is drawn smaller than a disc of the same size.
+        "markersize": 7.5 if look.marker == "*" else 4.5,
+        "linewidth": 1.8, "markeredgecolor": "white", "markeredgewidth": 0.5, "clip_on": False,
+    }  # fmt: skip
+
+
+def step_axis(axes: Axes, steps: Sequence[int]) -> None:
+    """Make the axis of steps a logarithm to base 2; step 0, which has none, stands at 1/2.
+
+    Not every step has a tick: `MOST_TICKS` and the last, without one that would touch the last.
+    """
+    axes.set_xscale("log", base=2)
+    shown = list(steps[:: max(1, -(-len(steps) // MOST_TICKS))])
+    if shown[-1] != steps[-1]:
+        shown = [s for s in shown if s * 2 <= steps[-1]] + [steps[-1]]
+    axes.set_xticks([place(s) for s in shown], [f"{s:,}" for s in shown])
+    axes.minorticks_off()
+    axes.set_xlim(place(steps[0]), max(place(steps[-1]), 2 * place(steps[0])))
+
+
+def place(step: int) -> float:
+    """Return where a step stands on a logarithmic axis: 0 at 1/2.
+
+    >>> place(0), place(8)
+    (0.5, 8.0)
+    """
+    return max(float(step), 0.5)
+
+
+def end_labels(axes: Axes, ends: Mapping[str, float], looks: Mapping[str, Look]) -> None:
+    """Write right of the axes, for each line, a piece of it, its name and its last value; texts do not touch."""
+    from matplotlib.lines import Line2D
+
+    low, high = axes.get_ylim()
+    order = sorted(ends, key=lambda key: ends[key])
+    places = spread([ends[key] for key in order], 0.062 * (high - low))
+    beside = axes.get_yaxis_transform()
+    for key, y in zip(order, places):
+        look, value = looks[key], ends[key]
+        axes.add_line(
+            Line2D([1.008, 1.03], [value, y], transform=beside, color=look.color, linewidth=0.7, clip_on=False)
         )
+        axes.add_line(Line2D([1.035, 1.075, 1.115], [y] * 3, transform=beside, markevery=[1], **line_style(look)))
+        text = f"{look.name}\u2002{value:.2f}"
+        axes.text(
+            1.13, y, text, transform=beside, va="center", fontsize=FINE, color=INK, clip_on=False, parse_math=False
+        )
+    axes.set_ylim(low, high)
 
 
-def spread(wanted: Sequence[float], apart: float) -> list[float]:
-    """Rising places at least `apart` from each other: neighbours that would touch move apart."""
+Curves = Mapping[str, Mapping[int, tuple[float, float | None]]]  # key -> step -> mean and standard error in dB
+
+
+def draw_curves(axes: Axes, curves: Curves, looks: Mapping[str, Look]) -> None:
+    """Draw PSNR over steps, a line per key with a band of one standard error, and the labels at their ends."""
+    kept = {key: curves[key] for key in looks if curves.get(key)}
+    for key, curve in kept.items():
+        steps = [place(step) for step in curve]
+        means = [mean for mean, _ in curve.values()]
+        errors = [error or 0.0 for _, error in curve.values()]
+        low, high = ([m + sign * e for m, e in zip(means, errors)] for sign in (-1, 1))
+        axes.fill_between(steps, low, high, color=looks[key].color, alpha=0.11, linewidth=0)
+        style = line_style(looks[key])
+        if key == "mod":  # where its line is mim's too, which is drawn over it, both are seen
+            style["linewidth"] = 3.4
+        axes.plot(steps, means, **style)
+    steps_shown = sorted({step for curve in kept.values() for step in curve})
+    if not steps_shown:
+        mark_empty(axes)
+        return
+    step_axis(axes, steps_shown)
+    end_labels(axes, {key: list(curve.values())[-1][0] for key, curve in kept.items()}, looks)
+
+
+def spread(values: Sequence[float], least: float) -> list[float]:
+    """Return rising places near `values`, at least `least` apart: neighbors that would touch move apart.
+
+    >>> spread([1.0, 1.0, 5.0], 1.0)
+    [0.5, 1.5, 5.0]
+    """
     groups: list[list[float]] = []
-    for value in wanted:
+    for value in values:
         groups.append([value])
-        while len(groups) > 1 and _ends(groups[-2], apart)[1] + apart > _ends(groups[-1], apart)[0]:
+        while len(groups) > 1 and _ends(groups[-2], least)[1] + least > _ends(groups[-1], least)[0]:
             groups[-2:] = [groups[-2] + groups[-1]]
-    return [_ends(g, apart)[0] + k * apart for g in groups for k in range(len(g))]
+    return [_ends(group, least)[0] + k * least for group in groups for k in range(len(group))]
 
 
-def _ends(group: Sequence[float], apart: float) -> tuple[float, float]:
-    middle, half = sum(group) / len(group), apart * (len(group) - 1) / 2
+def _ends(group: Sequence[float], least: float) -> tuple[float, float]:
+    """Return the first and the last place of a group, whose middle is the mean of its values."""
+    middle, half = math.fsum(group) / len(group), least * (len(group) - 1) / 2
     return middle - half, middle + half
+
+
+def plain_ticks(axes: Axes) -> None:
+    """Show the texts of ticks as they are: names may hold `$`, which matplotlib takes for formulas."""
+    for tick in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
+        tick.set_parse_math(False)

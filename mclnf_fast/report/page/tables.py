@@ -1,194 +1,222 @@
-"""The results of a run as text: a table for the terminal, and one for a README or a note."""
+"""One kind of table for every report, and its four forms: terminal, Markdown, HTML (by the page's template) and CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from mclnf_fast.report.page.style import db, duration, finite, matrix_of, name, ordered
+from mclnf_fast.report.page.methods import Look
 
-Summary = Mapping[str, Mapping[str, Any]]
+BOLD, DIM, RED, GREEN, OFF = "\033[1m", "\033[2m", "\033[31m", "\033[32m", "\033[0m"
+CSV_HEADS = (
+    *("run", "category", "method", "metric", "statistic", "step"),
+    *("mean", "standard_error", "signals", "seeds", "command"),
+)
 
-_BOLD, _DIM, _RED, _GREEN, _OFF = "\033[1m", "\033[2m", "\033[31m", "\033[32m", "\033[0m"
-_LOSS = 0.5  # dB under the block's own figure from which a cell is red
-_NAME = 12  # longest block name in a table
-_GAP = "   "
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure as text.
+
+    `rank` is 1 for the best of its column, 2 for the second, 0 for others; `good` colors it (None: neither color).
+    """
+
+    text: str
+    rank: int = 0
+    good: bool | None = None
 
 
-def matrix_table(summary: Summary, blocks: Sequence[str], *, color: bool = False, width: int = 100) -> str:
-    """The block-by-block PSNR of each method, then one line a method.
+@dataclass(frozen=True)
+class Row:
+    """The line of a method or an initialization: its category (may be ""), its key, its name, its figures."""
 
-    A panel has a row for each block learned ("after k") and a column for each block's held-out views; a block
-    that is not learned yet has an empty cell.
+    category: str
+    key: str
+    name: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        title: above it, on pages with several.
+        heads: of its cells; `rows`: one per method, initialization or object.
+        notes: below it.
+        groups: (title, columns) above the heads, if several runs stand side by side.
+        first: the head of the first column.
+        short: the heads in a terminal, None for columns that are left out there; () for the same heads.
+    """
+
+    title: str
+    heads: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    groups: tuple[tuple[str, int], ...] = ()
+    first: str = "method"
+    short: tuple[str | None, ...] = ()
+
+    @property
+    def has_categories(self) -> bool:
+        """Whether any row has a category, which then gets a column."""
+        return any(row.category for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column to build a table from: its head, its cell per key, and its head in a terminal (None: left out there)."""
+
+    head: str
+    cells: Mapping[str, Cell]
+    short: str | None = ""
+
+
+def column(head: str, keys: Iterable[str], show: Callable[[str], str], short: str | None = "") -> Column:
+    """Return a column of plain cells: `show` makes the text of each key.
+
+    >>> column("steps", ["a"], lambda key: "64").cells["a"].text
+    '64'
+    """
+    return Column(head, {key: Cell(show(key)) for key in keys}, short)
+
+
+def build(title: str, looks: Mapping[str, Look], columns: Sequence[Column], **options: object) -> Table:
+    """Return the table of some columns, a row per look; columns in which every cell is `-` are left out.
 
     Args:
-        summary: the `summary` of metrics.json; rows of `matrix` and any key may be missing.
-        blocks: their names, in the order in which they were learned.
-        color: terminal colours: a block's figure right after it was learned bold, a loss of 0.5 dB or more
-            since then red.
-        width: characters; as many panels stand side by side as fit.
+        title, options: see `Table`.
+        looks: of the rows, in their order.
+        columns: a key that is missing in one has `-`.
+
+    >>> from mclnf_fast.report.page.methods import method
+    >>> build("", {"mod": method("mod")}, [column("steps", ["mod"], lambda key: "64")]).rows[0].name
+    'ours (mod)'
     """
-    methods = ordered(summary)
-    panels = [_panel(m, matrix_of(summary[m]), blocks, color, width) for m in methods]
-    panels = [p for p in panels if p]
-    lines = ["Held-out PSNR in dB, block by block (rows: after learning that block)", ""]
-    while panels:
-        group, used = [panels.pop(0)], 0
-        used = _width(group[0])
-        while panels and used + len(_GAP) + _width(panels[0]) <= width:
-            used += len(_GAP) + _width(panels[0])
-            group.append(panels.pop(0))
-        lines += [_GAP.join(row).rstrip() for row in zip(*_same_height(group))]
-        lines.append("")
-    lines += _method_lines(summary, methods, blocks, color)
-    return "\n".join(lines)
+    kept = [c for c in columns if any(c.cells.get(key, Cell("-")).text != "-" for key in looks)]
+    rows = tuple(
+        Row(look.category, key, look.name, tuple(c.cells.get(key, Cell("-")) for c in kept))
+        for key, look in looks.items()
+    )
+    short = tuple(c.head if c.short == "" else c.short for c in kept)
+    return replace(Table(title, tuple(c.head for c in kept), rows, short=short), **options)  # type: ignore[arg-type]
 
 
-def summary_markdown(metrics: Mapping[str, Any]) -> str:
-    """The results as Markdown: one row a method, then PSNR over steps; for a README, an issue or a note.
+def ranked(values: Mapping[str, float | None], text: Callable[[str], str], digits: int = 2) -> dict[str, Cell]:
+    """Return cells with the best and the second marked; figures that are equal as shown share their rank.
 
     Args:
-        metrics: the content of metrics.json; any key may be missing.
+        values: key -> figure, more is better; None has no rank, and a figure that stands alone has none either.
+        text: makes the text of each key.
+        digits: decimals as shown.
+
+    >>> {k: c.rank for k, c in ranked({"a": 1.0, "b": 2.0, "c": 1.001}, str).items()}
+    {'a': 2, 'b': 1, 'c': 2}
     """
-    summary: Summary = metrics.get("summary") or {}
-    blocks = [str(b) for b in metrics.get("blocks") or []]
-    first = markdown_cell(blocks[0]) if blocks else "first block"
-    head = ["method", "PSNR mean", "SSIM", f"{first}: own", f"{first}: last", "forgetting", "city", "time"]
-    city = metrics.get("city") if isinstance(metrics.get("city"), Mapping) else {}
-    rows = []
-    for m in ordered(summary):
-        row = summary[m]
-        ssim = finite(row.get("ssim_mean"))
-        rows.append(
-            [
-                f"{markdown_cell(name(m))} (`{markdown_cell(m)}`)",
-                db(row.get("psnr_mean")),
-                "-" if ssim is None else f"{ssim:.3f}",
-                db(row.get("psnr_first_task_after_own")),
-                db(row.get("psnr_first_task_after_all")),
-                db(row.get("forgetting")),
-                db((city or {}).get(m)),
-                duration(row.get("seconds")),
-            ]
-        )
-    parts = [markdown_table(head, rows)]
-    steps = sorted({int(s) for m in summary for s in (summary[m].get("psnr_at_step") or {})})
-    if steps:
-        curve = [
-            [markdown_cell(name(m))] + [db((summary[m].get("psnr_at_step") or {}).get(str(s))) for s in steps]
-            for m in ordered(summary)
-        ]
-        parts.append(markdown_table(["PSNR after step", *map(str, steps)], curve))
-    tail = [str(metrics[k]) for k in ("machine",) if metrics.get(k)]
-    if finite(metrics.get("seconds_total")) is not None:
-        tail.append(f"{duration(metrics['seconds_total'])} in all")
-    if tail:
-        parts.append("dB on held-out views. " + "; ".join(tail) + ".")
-    return "\n\n".join(parts) + "\n"
+    shown = {key: round(value, digits) for key, value in values.items() if value is not None}
+    order = sorted(set(shown.values()), reverse=True)
+    ranks = {key: order.index(v) + 1 for key, v in shown.items()} if len(shown) > 1 else {}
+    return {key: Cell(text(key), rank if (rank := ranks.get(key, 0)) <= 2 else 0) for key in values}
 
 
-def _panel(method: str, matrix: list[list[float | None]], blocks: Sequence[str], color: bool, width: int) -> list[str]:
-    if not matrix:
-        return []
-    count = max(len(blocks), *(len(row) for row in matrix))
-    full = [str(blocks[i]) if i < len(blocks) else f"block {i + 1}" for i in range(count)]
-    room = min(_NAME, max(6, (width - _NAME) // count - 2))
-    names = [_short(n, room) for n in full]
-    if len(set(names)) < count:  # cut to the same text: number them
-        names = [_short(f"{i} {n}", room) for i, n in enumerate(full, start=1)]
-    widths = [max(6, len(n)) for n in names]
-    left = max(len("after"), *(len(n) for n in names))
-    total = left + sum(w + 2 for w in widths)
-    title = f"{name(method)} ({method})" if name(method) != method else method
-    lines = [_paint(title[:total].ljust(total), _BOLD, color)]
-    head = "after".ljust(left) + "".join("  " + n.rjust(w) for n, w in zip(names, widths))
-    lines.append(_paint(head, _DIM, color))
-    own: dict[int, float] = {}
-    for k, row in enumerate(matrix):
-        if all(value is None for value in row):  # of a method that met all blocks at once
-            continue
-        cells = names[k].ljust(left)
-        for i in range(count):
-            value = row[i] if i < len(row) and i <= k else None
-            text = ("" if value is None and i > k else db(value)).rjust(widths[i])
-            if value is not None and i == k:
-                own[i] = value
-                text = _paint(text, _BOLD, color)
-            elif value is not None and i in own and value <= own[i] - _LOSS:
-                text = _paint(text, _RED, color)
-            cells += "  " + text
-        lines.append(cells)
-    return lines
+def markdown(table: Table) -> str:
+    """Return a table as Markdown, its notes below: the best in bold, the second in italics.
+
+    >>> print(markdown(Table("", ("PSNR",), (Row("CL", "er", "ER", (Cell("20.00", 1),)),))))
+    |  | method | PSNR |
+    | --- | --- | ---: |
+    | CL | ER | **20.00** |
+    """
+    marks = {0: "{}", 1: "**{}**", 2: "*{}*"}
+    lines, before = [], ""
+    for row in table.rows:
+        category = [row.category if row.category != before else ""] if table.has_categories else []
+        before = row.category
+        lines.append([*category, markdown_cell(row.name), *(marks[c.rank].format(c.text) for c in row.cells)])
+    left = ["", table.first] if table.has_categories else [table.first]
+    return "\n\n".join([markdown_table([*left, *map(markdown_cell, table.heads)], lines, len(left)), *table.notes])
 
 
-def _method_lines(summary: Summary, methods: Sequence[str], blocks: Sequence[str], color: bool) -> list[str]:
-    first = _short(str(blocks[0])) if blocks else "block 1"
-    head = ["method", "mean", "SSIM", f"{first} own", "at end", "forgotten", "seconds", "parameters"]
-    rows = []
-    for m in methods:
-        row = summary[m]
-        ssim, seconds, size = (finite(row.get(k)) for k in ("ssim_mean", "seconds", "parameters"))
-        rows.append(
-            [
-                name(m),
-                db(row.get("psnr_mean")),
-                "-" if ssim is None else f"{ssim:.3f}",
-                db(row.get("psnr_first_task_after_own")),
-                db(row.get("psnr_first_task_after_all")),
-                db(row.get("forgetting")),
-                "-" if seconds is None else f"{seconds:.1f}",
-                "-" if size is None else f"{int(size):,}",
-            ]
-        )
-    if not rows:
-        return ["no results yet"]
-    widths = [max(len(r[c]) for r in [head, *rows]) for c in range(len(head))]
-    lines = [_paint(_aligned(head, widths), _DIM, color)]
-    for m, row_text in zip(methods, rows):
-        lost = finite(summary[m].get("forgetting"))
-        code = None if lost is None else _RED if lost >= _LOSS else _GREEN if lost <= 0.005 else None
-        padded = [t.ljust(w) if c == 0 else t.rjust(w) for c, (t, w) in enumerate(zip(row_text, widths))]
-        if code:
-            padded[5] = _paint(padded[5], code, color)
-        lines.append("  ".join(padded))
-    return lines
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return a Markdown table whose first `left` columns are aligned to the left, figures to the right.
 
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(t.ljust(w) if c == 0 else t.rjust(w) for c, (t, w) in enumerate(zip(cells, widths)))
-
-
-def _same_height(panels: list[list[str]]) -> list[list[str]]:
-    height = max(len(p) for p in panels)
-    return [p + [" " * _width(p)] * (height - len(p)) for p in panels]
-
-
-def _width(panel: list[str]) -> int:
-    """Visible characters of a panel's lines, which are all as long."""
-    line = panel[0]
-    for code in (_BOLD, _DIM, _RED, _GREEN, _OFF):
-        line = line.replace(code, "")
-    return len(line)
-
-
-def _short(text: str, room: int = _NAME) -> str:
-    clean = " ".join("".join(c if c.isprintable() else " " for c in text).split()) or "?"
-    return clean if len(clean) <= room else clean[: room - 1] + "~"
-
-
-def _paint(text: str, code: str, color: bool) -> str:
-    return f"{code}{text}{_OFF}" if color else text
+    >>> print(markdown_table(["method", "dB"], [["ER", "20.00"]]))
+    | method | dB |
+    | --- | ---: |
+    | ER | 20.00 |
+    """
+    rule = ["---" if c < left else "---:" for c in range(len(heads))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (heads, rule, *rows))
 
 
 def markdown_cell(text: str) -> str:
-    """`text` for a cell of a Markdown table: on one line, its marks escaped."""
+    r"""Return text for a cell of a Markdown table: on one line, its marks escaped.
+
+    >>> markdown_cell("a|b")
+    'a\\|b'
+    """
     flat = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
     return flat.replace("<", "&lt;").replace(">", "&gt;").replace("`", "'")
 
 
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table: the first column to the left, figures to the right."""
-    lines = ["| " + " | ".join(head) + " |"]
-    lines.append("| " + " | ".join("---" if c == 0 else "---:" for c in range(len(head))) + " |")
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines)
+def terminal(table: Table, *, color: bool = False) -> str:
+    """Return a table for a terminal, its columns aligned; the best of a column carries a star.
+
+    Columns whose head is None in `table.short` are left out, since a terminal is narrow.
+
+    >>> print(terminal(Table("", ("PSNR",), (Row("", "er", "ER", (Cell("20.00", 1),)),))))
+    method   PSNR
+    ER      20.00*
+    """
+    heads = table.short or table.heads
+    kept = [c for c, head in enumerate(heads) if head is not None]
+    stars = any(row.cells[c].rank == 1 for row in table.rows for c in kept)
+    left = 2 if table.has_categories else 1
+    lines = [[""] * (left - 1) + [table.first, *(f"{heads[c]}{' ' * stars}" for c in kept)]]
+    for row in table.rows:
+        names = [row.category, row.name] if table.has_categories else [row.name]
+        cells = [row.cells[c].text + ("*" if row.cells[c].rank == 1 else " " * stars) for c in kept]
+        lines.append([*map(one_line, names), *cells])
+    widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
+    text = []
+    for r, line in enumerate(lines):
+        cells = [t.ljust(w) if c < left else t.rjust(w) for c, (t, w) in enumerate(zip(line, widths))]
+        for c, index in enumerate(kept):
+            good = table.rows[r - 1].cells[index].good if r else None
+            if good is not None:
+                cells[left + c] = paint(cells[left + c], GREEN if good else RED, color)
+        text.append(paint("  ".join(cells).rstrip(), DIM, color and r == 0))
+    return "\n".join(text)
+
+
+def one_line(text: str) -> str:
+    """Return text on one line, without control characters; `?` if nothing is left.
+
+    >>> one_line("a\\n b")
+    'a b'
+    """
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split()) or "?"
+
+
+def paint(text: str, code: str, color: bool) -> str:
+    """Return text in a terminal's color, or as it is without `color`.
+
+    >>> paint("x", BOLD, False)
+    'x'
+    """
+    return f"{code}{text}{OFF}" if color else text
+
+
+def csv_text(lines: Iterable[Sequence[object]], *, heads: bool = True) -> str:
+    """Return rows of figures as CSV under `CSV_HEADS`.
+
+    >>> csv_text([["a run", "CL", "er", "psnr", "last", 64, "20.0", "", 1, 1, ""]], heads=False)
+    'a run,CL,er,psnr,last,64,20.0,,1,1,\\n'
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows([CSV_HEADS] if heads else [])
+    writer.writerows(lines)
+    return out.getvalue()

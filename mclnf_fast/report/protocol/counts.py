@@ -1,4 +1,4 @@
-"""What is counted from a run of `mclnf-fast run image|video|audio`: means, standard errors, transfer, steps to a PSNR.
+"""The statistics of a run of `mclnf-fast run image|video|audio`: means, standard errors, transfer, steps to a PSNR.
 
 A mean is over all pairs of test signal and seed. Its standard error is over the signals: the deviation of their means
 over the seeds, divided by the root of their number; a single signal has none. Values that are no finite number are
@@ -8,19 +8,21 @@ left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.report.page.methods import JOINT, Method, in_order, method
-from mclnf_fast.report.page.style import finite
+from mclnf_fast.metrics import backward_transfer, forgetting
+from mclnf_fast.report.page.methods import JOINT, Look, looks
+from mclnf_fast.report.record import SignalRecord, SignalResults
 
 METRIC_NAMES = {"psnr": "PSNR", "ssim": "SSIM", "si_sdr": "SI-SDR"}
 METRIC_UNITS = {"psnr": "dB", "si_sdr": "dB"}
 DIGITS = {"psnr": 2, "ssim": 3, "si_sdr": 2}
+FIGURES = ("parameters", "seconds_per_step", "points_per_step", "peak_bytes_per_step", "seconds")
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,21 @@ class Estimate:
     seeds: int
 
 
-def estimate(values: Any) -> Estimate | None:
-    """The mean over all pairs and the standard error over signals of `values` [seeds, signals]; NaN is left out.
+def estimate(values: ArrayLike) -> Estimate | None:
+    """Return the mean over all pairs and the standard error over signals of `values` [seeds, signals].
 
-    Returns: None, if nothing is left.
+    NaN is left out; None if nothing is left.
+
+    >>> estimate([[1.0, 3.0]])
+    Estimate(mean=2.0, error=1.0, signals=2, seeds=1)
     """
     table = np.atleast_2d(np.asarray(values, dtype=np.float64))
     known = np.isfinite(table)
     if not known.any():
         return None
     kept = table[:, known.any(0)]
-    have = np.isfinite(kept)
-    by_signal = np.where(have, kept, 0.0).sum(0) / have.sum(0)
+    finite = np.isfinite(kept)
+    by_signal = np.where(finite, kept, 0.0).sum(0) / finite.sum(0)
     count = len(by_signal)
     error = float(by_signal.std(ddof=1) / math.sqrt(count)) if count > 1 else None
     # Equal values have exactly their own mean: a forgetting of 0.0 stays 0.0.
@@ -53,42 +58,41 @@ def estimate(values: Any) -> Estimate | None:
     return Estimate(mean, error, count, int(known.any(1).sum()))
 
 
-class Protocol:
+class Statistics:
     """The statistics of one run.
 
     Args:
-        metrics: the content of metrics.json; any key may be missing, and what is missing gives None or nothing.
+        record: of the run; what is missing in it gives None or nothing.
 
     Raises: InputError, if methods and seeds do not fit together (another number of test signals).
+
+    >>> Statistics(SignalRecord(system="image")).methods
+    []
     """
 
-    def __init__(self, metrics: Mapping[str, Any]) -> None:
-        self.metrics = metrics
-        self.kind = str(metrics.get("system") or "signal")
-        self.title = str(metrics.get("title") or self.kind)
-        self.command = str(metrics.get("command") or "")
-        given = mapping(metrics.get("seeds"))
-        self.seeds = {str(k): mapping(v) for k, v in given.items()}
-        rows: dict[str, dict[str, Mapping[str, Any]]] = {}
+    def __init__(self, record: SignalRecord) -> None:
+        self.record = record
+        self.kind = record.system
+        self.title = record.title or self.kind
+        self.command = record.command
+        self.seeds = record.seeds
+        rows: dict[str, dict[str, SignalResults]] = {}
         for seed, content in self.seeds.items():
-            for key, row in mapping(content.get("methods")).items():
-                rows.setdefault(str(key), {})[seed] = mapping(row)
+            for key, row in content.methods.items():
+                rows.setdefault(key, {})[seed] = row
         self.rows = rows
-        self.looks: dict[str, Method] = {}
-        for key in in_order(rows):
-            category = next((str(r["category"]) for r in rows[key].values() if r.get("category")), None)
-            self.looks[key] = method(key, category)
+        categories = {key: next((r.category for r in rows[key].values() if r.category), None) for key in rows}
+        self.looks: dict[str, Look] = looks(categories)
         self.methods = list(self.looks)
-        listed = [str(m) for m in sequence(metrics.get("metrics"))]
-        self.measures = list(dict.fromkeys(["psnr", *listed]))
+        self.measures = list(dict.fromkeys(["psnr", *record.measures]))
         self._curves: dict[tuple[str, str], dict[int, np.ndarray]] = {}
         self.signals = self._names()
-        steps = {s for m in self.methods for s in self.values(m)}
-        self.steps = sorted(s for s in steps if s > 0)
+        steps = {step for m in self.methods for step in self.values(m)}
+        self.steps = sorted(step for step in steps if step > 0)
         self.last = self.steps[-1] if self.steps else 0
 
     def _names(self) -> list[str]:
-        names = [str(n) for n in sequence(mapping(self.metrics.get("signals")).get("test"))]
+        names = list(self.record.names.test)
         counts = {v.shape[1] for m in self.methods for k in self.measures for v in self.values(m, k).values()}
         if len(counts) > 1:
             raise InputError(f"metrics.json: methods and seeds must have the same test signals, got {sorted(counts)}")
@@ -96,111 +100,108 @@ class Protocol:
         return names if len(names) == count else [f"signal {i + 1}" for i in range(count)]
 
     def values(self, key: str, measure: str = "psnr") -> dict[int, np.ndarray]:
-        """Values [seeds, signals] by step, NaN where nothing was logged; in the order of the steps."""
+        """Return values [seeds, signals] by step, NaN if nothing was logged; in the order of the steps."""
         if (key, measure) not in self._curves:
-            curves = [mapping(mapping(r.get("curve")).get(measure)) for r in self.rows.get(key, {}).values()]
+            curves = [row.curve.get(measure, {}) for row in self.rows.get(key, {}).values()]
             table: dict[int, list[list[float]]] = {}
-            for step in sorted({int(s) for c in curves for s in c if str(s).isdigit()}):
-                lines = [numbers(c.get(str(step))) for c in curves]
+            for step in sorted({step for curve in curves for step in curve}):
+                lines = [numbers(curve.get(step, ())) for curve in curves]
                 width = max(len(line) for line in lines)
                 if any(line and len(line) != width for line in lines):
                     raise InputError(f"metrics.json: {key}, step {step}: the seeds must have the same test signals")
                 if width:
                     table[step] = [line or [math.nan] * width for line in lines]
-            self._curves[key, measure] = {s: np.array(v) for s, v in table.items()}
+            self._curves[key, measure] = {step: np.array(v) for step, v in table.items()}
         return self._curves[key, measure]
 
     def at(self, key: str, step: int, measure: str = "psnr") -> Estimate | None:
-        """The estimate at a logged step, None where it was not measured."""
-        found = self.values(key, measure).get(step)
-        return None if found is None else estimate(found)
+        """Return the estimate at a logged step, None if it was not measured."""
+        values = self.values(key, measure).get(step)
+        return None if values is None else estimate(values)
 
     def curve(self, key: str, measure: str = "psnr") -> dict[int, Estimate]:
-        """Estimates by step, from step 1 on."""
-        found = {s: self.at(key, s, measure) for s in self.values(key, measure) if s > 0}
-        return {s: e for s, e in found.items() if e is not None}
+        """Return estimates by step, from step 1 on."""
+        estimates = {step: self.at(key, step, measure) for step in self.values(key, measure) if step > 0}
+        return {step: e for step, e in estimates.items() if e is not None}
 
     def best(self, key: str, measure: str = "psnr") -> tuple[int, Estimate] | None:
-        """(step, estimate) of the highest mean over the logged steps, from step 1 on; the earliest of equals."""
+        """Return (step, estimate) of the highest mean over the logged steps, from step 1 on; the earliest of equals."""
         curve = self.curve(key, measure)
-        return max(curve.items(), key=lambda p: (p[1].mean, -p[0])) if curve else None
+        return max(curve.items(), key=lambda pair: (pair[1].mean, -pair[0])) if curve else None
 
     def left_out(self, measure: str) -> dict[str, tuple[int, int]]:
-        """Methods with values at the last step that are no finite number: how many of how many."""
+        """Return, for methods with values at the last step that are not finite, how many of how many."""
         last = {m: self.values(m, measure).get(self.last) for m in self.methods}
         counts = {m: (int((~np.isfinite(v)).sum()), int(v.size)) for m, v in last.items() if v is not None}
         return {m: c for m, c in counts.items() if c[0]}
 
     def final(self, key: str, measure: str = "psnr") -> Estimate | None:
-        """The estimate at the run's last step."""
+        """Return the estimate at the run's last step."""
         return self.at(key, self.last, measure)
 
     def sequential(self, key: str) -> bool:
-        """Whether the method learns one task after another."""
+        """Return whether the method learns one task after another."""
         return key in self.looks and self.looks[key].category not in JOINT
 
     def matrices(self, key: str) -> np.ndarray:
-        """R [seeds, signals, T, T]: PSNR of task i after task k. Empty for a joint method, or where it is missing."""
-        tables = [sequence(r.get("matrix")) for r in self.rows.get(key, {}).values()] if self.sequential(key) else []
-        found = [square for t in tables if (square := _square(t)) is not None]
-        if not found or len({f.shape for f in found}) > 1:
+        """Return R [seeds, signals, T, T], PSNR of task i after task k; empty for a joint method or without one."""
+        rows = self.rows.get(key, {}).values() if self.sequential(key) else ()
+        squares = [square for row in rows if (square := _square(row.matrix or ())) is not None]
+        if not squares or len({square.shape for square in squares}) > 1:
             return np.zeros((0, 0, 0, 0))
-        return np.moveaxis(np.stack(found), -1, 1)
+        return np.moveaxis(np.stack(squares), -1, 1)
 
     def matrix(self, key: str) -> np.ndarray:
-        """The average R [T, T] over signals and seeds; [0, 0] where there is none."""
-        found = self.matrices(key)
-        return found.mean((0, 1)) if found.size else np.zeros((0, 0))
+        """Return the average R [T, T] over signals and seeds; [0, 0] if there is none."""
+        matrices = self.matrices(key)
+        return matrices.mean((0, 1)) if matrices.size else np.zeros((0, 0))
 
     def forgetting(self, key: str) -> Estimate | None:
-        """mean_k R[k, k] - R[T-1, k] in dB: positive is loss."""
-        from mclnf_fast.metrics import forgetting
-
+        """Return mean_k R[k, k] - R[T-1, k] in dB: positive is loss."""
         return self._of_matrices(key, forgetting)
 
     def backward_transfer(self, key: str) -> Estimate | None:
-        """mean over k < T-1 of R[T-1, k] - R[k, k] in dB."""
-        from mclnf_fast.metrics import backward_transfer
-
+        """Return the mean over k < T-1 of R[T-1, k] - R[k, k] in dB."""
         return self._of_matrices(key, backward_transfer)
 
     def forward_transfer(self, key: str) -> Estimate | None:
-        """mean over i > 0 of R[i-1, i] - before[i] in dB: what the tasks before gave a task not yet learned."""
-        found = self.matrices(key)
-        starts = [_before(r.get("before"), found.shape[-1]) for r in self.rows.get(key, {}).values()]
-        before = [b for b in starts if b is not None]
-        if not found.size or found.shape[-1] < 2 or len(before) != len(found):
+        """Return the mean over i > 0 of R[i-1, i] - before[i] in dB: the gain of a task that was not learned yet."""
+        matrices = self.matrices(key)
+        rows = [_before(row.before, matrices.shape[-1]) for row in self.rows.get(key, {}).values()]
+        before = [row for row in rows if row is not None]
+        if not matrices.size or matrices.shape[-1] < 2 or len(before) != len(matrices):
             return None
-        ahead = np.diagonal(found, 1, 2, 3)  # [seeds, signals, T-1]: R[i-1, i]
-        start = np.moveaxis(np.stack(before), 1, 2)[..., 1:]
-        return estimate((ahead - start).mean(-1)) if ahead.shape == start.shape else None
+        ahead = np.diagonal(matrices, 1, 2, 3)  # [seeds, signals, T-1]: R[i-1, i]
+        initial = np.moveaxis(np.stack(before), 1, 2)[..., 1:]
+        return estimate((ahead - initial).mean(-1)) if ahead.shape == initial.shape else None
 
     def largest_change(self, key: str) -> float | None:
-        """The largest |R[k, i] - R[i, i]| over k >= i, signals and seeds: exactly 0.0 only where nothing moved."""
-        found = self.matrices(key)
-        if not found.size:
+        """Return the largest |R[k, i] - R[i, i]| over k >= i, signals and seeds: 0.0 only if nothing moved at all."""
+        matrices = self.matrices(key)
+        if not matrices.size:
             return None
-        own = np.diagonal(found, 0, 2, 3)[..., None, :]
-        return float(np.abs(np.tril(found - own)).max())
+        first = np.diagonal(matrices, 0, 2, 3)[..., None, :]
+        return float(np.abs(np.tril(matrices - first)).max())
 
-    def _of_matrices(self, key: str, figure: Callable[[Any], float]) -> Estimate | None:
-        found = self.matrices(key)
-        if not found.size or found.shape[-1] < 2:
+    def _of_matrices(self, key: str, figure: Callable[[list[list[float]]], float]) -> Estimate | None:
+        matrices = self.matrices(key)
+        if not matrices.size or matrices.shape[-1] < 2:
             return None
-        return estimate([[figure(r.tolist()) for r in seed] for seed in found])
+        return estimate([[figure(matrix.tolist()) for matrix in seed] for seed in matrices])
 
     def figure(self, key: str, name: str) -> float | None:
-        """The mean over the seeds of one figure of the method (`seconds_per_step`, `parameters`, ...)."""
-        found = [v for r in self.rows.get(key, {}).values() if (v := finite(r.get(name))) is not None]
-        return sum(found) / len(found) if found else None
+        """Return the mean over the seeds of one of `FIGURES` of a method."""
+        fields = [getattr(row, name) for row in self.rows.get(key, {}).values()]
+        values = [float(value) for value in fields if value is not None]
+        return sum(values) / len(values) if values else None
 
     def steps_to(self, key: str, target: float) -> float | None:
-        """Steps until the mean PSNR reaches `target` dB, between logged steps along the logarithm of the step.
+        """Return the steps until the mean PSNR reaches `target` dB, interpolated along the logarithm of the step.
 
-        1 where the first step is already there, None where no logged step is.
+        1 if the first step is already there, None if no logged step is.
         """
         before: tuple[int, float] | None = None
-        for step, value in ((s, e.mean) for s, e in self.curve(key).items()):
+        for step, value in ((step, e.mean) for step, e in self.curve(key).items()):
             if value >= target:
                 if before is None:
                     return float(step)
@@ -210,34 +211,27 @@ class Protocol:
         return None
 
 
-def mapping(value: object) -> Mapping[str, Any]:
-    """`value` where it is a mapping, else an empty one."""
-    return value if isinstance(value, Mapping) else {}
+def numbers(values: Sequence[float | None]) -> list[float]:
+    """Return figures with NaN for None, as numpy counts them.
+
+    >>> numbers([1.0, None])
+    [1.0, nan]
+    """
+    return [math.nan if value is None else value for value in values]
 
 
-def sequence(value: object) -> Sequence[Any]:
-    """`value` where it is a list, else an empty one."""
-    return value if isinstance(value, list | tuple) else []
-
-
-def numbers(value: object) -> list[float]:
-    """A list of numbers with NaN for what is none; a bare number is a list of one."""
-    given = sequence(value) if not isinstance(value, int | float) else [value]
-    return [math.nan if (v := finite(x)) is None else v for x in given]
-
-
-def _square(table: Sequence[Any]) -> np.ndarray | None:
-    """[T, T, signals] with finite numbers wherever task i came before task k ended, or None."""
-    lines = [[numbers(cell) for cell in sequence(row)] for row in table]
+def _square(matrix: Sequence[Sequence[Sequence[float | None]]]) -> np.ndarray | None:
+    """Return [T, T, signals], finite wherever task i had been met before task k ended; None if it is anything else."""
+    lines = [[numbers(cell) for cell in row] for row in matrix]
     sizes = {len(cell) for row in lines for cell in row}
     if not lines or any(len(row) != len(lines) for row in lines) or len(sizes) != 1:
         return None
-    found = np.array(lines)
-    learned = found[np.tril(np.ones(found.shape[:2], dtype=bool))]
-    return found if found.size and np.isfinite(learned).all() else None
+    square = np.array(lines)
+    learned = square[np.tril(np.ones(square.shape[:2], dtype=bool))]
+    return square if square.size and np.isfinite(learned).all() else None
 
 
-def _before(value: object, count: int) -> np.ndarray | None:
-    """[T, signals], or None where it is not for `count` tasks."""
-    lines = [numbers(cell) for cell in sequence(value)]
+def _before(values: Sequence[Sequence[float | None]], count: int) -> np.ndarray | None:
+    """Return [T, signals], or None if it is not for `count` tasks."""
+    lines = [numbers(cell) for cell in values]
     return np.array(lines) if len(lines) == count and len({len(line) for line in lines}) == 1 else None

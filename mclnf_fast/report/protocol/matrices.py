@@ -1,4 +1,4 @@
-"""The figure of forgetting: a small matrix a method, PSNR of every task after every task."""
+"""The figure of forgetting: a small matrix per method, PSNR of every task after every task."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mclnf_fast.report.page.canvas import heat
-from mclnf_fast.report.page.methods import Method
-from mclnf_fast.report.page.plots import FINE, GRID, INK, SOFT, TEXT, new_figure
+from mclnf_fast.report.page.methods import Look
+from mclnf_fast.report.page.plots import FINE, GRID, INK, SMALL, SOFT, TEXT, new_figure
 from mclnf_fast.report.protocol.tables import Labelled
 
 if TYPE_CHECKING:
@@ -18,34 +18,33 @@ if TYPE_CHECKING:
 
 _SIDE, _LEFT, _ABOVE, _GAP, _FOOT, _NAME = 1.62, 0.95, 0.38, 0.32, 0.48, 0.45  # inches
 _COLUMNS = 4
-_SMALL = 8  # points
 
 
 def matrices_figure(runs: Sequence[Labelled]) -> Figure:
-    """R[k, i], PSNR of task i after task k, for each method that learns in sequence; one scale a run.
+    """Return R[k, i], PSNR of task i after task k, for each method that learns in sequence; one scale per run.
 
     Bold: when the task was learned. Above the white stairs: tasks that were not learned yet.
     """
-    found = {r.label: [m for m in r.run.methods if r.run.matrix(m).size] for r in runs}
-    columns = min(_COLUMNS, max([1, *(len(ms) for ms in found.values())]))
-    lines = {label: max(1, -(-len(ms) // columns)) for label, ms in found.items()}
+    methods = {r.label: [m for m in r.run.methods if r.run.matrix(m).size] for r in runs}
+    columns = min(_COLUMNS, max([1, *(len(ms) for ms in methods.values())]))
+    lines = {label: max(1, -(-len(ms) // columns)) for label, ms in methods.items()}
     wide = _LEFT + columns * (_SIDE + _GAP) + 0.72
     high = sum(_NAME + n * (_ABOVE + _SIDE + _FOOT) for n in lines.values()) + 0.1
     figure = new_figure(wide, high)
     top = 0.05  # inches from the top, down
     for r in runs:
-        ms = found[r.label]
+        ms = methods[r.label]
         figure.text(
             0.14 / wide, 1 - (top + 0.28) / high, r.label, fontsize=TEXT, color=INK, va="center", parse_math=False
         )
         top += _NAME
-        values = [r.run.matrix(m) for m in ms]
-        shown = np.concatenate([v[np.isfinite(v)] for v in values]) if values else np.zeros(1)
-        scale = float(shown.min()), float(shown.max())
+        matrices = [r.run.matrix(m) for m in ms]
+        known = np.concatenate([m[np.isfinite(m)] for m in matrices]) if matrices else np.zeros(1)
+        scale = float(known.min()), float(known.max())
         if not ms:
             middle = 1 - (top + _ABOVE + _SIDE / 2) / high
             figure.text(_LEFT / wide, middle, "no method that learns in sequence", color=SOFT, fontsize=FINE)
-        for k, (m, matrix) in enumerate(zip(ms, values)):
+        for k, (m, matrix) in enumerate(zip(ms, matrices)):
             x = _LEFT + k % columns * (_SIDE + _GAP)
             y = high - top - k // columns * (_ABOVE + _SIDE + _FOOT) - _ABOVE - _SIDE
             axes = figure.add_axes((x / wide, y / high, _SIDE / wide, _SIDE / high))
@@ -63,24 +62,24 @@ def _bar(axes: Axes, scale: tuple[float, float]) -> None:
     )
     axes.set_xticks([])
     axes.yaxis.tick_right()
-    axes.tick_params(labelsize=_SMALL, colors=SOFT, length=2)
-    axes.set_title("dB", fontsize=_SMALL, color=SOFT, pad=3)
+    axes.tick_params(labelsize=SMALL, colors=SOFT, length=2)
+    axes.set_title("dB", fontsize=SMALL, color=SOFT, pad=3)
     for edge in axes.spines.values():
         edge.set_visible(False)
 
 
-def _matrix(axes: Axes, values: np.ndarray, look: Method, scale: tuple[float, float], named: bool) -> None:
+def _matrix(axes: Axes, values: np.ndarray, look: Look, scale: tuple[float, float], first: bool) -> None:
     low, high = scale
     count = len(values)
     place = np.clip((values - low) / (high - low if high > low else 1.0), 0, 1)
-    colours = heat(place)
-    colours[~np.isfinite(values)] = 255
-    axes.imshow(colours)
+    colors = heat(place)
+    colors[~np.isfinite(values)] = 255
+    axes.imshow(colors)
     for k in range(count) if count <= 6 else ():
         for i in range(count):
             if not np.isfinite(values[k, i]):
                 continue
-            light = float(colours[k, i] @ [0.299, 0.587, 0.114])
+            light = float(colors[k, i] @ [0.299, 0.587, 0.114])
             shade = "white" if light < 125 else INK
             size = 9.5 if count <= 4 else 7
             axes.text(
@@ -92,10 +91,10 @@ def _matrix(axes: Axes, values: np.ndarray, look: Method, scale: tuple[float, fl
     axes.set_title(look.name, fontsize=FINE, color=INK, pad=4, parse_math=False)
     ticks = list(range(0, count, -(-count // 8)))
     axes.set_xticks(ticks, [str(t + 1) for t in ticks])
-    axes.set_yticks(ticks, [str(t + 1) for t in ticks] if named else [""] * len(ticks))
-    axes.set_xlabel("task", fontsize=_SMALL + 1, color=SOFT, labelpad=1)
-    axes.set_ylabel("after task" if named else "", fontsize=_SMALL + 1, color=SOFT)
-    axes.tick_params(length=0, labelsize=_SMALL + 1, colors=SOFT)
+    axes.set_yticks(ticks, [str(t + 1) for t in ticks] if first else [""] * len(ticks))
+    axes.set_xlabel("task", fontsize=SMALL + 1, color=SOFT, labelpad=1)
+    axes.set_ylabel("after task" if first else "", fontsize=SMALL + 1, color=SOFT)
+    axes.tick_params(length=0, labelsize=SMALL + 1, colors=SOFT)
     axes.set_xlim(-0.5, count - 0.5)
     axes.set_ylim(count - 0.5, -0.5)
     for edge in axes.spines.values():

@@ -1,14 +1,14 @@
-"""The qualitative grid: a row a test signal, the truth and each method side by side, its PSNR under each.
+"""The qualitative grid: a row per test signal, the truth and each method side by side, PSNR under each.
 
-Images and frames of videos are shown whole, and below them the place where the methods differ most, enlarged. Sound
-is shown as a waveform over the truth's and as a spectrogram.
+Images and frames of videos are shown whole, and below them, enlarged, the detail in which the methods differ most.
+Sound is shown as a waveform over the truth's and as a spectrogram.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,14 +20,16 @@ from mclnf_fast.report.page.canvas import (
     RULE,
     SMALL,
     SOFT,
+    Array,
     Sheet,
+    as_array,
     enlarge,
-    fit,
-    font,
+    resize,
+    small_print,
     text_width,
     to_rgb8,
 )
-from mclnf_fast.report.page.methods import Method, in_order, method
+from mclnf_fast.report.page.methods import Look, in_order, method
 from mclnf_fast.report.page.style import db, finite
 from mclnf_fast.report.protocol.waves import bands_picture, spectrogram, waveform
 
@@ -39,86 +41,115 @@ _CELL, _SOUND = 128, 176  # pixels, about the width of a picture and of a wavefo
 Figures = Mapping[str, Sequence[float | None]]
 
 
+@dataclass(frozen=True)
+class Labels:
+    """The texts of a picture.
+
+    Attributes:
+        names: of the signals, shown under the truth.
+        looks: how the methods are shown, if they are not those of `page.methods`.
+        title: above; `lines`: below, in small type (the commands that made it).
+
+    >>> Labels(title="faces").look("mod").name
+    'ours (mod)'
+    """
+
+    names: Sequence[str] = ()
+    looks: Mapping[str, Look] = field(default_factory=dict)
+    title: str = ""
+    lines: Sequence[str] = ()
+
+    def look(self, key: str) -> Look:
+        """Return how a method is shown."""
+        return self.looks.get(key) or method(key)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What the grid shows of sound besides: samples per second, and method -> SI-SDR in dB of each signal."""
+
+    rate: float | None = None
+    si_sdr: Figures = field(default_factory=dict)
+
+
 def qualitative_picture(
     kind: str,
-    truth: Any,
-    predictions: Mapping[str, Any],
+    truth: Array,
+    predictions: Mapping[str, Array],
     psnrs: Figures,
-    rate: float | None = None,
+    labels: Labels | None = None,
     *,
-    names: Sequence[str] = (),
-    second: Figures | None = None,
-    looks: Mapping[str, Method] | None = None,
-    title: str = "",
-    lines: Sequence[str] = (),
+    sound: Sound | None = None,
     detail: bool = True,
 ) -> PilImage.Image:
-    """The grid as a Pillow image.
+    """Return the grid as a Pillow image.
 
     Args:
         kind: "image", "video" or "audio".
         truth: values of S signals in [0, 1]: [S, H, W, C], [S, F, H, W, C] or [S, L, 1].
         predictions: method -> values like truth; of a video the middle frame is shown.
         psnrs: method -> dB of each signal; a missing one is shown as `-`, the best is underlined.
-        rate: samples a second of sound.
-        names: of the signals, shown under the truth.
-        second: method -> SI-SDR in dB of each signal, shown below the PSNR; sound only.
-        looks: how the methods are shown, where they are not those of the paper.
-        title, lines: above the grid, and in small type below it (the commands that made it).
-        detail: whether the place where the methods differ most is shown enlarged.
+        labels: the texts around the pictures.
+        sound: rate and SI-SDR, for kind "audio".
+        detail: whether the detail in which the methods differ most is shown enlarged.
 
     Raises: ValueError, if a prediction has another shape than the truth, or there is no signal.
+
+    >>> truth = np.zeros((1, 16, 16, 3))
+    >>> qualitative_picture("image", truth, {"mod": truth}, {"mod": [None]}).mode
+    'RGB'
     """
     true = as_array(truth)
     ranks = {"image": 4, "video": 5, "audio": 3}
     if kind not in ranks or true.ndim != ranks[kind] or 0 in true.shape:
         raise ValueError(f"truth must hold signals of kind image, video or audio, got {kind!r} of shape {true.shape}")
-    made = {m: as_array(predictions[m]) for m in in_order(predictions)}
-    for m, values in made.items():
-        if values.shape != true.shape:
-            raise ValueError(f"predictions[{m!r}] must be {true.shape} like truth, got {values.shape}")
-    shown = {m: (looks or {}).get(m) or method(m) for m in made}
+    values = {m: as_array(predictions[m]) for m in in_order(predictions)}
+    for m, prediction in values.items():
+        if prediction.shape != true.shape:
+            raise ValueError(f"predictions[{m!r}] must be {true.shape} like truth, got {prediction.shape}")
+    labels, sound = labels or Labels(), sound or Sound()
+    looks = {m: labels.look(m) for m in values}
     if kind == "video":
         middle = true.shape[1] // 2
-        true, made = true[:, middle], {m: v[:, middle] for m, v in made.items()}
-    grid = _Audio(true, rate, second or {}) if kind == "audio" else _Pictures(true, list(shown.values()), detail)
-    columns = 1 + len(made)
+        true, values = true[:, middle], {m: v[:, middle] for m, v in values.items()}
+    grid = _Audio(true, sound) if kind == "audio" else _Pictures(true, list(looks.values()), detail)
+    columns = 1 + len(values)
     wide = 2 * MARGIN + columns * (grid.width + GAP) - GAP
-    top = MARGIN + (34 if title else 0)
-    high = top + _HEAD + len(true) * grid.height + _FOOT * len(lines) + MARGIN - 8
+    top = MARGIN + (34 if labels.title else 0)
+    high = top + _HEAD + len(true) * grid.height + _FOOT * len(labels.lines) + MARGIN - 8
     sheet = Sheet(wide, high)
-    if title:
-        sheet.text(MARGIN, MARGIN + 8, title, size=BODY + 2, room=wide - 2 * MARGIN)
-    _heads(sheet, MARGIN, top, grid.width, list(shown.values()))
+    if labels.title:
+        sheet.text(MARGIN, MARGIN + 8, labels.title, size=BODY + 2, room=wide - 2 * MARGIN)
+    _heads(sheet, MARGIN, top, grid.width, list(looks.values()))
     for s in range(len(true)):
         y = top + _HEAD + s * grid.height
-        figures = {m: finite(psnrs[m][s]) if s < len(psnrs.get(m, ())) else None for m in made}
-        grid.row(sheet, s, y, {m: v[s] for m, v in made.items()}, shown)
-        sheet.text(MARGIN, y + grid.under, names[s] if s < len(names) else f"signal {s + 1}", room=grid.width)
+        figures = {m: finite(psnrs[m][s]) if s < len(psnrs.get(m, ())) else None for m in values}
+        grid.row(sheet, s, y, {m: v[s] for m, v in values.items()}, looks)
+        name = labels.names[s] if s < len(labels.names) else f"signal {s + 1}"
+        sheet.text(MARGIN, y + grid.under, name, room=grid.width)
         _psnrs(sheet, y + grid.under, grid.width, figures)
-    for k, line in enumerate(lines):
-        small_print(sheet, MARGIN, high - MARGIN - _FOOT * (len(lines) - 1 - k), line)
-    if kind == "audio":  # few colours: a third of the bytes
+    for k, line in enumerate(labels.lines):
+        small_print(sheet, MARGIN, high - MARGIN - _FOOT * (len(labels.lines) - 1 - k), line)
+    if kind == "audio":  # a palette, since waves have few colors: a third of the bytes
         from PIL import Image
 
         return sheet.image.quantize(256, dither=Image.Dither.NONE)
     return sheet.image
 
 
-def small_print(sheet: Sheet, x: float, y: float, line: str) -> None:
-    """A command in small type; the two hyphens of an option stay two."""
-    face = font(12)
-    for part in re.split("(-)", fit(line, 12, sheet.image.width - x - MARGIN)):
-        sheet.draw.text((x, y), part, font=face, fill=SOFT, anchor="lm")
-        x += face.getlength(part) + (1.5 if part == "-" else 0.0)
+def small_enough(draw: Callable[[int], PilImage.Image], rows: int, most: int = 1_040_000) -> tuple[PilImage.Image, int]:
+    """Return `draw(count)` and the count, the largest up to `rows` whose PNG has at most `most` bytes, or 1.
 
+    Reports carry their pictures inside; a larger one makes the page slow to open and hard to send.
 
-def small_enough(make: Callable[[int], PilImage.Image], rows: int, most: int = 1_040_000) -> tuple[PilImage.Image, int]:
-    """A picture of as many rows, at most `rows`, as a PNG of `most` bytes holds, and how many: `make(rows)`."""
+    >>> from PIL import Image
+    >>> small_enough(lambda count: Image.new("RGB", (count, 1)), 4)[1]
+    4
+    """
     import io
 
     for count in range(rows, 0, -1):
-        image = make(count)
+        image = draw(count)
         buffer = io.BytesIO()
         image.save(buffer, format="PNG", optimize=True)
         if len(buffer.getvalue()) <= most or count == 1:
@@ -127,9 +158,9 @@ def small_enough(make: Callable[[int], PilImage.Image], rows: int, most: int = 1
 
 
 class _Pictures:
-    """Rows of pictures with an enlarged detail below; `under` is where the labels' middle lies in a row."""
+    """Rows of pictures with an enlarged detail below; `under` is the middle of the labels in a row, in pixels."""
 
-    def __init__(self, truth: np.ndarray, looks: Sequence[Method], detail: bool = True) -> None:
+    def __init__(self, truth: np.ndarray, looks: Sequence[Look], detail: bool = True) -> None:
         self.truth = truth
         height, width = truth.shape[1:3]
         self.scale = max(1, round(_CELL / width)) if width <= _CELL else _CELL / width
@@ -146,17 +177,17 @@ class _Pictures:
         self.under = self.picture + below + _LABEL // 2 + 1
         self.height = self.under + _LABEL // 2 + 12
 
-    def row(self, sheet: Sheet, s: int, y: int, made: Mapping[str, np.ndarray], looks: Mapping[str, Method]) -> None:
+    def row(self, sheet: Sheet, s: int, y: int, values: Mapping[str, np.ndarray], looks: Mapping[str, Look]) -> None:
         truth = to_rgb8(self.truth[s])
-        pixels = [truth, *(to_rgb8(v) for v in made.values())]
-        place = _telling(truth, pixels[1:], self.side) if self.factor else None
-        for c, one in enumerate(pixels):
+        pixels = [truth, *(to_rgb8(v) for v in values.values())]
+        place = _most_different(truth, pixels[1:], self.side) if self.factor else None
+        for c, picture in enumerate(pixels):
             x = MARGIN + c * (self.width + GAP)
-            sheet.put(resize(one, self.scale), x, y)
+            sheet.put(resize(picture, self.scale), x, y)
             if place is None:
                 continue
             (top, left), (high, wide) = place, self.side
-            cut = np.ascontiguousarray(one[top : top + high, left : left + wide])
+            cut = np.ascontiguousarray(picture[top : top + high, left : left + wide])
             sheet.put(enlarge(cut, self.factor), x, y + self.picture + GAP)
             if c == 0:
                 box = [round(v * self.scale) for v in (left, top, left + wide, top + high)]
@@ -166,43 +197,44 @@ class _Pictures:
 
 
 class _Audio:
-    """Rows of waveforms and spectrograms; a second figure under the first."""
+    """Rows of waveforms and spectrograms, SI-SDR under PSNR."""
 
-    def __init__(self, truth: np.ndarray, rate: float | None, second: Figures) -> None:
-        self.truth, self.rate, self.second = truth[..., 0], rate, second
+    def __init__(self, truth: np.ndarray, sound: Sound) -> None:
+        self.truth, self.rate, self.si_sdr = truth[..., 0], sound.rate, sound.si_sdr
         self.width, self.wave, self.bands = _SOUND, 84, 104
         self.under = self.wave + self.bands + 4 + _LABEL // 2
-        self.height = self.under + _LABEL // 2 + (24 if second else 0) + 12
+        self.height = self.under + _LABEL // 2 + (24 if self.si_sdr else 0) + 12
 
-    def row(self, sheet: Sheet, s: int, y: int, made: Mapping[str, np.ndarray], looks: Mapping[str, Method]) -> None:
+    def row(self, sheet: Sheet, s: int, y: int, values: Mapping[str, np.ndarray], looks: Mapping[str, Look]) -> None:
         truth = self.truth[s]
         top = float(np.abs(truth - 0.5).max()) * 1.1 or 0.5
         reference, _ = spectrogram(truth, self.rate)
         loudest = float(reference.max())
-        for c, (m, values) in enumerate([("", truth), *((m, v[..., 0]) for m, v in made.items())]):
+        for c, (m, samples) in enumerate([("", truth), *((m, v[..., 0]) for m, v in values.items())]):
             x = MARGIN + c * (self.width + GAP)
-            colour = looks[m].colour if m else INK
-            sheet.put(waveform(values, truth, top, colour, (self.width, self.wave)), x, y)
-            bands, highest = spectrogram(values, self.rate)
+            color = looks[m].color if m else INK
+            sheet.put(waveform(samples, truth, top, color, (self.width, self.wave)), x, y)
+            bands, highest = spectrogram(samples, self.rate)
             sheet.put(bands_picture(bands, loudest, (self.width, self.bands)), x, y + self.wave + 4)
             if c == 0 and highest:
-                at = y + self.wave + 4
-                for level, anchor, text in ((at + 3, "la", f"{highest:g} kHz"), (at + self.bands - 3, "ld", "0")):
+                edge = y + self.wave + 4
+                for level, anchor, text in ((edge + 3, "la", f"{highest:g} kHz"), (edge + self.bands - 3, "ld", "0")):
                     sheet.text(x + 4, level, text, size=12, fill="#ffffff", anchor=anchor)
-            if m and self.second:
-                found = self.second.get(m, ())
-                figure = db(found[s] if s < len(found) else None, unit=True)
-                at = y + self.under + 24
-                sheet.text(x + self.width / 2, at, f"SI-SDR {figure}", size=SMALL, fill=SOFT, anchor="mm")
+            if m and self.si_sdr:
+                figures = self.si_sdr.get(m, ())
+                figure = db(figures[s] if s < len(figures) else None, unit=True)
+                sheet.text(
+                    x + self.width / 2, y + self.under + 24, f"SI-SDR {figure}", size=SMALL, fill=SOFT, anchor="mm"
+                )
 
 
-def _heads(sheet: Sheet, x: int, y: int, width: int, looks: Sequence[Method]) -> None:
-    """The names of the columns, and above them a rule with the category over those that share it."""
+def _heads(sheet: Sheet, x: int, y: int, width: int, looks: Sequence[Look]) -> None:
+    """Draw the names of the columns, and above them a rule with the category over those that share it."""
     sheet.text(x, y + 34, "truth")
     start = 0
     for c, look in enumerate(looks, start=1):
         left = x + c * (width + GAP)
-        sheet.swatch(left, y + 34, look.colour)
+        sheet.swatch(left, y + 34, look.color)
         sheet.text(left + 18, y + 34, look.name, room=width - 18)
         if c == 1 or look.category != looks[c - 2].category:
             start = left
@@ -225,28 +257,14 @@ def _psnrs(sheet: Sheet, y: int, width: int, figures: Mapping[str, float | None]
             sheet.draw.line((x - half, y + 12, x + half, y + 12), fill=INK, width=2)
 
 
-def _telling(truth: np.ndarray, made: Sequence[np.ndarray], size: tuple[int, int]) -> tuple[int, int]:
-    """(top, left) of the rectangle of `size` in which the methods' absolute errors differ most from each other."""
+def _most_different(truth: np.ndarray, pictures: Sequence[np.ndarray], size: tuple[int, int]) -> tuple[int, int]:
+    """Return (top, left) of the rectangle of `size` in which the methods' absolute errors differ most."""
     high, wide = size
-    errors = [np.abs(m.astype(np.float64) - truth).mean(-1) for m in made] or [np.zeros(truth.shape[:2])]
+    errors = [np.abs(m.astype(np.float64) - truth).mean(-1) for m in pictures] or [np.zeros(truth.shape[:2])]
     totals = []
     for e in errors:
         table = np.pad(e.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
         totals.append(table[high:, wide:] - table[:-high, wide:] - table[high:, :-wide] + table[:-high, :-wide])
-    spread = np.stack(totals).std(0) if len(totals) > 1 else totals[0]  # one alone: where it is wrong
+    spread = np.stack(totals).std(0) if len(totals) > 1 else totals[0]  # of a single method: where its error is largest
     top, left = np.unravel_index(int(spread.argmax()), spread.shape)
     return int(top), int(left)
-
-
-def resize(pixels: np.ndarray, scale: float) -> PilImage.Image:
-    """A uint8 picture [H, W, 3] `scale` times as large, smoothly."""
-    from PIL import Image
-
-    image = Image.fromarray(pixels)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
-
-
-def as_array(values: Any) -> np.ndarray:
-    """float32 of a tensor or an array."""
-    return np.asarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values, dtype=np.float32)

@@ -1,36 +1,38 @@
-"""How soon one method reaches another's final PSNR, for each test signal and seed: `mim` against `mod`."""
+"""How soon one method reaches another's final PSNR, per test signal and seed: `mim` against `mod`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from mclnf_fast.report.page.style import finite
-from mclnf_fast.report.protocol.counts import Protocol, mapping, numbers, sequence
+from mclnf_fast.report.protocol.counts import Statistics, numbers
+from mclnf_fast.report.record import SignalResults
 
 SHARE_OF_STEPS = 0.75  # of the other's steps, within which its final PSNR is to be reached
 
 
 @dataclass(frozen=True)
 class Reach:
-    """One method (`one`) on its way to another's (`other`) final PSNR.
+    """One method (`key`) on its way to another's (`other`) final PSNR.
 
-    `steps` [seeds, signals]: the first step of `one`'s finer log whose PSNR is at least what `other` has at its
-    last step, inf where it never is, NaN where it was not measured. `times` [seeds, signals]: seconds of
-    `one` until then over those of `other` until `last`; NaN where no time was measured. `own`: the same steps
-    for `other` itself, which touches its own last PSNR before its last step where its curve is not smooth.
+    Attributes:
+        key, other: the methods; `last`: the run's last step.
+        steps: [seeds, signals], the first step of `key`'s finer log whose PSNR is at least the one that `other` has at
+            its last step; inf if it never is, NaN if it was not measured.
+        times: [seeds, signals], seconds of `key` until then over those of `other` until `last`; NaN without a time.
+        other_steps: the same steps for `other` itself, which touches its own final PSNR before its last step if its
+            curve is not smooth.
     """
 
-    one: str
+    key: str
     other: str
     last: int
     steps: np.ndarray
     times: np.ndarray
-    own: np.ndarray
+    other_steps: np.ndarray
 
     @property
     def pairs(self) -> int:
@@ -58,47 +60,50 @@ class Reach:
         good = (self.steps <= SHARE_OF_STEPS * self.last) & (self.times <= 1.0)
         return float(good.sum() / max(1, self.pairs))
 
-    def median(self, what: np.ndarray) -> float:
-        """The median over the measured pairs, inf where most never reach it."""
-        known = what[~np.isnan(what)]
-        # The upper of the two in the middle: a mean of a number and inf says nothing.
+    def median(self, values: np.ndarray) -> float:
+        """Return the median over the measured pairs, inf if most never reach it, NaN if none was measured."""
+        known = values[~np.isnan(values)]
+        # The upper of the two in the middle: the mean of a number and inf is no step.
         return float(np.sort(known)[len(known) // 2]) if known.size else math.nan
 
 
-def reach(run: Protocol, one: str = "mim", other: str = "mod") -> Reach | None:
-    """Compares two methods of a run in the seeds that have both; None where there is nothing to compare."""
-    steps, times, own = [], [], []
+def reach(run: Statistics, key: str = "mim", other: str = "mod") -> Reach | None:
+    """Compare two methods of a run in the seeds that have both; None if there is nothing to compare.
+
+    >>> from mclnf_fast.report.record import SignalRecord
+    >>> reach(Statistics(SignalRecord(system="image"))) is None
+    True
+    """
+    steps, times, other_steps = [], [], []
     width = len(run.signals)
     for seed in run.seeds:
-        mine, theirs = run.rows.get(one, {}).get(seed), run.rows.get(other, {}).get(seed)
-        if mine is None or theirs is None:
+        row, rival = run.rows.get(key, {}).get(seed), run.rows.get(other, {}).get(seed)
+        if row is None or rival is None:
             continue
-        final = numbers(mapping(mapping(theirs.get("curve")).get("psnr")).get(str(run.last)))
+        final = numbers(rival.curve.get("psnr", {}).get(run.last, ()))
         if len(final) != width:
             continue
-        first = _first_steps(mine, final)
-        each = [finite(row.get("seconds_per_step")) for row in (mine, theirs)]
-        ratio = each[0] / each[1] if each[0] is not None and each[1] else math.nan
+        first = _first_steps(row, final)
+        ratio = math.nan
+        if row.seconds_per_step is not None and rival.seconds_per_step:
+            ratio = row.seconds_per_step / rival.seconds_per_step
         steps.append(first)
         times.append(first / run.last * ratio if run.last else np.full(width, math.nan))
-        own.append(_first_steps(theirs, final))
+        other_steps.append(_first_steps(rival, final))
     if not steps or np.isnan(np.stack(steps)).all():
         return None
-    return Reach(one, other, run.last, np.stack(steps), np.stack(times), np.stack(own))
+    return Reach(key, other, run.last, np.stack(steps), np.stack(times), np.stack(other_steps))
 
 
-def _first_steps(row: Mapping[str, Any], targets: list[float]) -> np.ndarray:
-    """The first logged step, of the finer log or the curve, at which each signal reaches its target [signals]."""
-    fine = mapping(row.get("fine"))
-    steps, values = numbers(fine.get("steps")), sequence(fine.get("psnr"))
-    if not steps or len(steps) != len(values):
+def _first_steps(row: SignalResults, targets: Sequence[float]) -> np.ndarray:
+    """Return the first logged step, of the finer log or the curve, at which each signal has its target, [signals]."""
+    if row.fine is None or not row.fine.steps or len(row.fine.steps) != len(row.fine.psnr):
         return np.full(len(targets), math.nan)
-    curve = mapping(mapping(row.get("curve")).get("psnr"))
-    lines = {int(s): numbers(v) for s, v in curve.items() if str(s).isdigit()}
-    lines |= {int(s): numbers(v) for s, v in zip(steps, values) if math.isfinite(s)}
-    logged = sorted((s, v) for s, v in lines.items() if s > 0 and len(v) == len(targets))
-    found = []
+    lines = {step: numbers(values) for step, values in row.curve.get("psnr", {}).items()}
+    lines |= {step: numbers(values) for step, values in zip(row.fine.steps, row.fine.psnr)}
+    logged = sorted((step, v) for step, v in lines.items() if step > 0 and len(v) == len(targets))
+    first = []
     for i, target in enumerate(targets):
-        met = (s for s, v in logged if v[i] >= target)
-        found.append(math.nan if math.isnan(target) else float(next(met, math.inf)))
-    return np.array(found)
+        steps = (step for step, values in logged if values[i] >= target)
+        first.append(math.nan if math.isnan(target) else float(next(steps, math.inf)))
+    return np.array(first)

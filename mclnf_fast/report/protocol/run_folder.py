@@ -1,32 +1,25 @@
-"""Finished runs read back from their folders, and the names by which they go beside each other."""
+"""Finished runs read back from their folders, and their labels beside each other."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.report.page.methods import METHOD_KEYS
-from mclnf_fast.report.protocol.counts import Protocol, mapping, sequence
+from mclnf_fast.report.protocol.counts import Statistics
+from mclnf_fast.report.record import CityRecord, Record, SignalRecord, read_record
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A finished run: its folder, what it is called, its metrics, and its statistics (None: a city)."""
+class FinishedRun:
+    """A finished run: its folder, its label in tables, its record."""
 
     folder: Path
     label: str
-    metrics: Mapping[str, Any]
-    run: Protocol | None
-
-    @property
-    def command(self) -> str:
-        """The command that made it."""
-        return str(self.metrics.get("command") or "")
+    record: SignalRecord | CityRecord
 
     @property
     def stem(self) -> str:
@@ -34,23 +27,26 @@ class Finished:
         return re.sub(r"[^a-z0-9]+", "_", self.label.lower()).strip("_") or "run"
 
 
-def read_runs(folders: Sequence[str | Path]) -> list[Finished]:
-    """Reads runs, and names them by their titles, or where two have the same one by their folders too.
+def read_runs(folders: Sequence[str | Path]) -> list[FinishedRun]:
+    """Read runs; their labels are their titles, with their folders if two have the same one.
 
-    Raises: InputError, naming the folder, where one is no run, is not finished, or was named twice.
+    Raises: InputError that names the folder, if it is no run, is not finished, or was named twice.
+
+    >>> read_runs([])
+    []
     """
-    paths = [Path(f) for f in folders]
+    paths = [Path(folder) for folder in folders]
     for k, path in enumerate(paths):
         if path.resolve() in [p.resolve() for p in paths[:k]]:
             raise InputError(f"run: {path} must be named once, was named twice")
-    read = [(path, *_read(path)) for path in paths]
-    titles = [str(m.get("title") or path.resolve().name) for path, m, _ in read]
+    records = [_read(path) for path in paths]
+    titles = [record.title or path.resolve().name for path, record in zip(paths, records)]
     labels = [t if titles.count(t) == 1 else f"{t} ({p.resolve().name})" for t, p in zip(titles, paths)]
     labels = [t if labels.count(t) == 1 else f"{t} {k}" for k, t in enumerate(labels, start=1)]
-    return [Finished(path, label, metrics, run) for (path, metrics, run), label in zip(read, labels)]
+    return [FinishedRun(path, label, record) for path, label, record in zip(paths, labels, records)]
 
 
-def _read(path: Path) -> tuple[Mapping[str, Any], Protocol | None]:
+def _read(path: Path) -> SignalRecord | CityRecord:
     if not path.is_dir():
         raise InputError(f"run: {path} must be the folder of a run, but there is no such folder")
     file = path / "metrics.json"
@@ -59,33 +55,32 @@ def _read(path: Path) -> tuple[Mapping[str, Any], Protocol | None]:
             raise InputError(f"run: {path} must be finished, but has no metrics.json yet; --resume continues a run")
         raise InputError(f"run: {path} must be the folder of a run, but it holds no metrics.json")
     try:
-        metrics = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"run: {file} must be JSON, but: {error}") from None
-    if not isinstance(metrics, dict):
-        raise InputError(f"run: {file} must hold a mapping, got {type(metrics).__name__}")
-    if metrics.get("system") == "city" or ("system" not in metrics and "summary" in metrics):
-        if not mapping(metrics.get("summary")):
+        record = read_record(file)
+    except InputError as error:
+        raise InputError(f"run: {error}") from None
+    return _finished(path, record)
+
+
+def _finished(path: Path, record: Record) -> SignalRecord | CityRecord:
+    """Return the record. Raises InputError, if the run is of another system, or not all methods are there."""
+    if isinstance(record, CityRecord):
+        if not record.methods:
             raise InputError(f"run: {path} must be finished, but its metrics.json has no method's results")
-        return metrics, None
-    if "system" not in metrics and "seeds" not in metrics:
-        raise InputError(f"run: {file} must be that of a run image, video, audio or city, but holds neither")
+        return record
+    if not isinstance(record, SignalRecord):
+        raise InputError(f"run: {path} must be a run of image, video, audio or city, but is one of {record.system}")
     try:
-        run = Protocol(metrics)
+        run = Statistics(record)
     except InputError as error:
         raise InputError(f"run: {path}: {error}") from None
-    _check_finished(path, run)
-    return metrics, run
-
-
-def _check_finished(path: Path, run: Protocol) -> None:
-    """Raises InputError where a method that the run was to learn is missing in a seed, or has no last step."""
     if not run.methods:
         raise InputError(f"run: {path} must be finished, but its metrics.json has no method's results")
-    asked = [str(m) for m in sequence(mapping(run.metrics.get("config")).get("methods")) if m in METHOD_KEYS]
+    methods = record.config.get("methods")
+    asked = [m for m in methods if m in METHOD_KEYS] if isinstance(methods, list | tuple) else []
     for m in dict.fromkeys([*asked, *run.methods]):
-        missing = [s for s in run.seeds if s not in run.rows.get(m, {})]
+        missing = [seed for seed in run.seeds if seed not in run.rows.get(m, {})]
         if missing:
             raise InputError(f"run: {path} must be finished, but {m} has no results for seed {missing[0]}")
         if run.last not in run.values(m):
             raise InputError(f"run: {path} must be finished, but {m} has no PSNR at the last step, {run.last}")
+    return record

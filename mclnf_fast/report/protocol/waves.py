@@ -11,17 +11,21 @@ from mclnf_fast.report.page.canvas import PAPER, RULE, heat
 if TYPE_CHECKING:
     from PIL import Image as PilImage
 
-_FLOOR = 70.0  # dB below the loudest of the truth that a spectrogram still tells from silence
+_FLOOR = 70.0  # dB below the loudest of the truth down to which a spectrogram is not silent
 _TRUTH = "#c6cbd4"
 
 
-def waveform(values: np.ndarray, truth: np.ndarray, top: float, colour: str, size: tuple[int, int]) -> PilImage.Image:
-    """The lowest and the highest value of each column's samples as an upright stroke, over the truth's in gray.
+def waveform(values: np.ndarray, truth: np.ndarray, top: float, color: str, size: tuple[int, int]) -> PilImage.Image:
+    """Return a waveform: the range of each column's samples as an upright stroke, over the truth's in gray.
 
     Args:
         values, truth: [L], silence is 0.5.
         top: the amplitude that reaches the edge; more is cut.
+        color: of the strokes.
         size: (width, height) in pixels.
+
+    >>> waveform(np.full(100, 0.5), np.full(100, 0.5), 0.5, "#000000", (50, 20)).size
+    (50, 20)
     """
     from PIL import Image, ImageDraw
 
@@ -30,17 +34,23 @@ def waveform(values: np.ndarray, truth: np.ndarray, top: float, colour: str, siz
     draw = ImageDraw.Draw(image)
     middle = (height - 1) / 2
     draw.line((0, middle, width, middle), fill=RULE)
-    for samples, fill in ((truth, _TRUTH), (values, colour)):
+    for samples, fill in ((truth, _TRUTH), (values, color)):
         edges = np.linspace(0, len(samples), width + 1).astype(int)
         for x in range(width):
-            part = samples[edges[x] : max(edges[x + 1], edges[x] + 1)]
-            ends = [middle - middle * float(np.clip((v - 0.5) / top, -1, 1)) for v in (part.max(), part.min())]
+            column = samples[edges[x] : max(edges[x + 1], edges[x] + 1)]
+            ends = [middle - middle * float(np.clip((v - 0.5) / top, -1, 1)) for v in (column.max(), column.min())]
             draw.line((x, round(ends[0]), x, round(ends[1])), fill=fill)
     return image
 
 
 def spectrogram(values: np.ndarray, rate: float | None) -> tuple[np.ndarray, float]:
-    """(dB [bands, frames], highest frequency in kHz or 0 without a rate) of sound [L], silence 0.5, by Hann windows."""
+    """Return dB [bands, frames], and the highest frequency in kHz (0 without a rate), of sound [L] by Hann windows.
+
+    Silence is 0.5; `rate` is in samples per second.
+
+    >>> spectrogram(np.full(800, 0.5), 8000.0)[1]
+    4.0
+    """
     signal = np.asarray(values, dtype=np.float64) - 0.5
     length = 512
     while length > 16 and length * 8 > len(signal):
@@ -53,10 +63,10 @@ def spectrogram(values: np.ndarray, rate: float | None) -> tuple[np.ndarray, flo
 
 
 def bands_picture(bands: np.ndarray, loudest: float, size: tuple[int, int]) -> PilImage.Image:
-    """A spectrogram in colours, low tones below; `loudest` dB is the brightest, 70 dB less the darkest; in steps of
-    2 dB, which PNG packs well."""
+    """Return a spectrogram in colors, low tones below; `loudest` dB is the brightest, 70 dB less the darkest."""
     from PIL import Image
 
     levels = Image.fromarray(np.ascontiguousarray(bands[::-1] - loudest + _FLOOR).astype(np.float32))
     resized = np.asarray(levels.resize(size, Image.Resampling.BOX))
+    # In steps of 2 dB: a third of the colors, and of the bytes of a PNG.
     return Image.fromarray(heat(np.round(resized / 2) * 2 / _FLOOR))

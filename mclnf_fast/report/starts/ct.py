@@ -1,143 +1,158 @@
-"""What a run of ct leaves to look at: a table for the terminal, pictures, report.html."""
+"""The report of a run of ct: a table for the terminal, pictures, and the page."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mclnf_fast.report.page.canvas import save_image
-from mclnf_fast.report.page.claims import Figure
-from mclnf_fast.report.page.methods import Method
-from mclnf_fast.report.page.style import db, finite
-from mclnf_fast.report.protocol.counts import mapping, sequence
-from mclnf_fast.report.protocol.qualitative import qualitative_picture
-from mclnf_fast.report.starts.single_view_pictures import saved_values, steps_plot
-from mclnf_fast.report.starts.starts import (
+from mclnf_fast.report.page.methods import Look
+from mclnf_fast.report.page.page import Tile
+from mclnf_fast.report.page.style import db, fixed
+from mclnf_fast.report.page.tables import Column, Table, column
+from mclnf_fast.report.protocol.qualitative import Labels, qualitative_picture
+from mclnf_fast.report.record import InitializationRecord, Picture
+from mclnf_fast.report.starts.initializations import (
+    LOOKS,
     SHOWN,
-    STARTS,
-    Rows,
-    Words,
+    Description,
+    curves_of,
     lead,
+    looks_of,
     mean_error,
-    start_curves,
-    step_rows,
-    table_text,
-    write_starts_page,
+    results_table,
+    saved_values,
+    step_columns,
+    steps_plot,
+    terminal_text,
+    time_column,
+    write_initialization_report,
 )
 
-FBP = Method("fbp", "back-projection", "", "#0072b2", "#62b5ea", "D", "filtered back-projection, with the ramp filter")
-MEAN = Method(
-    "mean", "mean slice", "", "#b98a00", "#e0bd4a", "x", "the mean of the training slices, no projection used"
-)
-LOOKS = (FBP, MEAN, *STARTS)
-_GROUP = {True: "classical", False: "fields, before and after their steps"}
+if TYPE_CHECKING:
+    from PIL import Image as PilImage
+
+FBP = Look("fbp", "back-projection", "", "#0072b2", "#62b5ea", "D", "filtered back-projection, with the ramp filter")
+MEAN = Look("mean", "mean slice", "", "#b98a00", "#e0bd4a", "X", "the mean of the training slices, no projection used")
+CLASSICAL = (FBP, MEAN)  # they take no steps: their PSNR is shown at the last step alone
+_STEPS = (0, 8, 32, 128, 512)  # of the table, besides the last
 
 
-def looks_of(metrics: Mapping[str, Any]) -> dict[str, Method]:
-    """How the rows of a run are shown, in their order."""
-    found = mapping(metrics.get("starts"))
-    return {m.key: m for m in LOOKS if m.key in found}
+def describe(record: InitializationRecord) -> Description:
+    """Return what the report of a run of ct shows and says.
 
-
-def words_of(metrics: Mapping[str, Any]) -> Words:
-    """What stands around the figures."""
-    return Words(
-        f"A start is learned over slices of which many projections are known. It, and others to compare it with, are "
-        f"continued on {metrics.get('views')} parallel projections of a slice that was never seen, each at its best "
-        "rate of those tried on slices kept back; the loss is between projections, the PSNR between slices.",
-        "PSNR in dB of the slices, mean ± standard error over the test slices. Projection loss: the mean squared error "
-        "of the projections at the last step, of means along rays.",
-        "slice",
-        "PSNR in dB after the last step.",
+    >>> describe(InitializationRecord(system="ct")).unit
+    'slice'
+    """
+    looks = looks_of(record, (*CLASSICAL, *LOOKS))
+    intro = (
+        "An initialization is meta-learned on slices of which many projections are known. It, and others to compare it "
+        f"with, are fine-tuned on {record.projections} parallel projections of a slice that was never seen, each at "
+        "its best rate of those tried on validation slices; the loss is between projections, the PSNR between slices."
+    )
+    return Description(
+        looks, table_of(record, looks), tiles(record, looks), "", intro, "slice", "PSNR in dB after the last step."
     )
 
 
-def rows_of(metrics: Mapping[str, Any]) -> tuple[list[str], Rows]:
-    """Heads and cells: PSNR over steps, the loss between projections, the rate."""
-    looks = looks_of(metrics)
-    known = sorted({s for curve in start_curves(metrics, looks).values() for s in curve})
-    steps = [s for s in (0, 8, 32, 128, 512) if s in known[:-1]] + known[-1:]
-    heads, rows = step_rows(metrics, looks, steps)
-    starts = mapping(metrics.get("starts"))
-    for method, cells in rows:
-        row = mapping(starts[method.key])
-        losses = {int(step): values for step, values in mapping(row.get("fit")).items()}
-        fit = mean_error(losses[max(losses)]) if losses else None
-        rate = finite(row.get("lr"))
-        cells[-1:-1] = ["-" if fit is None else f"{fit[0]:.1e}", "-" if rate is None else f"{rate:g}"]
-        if method.key in (FBP.key, MEAN.key):
-            cells[: len(steps) - 1] = ["-"] * (len(steps) - 1)
-    return [*heads[:-1], "projection loss", "rate", heads[-1]], rows
+def table_of(record: InitializationRecord, looks: Mapping[str, Look]) -> Table:
+    """Return PSNR over steps, the loss between projections, the rate and the time, a row per initialization."""
+    known = sorted({step for curve in curves_of(record, looks).values() for step in curve})
+    columns = step_columns(record, looks, [s for s in _STEPS if s in known[:-1]] + known[-1:])
+    fields = {key: look for key, look in looks.items() if look not in CLASSICAL}
+    columns[:-1] = [Column(c.head, {key: c.cells[key] for key in fields}) for c in columns[:-1]]
+
+    def loss(key: str) -> str:
+        losses = record.initializations[key].fit or {}
+        mean = mean_error(losses[max(losses)]) if losses else None
+        return "-" if mean is None else f"{mean[0]:.1e}"
+
+    columns.append(column("projection loss", looks, loss))
+    columns.append(column("rate", looks, lambda key: fixed(record.initializations[key].lr, "g")))
+    note = (
+        "PSNR in dB of the slices, mean ± standard error over the test slices. Projection loss: the mean squared error "
+        "of the projections at the last step, of means along rays."
+    )
+    return results_table(record, looks, [*columns, time_column(record, looks)], note)
 
 
-def figures(metrics: Mapping[str, Any]) -> list[Figure]:
-    """The figures of the head: the learned start's PSNR and its lead over everything else."""
-    own = mean_error(mapping(mapping(metrics.get("starts")).get("meta")).get("after"))
-    if own is None:
+def tiles(record: InitializationRecord, looks: Mapping[str, Look]) -> list[Tile]:
+    """Return the figures of the head: the meta-learned initialization's PSNR and its lead over everything else."""
+    meta = mean_error(record.initializations["meta"].after) if "meta" in looks else None
+    if meta is None:
         return []
-    steps = max([s for s in sequence(metrics.get("steps")) if isinstance(s, int)], default=0)
-    out = [Figure(db(own[0], unit=True), f"PSNR of unseen slices, {steps:,} steps after the learned start")]
-    for key, method in looks_of(metrics).items():
-        gap = lead(metrics, "meta", key) if key != "meta" else None
+    steps = max(record.steps, default=0)
+    label = f"PSNR of unseen slices, {steps:,} steps after the meta-learned initialization"
+    out = [Tile(db(meta[0], unit=True), label)]
+    for key, look in looks.items():
+        gap = lead(record, "meta", key) if key != "meta" else None
         if gap is not None:
-            what = method.name if key in (FBP.key, MEAN.key) else f"{method.name} start"
-            out.append(Figure(db(gap, sign=True, unit=True), f"against the {what}", gap > 0))
+            name = look.name if look in CLASSICAL else f"{look.name} initialization"
+            out.append(Tile(db(gap, sign=True, unit=True), f"against the {name}", gap > 0))
     return out
 
 
-def ct_table(metrics: Mapping[str, Any]) -> str:
-    """The starts side by side, for a terminal; any key of metrics.json may be missing."""
-    heads, rows = rows_of(metrics)
-    title = f"{metrics.get('title')}: PSNR in dB, mean ± standard error"
-    return table_text(title, heads, rows, figures(metrics))
+def ct_table(record: InitializationRecord) -> str:
+    """Return the initializations side by side, for a terminal.
+
+    >>> ct_table(InitializationRecord(system="ct"))
+    'no results yet'
+    """
+    description = describe(record)
+    return terminal_text(record, description, description.tiles)
 
 
-def write_pictures(folder: str | Path, metrics: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Draws the pictures of a run into `images/`; the list for `pictures` of metrics.json.
+def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Picture]:
+    """Draw the pictures of a run into `images/`; return them, their files relative to the folder.
 
     Args:
-        folder: the run's folder; `predictions/*.safetensors` are read.
-        metrics: the content of metrics.json.
+        folder: of the run; `predictions/*.safetensors` are read.
+        record: of the run.
 
-    Returns: `{"kind", "file", "caption"}` each. Raises InputError, if matplotlib is missing or a file is torn.
+    Raises: InputError, if matplotlib is missing or a file of predictions is corrupt.
     """
-    place, looks = Path(folder), looks_of(metrics)
-    found = []
-    if (truth := saved_values(place, "truth")) is not None:
-        save_image(place / "images" / "sheet.png", _sheet(place, truth, metrics))
-        said = f"Unseen slices from {metrics.get('views')} projections: the truth, filtered back-projection, and each "
-        found.append({"kind": "sheet", "file": "images/sheet.png", "caption": said + "start before and after."})
-    plot = steps_plot(place, looks, start_curves(metrics, looks), "SGD steps on the projections", "PSNR of slices (dB)")
-    said = (
-        "PSNR of slices over steps on their projections; the mean over the test slices, and in the band its standard "
-    )
-    found.append({"kind": "curve", "file": f"images/{plot.name}", "caption": said + "error."})
-    return found
+    place, looks = Path(folder), looks_of(record, (*CLASSICAL, *LOOKS))
+    pictures = []
+    truth = saved_values(place, "truth")
+    if truth is not None:
+        save_image(place / "images" / "sheet.png", _sheet(place, truth, record, looks))
+        caption = (
+            f"Unseen slices from {record.projections} projections: the truth, filtered back-projection, and each "
+            "initialization before and after its steps."
+        )
+        pictures.append(Picture("sheet", "images/sheet.png", caption))
+    curves = curves_of(record, looks)
+    plot = steps_plot(place, looks, curves, "SGD steps on the projections", "PSNR of slices (dB)")
+    caption = "PSNR of slices over steps on their projections: mean and standard error over the test slices."
+    return [*pictures, Picture("curve", f"images/{plot.name}", caption)]
 
 
-def write_ct_report(folder: str | Path, metrics: Mapping[str, Any]) -> Path:
-    """Writes `report.html` into a run's folder; the path. Raises as `write_starts_page`."""
-    words = words_of(metrics)
-    return write_starts_page(folder, metrics, looks_of(metrics), words, figures(metrics), *rows_of(metrics))
+def write_ct_report(folder: str | Path, record: InitializationRecord) -> Path:
+    """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`."""
+    return write_initialization_report(folder, record, describe(record))
 
 
-def _sheet(place: Path, truth: np.ndarray, metrics: Mapping[str, Any]) -> Any:
+def _sheet(
+    place: Path, truth: np.ndarray, record: InitializationRecord, looks: Mapping[str, Look]
+) -> PilImage.Image:  # fmt: skip
     columns: dict[str, np.ndarray] = {}
     psnrs: dict[str, list[float | None]] = {}
-    heads: dict[str, Method] = {}
-    for key, method in looks_of(metrics).items():
-        made, row = saved_values(place, key), mapping(mapping(metrics.get("starts"))[key])
-        if made is None or key == MEAN.key:
+    heads: dict[str, Look] = {}
+    for key, look in looks.items():
+        values, results = saved_values(place, key), record.initializations[key]
+        if values is None or look is MEAN:
             continue
-        kept = [int(s) for s in sequence(row.get("kept"))] or [0]
-        for k, step in enumerate(kept):
+        steps = results.kept or (0,)
+        for k, step in enumerate(steps):
             name = f"{key} {step}"
-            label = method.name if len(kept) == 1 else f"{method.key}, {'before' if k == 0 else 'after'}"
-            heads[name] = Method(name, label, _GROUP[key == FBP.key], method.colour, method.dark, method.marker)
-            columns[name] = made[k][:SHOWN] / 255.0
-            psnrs[name] = [finite(v) for v in sequence(mapping(row.get("curve")).get(str(step)))][:SHOWN]
-    names = [Path(str(n)).name for n in sequence(mapping(metrics.get("objects")).get("test"))]
-    return qualitative_picture("image", truth[:SHOWN] / 255.0, columns, psnrs, names=names, looks=heads, detail=False)
+            label = look.name if len(steps) == 1 else f"{look.key}, {'before' if k == 0 else 'after'}"
+            group = "classical" if look is FBP else "fields, before and after their steps"
+            heads[name] = dataclasses.replace(look, key=name, name=label, category=group)
+            columns[name] = values[k][:SHOWN] / 255.0
+            psnrs[name] = list(results.curve.get(step, ()))[:SHOWN]
+    labels = Labels([Path(n).name for n in record.names.test], heads)
+    return qualitative_picture("image", truth[:SHOWN] / 255.0, columns, psnrs, labels, detail=False)

@@ -1,159 +1,185 @@
-"""What a run of image-start leaves to look at: a table for the terminal, pictures, report.html."""
+"""The report of a run of image-start: a table for the terminal, pictures, and the page."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mclnf_fast.report.page.canvas import save_image
-from mclnf_fast.report.page.claims import Figure
-from mclnf_fast.report.page.methods import Method
-from mclnf_fast.report.page.style import db, finite
-from mclnf_fast.report.protocol.counts import mapping, sequence
-from mclnf_fast.report.protocol.qualitative import qualitative_picture
-from mclnf_fast.report.starts.single_view_pictures import saved_values, steps_plot
-from mclnf_fast.report.starts.starts import (
+from mclnf_fast.report.page.methods import Look
+from mclnf_fast.report.page.page import Tile
+from mclnf_fast.report.page.style import db
+from mclnf_fast.report.page.tables import Table, column
+from mclnf_fast.report.protocol.qualitative import Labels, qualitative_picture
+from mclnf_fast.report.record import InitializationRecord, InitializationResults, Picture
+from mclnf_fast.report.starts.initializations import (
+    META,
     SHOWN,
-    Rows,
-    Words,
+    STANDARD,
+    Description,
+    curves_of,
     mean_error,
-    start_curves,
-    step_rows,
-    table_text,
-    write_starts_page,
+    results_table,
+    saved_values,
+    step_columns,
+    steps_plot,
+    terminal_text,
+    time_column,
+    write_initialization_report,
 )
 
-META = Method("meta", "meta-learned", "", "#c44e00", "#ff9a57", "o", "learned over the training images by MAML; SGD")
-STANDARD = Method("standard", "standard", "", "#6b7280", "#a6adbb", "s", "random weights; SGD at the same rate")
-ADAM = (("#0072b2", "#62b5ea", "^"), ("#008f6b", "#3fcaa1", "v"), ("#7a4fd0", "#b79cff", "D"))
-WORDS = Words(
-    "A start is learned over many images so that a few steps of gradient descent, each on all pixels, fit one that was "
-    "never seen. Beside it a random start takes the same steps, and Adam goes on from it until it is as good.",
+if TYPE_CHECKING:
+    from PIL import Image as PilImage
+
+_ADAM = (("#0072b2", "#62b5ea", "^"), ("#008f6b", "#3fcaa1", "v"), ("#7a4fd0", "#b79cff", "D"))
+_MAML = dataclasses.replace(META, sentence="meta-learned on the training images by MAML; fine-tuned by SGD")
+_SGD = dataclasses.replace(STANDARD, sentence="random weights; fine-tuned by SGD at the same rate")
+_STEPS = (0, 1, 8, 32, 128, 512)  # of the table, besides the inner steps and the last
+INTRO = (
+    "An initialization is meta-learned on many images so that a few steps of gradient descent, each on all pixels, fit "
+    "one that was never seen. Beside it a random initialization takes the same steps, and Adam goes on from it until "
+    "it is as good."
+)
+NOTE = (
     "PSNR in dB of the network's values, mean ± standard error over the test images. To match: the steps after which "
-    "the mean PSNR is that of the learned start after its steps.",
-    "image",
-    "PSNR in dB after the last step.",
+    "the mean PSNR is that of the meta-learned initialization after its inner steps."
 )
 
 
-def looks_of(metrics: Mapping[str, Any]) -> dict[str, Method]:
-    """How the starts of a run are shown, in their order."""
-    found: dict[str, Method] = {}
-    for key, row in mapping(metrics.get("starts")).items():
+def image_looks(record: InitializationRecord) -> dict[str, Look]:
+    """Return how the rows of a run are shown, in their order: `adam_0`, `adam_1`, ... are named by their rates."""
+    looks: dict[str, Look] = {}
+    for key, results in record.initializations.items():
         if key.startswith("adam_"):
-            rate, (colour, dark, marker) = mapping(row).get("lr"), ADAM[int(key[5:]) % len(ADAM)]
-            name = f"Adam {rate:g}"
-            found[key] = Method(
-                key, name, "", colour, dark, marker, f"the same random weights as standard; Adam at {rate:g}"
-            )
+            (color, dark, marker), rate = _ADAM[int(key[5:]) % len(_ADAM)], results.lr or 0.0
+            sentence = f"the same random weights as standard; Adam at {rate:g}"
+            looks[key] = Look(key, f"Adam {rate:g}", "", color, dark, marker, sentence)
         else:
-            found[key] = META if key == "meta" else STANDARD
-    return found
+            looks[key] = _MAML if key == "meta" else _SGD
+    return looks
 
 
-def rows_of(metrics: Mapping[str, Any]) -> tuple[list[str], Rows]:
-    """Heads and cells: PSNR over steps, and the steps until each start matches the learned one."""
-    looks, inner = looks_of(metrics), _inner(metrics)
-    known = {s for curve in start_curves(metrics, looks).values() for s in curve}
-    steps = sorted({s for s in (0, 1, inner, 8, 32, 128, 512) if s in known} | ({max(known)} if known else set()))
-    heads, rows = step_rows(metrics, looks, steps)
-    starts = mapping(metrics.get("starts"))
-    for method, cells in rows:
-        cells.insert(-1, _matched(mapping(starts[method.key]), inner if method.key == "meta" else None))
-    return [*heads[:-1], "steps to match", heads[-1]], rows
+def describe(record: InitializationRecord) -> Description:
+    """Return what the report of a run of image-start shows and says.
+
+    >>> describe(InitializationRecord(system="image-start")).unit
+    'image'
+    """
+    looks = image_looks(record)
+    note = "PSNR in dB after the last step."
+    return Description(looks, table_of(record, looks), tiles(record, looks), "", INTRO, "image", note)
 
 
-def figures(metrics: Mapping[str, Any]) -> list[Figure]:
-    """The figures of the head: PSNR after the learned start's steps, its lead, and what Adam needs to match it."""
-    starts, inner = mapping(metrics.get("starts")), _inner(metrics)
-    values = {k: mean_error(mapping(mapping(row).get("curve")).get(str(inner))) for k, row in starts.items()}
-    own, other = values.get("meta"), values.get("standard")
-    if own is None:
+def table_of(record: InitializationRecord, looks: Mapping[str, Look]) -> Table:
+    """Return PSNR over steps, and the steps until each initialization matches the meta-learned one."""
+    inner = _inner(record)
+    known = {step for curve in curves_of(record, looks).values() for step in curve}
+    steps = sorted({s for s in (*_STEPS, inner) if s in known} | ({max(known)} if known else set()))
+    columns = step_columns(record, looks, steps)
+
+    def matched(key: str) -> str:
+        results = record.initializations[key]
+        if key == "meta":
+            return f"{inner:,}"
+        return f"over {results.steps or 0:,}" if results.reached_mean is None else f"{results.reached_mean:,}"
+
+    columns += [column("steps to match", looks, matched), time_column(record, looks)]
+    return results_table(record, looks, columns, NOTE)
+
+
+def tiles(record: InitializationRecord, looks: Mapping[str, Look]) -> list[Tile]:
+    """Return the figures of the head: PSNR after the inner steps, its lead, and the steps that Adam needs for it."""
+    inner = _inner(record)
+    means = {key: mean_error(results.curve.get(inner)) for key, results in record.initializations.items()}
+    meta, standard = means.get("meta"), means.get("standard")
+    if meta is None:
         return []
-    out = [Figure(db(own[0], unit=True), f"PSNR of unseen images, {inner} steps after the learned start")]
-    if other is not None:
-        gap = own[0] - other[0]
-        out.append(Figure(db(gap, sign=True, unit=True), f"against a random start after {inner} steps", gap > 0))
-    for key, method in looks_of(metrics).items():
-        row = mapping(starts[key])
-        if not key.startswith("adam_"):
-            continue
-        reached = row.get("reached_mean")
-        if isinstance(reached, int):
-            what = f"as many steps until {method.name} matches them ({reached:,} against {inner})"
-            out.append(Figure(f"{reached / inner:.3g}x", what, reached > inner))
-        else:
-            out.append(Figure("no match", f"{method.name}, within {row.get('steps'):,} steps", True))
+    label = f"PSNR of unseen images, {inner} steps after the meta-learned initialization"
+    out = [Tile(db(meta[0], unit=True), label)]
+    if standard is not None:
+        gap = meta[0] - standard[0]
+        label = f"against a random initialization after {inner} steps"
+        out.append(Tile(db(gap, sign=True, unit=True), label, gap > 0))
+    out += [_adam(record.initializations[key], look, inner) for key, look in looks.items() if key.startswith("adam_")]
     return out
 
 
-def image_start_table(metrics: Mapping[str, Any]) -> str:
-    """The starts side by side, for a terminal; any key of metrics.json may be missing."""
-    heads, rows = rows_of(metrics)
-    return table_text(f"{metrics.get('title')}: PSNR in dB, mean ± standard error", heads, rows, figures(metrics))
+def _adam(results: InitializationResults, look: Look, inner: int) -> Tile:
+    reached = results.reached_mean
+    if reached is None:
+        return Tile("no match", f"{look.name}, within {results.steps or 0:,} steps", True)
+    label = f"as many steps until {look.name} matches them ({reached:,} against {inner})"
+    return Tile(f"{reached / inner:.3g}x", label, reached > inner)
 
 
-def write_pictures(folder: str | Path, metrics: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Draws the pictures of a run into `images/`; the list for `pictures` of metrics.json.
+def image_start_table(record: InitializationRecord) -> str:
+    """Return the initializations side by side, for a terminal.
+
+    >>> image_start_table(InitializationRecord(system="image-start"))
+    'no results yet'
+    """
+    description = describe(record)
+    return terminal_text(record, description, description.tiles)
+
+
+def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Picture]:
+    """Draw the pictures of a run into `images/`; return them, their files relative to the folder.
 
     Args:
-        folder: the run's folder; `predictions/*.safetensors` are read.
-        metrics: the content of metrics.json.
+        folder: of the run; `predictions/*.safetensors` are read.
+        record: of the run.
 
-    Returns: `{"kind", "file", "caption"}` each. Raises InputError, if matplotlib is missing or a file is torn.
+    Raises: InputError, if matplotlib is missing or a file of predictions is corrupt.
     """
-    place, looks, inner = Path(folder), looks_of(metrics), _inner(metrics)
-    found = []
-    if (truth := saved_values(place, "truth")) is not None:
-        save_image(place / "images" / "sheet.png", _sheet(place, truth, metrics))
-        said = "Unseen images: the truth, the learned start before and after its steps, and a random start's."
-        found.append({"kind": "sheet", "file": "images/sheet.png", "caption": said})
-    plot = steps_plot(place, looks, start_curves(metrics, looks), "steps on an image", "PSNR (dB)")
-    said = "PSNR over steps; the mean over the test images, and in the band its standard error. The learned start was "
-    said += f"trained to be best after {inner}."
-    found.append({"kind": "curve", "file": f"images/{plot.name}", "caption": said})
-    return found
+    place, looks = Path(folder), image_looks(record)
+    pictures = []
+    truth = saved_values(place, "truth")
+    if truth is not None:
+        save_image(place / "images" / "sheet.png", _sheet(place, truth, record, looks))
+        caption = "Unseen images: the truth, the meta-learned initialization before and after its steps, and a random "
+        pictures.append(Picture("sheet", "images/sheet.png", caption + "one's."))
+    plot = steps_plot(place, looks, curves_of(record, looks), "steps on an image", "PSNR (dB)")
+    caption = (
+        "PSNR over steps: mean and standard error over the test images. The meta-learned initialization was trained to "
+        f"be best after {_inner(record)}."
+    )
+    return [*pictures, Picture("curve", f"images/{plot.name}", caption)]
 
 
-def write_image_start_report(folder: str | Path, metrics: Mapping[str, Any]) -> Path:
-    """Writes `report.html` into a run's folder; the path. Raises as `write_starts_page`."""
-    return write_starts_page(folder, metrics, looks_of(metrics), WORDS, figures(metrics), *rows_of(metrics))
+def write_image_start_report(folder: str | Path, record: InitializationRecord) -> Path:
+    """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`."""
+    return write_initialization_report(folder, record, describe(record))
 
 
-def _sheet(place: Path, truth: np.ndarray, metrics: Mapping[str, Any]) -> Any:
-    """The learned start at each of its kept steps, then the others after as many and after their last."""
-    inner, starts = _inner(metrics), mapping(metrics.get("starts"))
+def _sheet(
+    place: Path, truth: np.ndarray, record: InitializationRecord, looks: Mapping[str, Look]
+) -> PilImage.Image:  # fmt: skip
+    """Draw the meta-learned one at its kept steps but the last, then the others after as many and after their last."""
+    inner = _inner(record)
     columns: dict[str, np.ndarray] = {}
     psnrs: dict[str, list[float | None]] = {}
-    heads: dict[str, Method] = {}
-    for key, method in looks_of(metrics).items():
-        row, made = mapping(starts[key]), saved_values(place, key)
-        kept = [int(s) for s in sequence(row.get("kept"))]
-        wanted = kept[:-1] if key == "meta" else [inner, kept[-1]] if key == "standard" else kept[-1:]
-        for step in wanted if made is not None else ():
+    heads: dict[str, Look] = {}
+    for key, look in looks.items():
+        results, values = record.initializations[key], saved_values(place, key)
+        kept = results.kept or ()
+        if values is None or not kept:
+            continue
+        steps = kept[:-1] if key == "meta" else (inner, kept[-1]) if key == "standard" else kept[-1:]
+        for step in steps:
             name = f"{key} {step}"
-            assert made is not None
-            columns[name] = made[kept.index(step)][:SHOWN]
-            psnrs[name] = [finite(v) for v in sequence(mapping(row.get("curve")).get(str(step)))][:SHOWN]
-            short = {"meta": "meta", "standard": "standard"}.get(key, f"Adam {row.get('lr'):g}")
-            label = f"{short}, step {step:,}"
-            group = "learned start" if key == "meta" else "random start"
-            heads[name] = Method(name, label, group, method.colour, method.dark, method.marker)
-    names = [str(n) for n in sequence(mapping(metrics.get("objects")).get("test"))]
-    return qualitative_picture("image", truth[:SHOWN] / 255.0, {k: v / 255.0 for k, v in columns.items()}, psnrs,
-                               names=[Path(n).name for n in names], looks=heads)  # fmt: skip
+            columns[name] = values[kept.index(step)][:SHOWN] / 255.0
+            psnrs[name] = list(results.curve.get(step, ()))[:SHOWN]
+            short = {"meta": "meta", "standard": "standard"}.get(key, look.name)
+            group = "meta-learned initialization" if key == "meta" else "random initialization"
+            heads[name] = dataclasses.replace(look, key=name, name=f"{short}, step {step:,}", category=group)
+    labels = Labels([Path(n).name for n in record.names.test], heads)
+    return qualitative_picture("image", truth[:SHOWN] / 255.0, columns, psnrs, labels)
 
 
-def _inner(metrics: Mapping[str, Any]) -> int:
-    value = metrics.get("inner_steps")
-    return value if isinstance(value, int) else 2
-
-
-def _matched(row: Mapping[str, Any], own: int | None) -> str:
-    if own is not None:
-        return f"{own:,}"
-    value = row.get("reached_mean")
-    return f"{value:,}" if isinstance(value, int) else f"over {row.get('steps', 0):,}"
+def _inner(record: InitializationRecord) -> int:
+    """Return the inner steps of the meta-training; the first releases did not record them, and had 2."""
+    return 2 if record.inner_steps is None else record.inner_steps

@@ -1,0 +1,223 @@
+"""Decodes one picture of any common kind, and cuts it to a size."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mclnf_fast.data.readers.decoding.extras import error_reason
+from mclnf_fast.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MOST_PIXELS = 150_000_000
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as image files use it
+WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")  # Pillow's modes
+
+
+@contextmanager
+def open_picture(path: Path, content: bytes | None = None, most_pixels: int | None = None) -> Iterator[Image.Image]:
+    """Open a picture, whole and checked, in the file's own mode; errors of Pillow in the body are translated too.
+
+    Args:
+        path: the file; with `content` only the name of the picture in errors.
+        content: the picture's bytes, when it lies inside another file.
+        most_pixels: refuse larger pictures before they are decoded; None: Pillow's own limit.
+
+    Raises:
+        InputError: missing, no image, corrupt, or too large.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.png")
+    ...     Image.new("RGB", (8, 4)).save(path)
+    ...     with open_picture(path) as picture:
+    ...         print(picture.size)
+    (8, 4)
+    """
+    from PIL import Image
+
+    def source() -> Path | io.BytesIO:
+        return path if content is None else io.BytesIO(content)
+
+    try:
+        with Image.open(source()) as opened:
+            if most_pixels is not None and opened.width * opened.height > most_pixels:
+                raise InputError(f"{path}: must have at most {most_pixels} pixels, has {opened.width}x{opened.height}")
+            # Decoding stops at the last pixel: a PNG whose end is missing or damaged shows in its checksums only.
+            if opened.format == "PNG":
+                opened.verify()
+        # Pillow cannot go on with a picture that was verified, so it is opened again.
+        with Image.open(source()) as opened:
+            opened.load()  # decodes all of it: a corrupt file fails here and not as a gray stripe
+            yield opened
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path}: must be an image, was not there") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        wanted = "be a whole readable image" if most_pixels is None else f"have at most {most_pixels} pixels"
+        raise InputError(f"{path}: must {wanted}: {error_reason(error)}") from None
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, MemoryError) as error:
+        raise InputError(f"{path}: must be a whole readable image: {error_reason(error)}") from None
+
+
+def decoded(path: Path, content: bytes | None = None) -> Image.Image:
+    """Return the whole picture in `path`, or in the bytes `content` that errors call `path`, in the file's own mode.
+
+    Raises:
+        InputError: missing, no image or corrupt.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.png")
+    ...     Image.new("RGB", (8, 4)).save(path)
+    ...     print(decoded(path).mode)
+    RGB
+    """
+    with open_picture(path, content) as picture:
+        return picture
+
+
+def decode_picture(path: Path, size: tuple[int, int], channels: int, resize: bool) -> tuple[np.ndarray, list[str]]:
+    """Return one picture as float32 [height, width, channels] in [0, 1], and notes on the changes to it.
+
+    It is turned as its EXIF data says; transparency is put on white; CMYK, palettes and the like become RGB; gray
+    values of 16 bits and floats (0 to 1) stay exact; of several frames the first is taken. A file's content decides its
+    format, not its name.
+
+    Args:
+        path: the file.
+        size: (height, width) of the result, pixels.
+        channels: 1 or 3.
+        resize: see `fit`.
+
+    Raises:
+        InputError: unreadable, corrupt, or of more than 150 million pixels.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.png")
+    ...     Image.new("RGB", (8, 4)).save(path)
+    ...     values, notes = decode_picture(path, (4, 4), 3, resize=False)
+    >>> values.shape, notes
+    ((4, 4, 3), ['the middle 4x4 was cut out'])
+    """
+    with open_picture(path, most_pixels=MOST_PIXELS) as opened:
+        notes = ["the first of several frames"] if getattr(opened, "is_animated", False) else []
+        picture, changes = fit(_upright(opened, path), size, resize)
+        return to_array(picture, channels), notes + changes
+
+
+def covering_size(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the size (width, height) of a picture of `width` x `height` scaled to just cover `size` (height, width).
+
+    >>> covering_size(100, 50, (10, 10))
+    (20, 10)
+    """
+    factor = max(size[1] / width, size[0] / height)
+    # Rounding may fall one pixel short of the side that the factor comes from.
+    return max(size[1], round(width * factor)), max(size[0], round(height * factor))
+
+
+def fit(picture: Image.Image, size: tuple[int, int], resize: bool) -> tuple[Image.Image, list[str]]:
+    """Cut `size` (height, width) from the middle of a picture (mode L, RGB or F).
+
+    The picture is first scaled to just cover the size, aspect ratio kept, if `resize` asks for it or if it is smaller
+    than the size; else it is cut at its own scale.
+
+    Returns:
+        The cut picture, and notes on the changes to it.
+
+    >>> from PIL import Image
+    >>> picture, changes = fit(Image.new("L", (20, 10)), (10, 10), resize=True)
+    >>> picture.size, changes
+    ((10, 10), ['the middle 10x10 was cut out'])
+    """
+    from PIL import Image
+
+    high, wide = size
+    changes = []
+    factor = max(wide / picture.width, high / picture.height)
+    if factor > 1:
+        changes.append(f"scaled up, smaller than {wide}x{high}")
+    if factor > 1 or (resize and factor < 1):
+        # Lanczos rings around edges when it enlarges; bicubic aliases when it reduces.
+        scaled = covering_size(picture.width, picture.height, size)
+        picture = picture.resize(scaled, Image.Resampling.BICUBIC if factor > 1 else Image.Resampling.LANCZOS)
+    if picture.width * picture.height > 10 * wide * high:
+        changes.append(f"only the middle {wide}x{high}, less than a tenth, was cut out (resize scales down first)")
+    elif picture.size != (wide, high):
+        changes.append(f"the middle {wide}x{high} was cut out")
+    left, top = (picture.width - wide) // 2, (picture.height - high) // 2
+    return picture.crop((left, top, left + wide, top + high)), changes
+
+
+def to_array(picture: Image.Image, channels: int) -> np.ndarray:
+    """Return a picture of mode L, RGB or F (0 to 1) as float32 [h, w, channels] in [0, 1].
+
+    >>> from PIL import Image
+    >>> to_array(Image.new("L", (2, 1), 255), 3).shape
+    (1, 2, 3)
+    """
+    values = np.asarray(picture, np.float32)
+    values = values.clip(0.0, 1.0) if picture.mode == "F" else values / np.float32(255.0)
+    if values.ndim == 2:
+        return np.repeat(values[..., None], channels, -1)
+    if channels == 1:
+        return np.asarray((values @ np.array(LUMA, np.float32))[..., None].clip(0.0, 1.0))
+    return values
+
+
+def _upright(picture: Image.Image, path: Path) -> Image.Image:
+    """Return the picture turned as its EXIF data says, in mode L, RGB or F (0 to 1)."""
+    from PIL import Image, ImageOps
+
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        # Pillow's own conversion of 16 bits to L clips at 255 instead of scaling: nearly all would be white.
+        values = np.asarray(picture).astype(np.float64)
+        if picture.mode == "I" and (values.min() < 0 or values.max() > 65535):
+            raise InputError(
+                f"{path}: whole numbers must be 8 or 16 bits, were {values.min():.0f} to {values.max():.0f}"
+            )
+        return Image.fromarray((values / 65535.0).astype(np.float32))
+    if picture.mode == "F":
+        floats = np.asarray(picture)
+        if not (np.isfinite(floats).all() and floats.min() >= 0 and floats.max() <= 1):
+            raise InputError(f"{path}: a picture of floats must be finite and in [0, 1], was not")
+        return picture
+    if has_alpha(picture):
+        return on_white(np.asarray(picture.convert("RGBA")))
+    return picture.convert("L" if picture.mode in ("L", "1") else "RGB")
+
+
+def has_alpha(picture: Image.Image) -> bool:
+    """Return whether a picture has transparency, as a channel or as a transparent color.
+
+    >>> from PIL import Image
+    >>> has_alpha(Image.new("RGBA", (1, 1)))
+    True
+    """
+    return picture.mode in WITH_ALPHA or "transparency" in picture.info
+
+
+def on_white(rgba: np.ndarray) -> Image.Image:
+    """Return uint8 [h, w, 4] over white as a picture of mode RGB.
+
+    >>> on_white(np.zeros((1, 1, 4), np.uint8)).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    from PIL import Image
+
+    alpha = rgba[..., 3:].astype(np.float32) / 255.0
+    return Image.fromarray((rgba[..., :3] * alpha + 255.0 * (1.0 - alpha) + 0.5).astype(np.uint8))

@@ -1,0 +1,252 @@
+"""The results of a city run as tables: block by block, method by method, over the steps; and as lines of a CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+
+from mclnf_fast.report.city.claims import changed, curve
+from mclnf_fast.report.page.methods import Look, looks
+from mclnf_fast.report.page.page import HeatCell, HeatPanel
+from mclnf_fast.report.page.style import db, duration, fixed
+from mclnf_fast.report.page.tables import (
+    BOLD,
+    DIM,
+    OFF,
+    RED,
+    Cell,
+    Column,
+    Table,
+    build,
+    column,
+    markdown,
+    one_line,
+    paint,
+    ranked,
+    terminal,
+)
+from mclnf_fast.report.record import CityRecord, CityResults
+
+Methods = Mapping[str, CityResults]
+
+_LOSS = 0.5  # dB below the block's first figure from which a cell is marked as lost
+_NAME = 12  # characters of the longest block name in a terminal
+_GAP = "   "
+_CSV = (("psnr_mean", "psnr", "last"), ("ssim_mean", "ssim", "last"), ("forgetting", "psnr", "forgetting"))
+NOTE = (
+    "PSNR of held-out views, mean over the blocks after the last one was learned. Forgetting: the mean loss of a block "
+    "from when it was learned to the end; a bare 0 is exactly zero, bit for bit."
+)
+
+
+def city_looks(methods: Methods) -> dict[str, Look]:
+    """Return how the methods of a city are shown, in order.
+
+    >>> list(city_looks({"mim": CityResults(), "er": CityResults()}))
+    ['er', 'mim']
+    """
+    return looks({key: results.category for key, results in methods.items()})
+
+
+def city_table(
+    title: str, methods: Methods, blocks: Sequence[str], across: Mapping[str, float | None] | None = None
+) -> Table:
+    """Return the table of a city, a row per method: PSNR, SSIM, the first block, forgetting, time, parameters.
+
+    Args:
+        title: of the table.
+        methods: method -> results.
+        blocks: their names, in the order in which they were learned.
+        across: method -> PSNR of views over the whole city.
+
+    >>> city_table("", {"mod": CityResults(psnr_mean=20.0)}, ["north"]).heads
+    ('mean PSNR (dB)',)
+    """
+    shown, first = city_looks(methods), one_line(blocks[0]) if blocks else "first block"
+    views = across or {}
+
+    def cells(values: Mapping[str, float | None]) -> dict[str, Cell]:
+        return ranked(values, lambda key: db(values[key]))
+
+    short = _short(first)
+    columns = [
+        Column("mean PSNR (dB)", cells({key: r.psnr_mean for key, r in methods.items()}), "mean"),
+        column("SSIM", methods, lambda key: fixed(methods[key].ssim_mean, ".3f")),
+        column(f"{first}, when learned (dB)", methods, lambda key: db(methods[key].psnr_first_task_after_own), short),
+        column(f"{first}, at the end (dB)", methods, lambda key: db(methods[key].psnr_first_task_after_all), "at end"),
+        Column("forgetting (dB)", {key: _forgetting(r) for key, r in methods.items()}, "forgotten"),
+        Column("whole-city views (dB)", cells({key: views.get(key) for key in methods}), "city"),
+        column("time", methods, lambda key: duration(methods[key].seconds)),
+        column("steps per block", methods, lambda key: fixed(methods[key].steps_per_block, ",.0f"), None),
+        column("parameters", methods, lambda key: fixed(methods[key].parameters, ",.0f")),
+    ]
+    note = f"{len(blocks)} blocks, one after another. {NOTE}" if blocks else NOTE
+    return build(title, shown, columns, notes=(note,))
+
+
+def _forgetting(results: CityResults) -> Cell:
+    value = results.forgetting
+    text = "0" if value == 0 and not changed(results) else db(value)
+    return Cell(text, good=None if value is None else False if value >= _LOSS else True if value <= 0.005 else None)
+
+
+def steps_table(methods: Methods) -> Table | None:
+    """Return PSNR over the steps of a block, a row per method; None if no method has a curve.
+
+    >>> steps_table({"mod": CityResults(psnr_at_step={1: 10.0})}).heads
+    ('step 1',)
+    """
+    curves = {key: c for key, results in methods.items() if (c := curve(results))}
+    steps = sorted({step for c in curves.values() for step in c})
+    columns = [column(f"step {s:,}", curves, lambda key, s=s: db(curves[key].get(s))) for s in steps]  # type: ignore[misc]
+    note = "PSNR in dB of held-out views after so many steps on a block, mean over the blocks."
+    shown = {key: look for key, look in city_looks(methods).items() if key in curves}
+    return build("PSNR over steps", shown, columns, notes=(note,)) if steps else None
+
+
+def summary_markdown(record: CityRecord) -> str:
+    """Return the results as Markdown, for a README, an issue or a note: one row per method, then PSNR over steps.
+
+    >>> print(summary_markdown(CityRecord(system="city")).splitlines()[0])
+    | method |
+    """
+    parts = [markdown(city_table(record.title, record.methods, record.tasks, record.across))]
+    over_steps = steps_table(record.methods)
+    parts += [markdown(over_steps)] if over_steps else []
+    tail = [record.machine] * bool(record.machine)
+    tail += [f"{duration(record.seconds_total)} in all"] if record.seconds_total is not None else []
+    return "\n\n".join([*parts, *(["; ".join(tail) + "."] if tail else [])]) + "\n"
+
+
+def city_csv_lines(label: str, record: CityRecord) -> Iterator[list[object]]:
+    """Yield the figures of a city for `page.tables.csv_text`, one per line, under the `label` of the run."""
+    for key, look in city_looks(record.methods).items():
+        results = record.methods[key]
+        figures = {(metric, kind): getattr(results, name) for name, metric, kind in _CSV}
+        figures |= {("seconds", "last"): results.seconds, ("parameters", "last"): results.parameters}
+        for (metric, kind), value in figures.items():
+            if value is not None:
+                steps = "" if kind != "last" or results.steps_per_block is None else results.steps_per_block
+                line = [label, look.category, key, metric, kind, steps, repr(float(value)), "", "", 1]
+                yield [*line, record.command]
+
+
+def heat_panels(methods: Methods, blocks: Sequence[str]) -> list[HeatPanel]:
+    """Return the matrices of the methods for a page; one scale of colors for all of them.
+
+    >>> heat_panels({"mod": CityResults(matrix=((20.0,),))}, ["north"])[0].rows[0][1][0].text
+    '20.00'
+    """
+    values = [
+        v for r in methods.values() for k, row in enumerate(r.matrix) for v in row[: k + 1] if v is not None
+    ]  # fmt: skip
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    panels = []
+    for key, look in city_looks(methods).items():
+        matrix = methods[key].matrix
+        names = _names(matrix, blocks)
+        rows = [
+            (names[k], [_heat_cell(matrix, k, i, (low, high)) for i in range(len(names))])
+            for k, row in enumerate(matrix)
+            if any(v is not None for v in row)  # a method that meets all blocks at once has only the last row
+        ]
+        if rows:
+            panels.append(HeatPanel(key, look.name, names, rows))
+    return panels
+
+
+def _heat_cell(matrix: Sequence[Sequence[float | None]], k: int, i: int, scale: tuple[float, float]) -> HeatCell:
+    low, high = scale
+    value = matrix[k][i] if i <= k and i < len(matrix[k]) else None
+    if value is None:
+        return HeatCell("-" if i <= k else "")
+    first = matrix[i][i] if i < k and i < len(matrix[i]) else None
+    change = None if first is None else value - first
+    text = "" if change is None else "no change" if change == 0 else db(change, sign=True)
+    heat = 0.5 if high <= low else (value - low) / (high - low)
+    return HeatCell(db(value), f"{100 * heat:.0f}", text, change is not None and change <= -_LOSS)
+
+
+def _names(matrix: Sequence[Sequence[float | None]], blocks: Sequence[str]) -> list[str]:
+    count = max([len(matrix), *map(len, matrix)]) if matrix else 0
+    return [blocks[i] if i < len(blocks) else f"block {i + 1}" for i in range(count)]
+
+
+def matrix_table(methods: Methods, blocks: Sequence[str], *, color: bool = False, width: int = 100) -> str:
+    """Return the block-by-block PSNR of each method for a terminal, then one line per method.
+
+    A panel has a row for each block learned ("after k") and a column for each block's held-out views; a block that is
+    not learned yet has an empty cell.
+
+    Args:
+        methods: method -> results.
+        blocks: their names, in the order in which they were learned.
+        color: use the terminal's colors: a block's figure right after it was learned is bold, a loss of 0.5 dB or more
+            since then is red.
+        width: in characters; as many panels stand side by side as fit.
+
+    >>> "20.00" in matrix_table({"mod": CityResults(matrix=((20.0,),))}, ["north"])
+    True
+    """
+    if not methods:
+        return "no results yet"
+    panels = [_panel(methods[key], look, blocks, color, width) for key, look in city_looks(methods).items()]
+    panels = [panel for panel in panels if panel]
+    lines = ["Held-out PSNR in dB, block by block (rows: after learning that block)", ""]
+    while panels:
+        group = [panels.pop(0)]
+        used = _visible(group[0][0])
+        while panels and used + len(_GAP) + _visible(panels[0][0]) <= width:
+            used += len(_GAP) + _visible(panels[0][0])
+            group.append(panels.pop(0))
+        blank = [" " * _visible(panel[0]) for panel in group]
+        # Panels of fewer rows are filled up with blank lines, so that those to their right stay in place.
+        rows = zip_longest(*group)
+        lines += [_GAP.join(line if line is not None else b for line, b in zip(row, blank)).rstrip() for row in rows]
+        lines.append("")
+    return "\n".join([*lines, terminal(city_table("", methods, blocks), color=color)])
+
+
+def _panel(results: CityResults, look: Look, blocks: Sequence[str], color: bool, width: int) -> list[str]:
+    matrix = results.matrix
+    if not matrix:
+        return []
+    full = _names(matrix, blocks)
+    count, room = len(full), min(_NAME, max(6, (width - _NAME) // len(full) - 2))
+    names = [_short(name, room) for name in full]
+    if len(set(names)) < count:  # cut to the same text: number them
+        names = [_short(f"{i} {name}", room) for i, name in enumerate(full, start=1)]
+    widths = [max(6, len(name)) for name in names]
+    left = max(len("after"), *map(len, names))
+    total = left + sum(w + 2 for w in widths)
+    title = f"{look.name} ({look.key})" if look.name != look.key else look.key
+    heads = "after".ljust(left) + "".join("  " + name.rjust(w) for name, w in zip(names, widths))
+    lines = [paint(one_line(title)[:total].ljust(total), BOLD, color), paint(heads, DIM, color)]
+    for k, row in enumerate(matrix):
+        if any(value is not None for value in row):
+            cells = ["  " + _cell(matrix, k, i, widths[i], color) for i in range(count)]
+            lines.append(names[k].ljust(left) + "".join(cells))
+    return lines
+
+
+def _cell(matrix: Sequence[Sequence[float | None]], k: int, i: int, width: int, color: bool) -> str:
+    value = matrix[k][i] if i <= k and i < len(matrix[k]) else None
+    text = ("" if i > k else db(value)).rjust(width)
+    if value is None:
+        return text
+    if i == k:
+        return paint(text, BOLD, color)
+    first = matrix[i][i] if i < len(matrix[i]) else None
+    return paint(text, RED, color and first is not None and value <= first - _LOSS)
+
+
+def _visible(line: str) -> int:
+    """Return how many characters of a line a terminal shows."""
+    for code in (BOLD, DIM, RED, OFF):
+        line = line.replace(code, "")
+    return len(line)
+
+
+def _short(text: str, room: int = _NAME) -> str:
+    clean = one_line(text)
+    return clean if len(clean) <= room else clean[: room - 1] + "~"

@@ -1,0 +1,200 @@
+"""The report of a run of images, videos or sound: a table for the terminal, pictures, and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mclnf_fast.report.page.page import (
+    Block,
+    LegendBlock,
+    Page,
+    PictureBlock,
+    RelationsBlock,
+    Section,
+    TableBlock,
+    Tile,
+    closing_sections,
+    picture_block,
+    time_fact,
+    write_page,
+)
+from mclnf_fast.report.page.style import db, duration
+from mclnf_fast.report.page.tables import Cell, Row, Table, terminal
+from mclnf_fast.report.protocol.counts import Statistics
+from mclnf_fast.report.protocol.relations import relations
+from mclnf_fast.report.protocol.run_pictures import draw_run
+from mclnf_fast.report.protocol.tables import Labelled, details, results, sizes, steps_to_reach
+from mclnf_fast.report.record import Picture, SignalRecord
+
+NOT_CLAIMED = (
+    "The methods are those of arXiv 2504.05806 (MCL-NF) and of the papers it compares with. No figure of any paper is "
+    "reproduced or claimed here: all figures were measured in the runs whose commands stand beside them."
+)
+KINDS = {  # kind of picture -> heading of its section, in their order; `qualitative` stands at the head
+    "qualitative": "Truth and reconstructions",
+    "curve": "PSNR over the steps",
+    "reach": "Fisher information against plain modules",
+    "matrix": "Forgetting",
+    "meta": "Meta-training",
+}
+INTRO = {
+    "image": "Each image that was never seen in training is cut into patches, which are learned one after another.",
+    "video": "Each video that was never seen in training is cut into groups of frames, learned one after another.",
+    "audio": "Each recording that was never heard in training is cut into windows, learned one after another.",
+}
+OURS = ("mim", "mod")
+
+
+def signal_table(record: SignalRecord) -> str:
+    """Return the results for a terminal: PSNR at step 1, best and last, what stands beside it, and the relations.
+
+    >>> signal_table(SignalRecord(system="image"))
+    'no results yet'
+    """
+    run = Statistics(record)
+    if not run.methods:
+        return "no results yet"
+    beside = details(run, run.title)
+    parts = [f"{run.title}: PSNR in dB, {sizes(run)} (* best of its column)", terminal(results([_one(run)]))]
+    if beside.heads:
+        parts.append(terminal(beside))
+    parts.append("\n".join(f"{r.statement}: {r.verdict}" for r in relations(run)))
+    return "\n\n".join(parts)
+
+
+def write_run_pictures(folder: str | Path, record: SignalRecord) -> list[Picture]:
+    """Draw the pictures of a run into `images/`; return them, their files relative to the folder.
+
+    Args:
+        folder: of the run; `predictions/truth.safetensors` and `predictions/<method>.safetensors` (tensor `values`, as
+            `Signals.values` of the test signals) are read if they are there.
+        record: of the run.
+
+    Raises: InputError, if matplotlib is missing, or a file of predictions is corrupt or of another shape.
+    """
+    pictures = []
+    for drawing in draw_run(Path(folder), _one(Statistics(record))):
+        drawing.save(Path(folder) / "images" / f"{drawing.stem}.png")
+        pictures.append(Picture(drawing.kind, f"images/{drawing.stem}.png", drawing.caption))
+    return pictures
+
+
+def write_signal_report(folder: str | Path, record: SignalRecord) -> Path:
+    """Write `report.html` into a run's folder, its pictures inlined; return its path.
+
+    Args:
+        folder: of the run; `config.yaml` is shown if it is there, pictures are read from it.
+        record: of the run; fields at their default are left out.
+
+    Raises: InputError, if jinja2 is missing (the message names the extra), or a picture's file lies outside the folder.
+    """
+    place, run = Path(folder), Statistics(record)
+    groups = _pictures(place, record)
+    intro = INTRO.get(run.kind, "Each test signal is cut into tasks, which are learned one after another.")
+    lead = groups.pop("qualitative", [])
+    meta = _meta_training(record)
+    page = Page(
+        run.title,
+        run.looks,
+        [
+            *_results(run),
+            *(Section(KINDS.get(kind, kind), pictures) for kind, pictures in groups.items()),
+            Section("The meta-learned initializations", [TableBlock(meta)] if meta.rows else []),
+            *closing_sections(place, record, [NOT_CLAIMED], _signals(record)),
+        ],
+        _facts(run),
+        tiles(run),
+        f"{intro} After the last task the whole signal is scored, and so is what was learned first.",
+        lead=lead,
+    )
+    return write_page(place / "report.html", page)
+
+
+def _one(run: Statistics) -> Labelled:
+    return Labelled(run.title, run)
+
+
+def _results(run: Statistics) -> list[Section]:
+    if not run.methods:
+        return []
+    beside, reached = details(run, run.title), steps_to_reach(run, run.title)
+    blocks: list[Block] = [TableBlock(results([_one(run)])), LegendBlock(list(run.looks.values()))]
+    return [
+        Section("Results", blocks),
+        Section("Relations that must hold", [RelationsBlock(relations(run))]),
+        Section("Beside the PSNR", [TableBlock(beside)]),
+        Section("Steps to a PSNR", [TableBlock(reached)] if reached else []),
+    ]
+
+
+def tiles(run: Statistics) -> list[Tile]:
+    """Return the figures of the head: PSNR of the modules, forgetting, the lead over the best sequential rival."""
+    ours = [m for m in OURS if m in run.looks]
+    out = [
+        Tile(db(last.mean, unit=True), f"PSNR of {run.looks[m].name} at step {run.last:,}")
+        for m in ours
+        if (last := run.final(m)) is not None
+    ]
+    changes = [change for m in ours if (change := run.largest_change(m)) is not None]
+    if changes:
+        exact = max(changes) == 0.0
+        text = "0 dB" if exact else f"{max(changes):.2g} dB"
+        label = "forgotten by the modules, bit for bit" if exact else "largest change of a module"
+        out.append(Tile(text, label, exact))
+    if "finetune" in run.looks and (lost := run.forgetting("finetune")) is not None:
+        out.append(Tile(db(lost.mean, unit=True), "forgotten by the fine-tuned network"))
+    return out + (_rival(run, ours[-1]) if ours else [])
+
+
+def _rival(run: Statistics, ours: str) -> list[Tile]:
+    """Return the lead of modules over the best other method that learns in sequence."""
+    rivals = {
+        m: e.mean
+        for m in run.methods
+        if run.sequential(m) and not m.startswith(OURS) and (e := run.final(m)) is not None
+    }
+    last = run.final(ours)
+    if not rivals or last is None:
+        return []
+    best = max(rivals, key=lambda m: rivals[m])
+    gap = last.mean - rivals[best]
+    label = f"{run.looks[ours].name} against {run.looks[best].name}, the best other that learns in sequence"
+    return [Tile(db(gap, sign=True, unit=True), label, gap > 0)]
+
+
+def _facts(run: Statistics) -> list[str]:
+    count = len(run.record.tasks)
+    facts = [f"{count} tasks per signal"] if count else []
+    facts.append(sizes(run))
+    facts += [f"{run.last:,} steps per task"] if run.last else []
+    return facts + time_fact(run.record)
+
+
+def _pictures(folder: Path, record: SignalRecord) -> dict[str, list[PictureBlock]]:
+    groups: dict[str, list[PictureBlock]] = {kind: [] for kind in KINDS}
+    for picture in record.pictures:
+        groups.setdefault(picture.kind, []).append(picture_block(folder, picture))
+    return {kind: pictures for kind, pictures in groups.items() if pictures}
+
+
+def _meta_training(record: SignalRecord) -> Table:
+    """Return how the initializations were meta-learned, of the first seed that has any."""
+    initializations = next((seed.initializations for seed in record.seeds.values() if seed.initializations), {})
+    rows = []
+    for name, meta in initializations.items():
+        checks = [row[2] for row in meta.curve if len(row) > 2 and row[2] is not None]
+        cells = [
+            "-" if meta.outer_steps is None else f"{meta.outer_steps:,}",
+            f"{checks[0]:.2f} to {checks[-1]:.2f}" if checks else "-",
+            duration(meta.seconds),
+            "-" if meta.parameters is None else f"{meta.parameters:,}",
+        ]
+        rows.append(Row("", "", name, tuple(map(Cell, cells))))
+    heads = ("outer steps", "validation PSNR (dB), first to last", "time", "parameters")
+    return Table("", heads, tuple(rows), first="initialization")
+
+
+def _signals(record: SignalRecord) -> Sequence[tuple[str, str]]:
+    names = {"train": record.names.train, "validation": record.names.validation, "test": record.names.test}
+    return [(f"{part} signals", f"{len(value)}: {', '.join(value)}") for part, value in names.items() if value]

@@ -1,0 +1,52 @@
+"""Records read from `metrics.json`, of this version or of earlier ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from mclnf_fast.errors import InputError
+from mclnf_fast.report.record.codec import from_json
+from mclnf_fast.report.record.former import current
+from mclnf_fast.report.record.records import VERSION, CityRecord, InitializationRecord, Record, SignalRecord
+
+KINDS: dict[str, type[Record]] = {cls.kind: cls for cls in (CityRecord, SignalRecord, InitializationRecord)}
+
+
+def read_record(file: str | Path) -> Record:
+    """Return the record that a `metrics.json` holds.
+
+    Raises: InputError that names the file, and the field if one is wrong, if the file is missing or corrupt, is of a
+    version that this program does not know, or has a field that is missing, unknown or of another type.
+    """
+    path = Path(file)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} must be JSON, but: {error}") from None
+    return record_from_json(data, str(path))
+
+
+def record_from_json(data: object, place: str = "metrics.json") -> Record:
+    """Return the record of parsed JSON. Raises: as `read_record`; `place` names the file in messages.
+
+    >>> record_from_json({"version": 1, "kind": "city", "system": "city", "title": "a city"}).title
+    'a city'
+    >>> record_from_json({"version": 2})
+    Traceback (most recent call last):
+        ...
+    mclnf_fast.errors.InputError: metrics.json: version must be 1 (or none, of runs before it), got 2
+    """
+    if not isinstance(data, Mapping):
+        raise InputError(f"{place} must hold a mapping, got {type(data).__name__}")
+    if "version" not in data:
+        former, fields = current(data, place)
+        # Files without a version were written by several releases, and carry notes of benchmarks.
+        return from_json(KINDS[former], fields, place, extra=True)
+    if data["version"] != VERSION or isinstance(data["version"], bool):
+        raise InputError(f"{place}: version must be {VERSION} (or none, of runs before it), got {data['version']!r}")
+    kind = data.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise InputError(f"{place}: kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    return from_json(KINDS[kind], {k: v for k, v in data.items() if k not in ("version", "kind")}, place)
