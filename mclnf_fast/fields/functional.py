@@ -35,10 +35,10 @@ def split_params(params: Sequence[Tensor], spec: FieldSpec) -> SplitParams:
     [2, 2, 0]
     """
     layers = len(spec.layer_shapes)
-    wanted = 2 * layers + len(spec.grids)
-    if len(params) != wanted:
+    expected = 2 * layers + len(spec.grids)
+    if len(params) != expected:
         raise ValueError(
-            f"params must hold {wanted} tensors ({layers} weights, {layers} biases, {len(spec.grids)} tables), "
+            f"params must hold {expected} tensors ({layers} weights, {layers} biases, {len(spec.grids)} tables), "
             f"got {len(params)}"
         )
     flat = list(params)

@@ -123,7 +123,9 @@ def _checked_fisher(fisher: object, weights: list[Tensor], biases: list[Tensor],
     for k, (name, like) in enumerate((("weights", weights), ("biases", biases))):
         tensors = check_tensors(f"fisher[{k}]", fisher[k])
         if len(tensors) != len(like):
-            raise ValueError(f"fisher[{k}] must hold {len(like)} tensors like {name}, one a layer, got {len(tensors)}")
+            raise ValueError(
+                f"fisher[{k}] must hold {len(like)} tensors like {name}, one per layer, got {len(tensors)}"
+            )
         for l, (f, t) in enumerate(zip(tensors, like)):
             where = f"fisher[{k}][{l}]"
             check_tensor(where, f, t.shape, dtypes, x.device, f"like {name}[{l}]")

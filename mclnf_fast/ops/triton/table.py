@@ -86,7 +86,7 @@ BACKWARD: dict[TileKey, Limited] = {
 LAYER = Shape(64, 4, 3)
 LAYER_COLUMNS, LAYER_DEPTH = 64, 32
 WEIGHT_GRADIENT = {"half": (64, 32), "tf32": (64, 32), "ieee": (32, 16)}
-# Of the second derivatives a layer at a time: points a tile, and the depth that a product goes by.
+# Of the second derivatives, one layer at a time: points per tile, and the depth that a product goes by.
 SECOND = {"half": (64, 32), "tf32": (64, 32), "ieee": (32, 16)}
 
 AMPERE = Tiles(FORWARD, BACKWARD, LAYER, LAYER_COLUMNS, LAYER_DEPTH, WEIGHT_GRADIENT)

@@ -104,11 +104,13 @@ def second(
     grads: list[Tensor],
     grad_grad_y: Tensor | None,
 ) -> None:
-    """The gradients of <first derivative, direction>: of x in grad_x [N, inputs], of the parameters in grads (for each
-    layer its weights and its biases), and of start [N, outputs] in grad_grad_y. N above 0."""
+    """Fill the gradients of <first derivative, direction>: of x in grad_x [N, inputs], of the parameters in grads (for
+    each layer its weights and its biases), and of output_gradient [N, outputs] in grad_grad_y. N above 0."""
     net = bank.net
-    kept = 2 * sum(out * (2 if Activation(net.activation_of(l)).curved else 1) for l, (_, out) in enumerate(net.shapes))
-    pieces = bank.pieces(kept + 4 * net.width + 2 * net.features)
+    saved = 2 * sum(
+        out * (2 if Activation(net.activation_of(l)).curved else 1) for l, (_, out) in enumerate(net.shapes)
+    )
+    pieces = bank.pieces(saved + 4 * net.width + 2 * net.features)
     sums = totals(grads, len(pieces))
     for points, piece in pieces:
         _piece(
