@@ -16,17 +16,17 @@ from mclnf_fast.cli import main
 from mclnf_fast.data.procedural.phantoms import draw_phantoms, phantom_projections
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
+from mclnf_fast.learn.meta.trainer import MetaTrainer
 from mclnf_fast.metrics import psnr
 from mclnf_fast.render.parallel_beam import back_project, even_angles, project
 from mclnf_fast.systems.common import run as frame
 from mclnf_fast.systems.ct import job as ct
 from mclnf_fast.systems.ct.options import CtConfig, defaults_of
-from mclnf_fast.systems.starts import job as start_job
 from mclnf_fast.systems.starts.options import preset_config
 
 TINY = [
     "--count", "6", "--test", "2", "--size", "16", "--steps", "4", "--width", "8", "--hidden-layers", "2",
-    "--frequencies", "8", "--meta-views", "5", "--match-steps", "5", "--meta.steps", "6", "--meta.objects", "2",
+    "--frequencies", "8", "--meta-views", "5", "--match-steps", "5", "--meta.steps", "6", "--meta.tasks", "2",
     "--meta.inner-steps", "2", "--rates", "3", "0.3", "--threads", "1",
 ]  # fmt: skip
 
@@ -123,7 +123,7 @@ def test_a_learned_start_serves_a_users_sinogram(finished):
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     monkeypatch.setattr(frame, "SAVE_EVERY", 0.0)
-    whole, made = start_job.ReptileStart.step, 0
+    whole, made = MetaTrainer.step, 0
 
     def dying(learner: Any) -> None:
         nonlocal made
@@ -132,7 +132,7 @@ def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
         made += 1
         whole(learner)
 
-    monkeypatch.setattr(start_job.ReptileStart, "step", dying)
+    monkeypatch.setattr(MetaTrainer, "step", dying)
     assert main(["run", "ct", *TINY, "--out", str(out)]) == 130
     assert not (out / "metrics.json").exists()
     made = -3  # it dies no more, and counts what is left to be made
