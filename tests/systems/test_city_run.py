@@ -118,9 +118,11 @@ def test_the_result_is_seen_from_a_new_camera(finished, run_tiny):
     assert bool(torch.isfinite(learned.evaluate(learned.cells.centers)).all())
 
 
-def test_one_network_is_a_result_too(others):
+def test_one_network_is_a_result_too(others, finished):
     learned = mf.load(others)
-    assert len(learned.modules) == len(learned.cells) == len(learned.bank)
+    assert (len(learned.bank), learned.modules) == (1, ["city"])
+    assert learned.bank.spec.width > mf.load(finished).bank.spec.width
+    assert torch.allclose(learned.cells.grown[0], mf.load(finished).cells.hull(), atol=1e-5)
 
 
 def test_resuming_a_finished_run_is_harmless(finished, run_tiny, tmp_path):
@@ -219,7 +221,7 @@ def test_all_methods_run_side_by_side(others, finished):
     assert summary["er"]["matrix"][1] != summary["finetune"]["matrix"][1] != summary["ewc"]["matrix"][1]
     assert at["offline"][0]["0"] == at["finetune"][0]["0"]
     assert at["maml_cl"][0]["0"] == at["maml_offline"][0]["0"] != at["oml"][0]["0"] != at["finetune"][0]["0"]
-    assert not (others / "bank.safetensors").exists()
+    assert mf.load(others).modules == ["city"]  # no modules: the network of the first method
     assert all((others / p["file"]).is_file() for p in metrics["pictures"])
     page = (others / "report.html").read_text()
     assert "The initialization by MAML" in page

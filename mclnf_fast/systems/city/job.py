@@ -21,7 +21,7 @@ from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.city import pictures
 from mclnf_fast.systems.city.data import CityData, load, random_initialization
 from mclnf_fast.systems.city.episodes import BlockEpisodes
-from mclnf_fast.systems.city.options import CityConfig, logged_steps, quick_config, read_config
+from mclnf_fast.systems.city.options import CityConfig, logged_steps, quick_config
 from mclnf_fast.systems.city.results import comparison, events, finished_modules, stack, summary
 from mclnf_fast.systems.common.checks import wide_spec
 from mclnf_fast.systems.common.folder import progress
@@ -42,7 +42,7 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     """
     from mclnf_fast.report import matrix_table, summary_markdown, write_city_report
 
-    run = begin(config, ops.registered(), read_config, command)
+    run = begin(config, ops.registered(), command)
     config, folder = run.config, run.folder
     torch.manual_seed(config.seed)
     if config.run.backend != "reference" and (missing := _passed_over(config)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import pathlib
 from typing import Any
 
@@ -19,12 +18,11 @@ from mclnf_fast.learn.methods import METHODS, MIM, Method
 from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import log_steps, measures
 from mclnf_fast.report.record import Names, SeedResults, SignalRecord, from_json
-from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import RunFolder
 from mclnf_fast.systems.common.result import Frame, Result, bank_of
 from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.signals.data import cut_of, load, meta_initialization, random_initialization, tasks_of
-from mclnf_fast.systems.signals.options import CONFIGS, SignalConfig
+from mclnf_fast.systems.signals.options import SignalConfig
 from mclnf_fast.systems.signals.step_memory import measure_steps
 from mclnf_fast.tasks.coords import CoordTask
 
@@ -39,7 +37,7 @@ def run_signals(config: SignalConfig, command: str | None = None) -> pathlib.Pat
     """
     from mclnf_fast.report.protocol.report import signal_table, write_run_pictures, write_signal_report
 
-    run = begin(config, OPS, functools.partial(from_plain, CONFIGS[config.kind]), command)
+    run = begin(config, OPS, command)
     with run.reading():
         job = _Job(run, load(run.config))
     job.announce()
