@@ -24,12 +24,13 @@ from torch import Tensor, nn
 
 from mclnf_fast.data import ObjectViews, load_objects, procedural_cars
 from mclnf_fast.fields import initial_parameters
+from mclnf_fast.learn.meta.adapt import fine_tune
 from mclnf_fast.render import Cameras
 from mclnf_fast.render.objects import ObjectPool
 from mclnf_fast.report.record import InitializationRecord, read_record
 from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.single_view.options import SingleViewConfig
-from mclnf_fast.systems.starts.ray_field import Start
+from mclnf_fast.systems.starts.ray_field import RayInitialization
 
 CHUNK = 8192  # rays at a time where nothing is learned
 TURN = 20  # steps
@@ -115,7 +116,7 @@ def learner(one: ObjectViews, known: int, field: Plain, config: SingleViewConfig
 
 
 def in_turn(
-    one: ObjectViews, known: int, config: SingleViewConfig, start: Start, step: Callable[[float], None]
+    one: ObjectViews, known: int, config: SingleViewConfig, start: RayInitialization, step: Callable[[float], None]
 ) -> tuple[float, float]:
     """Ours once more, twenty steps in turn with twenty plain ones: the seconds of both."""
     pool = ObjectPool([(one.images[:known], one.cameras[:known])], start.settings)
@@ -133,7 +134,8 @@ def in_turn(
         seconds[1] += end - middle
         began = end
 
-    start.adapt_all(pool, config.seed, callback=after)
+    t = start.tuning(pool, config.seed)
+    fine_tune(start.repeated(1), t.loss, t.steps, t.lr, kind=t.kind, lr_end=t.lr_end, callback=after)
     return seconds[0], seconds[1]
 
 
@@ -182,7 +184,7 @@ def main() -> None:
     torch.manual_seed(config.seed)
     params = initial_parameters(config.field.spec, 1, generator=torch.Generator().manual_seed(config.seed))
     how = config.steps, config.adapt.rate, config.adapt.batch, config.adapt.optimizer, config.adapt.lr_end
-    start = Start(params, config.field.spec, config.settings(near, far), *how)
+    start = RayInitialization(params, config.field.spec, config.settings(near, far), 1.0, *how)
     field = Plain(config, params, near, far)
     step, steps, its = learner(one, known, field, config), config.steps, ours.seconds or 0.0
     began = time.perf_counter()

@@ -1,5 +1,9 @@
 """mclnf_fast: a fast engine for many small neural fields that learn one after another and do not forget."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from mclnf_fast import ops
 from mclnf_fast.errors import BackendError, InputError
 from mclnf_fast.fields import FieldBank, load_bank, save_bank
@@ -15,6 +19,9 @@ from mclnf_fast.spec import (
     SphericalHarmonics,
     TriPlane,
 )
+
+if TYPE_CHECKING:
+    from mclnf_fast.artifacts import load
 
 __version__ = "0.1.0"
 
@@ -32,7 +39,17 @@ __all__ = [
     "SphericalHarmonics",
     "TriPlane",
     "info",
+    "load",
     "load_bank",
     "ops",
     "save_bank",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # `load` knows every system, and so nearly the whole package: `import mclnf_fast` alone needs torch and numpy only.
+    if name == "load":
+        from mclnf_fast.artifacts import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

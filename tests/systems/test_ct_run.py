@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import mclnf_fast as mf
 from mclnf_fast.cli import main
 from mclnf_fast.data.procedural.phantoms import draw_phantoms, phantom_projections
 from mclnf_fast.errors import InputError
@@ -19,9 +20,8 @@ from mclnf_fast.metrics import psnr
 from mclnf_fast.render.parallel_beam import back_project, even_angles, project
 from mclnf_fast.systems.common import run as frame
 from mclnf_fast.systems.ct import job as ct
-from mclnf_fast.systems.ct.field import load_ct_start
 from mclnf_fast.systems.ct.options import CtConfig, defaults_of
-from mclnf_fast.systems.starts import pixels as pixel_starts
+from mclnf_fast.systems.starts import job as start_job
 from mclnf_fast.systems.starts.options import preset_config
 
 TINY = [
@@ -95,20 +95,20 @@ def test_rates_are_judged_by_their_results(tmp_path, monkeypatch):
     found = run(tmp_path / "rates", "--initializations", "standard", "--rates", "1e-6", "3")
     assert found["initializations"]["standard"]["lr"] == 3.0  # the other stays where it began
     assert "curve" not in found["meta"]
-    assert not (tmp_path / "rates" / "start.safetensors").exists()
+    assert mf.load(tmp_path / "rates").initialization == "standard"
 
 
 def test_a_learned_start_serves_a_users_sinogram(finished):
-    start = load_ct_start(finished)
+    start = mf.load(finished)
     assert start.frequencies.shape == (8, 2)
-    assert start.steps == 4
+    assert start.tuning["steps"] == 4
     truth, angles = values_of(finished, "truth")[..., 0] / 255, even_angles(6)
     sinogram = project(truth[:1], angles)[0]
     field = start.adapt(sinogram.numpy(), angles.numpy())
     kept = values_of(finished, "meta")[1, 0, ..., 0]
-    assert float((field.picture(16) * 255 - kept).abs().max()) < 1.5
-    assert field.picture(40).shape == (40, 40)
-    before = start.adapt(sinogram, angles, steps=0).picture(16)
+    assert float((field.picture(16)[0, ..., 0] * 255 - kept).abs().max()) < 1.5
+    assert field.picture(40).shape == (1, 40, 40, 1)
+    before = start.adapt(sinogram, angles, steps=0).picture(16)[0, ..., 0]
     assert float((before * 255 - values_of(finished, "meta")[0, 0, ..., 0]).abs().max()) < 1.0
     with pytest.raises(InputError, match=r"sinogram and angles must be \[V, N\] and \[V\]"):
         start.adapt(sinogram, angles[:3])
@@ -116,14 +116,14 @@ def test_a_learned_start_serves_a_users_sinogram(finished):
         start.adapt(sinogram / 0, angles)
     with pytest.raises(InputError, match="steps must be at least 0"):
         start.adapt(sinogram, angles, steps=-1)
-    with pytest.raises(InputError, match="size must be at least 1"):
+    with pytest.raises(InputError, match="height and width must be at least 1"):
         field.picture(0)
 
 
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     monkeypatch.setattr(frame, "SAVE_EVERY", 0.0)
-    whole, made = pixel_starts.ReptileStart.step, 0
+    whole, made = start_job.ReptileStart.step, 0
 
     def dying(learner: Any) -> None:
         nonlocal made
@@ -132,7 +132,7 @@ def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
         made += 1
         whole(learner)
 
-    monkeypatch.setattr(pixel_starts.ReptileStart, "step", dying)
+    monkeypatch.setattr(start_job.ReptileStart, "step", dying)
     assert main(["run", "ct", *TINY, "--out", str(out)]) == 130
     assert not (out / "metrics.json").exists()
     made = -3  # it dies no more, and counts what is left to be made
@@ -140,20 +140,20 @@ def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     assert made == 0  # 3 of 6: it went on, and did not start over
     metrics, before = (json.loads((folder / "metrics.json").read_text()) for folder in (out, finished))
     assert results(metrics) == results(before)
-    ours, theirs = (load_tensors(folder / "start.safetensors")[0] for folder in (out, finished))
+    ours, theirs = (load_tensors(folder / "bank.safetensors")[0] for folder in (out, finished))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
 
 
 def test_exact_measurements_are_those_of_the_ellipses(tmp_path, monkeypatch):
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    inside = ct._Slices.measured
+    inside = ct.Slices.measured
 
     def spied(slices: Any, ids: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
         found = inside(slices, ids, angles)
         seen.append((angles, found))
         return found
 
-    monkeypatch.setattr(ct._Slices, "measured", spied)
+    monkeypatch.setattr(ct.Slices, "measured", spied)
     run(tmp_path / "exact", "--measured", "exact", "--initializations", "standard", "--jitter", "0.5")
     angles, found = seen[-1]  # of the test slices, the last of the family
     exact = phantom_projections(draw_phantoms(6, 0, 0.5)[4:], even_angles(6), 16)

@@ -11,16 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
+import mclnf_fast as mf
 from mclnf_fast.cli import main
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.metrics import psnr
+from mclnf_fast.render.cameras import Cameras, look_at
 from mclnf_fast.systems.common import run as frame
-from mclnf_fast.systems.ct.field import load_ct_start
-from mclnf_fast.systems.image_start.field import load_start
 from mclnf_fast.systems.image_start.options import ImageStartConfig, defaults_of
-from mclnf_fast.systems.starts import pixels as pixel_starts
-from mclnf_fast.systems.starts import ray_field as single_view_start
+from mclnf_fast.systems.starts import job as start_job
 from mclnf_fast.systems.starts.options import preset_config
 
 TINY = [
@@ -100,15 +99,15 @@ def test_scores_agree_with_the_stored_pictures(finished):
 
 
 def test_two_steps_are_those_of_the_learned_start(finished):
-    start = load_start(finished)
-    assert (start.steps, start.lr, start.spec.w0) == (2, 0.05, 30.0)
+    start = mf.load(finished)
+    assert (start.tuning["steps"], start.tuning["lr"], start.bank.spec.w0) == (2, 0.05, 30.0)
     truth = values_of(finished, "truth")
     one = start.adapt(truth[0].numpy())
     kept = values_of(finished, "meta")
-    assert float((one.render(16, 16) * 255 - kept[2, 0]).abs().max()) < 1.0
-    assert float((start.adapt(truth[0], steps=0).render(16, 16) * 255 - kept[0, 0]).abs().max()) < 1.0
-    assert one.render(5, 40).shape == (5, 40, 3)
-    assert start.adapt(torch.rand(7, 9, 3)).render(7, 9).shape == (7, 9, 3)
+    assert float((one.picture(16, 16)[0] * 255 - kept[2, 0]).abs().max()) < 1.0
+    assert float((start.adapt(truth[0], steps=0).picture(16, 16)[0] * 255 - kept[0, 0]).abs().max()) < 1.0
+    assert one.picture(5, 40).shape == (1, 5, 40, 3)
+    assert start.adapt(torch.rand(7, 9, 3)).picture(7, 9).shape == (1, 7, 9, 3)
     with pytest.raises(InputError, match=r"image must be \[H, W, 3\]"):
         start.adapt(truth[0, ..., 0])
     with pytest.raises(InputError, match=r"image must be finite and in 0 ... 1"):
@@ -116,22 +115,24 @@ def test_two_steps_are_those_of_the_learned_start(finished):
     with pytest.raises(InputError, match="steps must be at least 0, got -1"):
         start.adapt(truth[0], steps=-1)
     with pytest.raises(InputError, match="height and width must be at least 1"):
-        one.render(0, 4)
+        one.picture(0, 4)
 
 
 def test_a_start_of_another_system_is_refused(finished, tmp_path):
-    with pytest.raises(InputError, match="run must be the folder of a run of ct, got one of image-start"):
-        load_ct_start(finished)
-    with pytest.raises(InputError, match="of a run of single-view or photos, got one of image-start"):
-        single_view_start.load_start(finished)
-    with pytest.raises(InputError, match=r"run of image-start with start\.safetensors in it"):
-        load_start(tmp_path)
+    learned = mf.load(finished)
+    camera = Cameras(look_at(torch.tensor([[0.0, 0.0, 4.0]]), torch.zeros(1, 3)), 8.0, 8.0, 4.0, 4.0, 8, 8)
+    with pytest.raises(InputError, match="render serves results that are rendered along rays, got one of image-start"):
+        learned.render(camera)
+    with pytest.raises(InputError, match="data and view must be an image of a result of image-start"):
+        learned.adapt(torch.rand(4, 4, 3), camera)
+    with pytest.raises(InputError, match=r"with bank\.safetensors in it"):
+        mf.load(tmp_path)
 
 
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     monkeypatch.setattr(frame, "SAVE_EVERY", 0.0)
-    whole, made = pixel_starts.ReptileStart.step, 0
+    whole, made = start_job.ReptileStart.step, 0
 
     def dying(learner: Any) -> None:
         nonlocal made
@@ -140,7 +141,7 @@ def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
         made += 1
         whole(learner)
 
-    monkeypatch.setattr(pixel_starts.ReptileStart, "step", dying)
+    monkeypatch.setattr(start_job.ReptileStart, "step", dying)
     assert main(["run", "image-start", *TINY, "--out", str(out)]) == 130
     assert not (out / "metrics.json").exists()
     made = -3  # it dies no more, and counts what is left to be made
@@ -149,7 +150,7 @@ def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     metrics, before = (json.loads((folder / "metrics.json").read_text()) for folder in (out, finished))
     assert results(metrics) == results(before)
     assert metrics["meta"]["curve"] == before["meta"]["curve"]
-    ours, theirs = (load_tensors(folder / "start.safetensors")[0] for folder in (out, finished))
+    ours, theirs = (load_tensors(folder / "bank.safetensors")[0] for folder in (out, finished))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
 
 

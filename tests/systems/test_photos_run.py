@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from tiny_photos import write_photos
 
+import mclnf_fast as mf
 from mclnf_fast import data
+from mclnf_fast.artifacts import interpolate
 from mclnf_fast.cli import main
 from mclnf_fast.data.photos import split_counts
 from mclnf_fast.data.procedural.place.place import place_cameras
@@ -24,7 +26,6 @@ from mclnf_fast.metrics import psnr
 from mclnf_fast.systems.common import run as run_frame
 from mclnf_fast.systems.photos.options import PhotosConfig, defaults_of
 from mclnf_fast.systems.starts.options import preset_config
-from mclnf_fast.systems.starts.ray_field import interpolate, load_start
 
 TINY = [
     "--photos", "9", "--test", "3", "--validation", "2", "--size", "12", "--steps", "4", "--adapt.batch", "16",
@@ -122,14 +123,14 @@ def test_right_halves_are_never_learned_from(finished, tmp_path, monkeypatch, se
 
 
 def test_between_two_fields_the_ends_are_theirs(finished, sets):
-    start = load_start(finished)
+    start = mf.load(finished)
     assert start.scale == pytest.approx(2.0 / (1.2 * 42.0))
     a, b = (start.adapt(photo.images[0, ..., :3].numpy(), photo.cameras) for photo in sets.test[:2])
     ways = interpolate(a, b, (0.0, 0.3, 1.0))
-    for i, (p, q) in enumerate(zip(a.params, b.params)):
-        assert torch.equal(ways.params[i][0].view(torch.int32), p[0].view(torch.int32))
-        assert torch.equal(ways.params[i][2].view(torch.int32), q[0].view(torch.int32))
-        assert torch.allclose(ways.params[i][1], 0.7 * p[0] + 0.3 * q[0], atol=1e-6)
+    for w, p, q in zip(ways.bank.stacked, a.bank.stacked, b.bank.stacked):
+        assert torch.equal(w[0].view(torch.int32), p[0].view(torch.int32))
+        assert torch.equal(w[2].view(torch.int32), q[0].view(torch.int32))
+        assert torch.allclose(w[1], 0.7 * p[0] + 0.3 * q[0], atol=1e-6)
     seen = place_cameras(3, 12, 9, 5)
     pictures = ways.render_each(seen)
     assert torch.equal(pictures[0], a.render(seen[:1])[0])
@@ -137,9 +138,9 @@ def test_between_two_fields_the_ends_are_theirs(finished, sets):
     assert torch.equal(interpolate(a, b, 0.3).render(seen[1:2])[0], pictures[1])
     with pytest.raises(InputError, match="weights must be at least one finite number"):
         interpolate(a, b, float("nan"))
-    with pytest.raises(InputError, match="a and b must be one field each, got 3 and 1"):
+    with pytest.raises(InputError, match="a and b must be one module each"):
         interpolate(ways, b, 0.5)
-    with pytest.raises(InputError, match="cameras must be 3, one an object, got 1"):
+    with pytest.raises(InputError, match="cameras must be 3, one per object, got 1"):
         ways.render_each(seen[:1])
 
 
@@ -199,7 +200,7 @@ def test_the_papers_numbers():
     settings, scale = config.field.settings(10.0, 20.0, "auto")
     assert scale == 0.05
     assert (settings.near, settings.far) == pytest.approx((0.05 * 9.0, 0.05 * 24.0))
-    assert settings.background == "field"
+    assert settings.shading.background == "last_sample"
     assert split_counts(1000, config.data.test, config.data.validation) == (20, 5)
 
 

@@ -23,7 +23,6 @@ from mclnf_fast.render.objects import on_white
 from mclnf_fast.systems.common import run as run_frame
 from mclnf_fast.systems.single_view import job as single_view
 from mclnf_fast.systems.single_view.options import SingleViewConfig, ViewOptions, defaults_of, single_view_preset
-from mclnf_fast.systems.starts.ray_field import load_start
 
 TINY = [
     "--objects", "5", "--test", "2", "--views", "6", "--size", "12", "--steps", "4", "--adapt.batch", "16",
@@ -122,16 +121,16 @@ def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     before = json.loads((finished / "metrics.json").read_text())
     assert results(metrics) == results(before)
     assert metrics["meta"]["curve"] == before["meta"]["curve"]
-    for file in ("start.safetensors", "state/adapted_meta.safetensors"):
+    for file in ("bank.safetensors", "state/adapted_meta.safetensors"):
         ours, theirs = (load_tensors(folder / file)[0] for folder in (out, finished))
         assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
     assert metrics["command"].endswith(str(out))
 
 
 def test_a_learned_start_serves_a_users_photo(finished, tmp_path):
-    start = load_start(finished)
-    assert start.spec.width == 8
-    assert start.steps == 4
+    start = mf.load(finished)
+    assert start.bank.spec.width == 8
+    assert start.tuning["steps"] == 4
     thing = tiny_objects.procedural_cars(5, 2, views=6, size=12).test[0]
     field = start.adapt(thing.images[0].numpy(), thing.cameras[:1], seed=0)
     pictures = field.render(thing.cameras[1:3])
@@ -143,12 +142,12 @@ def test_a_learned_start_serves_a_users_photo(finished, tmp_path):
     assert start.adapt(plain, thing.cameras[:1]).render(thing.cameras[1:3]).shape == pictures.shape
     both = start.adapt(thing.images[:2], thing.cameras[:2])
     assert not torch.equal(both.render(thing.cameras[1:3]), pictures)
-    with pytest.raises(InputError, match="camera must be 1, one a picture, got 2"):
+    with pytest.raises(InputError, match="camera must be 1, one per picture, got 2"):
         start.adapt(thing.images[0], thing.cameras[:2])
     with pytest.raises(InputError, match="image must be uint8"):
         start.adapt(thing.images[0].float(), thing.cameras[:1])
-    with pytest.raises(InputError, match=r"with start\.safetensors in it"):
-        load_start(tmp_path)
+    with pytest.raises(InputError, match=r"with bank\.safetensors in it"):
+        mf.load(tmp_path)
 
 
 def test_the_texts_numbers():
@@ -187,7 +186,7 @@ def test_the_notebooks_convention_learns_from_25_views_and_tests_on_the_others(t
 def test_a_standard_start_alone_needs_no_meta_training(tmp_path):
     found = run(tmp_path / "standard", "--initializations", "standard")
     assert "curve" not in found["meta"]
-    assert not (tmp_path / "standard" / "start.safetensors").exists()
+    assert mf.load(tmp_path / "standard").initialization == "standard"
 
 
 def test_a_random_starts_density_can_be_raised(tmp_path):

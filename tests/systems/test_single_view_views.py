@@ -19,6 +19,7 @@ from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.render import RenderSettings
 from mclnf_fast.render.objects import ObjectPool, on_white
 from mclnf_fast.render.orbit import nearest, orbit
+from mclnf_fast.report.record import Orbit
 from mclnf_fast.report.starts import single_view as report
 from mclnf_fast.spec import FieldSpec, LogFrequency
 from mclnf_fast.systems.single_view import job as single_view
@@ -138,7 +139,7 @@ def test_without_objects_to_learn_from_only_the_standard_start_serves(tmp_path, 
     data = scene(tmp_path / "a", {"train": 4, "test": 2})
     assert main(["run", "single-view", *TINY, "--data", str(data), "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
-    assert "initializations must be standard alone where the data holds no object to learn a start from" in error
+    assert "initializations must be standard alone if the data holds no object to learn one from" in error
     assert not (tmp_path / "run").exists()
 
 
@@ -229,7 +230,7 @@ def test_the_turn_is_rendered_where_it_can_be_and_else_the_nearest_view_is_shown
     near = nearest(plain.cameras, orbit(plain.cameras, 12))
     assert len(set(near.tolist())) == 6
     assert torch.equal(show.true_turn(), (on_white(plain.images[near]) * 255).round().to(torch.uint8))
-    assert show.about() == {"object": "thing", "frames": 12, "rendered": False}
+    assert show.about() == Orbit("thing", 12, rendered=False)
     asked = []
 
     def render(cameras):

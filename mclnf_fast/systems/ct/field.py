@@ -1,10 +1,6 @@
-"""A learned start for CT as users take it: from a run's folder, continued on a sinogram, to a slice."""
+"""An initialization for CT, fine-tuned on a sinogram, and the slices that come of it."""
 
 from __future__ import annotations
-
-import dataclasses
-import pathlib
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,80 +11,47 @@ from mclnf_fast.learn.meta.adapt import fine_tune
 from mclnf_fast.learn.params import Params
 from mclnf_fast.render.parallel_beam import field_pictures, scan_loss
 from mclnf_fast.spec import FieldSpec
-from mclnf_fast.systems.starts.file import read_start, write_start
 from mclnf_fast.tasks.coords import pixel_places
-
-KIND = "ct"
 
 
 def pixel_features(size: int, frequencies: Tensor) -> Tensor:
-    """What the networks take at each pixel of a square, row by row: [size size, 2 F]."""
+    """Return the inputs of the networks at each pixel of a square, row by row: [size size, 2 F].
+
+    >>> pixel_features(4, torch.rand(8, 2)).shape
+    torch.Size([16, 16])
+    """
     return fourier_features(pixel_places(size, size).to(frequencies.device), frequencies)
 
 
-@dataclasses.dataclass(frozen=True)
-class CtField:
-    """One slice's network: tensors [1, ...]; frequencies [F, 2] of its features."""
-
-    params: Params
-    spec: FieldSpec
-    frequencies: Tensor
-
-    def picture(self, size: int) -> Tensor:
-        """The slice float32 [size, size], in 0 ... 1."""
-        if size < 1:
-            raise InputError(f"size must be at least 1, got {size}")
-        with torch.no_grad():
-            return field_pictures(self.params, self.spec, pixel_features(size, self.frequencies)[None])[0].cpu()
+def slice_values(params: Params, spec: FieldSpec, frequencies: Tensor, size: int) -> Tensor:
+    """Return the slices of T modules: float32 [T, size, size] in 0 ... 1, on the CPU."""
+    features = pixel_features(size, frequencies).expand(len(params[0]), -1, -1)
+    with torch.no_grad():
+        return field_pictures(params, spec, features).cpu()
 
 
-@dataclasses.dataclass(frozen=True)
-class CtStart:
-    """A start [1, ...] and how it is continued on projections: `steps` of SGD at `lr`, all of them in each."""
+def fine_tune_slice(
+    params: Params, spec: FieldSpec, frequencies: Tensor, projections: tuple[object, object], steps: int, lr: float
+) -> Params:
+    """Return the module [1, ...] of a slice, by SGD steps from an initialization on all projections at once.
 
-    params: Params
-    spec: FieldSpec
-    frequencies: Tensor
-    steps: int = 1000
-    lr: float = 10.0
+    Args:
+        params, spec, frequencies: the initialization [1, ...], and the frequencies [F, 2] of its features.
+        projections: a sinogram [V, N], of each detector the mean density along its ray over the picture's side (the
+            line integral over that side), as `render.project` has it, and the angles [V] of its projections, radians;
+            arrays or tensors.
+        steps, lr: of SGD.
 
-    def adapt(self, sinogram: Any, angles: Any, *, steps: int | None = None) -> CtField:
-        """The field of a slice of which projections are known.
-
-        Args:
-            sinogram: [V, N], of each detector the mean density along its ray over the picture's side (the line
-                integral over that side), as `render.project` has it; an array or a tensor.
-            angles: of the V projections, radians.
-            steps: default: the run's.
-
-        Raises InputError where they do not fit each other.
-        """
-        seen, turned = (torch.as_tensor(t, dtype=torch.float32) for t in (sinogram, angles))
-        if seen.dim() != 2 or 0 in seen.shape or turned.shape != seen.shape[:1]:
-            raise InputError(
-                f"sinogram and angles must be [V, N] and [V], got {list(seen.shape)} and {list(turned.shape)}"
-            )
-        if not bool(seen.isfinite().all() and turned.isfinite().all()):
-            raise InputError("sinogram and angles must be finite, were not")
-        count = self.steps if steps is None else steps
-        if count < 0:
-            raise InputError(f"steps must be at least 0, got {count}")
-        device = self.frequencies.device
-        features = pixel_features(seen.shape[1], self.frequencies)
-        loss = scan_loss(seen[None].to(device), turned.to(device), features, self.spec)
-        found = fine_tune(self.params, loss, count, self.lr) if count else self.params
-        return CtField(found, self.spec, self.frequencies)
-
-    def save(self, folder: pathlib.Path) -> None:
-        """Writes `start.safetensors`, which `load_ct_start` reads."""
-        options = {"steps": self.steps, "lr": self.lr}
-        write_start(folder, KIND, self.params, self.spec, options, {"frequencies": self.frequencies})
-
-
-def load_ct_start(run: str | pathlib.Path, device: torch.device | str = "cpu") -> CtStart:
-    """The learned start that a run of `mclnf-fast run ct` has left in its folder.
-
-    Raises InputError where there is none, or its bytes have changed.
+    Raises InputError if they do not fit each other.
     """
-    params, spec, options, beside = read_start(run, KIND, device)
-    return CtStart(params, spec, beside["frequencies"], options["steps"], options["lr"])
+    sinogram, angles = (torch.as_tensor(t, dtype=torch.float32) for t in projections)
+    if sinogram.dim() != 2 or 0 in sinogram.shape or angles.shape != sinogram.shape[:1]:
+        raise InputError(
+            f"sinogram and angles must be [V, N] and [V], got {list(sinogram.shape)} and {list(angles.shape)}"
+        )
+    if not bool(sinogram.isfinite().all() and angles.isfinite().all()):
+        raise InputError("sinogram and angles must be finite, were not")
+    device = frequencies.device
+    features = pixel_features(sinogram.shape[1], frequencies)
+    loss = scan_loss(sinogram[None].to(device), angles.to(device), features, spec)
+    return fine_tune(params, loss, steps, lr) if steps else params

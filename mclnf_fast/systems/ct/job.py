@@ -1,22 +1,21 @@
-"""Computed tomography from few projections: a start learned over slices, continued on those of an unseen one."""
+"""Computed tomography from few projections: an initialization learned over slices, fine-tuned on an unseen one's."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import pathlib
 import time
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from mclnf_fast.data.procedural.phantoms import draw_phantoms, phantom_projections, procedural_phantoms
-from mclnf_fast.data.signals import Signals, SignalSets
-from mclnf_fast.fields import initial_parameters
+from mclnf_fast.data.signals import Signals
+from mclnf_fast.fields import FieldBank, initial_parameters
 from mclnf_fast.fields.fourier import gaussian_frequencies
 from mclnf_fast.learn.meta.adapt import fine_tune
-from mclnf_fast.learn.meta.inits import matched, shuffled
 from mclnf_fast.learn.params import LossFn, Params, repeated
 from mclnf_fast.metrics import psnr
 from mclnf_fast.render.parallel_beam import (
@@ -29,39 +28,27 @@ from mclnf_fast.render.parallel_beam import (
     scan_loss,
 )
 from mclnf_fast.report.record import InitializationRecord
-from mclnf_fast.systems.common.config_file import from_plain
-from mclnf_fast.systems.common.run import Run, begin, say
-from mclnf_fast.systems.ct.field import CtStart, pixel_features
+from mclnf_fast.systems.common.result import Result
+from mclnf_fast.systems.common.run import Run, say
+from mclnf_fast.systems.ct.field import pixel_features
 from mclnf_fast.systems.ct.options import CtConfig
+from mclnf_fast.systems.starts.job import Pages, Row, run_job
 from mclnf_fast.systems.starts.options import InitializationName
-from mclnf_fast.systems.starts.pixels import announce, continued, described, learned_start, load_pictures
+from mclnf_fast.systems.starts.pixels import PixelJob, load_pictures
+from mclnf_fast.systems.starts.ray_field import Tuning, as_bytes
 
-OPS = ("bank_mlp", "bank_step")
-TUNED_ON = 3  # slices on which a start's rate is chosen
+TUNED_ON = 3  # slices on which an initialization's rate is chosen
 
 
 def run_ct(config: CtConfig, command: str | None = None) -> pathlib.Path:
-    """Runs the job and returns the run folder.
-
-    Raises InputError on unusable input; whatever ends a run, its folder keeps what is done, and `resume` continues it
-    to the same result.
-    """
+    """Run the job and return the run folder; see `systems.starts.job.run_job`."""
     from mclnf_fast.report.starts.ct import ct_table, write_ct_report, write_pictures
 
-    run = begin(config, OPS, functools.partial(from_plain, CtConfig), command)
-    with run.reading():
-        make = functools.partial(procedural_phantoms, jitter=run.config.data.jitter)
-        sets = load_pictures(run.config, 1, make)
-    job = _Job(run, sets)
-    announce(run.config, sets, f"{job.spec.num_parameters:,} parameters on {run.config.field.frequencies} frequencies")
-    record, report = run.finish(job.metrics(), write_pictures, write_ct_report)
-    say(ct_table(record))
-    say(f"report: {report}")
-    return run.folder.path
+    return run_job(config, command, CtJob, Pages(write_pictures, write_ct_report, ct_table))
 
 
-class _Slices:
-    """Slices [S, N, N], and how their projections are measured."""
+class Slices:
+    """Slices [S, N, N], and how their projections are measured: from the pictures, or exactly from their ellipses."""
 
     def __init__(self, slices: Signals, ellipses: Tensor | None, device: str) -> None:
         self.images = slices.values[..., 0].to(device)
@@ -71,135 +58,128 @@ class _Slices:
         return len(self.images)
 
     def measured(self, ids: Tensor, angles: Tensor) -> Tensor:
-        """Projections [T, V, N] of slices int64 [T] at angles [T, V] or [V]."""
+        """Return projections [T, V, N] of slices int64 [T] at angles [T, V] or [V]."""
         images = self.images[ids.to(self.images.device)]
         if self.ellipses is None:
             return project(images, angles)
         return phantom_projections(self.ellipses[ids], angles, images.shape[1]).to(images.device)
 
 
-class _Job:
-    """One run: its slices, its starts, and how each start is continued."""
+class CtJob(PixelJob[CtConfig]):
+    """One run: its slices, its initializations, and how each is fine-tuned."""
 
-    def __init__(self, run: Run[CtConfig], sets: SignalSets) -> None:
-        self.run, self.config, self.sets = run, run.config, sets
-        config, self.spec = run.config, run.config.field.spec
+    ops = ("bank_mlp", "bank_step")
+
+    def __init__(self, run: Run[CtConfig]) -> None:
+        config = run.config
+        make = functools.partial(procedural_phantoms, jitter=config.data.jitter)
+        super().__init__(run, load_pictures(config, 1, make), config.field.spec)
+        sets, device, self.names = self.sets, config.run.device, config.initializations
+        self.match_steps = config.match_steps
         generator = torch.Generator().manual_seed(config.seed)
         frequencies = gaussian_frequencies(config.field.frequencies, 2, config.field.sigma, generator)
-        self.frequencies = frequencies.to(config.run.device)
+        self.frequencies = frequencies.to(device)
         self.features = pixel_features(config.data.size, self.frequencies)
         parts = (sets.train, sets.validation, sets.test)
         shapes: tuple[Tensor | None, ...] = (None, None, None)
         if config.data.measured == "exact":
             drawn = draw_phantoms(config.data.procedural, config.seed, config.data.jitter)
             shapes = drawn.split([len(part) for part in parts])
-        self.train, held, self.test = (_Slices(p, e, config.run.device) for p, e in zip(parts, shapes))
-        self.held = held if len(held) else self.train  # a few pictures: none was kept back
+        self.train, validation, self.test = (Slices(p, e, device) for p, e in zip(parts, shapes))
+        # Of a few pictures none was kept back; a rate chosen on the training slices is then the best there is.
+        self.validation = validation if len(validation) else self.train
 
-    def loss(self, slices: _Slices, ids: Tensor, angles: Tensor) -> LossFn:
-        """Of the projections of slices int64 [T]."""
+    def describe_network(self) -> str:
+        return f"{self.spec.num_parameters:,} parameters on {self.config.field.frequencies} frequencies"
+
+    def loss(self, slices: Slices, ids: Tensor, angles: Tensor) -> LossFn:
+        """Return the loss of the projections of slices int64 [T]."""
         return scan_loss(slices.measured(ids, angles), angles, self.features, self.spec, self.config.run.backend)
 
-    def random(self, offset: int) -> Params:
-        """A random start [1, ...], of variance 1 / in in every layer as that of arXiv 2012.02189: with that of
-        `initial_parameters`, the sigmoid saturates in the first step at the paper's rate."""
-        generator = torch.Generator().manual_seed(self.config.seed + offset)
+    def random(self, k: int) -> Params:
+        # Variance 1 / in in every layer, as in arXiv 2012.02189: with that of `initial_parameters`, the sigmoid
+        # saturates in the first step at the paper's rate.
+        generator = torch.Generator().manual_seed(self.config.seed + k)
         return initial_parameters(self.spec, 1, device=self.config.run.device, generator=generator, gain=1.0)
 
-    def starts(self) -> tuple[dict[InitializationName, Params], dict[str, Any]]:
-        """The starts to compare, in a fixed order, and what to report of the learning."""
-        config, standard = self.config, self.random(0)
-        made: dict[InitializationName, Params] = {"standard": standard}
-        about: dict[str, Any] = {"parameters": self.spec.num_parameters}
-        if set(config.initializations) != {"standard"}:
+    def draw(self, tasks: Tensor, generator: torch.Generator) -> LossFn:
+        return self.loss(self.train, tasks, random_angles(len(tasks), self.config.data.meta_views, generator))
 
-            def draw(slices: Tensor, generator: torch.Generator) -> LossFn:
-                return self.loss(self.train, slices, random_angles(len(slices), config.data.meta_views, generator))
+    def matching(self) -> tuple[Callable[[Params, Tensor], Tensor], Tensor]:
+        backend = self.config.run.backend
+        return lambda params, x: field_values(params, self.spec, x, backend), self.features[None]
 
-            learned, curves = learned_start(self.run, standard, len(self.train), draw)
-            about |= curves
-            if "matched" in config.initializations:
-                made["matched"] = self.matched(learned)
-            made["shuffled"] = shuffled(learned, torch.Generator().manual_seed(config.seed))
-            made["meta"] = learned
-        return {name: p for name, p in made.items() if name in config.initializations}, about
-
-    def matched(self, learned: Params) -> Params:
-        """A random start that puts out the learned one's mean density everywhere."""
-
-        def forward(params: Params, x: Tensor) -> Tensor:
-            return field_values(params, self.spec, x, self.config.run.backend)
-
-        with self.run.phases("matching"):
-            return matched(self.random(1), learned, forward, self.features[None], steps=self.config.match_steps)
-
-    def pictures(self, params: Params) -> Tensor:
-        """[T, N, N] of T fields."""
+    def values(self, params: Params) -> Tensor:
+        """Return the slices [T, N, N] of T modules."""
         with torch.no_grad():
             every = self.features.repeat(params[0].shape[0], 1, 1)
             return field_pictures(params, self.spec, every, self.config.run.backend)
 
-    def rate(self, name: str, start: Params) -> float:
-        """The rate at which a start comes furthest on slices kept back, all rates and slices side by side."""
-        rates, state = self.config.rates, self.run.folder.load_state(f"rate_{name}")
+    def rate(self, name: str, initialization: Params) -> float:
+        """Return the rate with which an initialization comes furthest on slices kept back; all rates and slices are
+        tried side by side, as modules of one bank."""
+        rates, state = self.config.rates, self.folder.load_state(f"rate_{name}")
         if state is not None or len(rates) == 1:
             return float(rates[0] if state is None else state[1]["rate"])
-        count = min(TUNED_ON, len(self.held))
+        count = min(TUNED_ON, len(self.validation))
         ids = torch.arange(count).repeat(len(rates))
         each = torch.tensor(rates).repeat_interleave(count).to(self.config.run.device)
-        with self.run.phases("choosing rates"):
-            loss = self.loss(self.held, ids, even_angles(self.config.data.views))
-            found = self.pictures(fine_tune(repeated(start, len(ids)), loss, self.config.steps, each))
-            values = psnr(found, self.held.images[ids.to(found.device)], keep_first=True).reshape(len(rates), count)
-        best = rates[int(values.nan_to_num(-torch.inf).mean(1).argmax())]
-        self.run.folder.save_state(f"rate_{name}", {}, {"rate": best})
+        with self.phases("choosing rates"):
+            loss = self.loss(self.validation, ids, even_angles(self.config.data.views))
+            pictures = self.values(fine_tune(repeated(initialization, len(ids)), loss, self.config.steps, each))
+            truth = self.validation.images[ids.to(pictures.device)]
+            scores = psnr(pictures, truth, keep_first=True).reshape(len(rates), count)
+        # A rate that diverged gives NaN: it must lose, and not win every comparison.
+        best = rates[int(scores.nan_to_num(-torch.inf).mean(1).argmax())]
+        self.folder.save_state(f"rate_{name}", {}, {"rate": best})
         return best
 
-    def follow(self, name: str, start: Params, lr: float) -> dict[str, Any]:
-        """A start continued on the projections of each test slice."""
-        count = len(self.test)
+    def rows(self, initializations: dict[InitializationName, Params]) -> dict[str, Row]:
+        # All rates first: the result then tells users the rate of the meta-learned initialization.
+        self.rates: dict[str, float] = {name: self.rate(name, params) for name, params in initializations.items()}
+        rows: dict[str, Row] = {
+            name: self.compare(name, p) | {"lr": self.rates[name]} for name, p in initializations.items()
+        }
+        angles, began = even_angles(self.config.data.views), time.perf_counter()
+        filtered = back_project(self.test.measured(torch.arange(len(self.test)), angles), angles).clamp(0, 1)
+        rows["fbp"] = self.without_steps("fbp", filtered, time.perf_counter() - began)
+        mean = self.train.images.mean(0).expand_as(self.test.images)
+        rows["mean"] = self.without_steps("mean", mean, 0.0)
+        return rows
+
+    def fine_tune(self, name: str, initialization: Params) -> tuple[dict[str, Tensor], Row]:
+        count, lr = len(self.test), self.rates[name]
         loss = self.loss(self.test, torch.arange(count), even_angles(self.config.data.views))
-        row, _ = continued(self.run, name, repeated(start, count), loss, self.config.steps, lr, self.score, self.shown)
+        state, row = self.follow(name, initialization, Tuning(loss, self.config.steps, lr))
         say(f"{name}: {sum(row['after']) / count:.2f} dB, rate {lr:g}, in {row['seconds']:.0f} s")
-        return {**row, "lr": lr}
+        return state, row
 
     def score(self, params: Params) -> list[float]:
-        """PSNR of each test slice."""
-        return self.compared(self.pictures(params))
+        return self.compared(self.values(params))
 
     def compared(self, pictures: Tensor) -> list[float]:
-        """PSNR of pictures [T, N, N] of the test slices."""
+        """Return the PSNR of pictures [T, N, N] of the test slices."""
         return [float(v) for v in psnr(pictures, self.test.images, keep_first=True).tolist()]
 
-    def shown(self, params: Params) -> Tensor:
-        """uint8 [T, N, N, 1]."""
-        return _bytes(self.pictures(params))
+    def picture(self, params: Params) -> Tensor:
+        return as_bytes(self.values(params))[..., None]
 
-    def without_steps(self, name: str, pictures: Tensor, seconds: float) -> dict[str, Any]:
-        """What takes no steps, as a row beside the starts."""
-        self.run.folder.save_values(name, _bytes(pictures)[None])
+    def tuning_options(self) -> dict[str, object]:
+        rates = getattr(self, "rates", {})
+        return {"steps": self.config.steps, "lr": rates.get("meta", self.config.rates[0])}
+
+    def result(self, bank: FieldBank, modules: list[str]) -> Result:
+        result = super().result(bank, modules)
+        result.frequencies = self.frequencies
+        return result
+
+    def without_steps(self, name: str, pictures: Tensor, seconds: float) -> Row:
+        """Return the row of a reconstruction that takes no steps, beside the initializations."""
+        self.folder.save_values(name, as_bytes(pictures)[None, ..., None])
         values = self.compared(pictures)
         return {"curve": {"0": values, str(self.config.steps): values}, "after": values, "seconds": seconds}
 
-    def metrics(self) -> InitializationRecord:
-        """Fine-tune every initialization; return the record, but for the pictures and the seconds of the report."""
-        config = self.config
-        starts, about = self.starts()
-        rates = {name: self.rate(name, start) for name, start in starts.items()}
-        if "meta" in starts:
-            kept = CtStart(starts["meta"], self.spec, self.frequencies, config.steps, rates["meta"])
-            kept.save(self.run.folder.path)
-        found: dict[str, Any] = {name: self.follow(name, start, rates[name]) for name, start in starts.items()}
-        began, angles = time.perf_counter(), even_angles(config.data.views)
-        filtered = back_project(self.test.measured(torch.arange(len(self.test)), angles), angles).clamp(0, 1)
-        found["fbp"] = self.without_steps("fbp", filtered, time.perf_counter() - began)
-        mean = self.train.images.mean(0).expand_as(self.test.images)
-        found["mean"] = self.without_steps("mean", mean, 0.0)
-        self.run.folder.save_values("truth", _bytes(self.test.images))
-        title = f"{self.sets.title} from {config.data.views} projections"
-        record = described(self.run, self.sets, title, about, found)
-        return dataclasses.replace(record, projections=config.data.views)
-
-
-def _bytes(pictures: Tensor) -> Tensor:
-    return (pictures.clamp(0, 1) * 255).round().to(torch.uint8)[..., None].cpu()
+    def complete(self, record: InitializationRecord) -> InitializationRecord:
+        views = self.config.data.views
+        self.folder.save_values("truth", as_bytes(self.test.images)[..., None])
+        return replace(self.completed(record, f"{self.sets.title} from {views} projections"), projections=views)

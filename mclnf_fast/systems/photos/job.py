@@ -6,7 +6,8 @@ from __future__ import annotations
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,50 +17,27 @@ from mclnf_fast import data
 from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.data.photos import PhotoSets
 from mclnf_fast.learn.params import Params, interpolated
-from mclnf_fast.metrics import log_steps, psnr
+from mclnf_fast.metrics import psnr
+from mclnf_fast.render import RenderSettings
 from mclnf_fast.render.cameras import Cameras, cameras_between, cat_cameras
 from mclnf_fast.render.objects import ObjectPool
-from mclnf_fast.report.record import (
-    InitializationRecord,
-    InitializationResults,
-    MetaTraining,
-    Names,
-    Photos,
-    from_json,
-)
-from mclnf_fast.systems.common.config_file import from_plain
+from mclnf_fast.report.record import InitializationRecord, Names, Photos
 from mclnf_fast.systems.common.folder import progress
-from mclnf_fast.systems.common.run import Run, begin, say
+from mclnf_fast.systems.common.run import Run, say
 from mclnf_fast.systems.photos.options import PhotosConfig
-from mclnf_fast.systems.starts.options import InitializationName
-from mclnf_fast.systems.starts.ray_field import Start, ray_pool
-from mclnf_fast.systems.starts.rays import RayStarts
+from mclnf_fast.systems.starts.job import Pages, Row, run_job
+from mclnf_fast.systems.starts.ray_field import RayInitialization, ray_pool
+from mclnf_fast.systems.starts.rays import RayJob
 
-OPS = ("bank_ray_mse", "bank_mlp", "composite", "bank_step")
 SHOWN = 4  # test photos in the pictures
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from one photo's weights to another's, scored
 
 
 def run_photos(config: PhotosConfig, command: str | None = None) -> pathlib.Path:
-    """Runs the job and returns the run folder.
-
-    Raises InputError on unusable input; whatever ends a run, its folder keeps what is done, and `resume` continues it
-    to the same result.
-    """
+    """Run the job and return the run folder; see `systems.starts.job.run_job`."""
     from mclnf_fast.report.starts.photos import photo_table, write_photos_report, write_pictures
 
-    run = begin(config, OPS, functools.partial(from_plain, PhotosConfig), command)
-    with run.reading():
-        with progress("photos", None) as bar:
-            sets = load(run.config, lambda done, count: bar(1))
-        job = _Job(run, sets)
-    job.announce()
-    starts, about = job.starts(job.check if sets.validation else None, run.config.check_every or 0)
-    found = {name: job.adapt(name, start) for name, start in starts.items()}
-    record, report = run.finish(job.metrics(found, about), write_pictures, write_photos_report)
-    say(photo_table(record))
-    say(f"report: {report}")
-    return run.folder.path
+    return run_job(config, command, PhotosJob, Pages(write_pictures, write_photos_report, photo_table))
 
 
 def load(config: PhotosConfig, advance: Callable[[int, int], object] | None = None) -> PhotoSets:
@@ -72,13 +50,18 @@ def load(config: PhotosConfig, advance: Callable[[int, int], object] | None = No
     return data.load_photos(photos.path, size=photos.size, limit=photos.limit, **options)
 
 
-class _Job(RayStarts):
-    """One run: its photos, its starts, and how each start is continued."""
+class PhotosJob(RayJob[PhotosConfig]):
+    """One run: its photos, its initializations, and how each is fine-tuned."""
 
-    def __init__(self, run: Run[PhotosConfig], sets: PhotoSets) -> None:
-        self.config, self.folder, self.sets = run.config, run.folder, sets
-        settings, scale = run.config.field.settings(sets.near, sets.far, run.config.run.backend)
-        super().__init__(run, settings, _pool(sets.train, settings, scale, run.config.run.device), scale=scale)
+    kept = "whole"
+
+    def __init__(self, run: Run[PhotosConfig]) -> None:
+        with progress("photos", None) as bar:
+            sets = self.sets = load(run.config, lambda done, count: bar(1))
+        options = run.config.run
+        settings, scale = run.config.field.settings(sets.near, sets.far, options.backend)
+        super().__init__(run, settings, _pool(sets.train, settings, scale, options.device), scale)
+        self.check_every = self.check_every if sets.validation else 0
         self.test = self.pool(sets.test)
         self.left, self.right = (0, self.test.width // 2), (self.test.width // 2, self.test.width)
         self.cameras = cat_cameras([photo.cameras for photo in sets.test])
@@ -87,58 +70,53 @@ class _Job(RayStarts):
         self.turns = range(1, min(run.config.others, count - 1) + 1)
 
     def pool(self, photos: tuple[ObjectViews, ...]) -> ObjectPool:
-        """Their rays, in the field's units."""
+        """Return the rays of photos, in lengths of the field."""
         return _pool(photos, self.settings, self.scale, self.config.run.device)
 
-    def announce(self) -> None:
-        """What the run is about, for the terminal."""
-        sets, config = self.sets, self.config
+    def announce(self) -> Iterable[str]:
+        sets = self.sets
         parts = f"{len(sets.train)} to learn from, {len(sets.validation)} to validate on, {len(sets.test)} to test on"
-        say(f"{sets.title}: photos of {self.test.width} x {self.test.height}, {parts}")
-        samples = config.field.samples_per_ray
-        network = f"{self.spec.num_parameters:,} parameters, width {config.field.width}, {samples} samples per ray"
-        say(f"{network}; meta-batch of {config.meta.objects}")
-        for note in sets.notes:
-            say(f"note: {note}")
+        yield f"{sets.title}: photos of {self.test.width} x {self.test.height}, {parts}"
+        yield from self.describe_network()
+        yield from (f"note: {note}" for note in sets.notes)
 
-    def half(self, params: Params, pool: ObjectPool, columns: tuple[int, int] | None) -> list[float]:
-        """PSNR of each photo of a pool over some of its columns."""
+    def task_names(self) -> Names:
+        sets = self.sets
+        train, validation, test = (tuple(p.name for p in photos) for photos in (sets.train, sets.validation, sets.test))
+        return Names(train, validation, test)
+
+    def half_psnr(self, params: Params, pool: ObjectPool, columns: tuple[int, int] | None) -> list[float]:
+        """Return the PSNR of each photo of a pool over some of its columns; None: over all."""
         return self.ids_psnr(params, pool, pool.view_ids(torch.arange(len(pool)), 0, columns))
 
     def check(self, params: Params) -> float:
-        """Mean PSNR of the validation photos' right halves, learned from their left ones: only to be looked at."""
+        """Return the mean PSNR of the validation photos' right halves, learned from their left ones."""
         pool = self.pool(self.sets.validation)
-        adapted = self.start(params).adapt_all(pool, self.config.seed, columns=self.left)
-        found = self.half(adapted, pool, self.right)
-        return sum(found) / len(found)
+        modules = self.initialization(params).adapt_all(pool, self.config.seed, self.left)
+        scores = self.half_psnr(modules, pool, self.right)
+        return sum(scores) / len(scores)
 
-    def adapt(self, name: InitializationName, start: Start) -> dict[str, Any]:
-        """A start continued on the left half of each test photo, and on all of it; or what is known from before."""
-        state = self.folder.load_state(f"adapted_{name}")
-        if state is not None:
-            done: dict[str, Any] = state[1]
-            return done
-        before = start.repeated(len(self.test))
-        left, row = self.continued(
-            name, start, self.test, lambda params: self.half(params, self.test, self.right), self.left
-        )
-        with self.run.phases("adapting"):
-            whole = start.adapt_all(self.test, self.config.seed)
-        with self.run.phases("rendering"):
-            row["after"] = self.half(left, self.test, self.right)
-            row["input"] = self.half(left, self.test, self.left)
-            row["whole"] = self.half(whole, self.test, None)
+    def fine_tune(self, name: str, initialization: Params) -> tuple[dict[str, Tensor], Row]:
+        # The left half alone gives an honest score of the right one; the whole photo gives the field that is shown.
+        start, seed = self.initialization(initialization), self.config.seed
+        before, tuning = start.repeated(len(self.test)), start.tuning(self.test, seed, self.left)
+        trace = self.trace(name, before, tuning, lambda params: self.half_psnr(params, self.test, self.right))
+        left = trace.params
+        row: Row = {"curve": trace.curve, "seconds": trace.seconds}
+        with self.phases("adapting"):
+            whole = start.adapt_all(self.test, seed)
+        with self.phases("rendering"):
+            row["after"] = self.half_psnr(left, self.test, self.right)
+            row["input"] = self.half_psnr(left, self.test, self.left)
+            row["whole"] = self.half_psnr(whole, self.test, None)
             if self.sets.truth is not None:
                 row["others"] = self.others(start, whole)
                 row["between"], row["faded"] = self.between(start, whole)
             self.save_pictures(name, start, (before, left, whole))
-        tensors = {f"{kind}.{i}": p for kind, some in (("left", left), ("whole", whole)) for i, p in enumerate(some)}
-        self.folder.save_state(f"adapted_{name}", tensors, row)
-        self.run.save_phases()
         say(f"{name}: {sum(row['after']) / len(self.test):.2f} dB on the right halves in {row['seconds']:.0f} s")
-        return row
+        return {f"{kind}.{i}": p for kind, ps in (("left", left), ("whole", whole)) for i, p in enumerate(ps)}, row
 
-    def others(self, start: Start, whole: Params) -> list[float]:
+    def others(self, start: RayInitialization, whole: Params) -> list[float]:
         """PSNR of each photo's field from the places of other photos, where the truth under its light is known."""
         found = torch.zeros(len(self.test), dtype=torch.float64)
         for turn in self.turns:
@@ -171,7 +149,7 @@ class _Job(RayStarts):
             w: torch.cat([truth(*pair, w, self.way(pair, torch.tensor([w]))) for pair in self.pairs]) for w in WEIGHTS
         }
 
-    def between(self, start: Start, whole: Params) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    def between(self, start: RayInitialization, whole: Params) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
         """Weight -> PSNR, of each pair of photos, of the field between their weights from the place between theirs; and
         the same of the two fields' pictures, faded into each other."""
         mixed: dict[str, list[float]] = {}
@@ -199,7 +177,7 @@ class _Job(RayStarts):
         """Weights [F] of the frames from one photo to the other."""
         return torch.linspace(0, 1, self.config.frames, dtype=torch.float64)
 
-    def save_pictures(self, name: str, start: Start, made: tuple[Params, ...]) -> None:
+    def save_pictures(self, name: str, start: RayInitialization, made: tuple[Params, ...]) -> None:
         """`predictions/NAME`: the shown photos before, after their left halves, after all of them, uint8 [3, S, H, W,
         3]; `between_NAME`: the frames from one photo to the other, uint8 [F, H, W, 3]."""
         count = min(SHOWN, len(self.test))
@@ -221,33 +199,23 @@ class _Job(RayStarts):
             made = [self.sets.truth(*self.shown_pair, float(w), cameras[k : k + 1]) for k, w in enumerate(self.frames)]
             self.folder.save_values("between_truth", torch.cat(made))
 
-    def metrics(self, rows: dict[InitializationName, dict[str, Any]], about: dict[str, Any]) -> InitializationRecord:
-        """Return the record of the run, but for the pictures and the seconds of the report."""
-        sets = self.sets
-        with self.run.phases("rendering"):
+    def complete(self, record: InitializationRecord) -> InitializationRecord:
+        with self.phases("rendering"):
             self.save_truth()
-        return InitializationRecord(
-            **self.run.facts(),
-            title=f"{sets.title}, photo by photo",
-            notes=tuple(sets.notes),
-            names=Names(*(tuple(p.name for p in part) for part in (sets.train, sets.validation, sets.test))),
-            size=tuple(sets.size),
-            photos=Photos(
-                left=self.left,
-                pairs=tuple(self.pairs),
-                shown_pair=self.shown_pair,
-                others=len(self.turns),
-                near=self.settings.near / self.scale,
-                far=self.settings.far / self.scale,
-                scale=self.scale,
-            ),
-            steps=(0, *log_steps(self.config.steps)),
-            meta=from_json(MetaTraining, about),
-            initializations={name: from_json(InitializationResults, row) for name, row in rows.items()},
+        photos = Photos(
+            left=self.left,
+            pairs=tuple(self.pairs),
+            shown_pair=self.shown_pair,
+            others=len(self.turns),
+            near=self.settings.near / self.scale,
+            far=self.settings.far / self.scale,
+            scale=self.scale,
         )
+        title, notes = f"{self.sets.title}, photo by photo", tuple(self.sets.notes)
+        return replace(record, title=title, notes=notes, size=tuple(self.sets.size), photos=photos)
 
 
-def _pool(photos: tuple[ObjectViews, ...], settings: Any, scale: float, device: str) -> ObjectPool:
+def _pool(photos: tuple[ObjectViews, ...], settings: RenderSettings, scale: float, device: str) -> ObjectPool:
     scaled = [ObjectViews(photo.name, photo.images, photo.cameras.in_units(scale)) for photo in photos]
     return ray_pool(scaled, settings, device)
 

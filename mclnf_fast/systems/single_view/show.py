@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +14,10 @@ from mclnf_fast.render import RenderSettings
 from mclnf_fast.render.objects import ObjectPool, on_white
 from mclnf_fast.render.orbit import nearest, orbit
 from mclnf_fast.render.volume import render_pixels
+from mclnf_fast.report.record import Orbit
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.single_view.views import Split
-from mclnf_fast.systems.starts.ray_field import Field
+from mclnf_fast.systems.starts.ray_field import RayField
 
 OBJECTS, VIEWS = 3, 25  # test objects in the pictures, and at most so many views of each
 SIDE = 160  # pixels of the turn's longer side, at most
@@ -49,10 +49,10 @@ class Show:
         least = min(map(len, shown))
         self.views = [views[:least] for views in shown]
         self.pool, self.spec, self.settings = pool, spec, settings
-        self.one = objects[0]
+        self.views_of_turn = objects[0]
         self.orbit = None
         if frames:
-            around = orbit(self.one.cameras, frames)
+            around = orbit(self.views_of_turn.cameras, frames)
             self.orbit = around.scaled(min(1.0, SIDE / max(around.width, around.height)))
 
     def pictures(self, params: Params | None) -> Tensor:
@@ -72,21 +72,23 @@ class Show:
     def turn(self, params: Params) -> Tensor:
         """uint8 [frames, h, w, 3]: the turn around the first object as `params` have it."""
         assert self.orbit is not None
-        return Field(tuple(p[:1] for p in params), self.spec, self.settings).render(self.orbit)
+        return RayField(tuple(p[:1] for p in params), self.spec, self.settings).render(self.orbit)[0]
 
     def true_turn(self) -> Tensor:
         """The same as the object is; where that can't be rendered, its own view nearest to each frame."""
         assert self.orbit is not None
-        if self.one.render is not None:
-            rgba = self.one.render(self.orbit)
+        if self.views_of_turn.render is not None:
+            rgba = self.views_of_turn.render(self.orbit)
         else:
-            near = nearest(self.one.cameras, self.orbit)
+            near = nearest(self.views_of_turn.cameras, self.orbit)
             side = max(self.orbit.width, self.orbit.height)
-            rgba = torch.stack([torch.from_numpy(shrink(self.one.images[k].numpy(), side)) for k in near.tolist()])
+            rgba = torch.stack(
+                [torch.from_numpy(shrink(self.views_of_turn.images[k].numpy(), side)) for k in near.tolist()]
+            )
         return (on_white(rgba) * 255).round().to(torch.uint8)
 
-    def about(self) -> dict[str, Any]:
-        """What the report must know of the turn; nothing without one."""
+    def about(self) -> Orbit | None:
+        """Return what the report must know of the turn; None without one."""
         if self.orbit is None:
-            return {}
-        return {"object": self.one.name, "frames": len(self.orbit), "rendered": self.one.render is not None}
+            return None
+        return Orbit(self.views_of_turn.name, len(self.orbit), self.views_of_turn.render is not None)

@@ -123,6 +123,11 @@ class FineTuneOptions:
     lr: float | None = 0.5
     """Rate of the steps."""
 
+    @property
+    def rate(self) -> float:
+        """`lr`, or its default."""
+        return 0.5 if self.lr is None else self.lr
+
     def check(self) -> None:
         """Raise InputError if an option is out of range."""
         if self.batch < 1:

@@ -1,37 +1,38 @@
-"""What image-start and ct have in common: their pictures, the learning of the start, and how starts are continued."""
+"""What image-start and ct share: tasks of pictures, a field evaluated at every pixel in each step."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from mclnf_fast.data import load_images
 from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.errors import InputError
-from mclnf_fast.learn.meta.adapt import fine_tune
-from mclnf_fast.learn.meta.reptile_start import DrawLoss, ReptileStart
-from mclnf_fast.learn.params import LossFn, Params
-from mclnf_fast.metrics import log_steps, mse_to_psnr
-from mclnf_fast.ops.bank_step import StepKind
-from mclnf_fast.report.record import InitializationRecord, InitializationResults, MetaTraining, Names, from_json
-from mclnf_fast.systems.common.folder import progress
-from mclnf_fast.systems.common.run import Run, say
+from mclnf_fast.fields import FieldBank
+from mclnf_fast.learn.params import Params, repeated
+from mclnf_fast.report.record import InitializationRecord, Names
+from mclnf_fast.spec import FieldSpec
+from mclnf_fast.systems.common.result import PICTURE, Result
+from mclnf_fast.systems.common.run import Run
+from mclnf_fast.systems.starts.job import Look, Row, StartJob
 from mclnf_fast.systems.starts.pixel_options import PixelConfig
+from mclnf_fast.systems.starts.ray_field import Tuning
+
+C = TypeVar("C", bound=PixelConfig)
 
 
 def load_pictures(config: PixelConfig, channels: int, make: Callable[..., SignalSets]) -> SignalSets:
-    """Reads the pictures of `config.data`, or makes them: `make(count, size, seed=, test=, validation=)`.
+    """Return the pictures of `config.data.path`, or procedural ones: `make(count, size, seed=, test=, validation=)`.
 
-    Raises InputError where a folder is unusable, or leaves none to learn from.
+    Raises InputError if a folder is unusable, or leaves none to learn from.
     """
     pictures, folder = config.data, config.data.path
     if folder is None:
-        held = min(4, pictures.procedural - pictures.tests - 1)
-        return make(pictures.procedural, pictures.size, seed=config.seed, test=pictures.tests, validation=held)
+        validation = min(4, pictures.procedural - pictures.tests - 1)
+        return make(pictures.procedural, pictures.size, seed=config.seed, test=pictures.tests, validation=validation)
     options: dict[str, Any] = {"limit": pictures.limit, "strict": pictures.strict, "resize": pictures.resize or None}
     if pictures.test is not None:
         options["test"] = pictures.test
@@ -41,93 +42,83 @@ def load_pictures(config: PixelConfig, channels: int, make: Callable[..., Signal
     return sets
 
 
-def announce(config: PixelConfig, sets: SignalSets, network: str) -> None:
-    """What the run is about, for the terminal."""
-    counts = f"{len(sets.train)} to learn from, {len(sets.test)} to test on"
-    say(f"{sets.title}: {counts}, {config.data.size} x {config.data.size}")
-    say(f"{network}; meta-batch of {config.meta.objects}")
-    for note in sets.notes:
-        say(f"note: {note}")
-
-
-def learned_start(run: Run[Any], init: Params, tasks: int, draw: DrawLoss) -> tuple[Params, dict[str, Any]]:
-    """The meta-learned start [1, ...], from where a former process has left it, and what to report of the learning:
-    the loss of the last inner step (in MAML: after it) as `curve`, in dB."""
-    config: PixelConfig = run.config
-    learner = ReptileStart(init, tasks, draw, config.meta, config.seed)
-    run.learn(learner, "meta", config.meta.steps, "learning the start")
-    curve = [[s, float(mse_to_psnr(v))] for s, v in learner.curve]
-    return learner.params, {"curve": curve, "seconds": learner.seconds}
-
-
-def continued(
-    run: Run[Any],
-    name: str,
-    before: Params,
-    loss: LossFn,
-    steps: int,
-    lr: float,
-    score: Callable[[Params], Sequence[float]],
-    picture: Callable[[Params], Tensor],
-    *,
-    kind: StepKind = "sgd",
-    keep: Sequence[int] = (0,),
-) -> tuple[dict[str, Any], Tensor]:
-    """A start continued on T tasks side by side, or what is known of it from before.
+class PixelJob(StartJob[C]):
+    """A run over pictures.
 
     Args:
-        before: tensors [T, ...].
-        loss, steps, lr, kind: as `learn.fine_tune`'s.
-        score: of each task, taken at the steps 0, 1, 2, 4, ... and the last.
-        picture: [T, ...], kept in the folder's predictions under `name` after each of `keep` and after the last step.
-
-    Returns: `{"curve": {step: scores}, "after": scores, "fit": {step: losses}, "kept": steps, "seconds"}`, and the
-    losses [steps, T] before each step.
+        run: the run.
+        sets: the pictures.
+        spec: of the network.
     """
-    state = run.folder.load_state(f"adapted_{name}")
-    if state is not None:
-        return state[1], state[0]["losses"]
-    kept = sorted({k for k in keep if 0 <= k < steps} | {steps})
-    wanted = {*log_steps(steps), *kept} - {0}
-    pictures = [picture(before)] if 0 in kept else []
-    row: dict[str, Any] = {"curve": {"0": list(score(before))}, "fit": {}, "kept": kept, "seconds": 0.0}
-    losses: list[Tensor] = []
-    with run.phases("adapting"), progress(name, steps) as bar:
-        began = time.perf_counter()
 
-        def after(step: int, params: Params, found: Tensor) -> None:
-            nonlocal began
-            bar(1)
-            losses.append(found.cpu())
-            if step in wanted:
-                row["seconds"] += time.perf_counter() - began
-                row["curve"][str(step)] = list(score(params))
-                if step in kept:
-                    pictures.append(picture(params))
-                began = time.perf_counter()
+    def __init__(self, run: Run[C], sets: SignalSets, spec: FieldSpec) -> None:
+        super().__init__(run, spec)
+        self.sets = sets
 
-        fine_tune(before, loss, steps, lr, kind=kind, callback=after)
-    row["after"] = row["curve"][str(steps)]
-    made = torch.stack(losses)
-    row["fit"] = {str(k): made[k].tolist() for k in (0, *sorted(wanted)) if k < steps}
-    run.folder.save_values(name, torch.stack(pictures).cpu())
-    run.folder.save_state(f"adapted_{name}", {"losses": made}, row)
-    run.save_phases()
-    return row, made
+    @property
+    def tasks(self) -> int:
+        return len(self.sets.train)
 
+    @property
+    def size(self) -> int:
+        """Side of the pictures in pixels."""
+        return self.config.data.size
 
-def described(
-    run: Run[Any], sets: SignalSets, title: str, about: dict[str, Any], rows: dict[str, Any]
-) -> InitializationRecord:
-    """Return the record of a run of either, from what its meta-training and each of its initializations returned."""
-    config: PixelConfig = run.config
-    return InitializationRecord(
-        **run.facts(),
-        title=title[:1].upper() + title[1:],
-        notes=tuple(sets.notes),
-        names=Names(tuple(sets.train.names), test=tuple(sets.test.names)),
-        size=(config.data.size, config.data.size),
-        steps=(0, *log_steps(config.steps)),
-        meta=from_json(MetaTraining, about),
-        initializations={name: from_json(InitializationResults, row) for name, row in rows.items()},
-    )
+    def announce(self) -> Iterable[str]:
+        sets = self.sets
+        counts = f"{len(sets.train)} to learn from, {len(sets.test)} to test on"
+        yield f"{sets.title}: {counts}, {self.size} x {self.size}"
+        yield f"{self.describe_network()}; meta-batch of {self.config.meta.objects}"
+        yield from (f"note: {note}" for note in sets.notes)
+
+    def describe_network(self) -> str:
+        """Return the line about the network."""
+        raise NotImplementedError
+
+    def task_names(self) -> Names:
+        return Names(tuple(self.sets.train.names), test=tuple(self.sets.test.names))
+
+    def score(self, params: Params) -> list[float]:
+        """Return the PSNR of each test picture."""
+        raise NotImplementedError
+
+    def picture(self, params: Params) -> Tensor:
+        """Return the test pictures as modules [T, ...] have them: uint8 [T, H, W, C]."""
+        raise NotImplementedError
+
+    def result(self, bank: FieldBank, modules: list[str]) -> Result:
+        return Result(self.config.kind, bank, modules, PICTURE, tuning=self.tuning_options())
+
+    def tuning_options(self) -> dict[str, object]:
+        """Return how the initialization is fine-tuned by who loads it."""
+        raise NotImplementedError
+
+    def follow(
+        self, name: str, initialization: Params, tuning: Tuning, keep: tuple[int, ...] = (0,)
+    ) -> tuple[dict[str, Tensor], Row]:
+        """Return the state and the row of an initialization fine-tuned on every test picture.
+
+        keep: steps after which the pictures are kept in the folder's predictions, beside the last.
+        """
+        steps = tuning.steps
+        kept = tuple(sorted({k for k in keep if 0 <= k < steps} | {steps}))
+        before = repeated(initialization, len(self.sets.test))
+        trace = self.trace(name, before, tuning, self.score, Look(self.picture, kept))
+        assert trace.pictures is not None
+        self.folder.save_values(name, trace.pictures)
+        losses = trace.losses
+        row: Row = {
+            "curve": trace.curve,
+            "fit": {str(k): losses[k].tolist() for k in sorted({0, *kept, *map(int, trace.curve)}) if k < steps},
+            "kept": list(kept),
+            "seconds": trace.seconds,
+            "after": trace.curve[str(steps)],
+        }
+        tensors = {f"{self.kept}.{i}": p for i, p in enumerate(trace.params)}
+        return {"losses": losses, **tensors}, row
+
+    def completed(self, record: InitializationRecord, title: str) -> InitializationRecord:
+        """Return a record with what both systems add."""
+        return replace(
+            record, title=title[:1].upper() + title[1:], notes=tuple(self.sets.notes), size=(self.size, self.size)
+        )

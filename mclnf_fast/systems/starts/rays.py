@@ -1,150 +1,94 @@
-"""What single-view fields and photos of a place have in common: a start learned over tasks of rays, the starts that it
-is compared with, and how each is continued."""
+"""What fields of objects and photos of a place share: tasks of rays."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from mclnf_fast.fields import initial_parameters
-from mclnf_fast.learn.meta.inits import matched, shuffled
-from mclnf_fast.learn.meta.reptile_start import ReptileStart
-from mclnf_fast.learn.params import Params
-from mclnf_fast.metrics import log_steps, mse_to_psnr, psnr
+from mclnf_fast.fields import FieldBank, initial_parameters
+from mclnf_fast.learn.params import LossFn, Params
+from mclnf_fast.metrics import psnr
 from mclnf_fast.render import RenderSettings
 from mclnf_fast.render.objects import ObjectPool, ray_loss
 from mclnf_fast.render.volume import evaluate_points, render_pixels
-from mclnf_fast.systems.common.folder import progress
+from mclnf_fast.systems.common.result import SCENE, Result
 from mclnf_fast.systems.common.run import Run
-from mclnf_fast.systems.starts.options import InitializationName, RayStartConfig
-from mclnf_fast.systems.starts.ray_field import Start
+from mclnf_fast.systems.starts.job import StartJob
+from mclnf_fast.systems.starts.options import RayStartConfig
+from mclnf_fast.systems.starts.ray_field import RayInitialization, as_bytes
+
+C = TypeVar("C", bound=RayStartConfig)
+MATCHED_POINTS = 4096
 
 
-class RayStarts:
-    """The starts of one run over the tasks of a pool.
+class RayJob(StartJob[C]):
+    """A run over the rays of objects or photos.
 
     Args:
-        run: the run; its meta-training and its phases are kept in its folder.
-        settings: how rays are cut.
-        train: the tasks to learn the start over; None where there are none, and the standard start stands alone.
-        scale: see `Start`.
+        run: the run.
+        settings: how rays are sampled and shaded.
+        train: the tasks to meta-train on; None: there are none.
+        scale: lengths of the field in one of the data.
     """
 
-    def __init__(self, run: Run[Any], settings: RenderSettings, train: ObjectPool | None, scale: float = 1.0) -> None:
-        config: RayStartConfig = run.config
-        self.run, self.options, self.settings, self.train = run, config, settings, train
-        self.scale, self.spec = scale, config.field.spec
+    ops: ClassVar[tuple[str, ...]] = ("bank_mlp", "bank_ray_mse", "composite", "bank_step")
 
-    def start(self, params: Params) -> Start:
-        """Parameters [1, ...] with how they are continued."""
-        options = self.options
-        adapt = options.adapt
-        assert adapt.lr is not None
-        return Start(params, self.spec, self.settings, options.steps, adapt.lr, adapt.batch, scale=self.scale)
+    def __init__(self, run: Run[C], settings: RenderSettings, train: ObjectPool | None, scale: float = 1.0) -> None:
+        super().__init__(run, run.config.field.spec)
+        self.settings, self.train, self.scale, self.names = settings, train, scale, run.config.initializations
+        self.check_every, self.match_steps = run.config.check_every or 0, run.config.match_steps
 
-    def starts(
-        self, check: Callable[[Params], float] | None, every: int
-    ) -> tuple[dict[InitializationName, Start], dict[str, Any]]:
-        """The starts to compare, in a fixed order, and what to report of the learning.
+    @property
+    def tasks(self) -> int:
+        return 0 if self.train is None else len(self.train)
 
-        check: of the start as it is learned, after each `every` outer steps (0: never): a figure that is only looked
-            at; None: no check.
-        """
-        options = self.options
-        generator = torch.Generator().manual_seed(options.seed)
-        standard = self.standard(generator)
-        about: dict[str, Any] = {"parameters": self.spec.num_parameters}
-        made: dict[InitializationName, Params] = {"standard": standard}
-        if self.train is not None and set(options.initializations) != {"standard"}:
-            learned, curves = self._learn(standard, self.train, check, every)
-            about |= curves
-            self.start(learned).save(self.run.folder.path)
-            if "matched" in options.initializations:
-                other = initial_parameters(self.spec, 1, device=options.run.device, generator=generator)
-                made["matched"] = self._matched(other, learned, self.train)
-            made["shuffled"] = shuffled(learned, torch.Generator().manual_seed(options.seed))
-            made["meta"] = learned
-        return {name: self.start(p) for name, p in made.items() if name in options.initializations}, about
+    def random(self, k: int) -> Params:
+        # One generator for both: the second is drawn after the first, as the runs of former versions did.
+        generator = torch.Generator().manual_seed(self.config.seed)
+        for _ in range(k + 1):
+            params = initial_parameters(self.spec, 1, device=self.config.run.device, generator=generator)
+        return params
 
-    def standard(self, generator: torch.Generator) -> Params:
-        """The random start."""
-        return initial_parameters(self.spec, 1, device=self.options.run.device, generator=generator)
+    def draw(self, tasks: Tensor, generator: torch.Generator) -> LossFn:
+        assert self.train is not None
+        return ray_loss(self.train, tasks, self.spec, self.config.meta_rays, generator)
 
-    def _learn(
-        self, standard: Params, train: ObjectPool, check: Callable[[Params], float] | None, every: int
-    ) -> tuple[Params, dict[str, Any]]:
-        """The meta-learned start, from where a former process has left it."""
-        options = self.options
+    def matching(self) -> tuple[Callable[[Params, Tensor], Tensor], Tensor]:
+        assert self.train is not None
+        points = self.train.points(MATCHED_POINTS, torch.Generator().manual_seed(self.config.seed))[None]
+        return lambda params, x: evaluate_points(params, self.spec, x, self.settings), points
 
-        def draw(tasks: Tensor, generator: torch.Generator) -> Any:
-            return ray_loss(train, tasks, self.spec, options.meta_rays, generator)
+    def initialization(self, params: Params) -> RayInitialization:
+        """Return an initialization [1, ...] with how it is fine-tuned."""
+        adapt = self.config.adapt
+        return RayInitialization(
+            params, self.spec, self.settings, self.scale, self.config.steps, adapt.rate, adapt.batch
+        )
 
-        learner = ReptileStart(standard, len(train), draw, options.meta, options.seed)
+    def result(self, bank: FieldBank, modules: list[str]) -> Result:
+        tuning = self.initialization(bank.shared).options()
+        return Result(self.config.kind, bank, modules, SCENE, self.settings, scale=self.scale, tuning=tuning)
 
-        def looked(done: int) -> list[float] | None:
-            if check is None or not every or done % every:
-                return None
-            return [done, check(learner.params)]
-
-        checks = self.run.learn(learner, "meta", options.meta.steps, "learning the start", looked)
-        curve = [[s, float(mse_to_psnr(v))] for s, v in learner.curve]
-        return learner.params, {"curve": curve, "checks": checks, "seconds": learner.seconds}
-
-    def _matched(self, start: Params, learned: Params, train: ObjectPool) -> Params:
-        """A random start that puts out the learned one's mean colour and density everywhere."""
-        points = train.points(4096, torch.Generator().manual_seed(self.options.seed))[None]
-        settings = self.settings
-
-        def forward(params: Params, x: Tensor) -> Tensor:
-            return evaluate_points(params, self.spec, x, settings)
-
-        with self.run.phases("matching"):
-            return matched(start, learned, forward, points, steps=self.options.match_steps)
-
-    def continued(
-        self,
-        name: str,
-        start: Start,
-        pool: ObjectPool,
-        score: Callable[[Params], list[float]],
-        columns: tuple[int, int] | None = None,
-    ) -> tuple[Params, dict[str, Any]]:
-        """A start continued on the first view of each task of a pool, and `{"curve": {step: score}, "seconds"}`, the
-        seconds those of the steps alone.
-
-        columns: of the view, those to learn from, as `ObjectPool.draw`'s.
-        """
-        options, steps = self.options, log_steps(self.options.steps)
-        row: dict[str, Any] = {"curve": {"0": score(start.repeated(len(pool)))}, "seconds": 0.0}
-        with self.run.phases("adapting"), progress(f"start {name}", options.steps) as bar:
-            began = time.perf_counter()
-
-            def after(step: int, params: Params, losses: Tensor) -> None:
-                nonlocal began
-                bar(1)
-                if step in steps:
-                    row["seconds"] += time.perf_counter() - began
-                    row["curve"][str(step)] = score(params)
-                    began = time.perf_counter()
-
-            adapted = start.adapt_all(pool, options.seed, columns=columns, callback=after)
-        return adapted, row
+    def describe_network(self) -> Iterable[str]:
+        """Yield the line about the network."""
+        field = self.config.field
+        text = f"{self.spec.num_parameters:,} parameters, width {field.width}, {field.samples_per_ray} samples per ray"
+        yield f"{text}; meta-batch of {self.config.meta.objects}" if self.tasks else text
 
     def ids_psnr(self, params: Params, pool: ObjectPool, ids: Tensor) -> list[float]:
-        """PSNR of rays, module k of `params` [T, ...] on row k of ids [T, R] of a pool: float [T]."""
+        """Return the PSNR of rays [T], module k of `params` [T, ...] on row k of ids [T, R] of a pool."""
         batch = pool.batch(ids)
         pixels = render_pixels(params, self.spec, batch.origins, batch.directions, self.settings)
         return [float(v) for v in psnr(pixels, batch.colors, keep_first=True).tolist()]
 
     def pictures(self, params: Params | None, pool: ObjectPool, count: int, view: int) -> Tensor:
-        """uint8 [count, H, W, 3] of one view of a pool's first tasks as `params` have them; None: as they are."""
+        """Return uint8 [count, H, W, 3], one view of a pool's first tasks as modules have it; None: as it is."""
         batch = pool.batch(pool.view_ids(torch.arange(count), view))
         pixels = batch.colors
         if params is not None:
-            some = tuple(p[:count] for p in params)
-            pixels = render_pixels(some, self.spec, batch.origins, batch.directions, self.settings)
-        return (pixels * 255).round().to(torch.uint8).cpu().unflatten(1, (pool.height, pool.width))
+            modules = tuple(p[:count] for p in params)
+            pixels = render_pixels(modules, self.spec, batch.origins, batch.directions, self.settings)
+        return as_bytes(pixels).unflatten(1, (pool.height, pool.width))
