@@ -47,7 +47,7 @@ STILL_RENAMED = {
     "systems.city.job", "systems.city.options",
 }  # fmt: skip
 STILL_LONG = {
-    "_draw", "__init__", "continued",
+    "__init__", "continued",
 }  # fmt: skip
 STILL_UNLISTED = {"ModRandom"}
 

@@ -71,7 +71,7 @@ class Cut:
         """Return the coordinates of a task's samples, [n, axes] in the order of the grid's axes.
 
         "local" gives each box the same range, so that one shared initialization serves all boxes; "global" keeps boxes
-        in their places, so that one network can tell them apart.
+        in their places, so that one network can distinguish them.
         """
         box = self.box(task)
         if frame == "local":

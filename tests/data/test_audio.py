@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mclnf_fast.data import load_audio
-from mclnf_fast.data.readers.sound import resample
+from mclnf_fast.data.readers.decoding.sound import resample
 from mclnf_fast.errors import InputError
 
 soundfile = pytest.importorskip("soundfile", reason="soundfile is not installed (extra media)")

@@ -15,7 +15,7 @@ from PIL import Image
 from mclnf_fast.data import load_objects, sphere_cameras
 from mclnf_fast.data.graphics.mesh import to_linear
 from mclnf_fast.data.graphics.mesh_render import render_mesh
-from mclnf_fast.data.readers.extras import MissingExtraError
+from mclnf_fast.data.readers.decoding.extras import MissingExtraError
 from mclnf_fast.data.readers.objects_mesh import read_mesh
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras

@@ -15,6 +15,14 @@ from tiny_city import OPTIONS, OTHERS, shrink
 HERE = pathlib.Path(__file__).resolve().parent
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _same_threads() -> Iterator[None]:
+    """A run with `--threads` sets them for the whole process; the tests of the next file have their own again."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def city_cache(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return tmp_path_factory.mktemp("cache")

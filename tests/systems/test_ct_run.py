@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import re
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tiny_runs import CountedCalls, metrics_of, predictions, results, run_system
 
 import mclnf_fast as mf
 from mclnf_fast.cli import main
@@ -31,17 +31,8 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def run(out: pathlib.Path, *words: object) -> dict[str, Any]:
-    assert main(["run", "ct", *TINY, "--out", str(out), *map(str, words)]) == 0
-    found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
-    return found
+    return run_system("ct", TINY, out, *words)
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +42,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return out
 
 
-def results(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {n: {k: v for k, v in row.items() if k != "seconds"} for n, row in metrics["initializations"].items()}
-
-
-def values_of(folder: pathlib.Path, name: str) -> torch.Tensor:
-    return load_tensors(folder / "predictions" / f"{name}.safetensors")[0]["values"]
-
-
 def test_a_run_writes_all_that_a_report_needs(finished):
-    metrics = json.loads((finished / "metrics.json").read_text())
+    metrics = metrics_of(finished)
     assert list(metrics["initializations"]) == ["standard", "matched", "shuffled", "meta", "fbp", "mean"]
     for name in ("standard", "matched", "shuffled", "meta"):
         row = metrics["initializations"][name]
@@ -78,16 +61,16 @@ def test_a_run_writes_all_that_a_report_needs(finished):
 
 
 def test_scores_are_those_of_the_pictures(finished):
-    metrics, truth = json.loads((finished / "metrics.json").read_text()), values_of(finished, "truth")
+    metrics, truth = metrics_of(finished), predictions(finished, "truth")
     assert truth.shape == (2, 16, 16, 1)
     for name, row in metrics["initializations"].items():
-        made = values_of(finished, name)
+        made = predictions(finished, name)
         for k, step in enumerate((0, 4)[: len(made)]):
             exact = psnr(made[k] / 255, truth / 255, keep_first=True).tolist()
             assert row["curve"][str(step)] == pytest.approx(exact, abs=0.05)
     sinograms = project(truth[..., 0] / 255, even_angles(6))
     classical = back_project(sinograms, even_angles(6)).clamp(0, 1)
-    assert float((classical * 255 - values_of(finished, "fbp")[0, ..., 0]).abs().max()) < 3
+    assert float((classical * 255 - predictions(finished, "fbp")[0, ..., 0]).abs().max()) < 3
 
 
 def test_rates_are_judged_by_their_results(tmp_path, monkeypatch):
@@ -102,14 +85,14 @@ def test_a_learned_start_serves_a_users_sinogram(finished):
     start = mf.load(finished)
     assert start.frequencies.shape == (8, 2)
     assert start.tuning["steps"] == 4
-    truth, angles = values_of(finished, "truth")[..., 0] / 255, even_angles(6)
+    truth, angles = predictions(finished, "truth")[..., 0] / 255, even_angles(6)
     sinogram = project(truth[:1], angles)[0]
     field = start.adapt(sinogram.numpy(), angles.numpy())
-    kept = values_of(finished, "meta")[1, 0, ..., 0]
+    kept = predictions(finished, "meta")[1, 0, ..., 0]
     assert float((field.picture(16)[0, ..., 0] * 255 - kept).abs().max()) < 1.5
     assert field.picture(40).shape == (1, 40, 40, 1)
     before = start.adapt(sinogram, angles, steps=0).picture(16)[0, ..., 0]
-    assert float((before * 255 - values_of(finished, "meta")[0, 0, ..., 0]).abs().max()) < 1.0
+    assert float((before * 255 - predictions(finished, "meta")[0, 0, ..., 0]).abs().max()) < 1.0
     with pytest.raises(InputError, match=r"sinogram and angles must be \[V, N\] and \[V\]"):
         start.adapt(sinogram, angles[:3])
     with pytest.raises(InputError, match="must be finite"):
@@ -123,22 +106,13 @@ def test_a_learned_start_serves_a_users_sinogram(finished):
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     monkeypatch.setattr(frame, "SAVE_EVERY", 0.0)
-    whole, made = start_job.ReptileStart.step, 0
-
-    def dying(learner: Any) -> None:
-        nonlocal made
-        if made == 3:
-            raise KeyboardInterrupt
-        made += 1
-        whole(learner)
-
-    monkeypatch.setattr(start_job.ReptileStart, "step", dying)
+    steps = CountedCalls(monkeypatch, start_job.ReptileStart, "step", limit=3)
     assert main(["run", "ct", *TINY, "--out", str(out)]) == 130
     assert not (out / "metrics.json").exists()
-    made = -3  # it dies no more, and counts what is left to be made
+    steps.limit = None
     assert main(["run", "ct", "--resume", str(out)]) == 0
-    assert made == 0  # 3 of 6: it went on, and did not start over
-    metrics, before = (json.loads((folder / "metrics.json").read_text()) for folder in (out, finished))
+    assert steps.count == 6  # it went on, and did not start over
+    metrics, before = (metrics_of(folder) for folder in (out, finished))
     assert results(metrics) == results(before)
     ours, theirs = (load_tensors(folder / "bank.safetensors")[0] for folder in (out, finished))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import re
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tiny_runs import CountedCalls, metrics_of, predictions, results, run_system
 
 import mclnf_fast as mf
 from mclnf_fast.cli import main
@@ -28,17 +28,8 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def run(out: pathlib.Path, *words: object) -> dict[str, Any]:
-    assert main(["run", "image-start", *TINY, "--out", str(out), *map(str, words)]) == 0
-    found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
-    return found
+    return run_system("image-start", TINY, out, *words)
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +39,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return out
 
 
-def results(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {n: {k: v for k, v in row.items() if k != "seconds"} for n, row in metrics["initializations"].items()}
-
-
-def values_of(folder: pathlib.Path, name: str) -> torch.Tensor:
-    return load_tensors(folder / "predictions" / f"{name}.safetensors")[0]["values"]
-
-
 def test_a_run_writes_all_that_a_report_needs(finished):
-    metrics = json.loads((finished / "metrics.json").read_text())
+    metrics = metrics_of(finished)
     assert list(metrics["initializations"]) == ["meta", "standard", "adam_0", "adam_1"]
     assert metrics["steps"] == [0, 1, 2, 4, 8]
     assert metrics["inner_steps"] == 2
@@ -77,12 +60,12 @@ def test_a_run_writes_all_that_a_report_needs(finished):
 
 def test_scores_agree_with_the_stored_pictures(finished):
     """PSNR from the kept pictures, to their 8 bits and where nothing is clipped; and all steps are whole images'."""
-    metrics = json.loads((finished / "metrics.json").read_text())
-    truth = values_of(finished, "truth")
+    metrics = metrics_of(finished)
+    truth = predictions(finished, "truth")
     assert truth.shape == (2, 16, 16, 3)
     for name, row in metrics["initializations"].items():
         for k, step in enumerate(row["kept"]):
-            made = values_of(finished, name)[k]
+            made = predictions(finished, name)[k]
             exact = psnr(made / 255, truth / 255, keep_first=True).tolist()
             assert row["curve"][str(step)] == pytest.approx(exact, abs=0.3)
         fit = {step: [-10 * torch.tensor(v).log10().item() for v in values] for step, values in row["fit"].items()}
@@ -101,9 +84,9 @@ def test_scores_agree_with_the_stored_pictures(finished):
 def test_two_steps_are_those_of_the_learned_start(finished):
     start = mf.load(finished)
     assert (start.tuning["steps"], start.tuning["lr"], start.bank.spec.w0) == (2, 0.05, 30.0)
-    truth = values_of(finished, "truth")
+    truth = predictions(finished, "truth")
     one = start.adapt(truth[0].numpy())
-    kept = values_of(finished, "meta")
+    kept = predictions(finished, "meta")
     assert float((one.picture(16, 16)[0] * 255 - kept[2, 0]).abs().max()) < 1.0
     assert float((start.adapt(truth[0], steps=0).picture(16, 16)[0] * 255 - kept[0, 0]).abs().max()) < 1.0
     assert one.picture(5, 40).shape == (1, 5, 40, 3)
@@ -132,22 +115,13 @@ def test_a_start_of_another_system_is_refused(finished, tmp_path):
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     monkeypatch.setattr(frame, "SAVE_EVERY", 0.0)
-    whole, made = start_job.ReptileStart.step, 0
-
-    def dying(learner: Any) -> None:
-        nonlocal made
-        if made == 3:
-            raise KeyboardInterrupt
-        made += 1
-        whole(learner)
-
-    monkeypatch.setattr(start_job.ReptileStart, "step", dying)
+    steps = CountedCalls(monkeypatch, start_job.ReptileStart, "step", limit=3)
     assert main(["run", "image-start", *TINY, "--out", str(out)]) == 130
     assert not (out / "metrics.json").exists()
-    made = -3  # it dies no more, and counts what is left to be made
+    steps.limit = None
     assert main(["run", "image-start", "--resume", str(out)]) == 0
-    assert made == 0  # 3 of 6: it went on, and did not start over
-    metrics, before = (json.loads((folder / "metrics.json").read_text()) for folder in (out, finished))
+    assert steps.count == 6  # it went on, and did not start over
+    metrics, before = (metrics_of(folder) for folder in (out, finished))
     assert results(metrics) == results(before)
     assert metrics["meta"]["curve"] == before["meta"]["curve"]
     ours, theirs = (load_tensors(folder / "bank.safetensors")[0] for folder in (out, finished))

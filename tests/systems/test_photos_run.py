@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import re
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_photos import write_photos
+from tiny_runs import CountedCalls, metrics_of, predictions, run_system
 
 import mclnf_fast as mf
 from mclnf_fast import data
@@ -36,16 +36,7 @@ TINY = [
 
 
 def run(out: pathlib.Path, *words: object) -> dict[str, Any]:
-    assert main(["run", "photos", *TINY, "--out", str(out), *map(str, words)]) == 0
-    found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
-    return found
-
-
-@pytest.fixture(autouse=True, scope="module")
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+    return run_system("photos", TINY, out, *words)
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +51,13 @@ def sets() -> data.PhotoSets:
     return data.procedural_photos(9, test=3, validation=2, size=12)
 
 
-def values(folder: pathlib.Path, name: str) -> torch.Tensor:
-    return load_tensors(folder / "predictions" / f"{name}.safetensors")[0]["values"]
-
-
 def adapted(folder: pathlib.Path, kind: str) -> tuple[torch.Tensor, ...]:
     tensors = load_tensors(folder / "state" / "adapted_meta.safetensors")[0]
     return tuple(tensors[f"{kind}.{i}"] for i in range(sum(k.startswith(kind) for k in tensors)))
 
 
 def test_a_run_writes_all_that_a_report_needs(finished):
-    metrics = json.loads((finished / "metrics.json").read_text())
+    metrics = metrics_of(finished)
     assert list(metrics["initializations"]) == ["standard", "matched", "shuffled", "meta"]
     for row in metrics["initializations"].values():
         assert list(row["curve"]) == ["0", "1", "2", "4"]
@@ -89,10 +76,10 @@ def test_a_run_writes_all_that_a_report_needs(finished):
 
 
 def test_scores_are_those_of_the_pictures(finished, sets):
-    metrics = json.loads((finished / "metrics.json").read_text())["initializations"]["meta"]
-    truth = values(finished, "truth")
+    metrics = metrics_of(finished)["initializations"]["meta"]
+    truth = predictions(finished, "truth")
     assert torch.equal(truth, torch.cat([photo.images[..., :3] for photo in sets.test]))
-    before, left, whole = values(finished, "meta") / 255
+    before, left, whole = predictions(finished, "meta") / 255
     for pictures, columns, known in (
         (before, slice(6, 12), metrics["curve"]["0"]),
         (left, slice(6, 12), metrics["after"]),
@@ -117,7 +104,7 @@ def test_right_halves_are_never_learned_from(finished, tmp_path, monkeypatch, se
     found = run(tmp_path / "torn", "--initializations", "meta", "--others", 0, "--frames", 2)
     assert all(torch.equal(a, b) for a, b in zip(adapted(finished, "left"), adapted(tmp_path / "torn", "left")))
     assert not torch.equal(adapted(finished, "whole")[0], adapted(tmp_path / "torn", "whole")[0])
-    row = json.loads((finished / "metrics.json").read_text())["initializations"]["meta"]
+    row = metrics_of(finished)["initializations"]["meta"]
     assert found["initializations"]["meta"]["input"] == row["input"]
     assert found["initializations"]["meta"]["after"] != row["after"]
 
@@ -155,21 +142,12 @@ def test_ends_keep_the_sign_of_zero():
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     monkeypatch.setattr(run_frame, "SAVE_EVERY", 0.0)
-    whole, made = ReptileStart.step, 0
-
-    def dying(learner: Any) -> None:
-        nonlocal made
-        if made == 4:
-            raise KeyboardInterrupt
-        made += 1
-        whole(learner)
-
-    monkeypatch.setattr(ReptileStart, "step", dying)
+    steps = CountedCalls(monkeypatch, ReptileStart, "step", limit=4)
     assert main(["run", "photos", *TINY, "--initializations", "standard", "meta", "--out", str(out)]) == 130
-    made = -2  # it dies no more, and counts what is left to be made
+    steps.limit = None
     assert main(["run", "photos", "--resume", str(out)]) == 0
-    assert made == 0
-    ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (out, finished))
+    assert steps.count == 6
+    ours, theirs = (metrics_of(folder) for folder in (out, finished))
     assert list(ours["initializations"]) == ["standard", "meta"]
     for name, row in ours["initializations"].items():
         assert {**row, "seconds": 0} == {**theirs["initializations"][name], "seconds": 0}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import re
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import tiny_objects
 import torch
 from PIL import Image
+from tiny_runs import CountedCalls, metrics_of, results, run_system
 
 import mclnf_fast as mf
 from mclnf_fast import data as object_data
@@ -35,17 +35,13 @@ TINY = [
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_objects():
-    threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(object_data, "procedural_cars", tiny_objects.procedural_cars)
         yield
-    torch.set_num_threads(threads)
 
 
 def run(out: pathlib.Path, *words: object) -> dict[str, Any]:
-    assert main(["run", "single-view", *TINY, "--out", str(out), *map(str, words)]) == 0
-    found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
-    return found
+    return run_system("single-view", TINY, out, *words)
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +51,8 @@ def finished(quick_objects: None, tmp_path_factory: pytest.TempPathFactory) -> p
     return out
 
 
-def results(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {n: {k: v for k, v in row.items() if k != "seconds"} for n, row in metrics["initializations"].items()}
-
-
 def test_a_run_writes_all_that_a_report_needs(finished):
-    metrics = json.loads((finished / "metrics.json").read_text())
+    metrics = metrics_of(finished)
     assert list(metrics["initializations"]) == ["standard", "matched", "shuffled", "meta"]
     assert metrics["steps"] == [0, 1, 2, 4]
     for row in metrics["initializations"].values():
@@ -81,7 +73,7 @@ def test_a_run_writes_all_that_a_report_needs(finished):
 
 def test_scores_are_those_of_the_pictures(finished):
     """The PSNR over all other views, from the pictures that the run has kept: to their 8 bits."""
-    metrics = json.loads((finished / "metrics.json").read_text())
+    metrics = metrics_of(finished)
     truth = load_tensors(finished / "predictions" / "truth.safetensors")[0]["values"]
     sets = tiny_objects.procedural_cars(5, 2, views=6, size=12)
     assert truth.shape == (2, 6, 12, 12, 3)
@@ -100,25 +92,16 @@ def test_scores_are_those_of_the_pictures(finished):
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     monkeypatch.setattr(run_frame, "SAVE_EVERY", 0.0)
-    whole, made = ReptileStart.step, 0
-
-    def dying(learner: Any) -> None:
-        nonlocal made
-        if made == 3:
-            raise KeyboardInterrupt
-        made += 1
-        whole(learner)
-
-    monkeypatch.setattr(ReptileStart, "step", dying)
+    steps = CountedCalls(monkeypatch, ReptileStart, "step", limit=3)
     words = ["run", "single-view", *TINY, "--out", str(out)]
     assert main(words) == 130
     assert not (out / "metrics.json").exists()
     assert int(load_tensors(out / "state" / "meta.safetensors")[0]["outer_steps"]) == 3
-    made = -3  # it dies no more, and counts what is left to be made
+    steps.limit = None
     assert main(["run", "single-view", "--resume", str(out)]) == 0
-    assert made == 0  # 3 of 6: it went on, and did not start over
-    metrics = json.loads((out / "metrics.json").read_text())
-    before = json.loads((finished / "metrics.json").read_text())
+    assert steps.count == 6  # it went on, and did not start over
+    metrics = metrics_of(out)
+    before = metrics_of(finished)
     assert results(metrics) == results(before)
     assert metrics["meta"]["curve"] == before["meta"]["curve"]
     for file in ("bank.safetensors", "state/adapted_meta.safetensors"):

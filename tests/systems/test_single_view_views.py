@@ -11,6 +11,7 @@ import pytest
 import tiny_objects
 import torch
 from PIL import Image
+from tiny_runs import run_system
 
 from mclnf_fast.cli import main
 from mclnf_fast.data.objects import ObjectViews, turntable
@@ -31,13 +32,6 @@ TINY = [
     "--size", str(SIZE), "--steps", "4", "--adapt.batch", "16", "--width", "8", "--hidden-layers", "2",
     "--samples-per-ray", "8", "--curve-views", "2", "--orbit-frames", "6", "--threads", "1",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def scene(root: pathlib.Path, counts: dict[str, int], test_seed: int = 0) -> pathlib.Path:
@@ -64,9 +58,7 @@ def scene(root: pathlib.Path, counts: dict[str, int], test_seed: int = 0) -> pat
 
 
 def run(out: pathlib.Path, *words: object) -> dict[str, Any]:
-    assert main(["run", "single-view", *TINY, "--out", str(out), *map(str, words)]) == 0
-    found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
-    return found
+    return run_system("single-view", TINY, out, *words)
 
 
 def learned(out: pathlib.Path) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
-"""A rasteriser of triangle meshes for the CPU: exact coverage at the samples, depth buffer, perspective-correct
-colours, sun and sky light.
+"""Rasterizes triangle meshes on the CPU: exact coverage at the samples, depth buffer, perspective-correct colors, sun
+and sky light.
 
-A face with the corners p_k = depth * (x, y, 1) in pixels meets the image position q = (x, y, 1) where b = [p_0 p_1
+A face with the corners p_k = depth * (x, y, 1) in pixels covers the image position q = (x, y, 1) if b = [p_0 p_1
 p_2]^-1 q is nowhere negative; sum(b) is the inverse depth there, and b / sum(b) weighs the corners in space (Olano and
 Greer, Triangle scan conversion using 2D homogeneous coordinates, 1997). Nothing has to be clipped, and the side of an
 edge is the very same number for both faces at it, so there are no gaps.
@@ -10,6 +10,7 @@ edge is the very same number for both faces at it, so there are no gaps.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,53 +19,66 @@ from mclnf_fast.data.graphics.mesh import Mesh, face_normals, to_srgb
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
 
-SUN = (0.48, -0.36, 0.80)  # towards it; z is up
+SUN = (0.48, -0.36, 0.80)  # direction towards the sun; z is up
 SUN_LIGHT = (0.74, 0.71, 0.66)
 SKY_LIGHT = (0.56, 0.58, 0.62)  # on what faces up
 GROUND_LIGHT = (0.25, 0.24, 0.23)  # on what faces down
-MOST_SPANS = 1 << 18  # rows of faces looked at together
+MOST_SPANS = 1 << 18  # rows of faces drawn together: about 100 MB, and few enough calls to hide their cost
 NEAR = 1e-6  # scene units; nothing nearer is drawn
-CUT = 0.5  # of a texture's alpha; nothing is drawn below it
+CUT = 0.5  # of a texture's alpha; samples below it are not drawn
 
 
 def render_mesh(
     mesh: Mesh, cameras: Cameras, *, samples: int = 4, progress: Callable[[int, int], None] | None = None
 ) -> Tensor:
-    """Views of a mesh before nothing, uint8 [V, H, W, 4]: sRGB colour, not premultiplied, and coverage.
+    """Return views of a mesh before nothing, uint8 [V, H, W, 4]: sRGB color, not premultiplied, and coverage.
 
-    The light is the same from everywhere and has no gloss: a point looks alike in all views. Of a mesh that is not
-    `closed` the side that is seen is lit.
+    Light falls from the same directions in all views and nothing is glossy, so a point has one color from everywhere.
+    Of a mesh that is not `closed` the side that is seen is lit.
 
     Args:
         mesh: what to draw.
         cameras: V cameras, positions in the mesh's units.
-        samples: samples a pixel, a square number; no two of a pixel share a row or a column.
-        progress: called with (views done, views in all).
+        samples: samples per pixel, a square number; no two of a pixel share a row or a column.
+        progress: called with (views done, views in total).
 
     Raises:
         InputError: `samples` is no square number >= 1.
+
+    >>> from mclnf_fast.data import turntable
+    >>> from mclnf_fast.data.graphics.mesh import make_mesh
+    >>> triangle = make_mesh(torch.eye(3), torch.tensor([[0, 1, 2]]), torch.ones(1, 3))
+    >>> render_mesh(triangle, turntable(2, 8)).shape
+    torch.Size([2, 8, 8, 4])
     """
     side = sample_side(samples)
-    out = torch.empty(len(cameras), cameras.height, cameras.width, 4, dtype=torch.uint8)
+    images = torch.empty(len(cameras), cameras.height, cameras.width, 4, dtype=torch.uint8)
     front = _lit(mesh, mesh.normals)
     back = None if mesh.closed else _lit(mesh, -mesh.normals)
     for view in range(len(cameras)):
-        out[view] = _view(mesh, cameras, view, side, front, back)
+        images[view] = _view(mesh, cameras, view, side, front, back)
         if progress is not None:
             progress(view + 1, len(cameras))
-    return out
+    return images
 
 
 def sample_side(samples: int) -> int:
-    """The root of a square number of samples a pixel."""
+    """Return the square root of a square number of samples per pixel.
+
+    Raises:
+        InputError: it is no square number >= 1.
+
+    >>> sample_side(4)
+    2
+    """
     side = round(samples**0.5) if samples >= 1 else 0
     if side * side != samples or side < 1:
-        raise InputError(f"samples: must be a square number of samples a pixel >= 1, was {samples}")
+        raise InputError(f"samples: must be a square number of samples per pixel >= 1, was {samples}")
     return side
 
 
 def _lit(mesh: Mesh, normals: Tensor) -> Tensor:
-    """Albedo times light at the corners, float32 [F, 3, 3], where `normals` [F, 3, 3] look out."""
+    """Return albedo times light at the corners, float32 [F, 3, 3], for faces whose `normals` [F, 3, 3] point out."""
     sun = torch.nn.functional.normalize(torch.tensor(SUN), dim=0)
     facing = (normals @ sun).clamp_min(0.0)[..., None]
     up = 0.5 + 0.5 * normals[..., 2:]
@@ -73,7 +87,7 @@ def _lit(mesh: Mesh, normals: Tensor) -> Tensor:
 
 
 def _view(mesh: Mesh, cameras: Cameras, view: int, side: int, front: Tensor, back: Tensor | None) -> Tensor:
-    """One view, uint8 [H, W, 4]."""
+    """Return one view, uint8 [H, W, 4]; `front` and `back` are the lit colors of both sides [F, 3, 3]."""
     width, height, count = cameras.width, cameras.height, side * side
     corners = _homogeneous(mesh.vertices, cameras, view)[mesh.faces]
     edges = _edges(corners)
@@ -88,7 +102,7 @@ def _view(mesh: Mesh, cameras: Cameras, view: int, side: int, front: Tensor, bac
     weights = [(share / total).to(torch.float32)[:, None] for share in shares]
     lit = front[face]
     if back is not None:
-        # Lit is the side towards the camera; a stored normal may itself look to either side of its face.
+        # The side towards the camera is lit; a stored normal may itself point to either side of its face.
         stored = (mesh.normals.sum(1) * face_normals(mesh.vertices, mesh.faces)).sum(1) < 0
         away = ((volume > 0) ^ stored)[face]
         lit = torch.where(away[:, None, None], back[face], lit)
@@ -98,7 +112,8 @@ def _view(mesh: Mesh, cameras: Cameras, view: int, side: int, front: Tensor, bac
         for k, texture in enumerate(mesh.textures):
             rows = (mesh.texture_ids[face] == k).nonzero()[:, 0]
             color[rows] *= _texel(texture[..., :3], uv[rows])
-    # One buffer a sample of a pixel: added up in a fixed order.
+    # One buffer per sample of a pixel, added up in a fixed order: one buffer for all would add up in any order, and two
+    # runs would differ in the last bit.
     image = torch.zeros(count, width * height, 4)
     image[sub, pixel] = torch.cat([color, torch.ones(len(color), 1)], 1)
     image = image.sum(0)
@@ -108,17 +123,17 @@ def _view(mesh: Mesh, cameras: Cameras, view: int, side: int, front: Tensor, bac
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Scalar products of rows [F, 3]."""
+    """Return the scalar products of rows [F, 3]."""
     return a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2]
 
 
 def _mix(weights: list[Tensor], corners: Tensor) -> Tensor:
-    """Values of the corners [S, 3, C] by their weights, three of [S, 1]: [S, C]."""
+    """Return values of the corners [S, 3, C] by their weights, three of [S, 1], as [S, C]."""
     return weights[0] * corners[:, 0] + weights[1] * corners[:, 1] + weights[2] * corners[:, 2]
 
 
 def _homogeneous(vertices: Tensor, cameras: Cameras, view: int) -> Tensor:
-    """Vertices [N, 3] as depth * (x, y, 1), x and y in pixels (y down), float64 [N, 3]."""
+    """Return vertices [N, 3] as depth * (x, y, 1), x and y in pixels (y down), float64 [N, 3]."""
     pose = cameras.c2w[view].double()
     local = (vertices.double() - pose[:, 3]) @ pose[:, :3]
     depth = -local[:, 2]
@@ -128,9 +143,10 @@ def _homogeneous(vertices: Tensor, cameras: Cameras, view: int) -> Tensor:
 
 
 def _edges(corners: Tensor) -> Tensor:
-    """Planes through the eye and the edge opposite to each corner, float64 [F, 3, 3].
+    """Return the planes through the eye and the edge opposite to each corner, float64 [F, 3, 3].
 
-    Written out so that an edge's plane in one face is exactly the negative of the other face's.
+    Written out so that an edge's plane in one face is exactly the negative of the other face's; with torch.linalg.cross
+    the order of its operations could leave gaps of a sample between two faces.
     """
     a, b = corners[:, (1, 2, 0)], corners[:, (2, 0, 1)]
     x = a[..., 1] * b[..., 2] - a[..., 2] * b[..., 1]
@@ -140,17 +156,37 @@ def _edges(corners: Tensor) -> Tensor:
 
 
 def _offsets(side: int) -> Tensor:
-    """Samples' places in a pixel, float64 [side^2, 2]: one a subcell, one a row and one a column (n-rooks)."""
+    """Return the positions of the samples in a pixel, float64 [side^2, 2]: one per subcell, row and column (n-rooks).
+
+    On a plain grid two samples would cross a nearly vertical edge at once, and it would show half as many grays.
+    """
     j, i = torch.meshgrid(torch.arange(side).double(), torch.arange(side).double(), indexing="ij")
     x = (i + (side - j - 0.5) / side) / side
     y = (j + (i + 0.5) / side) / side
     return torch.stack([x.reshape(-1), y.reshape(-1)], 1)
 
 
+@dataclass
+class _Raster:
+    """The buffer that faces are drawn into, and what all of them share.
+
+    `edges` float64 [F, 3, 3] and `volume` [F] are those of `_edges`; `offsets` [samples, 2] those of `_offsets`; `size`
+    is (width, height). `best` int64 [samples * H * W] holds the inverse depth's bits above and the face below, counted
+    down so that the first of several at one depth wins.
+    """
+
+    mesh: Mesh
+    edges: Tensor
+    volume: Tensor
+    offsets: Tensor
+    size: tuple[int, int]
+    best: Tensor
+
+
 def _visible(
     mesh: Mesh, corners: Tensor, edges: Tensor, volume: Tensor, size: tuple[int, int], side: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The nearest face at each covered sample: int64 face [S], flat pixel [S] and sample within the pixel [S]."""
+    """Return the nearest face at each covered sample: int64 face, flat pixel and sample within the pixel, each [S]."""
     width, height = size
     count = side * side
     depth = corners[..., 2]
@@ -167,37 +203,34 @@ def _visible(
     # Rows whose sample lies within the face's height, for each of a pixel's samples.
     top = (low[ids, None] - offsets[:, 1]).ceil().clamp_min(0.0).to(torch.int64)
     rows = ((high[ids, None] - offsets[:, 1]).floor().clamp_max(height - 1).to(torch.int64) - top + 1).clamp_min(0)
-    best = torch.zeros(count * width * height, dtype=torch.int64)
+    raster = _Raster(mesh, edges, volume, offsets, size, torch.zeros(count * width * height, dtype=torch.int64))
     total = rows.sum(1).cumsum(0)
-    start = 0
-    while start < len(ids):
-        before = int(total[start - 1]) if start else 0
-        end = max(start + 1, int(torch.searchsorted(total, before + MOST_SPANS, right=True)))
-        part = slice(start, end)
-        _draw(best, mesh, edges, volume, ids[part], top[part], rows[part], offsets, size)
-        start = end
-    hit = best.nonzero()[:, 0]
-    face = len(edges) - 1 - (best[hit] & 0xFFFFFFFF)
+    begin = 0
+    while begin < len(ids):
+        before = int(total[begin - 1]) if begin else 0
+        end = max(begin + 1, int(torch.searchsorted(total, before + MOST_SPANS, right=True)))
+        chunk = slice(begin, end)
+        _draw(raster, ids[chunk], top[chunk], rows[chunk])
+        begin = end
+    hit = raster.best.nonzero()[:, 0]
+    face = len(edges) - 1 - (raster.best[hit] & 0xFFFFFFFF)
     return face, hit % (width * height), torch.div(hit, width * height, rounding_mode="floor")
 
 
-def _draw(
-    best: Tensor, mesh: Mesh, edges: Tensor, volume: Tensor, ids: Tensor, top: Tensor, rows: Tensor, offsets: Tensor,
-    size: tuple[int, int],
-) -> None:  # fmt: skip
-    """Put the samples of faces `ids` [n] into `best` int64 [samples * H * W]: the inverse depth's bits above, the face
-    below (the first of several at one depth). `top` and `rows` [n, samples]: first row and how many."""
-    width, height = size
+def _draw(raster: _Raster, ids: Tensor, top: Tensor, rows: Tensor) -> None:
+    """Put the samples of faces `ids` [n] into the buffer; `top` and `rows` [n, samples] are their first row and number
+    of rows, for each of a pixel's samples."""
+    width, height = raster.size
     item = torch.arange(rows.numel()).repeat_interleave(rows.reshape(-1))
-    row = top.reshape(-1)[item] + _steps(rows.reshape(-1))
+    row = top.reshape(-1)[item] + _counting(rows.reshape(-1))
     sub = item % rows.shape[1]
     which = torch.div(item, rows.shape[1], rounding_mode="floor")
     face = ids[which]
-    below, size_of, place = len(edges) - 1 - face, volume[face].abs(), (sub * height + row) * width
-    # Along a row the side of an edge is slope * x + rest: where it is on the inside, from `first` on, `many` pixels.
-    y = row.double() + offsets[sub, 1]
-    shift = offsets[sub, 0]
-    planes = (edges[ids] * torch.sign(volume[ids])[:, None, None]).reshape(-1, 9)[which]
+    key, volume, place = len(raster.edges) - 1 - face, raster.volume[face].abs(), (sub * height + row) * width
+    # Along a row the side of an edge is slope * x + rest: each edge cuts the row to one side of its crossing.
+    y = row.double() + raster.offsets[sub, 1]
+    shift = raster.offsets[sub, 0]
+    planes = (raster.edges[ids] * torch.sign(raster.volume[ids])[:, None, None]).reshape(-1, 9)[which]
     slopes, rests = [], []
     left, right = torch.zeros_like(y), torch.full_like(y, width - 1.0)
     for k in range(3):
@@ -209,26 +242,28 @@ def _draw(
         slopes.append(slope)
         rests.append(rest)
     # A little too wide: rounding must not lose a sample that the exact test below would keep.
-    first = (left.clamp_max(width) - 1e-3).ceil().to(torch.int64)
-    many = ((right.clamp_min(-1.0) + 1e-3).floor().to(torch.int64) - first + 1).clamp_min(0)
-    some = many.nonzero()[:, 0]
-    many = many[some]
-    span = some.repeat_interleave(many)
-    column = first[span] + _steps(many)
+    start = (left.clamp_max(width) - 1e-3).ceil().to(torch.int64)
+    lengths = ((right.clamp_min(-1.0) + 1e-3).floor().to(torch.int64) - start + 1).clamp_min(0)
+    filled = lengths.nonzero()[:, 0]
+    lengths = lengths[filled]
+    span = filled.repeat_interleave(lengths)
+    column = start[span] + _counting(lengths)
     x = column.double() + shift[span]
     weights = [slope[span] * x + rest[span] for slope, rest in zip(slopes, rests, strict=True)]
-    inverse = ((weights[0] + weights[1] + weights[2]) / size_of[span]).to(torch.float32)
+    inverse = ((weights[0] + weights[1] + weights[2]) / volume[span]).to(torch.float32)
     inside = (weights[0] >= 0) & (weights[1] >= 0) & (weights[2] >= 0) & (inverse > 0) & (inverse < 1.0 / NEAR)
     inside &= (column >= 0) & (column < width)
-    if any(texture.shape[2] == 4 for texture in mesh.textures):
-        inside &= _solid(mesh, face[span], weights)
+    if any(texture.shape[2] == 4 for texture in raster.mesh.textures):
+        inside &= _is_solid(raster.mesh, face[span], weights)
     span, column, inverse = span[inside], column[inside], inverse[inside]
-    bits = inverse.view(torch.int32).to(torch.int64)  # positive floats are ordered as their bits are
-    best.scatter_reduce_(0, place[span] + column, (bits << 32) | below[span], "amax")
+    # Positive floats are ordered as their bits are, so one maximum over whole numbers finds the nearest face, in any
+    # order of the additions and so the same in every run.
+    bits = inverse.view(torch.int32).to(torch.int64)
+    raster.best.scatter_reduce_(0, place[span] + column, (bits << 32) | key[span], "amax")
 
 
-def _solid(mesh: Mesh, face: Tensor, weights: list[Tensor]) -> Tensor:
-    """Whether a texture's alpha leaves samples [S] on faces [S] in place; `weights` of the corners, three of [S]."""
+def _is_solid(mesh: Mesh, face: Tensor, weights: list[Tensor]) -> Tensor:
+    """Return whether a texture's alpha leaves samples [S] on faces [S] in place; `weights` are three of [S]."""
     solid = torch.ones(len(face), dtype=torch.bool)
     if mesh.uv is None or mesh.texture_ids is None:
         return solid
@@ -242,14 +277,14 @@ def _solid(mesh: Mesh, face: Tensor, weights: list[Tensor]) -> Tensor:
     return solid
 
 
-def _steps(counts: Tensor) -> Tensor:
-    """0, 1, ..., count - 1 for each count in turn."""
+def _counting(counts: Tensor) -> Tensor:
+    """Return 0, 1, ..., count - 1 for each count in turn."""
     ends = counts.cumsum(0)
     return torch.arange(int(ends[-1]) if len(ends) else 0) - (ends - counts).repeat_interleave(counts)
 
 
 def _texel(texture: Tensor, uv: Tensor) -> Tensor:
-    """The texture [h, w, 3] at `uv` [n, 2], bilinear between the texels' centres, repeating: [n, 3]."""
+    """Return the texture [h, w, C] at `uv` [n, 2], bilinear between the texels' centers, repeating: [n, C]."""
     height, width = texture.shape[:2]
     x, y = uv[:, 0] * width - 0.5, (1.0 - uv[:, 1]) * height - 0.5
     left, above = x.floor(), y.floor()

@@ -1,9 +1,8 @@
-"""An exact ray caster for boxes, ellipsoids and the ground plane z = 0, with sun shadows.
+"""Casts rays exactly at boxes, ellipsoids and the ground plane z = 0, with sun shadows.
 
-Nothing is a mesh: each hit is the closed-form crossing of a ray and a solid. It is fast because few pairs
-are tested: a primary ray meets the solids whose projected bounds hold its pixel, and a shadow ray (all are
-parallel to the sun) meets those whose shadow touches the point's cell of a grid on the ground. Lengths are
-metres.
+Nothing is a mesh: each hit is the closed-form crossing of a ray and a solid. It is fast because few pairs are tested: a
+primary ray is tested against the solids whose projected bounds hold its pixel, and a shadow ray (all are parallel to
+the sun) against those whose shadow touches the point's cell of a grid on the ground. Lengths are meters.
 """
 
 from __future__ import annotations
@@ -17,44 +16,56 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
 
 GROUND, SKY = -1, -2
-NEAR = 0.05  # metres; nothing is seen closer than this
-SHADOW_BIAS = 0.02  # metres along the normal, so that a face does not shade itself
+NEAR = 0.05  # meters; nothing is seen closer than this
+SHADOW_BIAS = 0.02  # meters along the normal, so that a face does not shade itself
 _BITS = 0xFFFFFFFF
 
 
 def box_entry(low: list[Tensor], high: list[Tensor], inverse: list[Tensor]) -> Tensor:
-    """Distance at which rays enter axis-aligned boxes; infinity for a miss, a box behind, or an origin
-    inside.
+    """Return the distance at which rays enter axis-aligned boxes.
+
+    It is infinity for a miss, for a box behind, and for an origin inside.
 
     Args:
-        low, high: three tensors each, the box's corners minus the ray's origin.
+        low, high: three tensors each, the box's corners minus the ray's origin, meters.
         inverse: three tensors, 1 / direction. All broadcast together.
+
+    >>> def axes(x, y, z):
+    ...     return [torch.tensor([value]) for value in (x, y, z)]
+    >>> box_entry(axes(1.0, -1.0, -1.0), axes(2.0, 1.0, 1.0), axes(1.0, torch.inf, torch.inf)).tolist()
+    [1.0]
     """
     near = far = None
     for axis in range(3):
-        one, two = low[axis] * inverse[axis], high[axis] * inverse[axis]
-        first, last = torch.minimum(one, two), torch.maximum(one, two)
-        near = first if near is None else torch.maximum(near, first)
-        far = last if far is None else torch.minimum(far, last)
+        lower, upper = low[axis] * inverse[axis], high[axis] * inverse[axis]
+        entry, leave = torch.minimum(lower, upper), torch.maximum(lower, upper)
+        near = entry if near is None else torch.maximum(near, entry)
+        far = leave if far is None else torch.minimum(far, leave)
     assert near is not None
     assert far is not None
     return torch.where((near <= far) & (near > 0), near, torch.inf)
 
 
 def ellipsoid_entry(center: list[Tensor], radius: list[Tensor], direction: list[Tensor]) -> Tensor:
-    """Distance at which rays enter ellipsoids; infinity for a miss, one behind, or an origin inside.
+    """Return the distance at which rays enter ellipsoids.
+
+    It is infinity for a miss, for one behind, and for an origin inside.
 
     Args:
-        center: three tensors, the centre minus the ray's origin.
-        radius: three tensors, the half axes (along x, y, z).
+        center: three tensors, the center minus the ray's origin, meters.
+        radius: three tensors, the half axes (along x, y, z), meters.
         direction: three tensors. All broadcast together.
+
+    >>> def axes(x, y, z):
+    ...     return [torch.tensor([value]) for value in (x, y, z)]
+    >>> ellipsoid_entry(axes(3.0, 0.0, 0.0), axes(1.0, 1.0, 1.0), axes(1.0, 0.0, 0.0)).tolist()
+    [2.0]
     """
     c = [center[axis] / radius[axis] for axis in range(3)]
     d = [direction[axis] / radius[axis] for axis in range(3)]
     a = d[0] * d[0] + d[1] * d[1] + d[2] * d[2]
     middle = (c[0] * d[0] + c[1] * d[1] + c[2] * d[2]) / a
-    # The distance of the line from the centre is formed before it is squared: b^2 - 4ac would cancel in
-    # float32.
+    # The distance of the line from the center is formed before it is squared: b^2 - 4ac would cancel in float32.
     offset = [c[axis] - middle * d[axis] for axis in range(3)]
     inside = 1.0 - (offset[0] * offset[0] + offset[1] * offset[1] + offset[2] * offset[2])
     entry = middle - (inside.clamp_min(0.0) / a).sqrt()
@@ -62,8 +73,16 @@ def ellipsoid_entry(center: list[Tensor], radius: list[Tensor], direction: list[
 
 
 def rectangle_pairs(x0: Tensor, y0: Tensor, x1: Tensor, y1: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Every (item, cell) pair of P half-open integer rectangles on a grid of `width` columns; int64 [N]
-    each."""
+    """Return every (item, cell) pair of P half-open integer rectangles on a grid of `width` columns; int64 [N] each.
+
+    Args:
+        x0, y0, x1, y1: int64 [P], first column and row, and the ones behind the last.
+        width: columns of the grid.
+
+    >>> corners = [torch.tensor([value]) for value in (0, 0, 2, 1)]
+    >>> [pairs.tolist() for pairs in rectangle_pairs(*corners, width=4)]
+    [[0, 0], [0, 1]]
+    """
     columns = (x1 - x0).clamp_min(0)
     counts = columns * (y1 - y0).clamp_min(0)
     item = torch.repeat_interleave(counts)
@@ -74,8 +93,14 @@ def rectangle_pairs(x0: Tensor, y0: Tensor, x1: Tensor, y1: Tensor, width: int) 
 
 @dataclass(frozen=True)
 class Solids:
-    """Boxes [B, 6] (lower corner, upper corner) and ellipsoids [E, 6] (centre, half axes), float32,
-    metres."""
+    """Boxes [B, 6] (lower corner, upper corner) and ellipsoids [E, 6] (center, half axes), float32, meters.
+
+    Raises:
+        InputError: another shape or dtype, values that are not finite, an extent that is not positive.
+
+    >>> len(Solids(torch.tensor([[0.0, 0, 0, 1, 1, 1]]), torch.zeros(0, 6)).boxes)
+    1
+    """
 
     boxes: Tensor
     ellipsoids: Tensor
@@ -90,7 +115,7 @@ class Solids:
                 raise InputError(f"{name}: must be finite with a positive extent on each axis")
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """Lower and upper corners [B + E, 3] of each solid's own box; boxes come first."""
+        """Return the lower and upper corners [B + E, 3] of each solid's own box; boxes come first."""
         center, radius = self.ellipsoids[:, :3], self.ellipsoids[:, 3:]
         low = torch.cat([self.boxes[:, :3], center - radius])
         return low, torch.cat([self.boxes[:, 3:], center + radius])
@@ -98,9 +123,16 @@ class Solids:
 
 @dataclass(frozen=True)
 class Hits:
-    """What K * S primary rays met: `distance` [K, S], `solid` int64 [K, S] (GROUND, SKY or the solid's
-    index),
-    `directions` three [K, S], unit."""
+    """The first hits of S rays through each of K pixels.
+
+    Attributes:
+        distance: [K, S], meters; infinity for the sky.
+        solid: int64 [K, S], index of the solid (boxes first), GROUND or SKY.
+        directions: three tensors [K, S], the unit directions of the rays.
+
+    >>> Hits(torch.full((1, 1), torch.inf), torch.full((1, 1), SKY), [torch.ones(1, 1)] * 3).solid.tolist()
+    [[-2]]
+    """
 
     distance: Tensor
     solid: Tensor
@@ -112,8 +144,16 @@ class RayCaster:
 
     Args:
         solids: the scene.
-        sun: [3], the unit direction towards the sun; above the horizon.
-        cell: edge of a shadow grid cell, metres.
+        sun: [3], the direction towards the sun; above the horizon.
+        cell: edge of a cell of the shadow grid, meters.
+
+    Raises:
+        InputError: `sun` is no direction above the horizon.
+
+    >>> up = torch.tensor([0.0, 0.0, 1.0])
+    >>> caster = RayCaster(Solids(torch.tensor([[0.0, 0, 0, 1, 1, 1]]), torch.zeros(0, 6)), sun=up)
+    >>> caster.shadowed(torch.tensor([[0.5, 0.5, 0.0], [2.0, 2.0, 0.0]]), up.expand(2, 3)).tolist()
+    [True, False]
     """
 
     def __init__(self, solids: Solids, sun: Tensor, cell: float = 3.0) -> None:
@@ -124,21 +164,21 @@ class RayCaster:
         self._box_count = len(solids.boxes)
         self._build_shadow_grid()
 
-    # --- primary rays
-    # -------------------------------------------------------------------------------------------
-
     def cast(self, cameras: Cameras, view: int, rows: tuple[int, int], x: Tensor, y: Tensor) -> Hits:
-        """First hits of the rays through rows `rows[0]` (first) to `rows[1]` (one past the last) of a view.
+        """Return the first hits of the rays through rows `rows[0]` (first) to `rows[1]` (one past the last) of a view.
 
         Args:
-            x, y: [K, S], image position in pixels of S samples in each of the K = (rows * width) pixels.
+            cameras: positions in meters.
+            view: index of the camera.
+            rows: first row, and the one behind the last.
+            x, y: [K, S], image positions in pixels of S samples in each of the K = (rows * width) pixels.
         """
         pose, origin = cameras.c2w[view], cameras.c2w[view, :, 3]
         a, b = (x - cameras.cx[view]) / cameras.fx[view], (cameras.cy[view] - y) / cameras.fy[view]
         scale = torch.rsqrt(a * a + b * b + 1.0)
         directions = [(pose[k, 0] * a + pose[k, 1] * b - pose[k, 2]) * scale for k in range(3)]
-        # One integer holds distance (its float bits sort like the float, as it is positive) and solid: a
-        # minimum over it finds both at once and does not depend on the order.
+        # One integer holds distance (its float bits sort like the float, as it is positive) and solid: a minimum over
+        # it finds both at once and does not depend on the order.
         count = len(self._low)
         ground = -origin[2] / directions[2]
         ground = torch.where(ground > 0, ground, torch.inf)
@@ -152,14 +192,14 @@ class RayCaster:
                 continue
             table = self.solids.boxes if kind == 0 else self.solids.ellipsoids
             rows6 = table.index_select(0, item)
-            first = [(rows6[:, k] - origin[k])[:, None] for k in range(3)]
+            corner_or_center = [(rows6[:, k] - origin[k])[:, None] for k in range(3)]
             ray = [directions[k].index_select(0, pixel) for k in range(3)]
             if kind == 0:
-                second = [(rows6[:, 3 + k] - origin[k])[:, None] for k in range(3)]
-                distance = box_entry(first, second, [1.0 / part for part in ray])
+                high = [(rows6[:, 3 + k] - origin[k])[:, None] for k in range(3)]
+                distance = box_entry(corner_or_center, high, [1.0 / component for component in ray])
             else:
-                second = [rows6[:, 3 + k, None] for k in range(3)]
-                distance = ellipsoid_entry(first, second, ray)
+                radius = [rows6[:, 3 + k, None] for k in range(3)]
+                distance = ellipsoid_entry(corner_or_center, radius, ray)
             key = (distance.view(torch.int32).to(torch.int64) << 32) | (item + span.start)[:, None]
             best.scatter_reduce_(0, pixel[:, None].expand_as(key), key, "amin")
         solid = best & _BITS
@@ -168,15 +208,13 @@ class RayCaster:
         return Hits(distance, torch.where(torch.isinf(distance), SKY, solid), directions)
 
     def _screen_bounds(self, cameras: Cameras, view: int, rows: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Pixel rectangles x0, y0, x1, y1 (int64 [P], half open, y from `rows[0]`) that hold each solid's
-        picture."""
+        """Return pixel rectangles x0, y0, x1, y1 (int64 [P], half open, y from `rows[0]`) of the solids' pictures."""
         pose = cameras.c2w[view]
-        # Corners in camera axes: the sum of one choice (low or high) per world axis, so eight sums of
-        # three vectors.
-        part = [
+        # Corners in camera axes: the sum of one choice (low or high) per world axis, so eight sums of three vectors.
+        offsets = [
             [(edge[:, k] - pose[k, 3])[:, None] * pose[k, :3] for edge in (self._low, self._high)] for k in range(3)
         ]
-        corners = torch.stack([part[0][i & 1] + part[1][i >> 1 & 1] + part[2][i >> 2] for i in range(8)], 1)
+        corners = torch.stack([offsets[0][i & 1] + offsets[1][i >> 1 & 1] + offsets[2][i >> 2] for i in range(8)], 1)
         depth = -corners[..., 2]
         safe = depth.clamp_min(NEAR)
         px = cameras.cx[view] + cameras.fx[view] * corners[..., 0] / safe
@@ -184,9 +222,8 @@ class RayCaster:
         height, width = rows[1] - rows[0], cameras.width
         x0, x1 = px.amin(1).clamp(-1, width).floor(), px.amax(1).clamp(-1, width).floor() + 1
         y0, y1 = py.amin(1).clamp(-1, height).floor(), py.amax(1).clamp(-1, height).floor() + 1
-        # A solid that straddles the camera's plane has no bounded picture: it is tested everywhere, unless
-        # it lies wholly beyond one of the picture's four sides. Those planes pass through the eye, so no
-        # division is needed.
+        # A solid that straddles the camera's plane has no bounded picture: it is tested everywhere, unless it lies
+        # wholly beyond one of the picture's four sides. Those planes pass through the eye, so no division is needed.
         right, up = corners[..., 0] * cameras.fx[view], corners[..., 1] * cameras.fy[view]
         left_of = (right + cameras.cx[view] * depth).amax(1) < 0
         right_of = (right - (width - cameras.cx[view]) * depth).amin(1) > 0
@@ -199,15 +236,12 @@ class RayCaster:
         edges = (x0.clamp_min(0), y0.clamp_min(0), x1.clamp_max(width), y1.clamp_max(height))
         return tuple(edge.to(torch.int64) for edge in edges)
 
-    # --- sun rays
-    # -----------------------------------------------------------------------------------------------
-
     def _to_ground(self, points: Tensor) -> Tensor:
-        """Points [N, 3] slid along the sun's rays to the ground, [N, 2]."""
+        """Return points [N, 3] moved along the sun's rays to the ground, [N, 2]."""
         return points[:, :2] - points[:, 2:] * (self.sun[:2] / self.sun[2])
 
     def _build_shadow_grid(self) -> None:
-        """For each grid cell, the solids whose shadow touches it: `_start` [cells + 1] into `_members`."""
+        """List, for each grid cell, the solids whose shadow touches it: `_start` [cells + 1] into `_members`."""
         slant = self.sun[:2] / self.sun[2]
         shift_low, shift_high = self._low[:, 2:] * slant, self._high[:, 2:] * slant
         low = self._low[:, :2] - torch.maximum(shift_low, shift_high)
@@ -217,17 +251,17 @@ class RayCaster:
         self._origin = low.amin(0) - self.cell
         shape = ((high.amax(0) - self._origin) / self.cell).floor().to(torch.int64) + 2
         self._columns, self._rows = int(shape[0]), int(shape[1])
-        first = ((low - self._origin) / self.cell - 0.01).floor().to(torch.int64)
-        last = ((high - self._origin) / self.cell + 0.01).floor().to(torch.int64) + 1
-        first, last = first[: len(self._low)], last[: len(self._low)]
-        item, cell = rectangle_pairs(first[:, 0], first[:, 1], last[:, 0], last[:, 1], self._columns)
+        begin = ((low - self._origin) / self.cell - 0.01).floor().to(torch.int64)
+        end = ((high - self._origin) / self.cell + 0.01).floor().to(torch.int64) + 1
+        begin, end = begin[: len(self._low)], end[: len(self._low)]
+        item, cell = rectangle_pairs(begin[:, 0], begin[:, 1], end[:, 0], end[:, 1], self._columns)
         if float(slant.norm()) > 1e-6:
             # A box's shadow is its footprint swept along the sun: cells beside the sweep do not meet it.
             across = torch.stack([-slant[1], slant[0]]) / slant.norm()
             half = (self._high - self._low)[:, :2] / 2
             center = (self._high + self._low)[:, :2] / 2
-            at = torch.stack([cell % self._columns, torch.div(cell, self._columns, rounding_mode="floor")], 1)
-            middle = self._origin + (at.to(torch.float32) + 0.5) * self.cell
+            position = torch.stack([cell % self._columns, torch.div(cell, self._columns, rounding_mode="floor")], 1)
+            middle = self._origin + (position.to(torch.float32) + 0.5) * self.cell
             gap = ((middle - center[item]) @ across).abs()
             keep = gap <= ((half[item] + self.cell / 2 + 0.05) @ across.abs())
             item, cell = item[keep], cell[keep]
@@ -237,8 +271,7 @@ class RayCaster:
         self._start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
     def shadowed(self, points: Tensor, normals: Tensor) -> Tensor:
-        """Whether a solid stands between each point [N, 3] of a surface with unit normal [N, 3] and the
-        sun; bool [N].
+        """Return whether a solid stands between each point [N, 3] with unit normal [N, 3] and the sun, bool [N].
 
         A surface that faces away from the sun is in its own shadow.
         """
@@ -246,30 +279,30 @@ class RayCaster:
         start = points + SHADOW_BIAS * normals
         cell = ((self._to_ground(start) - self._origin) / self.cell).floor().to(torch.int64)
         inside = (cell[:, 0] >= 0) & (cell[:, 1] >= 0) & (cell[:, 0] < self._columns) & (cell[:, 1] < self._rows)
-        ask = (inside & ~dark).nonzero()[:, 0]
-        flat = cell[ask, 1] * self._columns + cell[ask, 0]
-        first, counts = self._start[flat], self._start[flat + 1] - self._start[flat]
-        point = torch.repeat_interleave(counts)
-        member = self._members[torch.arange(len(point)) + (first - (counts.cumsum(0) - counts))[point]]
-        point = ask[point]
-        above = self._high[member, 2] > start[point, 2]
-        point, member = point[above], member[above]
+        lit = (inside & ~dark).nonzero()[:, 0]
+        flat = cell[lit, 1] * self._columns + cell[lit, 0]
+        begin, counts = self._start[flat], self._start[flat + 1] - self._start[flat]
+        pair_point = torch.repeat_interleave(counts)
+        member = self._members[torch.arange(len(pair_point)) + (begin - (counts.cumsum(0) - counts))[pair_point]]
+        pair_point = lit[pair_point]
+        above = self._high[member, 2] > start[pair_point, 2]
+        pair_point, member = pair_point[above], member[above]
         for kind in (0, 1):
-            pick = ((member >= self._box_count) == bool(kind)).nonzero()[:, 0]
-            at, solid = start.index_select(0, point[pick]), member[pick] - kind * self._box_count
+            chosen = ((member >= self._box_count) == bool(kind)).nonzero()[:, 0]
+            origin, solid = start.index_select(0, pair_point[chosen]), member[chosen] - kind * self._box_count
             rows6 = (self.solids.ellipsoids if kind else self.solids.boxes).index_select(0, solid)
             if kind == 0:
-                # A ray that starts inside a box (where two overlap) is dark too, so any stretch ahead counts.
+                # A ray that starts inside a box (two of them overlap) is dark too, so any stretch ahead counts.
                 inverse = 1.0 / self.sun
-                one, two = (rows6[:, :3] - at) * inverse, (rows6[:, 3:] - at) * inverse
-                blocked = torch.minimum(one, two).amax(1) <= torch.maximum(one, two).amin(1).clamp_max(1e9)
-                blocked &= torch.maximum(one, two).amin(1) > 0
+                lower, upper = (rows6[:, :3] - origin) * inverse, (rows6[:, 3:] - origin) * inverse
+                blocked = torch.minimum(lower, upper).amax(1) <= torch.maximum(lower, upper).amin(1).clamp_max(1e9)
+                blocked &= torch.maximum(lower, upper).amin(1) > 0
             else:
-                center, sun = (rows6[:, :3] - at) / rows6[:, 3:], self.sun / rows6[:, 3:]
+                center, sun = (rows6[:, :3] - origin) / rows6[:, 3:], self.sun / rows6[:, 3:]
                 squared = (sun * sun).sum(1)
                 middle = (center * sun).sum(1) / squared
                 offset = center - middle[:, None] * sun
                 inside_line = 1.0 - (offset * offset).sum(1)
                 blocked = (inside_line > 0) & (middle + (inside_line.clamp_min(0) / squared).sqrt() > 0)
-            dark[point[pick][blocked]] = True
+            dark[pair_point[chosen][blocked]] = True
         return dark

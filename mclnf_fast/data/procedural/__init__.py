@@ -1,1 +1,1 @@
-"""Scenes and signals that need no file: procedural cities, cars, faces, places, sound, video and phantoms."""
+"""Generators of scenes and signals that need no file: cities, cars, faces, places, sound, video and phantoms."""

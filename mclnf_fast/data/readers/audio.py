@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from mclnf_fast.data.readers.dataset_layouts import choose_signals, signal_readers
+from mclnf_fast.data.readers.decoding.sound import MOST_SECONDS, decode_sound, kernel_reach, resample
 from mclnf_fast.data.readers.gather import FileSignals, gather
 from mclnf_fast.data.readers.layouts import DataFile, Layout
 from mclnf_fast.data.readers.options import AudioOptions, WindowStart, options_of
 from mclnf_fast.data.readers.registry import add_built_in, read_with
-from mclnf_fast.data.readers.sound import MOST_SECONDS, decode_sound, kernel_reach, resample
 from mclnf_fast.data.readers.split import Split, split_files
 from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.errors import InputError
@@ -107,6 +107,16 @@ def read_windows(path: Path, options: AudioOptions) -> FileSignals:
 
     Raises:
         InputError: unusable, or silent.
+
+    >>> import tempfile, wave
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.wav")
+    ...     with wave.open(str(path), "wb") as file:
+    ...         file.setparams((1, 2, 8000, 0, "NONE", ""))
+    ...         file.writeframes((1000 * np.sin(np.arange(800.0))).astype("<i2").tobytes())
+    ...     windows = read_windows(path, AudioOptions(seconds=0.05, rate=8000, windows_per_file=2))
+    >>> len(windows.values), windows.labels
+    (2, ['@0s', '@0.05s'])
     """
     length, rate, most = _window_length(options), options.rate, options.windows_per_file
     samples, file_rate = decode_sound(path)

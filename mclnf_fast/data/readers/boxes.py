@@ -30,6 +30,11 @@ def cut_by_position(group: FrameGroup, nx: int, ny: int) -> list[FrameGroup]:
 
     Raises:
         InputError: fewer training views than cells, or a cell that stays empty (cameras at one place).
+
+    >>> poses = [np.eye(4) + np.array([[0, 0, 0, x], *[[0] * 4] * 3]) for x in range(4)]
+    >>> frames = [Frame(Path("a.png"), f"{k}", pose, {}, Path("a.json")) for k, pose in enumerate(poses)]
+    >>> [[frame.name for frame in cell.train] for cell in cut_by_position(FrameGroup("all", frames), 2, 1)]
+    [['0', '1'], ['2', '3']]
     """
     if nx < 1 or ny < 1:
         raise InputError(f"blocks: must be two counts >= 1, was ({nx}, {ny})")
@@ -104,6 +109,10 @@ def footprint(cameras: Cameras, ground: float) -> Tensor | None:
     """Return the box in x and y [2, 2] of the part of the plane z = `ground` that cameras see; None if they hardly do.
 
     It reaches from the 2nd to the 98th percentile of the corner rays' hits, with a margin of 5 % on each side.
+
+    >>> from mclnf_fast.data import turntable
+    >>> footprint(turntable(8, 16), ground=0.0).shape
+    torch.Size([2, 2])
     """
     origins, directions = cameras.corner_rays()
     height = origins[..., 2] - ground
@@ -126,6 +135,11 @@ def scene_box(train: ImageSet, points: Tensor | None, given_box: Tensor | None) 
     It is `given_box`, else the points' 2-98 % box, else the footprint on the ground, else a cube. If there are points
     [P, 3], heights follow their 0.5-99.5 % range with a tenth on each side. A footprint reaches from just below the
     ground to the lowest camera.
+
+    >>> from mclnf_fast.data import turntable
+    >>> views = ImageSet(torch.zeros(8, 16, 16, 3, dtype=torch.uint8), turntable(8, 16), tuple("abcdefgh"))
+    >>> scene_box(views, None, torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))[:, 0].tolist()
+    [0.0, 1.0]
     """
     cameras = train.cameras
     if given_box is not None or points is not None:
@@ -152,7 +166,13 @@ def scene_box(train: ImageSet, points: Tensor | None, given_box: Tensor | None) 
 
 
 def cell_box(views: ImageSet, scene: Tensor, ground: float) -> Tensor:
-    """Return the box [2, 3] of one cell of a cut scene: its own cameras' footprint, with the heights of `scene`."""
+    """Return the box [2, 3] of one cell of a cut scene: its own cameras' footprint, with the heights of `scene`.
+
+    >>> from mclnf_fast.data import turntable
+    >>> views = ImageSet(torch.zeros(8, 16, 16, 3, dtype=torch.uint8), turntable(8, 16), tuple("abcdefgh"))
+    >>> cell_box(views, torch.tensor([[0.0, 0.0, -1.0], [1.0, 1.0, 2.0]]), ground=0.0)[:, 2].tolist()
+    [-1.0, 2.0]
+    """
     area = footprint(views.cameras, ground)
     if area is None:
         return scene.clone()

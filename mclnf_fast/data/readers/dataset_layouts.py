@@ -40,6 +40,9 @@ class SignalLayout:
 
     `reason` takes a folder and the kind and returns the reason for the detection or None; `files` lists the files of a
     folder that was detected. `rank` and `looks_inside` are those of `Reader`.
+
+    >>> [layout.name for layout in LAYOUTS if "audio" in layout.kinds]
+    ['file', 'voxceleb2', 'librispeech', 'splits', 'tree']
     """
 
     name: str
@@ -64,7 +67,11 @@ class SignalLayout:
 
 
 def signal_readers(kind: SignalKind, read: Callable[[Layout, Any], SignalSets]) -> list[Reader]:
-    """Return one reader per layout that can hold `kind`; `read` takes the files of a folder and the options."""
+    """Return one reader per layout that can hold `kind`; `read` takes the files of a folder and the options.
+
+    >>> [reader.name for reader in signal_readers("video", lambda layout, options: None)]
+    ['file', 'voxceleb2', 'splits', 'tree']
+    """
 
     def reader(layout: SignalLayout) -> Reader:
         return Reader(
@@ -85,6 +92,12 @@ def choose_signals(kind: SignalKind, path: Path, name: str | None) -> Reader:
 
     Raises:
         InputError: not there, unreadable, a file of another kind, or no file of that kind below it.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder, "a.png").touch()
+    ...     print(choose_signals("image", Path(folder), None).name)
+    tree
     """
     try:
         is_file, is_folder = path.is_file(), path.is_dir()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mclnf_fast.data.readers.pictures import decoded, has_alpha, on_white
+from mclnf_fast.data.readers.decoding.pictures import decoded, has_alpha, on_white
 from mclnf_fast.data.scene import ImageSet, check_aabb
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras, check_poses
@@ -50,6 +50,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         InputError: the file is missing, is no UTF-8 or no JSON, or holds something other than an object.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.json")
+    ...     _ = path.write_text('{"w": 8}')
+    ...     print(read_json(path))
+    {'w': 8}
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -222,6 +229,15 @@ def read_image(path: Path, downscale: float = 1.0, max_side: int | None = None) 
 
     Raises:
         InputError: missing, no image or corrupt.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.png")
+    ...     Image.new("RGB", (8, 4)).save(path)
+    ...     pixels, size = read_image(path, max_side=4)
+    >>> pixels.shape, size
+    ((2, 4, 3), (8, 4))
     """
     from PIL import Image
 
@@ -265,7 +281,12 @@ def load_image_set(
 
 
 def read_pictures(frames: list[Frame], read: Callable[[Path], Picture]) -> list[Picture]:
-    """Return `read` of each frame's picture, in order, by several threads."""
+    """Return `read` of each frame's picture, in order, by several threads.
+
+    >>> frames = [Frame(Path(name), name, np.eye(4), {}, Path("a.json")) for name in ("a.png", "b.png")]
+    >>> read_pictures(frames, lambda path: path.stem)
+    ['a', 'b']
+    """
     with ThreadPoolExecutor(IMAGE_THREADS) as pool:
         return list(pool.map(lambda frame: read(frame.image), frames))
 
@@ -275,6 +296,10 @@ def frame_cameras(frames: list[Frame], sizes: list[tuple[int, int]]) -> Cameras:
 
     Raises:
         InputError: pictures of several sizes, of another size than their file says, or without a focal length.
+
+    >>> frame = Frame(Path("a.png"), "a.png", np.eye(4), {"fl_x": 8.0}, Path("a.json"))
+    >>> frame_cameras([frame], [(8, 4)]).cy.tolist()
+    [2.0]
     """
     width, height = sizes[0]
     columns: list[tuple[float, float, float, float]] = []

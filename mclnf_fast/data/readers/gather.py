@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mclnf_fast.data.readers.extras import MissingExtraError
+from mclnf_fast.data.readers.decoding.extras import MissingExtraError
 from mclnf_fast.data.readers.layouts import PLURAL, DataFile, Layout
 from mclnf_fast.data.readers.split import Split
 from mclnf_fast.data.signals import SignalKind, Signals, SignalSets
@@ -66,6 +66,15 @@ def gather(
         InputError: with `strict` an unusable file; a set to train or test on whose files are all unusable; more than
             8 GiB.
         MissingExtraError: a package that reads these files is not installed.
+
+    >>> from pathlib import Path
+    >>> files = [DataFile(Path(name), name) for name in ("a.wav", "b.wav")]
+    >>> layout, split = Layout("two", {"all": files}), Split(files[:1], [], files[1:], [])
+    >>> def read(file):
+    ...     return FileSignals([torch.zeros(4, 1)], [""], rate=8.0)
+    >>> sets = gather("audio", layout, split, read, shape=(4, 1), per_file=1, strict=False)
+    >>> sets.test.names, sets.test.rate
+    (('b.wav',), 8.0)
     """
     sets = {"train": split.train, "validation": split.validation, "test": split.test}
     files = [file for members in sets.values() for file in members]

@@ -64,13 +64,24 @@ class Layout:
 
 
 def bases(path: Path) -> list[Path]:
-    """Return `path`, and the only folder inside of it when there is exactly one."""
+    """Return `path`, and the only folder inside of it when there is exactly one.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder, "archive").mkdir()
+    ...     print([path.name for path in bases(Path(folder))[1:]])
+    ['archive']
+    """
     inside = folders_in(path)
     return [path, inside[0]] if len(inside) == 1 else [path]
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """Return the folders in `folder` by name, hidden ones left out; none when it cannot be listed."""
+    """Return the folders in `folder` by name, hidden ones left out; none when it cannot be listed.
+
+    >>> folders_in(Path("no such folder"))
+    []
+    """
     try:
         return sorted(
             path for path in folder.iterdir() if os.path.isdir(path) and not path.name.startswith((".", "__MACOSX"))
@@ -86,6 +97,13 @@ def walk(root: Path, endings: Sequence[str]) -> list[Path]:
 
     Raises:
         InputError: a folder cannot be listed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("a.png", "b.PNG", ".hidden.png", "c.txt"):
+    ...         Path(folder, name).touch()
+    ...     print([path.name for path in walk(Path(folder), IMAGES)])
+    ['a.png', 'b.PNG']
     """
     return sorted(_files(root, endings), key=lambda path: path.relative_to(root).parts)
 
@@ -97,6 +115,13 @@ def any_file(root: Path, endings: Sequence[str], stem: str = ".*") -> bool:
 
     Raises:
         InputError: there is none among the folders that can be listed, and one cannot be.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("a.png", "b.PNG", ".hidden.png", "c.txt"):
+    ...         Path(folder, name).touch()
+    ...     print(any_file(Path(folder), IMAGES, "b"), any_file(Path(folder), SOUNDS))
+    True False
     """
     return any(re.fullmatch(stem, path.stem) for path in _files(root, endings))
 
@@ -122,7 +147,15 @@ def _files(root: Path, endings: Sequence[str]) -> Iterator[Path]:
 
 
 def data_files(root: Path, folder: Path, kind: SignalKind) -> list[DataFile]:
-    """Return the files of one kind below `folder`, named by their paths below `root`."""
+    """Return the files of one kind below `folder`, named by their paths below `root`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("a.png", "b.PNG", ".hidden.png", "c.txt"):
+    ...         Path(folder, name).touch()
+    ...     print([file.name for file in data_files(Path(folder), Path(folder), "image")])
+    ['a.png', 'b.PNG']
+    """
     return [DataFile(path, path.relative_to(root).as_posix()) for path in walk(folder, ENDINGS[kind])]
 
 

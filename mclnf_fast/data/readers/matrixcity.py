@@ -91,6 +91,13 @@ def read_blocks(root: Path, dialect: str, names: list[str] | None) -> list[Frame
 
     Raises:
         InputError: a name that is not there, no block, or any fault of a file (it is named).
+
+    >>> from mclnf_fast.data import write_city
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     paths = write_city(f"{folder}/city", quick=True, blocks=(1, 1), train=1, test=1, meta_districts=0, city=0)
+    ...     print([group.name for group in read_blocks(paths.target, "split", None)])
+    ['block_1']
     """
     folder = root / ("pose" if dialect == "split" else "train")
     pattern = "transforms_*.json" if dialect == "split" else "transforms.json"
@@ -152,6 +159,13 @@ def read_raw_folder(root: Path, folder: Path) -> list[Frame]:
 
     Raises:
         InputError: a fault of the file.
+
+    >>> import json, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     frame = {"frame_index": 3, "rot_mat": np.diag([0.01, 0.01, 0.01, 1.0]).tolist()}
+    ...     _ = Path(folder, "transforms.json").write_text(json.dumps({"frames": [frame]}))
+    ...     print(read_raw_folder(Path(folder), Path(folder))[0].name)
+    0003.png
     """
     path = folder / "transforms.json"
     content = read_json(path)

@@ -34,6 +34,14 @@ def named_frames(root: Path, path: Path, content: dict[str, Any]) -> list[tuple[
 
     Raises:
         InputError: a frame without a picture, with one outside of `root`, or with a pose or a lens that is none.
+
+    >>> from mclnf_fast.data import procedural_cars, write_objects
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tree = write_objects(procedural_cars(1, 1, views=2, size=8), f"{folder}/cars")
+    ...     path = tree / "car_000" / "transforms.json"
+    ...     print([name for name, _ in named_frames(tree, path, read_json(path))])
+    ['./r_000', './r_001']
     """
     frames = []
     for k, frame in enumerate(frame_list(content, path)):
@@ -58,6 +66,16 @@ def read_blender(root: Path) -> FrameGroup:
 
     Raises:
         InputError: a fault of a file.
+
+    >>> from mclnf_fast.data import procedural_cars, write_objects
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tree = write_objects(procedural_cars(1, 1, views=2, size=8), f"{folder}/cars")
+    ...     path = tree / "car_000" / "transforms.json"
+    ...     _ = path.rename(path.with_name("transforms_train.json"))
+    ...     group = read_blender(tree / "car_000")
+    >>> len(group.train), len(group.test)
+    (2, 0)
     """
     group = FrameGroup(root.name)
     path = root / "transforms_train.json"
@@ -81,6 +99,14 @@ def read_nerfstudio(root: Path, holdout_every: int) -> tuple[FrameGroup, dict[st
 
     Raises:
         InputError: a fault of the file, or a name in those lists that is no frame's `file_path`.
+
+    >>> from mclnf_fast.data import procedural_cars, write_objects
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tree = write_objects(procedural_cars(1, 1, views=2, size=8), f"{folder}/cars")
+    ...     group, _ = read_nerfstudio(tree / "car_000", holdout_every=2)
+    >>> len(group.train), len(group.test)
+    (1, 1)
     """
     path = root / "transforms.json"
     content = read_json(path)
@@ -102,8 +128,8 @@ def read_nerfstudio(root: Path, holdout_every: int) -> tuple[FrameGroup, dict[st
         group.train = [f for w, f in frames if (w in train if train is not None else w not in (test or ()))]
     else:
         is_test = _every(len(frames), holdout_every)
-        group.train = [f for (_, f), out in zip(frames, is_test, strict=True) if not out]
-        group.test = [f for (_, f), out in zip(frames, is_test, strict=True) if out]
+        group.train = [f for (_, f), test_view in zip(frames, is_test, strict=True) if not test_view]
+        group.test = [f for (_, f), test_view in zip(frames, is_test, strict=True) if test_view]
     return group, content
 
 

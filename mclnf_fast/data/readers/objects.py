@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mclnf_fast.data.graphics.mesh_render import render_mesh
 from mclnf_fast.data.objects import FAR, NEAR, ObjectSets, ObjectViews, sphere_cameras
-from mclnf_fast.data.readers.extras import MissingExtraError
+from mclnf_fast.data.readers.decoding.extras import MissingExtraError
 from mclnf_fast.data.readers.gather import MOST_BYTES, listed
 from mclnf_fast.data.readers.layouts import DataFile, Layout, bases
 from mclnf_fast.data.readers.objects_json import TRAIN, json_frames, json_objects, json_reason

@@ -45,6 +45,14 @@ def json_objects(root: Path) -> tuple[Layout, float, float]:
 
     Raises:
         InputError: several `*_splits.json`, or one that names no object, names one twice, or is no JSON.
+
+    >>> from mclnf_fast.data import procedural_cars, write_objects
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tree = write_objects(procedural_cars(1, 1, views=2, size=8), f"{folder}/cars")
+    ...     layout, near, far = json_objects(tree)
+    >>> layout.pools["test"][0].name, near, far
+    ('car_000', 2.0, 6.0)
     """
     title = root.resolve().name
     splits = _split_files(root)
@@ -109,6 +117,14 @@ def json_frames(root: Path, folder: Path) -> tuple[list[Frame], list[Frame]]:
 
     Raises:
         InputError: a fault of a file.
+
+    >>> from mclnf_fast.data import procedural_cars, write_objects
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tree = write_objects(procedural_cars(1, 1, views=2, size=8), f"{folder}/cars")
+    ...     frames, test_frames = json_frames(tree, tree / "car_000")
+    >>> len(frames), len(test_frames)
+    (2, 0)
     """
     if (folder / WHOLE).exists() or not (folder / TRAIN).exists():
         return _frames(root, folder / WHOLE), []

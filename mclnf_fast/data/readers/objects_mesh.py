@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.data.graphics.mesh import CREASE, Mesh, corner_normals, face_normals, to_linear
-from mclnf_fast.data.readers.extras import error_reason, import_extra
+from mclnf_fast.data.readers.decoding.extras import error_reason, import_extra
+from mclnf_fast.data.readers.decoding.gltf_images import check_images
+from mclnf_fast.data.readers.decoding.pictures import decoded
 from mclnf_fast.data.readers.files import safe_path
-from mclnf_fast.data.readers.gltf_images import check_images
 from mclnf_fast.data.readers.layouts import IMAGES, DataFile, Layout, any_file, walk
-from mclnf_fast.data.readers.pictures import decoded
 from mclnf_fast.errors import InputError
 
 MESHES = (".glb", ".gltf", ".obj")
@@ -40,6 +40,13 @@ def mesh_files(path: Path) -> Layout:
 
     Raises:
         InputError: a folder that cannot be listed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.obj")
+    ...     _ = path.write_text("v 0 0 0\\nv 1 0 0\\nv 0 1 0\\nf 1 2 3\\n")
+    ...     print([item.name for item in mesh_files(Path(folder)).pools["all"]])
+    ['a']
     """
     if path.is_file():
         return Layout(path.stem, {"all": [DataFile(path, path.stem)]})
@@ -97,6 +104,14 @@ def read_mesh(root: Path, path: Path) -> Mesh:
     Raises:
         InputError: unreadable, without faces, not finite, a texture missing, corrupt or outside of `root`.
         MissingExtraError: the extra `meshes` is not installed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.obj")
+    ...     _ = path.write_text("v 0 0 0\\nv 1 0 0\\nv 0 1 0\\nf 1 2 3\\n")
+    ...     mesh = read_mesh(Path(folder), path)
+    >>> mesh.faces.shape
+    torch.Size([1, 3])
     """
     trimesh = import_extra("trimesh", f"{path.suffix} meshes", "meshes")
     if path.stat().st_size > MOST_BYTES:
@@ -248,7 +263,7 @@ def _joined(parts: list[Mesh]) -> Mesh:
         offset += len(part.vertices)
         number = -1
         for texture in part.textures:
-            known = [k for k, other in enumerate(textures) if other is texture]
+            known = [k for k, candidate in enumerate(textures) if candidate is texture]
             number = known[0] if known else len(textures)
             if not known:
                 textures.append(texture)

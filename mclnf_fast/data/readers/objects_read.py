@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from mclnf_fast.data.objects import ObjectViews
+from mclnf_fast.data.readers.decoding.pictures import decoded, has_alpha
 from mclnf_fast.data.readers.files import Frame, frame_cameras, read_pictures
-from mclnf_fast.data.readers.pictures import decoded, has_alpha
 from mclnf_fast.errors import InputError
 
 
@@ -20,11 +20,20 @@ def read_rgba(path: Path, white: bool = False) -> np.ndarray:
 
     Raises:
         InputError: missing, no image or corrupt.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.png")
+    ...     Image.new("RGB", (8, 4)).save(path)
+    ...     pixels = read_rgba(path)
+    >>> pixels.shape, int(pixels[0, 0, 3])
+    ((4, 8, 4), 255)
     """
     picture = decoded(path)
     has_own_alpha = has_alpha(picture)
     rgba = np.array(picture.convert("RGBA"))
-    # Some renderers write an alpha of 255 everywhere: that says nothing about the background.
+    # Some renderers write an alpha of 255 everywhere: that is no word on the background.
     if white and not (has_own_alpha and bool((rgba[..., 3] < 255).any())):
         rgba[..., 3] = np.where((rgba[..., :3] == 255).all(-1), 0, 255)
     return rgba
@@ -78,6 +87,16 @@ def read_views(
     Raises:
         InputError: no frame, a picture that is unreadable or of another size than the first or than its file says, no
             focal length.
+
+    >>> from mclnf_fast.data import procedural_cars, write_objects
+    >>> from mclnf_fast.data.readers.objects_json import json_frames
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tree = write_objects(procedural_cars(1, 1, views=2, size=8), f"{folder}/cars")
+    ...     frames, _ = json_frames(tree, tree / "car_000")
+    ...     car = read_views("car", frames, [], size=4, views=1)
+    >>> car.images.shape
+    torch.Size([1, 4, 4, 4])
     """
     if not frames:
         raise InputError(f"{name}: must have at least one view, has none")

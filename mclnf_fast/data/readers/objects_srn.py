@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mclnf_fast.data.readers.decoding.pictures import decoded
 from mclnf_fast.data.readers.files import Frame, read_pose
 from mclnf_fast.data.readers.layouts import IMAGES, SPLITS, DataFile, Layout, folders_in
-from mclnf_fast.data.readers.pictures import decoded
 from mclnf_fast.errors import InputError
 
 NEAR_FAR = {"cars": (0.8, 1.8), "chairs": (1.25, 2.75)}  # as its authors' readers take them
@@ -39,14 +39,27 @@ def srn_reason(root: Path) -> str | None:
     True
     """
     pools, _ = _srn_pools(root)
-    first = next((items[0] for items in pools.values() if items), None)
-    return None if first is None else f"rgb or pose in {first.path}"
+    example = next((items[0] for items in pools.values() if items), None)
+    return None if example is None else f"rgb or pose in {example.path}"
 
 
 def srn_objects(root: Path) -> tuple[Layout, float, float]:
     """Return the objects in `root`, near and far.
 
     These are `<category>_{train,val,test}/<id>`, the ids of one of those folders, or one object.
+
+    >>> from PIL import Image
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     car = Path(folder, "cars_test", "car")
+    ...     for name in ("rgb", "pose"):
+    ...         (car / name).mkdir(parents=True)
+    ...     Image.new("RGB", (8, 8)).save(car / "rgb" / "0.png")
+    ...     _ = (car / "intrinsics.txt").write_text("10 4 4 0\\n8 8\\n")
+    ...     _ = (car / "pose" / "0.txt").write_text(" ".join(map(str, np.eye(4).ravel())))
+    ...     layout, near, far = srn_objects(Path(folder))
+    >>> layout.pools["test"][0].name, near, far
+    ('cars_test/car', 0.8, 1.8)
     """
     pools, category = _srn_pools(root)
     near, far = next((value for key, value in NEAR_FAR.items() if key in category.lower()), NEAR_FAR["cars"])
@@ -76,6 +89,19 @@ def srn_frames(folder: Path) -> list[Frame]:
 
     Raises:
         InputError: no pictures, no pose for one of them, a pose or `intrinsics.txt` that is none.
+
+    >>> from PIL import Image
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     car = Path(folder, "cars_test", "car")
+    ...     for name in ("rgb", "pose"):
+    ...         (car / name).mkdir(parents=True)
+    ...     Image.new("RGB", (8, 8)).save(car / "rgb" / "0.png")
+    ...     _ = (car / "intrinsics.txt").write_text("10 4 4 0\\n8 8\\n")
+    ...     _ = (car / "pose" / "0.txt").write_text(" ".join(map(str, np.eye(4).ravel())))
+    ...     frames = srn_frames(car)
+    >>> frames[0].intrinsics["fl_x"]
+    10.0
     """
     source = folder / "intrinsics.txt"
     lines = [line.split() for line in _text(source).splitlines() if line.strip()]

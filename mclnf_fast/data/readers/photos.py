@@ -11,10 +11,10 @@ from torch import Tensor
 
 from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.data.photos import PhotoSets, photo_of, split_counts
+from mclnf_fast.data.readers.decoding.pictures import covering_size, fit
 from mclnf_fast.data.readers.files import Frame, pinhole_intrinsics, read_image, reduced_size
 from mclnf_fast.data.readers.gather import MOST_BYTES
 from mclnf_fast.data.readers.options import PhotoOptions, Progress, options_of
-from mclnf_fast.data.readers.pictures import covering_size, fit
 from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout
 from mclnf_fast.data.readers.scenes import SceneFrames, blender_frames, file_reason, nerfstudio_frames
 from mclnf_fast.data.scene import ImageSet
@@ -156,7 +156,7 @@ def photo_bounds(cameras: Cameras, scene: SceneFrames, images: Tensor) -> tuple[
 
 
 def _bounds_of_points(cameras: Cameras, points: Tensor) -> list[tuple[float, float]]:
-    """Return, for each photo that shows enough of points [P, 3], the distances between which they lie."""
+    """Return the nearest and farthest distance of points [P, 3], of each photo that shows enough of them."""
     bounds = []
     for k in range(len(cameras)):
         pose = cameras.c2w[k]
@@ -172,7 +172,7 @@ def _bounds_of_points(cameras: Cameras, points: Tensor) -> list[tuple[float, flo
 
 
 def _bounds_of_box(cameras: Cameras, box: Tensor) -> list[tuple[float, float]]:
-    """Return, for each photo that meets a box [2, 3], the distances between which its rays lie in it."""
+    """Return the nearest and farthest distance at which rays lie in a box [2, 3], of each photo that sees it."""
     bounds = []
     steps = (torch.arange(GRID) + 0.5) / GRID
     x, y = (g.reshape(-1) for g in torch.meshgrid(steps * cameras.width, steps * cameras.height, indexing="ij"))

@@ -77,7 +77,10 @@ _LOADED: dict[str, list[Reader] | str] = {}  # by plugin: its readers, or the li
 
 
 def add_built_in(readers: Iterable[Reader]) -> None:
-    """Register the package's own readers, in the order in which they are asked."""
+    """Register the package's own readers, in the order in which they are asked.
+
+    >>> add_built_in([])
+    """
     for reader in readers:
         _BUILT_IN[reader.kind, reader.name] = reader
 
@@ -169,6 +172,12 @@ def choose(kind: DataKind, path: Path, name: str | None = None) -> Reader | None
 
     Raises:
         InputError: no reader has that name, or readers from outside and others detect the folder with equal right.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder, "transforms.json").touch()
+    ...     print(choose("scene", Path(folder)).name)
+    nerfstudio
     """
     candidates = readers(kind)
     if name is not None:
@@ -206,7 +215,10 @@ def unknown_layout(kind: DataKind, path: Path, wanted: str = "") -> InputError:
     """Return the error for a folder that no reader detects; it lists everything that was looked for.
 
     Args:
-        wanted: the content in general, such as "images (.png)", when the layouts alone do not say it.
+        wanted: the content in general, such as "images (.png)", when the layouts alone do not name it.
+
+    >>> print(unknown_layout("photos", Path("data")))
+    data: must hold transforms.json (nerfstudio) or transforms_train.json (NeRF-synthetic), has none of them
     """
     layouts = [reader.looks_for for reader in readers(kind)]
     listed = ", ".join(layouts[:-1]) + (" or " if len(layouts) > 1 else "") + layouts[-1]
@@ -224,6 +236,14 @@ def read_with(reader: Reader, path: Path, options: ReadOptions) -> Any:
 
     Raises:
         InputError: as the reader does, or it returned data of another type than its kind's.
+
+    >>> import torch
+    >>> from mclnf_fast.data import Signals
+    >>> def read(path, options):
+    ...     one = Signals("image", ("a",), torch.zeros(1, 2, 2, 3))
+    ...     return SignalSets(path.name, one.subset([]), one.subset([]), one)
+    >>> read_with(Reader("mine", "image", "a.npy", lambda path: None, read), Path("data"), ReadOptions()).title
+    'data'
     """
     result = reader.read(path, options)
     if not isinstance(result, RESULTS[reader.kind]):

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mclnf_fast.data.readers.clips import decode_clip
 from mclnf_fast.data.readers.dataset_layouts import choose_signals, signal_readers
+from mclnf_fast.data.readers.decoding.clips import decode_clip
 from mclnf_fast.data.readers.gather import FileSignals, gather
 from mclnf_fast.data.readers.images import check_frame_options
 from mclnf_fast.data.readers.layouts import DataFile, Layout
@@ -76,6 +76,16 @@ def read_clips(path: Path, options: VideoOptions) -> FileSignals:
 
     Raises:
         InputError: unusable, or of a single frame when a clip has more.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.gif")
+    ...     frames = [Image.new("RGB", (8, 8), (90 * k, 0, 0)) for k in range(3)]
+    ...     frames[0].save(path, save_all=True, append_images=frames[1:])
+    ...     clips = read_clips(path, VideoOptions(frames=2, size=4))
+    >>> clips.values[0].shape, clips.changes
+    (torch.Size([2, 4, 4, 3]), ['longer than 2 frames, cut'])
     """
     frames, stride = options.frames, options.stride
     at_stride = "" if stride == 1 else f" at stride {stride}"

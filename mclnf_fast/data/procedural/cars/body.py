@@ -1,4 +1,4 @@
-"""The lower body of a made car: sections along its length, with wheel arches cut through, and a pick-up's bed."""
+"""Builds the lower body of a procedural car: sections along its length, wheel arches, and a pick-up's bed."""
 
 from __future__ import annotations
 
@@ -10,42 +10,50 @@ from mclnf_fast.data.graphics.mesh import Mesh
 from mclnf_fast.data.graphics.mesh_parts import box, loft
 from mclnf_fast.data.procedural.cars.plan import CarPlan, linear
 
-ARCH_GAP = 0.055  # metres between a tyre and its arch
-SEAM = 0.02  # width of the gap around a door
+ARCH_GAP = 0.055  # meters between a tire and its arch
+SEAM = 0.02  # width of the gap around a door, meters
 BLACK = linear(np.array((0.09, 0.09, 0.10)))
-BED = (0.045, 0.025)  # metres behind the cabin and before the tail
+BED = (0.045, 0.025)  # meters behind the cabin and before the tail
 SIDES = ("under", "sill", "lower", "side", "upper", "shoulder", "top", "middle")
 
 
 class Outline:
-    """Heights and widths of the lower body by the share `f` of the length from the nose."""
+    """Heights and widths of the lower body by the share `f` of the length from the nose, meters.
+
+    >>> from mclnf_fast.data.procedural.cars.plan import draw_car
+    >>> line = Outline(draw_car(0, 0))
+    >>> bool(line.low(0.5) < line.top(0.5))
+    True
+    """
 
     def __init__(self, car: CarPlan) -> None:
         self.car = car
-        self.bumper = car.clearance + 0.62 * (car.nose - car.clearance)  # where the rounding of the nose begins
+        self.bumper = car.clearance + 0.62 * (
+            car.nose - car.clearance
+        )  # height at which the rounding of the nose begins
         self.tail = 0.93 * car.deck if car.rear_base < 0.93 else 0.90 * car.belt
 
     def x(self, f: np.ndarray | float) -> np.ndarray:
-        """Place along the car, metres, the nose at +length / 2."""
+        """Return the position along the car, the nose at +length / 2."""
         return np.asarray(self.car.length * (0.5 - f))
 
     def top(self, f: np.ndarray | float) -> np.ndarray:
-        """Height of the middle line: nose, bonnet, beneath the cabin, boot, tail."""
+        """Return the height of the middle line: nose, hood, beneath the cabin, trunk, tail."""
         car, f = self.car, np.asarray(f, float)
         ends = car.rear_base < 0.93 and car.style != "pick-up"
+        tail = car.deck - (0.03 if ends else 0.0)
         height = np.interp(
             f,
             [0.0, 0.5 * car.screen_base, car.screen_base, min(car.screen_base + 0.1, 0.5), car.rear_base, 1.0],
-            [car.nose, 0.62 * car.hood + 0.38 * car.nose + 0.012, car.hood, car.belt, car.deck,
-             car.deck - (0.03 if ends else 0.0)],
-        )  # fmt: skip
+            [car.nose, 0.62 * car.hood + 0.38 * car.nose + 0.012, car.hood, car.belt, car.deck, tail],
+        )
         front = (1.0 - f * car.length / car.round_nose).clip(0.0, 1.0)
         back = (1.0 - (1.0 - f) * car.length / (0.12 if ends else 0.08)).clip(0.0, 1.0)
         height = height - (car.nose - self.bumper) * (1.0 - np.sqrt(1.0 - front**2))
         return np.asarray(height - (car.deck - self.tail) * (1.0 - np.sqrt(1.0 - back**2)))
 
     def half(self, f: np.ndarray | float) -> np.ndarray:
-        """Half the width."""
+        """Return half the width."""
         car, f = self.car, np.asarray(f, float)
         boxy = car.style in ("van", "pick-up")
         front = (1.0 - f / 0.24).clip(0.0, 1.0)
@@ -55,7 +63,7 @@ class Outline:
         return np.asarray(0.5 * car.width * (share - 0.07 * corner**2))
 
     def low(self, f: np.ndarray | float) -> np.ndarray:
-        """Height of the lower edge: the sill, higher in the wheel arches."""
+        """Return the height of the lower edge: the sill, higher in the wheel arches."""
         car, f = self.car, np.asarray(f, float)
         ends = np.maximum((1.0 - f / 0.05).clip(0.0), (1.0 - (1.0 - f) / 0.06).clip(0.0))
         height = car.clearance + 0.07 * ends
@@ -66,19 +74,19 @@ class Outline:
         return np.asarray(height)
 
     def arch(self, axle: float) -> tuple[float, float]:
-        """Where the arch about `axle` begins and ends."""
+        """Return the shares at which the arch about `axle` begins and ends."""
         radius = self.car.wheel + ARCH_GAP
         reach = math.sqrt(max(radius**2 - (self.car.wheel - self.car.clearance) ** 2, 0.0)) / self.car.length
         return axle - reach, axle + reach
 
     def bed(self) -> tuple[float, float] | None:
-        """Where a pick-up's bed begins and ends."""
+        """Return the shares at which a pick-up's bed begins and ends; None for another car."""
         if self.car.style != "pick-up":
             return None
         return self.car.rear_base + BED[0] / self.car.length + 0.015, 1.0 - (BED[1] + 0.03) / self.car.length
 
     def seams(self) -> list[float]:
-        """Middles of the gaps between and around the doors."""
+        """Return the middles of the gaps between and around the doors."""
         car = self.car
         front = max(car.screen_base + 0.02, self.arch(car.front_axle)[1] + 0.01)
         back = min(car.rear_base, self.arch(car.rear_axle)[0]) - 0.005
@@ -90,7 +98,12 @@ class Outline:
 
 
 def body(car: CarPlan) -> list[Mesh]:
-    """The lower body, and what fills the wheel arches inside."""
+    """Return the meshes of the lower body and of the insides of its wheel arches.
+
+    >>> from mclnf_fast.data.procedural.cars.plan import draw_car
+    >>> len(body(draw_car(0, 0)))
+    3
+    """
     line = Outline(car)
     stations = _stations(car, line)
     rings = np.stack([_section(car, line, float(f)) for f in stations])
@@ -116,34 +129,34 @@ def body(car: CarPlan) -> list[Mesh]:
     for axle in (car.front_axle, car.rear_axle):
         x, inner = float(line.x(axle)), 0.5 * car.width * 0.60
         reach = car.wheel + ARCH_GAP + 0.01
-        # Below the bonnet, which is low over the front wheels of a sports car.
+        # Below the hood, which is low over the front wheels of a sports car.
         top = min(car.wheel + reach, float(line.top(np.array(line.arch(axle))).min()) - 0.09)
         parts.append(box((x - reach, -inner, car.clearance), (x + reach, inner, top), BLACK))
     return parts
 
 
 def _stations(car: CarPlan, line: Outline) -> np.ndarray:
-    """Where the body is cut into sections, ascending."""
-    found = [np.linspace(0.0, 1.0, 21), np.array([0.5 * car.screen_base, car.screen_base, car.rear_base])]
+    """Return the shares at which the body is cut into sections, ascending."""
+    shares = [np.linspace(0.0, 1.0, 21), np.array([0.5 * car.screen_base, car.screen_base, car.rear_base])]
     round_front, round_back = car.round_nose / car.length, 0.12 / car.length
-    turn = 1.0 - np.cos(np.linspace(0.0, math.pi / 2, 6))
-    found += [round_front * turn, 1.0 - round_back * turn]
+    rounding = 1.0 - np.cos(np.linspace(0.0, math.pi / 2, 6))
+    shares += [round_front * rounding, 1.0 - round_back * rounding]
     for axle in (car.front_axle, car.rear_axle):
-        first, last = line.arch(axle)
-        bend = 0.5 - 0.5 * np.cos(np.linspace(0.0, math.pi, 15))
-        found += [first + (last - first) * bend, np.array([first - 1e-4, last + 1e-4])]
+        begin, end = line.arch(axle)
+        spacing = 0.5 - 0.5 * np.cos(np.linspace(0.0, math.pi, 15))
+        shares += [begin + (end - begin) * spacing, np.array([begin - 1e-4, end + 1e-4])]
     seam = 0.5 * SEAM / car.length
     for f in line.seams():
-        found += [np.array([f - seam, f + seam])]
+        shares += [np.array([f - seam, f + seam])]
     bed = line.bed()
     if bed is not None:
-        found += [np.array([bed[0] - 1e-4, bed[0], bed[1], bed[1] + 1e-4])]
-    stations = np.unique(np.concatenate(found).clip(0.0, 1.0))
+        shares += [np.array([bed[0] - 1e-4, bed[0], bed[1], bed[1] + 1e-4])]
+    stations = np.unique(np.concatenate(shares).clip(0.0, 1.0))
     return stations[np.concatenate([[True], np.diff(stations) > 5e-5])]
 
 
 def _section(car: CarPlan, line: Outline, f: float) -> np.ndarray:
-    """The section at `f`, [16, 3]: from the middle of the underside up the left (+y) side and down the right one."""
+    """Return the section at `f`, [16, 3]: from the middle of the underside up the left (+y) side and down the right."""
     w, low, top = float(line.half(f)), float(line.low(f)), float(line.top(f))
     crown = 0.055 + 0.03 * max(0.0, 1.0 - f / car.screen_base)
     shoulder = top - crown

@@ -1,4 +1,4 @@
-"""The cabin of a made car: rings from the belt up to the roof, with windows between pillars."""
+"""Builds the cabin of a procedural car: rings from the belt up to the roof, with windows between pillars."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from mclnf_fast.data.graphics.mesh_parts import box, loft
 from mclnf_fast.data.procedural.cars.body import BLACK, Outline
 from mclnf_fast.data.procedural.cars.plan import CarPlan
 
-PILLAR = 0.075  # metres
+PILLAR = 0.075  # meters
 # Share of the cabin's height and how far the ring is drawn in (a share of its half width).
 LEVELS = ((-0.12, 0.0), (0.0, 0.0), (0.11, 0.0), (0.84, 0.0), (0.93, 0.02), (0.975, 0.07), (1.0, 0.17), (1.015, 0.5))
 GLASS = (2,)  # strips between levels that have windows
 
 
 def cabin(car: CarPlan) -> list[Mesh]:
-    """The cabin, closed, and what stands on its roof."""
+    """Return the meshes of the cabin, closed, and of the parts on its roof.
+
+    >>> from mclnf_fast.data.procedural.cars.plan import draw_car
+    >>> cabin(draw_car(0, 0))[0].closed
+    True
+    """
     line = Outline(car)
     pillars = _pillars(car)
     rings = []
@@ -44,7 +49,7 @@ def cabin(car: CarPlan) -> list[Mesh]:
 
 
 def _pillars(car: CarPlan) -> list[tuple[float, float]]:
-    """Pillars within the side windows, as (begin, end) shares of the windows' length."""
+    """Return the pillars within the side windows, as (begin, end) shares of the windows' length."""
     if car.style == "van":
         return [(0.30, 0.335), (0.64, 0.675)]
     if car.style in ("estate", "suv"):
@@ -57,27 +62,30 @@ def _pillars(car: CarPlan) -> list[tuple[float, float]]:
 
 
 def _ring(front: float, rear: float, wide: float, pillars: list[tuple[float, float]], car: CarPlan) -> np.ndarray:
-    """A ring [P, 2] (x, y) from the windscreen's middle over the left side to the rear window's and back."""
+    """Return a ring [P, 2] (x, y) from the windshield's middle over the left side to the rear window's and back."""
     bow = 0.16 if car.style != "van" else 0.12
     back = 0.05
-    first, last = front - bow - PILLAR, rear + back + PILLAR * (1.6 if car.style in ("hatchback", "saloon") else 1.2)
-    if last > first - 0.2:
-        middle = 0.5 * (first + last)
-        first, last = middle + 0.1, middle - 0.1
+    front_end, rear_end = (
+        front - bow - PILLAR,
+        rear + back + PILLAR * (1.6 if car.style in ("hatchback", "saloon") else 1.2),
+    )
+    if rear_end > front_end - 0.2:
+        middle = 0.5 * (front_end + rear_end)
+        front_end, rear_end = middle + 0.1, middle - 0.1
     edges = [0.0, *(end for pillar in pillars for end in pillar), 1.0]
-    side = [(first + (last - first) * t, wide * (1.0 - 0.05 * t * t)) for t in edges]
+    side = [(front_end + (rear_end - front_end) * t, wide * (1.0 - 0.05 * t * t)) for t in edges]
     left = [
         (front, 0.0), (front - 0.012, 0.22 * wide), (front - 0.28 * bow, 0.55 * wide),
         (front - 0.85 * bow, 0.9 * wide),
         *side,
         (rear + back, 0.86 * wide), (rear + 0.25 * back, 0.5 * wide), (rear, 0.22 * wide), (rear, 0.0),
     ]  # fmt: skip
-    out = np.array(left)
-    return np.concatenate([out, out[-2:0:-1] * np.array((1.0, -1.0))])
+    points = np.array(left)
+    return np.concatenate([points, points[-2:0:-1] * np.array((1.0, -1.0))])
 
 
 def _windows(car: CarPlan, pillars: int) -> np.ndarray:
-    """Which strips between the ring's points are glass, bool [P]."""
+    """Return which strips between the ring's points are glass, bool [P]."""
     side = [True, *([False, True] * pillars)]
     if car.style == "sports":
         side[-1] = False
@@ -89,7 +97,7 @@ def _windows(car: CarPlan, pillars: int) -> np.ndarray:
 
 
 def _roof_parts(car: CarPlan, grid: np.ndarray) -> list[Mesh]:
-    """Rails, a spoiler, a stripe, a taxi's sign."""
+    """Return rails, a spoiler, a stripe, a taxi's sign: those that the car has."""
     edge = grid[5]  # the roof's shoulder
     front, rear, wide, z = edge[:, 0].max(), edge[:, 0].min(), edge[:, 1].max(), edge[0, 2]
     parts = []

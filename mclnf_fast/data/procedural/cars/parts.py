@@ -1,4 +1,4 @@
-"""What is put on a made car's body: wheels, lights, grille, plates, mirrors, handles, a wing."""
+"""Builds the parts on a procedural car's body: wheels, lights, grille, plates, mirrors, handles, a wing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mclnf_fast.data.graphics.mesh_parts import box, ellipsoid, turned
 from mclnf_fast.data.procedural.cars.body import BLACK, Outline
 from mclnf_fast.data.procedural.cars.plan import CarPlan
 
-TYRE = np.array((0.012, 0.012, 0.014))
+TIRE = np.array((0.012, 0.012, 0.014))
 LAMP = np.array((0.80, 0.82, 0.80))
 RED = np.array((0.55, 0.015, 0.02))
 AMBER = np.array((0.80, 0.26, 0.03))
@@ -17,11 +17,16 @@ PLATE = np.array((0.75, 0.75, 0.70))
 
 
 def wheels(car: CarPlan) -> list[Mesh]:
-    """Four wheels on the ground."""
+    """Return four wheels on the ground.
+
+    >>> from mclnf_fast.data.procedural.cars.plan import draw_car
+    >>> len(wheels(draw_car(0, 0)))
+    4
+    """
     line = Outline(car)
     steps = car.spokes * 6
     r, half = car.wheel, 0.5 * min(0.205 + 0.12 * (car.wheel - 0.30), 0.25)
-    # From the inner side over the tread to the hub on the outer side, which here looks to +y.
+    # From the inner side over the tread to the hub on the outer side, which faces +y here.
     profile = np.array(
         [
             (0.30 * r, -half), (0.93 * r, -half), (r, -0.78 * half), (r, 0.78 * half), (0.94 * r, half),
@@ -29,7 +34,7 @@ def wheels(car: CarPlan) -> list[Mesh]:
         ]
     )  # fmt: skip
     colors = np.empty((len(profile) - 1, steps, 3))
-    colors[:] = TYRE
+    colors[:] = TIRE
     colors[5] = car.rim
     open_part = np.arange(steps) % 6 >= 3
     colors[6] = np.where(open_part[:, None], BLACK, car.rim)
@@ -45,7 +50,12 @@ def wheels(car: CarPlan) -> list[Mesh]:
 
 
 def front(car: CarPlan) -> list[Mesh]:
-    """Headlights, grille, intake and plate."""
+    """Return headlights, grille, intake and plate.
+
+    >>> from mclnf_fast.data.procedural.cars.plan import draw_car
+    >>> len(front(draw_car(0, 0))) > 3
+    True
+    """
     line = Outline(car)
     parts = []
     low, high = line.bumper, car.nose
@@ -63,7 +73,7 @@ def front(car: CarPlan) -> list[Mesh]:
         beside = float(line.half(0.22 / car.length)) + 0.006
         y0, y1 = sorted((sign * 0.9 * wide, sign * beside))
         parts.append(box((nose - 0.27, y0, top - 0.8 * tall), (nose - 0.15, y1, top - 0.25 * tall), AMBER))
-    # The grille reaches up into the rounding of the bonnet's edge, no farther back than that.
+    # The grille reaches up into the rounding of the hood's edge, no farther back than that.
     mouth = float(line.x(_reach(line, low + 0.06, 0.0, 0.12)))
     parts.append(box((mouth - 0.03, -0.48 * wide, low - 0.07), (nose + 0.008, 0.48 * wide, low + 0.05), BLACK, 0.02))
     foot = car.clearance + 0.08
@@ -74,7 +84,12 @@ def front(car: CarPlan) -> list[Mesh]:
 
 
 def rear(car: CarPlan) -> list[Mesh]:
-    """Tail lights, plate and the bumper's strip."""
+    """Return tail lights, plate and the bumper's strip.
+
+    >>> from mclnf_fast.data.procedural.cars.plan import draw_car
+    >>> len(rear(draw_car(0, 0))) >= 4
+    True
+    """
     line = Outline(car)
     parts = []
     tail, w = float(line.x(1.0)), float(line.half(1.0))
@@ -98,7 +113,12 @@ def rear(car: CarPlan) -> list[Mesh]:
 
 
 def sides(car: CarPlan) -> list[Mesh]:
-    """Mirrors and door handles."""
+    """Return mirrors and door handles.
+
+    >>> from mclnf_fast.data.procedural.cars.plan import draw_car
+    >>> len(sides(draw_car(0, 0))) >= 4
+    True
+    """
     line = Outline(car)
     parts = []
     f = car.screen_base + 0.35 * (car.screen_top - car.screen_base) + 0.02
@@ -118,7 +138,7 @@ def sides(car: CarPlan) -> list[Mesh]:
 
 
 def _reach(line: Outline, z: float, low: float, high: float) -> float:
-    """The least share of the length in [low, high] where the middle line is as high as `z`."""
+    """Return the least share of the length in [low, high] at which the middle line is as high as `z`."""
     f = np.linspace(low, high, 241)
     tall = line.top(f) >= z
     return float(f[int(tall.argmax())]) if bool(tall.any()) else high

@@ -1,5 +1,6 @@
-"""What a made car is like: all numbers of one car, drawn from a seed. Lengths are metres, places along the car shares
-of its length from the nose."""
+"""Draws the plan of a procedural car from a seed: all numbers of one car. Lengths are meters, positions along the car
+shares of its length from the nose.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import torch
 
 from mclnf_fast.data.graphics.mesh import to_linear
 
-# How often each style comes, and its mean numbers in the order of SHAPE.
+# The probability of each style, and its mean numbers in the order of SHAPE.
 STYLES = {
     "saloon": (0.22, (4.65, 1.82, 1.44, 0.17, 0.330, 0.185, 0.795, 0.74, 0.94, 0.96, 0.98, 0.30, 0.455, 0.69, 0.845)),
     "hatchback": (0.20, (4.05, 1.76, 1.48, 0.17, 0.320, 0.190, 0.825, 0.76, 0.96, 0.98, 0.98, 0.26, 0.42, 0.83, 0.965)),
@@ -30,7 +31,7 @@ BLENDS = {
     "estate": ("saloon", "suv", "hatchback"), "suv": ("estate", "van", "hatchback"), "van": ("suv",),
     "pick-up": (), "sports": ("saloon",),
 }  # fmt: skip
-# sRGB, and how often.
+# sRGB, and relative frequency.
 PAINTS = (
     ((0.90, 0.90, 0.89), 3), ((0.70, 0.72, 0.74), 3), ((0.38, 0.40, 0.43), 2), ((0.18, 0.18, 0.20), 2),
     ((0.76, 0.10, 0.10), 3), ((0.50, 0.08, 0.13), 1), ((0.12, 0.28, 0.66), 2), ((0.13, 0.20, 0.42), 1),
@@ -42,7 +43,11 @@ PAINTS = (
 
 @dataclass(frozen=True)
 class CarPlan:
-    """One car. Colours are linear RGB [3]; the heights `nose` to `deck` are above the ground."""
+    """One car. Colors are linear RGB [3]; the heights `nose` to `deck` are above the ground.
+
+    >>> draw_car(0, 0).doors in (1, 2)
+    True
+    """
 
     style: str
     length: float
@@ -52,16 +57,16 @@ class CarPlan:
     wheel: float  # radius
     front_axle: float
     rear_axle: float
-    nose: float  # height of the bonnet's front edge
-    hood: float  # height where the bonnet meets the windscreen
+    nose: float  # height of the hood's front edge
+    hood: float  # height at which the hood meets the windshield
     belt: float  # lower edge of the cabin
-    deck: float  # height of the boot's lid
+    deck: float  # height of the trunk's lid
     screen_base: float
     screen_top: float
     roof_end: float
     rear_base: float
     taper: float  # how much the roof is narrower than the belt, a share
-    round_nose: float  # metres over which the nose is rounded
+    round_nose: float  # meters over which the nose is rounded
     doors: int  # on each side
     spokes: int
     paint: np.ndarray
@@ -78,16 +83,20 @@ class CarPlan:
 
 
 def draw_car(seed: int, index: int) -> CarPlan:
-    """Car `index` of the family `seed`: the numbers of a style, partly those of one that is near it, and chance."""
+    """Return car `index` of the family `seed`: the numbers of a style, partly those of a related one, and noise.
+
+    >>> draw_car(0, 1).style in STYLES
+    True
+    """
     rng = np.random.default_rng([seed, index, 0])
     names = list(STYLES)
     odds = np.array([STYLES[name][0] for name in names])
     style = names[int(rng.choice(len(names), p=odds / odds.sum()))]
     numbers = np.array(STYLES[style][1])
     near = BLENDS[style]
-    share, other = rng.random(), int(rng.integers(0, 1 << 16))
+    share, choice = rng.random(), int(rng.integers(0, 1 << 16))
     if near:
-        numbers = numbers + 0.4 * share**1.5 * (np.array(STYLES[near[other % len(near)]][1]) - numbers)
+        numbers = numbers + 0.4 * share**1.5 * (np.array(STYLES[near[choice % len(near)]][1]) - numbers)
     numbers = numbers * (1.0 + np.array(SPREAD) * rng.normal(size=len(SPREAD)).clip(-2.0, 2.0))
     shape = dict(zip(SHAPE, numbers.tolist(), strict=True))
     _settle(shape)
@@ -118,7 +127,7 @@ def draw_car(seed: int, index: int) -> CarPlan:
 
 
 def _settle(shape: dict[str, float]) -> None:
-    """Mends what chance may have set against each other, so that every car can be built."""
+    """Adjust numbers that noise has set against each other, so that every car can be built."""
     shape["hood"] = min(shape["hood"], shape["belt"])
     shape["nose"] = min(shape["nose"], shape["hood"] - 0.05)
     # A wheel's arch must end below the wing above it.
@@ -135,16 +144,16 @@ def _settle(shape: dict[str, float]) -> None:
 def _paints(
     rng: np.random.Generator, style: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-    """Linear RGB of the body, the roof, the trim and the rims, and a stripe or None."""
-    odds = np.array([often for _, often in PAINTS], float)
-    first, second = (int(k) for k in rng.choice(len(PAINTS), 2, p=odds / odds.sum()))
+    """Return linear RGB of the body, the roof, the trim and the rims, and a stripe or None."""
+    odds = np.array([frequency for _, frequency in PAINTS], float)
+    main, accent = (int(k) for k in rng.choice(len(PAINTS), 2, p=odds / odds.sum()))
     shift = 0.04 * rng.normal(size=3)
     chance = rng.random(4)
 
     def paint(k: int) -> np.ndarray:
         return linear(np.clip(np.array(PAINTS[k][0]) + shift, 0.08, 0.93))
 
-    body = paint(first)
+    body = paint(main)
     black, white = linear(np.array((0.10, 0.10, 0.11))), linear(np.array((0.90, 0.90, 0.90)))
     contrast = white if body.mean() < 0.4 else black
     roof = contrast if chance[0] < (0.3 if style in ("hatchback", "suv", "sports") else 0.08) else body
@@ -152,9 +161,13 @@ def _paints(
     trim = plastic if chance[1] < (0.75 if style in ("suv", "pick-up", "van") else 0.3) else 0.85 * body
     rim = linear(np.array((0.74, 0.75, 0.77)) if chance[2] < 0.75 else np.array((0.30, 0.31, 0.33)))
     striped = chance[3] < {"sports": 0.45, "hatchback": 0.12}.get(style, 0.0)
-    return body, roof, trim, rim, (paint(second) if first != second and second < 4 else contrast) if striped else None
+    return body, roof, trim, rim, (paint(accent) if main != accent and accent < 4 else contrast) if striped else None
 
 
 def linear(srgb: np.ndarray) -> np.ndarray:
-    """sRGB in [0, 1] as linear RGB."""
+    """Return sRGB in [0, 1] as linear RGB.
+
+    >>> linear(np.ones(3)).tolist()
+    [1.0, 1.0, 1.0]
+    """
     return to_linear(torch.from_numpy(srgb)).numpy()

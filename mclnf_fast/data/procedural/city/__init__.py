@@ -1,1 +1,1 @@
-"""Procedural city districts: plan, parts, views, rendering and the tree that is written."""
+"""Procedural city districts: plan, parts, views, rendering, and the folder that is written."""

@@ -1,12 +1,11 @@
-"""A procedural city district as plain data: which solids stand where, of which colours, between which
-streets.
+"""A procedural city district as plain data: the solids, their colors, and the streets between them.
 
-The plan is that of a planned city, block after block alike in outline and different in everything else: square
-cells of `CELL` metres, a main street along each cell border, two narrower streets through each cell that cut it
-into four lots, one of them a park, the others parcels whose kind and height of building follow from where they
-lie. Facades, roofs, exact heights, trees and cars differ. So districts share what a district is, which is what
-a shared initialisation can learn. Cells continue one ring beyond the district, so that nothing ends in a void.
-Lengths are metres, z is up, the ground is z = 0.
+The plan is that of a planned city, block after block alike in outline and different in everything else: square cells of
+`CELL` meters, a main street along each cell border, two narrower streets through each cell that cut it into four lots,
+one of them a park, the others parcels whose kind and height of building follow from their position. Facades, roofs,
+exact heights, trees and cars differ. So districts share a structure, which is what a shared initialization can learn.
+Cells continue one ring beyond the district, so that no view ends in a void. Lengths are meters, z is up, the ground is
+z = 0.
 """
 
 from __future__ import annotations
@@ -29,24 +28,27 @@ MAIN_ROAD, MAIN_WALK = 8.0, 13.0  # half widths of a main street: carriageway, w
 SIDE_ROAD, SIDE_WALK = 4.5, 7.5  # the same for the streets inside a cell
 BUILT, PARK, PLAZA = 0, 1, 2
 PARK_LOT, PLAZA_LOT = 3, 0  # lot = (x beyond the street) + 2 * (y beyond the street)
-# Kind and relative height of the buildings on a lot's parcels, in the order in which the lot is cut.
+# Kind and relative height of the buildings on a lot's parcels, in the order in which the lot is cut. Fixed, not random:
+# heights drawn for each parcel would leave nothing to an initialization that is learned on other districts.
 ZONES = (("court", 0.4), ("podium", 0.75), ("slab", 0.5), ("stepped", 0.3), ("slab", 0.85), ("podium", 0.35))
 SUN = (0.48, -0.42, 0.77)
 
 
 @dataclass(frozen=True)
 class District:
-    """All that the renderer needs.
+    """Everything that the renderer needs.
 
     Attributes:
-        solids: boxes [B, 6] and ellipsoids [E, 6].
-        materials: float32 [B + E, MATERIAL_COLUMNS], see `city_parts`.
-        side_streets: float32 [nx + 2, ny + 2, 2], where in its cell (0..CELL) a cell's own streets run.
-        lots: int64 [nx + 2, ny + 2, 4], BUILT, PARK or PLAZA; lot = (x beyond the street) + 2 * (y beyond
-            the street).
+        solids: boxes [B, 6] and ellipsoids [E, 6], meters.
+        materials: float32 [B + E, MATERIAL_COLUMNS], see `parts`.
+        side_streets: float32 [nx + 2, ny + 2, 2], positions (0 ... CELL) in a cell of its own streets, meters.
+        lots: int64 [nx + 2, ny + 2, 4], BUILT, PARK or PLAZA; lot = (x beyond the street) + 2 * (y beyond the street).
         origin: float32 [2], the lower corner of cell (0, 0) of these tables (the ring's corner).
         blocks: (nx, ny), the district proper.
         sun: float32 [3], unit direction towards the sun.
+
+    >>> make_district(seed=0, blocks=(2, 1)).blocks
+    (2, 1)
     """
 
     solids: Solids
@@ -58,7 +60,7 @@ class District:
     sun: Tensor
 
     def block_boxes(self) -> Tensor:
-        """The blocks' boxes, float32 [nx * ny, 2, 3], x fastest: cells in x and y, `HEIGHTS` in z."""
+        """Return the blocks' boxes, float32 [nx * ny, 2, 3], x fastest: cells in x and y, `HEIGHTS` in z."""
         nx, ny = self.blocks
         boxes = torch.empty(nx * ny, 2, 3)
         for k in range(nx * ny):
@@ -69,10 +71,13 @@ class District:
 
 
 def make_district(seed: int, blocks: tuple[int, int] = (2, 2)) -> District:
-    """Lay out a district of `blocks` cells centred on the origin; the same seed gives the same district.
+    """Lay out a district of `blocks` cells centered on the origin; the same seed gives the same district.
 
     Raises:
         InputError: fewer than one or more than 16 blocks along an axis.
+
+    >>> make_district(seed=0, blocks=(1, 1)).block_boxes().shape
+    torch.Size([1, 2, 3])
     """
     nx, ny = blocks
     if not (1 <= nx <= 16 and 1 <= ny <= 16):
@@ -84,6 +89,7 @@ def make_district(seed: int, blocks: tuple[int, int] = (2, 2)) -> District:
     kit = Kit()
     for i in range(shape[0]):
         for j in range(shape[1]):
+            # A generator per cell: a cell is the same whatever stands beside it.
             rng = np.random.default_rng([seed, i, j])
             side[i, j] = CELL / 2 + rng.uniform(-2.0, 2.0, 2)
             lots[i, j, PARK_LOT] = PARK
@@ -93,20 +99,30 @@ def make_district(seed: int, blocks: tuple[int, int] = (2, 2)) -> District:
     boxes, ellipsoids, materials = kit.arrays()
     sun = torch.tensor(SUN)
     return District(
-        Solids(boxes, ellipsoids), materials, torch.from_numpy(side), torch.from_numpy(lots),
-        torch.from_numpy(origin.astype(np.float32)), (nx, ny), sun / sun.norm(),
-    )  # fmt: skip
+        solids=Solids(boxes, ellipsoids),
+        materials=materials,
+        side_streets=torch.from_numpy(side),
+        lots=torch.from_numpy(lots),
+        origin=torch.from_numpy(origin.astype(np.float32)),
+        blocks=(nx, ny),
+        sun=sun / sun.norm(),
+    )
 
 
 def lot_rectangle(side: np.ndarray, lot: int) -> Rect:
-    """The building land of lot 0..3 in its cell: x0, y0, x1, y1 inside the pavements."""
-    spans = [(MAIN_WALK, float(s) - SIDE_WALK) for s in side]
+    """Return the building land of lot 0 ... 3 in its cell, inside the pavements: x0, y0, x1, y1, meters.
+
+    >>> lot_rectangle(np.array([100.0, 100.0]), 0)
+    (13.0, 13.0, 92.5, 92.5)
+    """
+    before = [(MAIN_WALK, float(s) - SIDE_WALK) for s in side]
     beyond = [(float(s) + SIDE_WALK, CELL - MAIN_WALK) for s in side]
-    (x0, x1), (y0, y1) = (beyond if lot & 1 else spans)[0], (beyond if lot & 2 else spans)[1]
+    (x0, x1), (y0, y1) = (beyond if lot & 1 else before)[0], (beyond if lot & 2 else before)[1]
     return x0, y0, x1, y1
 
 
 def _fill_cell(kit: Kit, rng: np.random.Generator, corner: np.ndarray, side: np.ndarray, lots: np.ndarray) -> None:
+    """Build on the four lots of a cell, and line its streets."""
     kit.move_to(float(corner[0]), float(corner[1]))
     for lot in range(4):
         rect = lot_rectangle(side, lot)
@@ -121,15 +137,15 @@ def _fill_cell(kit: Kit, rng: np.random.Generator, corner: np.ndarray, side: np.
 
 def _fill_built(kit: Kit, rng: np.random.Generator, rect: Rect) -> None:
     """Halve the lot into parcels of at most 42 m and put a building on each, by its zone."""
-    todo, parcel = [rect], 0
-    while todo:
-        x0, y0, x1, y1 = todo.pop()
+    uncut, parcel = [rect], 0
+    while uncut:
+        x0, y0, x1, y1 = uncut.pop()
         w, h = x1 - x0, y1 - y0
         if max(w, h) > 42.0:
             if w >= h:
-                todo += [(x0, y0, x0 + w / 2, y1), (x0 + w / 2, y0, x1, y1)]
+                uncut += [(x0, y0, x0 + w / 2, y1), (x0 + w / 2, y0, x1, y1)]
             else:
-                todo += [(x0, y0, x1, y0 + h / 2), (x0, y0 + h / 2, x1, y1)]
+                uncut += [(x0, y0, x1, y0 + h / 2), (x0, y0 + h / 2, x1, y1)]
             continue
         inset = rng.uniform(1.5, 2.5, 4)
         kind, level = ZONES[parcel % len(ZONES)]
@@ -139,7 +155,7 @@ def _fill_built(kit: Kit, rng: np.random.Generator, rect: Rect) -> None:
 
 
 def _fill_park(kit: Kit, rng: np.random.Generator, rect: Rect) -> None:
-    """Scatter trees over a park, off its paths and its pond (see `ground.py` for those)."""
+    """Scatter trees over a park, off its paths and its pond (`ground.py` paints those)."""
     x0, y0, x1, y1 = rect
     for _ in range(int(rng.integers(30, 42))):
         a, b = rng.uniform(-0.93, 0.93, 2)
@@ -151,7 +167,7 @@ def _fill_park(kit: Kit, rng: np.random.Generator, rect: Rect) -> None:
 
 
 def _fill_plaza(kit: Kit, rng: np.random.Generator, rect: Rect) -> None:
-    """A tower on one side of a paved square, trees in rows and a low pavilion on the other."""
+    """Put a tower on one side of a paved square, trees in rows and a low pavilion on the other."""
     x0, y0, x1, y1 = rect
     w, h = x1 - x0, y1 - y0
     corner = int(rng.integers(4))
@@ -173,25 +189,24 @@ def _fill_plaza(kit: Kit, rng: np.random.Generator, rect: Rect) -> None:
 
 
 def _line_streets(kit: Kit, rng: np.random.Generator, side: np.ndarray) -> None:
-    """Trees along the main pavements, cars in the lanes and at the kerbs of the cell's own half of the
-    streets."""
+    """Put trees along the main pavements, and cars in the lanes and at the curbs of the cell's half of the streets."""
     sx, sy = float(side[0]), float(side[1])
     for along, crossing in ((0, sx), (1, sy)):
         for edge in (MAIN_ROAD + 2.2, CELL - MAIN_ROAD - 2.2):
             for k in np.arange(24.0, CELL - 20.0, 13.0):
-                s = float(k) + rng.uniform(-1.0, 1.0)
-                if abs(s - crossing) < SIDE_WALK + 5.0 or rng.random() < 0.15:
+                position = float(k) + rng.uniform(-1.0, 1.0)
+                if abs(position - crossing) < SIDE_WALK + 5.0 or rng.random() < 0.15:
                     continue
-                x, y = (s, edge) if along == 0 else (edge, s)
+                x, y = (position, edge) if along == 0 else (edge, position)
                 kit.tree(rng, x, y, rng.uniform(1.9, 2.7))
         for lane in (1.9, 5.9, CELL - 1.9, CELL - 5.9):
             for k in np.arange(20.0, CELL - 22.0, 12.0):
-                s = float(k) + rng.uniform(0.0, 5.0)
-                if abs(s - crossing) > SIDE_WALK + 4.0 and rng.random() < 0.30:
-                    kit.car(rng, along, s, lane)
+                position = float(k) + rng.uniform(0.0, 5.0)
+                if abs(position - crossing) > SIDE_WALK + 4.0 and rng.random() < 0.30:
+                    kit.car(rng, along, position, lane)
     for along, street, crossing in ((0, sy, sx), (1, sx, sy)):
         for lane in (street - 3.3, street + 3.3):
             for k in np.arange(18.0, CELL - 22.0, 6.5):
-                s = float(k) + rng.uniform(0.0, 1.0)
-                if abs(s - crossing) > SIDE_WALK + 5.0 and rng.random() < 0.45:
-                    kit.car(rng, along, s, lane)
+                position = float(k) + rng.uniform(0.0, 1.0)
+                if abs(position - crossing) > SIDE_WALK + 5.0 and rng.random() < 0.45:
+                    kit.car(rng, along, position, lane)

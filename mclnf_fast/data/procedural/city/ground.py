@@ -1,8 +1,7 @@
-"""The pattern of a district's ground: asphalt, markings, crossings, kerbs, pavements, parks, plazas and
-yards.
+"""Paints the ground of a district: asphalt, markings, crossings, curbs, pavements, parks, plazas and yards.
 
-Each edge is blurred over the sample's own footprint, so a thin line keeps its mean brightness from far
-away and does not flicker between views.
+Each edge is blurred over the sample's own footprint, so a thin line keeps its mean brightness from far away and does
+not flicker between views.
 """
 
 from __future__ import annotations
@@ -27,42 +26,57 @@ def _linear(r: float, g: float, b: float) -> Tensor:
 
 
 ASPHALT, SIDE_ASPHALT = _linear(0.33, 0.33, 0.35), _linear(0.37, 0.37, 0.38)
-PAVEMENT, KERB, PAINT = _linear(0.67, 0.65, 0.62), _linear(0.80, 0.79, 0.76), _linear(0.90, 0.90, 0.87)
+PAVEMENT, CURB, PAINT = _linear(0.67, 0.65, 0.62), _linear(0.80, 0.79, 0.76), _linear(0.90, 0.90, 0.87)
 GRASS, PATH, WATER = _linear(0.42, 0.55, 0.28), _linear(0.76, 0.70, 0.58), _linear(0.30, 0.45, 0.55)
 TILE, YARD, LAWN = _linear(0.74, 0.68, 0.60), _linear(0.56, 0.54, 0.49), _linear(0.46, 0.55, 0.34)
 
 
 def pulses(x: Tensor, share: Tensor | float, blur: Tensor) -> Tensor:
-    """Mean of a train of unit pulses (period 1, `share` of it on, centred at 0.5) over [x - blur/2, x +
-    blur/2]."""
+    """Return the mean of a train of unit pulses over [x - blur/2, x + blur/2].
+
+    The train has period 1, `share` of it on, centered at 0.5.
+
+    >>> pulses(torch.tensor([0.5, 0.0]), 0.5, torch.tensor([0.1, 0.1])).round(decimals=4).tolist()
+    [1.0, 0.0]
+    """
     blur = blur.clamp_min(1e-3)
     start = 0.5 - 0.5 * torch.as_tensor(share)
 
-    def area(at: Tensor) -> Tensor:
-        whole = at.floor()
-        part = at - whole - start
-        return whole * share + torch.minimum(part.clamp_min(0.0), torch.as_tensor(share))
+    def area(position: Tensor) -> Tensor:
+        whole = position.floor()
+        rest = position - whole - start
+        return whole * share + torch.minimum(rest.clamp_min(0.0), torch.as_tensor(share))
 
     return (area(x + 0.5 * blur) - area(x - 0.5 * blur)) / blur
 
 
 def within(margin: Tensor, blur: Tensor) -> Tensor:
-    """Share of a footprint of width `blur` on the positive side of an edge at distance `margin`."""
+    """Return the share of a footprint of width `blur` on the positive side of an edge at distance `margin`.
+
+    >>> within(torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([0.5, 0.5, 0.5])).tolist()
+    [0.0, 0.5, 1.0]
+    """
     return (margin / blur + 0.5).clamp(0.0, 1.0)
 
 
 def _paint(color: Tensor, over: Tensor, share: Tensor) -> Tensor:
+    """Return `share` [N] of the color `over` laid on `color`."""
     return color + share[:, None] * (over - color)
 
 
 def ground_color(district: District, x: Tensor, y: Tensor, blur: Tensor) -> Tensor:
-    """Ground colour at `x`, `y` [N] (metres) seen with footprints `blur` [N] (metres): linear light [N,
-    3]."""
+    """Return the ground's color, linear light [N, 3], at `x`, `y` [N] seen with footprints `blur` [N], all in meters.
+
+    >>> from mclnf_fast.data import make_district
+    >>> ground_color(make_district(0, (1, 1)), torch.zeros(2), torch.zeros(2), torch.ones(2)).shape
+    torch.Size([2, 3])
+    """
     blur = blur.clamp_min(0.02)
     shape = district.lots.shape
     gx, gy = (x - district.origin[0]) / CELL, (y - district.origin[1]) / CELL
     ix, iy = gx.floor(), gy.floor()
     u, v = (gx - ix) * CELL, (gy - iy) * CELL
+    # Beyond the ring the pattern repeats, so that the horizon is no empty plane.
     cell = (ix.to(torch.int64) % shape[0]) * shape[1] + iy.to(torch.int64) % shape[1]
     side = district.side_streets.reshape(-1, 2)[cell]
     right, upper = u > side[:, 0], v > side[:, 1]
@@ -77,7 +91,7 @@ def ground_color(district: District, x: Tensor, y: Tensor, blur: Tensor) -> Tens
         return within(margin, blur)
 
     color = _paint(color, PAVEMENT, streets(MAIN_WALK, SIDE_WALK))
-    color = _paint(color, KERB, streets(MAIN_ROAD + 0.5, SIDE_ROAD + 0.4))
+    color = _paint(color, CURB, streets(MAIN_ROAD + 0.5, SIDE_ROAD + 0.4))
     color = _paint(color, SIDE_ASPHALT, streets(MAIN_ROAD, SIDE_ROAD))
     color = _paint(color, ASPHALT, within(MAIN_ROAD - torch.minimum(main_u, main_v), blur))
     return _paint(color, PAINT, _markings(u, v, main_u, main_v, side_u, side_v, blur) * 0.85)
@@ -86,11 +100,10 @@ def ground_color(district: District, x: Tensor, y: Tensor, blur: Tensor) -> Tens
 def _markings(
     u: Tensor, v: Tensor, main_u: Tensor, main_v: Tensor, side_u: Tensor, side_v: Tensor, blur: Tensor
 ) -> Tensor:
-    """Share [N] of white paint: centre lines, lane dashes and zebra crossings."""
+    """Return the share [N] of white paint: center lines, lane dashes and zebra crossings."""
     paint = torch.zeros_like(u)
-    for along, across, junction, turning, cross_street in (
-        (v, main_u, main_v, side_v, side_u), (u, main_v, main_u, side_u, side_v),
-    ):  # fmt: skip
+    along_v, along_u = (v, main_u, main_v, side_v, side_u), (u, main_v, main_u, side_u, side_v)
+    for along, across, junction, turning, cross_street in (along_v, along_u):
         clear = within(junction - 16.0, blur) * within(turning - 6.0, blur)
         lines = within(0.22 - across, blur) + within(0.14 - (across - 4.0).abs(), blur) * pulses(
             along / 8.0, 0.5, blur / 8.0
@@ -105,8 +118,8 @@ def _markings(
     return paint.clamp(0.0, 1.0)
 
 
-def _lots(u: Tensor, v: Tensor, side: Tensor, right: Tensor, upper: Tensor, kind: Tensor, blur: Tensor) -> Tensor:
-    """Colour [N, 3] of the land between the streets."""
+def _lots(u: Tensor, v: Tensor, side: Tensor, right: Tensor, upper: Tensor, use: Tensor, blur: Tensor) -> Tensor:
+    """Return the color [N, 3] of the land between the streets."""
     low_u = torch.where(right, side[:, 0] + SIDE_WALK, MAIN_WALK)
     high_u = torch.where(right, CELL - MAIN_WALK, side[:, 0] - SIDE_WALK)
     low_v = torch.where(upper, side[:, 1] + SIDE_WALK, MAIN_WALK)
@@ -125,5 +138,5 @@ def _lots(u: Tensor, v: Tensor, side: Tensor, right: Tensor, upper: Tensor, kind
     grass = _paint(_paint(grass, PATH, within(pond + 1.4, blur)), WATER, within(pond, blur))
     check = (pulses(u / 8.0, 0.5, blur / 8.0) - 0.5) * (pulses(v / 8.0, 0.5, blur / 8.0) - 0.5) * 4.0
     plaza = TILE * (1.0 + 0.13 * check)[:, None]
-    color = torch.where((kind == PARK)[:, None], grass, yard)
-    return torch.where((kind == PLAZA)[:, None], plaza, color)
+    color = torch.where((use == PARK)[:, None], grass, yard)
+    return torch.where((use == PLAZA)[:, None], plaza, color)

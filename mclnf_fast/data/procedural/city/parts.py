@@ -1,5 +1,4 @@
-"""What a city is put together from: buildings, trees and cars as boxes and ellipsoids with their
-materials."""
+"""Builds the parts of a city, buildings, trees and cars, from boxes and ellipsoids with their materials."""
 
 from __future__ import annotations
 
@@ -7,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Rect = tuple[float, float, float, float]  # x0, y0, x1, y1 in metres
+Rect = tuple[float, float, float, float]  # x0, y0, x1, y1 in meters
 
-# Columns of the material table: three colours (linear light), then the facade's pattern.
+# Columns of the material table: three colors (linear light), then the facade's pattern.
 WALL, ROOF, WINDOW = slice(0, 3), slice(3, 6), slice(6, 9)
-FLOOR, BAY, WINDOW_TALL, WINDOW_WIDE, SHOP, RIM = range(9, 15)  # metres, metres, share, share, metres, metres
+FLOOR, BAY, WINDOW_TALL, WINDOW_WIDE, SHOP, RIM = range(9, 15)  # meters, meters, share, share, meters, meters
 MATERIAL_COLUMNS = 15
 
 WALLS = (
@@ -33,12 +32,22 @@ Color = tuple[float, float, float]
 
 
 def linear(color: Color | np.ndarray) -> np.ndarray:
-    """Display colour in [0, 1] to linear light."""
+    """Return display colors in [0, 1] as linear light, by the power 2.2 that `SolidRenderer` inverts.
+
+    >>> linear((1.0, 0.0, 1.0)).tolist()
+    [1.0, 0.0, 1.0]
+    """
     return np.clip(np.asarray(color, np.float64), 0.0, 1.0) ** 2.2
 
 
 class Kit:
-    """Collects solids and materials; positions are relative to the last `move_to`."""
+    """Collects solids and materials; positions are relative to the last `move_to`, lengths are meters.
+
+    >>> kit = Kit()
+    >>> kit.box((0.0, 0.0, 2.0, 1.0), 0.0, 3.0, plain(np.ones(3)))
+    >>> kit.arrays()[0].tolist()
+    [[0.0, 0.0, 0.0, 2.0, 1.0, 3.0]]
+    """
 
     def __init__(self) -> None:
         self._boxes: list[tuple[float, ...]] = []
@@ -48,11 +57,11 @@ class Kit:
         self._x = self._y = 0.0
 
     def move_to(self, x: float, y: float) -> None:
-        """Set the origin for what follows."""
+        """Set the origin of all solids that follow."""
         self._x, self._y = x, y
 
     def arrays(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes [B, 6], ellipsoids [E, 6] and materials [B + E, MATERIAL_COLUMNS], float32."""
+        """Return boxes [B, 6], ellipsoids [E, 6] and materials [B + E, MATERIAL_COLUMNS], float32."""
         boxes = np.array(self._boxes, np.float32).reshape(-1, 6)
         ellipsoids = np.array(self._ellipsoids, np.float32).reshape(-1, 6)
         rows = self._box_materials + self._ellipsoid_materials
@@ -60,18 +69,18 @@ class Kit:
         return torch.from_numpy(boxes), torch.from_numpy(ellipsoids), torch.from_numpy(materials)
 
     def box(self, rect: Rect, z0: float, z1: float, material: np.ndarray) -> None:
-        """A box on `rect` from height z0 to z1."""
+        """Add a box on `rect` from height z0 to z1."""
         x0, y0, x1, y1 = rect
         self._boxes.append((x0 + self._x, y0 + self._y, z0, x1 + self._x, y1 + self._y, z1))
         self._box_materials.append(material)
 
     def ellipsoid(self, center: Color, radius: Color, color: np.ndarray) -> None:
-        """An ellipsoid of one colour (linear light)."""
+        """Add an ellipsoid of one color (linear light)."""
         self._ellipsoids.append((center[0] + self._x, center[1] + self._y, center[2], *radius))
         self._ellipsoid_materials.append(plain(color))
 
     def tree(self, rng: np.random.Generator, x: float, y: float, crown: float) -> None:
-        """A trunk and two overlapping crowns; `crown` is the larger one's radius."""
+        """Add a trunk and two overlapping crowns; `crown` is the larger one's radius."""
         leaf = linear(np.array(LEAVES[int(rng.integers(len(LEAVES)))]) * rng.uniform(0.85, 1.2))
         trunk = crown * rng.uniform(0.8, 1.1)
         self.box((x - 0.22, y - 0.22, x + 0.22, y + 0.22), 0.0, trunk + 0.6 * crown, plain(linear(BARK)))
@@ -81,7 +90,7 @@ class Kit:
         self.ellipsoid((x + dx, y + dy, top), (0.68 * crown, 0.68 * crown, 0.62 * crown), leaf * 1.25)
 
     def car(self, rng: np.random.Generator, along: int, s: float, lane: float) -> None:
-        """A car at distance `s` along x (0) or y (1), in the lane at `lane` on the other axis."""
+        """Add a car at distance `s` along x (0) or y (1), in the lane at `lane` on the other axis."""
         paint = linear(CARS[int(rng.integers(len(CARS)))])
         half = rng.uniform(2.0, 2.3)
         for low, high, width, z0, z1, color in (
@@ -92,10 +101,14 @@ class Kit:
             self.box(rect if along == 0 else (rect[1], rect[0], rect[3], rect[2]), z0, z1, plain(color))
 
     def building(self, rng: np.random.Generator, rect: Rect, top: float, kind: str, level: float = 0.5) -> None:
-        """A building on `rect`, at most `top` metres to its main roof (roof houses reach 4 m higher).
+        """Add a building on `rect`, at most `top` meters to its main roof (roof houses reach 4 m higher).
 
-        `kind`: "slab", "podium", "stepped", "court", "tower" or "pavilion"; `level` in 0 ... 1: how high for its kind,
-        up to a random eighth.
+        Args:
+            rng: generator of its facade and exact shape.
+            rect: its land.
+            top: greatest height of its main roof.
+            kind: "slab", "podium", "stepped", "court", "tower" or "pavilion".
+            level: 0 ... 1, its height among those of its kind, up to a random eighth.
         """
         skin = facade(rng)
 
@@ -108,53 +121,57 @@ class Kit:
             self.box(rect, 0.0, 5.0, skin)
             return
         if kind == "court" and min(w, h) > 20.0:
-            deep, high = rng.uniform(8.0, 10.0), _storeys(rise(11.0, 22.0), skin)
+            deep, high = rng.uniform(8.0, 10.0), _whole_stories(rise(11.0, 22.0), skin)
             wings = [(x0, y0, x1, y0 + deep), (x0, y0 + deep, x0 + deep, y1), (x1 - deep, y0 + deep, x1, y1)]
             for k, wing in enumerate(wings):
                 self.box(wing, 0.0, high - (0.0 if k == 0 else skin[FLOOR]), skin)
             self._roof_house(rng, wings[0], high, skin)
             return
         if kind in ("podium", "tower"):
-            low = _storeys(rise(5.0, 10.0), skin)
-            high = _storeys(rise(26.0, top) if kind == "podium" else rise(34.0, top), skin)
+            low = _whole_stories(rise(5.0, 10.0), skin)
+            high = _whole_stories(rise(26.0, top) if kind == "podium" else rise(34.0, top), skin)
             self.box(rect, 0.0, low, skin)
-            a = rng.uniform(0.16, 0.22, 4)
-            upper = (x0 + a[0] * w, y0 + a[1] * h, x1 - a[2] * w, y1 - a[3] * h)
+            inset = rng.uniform(0.16, 0.22, 4)
+            upper = (x0 + inset[0] * w, y0 + inset[1] * h, x1 - inset[2] * w, y1 - inset[3] * h)
             self.box(upper, low, min(high, top), _without_shop(skin))
             self._roof_house(rng, upper, min(high, top), skin)
             return
         if kind == "stepped":
-            z, inner = _storeys(rise(12.0, 20.0), skin), rect
+            z, inner = _whole_stories(rise(12.0, 20.0), skin), rect
             self.box(inner, 0.0, z, skin)
             for _ in range(2):
                 room = np.array([inner[2] - inner[0], inner[3] - inner[1]] * 2)
                 step = np.minimum(rng.uniform(2.5, 4.5, 4), 0.2 * room)
                 inner = (inner[0] + step[0], inner[1] + step[1], inner[2] - step[2], inner[3] - step[3])
-                storey = _storeys(rng.uniform(3.5, 8.0), skin)
-                self.box(inner, z, min(z + storey, top), _without_shop(skin))
-                z = min(z + storey, top)
+                story = _whole_stories(rng.uniform(3.5, 8.0), skin)
+                self.box(inner, z, min(z + story, top), _without_shop(skin))
+                z = min(z + story, top)
             self._roof_house(rng, inner, z, skin)
             return
-        z = _storeys(min(rise(9.0, 26.0), top), skin)
+        z = _whole_stories(min(rise(9.0, 26.0), top), skin)
         self.box(rect, 0.0, z, skin)
         self._roof_house(rng, rect, z, skin)
         if rng.random() < 0.5:
             self._roof_house(rng, rect, z, skin)
 
     def _roof_house(self, rng: np.random.Generator, rect: Rect, z: float, skin: np.ndarray) -> None:
-        """A stair head or plant room somewhere on the roof."""
+        """Add a stair head or plant room somewhere on the roof."""
         x0, y0, x1, y1 = rect
         w, h = min(rng.uniform(3.0, 7.0), 0.5 * (x1 - x0)), min(rng.uniform(3.0, 7.0), 0.5 * (y1 - y0))
         x, y = (
             rng.uniform(x0 + 1.2, max(x0 + 1.3, x1 - w - 1.2)),
             rng.uniform(y0 + 1.2, max(y0 + 1.3, y1 - h - 1.2)),
         )
-        grey = linear(np.full(3, rng.uniform(0.55, 0.85)))
-        self.box((x, y, x + w, y + h), z, z + rng.uniform(1.8, 3.6), plain(grey))
+        gray = linear(np.full(3, rng.uniform(0.55, 0.85)))
+        self.box((x, y, x + w, y + h), z, z + rng.uniform(1.8, 3.6), plain(gray))
 
 
 def plain(color: np.ndarray) -> np.ndarray:
-    """A material of one colour (linear light) without windows."""
+    """Return a material of one color (linear light) without windows.
+
+    >>> plain(np.ones(3)).shape
+    (15,)
+    """
     row = np.zeros(MATERIAL_COLUMNS)
     row[WALL] = row[ROOF] = row[WINDOW] = np.clip(color, 0.0, 1.0)
     row[FLOOR] = row[BAY] = 1.0
@@ -162,7 +179,11 @@ def plain(color: np.ndarray) -> np.ndarray:
 
 
 def facade(rng: np.random.Generator) -> np.ndarray:
-    """A random building's material: wall, roof and window colours, storeys, bays and a ground-floor band."""
+    """Return a random building's material: wall, roof and window colors, stories, bays and a ground-floor band.
+
+    >>> facade(np.random.default_rng(0)).shape
+    (15,)
+    """
     row = np.zeros(MATERIAL_COLUMNS)
     wall = np.array(WALLS[int(rng.integers(len(WALLS)))]) * rng.uniform(0.9, 1.08) + rng.uniform(-0.03, 0.03, 3)
     roof = np.array(ROOFS[int(rng.integers(len(ROOFS)))]) * rng.uniform(0.88, 1.1)
@@ -177,7 +198,8 @@ def facade(rng: np.random.Generator) -> np.ndarray:
     return row
 
 
-def _storeys(height: float, skin: np.ndarray) -> float:
+def _whole_stories(height: float, skin: np.ndarray) -> float:
+    """Return the height rounded to whole stories, at least one."""
     return max(1, round(height / float(skin[FLOOR]))) * float(skin[FLOOR])
 
 

@@ -1,7 +1,7 @@
-"""Where the cameras of a procedural city stand: aerial, oblique and even over a block's whole cell.
+"""Places the cameras of a procedural city: aerial, oblique and even over a block's whole cell.
 
-A block's views depend on its own cell only: from the height of the tallest roof down to the ground, every
-ray stays inside the cell expanded by `EXPAND` about its centre. Lengths are metres, angles degrees.
+A block's views depend on its own cell only: from the height of the tallest roof down to the ground, every ray stays
+inside the cell expanded by `EXPAND` about its center. Lengths are meters, angles degrees.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras, cat_cameras, look_at
 
-EXPAND = 1.15
+EXPAND = 1.15  # enough to look at a cell's corners from the side, without the neighbors' roofs
 FIELD_OF_VIEW = 48.0  # horizontal
 # Bands of pitch below the horizon with their share of the views; the last is near nadir.
 PITCHES = ((42.0, 55.0, 0.20), (55.0, 68.0, 0.35), (68.0, 80.0, 0.25), (80.0, 90.0, 0.20))
@@ -23,29 +23,39 @@ BLOCK_ALTITUDE, CITY_ALTITUDE = (150.0, 280.0), (360.0, 460.0)
 
 
 def expanded(box: Tensor, factor: float = EXPAND) -> Tensor:
-    """`box` [2, 3] with its x and y sides scaled by `factor` about the centre; z stays."""
-    out = box.clone()
+    """Return `box` [2, 3] with its x and y sides scaled by `factor` about the center; z stays.
+
+    >>> expanded(torch.tensor([[0.0, 0.0, 0.0], [10.0, 10.0, 5.0]]), 2.0).tolist()
+    [[-5.0, -5.0, 0.0], [15.0, 15.0, 5.0]]
+    """
+    result = box.clone()
     center, half = 0.5 * (box[0, :2] + box[1, :2]), 0.5 * (box[1, :2] - box[0, :2])
-    out[0, :2], out[1, :2] = center - factor * half, center + factor * half
-    return out
+    result[0, :2], result[1, :2] = center - factor * half, center + factor * half
+    return result
 
 
 def views_inside(cameras: Cameras, box: Tensor) -> Tensor:
-    """Whether all rays of each view stay inside `box` [2, 3] in x and y while they are inside it in z;
-    bool [V].
+    """Return whether all rays of each view stay inside `box` [2, 3] in x and y while they are inside it in z; bool [V].
 
-    The four corner rays decide: their crossings of a level plane span a convex region with all others
-        inside it,
-    and a segment between two points of a convex cell stays in the cell.
+    The four corner rays decide: their crossings of a level plane span a convex region with all others inside it, and a
+    segment between two points of a convex cell stays in the cell.
+
+    >>> box = torch.tensor([[0.0, 0.0, 0.0], [200.0, 200.0, 45.0]])
+    >>> views_inside(block_views(box, 2, (8, 6), seed=0), expanded(box)).tolist()
+    [True, True]
     """
     _, directions = cameras.corner_rays()
-    at = _crossings(cameras, box)
-    return (directions[..., 2] < -1e-3).all(1) & ((at >= box[0, :2]) & (at <= box[1, :2])).all(2).all(1)
+    crossings = _crossings(cameras, box)
+    return (directions[..., 2] < -1e-3).all(1) & ((crossings >= box[0, :2]) & (crossings <= box[1, :2])).all(2).all(1)
 
 
 def sees(cameras: Cameras, points: Tensor) -> Tensor:
-    """Whether each view's picture holds each of `points` [P, 3] (nothing hides anything here); bool [V,
-    P]."""
+    """Return whether each view's picture holds each of `points` [P, 3] (nothing hides anything here); bool [V, P].
+
+    >>> box = torch.tensor([[0.0, 0.0, 0.0], [200.0, 200.0, 45.0]])
+    >>> sees(block_views(box, 2, (8, 6), seed=0), torch.tensor([[100.0, 100.0, 900.0]])).tolist()
+    [[False], [False]]
+    """
     local = torch.einsum("vkj,vpk->vpj", cameras.c2w[:, :, :3], points[None] - cameras.centers[:, None])
     depth = (-local[..., 2]).clamp_min(1e-6)
     x = cameras.cx[:, None] + cameras.fx[:, None] * local[..., 0] / depth
@@ -55,10 +65,14 @@ def sees(cameras: Cameras, points: Tensor) -> Tensor:
 
 
 def _candidates(
-    box: Tensor, pitch: tuple[float, float], altitude: tuple[float, float], count: int, size: tuple[int, int],
+    box: Tensor,
+    pitch: tuple[float, float],
+    altitude: tuple[float, float],
+    count: int,
+    size: tuple[int, int],
     generator: torch.Generator,
-) -> tuple[Cameras, Tensor]:  # fmt: skip
-    """Random cameras that look at points of `box`, and their headings [count] in radians."""
+) -> tuple[Cameras, Tensor]:
+    """Return random cameras that look at points of `box`, and their headings [count] in radians."""
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, generator=generator)
@@ -78,42 +92,42 @@ def _candidates(
 
 
 def _crossings(cameras: Cameras, box: Tensor) -> Tensor:
-    """Where the corner rays cross the lower and the upper plane of `box`, or start below that: [V, 8, 2]."""
+    """Return the points at which corner rays cross the lower and upper plane of `box`, or start below: [V, 8, 2]."""
     origins, directions = cameras.corner_rays()
-    at = []
+    crossings = []
     for level in (box[0, 2], box[1, 2]):
         length = ((level - origins[..., 2]) / directions[..., 2].clamp_max(-1e-3)).clamp_min(0.0)
-        at.append(origins[..., :2] + length[..., None] * directions[..., :2])
-    return torch.cat(at, 1)
+        crossings.append(origins[..., :2] + length[..., None] * directions[..., :2])
+    return torch.cat(crossings, 1)
 
 
 def _fitted(cameras: Cameras, limits: Tensor, generator: torch.Generator) -> tuple[Cameras, Tensor]:
-    """Move each camera sideways to a random place from which it keeps inside `limits`; and the ids of
-    those that can.
+    """Move each camera sideways to a random place from which its rays keep inside `limits`; return the ids that can.
 
-    A seventh of the room beyond either end is drawn too and held at that end: without it, few views would
-        reach
-    the cell's corners.
+    A seventh of the room beyond either end is drawn too and clamped to that end: without it, few views would reach the
+    cell's corners.
     """
-    at = _crossings(cameras, limits)
-    first, last = limits[0, :2] - at.amin(1), limits[1, :2] - at.amax(1)
+    crossings = _crossings(cameras, limits)
+    low, high = limits[0, :2] - crossings.amin(1), limits[1, :2] - crossings.amax(1)
     place = (torch.rand(len(cameras), 2, generator=generator) * 1.28 - 0.14).clamp(0.002, 0.998)
     pose = cameras.c2w.clone()
-    pose[:, :2, 3] += first + (last - first) * place
+    pose[:, :2, 3] += low + (high - low) * place
     moved = replace(cameras, c2w=pose)
-    return moved, ((last > first).all(1) & views_inside(moved, limits)).nonzero()[:, 0]
+    return moved, ((high > low).all(1) & views_inside(moved, limits)).nonzero()[:, 0]
 
 
 def block_views(box: Tensor, count: int, size: tuple[int, int], seed: int) -> Cameras:
-    """`count` views of the block with the box `box` [2, 3] (metres), pictures of `size` (width, height)
-    pixels.
+    """Return `count` views of the block with the box `box` [2, 3] (meters), pictures of `size` (width, height) pixels.
 
-    Random views that keep inside the expanded cell are picked one by one for what they add: ground seen
-        rarely so
-    far, or never from that side. Another seed gives other views of the same distribution.
+    Random views that keep inside the expanded cell are picked one by one for what they add: ground seen rarely so far,
+    or never from that side. Uniform random views would leave corners that no picture shows. Another seed gives other
+    views of the same distribution.
 
     Raises:
         InputError: a negative count, or no view fits (a box too small for the altitudes used).
+
+    >>> len(block_views(torch.tensor([[0.0, 0.0, 0.0], [200.0, 200.0, 45.0]]), 3, (8, 6), seed=0))
+    3
     """
     if count < 0:
         raise InputError(f"count: must be a number of views >= 0, was {count}")
@@ -127,33 +141,33 @@ def block_views(box: Tensor, count: int, size: tuple[int, int], seed: int) -> Ca
     steps = (torch.arange(16) + 0.5) / 16
     grid = torch.cartesian_prod(steps, steps) * (box[1, :2] - box[0, :2]) + box[0, :2]
     grid = torch.cat([grid, torch.zeros(len(grid), 1)], 1)
-    seen = torch.zeros(len(grid), 5)  # from four sides and from above
+    coverage = torch.zeros(len(grid), 5)  # from four sides and from above
     chosen = []
     for band, (low, high, _) in enumerate(PITCHES):
         if not int(quota[band]):
             continue
-        parts, sides, found = [], [], 0
+        pools, sides, fitting = [], [], 0
         for _ in range(20):
             cameras, heading = _candidates(limits, (low, high), BLOCK_ALTITUDE, 400, size, generator)
             cameras, keep = _fitted(cameras, limits, generator)
             side = torch.full_like(heading, 4) if low >= 80.0 else torch.div(heading, math.pi / 2).floor().clamp(0, 3)
-            parts.append(cameras[keep])
+            pools.append(cameras[keep])
             sides.append(side[keep].to(torch.int64))
-            found += len(keep)
-            if found >= max(100, 5 * int(quota[band])):
+            fitting += len(keep)
+            if fitting >= max(100, 5 * int(quota[band])):
                 break
-        if found < int(quota[band]):
-            raise InputError(f"box: too small for {count} views, only {found} fit at pitches {low:g} to {high:g}")
-        pool, side = cat_cameras(parts), torch.cat(sides)
+        if fitting < int(quota[band]):
+            raise InputError(f"box: too small for {count} views, only {fitting} fit at pitches {low:g} to {high:g}")
+        pool, side = cat_cameras(pools), torch.cat(sides)
         cover = sees(pool, grid).to(torch.float32)
         free = torch.ones(len(pool))
         for _ in range(int(quota[band])):
-            novelty = 1.0 / (1.0 + seen) ** 2
-            rare = 0.5 / (1.0 + seen.sum(1)) ** 2
+            novelty = 1.0 / (1.0 + coverage) ** 2
+            rare = 0.5 / (1.0 + coverage.sum(1)) ** 2
             gain = (cover * (novelty.T[side] + rare)).sum(1) / (cover.sum(1) + 1.0).sqrt()
             best = int((gain * free).argmax())
             free[best] = 0.0
-            seen[:, side[best]] += cover[best]
+            coverage[:, side[best]] += cover[best]
             chosen.append(pool[best : best + 1])
     if not chosen:
         return _candidates(limits, PITCHES[0][:2], BLOCK_ALTITUDE, 1, size, generator)[0][0:0]
@@ -162,11 +176,21 @@ def block_views(box: Tensor, count: int, size: tuple[int, int], seed: int) -> Ca
 
 
 def city_views(boxes: Tensor, count: int, size: tuple[int, int], seed: int, ring: float) -> Cameras:
-    """`count` high views that see the centre of each block of `boxes` [B, 2, 3] and nothing beyond `ring`
-    metres of them.
+    """Return `count` high views that see the center of each block and nothing beyond `ring` meters of them.
+
+    Args:
+        boxes: [B, 2, 3], the blocks' boxes, meters.
+        count: number of views.
+        size: (width, height) of a picture, pixels.
+        seed: seed of the views.
+        ring: meters around the blocks that may be seen.
 
     Raises:
         InputError: no such view was found (more blocks than one picture from these altitudes holds).
+
+    >>> boxes = torch.tensor([[[0.0, 0.0, 0.0], [200.0, 200.0, 45.0]]])
+    >>> len(city_views(boxes, 2, (8, 6), seed=0, ring=195.0))
+    2
     """
     generator = torch.Generator().manual_seed(seed)
     box = torch.stack([boxes[:, 0].amin(0), boxes[:, 1].amax(0)])
@@ -179,11 +203,11 @@ def city_views(boxes: Tensor, count: int, size: tuple[int, int], seed: int, ring
     centers[:, 2] = 0.0
     scale = max(1.0, float((box[1] - box[0])[:2].max()) / 400.0)
     altitude = (CITY_ALTITUDE[0] * scale, CITY_ALTITUDE[1] * scale)
-    parts, found = [], 0
+    pools, fitting = [], 0
     for _ in range(120):
         cameras, _ = _candidates(targets, (48.0, 80.0), altitude, 500, size, generator)
-        parts.append(cameras[(views_inside(cameras, limits) & sees(cameras, centers).all(1)).nonzero()[:, 0]])
-        found += len(parts[-1])
-        if found >= count:
-            return cat_cameras(parts)[:count]
-    raise InputError(f"boxes: {len(boxes)} blocks are too many for one picture, only {found} of {count} views fit")
+        pools.append(cameras[(views_inside(cameras, limits) & sees(cameras, centers).all(1)).nonzero()[:, 0]])
+        fitting += len(pools[-1])
+        if fitting >= count:
+            return cat_cameras(pools)[:count]
+    raise InputError(f"boxes: {len(boxes)} blocks are too many for one picture, only {fitting} of {count} views fit")

@@ -1,5 +1,4 @@
-"""Writes procedural districts in MatrixCity's tree and pose dialect, once, as a cache that survives
-crashes and races."""
+"""Writes procedural districts in MatrixCity's pose dialect, once, as a cache that survives crashes and races."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ from mclnf_fast.data.procedural.city.views import block_views, city_views
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
 
-UNIT = 100.0  # metres to one unit of MatrixCity's split poses
+UNIT = 100.0  # meters to one unit of MatrixCity's split poses
 MARKER = "city.json"
 TARGET, META = "small_city", "meta_city_"
 Progress = Callable[[int, int], None]
@@ -32,7 +31,21 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class CityPlan:
-    """How much to render. Views are per block; `city` counts the views that see the whole target district."""
+    """The number and size of the pictures to render.
+
+    Attributes:
+        width, height: pixels of a picture.
+        samples: samples per pixel.
+        train, test: views per block of the target district.
+        meta_districts: number of other districts, for meta-learning.
+        meta_train, meta_test: views per block of those.
+        city: views of the whole target district.
+        blocks: blocks along x and y of each district.
+        seed: seed of the districts.
+
+    >>> CityPlan(blocks=(1, 1), meta_districts=0, city=0).views()
+    46
+    """
 
     width: int = 96
     height: int = 72
@@ -47,7 +60,7 @@ class CityPlan:
     seed: int = 0
 
     def views(self) -> int:
-        """Pictures in all."""
+        """Return the number of pictures in total."""
         cells = self.blocks[0] * self.blocks[1]
         meta = self.meta_districts * (self.meta_train + self.meta_test)
         return cells * (self.train + self.test + meta) + self.city
@@ -58,8 +71,16 @@ QUICK = {"width": 64, "height": 48, "train": 14, "test": 3, "meta_train": 6, "me
 
 @dataclass(frozen=True)
 class CityPaths:
-    """`target` and each of `meta` is a folder that `load_scene` reads (it holds `train`, `test` and
-    `pose`)."""
+    """The folders of a written city.
+
+    Attributes:
+        root: the folder of all.
+        target: the target district, a folder that `load_scene` reads (it holds `train`, `test` and `pose`).
+        meta: the districts for meta-learning, folders of the same form.
+
+    >>> CityPaths(Path("a"), Path("a/b"), ()).meta
+    ()
+    """
 
     root: Path
     target: Path
@@ -67,31 +88,45 @@ class CityPaths:
 
 
 def city_cache_dir() -> Path:
-    """Where generated data is kept: `$MCLNF_FAST_CACHE`, or `~/.cache/mclnf_fast`."""
+    """Return the folder for generated data: `$MCLNF_FAST_CACHE`, or `~/.cache/mclnf_fast`.
+
+    >>> city_cache_dir() == cache.folder()
+    True
+    """
     return cache.folder()
 
 
 def write_city(
-    root: str | Path | None = None, *, quick: bool = False, seed: int = 0, progress: Progress | None = None,
+    root: str | Path | None = None,
+    *,
+    quick: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
     **options: int | tuple[int, int],
-) -> CityPaths:  # fmt: skip
-    """Render a city of target blocks and, for meta-learning, other districts of the same style; or find it
-    made.
+) -> CityPaths:
+    """Render a city of target blocks and, for meta-learning, other districts of the same style, unless it is there
+    already.
 
     Args:
-        root: the folder to make; None: one in `city_cache_dir()` named after the options. Anything in it
-            that another version or other options made, or that is incomplete, is replaced.
+        root: the folder to write; None: one in `city_cache_dir()` named after the options. If another version or other
+            options wrote it, or it is incomplete, it is replaced.
         quick: small pictures and few views.
-        seed: the districts' seed. The same options give the same bytes.
-        progress: called with (pictures done, pictures in all); not called where the cache is good.
+        seed: seed of the districts. The same options give the same bytes.
+        progress: called with (pictures done, pictures in total); not called when the cache is good.
         options: fields of `CityPlan` to set otherwise.
 
     Returns:
         The folders. `small_city/aerial/pose/city` holds the views of the whole district.
 
     Raises:
-        InputError: an unknown option or a value that makes no city; `root` holds what this function did
-            not write.
+        InputError: an unknown option or a value that gives no city; `root` holds something that this function did not
+            write.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     paths = write_city(f"{folder}/city", quick=True, blocks=(1, 1), train=1, test=1, meta_districts=0, city=0)
+    ...     print(sorted(path.name for path in paths.target.iterdir()))
+    ['pose', 'test', 'train']
     """
     unknown = sorted(set(options) - set(CityPlan.__dataclass_fields__))
     if unknown:
@@ -105,21 +140,19 @@ def write_city(
         if getattr(plan, name) < 0:
             raise InputError(f"{name}: must be >= 0, was {getattr(plan, name)}")
     key = _fingerprint(plan)
-    place = city_cache_dir() / f"city-{key[:12]}" if root is None else Path(root)
-    paths = CityPaths(
-        place, place / TARGET / "aerial",
-        tuple(place / f"{META}{k + 1}" / "aerial" for k in range(plan.meta_districts)),
-    )  # fmt: skip
-    if _complete(place, key):
+    target = city_cache_dir() / f"city-{key[:12]}" if root is None else Path(root)
+    meta = tuple(target / f"{META}{k + 1}" / "aerial" for k in range(plan.meta_districts))
+    paths = CityPaths(target, target / TARGET / "aerial", meta)
+    if _complete(target, key):
         return paths
-    _refuse_foreign(place)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    build = place.parent / f".{place.name}.{uuid.uuid4().hex}.tmp"
+    _check_replaceable(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    build = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
     try:
         with one_thread() as workers:
             _write_all(build, plan, workers, progress)
         _seal(build, key, plan)
-        _publish(build, place, key)
+        _publish(build, target, key)
     finally:
         shutil.rmtree(build, ignore_errors=True)
     return paths
@@ -127,8 +160,12 @@ def write_city(
 
 @contextmanager
 def one_thread() -> Iterator[int]:
-    """Run torch's operations on one thread each; gives the number of threads there were, for work on whole
-    views."""
+    """Run torch's operations on one thread each; yield the number of threads before, for work on whole views.
+
+    >>> with one_thread() as threads:
+    ...     torch.get_num_threads()
+    1
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -138,62 +175,66 @@ def one_thread() -> Iterator[int]:
 
 
 def _fingerprint(plan: CityPlan) -> str:
-    """Hash of the options and of the generator's own code: either's change makes a cache stale."""
+    """Return a hash of the options and of the generator's own code: a change of either makes a cache stale."""
     digest = hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode())
     for source in (*sorted(Path(__file__).parent.glob("*.py")), Path(raycast.__file__)):
         digest.update(source.read_bytes())
     return digest.hexdigest()
 
 
-def _complete(place: Path, key: str) -> bool:
-    """Whether `place` holds every file, of the right size, that a finished run with this fingerprint left."""
+def _complete(folder: Path, key: str) -> bool:
+    """Return whether `folder` holds every file, of the right size, of a finished run with this fingerprint."""
     try:
-        marker = json.loads((place / MARKER).read_text())
+        marker = json.loads((folder / MARKER).read_text())
         if marker["fingerprint"] != key:
             return False
-        return all((place / name).stat().st_size == size for name, size in marker["files"].items())
+        return all((folder / name).stat().st_size == size for name, size in marker["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-def _refuse_foreign(place: Path) -> None:
-    if place.is_symlink() or (place.exists() and not place.is_dir()):
-        raise InputError(f"{place}: must be a folder or not exist yet, was something else")
-    if place.is_dir():
-        foreign = [p.name for p in place.iterdir() if p.name not in (TARGET, MARKER) and not p.name.startswith(META)]
+def _check_replaceable(folder: Path) -> None:
+    """Raise `InputError` if `folder` holds something that no run of `write_city` has written."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise InputError(f"{folder}: must be a folder or not exist yet, was something else")
+    if folder.is_dir():
+        foreign = [p.name for p in folder.iterdir() if p.name not in (TARGET, MARKER) and not p.name.startswith(META)]
         if foreign:
-            raise InputError(f"{place}: must be empty or a generated city to be replaced, holds {sorted(foreign)[0]!r}")
+            raise InputError(
+                f"{folder}: must be empty or a generated city to be replaced, holds {sorted(foreign)[0]!r}"
+            )
 
 
 def _seal(build: Path, key: str, plan: CityPlan) -> None:
+    """Write the list of all files, last of all: a folder without it is incomplete."""
     files = {p.relative_to(build).as_posix(): p.stat().st_size for p in sorted(build.rglob("*")) if p.is_file()}
     marker = {"fingerprint": key, "plan": asdict(plan), "files": files}
     (build / MARKER).write_text(json.dumps(marker, indent=1))
 
 
-def _publish(build: Path, place: Path, key: str) -> None:
-    """Put the finished folder in its place. Of two processes that race, the later finds the earlier's and
-    keeps it."""
+def _publish(build: Path, target: Path, key: str) -> None:
+    """Rename the finished folder to `target`; of two processes that race, the later keeps the earlier's."""
     for _ in range(10):
         try:
-            os.rename(build, place)  # succeeds where `place` is missing or an empty folder
+            os.rename(build, target)  # succeeds if `target` is missing or an empty folder
             return
         except OSError:
-            if _complete(place, key):
+            if _complete(target, key):
                 return
-            old = place.parent / f".{place.name}.{uuid.uuid4().hex}.tmp"
+            replaced = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
             try:
-                os.rename(place, old)
+                os.rename(target, replaced)
             except FileNotFoundError:
                 continue
-            shutil.rmtree(old, ignore_errors=True)
-    raise InputError(f"{place}: could not be replaced, another process keeps writing it")
+            shutil.rmtree(replaced, ignore_errors=True)
+    raise InputError(f"{target}: could not be replaced, another process keeps writing it")
 
 
 def _write_all(build: Path, plan: CityPlan, workers: int, progress: Progress | None) -> None:
+    """Render and write all districts into `build`."""
     done, total = 0, plan.views()
 
-    def tick(offset: int) -> Progress | None:
+    def progress_from(offset: int) -> Progress | None:
         return None if progress is None else lambda k, _: progress(offset + k, total)
 
     size = (plan.width, plan.height)
@@ -215,7 +256,7 @@ def _write_all(build: Path, plan: CityPlan, workers: int, progress: Progress | N
             jobs.append(("city", "test", whole, cameras, view_seed))
         for name, split, box, cameras, view_seed in jobs:
             images = renderer.render(
-                cameras, samples=plan.samples, seed=view_seed, workers=workers, progress=tick(done)
+                cameras, samples=plan.samples, seed=view_seed, workers=workers, progress=progress_from(done)
             )
             _write_split(folder, name, split, cameras, images, box)
             done += len(cameras)
@@ -224,7 +265,7 @@ def _write_all(build: Path, plan: CityPlan, workers: int, progress: Progress | N
 def _write_split(
     folder: Path, name: str, split: str, cameras: Cameras, images: torch.Tensor, box: torch.Tensor
 ) -> None:
-    """One split of one block: pictures and poses, lengths in units of 100 m."""
+    """Write one split of one block: pictures and poses, lengths in units of 100 m."""
     from PIL import Image
 
     pictures, poses = folder / split / name, folder / "pose" / name

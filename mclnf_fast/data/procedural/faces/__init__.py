@@ -1,1 +1,1 @@
-"""Procedural portraits."""
+"""Procedural portraits: who sits, and how each part of the picture is drawn."""

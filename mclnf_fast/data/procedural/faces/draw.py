@@ -15,27 +15,41 @@ WHITE = np.array([0.93, 0.92, 0.90], np.float32)
 
 
 def smooth(x: np.ndarray) -> np.ndarray:
-    """0 below 0, 1 above 1, smooth between."""
+    """Return 0 below 0, 1 above 1, and a smooth step between.
+
+    >>> smooth(np.array([-1.0, 0.5, 2.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
     x = np.clip(x, 0.0, 1.0)
     return x * x * (3 - 2 * x)
 
 
 def bump(x: np.ndarray, y: np.ndarray, wide: float, high: float) -> np.ndarray:
-    """A Gaussian hill of height 1 with these half widths."""
+    """Return a Gaussian hill of height 1 with these half widths.
+
+    >>> float(bump(np.array(0.0), np.array(0.0), 0.1, 0.2))
+    1.0
+    """
     return np.exp(-((x / wide) ** 2) - (y / high) ** 2)
 
 
 class Sheet:
-    """The picture that is painted on, float32 [size, size, 3], with its coordinates: x right, y down, -1 to 1."""
+    """The picture that is painted on, float32 [size, size, 3], with its coordinates: x right, y down, -1 to 1.
+
+    >>> sheet = Sheet(4)
+    >>> sheet.paint(np.ones(3), sheet.inside(sheet.x))
+    >>> sheet.rgb[0, :, 0].tolist()
+    [1.0, 1.0, 0.0, 0.0]
+    """
 
     def __init__(self, size: int) -> None:
         self.step = 2.0 / size
-        at = ((np.arange(size, dtype=np.float32) + 0.5) * self.step) - 1
-        self.x, self.y = np.meshgrid(at, at)
+        axis = ((np.arange(size, dtype=np.float32) + 0.5) * self.step) - 1
+        self.x, self.y = np.meshgrid(axis, axis)
         self.rgb = np.zeros((size, size, 3), np.float32)
 
     def inside(self, f: np.ndarray) -> np.ndarray:
-        """Share of each pixel where `f` < 0, from its value and slope at the pixel's centre."""
+        """Return the share of each pixel with `f` < 0, from its value and gradient at the pixel's center."""
         down, right = np.gradient(f)
         return np.clip(0.5 - f / np.maximum(np.hypot(down, right), 1e-6), 0.0, 1.0)
 
@@ -44,11 +58,23 @@ class Sheet:
         self.rgb += share[..., None] * (color - self.rgb)
 
     def shade(self, factor: np.ndarray) -> None:
+        """Multiply the picture by `factor` [size, size]."""
         self.rgb *= factor[..., None]
 
 
 class Portrait:
-    """One picture in the making: the face's own coordinates and the parts that several strokes share."""
+    """One picture in the making: the face's own coordinates, and the quantities that several strokes share.
+
+    Attributes:
+        u, v: [size, size], coordinates of the face, upright: (0, 0) between the height of the eyes and the nose, the
+            chin at v = person.chin.
+        a, b: the same, carried along by the turn of the head.
+        pixel: size of a pixel in these units.
+
+    >>> from mclnf_fast.data.procedural.faces.person import draw_person, draw_pose
+    >>> Portrait(draw_person(0, 0), draw_pose(0, 0), 16).face.shape
+    (16, 16)
+    """
 
     def __init__(self, person: Person, pose: Pose, size: int) -> None:
         self.person, self.pose, self.sheet = person, pose, Sheet(size)
@@ -66,31 +92,31 @@ class Portrait:
         self.b = self.v - 0.10 * pose.pitch * np.sqrt(dome)
 
     def near(self, u: float, v: float, wide: float, high: float) -> Portrait:
-        """The same portrait, cut to the box about (`u`, `v`) of the turned face: what is painted there shows here."""
+        """Return the portrait cut to the box about (`u`, `v`) of the turned face; strokes painted there show here."""
         return self.cut((np.abs(self.a - u) < wide) & (np.abs(self.b - v) < high))
 
     def cut(self, box: np.ndarray) -> Portrait:
-        """The same portrait, cut to the smallest window that holds `box` (bool [size, size])."""
+        """Return the portrait cut to the smallest window that holds `box` (bool [size, size]); it shares the pixels."""
         rows, columns = np.flatnonzero(box.any(1)), np.flatnonzero(box.any(0))
-        if len(rows) < 2 or len(columns) < 2:  # slopes need two of each
+        if len(rows) < 2 or len(columns) < 2:  # gradients need two of each
             rows = columns = np.arange(2)
         window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        part = copy.copy(self)
-        part.__dict__.update(
+        portrait = copy.copy(self)
+        portrait.__dict__.update(
             {name: value[window] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         )
-        part.sheet = copy.copy(self.sheet)
+        portrait.sheet = copy.copy(self.sheet)
         for name in ("x", "y", "rgb"):
-            setattr(part.sheet, name, getattr(self.sheet, name)[window])
-        return part
+            setattr(portrait.sheet, name, getattr(self.sheet, name)[window])
+        return portrait
 
     def line(self, distance: np.ndarray, half: np.ndarray | float) -> np.ndarray:
-        """Share of each pixel within `half` of a curve that is `distance` away (both in face units)."""
+        """Return the share of each pixel within `half` of a curve that is `distance` away (both in face units)."""
         return np.clip((half - np.abs(distance)) / self.pixel + 0.5, 0.0, 1.0)
 
     @cached_property
     def outline(self) -> np.ndarray:
-        """Implicit function of the face: < 0 inside."""
+        """Implicit function of the face [size, size]: < 0 inside."""
         p = self.person
         u = np.abs(self.u) / p.width
         low = np.clip(self.v, 0, None) / p.chin
@@ -101,12 +127,12 @@ class Portrait:
 
     @cached_property
     def face(self) -> np.ndarray:
-        """Share of each pixel that the face covers."""
+        """Share of each pixel that the face covers, [size, size]."""
         return self.sheet.inside(self.outline)
 
     @cached_property
     def relief(self) -> np.ndarray:
-        """Height of the face over the picture's plane, in face units."""
+        """Height of the face over the picture's plane, [size, size], in face units."""
         p, a, b = self.person, self.a, self.b
         z = 0.46 * np.sqrt(np.maximum(0.0, 1 - (self.u / (p.width * 1.04)) ** 2 - (self.v / 0.74) ** 2))
         tip = p.nose_length
@@ -132,17 +158,18 @@ class Portrait:
             )
         z += 0.016 * bump(a, b + 0.15, 0.3, 0.05)  # brows
         z += 0.040 * bump(a, b - p.chin + 0.09, 0.10, 0.07)
-        z -= 0.014 * bump(a, b - self.mouth_at - 0.085, 0.09, 0.025)
-        z += 0.014 * bump(a, b - self.mouth_at, p.mouth_width, 0.05)
+        z -= 0.014 * bump(a, b - self.mouth_v - 0.085, 0.09, 0.025)
+        z += 0.014 * bump(a, b - self.mouth_v, p.mouth_width, 0.05)
         wrinkle = np.sin(b * 95 + 2.0 * self.cloudy(a * 5, b * 4)) * bump(a, b + 0.33, 0.24, 0.09)
         return z + 0.0016 * p.age * wrinkle
 
     @cached_property
-    def mouth_at(self) -> float:
+    def mouth_v(self) -> float:
+        """Position v of the mouth."""
         return 0.5 * (self.person.nose_length + self.person.chin) - 0.045
 
     def lit(self, height: np.ndarray, gloss: float) -> tuple[np.ndarray, np.ndarray]:
-        """Light on a surface: (diffuse, highlight), both [size, size]."""
+        """Return the light on a surface of a height [size, size]: (diffuse, highlight), both [size, size]."""
         down, right = np.gradient(height / self.pixel)
         norm = 1.0 / np.sqrt(1 + down * down + right * right)
         lx, ly = self.pose.light
@@ -154,7 +181,7 @@ class Portrait:
         return diffuse, np.clip(half, 0, 1) ** gloss
 
     def backdrop(self) -> None:
-        """A studio's mottled cloth, lit from one side."""
+        """Paint a studio's mottled cloth, lit from one side."""
         p, pose, sheet = self.person, self.pose, self.sheet
         x, y = sheet.x + pose.pan[0], sheet.y + pose.pan[1]
         mottle = self.cloudy.fractal(x * 2.2 + 5, y * 2.2 + 9, 4)
@@ -164,7 +191,7 @@ class Portrait:
         sheet.rgb += (0.02 * mottle)[..., None] * np.array([1.0, 0.2, -0.8], np.float32)
 
     def skin(self, tone: np.ndarray | float = 1.0) -> np.ndarray:
-        """Colour of bare skin before light, [size, size, 3]."""
+        """Return the color of bare skin before light, [size, size, 3]."""
         p, a, b = self.person, self.a, self.b
         pores = self.fine.fractal(a * 42, b * 42, 2)
         blotch = self.cloudy.fractal(a * 7 + 3, b * 7, 3)
@@ -180,25 +207,25 @@ class Portrait:
         )
         return color * (1 - 0.16 * (p.freckles + 0.2 * p.age) * spots)[..., None]
 
-    def lay_skin(self, share: np.ndarray, height: np.ndarray, tone: np.ndarray | float = 1.0) -> None:
-        """Skin under the light; the red part of it reaches further into the shade."""
+    def paint_skin(self, share: np.ndarray, height: np.ndarray, tone: np.ndarray | float = 1.0) -> None:
+        """Paint skin under the light; the red part of it reaches further into the shade."""
         diffuse, shine = self.lit(height, 28.0)
         light = np.stack([diffuse**0.85, diffuse**1.05, diffuse**1.12], -1)
         # A wet film: skin never reaches pure white.
         self.sheet.paint(self.skin(tone) * light + (0.17 * shine)[..., None], share)
 
     def head(self) -> None:
-        """The bare face: relief, light, the shade of hair and brow, an unshaved chin."""
+        """Paint the bare face: relief, light, the shade of hair and brow, an unshaved chin."""
         p = self.person
         occluded = 1 - 0.18 * smooth((0.30 + self.outline) / 0.30)
-        self.lay_skin(self.face, self.relief, occluded)
+        self.paint_skin(self.face, self.relief, occluded)
         if p.beard:
             a, b = self.a, self.b
             area = smooth((b - 0.12 - 0.5 * np.clip(0.30 - np.abs(a), 0, None)) / 0.14) * smooth(
                 (np.abs(a) + b - 0.36) / 0.1
             )
-            area = np.maximum(area, bump(a, b - self.mouth_at + 0.075, 0.15, 0.028))
-            area *= 1 - smooth(1.6 - (a / 0.075) ** 2 - ((b - self.mouth_at - 0.02) / 0.055) ** 2)
+            area = np.maximum(area, bump(a, b - self.mouth_v + 0.075, 0.15, 0.028))
+            area *= 1 - smooth(1.6 - (a / 0.075) ** 2 - ((b - self.mouth_v - 0.02) / 0.055) ** 2)
             curls = 0.5 + 0.5 * self.strand(a * 55 + 3 * self.cloudy(a * 9, b * 9), b * 26)
             full = p.beard == 1.0
             share = area * self.face * (0.95 if full else p.beard * (0.5 + 0.5 * curls))

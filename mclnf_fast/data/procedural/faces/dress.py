@@ -1,4 +1,4 @@
-"""Neck, clothes and hair of a drawn portrait."""
+"""Draws neck, clothes and hair of a procedural portrait."""
 
 from __future__ import annotations
 
@@ -8,20 +8,26 @@ import numpy as np
 
 from mclnf_fast.data.procedural.faces.draw import Portrait, bump, smooth
 
-LONG = {"long": 1.15, "bob": 0.52}  # how far down the hair hangs
+LONG = {"long": 1.15, "bob": 0.52}  # style: how far down the hair hangs, face units
 
 
 def draw_neck(face: Portrait) -> None:
+    """Paint the neck, in the shadow of the chin.
+
+    >>> from mclnf_fast.data.procedural.faces.person import draw_person, draw_pose
+    >>> portrait = Portrait(draw_person(0, 0), draw_pose(0, 0), 16)
+    >>> draw_neck(portrait)
+    """
     p = face.person
     half = p.width * (0.66 + 0.5 * np.clip(face.v - 0.75, 0, None) ** 1.5)
     share = np.clip((half - np.abs(face.u)) / face.pixel + 0.5, 0, 1) * (face.v > 0.1)
     height = 0.28 * np.sqrt(np.clip(1 - (face.u / (half * 1.03)) ** 2, 0.0, None))
     under = 0.50 + 0.42 * smooth((face.v - p.chin * 0.97 + 0.25 * face.u**2) / 0.26)  # the chin's shadow
-    face.lay_skin(share, height, under)
+    face.paint_skin(share, height, under)
 
 
 def _weave(face: Portrait, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The cloth's colour, [size, size, 3]."""
+    """Return the cloth's color, [size, size, 3]."""
     p = face.person
     thread = 0.07 * face.fine(x * 60, y * 60)
     if p.pattern == "pinstripe":
@@ -40,12 +46,17 @@ def _weave(face: Portrait, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         mix = 0.35 * smooth(0.5 + np.sin(y * 75 + 2.5 * np.abs(np.mod(x * 14, 1.0) - 0.5)))
     else:
         mix = np.zeros_like(x)
-    other = p.second if not p.suit else 0.6 * p.cloth + 0.4
-    return (p.cloth + mix[..., None] * (other - p.cloth)) * (1 + thread)[..., None]
+    pattern_color = p.second if not p.suit else 0.6 * p.cloth + 0.4
+    return (p.cloth + mix[..., None] * (pattern_color - p.cloth)) * (1 + thread)[..., None]
 
 
 def draw_clothes(face: Portrait) -> None:
-    """Shoulders in a suit with shirt and tie, or in a patterned top with an open or round neck."""
+    """Paint shoulders in a suit with shirt and tie, or in a patterned top with an open or round neck.
+
+    >>> from mclnf_fast.data.procedural.faces.person import draw_person, draw_pose
+    >>> portrait = Portrait(draw_person(0, 0), draw_pose(0, 0), 16)
+    >>> draw_clothes(portrait)
+    """
     p, sheet = face.person, face.sheet
     turn = 0.08 * face.pose.yaw
     x = (sheet.x - 0.6 * face.pose.x) / face.pose.scale + turn * 0.3
@@ -78,6 +89,7 @@ def draw_clothes(face: Portrait) -> None:
 
 
 def _tie(face: Portrait, x: np.ndarray, y: np.ndarray, diffuse: np.ndarray) -> None:
+    """Paint a tie under the light `diffuse` [size, size]."""
     p = face.person
     knot = p.chin + 0.22
     half = np.where(y < knot + 0.12, 0.075 - 0.16 * np.clip(y - knot, 0, 0.12), 0.055 + 0.14 * (y - knot - 0.12))
@@ -91,7 +103,7 @@ def _tie(face: Portrait, x: np.ndarray, y: np.ndarray, diffuse: np.ndarray) -> N
 
 
 def _locks(face: Portrait, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Hair lit along its strands, [size, size, 3]; `x` runs across the strands, `y` along them."""
+    """Return hair lit along its strands, [size, size, 3]; `x` runs across the strands, `y` along them."""
     p = face.person
     curl = 4.0 if p.style == "curly" else 1.2
     bend = face.cloudy(x * 3, y * 2.5) * curl
@@ -105,14 +117,19 @@ def _locks(face: Portrait, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _crown(face: Portrait) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of the hair: across and along strands that fall from the parting."""
+    """Return coordinates of the hair: across and along strands that fall from the parting."""
     x, y = face.u - face.person.part * 0.8, face.v + 0.74
     r = np.hypot(x, y * 0.9)
     return np.arctan2(x, y + 0.15) * 1.25, r
 
 
 def draw_back_hair(face: Portrait) -> None:
-    """What hangs behind neck and shoulders."""
+    """Paint the hair that hangs behind neck and shoulders.
+
+    >>> from mclnf_fast.data.procedural.faces.person import draw_person, draw_pose
+    >>> portrait = Portrait(draw_person(0, 0), draw_pose(0, 0), 16)
+    >>> draw_back_hair(portrait)
+    """
     p = face.person
     if p.style not in LONG:
         return
@@ -124,7 +141,12 @@ def draw_back_hair(face: Portrait) -> None:
 
 
 def draw_hair(face: Portrait) -> None:
-    """What lies over skull, brow and temples."""
+    """Paint the hair over skull, brow and temples.
+
+    >>> from mclnf_fast.data.procedural.faces.person import draw_person, draw_pose
+    >>> portrait = Portrait(draw_person(0, 0), draw_pose(0, 0), 16)
+    >>> draw_hair(portrait)
+    """
     p, sheet = face.person, face.sheet
     across, along = _crown(face)
     tuft = face.strand(across * 15, along * 3) * 0.6 + 0.4 * face.strand(across * 40, along * 5)

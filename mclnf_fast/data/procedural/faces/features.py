@@ -1,4 +1,4 @@
-"""Eyes, brows, nostrils, mouth and glasses of a drawn portrait."""
+"""Draws eyes, brows, nostrils, mouth and glasses of a procedural portrait."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ MOUTH = np.array([0.20, 0.05, 0.05], np.float32)
 
 
 def draw_features(face: Portrait) -> None:
-    """All of them, in the order in which they lie over one another."""
+    """Paint all features of the face, in the order in which they overlap.
+
+    >>> from mclnf_fast.data.procedural.faces.person import draw_person, draw_pose
+    >>> portrait = Portrait(draw_person(0, 0), draw_pose(0, 0), 16)
+    >>> draw_features(portrait)
+    """
     p = face.person
     _nose(face.near(0.0, p.nose_length, 0.3, 0.2))
-    _mouth(face.near(0.0, face.mouth_at, 0.4, 0.25))
+    _mouth(face.near(0.0, face.mouth_v, 0.4, 0.25))
     for side in (-1, 1):
         eye = face.near(side * p.eye_gap, -0.05, 0.24, 0.26)
         _eye(eye, side)
@@ -23,19 +28,25 @@ def draw_features(face: Portrait) -> None:
         _glasses(face.near(0.0, -0.03, 0.75, 0.25))
 
 
-def draw_ears(whole: Portrait) -> None:
-    """Both, behind the face's outline."""
-    p = whole.person
+def draw_ears(portrait: Portrait) -> None:
+    """Paint both ears, behind the face's outline.
+
+    >>> from mclnf_fast.data.procedural.faces.person import draw_person, draw_pose
+    >>> portrait = Portrait(draw_person(0, 0), draw_pose(0, 0), 16)
+    >>> draw_ears(portrait)
+    """
+    p = portrait.person
     for side in (-1, 1):
-        middle = side * p.width * (1.02 + 0.06 * side * whole.pose.yaw)
-        face = whole.cut((np.abs(whole.u - middle) < 0.13) & (np.abs(whole.v - 0.05) < 0.2))
+        middle = side * p.width * (1.02 + 0.06 * side * portrait.pose.yaw)
+        face = portrait.cut((np.abs(portrait.u - middle) < 0.13) & (np.abs(portrait.v - 0.05) < 0.2))
         x = side * (face.u - middle) + 0.09 * (face.v - 0.08)
         f = (x / 0.075) ** 2 + ((face.v - 0.05) / 0.145) ** 2 - 1
         inner = (x / 0.045) ** 2 + ((face.v - 0.04) / 0.095) ** 2
-        face.lay_skin(face.sheet.inside(f), -0.025 * np.clip(f, -1, 0), 0.90 - 0.22 * smooth(1.4 - inner))
+        face.paint_skin(face.sheet.inside(f), -0.025 * np.clip(f, -1, 0), 0.90 - 0.22 * smooth(1.4 - inner))
 
 
 def _nose(face: Portrait) -> None:
+    """Paint nostrils, the wings of the nose and the shadow below."""
     p, a, b = face.person, face.a, face.b
     under = bump(a, b - p.nose_length - 0.055, p.nose_width * 1.2, 0.03)
     face.sheet.shade(1 - 0.20 * under * face.face)
@@ -48,12 +59,13 @@ def _nose(face: Portrait) -> None:
 
 
 def _mouth(face: Portrait) -> None:
+    """Paint lips, an open mouth with teeth, and the corners."""
     p, pose, sheet = face.person, face.pose, face.sheet
     half = p.mouth_width * (1 + 0.16 * pose.smile - 0.12 * pose.open)
     s = np.clip(face.a / half, -1.25, 1.25)
     arch = np.clip(1 - s * s, 0, 1)
     # Corners rise with the smile; v grows downwards.
-    curve = face.b - face.mouth_at - 0.055 * pose.smile * (0.6 - s * s) - 0.008
+    curve = face.b - face.mouth_v - 0.055 * pose.smile * (0.6 - s * s) - 0.008
     gap = (0.012 + 0.055 * pose.open + 0.014 * pose.smile * (pose.open > 0)) * arch**0.7
     bow = 1 - 0.25 * np.exp(-((s / 0.16) ** 2)) + 0.1 * np.exp(-(((np.abs(s) - 0.25) / 0.2) ** 2))
     top, bottom = -gap - p.lip * 0.8 * arch**0.8 * bow, gap * 1.1 + p.lip * 1.25 * arch**0.75
@@ -81,6 +93,7 @@ def _mouth(face: Portrait) -> None:
 
 
 def _eye(face: Portrait, side: int) -> None:
+    """Paint one eye; `side` is -1 for the left of the picture and 1 for the right."""
     p, pose, sheet = face.person, face.pose, face.sheet
     wide = p.eye_size
     s = (face.a - side * p.eye_gap) / wide
@@ -116,6 +129,7 @@ def _eye(face: Portrait, side: int) -> None:
 
 
 def _brow(face: Portrait, side: int) -> None:
+    """Paint one brow, hair by hair."""
     p, sheet = face.person, face.sheet
     s = side * (face.a - side * p.eye_gap) / (p.eye_size * 1.35)  # -1 at the nose, 1 at the temple
     middle = face.b + 0.05 + p.eye_size * 1.12 + 0.01 * face.pose.smile + p.arch * (1 - 0.6 * (s - 0.15) ** 2)
@@ -127,6 +141,7 @@ def _brow(face: Portrait, side: int) -> None:
 
 
 def _glasses(face: Portrait) -> None:
+    """Paint frame, glare and shadow of glasses."""
     p, sheet = face.person, face.sheet
     rng = np.random.default_rng(p.seed + 1)
     round_ = rng.uniform(2.2, 4.0)

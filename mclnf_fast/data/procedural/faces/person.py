@@ -1,4 +1,4 @@
-"""Who sits for a drawn portrait, and how: all numbers of one person and of one pose, drawn from a seed."""
+"""Draws the numbers of one person and of one pose for a procedural portrait, from a seed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,11 @@ STYLES = ("short", "short", "side", "side", "long", "long", "bob", "bald", "curl
 
 @dataclass(frozen=True)
 class Person:
-    """What stays the same while a person moves; lengths in units of half a face frame."""
+    """The properties that stay the same while a person moves; lengths in units of half a face frame.
+
+    >>> draw_person(0, 0).style in STYLES
+    True
+    """
 
     seed: int
     skin: np.ndarray  # [3]
@@ -58,7 +62,7 @@ class Person:
     iris: np.ndarray  # [3]
     backdrop: np.ndarray  # [3]
     cloth: np.ndarray  # [3]
-    second: np.ndarray  # [3], shirt, or the other colour of a pattern
+    second: np.ndarray  # [3], shirt, or the other color of a pattern
     tie: np.ndarray  # [3]
     style: str
     pattern: str
@@ -87,7 +91,11 @@ class Person:
 
 @dataclass(frozen=True)
 class Pose:
-    """How a person sits in one picture."""
+    """The position of a person in one picture.
+
+    >>> Pose(smile=1.0).yaw
+    0.0
+    """
 
     x: float = 0.0
     y: float = 0.0
@@ -99,13 +107,17 @@ class Pose:
     open: float = 0.0  # of the mouth, 0 to 1
     blink: float = 0.0  # 1: eyes shut
     gaze: float = 0.0
-    light: tuple[float, float] = (-0.5, -0.5)  # where the key light stands: right and down positive
+    light: tuple[float, float] = (-0.5, -0.5)  # direction of the key light: right and down positive
     ambient: float = 0.4
     pan: tuple[float, float] = (0.0, 0.0)  # shift of the backdrop
 
 
 def draw_person(seed: int, index: int) -> Person:
-    """Person `index` of the family `seed`; the same two numbers give the same person."""
+    """Return person `index` of the family `seed`; the same two numbers give the same person.
+
+    >>> draw_person(0, 1).skin.shape
+    (3,)
+    """
     rng = np.random.default_rng([seed, index, 1])
 
     def pick(colors: tuple[tuple[float, float, float], ...], spread: float) -> np.ndarray:
@@ -113,11 +125,11 @@ def draw_person(seed: int, index: int) -> Person:
         return np.clip(color + rng.uniform(-0.3, 0.3, 3) * spread * 0.4, 0.02, 0.98).astype(np.float32)
 
     style = STYLES[int(rng.integers(len(STYLES)))]
-    soft = style in ("long", "bob") or rng.random() < 0.15  # finer features, no beard, more colour on the lips
+    is_soft = style in ("long", "bob") or rng.random() < 0.15  # finer features, no beard, more color on the lips
     skin = pick(SKINS, 0.05)
     hairs = HAIRS if skin[0] > 0.7 else HAIRS[:3] + HAIRS[5:6]
     shirts = ((0.93, 0.93, 0.94), (0.80, 0.86, 0.94), (0.93, 0.88, 0.84))
-    suit = bool(rng.random() < (0.35 if soft else 0.75))
+    suit = bool(rng.random() < (0.35 if is_soft else 0.75))
     return Person(
         seed=int(rng.integers(1 << 30)),
         skin=skin,
@@ -131,30 +143,34 @@ def draw_person(seed: int, index: int) -> Person:
         pattern=str(rng.choice(SUITING if suit else TOPS)),
         suit=suit,
         glasses=bool(rng.random() < 0.25),
-        beard=0.0 if soft else float(rng.choice([0.05, 0.2, 0.4, 1.0], p=[0.35, 0.3, 0.2, 0.15])),
-        age=float(rng.uniform(0.05, 1.0) ** (1.4 if soft else 1.0)),
-        width=rng.uniform(0.41, 0.45) if soft else rng.uniform(0.42, 0.475),
-        jaw=rng.uniform(1.75, 2.05) if soft else rng.uniform(1.9, 2.5),
+        beard=0.0 if is_soft else float(rng.choice([0.05, 0.2, 0.4, 1.0], p=[0.35, 0.3, 0.2, 0.15])),
+        age=float(rng.uniform(0.05, 1.0) ** (1.4 if is_soft else 1.0)),
+        width=rng.uniform(0.41, 0.45) if is_soft else rng.uniform(0.42, 0.475),
+        jaw=rng.uniform(1.75, 2.05) if is_soft else rng.uniform(1.9, 2.5),
         chin=rng.uniform(0.63, 0.70),
-        eye_size=rng.uniform(0.105, 0.120) if soft else rng.uniform(0.090, 0.108),
+        eye_size=rng.uniform(0.105, 0.120) if is_soft else rng.uniform(0.090, 0.108),
         eye_gap=rng.uniform(0.195, 0.220),
-        brow=rng.uniform(0.022, 0.030) if soft else rng.uniform(0.030, 0.046),
+        brow=rng.uniform(0.022, 0.030) if is_soft else rng.uniform(0.030, 0.046),
         arch=rng.uniform(0.02, 0.05),
-        nose_width=rng.uniform(0.075, 0.095) if soft else rng.uniform(0.09, 0.12),
+        nose_width=rng.uniform(0.075, 0.095) if is_soft else rng.uniform(0.09, 0.12),
         nose_length=rng.uniform(0.20, 0.26),
         mouth_width=rng.uniform(0.17, 0.22),
-        lip=rng.uniform(0.035, 0.055) if soft else rng.uniform(0.022, 0.038),
-        lipstick=rng.uniform(0.3, 1.0) if soft else rng.uniform(0.0, 0.15),
+        lip=rng.uniform(0.035, 0.055) if is_soft else rng.uniform(0.022, 0.038),
+        lipstick=rng.uniform(0.3, 1.0) if is_soft else rng.uniform(0.0, 0.15),
         hairline=rng.uniform(-0.50, -0.43),
         part=float(rng.choice([-1.0, 1.0])) * rng.uniform(0.1, 0.25),
         fringe=rng.uniform(0.0, 1.0) ** 2,
-        makeup=rng.uniform(0.2, 0.8) if soft else 0.0,
+        makeup=rng.uniform(0.2, 0.8) if is_soft else 0.0,
         freckles=rng.uniform(0.0, 1.0) ** 3,
     )
 
 
 def draw_pose(seed: int, index: int) -> Pose:
-    """How person `index` sits for the one portrait."""
+    """Return the pose of person `index` in a single portrait.
+
+    >>> draw_pose(0, 1) == draw_pose(0, 1)
+    True
+    """
     rng = np.random.default_rng([seed, index, 2])
     side = float(rng.choice([-1.0, 1.0]))
     return Pose(

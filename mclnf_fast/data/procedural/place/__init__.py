@@ -1,1 +1,1 @@
-"""A procedural place under many lights."""
+"""A procedural place, photographed under many lights."""

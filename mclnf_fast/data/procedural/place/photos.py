@@ -1,4 +1,4 @@
-"""Made photos of a place: other visitors, other times of day, exact cameras, and the truth of any other picture."""
+"""Generates photos of a place: many visitors, many times of day, exact cameras, and the truth of any other picture."""
 
 from __future__ import annotations
 
@@ -8,17 +8,28 @@ from torch import Tensor
 
 from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.data.photos import PhotoSets, photo_of, split_counts
+from mclnf_fast.data.procedural.checks import check_count_and_seed, check_size
 from mclnf_fast.data.procedural.city.solids import SolidRenderer
-from mclnf_fast.data.procedural.faces.faces import check_made
 from mclnf_fast.data.procedural.place.appearance import Appearance, between, draw_appearance
 from mclnf_fast.data.procedural.place.place import FAR, NEAR, Place, make_place, place_cameras
-from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
 
 
 def render_place(place: Place, appearance: Appearance, cameras: Cameras, samples: int = 4) -> Tensor:
-    """The place under an appearance: uint8 [V, H, W, 3], sRGB; cameras in metres. Raises InputError: see
-    `SolidRenderer.render`."""
+    """Return the place under an appearance as uint8 [V, H, W, 3], sRGB.
+
+    Args:
+        place: see `make_place`.
+        appearance: sun, clouds and camera setting.
+        cameras: V cameras, positions in meters.
+        samples: samples per pixel, a square number >= 4.
+
+    Raises:
+        InputError: `samples` is no such number.
+
+    >>> render_place(make_place(0), draw_appearance(0, 0), place_cameras(1, 8, 6, 0)).shape
+    torch.Size([1, 6, 8, 3])
+    """
     renderer = SolidRenderer(place.solids, place.materials, place.ground, appearance.light())
     return renderer.render(cameras, samples=samples)
 
@@ -33,41 +44,44 @@ def procedural_photos(
     samples: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> PhotoSets:
-    """Made photos of the place of a seed, 4 to 3.
+    """Generate photos of the place of a seed, 4 to 3.
 
-    Photo k depends on the seed and k alone: its camera, its sun, its clouds and how the camera was set.
+    Photo k depends on the seed and k alone: its camera, its sun, its clouds and the setting of the camera.
 
     Args:
-        count: how many in all.
-        test, validation: see `split_counts`.
+        count: number of photos in total.
+        test, validation: see `photos.split_counts`.
         size: pixels of the longer side, at least 8.
-        seed: of place, cameras and appearances.
-        samples: samples a pixel, a square number >= 4.
-        progress: called with (photos done, photos in all).
+        seed: seed of place, cameras and appearances.
+        samples: samples per pixel, a square number >= 4.
+        progress: called with (photos done, photos in total).
 
     Returns:
-        Photos `photo_000`, `photo_001`, ..., with their truth; near 12 and far 42 metres.
+        Photos `photo_000`, `photo_001`, ..., with their truth; near 12 and far 42 meters.
 
     Raises:
         InputError: a number out of range.
+
+    >>> photos = procedural_photos(3, test=1, size=8)
+    >>> photos.test[0].name, photos.size
+    ('photo_000', (6, 8))
     """
-    check_made(count, seed)
-    if not 8 <= size <= 4096:
-        raise InputError(f"size: must be from 8 to 4096 pixels, was {size}")
-    tests, checks = split_counts(count, test, validation)
+    check_count_and_seed(count, seed)
+    check_size(size, 8, 4096)
+    tests, validations = split_counts(count, test, validation)
     place, cameras = make_place(seed), place_cameras(count, size, max(6, round(size * 3 / 4)), seed)
-    looks = [draw_appearance(seed, k) for k in range(count)]
-    made: list[ObjectViews] = []
-    for k, look in enumerate(looks):
+    appearances = [draw_appearance(seed, k) for k in range(count)]
+    photos: list[ObjectViews] = []
+    for k, appearance in enumerate(appearances):
         camera = cameras[k : k + 1]
-        made.append(photo_of(f"photo_{k:03d}", render_place(place, look, camera, samples)[0], camera))
+        photos.append(photo_of(f"photo_{k:03d}", render_place(place, appearance, camera, samples)[0], camera))
         if progress is not None:
             progress(k + 1, count)
 
     def truth(i: int, j: int, weight: float, views: Cameras) -> Tensor:
-        return render_place(place, between(looks[i], looks[j], weight), views, samples)
+        return render_place(place, between(appearances[i], appearances[j], weight), views, samples)
 
-    first = tests + checks
-    notes = (f"{count} photos made by seed {seed}",)
-    return PhotoSets("A made square", tuple(made[first:]), tuple(made[tests:first]), tuple(made[:tests]), NEAR, FAR,
-                     notes, truth)  # fmt: skip
+    begin = tests + validations
+    notes = (f"{count} procedural photos of seed {seed}",)
+    sets = tuple(photos[begin:]), tuple(photos[tests:begin]), tuple(photos[:tests])
+    return PhotoSets("A procedural square", *sets, NEAR, FAR, notes, truth)

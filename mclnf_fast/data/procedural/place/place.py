@@ -1,5 +1,6 @@
-"""A made place to photograph: a town hall with a tower on a paved square, a monument before it, trees and houses beside
-it. Lengths are metres, z is up, the ground is z = 0; the front looks along -y."""
+"""A procedural place to photograph: a town hall with a tower on a paved square, a monument before it, trees and houses
+beside it. Lengths are meters, z is up, the ground is z = 0; the front looks along -y.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.data.graphics.raycast import Solids
+from mclnf_fast.data.procedural.checks import check_seed
 from mclnf_fast.data.procedural.city.ground import pulses
 from mclnf_fast.data.procedural.city.parts import (
     BAY,
@@ -27,19 +29,22 @@ from mclnf_fast.data.procedural.city.parts import (
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras, look_at
 
-NEAR, FAR = 12.0, 42.0  # metres from a camera; what lies nearer or farther, the pictures do not show or only as sky
-TILE = 2.5  # metres, of the paving
+NEAR, FAR = 12.0, 42.0  # meters from a camera; nothing nearer is in the pictures, and only sky is farther
+TILE = 2.5  # meters, of the paving
 HALF_VIEW = 0.46  # tangent of half the field of view across
 
 
 @dataclass(frozen=True)
 class Place:
-    """What the renderer needs.
+    """Everything that the renderer needs.
 
     Attributes:
-        solids: boxes [B, 6] and ellipsoids [E, 6].
-        materials: float32 [B + E, MATERIAL_COLUMNS], see `city_parts`.
+        solids: boxes [B, 6] and ellipsoids [E, 6], meters.
+        materials: float32 [B + E, MATERIAL_COLUMNS], see `city.parts`.
         stone, joint: float32 [3], albedo of the paving and of the lines in it, linear light.
+
+    >>> make_place(0).stone.shape
+    torch.Size([3])
     """
 
     solids: Solids
@@ -48,19 +53,21 @@ class Place:
     joint: Tensor
 
     def ground(self, x: Tensor, y: Tensor, blur: Tensor) -> Tensor:
-        """Albedo [N, 3] of the square at x, y [N] seen with footprints [N]."""
+        """Return the albedo [N, 3] of the square at x, y [N] seen with footprints `blur` [N], meters."""
         lines = 1.0 - pulses(x / TILE, 0.84, blur / TILE) * pulses(y / TILE, 0.84, blur / TILE)
         return self.stone + lines[:, None] * (self.joint - self.stone)
 
 
 def make_place(seed: int) -> Place:
-    """The place of a seed: its colours, heights and trees; the same seed gives the same place.
+    """Return the place of a seed: its colors, heights and trees; the same seed gives the same place.
 
     Raises:
         InputError: a seed below 0.
+
+    >>> len(make_place(0).solids.boxes) > 20
+    True
     """
-    if seed < 0:
-        raise InputError(f"seed: must be >= 0, was {seed}")
+    check_seed(seed)
     rng = np.random.default_rng([seed, 2])
     kit = Kit()
     _hall(kit, rng)
@@ -78,6 +85,7 @@ def make_place(seed: int) -> Place:
 
 
 def _hall(kit: Kit, rng: np.random.Generator) -> None:
+    """Build the town hall, with its tower and colonnade."""
     skin = facade(rng)
     skin[FLOOR], skin[BAY], skin[WINDOW_TALL], skin[WINDOW_WIDE], skin[SHOP], skin[RIM] = 3.2, 2.5, 0.6, 0.5, 0.0, 0.5
     high = rng.uniform(8.5, 10.5)
@@ -98,6 +106,7 @@ def _hall(kit: Kit, rng: np.random.Generator) -> None:
 
 
 def _monument(kit: Kit, rng: np.random.Generator) -> None:
+    """Build the monument, somewhat to the side."""
     x, y = rng.uniform(-5.0, -3.5), -7.0
     stone, bronze = linear(np.array([0.72, 0.70, 0.68])), linear(np.array([0.24, 0.42, 0.36]))
     kit.box((x - 1.5, y - 1.5, x + 1.5, y + 1.5), 0.0, 0.5, plain(stone))
@@ -107,8 +116,10 @@ def _monument(kit: Kit, rng: np.random.Generator) -> None:
 
 
 def place_cameras(count: int, width: int, height: int, seed: int) -> Cameras:
-    """Cameras of visitors: 21 to 28 metres before the front, at most 40 degrees to its side, 2 to 8 metres high,
-    looking at it. Camera k depends on the seed and k alone.
+    """Return cameras of visitors, who look at the front.
+
+    They stand 21 to 28 meters before it, at most 40 degrees to its side, 2 to 8 meters high. Camera k depends on the
+    seed and k alone.
 
     Args:
         count: at least 1.
@@ -117,6 +128,9 @@ def place_cameras(count: int, width: int, height: int, seed: int) -> Cameras:
 
     Raises:
         InputError: a number out of range.
+
+    >>> len(place_cameras(3, 8, 6, seed=0))
+    3
     """
     if count < 1 or seed < 0:
         raise InputError(f"count, seed: must be >= 1 and >= 0, were {count} and {seed}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mclnf_fast.data.readers.extras import error_reason
+from mclnf_fast.data.readers.decoding.extras import error_reason
 from mclnf_fast.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,6 +32,15 @@ def open_picture(path: Path, content: bytes | None = None, most_pixels: int | No
 
     Raises:
         InputError: missing, no image, corrupt, or too large.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.png")
+    ...     Image.new("RGB", (8, 4)).save(path)
+    ...     with open_picture(path) as picture:
+    ...         print(picture.size)
+    (8, 4)
     """
     from PIL import Image
 
@@ -65,6 +74,14 @@ def decoded(path: Path, content: bytes | None = None) -> Image.Image:
 
     Raises:
         InputError: missing, no image or corrupt.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.png")
+    ...     Image.new("RGB", (8, 4)).save(path)
+    ...     print(decoded(path).mode)
+    RGB
     """
     with open_picture(path, content) as picture:
         return picture
@@ -85,6 +102,15 @@ def decode_picture(path: Path, size: tuple[int, int], channels: int, resize: boo
 
     Raises:
         InputError: unreadable, corrupt, or of more than 150 million pixels.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.png")
+    ...     Image.new("RGB", (8, 4)).save(path)
+    ...     values, notes = decode_picture(path, (4, 4), 3, resize=False)
+    >>> values.shape, notes
+    ((4, 4, 3), ['the middle 4x4 was cut out'])
     """
     with open_picture(path, most_pixels=MOST_PIXELS) as opened:
         notes = ["the first of several frames"] if getattr(opened, "is_animated", False) else []

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mclnf_fast.data.readers.extras import error_reason, import_extra
-from mclnf_fast.data.readers.pictures import MOST_PIXELS, fit, on_white, to_array
+from mclnf_fast.data.readers.decoding.extras import error_reason, import_extra
+from mclnf_fast.data.readers.decoding.pictures import MOST_PIXELS, fit, on_white, to_array
 from mclnf_fast.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Clip:
 def decode_clip(path: Path, count: int, stride: int, size: tuple[int, int], channels: int, resize: bool) -> Clip:
     """Return at most `count` frames of a video, every `stride`-th from the first on, each cut to `size`.
 
-    Frames are turned as the file says; transparency is put on white.
+    Frames are turned as the file asks; transparency is put on white.
 
     Args:
         path: the file.
@@ -54,6 +54,16 @@ def decode_clip(path: Path, count: int, stride: int, size: tuple[int, int], chan
     Raises:
         InputError: unreadable or corrupt, no video in it, pictures of more than 150 million pixels.
         MissingExtraError: the extra `media` is not installed.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.gif")
+    ...     frames = [Image.new("RGB", (8, 8), (90 * k, 0, 0)) for k in range(3)]
+    ...     frames[0].save(path, save_all=True, append_images=frames[1:])
+    ...     clip = decode_clip(path, count=2, stride=1, size=(4, 4), channels=3, resize=True)
+    >>> clip.frames.shape, clip.more
+    ((2, 4, 4, 3), True)
     """
     av = import_extra("av", "video")
     frames: list[np.ndarray] = []
@@ -115,7 +125,7 @@ def _decode(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _upright(frame: Any) -> Image.Image:
-    """Return a decoded frame as a picture of mode RGB, turned as the file says."""
+    """Return a decoded frame as a picture of mode RGB, turned as the file asks."""
     from PIL import Image
 
     if any(component.is_alpha for component in frame.format.components):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mclnf_fast.data.readers.extras import error_reason, import_extra
+from mclnf_fast.data.readers.decoding.extras import error_reason, import_extra
 from mclnf_fast.errors import InputError
 
 MOST_SECONDS = 600.0  # no more of a file is read
@@ -27,6 +27,16 @@ def decode_sound(path: Path) -> tuple[np.ndarray, int]:
     Raises:
         InputError: unreadable, corrupt, empty, or not finite.
         MissingExtraError: the extra `media` is not installed.
+
+    >>> import tempfile, wave
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.wav")
+    ...     with wave.open(str(path), "wb") as file:
+    ...         file.setparams((1, 2, 8000, 0, "NONE", ""))
+    ...         file.writeframes((1000 * np.sin(np.arange(800.0))).astype("<i2").tobytes())
+    ...     samples, rate = decode_sound(path)
+    >>> samples.shape, rate
+    ((800,), 8000)
     """
     samples, rate = _by_av(path) if path.suffix.lower() in BY_AV else _by_soundfile(path)
     if not len(samples):

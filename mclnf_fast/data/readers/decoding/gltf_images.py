@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mclnf_fast.data.readers.pictures import decoded
+from mclnf_fast.data.readers.decoding.pictures import decoded
 from mclnf_fast.errors import InputError
 
 MAGIC, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942  # of the binary form (glTF 2.0, section 4.4)
@@ -27,6 +27,12 @@ def check_images(path: Path, read_beside: Callable[[str], bytes]) -> None:
         InputError: a picture that is corrupt or no picture, or lies outside of its buffer.
         ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error: a corrupt or wrong file. Other faults
             of it are for its reader to report.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.gltf")
+    ...     _ = path.write_text('{"images": []}')
+    ...     check_images(path, lambda name: b"")
     """
     content, binary = _json_and_binary(path.read_bytes())
     for k, image in enumerate(content.get("images", ())):

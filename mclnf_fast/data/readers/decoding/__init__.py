@@ -1,0 +1,1 @@
+"""Decoders of single files: pictures, frames of video, sound, and the pictures inside glTF."""
