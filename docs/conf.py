@@ -43,7 +43,7 @@ pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
 # The pages of docs/api/, in order: a name that several rooms hand on stands on the page of the first.
-API = ("mclnf_fast", "ops", "fields", "render", "learn", "tasks")
+API = ("mclnf_fast", "ops", "fields", "render", "learn", "tasks", "data", "artifacts", "systems", "metrics")
 
 SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Example|Examples):( +\S.*)?$")
 
