@@ -14,12 +14,14 @@ import torch
 from benchmarks.fisher_variants import MOD, SAMPLE, WEIGHT, Row, Variant
 from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.errors import InputError
-from mclnf_fast.learn.meta.starts import StartLearner
+from mclnf_fast.learn.budgets import Budgets
+from mclnf_fast.learn.meta.episodes import TaskEpisodes
+from mclnf_fast.learn.meta.trainer import MetaTrainer
 from mclnf_fast.learn.methods import METHODS, Method
 from mclnf_fast.learn.params import Params
-from mclnf_fast.learn.protocol import Protocol
 from mclnf_fast.metrics import steps_to_reach
-from mclnf_fast.systems.signals.data import cut_of, meta_start, random_start, tasks_of
+from mclnf_fast.systems.common.config_file import with_options
+from mclnf_fast.systems.signals.data import cut_of, meta_initialization, random_initialization, tasks_of
 from mclnf_fast.systems.signals.options import SignalConfig
 from mclnf_fast.tasks.coords import CoordTask
 
@@ -37,8 +39,8 @@ class Sweep:
     def __init__(self, config: SignalConfig, sets: SignalSets) -> None:
         if not len(sets.train):
             raise InputError("data: meta-training needs signals beside those to test on, got none")
-        if config.width < 2:
-            raise InputError(f"width must be at least 2, half of which is tried too, got {config.width}")
+        if config.field.width < 2:
+            raise InputError(f"width must be at least 2, half of which is tried too, got {config.field.width}")
         self.config, self.sets = config, sets
         self.cut = cut_of(config, sets)
         self._starts: dict[tuple[Any, ...], Params] = {}
@@ -48,7 +50,7 @@ class Sweep:
         """The tasks of the signals to meta-train, or to test, for modules of `scale` times the width."""
         if (part, scale) not in self._tasks:
             signals = getattr(self.sets, part)
-            config = dataclasses.replace(self.config, width=round(self.config.width * scale))
+            config = with_options(self.config, {"width": round(self.config.field.width * scale)})
             spec = config.spec(signals.values.shape[-1], self.cut.tasks, modular=True)
             self._tasks[part, scale] = tasks_of(config, self.cut, signals, spec, "local")
         return self._tasks[part, scale]
@@ -59,9 +61,11 @@ class Sweep:
         key = (seed, variant.scale) if plain else (seed, *variant.start)
         if key not in self._starts:
             tasks = self.tasks("train", variant.scale)
-            random = meta_start(self.config, random_start(self.config, tasks[0].spec, seed), self.sets.train)
-            uses: dict[str, Any] = {"fim": variant.meta, "fim_inner": variant.inner, "fim_outer": variant.outer}
-            learner = StartLearner("modules", random, tasks, None, self.config.meta, seed, **uses)
+            random = meta_initialization(
+                self.config, random_initialization(self.config, tasks[0].spec, seed), self.sets.train
+            )
+            meta = dataclasses.replace(self.config.meta, fim_inner=variant.inner, fim_outer=variant.outer)
+            learner = MetaTrainer(random, TaskEpisodes("modules", tasks, meta, variant.meta), meta, seed)
             while not learner.done:
                 learner.step()
             self._starts[key] = learner.params
@@ -79,10 +83,12 @@ class Sweep:
         method = self.method(variant, seed)
         steps = self.config.steps
         fine = sorted({*marks(steps), *(max(1, round(steps * i / 32)) for i in range(1, 33))})
-        protocol = Protocol(self.tasks("test", variant.scale), (steps,), lambda predictions: {}, fine)
-        record, _ = protocol.run(type(method), self.start(variant, seed), method.config, seed)
-        assert record.fine is not None
-        return dict(zip(record.fine["steps"], record.fine["psnr"]))
+        tasks, start = self.tasks("test", variant.scale), self.start(variant, seed)
+        runs = Budgets(type(method), tasks, start, method.config, seed, (steps,), lambda predictions: {}, fine)
+        while not runs.done:
+            runs.step()
+        assert runs.record.fine is not None
+        return dict(zip(runs.record.fine["steps"], runs.record.fine["psnr"]))
 
     def relative_time(self, variant: Variant, against: Variant, seed: int) -> float:
         """Seconds of a step over those of another variant, blocks of steps in turn; the median of the rounds."""

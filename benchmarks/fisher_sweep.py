@@ -24,6 +24,7 @@ from benchmarks.fisher_measure import Sweep, measure
 from benchmarks.fisher_variants import FACTORS, rows
 from mclnf_fast.errors import InputError
 from mclnf_fast.info import info
+from mclnf_fast.systems.common.config_file import with_options
 from mclnf_fast.systems.signals.data import load
 from mclnf_fast.systems.signals.options import CONFIGS, SignalConfig
 
@@ -69,18 +70,20 @@ def configured(args: argparse.Namespace) -> SignalConfig:
     elif args.size is not None:
         raise InputError(f"size must be left out with audio, got {args.size}")
     usual = CONFIGS[args.modality]()
-    config = dataclasses.replace(
-        usual,
-        data=args.data,
-        test=args.signals,
-        limit=args.limit,
-        steps=args.steps,
-        seeds=tuple(args.seeds),
-        width=args.width,
-        adapt=dataclasses.replace(usual.adapt, batch=args.batch),
-        meta=dataclasses.replace(usual.meta, steps=args.meta_steps, signals=4, batch=args.batch, validate_every=0),
-        **keys,
-    )
+    values = {
+        "data": args.data,
+        "test": args.signals,
+        "limit": args.limit,
+        "steps": args.steps,
+        "seeds": tuple(args.seeds),
+        "width": args.width,
+        "adapt.batch": args.batch,
+        "meta.steps": args.meta_steps,
+        "meta.tasks": 4,
+        "meta.batch": args.batch,
+        "meta.validate-every": 0,
+    }
+    config = with_options(usual, values | keys)
     config.check()
     return config
 
@@ -100,8 +103,8 @@ def swept(args: argparse.Namespace) -> dict[str, Any]:
         "modality": args.modality,
         "title": sets.title,
         "about": f"{len(sets.test)} signals of {tasks}, {len(config.seeds)} seeds, {config.steps} steps a task of "
-        f"{args.batch} samples, width {config.width}, starts of {args.meta_steps} outer steps on {len(sets.train)} "
-        "other signals.",
+        f"{args.batch} samples, width {config.field.width}, starts of {args.meta_steps} outer steps "
+        f"on {len(sets.train)} other signals.",
         "command": _command(args),
         "machine": about["machine"],
         "torch": about["versions"]["torch"],

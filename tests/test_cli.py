@@ -22,8 +22,8 @@ from mclnf_fast.render.cameras import look_at
 from mclnf_fast.spec import FieldSpec
 
 SMALL = [
-    "--start", "none", "--methods", "mod_random", "--steps", "2", "--batch", "8", "--width", "4",
-    "--hidden-layers", "1", "--frequencies", "1", "--bins", "2", "--threads", "1",
+    "--init", "random", "--methods", "mod_random", "--steps", "2", "--adapt.batch", "8", "--width", "4",
+    "--hidden-layers", "1", "--frequencies", "1", "--samples-per-ray", "2", "--threads", "1",
 ]  # fmt: skip
 
 
@@ -192,14 +192,14 @@ def test_a_block_without_a_validation_view(tmp_path, capsys):
         (["run", "city", "--blocks", "0", "2"], ["blocks must be", "(0, 2)"]),
         (["run", "city", "--steps", "0"], ["steps must be at least 1", "got 0"]),
         (["run", "city", "--hidden-layers", "31"], ["hidden-layers must lie in 0 ... 30", "got 31"]),
-        (["run", "city", "--lr", "nan"], ["lr and lr-end must be above 0", "nan"]),
-        (["run", "city", "--lr", "inf"], ["lr and lr-end must be above 0 and finite", "inf"]),
-        (["run", "city", "--lam", "-1"], ["lam must be at least 0", "-1"]),
-        (["run", "city", "--mix", "1"], ["mix must lie in [0, 1)", "1.0"]),
+        (["run", "city", "--adapt.lr", "nan"], ["adapt.lr must be above 0", "nan"]),
+        (["run", "city", "--adapt.lr-end", "inf"], ["adapt.lr_end must be above 0 and finite", "inf"]),
+        (["run", "city", "--fim.lam", "-1"], ["lam must be a finite number of at least 0", "-1"]),
+        (["run", "city", "--fim.mix", "1"], ["mix must be at least 0 and below 1", "1.0"]),
         (["run", "city", "--margin", "0.5"], ["margin must be at least 1", "0.5"]),
         (["run", "city", "--seed", "-1"], ["seed must lie in", "-1"]),
         (["run", "city", "--threads", "0"], ["threads must be at least 1", "got 0"]),
-        (["run", "city", "--meta.rays", "0"], ["meta.rays must be at least 1", "got 0"]),
+        (["run", "city", "--meta.batch", "0"], ["meta.batch must be at least 1", "got 0"]),
         (["run", "city", "--meta.inner-lr", "0"], ["meta.inner_lr must be above 0", "0.0"]),
         (["run", "city", "--resume"], ["resume: outputs/city must hold a run", "none"]),
         (["run", "city", "--resume", "nowhere"], ["resume: nowhere must be the folder of a run", "is not"]),
@@ -213,7 +213,9 @@ def test_commands_and_options_out_of_range(tmp_path, capsys, words, parts):
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
-@pytest.mark.parametrize("words", [["--no-such-option"], ["--steps", "many"], ["--fim", "magic"], ["--blocks", "2"]])
+@pytest.mark.parametrize(
+    "words", [["--no-such-option"], ["--steps", "many"], ["--fim.use", "magic"], ["--blocks", "2"]]
+)
 def test_refusals_of_the_option_parser(capsys, words):
     with pytest.raises(SystemExit) as stopped:
         main(["run", "city", *words])

@@ -19,10 +19,13 @@ from benchmarks.fisher_variants import FACTORS, MOD, SAMPLE, WEIGHT, Row, Varian
 from mclnf_fast.data import procedural_audio
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.methods import MIM
-from mclnf_fast.systems.signals.options import AdaptOptions, AudioConfig, MetaConfig
+from mclnf_fast.systems.signals.options import AdaptOptions, AudioConfig, MetaConfig, SirenOptions
 
 TINY = AudioConfig(
-    steps=8, width=8, adapt=AdaptOptions(batch=16), meta=MetaConfig(steps=1, signals=2, batch=8, inner_steps=2)
+    steps=8,
+    field=SirenOptions(width=8),
+    adapt=AdaptOptions(batch=16),
+    meta=MetaConfig(steps=1, tasks=2, batch=8, inner_steps=2),
 )
 
 

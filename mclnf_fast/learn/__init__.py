@@ -13,10 +13,12 @@ from mclnf_fast.learn.fisher.fisher import (
 from mclnf_fast.learn.fisher.scores import FimConfig, FisherScorer, Scored, fim_loss_weights
 from mclnf_fast.learn.fisher.theory import clipped_weights, fisher_quadratic, weighted_sgd_bound
 from mclnf_fast.learn.meta.adapt import adapt, fine_tune
+from mclnf_fast.learn.meta.config import MetaConfig
+from mclnf_fast.learn.meta.episodes import DrawnEpisodes, Episode, TaskEpisodes
 from mclnf_fast.learn.meta.gradncp import GradNCP, PrunedContext, keep_top, prune_scores, rescale
 from mclnf_fast.learn.meta.inits import matched, shuffled
 from mclnf_fast.learn.meta.meta import MAML, MetaLearner, Reptile
-from mclnf_fast.learn.meta.starts import MetaConfig, StartLearner
+from mclnf_fast.learn.meta.trainer import MetaTrainer
 from mclnf_fast.learn.methods import METHODS, AdaptConfig, Method
 from mclnf_fast.learn.methods.reservoir import Reservoir
 from mclnf_fast.learn.optim import BankOptimizer
@@ -45,6 +47,8 @@ __all__ = [
     "METHODS",
     "AdaptConfig",
     "BankOptimizer",
+    "DrawnEpisodes",
+    "Episode",
     "EvenSampler",
     "FimConfig",
     "FisherSampler",
@@ -53,6 +57,7 @@ __all__ = [
     "LossFn",
     "MetaConfig",
     "MetaLearner",
+    "MetaTrainer",
     "Method",
     "Params",
     "Protocol",
@@ -62,9 +67,9 @@ __all__ = [
     "RunningFisher",
     "Scored",
     "ScoredTask",
-    "StartLearner",
     "StepCurve",
     "Task",
+    "TaskEpisodes",
     "Trust",
     "adapt",
     "average",

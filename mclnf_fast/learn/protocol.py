@@ -1,154 +1,206 @@
-"""The protocol: a method meets the tasks in their order, with budgets of 1, 2, 4, ... steps a task."""
+"""Let a method meet the tasks in their order: one protocol for every kind of task, which a stop at any step costs
+nothing."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from mclnf_fast.learn.methods import AdaptConfig, Method
-from mclnf_fast.learn.params import Params
-from mclnf_fast.learn.task import join
-from mclnf_fast.metrics import mse_to_psnr
+from mclnf_fast.learn.methods.base import AdaptConfig, Method
+from mclnf_fast.learn.params import Params, part_of
+from mclnf_fast.learn.task import Task, join
 
-Measure = Callable[[list[Tensor]], dict[str, list[float]]]
+Log = Callable[[int, int, Params], None]
+"""(task, step, parameters that answer for it) -> None; a method that meets all tasks at once has the one task 0."""
 
 
-@dataclasses.dataclass
-class Record:
-    """What came of a method; S values stand for S signals.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How many steps a method makes on each task, and when it is looked at.
 
-    curve: {metric: {budget: [S]}}, of the whole signal after the sequence. fine: PSNR in dB at further steps [[S]],
-    of methods whose run passes through all smaller budgets. matrix: R[k][i] [S], PSNR of task i after task k at the
-    last budget; before: that of the start [T][S]. seconds: of the training steps of the last budget.
+    Args:
+        steps: per task.
+        logged: steps per task after which it is logged; 0: before the first.
+        joint_steps: steps of a method that meets all tasks at once, for each step of the others; with the number of
+            tasks it makes as many in all.
+        curves: whether the task (of a joint method every task) is evaluated at each logged step.
+        matrix: which tasks are evaluated after each task: none, those met so far, or all.
     """
 
-    curve: dict[str, dict[str, list[float]]] = dataclasses.field(default_factory=dict)
-    fine: dict[str, Any] | None = None
-    matrix: list[list[list[float]]] | None = None
-    before: list[list[float]] = dataclasses.field(default_factory=list)
-    seconds: float = 0.0
-    steps: int = 0
-    points_per_step: int = 0
-    parameters: int = 0
-
-    def add(self, budget: int, measured: dict[str, list[float]]) -> None:
-        """Puts in the metrics of a budget."""
-        for metric, values in measured.items():
-            self.curve.setdefault(metric, {})[str(budget)] = values
+    steps: int
+    logged: tuple[int, ...] = ()
+    joint_steps: int = 1
+    curves: bool = False
+    matrix: Literal["none", "met", "all"] = "met"
 
 
 class Protocol:
-    """Runs methods on the same tasks of the same S signals.
+    """One method over a sequence of tasks, with all that a resumed run needs.
 
-    A network that is trained through the sequence is run once for every budget, from its start: what it has after the
-    sequence with 64 steps a task is not what it has half way. Modules, and a network that meets all tasks at once, pass
-    through the small budgets on the way to the last.
+    A method that meets all tasks at once learns them as one. Its curves count steps per task.
 
     Args:
-        tasks: the tasks in order.
-        budgets: steps a task, growing.
-        fine: further steps at which `fine` is taken.
-        measure: predictions of all tasks [S, n, C] -> metrics of the whole signals.
-        advance: called with the number of steps made.
+        cls: the method.
+        tasks: in the order in which they are met.
+        init: parameters [1, ...] that a module, or the one network, starts from.
+        config: of the training; an exponential schedule is spread over the steps of a task here.
+        plan: see `Plan`.
+        seed: of the mini-batches.
+        log: called at each logged step, see `Log`.
+
+    Raises InputError if the method cannot learn this kind of task.
+
+    >>> from mclnf_fast.fields import initial_parameters
+    >>> from mclnf_fast.learn.methods import FineTune
+    >>> from mclnf_fast.spec import FieldSpec
+    >>> from mclnf_fast.tasks import CoordTask
+    >>> spec, x = FieldSpec(1, 1, 8, 1), torch.linspace(-1, 1, 16)[:, None]
+    >>> tasks = [CoordTask(str(k), x, torch.full((2, 16, 1), 0.2 + 0.5 * k), spec) for k in range(2)]
+    >>> config = AdaptConfig(batch=8, lr=1e-2, warm_steps=0)
+    >>> protocol = Protocol(FineTune, tasks, initial_parameters(spec), config, Plan(steps=20), seed=0)
+    >>> while not protocol.done:
+    ...     protocol.step()
+    >>> [len(row) for row in protocol.matrix]
+    [1, 2]
     """
 
     def __init__(
         self,
-        tasks: Sequence[Any],
-        budgets: Sequence[int],
-        measure: Measure,
-        fine: Sequence[int] = (),
-        advance: Callable[[int], object] = lambda steps: None,
+        cls: type[Method],
+        tasks: Sequence[Task],
+        init: Params,
+        config: AdaptConfig,
+        plan: Plan,
+        seed: int,
+        log: Log = lambda task, step, params: None,
     ) -> None:
-        self.tasks, self.budgets, self.measure, self.fine, self.advance = tasks, budgets, measure, fine, advance
+        self.tasks, self.plan, self.log = tasks, plan, log
+        self.joint, self.modular = cls.joint, cls.modular
+        self.budget = plan.steps * (plan.joint_steps if cls.joint else 1)
+        """Gradient steps on a task of the method: one of the sequence, or all of them joined."""
+        learned: Sequence[Task] = [join(tasks)] if cls.joint else tasks
+        self.method = cls(learned, init, dataclasses.replace(config, decay_steps=self.budget), seed)
+        self.matrix: list[list[list[float] | None]] = []
+        """[k][i]: the quality of every signal of task i after task k [S]; None: not measured."""
+        self.curves: list[dict[int, list[float]]] = []
+        """Of each task the quality of every signal [S] by steps on it."""
+        self.seconds = 0.0
+        """Of training."""
+        self.evaluation_seconds = 0.0
+        """Of evaluation, logging and its callback included."""
+        self._began: float | None = None  # when the stretch of training began that the seconds do not hold yet
 
-    def steps_of(self, cls: type[Method]) -> int:
-        """Steps that `run` makes with a method, over all budgets and tasks."""
-        if cls.joint:
-            return self.budgets[-1]
-        return (self.budgets[-1] if cls.modular else sum(self.budgets)) * len(self.tasks)
+    @property
+    def tasks_done(self) -> int:
+        """Number of tasks that have been learned and evaluated."""
+        return len(self.matrix)
 
-    def run(self, cls: type[Method], start: Params, config: AdaptConfig, seed: int) -> tuple[Record, list[Tensor]]:
-        """A method from its start [1, ...]; returns the record and the last predictions, [S, n, C] a task."""
-        record = Record()
-        tasks = [join(self.tasks)] if cls.joint else self.tasks
-        method = cls(tasks, start, config, seed)
-        record.before = [t.evaluate(method.params_of(0)).tolist() for t in self.tasks]
-        record.add(0, self.measure(self._predict(cls, method)))
-        if cls.joint or cls.modular:
-            predictions = self._pass_through(cls, method, tasks, record)
-        else:
-            for budget in self.budgets:
-                method = cls(tasks, start, config, seed)
-                rows = self._sequence(method, budget, record)
-                predictions = self._predict(cls, method)
-                record.add(budget, self.measure(predictions))
-            record.matrix = rows
-        networks = len(self.tasks) if cls.modular else 1
-        record.parameters = networks * sum(p[0].numel() for p in method.params)
-        record.steps = self.budgets[-1] * len(tasks)
-        record.points_per_step = cls.batches * config.batch * self.tasks[0].modules
-        return record, predictions
+    @property
+    def made(self) -> int:
+        """Training steps done, over all tasks."""
+        finished = (self.tasks_done == len(self.tasks)) if self.joint else self.tasks_done
+        return finished * self.budget + self.method.made
 
-    def _sequence(self, method: Method, budget: int, record: Record) -> list[list[list[float]]]:
-        """All tasks in order; PSNR of every task after each."""
-        rows, last = [], budget == self.budgets[-1]
-        for k in range(len(self.tasks)):
-            seconds = self._train(method, k, 0, budget)
-            record.seconds += seconds if last else 0.0
-            method.finish(k)
-            if last:
-                rows.append([task.evaluate(method.params_of(i)).tolist() for i, task in enumerate(self.tasks)])
-        return rows
+    @property
+    def total(self) -> int:
+        """Training steps in all."""
+        return self.goal(len(self.tasks) - 1)
 
-    def _train(self, method: Method, k: int, begin: int, end: int) -> float:
-        """Steps begin ... end - 1 on task k; the seconds that they took."""
-        began = time.perf_counter()
-        if begin == 0:
+    @property
+    def done(self) -> bool:
+        """Whether all tasks have been learned and evaluated."""
+        return self.tasks_done == len(self.tasks)
+
+    def goal(self, k: int) -> int:
+        """Return `made` after task k: a joint method learns when the last task is there."""
+        if self.joint:
+            return self.budget if k == len(self.tasks) - 1 else 0
+        return (k + 1) * self.budget
+
+    def params_of(self, task: int) -> Params:
+        """Return the parameters that answer for a task now."""
+        return self.method.params_of(task)
+
+    def step(self) -> None:
+        """Make one training step: with the logs before the first and after it, and after the last step of a task its
+        evaluation."""
+        method, k = self.method, 0 if self.joint else self.tasks_done
+        if method.task is None:
+            self.curves = self.curves[: self.tasks_done] + [{} for _ in (self.tasks if self.joint else (k,))]
+            self._train()
             method.begin(k)
-        for step in range(begin, end):
-            method.step(k, step)
-        if self.tasks[0].x.device.type == "cuda":
-            torch.cuda.synchronize(self.tasks[0].x.device)
-        self.advance(end - begin)
-        return time.perf_counter() - began
+            self._log(k)
+        self._train()
+        method.step(k, method.made)
+        self._log(k)
+        if method.made == self.budget:
+            self._finish(k)
 
-    def _pass_through(self, cls: type[Method], method: Method, tasks: Sequence[Any], record: Record) -> list[Tensor]:
-        """One run through all budgets; predictions of modules are put together task by task."""
-        stops = sorted({*self.budgets, *(s for s in self.fine if s < self.budgets[-1])})
-        kept: dict[int, list[Tensor]] = {budget: [] for budget in self.budgets}
-        squares: dict[int, Tensor] = {}
-        rows: list[list[list[float]]] = []
-        for k, task in enumerate(tasks):
-            done = 0
-            for stop in stops:
-                record.seconds += self._train(method, k, done, stop)
-                done = stop
-                predictions = task.predict(tuple(p.detach() for p in method.params))
-                error = task.squared_errors(predictions)
-                squares[stop] = squares[stop] + error if k else error
-                if stop in kept:
-                    kept[stop].append(predictions)
-            method.finish(k)
-            if cls.modular:
-                rows.append([t.evaluate(method.params_of(i)).tolist() for i, t in enumerate(self.tasks)])
-        for budget, pieces in kept.items():
-            record.add(budget, self.measure(self._split(pieces)))
-        count = sum(task.items for task in self.tasks) * self.tasks[0].y.shape[-1]
-        record.fine = {"steps": stops, "psnr": [mse_to_psnr(squares[s] / count).tolist() for s in stops]}
-        record.matrix = rows or None
-        return self._split(kept[self.budgets[-1]])
+    def _log(self, k: int) -> None:
+        """Log task k if this step is to be logged."""
+        step, rest = divmod(self.method.made, self.budget // self.plan.steps)
+        if rest or step not in self.plan.logged:
+            return
+        self._pause()
+        began = time.perf_counter()
+        if self.plan.curves:
+            for task in range(len(self.tasks)) if self.joint else (k,):
+                self.curves[task][step] = self.tasks[task].evaluate(self.params_of(task)).tolist()
+        self.log(k, step, self.params_of(k))
+        self.evaluation_seconds += time.perf_counter() - began
 
-    def _predict(self, cls: type[Method], method: Method) -> list[Tensor]:
-        return [task.predict(method.params_of(0 if cls.joint else k)) for k, task in enumerate(self.tasks)]
+    def _finish(self, k: int) -> None:
+        """End task k, and evaluate it and those that the plan names."""
+        self._train()
+        self.method.finish(k)
+        self._pause()
+        began = time.perf_counter()
+        count = len(self.tasks)
+        if self.joint:  # there is no time at which only some tasks had been learned
+            self.matrix += [[None] * count for _ in range(count - 1)]
+        evaluated = {"none": 0, "met": count if self.joint else k + 1, "all": count}[self.plan.matrix]
+        self.matrix.append([self.tasks[i].evaluate(self.params_of(i)).tolist() for i in range(evaluated)])
+        self.evaluation_seconds += time.perf_counter() - began
 
-    def _split(self, predictions: list[Tensor]) -> list[Tensor]:
-        """One a task, also of what was predicted for all tasks at once."""
-        if len(predictions) == len(self.tasks):
-            return predictions
-        return list(predictions[0].split([task.items for task in self.tasks], 1))
+    def _train(self) -> None:
+        """Start the clock of training if it stands still."""
+        if self._began is None:
+            self._began = time.perf_counter()
+
+    def _pause(self) -> None:
+        """Stop the clock of training: only here a GPU is waited for, not at every step."""
+        device = self.method.params[0].device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if self._began is not None:
+            self.seconds += time.perf_counter() - self._began
+            self._began = None
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return all that decides the next step and what has been measured, as tensors (copies) and plain data."""
+        self._pause()
+        tensors = {f"method.{key}": t for key, t in self.method.state_dict().items()}
+        curves = [{str(step): values for step, values in curve.items()} for curve in self.curves]
+        meta = {"matrix": self.matrix, "curves": curves}
+        return tensors, meta | {"seconds": self.seconds, "evaluation_seconds": self.evaluation_seconds}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned. Raises KeyError, ValueError if it does not fit."""
+        # Runs of before had one number per task: theirs had one signal.
+        self.matrix = [[_signals(value) for value in row] for row in meta["matrix"]]
+        self.curves = [{int(step): _signals(v) or [] for step, v in c.items()} for c in meta["curves"]]
+        self.seconds, self.evaluation_seconds = meta["seconds"], meta["evaluation_seconds"]
+        if self.tasks_done > len(self.tasks):
+            raise ValueError(f"at most {len(self.tasks)} tasks can be done, got {self.tasks_done}")
+        self.method.load_state_dict(part_of(tensors, "method"))
+        if self.method.task is not None and self.method.made == self.budget:
+            self._finish(self.method.task)  # saved between the last step of a task and its end
+
+
+def _signals(value: float | list[float] | None) -> list[float] | None:
+    return [value] if isinstance(value, float | int) else value

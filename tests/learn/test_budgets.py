@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -10,9 +11,8 @@ import torch
 from curves import CONFIG, curve, start
 from torch import Tensor
 
+from mclnf_fast.learn.budgets import Budgets, Record
 from mclnf_fast.learn.methods import METHODS
-from mclnf_fast.learn.params import Params
-from mclnf_fast.learn.protocol import Protocol, Record
 from mclnf_fast.learn.task import join
 from mclnf_fast.metrics import mse_to_psnr
 
@@ -28,8 +28,15 @@ def measure(predictions: list[Tensor]) -> dict[str, list[float]]:
     return {"psnr": mse_to_psnr(error / 64).tolist()}
 
 
+def runs(name: str, budgets: tuple[int, ...] = BUDGETS, fine: tuple[int, ...] = (), seed: int = 3) -> Budgets:
+    made = Budgets(METHODS[name], TASKS, start(), CONFIGURED, seed, budgets, measure, fine)
+    while not made.done:
+        made.step()
+    return made
+
+
 def run(name: str, budgets: tuple[int, ...] = BUDGETS, fine: tuple[int, ...] = (), **keys: Any) -> Record:
-    return Protocol(TASKS, budgets, measure, fine, **keys).run(METHODS[name], start(), CONFIGURED, 3)[0]
+    return runs(name, budgets, fine, **keys).record
 
 
 def after(name: str, steps: int) -> list[float]:
@@ -84,10 +91,13 @@ def test_the_fine_log(name, looked_into):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_steps_are_those_announced(name):
-    made: list[int] = []
-    protocol = Protocol(TASKS, BUDGETS, measure, advance=made.append)
-    found, predictions = protocol.run(METHODS[name], start(), CONFIGURED, 0)
-    assert sum(made) == protocol.steps_of(METHODS[name])
+    given, steps = Budgets(METHODS[name], TASKS, start(), CONFIGURED, 0, BUDGETS, measure), 0
+    while not given.done:
+        assert given.made == steps
+        given.step()
+        steps += 1
+    assert given.made == given.total == steps
+    found, predictions = given.record, given.final_predictions()
     assert found.steps == 8 * (1 if METHODS[name].joint else 2)
     assert found.points_per_step == (2 if name == "er" else 1) * 2 * CONFIGURED.batch
     assert found.seconds > 0
@@ -97,5 +107,21 @@ def test_the_steps_are_those_announced(name):
 
 def test_the_same_seed_gives_the_same_bits():
     assert run("mim").curve == run("mim").curve
-    other: Params = start()
-    assert Protocol(TASKS, BUDGETS, measure).run(METHODS["mim"], other, CONFIGURED, 4)[0].curve != run("mim").curve
+    assert runs("mim", seed=4).record.curve != run("mim").curve
+
+
+@pytest.mark.parametrize("name", ["offline", "ewc", "mod", "mim"])
+def test_stopped_after_any_step_it_goes_on_to_the_same_bits(name):
+    whole = runs(name, (1, 3))
+    stopped = Budgets(METHODS[name], TASKS, start(), CONFIGURED, 3, (1, 3), measure)
+    while not stopped.done:
+        stopped.step()
+        again = Budgets(METHODS[name], TASKS, start(), CONFIGURED, 3, (1, 3), measure)
+        tensors, meta = stopped.state_dict()
+        again.load_state_dict(tensors, json.loads(json.dumps(meta)))
+        assert again.made == stopped.made
+        stopped = again
+    for one in (whole, stopped):
+        one.record.seconds = 0.0
+    assert stopped.record == whole.record
+    assert all(torch.equal(a, b) for a, b in zip(stopped.final_predictions(), whole.final_predictions()))

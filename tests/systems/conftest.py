@@ -33,12 +33,11 @@ def run_tiny(city_cache: pathlib.Path) -> Iterator[Callable[..., int]]:
     """`run_tiny("--out", folder, ...)`: `mclnf-fast run city` on the tiny city, in this process; its exit code."""
     from mclnf_fast.cli import main
     from mclnf_fast.systems.city import data as city_data
-    from mclnf_fast.systems.city import start, stream, wide_start
+    from mclnf_fast.systems.common import run
 
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        saving = [(module, "SAVE_EVERY") for module in (start, stream, wide_start)]
-        for module, name in ((city_data, "write_city"), *saving):
+        for module, name in ((city_data, "write_city"), (run, "SAVE_EVERY")):
             patch.setattr(module, name, getattr(module, name))  # so that leaving the context puts it back
         patch.setenv("MCLNF_FAST_CACHE", str(city_cache))
         shrink()

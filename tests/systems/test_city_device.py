@@ -11,7 +11,7 @@ import torch
 from elsewhere import Elsewhere
 from tiny_city import OPTIONS, results
 
-from mclnf_fast.systems.city import options as city_config
+from mclnf_fast.systems.common import options
 
 
 def flat(value: Any, at: str = "") -> dict[str, Any]:
@@ -29,9 +29,9 @@ def test_a_run_elsewhere_learns_the_same(
     """The whole job with its data and parameters on a device that the CPU may not meet; then from its state."""
     # What the other methods do, one of these does too.
     methods = ("--methods", "er", "ewc", "maml_offline", "oml", "mim", "mod_random")
-    words = (*OPTIONS, "--backend", "reference", "--fim", "both", *methods)
+    words = (*OPTIONS, "--backend", "reference", "--fim.use", "both", *methods)
     assert run_tiny("--out", tmp_path / "cpu", *words) == 0
-    monkeypatch.setattr(city_config, "check_device", lambda name: None)
+    monkeypatch.setattr(options, "check_device", lambda name: None)
     autocast = torch.autocast  # knows no such device
     monkeypatch.setattr(torch, "autocast", lambda device, **rest: autocast(device.replace("meta", "cpu"), **rest))
     with Elsewhere():
@@ -40,7 +40,7 @@ def test_a_run_elsewhere_learns_the_same(
         assert run_tiny("--resume", tmp_path / "there") == 0
     assert flat(results(tmp_path / "there")) == there
     here = flat(results(tmp_path / "cpu"))
-    assert (here.pop("/config/device"), there.pop("/config/device")) == ("cpu", "meta")
+    assert (here.pop("/config/run/device"), there.pop("/config/run/device")) == ("cpu", "meta")
     assert here.keys() == there.keys()
     for name, value in here.items():
         assert there[name] == (pytest.approx(value, abs=1e-4) if isinstance(value, float) else value), name

@@ -12,8 +12,10 @@ import yaml
 from tiny_city import OPTIONS, OTHERS, results
 
 from mclnf_fast.fields import load_bank
+from mclnf_fast.learn.methods import METHODS
 from mclnf_fast.systems.city import data as city_data
-from mclnf_fast.systems.city.options import DEFAULT, METHODS, read_config
+from mclnf_fast.systems.city.options import DEFAULT_METHODS, quick_config, read_config
+from mclnf_fast.systems.common.config_file import with_options
 
 MODULAR = ("mim", "mod", "mod_random")
 
@@ -36,7 +38,7 @@ def test_the_run_folder_holds_everything(finished):
 
 def test_the_summary_has_all_documented_figures(finished):
     summary = metrics_of(finished)["methods"]
-    assert set(summary) == set(DEFAULT)
+    assert set(summary) == set(DEFAULT_METHODS)
     for method in summary.values():
         for key in ("psnr_mean", "psnr_first_task_after_own", "psnr_first_task_after_all", "seconds"):
             assert isinstance(method[key], float)
@@ -75,7 +77,7 @@ def test_one_network_goes_on_from_where_it_was(finished):
 def test_events_are_one_line_each(finished):
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     summary = metrics_of(finished)["methods"]
-    for name in DEFAULT:
+    for name in DEFAULT_METHODS:
         steps = [r for r in rows if r["method"] == name and "step" in r]
         assert [(r["block"], r["step"]) for r in steps] == [
             (block, step) for block in ("block_1", "block_2") for step in (0, 1, 4, 10)
@@ -91,8 +93,8 @@ def test_the_bank_on_disk_is_the_one_that_was_measured(finished, run_tiny):
     assert list(described["cells"]) == ["block_1", "block_2"]
     assert len(bank) == 2
     config = read_config(yaml.safe_load((finished / "config.yaml").read_text()))
-    assert bank.spec == config.spec
-    data = city_data.load(config, config.spec, config.settings, lambda _: None)
+    assert bank.spec == config.field.spec
+    data = city_data.load(config, lambda _: None)
     last = metrics_of(finished)["methods"]["mim"]["matrix"][-1]
     for k, task in enumerate(data.tasks):
         assert task.evaluate(tuple(p[k : k + 1].detach() for p in bank.stacked)) == last[k]
@@ -155,7 +157,8 @@ def test_a_state_of_another_architecture(finished, run_tiny, tmp_path, capsys, k
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
     config = yaml.safe_load((copy / "config.yaml").read_text())
-    (copy / "config.yaml").write_text(yaml.safe_dump({**config, key: value}))
+    config["field"][key] = value
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
     capsys.readouterr()
     assert run_tiny("--resume", copy) == 2
     lines = capsys.readouterr().err.splitlines()
@@ -165,7 +168,7 @@ def test_a_state_of_another_architecture(finished, run_tiny, tmp_path, capsys, k
 
 def test_the_paper_form_with_strength_zero_is_the_plain_method(run_tiny, tmp_path):
     """In the whole job, not in a toy alone: `mim` with loss weights of strength 0 has the bits of `mod`."""
-    words = ["--fim", "weight", "--lam", "0", "--methods", "mod", "mim"]
+    words = ["--fim.use", "weight", "--fim.lam", "0", "--methods", "mod", "mim"]
     assert run_tiny("--out", tmp_path / "run", *OPTIONS, *words) == 0
     summary = metrics_of(tmp_path / "run")["methods"]
     assert summary["mim"]["matrix"] == summary["mod"]["matrix"]
@@ -175,7 +178,8 @@ def test_all_methods_run_side_by_side(others, finished):
     metrics = metrics_of(others)
     summary = metrics["methods"]
     assert set(summary) == {*OTHERS, "finetune"}
-    assert set(summary) | set(metrics_of(finished)["methods"]) == set(METHODS)
+    run = set(summary) | set(metrics_of(finished)["methods"])
+    assert run == set(METHODS) - {"mim_weight"}  # its weights are a choice of `mim` here
     assert {m: s["category"] for m, s in summary.items()} == {m: METHODS[m].category for m in summary}
     assert set(metrics["initializations"]) == {"joint", "oml"}
     assert [len(start["curve"]) for start in metrics["initializations"].values()] == [3, 3]
@@ -215,23 +219,40 @@ def test_a_run_of_all_methods_goes_on_from_its_state(others, run_tiny, tmp_path)
     assert results(copy) == results(others)
 
 
-def test_the_configuration_of_a_run_from_before_there_was_a_choice(finished):
-    described = yaml.safe_load((finished / "config.yaml").read_text())
-    whole = read_config(described)
-    for name in ("wide", "memory", "ewc_lam", "fim_kind", "device"):
+BEFORE = """
+{data: null, blocks: null, out: somewhere, quick: true, resume: null, methods: [mod_random, finetune, mod, mim],
+max_side: 160, start: none, steps: 64, batch: 256, lr: 0.01, lr_end: 0.001, fim: sample, fim_kind: diag,
+fim_source: ema, fim_form: one_plus, lam: 1.0, mix: 0.5, refresh: 8, tile: 8, memory: 4096, ewc_lam: 2.0,
+ewc_online: false, ewc_decay: 0.9, fast_layers: 2, width: 64, hidden_layers: 4, frequencies: 5, bins: 16, margin: 1.15,
+meta: {steps: 16, inner_steps: 16, inner_lr: 0.005, outer_lr: 0.01, rays: 64}, wide: {steps: 16, inner_steps: 4,
+inner_lr: 0.3, outer_lr: 0.003, rays: 64, first_order: oml, grad_clip: 1.0}, seed: 0, threads: null, device: cpu,
+backend: auto}
+"""
+
+
+def test_the_configuration_of_a_run_from_before_options_had_groups():
+    described = yaml.safe_load(BEFORE)
+    config = read_config(described)
+    values = {"out": pathlib.Path("somewhere"), "init": "random", "adapt.ewc-lam": 2.0}
+    assert config == with_options(quick_config(), values)
+    for name in ("wide", "memory", "ewc_lam", "fim_kind", "device"):  # before there was a choice
         del described[name]
-    assert read_config(described).steps == whole.steps
+    later = {"adapt.ewc-lam": 1.0, "meta-joint.steps": 150, "meta-joint.batch": 256}
+    assert read_config(described) == with_options(quick_config(), values | later)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--methods", "oml", "--fast-layers", "2"], "fast-layers must lie in 1 ... 1 with 1 hidden layers, got 2"),
-        (["--memory", "0"], "memory must be at least 1, got 0"),
-        (["--ewc-lam", "-1"], "ewc-lam must be at least 0 and finite, got -1.0"),
-        (["--ewc-decay", "2"], "ewc-decay must lie in [0, 1], got 2.0"),
-        (["--wide.inner-lr", "0"], "wide.inner_lr must be above 0 and finite, got 0.0"),
-        (["--wide.rays", "0"], "wide.rays must be at least 1, got 0"),
+        (
+            ["--methods", "oml", "--adapt.fast-layers", "2"],
+            "fast-layers must lie in 1 ... 1 with 1 hidden layers, got 2",
+        ),
+        (["--adapt.memory", "0"], "memory must be at least 1, got 0"),
+        (["--adapt.ewc-lam", "-1"], "ewc_lam must be at least 0 and finite, got -1.0"),
+        (["--adapt.ewc-decay", "2"], "ewc_decay must lie in [0, 1], got 2.0"),
+        (["--meta-joint.inner-lr", "0"], "meta-joint.inner_lr must be above 0 and finite, got 0.0"),
+        (["--meta-joint.batch", "0"], "meta-joint.batch must be at least 1, got 0"),
     ],
 )
 def test_an_option_out_of_range(run_tiny, tmp_path, capsys, words, said):
@@ -242,4 +263,4 @@ def test_an_option_out_of_range(run_tiny, tmp_path, capsys, words, said):
 
 def test_torch_is_left_with_the_threads_that_were_asked_for(finished):
     assert torch.get_num_threads() == 1
-    assert metrics_of(finished)["config"]["threads"] == 1
+    assert metrics_of(finished)["config"]["run"]["threads"] == 1

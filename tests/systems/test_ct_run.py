@@ -26,7 +26,7 @@ from mclnf_fast.systems.starts.options import preset_config
 
 TINY = [
     "--count", "6", "--test", "2", "--size", "16", "--steps", "4", "--width", "8", "--hidden-layers", "2",
-    "--frequencies", "8", "--meta-views", "5", "--match-steps", "5", "--meta.steps", "6", "--meta.objects", "2",
+    "--frequencies", "8", "--meta-views", "5", "--match-steps", "5", "--meta.steps", "6", "--meta.tasks", "2",
     "--meta.inner-steps", "2", "--rates", "3", "0.3", "--threads", "1",
 ]  # fmt: skip
 
@@ -106,7 +106,7 @@ def test_a_learned_start_serves_a_users_sinogram(finished):
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     monkeypatch.setattr(frame, "SAVE_EVERY", 0.0)
-    steps = CountedCalls(monkeypatch, start_job.ReptileStart, "step", limit=3)
+    steps = CountedCalls(monkeypatch, start_job.MetaTrainer, "step", limit=3)
     assert main(["run", "ct", *TINY, "--out", str(out)]) == 130
     assert not (out / "metrics.json").exists()
     steps.limit = None

@@ -12,6 +12,7 @@ import yaml
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.systems.city.options import CityConfig, read_config
+from mclnf_fast.systems.common.config_file import with_options
 from mclnf_fast.systems.common.folder import RunFolder, plain
 
 
@@ -20,7 +21,10 @@ def folder(tmp_path: pathlib.Path) -> RunFolder:
 
 
 def test_a_configuration_survives_yaml():
-    config = CityConfig(data=pathlib.Path("a/b"), blocks=(2, 3), methods=("mim", "mod"), lr=3e-3, threads=2)
+    config = with_options(
+        CityConfig(),
+        {"data": pathlib.Path("a/b"), "blocks": (2, 3), "methods": ("mim", "mod"), "adapt.lr": 3e-3, "threads": 2},
+    )
     assert read_config(yaml.safe_load(yaml.safe_dump(plain(config)))) == config
     assert read_config(json.loads(json.dumps(plain(CityConfig())))) == CityConfig()
 

@@ -24,7 +24,7 @@ from mclnf_fast.systems.starts.options import preset_config
 
 TINY = [
     "--count", "5", "--test", "2", "--size", "16", "--steps", "4", "--width", "8", "--hidden-layers", "2", "--w0", "30",
-    "--adam-steps", "8", "--adam-lrs", "0.0001", "0.01", "--meta.steps", "6", "--meta.objects", "2", "--threads", "1",
+    "--adam-steps", "8", "--adam-lrs", "0.0001", "0.01", "--meta.steps", "6", "--meta.tasks", "2", "--threads", "1",
 ]  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def test_a_start_of_another_system_is_refused(finished, tmp_path):
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     monkeypatch.setattr(frame, "SAVE_EVERY", 0.0)
-    steps = CountedCalls(monkeypatch, start_job.ReptileStart, "step", limit=3)
+    steps = CountedCalls(monkeypatch, start_job.MetaTrainer, "step", limit=3)
     assert main(["run", "image-start", *TINY, "--out", str(out)]) == 130
     assert not (out / "metrics.json").exists()
     steps.limit = None
@@ -150,7 +150,7 @@ def test_the_papers_numbers():
     assert config.data.size == 178
     meta = config.meta
     assert (meta.algorithm, meta.first_order, meta.inner_lr, meta.inner_steps) == ("maml", False, 1e-2, 2)
-    assert (meta.outer_lr, meta.objects, meta.steps) == (1e-5, 3, 150_000)
+    assert (meta.outer_lr, meta.tasks, meta.steps) == (1e-5, 3, 150_000)
     assert 1e-4 in config.adam_lrs
     assert defaults_of("image-start", ["--preset=paper"]) == config
     assert defaults_of("image-start", ["--quick"]).run.quick

@@ -20,7 +20,7 @@ from mclnf_fast.data.photos import split_counts
 from mclnf_fast.data.procedural.place.place import place_cameras
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
-from mclnf_fast.learn.meta.reptile_start import ReptileStart
+from mclnf_fast.learn.meta.trainer import MetaTrainer
 from mclnf_fast.learn.params import interpolated
 from mclnf_fast.metrics import psnr
 from mclnf_fast.systems.common import run as run_frame
@@ -29,8 +29,8 @@ from mclnf_fast.systems.starts.options import preset_config
 
 TINY = [
     "--photos", "9", "--test", "3", "--validation", "2", "--size", "12", "--steps", "4", "--adapt.batch", "16",
-    "--width", "8", "--hidden-layers", "2", "--samples-per-ray", "8", "--meta-rays", "8",
-    "--meta.steps", "6", "--meta.objects", "2", "--meta.inner-steps", "2",
+    "--width", "8", "--hidden-layers", "2", "--samples-per-ray", "8", "--meta.batch", "8",
+    "--meta.steps", "6", "--meta.tasks", "2", "--meta.inner-steps", "2",
     "--match-steps", "5", "--check-every", "3", "--frames", "3", "--threads", "1",
 ]  # fmt: skip
 
@@ -142,7 +142,7 @@ def test_ends_keep_the_sign_of_zero():
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     monkeypatch.setattr(run_frame, "SAVE_EVERY", 0.0)
-    steps = CountedCalls(monkeypatch, ReptileStart, "step", limit=4)
+    steps = CountedCalls(monkeypatch, MetaTrainer, "step", limit=4)
     assert main(["run", "photos", *TINY, "--initializations", "standard", "meta", "--out", str(out)]) == 130
     steps.limit = None
     assert main(["run", "photos", "--resume", str(out)]) == 0
@@ -171,9 +171,9 @@ def test_the_papers_numbers():
     assert config.field.spec.num_parameters == 295_172
     assert config.field.spec.encoding.out_dim(3) == 120
     meta = config.meta
-    assert (meta.steps, meta.objects, meta.inner_steps, meta.inner_lr, meta.outer_lr) == (150_000, 1, 64, 1.0, 5e-4)
+    assert (meta.steps, meta.tasks, meta.inner_steps, meta.inner_lr, meta.outer_lr) == (150_000, 1, 64, 1.0, 5e-4)
     assert meta.algorithm == "reptile"
-    rates = (config.meta_rays, config.adapt.batch, config.field.samples_per_ray, config.steps, config.adapt.lr)
+    rates = (config.meta.batch, config.adapt.batch, config.field.samples_per_ray, config.steps, config.adapt.lr)
     assert rates == (64, 64, 128, 256, 1.0)
     settings, scale = config.field.settings(10.0, 20.0, "auto")
     assert scale == 0.05

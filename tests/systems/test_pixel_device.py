@@ -15,7 +15,7 @@ from mclnf_fast.systems.common import options
 
 SHARED = [
     "--count", "6", "--test", "2", "--size", "16", "--steps", "2", "--width", "4", "--hidden-layers", "1",
-    "--meta.steps", "2", "--meta.objects", "2", "--backend", "reference",
+    "--meta.steps", "2", "--meta.tasks", "2", "--backend", "reference",
 ]  # fmt: skip
 OWN = {
     "image-start": ["--adam-steps", "2", "--w0", "30"],

@@ -15,13 +15,13 @@ from mclnf_fast.cli import main
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.learn.methods import METHODS
-from mclnf_fast.systems.signals.data import load, meta_start, random_start
-from mclnf_fast.systems.signals.options import AudioConfig
+from mclnf_fast.systems.signals.data import load, meta_initialization, random_initialization
+from mclnf_fast.systems.signals.options import DEFAULT_METHODS, AudioConfig, AudioOptions, SirenOptions
 
 TINY = [
     "--steps", "4", "--limit", "5", "--width", "8", "--hidden-layers", "2", "--threads", "1", "--adapt.batch", "16",
     "--adapt.fast-layers", "1", "--adapt.memory", "20", "--meta.steps", "2", "--meta.batch", "16",
-    "--meta.signals", "2", "--meta.validate-every", "1", "--fim.refresh", "2",
+    "--meta.tasks", "2", "--meta.validate-every", "1", "--fim.refresh", "2",
 ]  # fmt: skip
 KINDS = {
     "image": ["--size", "16"],
@@ -56,7 +56,7 @@ def test_an_image_run_writes_all_that_a_report_needs(image):
     assert metrics["steps"] == [1, 2, 4]
     assert metrics["measures"] == ["psnr", "ssim"]
     methods = metrics["seeds"]["0"]["methods"]
-    assert list(methods) == list(METHODS)
+    assert list(methods) == list(DEFAULT_METHODS)
     tests = len(metrics["names"]["test"])
     for name, row in methods.items():
         assert set(row["curve"]["psnr"]) == {"0", "1", "2", "4"}
@@ -98,14 +98,16 @@ def test_a_run_goes_on_where_it_was_stopped(image, tmp_path):
 
 
 def test_starts_of_a_former_run_serve(image, tmp_path):
-    again = run("image", tmp_path / "again", "--starts", image, "--methods", "mod", "oml")
+    again = run("image", tmp_path / "again", "--init-from", image, "--methods", "mod", "oml")
     before = curves(json.loads((image / "metrics.json").read_text()))
     assert curves(again) == {name: before[name] for name in ("oml", "mod")}
     assert again["seeds"]["0"]["initializations"]["modules"]["source"] == str(image)
 
 
 def test_meta_training_with_fisher_information_has_a_start_of_its_own(tmp_path):
-    metrics = run("image", tmp_path / "fim", "--methods", "mod", "mim", "--fim-inner", "weight", "--fim-outer", "both")
+    metrics = run(
+        "image", tmp_path / "fim", "--methods", "mod", "mim", "--meta.fim-inner", "weight", "--meta.fim-outer", "both"
+    )
     assert set(metrics["seeds"]["0"]["initializations"]) == {"modules", "modules_fim"}
     first = {m: row["psnr"]["0"] for m, row in curves(metrics).items()}
     assert first["mod"] != first["mim"]
@@ -124,7 +126,7 @@ def test_meta_training_with_fisher_information_has_a_start_of_its_own(tmp_path):
         (["--steps", "0"], ["steps must be at least 1"]),
         (["--w0", "0"], ["w0 must be above 0"]),
         (["--data", "nowhere"], ["nowhere"]),
-        (["--starts", "nowhere"], ["starts: nowhere"]),
+        (["--init-from", "nowhere"], ["init-from: nowhere"]),
     ],
 )
 def test_unusable_options_get_one_line(words, parts, tmp_path, capsys, monkeypatch):
@@ -139,23 +141,23 @@ def test_unusable_options_get_one_line(words, parts, tmp_path, capsys, monkeypat
 
 def test_sound_of_any_length_has_the_same_range_of_coordinates_a_second():
     for seconds in (0.5, 1.0, 3.0):
-        config = AudioConfig(seconds=seconds)
+        config = AudioOptions(seconds=seconds)
         assert config.span == (50.0 * seconds,)
         assert config.box_span == (12.5 * seconds,)
-    assert AudioConfig(seconds=3.0, coordinate_span=50.0).span == (50.0,)
+    assert AudioOptions(seconds=3.0, coordinate_span=50.0).span == (50.0,)
     with pytest.raises(InputError, match=r"coordinate-span must be above 0 and finite, got -1"):
-        AudioConfig(coordinate_span=-1.0).check()
+        AudioOptions(coordinate_span=-1.0).check()
 
 
 def test_meta_training_of_sound_begins_at_the_signals_mean():
-    config = AudioConfig(seconds=0.02, rate=8000, limit=4, offset=0.25)
+    config = AudioConfig(data=AudioOptions(seconds=0.02, rate=8000, limit=4), field=SirenOptions(offset=0.25))
     signals = load(config).train
-    random = random_start(config, config.spec(1, 4, modular=True), 0)
-    *rest, last = meta_start(config, random, signals)
+    random = random_initialization(config, config.spec(1, 4, modular=True), 0)
+    *rest, last = meta_initialization(config, random, signals)
     assert all(a is b for a, b in zip(rest, random))
     torch.testing.assert_close(last - random[-1], (signals.values.mean() - 0.25).expand_as(last))
     plain = dataclasses.replace(config, meta=dataclasses.replace(config.meta, center=False))
-    assert meta_start(plain, random, signals) is random
+    assert meta_initialization(plain, random, signals) is random
 
 
 def test_meta_training_needs_other_signals(tmp_path, capsys):

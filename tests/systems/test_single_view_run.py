@@ -17,7 +17,7 @@ from mclnf_fast import data as object_data
 from mclnf_fast.cli import main
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
-from mclnf_fast.learn.meta.reptile_start import ReptileStart
+from mclnf_fast.learn.meta.trainer import MetaTrainer
 from mclnf_fast.metrics import psnr
 from mclnf_fast.render.objects import on_white
 from mclnf_fast.systems.common import run as run_frame
@@ -26,8 +26,8 @@ from mclnf_fast.systems.single_view.options import SingleViewConfig, ViewOptions
 
 TINY = [
     "--objects", "5", "--test", "2", "--views", "6", "--size", "12", "--steps", "4", "--adapt.batch", "16",
-    "--width", "8", "--hidden-layers", "2", "--samples-per-ray", "8", "--meta-rays", "8",
-    "--meta.steps", "6", "--meta.objects", "2", "--meta.inner-steps", "2",
+    "--width", "8", "--hidden-layers", "2", "--samples-per-ray", "8", "--meta.batch", "8",
+    "--meta.steps", "6", "--meta.tasks", "2", "--meta.inner-steps", "2",
     "--match-steps", "5", "--curve-views", "2", "--orbit-frames", "5",
     "--threads", "1",
 ]  # fmt: skip
@@ -92,7 +92,7 @@ def test_scores_are_those_of_the_pictures(finished):
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     monkeypatch.setattr(run_frame, "SAVE_EVERY", 0.0)
-    steps = CountedCalls(monkeypatch, ReptileStart, "step", limit=3)
+    steps = CountedCalls(monkeypatch, MetaTrainer, "step", limit=3)
     words = ["run", "single-view", *TINY, "--out", str(out)]
     assert main(words) == 130
     assert not (out / "metrics.json").exists()
@@ -138,7 +138,7 @@ def test_the_texts_numbers():
     assert config.field.spec.num_parameters == 295_172
     assert config.field.spec.encoding.out_dim(3) == 120
     assert (config.meta.inner_steps, config.meta.inner_lr, config.meta.outer_lr) == (32, 0.5, 5e-5)
-    assert (config.meta.objects, config.meta.steps, config.steps, config.adapt.rate, config.adapt.batch) == (
+    assert (config.meta.tasks, config.meta.steps, config.steps, config.adapt.rate, config.adapt.batch) == (
         1,
         100_000,
         1000,
@@ -201,7 +201,7 @@ def test_a_random_starts_density_can_be_raised(tmp_path):
         (["--views", "1"], ["views must be at least 2", "got 1"]),
         (["--adapt.lr", "nan"], ["adapt.lr must be above 0", "nan"]),
         (["--meta.outer-lr", "0"], ["meta.outer_lr must be above 0", "0"]),
-        (["--meta.objects", "0"], ["meta.objects must be at least 1", "0"]),
+        (["--meta.tasks", "0"], ["meta.tasks must be at least 1", "0"]),
         (["--initializations", "meta", "meta"], ["initializations must name different", "meta, meta"]),
         (["--density-bias", "nan"], ["density-bias must be finite", "nan"]),
         (["--seed", "-1"], ["seed must lie in", "-1"]),

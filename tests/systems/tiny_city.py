@@ -15,10 +15,11 @@ import sys
 from typing import Any
 
 OPTIONS = [
-    "--steps", "10", "--batch", "24", "--width", "8", "--hidden-layers", "1", "--frequencies", "2", "--bins", "4",
-    "--refresh", "3", "--tile", "4", "--threads", "1",
-    "--meta.steps", "3", "--meta.inner-steps", "2", "--meta.rays", "8",
-    "--wide.steps", "3", "--wide.inner-steps", "2", "--wide.rays", "8", "--fast-layers", "1", "--memory", "40",
+    "--steps", "10", "--adapt.batch", "24", "--width", "8", "--hidden-layers", "1", "--frequencies", "2",
+    "--samples-per-ray", "4", "--fim.refresh", "3", "--tile", "4", "--threads", "1",
+    "--meta.steps", "3", "--meta.inner-steps", "2", "--meta.batch", "8",
+    "--meta-joint.steps", "3", "--meta-joint.inner-steps", "2", "--meta-joint.batch", "8",
+    "--adapt.fast-layers", "1", "--adapt.memory", "40",
 ]  # fmt: skip
 PLAN = {
     "width": 16, "height": 12, "samples": 4, "train": 3, "test": 1, "meta_districts": 1, "meta_train": 2,
@@ -35,7 +36,7 @@ def results(run: pathlib.Path) -> dict[str, Any]:
     for key in ("seconds_total", "phases", "command"):
         del metrics[key]
     for key in ("out", "resume"):
-        del metrics["config"][key]
+        del metrics["config"]["run"][key]
     for part in (*metrics["methods"].values(), *metrics.get("initializations", {}).values()):
         for key in [k for k in part if k.endswith("seconds")]:
             del part[key]
@@ -47,13 +48,13 @@ def shrink() -> None:
     """A small procedural city, and a state on disk after every step."""
     from mclnf_fast.data import write_city
     from mclnf_fast.systems.city import data as city_data
-    from mclnf_fast.systems.city import start, stream, wide_start
+    from mclnf_fast.systems.common import run
 
     def tiny(*, seed: int = 0, progress: object = None, **_: object) -> object:
         return write_city(seed=seed, progress=progress, **PLAN)
 
     city_data.write_city = tiny
-    start.SAVE_EVERY = stream.SAVE_EVERY = wide_start.SAVE_EVERY = 0.0
+    run.SAVE_EVERY = 0.0
 
 
 def die_at(count: int) -> None:

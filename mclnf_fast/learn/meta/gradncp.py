@@ -136,6 +136,31 @@ class PrunedContext:
         return squares.new_zeros(len(counts)).index_add(0, module, squares) / counts.clamp(min=1)
 
 
+def bootstrapped(
+    context: PrunedContext, steps: int = 5, lr: float = 5e-2, weight: float = 100.0, squared: bool = False
+) -> LossFn:
+    """Return the outer loss of adapted parameters, `(params, step) -> [M]`: that of the whole context, and `weight`
+    times the distance to the target that `steps` further steps on it at `lr` lead to, which is held fixed.
+
+    The arguments are those of `GradNCP`.
+    """
+
+    def loss(params: Params, step: int) -> Tensor:
+        losses = context.whole(params, step)
+        if weight == 0:
+            return losses
+        adapted = tuple(p.detach() for p in params)
+        target = adapt(adapted, context.whole, steps, lr, create_graph=False)
+        squares = [(t - p).square().flatten(1).sum(1) for t, p in zip(target, params, strict=True)]
+        distance = torch.stack(squares).sum(0)
+        if not squared:
+            # A root has no derivative at 0, where there is nothing to correct.
+            distance = torch.where(distance > 0, distance, 1.0).sqrt() * (distance > 0)
+        return losses + weight * distance
+
+    return loss
+
+
 class GradNCP:
     """MAML whose inner steps see a pruned context, with the bootstrapped target.
 
@@ -170,22 +195,8 @@ class GradNCP:
         self.bootstrap_lr, self.bootstrap_weight = float(bootstrap_lr), float(bootstrap_weight)
 
     def query_loss(self, context: PrunedContext) -> LossFn:
-        """The outer loss of adapted parameters, `(params, step) -> [M]`."""
-
-        def loss(params: Params, step: int) -> Tensor:
-            losses = context.whole(params, step)
-            if self.bootstrap_weight == 0:
-                return losses
-            start = tuple(p.detach() for p in params)
-            target = adapt(start, context.whole, self.bootstrap_steps, self.bootstrap_lr, create_graph=False)
-            squares = [(t - p).square().flatten(1).sum(1) for t, p in zip(target, params, strict=True)]
-            distance = torch.stack(squares).sum(0)
-            if not self.squared:
-                # A root has no derivative at 0, where there is nothing to correct.
-                distance = torch.where(distance > 0, distance, 1.0).sqrt() * (distance > 0)
-            return losses + self.bootstrap_weight * distance
-
-        return loss
+        """Return the outer loss of adapted parameters, `(params, step) -> [M]`."""
+        return bootstrapped(context, self.bootstrap_steps, self.bootstrap_lr, self.bootstrap_weight, self.squared)
 
     def step(self, context: PrunedContext) -> dict[str, Tensor]:
         """One outer step over a meta-batch, one task a module; returns what `MAML.step` does."""

@@ -1,4 +1,4 @@
-"""The methods that are compared, each one short file: `METHODS` by name, in the order of MCL-NF's Table 1."""
+"""The methods that are compared, each one short file, and the one table of them: `METHODS`."""
 
 from mclnf_fast.learn.methods.base import AdaptConfig, AdaptOptions, Method
 from mclnf_fast.learn.methods.er import ER
@@ -12,19 +12,7 @@ from mclnf_fast.learn.methods.mod import Mod
 from mclnf_fast.learn.methods.mod_random import ModRandom
 from mclnf_fast.learn.methods.offline import Offline
 from mclnf_fast.learn.methods.oml import OML
-
-METHODS: dict[str, type[Method]] = {
-    "offline": Offline,
-    "finetune": FineTune,
-    "er": ER,
-    "ewc": EWC,
-    "maml_cl": MAMLCL,
-    "maml_offline": MAMLOffline,
-    "oml": OML,
-    "mod": Mod,
-    "mim": MIM,
-    "mim_weight": MIMWeight,
-}
+from mclnf_fast.learn.methods.table import METHODS, MethodEntry, check_methods, entry, entry_of, register_method
 
 __all__ = [
     "ER",
@@ -39,7 +27,12 @@ __all__ = [
     "MAMLOffline",
     "MIMWeight",
     "Method",
+    "MethodEntry",
     "Mod",
     "ModRandom",
     "Offline",
+    "check_methods",
+    "entry",
+    "entry_of",
+    "register_method",
 ]

@@ -17,28 +17,22 @@ from mclnf_fast.learn.params import Params, check_like, part_of
 from mclnf_fast.learn.task import Task
 
 Category = Literal["OL", "CL", "CML", "MOL", "MCL"]
-StartName = Literal["random", "modules", "joint", "oml"]
+InitializationName = Literal["random", "modules", "joint", "oml"]
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptOptions:
-    """Training on a task at test time."""
+class BaseAdaptOptions:
+    """Training on a task at test time, whatever the schedule of its rate."""
 
     batch: int = 256
-    """Samples a signal and step."""
+    """Samples (pixels, rays) per signal and step."""
     lr: float = 1e-3
-    """Adam's rate."""
-    hold: int = 64
-    """Steps with that rate; then it falls as step^-fall, which depends on no last step, so that a longer run begins
-    with the shorter one."""
-    fall: float = 0.5
-    """Power of that fall, in [0, 1]: 1 / sqrt(step) is what noisy gradients want; a signal that a network fits almost
-    exactly wants more, since Adam's steps do not shorten with the gradients and break the fit up again."""
+    """Adam's rate at the first step of a task."""
     ramp: int = 64
-    """Steps over which Adam's rate rises after the first SGD steps from a meta-learned start: Adam's first steps have
-    the full length whatever the gradient, and would undo the start."""
+    """Steps over which Adam's rate rises after the first SGD steps from a meta-learned initialization: Adam's first
+    steps have the full length whatever the gradient, and would undo the initialization."""
     memory: int = 512
-    """Samples a signal that experience replay keeps."""
+    """Samples per signal that experience replay keeps."""
     ewc_lam: float = 1.0
     """Strength of EWC's penalty."""
     ewc_online: bool = False
@@ -49,14 +43,12 @@ class AdaptOptions:
     """Layers at the end of the network that OML trains."""
 
     def check(self) -> None:
-        """Raises InputError where a number is out of range."""
-        for name in ("batch", "hold", "ramp", "memory", "fast_layers"):
+        """Raise InputError if a number is out of range."""
+        for name in ("batch", "ramp", "memory", "fast_layers"):
             if getattr(self, name) < 1:
                 raise InputError(f"adapt.{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.lr < math.inf:
             raise InputError(f"adapt.lr must be above 0 and finite, got {self.lr}")
-        if not 0 <= self.fall <= 1:
-            raise InputError(f"adapt.fall must lie in [0, 1], got {self.fall}")
         if not 0 <= self.ewc_lam < math.inf:
             raise InputError(f"adapt.ewc_lam must be at least 0 and finite, got {self.ewc_lam}")
         if not 0 <= self.ewc_decay <= 1:
@@ -64,11 +56,45 @@ class AdaptOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class AdaptOptions(BaseAdaptOptions):
+    """Training on a task at test time, with a rate that is held and then falls by a power of the step."""
+
+    hold: int = 64
+    """Steps with that rate; then it falls as step^-fall, which depends on no last step, so that a longer run begins
+    with the shorter one."""
+    fall: float = 0.5
+    """Power of that fall, in [0, 1]: 1 / sqrt(step) is what noisy gradients want; a signal that a network fits almost
+    exactly wants more, since Adam's steps do not shorten with the gradients and break the fit up again."""
+
+    def check(self) -> None:
+        super().check()
+        if self.hold < 1:
+            raise InputError(f"adapt.hold must be at least 1, got {self.hold}")
+        if not 0 <= self.fall <= 1:
+            raise InputError(f"adapt.fall must lie in [0, 1], got {self.fall}")
+
+
+@dataclasses.dataclass(frozen=True)
+class DecayOptions(BaseAdaptOptions):
+    """Training on a task at test time, with a rate that falls exponentially to that of the last step."""
+
+    lr_end: float = 1e-4
+    """Adam's rate at the last step of a task."""
+
+    def check(self) -> None:
+        super().check()
+        if not 0 < self.lr_end < math.inf:
+            raise InputError(f"adapt.lr_end must be above 0 and finite, got {self.lr_end}")
+
+
+@dataclasses.dataclass(frozen=True)
 class AdaptConfig(AdaptOptions):
-    """`AdaptOptions`, and what other options decide: fim, what MIM does with Fisher information; warm_steps, warm_lr,
-    the first steps by SGD of methods with a meta-learned start, those that it was learned for; schedule, how Adam's
-    rate falls: by `hold` and `fall`, or exponentially from lr at the first to lr_end at the step `decay_steps` of a
-    task."""
+    """Options of training on a task, and what other options decide.
+
+    fim: what MIM does with Fisher information. warm_steps, warm_lr: the first steps by SGD of methods with a
+    meta-learned initialization, those that it was learned for. schedule: how Adam's rate falls: by `hold` and `fall`,
+    or exponentially from lr at the first to lr_end at the step `decay_steps` of a task.
+    """
 
     warm_steps: int = 4
     warm_lr: float = 3e-2
@@ -104,17 +130,17 @@ class Method:
     """
 
     category: ClassVar[Category] = "CL"
-    start: ClassVar[StartName] = "random"
+    initialization: ClassVar[InitializationName] = "random"
     joint: ClassVar[bool] = False
     modular: ClassVar[bool] = False
     batches: ClassVar[int] = 1
 
-    def __init__(self, tasks: Sequence[Task], start: Params, config: AdaptConfig, seed: int) -> None:
-        self.tasks, self.init, self.config, self.seed = tasks, start, config, seed
+    def __init__(self, tasks: Sequence[Task], init: Params, config: AdaptConfig, seed: int) -> None:
+        self.tasks, self.init, self.config, self.seed = tasks, init, config, seed
         self.params = self.fresh()
         self.task: int | None = None  # that is being learned
         self.made = 0  # steps on it
-        self.warm = 0 if self.start == "random" else config.warm_steps
+        self.warm = 0 if self.initialization == "random" else config.warm_steps
         self.optimizer: BankOptimizer | None = None
 
     def fresh(self) -> Params:

@@ -19,8 +19,8 @@ class ER(Method):
 
     batches = 2
 
-    def __init__(self, tasks: Sequence[Task], start: Params, config: AdaptConfig, seed: int) -> None:
-        super().__init__(tasks, start, config, seed)
+    def __init__(self, tasks: Sequence[Task], init: Params, config: AdaptConfig, seed: int) -> None:
+        super().__init__(tasks, init, config, seed)
         self.memory = Reservoir(config.memory, seed)
 
     def gradients(self, k: int, step: int, generator: torch.Generator) -> Sequence[Tensor]:

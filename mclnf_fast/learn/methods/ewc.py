@@ -18,8 +18,8 @@ class EWC(Method):
 
     tasks: Sequence[ScoredTask]
 
-    def __init__(self, tasks: Sequence[Task], start: Params, config: AdaptConfig, seed: int) -> None:
-        super().__init__(check_scored(tasks, "ewc"), start, config, seed)
+    def __init__(self, tasks: Sequence[Task], init: Params, config: AdaptConfig, seed: int) -> None:
+        super().__init__(check_scored(tasks, "ewc"), init, config, seed)
         self.old = Consolidation(online=config.ewc_online, decay=config.ewc_decay)
 
     def adam(self, k: int) -> BankOptimizer:

@@ -7,4 +7,4 @@ class MAMLCL(Method):
     """Fine-tuning task after task from the start that MAML (arXiv 1703.03400) learned for whole signals."""
 
     category = "CML"
-    start = "joint"
+    initialization = "joint"

@@ -7,5 +7,5 @@ class MAMLOffline(Method):
     """Joint training from the start that MAML (arXiv 1703.03400) learned for whole signals: the upper reference."""
 
     category = "MOL"
-    start = "joint"
+    initialization = "joint"
     joint = True

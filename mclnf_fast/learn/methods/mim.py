@@ -19,8 +19,8 @@ class MIM(Mod):
 
     tasks: Sequence[ScoredTask]
 
-    def __init__(self, tasks: Sequence[Task], start: Params, config: AdaptConfig, seed: int) -> None:
-        super().__init__(check_scored(tasks, "mim"), start, config, seed)
+    def __init__(self, tasks: Sequence[Task], init: Params, config: AdaptConfig, seed: int) -> None:
+        super().__init__(check_scored(tasks, "mim"), init, config, seed)
 
     def begin(self, k: int) -> None:
         super().begin(k)

@@ -15,6 +15,6 @@ class MIMWeight(MIM):
     """sum_j w_j |f(x_j) - y_j|^2 with w_j from q_j = g_j^T F^-1 g_j (arXiv 2504.05806), whatever `fim.use` says; how q
     and w are formed, `fim` says."""
 
-    def __init__(self, tasks: Sequence[Task], start: Params, config: AdaptConfig, seed: int) -> None:
+    def __init__(self, tasks: Sequence[Task], init: Params, config: AdaptConfig, seed: int) -> None:
         weighted = dataclasses.replace(config, fim=dataclasses.replace(config.fim, use="weight"))
-        super().__init__(tasks, start, weighted, seed)
+        super().__init__(tasks, init, weighted, seed)

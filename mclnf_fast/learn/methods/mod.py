@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mclnf_fast.learn.methods.base import AdaptConfig, Category, Method, StartName
+from mclnf_fast.learn.methods.base import AdaptConfig, Category, InitializationName, Method
 from mclnf_fast.learn.params import Params, part_of
 from mclnf_fast.learn.task import Task
 
@@ -17,11 +17,11 @@ class Mod(Method):
     forgotten."""
 
     category: ClassVar[Category] = "MCL"
-    start: ClassVar[StartName] = "modules"
+    initialization: ClassVar[InitializationName] = "modules"
     modular = True
 
-    def __init__(self, tasks: Sequence[Task], start: Params, config: AdaptConfig, seed: int) -> None:
-        super().__init__(tasks, start, config, seed)
+    def __init__(self, tasks: Sequence[Task], init: Params, config: AdaptConfig, seed: int) -> None:
+        super().__init__(tasks, init, config, seed)
         self.modules: list[Params] = []
 
     def begin(self, k: int) -> None:

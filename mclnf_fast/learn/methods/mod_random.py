@@ -7,4 +7,4 @@ class ModRandom(Mod):
     """As `Mod`, every module from the same random start: learned one after another, not meta-learned."""
 
     category = "CL"
-    start = "random"
+    initialization = "random"

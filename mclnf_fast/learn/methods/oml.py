@@ -12,7 +12,7 @@ class OML(Method):
     & White, arXiv 1905.12588)."""
 
     category = "MCL"
-    start = "oml"
+    initialization = "oml"
 
     def trained(self) -> Params:
         fast = fast_mask(self.params, self.config.fast_layers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,13 @@ from mclnf_fast import report
 from mclnf_fast.learn import FimConfig, FisherScorer
 from mclnf_fast.learn.methods import Method
 from mclnf_fast.learn.params import Params
+from mclnf_fast.learn.protocol import Log, Protocol
 from mclnf_fast.metrics import mse_to_psnr, ssim
 from mclnf_fast.render import render_scene
 from mclnf_fast.render.volume import Rendered
 from mclnf_fast.systems.city.data import CityData
 from mclnf_fast.systems.city.options import CityConfig
-from mclnf_fast.systems.city.stream import Stream, stack
+from mclnf_fast.systems.city.results import finished_modules, psnr_curves, stack
 from mclnf_fast.systems.common.folder import RunFolder
 from mclnf_fast.tasks.rays import PosedImages
 
@@ -28,28 +29,32 @@ def _truth(task: PosedImages, view: int) -> Tensor:
     return task.test_images[view].cpu().to(torch.float32) / 255.0
 
 
+def _posed(protocol: Protocol, block: int) -> PosedImages:
+    task = protocol.tasks[block]
+    assert isinstance(task, PosedImages)
+    return task
+
+
 def in_strip(method: type[Method]) -> bool:
-    """Whether a method has a row in the refinement strip: modules, and one network from a learned start. From a random
-    one all sequential methods are the same on the first block."""
-    return method.modular or (method.start != "random" and not method.joint)
+    """Return whether a method has a row in the refinement strip: modules, and one network from a meta-learned
+    initialization. From a random one all sequential methods are the same on the first block."""
+    return method.modular or (method.initialization != "random" and not method.joint)
 
 
-def best_modules(streams: dict[str, Stream]) -> Stream | None:
-    """The modules to show and to keep: the first that was run of `mim`, `mod`, `mod_random`."""
-    return next((streams[m] for m in ("mim", "mod", "mod_random") if m in streams), None)
+def best_modules(protocols: Mapping[str, Protocol]) -> str | None:
+    """Return the method whose modules are shown and kept: the first that was run of `mim`, `mod`, `mod_random`."""
+    return next((name for name in ("mim", "mod", "mod_random") if name in protocols), None)
 
 
-def step_picture(
-    folder: RunFolder, tasks: Sequence[PosedImages], method: type[Method]
-) -> Callable[[str, int, int, Params], None]:
-    """Saves the first block's first held-out view at every logged step, for the refinement strip."""
+def step_picture(name: str, folder: RunFolder, tasks: Sequence[PosedImages], method: type[Method]) -> Log:
+    """Return what saves the first block's first held-out view at every logged step, for the refinement strip."""
     shown = in_strip(method)
 
-    def save(method: str, block: int, step: int, params: Params) -> None:
+    def save(block: int, step: int, params: Params) -> None:
         if block == 0 and shown:
             task = tasks[0]
             image = task.render(params, task.test_cameras, 0).cpu()
-            report.save_png(folder.images / "steps" / f"{method}_{step}.png", image)
+            report.save_png(folder.images / "steps" / f"{name}_{step}.png", image)
 
     return save
 
@@ -63,7 +68,7 @@ def _read(path: Any) -> Tensor:
 
 
 def make(
-    config: CityConfig, data: CityData, streams: dict[str, Stream], folder: RunFolder
+    config: CityConfig, data: CityData, protocols: Mapping[str, Protocol], folder: RunFolder
 ) -> tuple[list[dict[str, str]], dict[str, Any]]:
     """Draws everything from the finished modules. Returns the list of pictures, and SSIM and whole-city PSNR."""
     pictures: list[dict[str, str]] = []
@@ -72,41 +77,41 @@ def make(
         pictures.append({"file": f"images/{name}", "kind": kind, "caption": caption})
         return folder.images / name
 
-    _strip(data, streams, folder, listed)
-    ssims: dict[str, list[float]] = {name: [] for name in streams}
+    _strip(data, protocols, folder, listed)
+    ssims: dict[str, list[float]] = {name: [] for name in protocols}
     for k, task in enumerate(data.tasks):
         renders, quality = {}, {}
-        for name, stream in streams.items():
-            own = stream.tasks[k]
-            params, cameras = stream.params_of(k), own.test_cameras
-            views = [own.render(params, cameras, v).cpu() for v in range(len(cameras))]
+        for name, protocol in protocols.items():
+            posed = _posed(protocol, k)
+            params, cameras = protocol.params_of(k), posed.test_cameras
+            views = [posed.render(params, cameras, v).cpu() for v in range(len(cameras))]
             truth = task.test_images.cpu().to(torch.float32) / 255.0
             ssims[name].append(float(ssim(torch.stack(views), truth).mean()))
             renders[name] = views[0]
             quality[name] = float(mse_to_psnr((views[0] - truth[0]).square().mean()))
         caption = f"A held-out view of {task.name} after all blocks: truth, what each method sees, and its error."
         report.triptych(listed(f"{task.name}.png", "triptych", caption), _truth(task, 0), renders, quality)
-    best = best_modules(streams)
+    best = best_modules(protocols)
     across: dict[str, float] = {}
     if best is not None:
-        _fisher(config, data, best, listed)
-        _from_above(config, data, best, listed)
+        _fisher(config, data, protocols[best], listed)
+        _from_above(config, data, protocols[best], listed)
         if data.across is not None:
-            across = _across(config, data, streams, listed)
+            across = _across(config, data, protocols, listed)
     averages = {name: {"ssim_mean": sum(values) / len(values)} for name, values in ssims.items()}
     return pictures, {"ssim": averages, "city": across}
 
 
 def _strip(
-    data: CityData, streams: dict[str, Stream], folder: RunFolder, listed: Callable[[str, str, str], Any]
+    data: CityData, protocols: Mapping[str, Protocol], folder: RunFolder, listed: Callable[[str, str, str], Any]
 ) -> None:
     """The refinement of one view over the steps, a row a method."""
     rows, quality, steps = {}, {}, []
     truth = _truth(data.tasks[0], 0)
-    for name, stream in streams.items():
-        if not in_strip(type(stream.method)):
+    for name, protocol in protocols.items():
+        if not in_strip(type(protocol.method)):
             continue
-        steps = [s for s in sorted(stream.curves[0]) if s > 0]
+        steps = [s for s in psnr_curves(protocol)[0] if s > 0]
         rows[name] = [_read(folder.images / "steps" / f"{name}_{s}.png") for s in steps]
         quality[name] = [float(mse_to_psnr((image - truth).square().mean())) for image in rows[name]]
     if rows:
@@ -114,9 +119,9 @@ def _strip(
         report.strip(listed("refinement.png", "strip", caption), truth, rows, steps, quality)
 
 
-def _fisher(config: CityConfig, data: CityData, stream: Stream, listed: Callable[[str, str, str], Any]) -> None:
+def _fisher(config: CityConfig, data: CityData, protocol: Protocol, listed: Callable[[str, str, str], Any]) -> None:
     """How informative each ray of a training view still is, to the finished module of its block."""
-    task, params = stream.tasks[0], stream.params_of(0)
+    task, params = _posed(protocol, 0), protocol.params_of(0)
     pixels = task.pool.height * task.pool.width
     generator = torch.Generator().manual_seed(config.seed)
     batch = task.draw(min(4096, len(task.pool)), generator)
@@ -130,7 +135,7 @@ def _fisher(config: CityConfig, data: CityData, stream: Stream, listed: Callable
     report.fisher_map(listed("fisher.png", "fisher", caption), colors.reshape(*shape, 3), scores.cpu().reshape(shape))
 
 
-def _from_above(config: CityConfig, data: CityData, stream: Stream, listed: Callable[[str, str, str], Any]) -> None:
+def _from_above(config: CityConfig, data: CityData, protocol: Protocol, listed: Callable[[str, str, str], Any]) -> None:
     """All modules in one picture from straight above, and which of them owns each pixel."""
     cells = data.cells.to("cpu")
     hull = cells.hull()
@@ -141,7 +146,7 @@ def _from_above(config: CityConfig, data: CityData, stream: Stream, listed: Call
     ground = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
     origins = torch.cat((ground, torch.full((ground.shape[0], 1), float(hull[1, 2]) + 1e-3)), 1)
     directions = torch.tensor([0.0, 0.0, -1.0]).expand_as(origins).contiguous()
-    out = _all_modules(stream, config, data, origins, directions)
+    out = _all_modules(protocol, config, data, origins, directions)
     rows, modules, shares = cells.owners(torch.cat((ground, hull.mean(0)[2].expand(ground.shape[0], 1)), 1))
     best, owners = torch.zeros(ground.shape[0]), torch.full((ground.shape[0],), -1)
     for m in range(len(cells)):
@@ -164,16 +169,20 @@ def _from_above(config: CityConfig, data: CityData, stream: Stream, listed: Call
     report.module_map(listed("modules.png", "modules", caption), image, owners.reshape(high, wide), names, outlines)
 
 
-def _all_modules(stream: Stream, config: CityConfig, data: CityData, origins: Tensor, directions: Tensor) -> Rendered:
-    params, device = stack(stream.modules), data.cells.boxes.device
-    out = render_scene(params, config.spec, origins.to(device), directions.to(device), data.cells, config.settings)
+def _all_modules(
+    protocol: Protocol, config: CityConfig, data: CityData, origins: Tensor, directions: Tensor
+) -> Rendered:
+    params, device = stack(finished_modules(protocol)), data.cells.boxes.device
+    out = render_scene(
+        params, config.field.spec, origins.to(device), directions.to(device), data.cells, config.settings
+    )
     return Rendered(*(t.cpu() for t in out))
 
 
 def _across(
     config: CityConfig,
     data: CityData,
-    streams: dict[str, Stream],
+    protocols: Mapping[str, Protocol],
     listed: Callable[[str, str, str], Any],
 ) -> dict[str, float]:
     """PSNR of views that cross all blocks, over the pixels whose ray meets the ground inside the learned region."""
@@ -189,13 +198,13 @@ def _across(
         reach = (hull[0, 2] - origins[:, 2]) / directions[:, 2]
         ground = origins + reach[:, None] * directions
         inside = ((ground[:, :2] > hull[0, :2]) & (ground[:, :2] < hull[1, :2])).all(1) & (reach > 0)
-        for name, stream in streams.items():
-            if stream.modular:
-                color = _all_modules(stream, config, data, origins, directions).color
+        for name, protocol in protocols.items():
+            if protocol.modular:
+                color = _all_modules(protocol, config, data, origins, directions).color
             else:
-                task = stream.tasks[0]
+                task = _posed(protocol, 0)
                 cameras = across.cameras.to(data.cells.boxes.device)
-                color = task.render(stream.params_of(0), cameras, view).cpu().reshape(-1, 3)
+                color = task.render(protocol.params_of(0), cameras, view).cpu().reshape(-1, 3)
             found.setdefault(name, []).append(float(mse_to_psnr((color - truth)[inside].square().mean())))
             if view == 0:
                 shown[name] = torch.where(inside[:, None], color, color.new_tensor(1.0)).reshape(shape)

@@ -120,6 +120,10 @@ class RunFolder:
         file = self.path / "state" / f"{name}.safetensors"
         return load_tensors(file) if file.exists() else None
 
+    def drop_state(self, name: str) -> None:
+        """Remove the state of one part of the run, if there is one."""
+        (self.path / "state" / f"{name}.safetensors").unlink(missing_ok=True)
+
     def save_values(self, name: str, values: Tensor) -> None:
         """Signals as a method gives them back: `predictions/<name>.safetensors`, the tensor `values`."""
         save_tensors(self.path / "predictions" / f"{name}.safetensors", {"values": values.contiguous()}, {})

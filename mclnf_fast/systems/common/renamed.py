@@ -19,7 +19,7 @@ class Renamed:
     old: str
     new: str
     systems: tuple[str, ...]
-    values: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, object] = field(default_factory=dict)
 
 
 def _rows(systems: tuple[str, ...], *pairs: tuple[str, str]) -> list[Renamed]:
@@ -27,13 +27,15 @@ def _rows(systems: tuple[str, ...], *pairs: tuple[str, str]) -> list[Renamed]:
 
 
 _ADAPT = ("lr", "lr-end", "memory", "ewc-lam", "ewc-online", "ewc-decay", "fast-layers", "batch")
-_JOINT = ("steps", "inner-steps", "inner-lr", "outer-lr", "first-order", "grad-clip")
+_JOINT = ("steps", "inner-steps", "inner-lr", "outer-lr", "grad-clip")
 RENAMED = (
     Renamed("start", "init", ("city",), {"city": "meta", "none": "random"}),
     *_rows(("city",), ("fim", "fim.use"), *((f"fim-{key}", f"fim.{key}") for key in ("kind", "source", "form"))),
     *_rows(("city",), *((key, f"fim.{key}") for key in ("lam", "mix", "refresh"))),
     *_rows(("city",), *((key, f"adapt.{key}") for key in _ADAPT)),
     *_rows(("city",), *((f"wide.{key}", f"meta-joint.{key}") for key in _JOINT)),
+    # "oml" has become a default of its own, meta-joint.oml-first-order.
+    Renamed("wide.first-order", "meta-joint.first-order", ("city",), {"none": False, "oml": False, "all": True}),
     *_rows(("city",), ("meta.rays", "meta.batch"), ("wide.rays", "meta-joint.batch")),
     *_rows(SIGNALS, ("fim-inner", "meta.fim-inner"), ("fim-outer", "meta.fim-outer")),
     *_rows(SIGNALS, ("meta.signals", "meta.tasks"), ("starts", "init-from")),

@@ -39,15 +39,37 @@ def run_options(config: Config) -> Any:
 
 
 class Learner(Protocol):
-    """What learns a start: `learn.starts.StartLearner`, `learn.reptile_start.ReptileStart`."""
+    """Learns step by step, and can be stopped after any: `learn.MetaTrainer`, `learn.Protocol`, `learn.Budgets`."""
 
     @property
-    def done(self) -> bool: ...
+    def made(self) -> int:
+        """Steps done."""
+
     @property
-    def outer_steps(self) -> int: ...
-    def step(self) -> Any: ...
-    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
-    def load_state_dict(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None: ...
+    def total(self) -> int:
+        """Steps in all."""
+
+    def step(self) -> None:
+        """Make one step."""
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return all that decides the next step and what has been measured, as tensors and plain data."""
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned. Raises KeyError, ValueError if it does not fit."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The steps `begin` ... `end` - 1 of a learner.
+
+    label: at the progress bar. phase: under which the seconds are counted.
+    """
+
+    label: str
+    phase: str
+    begin: int
+    end: int
 
 
 C = TypeVar("C", bound=Config)
@@ -88,39 +110,70 @@ class Run(Generic[C]):
         """Keeps the seconds for a process that resumes this run."""
         self.folder.save_state("run", {}, {"phases": self.phases.seconds})
 
-    def learn(
-        self, learner: Learner, name: str, total: int, label: str, check: Callable[[int], Any] | None = None
-    ) -> list[Any]:
-        """Meta-trains to the end, from where a former process left it; kept as the state `name` every ten seconds.
+    def restore(self, learner: Learner, name: str) -> dict[str, Any]:
+        """Give a learner the state `name` that a former process left, if there is one.
+
+        Returns: the plain data of the state; none without one. Raises InputError if it is not this learner's.
+        """
+        state = self.folder.load_state(name)
+        if state is None:
+            return {}
+        with self.folder.must_fit(name):
+            learner.load_state_dict(*state)
+        return state[1]
+
+    def advance(
+        self, learner: Learner, name: str, stretch: Stretch, save: Callable[[], Mapping[str, Any]] = dict
+    ) -> Iterator[int]:
+        """Learn to the end of a stretch, step by step; yields the steps made after each.
+
+        The state is kept under `name` every ten seconds and at the end: a kill costs at most that much.
 
         Args:
-            learner: what learns.
-            name: of its state in the folder.
-            total: outer steps in all, and `label`, what the bar says.
-            check: called after each outer step with how many are done.
-
-        Returns: what `check` returned, but for None. Raises InputError where the state is not this learner's.
+            save: further plain data for the state.
         """
-        checks: list[Any] = []
-        state = self.folder.load_state(name)
-        if state is not None:
-            with self.folder.must_fit(name):
-                learner.load_state_dict(*state)
-                checks = list(state[1].get("checks", ()))
-        with self.phases("meta-training"), progress(label, total) as bar:
-            bar(learner.outer_steps)
+
+        def keep() -> None:
+            tensors, meta = learner.state_dict()
+            self.folder.save_state(name, tensors, {**meta, **save()})
+
+        with self.phases(stretch.phase), progress(stretch.label, stretch.end - stretch.begin) as bar:
+            bar(learner.made - stretch.begin)
             saved = time.monotonic()
-            while not learner.done:
+            while learner.made < stretch.end:
                 learner.step()
                 bar(1)
-                found = check(learner.outer_steps) if check is not None else None
-                if found is not None:
-                    checks.append(found)
-                if learner.done or time.monotonic() - saved > SAVE_EVERY:
-                    tensors, meta = learner.state_dict()
-                    self.folder.save_state(name, tensors, {**meta, "checks": checks} if checks else meta)
+                yield learner.made
+                if learner.made >= stretch.end or time.monotonic() - saved > SAVE_EVERY:
+                    keep()
                     saved = time.monotonic()
         self.save_phases()
+
+    def learn(
+        self,
+        learner: Learner,
+        name: str,
+        label: str,
+        phase: str = "meta-training",
+        check: Callable[[int], Any] | None = None,
+    ) -> list[Any]:
+        """Restore a learner and learn to the end.
+
+        Args:
+            name: of its state in the folder.
+            label: at the progress bar.
+            phase: under which the seconds are counted.
+            check: called after each step with the number of steps made.
+
+        Returns: the results of `check` that are not None, those of former processes included. Raises InputError if
+        the state is not this learner's.
+        """
+        checks: list[Any] = list(self.restore(learner, name).get("checks", ()))
+        stretch = Stretch(label, phase, 0, learner.total)
+        for made in self.advance(learner, name, stretch, lambda: {"checks": checks} if checks else {}):
+            result = check(made) if check is not None else None
+            if result is not None:
+                checks.append(result)
         return checks
 
     def facts(self) -> Facts:

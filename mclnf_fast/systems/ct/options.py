@@ -9,13 +9,14 @@ from typing import ClassVar, Literal
 from tyro.conf import OmitArgPrefixes
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.learn.meta.reptile_start import ReptileConfig
+from mclnf_fast.learn.meta.config import MetaConfig
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.common.checks import check_at_least, check_positive, check_rates
 from mclnf_fast.systems.common.config_file import Values
 from mclnf_fast.systems.common.options import FieldOptions
 from mclnf_fast.systems.starts.options import (
     INITIALIZATIONS,
+    REPTILE,
     InitializationName,
     check_initializations,
     defaults_from,
@@ -23,6 +24,9 @@ from mclnf_fast.systems.starts.options import (
 from mclnf_fast.systems.starts.pixel_options import PictureOptions, PixelConfig
 
 Measured = Literal["sampled", "exact"]
+
+
+META = dataclasses.replace(REPTILE, batch=256, inner_steps=12, inner_lr=10.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +88,13 @@ class CtConfig(PixelConfig):
         "small": {
             "count": 70, "size": 64, "width": 64, "hidden-layers": 3, "frequencies": 64, "steps": 256,
             "rates": (10.0, 3.0, 1.0), "match-steps": 200,
-            "meta.steps": 200, "meta.objects": 4, "meta.inner-lr": 3.0, "meta.outer-lr": 3e-3,
+            "meta.steps": 200, "meta.tasks": 4, "meta.inner-lr": 3.0, "meta.outer-lr": 3e-3,
         },
     }  # fmt: skip
     quick_values: ClassVar[Values] = {
         "count": 46, "test": 3, "size": 32, "width": 64, "hidden-layers": 3, "frequencies": 64, "steps": 128,
         "rates": (10.0, 3.0, 1.0), "match-steps": 100,
-        "meta.steps": 100, "meta.objects": 4, "meta.inner-lr": 3.0, "meta.outer-lr": 3e-3,
+        "meta.steps": 100, "meta.tasks": 4, "meta.inner-lr": 3.0, "meta.outer-lr": 3e-3,
     }  # fmt: skip
 
     data: OmitArgPrefixes[SliceOptions] = dataclasses.field(default_factory=SliceOptions)
@@ -99,9 +103,7 @@ class CtConfig(PixelConfig):
     """The network."""
     steps: int = 1000
     """SGD steps on the projections of an unseen slice, of every initialization alike."""
-    meta: ReptileConfig = dataclasses.field(
-        default_factory=lambda: ReptileConfig(100_000, 1, 12, 10.0, 5e-5, "reptile")
-    )
+    meta: MetaConfig = META
     """Meta-training of the initialization."""
     rates: tuple[float, ...] = (10.0,)
     """Rates of the SGD steps on unseen slices. Of several each initialization takes its best one, found on slices that

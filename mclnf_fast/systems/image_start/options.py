@@ -10,7 +10,7 @@ from typing import ClassVar
 from tyro.conf import OmitArgPrefixes
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.learn.meta.reptile_start import ReptileConfig
+from mclnf_fast.learn.meta.config import MetaConfig
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.common.checks import check_at_least, check_positive, check_rates
 from mclnf_fast.systems.common.config_file import Values
@@ -18,7 +18,7 @@ from mclnf_fast.systems.common.options import FieldOptions
 from mclnf_fast.systems.starts.options import defaults_from
 from mclnf_fast.systems.starts.pixel_options import PixelConfig
 
-PAPER = ReptileConfig(150_000, 3, 2, 1e-2, 1e-5, "maml", first_order=False)
+PAPER = MetaConfig(150_000, 3, inner_steps=2, inner_lr=1e-2, outer_lr=1e-5, grad_clip=None, validate_every=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,17 +51,17 @@ class ImageStartConfig(PixelConfig):
         "paper": {},
         "small": {
             "count": 70, "size": 64, "width": 64, "hidden-layers": 3, "w0": 60.0, "adam-steps": 512,
-            "meta.steps": 600, "meta.objects": 4, "meta.inner-lr": 5e-2, "meta.outer-lr": 1e-3,
+            "meta.steps": 600, "meta.tasks": 4, "meta.inner-lr": 5e-2, "meta.outer-lr": 1e-3,
         },
     }  # fmt: skip
     quick_values: ClassVar[Values] = {
         "count": 40, "test": 3, "size": 32, "width": 64, "hidden-layers": 3, "w0": 60.0, "adam-steps": 256,
-        "meta.steps": 200, "meta.objects": 4, "meta.inner-lr": 5e-2, "meta.outer-lr": 1e-3,
+        "meta.steps": 200, "meta.tasks": 4, "meta.inner-lr": 5e-2, "meta.outer-lr": 1e-3,
     }  # fmt: skip
 
     field: OmitArgPrefixes[SirenOptions] = dataclasses.field(default_factory=SirenOptions)
     """The network."""
-    meta: ReptileConfig = PAPER
+    meta: MetaConfig = PAPER
     """Meta-training of the initialization; its inner rate is also that of the SGD steps on unseen images."""
     adam_steps: int = 1024
     """Adam steps from the standard initialization, at each of `adam-lrs`."""

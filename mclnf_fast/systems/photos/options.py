@@ -8,16 +8,19 @@ from typing import ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from mclnf_fast.learn.meta.reptile_start import ReptileConfig
+from mclnf_fast.learn.meta.config import MetaConfig
 from mclnf_fast.render import RenderSettings
 from mclnf_fast.systems.common.checks import check_at_least, check_positive
 from mclnf_fast.systems.common.config_file import Values
 from mclnf_fast.systems.common.options import SplitOptions
-from mclnf_fast.systems.starts.options import FineTuneOptions, RayFieldOptions, RayStartConfig, defaults_from
+from mclnf_fast.systems.starts.options import REPTILE, FineTuneOptions, RayFieldOptions, RayStartConfig, defaults_from
 
 Preset = Literal["paper", "small"]
 NEARER, FARTHER = 0.9, 1.2  # of the distances of the data: a light of its own also shows what no photo's box holds
 REACH = 2.0  # lengths of the field, from a camera to the far end of its rays, without a scale
+
+
+META = dataclasses.replace(REPTILE, steps=150_000, batch=64, inner_steps=64, inner_lr=1.0, outer_lr=5e-4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,13 +85,13 @@ class PhotosConfig(RayStartConfig):
         "small": {
             "width": 64, "hidden-layers": 4, "max-exp": 5.0, "samples-per-ray": 32, "photos": 100, "size": 64,
             "scale": None, "check-every": 100,
-            "meta.steps": 300, "meta.objects": 8, "meta.inner-steps": 16, "meta.outer-lr": 5e-3,
+            "meta.steps": 300, "meta.tasks": 8, "meta.inner-steps": 16, "meta.outer-lr": 5e-3,
         },
     }  # fmt: skip
     quick_values: ClassVar[Values] = {
         "photos": 40, "size": 32, "width": 32, "hidden-layers": 3, "max-exp": 5.0, "samples-per-ray": 24, "scale": None,
-        "steps": 128, "meta-rays": 32, "match-steps": 200, "check-every": 30, "frames": 12,
-        "meta.steps": 90, "meta.objects": 8, "meta.inner-steps": 16, "meta.outer-lr": 8e-3,
+        "steps": 128, "meta.batch": 32, "match-steps": 200, "check-every": 30, "frames": 12,
+        "meta.steps": 90, "meta.tasks": 8, "meta.inner-steps": 16, "meta.outer-lr": 8e-3,
     }  # fmt: skip
 
     preset: Preset = "small"
@@ -102,12 +105,8 @@ class PhotosConfig(RayStartConfig):
     """SGD steps on a photo, or on its left half, of every initialization alike."""
     adapt: FineTuneOptions = dataclasses.field(default_factory=lambda: FineTuneOptions(batch=64, lr=1.0))
     """Fine-tuning on unseen photos."""
-    meta: ReptileConfig = dataclasses.field(
-        default_factory=lambda: ReptileConfig(steps=150_000, objects=1, inner_steps=64, inner_lr=1.0, outer_lr=5e-4)
-    )
+    meta: MetaConfig = META
     """Meta-training of the initialization; a task is a photo."""
-    meta_rays: int = 64
-    """Rays per step and photo in meta-training."""
     check_every: int | None = 5000
     """Outer steps between two checks of the initialization on the photos to validate on (the left half learned, the
     right half scored); 0: none. They change nothing."""

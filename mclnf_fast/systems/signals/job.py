@@ -11,16 +11,17 @@ from torch import Tensor
 
 from mclnf_fast.data.signals import Signals, SignalSets
 from mclnf_fast.errors import InputError
-from mclnf_fast.learn.meta.starts import StartLearner
+from mclnf_fast.learn.budgets import Budgets
+from mclnf_fast.learn.meta.episodes import Kind, TaskEpisodes
+from mclnf_fast.learn.meta.trainer import MetaTrainer, mean_psnr
 from mclnf_fast.learn.methods import METHODS, MIM, Method
 from mclnf_fast.learn.params import Params
-from mclnf_fast.learn.protocol import Protocol
 from mclnf_fast.metrics import log_steps, measures
 from mclnf_fast.report.record import Names, SeedResults, SignalRecord, from_json
 from mclnf_fast.systems.common.config_file import from_plain
-from mclnf_fast.systems.common.folder import RunFolder, progress
+from mclnf_fast.systems.common.folder import RunFolder
 from mclnf_fast.systems.common.run import Run, begin, say
-from mclnf_fast.systems.signals.data import cut_of, load, meta_start, random_start, tasks_of
+from mclnf_fast.systems.signals.data import cut_of, load, meta_initialization, random_initialization, tasks_of
 from mclnf_fast.systems.signals.options import CONFIGS, SignalConfig
 from mclnf_fast.systems.signals.step_memory import measure_steps
 from mclnf_fast.tasks.coords import CoordTask
@@ -29,10 +30,10 @@ OPS = ("bank_mlp", "bank_mse", "fisher_scores", "bank_step")
 
 
 def run_signals(config: SignalConfig, command: str | None = None) -> pathlib.Path:
-    """Runs the job and returns the run folder.
+    """Run the job and return the run folder.
 
-    Raises InputError on unusable input; whatever ends a run, its folder keeps what is done, and `resume` continues it
-    to the same result.
+    Whatever ends a run, its folder keeps what is done, and `resume` continues it to the same result. Raises InputError
+    on unusable input.
     """
     from mclnf_fast.report.protocol.report import signal_table, write_run_pictures, write_signal_report
 
@@ -47,6 +48,23 @@ def run_signals(config: SignalConfig, command: str | None = None) -> pathlib.Pat
     return run.folder.path
 
 
+@dataclasses.dataclass(frozen=True)
+class _Initialization:
+    """An initialization that methods share.
+
+    Args:
+        name: of its state, and in metrics.json.
+        kind: of its meta-training; None: random.
+        modular: whether it is of a module.
+        fisher: whether its meta-training uses Fisher information.
+    """
+
+    name: str
+    kind: Kind | None
+    modular: bool
+    fisher: bool
+
+
 class _Job:
     """One run: its data, cut into tasks, and what is done with each seed."""
 
@@ -59,110 +77,116 @@ class _Job:
         self.module = config.spec(self.channels, self.cut.tasks, modular=True)
         self.wide = config.spec(self.channels, self.cut.tasks, modular=False)
         self.notes = list(sets.notes)
-        learned = any(METHODS[name].start != "random" for name in config.methods)
-        if learned and config.starts is None and not len(sets.train):
+        learned = any(METHODS[name].initialization != "random" for name in config.methods)
+        if learned and config.init_from is None and not len(sets.train):
             raise InputError("data: meta-training needs signals beside those to test on, got none")
 
     def announce(self) -> None:
-        """What the run is about, for the terminal."""
+        """Print what the run is about."""
         sets = self.sets
         counts = (
             f"{len(sets.train)} signals to meta-train, {len(sets.validation)} to validate, {len(sets.test)} to test"
         )
         say(f"{sets.title}: {counts}; {self.cut.tasks} tasks of {self.cut.coordinates(0, 'local').shape[0]:,} samples")
-        widths = f"{self.module.width}, {self.module.num_parameters * self.cut.tasks:,} parameters"
-        say(f"modules of width {widths} a signal; one network of width {self.wide.width}, {self.wide.num_parameters:,}")
+        widths = f"{self.module.width}, {self.module.num_parameters * self.cut.tasks:,} parameters per signal"
+        say(f"modules of width {widths}; one network of width {self.wide.width}, {self.wide.num_parameters:,}")
         for note in sets.notes:
             say(f"note: {note}")
 
     def tasks(self, signals: Signals, modular: bool) -> list[CoordTask]:
-        """The tasks of signals: in local coordinates for modules, in global ones for one network."""
+        """Return the tasks of signals: in local coordinates for modules, in global ones for one network."""
         if modular:
             return tasks_of(self.config, self.cut, signals, self.module, "local")
         return tasks_of(self.config, self.cut, signals, self.wide, "global")
 
     def seed(self, seed: int) -> dict[str, Any]:
-        """Everything of one seed."""
+        """Return all results of one seed."""
         methods = {name: METHODS[name] for name in METHODS if name in self.config.methods}
-        kinds = {self.start_name(name): cls for name, cls in methods.items()}
-        starts: dict[str, Params] = {}
+        needed = {name: self.initialization(cls) for name, cls in methods.items()}
+        params: dict[_Initialization, Params] = {}
         about: dict[str, Any] = {}
-        for kind, cls in kinds.items():
-            spec = self.module if cls.modular else self.wide
-            random = random_start(self.config, spec, seed)
-            starts[kind] = random
-            if not kind.startswith("random"):
-                starts[kind], about[kind] = self.learn_start(kind, random, seed)
-        found = {name: self.method(name, cls, starts[self.start_name(name)], seed) for name, cls in methods.items()}
-        return {"starts": about, "methods": found}
+        for one in needed.values():
+            if one in params:
+                continue
+            params[one] = random_initialization(self.config, self.module if one.modular else self.wide, seed)
+            if one.kind is not None:
+                params[one], about[one.name] = self.learn(one, params[one], seed)
+        results = {name: self.method(name, cls, params[needed[name]], seed) for name, cls in methods.items()}
+        return {"starts": about, "methods": results}
 
-    def start_name(self, method: str) -> str:
-        """The start of a method: MIM has one of its own where its meta-training uses Fisher information."""
-        config = self.config
-        own = issubclass(METHODS[method], MIM) and (config.fim_inner != "none" or config.fim_outer != "none")
-        return "modules_fim" if own else METHODS[method].start
+    def initialization(self, cls: type[Method]) -> _Initialization:
+        """Return the initialization of a method: MIM has one of its own if its meta-training uses Fisher
+        information."""
+        meta = self.config.meta
+        if cls.initialization == "random":
+            return _Initialization("random", None, cls.modular, False)
+        fisher = issubclass(cls, MIM) and (meta.fim_inner, meta.fim_outer) != ("none", "none")
+        name = "modules_fim" if fisher else cls.initialization
+        return _Initialization(name, cls.initialization, cls.modular, fisher)
 
-    def learn_start(self, kind: str, random: Params, seed: int) -> tuple[Params, dict[str, Any]]:
-        """A meta-learned start and what to report of it; from a former run where `--starts` names one."""
-        config, name = self.config, f"start_{seed}_{kind}"
-        if config.starts is not None:
-            return self._former(name, random)
-        random = meta_start(config, random, self.sets.train)
-        modular = kind.startswith("modules")
-        with_fisher = kind == "modules_fim"
-        learner = StartLearner(
-            "modules" if modular else kind,  # type: ignore[arg-type]
-            random,
-            self.tasks(self.sets.train, modular),
-            self.tasks(self.sets.validation, modular) if len(self.sets.validation) else None,
-            config.meta,
+    def learn(self, one: _Initialization, random: Params, seed: int) -> tuple[Params, dict[str, Any]]:
+        """Return a meta-learned initialization and what to report of it; from a former run with `--init-from`."""
+        config, name = self.config, f"start_{seed}_{one.name}"
+        assert one.kind is not None
+        if config.init_from is not None:
+            return self._former(config.init_from, name, random)
+        plain = dataclasses.replace(config.meta, fim_inner="none", fim_outer="none")
+        meta = config.meta if one.fisher else plain
+        validated = len(self.sets.validation) > 0
+        trainer = MetaTrainer(
+            meta_initialization(config, random, self.sets.train),
+            TaskEpisodes(one.kind, self.tasks(self.sets.train, one.modular), meta, config.fim),
+            meta,
             seed,
-            config.adapt.fast_layers,
-            fim=config.fim,
-            fim_inner=config.fim_inner if with_fisher else "none",
-            fim_outer=config.fim_outer if with_fisher else "none",
+            config.adapt.fast_layers if one.kind == "oml" else None,
+            TaskEpisodes(one.kind, self.tasks(self.sets.validation, one.modular), meta, config.fim, validation=True)
+            if validated
+            else None,
+            mean_psnr,
         )
-        self.run.learn(learner, name, config.meta.steps, f"seed {seed}: start {kind}")
-        about = {"curve": learner.curve, "seconds": learner.seconds, "outer_steps": learner.outer_steps}
-        return learner.params, {**about, "parameters": sum(p.numel() for p in learner.params)}
+        self.run.learn(trainer, name, f"seed {seed}: initialization {one.name}")
+        about = {"curve": trainer.curve, "seconds": trainer.seconds, "outer_steps": trainer.made}
+        return trainer.params, {**about, "parameters": sum(p.numel() for p in trainer.params)}
 
-    def _former(self, name: str, random: Params) -> tuple[Params, dict[str, Any]]:
-        assert self.config.starts is not None
-        state = RunFolder(self.config.starts).load_state(name)
+    def _former(self, folder: pathlib.Path, name: str, random: Params) -> tuple[Params, dict[str, Any]]:
+        """Return the initialization of a former run. Raise InputError if it has none, or one of another network."""
+        state = RunFolder(folder).load_state(name)
         if state is None:
-            raise InputError(f"starts: {self.config.starts} must be a run folder with the start {name}, but has none")
+            raise InputError(f"init-from: {folder} must be a run folder with the initialization {name}, but has none")
         tensors, meta = state
         params = tuple(tensors[f"init.{i}"].to(p.device) for i, p in enumerate(random) if f"init.{i}" in tensors)
         if [p.shape for p in params] != [p.shape for p in random]:
-            raise InputError(f"starts: {self.config.starts} must hold networks of this architecture, but does not")
-        about = {**meta, "source": str(self.config.starts), "outer_steps": int(tensors["outer_steps"])}
+            raise InputError(f"init-from: {folder} must hold networks of this architecture, but does not")
+        about = {"curve": meta["curve"], "seconds": meta["seconds"]}
+        about |= {"source": str(folder), "outer_steps": int(tensors["outer_steps"])}
         return params, {**about, "parameters": sum(p.numel() for p in params)}
 
-    def method(self, name: str, cls: type[Method], start: Params, seed: int) -> dict[str, Any]:
-        """One method with one seed, or what is known of it from before."""
+    def method(self, name: str, cls: type[Method], init: Params, seed: int) -> dict[str, Any]:
+        """Return the results of one method with one seed, from a former process if it has got so far."""
         state = self.folder.load_state(f"method_{seed}_{name}")
         if state is not None:
             done: dict[str, Any] = state[1]
             return done
         config, tasks = self.config, self.tasks(self.sets.test, cls.modular)
-        budgets = log_steps(config.steps)
-        protocol = Protocol(tasks, budgets, self.measure, fine_steps(config.steps))
-        with self.phases("learning"), progress(f"seed {seed}: {name}", protocol.steps_of(cls)) as bar:
-            protocol.advance = bar
-            record, predictions = protocol.run(cls, start, config.adapting(), seed)
+        budgets, unfinished = log_steps(config.steps), f"running_{seed}_{name}"
+        fine = fine_steps(config.steps)
+        runs = Budgets(cls, tasks, init, config.adapting(), seed, budgets, self.measure, fine)
+        self.run.learn(runs, unfinished, f"seed {seed}: {name}", "learning")
+        record = runs.record
         row = {**dataclasses.asdict(record), "category": cls.category}
         row["seconds_per_step"] = record.seconds / record.steps
         if seed == config.seeds[0]:
-            values = self.cut.assemble(predictions).clamp(0, 1).cpu()
+            values = self.cut.assemble(runs.final_predictions()).clamp(0, 1).cpu()
             self.folder.save_values(name, values)
         self.folder.save_state(f"method_{seed}_{name}", {}, row)
+        self.folder.drop_state(unfinished)  # it may hold the parameters at every budget
         self.run.save_phases()
         last = record.curve["psnr"][str(config.steps)]
         say(f"seed {seed}, {name}: {sum(last) / len(last):.2f} dB in {record.seconds:.0f} s")
         return row
 
     def measure(self, predictions: list[Tensor]) -> dict[str, list[float]]:
-        """Metrics of the whole signals."""
+        """Return the metrics of the whole signals."""
         return measures(self.config.kind, self.cut.assemble(predictions).clamp(0, 1).cpu(), self.sets.test.values)
 
     def metrics(self, seeds: dict[str, Any]) -> SignalRecord:
@@ -172,7 +196,7 @@ class _Job:
         with self.phases("memory"):
             peaks = measure_steps(config, self.channels, len(sets.test), self.cut)
         if not peaks:
-            self.notes.append("peak memory a step: not measured, its process or the system did not tell")
+            self.notes.append("peak memory per step: not measured, since its process or the system did not report it")
         results = {}
         for seed, row in seeds.items():
             methods = {n: {**m, "peak_bytes_per_step": peaks.get(n)} for n, m in row["methods"].items()}
@@ -196,5 +220,5 @@ TASKS = {"image": "patch", "video": "frames", "audio": "window"}
 
 
 def fine_steps(steps: int) -> tuple[int, ...]:
-    """Where the PSNR of modules is taken besides the powers of two: 64 times, evenly."""
+    """Return the steps at which the PSNR of modules is taken besides the powers of two: 64 of them, evenly."""
     return tuple(sorted({max(1, round(steps * i / 64)) for i in range(1, 65)}))

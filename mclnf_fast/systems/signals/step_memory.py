@@ -53,17 +53,18 @@ def measure_steps(config: SignalConfig, channels: int, signals: int, cut: Cut) -
     )
     if done.returncode != 0:
         return {}
-    found: dict[str, int] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    peaks: dict[str, int] = json.loads(done.stdout.strip().splitlines()[-1])
+    return peaks
 
 
 def _peak_of_step(config: SignalConfig, name: str, channels: int, signals: int, cut: Cut) -> int | None:
     cls, adapt = METHODS[name], config.adapting()
     spec = config.spec(channels, cut.tasks, cls.modular)
     count = min(SAMPLES, cut.coordinates(0, "local").shape[0])
-    x, y = torch.rand(count, config.axes) * 2 - 1, torch.rand(signals, count, channels)
-    tasks = [CoordTask(str(k), x.to(config.device), y.to(config.device), spec, config.backend) for k in range(2)]
-    method = cls([join(tasks)] if cls.joint else tasks, initial_parameters(spec, 1, device=config.device), adapt, 0)
+    device, backend = config.run.device, config.run.backend
+    x, y = torch.rand(count, config.signals.axes) * 2 - 1, torch.rand(signals, count, channels)
+    tasks = [CoordTask(str(k), x.to(device), y.to(device), spec, backend) for k in range(2)]
+    method = cls([join(tasks)] if cls.joint else tasks, initial_parameters(spec, 1, device=device), adapt, 0)
     for k in range(len(method.tasks)):  # the second task has what a method remembers of the first
         method.begin(k)
         steps = adapt.warm_steps + adapt.fim.refresh + 1
@@ -73,11 +74,11 @@ def _peak_of_step(config: SignalConfig, name: str, channels: int, signals: int, 
             method.finish(k)
     step = -(-steps // adapt.fim.refresh) * adapt.fim.refresh  # one that scores
     gc.collect()
-    if torch.device(config.device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats(config.device)
-        before = torch.cuda.memory_allocated(config.device)
+    if torch.device(config.run.device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(config.run.device)
+        before = torch.cuda.memory_allocated(config.run.device)
         method.step(k, step)
-        return int(torch.cuda.max_memory_allocated(config.device) - before)
+        return int(torch.cuda.max_memory_allocated(config.run.device) - before)
     try:
         ctypes.CDLL(None).malloc_trim(0)
         pathlib.Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
@@ -101,8 +102,8 @@ def main() -> None:
     torch.set_num_threads(given["threads"])
     config = from_plain(CONFIGS[given["kind"]], given["config"])
     cut = Cut(*(tuple(given["cut"][key]) for key in ("grid", "parts", "span", "box_span")))
-    found = {name: _peak_of_step(config, name, given["channels"], given["signals"], cut) for name in config.methods}
-    print(json.dumps({name: peak for name, peak in found.items() if peak is not None}))
+    peaks = {name: _peak_of_step(config, name, given["channels"], given["signals"], cut) for name in config.methods}
+    print(json.dumps({name: peak for name, peak in peaks.items() if peak is not None}))
 
 
 if __name__ == "__main__":

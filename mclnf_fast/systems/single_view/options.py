@@ -106,18 +106,18 @@ class SingleViewConfig(RayStartConfig):
         "blog": {},
         "small": {
             "curve-views": 4, "size": 64, "width": 64, "hidden-layers": 4, "max-exp": 5.0, "samples-per-ray": 32,
-            "meta-rays": 64, "meta.steps": 600, "meta.objects": 8, "meta.inner-steps": 16, "meta.outer-lr": 4e-3,
+            "meta.batch": 64, "meta.steps": 600, "meta.tasks": 8, "meta.inner-steps": 16, "meta.outer-lr": 4e-3,
         },
         "fast": {
             "objects": 32, "curve-views": 4, "size": 48, "width": 64, "hidden-layers": 3, "max-exp": 5.0,
-            "samples-per-ray": 32, "meta-rays": 32,
-            "meta.steps": 300, "meta.objects": 8, "meta.inner-steps": 16, "meta.outer-lr": 4e-3,
+            "samples-per-ray": 32, "meta.batch": 32,
+            "meta.steps": 300, "meta.tasks": 8, "meta.inner-steps": 16, "meta.outer-lr": 4e-3,
         },
     }  # fmt: skip
     quick_values: ClassVar[Values] = {
         "objects": 16, "test": 3, "views": 8, "size": 32, "steps": 128, "adapt.batch": 64, "width": 32,
-        "hidden-layers": 3, "max-exp": 5.0, "samples-per-ray": 24, "meta-rays": 32, "match-steps": 200,
-        "meta.steps": 60, "meta.objects": 8, "meta.inner-steps": 12, "meta.outer-lr": 8e-3,
+        "hidden-layers": 3, "max-exp": 5.0, "samples-per-ray": 24, "meta.batch": 32, "match-steps": 200,
+        "meta.steps": 60, "meta.tasks": 8, "meta.inner-steps": 12, "meta.outer-lr": 8e-3,
     }  # fmt: skip
 
     preset: Preset = "small"

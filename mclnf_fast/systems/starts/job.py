@@ -17,8 +17,9 @@ from torch import Tensor
 
 from mclnf_fast.fields import FieldBank
 from mclnf_fast.learn.meta.adapt import fine_tune
+from mclnf_fast.learn.meta.episodes import DrawnEpisodes
 from mclnf_fast.learn.meta.inits import matched, shuffled
-from mclnf_fast.learn.meta.reptile_start import ReptileStart
+from mclnf_fast.learn.meta.trainer import CURVE_POINTS, MetaTrainer, loss_curve
 from mclnf_fast.learn.params import LossFn, Params
 from mclnf_fast.metrics import log_steps, mse_to_psnr
 from mclnf_fast.report.record import (
@@ -139,15 +140,16 @@ class StartJob(Generic[C]):
         """Return the meta-learned initialization [1, ...], and what to report of the learning; goes on from where a
         former process left it."""
         meta = self.config.meta
-        learner = ReptileStart(initial, self.tasks, self.draw, meta, self.config.seed)
+        episodes = DrawnEpisodes(self.tasks, self.draw, meta.tasks)
+        learner = MetaTrainer(initial, episodes, meta, self.config.seed, curve_points=CURVE_POINTS)
 
         def checked(outer_steps: int) -> list[float] | None:
             if not self.check_every or outer_steps % self.check_every:
                 return None
             return [outer_steps, self.check(learner.params)]
 
-        checks = self.run.learn(learner, "meta", meta.steps, "learning the initialization", checked)
-        curve = [[step, float(mse_to_psnr(loss))] for step, loss in learner.curve]
+        checks = self.run.learn(learner, "meta", "learning the initialization", check=checked)
+        curve = [[step, float(mse_to_psnr(loss))] for step, loss in loss_curve(learner.curve)]
         about: dict[str, Any] = {"curve": curve, "seconds": learner.seconds}
         return learner.params, about | ({} if self.check_every is None else {"checks": checks})
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, TypeVar
 from tyro.conf import OmitArgPrefixes
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.learn.meta.reptile_start import ReptileConfig
+from mclnf_fast.learn.meta.config import MetaConfig
 from mclnf_fast.spec import FieldSpec, LogFrequency
 from mclnf_fast.systems.common.checks import check_at_least, check_seed
 from mclnf_fast.systems.common.config_file import Values, with_options
@@ -19,6 +19,22 @@ from mclnf_fast.systems.common.options import FieldOptions, SystemConfig, option
 
 InitializationName = Literal["standard", "matched", "shuffled", "meta"]
 INITIALIZATIONS: tuple[InitializationName, ...] = typing.get_args(InitializationName)
+
+
+# Learned Initializations (arXiv 2012.02189) and the "fast single-view NeRF" text: Reptile over one task at a time.
+REPTILE = MetaConfig(
+    steps=100_000,
+    tasks=1,
+    batch=128,
+    inner_steps=32,
+    inner_lr=0.5,
+    outer_lr=5e-5,
+    algorithm="reptile",
+    first_order=True,
+    grad_clip=None,
+    validate_every=0,
+)
+UNUSED = ("oml_first_order", "center", "validate_every", "context", "keep", "bootstrap", "fim_inner", "fim_outer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +46,7 @@ class StartConfig(SystemConfig):
 
     presets: ClassVar[Mapping[str, Values]]
     quick_values: ClassVar[Values]
+    unused: ClassVar[tuple[str, ...]] = UNUSED  # options of meta-training that have no effect here
 
     preset: str = "small"
     """What the other options begin from."""
@@ -37,13 +54,14 @@ class StartConfig(SystemConfig):
     """Of the random initialization, the meta-batches and the procedural data."""
     steps: int = 1000
     """Steps of fine-tuning, of every initialization alike."""
-    meta: ReptileConfig = dataclasses.field(default_factory=ReptileConfig)
+    meta: MetaConfig = REPTILE
     """Meta-training of the initialization."""
 
     def check(self) -> None:
         super().check()
         check_at_least(1, steps=self.steps)
         check_seed(self.seed)
+        self.meta.check(unused=self.unused, least_steps=1)
 
 
 C = TypeVar("C", bound=StartConfig)
@@ -147,8 +165,6 @@ class RayStartConfig(StartConfig):
     shuffled, the meta-learned one with the entries of each tensor permuted; meta, the meta-learned one."""
     adapt: FineTuneOptions = dataclasses.field(default_factory=FineTuneOptions)
     """Fine-tuning on unseen tasks."""
-    meta_rays: int = 128
-    """Rays per step and task in meta-training."""
     match_steps: int = 500
     """Adam steps in which `matched` comes to its mean."""
     check_every: int | None = None
@@ -157,5 +173,5 @@ class RayStartConfig(StartConfig):
     def check(self) -> None:
         super().check()
         check_initializations(self.initializations)
-        check_at_least(1, meta_rays=self.meta_rays, match_steps=self.match_steps)
+        check_at_least(1, match_steps=self.match_steps)
         check_at_least(0, check_every=self.check_every)

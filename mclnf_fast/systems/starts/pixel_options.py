@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.systems.common.checks import check_at_least
 from mclnf_fast.systems.common.options import SplitOptions
-from mclnf_fast.systems.starts.options import StartConfig
+from mclnf_fast.systems.starts.options import UNUSED, StartConfig
 
 Preset = Literal["paper", "small"]
 
@@ -53,6 +53,8 @@ class PictureOptions(SplitOptions):
 @dataclasses.dataclass(frozen=True)
 class PixelConfig(StartConfig):
     """Learns an initialization over pictures, and fine-tunes it on unseen ones."""
+
+    unused: ClassVar[tuple[str, ...]] = (*UNUSED, "batch")  # every step is on a whole picture
 
     preset: Preset = "small"
     """What the other options begin from: paper, its numbers (days on a CPU); small, a smaller network and picture and

@@ -68,7 +68,7 @@ class PixelJob(StartJob[C]):
         sets = self.sets
         counts = f"{len(sets.train)} to learn from, {len(sets.test)} to test on"
         yield f"{sets.title}: {counts}, {self.size} x {self.size}"
-        yield f"{self.describe_network()}; meta-batch of {self.config.meta.objects}"
+        yield f"{self.describe_network()}; meta-batch of {self.config.meta.tasks}"
         yield from (f"note: {note}" for note in sets.notes)
 
     def describe_network(self) -> str:

@@ -54,7 +54,7 @@ class RayJob(StartJob[C]):
 
     def draw(self, tasks: Tensor, generator: torch.Generator) -> LossFn:
         assert self.train is not None
-        return ray_loss(self.train, tasks, self.spec, self.config.meta_rays, generator)
+        return ray_loss(self.train, tasks, self.spec, self.config.meta.batch, generator)
 
     def matching(self) -> tuple[Callable[[Params, Tensor], Tensor], Tensor]:
         assert self.train is not None
@@ -76,7 +76,7 @@ class RayJob(StartJob[C]):
         """Yield the line about the network."""
         field = self.config.field
         text = f"{self.spec.num_parameters:,} parameters, width {field.width}, {field.samples_per_ray} samples per ray"
-        yield f"{text}; meta-batch of {self.config.meta.objects}" if self.tasks else text
+        yield f"{text}; meta-batch of {self.config.meta.tasks}" if self.tasks else text
 
     def ids_psnr(self, params: Params, pool: ObjectPool, ids: Tensor) -> list[float]:
         """Return the PSNR of rays [T], module k of `params` [T, ...] on row k of ids [T, R] of a pool."""

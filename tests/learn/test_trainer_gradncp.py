@@ -1,4 +1,4 @@
-"""Starts that are meta-trained on pruned contexts (GradNCP)."""
+"""Initializations that are meta-trained on pruned contexts (GradNCP)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ import torch
 from mclnf_fast.cli import main
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
+from mclnf_fast.learn.meta.config import MetaConfig
+from mclnf_fast.learn.meta.episodes import Kind, TaskEpisodes
 from mclnf_fast.learn.meta.gradncp import GradNCP, PrunedContext
 from mclnf_fast.learn.meta.meta import MAML
-from mclnf_fast.learn.meta.starts import MetaConfig, StartLearner
+from mclnf_fast.learn.meta.trainer import MetaTrainer, mean_psnr
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.signals.options import AudioConfig
 from mclnf_fast.tasks.coords import CoordTask
 
 SPEC = FieldSpec(1, 1, width=16, hidden_layers=2, activation="sine", w0=15.0)
 CONFIG = MetaConfig(
-    steps=60, signals=4, batch=8, inner_steps=3, inner_lr=2e-2, validate_every=0, context="gradncp", keep=0.25
+    steps=60, tasks=4, batch=8, inner_steps=3, inner_lr=2e-2, validate_every=0, context="gradncp", keep=0.25
 )
 
 
@@ -33,15 +35,17 @@ def tasks(seed: int, signals: int = 6) -> list[CoordTask]:
     return [CoordTask(f"task {k}", x[:, None], y[k, :, :, None], SPEC) for k in range(2)]
 
 
-def learner(kind: str = "modules", validation: list[CoordTask] | None = None, **changes: object) -> StartLearner:
+def learner(kind: Kind = "modules", validation: list[CoordTask] | None = None, **changes: object) -> MetaTrainer:
     config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
     init = initial_parameters(SPEC, 1, generator=torch.Generator().manual_seed(0))
-    return StartLearner(kind, init, tasks(0), validation, config, 5)  # type: ignore[arg-type]
+    held = None if validation is None else TaskEpisodes(kind, validation, config, validation=True)
+    fast = 2 if kind == "oml" else None
+    return MetaTrainer(init, TaskEpisodes(kind, tasks(0), config), config, 5, fast, held, mean_psnr)
 
 
 @pytest.mark.parametrize("bootstrap", [0.0, 0.5])
 @pytest.mark.parametrize("kind", ["modules", "joint"])
-def test_an_outer_step_is_gradncps(kind: str, bootstrap: float) -> None:
+def test_an_outer_step_is_gradncps(kind: Kind, bootstrap: float) -> None:
     """On one context a module, four batches large, the same in all inner steps."""
     found = learner(kind, bootstrap=bootstrap)
     found.step()
@@ -56,7 +60,7 @@ def test_an_outer_step_is_gradncps(kind: str, bootstrap: float) -> None:
     gradncp = GradNCP(meta, bootstrap_lr=2e-2, bootstrap_weight=bootstrap)
     gradncp.step(PrunedContext(x.flatten(0, 1), offsets, y.flatten(0, 1), SPEC, 0.25))
     assert all(torch.equal(a, b) for a, b in zip(found.params, meta.init))
-    for changes in ({"context": "batch"}, {"keep": 0.5}, {"bootstrap": 1.0}):
+    for changes in ({"context": "batch", "bootstrap": 0.0}, {"keep": 0.5}, {"bootstrap": 1.0}):
         other = learner(kind, **{"bootstrap": bootstrap, **changes})
         other.step()
         assert not all(torch.equal(a, b) for a, b in zip(found.params, other.params)), changes
@@ -64,7 +68,8 @@ def test_an_outer_step_is_gradncps(kind: str, bootstrap: float) -> None:
 
 def test_oml_meets_one_task_after_the_other() -> None:
     found = learner("oml")
-    support, query, modules = found._losses(found.tasks, torch.arange(6), torch.Generator().manual_seed(1))
+    everyone = TaskEpisodes("oml", tasks(0), dataclasses.replace(CONFIG, tasks=None))
+    support, query, modules = everyone(0, torch.Generator().manual_seed(1))
     params = found.learner.clone(modules)
     values = [support(params, step) for step in (0, 2, 3, 5)]
     assert torch.equal(values[0], values[1])
@@ -97,7 +102,8 @@ def test_validation_is_of_the_plain_error() -> None:
     g = torch.Generator().manual_seed(5)
     x, y = (torch.cat(t) for t in zip(*(task.draw(32, g, torch.arange(6)) for task in tasks(1))))
     context = PrunedContext(x.flatten(0, 1), torch.arange(13) * 32, y.flatten(0, 1), SPEC, 0.25)
-    mean = context.whole(one.gradncp.adapt(context)).double().log10().mean()
+    assert isinstance(one.learner, MAML)
+    mean = context.whole(GradNCP(one.learner).adapt(context)).double().log10().mean()
     assert one.validate() == pytest.approx(float(-10 * mean), abs=1e-4)
 
 
@@ -112,10 +118,12 @@ def test_errors() -> None:
             dataclasses.replace(CONFIG, **changes).check()  # type: ignore[arg-type]
     CONFIG.check()
     init = initial_parameters(SPEC, 1)
+    weighted = dataclasses.replace(CONFIG, fim_inner="weight")
+    episodes = TaskEpisodes("modules", tasks(0), weighted)
     with pytest.raises(InputError, match="fim_inner and fim_outer must be none"):
-        StartLearner("modules", init, tasks(0), None, CONFIG, 0, fim_inner="weight")
+        MetaTrainer(init, episodes, weighted, 0)
     with pytest.raises(InputError, match=r"must be none with meta\.context gradncp, got none and sample"):
-        AudioConfig(meta=CONFIG, fim_outer="sample").check()
+        AudioConfig(meta=dataclasses.replace(CONFIG, fim_outer="sample")).check()
 
 
 def test_the_help_names_the_paper(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -12,18 +13,21 @@ import torch
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn import FimConfig
 from mclnf_fast.learn.methods import ER, EWC, MIM, AdaptConfig, FineTune, Method, Mod, Offline
+from mclnf_fast.learn.protocol import Plan, Protocol
 from mclnf_fast.render import Cells, RenderSettings
 from mclnf_fast.render.cameras import Cameras, look_at
 from mclnf_fast.spec import FieldSpec
-from mclnf_fast.systems.city import stream as module
-from mclnf_fast.systems.city.start import random_start
-from mclnf_fast.systems.city.stream import Stream, stack
-from mclnf_fast.systems.common.folder import RunFolder
+from mclnf_fast.systems.city.data import random_initialization
+from mclnf_fast.systems.city.results import finished_modules, psnr_curves, psnr_matrix, stack, summary
+from mclnf_fast.systems.common import run as module
+from mclnf_fast.systems.common.folder import Phases, RunFolder
+from mclnf_fast.systems.common.run import Run, Stretch
 from mclnf_fast.tasks.rays import PosedImages
 
 SPEC = FieldSpec(3, 4, 8, 1)
 CELL = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3]]))
 STEPS = 9
+PLAN = Plan(STEPS, (0, 1, 4, STEPS), 3, curves=True)
 
 
 class Stopped(Exception):
@@ -43,6 +47,40 @@ def no_picture(*_: object) -> None:
     """A picture that nobody looks at."""
 
 
+class Stream:
+    """A protocol with its state in a folder, as the city has it."""
+
+    def __init__(self, protocol: Protocol, folder: RunFolder) -> None:
+        self.protocol, self.run = protocol, Run(None, folder, Phases({}), (), True)  # type: ignore[type-var]
+        self.run.restore(protocol, "toy")
+
+    def learn(self, k: int, advance: Callable[[int], object]) -> None:
+        """Learn block k; `advance` gets what was done of it, and then each step."""
+        one = self.protocol
+        begin = one.goal(k - 1) if k else 0
+        if one.goal(k) == begin:
+            return
+        if one.made < one.goal(k):
+            advance(one.made - begin)
+        for _ in self.run.advance(one, "toy", Stretch("toy", "learning", begin, one.goal(k))):
+            advance(1)
+
+    @property
+    def matrix(self) -> Any:
+        return psnr_matrix(self.protocol)
+
+    @property
+    def curves(self) -> Any:
+        return psnr_curves(self.protocol)
+
+    @property
+    def modules(self) -> Any:
+        return finished_modules(self.protocol)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.protocol, name)
+
+
 def new_stream(path: pathlib.Path, cls: type[Method] = MIM, fim: Any = "sample", picture: Any = no_picture) -> Stream:
     config = AdaptConfig(
         batch=12,
@@ -54,7 +92,8 @@ def new_stream(path: pathlib.Path, cls: type[Method] = MIM, fim: Any = "sample",
         fim=FimConfig(use=fim, refresh=2),
     )
     tasks = [task(k) for k in range(3)]
-    return Stream("toy", cls, tasks, random_start(SPEC, 0), config, STEPS, (1, 4), RunFolder(path), 0, picture)
+    init = random_initialization(SPEC, 0)
+    return Stream(Protocol(cls, tasks, init, config, PLAN, 0, picture), RunFolder(path))
 
 
 def learn_all(stream: Stream, advance: Callable[[int], object] = lambda _: None) -> Stream:
@@ -87,12 +126,12 @@ def test_modules_are_never_touched_again_and_one_network_is(tmp_path):
 
 def test_every_module_starts_at_the_shared_start_and_one_network_where_it_was(tmp_path):
     modules, one = learn_all(new_stream(tmp_path / "a")), learn_all(new_stream(tmp_path / "b", FineTune))
-    start = random_start(SPEC, 0)
+    start = random_initialization(SPEC, 0)
     for k in range(3):
-        assert modules.curves[k][0] == modules.tasks[k].evaluate(start)
+        assert modules.curves[k][0] == modules.tasks[k].evaluate(start).item()
     after_first = new_stream(tmp_path / "c", FineTune)
     after_first.learn(0, lambda _: None)
-    assert one.curves[1][0] == one.tasks[1].evaluate(after_first.params_of(0))
+    assert one.curves[1][0] == one.tasks[1].evaluate(after_first.params_of(0)).item()
 
 
 CASES = [
@@ -166,9 +205,9 @@ def test_progress_counts_every_step_once_also_when_it_goes_on(tmp_path, monkeypa
 
 
 def test_pictures_are_asked_for_at_the_start_and_each_logged_step(tmp_path):
-    asked: list[tuple[str, int, int]] = []
-    learn_all(new_stream(tmp_path, picture=lambda *a: asked.append(a[:3])))
-    assert asked == [("toy", k, step) for k in range(3) for step in (0, 1, 4, STEPS)]
+    asked: list[tuple[int, int]] = []
+    learn_all(new_stream(tmp_path, picture=lambda *a: asked.append(a[:2])))
+    assert asked == [(k, step) for k in range(3) for step in (0, 1, 4, STEPS)]
 
 
 def test_offline_meets_all_blocks_at_once_with_the_steps_of_all(tmp_path, monkeypatch):
@@ -190,7 +229,7 @@ def test_offline_meets_all_blocks_at_once_with_the_steps_of_all(tmp_path, monkey
     assert stream.matrix[:2] == [[None] * 3] * 2
     assert stream.matrix[2] == [stream.curves[k][STEPS] for k in range(3)]
     assert stream.method.rate(3 * STEPS - 1) == pytest.approx(1e-3)
-    found = stream.summary()
+    found = dataclasses.asdict(summary(stream.protocol))
     assert found["forgetting"] is found["psnr_first_task_after_own"] is None
     assert found["psnr_mean"] == sum(stream.matrix[2]) / 3
     assert (found["steps_per_block"], found["steps_total"]) == (STEPS, 3 * STEPS)
@@ -206,29 +245,29 @@ def test_replay_and_consolidation_act_from_the_second_block_on(tmp_path):
 
 def test_the_summary(tmp_path):
     stream = learn_all(new_stream(tmp_path, FineTune))
-    found = stream.summary()
+    found = dataclasses.asdict(summary(stream.protocol))
     last = stream.matrix[2]
     assert found["psnr_mean"] == sum(last) / 3
     assert found["psnr_first_task_after_own"] == stream.matrix[0][0]
     assert found["psnr_first_task_after_all"] == last[0]
     assert found["forgetting"] == pytest.approx(sum(stream.matrix[i][i] - last[i] for i in range(3)) / 3)
-    assert list(found["psnr_at_step"]) == ["0", "1", "4", "9"]
-    assert found["matrix"][0] == [stream.matrix[0][0], None, None]
+    assert list(found["psnr_at_step"]) == [0, 1, 4, 9]
+    assert found["matrix"][0] == (stream.matrix[0][0], None, None)
     assert found["parameters"] == SPEC.num_parameters
 
 
 def test_a_state_of_another_architecture_or_stream_is_refused(tmp_path):
     stream = learn_all(new_stream(tmp_path))
     wide = FieldSpec(3, 4, 9, 1)
-    arguments = (stream.method.config, STEPS, (1,), stream.folder, 0, no_picture)
+    config = stream.method.config
     with pytest.raises(InputError, match=r"must be the state of this configuration.*must be \(1, 3, 9\) like its"):
-        Stream("toy", MIM, stream.tasks, random_start(wide, 0), *arguments)
-    with pytest.raises(InputError, match="at most 2 blocks can be done, got 3"):
-        Stream("toy", MIM, stream.tasks[:2], random_start(SPEC, 0), *arguments)
+        Stream(Protocol(MIM, stream.tasks, random_initialization(wide, 0), config, PLAN, 0), stream.run.folder)
+    with pytest.raises(InputError, match="at most 2 tasks can be done, got 3"):
+        Stream(Protocol(MIM, stream.tasks[:2], random_initialization(SPEC, 0), config, PLAN, 0), stream.run.folder)
 
 
 def test_stacked_modules_are_a_bank():
-    modules = [random_start(SPEC, k) for k in range(3)]
+    modules = [random_initialization(SPEC, k) for k in range(3)]
     bank = stack(modules)
     assert [tuple(p.shape) for p in bank] == [(3, 3, 8), (3, 8, 4), (3, 8), (3, 4)]
     assert torch.equal(bank[0][1:2], modules[1][0])

@@ -1,4 +1,4 @@
-"""Meta-training of shared starts: exact outer gradients, resume, what the Fisher switches change."""
+"""Meta-training of shared initializations: exact outer gradients, resume, what the Fisher switches change."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from torch import Tensor
 
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.fisher.scores import FimConfig, FisherScorer
-from mclnf_fast.learn.meta import starts
-from mclnf_fast.learn.meta.starts import MetaConfig, StartLearner
+from mclnf_fast.learn.meta import episodes
+from mclnf_fast.learn.meta.config import MetaConfig
+from mclnf_fast.learn.meta.episodes import Episode, TaskEpisodes
+from mclnf_fast.learn.meta.meta import MAML
+from mclnf_fast.learn.meta.trainer import MetaTrainer, mean_psnr
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.sampling.informed import CANDIDATES, informed_batch
 from mclnf_fast.metrics import mse_to_psnr
@@ -20,7 +23,7 @@ from mclnf_fast.spec import FieldSpec
 from mclnf_fast.tasks.coords import CoordTask
 
 SPEC = FieldSpec(1, 1, 6, 1, activation="sine", w0=4.0)  # two layers
-CONFIG = MetaConfig(steps=8, signals=3, batch=12, inner_steps=2, inner_lr=5e-2, outer_lr=2e-2, validate_every=3)
+CONFIG = MetaConfig(steps=8, tasks=3, batch=12, inner_steps=2, inner_lr=5e-2, outer_lr=2e-2, validate_every=3)
 
 
 def tasks(signals: int = 4, dtype: torch.dtype = torch.float32, count: int = 2) -> list[CoordTask]:
@@ -34,20 +37,25 @@ def init(dtype: torch.dtype = torch.float32) -> Params:
     return tuple(p.detach().to(dtype) for p in held)
 
 
-def make(kind: str = "modules", dtype: torch.dtype = torch.float32, seed: int = 0, **changes: object) -> StartLearner:
-    use = {key: changes.pop(key) for key in ("fim_inner", "fim_outer", "fim") if key in changes}
+def make(kind: str = "modules", dtype: torch.dtype = torch.float32, seed: int = 0, **changes: object) -> MetaTrainer:
+    fim = changes.pop("fim", None)
     config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
-    validation = tasks(2, dtype)
-    return StartLearner(kind, init(dtype), tasks(4, dtype), validation, config, seed, fast_layers=1, **use)  # type: ignore[arg-type]
+    train = TaskEpisodes(kind, tasks(4, dtype), config, fim)  # type: ignore[arg-type]
+    validation = TaskEpisodes(kind, tasks(2, dtype), config, fim, validation=True)  # type: ignore[arg-type]
+    return MetaTrainer(init(dtype), train, config, seed, 1 if kind == "oml" else None, validation, mean_psnr)
 
 
-def outer_loss(learner: StartLearner, start: Params) -> Tensor:
+def some_episode(learner: MetaTrainer) -> Episode:
+    """The same episode every time."""
+    return learner.episodes(0, torch.Generator().manual_seed(5))
+
+
+def outer_loss(learner: MetaTrainer, start: Params) -> Tensor:
     """By its definition in plain steps: SGD of every module, then the mean of the query losses."""
-    generator = torch.Generator().manual_seed(5)
-    support, query, modules = learner._losses(learner.tasks, torch.arange(3), generator, "none")
+    support, query, modules = some_episode(learner)
     theta = tuple(p.repeat(modules, *([1] * (p.dim() - 1))).detach() for p in start)
-    oml = learner.kind == "oml"
-    for step in range(2 * (len(learner.tasks) if oml else 1)):
+    oml = learner.episodes.kind == "oml"  # type: ignore[attr-defined]
+    for step in range(2 * (2 if oml else 1)):
         leaves = tuple(p.requires_grad_() for p in theta)
         grads = torch.autograd.grad(support(leaves, step).sum(), leaves)
         fast = [not oml or i in (1, 3) for i in range(4)]
@@ -58,9 +66,9 @@ def outer_loss(learner: StartLearner, start: Params) -> Tensor:
 @pytest.mark.parametrize("kind", ["modules", "joint", "oml"])
 def test_the_outer_gradient_is_that_of_finite_differences(kind):
     learner = make(kind, torch.float64)
-    generator = torch.Generator().manual_seed(5)
-    support, query, modules = learner._losses(learner.tasks, torch.arange(3), generator, "none")
+    support, query, modules = some_episode(learner)
     assert modules == (6 if kind == "modules" else 3)
+    assert isinstance(learner.learner, MAML)
     losses, found = learner.learner.outer_gradient(support, query, modules)
     start, h = learner.params, 1e-6
     torch.testing.assert_close(losses.mean(), outer_loss(learner, start))
@@ -79,8 +87,8 @@ def test_the_first_order_differs():
     gradients = []
     for first_order in (True, False):
         learner = make(first_order=first_order)
-        losses = learner._losses(learner.tasks, torch.arange(3), torch.Generator().manual_seed(5), "none")
-        gradients.append(learner.learner.outer_gradient(*losses)[1][0])
+        assert isinstance(learner.learner, MAML)
+        gradients.append(learner.learner.outer_gradient(*some_episode(learner))[1][0])
     assert not torch.allclose(*gradients, rtol=1e-3)
 
 
@@ -111,7 +119,7 @@ def test_it_learns_and_a_stopped_run_goes_on_to_the_same_bits(kind):
 def test_validation_is_deterministic_and_without_signals_there_is_none():
     learner = make()
     assert learner.validate() == learner.validate()
-    alone = StartLearner("modules", init(), tasks(), None, CONFIG, 0)
+    alone = MetaTrainer(init(), TaskEpisodes("modules", tasks(), CONFIG), CONFIG, 0, score=mean_psnr)
     while not alone.done:
         alone.step()
     assert all(row[2] is None for row in alone.curve)
@@ -132,13 +140,13 @@ def test_the_fisher_switches_change_only_their_phase(phase, use, monkeypatch):
     keys = {f"fim_{name}": use for name in phase.split() if name != "none"}
     learner = make(**keys)
     uses: list[str] = []
-    real = starts.informed_batch
+    real = episodes.informed_batch
 
-    def seen(draw, count, params, spec, how, *rest):
+    def seen(draw, count, params, task, how, *rest):
         uses.append(how)
-        return real(draw, count, params, spec, how, *rest)
+        return real(draw, count, params, task, how, *rest)
 
-    monkeypatch.setattr(starts, "informed_batch", seen)
+    monkeypatch.setattr(episodes, "informed_batch", seen)
     learner.step()
     inner, outer = (use if name in phase else "none" for name in ("inner", "outer"))
     assert uses == [inner, inner, outer]

@@ -1,7 +1,9 @@
-"""A start by Reptile over objects: its outer gradient, resume, its meta-batches, and that it beats a random start."""
+"""An initialization by Reptile over objects: its outer gradient, resume, its meta-batches, and that it beats a random
+one."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
 import sys
@@ -14,7 +16,9 @@ import mclnf_fast as mf
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn import fine_tune
-from mclnf_fast.learn.meta.reptile_start import ReptileConfig, ReptileStart
+from mclnf_fast.learn.meta.config import MetaConfig
+from mclnf_fast.learn.meta.episodes import DrawnEpisodes
+from mclnf_fast.learn.meta.trainer import MetaTrainer
 from mclnf_fast.learn.params import Params
 from mclnf_fast.render import RenderSettings
 from mclnf_fast.render.objects import ObjectPool, ray_loss
@@ -24,7 +28,10 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "systems"))
 from tiny_objects import procedural_cars
 
 SPEC = mf.FieldSpec(3, 4, 16, 2, encoding=mf.LogFrequency(20, 8.0))
-CONFIG = ReptileConfig(steps=6, objects=3, inner_steps=4, inner_lr=0.5, outer_lr=1e-3)
+PLAIN = MetaConfig(
+    inner_steps=32, inner_lr=0.5, outer_lr=5e-5, algorithm="reptile", first_order=True, grad_clip=None, validate_every=0
+)
+CONFIG = dataclasses.replace(PLAIN, steps=6, tasks=3, inner_steps=4, outer_lr=1e-3)
 
 
 def pool(count: int = 5, size: int = 12) -> ObjectPool:
@@ -36,16 +43,15 @@ def start(seed: int = 0) -> Params:
     return initial_parameters(SPEC, 1, generator=torch.Generator().manual_seed(seed))
 
 
-def learner(config: ReptileConfig = CONFIG, seed: int = 0, objects: ObjectPool | None = None) -> ReptileStart:
+def learner(config: MetaConfig = CONFIG, seed: int = 0, objects: ObjectPool | None = None) -> MetaTrainer:
     objects = pool() if objects is None else objects
-    return ReptileStart(
-        start(), len(objects), lambda tasks, g: ray_loss(objects, tasks, SPEC, 16, g), config, seed
-    )  # fmt: skip
+    episodes = DrawnEpisodes(len(objects), lambda tasks, g: ray_loss(objects, tasks, SPEC, 16, g), config.tasks)
+    return MetaTrainer(start(), episodes, config, seed)
 
 
 def test_the_outer_gradient_is_exactly_start_minus_adapted():
     objects = pool()
-    config = ReptileConfig(steps=6, objects=1, inner_steps=4)
+    config = dataclasses.replace(PLAIN, steps=6, tasks=1, inner_steps=4)
     one = learner(config, objects=objects)
     before = one.params
     one.step()
@@ -68,7 +74,7 @@ def test_a_meta_batch_is_the_mean_of_its_objects():
         drawn.append(tasks)
         return ray_loss(objects, tasks, SPEC, 16, g)
 
-    found.draw_loss = draw  # type: ignore[assignment]
+    found.episodes = DrawnEpisodes(len(objects), draw, 3)  # type: ignore[arg-type]
     before = found.params
     found.step()
     bank = tuple(p.repeat(3, *([1] * (p.dim() - 1))) for p in before)
@@ -93,14 +99,17 @@ def test_maml_in_two_steps_is_autograd_by_hand(first_order):
     init = initial_parameters(spec, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x = torch.rand(3, 7, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     y = x[..., :1] * torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)[:, None, None]
-    config = ReptileConfig(steps=1, objects=3, inner_steps=2, inner_lr=0.1, algorithm="maml", first_order=first_order)
+    config = dataclasses.replace(
+        PLAIN, steps=1, tasks=3, inner_steps=2, inner_lr=0.1, algorithm="maml", first_order=first_order
+    )
 
     def by_hand(weights: list[Tensor], task: int) -> Tensor:
         w0, w1, b0, b1 = weights
         out = torch.sin(3.0 * (x[task] @ w0[0] + b0[0])) @ w1[0] + b1[0]
         return (out - y[task]).square().mean()
 
-    made = ReptileStart(init, 3, lambda tasks, g: lambda p, s: coord_loss(p, (x[tasks], y[tasks]), spec), config, 0)
+    episodes = DrawnEpisodes(3, lambda tasks, g: lambda p, s: coord_loss(p, (x[tasks], y[tasks]), spec), 3)
+    made = MetaTrainer(init, episodes, config, 0)
     made.step()
     start = [p.clone().requires_grad_() for p in init]
     total = torch.zeros((), dtype=torch.float64)
@@ -113,12 +122,12 @@ def test_maml_in_two_steps_is_autograd_by_hand(first_order):
     for p, wanted in zip(made.learner.init, torch.autograd.grad(total, start)):
         assert p.grad is not None
         assert torch.allclose(p.grad, wanted, rtol=1e-9, atol=1e-12)
-    assert made.curve == [[1, pytest.approx(total.item())]]
+    assert made.curve == [[1, pytest.approx(total.item()), None]]
 
 
 @pytest.mark.parametrize("algorithm", ["reptile", "maml"])
 def test_a_resumed_start_has_the_same_bits(algorithm):
-    config = ReptileConfig(steps=6, objects=2, inner_steps=2, outer_lr=1e-3, algorithm=algorithm)
+    config = dataclasses.replace(PLAIN, steps=6, tasks=2, inner_steps=2, outer_lr=1e-3, algorithm=algorithm)
     whole, first, second = (learner(config) for _ in range(3))
     while not whole.done:
         whole.step()
@@ -138,7 +147,7 @@ def test_a_resumed_start_has_the_same_bits(algorithm):
 
 
 def test_more_modules_than_tasks_take_some_twice():
-    two = learner(ReptileConfig(steps=1, objects=5, inner_steps=1), objects=pool(2))
+    two = learner(dataclasses.replace(PLAIN, steps=1, tasks=5, inner_steps=1), objects=pool(2))
     two.step()
     assert two.done
     assert all(bool(p.isfinite().all()) for p in two.params)
@@ -149,8 +158,9 @@ def test_a_learned_start_beats_a_random_one_on_an_unseen_object():
     settings = RenderSettings.between(2.8, 5.2, samples_per_ray=16)
     train = ObjectPool([(o.images, o.cameras) for o in sets.train], settings)
     test = ObjectPool([(o.images, o.cameras) for o in sets.test], settings)
-    config = ReptileConfig(steps=60, objects=6, inner_steps=8, outer_lr=1e-2)
-    made = ReptileStart(start(), 12, lambda tasks, g: ray_loss(train, tasks, SPEC, 24, g), config, 0)
+    config = dataclasses.replace(PLAIN, steps=60, tasks=6, inner_steps=8, outer_lr=1e-2)
+    episodes = DrawnEpisodes(12, lambda tasks, g: ray_loss(train, tasks, SPEC, 24, g), 6)
+    made = MetaTrainer(start(), episodes, config, 0)
     while not made.done:
         made.step()
 
@@ -166,11 +176,30 @@ def test_a_learned_start_beats_a_random_one_on_an_unseen_object():
 
 def test_unusable_numbers():
     for given, message in (
-        ({"steps": 0}, "meta.steps must be at least 1, got 0"),
         ({"inner_lr": math.nan}, "meta.inner_lr must be above 0 and finite, got nan"),
-        ({"algorithm": "sgd"}, "meta.algorithm must be one of reptile, maml, got 'sgd'"),
+        ({"algorithm": "sgd"}, "meta.algorithm must be one of maml, reptile, got 'sgd'"),
     ):
         with pytest.raises(InputError, match=message):
-            ReptileConfig(**given).check()  # type: ignore[arg-type]
+            dataclasses.replace(PLAIN, **given).check()  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"meta\.steps must be at least 1, got 0"):
+        dataclasses.replace(PLAIN, steps=0).check(least_steps=1)
     with pytest.raises(InputError, match="tasks must be at least 1, got 0"):
-        ReptileStart(start(), 0, lambda tasks, g: ray_loss(pool(), tasks, SPEC, 16, g), CONFIG, 0)
+        DrawnEpisodes(0, lambda tasks, g: ray_loss(pool(), tasks, SPEC, 16, g))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algorithm": "maml", "inner": "adam"}, "meta.inner must be sgd with meta.algorithm maml, got adam"),
+        ({"context": "gradncp"}, "meta.context must be batch with meta.algorithm reptile, got gradncp"),
+        ({"fim_outer": "weight"}, "meta.fim_outer must be none with meta.algorithm reptile, got weight"),
+        ({"bootstrap": 1.0}, "meta.bootstrap must be 0 without meta.context gradncp, got 1.0"),
+    ],
+)
+def test_an_option_without_effect_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(PLAIN, **changes).check()
+    with pytest.raises(InputError, match=r"wide\.center has no effect here and must be False, got True"):
+        dataclasses.replace(PLAIN, center=True).check("wide", unused=("center",))
+    with pytest.raises(InputError, match="must be maml for OML"):
+        MetaTrainer(start(), DrawnEpisodes(2, lambda tasks, g: ray_loss(pool(), tasks, SPEC, 16, g)), PLAIN, 0, 1)
