@@ -60,6 +60,9 @@ def fim_weights(
 
     Raises: TypeError or ValueError, naming the argument. Values are inspected on the CPU only, since looking
     at them on a GPU would stall it: there a NaN score gives NaN weights.
+
+    >>> fim_weights(torch.tensor([1.0, 3.0]), lam=1.0)
+    tensor([0.7500, 1.2500])
     """
     _check_scores(scores)
     if not float(lam) >= 0.0 or lam == float("inf"):
@@ -99,6 +102,9 @@ def weighted_mse(pred: Tensor, target: Tensor, weights: Tensor | None = None) ->
         weights: [S], or None for the plain mean squared error.
 
     Returns: a scalar. Raises: TypeError, ValueError, if a shape does not fit.
+
+    >>> weighted_mse(torch.tensor([[1.0], [2.0]]), torch.zeros(2, 1), torch.tensor([2.0, 0.0])).item()
+    1.0
     """
     return _weighted_squares(pred, target, weights, "[S, C]", 2).mean()
 
@@ -108,6 +114,9 @@ def module_mse(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> T
     [M].
 
     Raises: TypeError, ValueError, if a shape does not fit.
+
+    >>> module_mse(torch.tensor([[[1.0]], [[2.0]]]), torch.zeros(2, 1, 1))
+    tensor([1., 4.])
     """
     return _weighted_squares(pred, target, weights, "[M, n, C]", 3).mean(dim=(1, 2))
 

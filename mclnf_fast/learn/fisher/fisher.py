@@ -144,6 +144,9 @@ def relative_damping(fisher: Sequence[Tensor], relative: float = 1e-3) -> Tensor
         relative: above 0.
 
     Returns: [M]. Raises: TypeError, ValueError.
+
+    >>> relative_damping((torch.tensor([[1.0, 3.0], [0.0, 0.0]]),), 0.5)[0].item()
+    1.0
     """
     flat = check_params(fisher, "fisher")
     if not float(relative) > 0:
@@ -164,6 +167,9 @@ def diagonal_fisher_scores(per_sample_grads: Tensor, damping: float = 0.0, fishe
 
     Returns: [S]. Against the batch's own F, mean(q) = sum_p F_p / (F_p + damping). Raises: TypeError,
     ValueError.
+
+    >>> diagonal_fisher_scores(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+    tensor([2., 2.])
     """
     g = _check_grads(per_sample_grads, damping)
     if fisher is not None and fisher.shape != g.shape[1:]:
@@ -184,6 +190,9 @@ def full_fisher_scores(per_sample_grads: Tensor, damping: float = 0.0) -> Tensor
         damping: at least 0.
 
     Returns: [S]. Raises: TypeError, ValueError.
+
+    >>> full_fisher_scores(torch.tensor([[1.0, 0.0], [0.0, 2.0]])).round(decimals=3)
+    tensor([2., 2.])
     """
     g = _check_grads(per_sample_grads, damping)
     u, s, _ = torch.linalg.svd(g, full_matrices=False)
@@ -206,6 +215,9 @@ def rank1_fisher_scores(per_sample_grads: Tensor, damping: float) -> Tensor:
         damping: above 0.
 
     Returns: [S]. Raises: TypeError, ValueError.
+
+    >>> rank1_fisher_scores(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), damping=1.0)
+    tensor([0.1667, 1.5000])
     """
     g = _check_grads(per_sample_grads, damping)
     if not damping > 0:

@@ -259,6 +259,9 @@ def fim_loss_weights(
         num_params: P of a module, needed with `norm="params"`.
 
     Returns: [N] (or [S]), detached. Raises: TypeError, ValueError, IndexError.
+
+    >>> fim_loss_weights(torch.tensor([1.0, 3.0, 2.0]), torch.tensor([0, 2, 3]), FimConfig())
+    tensor([0.7500, 1.2500, 1.0000])
     """
     scores = scored.scores if isinstance(scored, Scored) else scored
     modules = len(offsets) - 1

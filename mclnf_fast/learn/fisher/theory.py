@@ -38,6 +38,12 @@ def fisher_quadratic(
         sigma: standard deviation of the outputs, above 0.
 
     Returns: [M], detached; 0 for an empty module. Raises: InputError, and as `ops.bank_mlp`.
+
+    >>> spec = FieldSpec(1, 1, hidden_layers=0)  # f(x) = w x + b
+    >>> params = (torch.ones(1, 1, 1), torch.zeros(1, 1))
+    >>> delta = (torch.zeros(1, 1, 1), torch.full((1, 1), 2.0))  # moves every output by 2
+    >>> fisher_quadratic(params, delta, torch.rand(5, 1), torch.tensor([0, 5]), spec)
+    tensor([2.])
     """
     if not (math.isfinite(sigma) and sigma > 0):
         raise InputError(f"sigma must be a finite number above 0, got {sigma!r}")
@@ -56,6 +62,9 @@ def clipped_weights(scores: Tensor, lam: float, largest: float) -> Tensor:
 
     Args:
         scores: [S], not negative. lam: at least 0. largest: B, above 0; infinity for no clip.
+
+    >>> clipped_weights(torch.tensor([1.0, 3.0]), lam=1.0, largest=1.2)
+    tensor([1.5000, 2.2000])
     """
     return 1.0 + lam * (scores / scores.mean()).clamp(max=largest)
 
@@ -84,6 +93,9 @@ def weighted_sgd_bound(
         smoothness: L. second_moment: s^2. lam: strength of the weights. largest: B.
 
     Raises: InputError, where no bound holds: a B that is not finite, or a step size that is too large.
+
+    >>> round(weighted_sgd_bound(1.0, 0.1, 100, smoothness=1.0, second_moment=1.0, lam=0.0, largest=1.0), 3)
+    0.3
     """
     check_positive_int(steps, "steps")
     for name, value in (("gap", gap), ("smoothness", smoothness), ("second_moment", second_moment), ("lam", lam)):

@@ -49,6 +49,10 @@ def adapt(
 
     Raises: TypeError, ValueError, if an argument or the loss has another shape; RuntimeError from autograd,
     if the loss does not depend on an updated parameter.
+
+    >>> params = (torch.tensor([[3.0], [-1.0]]),)
+    >>> adapt(params, lambda p, step: (p[0] - 1.0).square().sum(1), steps=20, lr=0.2)[0].round(decimals=3).tolist()
+    [[1.0], [1.0]]
     """
     theta = check_params(params)
     check_positive_int(steps, "steps")
@@ -115,6 +119,10 @@ def fine_tune(
             parameters are changed in place by the next step: copy what is to be kept.
 
     Returns: the adapted parameters, detached. Raises: TypeError, ValueError.
+
+    >>> params = (torch.tensor([[3.0], [-1.0]]),)
+    >>> fine_tune(params, lambda p, step: (p[0] - 1.0).square().sum(1), 20, 0.2)[0].round(decimals=3).tolist()
+    [[1.0], [1.0]]
     """
     check_positive_int(steps, "steps")
     theta = tuple(p.detach().clone(memory_format=torch.contiguous_format) for p in check_params(params))

@@ -35,6 +35,11 @@ def prune_scores(
         x: [N, in_dim], grouped by module. offsets: int64 [M + 1]. y: [N, out_dim].
 
     Returns: [N], detached. Raises: as `ops.bank_mlp`; ValueError, if y does not fit.
+
+    >>> spec, x = FieldSpec(1, 1, 8, 1), torch.rand(6, 1)
+    >>> from mclnf_fast.fields import initial_parameters
+    >>> prune_scores(initial_parameters(spec, 2), x, torch.tensor([0, 3, 6]), torch.zeros(6, 1), spec).shape
+    torch.Size([6])
     """
     if y.shape != (len(x), spec.out_dim):
         raise ValueError(f"y must be [N, out_dim] = [{len(x)}, {spec.out_dim}], got {tuple(y.shape)}")
@@ -58,6 +63,9 @@ def keep_top(scores: Tensor, offsets: Tensor, share: float = 0.25) -> tuple[Tens
         scores: [N]. offsets: int64 [M + 1]. share: in (0, 1]. Of equal scores the earlier point is kept.
 
     Returns: ids int64 [K], ascending (hence grouped by module), and their offsets int64 [M + 1]. Raises: InputError.
+
+    >>> keep_top(torch.tensor([1.0, 3.0, 2.0, 5.0]), torch.tensor([0, 3, 4]), 0.5)
+    (tensor([1, 3]), tensor([0, 1, 2]))
     """
     if not 0 < share <= 1:
         raise InputError(f"share must be above 0 and at most 1, got {share!r}")
@@ -76,6 +84,9 @@ def rescale(part: Params, whole: Params) -> Tensor:
     """|part| / |whole| of each module, over all its tensors [M, ...] -> [M]; 1 where `whole` is zero.
 
     With the gradients of the pruned and of the whole context this is GradNCP's factor at test time.
+
+    >>> rescale((torch.tensor([[3.0, 4.0]]),), (torch.tensor([[0.0, 2.5]]),))
+    tensor([2.])
     """
     check_like(part, check_params(whole, "whole"), "part")
     lengths = [torch.stack([t.flatten(1).norm(dim=1) for t in tensors]).norm(dim=0) for tensors in (part, whole)]
@@ -143,6 +154,12 @@ def bootstrapped(
     times the distance to the target that `steps` further steps on it at `lr` lead to, which is held fixed.
 
     The arguments are those of `GradNCP`.
+
+    >>> spec, x = FieldSpec(1, 1, 8, 1), torch.rand(6, 1)
+    >>> from mclnf_fast.fields import initial_parameters
+    >>> context = PrunedContext(x, torch.tensor([0, 3, 6]), torch.zeros(6, 1), spec)
+    >>> bootstrapped(context, steps=1)(initial_parameters(spec, 2), 0).shape
+    torch.Size([2])
     """
 
     def loss(params: Params, step: int) -> Tensor:

@@ -21,6 +21,10 @@ def shuffled(init: Sequence[Tensor], generator: torch.Generator | None = None) -
         generator: on the CPU, so that a seed means the same on every device.
 
     Returns: new tensors of the same shapes. Raises: TypeError, ValueError.
+
+    >>> params = (torch.arange(4.0)[None],)
+    >>> shuffled(params, torch.Generator().manual_seed(0))[0].sort().values.tolist()
+    [[0.0, 1.0, 2.0, 3.0]]
     """
     result = []
     for p in check_params(init, "init"):
@@ -49,6 +53,11 @@ def matched(
         steps, lr: of Adam, on the mean squared error.
 
     Returns: tensors [M, ...]. Raises: TypeError, ValueError.
+
+    >>> random, learned = (torch.zeros(1, 1),), (torch.ones(1, 1),)
+    >>> forward = lambda params, x: params[0][:, None] * x
+    >>> matched(random, learned, forward, torch.ones(1, 5, 1), steps=200, lr=0.1)[0].round(decimals=2).item()
+    1.0
     """
     learned = check_params(init, "init")
     check_like(start, learned, "start")

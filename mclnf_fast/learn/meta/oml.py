@@ -9,6 +9,10 @@ def fast_mask(params: Params, fast_layers: int) -> tuple[bool, ...]:
     """Which tensors of the flat tuple (weights, then biases) belong to the last `fast_layers` layers.
 
     Raises ValueError where that would be all layers or none.
+
+    >>> import torch
+    >>> fast_mask((torch.zeros(1, 2, 4), torch.zeros(1, 4, 1), torch.zeros(1, 4), torch.zeros(1, 1)), 1)
+    (False, True, False, True)
     """
     layers = len(params) // 2
     if not 1 <= fast_layers < layers:

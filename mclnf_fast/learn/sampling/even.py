@@ -171,6 +171,9 @@ def hilbert_order(shape: tuple[int, ...]) -> Tensor:
 
     Neighbours on it are neighbours in the grid, but for jumps where the curve leaves a grid that is no such cube
     (Skilling, "Programming the Hilbert curve", 2004).
+
+    >>> hilbert_order((2, 2)).tolist()
+    [0, 1, 3, 2]
     """
     cells = torch.cartesian_prod(*(torch.arange(size) for size in shape)).reshape(-1, len(shape))
     axes = list(cells.unbind(1))

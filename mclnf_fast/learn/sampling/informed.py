@@ -84,7 +84,11 @@ class Informed:
 
 
 def loss_weights(q: Tensor, config: FimConfig, num_params: int) -> Tensor:
-    """MCL-NF's weights of mean 1 for every module of `num_params` parameters: scores [M, k] -> [M, k]."""
+    """MCL-NF's weights of mean 1 for every module of `num_params` parameters: scores [M, k] -> [M, k].
+
+    >>> loss_weights(torch.tensor([[1.0, 3.0]]), FimConfig(), num_params=10)
+    tensor([[0.7500, 1.2500]])
+    """
     offsets = torch.arange(len(q) + 1, device=q.device) * q.shape[1]
     return fim_loss_weights(q.flatten(), offsets, config, num_params=num_params).reshape(q.shape)
 
