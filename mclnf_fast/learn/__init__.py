@@ -1,4 +1,4 @@
-"""Learning over banks: Fisher information, meta-learning, the bank optimiser, metrics. Knows no cameras and
+"""Learning over banks: Fisher information, meta-learning, the bank optimizer, metrics. Knows no cameras and
 no rays.
 """
 

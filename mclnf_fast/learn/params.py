@@ -1,7 +1,7 @@
-"""The one vocabulary of `learn`: a bank's parameters as a flat tuple of stacked tensors.
+"""Define the parameters of a bank as `learn` takes them: a flat tuple of stacked tensors.
 
 A *bank* is M modules of one architecture. Its `Params` are every weight and then every bias, each tensor
-`[M, ...]`. A *shared initialisation* is the same tuple with M = 1. Nothing here knows what the network
+`[M, ...]`. A *shared initialization* is the same tuple with M = 1. Nothing here knows what the network
 computes.
 """
 
@@ -66,14 +66,14 @@ def check_like(other: Sequence[Tensor], params: Params, name: str) -> Params:
 
 
 def check_shared(init: Sequence[Tensor], name: str = "init") -> Params:
-    """Check that `init` is a shared initialisation (a bank with M = 1). Raises: TypeError, ValueError.
+    """Check that `init` is a shared initialization (a bank with M = 1). Raises: TypeError, ValueError.
 
     >>> len(check_shared([torch.zeros(1, 2, 4)]))
     1
     """
     params = check_params(init, name)
     if params[0].shape[0] != 1:
-        raise ValueError(f"{name} must be a shared initialisation with M = 1, got M = {params[0].shape[0]}")
+        raise ValueError(f"{name} must be a shared initialization with M = 1, got M = {params[0].shape[0]}")
     return params
 
 
@@ -100,7 +100,7 @@ def check_modules(modules: int | Iterable[int] | Tensor, num_modules: int, name:
 
 
 def flatten_pair(pair: ParamPair) -> Params:
-    """(weights, biases) -> weights + biases: the pair the ops speak as the flat tuple that `learn` speaks.
+    """Return (weights, biases), the pair that ops take, as the flat tuple weights + biases that `learn` takes.
 
     >>> len(flatten_pair(([torch.zeros(3, 2, 4)], [torch.zeros(3, 4)])))
     2
@@ -110,7 +110,8 @@ def flatten_pair(pair: ParamPair) -> Params:
 
 
 def split_pair(params: Sequence[Tensor]) -> tuple[Params, Params]:
-    """weights + biases -> (weights, biases), without tables of grids (`fields.split_params` knows those).
+    """Return the flat tuple weights + biases as (weights, biases), without tables of grids (`fields.split_params` knows
+    those).
 
     Raises: ValueError, if the two halves cannot be of equal length, or the second holds what is no bias [M, out].
 
@@ -131,7 +132,7 @@ def split_pair(params: Sequence[Tensor]) -> tuple[Params, Params]:
 
 
 def part_of(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The entries `name.<key>` of a state, as {key: tensor}.
+    """Return the entries `name.<key>` of a state, as {key: tensor}.
 
     >>> part_of({"method.made": torch.tensor(3), "seconds": torch.tensor(1.0)}, "method")
     {'made': tensor(3)}
@@ -149,7 +150,7 @@ def per_module(vector: Tensor, like: Tensor) -> Tensor:
 
 
 def repeated(params: Sequence[Tensor], modules: int) -> Params:
-    """A start [1, ...] as a bank [M, ...], every module bit-equal; gradients add up into it.
+    """Return an initialization [1, ...] as a bank [M, ...], every module bit-equal; gradients add up into it.
 
     >>> repeated((torch.tensor([[1.0, 2.0]]),), 2)[0].tolist()
     [[1.0, 2.0], [1.0, 2.0]]
@@ -159,7 +160,8 @@ def repeated(params: Sequence[Tensor], modules: int) -> Params:
 
 
 def interpolated(a: Sequence[Tensor], b: Sequence[Tensor], weights: Tensor) -> Params:
-    """K modules on the straight way from others to others: a, b [K, ...] or [1, ...], weights [K] -> tensors [K, ...].
+    """Return K modules on the straight way from others to others: a, b [K, ...] or [1, ...], weights [K] -> tensors [K,
+    ...].
 
     Module k is a + weights[k] (b - a), and at the weights 0 and 1 the very bits of `a` and `b`. Raises: TypeError,
     ValueError.
@@ -167,10 +169,10 @@ def interpolated(a: Sequence[Tensor], b: Sequence[Tensor], weights: Tensor) -> P
     >>> interpolated((torch.tensor([[0.0]]),), (torch.tensor([[4.0]]),), torch.tensor([0.0, 0.25, 1.0]))[0].tolist()
     [[0.0], [1.0], [4.0]]
     """
-    made = []
+    tensors = []
     for p, q in zip(check_params(a, "a"), check_like(b, check_params(a, "a"), "b"), strict=True):
         if p.shape[0] not in (1, len(weights)):
             raise ValueError(f"a and b must have 1 module or {len(weights)}, one a weight, got {p.shape[0]}")
         w = per_module(weights.to(p), p)
-        made.append(torch.where(w == 0, p, torch.where(w == 1, q, torch.lerp(p, q, w))))
-    return tuple(made)
+        tensors.append(torch.where(w == 0, p, torch.where(w == 1, q, torch.lerp(p, q, w))))
+    return tuple(tensors)

@@ -1,6 +1,5 @@
-"""Fisher matrices: a running diagonal for training, and full, diagonal and rank-1 scores as oracles for
-small nets.
-"""
+"""Estimate Fisher matrices: a running diagonal for training, and full, diagonal and rank-1 scores as oracles for small
+networks."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from mclnf_fast.learn.params import ParamPair, Params, check_like, check_modules
 
 
 class RunningFisher:
-    """Exponential moving average of a bank's diagonal Fisher information, one clock a module.
+    """Exponential moving average of a bank's diagonal Fisher information, one clock per module.
 
         F <- decay F + (1 - decay) F_batch          a module's first update sets F = F_batch
 
@@ -74,11 +73,11 @@ class RunningFisher:
         self._count += 1 if active is None else active.to(torch.int64)
 
     def damping(self, relative: float = 1e-3) -> Tensor:
-        """eps = relative * mean(F) of each module -> [M]. Raises: ValueError before the first update."""
+        """Return eps = relative * mean(F) of each module -> [M]. Raises: ValueError before the first update."""
         return relative_damping(self._known(), relative)
 
     def damped(self, relative: float = 1e-3) -> tuple[Params, Params]:
-        """(weights, biases) of F + relative * mean(F), to score against with `damping=0`.
+        """Return (weights, biases) of F + relative * mean(F), to score against with `damping=0`.
 
         Raises: ValueError before the first update.
         """
@@ -106,7 +105,7 @@ class RunningFisher:
         self._count = torch.cat([self._count, self._count.new_zeros(count)])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything as tensors (copies)."""
+        """Return everything as tensors (copies)."""
         state = {
             "decay": torch.tensor(self.decay, dtype=torch.float64),
             "num_weights": torch.tensor(self._num_weights),
@@ -134,7 +133,7 @@ class RunningFisher:
 
 
 def relative_damping(fisher: Sequence[Tensor], relative: float = 1e-3) -> Tensor:
-    """eps_m = relative * mean over a module's parameters of F, never 0.
+    """Return eps_m = relative * mean over a module's parameters of F, never 0.
 
     A damping tied to F keeps scores free of the units of the loss: scaling every gradient by c leaves them
     as they are.
@@ -157,7 +156,7 @@ def relative_damping(fisher: Sequence[Tensor], relative: float = 1e-3) -> Tensor
 
 
 def diagonal_fisher_scores(per_sample_grads: Tensor, damping: float = 0.0, fisher: Tensor | None = None) -> Tensor:
-    """q_s = sum_p g_sp^2 / (F_p + damping), with F_p = mean_s g_sp^2 unless given. The oracle of
+    """Return q_s = sum_p g_sp^2 / (F_p + damping), with F_p = mean_s g_sp^2 unless given. The oracle of
     `ops.fisher_scores`.
 
     Args:
@@ -180,7 +179,7 @@ def diagonal_fisher_scores(per_sample_grads: Tensor, damping: float = 0.0, fishe
 
 
 def full_fisher_scores(per_sample_grads: Tensor, damping: float = 0.0) -> Tensor:
-    """q_s = g_s^T (F + damping I)^-1 g_s with the full empirical F = (1/S) sum_s g_s g_s^T; a test oracle.
+    """Return q_s = g_s^T (F + damping I)^-1 g_s with the full empirical F = (1/S) sum_s g_s g_s^T; a test oracle.
 
     Through the singular values of G [S, P], so that no P x P matrix is formed or inverted; with damping 0 it
     is the pseudo-inverse. Then mean(q) = rank(F) <= min(S, P) and 0 <= q <= S.
@@ -204,7 +203,7 @@ def full_fisher_scores(per_sample_grads: Tensor, damping: float = 0.0) -> Tensor
 
 
 def rank1_fisher_scores(per_sample_grads: Tensor, damping: float) -> Tensor:
-    """q_s = g_s^T (rho u u^T + damping I)^-1 g_s with u = mean g / |mean g| and rho = mean_s (u^T g_s)^2.
+    """Return q_s = g_s^T (rho u u^T + damping I)^-1 g_s with u = mean g / |mean g| and rho = mean_s (u^T g_s)^2.
 
     The rank-1 Fisher of "Avoid Catastrophic Forgetting with Rank-1 Fisher from Diffusion Models" (arXiv
     2509.23593) in the form that stays stable when the mean gradient is small. Only the part of g along u

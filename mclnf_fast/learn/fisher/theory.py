@@ -1,4 +1,4 @@
-"""What theory says of Fisher information in a form that a run can be held against."""
+"""State what theory says of Fisher information in a form that a run can be checked against."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fisher_quadratic(
     sigma: float = 1.0,
     backend: str | None = "auto",
 ) -> Tensor:
-    """1/2 d^T F d of every module: to second order, how far `delta` carries the model from itself.
+    """Return 1/2 d^T F d of every module: to second order, how far `delta` carries the model from itself.
 
         KL[p(y | theta) || p(y | theta + d)] = 1/2 d^T F d + O(|d|^3),    F = 1 / (n sigma^2) sum_j J_j^T J_j
 
@@ -56,7 +56,8 @@ def fisher_quadratic(
 
 
 def clipped_weights(scores: Tensor, lam: float, largest: float) -> Tensor:
-    """w = 1 + lam min(q / mean(q), largest), in [1, 1 + lam largest]: FIM weights as `weighted_sgd_bound` has them.
+    """Return w = 1 + lam min(q / mean(q), largest), in [1, 1 + lam largest]: FIM weights as `weighted_sgd_bound` has
+    them.
 
     `fim_weights` gives these divided by their mean, with 1 + lam largest = (1 + lam) clip.
 
@@ -79,7 +80,7 @@ def weighted_sgd_bound(
     lam: float,
     largest: float,
 ) -> float:
-    """How large the mean squared gradient of SGD on a weighted loss can be at most.
+    """Return the largest mean squared gradient that SGD on a weighted loss can have.
 
         (1/T) sum_t E|grad L_w(theta_t)|^2  <=  2 (L_w(theta_0) - L_w*) / (lr T)  +  lr L (1 + lam B)^3 s^2
 
@@ -92,7 +93,7 @@ def weighted_sgd_bound(
         gap: L_w(theta_0) - min L_w. lr: step size. steps: T.
         smoothness: L. second_moment: s^2. lam: strength of the weights. largest: B.
 
-    Raises: InputError, where no bound holds: a B that is not finite, or a step size that is too large.
+    Raises: InputError if no bound holds: a B that is not finite, or a step size that is too large.
 
     >>> round(weighted_sgd_bound(1.0, 0.1, 100, smoothness=1.0, second_moment=1.0, lam=0.0, largest=1.0), 3)
     0.3

@@ -1,4 +1,4 @@
-"""OML's split of a network (Javed & White, arXiv 1905.12588): slow representation, fast prediction part."""
+"""Split a network as OML does (Javed & White, arXiv 1905.12588): slow representation, fast prediction part."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from mclnf_fast.learn.params import Params
 
 
 def fast_mask(params: Params, fast_layers: int) -> tuple[bool, ...]:
-    """Which tensors of the flat tuple (weights, then biases) belong to the last `fast_layers` layers.
+    """Return for each tensor of the flat tuple (weights, then biases) whether it belongs to the last `fast_layers`
+    layers.
 
-    Raises ValueError where that would be all layers or none.
+    Raises ValueError if that would be all layers or none.
 
     >>> import torch
     >>> fast_mask((torch.zeros(1, 2, 4), torch.zeros(1, 4, 1), torch.zeros(1, 4), torch.zeros(1, 1)), 1)
