@@ -1,8 +1,8 @@
-// The tensors of the optimiser step, checked before anything is written. The same on every device; a device
+// The tensors of the optimizer step, checked before anything is written. The same on every device; a device
 // adds the arithmetic (csrc/cpu/bank_step.cpp, csrc/cuda/bank_step.cu) as a class with a Guard and
-//   kPlace and has(tensor): where tensors must be; look(name, values, count): refuses numbers that are
-//   negative or none, where that does not have to wait; step<S>(options, clock, rates, active, streams,
-//   sizes).
+//   kPlace and has(tensor): the place that tensors must be in; check_values(name, values, count): refuses
+//   numbers that are negative or not finite, if that does not have to wait for the device; step<S>(options,
+//   clock, rates, active, streams, sizes).
 #pragma once
 
 #include <cmath>
@@ -36,7 +36,7 @@ struct Streams {
 struct StepOptions {
     int64_t modules;
     bool adam;
-    double lr, beta1, beta2, eps, lam;  // lr: where the modules have none of their own
+    double lr, beta1, beta2, eps, lam;  // lr: if the modules have none of their own
 };
 
 inline std::string shape(const Tensor& t) {
@@ -149,10 +149,10 @@ void bank_step(Tensors params, Tensors grads, Tensors exp_avg, Tensors exp_avg_s
     if (active) check_numbers(device, "active", *active, modules, ScalarType::Bool, "bool");
 
     Values clock({step}), rates(lr ? Tensors{*lr} : Tensors{}), masks(active ? Tensors{*active} : Tensors{});
-    device.look("step", clock.read<double>(0), modules);
+    device.check_values("step", clock.read<double>(0), modules);
     const double* rate = rates.read<double>(0);
     if (rate)
-        device.look("lr", rate, modules);
+        device.check_values("lr", rate, modules);
     else
         STD_TORCH_CHECK(usable(lr_value), "bank_step: lr must be finite and at least 0, got ", lr_value);
 

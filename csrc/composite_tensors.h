@@ -13,7 +13,7 @@
 
 namespace mclnf {
 
-// Without asking the dispatcher where there is nothing to do.
+// Without asking the dispatcher if there is nothing to do: a call through it costs microseconds.
 inline Tensor contiguous_of(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 inline OptTensor contiguous_of(const OptTensor& t) {
     return t.has_value() ? OptTensor(contiguous_of(*t)) : OptTensor();
@@ -95,7 +95,8 @@ struct CompositeInputs {
                              : torch::stable::new_empty(density, {rays});
     }
 
-    // Like density or color. Samples of no ray must read zero.
+    // Like density or color. Samples of no ray must read zero; without any, the pass that writes zeros is
+    // saved.
     Tensor by_sample(const Tensor& like) const {
         return gaps ? torch::stable::new_zeros(like, like.sizes())
                     : torch::stable::new_empty(like, like.sizes());
@@ -144,6 +145,8 @@ Tensors4 composite_fwd_typed(const Device& device, const CompositeInputs& in) {
     return {color, opacity, depth, weights};
 }
 
+// A background [C] has one gradient for all rays: formed per ray [R, C] and summed in a fixed order, since
+// atomic additions would change the last bits from run to run.
 template <typename T, typename Device>
 Tensors5 composite_bwd_typed(const Device& device, const CompositeInputs& in, const CotangentTensors& g,
                              bool need_color, bool need_t, bool need_background) {

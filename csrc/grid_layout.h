@@ -125,7 +125,7 @@ struct GridInputs {
         STD_TORCH_CHECK(tangent_x || !need_tables, "grid: the gradient of tables needs tangent_x");
     }
 
-    // Like x, y or the tables; of no rows where it is not needed.
+    // Like x, y or the tables; of no rows if it is not needed.
     Tensor like_x(bool needed) const {
         return torch::stable::new_empty(x, {needed ? points : 0, layout.dims});
     }
@@ -136,7 +136,7 @@ struct GridInputs {
         return torch::stable::new_empty(x, {needed ? modules : 0, layout.entries, layout.features});
     }
 
-    // A gradient or a direction, contiguous and of the shape of what it belongs to.
+    // A gradient or a tangent, contiguous, of the shape of its tensor.
     Tensor checked(const char* name, const Tensor& t, const std::vector<int64_t>& shape) const {
         bool same = t.scalar_type() == x.scalar_type() && t.is_cpu() == x.is_cpu() &&
                     t.dim() == static_cast<int64_t>(shape.size());

@@ -9,6 +9,7 @@
 
 namespace mclnf {
 
+// The device's kernels see plain pointers (`march`); whatever they rely on is checked here, once.
 struct MarchInputs {
     Tensor origins, directions, aabb;
     OptTensor occupancy, near, far;
@@ -44,8 +45,8 @@ struct MarchInputs {
             STD_TORCH_CHECK(!*t || ((*t)->numel() == rays && (*t)->scalar_type() == dtype),
                             "march_rays: near and far must be [R] with the dtype of origins");
         }
-        STD_TORCH_CHECK(bins >= 0 && bins <= kMostBins && (bins > 0 || step > 0),
-                        "march_rays: bins must be in 1 ... ", kMostBins, ", or 0 with a positive step");
+        STD_TORCH_CHECK(bins >= 0 && bins <= kMaxBins && (bins > 0 || step > 0),
+                        "march_rays: bins must be in 1 ... ", kMaxBins, ", or 0 with a positive step");
         if (!occupancy) return;
         STD_TORCH_CHECK(
             occupancy->dim() == 4 && occupancy->numel() > 0 && occupancy->size(0) <= 32 &&
@@ -78,12 +79,14 @@ struct MarchInputs {
         in.step = static_cast<T>(step);
         in.stratified = stratified;
         in.seed = seed;
-        in.most_depth = eps > 0 ? -std::log(eps) : std::numeric_limits<double>::infinity();
+        // Transmittance is exp(-depth): compared as a depth, no exponential is needed per bin.
+        in.max_depth = eps > 0 ? -std::log(eps) : std::numeric_limits<double>::infinity();
         return in;
     }
 
-    static void check_bins(int64_t most, double step) {
-        STD_TORCH_CHECK(most <= kMostBins, "march_rays: step must give at most ", kMostBins,
+    // Of one ray, known only after the march has begun.
+    static void check_bins(int64_t bins, double step) {
+        STD_TORCH_CHECK(bins <= kMaxBins, "march_rays: step must give at most ", kMaxBins,
                         " bins a ray, got ", step, " for a ray with more");
     }
 };

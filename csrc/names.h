@@ -130,7 +130,7 @@ constexpr int kGridFields = length({MCLNF_GRID_FIELDS(MCLNF_NUMBER)});
 constexpr int kGridLevelFields = length({MCLNF_GRID_LEVEL_FIELDS(MCLNF_NUMBER)});
 #undef MCLNF_NUMBER
 
-// What the readers of packed lists (net.h, grid_layout.h) rely on: a skip is a bit of 32, `hashed` and
+// The readers of packed lists (net.h, grid_layout.h) rely on these: a skip is a bit of 32, `hashed` and
 // `together` are packed as booleans.
 static_assert(kMaxHiddenLayers < 31, "the bits of `skips` are read as those of an int");
 static_assert(kGridDense == 0 && kGridHashed == 1 && kGridConcat == 0 && kGridSum == 1,

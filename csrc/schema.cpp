@@ -1,5 +1,5 @@
-// Every op's signature: the list of what the engine can do. Kernels are in cpu/ and cuda/, derivatives and
-// shape functions in mclnf_fast/ops.
+// Every op's signature: the list of all that the engine can do. Kernels are in cpu/ and cuda/, derivatives
+// and shape functions in mclnf_fast/ops.
 //
 // One list in one file: whoever adds an op, or reads which arguments it takes, looks here and nowhere else.
 // Names of arguments are part of the contract, because Python calls ops by them and saved graphs hold them.
@@ -18,7 +18,7 @@ constexpr const char* kBankSchemas[] = {
     "bank_mlp_fwd(" BANK ", " NET ") -> Tensor",
     // -> y, and `values` activations of the hidden layers, which the backward need not compute again
     "bank_mlp_fwd_keep(" BANK ", " NET ", int values) -> (Tensor, Tensor)",
-    // -> gradients of x ([0, in_dim] where not needed), weights and biases (none where not needed)
+    // -> gradients of x ([0, in_dim] if not needed), weights and biases (none if not needed)
     "bank_mlp_bwd(" BANK ", Tensor grad_y, " NET
     ", bool need_x, bool need_params, Tensor? kept) -> (Tensor, Tensor[], Tensor[])",
     // -> gradients of <grads, tangents> in x, weights, biases and grad_y
@@ -51,7 +51,7 @@ constexpr const char* kErrorSchemas[] = {
     "bool need_params) -> (Tensor, Tensor[], Tensor[])",
 };
 
-// -> scores, gradients (weights, biases) and diagonal Fisher (weights, biases); empty where not asked for
+// -> scores, gradients (weights, biases) and diagonal Fisher (weights, biases); empty if not asked for
 constexpr const char* kFisherSchemas[] = {
     // Each point is a sample.
     "fisher_points(" BANK
@@ -67,7 +67,7 @@ constexpr const char* kFisherSchemas[] = {
 constexpr const char* kStepSchemas[] = {
     // In place: params, exp_avg, exp_avg_sq (one tensor [M, ...] each) and step float64 [M]. lr float64 [M],
     // or None: lr_value; active bool [M], or None: all. exp_avg and exp_avg_sq are empty for SGD, fisher and
-    // anchor where lam = 0.
+    // anchor if lam = 0.
     "bank_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avg, Tensor(c!)[] exp_avg_sq, "
     "Tensor(d!) step, Tensor? lr, float lr_value, Tensor? active, bool adam, float beta1, float beta2, "
     "float eps, float lam, Tensor[] fisher, Tensor[] anchor) -> ()",
@@ -87,7 +87,7 @@ constexpr const char* kStepSchemas[] = {
 constexpr const char* kRenderSchemas[] = {
     // -> color [R, C], opacity [R], depth [R], weights like density
     "composite_fwd(" SAMPLES ", float early_stop_eps) -> (Tensor, Tensor, Tensor, Tensor)",
-    // -> gradients of density, color, t_starts, t_ends, background; empty ([0]) where not needed
+    // -> gradients of density, color, t_starts, t_ends, background; empty ([0]) if not needed
     "composite_bwd(" SAMPLES ", " COTANGENTS
     ", float early_stop_eps, bool need_color, bool need_t, bool need_background) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor)",
@@ -111,15 +111,15 @@ constexpr const char* kRenderSchemas[] = {
 
 constexpr const char* kGridSchemas[] = {
     "grid_encode_fwd(" GRID ", " LAYOUT ") -> Tensor",
-    // -> gradients of x and tables; of no rows where not needed
+    // -> gradients of x and tables; of no rows if not needed
     "grid_encode_bwd(" GRID ", Tensor grad_y, " LAYOUT ", bool need_x, bool need_tables) -> (Tensor, Tensor)",
     // -> gradients of <grad_x, tangent_x> + <grad_tables, tangent_tables> in x, tables and grad_y; of no rows
-    // where not needed
+    // if not needed
     "grid_encode_bwd_bwd(" GRID ", Tensor grad_y, Tensor? tangent_x, Tensor? tangent_tables, " LAYOUT
     ", bool need_x, bool need_tables, bool need_grad_y) -> (Tensor, Tensor, Tensor)",
 };
 
-// What the library reports of itself.
+// The library's reports on itself.
 constexpr const char* kLibrarySchemas[] = {
     "cpu_instruction_set() -> str",
     // -> GFLOP/s of a loop of multiply-adds on all threads, for benchmarks; 0 if bf16 has no dot instruction

@@ -1,4 +1,4 @@
-// Short names for what the kernels use of torch's stable interface.
+// Short names for the parts of torch's stable interface that the kernels use.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

@@ -19,16 +19,7 @@
 #pragma GCC target("avx2,fma")
 namespace mclnf {
 namespace avx2 {
-// clang-format off: each is written in terms of those before it
-#include "simd.h"
-#include "gemm_tile.h"
-#include "bank_tile.h"
-#include "narrow_sums.h"
-#include "bank_kernels.h"
-#include "ray_errors.h"
-#include "bank_backward.h"
-#include "bank_second.h"
-// clang-format on
+#include "bank_sweeps.h"
 const BankTable<float> table_float = make_table<float>("avx2");
 const BankTable<double> table_double = make_table<double>("avx2");
 }  // namespace avx2

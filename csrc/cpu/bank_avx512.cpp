@@ -23,16 +23,7 @@
 #endif
 namespace mclnf {
 namespace avx512 {
-// clang-format off: each is written in terms of those before it
-#include "simd.h"
-#include "gemm_tile.h"
-#include "bank_tile.h"
-#include "narrow_sums.h"
-#include "bank_kernels.h"
-#include "ray_errors.h"
-#include "bank_backward.h"
-#include "bank_second.h"
-// clang-format on
+#include "bank_sweeps.h"
 const BankTable<float> table_float = make_table<float>("avx512");
 // Double precision, which checks of derivatives use, has no kernels here: those for AVX2 serve
 // (bank_mlp.cpp).

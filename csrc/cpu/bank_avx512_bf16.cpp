@@ -24,11 +24,19 @@ namespace mclnf {
 namespace avx512_bf16 {
 // clang-format off: each is written in terms of those before it
 #include "simd.h"
+#include "elementary.h"
+#include "panel.h"
+#include "epilogue.h"
 #include "gemm_tile.h"
+#include "transpose.h"
+#include "weight_gradient.h"
+#include "arena.h"
 #include "bank_tile.h"
-#include "bank_kernels.h"
+#include "activation_tile.h"
+#include "encoding_tile.h"
+#include "bank_layers.h"
 #include "bf16_tile.h"
-#include "bf16_outer.h"
+#include "bf16_weight_gradient.h"
 #include "bf16_kernels.h"
 // clang-format on
 const BankTable<Bf16> table = {"avx512_bf16", Panel<float>::lanes, &bf16_forward, &bf16_backward, nullptr};

@@ -1,6 +1,5 @@
-// The bank in bf16: the kernels over the dot product instruction where the
-// processor has it and it is fast; elsewhere the fp32 kernels between conversions, run by run,
-// with one rounding at the end.
+// The bank in bf16: the kernels over the dot product instruction if the processor has it and it is fast;
+// otherwise the fp32 kernels between conversions, run by run, with one rounding at the end.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -36,11 +35,11 @@ class Scratch {
         widen_all(from, count, to);
         return to;
     }
-    View<float> widened(const Net& net, Slices<Bf16> from) {
+    ParameterView<float> widened(const Net& net, const Parameters<Bf16>& from) {
         float* to = take(net.parameters);
-        const View<float> view(to, net);
+        const ParameterView<float> view(to, net);
         for (size_t l = 0; l < net.layers.size(); ++l) {
-            const int64_t out = net.layers[l].out, weights = net.layers[l].in * out;
+            const int64_t out = net.layers[l].out, weights = net.layers[l].weights();
             widen_all(from.weight[l], weights, to);
             widen_all(from.bias[l], out, to + weights);
             to += weights + out;
@@ -50,55 +49,60 @@ class Scratch {
 
   private:
     static std::vector<float>& memory() {
-        static thread_local std::vector<float> kept;
-        return kept;
+        static thread_local std::vector<float> values;
+        return values;
     }
     int64_t used_ = 0;
 };
 
-// Points of a forward run that are converted at a time; no point's value depends
-// on the cut.
+// Points of a forward run that are converted at a time, so that the fp32 copies stay in a cache; no point's
+// value depends on the cut.
 constexpr int64_t kChunk = 1024;
 
-void converted_forward(const Net& net, Slices<Bf16> par, const Bf16* x, int64_t n, Bf16* y, Bf16*) {
-    const int64_t chunk = std::min(n, kChunk);
+void converted_forward(const Net& net, const ModulePoints<Bf16>& in, Bf16* y, Bf16*) {
+    const int64_t chunk = std::min(in.n, kChunk);
     Scratch scratch(net.parameters + chunk * (net.in_dim + net.out_dim));
-    const View<float> wide = scratch.widened(net, par);
+    const ParameterView<float> wide = scratch.widened(net, in.parameters);
     float *xs = scratch.take(chunk * net.in_dim), *ys = scratch.take(chunk * net.out_dim);
-    for (int64_t at = 0; at < n; at += chunk) {
-        const int64_t points = std::min(chunk, n - at);
-        widen_all(x + at * net.in_dim, points * net.in_dim, xs);
-        bank_table<float>().forward(net, wide.read(), xs, points, ys, nullptr);
-        narrow_all(ys, points * net.out_dim, y + at * net.out_dim);
+    for (int64_t begin = 0; begin < in.n; begin += chunk) {
+        const int64_t points = std::min(chunk, in.n - begin);
+        widen_all(in.x + begin * net.in_dim, points * net.in_dim, xs);
+        bank_table<float>().forward(net, {wide.read(), xs, points}, ys, nullptr);
+        narrow_all(ys, points * net.out_dim, y + begin * net.out_dim);
     }
 }
 
-void converted_backward(const Net& net, Slices<Bf16> par, const Bf16* x, int64_t n, const Start<Bf16>& start,
-                        Bf16* grad_x, Sums<float> grads, const FisherSweep<float>&) {
-    const int64_t in = n * net.in_dim, out = n * net.out_dim;
-    Scratch scratch(net.parameters + 2 * in + out);
-    const View<float> wide = scratch.widened(net, par);
-    const float* xs = scratch.widened(x, in);
-    Start<float> wide_start;
-    wide_start.grad_y = scratch.widened(start.grad_y, out);
-    float* gx = grad_x ? scratch.take(in) : nullptr;
-    bank_table<float>().backward(net, wide.read(), xs, n, wide_start, gx, grads, {});
-    if (gx) narrow_all(gx, in, grad_x);
+void converted_backward(const Net& net, const ModulePoints<Bf16>& in, const OutputGradient<Bf16>& gradient,
+                        const BackwardResults<Bf16>& results) {
+    const int64_t inputs = in.n * net.in_dim, outputs = in.n * net.out_dim;
+    Scratch scratch(net.parameters + 2 * inputs + outputs);
+    const ParameterView<float> wide = scratch.widened(net, in.parameters);
+    const ModulePoints<float> wide_in{wide.read(), scratch.widened(in.x, inputs), in.n};
+    OutputGradient<float> wide_gradient;
+    wide_gradient.grad_y = scratch.widened(gradient.grad_y, outputs);
+    BackwardResults<float> wide_results;
+    wide_results.grad_x = results.grad_x ? scratch.take(inputs) : nullptr;
+    wide_results.grads = results.grads;
+    bank_table<float>().backward(net, wide_in, wide_gradient, wide_results);
+    if (results.grad_x) narrow_all(wide_results.grad_x, inputs, results.grad_x);
 }
 
-void converted_second(const Net& net, Slices<Bf16> par, const Bf16* x, int64_t n, const Start<Bf16>& start,
-                      const Bf16* tangent_x, Slices<Bf16> tangent, Bf16* grad_x, Sums<float> grads,
-                      Bf16* grad_grad_y) {
-    const int64_t in = n * net.in_dim, out = n * net.out_dim;
-    Scratch scratch(2 * net.parameters + 3 * in + 2 * out);
-    const View<float> wide = scratch.widened(net, par), direction = scratch.widened(net, tangent);
-    const float *xs = scratch.widened(x, in), *tx = tangent_x ? scratch.widened(tangent_x, in) : nullptr;
-    Start<float> wide_start;
-    wide_start.grad_y = scratch.widened(start.grad_y, out);
-    float *gx = grad_x ? scratch.take(in) : nullptr, *ggy = grad_grad_y ? scratch.take(out) : nullptr;
-    bank_table<float>().second(net, wide.read(), xs, n, wide_start, tx, direction.read(), gx, grads, ggy);
-    if (gx) narrow_all(gx, in, grad_x);
-    if (ggy) narrow_all(ggy, out, grad_grad_y);
+void converted_second(const Net& net, const ModulePoints<Bf16>& in, const OutputGradient<Bf16>& gradient,
+                      const Tangents<Bf16>& tangents, const SecondResults<Bf16>& results) {
+    const int64_t inputs = in.n * net.in_dim, outputs = in.n * net.out_dim;
+    Scratch scratch(2 * net.parameters + 3 * inputs + 2 * outputs);
+    const ParameterView<float> wide = scratch.widened(net, in.parameters),
+                               direction = scratch.widened(net, tangents.parameters);
+    const ModulePoints<float> wide_in{wide.read(), scratch.widened(in.x, inputs), in.n};
+    const Tangents<float> wide_tangents{tangents.x ? scratch.widened(tangents.x, inputs) : nullptr,
+                                        direction.read()};
+    OutputGradient<float> wide_gradient;
+    wide_gradient.grad_y = scratch.widened(gradient.grad_y, outputs);
+    const SecondResults<float> wide_results{results.grad_x ? scratch.take(inputs) : nullptr, results.grads,
+                                            results.grad_grad_y ? scratch.take(outputs) : nullptr};
+    bank_table<float>().second(net, wide_in, wide_gradient, wide_tangents, wide_results);
+    if (results.grad_x) narrow_all(wide_results.grad_x, inputs, results.grad_x);
+    if (results.grad_grad_y) narrow_all(wide_results.grad_grad_y, outputs, results.grad_grad_y);
 }
 
 // Whether bf16 runs on the dot product. By itself not on Intel's processors with

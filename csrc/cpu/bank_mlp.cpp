@@ -12,6 +12,7 @@ namespace mclnf {
 
 namespace {
 
+// The instruction set whose kernels run: the best that the processor has, or that MCLNF_FAST_ISA names.
 std::string chosen_set() {
     const char* forced = std::getenv("MCLNF_FAST_ISA");
     const std::string name = forced ? forced : "";
@@ -37,102 +38,112 @@ std::string chosen_set() {
     return name.empty() ? "portable" : name;
 }
 
-// Where the runs of a plan keep their activations. A share of the runs does where there is not room for all,
-// spread over them evenly: those that keep take less time backward.
+// The memory in which the runs of a plan save their activations. If there is not room for all, a share of the
+// runs does, spread over them evenly: those that save take less time backward, and side by side they would
+// all be one thread's.
 template <class S>
-class Kept {
+class SavedActivations {
   public:
-    Kept() = default;
-    Kept(const Net& net, const Plan& plan, const Tensor& memory) {
-        S* at = mutable_data<S>(memory);
-        int64_t all = 0, done = 0, left = memory.numel();
-        const auto size = [&](const Run& run) {
-            return kept_values(net, run.end - run.begin, bank_table<S>().lanes);
+    SavedActivations() = default;
+    SavedActivations(const Net& net, const Plan& plan, const Tensor& memory) {
+        S* next = mutable_data<S>(memory);
+        int64_t all = 0, seen = 0, saved = 0, left = memory.numel();
+        const auto values = [&](const Run& run) {
+            return saved_values(net, run.size(), bank_table<S>().lanes);
         };
-        for (const Run& run : plan.runs) all += size(run);
+        for (const Run& run : plan.runs) all += values(run);
         const double share = all > 0 ? static_cast<double>(left) / static_cast<double>(all) : 0;
         for (const Run& run : plan.runs) {
-            const int64_t own = size(run);
-            const bool wanted = static_cast<double>(done + own) <= share * static_cast<double>(seen_ += own);
-            const bool keeps = own > 0 && own <= left && wanted;
-            of_.push_back(keeps ? at : nullptr);
-            if (!keeps) continue;
-            at += own;
-            left -= own;
-            done += own;
+            const int64_t size = values(run);
+            seen += size;
+            const bool due = static_cast<double>(saved + size) <= share * static_cast<double>(seen);
+            const bool saves = size > 0 && size <= left && due;
+            of_run_.push_back(saves ? next : nullptr);
+            if (!saves) continue;
+            next += size;
+            left -= size;
+            saved += size;
         }
     }
-    S* of(int64_t run) const { return of_.empty() ? nullptr : of_[run]; }
+    S* of(int64_t run) const { return of_run_.empty() ? nullptr : of_run_[run]; }
 
   private:
-    std::vector<S*> of_;
-    int64_t seen_ = 0;
+    std::vector<S*> of_run_;
 };
 
+// saved: memory for the hidden activations that the backward reads, or null.
 template <class S>
-Tensor forward(const BankInputs<S>& in, const Tensor* keep) {
+Tensor forward(const BankInputs<S>& in, const Tensor* saved) {
     Tensor y = fresh(in.x, {in.points, in.net.out_dim});
     const BankTable<S>& table = bank_table<S>();
-    const Plan plan = keep ? Plan::fixed(in.offsets, kLeastPoints) : Plan::free(in.offsets);
-    const Kept<S> kept = keep ? Kept<S>(in.net, plan, *keep) : Kept<S>();
+    // The backward finds a run's activations by the same plan.
+    const Plan plan = saved ? Plan::fixed(in.offsets, kMinPoints) : Plan::free(in.offsets);
+    const auto activations = saved ? SavedActivations<S>(in.net, plan, *saved) : SavedActivations<S>();
     S* out = mutable_data<S>(y);
-    each_run(plan, [&, par = in.walk(plan)](int64_t r, int64_t then) mutable {
+    each_run(plan, [&, par = in.run_parameters(plan)](int64_t r, int64_t then) mutable {
         const Run& run = plan.runs[r];
-        table.forward(in.net, par.at(r, then), in.points_at(run.begin), run.end - run.begin,
-                      out + run.begin * in.net.out_dim, kept.of(r));
+        table.forward(in.net, in.module_points(par.at(r, then), run.begin, run.end),
+                      out + run.begin * in.net.out_dim, activations.of(r));
     });
     return y;
 }
 
 template <class S>
 std::tuple<Tensor, Tensors, Tensors> backward(const BankInputs<S>& in, const Tensor& grad_y, bool need_x,
-                                              bool need_params, const Tensor* keep) {
-    Tensor gx = torch::stable::new_empty(in.x, {need_x ? in.points : 0, in.net.in_dim});
-    Stack<S> grads = need_params ? Stack<S>::empty(in.net, in.modules, in.x) : Stack<S>();
+                                              bool need_params, const Tensor* saved) {
+    Tensor grad_x = torch::stable::new_empty(in.x, {need_x ? in.points : 0, in.net.in_dim});
+    ParameterTensors<S> grads = in.new_gradients(need_params);
     const BankTable<S>& table = bank_table<S>();
-    const Plan plan = need_params || keep ? Plan::fixed(in.offsets, kLeastPoints) : Plan::free(in.offsets);
-    const Kept<S> kept = keep ? Kept<S>(in.net, plan, *keep) : Kept<S>();
+    const Plan plan = need_params || saved ? Plan::fixed(in.offsets, kMinPoints) : Plan::free(in.offsets);
+    const auto activations = saved ? SavedActivations<S>(in.net, plan, *saved) : SavedActivations<S>();
     RunSums<S> sums(in.net, in.modules, plan, grads);
-    const S* gy = data<S>(grad_y);
-    S* out = need_x ? mutable_data<S>(gx) : nullptr;
-    using Place = typename RunSums<S>::Place;
-    each_run(plan, [&, par = in.walk(plan), own = Place(sums)](int64_t r, int64_t then) mutable {
-        const Run& run = plan.runs[r];
-        Start<S> start;
-        start.grad_y = gy + run.begin * in.net.out_dim;
-        start.kept = kept.of(r);
-        table.backward(in.net, par.at(r, then), in.points_at(run.begin), run.end - run.begin, start,
-                       out ? out + run.begin * in.net.in_dim : nullptr, own.of(run, streams(in)), {});
-        own.done(run);
-    });
+    S* out = need_x ? mutable_data<S>(grad_x) : nullptr;
+    using Output = typename RunSums<S>::Output;
+    each_run(
+        plan, [&, par = in.run_parameters(plan), output = Output(sums)](int64_t r, int64_t then) mutable {
+            const Run& run = plan.runs[r];
+            OutputGradient<S> gradient;
+            gradient.grad_y = in.outputs_at(grad_y, run.begin);
+            BackwardResults<S> results;
+            results.grad_x = out ? out + run.begin * in.net.in_dim : nullptr;
+            results.grads = output.of(run, in.streams_gradients());
+            table.backward(in.net, in.module_points(par.at(r, then), run.begin, run.end, activations.of(r)),
+                           gradient, results);
+            output.done(run);
+        });
     sums.finish();
-    return {gx, grads.weight, grads.bias};
+    return {grad_x, grads.weight, grads.bias};
 }
 
 template <class S>
 std::tuple<Tensor, Tensors, Tensors, Tensor> second(const BankInputs<S>& in, const Tensor& grad_y,
-                                                    const Tensor* tangent_x, const Stack<S>& tangent,
+                                                    const Tensor* tangent_x,
+                                                    const ParameterTensors<S>& tangent_parameters,
                                                     bool need_x) {
-    Tensor gx = torch::stable::new_empty(in.x, {need_x ? in.points : 0, in.net.in_dim});
-    Tensor ggy = torch::stable::new_empty(in.x, {in.points, in.net.out_dim});
-    Stack<S> grads = Stack<S>::empty(in.net, in.modules, in.x);
+    Tensor grad_x = torch::stable::new_empty(in.x, {need_x ? in.points : 0, in.net.in_dim});
+    Tensor grad_grad_y = torch::stable::new_empty(in.x, {in.points, in.net.out_dim});
+    ParameterTensors<S> grads = in.new_gradients();
     const BankTable<S>& table = bank_table<S>();
-    const Plan plan = Plan::fixed(in.offsets, kLeastPoints);
+    const Plan plan = Plan::fixed(in.offsets, kMinPoints);
     RunSums<S> sums(in.net, in.modules, plan, grads);
-    using Place = typename RunSums<S>::Place;
-    each_run(plan, [&, par = in.walk(plan), dir = Walk<S>(plan, View<S>(tangent, in.net)), own = Place(sums)](
-                       int64_t r, int64_t then) mutable {
+    using Output = typename RunSums<S>::Output;
+    each_run(plan, [&, par = in.run_parameters(plan),
+                    direction = RunParameters<S>(plan, ParameterView<S>(tangent_parameters, in.net)),
+                    output = Output(sums)](int64_t r, int64_t then) mutable {
         const Run& run = plan.runs[r];
-        const int64_t x_at = run.begin * in.net.in_dim, y_at = run.begin * in.net.out_dim;
-        Start<S> start;
-        start.grad_y = data<S>(grad_y) + y_at;
-        table.second(in.net, par.at(r, then), in.points_at(run.begin), run.end - run.begin, start,
-                     tangent_x ? data<S>(*tangent_x) + x_at : nullptr, dir.at(r, then),
-                     need_x ? mutable_data<S>(gx) + x_at : nullptr, own.of(run), mutable_data<S>(ggy) + y_at);
-        own.done(run);
+        const int64_t first_x = run.begin * in.net.in_dim;
+        OutputGradient<S> gradient;
+        gradient.grad_y = in.outputs_at(grad_y, run.begin);
+        const Tangents<S> tangents{tangent_x ? data<S>(*tangent_x) + first_x : nullptr,
+                                   direction.at(r, then)};
+        const SecondResults<S> results{need_x ? mutable_data<S>(grad_x) + first_x : nullptr, output.of(run),
+                                       mutable_data<S>(grad_grad_y) + run.begin * in.net.out_dim};
+        table.second(in.net, in.module_points(par.at(r, then), run.begin, run.end), gradient, tangents,
+                     results);
+        output.done(run);
     });
     sums.finish();
-    return {gx, grads.weight, grads.bias, ggy};
+    return {grad_x, grads.weight, grads.bias, grad_grad_y};
 }
 
 template <class F>
@@ -148,7 +159,7 @@ Tensor bank_mlp_fwd(Tensor x, Tensor offsets, Tensors w, Tensors b, std::vector<
     });
 }
 
-// The same, and what the backward would compute again: `values` of it.
+// The same, and `values` activations that the backward would compute again.
 std::tuple<Tensor, Tensor> bank_mlp_fwd_keep(Tensor x, Tensor offsets, Tensors w, Tensors b,
                                              std::vector<int64_t> ints, std::vector<double> floats,
                                              int64_t values) {
@@ -156,26 +167,26 @@ std::tuple<Tensor, Tensor> bank_mlp_fwd_keep(Tensor x, Tensor offsets, Tensors w
     return by_dtype(x, [&](auto s) -> std::tuple<Tensor, Tensor> {
         using S = decltype(s);
         const BankInputs<S> in(x, offsets, w, b, ints, floats);
-        Tensor kept = fresh(in.x, {values});
-        Tensor y = forward<S>(in, &kept);
-        return {y, kept};
+        Tensor saved = fresh(in.x, {values});
+        Tensor y = forward<S>(in, &saved);
+        return {y, saved};
     });
 }
 
 std::tuple<Tensor, Tensors, Tensors> bank_mlp_bwd(Tensor x, Tensor offsets, Tensors w, Tensors b,
                                                   Tensor grad_y, std::vector<int64_t> ints,
                                                   std::vector<double> floats, bool need_x, bool need_params,
-                                                  std::optional<Tensor> kept) {
+                                                  std::optional<Tensor> saved) {
     return by_bank_dtype(x, [&](auto s) {
         using S = decltype(s);
         const BankInputs<S> in(x, offsets, w, b, ints, floats);
         const Tensor gy = plain("grad_y", grad_y, x.scalar_type());
         check_shape("grad_y", gy, {in.points, in.net.out_dim});
-        if (kept) {
-            *kept = plain("kept", *kept, x.scalar_type());
-            check_shape("kept", *kept, {kept->numel()});
+        if (saved) {  // the argument `kept` of the op
+            *saved = plain("kept", *saved, x.scalar_type());
+            check_shape("kept", *saved, {saved->numel()});
         }
-        return backward<S>(in, gy, need_x, need_params, kept ? &*kept : nullptr);
+        return backward<S>(in, gy, need_x, need_params, saved ? &*saved : nullptr);
     });
 }
 
@@ -193,9 +204,10 @@ std::tuple<Tensor, Tensors, Tensors, Tensor> bank_mlp_bwd_bwd(Tensor x, Tensor o
             *tangent_x = plain("tangent_x", *tangent_x, x.scalar_type());
             check_shape("tangent_x", *tangent_x, {in.points, in.net.in_dim});
         }
-        return second<S>(in, gy, tangent_x ? &*tangent_x : nullptr,
-                         Stack<S>("tangents", in.net, in.modules, tangent_w, tangent_b, x.scalar_type()),
-                         need_x);
+        return second<S>(
+            in, gy, tangent_x ? &*tangent_x : nullptr,
+            ParameterTensors<S>("tangents", in.net, in.modules, tangent_w, tangent_b, x.scalar_type()),
+            need_x);
     });
 }
 

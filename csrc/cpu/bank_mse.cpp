@@ -27,43 +27,84 @@ struct ErrorInputs : BankInputs<S> {
         weight = plain("weight", *weight_in, x.scalar_type());
         check_shape("weight", *weight, {this->points});
     }
-    Start<S> start(const Run& run, S scale) const {
-        Start<S> from;
-        from.target = data<S>(target) + run.begin * this->net.out_dim;
-        from.weight = weight ? data<S>(*weight) + run.begin : nullptr;
+    // Of a run's points; factor: of the module's loss.
+    OutputGradient<S> output_gradient(const Run& run, S factor) const {
+        OutputGradient<S> gradient;
+        gradient.target = this->outputs_at(target, run.begin);
+        gradient.weight = weight ? data<S>(*weight) + run.begin : nullptr;
         const int64_t values =
             (this->offsets[run.module + 1] - this->offsets[run.module]) * this->net.out_dim;
-        from.scale = mean ? scale / static_cast<S>(values) : scale;
-        return from;
+        gradient.scale = mean ? factor / static_cast<S>(values) : factor;
+        return gradient;
     }
-    Tensor factors(const Tensor& cotangent) const {
-        Tensor found = plain("cotangent", cotangent, this->x.scalar_type());
-        check_shape("cotangent", found, {this->modules});
-        return found;
+    Tensor checked_cotangent(const Tensor& cotangent) const {
+        Tensor checked = plain("cotangent", cotangent, this->x.scalar_type());
+        check_shape("cotangent", checked, {this->modules});
+        return checked;
     }
 };
 
-// The gradients of sum_m factor_m loss_m (factors null: ones), and the losses where asked for.
+// The gradients of sum_m factor_m loss_m (factors null: ones), and the losses if asked for: the backward
+// sweep evaluates the error on its way, so that a forward pass of its own would be wasted.
 template <class S>
-Stack<S> sweep(const ErrorInputs<S>& in, const S* factors, bool gradients, S* loss) {
-    Stack<S> grads = gradients ? Stack<S>::empty(in.net, in.modules, in.x) : Stack<S>();
-    const Plan plan = Plan::fixed(in.offsets, kLeastPoints);
+ParameterTensors<S> sweep(const ErrorInputs<S>& in, const S* factors, bool gradients, S* loss) {
+    ParameterTensors<S> grads = in.new_gradients(gradients);
+    const Plan plan = Plan::fixed(in.offsets, kMinPoints);
     RunSums<S> sums(in.net, in.modules, plan, grads);
     std::vector<double> errors(plan.runs.size());
-    using Place = typename RunSums<S>::Place;
-    each_run(plan, [&, par = in.walk(plan), own = Place(sums)](int64_t r, int64_t then) mutable {
+    using Output = typename RunSums<S>::Output;
+    each_run(
+        plan, [&, par = in.run_parameters(plan), output = Output(sums)](int64_t r, int64_t then) mutable {
+            const Run& run = plan.runs[r];
+            BackwardResults<S> results;
+            results.grads = output.of(run, in.streams_gradients());
+            results.error = &errors[r];
+            bank_table<S>().backward(in.net, in.module_points(par.at(r, then), run.begin, run.end),
+                                     in.output_gradient(run, factors ? factors[run.module] : S(1)), results);
+        });
+    sums.finish();
+    if (loss) add_errors(plan, errors, in.modules, loss);
+    return grads;
+}
+
+// The known gradients (weights, biases) of each module times its factor.
+template <class S>
+ParameterTensors<S> scaled(const ErrorInputs<S>& in, const ParameterTensors<S>& known, const S* factors) {
+    ParameterTensors<S> grads = in.new_gradients();
+    torch::stable::parallel_for(0, in.modules, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t m = begin; m < end; ++m) {
+            const auto scale = [&](const Tensor& from, const Tensor& to, int64_t size) {
+                const S* a = data<S>(from) + m * size;
+                S* o = mutable_data<S>(to) + m * size;
+                for (int64_t i = 0; i < size; ++i) o[i] = factors[m] * a[i];
+            };
+            for (size_t l = 0; l < in.net.layers.size(); ++l) {
+                scale(known.weight[l], grads.weight[l], in.net.layers[l].weights());
+                scale(known.bias[l], grads.bias[l], in.net.layers[l].out);
+            }
+        }
+    });
+    return grads;
+}
+
+// The product of the Hessian of sum_m factor_m loss_m with a direction.
+template <class S>
+ParameterTensors<S> hessian_product(const ErrorInputs<S>& in, const S* factors,
+                                    const ParameterTensors<S>& tangent) {
+    ParameterTensors<S> grads = in.new_gradients();
+    const Plan plan = Plan::fixed(in.offsets, kMinPoints);
+    RunSums<S> sums(in.net, in.modules, plan, grads);
+    using Output = typename RunSums<S>::Output;
+    each_run(plan, [&, par = in.run_parameters(plan),
+                    direction = RunParameters<S>(plan, ParameterView<S>(tangent, in.net)),
+                    output = Output(sums)](int64_t r, int64_t then) mutable {
         const Run& run = plan.runs[r];
-        Start<S> start = in.start(run, factors ? factors[run.module] : S(1));
-        start.error = &errors[r];
-        bank_table<S>().backward(in.net, par.at(r, then), in.points_at(run.begin), run.end - run.begin, start,
-                                 nullptr, own.of(run, streams(in)), {});
+        const Tangents<S> tangents{nullptr, direction.at(r, then)};
+        const SecondResults<S> results{nullptr, output.of(run), nullptr};
+        bank_table<S>().second(in.net, in.module_points(par.at(r, then), run.begin, run.end),
+                               in.output_gradient(run, factors[run.module]), tangents, results);
     });
     sums.finish();
-    if (loss) {
-        std::vector<double> total(in.modules, 0.0);
-        for (size_t r = 0; r < errors.size(); ++r) total[plan.runs[r].module] += errors[r];
-        for (int64_t m = 0; m < in.modules; ++m) loss[m] = static_cast<S>(total[m]);
-    }
     return grads;
 }
 
@@ -75,7 +116,7 @@ std::tuple<Tensor, Tensors, Tensors> bank_mse_fwd(Tensor x, Tensor offsets, Tens
         using S = decltype(s);
         const ErrorInputs<S> in(x, offsets, w, b, target, weight, ints, floats, mean);
         Tensor loss = torch::stable::new_empty(in.x, {in.modules});
-        const Stack<S> grads = sweep<S>(in, nullptr, need_params, mutable_data<S>(loss));
+        const ParameterTensors<S> grads = sweep<S>(in, nullptr, need_params, mutable_data<S>(loss));
         return {loss, grads.weight, grads.bias};
     });
 }
@@ -87,27 +128,12 @@ std::tuple<Tensors, Tensors> bank_mse_bwd(Tensor x, Tensor offsets, Tensors w, T
     return by_dtype(x, [&](auto s) -> std::tuple<Tensors, Tensors> {
         using S = decltype(s);
         const ErrorInputs<S> in(x, offsets, w, b, target, weight, ints, floats, mean);
-        const Tensor held = in.factors(cotangent);
-        const S* factors = data<S>(held);
-        if (known_w.empty()) {
-            const Stack<S> grads = sweep<S>(in, factors, true, nullptr);
-            return {grads.weight, grads.bias};
-        }
-        const Stack<S> known("known gradients", in.net, in.modules, known_w, known_b, x.scalar_type());
-        Stack<S> grads = Stack<S>::empty(in.net, in.modules, in.x);
-        torch::stable::parallel_for(0, in.modules, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t m = begin; m < end; ++m)
-                for (size_t l = 0; l < in.net.layers.size(); ++l) {
-                    const int64_t biases = in.net.layers[l].out, weights = in.net.layers[l].in * biases;
-                    const auto scaled = [&](const Tensor& from, const Tensor& to, int64_t size) {
-                        const S* a = data<S>(from) + m * size;
-                        S* o = mutable_data<S>(to) + m * size;
-                        for (int64_t i = 0; i < size; ++i) o[i] = factors[m] * a[i];
-                    };
-                    scaled(known.weight[l], grads.weight[l], weights);
-                    scaled(known.bias[l], grads.bias[l], biases);
-                }
-        });
+        const Tensor factors = in.checked_cotangent(cotangent);
+        const ParameterTensors<S> grads =
+            known_w.empty()
+                ? sweep<S>(in, data<S>(factors), true, nullptr)
+                : scaled<S>(in, {"known gradients", in.net, in.modules, known_w, known_b, x.scalar_type()},
+                            data<S>(factors));
         return {grads.weight, grads.bias};
     });
 }
@@ -119,20 +145,10 @@ std::tuple<Tensors, Tensors> bank_mse_bwd_bwd(Tensor x, Tensor offsets, Tensors 
     return by_dtype(x, [&](auto s) -> std::tuple<Tensors, Tensors> {
         using S = decltype(s);
         const ErrorInputs<S> in(x, offsets, w, b, target, weight, ints, floats, mean);
-        const Tensor held = in.factors(cotangent);
-        const Stack<S> tangent("tangents", in.net, in.modules, tangent_w, tangent_b, x.scalar_type());
-        Stack<S> grads = Stack<S>::empty(in.net, in.modules, in.x);
-        const Plan plan = Plan::fixed(in.offsets, kLeastPoints);
-        RunSums<S> sums(in.net, in.modules, plan, grads);
-        using Place = typename RunSums<S>::Place;
-        each_run(plan, [&, par = in.walk(plan), dir = Walk<S>(plan, View<S>(tangent, in.net)),
-                        own = Place(sums)](int64_t r, int64_t then) mutable {
-            const Run& run = plan.runs[r];
-            bank_table<S>().second(in.net, par.at(r, then), in.points_at(run.begin), run.end - run.begin,
-                                   in.start(run, data<S>(held)[run.module]), nullptr, dir.at(r, then),
-                                   nullptr, own.of(run), nullptr);
-        });
-        sums.finish();
+        const Tensor factors = in.checked_cotangent(cotangent);
+        const ParameterTensors<S> tangent("tangents", in.net, in.modules, tangent_w, tangent_b,
+                                          x.scalar_type());
+        const ParameterTensors<S> grads = hessian_product<S>(in, data<S>(factors), tangent);
         return {grads.weight, grads.bias};
     });
 }

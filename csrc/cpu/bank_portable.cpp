@@ -15,16 +15,7 @@
 
 namespace mclnf {
 namespace portable {
-// clang-format off: each is written in terms of those before it
-#include "simd.h"
-#include "gemm_tile.h"
-#include "bank_tile.h"
-#include "narrow_sums.h"
-#include "bank_kernels.h"
-#include "ray_errors.h"
-#include "bank_backward.h"
-#include "bank_second.h"
-// clang-format on
+#include "bank_sweeps.h"
 const BankTable<float> table_float = make_table<float>("portable");
 const BankTable<double> table_double = make_table<double>("portable");
 }  // namespace portable

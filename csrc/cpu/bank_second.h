@@ -1,16 +1,17 @@
-// The derivative of the backward sweep along a direction, by Pearlmutter's
-// R-operator.
+// The derivative of the backward sweep along a direction, by Pearlmutter's R-operator.
 //
-// Included once per instruction set after bank_backward.h (no include guard,
-// see simd.h).
+// Included once per instruction set after bank_backward.h (no include guard, see simd.h). Every quantity of
+// the backward sweep goes with its tangent, named with a t behind it: H and Ht, d and dt. Twice the products,
+// each of a tangent fused with that of another operand, and no graph of the backward in memory.
 
-// d <- d a'(z) and dt <- dt a'(z) + d (a''(z) zt): the gradients of a layer's sums and their tangents from
-// those of its outputs. C holds a''(z) zt.
+// d <- d a'(z) and dt <- dt a'(z) + d (a''(z) zt): the gradients of a layer's pre-activations and their
+// tangents from those of its outputs. C holds a''(z) zt.
 template <class S>
-static void times_derivatives(const Tile<S>& tile, int kind, const Rows<S>& H, const Rows<S>& D,
-                              const Rows<S>& C, const Rows<S>& d, const Rows<S>& dt) {
+static void times_derivatives(const Tile<S>& tile, int kind, const TileActivations<S>& at, const Rows<S>& C,
+                              int l, const Rows<S>& d, const Rows<S>& dt) {
     constexpr int L = Panel<S>::lanes, W = Simd<S>::width;
-    if (kind == kNone || kind == kRelu) {
+    const Rows<S>&H = at.H[l], &D = at.D[l];
+    if (derivative_in_value(kind)) {
         times_derivative(tile, kind, H, D, d);
         times_derivative(tile, kind, H, D, dt);
         return;
@@ -26,165 +27,248 @@ static void times_derivatives(const Tile<S>& tile, int kind, const Rows<S>& H, c
 }
 
 template <class S>
-static void second(const Net& net, Slices<S> par, const S* x, int64_t n, const Start<S>& start,
-                   const S* tangent_x, Slices<S> tangent, S* grad_x, Sums<S> grads, S* grad_grad_y) {
-    constexpr int L = Panel<S>::lanes;
-    const int layers = (int)net.layers.size(), last = layers - 1, wide = round_up(net.max_dim, 16);
-    Arena<S>& memory = arena<S>();
-    const int panels =
-        1;  // two are no faster: there is so much of each that the weights do not stay beside them
-    const auto *w = left_factors(net, par, true, n, memory),
-               *wt = left_factors(net, tangent, true, n, memory);
-    const auto *back = left_factors(net, par, false, n, memory),
-               *backt = left_factors(net, tangent, false, n, memory);
-    const auto rows = [&](int count, bool wanted) {
-        return wanted ? Rows<S>(memory, count, panels) : Rows<S>();
-    };
-    const Rows<S> X = rows(net.in_dim, true), Xt = rows(net.in_dim, tangent_x), GX = rows(net.in_dim, grad_x);
-    const Rows<S> E = rows(net.encoded, true), Et = rows(net.encoded, tangent_x),
-                  GE = rows(net.encoded, grad_x), GEt = rows(net.encoded, grad_x);
-    // C: a''(z) zt, by which d reaches the tangent of d. Relu has its derivative in H, and a second one of 0.
-    const auto layerwise = [&] { return memory.template objects<Rows<S>>(layers); };
-    Rows<S>*H = layerwise(), *Ht = layerwise(), *D = layerwise(), *C = layerwise();
-    for (int l = 0; l < layers; ++l) {
-        const int kind = l == last ? net.output_activation : net.activation, out = net.layers[l].out;
-        H[l] = Rows<S>(memory, out, panels);
-        Ht[l] = Rows<S>(memory, out, panels);
-        if (kind == kRelu || kind == kNone) continue;
-        D[l] = Rows<S>(memory, out, panels);
-        C[l] = Rows<S>(memory, out, panels);
-    }
-    Rows<S> d(memory, wide, panels), dt(memory, wide, panels), g(memory, wide, panels),
-        gt(memory, wide, panels);
-    const Rows<S> weight(memory, 1, panels);
-    const int64_t group = (int64_t)panels * L * L;
-    const auto transposed = [&] {
-        return Transposed<S>{memory.take((size_t)(round_up(net.max_dim, L) / L) * group), group};
-    };
-    const Transposed<S> dT = transposed(), dtT = transposed();
-    BiasSums<S> bias(net, memory);
-    const auto narrow = grads ? NarrowSums<S>(net.layers[last], memory) : NarrowSums<S>();
+class SecondSweep {
+    static constexpr int L = Panel<S>::lanes;
+    // Panels of a tile. Two are no faster: a tile holds so much that the weights do not stay in the cache
+    // beside it.
+    static constexpr int kPanels = 1;
 
-    for (int64_t at = 0; at < n; at += panels * L) {
-        const Tile<S> tile((int)std::min<int64_t>(panels * L, n - at));
-        load_points(x + at * net.in_dim, tile, X, net.in_dim, true);
-        if (tangent_x) load_points(tangent_x + at * net.in_dim, tile, Xt, net.in_dim, false);
+  public:
+    SecondSweep(const Net& net, const ModulePoints<S>& in, const OutputGradient<S>& output,
+                const Tangents<S>& tangents, const SecondResults<S>& out)
+        : net_(net),
+          in_(in),
+          output_(output),
+          tangents_(tangents),
+          out_(out),
+          memory_(arena<S>()),
+          last_((int)net.layers.size() - 1),
+          w_(layer_weights(net, in.parameters, Direction::kForward, in.n, memory_)),
+          wt_(layer_weights(net, tangents.parameters, Direction::kForward, in.n, memory_)),
+          back_(layer_weights(net, in.parameters, Direction::kBackward, in.n, memory_)),
+          backt_(layer_weights(net, tangents.parameters, Direction::kBackward, in.n, memory_)),
+          Xt_(rows_if(tangents.x, net.in_dim)),
+          Et_(rows_if(tangents.x, net.encoded)),
+          GX_(rows_if(out.grad_x, net.in_dim)),
+          GE_(rows_if(out.grad_x, net.encoded)),
+          GEt_(rows_if(out.grad_x, net.encoded)),
+          d_(memory_, round_up(net.max_dim, 16), kPanels),
+          dt_(memory_, round_up(net.max_dim, 16), kPanels),
+          g_(memory_, round_up(net.max_dim, 16), kPanels),
+          gt_(memory_, round_up(net.max_dim, 16), kPanels),
+          dT_(transposed_rows(net.max_dim, kPanels, memory_)),
+          dtT_(transposed_rows(net.max_dim, kPanels, memory_)),
+          bias_(net, memory_),
+          squared_error_(output, net.out_dim, kPanels, memory_) {
+        at_.X = Rows<S>(memory_, net.in_dim, kPanels);
+        at_.E = Rows<S>(memory_, net.encoded, kPanels);
+        const auto per_layer = [&] { return memory_.template objects<Rows<S>>(net.layers.size()); };
+        at_.H = per_layer(), Ht_ = per_layer(), at_.D = per_layer(), C_ = per_layer();
+        for (int l = 0; l <= last_; ++l) {
+            const int out_dim = net.layers[l].out;
+            at_.H[l] = Rows<S>(memory_, out_dim, kPanels);
+            Ht_[l] = Rows<S>(memory_, out_dim, kPanels);
+            if (derivative_in_value(net.activation_of(l))) continue;
+            at_.D[l] = Rows<S>(memory_, out_dim, kPanels);
+            C_[l] = Rows<S>(memory_, out_dim, kPanels);
+        }
+        if (out.grads) narrow_ = NarrowGradient<S>(net.layers[last_], memory_);
+    }
+
+    void run() {
+        for (begin_ = 0; begin_ < in_.n; begin_ += kPanels * L) {
+            const Tile<S> tile((int)std::min<int64_t>(kPanels * L, in_.n - begin_));
+            load(tile);
+            for (int l = 0; l <= last_; ++l) forward_layer(l, tile);
+            if (out_.grad_grad_y)
+                store_points(Ht_[last_], tile, net_.out_dim, out_.grad_grad_y + begin_ * net_.out_dim);
+            output_gradient(tile);
+            for (int l = last_; l >= 0; --l) {
+                if (out_.grads) parameter_gradients(l, tile);
+                if (l == 0 && !out_.grad_x) break;
+                to_inputs(l, tile);
+                std::swap(d_, g_);
+                std::swap(dt_, gt_);
+            }
+            if (out_.grad_x) input_gradient(tile);
+        }
+        if (out_.grads) bias_.store(net_, out_.grads);
+        if (narrow_) narrow_.store(out_.grads.weight[last_], out_.grads.bias[last_]);
+    }
+
+  private:
+    Rows<S> rows_if(const S* wanted, int count) {
+        return wanted ? Rows<S>(memory_, count, kPanels) : Rows<S>();
+    }
+
+    void load(const Tile<S>& tile) {
+        load_points(in_.x + begin_ * net_.in_dim, tile, at_.X, net_.in_dim, Pad::kRepeat);
+        if (tangents_.x) load_points(tangents_.x + begin_ * net_.in_dim, tile, Xt_, net_.in_dim, Pad::kZero);
         for (int p = 0; p < tile.panels; ++p)
-            encode<S>(net, X.panel(p), E.panel(p), tangent_x ? Xt.panel(p) : nullptr,
-                      tangent_x ? Et.panel(p) : nullptr, tile.vectors(p));
-        for (int l = 0; l < layers; ++l) {
-            const Layer& layer = net.layers[l];
-            const int kind = l == last ? net.output_activation : net.activation;
-            const int below = layer.in - layer.from_prev;
-            // Of few points a module, its memory's way takes as long as a product: asked for in the one
-            // before.
-            const auto asked = [&](const S* from) {
-                const int64_t steps =
-                    (int64_t)(layer.out + kRows - 1) / kRows * layer.from_prev * tile.panels;
-                return from ? Ahead(from, (int64_t)layer.in * layer.out, steps) : Ahead(w[l].prev.at, 0, 1);
-            };
-            const bool ends = at + panels * L >= n;
-            Ahead own = asked(ends && par.next ? par.next[l] : at == 0 && grads ? grads.weight[l] : nullptr);
-            Ahead along = asked(ends && tangent.next ? tangent.next[l] : nullptr);
-            for (int p = 0; p < tile.panels; ++p) {
-                const int nv = tile.vectors(p);
-                const S *prev = l > 0 ? H[l - 1].panel(p) : E.panel(p), *prevt = l > 0 ? Ht[l - 1].panel(p)
-                                                                                 : tangent_x ? Et.panel(p)
-                                                                                             : nullptr;
-                S *z = H[l].panel(p), *zt = Ht[l].panel(p);
-                const int after = kind == kRelu ? kMasked : kKeep;
-                layer_forward<S>(layer, w[l], par.bias[l], prev, E.panel(p), nv, z, false,
-                                 kind == kRelu ? kRelu0 : kKeep, &own);
-                // zt = Wt^T h + bt + W^T ht; whatever is added last takes relu's derivative in.
-                const Beside<S> too = prevt ? Beside<S>{layer.from_prev, w[l].prev, prevt} : Beside<S>{};
-                product<S>(layer.out, layer.from_prev, wt[l].prev, prev, nv, zt, tangent.bias[l], false,
-                           layer.skip ? kKeep : after, z, &along, L, too);
-                if (layer.skip)
-                    product<S>(layer.out, below, wt[l].encoding, E.panel(p), nv, zt, nullptr, true, after, z,
-                               nullptr, L,
-                               tangent_x ? Beside<S>{below, w[l].encoding, Et.panel(p)} : Beside<S>{});
-                if (kind != kRelu && kind != kNone)
-                    activate<S>(kind, net.w0, layer.out, nv, z, D[l].panel(p), zt, C[l].panel(p));
-            }
-        }
-        if (grad_grad_y) store_points(Ht[last], tile, net.out_dim, grad_grad_y + at * net.out_dim);
+            encode<S>(net_, {at_.X.panel(p), Xt_.panel_or_none(p)}, {at_.E.panel(p), Et_.panel_or_none(p)},
+                      tile.vectors(p));
+    }
 
-        d.rows = dt.rows = padded<S>(net.out_dim);
-        if (start.grad_y) {
-            load_points(start.grad_y + at * net.out_dim, tile, d, net.out_dim, false);
-            for (int p = 0; p < tile.panels; ++p) std::memset(dt.panel(p), 0, sizeof(S) * dt.stride());
-        } else {
-            squared_error(tile, start, at, net.out_dim, H[last], weight, d, &Ht[last], &dt);
-        }
-        for (int p = 0; grad_x && p < tile.panels; ++p) {
-            std::memset(GE.panel(p), 0, sizeof(S) * GE.stride());
-            std::memset(GEt.panel(p), 0, sizeof(S) * GEt.stride());
-        }
-        times_derivatives(tile, net.output_activation, H[last], D[last], C[last], d, dt);
-        for (int l = last; l >= 0; --l) {
-            const Layer& layer = net.layers[l];
-            const Rows<S>&prev = l > 0 ? H[l - 1] : E, &prevt = l > 0 ? Ht[l - 1] : Et;
-            // dt h^T + d ht^T
-            if (grads && l == last && narrow) {
-                narrow.add(tile, prev, dt, true);
-                if (prevt) narrow.add(tile, prevt, d, false);
-            } else if (grads) {
-                transpose_tile(tile, dt, layer.out, dtT, bias.at[l]);
-                if (prevt) transpose_tile<S>(tile, d, layer.out, dT, nullptr);
-                const auto outer = [&](int rows, const Rows<S>& h, const S* ht, S* to) {
-                    outer_blocks<S>(rows, layer.out,
-                                    OuterSum<S>{h.at, h.stride(), 0, tile.points, dtT, to, layer.out, at > 0,
-                                                false, ht, dT});
-                };
-                outer(layer.from_prev, prev, prevt.at, grads.weight[l]);
-                if (layer.skip)
-                    outer(layer.in - layer.from_prev, E, Et.at,
-                          grads.weight[l] + (int64_t)layer.from_prev * layer.out);
-            }
-            if (l == 0 && !grad_x) break;
-            // g = (W d) a', gt = (W dt + Wt d) a' + (W d) (a'' zt)
-            const int kind = net.activation;
-            const bool curved = l > 0 && kind != kRelu && kind != kNone;
-            const int after = l > 0 && kind == kRelu ? kMasked : kKeep;
-            g.rows = gt.rows = l > 0 ? padded<S>(layer.from_prev) : 0;
-            for (int p = 0; p < tile.panels; ++p) {
-                const int nv = tile.vectors(p), below = layer.in - layer.from_prev;
-                const S *mask = after == kMasked ? H[l - 1].panel(p) : nullptr, *from = d.panel(p);
-                S *G = l > 0 ? g.panel(p) : GE.panel(p), *Gt = l > 0 ? gt.panel(p) : GEt.panel(p);
-                const Beside<S> too{layer.out, backt[l].prev, from};
-                if (curved) {
-                    const S *a1 = D[l - 1].panel(p), *a2 = C[l - 1].panel(p);
-                    product<S>(layer.from_prev, layer.out, back[l].prev, from, nv, G, nullptr, false, kSplit,
-                               a1, nullptr, L, Beside<S>{0, {}, nullptr, a2, Gt});
-                    product<S>(layer.from_prev, layer.out, back[l].prev, dt.panel(p), nv, Gt, nullptr, false,
-                               kPlus, a1, nullptr, L, too);
-                } else {
-                    product<S>(layer.from_prev, layer.out, back[l].prev, from, nv, G, nullptr, l == 0, after,
-                               mask);
-                    product<S>(layer.from_prev, layer.out, back[l].prev, dt.panel(p), nv, Gt, nullptr, l == 0,
-                               after, mask, nullptr, L, too);
-                }
-                if (!layer.skip || !grad_x) continue;
-                product<S>(below, layer.out, back[l].encoding, from, nv, GE.panel(p), nullptr, true);
-                product<S>(below, layer.out, back[l].encoding, dt.panel(p), nv, GEt.panel(p), nullptr, true,
-                           kKeep, nullptr, nullptr, L, Beside<S>{layer.out, backt[l].encoding, from});
-            }
-            std::swap(d, g);
-            std::swap(dt, gt);
-        }
-        if (grad_x) {
-            for (int p = 0; p < tile.panels; ++p)
-                encode_backward<S>(net, X.panel(p), E.panel(p), GE.panel(p),
-                                   tangent_x ? Xt.panel(p) : nullptr, GEt.panel(p), GX.panel(p),
-                                   tile.vectors(p));
-            store_points(GX, tile, net.in_dim, grad_x + at * net.in_dim);
+    // Memory that layer l's products prefetch: a run of few points per module waits for its way as long as
+    // for the product. Null: a line that is read anyway.
+    Prefetch prefetch(int l, const S* values, const Tile<S>& tile) const {
+        const Layer& layer = net_.layers[l];
+        const int64_t steps = (int64_t)(layer.out + kRows - 1) / kRows * layer.from_prev * tile.panels;
+        return values ? Prefetch(values, layer.weights(), steps) : Prefetch(w_[l].prev.values, 0, 1);
+    }
+
+    void forward_layer(int l, const Tile<S>& tile) {
+        const Layer& layer = net_.layers[l];
+        const int kind = net_.activation_of(l);
+        const bool ends = begin_ + kPanels * L >= in_.n;
+        const auto next = [&](const Parameters<S>& par) {
+            return ends && par.next_weight ? par.next_weight[l] : nullptr;
+        };
+        const S* soon = next(in_.parameters);
+        if (!soon && begin_ == 0 && out_.grads) soon = out_.grads.weight[l];
+        Prefetch values = prefetch(l, soon, tile), along = prefetch(l, next(tangents_.parameters), tile);
+        for (int p = 0; p < tile.panels; ++p) {
+            const InputPanel<S> in{at_.input(l).panel(p), at_.E.panel(p), tile.vectors(p)};
+            S *z = at_.H[l].panel(p), *zt = Ht_[l].panel(p);
+            layer_forward<S>(layer, w_[l], in_.parameters.bias[l], in, z, kind == kRelu ? kRectify : kStore,
+                             &values);
+            forward_tangent(l, in, p, kind, &along);
+            if (!derivative_in_value(kind))
+                activate<S>(kind, net_.w0, layer.out, in.vectors, {z, at_.D[l].panel(p), zt, C_[l].panel(p)});
         }
     }
-    if (grads) bias.store(net, grads);
-    if (narrow) narrow.store(grads.weight[last], grads.bias[last]);
-}
+
+    // zt = Wt^T h + bt + W^T ht; the last product takes relu's derivative in.
+    void forward_tangent(int l, const InputPanel<S>& in, int p, int kind, Prefetch* prefetch) {
+        const Layer& layer = net_.layers[l];
+        const S* prevt = (l > 0 ? Ht_[l - 1] : Et_).panel_or_none(p);
+        S* zt = Ht_[l].panel(p);
+        const Epilogue<S> epilogue{kind == kRelu ? kMask : kStore, at_.H[l].panel(p)};
+        Product<S> from_prev{layer.out, in.vectors, {layer.from_prev, wt_[l].prev, in.prev}, zt};
+        from_prev.bias = tangents_.parameters.bias[l];
+        from_prev.prefetch = prefetch;
+        if (prevt) from_prev.fused = {layer.from_prev, w_[l].prev, prevt};
+        if (!layer.skip) from_prev.epilogue = epilogue;
+        product(from_prev);
+        if (!layer.skip) return;
+        const int rows = layer.from_encoding();
+        Product<S> from_encoding{layer.out, in.vectors, {rows, wt_[l].encoding, in.encoding}, zt};
+        from_encoding.accumulate = true;
+        from_encoding.epilogue = epilogue;
+        if (tangents_.x) from_encoding.fused = {rows, w_[l].encoding, Et_.panel(p)};
+        product(from_encoding);
+    }
+
+    // d_ and dt_ of the last layer's pre-activations.
+    void output_gradient(const Tile<S>& tile) {
+        d_.rows = dt_.rows = padded<S>(net_.out_dim);
+        if (output_.grad_y) {
+            load_points(output_.grad_y + begin_ * net_.out_dim, tile, d_, net_.out_dim, Pad::kZero);
+            for (int p = 0; p < tile.panels; ++p) dt_.clear(p);
+        } else {
+            squared_error_.gradient(tile, begin_, at_.H[last_], d_, &Ht_[last_], &dt_);
+        }
+        for (int p = 0; out_.grad_x && p < tile.panels; ++p) {
+            GE_.clear(p);
+            GEt_.clear(p);
+        }
+        times_derivatives(tile, net_.output_activation, at_, C_[last_], last_, d_, dt_);
+    }
+
+    // dt h^T + d ht^T
+    void parameter_gradients(int l, const Tile<S>& tile) {
+        const Layer& layer = net_.layers[l];
+        const Rows<S>&h = at_.input(l), &ht = l > 0 ? Ht_[l - 1] : Et_;
+        if (l == last_ && narrow_) {
+            narrow_.add(tile, h, dt_, true);
+            if (ht) narrow_.add(tile, ht, d_, false);
+            return;
+        }
+        transpose_tile(tile, dt_, layer.out, dtT_, bias_.rows[l]);
+        if (ht) transpose_tile<S>(tile, d_, layer.out, dT_, nullptr);
+        WeightGradient<S> sum{h.input(),        dtT_,
+                              {0, tile.points}, out_.grads.weight[l],
+                              layer.out,        begin_ > 0 ? Store::kAdd : Store::kWrite,
+                              ht.input(),       dT_};
+        each_gradient_block<S>(layer.from_prev, layer.out, sum);
+        if (!layer.skip) return;
+        sum.H = at_.E.input();
+        sum.H2 = Et_.input();
+        sum.gradient += layer.encoding_offset();
+        each_gradient_block<S>(layer.from_encoding(), layer.out, sum);
+    }
+
+    // g = (W d) a', gt = (W dt + Wt d) a' + (W d) (a'' zt), of layer l's inputs.
+    void to_inputs(int l, const Tile<S>& tile) {
+        const Layer& layer = net_.layers[l];
+        const int kind = net_.activation;
+        g_.rows = gt_.rows = l > 0 ? padded<S>(layer.from_prev) : 0;
+        for (int p = 0; p < tile.panels; ++p) {
+            const int nv = tile.vectors(p);
+            const S *d = d_.panel(p), *dt = dt_.panel(p);
+            Product<S> g{
+                layer.from_prev, nv, {layer.out, back_[l].prev, d}, l > 0 ? g_.panel(p) : GE_.panel(p)};
+            Product<S> gt{
+                layer.from_prev, nv, {layer.out, back_[l].prev, dt}, l > 0 ? gt_.panel(p) : GEt_.panel(p)};
+            gt.fused = {layer.out, backt_[l].prev, d};
+            g.accumulate = gt.accumulate = l == 0;
+            if (l > 0 && kind == kRelu) g.epilogue = gt.epilogue = {kMask, at_.H[l - 1].panel(p)};
+            if (l > 0 && !derivative_in_value(kind)) {
+                // W d is scaled twice while it is in registers, by a' and by a'' zt; gt adds to the latter.
+                const S* first = at_.D[l - 1].panel(p);
+                g.epilogue = {kScaleTwice, first, C_[l - 1].panel(p), gt.C};
+                gt.epilogue = {kScaleAdd, first};
+            }
+            product(g);
+            product(gt);
+            if (layer.skip && out_.grad_x) to_encoding(l, p, nv);
+        }
+    }
+
+    void to_encoding(int l, int p, int vectors) {
+        const Layer& layer = net_.layers[l];
+        const int rows = layer.from_encoding();
+        Product<S> g{rows, vectors, {layer.out, back_[l].encoding, d_.panel(p)}, GE_.panel(p)};
+        Product<S> gt{rows, vectors, {layer.out, back_[l].encoding, dt_.panel(p)}, GEt_.panel(p)};
+        gt.fused = {layer.out, backt_[l].encoding, d_.panel(p)};
+        g.accumulate = gt.accumulate = true;
+        product(g);
+        product(gt);
+    }
+
+    void input_gradient(const Tile<S>& tile) {
+        for (int p = 0; p < tile.panels; ++p)
+            EncodingBackward<S>{net_,
+                                {at_.X.panel(p), Xt_.panel_or_none(p)},
+                                at_.E.panel(p),
+                                {GE_.panel(p), GEt_.panel(p)},
+                                tile.vectors(p)}
+                .run(GX_.panel(p));
+        store_points(GX_, tile, net_.in_dim, out_.grad_x + begin_ * net_.in_dim);
+    }
+
+    const Net& net_;
+    const ModulePoints<S>& in_;
+    const OutputGradient<S>& output_;
+    const Tangents<S>& tangents_;
+    const SecondResults<S>& out_;
+    Arena<S>& memory_;
+    const int last_;
+    const LayerWeights<S>*w_, *wt_, *back_, *backt_;
+    TileActivations<S> at_;
+    const Rows<S> Xt_, Et_;
+    const Rows<S> GX_, GE_, GEt_;  // gradients of the coordinates and of their encoding
+    Rows<S>*Ht_, *C_;              // C_: a''(z) zt, by which d reaches dt; none of relu
+    Rows<S> d_, dt_, g_, gt_;      // of a layer's pre-activations, and of those of the layer before
+    const Transposed<S> dT_, dtT_;
+    const BiasSums<S> bias_;
+    NarrowGradient<S> narrow_;
+    const SquaredError<S> squared_error_;
+    int64_t begin_ = 0;  // the tile's first point
+};
 
 template <class S>
-static constexpr BankTable<S> make_table(const char* name) {
-    return {name, Panel<S>::lanes, &forward<S>, &backward<S>, &second<S>};
+static void second(const Net& net, const ModulePoints<S>& in, const OutputGradient<S>& output,
+                   const Tangents<S>& tangents, const SecondResults<S>& out) {
+    SecondSweep<S>(net, in, output, tangents, out).run();
 }

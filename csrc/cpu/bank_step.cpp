@@ -1,4 +1,4 @@
-// The optimiser step of a bank on the CPU: one pass over memory; threads share the parameters, the arithmetic
+// The optimizer step of a bank on the CPU: one pass over memory; threads share the parameters, the arithmetic
 // is csrc/math/bank_step.h.
 #include "math/bank_step.h"
 
@@ -9,7 +9,7 @@
 #include "bank_step_tensors.h"
 #include "rays.h"
 
-// Iterations do not depend on each other, even where two of the tensors are the same.
+// Iterations do not depend on each other, even if two of the tensors are the same.
 #if defined(__clang__)
 #define MCLNF_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #elif defined(__GNUC__)
@@ -28,19 +28,19 @@ MCLNF_INLINE void step_values(const StepFactors<S>& factors, const Streams<S>& t
     const S *const g = t.g, *const fisher = t.fisher, *const anchor = t.anchor;
     MCLNF_INDEPENDENT
     for (int64_t i = 0; i < n; ++i) {
-        const S slope = kTrust ? pulled(c, g[i], p[i], fisher[i], anchor[i]) : g[i];
+        const S gradient = kTrust ? pulled(c, g[i], p[i], fisher[i], anchor[i]) : g[i];
         if (kAdam) {
             S m_new = m[i], v_new = v[i];
-            p[i] = adam_step(c, p[i], slope, m_new, v_new);
+            p[i] = adam_step(c, p[i], gradient, m_new, v_new);
             m[i] = m_new;
             v[i] = v_new;
         } else {
-            p[i] = sgd_step(c, p[i], slope);
+            p[i] = sgd_step(c, p[i], gradient);
         }
     }
 }
 
-// Clones can't be templates, hence one function a type.
+// Clones can't be templates, hence one function per type.
 #define MCLNF_STEP_RANGE(S)                                                                 \
     MCLNF_CLONES void step_range(const StepFactors<S>& c, const Streams<S>& t, int64_t n) { \
         if (t.m && t.fisher) return step_values<S, true, true>(c, t, n);                    \
@@ -51,7 +51,7 @@ MCLNF_INLINE void step_values(const StepFactors<S>& factors, const Streams<S>& t
 MCLNF_STEP_RANGE(float)
 MCLNF_STEP_RANGE(double)
 
-// Neighbouring modules that make the same step; `before` counts the modules of the runs before it.
+// Neighboring modules that make the same step; `before` counts the modules of the runs before it.
 template <typename S>
 struct Run {
     int64_t first, count, before;
@@ -80,7 +80,7 @@ std::vector<Run<S>> group(double* step, const double* lr, const bool* active, co
     return runs;
 }
 
-// Steps the values lo ... hi-1 of one tensor, counted over the active modules only; `size` values a module.
+// Steps the values lo ... hi-1 of one tensor, counted over the active modules only; `size` values per module.
 template <typename S>
 void step_tensor(const std::vector<Run<S>>& runs, const Streams<S>& t, int64_t size, int64_t lo, int64_t hi) {
     auto run = std::upper_bound(runs.begin(), runs.end(), lo / size,
@@ -103,7 +103,7 @@ void step_all(const std::vector<Run<S>>& runs, const std::vector<Streams<S>>& st
     const int64_t smallest = 32768;  // below this a second thread costs more than it brings
     const int64_t threads = torch::stable::get_num_threads();
     const int64_t shares = std::max<int64_t>(1, std::min(threads, total / smallest));
-    // Whole cache lines a share.
+    // Whole cache lines per share: two threads that write one line would take it from each other.
     const int64_t share = ((total + shares - 1) / shares + 63) / 64 * 64;
     const auto work = [&](int64_t first, int64_t last) {
         const int64_t lo = first * share, hi = std::min(total, last * share);
@@ -129,7 +129,7 @@ struct Cpu {
 
     bool has(const Tensor& t) const { return t.is_cpu(); }
 
-    void look(const char* name, const double* values, int64_t count) const {
+    void check_values(const char* name, const double* values, int64_t count) const {
         for (int64_t i = 0; i < count; ++i)
             STD_TORCH_CHECK(usable(values[i]), "bank_step: ", name, " must be finite and at least 0, got ",
                             values[i]);

@@ -1,6 +1,6 @@
-// The tile kernels of the bank, one table per instruction set; the drivers
-// (bank_mlp.cpp, fisher.cpp) split the work over modules and points and know
-// nothing of vectors.
+// The tile kernels of the bank, one table of functions per instruction set. The drivers (bank_mlp.cpp,
+// fisher.cpp, ...) split the work over modules and points and know nothing of vectors: a table per set, and
+// not one build per set, lets one library serve every processor.
 #pragma once
 
 #include <cstdint>
@@ -10,100 +10,128 @@
 
 namespace mclnf {
 
-// Parameters, or things shaped like them, of one module: a pointer a layer.
+// The parameters, or tensors shaped like them, of one module: a pointer per layer.
 template <class S>
-struct Slices {
+struct Parameters {
     const S* const* weight = nullptr;
     const S* const* bias = nullptr;
-    const S* const* next = nullptr;  // the weights of the module that comes after, where that is known
+    // The weights of the module that comes next on this thread, if known: prefetched during the arithmetic.
+    const S* const* next_weight = nullptr;
     explicit operator bool() const { return weight != nullptr; }
 };
 template <class S>
-struct Sums {
+struct Gradients {
     S* const* weight = nullptr;
     S* const* bias = nullptr;
-    bool stream = false;  // what is written is not read soon
+    bool stream = false;  // past the caches: the values are not read soon
     explicit operator bool() const { return weight != nullptr; }
 };
 
-// What a backward sweep gives beside the gradients; nothing of it by default.
+// One module and a run of its points.
+template <class S>
+struct ModulePoints {
+    Parameters<S> parameters;
+    const S* x = nullptr;  // [n, in]
+    int64_t n = 0;
+    // Backward: the activations that `forward` saved of the same points; null: computed again.
+    const S* saved = nullptr;
+};
+
+// The type that sums over points are formed in: fp32 for bf16, whose 8 bits a sum of 256 ones would exhaust.
+template <class S>
+struct Accumulator {
+    using type = S;
+};
+template <>
+struct Accumulator<Bf16> {
+    using type = float;
+};
+
+// The results of a backward sweep beside the gradients; none of them by default.
 template <class S>
 struct FisherSweep {
-    Slices<S> inverse;    // 1 / (fisher + damping); needed for scores
-    S* scores = nullptr;  // one a sample: sum over parameters of inverse * (the
-                          // sample's own gradient)^2
-    Sums<S> squares;      // sum over samples of (the sample's own gradient)^2
-    // Null: each point is a sample. Otherwise sample s has the points segments[s]
-    // ... segments[s + 1] - 1 of the run.
+    Parameters<S> inverse;  // 1 / (fisher + damping); needed for scores
+    S* scores = nullptr;    // one per sample: sum over parameters of inverse * (the sample's own gradient)^2
+    Gradients<S> squares;   // sum over samples of (the sample's own gradient)^2
+    // Null: each point is a sample. Otherwise sample s has the points segments[s] ... segments[s + 1] - 1 of
+    // the run.
     const int64_t* segments = nullptr;
     int64_t count = 0;
 
     explicit operator bool() const { return scores || squares; }
 };
 
-// The pixels of rays whose points a run holds, and what they should be. A point has an interval of its ray
-// and 4 outputs, a raw density (`density_row`, 0 or 3) and three raw colours, which are sigmoids of it.
+// The pixels of rays whose points a run holds, and their targets. A point has a sample spacing along its ray
+// and 4 outputs, a raw density (`density_row`, 0 or 3) and three raw colors, which are sigmoids of them.
 template <class S>
 struct Pixels {
     const int64_t* rays = nullptr;  // ray r has the points rays[r] ... rays[r + 1] - 1 of the run
     int64_t count = 0;
-    const S* width = nullptr;       // [n]
+    const S* deltas = nullptr;      // sample spacing [n]
     const S* target = nullptr;      // [count, 3]
     const S* weight = nullptr;      // [count]; null: ones
     const S* background = nullptr;  // [3]; null: black
-    bool last_behind = false;       // the colour of a ray's last point is its background
+    bool last_behind = false;       // the color of a ray's last point is its background
     bool hold_last = false;         // the density of a ray's last point gets no gradient
-    bool exponential = false;       // density is exp(min(raw, most)), otherwise max(raw, 0)
+    bool exponential = false;       // density is exp(min(raw, max_raw_density)), otherwise max(raw, 0)
     int density_row = 3;
-    S most = S(0);
+    S max_raw_density = S(0);
 };
 
-// What a backward sweep starts from: the gradient of the outputs, or a squared error of them or of pixels.
+// The output gradient that a backward sweep begins with: given, or that of a squared error of the outputs or
+// of pixels.
 template <class S>
-struct Start {
+struct OutputGradient {
     const S* grad_y = nullptr;  // [n, out]; null: that of the squared error
     const S* target = nullptr;  // [n, out]
     const S* weight = nullptr;  // [n]; null: ones
     S scale = S(1);
-    const Pixels<S>* pixels = nullptr;  // in the place of target and weight; backward alone
-    double* error = nullptr;  // backward: receives sum over points of scale * weight * |y - target|^2
-    // What `forward` kept of the same points; null: computed again.
-    const S* kept = nullptr;
+    const Pixels<S>* pixels = nullptr;  // in the place of target and weight; not in `second`
 };
 
-// What sums over points are kept in: bf16 ones in fp32.
+// The memory that a backward sweep writes; null: not asked for.
 template <class S>
-struct Wide {
-    using type = S;
+struct BackwardResults {
+    using Sum = typename Accumulator<S>::type;
+    S* grad_x = nullptr;      // [n, in]
+    Gradients<Sum> grads;     // written, whatever was there
+    FisherSweep<Sum> fisher;  // none in bf16
+    double* error = nullptr;  // sum over points of scale * weight * |y - target|^2
 };
-template <>
-struct Wide<Bf16> {
-    using type = float;
+
+// A direction of the inputs and parameters, and the derivatives along it.
+template <class S>
+struct Tangents {
+    const S* x = nullptr;  // [n, in]; null: zeros
+    Parameters<S> parameters;
+};
+template <class S>
+struct SecondResults {
+    using Sum = typename Accumulator<S>::type;
+    S* grad_x = nullptr;
+    Gradients<Sum> grads;
+    S* grad_grad_y = nullptr;
 };
 
 template <class S>
 struct BankTable {
-    using Sum = typename Wide<S>::type;
     const char* name;
-    int lanes;  // points of a panel: what `forward` keeps is kept_values(net, n, lanes) values
-    // y [n, out] = f(x [n, in]). keep: where the hidden activations go, or null. None in bf16.
-    void (*forward)(const Net&, Slices<S>, const S* x, int64_t n, S* y, S* keep);
-    // The gradients of <grad_y, f>, n > 0: each is written where asked for,
-    // whatever was there. No Fisher sweep, no squared error in bf16.
-    void (*backward)(const Net&, Slices<S>, const S* x, int64_t n, const Start<S>&, S* grad_x,
-                     Sums<Sum> grads, const FisherSweep<Sum>&);
-    // Directional derivative of the backward along (tangent_x, tangent): the
-    // gradient of <grad_y, df/d(x, parameters) . tangent> with respect to x, the
-    // parameters and grad_y; of a squared error, the product of its Hessian with
-    // the direction. tangent_x null: zeros; grad_x and grad_grad_y where asked for.
-    void (*second)(const Net&, Slices<S>, const S* x, int64_t n, const Start<S>&, const S* tangent_x,
-                   Slices<S> tangent, S* grad_x, Sums<Sum> grads, S* grad_grad_y);
+    int lanes;  // points of a panel: `forward` saves saved_values(net, n, lanes) values
+    // y [n, out] = f(x). saved: memory for the hidden activations, or null; null in bf16.
+    void (*forward)(const Net&, const ModulePoints<S>&, S* y, S* saved);
+    // The gradients of <output gradient, f>, n > 0. No Fisher sweep and no squared error in bf16.
+    void (*backward)(const Net&, const ModulePoints<S>&, const OutputGradient<S>&, const BackwardResults<S>&);
+    // Directional derivative of the backward along the tangents: the gradient of
+    // <grad_y, df/d(x, parameters) . tangents> with respect to x, the parameters and grad_y; of a squared
+    // error, the product of its Hessian with the direction.
+    void (*second)(const Net&, const ModulePoints<S>&, const OutputGradient<S>&, const Tangents<S>&,
+                   const SecondResults<S>&);
 };
 
-// Values that `forward` keeps of a run; 0 where it can't: what a hidden layer's derivative needs is in its
-// values for relu and for none alone.
-inline int64_t kept_values(const Net& net, int64_t n, int lanes) {
-    if (net.activation != kRelu && net.activation != kNone) return 0;
+// Values that `forward` saves of a run; 0 if it can't: only for relu and none does a hidden layer's value
+// hold all that its derivative needs.
+inline int64_t saved_values(const Net& net, int64_t n, int lanes) {
+    if (!derivative_in_value(net.activation)) return 0;
     int64_t rows = 0;
     for (size_t l = 0; l + 1 < net.layers.size(); ++l) rows += net.layers[l].out;
     return (n + lanes - 1) / lanes * lanes * rows;
@@ -117,9 +145,8 @@ template <>
 const BankTable<float>& bank_table<float>();
 template <>
 const BankTable<double>& bank_table<double>();
-// Over the dot product of bf16 pairs where bank_table<float>() is avx512 and the
-// processor has that instruction, a fast one (or as MCLNF_FAST_BF16_DOT says);
-// otherwise bank_table<float>() between conversions.
+// Over the dot product of bf16 pairs if bank_table<float>() is avx512 and the processor has that instruction,
+// a fast one (or as MCLNF_FAST_BF16_DOT says); otherwise bank_table<float>() between conversions.
 template <>
 const BankTable<Bf16>& bank_table<Bf16>();
 

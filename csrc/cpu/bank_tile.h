@@ -1,70 +1,10 @@
-// A tile of points: its memory, its activations, and the encoding with its
-// derivatives.
+// A tile of points: its panels in memory, and the way of points into them and out of them.
 //
-// Included once per instruction set after gemm_tile.h (no include guard, see
-// simd.h). A tile is a few panels (gemm_tile.h) that go through a layer
-// together, so that the layer's weights are read once for all of them.
+// Included once per instruction set after gemm_tile.h, transpose.h and arena.h (no include guard, see
+// simd.h). A tile is a few panels (gemm_tile.h) that go through a layer together, so that the layer's weights
+// are read once for all of them.
 
 static inline int round_up(int a, int b) { return (a + b - 1) / b * b; }
-
-// Memory of a thread, handed out front to back within one call. Grows while a
-// call asks for more, and is one piece again at the next.
-template <class S>
-class Arena {
-  public:
-    S* take(size_t count) {
-        count = (count + 15) / 16 * 16;
-        if (pieces_.empty() || used_ + count > pieces_.back().size) {
-            Piece piece;
-            piece.size = std::max<size_t>(count, 1 << 16);
-            piece.store.reset(new S[piece.size + 64 / sizeof(S)]);
-            total_ += piece.size;
-            used_ = 0;
-            pieces_.push_back(std::move(piece));
-        }
-        const uintptr_t p = reinterpret_cast<uintptr_t>(pieces_.back().store.get());
-        S* at = reinterpret_cast<S*>((p + 63) / 64 * 64) + used_;
-        used_ += count;
-        return at;
-    }
-    // Plain objects, which nobody destroys: a heap's vectors take long beside the few points of a small run.
-    template <class T>
-    T* objects(size_t count) {
-        static_assert(std::is_trivially_destructible_v<T> && alignof(T) <= 64);
-        T* at = reinterpret_cast<T*>(take((count * sizeof(T) + sizeof(S) - 1) / sizeof(S)));
-        for (size_t i = 0; i < count; ++i) new (at + i) T();
-        return at;
-    }
-    S* zeros(size_t count) {
-        S* at = take(count);
-        std::memset(at, 0, count * sizeof(S));
-        return at;
-    }
-    void reset() {
-        if (pieces_.size() > 1) {
-            pieces_.clear();
-            const size_t size = total_;
-            total_ = 0;
-            take(size);
-        }
-        used_ = 0;
-    }
-
-  private:
-    struct Piece {
-        std::unique_ptr<S[]> store;
-        size_t size;
-    };
-    std::vector<Piece> pieces_;
-    size_t used_ = 0, total_ = 0;
-};
-
-template <class S>
-static Arena<S>& arena() {
-    static thread_local Arena<S> memory;
-    memory.reset();
-    return memory;
-}
 
 template <class S>
 struct Tile {
@@ -73,29 +13,48 @@ struct Tile {
 
     explicit Tile(int n) : points(n), panels((n + L - 1) / L) {}
     int in_panel(int p) const { return std::min(L, points - p * L); }
-    // Vectors of a panel that hold points; at least 4 lanes, the block of a
-    // transposition.
+    // Vectors of a panel that hold points; at least 4 lanes, the block of a transposition.
     int vectors(int p) const { return round_up(in_panel(p), std::max(W, 4)) / W; }
 };
 
-// A matrix of a tile: `rows` features a panel.
+// The points of a run that a tile holds and, if they come in pieces that are never cut (rays, or segments of
+// points), the pieces.
+struct TileRange {
+    int64_t begin = 0, end = 0;              // points
+    int64_t first_piece = 0, end_piece = 0;  // pieces; of none, 0
+    int points() const { return (int)(end - begin); }
+};
+
+// A matrix of a tile: `rows` features per panel.
 template <class S>
 struct Rows {
-    S* at = nullptr;
+    S* values = nullptr;
     int rows = 0;
 
     Rows() = default;
     Rows(Arena<S>& memory, int count, int panels)
-        : at(memory.take((size_t)count * panels * Panel<S>::lanes)), rows(count) {}
-    explicit operator bool() const { return at != nullptr; }
+        : values(memory.take((size_t)count * panels * Panel<S>::lanes)), rows(count) {}
+    Rows(S* memory, int count) : values(memory), rows(count) {}
+    explicit operator bool() const { return values != nullptr; }
     int64_t stride() const { return (int64_t)rows * Panel<S>::lanes; }
-    S* panel(int p) const { return at + p * stride(); }
+    S* panel(int p) const { return values + p * stride(); }
+    S* panel_or_none(int p) const { return values ? panel(p) : nullptr; }
+    LayerInput<S> input() const { return {values, stride()}; }
+    // The same memory with another number of rows, at most those that it was taken for.
+    Rows resized(int count) const { return Rows(values, count); }
+    void clear(int p) const { std::memset(panel(p), 0, sizeof(S) * stride()); }
 };
 
-// Points as rows in memory -> points as lanes. Lanes beyond the last point, as far as a vector holds points,
-// repeat it (finite wherever it is), or are 0; nobody reads those further on.
+// The contents of the lanes beyond the last point, as far as a vector holds points. Lanes further on are
+// not read by anyone.
+enum class Pad {
+    kRepeat,  // the last point's values: finite if those are, so that no lane raises or slows a function
+    kZero,    // adds nothing to a sum over points
+};
+
+// Points as rows in memory -> points as lanes.
 template <class S>
-static void load_points(const S* x, const Tile<S>& tile, const Rows<S>& out, int dims, bool repeat) {
+static void load_points(const S* x, const Tile<S>& tile, const Rows<S>& out, int dims, Pad pad) {
     constexpr int L = Panel<S>::lanes;
     for (int p = 0; p < tile.panels; ++p) {
         const int n = tile.in_panel(p), lanes = tile.vectors(p) * Simd<S>::width;
@@ -103,7 +62,7 @@ static void load_points(const S* x, const Tile<S>& tile, const Rows<S>& out, int
         S* to = out.panel(p);
         for (int d = 0; d < dims; ++d) {
             for (int t = 0; t < n; ++t) to[d * L + t] = from[(int64_t)t * dims + d];
-            for (int t = n; t < lanes; ++t) to[d * L + t] = repeat ? to[d * L + n - 1] : S(0);
+            for (int t = n; t < lanes; ++t) to[d * L + t] = pad == Pad::kRepeat ? to[d * L + n - 1] : S(0);
         }
     }
 }
@@ -119,231 +78,44 @@ static void store_points(const Rows<S>& in, const Tile<S>& tile, int dims, S* y)
     }
 }
 
-// Z -> a(Z) in place, with a'(Z) where asked for; with tangents T of Z, T -> a'(Z) T and C = a''(Z) T.
-template <class S, int kind>
-static void activate_as(double w0, int rows, int nv, S* Z, S* D1, S* T, S* C) {
-    constexpr int L = Panel<S>::lanes, W = Simd<S>::width;
-    typedef Vec<S> V;
-    const V one = vset<S>(1), zero = vset<S>(0), w = vset<S>(S(w0));
-    for (int r = 0; r < rows; ++r)
-        for (int v = 0; v < nv; ++v) {
-            S* p = Z + r * L + v * W;
-            const V z = vload(p);
-            V h = z, d1 = one, d2 = zero;
-            switch (kind) {
-                case kRelu:
-                    // Written so that NaN stays NaN.
-                    h = z < 0 ? zero : z;
-                    d1 = z > 0 ? one : zero;
-                    break;
-                case kSine: {
-                    V s, c;
-                    vsincos(w * z, s, c);
-                    h = s;
-                    d1 = w * c;
-                    d2 = -w * w * s;
-                    break;
-                }
-                case kSoftplus: {
-                    const V u = vexp(z < 0 ? z : -z), q = one / (one + u);
-                    h = (z > 0 ? z : zero) + vlog1p01(u);
-                    d1 = z < 0 ? u * q : q;
-                    d2 = u * q * q;
-                    break;
-                }
-                case kTanh:
-                    h = vtanh(z);
-                    d1 = one - h * h;
-                    d2 = S(-2) * h * d1;
-                    break;
-                case kSigmoid: {
-                    const V u = vexp(z < 0 ? z : -z), q = one / (one + u);
-                    h = z < 0 ? u * q : q;
-                    d1 = u * q * q;
-                    d2 = d1 * (one - S(2) * h);
-                    break;
-                }
-                case kExp:
-                    h = d1 = d2 = vexp(z);
-                    break;
-                default:
-                    break;
-            }
-            vstore(p, h);
-            if (D1) vstore(D1 + r * L + v * W, d1);
-            if (T) {
-                const V t = vload(T + r * L + v * W);
-                vstore(T + r * L + v * W, d1 * t);
-                vstore(C + r * L + v * W, d2 * t);
-            }
-        }
-}
-
-#if MCLNF_VBYTES >= 32
-// As `activate_as` for the sine, over whole panels.
-template <bool Derivative, bool Tangent>
-static void activate_sine(double w0, int rows, float* Z, float* D1, float* T, float* C) {
-    constexpr int W = Simd<float>::width, N = kColumnVectors;
-    const VF w = vset<float>(float(w0)), curve = -w * w;
-    for (int r = 0; r < rows; ++r, Z += N * W) {
-        VF z[N], s[N], c[N];
-        for (int v = 0; v < N; ++v) z[v] = w * vload(Z + v * W);
-        const int64_t at = (int64_t)r * N * W;
-        if (__builtin_expect(vbeyond(z, kNear), 0)) {
-            activate_as<float, kSine>(w0, 1, N, Z, Derivative ? D1 + at : nullptr, Tangent ? T + at : nullptr,
-                                      Tangent ? C + at : nullptr);
-            continue;
-        }
-        VF reduced[N];
-        VI q[N];
-        vreduce_near(z, reduced, q);
-        vsincos_reduced(reduced, q, s, c);
-        for (int v = 0; v < N; ++v) {
-            const int64_t i = at + v * W;
-            const VF d1 = w * c[v];
-            vstore(Z + v * W, s[v]);
-            if (Derivative) vstore(D1 + i, d1);
-            if (!Tangent) continue;
-            const VF t = vload(T + i);
-            vstore(T + i, d1 * t);
-            vstore(C + i, curve * s[v] * t);
-        }
-    }
-}
-#endif
-
+// out = a * b over a tile's rows.
 template <class S>
-static void activate(int kind, double w0, int rows, int nv, S* Z, S* D1, S* T = nullptr, S* C = nullptr) {
-#if MCLNF_VBYTES >= 32
-    if constexpr (std::is_same_v<S, float>)
-        if (kind == kSine && nv == kColumnVectors && (D1 || !T))
-            return T    ? activate_sine<true, true>(w0, rows, Z, D1, T, C)
-                   : D1 ? activate_sine<true, false>(w0, rows, Z, D1, T, C)
-                        : activate_sine<false, false>(w0, rows, Z, D1, T, C);
-#endif
-    switch (kind) {
-#define MCLNF_KIND(K)                                 \
-    case K:                                           \
-        activate_as<S, K>(w0, rows, nv, Z, D1, T, C); \
-        break;
-        MCLNF_KIND(kNone)
-        MCLNF_KIND(kRelu)
-        MCLNF_KIND(kSine)
-        MCLNF_KIND(kSoftplus)
-        MCLNF_KIND(kTanh)
-        MCLNF_KIND(kSigmoid)
-        MCLNF_KIND(kExp)
-#undef MCLNF_KIND
+static void multiply(const Tile<S>& tile, const Rows<S>& a, const Rows<S>& b, const Rows<S>& out) {
+    constexpr int L = Panel<S>::lanes, W = Simd<S>::width;
+    for (int p = 0; p < tile.panels; ++p) {
+        const int nv = tile.vectors(p);
+        const S *pa = a.panel(p), *pb = b.panel(p);
+        S* po = out.panel(p);
+        for (int r = 0; r < a.rows; ++r)
+            for (int v = 0; v < nv; ++v) {
+                const int i = r * L + v * W;
+                vstore(po + i, vload(pa + i) * vload(pb + i));
+            }
     }
 }
 
-// E [encoded, lanes] from X [in_dim, lanes]; with tangents Et from Xt where
-// those are given.
+// Outputs padded to whole blocks of the transposition.
 template <class S>
-static void encode(const Net& net, const S* X, S* E, const S* Xt, S* Et, int nv) {
-    constexpr int L = Panel<S>::lanes, W = Simd<S>::width;
-    for (const EncodingPart& part : net.parts) {
-        const S* x = X + part.start * L;
-        const S* xt = Xt ? Xt + part.start * L : nullptr;
-        const bool copy = part.kind == kIdentity || (part.kind == kFrequency && part.option);
-        if (copy) {
-            std::memcpy(E, x, sizeof(S) * part.dims * L);
-            E += part.dims * L;
-            if (Et) {
-                std::memcpy(Et, xt, sizeof(S) * part.dims * L);
-                Et += part.dims * L;
-            }
-        }
-        if (part.kind == kFrequency) {
-            for (const double frequency : part.frequencies) {
-                const Vec<S> f = vset<S>(S(frequency));
-                for (int d = 0; d < part.dims; ++d)
-                    for (int v = 0; v < nv; ++v) {
-                        const int at = d * L + v * W, cosine = part.dims * L;
-                        Vec<S> s, c;
-                        vsincos(f * vload(x + at), s, c);
-                        vstore(E + at, s);
-                        vstore(E + cosine + at, c);
-                        if (Et) {
-                            const Vec<S> ft = f * vload(xt + at);
-                            vstore(Et + at, ft * c);
-                            vstore(Et + cosine + at, -ft * s);
-                        }
-                    }
-                E += 2 * part.dims * L;
-                if (Et) Et += 2 * part.dims * L;
-            }
-        } else if (part.kind == kSpherical) {
-            const int count = part.option * part.option;
-            Dual<double> out[16];
-            for (int t = 0; t < nv * W; ++t) {
-                Dual<double> p[3];
-                for (int d = 0; d < 3; ++d) p[d] = {double(x[d * L + t]), xt ? double(xt[d * L + t]) : 0.0};
-                spherical_harmonics(part.option, p[0], p[1], p[2], out);
-                for (int i = 0; i < count; ++i) {
-                    E[i * L + t] = S(out[i].value);
-                    if (Et) Et[i * L + t] = S(out[i].slope);
-                }
-            }
-            E += count * L;
-            if (Et) Et += count * L;
-        }
+static int padded(int outputs) {
+    return round_up(outputs, std::max(Simd<S>::width, 4));
+}
+
+// Transposes the gradients d of a layer's outputs; bias, if given, receives their sums over the points.
+template <class S>
+static void transpose_tile(const Tile<S>& tile, const Rows<S>& d, int outputs, const Transposed<S>& to,
+                           S* bias) {
+    constexpr int L = Panel<S>::lanes;
+    for (int p = 0; p < tile.panels; ++p) {
+        S* rows = d.panel(p);
+        std::memset(rows + outputs * L, 0, sizeof(S) * (padded<S>(outputs) - outputs) * L);
+        transpose_panel<S>(padded<S>(outputs), tile.vectors(p) * Simd<S>::width, rows, p * L, to, bias);
     }
 }
 
-// GX [in_dim, lanes] = J^L G, with J the encoding's Jacobian at X and E its
-// features. With tangents (Xt of the coordinates, Gt of the gradients): J^L Gt
-// + (dJ along Xt)^L G, the derivative of the former (Xt null: 0).
+// Memory for a tile's transposed output gradients of any layer up to `max_dim` wide.
 template <class S>
-static void encode_backward(const Net& net, const S* X, const S* E, const S* G, const S* Xt, const S* Gt,
-                            S* GX, int nv) {
-    constexpr int L = Panel<S>::lanes, W = Simd<S>::width;
-    std::memset(GX, 0, sizeof(S) * net.in_dim * L);
-    const S* first = Gt ? Gt : G;  // what J^L is applied to
-    int row = 0;
-    for (const EncodingPart& part : net.parts) {
-        S* gx = GX + part.start * L;
-        const S* xt = Xt ? Xt + part.start * L : nullptr;
-        if (part.kind == kIdentity || (part.kind == kFrequency && part.option)) {
-            for (int i = 0; i < part.dims * L; i += W)
-                vstore(gx + i, vload(gx + i) + vload(first + row * L + i));
-            row += part.dims;
-        }
-        if (part.kind == kFrequency) {
-            for (const double frequency : part.frequencies) {
-                const Vec<S> f = vset<S>(S(frequency));
-                for (int d = 0; d < part.dims; ++d)
-                    for (int v = 0; v < nv; ++v) {
-                        const int at = d * L + v * W, si = row * L + at, co = (row + part.dims) * L + at;
-                        const Vec<S> s = vload(E + si), c = vload(E + co);
-                        Vec<S> g = f * (c * vload(first + si) - s * vload(first + co));
-                        if (Gt && xt)
-                            g = g - f * f * vload(xt + at) * (s * vload(G + si) + c * vload(G + co));
-                        vstore(gx + at, vload(gx + at) + g);
-                    }
-                row += 2 * part.dims;
-            }
-        } else if (part.kind == kSpherical) {
-            const int count = part.option * part.option;
-            const S* x = X + part.start * L;
-            typedef Dual<double> D1;
-            Dual<D1> out[16];
-            for (int t = 0; t < nv * W; ++t)
-                for (int k = 0; k < 3; ++k) {  // outer slope: along coordinate k; inner
-                                               // slope: along the tangent
-                    Dual<D1> p[3];
-                    for (int d = 0; d < 3; ++d)
-                        p[d] = {{double(x[d * L + t]), xt ? double(xt[d * L + t]) : 0.0},
-                                {d == k ? 1.0 : 0.0, 0.0}};
-                    spherical_harmonics(part.option, p[0], p[1], p[2], out);
-                    double sum = 0;
-                    for (int i = 0; i < count; ++i) {
-                        sum += out[i].slope.value * double(first[(row + i) * L + t]);
-                        if (Gt) sum += out[i].slope.slope * double(G[(row + i) * L + t]);
-                    }
-                    gx[k * L + t] += S(sum);
-                }
-            row += count;
-        }
-    }
+static Transposed<S> transposed_rows(int max_dim, int panels, Arena<S>& memory) {
+    constexpr int L = Panel<S>::lanes;
+    const int64_t group = (int64_t)panels * L * L;
+    return {memory.take((size_t)(round_up(max_dim, L) / L) * group), group};
 }

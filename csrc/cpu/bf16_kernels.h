@@ -1,12 +1,11 @@
 // Forward and backward sweeps of one module over a run of points in bf16.
 //
-// Included once per instruction set after bf16_outer.h and bank_kernels.h (no
-// include guard, see simd.h). What a layer reads is rounded to bf16: its
-// input, its parameters, and in backward the gradient of its outputs, as in
-// PyTorch's bf16 autograd. Everything else is fp32: sums, biases, activations
-// and their derivatives, encodings, and the gradients of parameters over a run.
+// Included once per instruction set after bf16_weight_gradient.h and bank_layers.h (no include guard, see
+// simd.h). The operands of a product are rounded to bf16: a layer's inputs, its weights, and in backward its
+// output gradient, as in PyTorch's bf16 autograd. Everything else is fp32: pre-activations, biases,
+// activations and their derivatives, encodings, and the gradients of parameters over a run.
 
-// Points a tile: as many bytes as an fp32 tile has.
+// Points of a tile: as many bytes as an fp32 tile has.
 static constexpr int kBf16TilePoints = 256;
 
 static int bf16_panels(int64_t n) {
@@ -14,20 +13,21 @@ static int bf16_panels(int64_t n) {
     return (int)std::min<int64_t>(kBf16TilePoints / L, (n + L - 1) / L);
 }
 
-// The weights of one layer as left factors.
+// The weights of one layer, packed as left factors.
 struct Bf16Layer {
     const uint32_t* forward;          // W^T
     const uint32_t *prev, *encoding;  // rows of W: of the layer before, and of the encoding in a skip layer
     const float* bias;
 };
 
-static std::vector<Bf16Layer> bf16_layers(const Net& net, Slices<Bf16> par, bool backward,
+// Always packed, unlike the fp32 ones: the pairs of W^T's rows do not lie side by side in memory.
+static std::vector<Bf16Layer> bf16_layers(const Net& net, const Parameters<Bf16>& par, bool backward,
                                           Arena<uint32_t>& pairs, Arena<float>& memory) {
-    std::vector<Bf16Layer> found;
+    std::vector<Bf16Layer> layers;
     for (size_t l = 0; l < net.layers.size(); ++l) {
         const Layer& layer = net.layers[l];
         const Bf16* w = par.weight[l];
-        const int below = layer.in - layer.from_prev, prev = pairs_of(layer.from_prev),
+        const int below = layer.from_encoding(), prev = pairs_of(layer.from_prev),
                   depth = prev + pairs_of(below);
         uint32_t* forward = pairs.take((size_t)layer.out * depth);
         pack_transposed(w, layer.out, 0, layer.from_prev, depth, 0, forward);
@@ -41,54 +41,63 @@ static std::vector<Bf16Layer> bf16_layers(const Net& net, Slices<Bf16> par, bool
         }
         float* bias = memory.take(layer.out);
         for (int o = 0; o < layer.out; ++o) bias[o] = widen(par.bias[l][o]);
-        found.push_back({forward, rows, encoding, bias});
+        layers.push_back({forward, rows, encoding, bias});
     }
-    return found;
+    return layers;
 }
 
-// A layer over a panel: its values rounded to H or, without H, in fp32 to Z,
-// which is overwritten in any case; D receives a'(z) where given.
-static void bf16_layer(const Net& net, int l, const Bf16Layer& w, const uint32_t* prev, const uint32_t* E,
-                       int nv, float* Z, uint32_t* H, float* D) {
+// A panel of a layer's inputs, and memory for its outputs.
+struct Bf16Panel {
+    const uint32_t *prev, *encoding;
+    int vectors;
+    float* z;           // overwritten in any case; the outputs in fp32 without `pairs`
+    uint32_t* pairs;    // the outputs, rounded; null: not asked for
+    float* derivative;  // a'(z); null: not asked for
+};
+
+static void bf16_layer(const Net& net, int l, const Bf16Layer& w, const Bf16Panel& p) {
     const Layer& layer = net.layers[l];
-    const bool last = l + 1 == (int)net.layers.size();
-    const int kind = last ? net.output_activation : net.activation;
-    const PairPanel first{prev, pairs_of(layer.from_prev)}, then{E, pairs_of(layer.in - layer.from_prev)};
+    const int kind = net.activation_of(l);
+    const PairInputs in{
+        {p.prev, pairs_of(layer.from_prev)}, {p.encoding, pairs_of(layer.from_encoding())}, p.vectors};
     DotResult to;
-    if (H && !D && (kind == kRelu || kind == kNone)) {
-        to.pairs = H;
-        to.after = kind == kRelu ? kRelu0 : kKeep;
-        return dot_product(layer.out, w.forward, first, then, nv, w.bias, to);
+    if (p.pairs && !p.derivative && derivative_in_value(kind)) {
+        to.pairs = p.pairs;
+        to.epilogue = kind == kRelu ? kRectify : kStore;
+        return dot_product(layer.out, w.forward, in, w.bias, to);
     }
-    to.sums = Z;
-    dot_product(layer.out, w.forward, first, then, nv, w.bias, to);
-    if (kind != kNone || D) activate<float>(kind, net.w0, layer.out, nv, Z, D);
-    if (H) pair_rows(layer.out, nv, Z, H);
+    to.rows = p.z;
+    dot_product(layer.out, w.forward, in, w.bias, to);
+    if (kind != kNone || p.derivative)
+        activate<float>(kind, net.w0, layer.out, p.vectors, {p.z, p.derivative});
+    if (p.pairs) pair_rows(layer.out, p.vectors, p.z, p.pairs);
 }
 
-static void bf16_forward(const Net& net, Slices<Bf16> par, const Bf16* x, int64_t n, Bf16* y, Bf16*) {
+static void bf16_forward(const Net& net, const ModulePoints<Bf16>& run, Bf16* y, Bf16*) {
     constexpr int L = Panel<float>::lanes;
     Arena<float>& memory = arena<float>();
     Arena<uint32_t>& pairs = arena<uint32_t>();
-    const int panels = bf16_panels(n), last = (int)net.layers.size() - 1;
-    const auto w = bf16_layers(net, par, false, pairs, memory);
+    const int panels = bf16_panels(run.n), last = (int)net.layers.size() - 1;
+    const auto w = bf16_layers(net, run.parameters, false, pairs, memory);
     float *X = memory.take((size_t)net.in_dim * L), *E = memory.take((size_t)net.encoded * L),
           *Z = memory.take((size_t)net.max_dim * L);
     const PairRows encoded(pairs, net.encoded, panels);
     PairRows H(pairs, net.max_dim, panels), next(pairs, net.max_dim, panels);
-    for (int64_t at = 0; at < n; at += panels * L) {
-        const Tile<float> tile((int)std::min<int64_t>(panels * L, n - at));
+    for (int64_t begin = 0; begin < run.n; begin += panels * L) {
+        const Tile<float> tile((int)std::min<int64_t>(panels * L, run.n - begin));
         for (int p = 0; p < tile.panels; ++p) {
-            load_bf16(x + (at + p * L) * net.in_dim, tile.in_panel(p), X, net.in_dim, true);
-            encode<float>(net, X, E, nullptr, nullptr, tile.vectors(p));
+            load_bf16(run.x + (begin + p * L) * net.in_dim, tile.in_panel(p), X, net.in_dim, Pad::kRepeat);
+            encode<float>(net, {X}, {E}, tile.vectors(p));
             pair_rows(net.encoded, tile.vectors(p), E, encoded.panel(p));
         }
         for (int l = 0; l <= last; ++l) {
             const PairRows& prev = l > 0 ? H : encoded;
             for (int p = 0; p < tile.panels; ++p) {
-                bf16_layer(net, l, w[l], prev.panel(p), encoded.panel(p), tile.vectors(p), Z,
-                           l < last ? next.panel(p) : nullptr, nullptr);
-                if (l == last) store_bf16(Z, tile.in_panel(p), net.out_dim, y + (at + p * L) * net.out_dim);
+                bf16_layer(net, l, w[l],
+                           {prev.panel(p), encoded.panel(p), tile.vectors(p), Z,
+                            l < last ? next.panel(p) : nullptr, nullptr});
+                if (l == last)
+                    store_bf16(Z, tile.in_panel(p), net.out_dim, y + (begin + p * L) * net.out_dim);
             }
             std::swap(H, next);
         }
@@ -96,98 +105,158 @@ static void bf16_forward(const Net& net, Slices<Bf16> par, const Bf16* x, int64_
 }
 
 // The gradients of <grad_y, f> (BankTable). No Fisher sweep: those are fp32.
-static void bf16_backward(const Net& net, Slices<Bf16> par, const Bf16* x, int64_t n,
-                          const Start<Bf16>& start, Bf16* grad_x, Sums<float> grads,
-                          const FisherSweep<float>&) {
-    constexpr int L = Panel<float>::lanes;
-    const int layers = (int)net.layers.size(), last = layers - 1, panels = bf16_panels(n);
-    Arena<float>& memory = arena<float>();
-    Arena<uint32_t>& pairs = arena<uint32_t>();
-    const auto w = bf16_layers(net, par, true, pairs, memory);
-    const Rows<float> X(memory, net.in_dim, panels), E(memory, net.encoded, panels),
-        GE(memory, net.encoded, panels), GX(memory, net.in_dim, 1);
-    float *Z = memory.take((size_t)net.max_dim * L), *slope = memory.take((size_t)net.out_dim * L);
-    const PairRows encoded(pairs, net.encoded, panels);
-    std::vector<PairRows> H(layers);
-    std::vector<Rows<float>> D(layers);
-    const bool curved = net.activation != kRelu && net.activation != kNone;
-    bool any_skip = false;
-    for (int l = 0; l < layers; ++l) {
-        any_skip |= net.layers[l].skip;
-        if (l == last) continue;
-        H[l] = PairRows(pairs, net.layers[l].out, panels);
-        if (curved) D[l] = Rows<float>(memory, net.layers[l].out, panels);
-    }
-    // Gradients of a layer's outputs; up to whole blocks of the transposition.
-    const int wide = round_up(net.max_dim, 16);
-    PairRows d(pairs, wide, panels), g(pairs, wide, panels);
-    const int64_t group = (int64_t)panels * L * L / 2;
-    const PairsTransposed dT{pairs.take((size_t)(round_up(wide, L) / L) * group), group};
-    const PointPairs rows{pairs.take((size_t)wide * panels * L / 2), panels * L / 2};
-    BiasSums<float> bias(net, memory);
+class Bf16BackwardSweep {
+    static constexpr int L = Panel<float>::lanes;
 
-    for (int64_t at = 0; at < n; at += panels * L) {
-        const Tile<float> tile((int)std::min<int64_t>(panels * L, n - at));
-        const int count = pairs_of(tile.points);  // of points
-        for (int p = 0; p < tile.panels; ++p) {
-            load_bf16(x + (at + p * L) * net.in_dim, tile.in_panel(p), X.panel(p), net.in_dim, true);
-            encode<float>(net, X.panel(p), E.panel(p), nullptr, nullptr, tile.vectors(p));
-            pair_rows(net.encoded, tile.vectors(p), E.panel(p), encoded.panel(p));
+  public:
+    Bf16BackwardSweep(const Net& net, const ModulePoints<Bf16>& in, const Bf16* grad_y,
+                      const BackwardResults<Bf16>& out)
+        : net_(net),
+          in_(in),
+          grad_y_(grad_y),
+          out_(out),
+          memory_(arena<float>()),
+          pairs_(arena<uint32_t>()),
+          last_((int)net.layers.size() - 1),
+          panels_(bf16_panels(in.n)),
+          weights_(bf16_layers(net, in.parameters, true, pairs_, memory_)),
+          X_(memory_, net.in_dim, panels_),
+          E_(memory_, net.encoded, panels_),
+          GE_(memory_, net.encoded, panels_),
+          GX_(memory_, net.in_dim, 1),
+          Z_(memory_.take((size_t)net.max_dim * L)),
+          derivative_(memory_.take((size_t)net.out_dim * L)),
+          encoded_(pairs_, net.encoded, panels_),
+          H_(last_ + 1),
+          D_(last_ + 1),
+          bias_(net, memory_) {
+        for (int l = 0; l <= last_; ++l) {
+            any_skip_ |= net.layers[l].skip;
+            if (l == last_) continue;
+            H_[l] = PairRows(pairs_, net.layers[l].out, panels_);
+            if (stores_derivative()) D_[l] = Rows<float>(memory_, net.layers[l].out, panels_);
         }
-        for (int l = 0; l < last; ++l)
-            for (int p = 0; p < tile.panels; ++p)
-                bf16_layer(net, l, w[l], (l > 0 ? H[l - 1] : encoded).panel(p), encoded.panel(p),
-                           tile.vectors(p), Z, H[l].panel(p), curved ? D[l].panel(p) : nullptr);
-        for (int p = 0; p < tile.panels; ++p) {
-            const int nv = tile.vectors(p), size = net.out_dim * L;
-            if (net.output_activation != kNone)
-                bf16_layer(net, last, w[last], (last > 0 ? H[last - 1] : encoded).panel(p), encoded.panel(p),
-                           nv, Z, nullptr, slope);
-            load_bf16(start.grad_y + (at + p * L) * net.out_dim, tile.in_panel(p), Z, net.out_dim, false);
-            if (net.output_activation != kNone)
-                for (int i = 0; i < size; ++i) Z[i] *= slope[i];
-            pair_rows(net.out_dim, nv, Z, d.panel(p));
-            if (grad_x && any_skip) std::memset(GE.panel(p), 0, sizeof(float) * GE.stride());
-        }
-        for (int l = last; l >= 0; --l) {
-            const Layer& layer = net.layers[l];
-            const int below = layer.in - layer.from_prev, outputs = pairs_of(layer.out);
-            if (grads) {
-                transpose_tile_pairs(tile, d, layer.out, dT);
-                add_bias(layer.out, count, dT, bias.at[l]);
-                DotOuter sum{rows, count, dT, grads.weight[l], layer.out, at > 0};
-                part_rows(tile, l > 0 ? H[l - 1] : encoded, rows);
-                outer_blocks<float>(layer.from_prev, layer.out, sum);
-                if (layer.skip) {
-                    part_rows(tile, encoded, rows);
-                    sum.grad += (int64_t)layer.from_prev * layer.out;
-                    outer_blocks<float>(below, layer.out, sum);
-                }
-            }
-            if (l == 0 && !grad_x) break;
-            for (int p = 0; p < tile.panels; ++p) {
-                const PairPanel from{d.panel(p), outputs};
-                const int nv = tile.vectors(p);
-                DotResult to, skipped;
-                skipped.sums = grad_x ? GE.panel(p) : nullptr;
-                skipped.accumulate = any_skip;
-                if (l > 0) {
-                    to.pairs = g.panel(p);
-                    to.after = curved ? kTimes : net.activation == kRelu ? kMasked : kKeep;
-                    to.mask = H[l - 1].panel(p);
-                    to.with = curved ? D[l - 1].panel(p) : nullptr;
-                }
-                dot_product(layer.from_prev, w[l].prev, from, {}, nv, nullptr, l > 0 ? to : skipped);
-                if (layer.skip && grad_x) dot_product(below, w[l].encoding, from, {}, nv, nullptr, skipped);
-            }
-            std::swap(d, g);
-        }
-        if (grad_x)
-            for (int p = 0; p < tile.panels; ++p) {
-                encode_backward<float>(net, X.panel(p), E.panel(p), GE.panel(p), nullptr, nullptr, GX.at,
-                                       tile.vectors(p));
-                store_bf16(GX.at, tile.in_panel(p), net.in_dim, grad_x + (at + p * L) * net.in_dim);
-            }
+        // Up to whole blocks of the transposition.
+        const int wide = round_up(net.max_dim, 16);
+        d_ = PairRows(pairs_, wide, panels_);
+        g_ = PairRows(pairs_, wide, panels_);
+        const int64_t group = (int64_t)panels_ * L * L / 2;
+        dT_ = {pairs_.take((size_t)(round_up(wide, L) / L) * group), group};
+        rows_ = {pairs_.take((size_t)wide * panels_ * L / 2), panels_ * L / 2};
     }
-    if (grads) bias.store(net, grads);
+
+    void run() {
+        for (begin_ = 0; begin_ < in_.n; begin_ += panels_ * L) {
+            const Tile<float> tile((int)std::min<int64_t>(panels_ * L, in_.n - begin_));
+            forward(tile);
+            for (int p = 0; p < tile.panels; ++p) output_gradient(tile, p);
+            for (int l = last_; l >= 0; --l) {
+                if (out_.grads) parameter_gradients(l, tile);
+                if (l == 0 && !out_.grad_x) break;
+                for (int p = 0; p < tile.panels; ++p) to_inputs(l, p, tile.vectors(p));
+                std::swap(d_, g_);
+            }
+            if (out_.grad_x) input_gradient(tile);
+        }
+        if (out_.grads) bias_.store(net_, out_.grads);
+    }
+
+  private:
+    bool stores_derivative() const { return !derivative_in_value(net_.activation); }
+    const PairRows& input(int l) const { return l > 0 ? H_[l - 1] : encoded_; }
+
+    // The encoding and the hidden layers.
+    void forward(const Tile<float>& tile) {
+        for (int p = 0; p < tile.panels; ++p) {
+            load_bf16(in_.x + (begin_ + p * L) * net_.in_dim, tile.in_panel(p), X_.panel(p), net_.in_dim,
+                      Pad::kRepeat);
+            encode<float>(net_, {X_.panel(p)}, {E_.panel(p)}, tile.vectors(p));
+            pair_rows(net_.encoded, tile.vectors(p), E_.panel(p), encoded_.panel(p));
+        }
+        for (int l = 0; l < last_; ++l)
+            for (int p = 0; p < tile.panels; ++p)
+                bf16_layer(net_, l, weights_[l],
+                           {input(l).panel(p), encoded_.panel(p), tile.vectors(p), Z_, H_[l].panel(p),
+                            stores_derivative() ? D_[l].panel(p) : nullptr});
+    }
+
+    // d_ = the gradients of the last layer's pre-activations, rounded.
+    void output_gradient(const Tile<float>& tile, int p) {
+        const int nv = tile.vectors(p);
+        const bool activated = net_.output_activation != kNone;
+        if (activated)  // for its derivative alone
+            bf16_layer(net_, last_, weights_[last_],
+                       {input(last_).panel(p), encoded_.panel(p), nv, Z_, nullptr, derivative_});
+        load_bf16(grad_y_ + (begin_ + p * L) * net_.out_dim, tile.in_panel(p), Z_, net_.out_dim, Pad::kZero);
+        for (int i = 0; activated && i < net_.out_dim * L; ++i) Z_[i] *= derivative_[i];
+        pair_rows(net_.out_dim, nv, Z_, d_.panel(p));
+        if (out_.grad_x && any_skip_) GE_.clear(p);
+    }
+
+    void parameter_gradients(int l, const Tile<float>& tile) {
+        const Layer& layer = net_.layers[l];
+        const int count = pairs_of(tile.points);
+        transpose_tile_pairs(tile, d_, layer.out, dT_);
+        add_bias(layer.out, count, dT_, bias_.rows[l]);
+        DotWeightGradient sum{rows_, count, dT_, out_.grads.weight[l], layer.out, begin_ > 0};
+        unpair_rows(tile, input(l), rows_);
+        each_gradient_block<float>(layer.from_prev, layer.out, sum);
+        if (!layer.skip) return;
+        unpair_rows(tile, encoded_, rows_);
+        sum.gradient += layer.encoding_offset();
+        each_gradient_block<float>(layer.from_encoding(), layer.out, sum);
+    }
+
+    // g_ = the gradients of the pre-activations of the layer before layer l, rounded; those of the encoding
+    // stay fp32, since several layers add to them.
+    void to_inputs(int l, int p, int vectors) {
+        const Layer& layer = net_.layers[l];
+        const PairInputs from{{d_.panel(p), pairs_of(layer.out)}, {}, vectors};
+        DotResult to, into_encoding;
+        into_encoding.rows = out_.grad_x ? GE_.panel(p) : nullptr;
+        into_encoding.accumulate = any_skip_;
+        if (l > 0) {
+            to.pairs = g_.panel(p);
+            to.epilogue = stores_derivative() ? kScale : net_.activation == kRelu ? kMask : kStore;
+            to.mask = H_[l - 1].panel(p);
+            to.factor = stores_derivative() ? D_[l - 1].panel(p) : nullptr;
+        }
+        dot_product(layer.from_prev, weights_[l].prev, from, nullptr, l > 0 ? to : into_encoding);
+        if (layer.skip && out_.grad_x)
+            dot_product(layer.from_encoding(), weights_[l].encoding, from, nullptr, into_encoding);
+    }
+
+    void input_gradient(const Tile<float>& tile) {
+        for (int p = 0; p < tile.panels; ++p) {
+            EncodingBackward<float>{net_, {X_.panel(p)}, E_.panel(p), {GE_.panel(p)}, tile.vectors(p)}.run(
+                GX_.values);
+            store_bf16(GX_.values, tile.in_panel(p), net_.in_dim,
+                       out_.grad_x + (begin_ + p * L) * net_.in_dim);
+        }
+    }
+
+    const Net& net_;
+    const ModulePoints<Bf16>& in_;
+    const Bf16* const grad_y_;
+    const BackwardResults<Bf16>& out_;
+    Arena<float>& memory_;
+    Arena<uint32_t>& pairs_;
+    const int last_, panels_;
+    const std::vector<Bf16Layer> weights_;
+    const Rows<float> X_, E_, GE_, GX_;
+    float *const Z_, *const derivative_;  // one panel each: of a layer, and of the outputs
+    const PairRows encoded_;
+    std::vector<PairRows> H_;
+    std::vector<Rows<float>> D_;
+    PairRows d_, g_;  // of a layer's pre-activations, and of those of the layer before
+    PairsTransposed dT_{};
+    PointPairs rows_{};
+    const BiasSums<float> bias_;
+    bool any_skip_ = false;
+    int64_t begin_ = 0;  // the tile's first point
+};
+
+static void bf16_backward(const Net& net, const ModulePoints<Bf16>& in, const OutputGradient<Bf16>& output,
+                          const BackwardResults<Bf16>& out) {
+    Bf16BackwardSweep(net, in, output.grad_y, out).run();
 }

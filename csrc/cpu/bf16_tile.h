@@ -1,10 +1,9 @@
-// Pairs of bf16 and the products over them: acc += a0 b0 + a1 b1 on every
-// 32-bit lane, accumulated in fp32.
+// Pairs of bf16 and the products over them: acc += a0 b0 + a1 b1 on every 32-bit lane, accumulated in fp32.
 //
-// Included once per instruction set after gemm_tile.h and bank_tile.h (no
-// include guard, see simd.h), with 64-byte vectors. A panel (gemm_tile.h) holds
-// rows 2k and 2k + 1 of a matrix as one row of 32-bit lanes, the even one in the
-// lower half; an odd last row is paired with zeros.
+// Included once per instruction set after bank_tile.h (no include guard, see simd.h), with 64-byte vectors. A
+// panel (gemm_tile.h) holds rows 2k and 2k + 1 of a matrix as one row of 32-bit lanes, the even one in the
+// lower half; an odd last row is paired with zeros. Pairs of rows, and not of points, because the reduction
+// of a product runs over rows.
 
 typedef int AnyPairs __attribute__((vector_size(MCLNF_VBYTES), aligned(4), may_alias));
 typedef unsigned VU __attribute__((vector_size(MCLNF_VBYTES), may_alias));
@@ -29,10 +28,9 @@ MCLNF_LANE VU rounded(VF x) {
 }
 #endif
 
-// acc + lower(a) lower(b) + upper(a) upper(b). vdpbf16ps as Intel's manual has
-// it: two fused multiply-adds, the upper halves first, each rounded to nearest
-// even; subnormal arguments and results are zero whatever the control register
-// says. Nothing here depends on the order, which another processor may change.
+// acc + lower(a) lower(b) + upper(a) upper(b). vdpbf16ps as Intel's manual has it: two fused multiply-adds,
+// the upper halves first, each rounded to nearest even; subnormal arguments and results are zero whatever the
+// control register holds. Nothing here depends on the order, which another processor may change.
 MCLNF_LANE VF vdot(VI a, VI b, VF acc) {
 #ifdef MCLNF_EMULATE
     acc = flushed(vfma(flushed(upper(a)), flushed(upper(b)), flushed(acc)));
@@ -59,13 +57,13 @@ static inline int pairs_of(int rows) { return (rows + 1) / 2; }
 // A matrix of a tile in pairs.
 struct PairRows {
     static constexpr int L = Panel<float>::lanes;
-    uint32_t* at = nullptr;
+    uint32_t* values = nullptr;
     int pairs = 0;
 
     PairRows() = default;
     PairRows(Arena<uint32_t>& memory, int rows, int panels)
-        : at(memory.take((size_t)pairs_of(rows) * panels * L)), pairs(pairs_of(rows)) {}
-    uint32_t* panel(int p) const { return at + (int64_t)p * pairs * L; }
+        : values(memory.take((size_t)pairs_of(rows) * panels * L)), pairs(pairs_of(rows)) {}
+    uint32_t* panel(int p) const { return values + (int64_t)p * pairs * L; }
 };
 
 // Rows of a panel -> pairs.
@@ -78,13 +76,13 @@ static void pair_rows(int rows, int nv, const float* in, uint32_t* out) {
         }
 }
 
-// Points as rows of bf16 in memory -> points as lanes of a panel's fp32 rows
-// (`load_points` of bank_tile.h), and back.
-static void load_bf16(const Bf16* x, int points, float* to, int dims, bool repeat) {
+// Points as rows of bf16 in memory -> points as lanes of a panel's fp32 rows (`load_points` of bank_tile.h),
+// and back.
+static void load_bf16(const Bf16* x, int points, float* to, int dims, Pad pad) {
     constexpr int L = Panel<float>::lanes;
     for (int d = 0; d < dims; ++d) {
         for (int t = 0; t < points; ++t) to[d * L + t] = widen(x[(int64_t)t * dims + d]);
-        for (int t = points; t < L; ++t) to[d * L + t] = repeat ? to[d * L + points - 1] : 0.0f;
+        for (int t = points; t < L; ++t) to[d * L + t] = pad == Pad::kRepeat ? to[d * L + points - 1] : 0.0f;
     }
 }
 static void store_bf16(const float* from, int points, int dims, Bf16* y) {
@@ -93,26 +91,33 @@ static void store_bf16(const float* from, int points, int dims, Bf16* y) {
         for (int d = 0; d < dims; ++d) y[(int64_t)t * dims + d] = narrow(from[d * L + t]);
 }
 
-// One piece of a right factor: `pairs` rows of a panel.
+// A piece of a right factor: `pairs` rows of a panel.
 struct PairPanel {
-    const uint32_t* at = nullptr;
+    const uint32_t* values = nullptr;
     int pairs = 0;
 };
 
-// Where a product goes: to fp32 rows, or rounded into pairs of rows.
+// The right factor of a product, in one or two pieces one below the other: the layer before, and the
+// encoding.
+struct PairInputs {
+    PairPanel first, second{};
+    int vectors = 0;
+};
+
+// The destination of a product: fp32 rows, or pairs of rows, rounded. One of the two is null.
 struct DotResult {
-    float* sums = nullptr;
-    bool accumulate = false;  // to what `sums` holds
+    float* rows = nullptr;
+    bool accumulate = false;  // to what `rows` holds
     uint32_t* pairs = nullptr;
-    int after = kKeep;               // on the way into pairs
-    const uint32_t* mask = nullptr;  // kMasked: pairs of relu's values
-    const float* with = nullptr;     // kTimes: fp32 rows
+    EpilogueKind epilogue = kStore;  // on the way into pairs: kStore, kRectify, kMask or kScale
+    const uint32_t* mask = nullptr;  // kMask: pairs of relu's values
+    const float* factor = nullptr;   // kScale: fp32 rows
 };
 
 template <int RM, int NV>
 MCLNF_LANE void dot_steps(const uint32_t* A, const PairPanel& B, VF (&acc)[RM][NV]) {
     constexpr int W = Simd<float>::width, L = Panel<float>::lanes;
-    const uint32_t* p = B.at;
+    const uint32_t* p = B.values;
     for (int k = 0; k < B.pairs; ++k) {
         VI b[NV];
         for (int v = 0; v < NV; ++v) b[v] = pload(p + v * W);
@@ -125,44 +130,42 @@ MCLNF_LANE void dot_steps(const uint32_t* A, const PairPanel& B, VF (&acc)[RM][N
     }
 }
 
-// Rounds a block of sums into pairs of the rows from m on.
-template <int After, int RM, int NV>
+// Rounds a block of fp32 results into pairs of the rows from m on.
+template <int kind, int RM, int NV>
 MCLNF_LANE void dot_store(const VF (&acc)[RM][NV], int m, const DotResult& to) {
     constexpr int W = Simd<float>::width, L = Panel<float>::lanes;
     const VF zero = {};
     for (int r = 0; r < RM; r += 2)
         for (int v = 0; v < NV; ++v) {
             const bool both = r + 1 < RM;
-            const int at = (m + r) / 2 * L + v * W;
+            const int i = (m + r) / 2 * L + v * W;
             VF low = acc[r][v], high = both ? acc[both ? r + 1 : r][v] : zero;
-            if (After == kRelu0) {
+            if (kind == kRectify) {
                 low = low < zero ? zero : low;
                 high = high < zero ? zero : high;
             }
-            if (After == kMasked) {
-                const VI h = pload(to.mask + at);
+            if (kind == kMask) {
+                const VI h = pload(to.mask + i);
                 low = lower(h) > zero ? low : zero;
                 high = upper(h) > zero ? high : zero;
             }
-            if (After == kTimes) {
-                const float* with = to.with + (m + r) * L + v * W;
-                low = low * vload(with);
-                if (both) high = high * vload(with + L);
+            if (kind == kScale) {
+                const float* factor = to.factor + (m + r) * L + v * W;
+                low = low * vload(factor);
+                if (both) high = high * vload(factor + L);
             }
-            pstore(to.pairs + at, vpair(low, high));
+            pstore(to.pairs + i, vpair(low, high));
         }
 }
 
-// Branches stand outside the loops over a block, or its sums go through memory.
+// The initial values of a block. Branches stand outside the loops over a block: inside, its accumulators
+// would go through memory.
 template <int RM, int NV>
-MCLNF_LANE void dot_block(const uint32_t* A, const PairPanel& first, const PairPanel& then, const float* bias,
-                          int m, const DotResult& to) {
+MCLNF_LANE void dot_begin(const float* bias, int m, const DotResult& to, VF (&acc)[RM][NV]) {
     constexpr int W = Simd<float>::width, L = Panel<float>::lanes;
-    VF acc[RM][NV];
-    float* sums = to.sums + m * L;
     if (to.accumulate) {
         for (int r = 0; r < RM; ++r)
-            for (int v = 0; v < NV; ++v) acc[r][v] = vload(sums + r * L + v * W);
+            for (int v = 0; v < NV; ++v) acc[r][v] = vload(to.rows + (m + r) * L + v * W);
     } else if (bias) {
         for (int r = 0; r < RM; ++r)
             for (int v = 0; v < NV; ++v) acc[r][v] = vset<float>(bias[m + r]);
@@ -170,65 +173,47 @@ MCLNF_LANE void dot_block(const uint32_t* A, const PairPanel& first, const PairP
         for (int r = 0; r < RM; ++r)
             for (int v = 0; v < NV; ++v) acc[r][v] = VF{};
     }
-    dot_steps<RM, NV>(A, first, acc);
-    dot_steps<RM, NV>(A + first.pairs * RM, then, acc);
-    if (to.sums) {
+}
+
+template <int RM, int NV>
+MCLNF_LANE void dot_block(const uint32_t* A, const PairInputs& B, const float* bias, int m,
+                          const DotResult& to) {
+    constexpr int W = Simd<float>::width, L = Panel<float>::lanes;
+    VF acc[RM][NV];
+    dot_begin<RM, NV>(bias, m, to, acc);
+    dot_steps<RM, NV>(A, B.first, acc);
+    dot_steps<RM, NV>(A + B.first.pairs * RM, B.second, acc);
+    if (to.rows) {
         for (int r = 0; r < RM; ++r)
-            for (int v = 0; v < NV; ++v) vstore(sums + r * L + v * W, acc[r][v]);
-    } else if (to.after == kRelu0) {
-        dot_store<kRelu0, RM, NV>(acc, m, to);
-    } else if (to.after == kMasked) {
-        dot_store<kMasked, RM, NV>(acc, m, to);
-    } else if (to.after == kTimes) {
-        dot_store<kTimes, RM, NV>(acc, m, to);
+            for (int v = 0; v < NV; ++v) vstore(to.rows + (m + r) * L + v * W, acc[r][v]);
+    } else if (to.epilogue == kRectify) {
+        dot_store<kRectify, RM, NV>(acc, m, to);
+    } else if (to.epilogue == kMask) {
+        dot_store<kMask, RM, NV>(acc, m, to);
+    } else if (to.epilogue == kScale) {
+        dot_store<kScale, RM, NV>(acc, m, to);
     } else {
-        dot_store<kKeep, RM, NV>(acc, m, to);
+        dot_store<kStore, RM, NV>(acc, m, to);
     }
 }
 
-template <int NV>
-static void dot_rows(int M, const uint32_t* A, const PairPanel& first, const PairPanel& then,
-                     const float* bias, const DotResult& to) {
-    for (int m = 0; m < M; m += kRows) {
-        const uint32_t* a = A + (int64_t)m * (first.pairs + then.pairs);
-        switch (std::min(kRows, M - m)) {
-#define MCLNF_ROWS(R)                                  \
-    case R:                                            \
-        dot_block<R, NV>(a, first, then, bias, m, to); \
-        break;
-            MCLNF_ROWS(1)
-            MCLNF_ROWS(2)
-            MCLNF_ROWS(3)
-            MCLNF_ROWS(4)
-            MCLNF_ROWS(5)
-            MCLNF_ROWS(6)
-#undef MCLNF_ROWS
-        }
-    }
+// bias (or 0) + A [M, K] B [K, lanes] over the first vectors of a panel, A packed (below).
+static void dot_product(int M, const uint32_t* A, const PairInputs& B, const float* bias,
+                        const DotResult& to) {
+    const int depth = B.first.pairs + B.second.pairs;
+    with_vectors(B.vectors, [&](auto vectors) {
+        for (int m = 0; m < M; m += kRows)
+            with_rows(std::min(kRows, M - m), [&](auto rows) __attribute__((always_inline)) {
+                dot_block<decltype(rows)::value, decltype(vectors)::value>(A + (int64_t)m * depth, B, bias, m,
+                                                                           to);
+            });
+    });
 }
 
-// bias + A [M, K] B [K, lanes] over the first nv vectors of a panel, B in one or
-// two pieces one below the other, A packed (below).
-static void dot_product(int M, const uint32_t* A, const PairPanel& first, const PairPanel& then, int nv,
-                        const float* bias, const DotResult& to) {
-    switch (nv) {
-#define MCLNF_VECTORS(N)                          \
-    case N:                                       \
-        dot_rows<N>(M, A, first, then, bias, to); \
-        break;
-        MCLNF_VECTORS(1)
-        MCLNF_VECTORS(2)
-        MCLNF_VECTORS(3)
-        MCLNF_VECTORS(4)
-#undef MCLNF_VECTORS
-    }
-}
-
-// A left factor is packed in blocks of kRows rows one after another, [K][rows]
-// pairs over the reduction each. These write the piece of K rows first ...
-// first + rows - 1 of a weight [in, out] (transposed: A = W^T) or of K outputs
-// (A = W); `depth` pairs belong to a whole column of blocks, of which the piece
-// begins at pair `at`.
+// A left factor is packed in blocks of kRows rows one after another, [K][rows] pairs over the reduction each.
+// These write the piece of K rows first ... first + rows - 1 of a weight [in, out] (transposed: A = W^T) or
+// of K outputs (A = W); `depth` pairs belong to a whole column of blocks, of which the piece begins at pair
+// `at`.
 static void pack_transposed(const Bf16* w, int outputs, int first, int rows, int depth, int at,
                             uint32_t* out) {
     typedef uint16_t Eight __attribute__((vector_size(16), aligned(2), may_alias));

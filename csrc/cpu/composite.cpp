@@ -19,7 +19,7 @@ struct Wide<float> {
 };
 #endif
 
-// Clones can't be templates, hence one function a type.
+// Clones can't be templates, hence one function per type.
 #define MCLNF_EACH_RAY(RAY, T, ...)                                                        \
     if (in.channels == 3) {                                                                \
         for (int64_t r = begin; r < end; ++r) RAY<3, typename Wide<T>::V>(__VA_ARGS__, r); \
@@ -42,8 +42,9 @@ struct Wide<float> {
 MCLNF_COMPOSITE_SHARES(float)
 MCLNF_COMPOSITE_SHARES(double)
 
-// Rays of a share are worked through in order. Where each sample is some ray's, what lies behind a ray is the
-// next one's, up to the end of the share.
+// Rays of a share are worked through in order. If each sample is some ray's, the memory behind a ray is the
+// next one's, up to the end of the share: a group in part may write it whole, which is faster than lane by
+// lane.
 template <typename T>
 CompositeBatch<T> open_share(const CompositeBatch<T>& in, int64_t end) {
     CompositeBatch<T> share = in;

@@ -12,24 +12,34 @@ namespace {
 
 using FisherOut = std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors>;
 
-constexpr int64_t kLeastSegments = 64;
+constexpr int64_t kMinSegments = 64;  // of a run; a segment has many points
 
-// What is asked for beside the inputs of the bank.
+// The arguments beside the inputs of the bank.
 template <class S>
-struct Wanted {
+struct FisherRequest {
     Tensor grad_y;
-    Stack<S> fisher;  // empty: no scores
+    ParameterTensors<S> fisher;  // empty: no scores
     S damping;
     bool sums;
 };
 
-// 1 / (fisher + damping) of one module, in the layout of View's one buffer; 0
-// where the sum is 0. Returns whether all values are ones that a Fisher can
-// have.
+// Which points are a sample: each one, or segments of points (a ray's share of one module) whose gradient is
+// formed and squared on chip.
+struct Samples {
+    std::vector<int64_t> bounds;   // the first point of each segment; empty: each point is a sample
+    std::vector<int64_t> offsets;  // the first sample of each module
+
+    bool are_segments() const { return !bounds.empty(); }
+    int64_t first_point(int64_t sample) const { return are_segments() ? bounds[sample] : sample; }
+};
+
+// 1 / (fisher + damping) of one module, in the layout of ParameterView's one buffer; 0 if the sum is 0.
+// Returns whether all values are ones that a Fisher can have: they are read here anyway, and a check of its
+// own would read them twice.
 template <class S>
-bool invert(const Net& net, const Stack<S>& fisher, int64_t module, S damping, S* out) {
+bool invert(const Net& net, const ParameterTensors<S>& fisher, int64_t module, S damping, S* out) {
     int bad = 0;
-    View<S>(fisher, net, module).each(net, [&](const S* f, int64_t size) {
+    ParameterView<S>(fisher, net, module).each(net, [&](const S* f, int64_t size) {
         for (int64_t i = 0; i < size; ++i) {
             const S sum = f[i] + damping;
             bad |= !(f[i] >= 0);
@@ -41,7 +51,7 @@ bool invert(const Net& net, const Stack<S>& fisher, int64_t module, S damping, S
 }
 
 template <class S>
-[[noreturn]] void refuse(const Stack<S>& fisher) {
+[[noreturn]] void refuse(const ParameterTensors<S>& fisher) {
     for (int k = 0; k < 2; ++k) {
         const Tensors& tensors = k == 0 ? fisher.weight : fisher.bias;
         for (size_t l = 0; l < tensors.size(); ++l) {
@@ -54,74 +64,99 @@ template <class S>
     STD_TORCH_CHECK(false, "fisher must not be negative or NaN");
 }
 
-// One sweep over the samples: points, or segments of points (a ray's share of
-// one module) whose gradient is formed and squared on chip. bounds: where
-// segments begin; empty: each point is a sample. owned: the first sample of
-// each module.
+// The share of a sample in its module's mean.
 template <class S>
-FisherOut sweep(const BankInputs<S>& in, const Wanted<S>& want, const std::vector<int64_t>& bounds,
-                const std::vector<int64_t>& owned) {
-    const bool segments = !bounds.empty(), scored = static_cast<bool>(want.fisher);
-    Tensor scores = torch::stable::new_empty(in.x, {scored ? owned.back() : 0});
-    Stack<S> grads, squares;
-    if (want.sums) {
-        grads = Stack<S>::empty(in.net, in.modules, in.x);
-        squares = Stack<S>::empty(in.net, in.modules, in.x);
+std::vector<S> sample_shares(const std::vector<int64_t>& offsets) {
+    std::vector<S> shares;
+    for (size_t m = 0; m + 1 < offsets.size(); ++m)
+        shares.push_back(S(1) / static_cast<S>(std::max<int64_t>(1, offsets[m + 1] - offsets[m])));
+    return shares;
+}
+
+// One thread's inverse Fisher, worked out when its runs come to another module.
+template <class S>
+class InverseFisher {
+  public:
+    InverseFisher(const Net& net, bool needed) : values_(needed ? net.parameters : 0) {}
+    // Whether the module's Fisher is one.
+    bool move_to(int64_t module, const Net& net, const FisherRequest<S>& request) {
+        const bool same = module_ == module;
+        module_ = module;
+        if (!view_) view_ = ParameterView<S>(values_.data(), net);
+        return same || invert(net, request.fisher, module, request.damping, values_.data());
     }
-    const int64_t least = segments ? kLeastSegments : kLeastPoints;
-    const Plan plan = want.sums ? Plan::fixed(owned, least) : Plan::free(owned);
+    Parameters<S> read() const { return view_.read(); }
+
+  private:
+    std::vector<S> values_;
+    ParameterView<S> view_;
+    int64_t module_ = -1;
+};
+
+// One sweep over the samples.
+template <class S>
+FisherOut sweep(const BankInputs<S>& in, const FisherRequest<S>& request, const Samples& samples) {
+    const bool scored = static_cast<bool>(request.fisher);
+    Tensor scores = torch::stable::new_empty(in.x, {scored ? samples.offsets.back() : 0});
+    ParameterTensors<S> grads = in.new_gradients(request.sums), squares = in.new_gradients(request.sums);
+    const int64_t min_samples = samples.are_segments() ? kMinSegments : kMinPoints;
+    const Plan plan = request.sums ? Plan::fixed(samples.offsets, min_samples) : Plan::free(samples.offsets);
     RunSums<S> sums(in.net, in.modules, plan, grads), square_sums(in.net, in.modules, plan, squares);
     std::atomic<bool> bad{false};
-    using Place = typename RunSums<S>::Place;
-    each_run(plan, [&, par = in.walk(plan), inv = View<S>(),
-                    inverse = std::vector<S>(scored ? in.net.parameters : 0), g = Place(sums),
-                    f = Place(square_sums), own = std::vector<int64_t>(), module = int64_t(-1)](
-                       int64_t r, int64_t then) mutable {  // module: whose inverse is there
+    using Output = typename RunSums<S>::Output;
+    each_run(plan, [&, par = in.run_parameters(plan), inverse = InverseFisher<S>(in.net, scored),
+                    grad_output = Output(sums), square_output = Output(square_sums),
+                    segments = std::vector<int64_t>()](int64_t r, int64_t then) mutable {
         const Run& run = plan.runs[r];
-        FisherSweep<S> fisher;
-        fisher.squares = f.of(run);
+        const int64_t first = samples.first_point(run.begin), end = samples.first_point(run.end);
+        BackwardResults<S> results;
+        results.grads = grad_output.of(run);
+        results.fisher.squares = square_output.of(run);
         if (scored) {
-            if (module != run.module &&
-                !invert(in.net, want.fisher, run.module, want.damping, inverse.data()))
-                bad = true;
-            module = run.module;
-            if (!inv) inv = View<S>(inverse.data(), in.net);
-            fisher.inverse = inv.read();
-            fisher.scores = mutable_data<S>(scores) + run.begin;
+            if (!inverse.move_to(run.module, in.net, request)) bad = true;
+            results.fisher.inverse = inverse.read();
+            results.fisher.scores = mutable_data<S>(scores) + run.begin;
         }
-        int64_t from = run.begin, to = run.end;
-        if (segments) {
-            from = bounds[run.begin];
-            to = bounds[run.end];
-            own.clear();
-            for (int64_t s = run.begin; s <= run.end; ++s) own.push_back(bounds[s] - from);
-            fisher.segments = own.data();
-            fisher.count = run.end - run.begin;
+        if (samples.are_segments()) {
+            segments.clear();
+            for (int64_t s = run.begin; s <= run.end; ++s) segments.push_back(samples.bounds[s] - first);
+            results.fisher.segments = segments.data();
+            results.fisher.count = run.size();
         }
-        Start<S> start;
-        start.grad_y = data<S>(want.grad_y) + from * in.net.out_dim;
-        bank_table<S>().backward(in.net, par.at(r, then), in.points_at(from), to - from, start, nullptr,
-                                 g.of(run), fisher);
+        OutputGradient<S> gradient;
+        gradient.grad_y = in.outputs_at(request.grad_y, first);
+        bank_table<S>().backward(in.net, in.module_points(par.at(r, then), first, end), gradient, results);
     });
-    if (bad) refuse(want.fisher);
+    if (bad) refuse(request.fisher);
     sums.finish();
-    if (want.sums) {
-        std::vector<S> share;  // of a sample in its module's mean
-        for (size_t m = 0; m + 1 < owned.size(); ++m)
-            share.push_back(S(1) / static_cast<S>(std::max<int64_t>(1, owned[m + 1] - owned[m])));
-        square_sums.finish(share);
-    }
+    if (request.sums) square_sums.finish(sample_shares<S>(samples.offsets));
     return {scores, grads.weight, grads.bias, squares.weight, squares.bias};
 }
 
 template <class S>
-Wanted<S> read_wanted(const BankInputs<S>& in, const Tensor& grad_y, const Tensors& w, const Tensors& b,
-                      double damping, bool sums) {
+FisherRequest<S> read_request(const BankInputs<S>& in, const Tensor& grad_y, const Tensors& w,
+                              const Tensors& b, double damping, bool sums) {
     const ScalarType dtype = in.x.scalar_type();
-    Wanted<S> want{plain("grad_y", grad_y, dtype), {}, static_cast<S>(damping), sums};
-    check_shape("grad_y", want.grad_y, {in.points, in.net.out_dim});
-    if (!w.empty()) want.fisher = Stack<S>("fisher", in.net, in.modules, w, b, dtype);
-    return want;
+    FisherRequest<S> request{plain("grad_y", grad_y, dtype), {}, static_cast<S>(damping), sums};
+    check_shape("grad_y", request.grad_y, {in.points, in.net.out_dim});
+    if (!w.empty()) request.fisher = ParameterTensors<S>("fisher", in.net, in.modules, w, b, dtype);
+    return request;
+}
+
+template <class S>
+Samples read_segments(const BankInputs<S>& in, const Tensor& bounds, const Tensor& offsets) {
+    Samples samples;
+    samples.bounds = read_offsets("segments", bounds, in.points);
+    samples.offsets =
+        read_offsets("segment_offsets", offsets, static_cast<int64_t>(samples.bounds.size()) - 1);
+    STD_TORCH_CHECK(samples.offsets.size() == in.offsets.size(),
+                    "mclnf_fast: segment_offsets must be [M + 1]");
+    for (size_t m = 0; m < in.offsets.size(); ++m)
+        STD_TORCH_CHECK(samples.bounds[samples.offsets[m]] == in.offsets[m],
+                        "mclnf_fast: segments must not cross modules");
+    for (size_t i = 1; i < samples.bounds.size(); ++i)
+        STD_TORCH_CHECK(samples.bounds[i] > samples.bounds[i - 1], "mclnf_fast: segments must not be empty");
+    return samples;
 }
 
 FisherOut fisher_points(Tensor x, Tensor offsets, Tensors w, Tensors b, Tensor grad_y, Tensors fisher_w,
@@ -130,25 +165,18 @@ FisherOut fisher_points(Tensor x, Tensor offsets, Tensors w, Tensors b, Tensor g
     return by_dtype(x, [&](auto s) {
         using S = decltype(s);
         const BankInputs<S> in(x, offsets, w, b, ints, floats);
-        return sweep<S>(in, read_wanted(in, grad_y, fisher_w, fisher_b, damping, sums), {}, in.offsets);
+        return sweep<S>(in, read_request(in, grad_y, fisher_w, fisher_b, damping, sums), {{}, in.offsets});
     });
 }
 
-FisherOut fisher_segments(Tensor x, Tensor offsets, Tensors w, Tensors b, Tensor grad_y, Tensor bounds,
-                          Tensor owned, Tensors fisher_w, Tensors fisher_b, double damping,
+FisherOut fisher_segments(Tensor x, Tensor offsets, Tensors w, Tensors b, Tensor grad_y, Tensor segments,
+                          Tensor segment_offsets, Tensors fisher_w, Tensors fisher_b, double damping,
                           std::vector<int64_t> ints, std::vector<double> floats, bool sums) {
     return by_dtype(x, [&](auto s) {
         using S = decltype(s);
         const BankInputs<S> in(x, offsets, w, b, ints, floats);
-        const auto edges = BankInputs<S>::read_offsets("segments", bounds, in.points);
-        const auto shares =
-            BankInputs<S>::read_offsets("segment_offsets", owned, static_cast<int64_t>(edges.size()) - 1);
-        STD_TORCH_CHECK(shares.size() == in.offsets.size(), "mclnf_fast: segment_offsets must be [M + 1]");
-        for (size_t m = 0; m < shares.size(); ++m)
-            STD_TORCH_CHECK(edges[shares[m]] == in.offsets[m], "mclnf_fast: segments must not cross modules");
-        for (size_t i = 1; i < edges.size(); ++i)
-            STD_TORCH_CHECK(edges[i] > edges[i - 1], "mclnf_fast: segments must not be empty");
-        return sweep<S>(in, read_wanted(in, grad_y, fisher_w, fisher_b, damping, sums), edges, shares);
+        const Samples samples = read_segments(in, segments, segment_offsets);
+        return sweep<S>(in, read_request(in, grad_y, fisher_w, fisher_b, damping, sums), samples);
     });
 }
 

@@ -21,11 +21,11 @@ namespace mclnf {
 #if defined(__linux__)
 // Large blocks, used again once their tensor is gone. The gradients of a thousand modules are a hundred
 // megabytes that live for one step; given back to the system each time, the first touch of their pages and
-// the zeros that the system writes there cost as much as computing them. Large pages are asked for where the
+// the zeros that the system writes there cost as much as computing them. Large pages are asked for if the
 // system leaves that to the program.
 class Blocks {
   public:
-    static constexpr size_t kPage = size_t(2) << 20, kLeast = 2 * kPage;
+    static constexpr size_t kPage = size_t(2) << 20, kMinBytes = 2 * kPage;
 
     // Never destroyed: tensors may outlive every static.
     static Blocks& shared() {
@@ -33,16 +33,16 @@ class Blocks {
         return *blocks;
     }
     static size_t rounded(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
-    bool takes(size_t bytes) const { return bytes >= kLeast && most_ > 0; }
+    bool takes(size_t bytes) const { return bytes >= kMinBytes && max_free_bytes_ > 0; }
 
     void* take(size_t bytes) {
         bytes = rounded(bytes);
         {
             const std::lock_guard<std::mutex> lock(mutex_);
-            for (size_t i = free_.size(); i-- > 0;)  // the last one given back is the likeliest in a cache
+            for (size_t i = free_.size(); i-- > 0;)  // the last one returned is the likeliest in a cache
                 if (free_[i].bytes == bytes) {
                     void* at = free_[i].at;
-                    held_ -= bytes;
+                    free_bytes_ -= bytes;
                     free_.erase(free_.begin() + static_cast<std::ptrdiff_t>(i));
                     return at;
                 }
@@ -60,10 +60,10 @@ class Blocks {
         bytes = rounded(bytes);
         const std::lock_guard<std::mutex> lock(mutex_);
         free_.push_back({at, bytes});
-        held_ += bytes;
-        while (held_ > most_) {  // the oldest first
+        free_bytes_ += bytes;
+        while (free_bytes_ > max_free_bytes_) {  // the oldest first
             munmap(free_.front().at, free_.front().bytes);
-            held_ -= free_.front().bytes;
+            free_bytes_ -= free_.front().bytes;
             free_.erase(free_.begin());
         }
     }
@@ -74,7 +74,7 @@ class Blocks {
         size_t bytes;
     };
     Blocks() {
-        // Bytes of free blocks that are kept.
+        // Bytes of free blocks that stay mapped.
         const char* megabytes = std::getenv("MCLNF_FAST_POOL_MB");
         if (megabytes == nullptr) return;
         const std::string digits = megabytes;
@@ -83,25 +83,25 @@ class Blocks {
                 digits.find_first_not_of("0123456789") == std::string::npos,
             "the environment variable MCLNF_FAST_POOL_MB must be a whole number of megabytes, got '", digits,
             "'");
-        most_ = static_cast<size_t>(std::stoull(digits)) << 20;
+        max_free_bytes_ = static_cast<size_t>(std::stoull(digits)) << 20;
     }
 
     std::mutex mutex_;
     std::vector<Block> free_;
-    size_t held_ = 0, most_ = size_t(1) << 30;
+    size_t free_bytes_ = 0, max_free_bytes_ = size_t(1) << 30;
 };
 #endif
 
-constexpr size_t kMostDims = 4;
+constexpr size_t kMaxDims = 4;
 
-// A new contiguous CPU tensor of the dtype of `like`, of at most kMostDims dimensions. Its values are unset.
+// A new contiguous CPU tensor of the dtype of `like`, of at most kMaxDims dimensions. Its values are unset.
 inline torch::stable::Tensor fresh(const torch::stable::Tensor& like, std::initializer_list<int64_t> shape) {
 #if defined(__linux__)
     size_t bytes = like.element_size();
     for (const int64_t size : shape) bytes *= static_cast<size_t>(size);
-    if (shape.size() <= kMostDims && Blocks::shared().takes(bytes))
+    if (shape.size() <= kMaxDims && Blocks::shared().takes(bytes))
         if (void* at = Blocks::shared().take(bytes)) {
-            int64_t strides[kMostDims];
+            int64_t strides[kMaxDims];
             int64_t stride = 1;
             for (size_t d = shape.size(); d-- > 0; stride *= shape.begin()[d]) strides[d] = stride;
             return torch::stable::from_blob(at, {shape.begin(), shape.size()}, {strides, shape.size()},

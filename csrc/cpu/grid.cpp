@@ -1,8 +1,9 @@
-// Grid encodings on the CPU: threads share the points, or the levels' tables where gradients are added up;
+// Grid encodings on the CPU: threads share the points, or the levels' tables when gradients are added up;
 // the arithmetic is csrc/math/grid.h.
 //
 // A table's gradient is owned: each part of a level's table (in one module) is added to by one thread, point
-// after point, so that neither the number of threads nor the parts change a bit.
+// after point, so that neither the number of threads nor the parts change a bit. Atomic additions would need
+// no parts, but their order, and with it the last bits, would be chance.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -16,12 +17,12 @@
 namespace mclnf {
 namespace {
 
-constexpr int64_t kLeast = 1024;     // points below which a second thread costs more than it brings
-constexpr int64_t kMost = 1 << 17;   // points that a thread takes through all levels, at most
-constexpr int64_t kCache = 8 << 20;  // bytes of a table up to which all its levels stay in the last cache
-constexpr int64_t kMostParts = 8;    // of a level's table: each part's owner goes over all points
+constexpr int64_t kMinPoints = 1024;     // points below which a second thread costs more than it brings
+constexpr int64_t kMaxPoints = 1 << 17;  // points that a thread takes through all levels, at most
+constexpr int64_t kCache = 8 << 20;      // bytes of a table up to which all its levels stay in the last cache
+constexpr int64_t kMaxParts = 8;         // of a level's table: each part's owner goes over all points
 
-// Clones can't be templates, hence one function a type and a job.
+// Clones can't be templates, hence one function per type and job.
 #define MCLNF_GRID_JOBS(CLONES, T)                                                                        \
     CLONES void forward_share(const GridCall<T>& in, GridShare share) { forward_points<0>(in, share); }   \
     CLONES void backward_share(const GridCall<T>& in, GridShare share) { backward_points<0>(in, share); } \
@@ -30,12 +31,12 @@ constexpr int64_t kMostParts = 8;    // of a level's table: each part's owner go
 MCLNF_GRID_JOBS(MCLNF_CLONES, float)
 MCLNF_GRID_JOBS(, double)  // which only checks of derivatives use
 
-// Each share to the next free thread: what a share gives does not depend on who takes it.
+// Each share to the next free thread: its results do not depend on the thread that takes it.
 template <typename F>
 void each_share(const std::vector<GridShare>& shares, int64_t work, const F& f) {
     const int64_t count = static_cast<int64_t>(shares.size());
     const int64_t workers =
-        std::min({static_cast<int64_t>(torch::stable::get_num_threads()), count, work / kLeast + 1});
+        std::min({static_cast<int64_t>(torch::stable::get_num_threads()), count, work / kMinPoints + 1});
     std::atomic<int64_t> next{0};
     torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
         for (int64_t w = begin; w < end; ++w) {
@@ -50,8 +51,9 @@ std::vector<GridShare> shares_of_points(const GridInputs& in) {
     // A large table is read level by level, by many points each time; with a small one the points' own rows
     // stay near.
     const bool small = in.layout.numbers * static_cast<int64_t>(sizeof(float)) <= kCache;
-    const int64_t most = small ? kLeast : kMost;
-    const int64_t size = std::max(kLeast, std::min(most, (each + kGridTile - 1) / kGridTile * kGridTile));
+    const int64_t max_size = small ? kMinPoints : kMaxPoints;
+    const int64_t size =
+        std::max(kMinPoints, std::min(max_size, (each + kGridTile - 1) / kGridTile * kGridTile));
     std::vector<GridShare> shares;
     for (int64_t m = 0; m < in.modules; ++m) {
         for (int64_t at = in.offsets[m]; at < in.offsets[m + 1]; at += size)
@@ -64,7 +66,7 @@ std::vector<GridShare> shares_of_tables(const GridInputs& in) {
     const int64_t levels = static_cast<int64_t>(in.layout.levels.size());
     const int64_t wanted = 4 * static_cast<int64_t>(torch::stable::get_num_threads());
     const int64_t whole = std::max<int64_t>(1, in.modules * levels);
-    const int64_t parts = wanted <= 4 ? 1 : std::min(kMostParts, (wanted + whole - 1) / whole);
+    const int64_t parts = wanted <= 4 ? 1 : std::min(kMaxParts, (wanted + whole - 1) / whole);
     std::vector<GridShare> shares;
     for (int64_t m = 0; m < in.modules; ++m) {
         for (int64_t l = levels - 1; l >= 0; --l) {  // the large ones first

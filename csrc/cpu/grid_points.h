@@ -11,7 +11,7 @@ namespace mclnf {
 
 constexpr int kGridTile = 32;  // a tile's scratch stays in the first-level cache
 
-// Pointers of one call; null where there is nothing.
+// Pointers of one call; null if not asked for.
 template <typename T>
 struct GridCall {
     GridMap<T> map;
@@ -28,7 +28,7 @@ struct GridCall {
     MCLNF_INLINE int64_t column(int level) const { return together ? 0 : level * map.features; }
 };
 
-// Points of one module; of a part of one level's table as well where gradients are added up.
+// Points of one module; of a part of one level's table as well when gradients are added up.
 struct GridShare {
     int64_t module, begin, end;
     int level;
@@ -134,7 +134,7 @@ MCLNF_INLINE void second_points(const GridCall<T>& in, const GridShare& share) {
     }
 }
 
-// Adds to one part of a table: w_c g, or q_c g along tangent_x where there is one.
+// Adds to one part of a table: w_c g, or q_c g along tangent_x if there is one.
 template <int kAxes, typename T>
 MCLNF_INLINE void scatter_points(const GridCall<T>& in, const GridShare& share) {
     const GridLevel& level = in.levels[share.level];

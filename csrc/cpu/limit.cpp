@@ -25,7 +25,7 @@ constexpr int kSteps = 4096;  // some microseconds between two looks at the cloc
 typedef float Four __attribute__((vector_size(16)));
 constexpr float kFactor = 0.999f, kTerm = 0.001f;  // the chains stay near 1: no denormals, no infinity
 
-// What the chains add up to is returned and used, or the compiler would drop the loop.
+// The sum of the chains is returned and used, or the compiler would drop the loop.
 float run_portable() {
     Four a[kChains];
     for (int i = 0; i < kChains; ++i) a[i] = Four{} + static_cast<float>(i);
@@ -89,7 +89,7 @@ Loop loop_of(const std::string& set, bool bf16) {
     return bf16 ? Loop{nullptr, 0} : Loop{run_portable, 4};
 }
 
-// GFLOP/s of `seconds` of multiply-adds on all of torch's threads; bf16: of the dot instruction, 0 where the
+// GFLOP/s of `seconds` of multiply-adds on all of torch's threads; bf16: of the dot instruction, 0 if the
 // instruction set has none.
 double cpu_fma_limit(double seconds, bool bf16) {
     STD_TORCH_CHECK(seconds > 0 && seconds <= 60, "seconds must be above 0 and at most 60, got ", seconds);
@@ -101,12 +101,12 @@ double cpu_fma_limit(double seconds, bool bf16) {
     const auto end =
         begin + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
     torch::stable::parallel_for(0, torch::stable::get_num_threads(), 1, [&](int64_t first, int64_t last) {
-        int64_t made = 0;
+        int64_t loops = 0;
         float sum = 0;
         do {
-            for (int64_t share = first; share < last; ++share, ++made) sum += loop.run();
+            for (int64_t share = first; share < last; ++share, ++loops) sum += loop.run();
         } while (Clock::now() < end);
-        rounds += made;
+        rounds += loops;
         odd += !(sum > 0);
     });
     const double taken = std::chrono::duration<double>(Clock::now() - begin).count();

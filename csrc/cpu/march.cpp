@@ -1,4 +1,4 @@
-// Marching on the CPU: count and note the kept bins, sum the counts, write. The arithmetic is
+// Marching on the CPU: count the kept bins and store their bits, sum the counts, write. The arithmetic is
 // csrc/math/march.h.
 #include <torch/csrc/stable/library.h>
 
@@ -46,7 +46,7 @@ MCLNF_INLINE void write_bins(const March<T>& in, const MarchedRay<T>& ray, const
         if (!word) continue;
         const int m = static_cast<int>(std::min<int64_t>(ray.bins - at, kTile));
         march_edges(in, ray, static_cast<int32_t>(at), m, edges);
-        if (m == kTile && word == ~uint64_t(0)) {
+        if (m == kTile && word == ~uint64_t(0)) {  // all kept: copies that vectorize
             for (int j = 0; j < kTile; ++j) {
                 *starts++ = edges[j];
                 *ends++ = edges[j + 1];
@@ -62,12 +62,12 @@ MCLNF_INLINE void write_bins(const March<T>& in, const MarchedRay<T>& ray, const
 }
 
 template <typename T>
-struct Written {
+struct MarchOutputs {
     T *starts, *ends;
     int64_t* ids;
 };
 
-// Clones can't be templates, hence one function a type.
+// Clones can't be templates, hence one function per type.
 #define MCLNF_MARCH_SHARES(T)                                                                               \
     MCLNF_CLONES void keep_share(const March<T>& in, const MarchedRay<T>* rays, const int64_t* first_word,  \
                                  uint64_t* words, int64_t* segments, int64_t begin, int64_t end) {          \
@@ -75,8 +75,8 @@ struct Written {
             segments[2 * r + 1] = keep_bins(in, rays[r], words + first_word[r]);                            \
     }                                                                                                       \
     MCLNF_CLONES void write_share(const March<T>& in, const MarchedRay<T>* rays, const int64_t* first_word, \
-                                  const uint64_t* words, const int64_t* segments, const Written<T>& out,    \
-                                  int64_t begin, int64_t end) {                                             \
+                                  const uint64_t* words, const int64_t* segments,                           \
+                                  const MarchOutputs<T>& out, int64_t begin, int64_t end) {                 \
         for (int64_t r = begin; r < end; ++r) {                                                             \
             const int64_t at = segments[2 * r], count = segments[2 * r + 1];                                \
             write_bins(in, rays[r], words + first_word[r], out.starts + at, out.ends + at);                 \
@@ -96,6 +96,8 @@ Samples march_typed(const MarchInputs& inputs) {
     torch::stable::parallel_for(0, rays, 1024, [&](int64_t begin, int64_t end) {
         for (int64_t r = begin; r < end; ++r) marched[r] = march_begin(in, r);
     });
+    // Two passes over the bins, with a bit for each in between: the number of samples is known before memory
+    // is taken for them, and the write pass need not look at the cells again.
     std::vector<int64_t> first_word(static_cast<size_t>(rays) + 1, 0);
     for (int64_t r = 0; r < rays; ++r) {
         MarchInputs::check_bins(marched[r].bins, inputs.step);
@@ -105,7 +107,7 @@ Samples march_typed(const MarchInputs& inputs) {
 
     Tensor packed_info = torch::stable::new_empty(inputs.origins, {rays, 2}, ScalarType::Long);
     int64_t* segments = out_pointer<int64_t>(packed_info);
-    const auto work = [&](int64_t r) { return marched[r].bins + 8; };
+    const auto work = [&](int64_t r) { return marched[r].bins + 8; };  // 8: a ray without a bin costs as much
     parallel_rays(rays, work, [&](int64_t begin, int64_t end) {
         keep_share(in, marched.data(), first_word.data(), words.data(), segments, begin, end);
     });
@@ -117,7 +119,7 @@ Samples march_typed(const MarchInputs& inputs) {
     Tensor starts = torch::stable::new_empty(inputs.origins, {total});
     Tensor ends = torch::stable::new_empty(inputs.origins, {total});
     Tensor ids = torch::stable::new_empty(inputs.origins, {total}, ScalarType::Long);
-    const Written<T> out{out_pointer<T>(starts), out_pointer<T>(ends), out_pointer<int64_t>(ids)};
+    const MarchOutputs<T> out{out_pointer<T>(starts), out_pointer<T>(ends), out_pointer<int64_t>(ids)};
     parallel_rays(rays, work, [&](int64_t begin, int64_t end) {
         write_share(in, marched.data(), first_word.data(), words.data(), segments, out, begin, end);
     });

@@ -1,4 +1,4 @@
-// What the per-ray CPU kernels share: clones for the instruction sets, and equal shares for the threads.
+// Shared by the per-ray CPU kernels: clones for the instruction sets, and equal shares for the threads.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 #include "tensors.h"
 
 // The loader picks the clone for the machine at hand. Contraction is off, so that every clone gives the same
-// bits. The sanitizers do not bear the early symbol resolution that this needs.
+// bits. The sanitizers do not support the early symbol resolution that this needs.
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__) && \
     !defined(__SANITIZE_ADDRESS__)
 #define MCLNF_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))

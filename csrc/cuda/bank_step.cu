@@ -1,6 +1,7 @@
-// The optimiser step of a bank on CUDA: one pass over memory, which alone limits it. Two kernels: a thread a
-// module counts its clock up and works out its factors, in double; then a thread a few neighbouring values of
-// all tensors, whose pointers are parameters of the kernel. The arithmetic is csrc/math/bank_step.h.
+// The optimizer step of a bank on CUDA: one pass over memory, which alone limits it. Two kernels: one thread
+// per module counts its clock up and works out its factors, in double; then one thread per few neighboring
+// values of all tensors, whose pointers are parameters of the kernel. The arithmetic is
+// csrc/math/bank_step.h.
 #include <algorithm>
 
 #include "bank_step_tensors.h"
@@ -18,26 +19,26 @@ struct Rate {
 };
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads)
-    clock_kernel(StepOptions o, double* clock, const double* rates, const bool* active, Rate<S>* found) {
+__global__ void __launch_bounds__(kThreads) clock_kernel(StepOptions o, double* clock, const double* rates,
+                                                         const bool* active, Rate<S>* module_rates) {
     const int64_t m = this_thread();
     if (m >= o.modules || (active && !active[m])) return;
     const double t = clock[m] + 1;
     clock[m] = t;
     const StepFactors<S> factors =
         step_factors<S>(o.adam, t, rates ? rates[m] : o.lr, o.beta1, o.beta2, o.eps, o.lam);
-    found[m] = {factors.rate, factors.floor};
+    module_rates[m] = {factors.rate, factors.floor};
 }
 
-constexpr int kMostTensors = 48;  // of a launch: its parameters are 4 KB at most
-constexpr int kBytes = 16;        // that a thread reads at once
+constexpr int kMaxTensors = 48;  // of a launch: its parameters are 4 KB at most
+constexpr int kBytes = 16;       // that a thread reads at once
 
 template <typename S>
 struct Tables {
-    Streams<S> streams[kMostTensors];
-    int64_t sizes[kMostTensors];  // values a module
-    unsigned first_block[kMostTensors];
-    bool aligned[kMostTensors];  // all of its tensors lie at multiples of kBytes
+    Streams<S> streams[kMaxTensors];
+    int64_t sizes[kMaxTensors];  // values per module
+    unsigned first_block[kMaxTensors];
+    bool aligned[kMaxTensors];  // all of its tensors lie at multiples of kBytes
     int count;
     int64_t modules;
     StepFactors<S> factors;  // rate and floor are each module's own
@@ -51,7 +52,7 @@ struct alignas(kBytes) Pack {
     S values[kCount];
 };
 
-// The pack at value `at`; where it can't be read at once, those of its values that are there.
+// The pack at value `at`; if it can't be read at once, those of its values that are there.
 template <typename S>
 __device__ inline void read(const S* from, int64_t at, int there, bool at_once, Pack<S>& pack) {
     if (at_once) {
@@ -61,7 +62,7 @@ __device__ inline void read(const S* from, int64_t at, int there, bool at_once, 
     }
 }
 
-// Writes what is to be kept: `mask` has a bit for each value.
+// Writes the values of active modules: `mask` has a bit for each.
 template <typename S>
 __device__ inline void write(S* to, int64_t at, unsigned mask, bool at_once, const Pack<S>& pack) {
     if (at_once && mask == (1u << Pack<S>::kCount) - 1) {
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(kThreads) values_kernel(const __grid_constant_
     constexpr int kCount = Pack<S>::kCount;
     int t = 0;
     while (t + 1 < in.count && in.first_block[t + 1] <= blockIdx.x) ++t;
-    const Streams<S>& own = in.streams[t];
+    const Streams<S>& stream = in.streams[t];
     const int64_t size = in.sizes[t], total = size * in.modules;
     const int64_t at =
         (static_cast<int64_t>(blockIdx.x - in.first_block[t]) * kThreads + threadIdx.x) * kCount;
@@ -101,31 +102,31 @@ __global__ void __launch_bounds__(kThreads) values_kernel(const __grid_constant_
     }
     if (mask == 0) return;
     Pack<S> p, g, m, v, fisher, anchor;
-    read(own.p, at, there, at_once, p);
-    read(own.g, at, there, at_once, g);
+    read(stream.p, at, there, at_once, p);
+    read(stream.g, at, there, at_once, g);
     if constexpr (kAdam) {
-        read(own.m, at, there, at_once, m);
-        read(own.v, at, there, at_once, v);
+        read(stream.m, at, there, at_once, m);
+        read(stream.v, at, there, at_once, v);
     }
     if constexpr (kTrust) {
-        read(own.fisher, at, there, at_once, fisher);
-        read(own.anchor, at, there, at_once, anchor);
+        read(stream.fisher, at, there, at_once, fisher);
+        read(stream.anchor, at, there, at_once, anchor);
     }
     for (int k = 0; k < kCount; ++k) {
         StepFactors<S> c = in.factors;
         c.rate = rates[k].rate;
         c.floor = rates[k].floor;
-        S slope = g.values[k];
-        if constexpr (kTrust) slope = pulled(c, slope, p.values[k], fisher.values[k], anchor.values[k]);
+        S gradient = g.values[k];
+        if constexpr (kTrust) gradient = pulled(c, gradient, p.values[k], fisher.values[k], anchor.values[k]);
         if constexpr (kAdam)
-            p.values[k] = adam_step(c, p.values[k], slope, m.values[k], v.values[k]);
+            p.values[k] = adam_step(c, p.values[k], gradient, m.values[k], v.values[k]);
         else
-            p.values[k] = sgd_step(c, p.values[k], slope);
+            p.values[k] = sgd_step(c, p.values[k], gradient);
     }
-    write(own.p, at, mask, at_once, p);
+    write(stream.p, at, mask, at_once, p);
     if constexpr (kAdam) {
-        write(own.m, at, mask, at_once, m);
-        write(own.v, at, mask, at_once, v);
+        write(stream.m, at, mask, at_once, m);
+        write(stream.v, at, mask, at_once, v);
     }
 }
 
@@ -140,7 +141,7 @@ class Cuda {
         return t.is_cpu() == first_.is_cpu() && t.get_device_index() == first_.get_device_index();
     }
 
-    void look(const char*, const double*, int64_t) const {}  // would have to wait
+    void check_values(const char*, const double*, int64_t) const {}  // would have to wait for the device
 
     template <typename S>
     void step(const StepOptions& o, double* clock, const double* rates, const bool* active,
@@ -158,9 +159,9 @@ class Cuda {
         tables.active = active;
         int64_t blocks = 0;
         for (size_t t = 0; t < streams.size(); ++t) {
-            const int64_t own = blocks_for(sizes[t] * o.modules, kThreads * Pack<S>::kCount);
-            if (own == 0) continue;
-            if (tables.count == kMostTensors || blocks + own > 0x7fffffff) {
+            const int64_t tensor_blocks = blocks_for(sizes[t] * o.modules, kThreads * Pack<S>::kCount);
+            if (tensor_blocks == 0) continue;
+            if (tables.count == kMaxTensors || blocks + tensor_blocks > 0x7fffffff) {
                 step_tensors(o, tables, blocks, stream);
                 tables.count = 0;
                 blocks = 0;
@@ -170,7 +171,7 @@ class Cuda {
             tables.sizes[k] = sizes[t];
             tables.first_block[k] = static_cast<unsigned>(blocks);
             tables.aligned[k] = aligned(streams[t]);
-            blocks += own;
+            blocks += tensor_blocks;
         }
         if (blocks > 0) step_tensors(o, tables, blocks, stream);
     }

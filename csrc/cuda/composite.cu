@@ -1,9 +1,10 @@
-// Alpha compositing on CUDA: a warp a ray, or a thread a ray where rays are short; no atomics. The arithmetic
-// is csrc/math/composite*.h, over lanes that are the threads of a warp (math/warp_lanes.h) or one number.
+// Alpha compositing on CUDA: one warp per ray, or one thread per ray if rays are short; no atomics. The
+// arithmetic is csrc/math/composite*.h, over lanes that are the threads of a warp (math/warp_lanes.h) or one
+// number.
 //
-// What binds, by count (to be measured): with a warp a ray, memory; the forward moves 7 numbers a sample
-// (with 3 channels), each once, in lines that the warp reads whole. A thread a ray reads 32 rays at a time,
-// each from a line of its own, and is bound by the load unit, which takes a line at a time.
+// The bottleneck (estimated): with one warp per ray, memory; the forward moves 7 numbers per
+// sample (with 3 channels), each once, in lines that the warp reads whole. One thread per ray reads 32 rays
+// at a time, each from a line of its own, and is bound by the load unit, which takes a line at a time.
 #include "composite_tensors.h"
 #include "launch.h"
 #include "math/warp_lanes.h"
@@ -11,9 +12,9 @@
 namespace mclnf {
 namespace {
 
-// Samples a ray, on average, from which a warp works on each. The forward of a sample by a thread is about 7
-// loads and stores of a line each, so 7 cycles of the load unit of a multiprocessor; a group of up to 32
-// samples by a warp is about 230 instructions of 4 a cycle, so 57 cycles, whatever is in the group: as much
+// Samples per ray, on average, from which a warp works on each. The forward of a sample by a thread is about
+// 7 loads and stores of a line each, so 7 cycles of the load unit of a multiprocessor; a group of up to 32
+// samples by a warp is about 230 instructions of 4 a cycle, so 57 cycles, however full the group is: as much
 // as 8 samples by threads. The backward passes come to about the same, with more of both.
 constexpr int64_t kWarpFrom = 8;
 
@@ -70,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) second_kernel(CompositeBatch<T> in, 
     if (r < in.rays) second_ray<kC, V>(in, g, v, out, r);
 }
 
-// Calls f with C, as a constant where it is 3, and a number of type V: the kernel's template arguments.
+// Calls f with C, as a constant if it is 3, and a number of type V: the kernel's template arguments.
 template <typename T, typename F>
 void choose(const CompositeBatch<T>& in, const F& f) {
     const bool warps = in.samples >= kWarpFrom * in.rays;

@@ -1,4 +1,4 @@
-// What the kernels of grid encodings share: a launch's parameters, and which thread has which point.
+// Shared by the kernels of grid encodings: a launch's parameters, and which thread has which point.
 #pragma once
 
 #include "launch.h"

@@ -1,6 +1,6 @@
-// Grid encodings on CUDA, what is added to the tables: the gradient, in integers, so that the order of the
+// Grid encodings on CUDA, the additions to the tables: the gradient, in integers, so that the order of the
 // threads does not show (csrc/math/grid_sum.h). Three kernels: the largest cotangent of a module; the
-// addends, a thread a number of an entry; the sums as numbers.
+// addends, one thread per number of an entry; the sums as numbers.
 #pragma once
 
 #include "grid_device.h"
@@ -8,24 +8,24 @@
 
 namespace mclnf {
 
-// The addends are w_c g, or q_c g along `along` where that is given.
+// The addends are w_c g, or q_c g along `along` if that is given.
 template <typename T>
 struct GridAddends {
     const T *grad_y, *along;
     double factor[kLaunchLevels];  // a level's bound over a module's largest (grid_sum_factor)
     unsigned long long* largest;   // [modules], a double's bits
     unsigned long long* sums;      // [modules, numbers of the launch's levels, words]
-    unsigned* broken;              // a bit for each number of the tables: an addend was no finite number
+    unsigned* broken;              // a bit for each number of the tables: an addend was not finite
     T* grad_tables;
     uint32_t level_numbers;  // of the launch's levels
     unsigned blocks;         // of a level (or of a module, in finish_kernel)
     bool again;              // the sums will be used for more levels
 };
 
-constexpr int kLargestEach = 16;  // numbers a thread looks at
+constexpr int kLargestEach = 16;  // numbers per thread
 
-// The integer maximum of the bits is that of the numbers, in any order. What is not finite is left out: where
-// it is added, the result is marked.
+// The integer maximum of the bits is that of the numbers, in any order. Numbers that are not finite are left
+// out: whatever they are added to is marked.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     largest_kernel(const __grid_constant__ GridLaunch<T> in, const __grid_constant__ GridAddends<T> job) {
@@ -51,7 +51,8 @@ __global__ void __launch_bounds__(kThreads)
             }
             if (!beyond(g) && !beyond(along)) bits = bits_of(std::abs(g) * along);
         }
-        // A warp's points are mostly of one module: its lanes agree before one of them tells the others.
+        // A warp's points are mostly of one module: its lanes agree before one of them writes: 32 atomics on
+        // one address would wait for each other.
         const bool one = __all_sync(0xffffffff, module == __shfl_sync(0xffffffff, module, 0));
         if (one) {
             for (int half = 16; half > 0; half /= 2) {
@@ -77,7 +78,7 @@ __device__ inline GridSum sum_of(const GridLaunch<T>& in, const GridAddends<T>& 
     return grid_sum(double_of(job.largest[module]) * job.factor[l], points > 0 ? points : 0);
 }
 
-// Neighbours have the numbers of one entry, whose sums lie in one sector of the cache that adds them up.
+// Neighbors have the numbers of one entry, whose sums lie in one sector of the cache that adds them up.
 template <int kAxes, int kOrders, typename T>
 __global__ void __launch_bounds__(kThreads)
     addends_kernel(const __grid_constant__ GridLaunch<T> in, const __grid_constant__ GridAddends<T> job) {
@@ -117,7 +118,7 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-// A part a module: the numbers of the launch's levels.
+// One part per module: the numbers of the launch's levels.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     finish_kernel(const __grid_constant__ GridLaunch<T> in, const __grid_constant__ GridAddends<T> job) {

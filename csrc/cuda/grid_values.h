@@ -1,23 +1,23 @@
-// Grid encodings on CUDA, what is read from the tables: features and their derivatives in the cotangent, a
-// thread a point and a few features, and gradients of x, a thread (or a few) a point. No thread writes where
-// another does. The arithmetic is csrc/math/grid.h.
+// Grid encodings on CUDA, the reads of the tables: features and their derivatives in the cotangent, one
+// thread per point and few features, and gradients of x, one thread (or a few) per point. No two threads
+// write one number. The arithmetic is csrc/math/grid.h.
 #pragma once
 
 #include "grid_device.h"
 
 namespace mclnf {
 
-// y = sum_c w_c values_c + q_c slopes_c; q along `along`. Null where there is nothing.
+// y = sum_c w_c values_c + q_c directional_c; q along `along`. Null: no such term.
 template <typename T>
 struct GridGather {
-    const T *values, *slopes, *along;
+    const T *values, *directional, *along;
     T* y;
     int columns;      // threads that share a point's features
-    int each;         // levels a thread takes, one after another
+    int each;         // levels per thread, one after another
     unsigned blocks;  // of a part: `each` levels of all points
 };
 
-// kBlock features of a point a thread, at addresses of as many numbers' multiple where kBlock > 1.
+// kBlock features of a point per thread, at addresses that are multiples of as many numbers if kBlock > 1.
 template <int kAxes, int kOrders, int kBlock, typename T>
 __global__ void __launch_bounds__(kThreads)
     gather_kernel(const __grid_constant__ GridLaunch<T> in, const __grid_constant__ GridGather<T> job) {
@@ -37,10 +37,10 @@ __global__ void __launch_bounds__(kThreads)
         T* out = row + in.column(l);
         bool add = in.together && in.first_level + l > 0;
         if constexpr (kOrders > 1) {
-            if (job.slopes) {
+            if (job.directional) {
                 grid_tangents(in.map, level, places, job.along + item.row * in.map.dims, 1, share);
                 grid_gather_block<kBlock, (kBlock > 1)>(
-                    places, corners, share, in.table(job.slopes, module, level) + f, 1, out, 0, add);
+                    places, corners, share, in.table(job.directional, module, level) + f, 1, out, 0, add);
                 add = true;
             }
         }
@@ -52,16 +52,16 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-// The gradient of x: sum_c dw_c/dx <g, values_c> + dq_c/dx <g, slopes_c>.
+// The gradient of x: sum_c dw_c/dx <g, values_c> + dq_c/dx <g, directional_c>.
 template <typename T>
-struct GridSlopes {
-    const T *values, *slopes, *along, *grad_y;
+struct GridPointGradients {
+    const T *values, *directional, *along, *grad_y;
     T* grad_x;
-    int lanes;   // neighbours that share a point's features, a power of two up to 32
+    int lanes;   // neighbors that share a point's features, a power of two up to 32
     bool begin;  // the gradient is 0 so far
 };
 
-// dot_c = <g, T_c>, the same in all lanes: each adds up what it has, then they add in pairs.
+// dot_c = <g, T_c>, the same in all lanes: each adds up its own features, then they add in pairs.
 template <int kAxes, int kOrders, int kBlock, typename T>
 __device__ inline void shared_dots(const GridMap<T>& map, const GridPlaces<kAxes, kOrders, 1, T>& places,
                                    const T* table, const T* g, int lane, int lanes,
@@ -77,9 +77,10 @@ __device__ inline void shared_dots(const GridMap<T>& map, const GridPlaces<kAxes
 
 template <int kAxes, int kOrders, int kBlock, typename T>
 __global__ void __launch_bounds__(kThreads)
-    slopes_kernel(const __grid_constant__ GridLaunch<T> in, const __grid_constant__ GridSlopes<T> job) {
+    point_gradients_kernel(const __grid_constant__ GridLaunch<T> in,
+                           const __grid_constant__ GridPointGradients<T> job) {
     const GridItem item(this_item(gridDim.x), job.lanes);
-    // All lanes stay to the end, for the sums; those behind the last point do its work and keep it.
+    // All lanes stay to the end, for the sums; those behind the last point do its work and do not write.
     const bool there = item.row < in.points, writes = there && item.column == 0;
     const int64_t point = there ? item.row : in.points - 1, dims = in.map.dims;
     const int64_t module = module_of(in.offsets, in.modules, point);
@@ -94,8 +95,8 @@ __global__ void __launch_bounds__(kThreads)
         GridNumbers<kAxes, 1, T> dot;
         grid_place(in.map, level, x, 1, places);
         if constexpr (kOrders > 2) {
-            if (job.slopes) {
-                shared_dots<kAxes, kOrders, kBlock>(in.map, places, in.table(job.slopes, module, level),
+            if (job.directional) {
+                shared_dots<kAxes, kOrders, kBlock>(in.map, places, in.table(job.directional, module, level),
                                                     g + in.column(l), item.column, job.lanes, dot);
                 if (writes) grid_add_second(in.map, level, places, job.along + point * dims, dot, 1, grad_x);
             }

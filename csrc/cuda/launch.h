@@ -1,4 +1,4 @@
-// Launches, streams and what the per-ray CUDA kernels share. Also compiled without nvcc, by the tests'
+// Launches and streams, shared by the CUDA kernels. Also compiled without nvcc, by the tests'
 // emulation of blocks on the CPU (tests/ops/cuda_emulation): hence no chevrons and no extern shared memory
 // but here.
 #pragma once
@@ -19,9 +19,9 @@
 
 namespace mclnf {
 
-constexpr int kThreads = 128;  // of a block with a thread a ray
+constexpr int kThreads = 128;  // of a block with one thread per ray
 
-// The architectures that this library holds code for, as nvcc was told them: "800,900,1000".
+// The architectures that this library holds code for, as nvcc names them: "800,900,1000".
 #define MCLNF_STRING_OF(...) #__VA_ARGS__
 #define MCLNF_STRING(...) MCLNF_STRING_OF(__VA_ARGS__)
 #ifdef __CUDA_ARCH_LIST__
@@ -92,13 +92,13 @@ T* dynamic_shared() {
 }
 #endif
 
-inline unsigned blocks_for(int64_t rays, int64_t a_block = kThreads) {
-    const int64_t blocks = (rays + a_block - 1) / a_block;
+inline unsigned blocks_for(int64_t rays, int64_t per_block = kThreads) {
+    const int64_t blocks = (rays + per_block - 1) / per_block;
     STD_TORCH_CHECK(blocks <= 0x7fffffff, "too many rays for one launch: ", rays);
     return static_cast<unsigned>(blocks);
 }
 
-// In a grid of blocks of kThreads: this thread's number, which is its ray's where it has one of its own.
+// In a grid of blocks of kThreads: this thread's number, which is its ray's if it has one of its own.
 __device__ inline int64_t this_thread() { return static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; }
 __device__ inline int64_t this_ray() { return this_thread(); }
 

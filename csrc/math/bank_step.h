@@ -1,4 +1,4 @@
-// One optimiser step of one parameter: SGD and Adam (arXiv 1412.6980, algorithm 1), with the pull of a trust
+// One optimizer step of one parameter: SGD and Adam (arXiv 1412.6980, algorithm 1), with the pull of a trust
 // region. Plain multiplications and additions, so that every instruction set gives the same bits.
 #pragma once
 
@@ -6,12 +6,12 @@
 
 namespace mclnf {
 
-// What is the same for all parameters of a module.
+// The factors that all parameters of a module share.
 template <typename S>
 struct StepFactors {
-    S rate;                   // SGD: lr; Adam: lr sqrt(1 - b2^t) / (1 - b1^t)
-    S floor;                  // Adam: eps sqrt(1 - b2^t)
-    S blend1, keep2, blend2;  // Adam: 1 - b1, b2, 1 - b2
+    S rate;                    // SGD: lr; Adam: lr sqrt(1 - b2^t) / (1 - b1^t)
+    S floor;                   // Adam: eps sqrt(1 - b2^t)
+    S blend1, decay2, blend2;  // Adam: 1 - b1, b2, 1 - b2
     S lam;
 };
 
@@ -43,7 +43,7 @@ MCLNF_HD MCLNF_INLINE S sgd_step(const StepFactors<S>& c, S p, S g) {
 template <typename S>
 MCLNF_HD MCLNF_INLINE S adam_step(const StepFactors<S>& c, S p, S g, S& m, S& v) {
     m = m + c.blend1 * (g - m);
-    v = c.keep2 * v + c.blend2 * g * g;
+    v = c.decay2 * v + c.blend2 * g * g;
     return p - c.rate * (m / (std::sqrt(v) + c.floor));
 }
 

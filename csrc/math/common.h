@@ -1,4 +1,4 @@
-// What every inline function of this folder needs: the host-device marker, and inlining into the clones.
+// The host-device marker and the inlining into clones, for every function of this folder.
 #pragma once
 
 #include <cmath>
@@ -11,8 +11,8 @@
 #define MCLNF_HD
 #endif
 
-// A CPU kernel is cloned for several instruction sets (csrc/cpu/rays.h); what it calls takes part in that
-// only where it is inlined into the clone.
+// A CPU kernel is cloned for several instruction sets (csrc/cpu/rays.h); a function that it
+// calls takes part in that only if it is inlined into the clone.
 #if defined(__CUDACC__)
 #define MCLNF_INLINE __forceinline__
 #elif defined(__GNUC__)

@@ -9,10 +9,10 @@
 // and every first gradient follows from h and w. The suffix sum runs backwards (a total less a prefix would
 // cancel). Second derivatives are in composite_second.h.
 //
-// A ray is worked through in groups of samples, the lanes of V (lanes.h): what is left at the ray's end, or
-// where it ends early, is a group in part, whose other lanes count as samples of density 0. On a GPU a thread
-// has one lane, of a ray of its own or of one that the warp shares; what is written once a ray, or beyond its
-// light, goes through leads() and clear().
+// A ray is worked through in groups of samples, the lanes of V (lanes.h): the rest at the ray's end, or
+// before the place at which it ends early, is a group in part, whose other lanes count as samples of density
+// 0. On a GPU a thread has one lane, of a ray of its own or of one that the warp shares; values that are
+// written once per ray, or beyond its light, go through leads() and clear().
 #pragma once
 
 #include "composite_channels.h"
@@ -57,12 +57,12 @@ template <typename V, bool kWhole>
 MCLNF_HD MCLNF_INLINE Intervals<V> intervals_at(const CompositeRay<ScalarOf<V>>& ray, int64_t at, Part part) {
     const V start = load_lanes<V, kWhole>(ray.t_start + at, part);
     const V end = load_lanes<V, kWhole>(ray.t_end + at, part);
-    Intervals<V> found;
-    found.density = load_lanes<V, kWhole>(ray.density + at, part);
-    found.length = end - start;
-    found.middle = (start + end) * ScalarOf<V>(0.5);
-    found.s = found.density * found.length;
-    return found;
+    Intervals<V> result;
+    result.density = load_lanes<V, kWhole>(ray.density + at, part);
+    result.length = end - start;
+    result.middle = (start + end) * ScalarOf<V>(0.5);
+    result.s = result.density * result.length;
+    return result;
 }
 
 // The samples of the group at `at` that light reaches: those of the ray before the first with T < eps.
@@ -80,7 +80,7 @@ MCLNF_HD MCLNF_INLINE Part lit_part(const CompositeRay<ScalarOf<V>>& ray, int64_
     return part;
 }
 
-// What the forward pass carries along a ray.
+// The running sums of the forward pass along a ray.
 template <int kC, typename V>
 struct ForwardSums {
     V carried{}, opacity{}, depth{};
@@ -134,7 +134,8 @@ MCLNF_HD MCLNF_INLINE void composite_forward(const CompositeRay<ScalarOf<V>>& ra
 }
 
 // The optical depths before the samples of a ray: those of whole groups in `optical`, those of a last group
-// in part in `rest`. The room is one that the caller writes later.
+// in part in `rest`. `optical` is memory that the caller overwrites later: a buffer per ray would be as much
+// again as the gradients.
 template <typename V>
 struct OpticalDepths {
     int64_t whole = 0;  // samples in whole groups
@@ -166,7 +167,7 @@ struct OpticalDepths {
     }
 };
 
-// What the first backward pass holds; it goes from the last sample to the first.
+// The running sums of the first backward pass; it goes from the last sample to the first.
 template <int kC, typename V>
 struct BackwardSums {
     using T = ScalarOf<V>;

@@ -1,5 +1,5 @@
-// Compositing of ray r of a batch: where its samples lie in the arrays, packed or dense. Plain pointers, for
-// the loops of csrc/cpu and the kernels of csrc/cuda.
+// Compositing of ray r of a batch: the place of its samples in the arrays, packed or dense. Plain pointers,
+// for the loops of csrc/cpu and the kernels of csrc/cuda.
 #pragma once
 
 #include "composite_second.h"
@@ -16,7 +16,7 @@ struct CompositeBatch {
     int64_t open =
         0;  // samples before this one that come after a ray's own may be overwritten: it is their turn next
 
-    // Clamped to the arrays: where the values of packed_info were not checked (on a GPU), wrong ones must not
+    // Clamped to the arrays: if the values of packed_info were not checked (on a GPU), wrong ones must not
     // reach beyond them.
     MCLNF_HD MCLNF_INLINE int64_t first(int64_t r) const {
         if (!segments) return r * per_ray;
@@ -25,8 +25,8 @@ struct CompositeBatch {
     }
     MCLNF_HD MCLNF_INLINE int64_t count(int64_t r) const {
         if (!segments) return per_ray;
-        const int64_t n = segments[2 * r + 1], most = samples - first(r);
-        return n < 0 ? 0 : (n > most ? most : n);
+        const int64_t n = segments[2 * r + 1], room = samples - first(r);
+        return n < 0 ? 0 : (n > room ? room : n);
     }
     MCLNF_HD MCLNF_INLINE int64_t end(int64_t r) const { return first(r) + count(r); }
     MCLNF_HD MCLNF_INLINE CompositeRay<T> ray(int64_t r) const {

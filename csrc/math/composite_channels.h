@@ -1,5 +1,5 @@
 // The colors of a group of samples (lanes.h): their weighted sum, their product with one color, and one color
-// times the weights. C channels of a sample lie side by side. kC: C where it is known when compiling, else 0.
+// times the weights. C channels of a sample lie side by side. kC: C if it is known when compiling, else 0.
 #pragma once
 
 #include "lanes.h"
@@ -10,14 +10,14 @@ namespace mclnf {
 template <int kC, typename V>
 struct OneColor {
     using T = typename Lanes<V>::Scalar;
-    T own[kC > 0 ? kC : 1] = {};  // by value: stores might alias `given` for all the compiler knows
-    const T* given;
+    T local[kC > 0 ? kC : 1] = {};  // by value: stores might alias `memory` for all the compiler knows
+    const T* memory;
     int count;
 
-    MCLNF_HD MCLNF_INLINE OneColor(const T* color, int channels) : given(color), count(channels) {
-        for (int c = 0; c < kC && color; ++c) own[kC > 0 ? c : 0] = color[c];
+    MCLNF_HD MCLNF_INLINE OneColor(const T* color, int channels) : memory(color), count(channels) {
+        for (int c = 0; c < kC && color; ++c) local[kC > 0 ? c : 0] = color[c];
     }
-    MCLNF_HD MCLNF_INLINE T at(int c) const { return kC > 0 ? own[kC > 0 ? c : 0] : given[c]; }
+    MCLNF_HD MCLNF_INLINE T at(int c) const { return kC > 0 ? local[kC > 0 ? c : 0] : memory[c]; }
 
     // A product for each sample.
     template <bool kWhole>
@@ -43,11 +43,11 @@ struct OneColor {
     }
 };
 
-// A sum of colors; kept in `out` where C is not known when compiling.
+// A sum of colors; formed in `out` if C is not known when compiling.
 template <int kC, typename V>
 struct ColorSum {
     using T = typename Lanes<V>::Scalar;
-    T own[kC > 0 ? kC : 1] = {};
+    T local[kC > 0 ? kC : 1] = {};
     T* out;
     int count;
 
@@ -62,12 +62,12 @@ struct ColorSum {
         for (int j = 0; j < (Lanes<V>::kCount == 1 ? 1 : part.m); ++j) {
             const T* color = colors + static_cast<int64_t>(j) * channels;
             for (int c = 0; c < channels; ++c)
-                (kC > 0 ? own[kC > 0 ? c : 0] : out[c]) += weights[j] * color[c];
+                (kC > 0 ? local[kC > 0 ? c : 0] : out[c]) += weights[j] * color[c];
         }
     }
     // Into `out`, whole.
     MCLNF_HD MCLNF_INLINE void finish() {
-        for (int c = 0; c < kC; ++c) out[c] = own[kC > 0 ? c : 0];
+        for (int c = 0; c < kC; ++c) out[c] = local[kC > 0 ? c : 0];
     }
 };
 
@@ -78,7 +78,7 @@ struct ColorSum {
 struct Colors8 {
     Float8 x[3];
 
-    // What `part` has of the eight numbers from `first` on.
+    // The share of `part` in the eight numbers from `first` on.
     static MCLNF_INLINE Part piece(Part part, int first) {
         const int n = 3 * part.m - first;
         return {n < 0 ? 0 : (n > 8 ? 8 : n), part.roomy, false};
@@ -129,25 +129,25 @@ struct Colors8 {
 
 template <>
 struct OneColor<3, Float8> {
-    float own[3] = {0, 0, 0};
+    float local[3] = {0, 0, 0};
 
     MCLNF_INLINE OneColor(const float* color, int) {
-        for (int c = 0; c < 3 && color; ++c) own[c] = color[c];
+        for (int c = 0; c < 3 && color; ++c) local[c] = color[c];
     }
-    MCLNF_INLINE float at(int c) const { return own[c]; }
+    MCLNF_INLINE float at(int c) const { return local[c]; }
     template <bool kWhole>
     MCLNF_INLINE Float8 times(const float* colors, Part part) const {
-        const Colors8 found = Colors8::load<kWhole>(colors, part);
-        return found.channel0() * own[0] + found.channel1() * own[1] + found.channel2() * own[2];
+        const Colors8 loaded = Colors8::load<kWhole>(colors, part);
+        return loaded.channel0() * local[0] + loaded.channel1() * local[1] + loaded.channel2() * local[2];
     }
     template <bool kWhole>
     MCLNF_INLINE void scaled(Float8 w, float* out, Part part) const {
-        const float r = own[0], g = own[1], b = own[2];
-        Colors8 found = Colors8::spread(w);
-        found.x[0] *= Float8{r, g, b, r, r, g, b, r};
-        found.x[1] *= Float8{g, b, r, g, g, b, r, g};
-        found.x[2] *= Float8{b, r, g, b, b, r, g, b};
-        found.store<kWhole>(out, part);
+        const float r = local[0], g = local[1], b = local[2];
+        Colors8 loaded = Colors8::spread(w);
+        loaded.x[0] *= Float8{r, g, b, r, r, g, b, r};
+        loaded.x[1] *= Float8{g, b, r, g, g, b, r, g};
+        loaded.x[2] *= Float8{b, r, g, b, b, r, g, b};
+        loaded.store<kWhole>(out, part);
     }
 };
 
@@ -159,8 +159,8 @@ struct ColorSum<3, Float8> {
     MCLNF_INLINE ColorSum(float* place, int) : out(place) {}
     template <bool kWhole>
     MCLNF_INLINE void add(Float8 w, const float* colors, Part part) {
-        const Colors8 found = Colors8::load<kWhole>(colors, part), weights = Colors8::spread(w);
-        for (int v = 0; v < 3; ++v) sums.x[v] += weights.x[v] * found.x[v];
+        const Colors8 loaded = Colors8::load<kWhole>(colors, part), weights = Colors8::spread(w);
+        for (int v = 0; v < 3; ++v) sums.x[v] += weights.x[v] * loaded.x[v];
     }
     MCLNF_INLINE void finish() {
         float flat[24];

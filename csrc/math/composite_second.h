@@ -6,7 +6,8 @@
 // With ' for the derivative along v: A'_i = sum_{j<i} s'_j, T'_i = -T_i A'_i, w'_i = T_{i+1} s'_i - w_i A'_i,
 // and
 //   h'_k = T'_{k+1} q_k + T_{k+1} q'_k - sum_{i>k} (w'_i q_i + w_i q'_i).
-// Two running sums forwards and two backwards: the cost of about two backward passes.
+// Two running sums forwards and two backwards: the cost of about two backward passes. Differentiating the
+// recursion itself would need the first pass's intermediates in memory, several numbers per sample.
 #pragma once
 
 #include "composite.h"
@@ -18,7 +19,7 @@ struct CompositeTangents {  // of the ray's first sample; null is zero
     const T *density, *color, *t_start, *t_end, *background;
 };
 
-// All but background are always written; background is null where the ray has none.
+// All but background are always written; background is null if the ray has none.
 template <typename T>
 struct CompositeSecond {
     T *density, *color, *t_start, *t_end, *background;         // by the inputs
@@ -32,28 +33,28 @@ MCLNF_HD MCLNF_INLINE Intervals<V> tangents_at(const Intervals<V>& in,
                                                Part part) {
     const V start = v.t_start ? load_lanes<V, kWhole>(v.t_start + at, part) : V{};
     const V end = v.t_end ? load_lanes<V, kWhole>(v.t_end + at, part) : V{};
-    Intervals<V> found;
-    found.density = v.density ? load_lanes<V, kWhole>(v.density + at, part) : V{};
-    found.length = end - start;
-    found.middle = (start + end) * ScalarOf<V>(0.5);
-    found.s = found.density * in.length + in.density * found.length;
-    return found;
+    Intervals<V> tangents;
+    tangents.density = v.density ? load_lanes<V, kWhole>(v.density + at, part) : V{};
+    tangents.length = end - start;
+    tangents.middle = (start + end) * ScalarOf<V>(0.5);
+    tangents.s = tangents.density * in.length + in.density * tangents.length;
+    return tangents;
 }
 
-// A and A' before the samples of a ray, kept like OpticalDepths.
+// A' before the samples of a ray, stored like OpticalDepths.
 template <typename V>
-struct DepthSlopes {
+struct DepthTangents {
     using T = ScalarOf<V>;
     V rest{}, carried{};
 
-    MCLNF_HD MCLNF_INLINE DepthSlopes(const CompositeRay<T>& ray, const CompositeTangents<T>& v,
-                                      const OpticalDepths<V>& depths, T* slopes) {
+    MCLNF_HD MCLNF_INLINE DepthTangents(const CompositeRay<T>& ray, const CompositeTangents<T>& v,
+                                        const OpticalDepths<V>& depths, T* tangents) {
         constexpr int kCount = Lanes<V>::kCount;
         const Part all{kCount, true, true};
         V total;
         for (int64_t at = 0; at < depths.whole; at += kCount) {
             const V s = tangents_at<V, true>(intervals_at<V, true>(ray, at, all), v, at, all).s;
-            store_lanes<true>(slopes + at, V(carried + sums_before(s, total)), all);
+            store_lanes<true>(tangents + at, V(carried + sums_before(s, total)), all);
             carried += total;
         }
         if (depths.part.m == 0) return;
@@ -64,7 +65,7 @@ struct DepthSlopes {
     }
 };
 
-// What the second backward pass holds; it goes from the last sample to the first.
+// The running sums of the second backward pass; it goes from the last sample to the first.
 template <int kC, typename V>
 struct SecondSums {
     using T = ScalarOf<V>;
@@ -74,20 +75,20 @@ struct SecondSums {
     const CompositeSecond<T>& out;
     const OneColor<kC, V> grad;
     ColorSum<kC, V> color;
-    const T base, base_slope;  // of q and q'
-    V after, after_slope;      // T and A' of the group behind
-    V suffix{}, suffix_slope{}, opacity{}, opacity_slope{}, depth_slope{};
+    const T base, base_tangent;  // of q and q'
+    V after, after_tangent;      // T and A' of the group behind
+    V suffix{}, suffix_tangent{}, opacity{}, opacity_tangent{}, depth_tangent{};
 
     template <bool kWhole>
-    MCLNF_HD MCLNF_INLINE void add(int64_t at, Part part, V optical, V slope) {
+    MCLNF_HD MCLNF_INLINE void add(int64_t at, Part part, V optical, V optical_tangent) {
         const int64_t row = at * (kC > 0 ? kC : ray.channels);
         const Intervals<V> in = intervals_at<V, kWhole>(ray, at, part);
         const Intervals<V> tangent = tangents_at<V, kWhole>(in, v, at, part);
         const V trans = exp_of(-optical), next = successors(trans, after);
-        const V next_slope = successors(slope, after_slope);
+        const V next_tangent = successors(optical_tangent, after_tangent);
         const V w = only_part<kWhole>(V(trans * -expm1_of(-in.s)), part);
-        const V dw = only_part<kWhole>(V(next * tangent.s - w * slope), part);
-        V q = in.middle * g.depth + base, dq = tangent.middle * g.depth + base_slope;
+        const V dw = only_part<kWhole>(V(next * tangent.s - w * optical_tangent), part);
+        V q = in.middle * g.depth + base, dq = tangent.middle * g.depth + base_tangent;
         if (g.weights) q += load_lanes<V, kWhole>(g.weights + at, part);
         if (g.color) {
             q += grad.template times<kWhole>(ray.color + row, part);
@@ -100,22 +101,22 @@ struct SecondSums {
         if (v.color) color.template add<kWhole>(w, v.color + row, part);
         q = only_part<kWhole>(q, part);
         dq = only_part<kWhole>(dq, part);
-        V total, total_slope;
+        V total, total_tangent;
         const V behind = suffix + sums_after(V(w * q), total);
-        const V behind_slope = suffix_slope + sums_after(V(dw * q + w * dq), total_slope);
-        const V h = next * q - behind, dh = next * (dq - next_slope * q) - behind_slope;
+        const V behind_tangent = suffix_tangent + sums_after(V(dw * q + w * dq), total_tangent);
+        const V h = next * q - behind, dh = next * (dq - next_tangent * q) - behind_tangent;
         const V middle = dw * g.depth * T(0.5), side = dh * in.density + h * tangent.density;
         store_lanes<kWhole>(out.density + at, V(dh * in.length + h * tangent.length), part);
         store_lanes<kWhole>(out.t_end + at, V(middle + side), part);
         store_lanes<kWhole>(out.t_start + at, V(middle - side), part);
         store_lanes<kWhole>(out.grad_weights + at, dw, part);
         suffix += total;
-        suffix_slope += total_slope;
+        suffix_tangent += total_tangent;
         opacity += w;
-        opacity_slope += dw;
-        depth_slope += dw * in.middle + w * tangent.middle;
+        opacity_tangent += dw;
+        depth_tangent += dw * in.middle + w * tangent.middle;
         after = trans;
-        after_slope = slope;
+        after_tangent = optical_tangent;
     }
 };
 
@@ -128,7 +129,7 @@ MCLNF_HD MCLNF_INLINE void composite_second(const CompositeRay<ScalarOf<V>>& ray
     using T = ScalarOf<V>;
     const int channels = kC > 0 ? kC : ray.channels;
     const OpticalDepths<V> depths(ray, out.density);
-    const DepthSlopes<V> slopes(ray, v, depths, out.grad_weights);
+    const DepthTangents<V> tangents(ray, v, depths, out.grad_weights);
     const int64_t live = depths.whole + depths.part.m;
     clear<V>(out.density, live, ray.count);
     clear<V>(out.t_start, live, ray.count);
@@ -137,7 +138,7 @@ MCLNF_HD MCLNF_INLINE void composite_second(const CompositeRay<ScalarOf<V>>& ray
     clear<V>(out.color, live * channels, ray.count * channels);
     const T* background = ray.background;
     const T base = g.opacity - (g.color && background ? dot_channels(g.color, background, channels) : T(0));
-    const T base_slope = g.color && v.background ? -dot_channels(g.color, v.background, channels) : T(0);
+    const T base_tangent = g.color && v.background ? -dot_channels(g.color, v.background, channels) : T(0);
     SecondSums<kC, V> sums{ray,
                            g,
                            v,
@@ -145,26 +146,26 @@ MCLNF_HD MCLNF_INLINE void composite_second(const CompositeRay<ScalarOf<V>>& ray
                            {g.color, channels},
                            {out.grad_color, channels},
                            base,
-                           base_slope,
+                           base_tangent,
                            exp_of(-depths.carried),
-                           slopes.carried};
-    if (depths.part.m > 0) sums.template add<false>(depths.whole, depths.part, depths.rest, slopes.rest);
+                           tangents.carried};
+    if (depths.part.m > 0) sums.template add<false>(depths.whole, depths.part, depths.rest, tangents.rest);
     const Part all{Lanes<V>::kCount, true, true};
     for (int64_t at = depths.whole - Lanes<V>::kCount; at >= 0; at -= Lanes<V>::kCount) {
         sums.template add<true>(at, all, load_lanes<V, true>(out.density + at, all),
                                 load_lanes<V, true>(out.grad_weights + at, all));
     }
     sums.color.finish();
-    const T opacity = sum_lanes(sums.opacity), opacity_slope = sum_lanes(sums.opacity_slope);
-    const T depth_slope = sum_lanes(sums.depth_slope);
+    const T opacity = sum_lanes(sums.opacity), opacity_tangent = sum_lanes(sums.opacity_tangent);
+    const T depth_tangent = sum_lanes(sums.depth_tangent);
     if (!leads<V>()) return;
     for (int c = 0; c < channels; ++c) {
-        if (background) out.grad_color[c] -= opacity_slope * background[c];
+        if (background) out.grad_color[c] -= opacity_tangent * background[c];
         if (v.background) out.grad_color[c] += (T(1) - opacity) * v.background[c];
-        if (out.background) out.background[c] = g.color ? -opacity_slope * g.color[c] : T(0);
+        if (out.background) out.background[c] = g.color ? -opacity_tangent * g.color[c] : T(0);
     }
-    *out.grad_opacity = opacity_slope;
-    *out.grad_depth = depth_slope;
+    *out.grad_opacity = opacity_tangent;
+    *out.grad_depth = depth_tangent;
 }
 
 }  // namespace mclnf

@@ -11,9 +11,10 @@
 // Outside [low, high] nothing depends on x. A coordinate that is not a number gives features that are none.
 // The nearest node is a corner alone, of weight 1, and has no derivative in x.
 //
-// Points go in tiles of up to kTile, whose arithmetic vectorises: it is done for whole tiles, and what lies
-// behind the last point is thrown away. The GPU takes kTile = 1. kAxes: number of axes where it is known when
-// compiling, kGridOne where it is known that the nearest node alone is read, else 0.
+// Points go in tiles of up to kTile, whose arithmetic vectorizes: it is done for whole tiles, and results
+// beyond the last point are dropped, which is cheaper than a loop of unknown length. The GPU takes kTile = 1.
+// kAxes: number of axes if it is known when compiling, kGridOne if it is known that the nearest node alone is
+// read, else 0.
 #pragma once
 
 #include "common.h"
@@ -49,7 +50,7 @@ MCLNF_HD constexpr int grid_most_corners() {
     return kAxes == kGridOne ? 1 : 1 << (kAxes > 0 ? kAxes : kGridAxes);
 }
 
-// Where the points of a tile lie on a level: their corners' places in the level's table, in numbers, and the
+// The cells of a tile's points on a level: their corners' places in the level's table, in numbers, and the
 // factors of the corners' weights by order of derivative in x (the first kOrders), bit and axis. Nearest:
 // factor[0][0][0] is the one weight.
 template <int kAxes, int kOrders, int kTile, typename T>
@@ -87,7 +88,7 @@ MCLNF_HD MCLNF_INLINE void grid_column(const T* from, int dims, int m, T rest, T
 // Along axis a: the lower node's index times the axis' factor, and the weights' factors.
 template <int kAxes, int kOrders, int kTile, typename T>
 MCLNF_HD MCLNF_INLINE void grid_place_axis(const GridMap<T>& map, const GridLevel& level, int a, const T* x,
-                                           uint32_t* lower, GridPlaces<kAxes, kOrders, kTile, T>& at) {
+                                           uint32_t* lower, GridPlaces<kAxes, kOrders, kTile, T>& places) {
     const T low = map.low, high = map.high, scale = static_cast<T>(level.scale);
     const T last = static_cast<T>(level.cells - 1);  // the last cell ends with the last node
     const bool smooth = map.interpolation == kGridSmoothstep;
@@ -104,21 +105,21 @@ MCLNF_HD MCLNF_INLINE void grid_place_axis(const GridMap<T>& map, const GridLeve
     }
     for (int j = 0; j < kTile; ++j) {
         const T share = smooth ? t[j] * t[j] * (T(3) - T(2) * t[j]) : t[j];
-        at.factor[0][0][a][j] = T(1) - share;
-        at.factor[0][1][a][j] = share;
+        places.factor[0][0][a][j] = T(1) - share;
+        places.factor[0][1][a][j] = share;
     }
     if constexpr (kOrders > 1) {
         for (int j = 0; j < kTile; ++j) {
-            const T slope = (smooth ? T(6) * t[j] * (T(1) - t[j]) : T(1)) * inside[j];
-            at.factor[1][0][a][j] = -slope;
-            at.factor[1][1][a][j] = slope;
+            const T first = (smooth ? T(6) * t[j] * (T(1) - t[j]) : T(1)) * inside[j];
+            places.factor[1][0][a][j] = -first;
+            places.factor[1][1][a][j] = first;
         }
     }
     if constexpr (kOrders > 2) {
         for (int j = 0; j < kTile; ++j) {
-            const T curve = (smooth ? T(6) - T(12) * t[j] : T(0)) * (inside[j] * inside[j]);
-            at.factor[2][0][a][j] = -curve;
-            at.factor[2][1][a][j] = curve;
+            const T second = (smooth ? T(6) - T(12) * t[j] : T(0)) * (inside[j] * inside[j]);
+            places.factor[2][0][a][j] = -second;
+            places.factor[2][1][a][j] = second;
         }
     }
 }
@@ -143,22 +144,22 @@ MCLNF_HD MCLNF_INLINE void grid_place_nearest(const GridMap<T>& map, const GridL
 // The corners' places and the factors. x: the coordinates of the tile's first point.
 template <int kAxes, int kOrders, int kTile, typename T>
 MCLNF_HD MCLNF_INLINE void grid_place(const GridMap<T>& map, const GridLevel& level, const T* x, int m,
-                                      GridPlaces<kAxes, kOrders, kTile, T>& at) {
+                                      GridPlaces<kAxes, kOrders, kTile, T>& places) {
     T column[kTile];
     uint32_t node[kTile];
     const bool nearest = grid_nearest<kAxes>(map);
     int corners = 1;
-    for (int j = 0; j < kTile; ++j) at.place[0][j] = 0;
+    for (int j = 0; j < kTile; ++j) places.place[0][j] = 0;
     for (int a = 0; a < grid_axes<kAxes>(map); ++a) {
         grid_column<kTile>(x + level.axis[a], map.dims, m, map.low, column);
         if (nearest)
-            grid_place_nearest<kTile>(map, level, a, column, node, at.factor[0][0][0]);
+            grid_place_nearest<kTile>(map, level, a, column, node, places.factor[0][0][0]);
         else
-            grid_place_axis(map, level, a, column, node, at);
+            grid_place_axis(map, level, a, column, node, places);
         // Each corner so far becomes two.
         const uint32_t step = level.factor[a];
         for (int c = 0; c < corners; ++c) {
-            uint32_t *lower = at.place[c], *upper = at.place[nearest ? c : c + corners];
+            uint32_t *lower = places.place[c], *upper = places.place[nearest ? c : c + corners];
             if (level.hashed) {
                 for (int j = 0; j < kTile; ++j) {
                     const uint32_t before = lower[j];
@@ -178,21 +179,22 @@ MCLNF_HD MCLNF_INLINE void grid_place(const GridMap<T>& map, const GridLevel& le
     const uint32_t features = static_cast<uint32_t>(map.features),
                    keep = level.hashed ? level.mask : ~uint32_t{0};
     for (int c = 0; c < corners; ++c) {
-        for (int j = 0; j < kTile; ++j) at.place[c][j] = (at.place[c][j] & keep) * features;
+        for (int j = 0; j < kTile; ++j) places.place[c][j] = (places.place[c][j] & keep) * features;
     }
 }
 
 // The corners' weights, differentiated in x_a and in x_b; -1: not differentiated.
 template <int kAxes, int kOrders, int kTile, typename T>
-MCLNF_HD MCLNF_INLINE void grid_weights(const GridMap<T>& map, const GridPlaces<kAxes, kOrders, kTile, T>& at,
-                                        int a, int b, GridNumbers<kAxes, kTile, T>& weight) {
-    const int first = (a == 0) + (b == 0);
-    for (int j = 0; j < kTile; ++j) weight[0][j] = at.factor[first][0][0][j];
+MCLNF_HD MCLNF_INLINE void grid_weights(const GridMap<T>& map,
+                                        const GridPlaces<kAxes, kOrders, kTile, T>& places, int a, int b,
+                                        GridNumbers<kAxes, kTile, T>& weight) {
+    const int order = (a == 0) + (b == 0);
+    for (int j = 0; j < kTile; ++j) weight[0][j] = places.factor[order][0][0][j];
     if (grid_corners<kAxes>(map) == 1) return;
-    for (int j = 0; j < kTile; ++j) weight[1][j] = at.factor[first][1][0][j];
+    for (int j = 0; j < kTile; ++j) weight[1][j] = places.factor[order][1][0][j];
     for (int e = 1; e < grid_axes<kAxes>(map); ++e) {
         const int order = (a == e) + (b == e), corners = 1 << e;
-        const T *lower = at.factor[order][0][e], *upper = at.factor[order][1][e];
+        const T *lower = places.factor[order][0][e], *upper = places.factor[order][1][e];
         for (int c = 0; c < corners; ++c) {
             for (int j = 0; j < kTile; ++j) {
                 const T before = weight[c][j];
@@ -206,8 +208,8 @@ MCLNF_HD MCLNF_INLINE void grid_weights(const GridMap<T>& map, const GridPlaces<
 // q_c; v: the direction at the tile's first point, [m, dims].
 template <int kAxes, int kOrders, int kTile, typename T>
 MCLNF_HD MCLNF_INLINE void grid_tangents(const GridMap<T>& map, const GridLevel& level,
-                                         const GridPlaces<kAxes, kOrders, kTile, T>& at, const T* v, int m,
-                                         GridNumbers<kAxes, kTile, T>& tangent) {
+                                         const GridPlaces<kAxes, kOrders, kTile, T>& places, const T* v,
+                                         int m, GridNumbers<kAxes, kTile, T>& tangent) {
     GridNumbers<kAxes, kTile, T> weight;
     for (int j = 0; j < kTile; ++j) {
         weight[0][j] = T(1);
@@ -216,10 +218,12 @@ MCLNF_HD MCLNF_INLINE void grid_tangents(const GridMap<T>& map, const GridLevel&
     if (grid_corners<kAxes>(map) == 1) return;
     for (int e = 0; e < grid_axes<kAxes>(map); ++e) {
         const int corners = 1 << e;
-        const T *lower = at.factor[0][0][e], *upper = at.factor[0][1][e], *slope = at.factor[1][1][e];
+        const T *lower = places.factor[0][0][e], *upper = places.factor[0][1][e],
+                *derivative = places.factor[1][1][e];
         T along[kTile];
         grid_column<kTile>(v + level.axis[e], map.dims, m, T(0), along);
-        for (int j = 0; j < kTile; ++j) along[j] *= slope[j];  // the lower factor's slope is the opposite one
+        for (int j = 0; j < kTile; ++j)
+            along[j] *= derivative[j];  // the lower factor's derivative is the opposite one
         for (int c = 0; c < corners; ++c) {
             for (int j = 0; j < kTile; ++j) {
                 const T w = weight[c][j], q = tangent[c][j];
@@ -235,15 +239,15 @@ MCLNF_HD MCLNF_INLINE void grid_tangents(const GridMap<T>& map, const GridLevel&
 // Adds sum_c dw_c/dx_a dot_c to the gradient of x [m, dims].
 template <int kAxes, int kOrders, int kTile, typename T>
 MCLNF_HD MCLNF_INLINE void grid_add_first(const GridMap<T>& map, const GridLevel& level,
-                                          const GridPlaces<kAxes, kOrders, kTile, T>& at,
+                                          const GridPlaces<kAxes, kOrders, kTile, T>& places,
                                           const GridNumbers<kAxes, kTile, T>& dot, int m, T* grad_x) {
     for (int a = 0; a < grid_axes<kAxes>(map); ++a) {
-        GridNumbers<kAxes, kTile, T> slope;
+        GridNumbers<kAxes, kTile, T> first;
         T sum[kTile];
-        grid_weights(map, at, a, -1, slope);
+        grid_weights(map, places, a, -1, first);
         for (int j = 0; j < kTile; ++j) sum[j] = 0;
         for (int c = 0; c < grid_corners<kAxes>(map); ++c) {
-            for (int j = 0; j < kTile; ++j) sum[j] += slope[c][j] * dot[c][j];
+            for (int j = 0; j < kTile; ++j) sum[j] += first[c][j] * dot[c][j];
         }
         for (int j = 0; j < m; ++j) grad_x[static_cast<int64_t>(j) * map.dims + level.axis[a]] += sum[j];
     }
@@ -252,7 +256,7 @@ MCLNF_HD MCLNF_INLINE void grid_add_first(const GridMap<T>& map, const GridLevel
 // Adds sum_c dq_c/dx_a dot_c to the gradient of x [m, dims].
 template <int kAxes, int kTile, typename T>
 MCLNF_HD MCLNF_INLINE void grid_add_second(const GridMap<T>& map, const GridLevel& level,
-                                           const GridPlaces<kAxes, 3, kTile, T>& at, const T* v,
+                                           const GridPlaces<kAxes, 3, kTile, T>& places, const T* v,
                                            const GridNumbers<kAxes, kTile, T>& dot, int m, T* grad_x) {
     MCLNF_UNROLL
     for (int b = 0; b < grid_axes<kAxes>(map); ++b) {
@@ -260,12 +264,12 @@ MCLNF_HD MCLNF_INLINE void grid_add_second(const GridMap<T>& map, const GridLeve
         grid_column<kTile>(v + level.axis[b], map.dims, m, T(0), along);
         MCLNF_UNROLL
         for (int a = 0; a < grid_axes<kAxes>(map); ++a) {
-            GridNumbers<kAxes, kTile, T> curve;
+            GridNumbers<kAxes, kTile, T> second;
             T sum[kTile];
-            grid_weights(map, at, a, b, curve);
+            grid_weights(map, places, a, b, second);
             for (int j = 0; j < kTile; ++j) sum[j] = 0;
             for (int c = 0; c < grid_corners<kAxes>(map); ++c) {
-                for (int j = 0; j < kTile; ++j) sum[j] += curve[c][j] * dot[c][j];
+                for (int j = 0; j < kTile; ++j) sum[j] += second[c][j] * dot[c][j];
             }
             for (int j = 0; j < m; ++j)
                 grad_x[static_cast<int64_t>(j) * map.dims + level.axis[a]] += along[j] * sum[j];

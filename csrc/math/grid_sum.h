@@ -6,8 +6,8 @@
 // |v_a|. With 2 n < 2^b and L < 2^s, the factor 2^(61 - b - s) keeps every sum, roundings included, below
 // 2^62 in absolute value. An addend's error is at most half a unit, 2^(b + s - 62) <= 2^-59 n L: with a
 // million points 2^-39 of the largest gradient. That is float's own precision for addends down to 2^-15 of
-// the largest, and less for smaller ones; what is below 2^-39 of it adds nothing. Of double, what is lost in
-// rounding is kept in a second word, which brings as many bits again: 2^-77 of the largest.
+// the largest, and less for smaller ones; addends below 2^-39 of it add nothing. Of double, the remainder of
+// rounding goes into a second word, which brings as many bits again: 2^-77 of the largest.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@
 
 namespace mclnf {
 
-// Integers a number.
+// Integers per number.
 template <typename T>
 inline constexpr int kGridSumWords = 1;
 template <>
@@ -40,18 +40,18 @@ MCLNF_HD MCLNF_INLINE int size_of(double x) {
     return (exponent > 1 ? exponent : 1) - 1022;
 }
 
-// Whether a number is none or infinite; by its bits, whatever the compiler assumes.
+// Whether a number is NaN or infinite; by its bits, whatever the compiler assumes.
 MCLNF_HD MCLNF_INLINE bool beyond(double x) { return (bits_of(x) >> 52 & 0x7ff) == 0x7ff; }
 
-// How a module's addends on a level are rounded; nothing is known of them where L is no number.
+// How a module's addends on a level are rounded; nothing is known of them if L is not finite.
 struct GridSum {
     double up, down;            // 2^k and its inverse
     double rest_up, rest_down;  // of the second word
     bool known;
 };
 
-// What the largest |g_f| (or |g_f| sum_a |v_a|) is multiplied by for L on a level. A share of 0 ... 1 a
-// corner of an axis gives 1; the last cell may end beyond its last node where T rounds the box or the scale.
+// The factor by which the largest |g_f| (or |g_f| sum_a |v_a|) becomes L on a level. A share of 0 ... 1 per
+// corner of an axis gives 1; the last cell may end beyond its last node if T rounds the box or the scale.
 template <typename T>
 inline double grid_sum_factor(const GridMap<T>& map, const GridLevel& level, bool tangents) {
     const T scale = static_cast<T>(level.scale);
@@ -62,14 +62,14 @@ inline double grid_sum_factor(const GridMap<T>& map, const GridLevel& level, boo
     double factor = 1;
     for (int a = 0; a < map.axes; ++a) factor *= whole;
     if (!tangents) return factor;
-    const double slope = smooth ? std::max(1.5, std::abs(6 * t * (1 - t))) : 1.0;
-    return 2 * factor * slope * static_cast<double>(scale);
+    const double derivative = smooth ? std::max(1.5, std::abs(6 * t * (1 - t))) : 1.0;
+    return 2 * factor * derivative * static_cast<double>(scale);
 }
 
 MCLNF_HD MCLNF_INLINE GridSum grid_sum(double bound, int64_t points) {
     const int bits = size_of(2.0 * static_cast<double>(points));
-    const int k = 61 - bits - size_of(bound), most = 1000;  // 2^k is a double
-    const int used = k < most ? k : most;
+    const int k = 61 - bits - size_of(bound), max_k = 1000;  // 2^k is a double
+    const int used = k < max_k ? k : max_k;
     return {power_of_two(used), power_of_two(-used), power_of_two(60 - bits), power_of_two(bits - 60),
             !beyond(bound)};
 }

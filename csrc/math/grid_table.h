@@ -12,8 +12,8 @@ struct alignas(sizeof(T) * kCount) GridPack {
     MCLNF_HD MCLNF_INLINE T operator[](int k) const { return numbers[k]; }
 };
 
-// kBlock numbers to be indexed: where they are; or, kAligned, read at once from a multiple of their size, as
-// the GPU does.
+// kBlock numbers to be indexed: their address; or, kAligned, read at once from a multiple of their size, as
+// the GPU does: one instruction in the place of kBlock.
 template <bool kAligned, int kBlock, typename T>
 MCLNF_HD MCLNF_INLINE auto grid_block(const T* at) {
     if constexpr (kAligned)
@@ -24,7 +24,7 @@ MCLNF_HD MCLNF_INLINE auto grid_block(const T* at) {
 
 // kBlock features: out [m, stride] = (or +=) sum_c weight_c T_c.
 template <int kBlock, bool kAligned = false, int kAxes, int kOrders, int kTile, typename T>
-MCLNF_HD MCLNF_INLINE void grid_gather_block(const GridPlaces<kAxes, kOrders, kTile, T>& at, int corners,
+MCLNF_HD MCLNF_INLINE void grid_gather_block(const GridPlaces<kAxes, kOrders, kTile, T>& places, int corners,
                                              const GridNumbers<kAxes, kTile, T>& weight,
                                              const T* __restrict table, int m, T* __restrict out,
                                              int64_t stride, bool add) {
@@ -33,7 +33,7 @@ MCLNF_HD MCLNF_INLINE void grid_gather_block(const GridPlaces<kAxes, kOrders, kT
         T* row = out + j * stride;
         for (int f = 0; f < kBlock; ++f) sum[f] = add ? row[f] : T(0);
         for (int c = 0; c < corners; ++c) {
-            const auto entry = grid_block<kAligned, kBlock>(table + at.place[c][j]);
+            const auto entry = grid_block<kAligned, kBlock>(table + places.place[c][j]);
             const T share = weight[c][j];
             for (int f = 0; f < kBlock; ++f) sum[f] += share * entry[f];
         }
@@ -48,37 +48,38 @@ MCLNF_HD MCLNF_INLINE void grid_gather_block(const GridPlaces<kAxes, kOrders, kT
 }
 
 template <int kAxes, int kOrders, int kTile, typename T>
-MCLNF_HD MCLNF_INLINE void grid_gather(const GridMap<T>& map, const GridPlaces<kAxes, kOrders, kTile, T>& at,
+MCLNF_HD MCLNF_INLINE void grid_gather(const GridMap<T>& map,
+                                       const GridPlaces<kAxes, kOrders, kTile, T>& places,
                                        const GridNumbers<kAxes, kTile, T>& weight, const T* table, int m,
                                        T* out, int64_t stride, bool add) {
     const int corners = grid_corners<kAxes>(map);
     int f = 0;
     for (; f + 32 <= map.features; f += 32)
-        grid_gather_block<32>(at, corners, weight, table + f, m, out + f, stride, add);
+        grid_gather_block<32>(places, corners, weight, table + f, m, out + f, stride, add);
     for (; f + 8 <= map.features; f += 8)
-        grid_gather_block<8>(at, corners, weight, table + f, m, out + f, stride, add);
+        grid_gather_block<8>(places, corners, weight, table + f, m, out + f, stride, add);
     for (; f + 2 <= map.features; f += 2)
-        grid_gather_block<2>(at, corners, weight, table + f, m, out + f, stride, add);
+        grid_gather_block<2>(places, corners, weight, table + f, m, out + f, stride, add);
     for (; f < map.features; ++f)
-        grid_gather_block<1>(at, corners, weight, table + f, m, out + f, stride, add);
+        grid_gather_block<1>(places, corners, weight, table + f, m, out + f, stride, add);
 }
 
 // kBlock features: dot_c += <g, T_c>.
 template <int kBlock, bool kAligned = false, int kAxes, int kOrders, int kTile, typename T>
-MCLNF_HD MCLNF_INLINE void grid_dots_block(const GridPlaces<kAxes, kOrders, kTile, T>& at, int corners,
+MCLNF_HD MCLNF_INLINE void grid_dots_block(const GridPlaces<kAxes, kOrders, kTile, T>& places, int corners,
                                            const T* __restrict table, const T* __restrict g, int64_t stride,
                                            int m, GridNumbers<kAxes, kTile, T>& dot) {
     constexpr int kLanes = kBlock < 8 ? kBlock : 8;
     for (int j = 0; j < m; ++j) {
-        T own[kBlock];
+        T row_g[kBlock];
         const auto row = grid_block<kAligned, kBlock>(g + j * stride);
-        for (int f = 0; f < kBlock; ++f) own[f] = row[f];
+        for (int f = 0; f < kBlock; ++f) row_g[f] = row[f];
         for (int c = 0; c < corners; ++c) {
-            const auto entry = grid_block<kAligned, kBlock>(table + at.place[c][j]);
+            const auto entry = grid_block<kAligned, kBlock>(table + places.place[c][j]);
             T sum[kLanes];
-            for (int f = 0; f < kLanes; ++f) sum[f] = own[f] * entry[f];
+            for (int f = 0; f < kLanes; ++f) sum[f] = row_g[f] * entry[f];
             for (int b = kLanes; b < kBlock; b += kLanes) {
-                for (int f = 0; f < kLanes; ++f) sum[f] += own[b + f] * entry[b + f];
+                for (int f = 0; f < kLanes; ++f) sum[f] += row_g[b + f] * entry[b + f];
             }
             for (int half = kLanes / 2; half > 0; half /= 2) {
                 for (int f = 0; f < half; ++f) sum[f] += sum[f + half];
@@ -90,52 +91,55 @@ MCLNF_HD MCLNF_INLINE void grid_dots_block(const GridPlaces<kAxes, kOrders, kTil
 
 // dot_c = <g, T_c>; g [m, stride].
 template <int kAxes, int kOrders, int kTile, typename T>
-MCLNF_HD MCLNF_INLINE void grid_dots(const GridMap<T>& map, const GridPlaces<kAxes, kOrders, kTile, T>& at,
-                                     const T* table, const T* g, int64_t stride, int m,
-                                     GridNumbers<kAxes, kTile, T>& dot) {
+MCLNF_HD MCLNF_INLINE void grid_dots(const GridMap<T>& map,
+                                     const GridPlaces<kAxes, kOrders, kTile, T>& places, const T* table,
+                                     const T* g, int64_t stride, int m, GridNumbers<kAxes, kTile, T>& dot) {
     const int corners = grid_corners<kAxes>(map);
     for (int c = 0; c < corners; ++c) {
         for (int j = 0; j < kTile; ++j) dot[c][j] = 0;
     }
     int f = 0;
-    for (; f + 8 <= map.features; f += 8) grid_dots_block<8>(at, corners, table + f, g + f, stride, m, dot);
-    for (; f + 2 <= map.features; f += 2) grid_dots_block<2>(at, corners, table + f, g + f, stride, m, dot);
-    for (; f < map.features; ++f) grid_dots_block<1>(at, corners, table + f, g + f, stride, m, dot);
+    for (; f + 8 <= map.features; f += 8)
+        grid_dots_block<8>(places, corners, table + f, g + f, stride, m, dot);
+    for (; f + 2 <= map.features; f += 2)
+        grid_dots_block<2>(places, corners, table + f, g + f, stride, m, dot);
+    for (; f < map.features; ++f) grid_dots_block<1>(places, corners, table + f, g + f, stride, m, dot);
 }
 
 // kBlock features: T_c += weight_c g, for the places begin ... begin + count - 1 alone.
 template <int kBlock, int kAxes, int kOrders, int kTile, typename T>
-MCLNF_HD MCLNF_INLINE void grid_scatter_block(const GridPlaces<kAxes, kOrders, kTile, T>& at, int corners,
+MCLNF_HD MCLNF_INLINE void grid_scatter_block(const GridPlaces<kAxes, kOrders, kTile, T>& places, int corners,
                                               const GridNumbers<kAxes, kTile, T>& weight,
                                               const T* __restrict g, int64_t stride, int m, uint32_t begin,
                                               uint32_t count, T* __restrict table) {
     for (int j = 0; j < m; ++j) {
-        T own[kBlock];
-        for (int f = 0; f < kBlock; ++f) own[f] = g[j * stride + f];
+        T row_g[kBlock];
+        for (int f = 0; f < kBlock; ++f) row_g[f] = g[j * stride + f];
         for (int c = 0; c < corners; ++c) {
-            const uint32_t place = at.place[c][j];
+            const uint32_t place = places.place[c][j];
             if (place - begin >= count) continue;
             T* entry = table + place;
             const T share = weight[c][j];
-            for (int f = 0; f < kBlock; ++f) entry[f] += share * own[f];
+            for (int f = 0; f < kBlock; ++f) entry[f] += share * row_g[f];
         }
     }
 }
 
 template <int kAxes, int kOrders, int kTile, typename T>
-MCLNF_HD MCLNF_INLINE void grid_scatter(const GridMap<T>& map, const GridPlaces<kAxes, kOrders, kTile, T>& at,
+MCLNF_HD MCLNF_INLINE void grid_scatter(const GridMap<T>& map,
+                                        const GridPlaces<kAxes, kOrders, kTile, T>& places,
                                         const GridNumbers<kAxes, kTile, T>& weight, const T* g,
                                         int64_t stride, int m, uint32_t begin, uint32_t count, T* table) {
     const int corners = grid_corners<kAxes>(map);
     int f = 0;
     for (; f + 32 <= map.features; f += 32)
-        grid_scatter_block<32>(at, corners, weight, g + f, stride, m, begin, count, table + f);
+        grid_scatter_block<32>(places, corners, weight, g + f, stride, m, begin, count, table + f);
     for (; f + 8 <= map.features; f += 8)
-        grid_scatter_block<8>(at, corners, weight, g + f, stride, m, begin, count, table + f);
+        grid_scatter_block<8>(places, corners, weight, g + f, stride, m, begin, count, table + f);
     for (; f + 2 <= map.features; f += 2)
-        grid_scatter_block<2>(at, corners, weight, g + f, stride, m, begin, count, table + f);
+        grid_scatter_block<2>(places, corners, weight, g + f, stride, m, begin, count, table + f);
     for (; f < map.features; ++f)
-        grid_scatter_block<1>(at, corners, weight, g + f, stride, m, begin, count, table + f);
+        grid_scatter_block<1>(places, corners, weight, g + f, stride, m, begin, count, table + f);
 }
 
 }  // namespace mclnf

@@ -1,6 +1,6 @@
 // Several consecutive samples of a ray side by side: one type V stands for a float, a double, eight floats or
 // the 32 numbers of a warp (warp_lanes.h), so that an algorithm is written once for the CPU and for the GPU,
-// with a thread a ray or a warp a ray.
+// with one thread or one warp per ray.
 //
 // Eight floats on every instruction set, so that sums are added in one order and all give the same bits.
 #pragma once
@@ -21,7 +21,7 @@ struct Lanes : OneThread {
     static constexpr int kCount = 1;
 };
 
-// Whether this thread writes what there is once a ray.
+// Whether this thread writes the values that there are once per ray.
 template <typename V>
 MCLNF_HD MCLNF_INLINE bool leads() {
     return Lanes<V>::thread() == 0;
@@ -132,8 +132,8 @@ MCLNF_INLINE float sum_lanes(Float8 v) {
     v += MCLNF_SHUFFLE(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
     return v[0];
 }
-// Sums within the halves, then the lower half's total on top of the upper: shifts that cross the halves are
-// dear. Nothing is subtracted, so that an infinite lane leaves those before it finite.
+// Sums within the halves, then the lower half's total on top of the upper: shifts that cross the halves take
+// three times as long. Nothing is subtracted, so that an infinite lane leaves those before it finite.
 MCLNF_INLINE Float8 sums_before(Float8 v, Float8& total) {
     const Float8 zero{};
     v += MCLNF_SHUFFLE(v, zero, 8, 0, 1, 2, 12, 4, 5, 6);

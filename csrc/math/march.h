@@ -39,7 +39,7 @@ MCLNF_HD MCLNF_INLINE bool is_finite(T x) {
     return x - x == T(0);
 }
 
-constexpr int64_t kMostBins = int64_t(1) << 24;  // bin numbers are exact in float up to here
+constexpr int64_t kMaxBins = int64_t(1) << 24;  // bin numbers are exact in float up to here
 
 template <typename T>
 struct March {
@@ -54,13 +54,13 @@ struct March {
     T step;
     bool stratified;
     int64_t seed;
-    double most_depth;  // a ray ends where its optical depth exceeds this; infinite: never
+    double max_depth;  // a ray ends where its optical depth exceeds this; infinite: never
 };
 
 // One ray's part of the box, cut into bins.
 template <typename T>
 struct MarchedRay {
-    T origin[3], direction[3], centre[3], inverse_half[3];
+    T origin[3], direction[3], center[3], inverse_half[3];
     T enter, exit, width;
     uint32_t hash;
     int64_t bins;  // 0: misses
@@ -76,12 +76,12 @@ MCLNF_HD MCLNF_INLINE MarchedRay<T> march_begin(const March<T>& in, int64_t r) {
     for (int axis = 0; axis < 3; ++axis) {
         const T o = in.origins[3 * r + axis], d = in.directions[3 * r + axis];
         const T low = in.aabb[axis], high = in.aabb[3 + axis];
-        const T centre = T(0.5) * (low + high), half = T(0.5) * (high - low);
+        const T center = T(0.5) * (low + high), half = T(0.5) * (high - low);
         ray.origin[axis] = o;
         ray.direction[axis] = d;
-        ray.centre[axis] = centre;
+        ray.center[axis] = center;
         ray.inverse_half[axis] = T(1) / half;
-        const T from = centre - half * stretch, to = centre + half * stretch;
+        const T from = center - half * stretch, to = center + half * stretch;
         if (d != T(0)) {
             const T a = (from - o) / d, b = (to - o) / d;
             const T first = a < b ? a : b, second = a < b ? b : a;
@@ -104,14 +104,14 @@ MCLNF_HD MCLNF_INLINE MarchedRay<T> march_begin(const March<T>& in, int64_t r) {
         ray.width = (exit - enter) / static_cast<T>(in.bins);
     } else {
         const T steps = ceil((exit - enter) / in.step);
-        ray.bins = steps < T(1) ? 1 : (steps > T(kMostBins) ? kMostBins + 1 : static_cast<int64_t>(steps));
+        ray.bins = steps < T(1) ? 1 : (steps > T(kMaxBins) ? kMaxBins + 1 : static_cast<int64_t>(steps));
         ray.width = in.step;
     }
     return ray;
 }
 
 // Edge k of 0 ... bins. Interior edges may be jittered by up to half a bin to either side (half of the last
-// bin where that one is shorter), so that the bins still tile the interval and t goes up.
+// bin if that one is shorter), so that the bins still tile the interval and t goes up.
 template <typename T>
 MCLNF_HD MCLNF_INLINE T march_edge(const MarchedRay<T>& ray, bool stratified, int32_t k) {
     T edge = ray.enter + static_cast<T>(k) * ray.width;
@@ -127,16 +127,16 @@ MCLNF_HD MCLNF_INLINE T march_edge(const MarchedRay<T>& ray, bool stratified, in
 // The cell, among all levels' cells, of the point at t: the finest level that contains the point.
 template <bool kOneLevel, typename T>
 MCLNF_HD MCLNF_INLINE int32_t march_cell(const March<T>& in, const MarchedRay<T>& ray, T t) {
-    T u[3], most = 0;
+    T u[3], largest = 0;
     for (int axis = 0; axis < 3; ++axis) {
-        u[axis] = ((ray.origin[axis] + ray.direction[axis] * t) - ray.centre[axis]) * ray.inverse_half[axis];
+        u[axis] = ((ray.origin[axis] + ray.direction[axis] * t) - ray.center[axis]) * ray.inverse_half[axis];
         const T size = u[axis] < T(0) ? -u[axis] : u[axis];
-        most = size > most ? size : most;
+        largest = size > largest ? size : largest;
     }
     int32_t level = 0;
     T bound = 1, shrink = 1;
     for (int32_t l = 1; !kOneLevel && l < in.levels; ++l) {
-        const bool outside = most > bound;
+        const bool outside = largest > bound;
         level = outside ? l : level;
         bound = bound * T(2);
         shrink = outside ? shrink * T(0.5) : shrink;
@@ -152,7 +152,8 @@ MCLNF_HD MCLNF_INLINE int32_t march_cell(const March<T>& in, const MarchedRay<T>
     return cell;
 }
 
-// Edges k0 ... k0 + m, into m + 1 places. The loops vectorise; the GPU asks for one edge at a time.
+// Edges k0 ... k0 + m, into m + 1 places. The loops vectorize, hence one for each case; the GPU asks for one
+// edge at a time.
 template <typename T>
 MCLNF_HD MCLNF_INLINE void march_edges(const March<T>& in, const MarchedRay<T>& ray, int32_t k0, int m,
                                        T* edges) {
@@ -163,10 +164,10 @@ MCLNF_HD MCLNF_INLINE void march_edges(const March<T>& in, const MarchedRay<T>& 
     }
 }
 
-// Which of the m <= 64 bins between `edges` are kept, a bit each: those that have a length, whose middle is
-// in an occupied cell and, with a density grid and an early stop, that light still reaches. `depth` is the
-// optical depth of the kept bins so far, in double on every device: where it passes in.most_depth, the ray
-// ends.
+// Which of the m <= 64 bins between `edges` are kept, one bit per bin: those that have a length, whose middle
+// is in an occupied cell and, with a density grid and an early stop, that light still reaches. `depth` is the
+// optical depth of the kept bins so far, in double on every device, so that the same bins are kept: when it
+// passes in.max_depth, the ray ends.
 template <int kTile, typename T>
 MCLNF_HD MCLNF_INLINE uint64_t march_keep(const March<T>& in, const MarchedRay<T>& ray, int m, const T* edges,
                                           double& depth) {
@@ -192,7 +193,7 @@ MCLNF_HD MCLNF_INLINE uint64_t march_keep(const March<T>& in, const MarchedRay<T
         const float value = in.density[cells[j]];
         const T length = edges[j + 1] - edges[j];
         if (!(edges[j + 1] > edges[j] && value > 0)) continue;
-        if (depth > in.most_depth) break;
+        if (depth > in.max_depth) break;
         depth += static_cast<double>(value) * static_cast<double>(length);
         kept |= uint64_t(1) << j;
     }

@@ -5,7 +5,8 @@
 
 namespace mclnf {
 
-// a / by, a at least 0 and by above. A GPU's divisions of 64 bits are dear, and seldom needed.
+// a / by, a at least 0 and by above. A GPU's divisions of 64 bits take dozens of instructions, and are seldom
+// needed.
 MCLNF_HD MCLNF_INLINE int64_t quotient(int64_t a, int64_t by) {
     if ((a | by) <= 0xffffffff) return static_cast<uint32_t>(a) / static_cast<uint32_t>(by);
     return a / by;

@@ -9,27 +9,27 @@ namespace mclnf {
 // a + b e with e^2 = 0. Nested once it gives second derivatives.
 template <class T>
 struct Dual {
-    T value, slope;
+    T value, derivative;
 };
 template <class T>
 static MCLNF_HD inline Dual<T> operator+(Dual<T> a, Dual<T> b) {
-    return {a.value + b.value, a.slope + b.slope};
+    return {a.value + b.value, a.derivative + b.derivative};
 }
 template <class T>
 static MCLNF_HD inline Dual<T> operator-(Dual<T> a, Dual<T> b) {
-    return {a.value - b.value, a.slope - b.slope};
+    return {a.value - b.value, a.derivative - b.derivative};
 }
 template <class T>
 static MCLNF_HD inline Dual<T> operator*(Dual<T> a, Dual<T> b) {
-    return {a.value * b.value, a.slope * b.value + a.value * b.slope};
+    return {a.value * b.value, a.derivative * b.value + a.value * b.derivative};
 }
 template <class T>
 static MCLNF_HD inline Dual<T> operator*(double a, Dual<T> b) {
-    return {a * b.value, a * b.slope};
+    return {a * b.value, a * b.derivative};
 }
 template <class T>
 static MCLNF_HD inline Dual<T> operator-(Dual<T> a, double b) {
-    return {a.value - b, a.slope};
+    return {a.value - b, a.derivative};
 }
 
 static MCLNF_HD inline double constant_like(double, double a) { return a; }

@@ -1,12 +1,12 @@
-// The 32 samples that the threads of a warp hold side by side, one each: a V of lanes.h with a warp a ray.
-// For csrc/cuda; all 32 threads make every call. Sums are added in a fixed order, that of the lanes'
+// The 32 samples that the threads of a warp hold side by side, one each: a V of lanes.h with one warp per
+// ray. For csrc/cuda; all 32 threads make every call. Sums are added in a fixed order, that of the lanes'
 // distances, so that two runs give the same bits.
 #pragma once
 
 #include "composite_channels.h"
 #include "exponential.h"
 
-// nvcc compiles these functions for the host too, where nobody calls them and there are no shuffles.
+// nvcc compiles these functions for the host too, for which nobody calls them and there are no shuffles.
 #if defined(__CUDACC__) && !defined(__CUDA_ARCH__)
 #define MCLNF_IN_WARP(call, otherwise) (otherwise)
 #else
@@ -102,8 +102,8 @@ MCLNF_HD MCLNF_INLINE WarpLane<T> successors(WarpLane<T> v, WarpLane<T> next) {
 template <typename T>
 MCLNF_HD MCLNF_INLINE int lanes_until_below(WarpLane<T> v, T bound, int m) {
     const bool below = lane_of_warp() < m && v.x < bound;
-    const unsigned found = MCLNF_IN_WARP(__ballot_sync(kWarp, below), below);
-    return found ? MCLNF_IN_WARP(__ffs(static_cast<int>(found)) - 1, m) : m;
+    const unsigned lanes = MCLNF_IN_WARP(__ballot_sync(kWarp, below), below);
+    return lanes ? MCLNF_IN_WARP(__ffs(static_cast<int>(lanes)) - 1, m) : m;
 }
 
 // A thread has the C numbers of its sample.
@@ -127,11 +127,11 @@ struct OneColor<kC, WarpLane<T>> : OneColor<kC, T> {
     }
 };
 
-// Where C is known, a thread sums over its own samples and the warp at the end; else the warp over each
-// group, into what the first thread alone reads and writes.
+// If C is known, a thread sums over its own samples and the warp at the end; else the warp over each group,
+// into memory that the first thread alone reads and writes: registers can't be indexed by an unknown number.
 template <int kC, typename T>
 struct ColorSum<kC, WarpLane<T>> {
-    T own[kC > 0 ? kC : 1] = {};
+    T local[kC > 0 ? kC : 1] = {};
     T* out;
     int count;
 
@@ -146,7 +146,7 @@ struct ColorSum<kC, WarpLane<T>> {
         for (int c = 0; c < channels; ++c) {
             const T term = mine ? w.x * color[c] : T(0);
             if (kC > 0) {
-                own[kC > 0 ? c : 0] += term;
+                local[kC > 0 ? c : 0] += term;
             } else {
                 const T sum = sum_lanes(WarpLane<T>{term});
                 if (lane == 0) out[c] += sum;
@@ -155,7 +155,7 @@ struct ColorSum<kC, WarpLane<T>> {
     }
     MCLNF_HD MCLNF_INLINE void finish() {
         for (int c = 0; c < kC; ++c) {
-            const T sum = sum_lanes(WarpLane<T>{own[kC > 0 ? c : 0]});
+            const T sum = sum_lanes(WarpLane<T>{local[kC > 0 ? c : 0]});
             if (lane_of_warp() == 0) out[c] = sum;
         }
     }

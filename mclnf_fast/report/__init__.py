@@ -2,7 +2,6 @@
 
 from mclnf_fast.report.city.maps import fisher_map, module_map
 from mclnf_fast.report.city.pictures import overview, save_png, strip, triptych
-from mclnf_fast.report.city.plots import forgetting_plot, meta_curve, phase_plot, psnr_over_steps
 from mclnf_fast.report.city.report import write_city_report
 from mclnf_fast.report.city.tables import matrix_table, summary_markdown
 from mclnf_fast.report.page.style import check_extra
@@ -17,13 +16,9 @@ __all__ = [
     "check_extra",
     "filmstrip",
     "fisher_map",
-    "forgetting_plot",
     "matrix_table",
-    "meta_curve",
     "module_map",
     "overview",
-    "phase_plot",
-    "psnr_over_steps",
     "qualitative_picture",
     "read_record",
     "save_png",

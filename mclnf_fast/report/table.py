@@ -13,21 +13,17 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import write_atomically
 from mclnf_fast.report.city.strips import city_strips
 from mclnf_fast.report.city.tables import city_csv_lines, city_looks, city_table
-from mclnf_fast.report.page.page import (
+from mclnf_fast.report.page.blocks import (
     Block,
     ListBlock,
-    Page,
     PairsBlock,
     PictureBlock,
     Relation,
     RelationsBlock,
-    Section,
     TableBlock,
     TextBlock,
-    inline,
-    time_fact,
-    write_page,
 )
+from mclnf_fast.report.page.page import Page, Section, inline, time_fact, write_page
 from mclnf_fast.report.page.style import check_extra
 from mclnf_fast.report.page.tables import Table, csv_text, markdown, markdown_cell
 from mclnf_fast.report.protocol.counts import Statistics

@@ -12,10 +12,13 @@ import pytest
 from fake_run import KINDS, run_metrics, statistics
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.report.page.methods import CATEGORIES, METHOD_KEYS, in_order, method
+from mclnf_fast.learn.methods import METHODS
+from mclnf_fast.report.page.methods import CATEGORIES, in_order, method
 from mclnf_fast.report.page.tables import csv_text, markdown, terminal
 from mclnf_fast.report.protocol.counts import estimate
 from mclnf_fast.report.protocol.tables import Labelled, details, results, signal_csv_lines, steps_to_reach
+
+KEYS = list(METHODS)
 
 
 def by_hand(curve: dict[str, list[float]], seeds: int = 1, **row: Any) -> dict[str, Any]:
@@ -133,10 +136,10 @@ def test_a_mistyped_seed_is_refused(seed: Any) -> None:
 
 
 def test_methods_have_an_order_a_category_and_looks_of_their_own() -> None:
-    assert set(METHOD_KEYS) == {*KINDS, "mod_random"}
+    assert set(KEYS) == {*KINDS, "mod_random"}
     assert all(method(m).category == KINDS[m][0] for m in KINDS)
     assert in_order(["new", "mim", "offline", "mim"]) == ["offline", "mim", "new"]
-    assert len({method(m).marker for m in METHOD_KEYS}) == len(METHOD_KEYS)
+    assert len({method(m).marker for m in KEYS}) == len(KEYS)
     assert method("mim_other").category == "MCL"
     assert method("other", "OL").category == "OL"
     assert method("other", "<nonsense>").category in CATEGORIES
@@ -168,10 +171,10 @@ def oklab(rgb: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("eyes", BLIND)
 def test_methods_of_one_category_can_be_distinguished(eyes: str) -> None:
-    seen = {m: oklab(np.clip(BLIND[eyes] @ linear(method(m).color), 0, 1)) for m in METHOD_KEYS}
-    for a in METHOD_KEYS:
+    seen = {m: oklab(np.clip(BLIND[eyes] @ linear(method(m).color), 0, 1)) for m in KEYS}
+    for a in KEYS:
         assert 1.05 / (linear(method(a).color) @ [0.2126, 0.7152, 0.0722] + 0.05) > 3.0, f"{a} is pale on white"
-        for b in METHOD_KEYS[METHOD_KEYS.index(a) + 1 :]:
+        for b in KEYS[KEYS.index(a) + 1 :]:
             least = 0.08 if method(a).category == method(b).category else 0.045
             assert np.linalg.norm(seen[a] - seen[b]) > least, (a, b)
 

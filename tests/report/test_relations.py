@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fake_run import run_metrics, statistics
 
-from mclnf_fast.report.page.page import Relation
+from mclnf_fast.report.page.blocks import Relation
 from mclnf_fast.report.protocol.reach import reach
 from mclnf_fast.report.protocol.relations import PAPERS_FORM, relations
 

@@ -14,17 +14,12 @@ from fake_run import city
 from PIL import Image
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.report import (
-    check_extra,
-    forgetting_plot,
-    meta_curve,
-    phase_plot,
-    psnr_over_steps,
-    write_city_report,
-)
+from mclnf_fast.learn.methods import METHODS
+from mclnf_fast.report import check_extra, write_city_report
 from mclnf_fast.report.city.claims import changed, initialization_gains, sentences, tiles
-from mclnf_fast.report.page.methods import METHOD_KEYS, method
-from mclnf_fast.report.page.plots import spread
+from mclnf_fast.report.city.plots import forgetting_figure, meta_figure, phase_figure, steps_figure
+from mclnf_fast.report.page.methods import method
+from mclnf_fast.report.page.plots import save, spread
 from mclnf_fast.report.record import MetaTraining
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "path", "use"}
@@ -163,8 +158,8 @@ def test_ten_methods(tmp_path: Path, many: dict[str, Any]) -> None:
     matrices = page.split("Block by block")[1].split("Curves")[0]
     assert matrices.count("<tr><td>one</td>") == 8
     assert matrices.count("<tr><td>three</td>") == 10
-    for colors in ({method(m).color for m in METHOD_KEYS}, {method(m).dark for m in METHOD_KEYS}):
-        assert len(colors) == len(METHOD_KEYS) == 11
+    for colors in ({method(m).color for m in METHODS}, {method(m).dark for m in METHODS}):
+        assert len(colors) == len(METHODS) == 11
 
 
 def test_claims_notice_the_smallest_change(metrics: dict[str, Any]) -> None:
@@ -185,10 +180,10 @@ def test_start_is_compared_at_a_logged_step() -> None:
 def test_plots_are_written(tmp_path: Path, metrics: dict[str, Any]) -> None:
     record = city(metrics)
     paths = [
-        psnr_over_steps(tmp_path / "a.png", record.methods),
-        forgetting_plot(tmp_path / "b.png", record.methods, ["<b>", "$x_1", "c"]),
-        phase_plot(tmp_path / "c.png", metrics["phases"]),
-        meta_curve(tmp_path / "d.png", record.initializations["modules"]),
+        save(steps_figure(record.methods), tmp_path / "a.png"),
+        save(forgetting_figure(record.methods, ["<b>", "$x_1", "c"]), tmp_path / "b.png"),
+        save(phase_figure(metrics["phases"]), tmp_path / "c.png"),
+        save(meta_figure(record.initializations["modules"]), tmp_path / "d.png"),
     ]
     for path in paths:
         with Image.open(path) as image:
@@ -197,16 +192,16 @@ def test_plots_are_written(tmp_path: Path, metrics: dict[str, Any]) -> None:
 
 
 def test_plots_of_nothing(tmp_path: Path) -> None:
-    psnr_over_steps(tmp_path / "a.svg", {})
+    save(steps_figure({}), tmp_path / "a.svg")
     one = city({"summary": {"mim": {"psnr_at_step": {"0": 3.0, "1": 5.0}, "matrix": [[20.0]]}}}).methods
-    psnr_over_steps(tmp_path / "a.svg", one)
-    forgetting_plot(tmp_path / "a.svg", {}, [])
-    forgetting_plot(tmp_path / "a.svg", one, ["one"])
-    phase_plot(tmp_path / "a.svg", {})
-    phase_plot(tmp_path / "a.svg", {"meta": 0.0})
-    meta_curve(tmp_path / "a.svg", MetaTraining())
+    save(steps_figure(one), tmp_path / "a.svg")
+    save(forgetting_figure({}, []), tmp_path / "a.svg")
+    save(forgetting_figure(one, ["one"]), tmp_path / "a.svg")
+    save(phase_figure({}), tmp_path / "a.svg")
+    save(phase_figure({"meta": 0.0}), tmp_path / "a.svg")
+    save(meta_figure(MetaTraining()), tmp_path / "a.svg")
     with pytest.raises(ValueError, match="path must end with"):
-        phase_plot(tmp_path / "a.xyz", {})
+        save(phase_figure({}), tmp_path / "a.xyz")
 
 
 def test_labels_are_moved_apart_only_where_they_would_touch() -> None:

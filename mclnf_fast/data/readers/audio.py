@@ -9,12 +9,12 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from mclnf_fast.data.readers.dataset_layouts import choose_signals, signal_readers
 from mclnf_fast.data.readers.decoding.sound import MOST_SECONDS, decode_sound, kernel_reach, resample
 from mclnf_fast.data.readers.gather import FileSignals, gather
 from mclnf_fast.data.readers.layouts import DataFile, Layout
 from mclnf_fast.data.readers.options import AudioOptions, WindowStart, options_of
 from mclnf_fast.data.readers.registry import add_built_in, read_with
+from mclnf_fast.data.readers.signal_readers import choose_signals, signal_readers
 from mclnf_fast.data.readers.split import Split, split_files
 from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.errors import InputError

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mclnf_fast.data.readers.files import Frame, safe_path
+from mclnf_fast.data.readers.files import safe_path
+from mclnf_fast.data.readers.frames import Frame
 from mclnf_fast.data.readers.matrixcity import FrameGroup
 from mclnf_fast.data.scene import ImageSet
 from mclnf_fast.errors import InputError

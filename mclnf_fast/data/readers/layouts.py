@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -178,3 +178,38 @@ def grouped(files: list[DataFile]) -> list[DataFile]:
         group = utterance[1] if utterance else parts[shared] if len(parts) > shared else file.name
         result.append(DataFile(file.path, file.name, group))
     return result
+
+
+@dataclass(frozen=True)
+class SignalLayout:
+    """One layout of images, videos or sound: which kinds it holds, how it is detected and which files it has.
+
+    `reason` takes a folder and the kind and returns the reason for the detection or None; `files` lists the files of a
+    folder that was detected. `rank` and `looks_inside` are those of `Reader`.
+
+    >>> def reason(root, kind):
+    ...     return "always"
+    >>> layout = SignalLayout("any", ("image",), "anything", reason, lambda root, kind: Layout("any", {"all": []}))
+    >>> layout.locate(Path("data"), "image").title
+    'any (data)'
+    """
+
+    name: str
+    kinds: tuple[SignalKind, ...]
+    looks_for: str
+    reason: Callable[[Path, SignalKind], str | None]
+    files: Callable[[Path, SignalKind], Layout]
+    rank: int = 0
+    looks_inside: bool = True
+
+    def locate(self, path: Path, kind: SignalKind) -> Layout:
+        """Return the files of `path`, or of the only folder in it, titled by the layout and the name of `path`."""
+        places = bases(path) if self.looks_inside else [path]
+        base = next((place for place in places if self.reason(place, kind) is not None), path)
+        layout = self.files(base, kind)
+        name = path.name if path.is_file() else path.resolve().name
+        if self.rank == 0 and layout.title:
+            layout.title = f"{layout.title} ({name})"
+        else:
+            layout.title = f"{name} ({layout.title})" if layout.title else name
+        return layout

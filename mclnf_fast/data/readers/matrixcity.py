@@ -14,11 +14,9 @@ import numpy as np
 from torch import Tensor
 
 from mclnf_fast.data.readers.files import (
-    Frame,
     frame_list,
     read_box,
     read_file_name,
-    read_intrinsics,
     read_json,
     read_matrix,
     read_number,
@@ -26,6 +24,7 @@ from mclnf_fast.data.readers.files import (
     relative_name,
     safe_path,
 )
+from mclnf_fast.data.readers.frames import Frame, read_intrinsics
 from mclnf_fast.errors import InputError
 
 RAW_SCALE = 100.0  # the raw 3x3 part is 0.01 R, and raw meters are 0.01 units

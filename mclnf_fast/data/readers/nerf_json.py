@@ -12,17 +12,16 @@ from typing import Any
 import numpy as np
 
 from mclnf_fast.data.readers.files import (
-    Frame,
     frame_list,
     read_box,
     read_file_name,
-    read_intrinsics,
     read_json,
     read_matrix,
     read_pose,
     relative_name,
     safe_path,
 )
+from mclnf_fast.data.readers.frames import Frame, read_intrinsics
 from mclnf_fast.data.readers.matrixcity import FrameGroup
 from mclnf_fast.errors import InputError
 

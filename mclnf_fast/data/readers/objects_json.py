@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mclnf_fast.data.objects import FAR, NEAR
-from mclnf_fast.data.readers.files import Frame, read_json, read_number, safe_path
+from mclnf_fast.data.readers.files import read_json, read_number, safe_path
+from mclnf_fast.data.readers.frames import Frame
 from mclnf_fast.data.readers.layouts import SPLITS, DataFile, Layout, folders_in
 from mclnf_fast.data.readers.nerf_json import named_frames
 from mclnf_fast.data.record_checks import first_repeated

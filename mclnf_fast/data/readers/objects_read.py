@@ -9,7 +9,7 @@ import torch
 
 from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.data.readers.decoding.pictures import decoded, has_alpha
-from mclnf_fast.data.readers.files import Frame, frame_cameras, read_pictures
+from mclnf_fast.data.readers.frames import Frame, frame_cameras, read_pictures
 from mclnf_fast.errors import InputError
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from mclnf_fast.data.readers.decoding.pictures import decoded
-from mclnf_fast.data.readers.files import Frame, read_pose
+from mclnf_fast.data.readers.files import read_pose
+from mclnf_fast.data.readers.frames import Frame
 from mclnf_fast.data.readers.layouts import IMAGES, SPLITS, DataFile, Layout, folders_in
 from mclnf_fast.errors import InputError
 

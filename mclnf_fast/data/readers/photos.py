@@ -12,7 +12,7 @@ from torch import Tensor
 from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.data.photos import PhotoSets, photo_of, split_counts
 from mclnf_fast.data.readers.decoding.pictures import covering_size, fit
-from mclnf_fast.data.readers.files import Frame, pinhole_intrinsics, read_image, reduced_size
+from mclnf_fast.data.readers.frames import Frame, pinhole_intrinsics, read_image, reduced_size
 from mclnf_fast.data.readers.gather import MOST_BYTES
 from mclnf_fast.data.readers.options import PhotoOptions, Progress, options_of
 from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout

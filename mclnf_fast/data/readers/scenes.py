@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mclnf_fast.data.readers import matrixcity
 from mclnf_fast.data.readers.boxes import cell_box, cut_by_position, ground_height, object_box, read_points, scene_box
-from mclnf_fast.data.readers.files import Frame, load_image_set, read_box, read_json
+from mclnf_fast.data.readers.files import read_box, read_json
+from mclnf_fast.data.readers.frames import Frame, load_image_set
 from mclnf_fast.data.readers.matrixcity import FrameGroup, find_city
 from mclnf_fast.data.readers.nerf_json import read_blender, read_nerfstudio
 from mclnf_fast.data.readers.options import SceneOptions, options_of

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from mclnf_fast.data.readers.dataset_layouts import choose_signals, signal_readers
 from mclnf_fast.data.readers.decoding.clips import decode_clip
 from mclnf_fast.data.readers.gather import FileSignals, gather
 from mclnf_fast.data.readers.images import check_frame_options
 from mclnf_fast.data.readers.layouts import DataFile, Layout
 from mclnf_fast.data.readers.options import VideoOptions, options_of
 from mclnf_fast.data.readers.registry import add_built_in, read_with
+from mclnf_fast.data.readers.signal_readers import choose_signals, signal_readers
 from mclnf_fast.data.readers.split import split_files
 from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.errors import InputError

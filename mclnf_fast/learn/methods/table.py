@@ -89,7 +89,7 @@ BUILT_IN = (
                 "fine-tuning with samples of earlier tasks replayed from a reservoir: twice the samples per step"),
     MethodEntry("ewc", EWC, "EWC", "#5c3a21", "#c79b78", "<",
                 "fine-tuning with a penalty on changes of parameters that earlier tasks depend on"),
-    MethodEntry("mod_random", ModRandom, "modules, random", "#a8558a", "#e093c2", "d",
+    MethodEntry("mod_random", ModRandom, "modules, random", "#c060e4", "#d9a0f5", "d",
                 "one module per task, from a random initialization instead of the meta-learned one"),
     MethodEntry("maml_cl", MAMLCL, "MAML + CL", "#7a4fd0", "#b79cff", "D",
                 "fine-tuning from an initialization that MAML learned"),

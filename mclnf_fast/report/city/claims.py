@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from mclnf_fast.report.page.blocks import Tile
 from mclnf_fast.report.page.methods import JOINT, in_order, method
-from mclnf_fast.report.page.page import Tile
 from mclnf_fast.report.page.style import db, listed
 from mclnf_fast.report.record import CityRecord, CityResults
 

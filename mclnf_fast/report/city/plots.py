@@ -1,15 +1,14 @@
 """The plots of a city run: PSNR over steps, forgetting, meta-training, and the seconds of each phase.
 
-Each public function writes the file whose suffix names its format (`.png`, `.svg`, `.pdf`), and raises InputError that
-names the extra to install, if matplotlib is missing.
+Each raises InputError that names the extra to install, if matplotlib is missing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mclnf_fast.learn.methods import METHODS
 from mclnf_fast.report.city.claims import curve
 from mclnf_fast.report.city.tables import Methods, city_looks
 from mclnf_fast.report.page.methods import method
@@ -25,7 +24,6 @@ from mclnf_fast.report.page.plots import (
     new_figure,
     plain_axes,
     plain_ticks,
-    save,
     set_title,
 )
 from mclnf_fast.report.page.style import duration, finite
@@ -37,32 +35,12 @@ if TYPE_CHECKING:
 _PANELS = 6  # the most blocks that the plot of forgetting shows: more would not fit on a page
 
 
-def psnr_over_steps(path: str | Path, methods: Methods) -> Path:
-    """Write held-out PSNR over training steps, one line per method that has `psnr_at_step`; return the path."""
-    return save(steps_figure(methods), path)
-
-
-def forgetting_plot(path: str | Path, methods: Methods, blocks: Sequence[str]) -> Path:
-    """Write PSNR of each block's held-out views from when it was learned on, one line per method; return the path.
-
-    Modules stay level; a network that goes on to other blocks falls. The last block, which no other follows, has no
-    panel, and of more than seven blocks the first six are shown.
-    """
-    return save(forgetting_figure(methods, blocks), path)
-
-
-def phase_plot(path: str | Path, phases: Mapping[str, float]) -> Path:
-    """Write the seconds of each phase of a run as horizontal bars, in their order; return the path."""
-    return save(phase_figure(phases), path)
-
-
-def meta_curve(path: str | Path, meta: MetaTraining) -> Path:
-    """Write PSNR after adaptation while an initialization is meta-learned; return the path."""
-    return save(meta_figure(meta), path)
-
-
 def steps_figure(methods: Methods) -> Figure:
-    """Return the figure of `psnr_over_steps`; step 0, the initialization, is left out."""
+    """Return held-out PSNR over training steps, a line per method; step 0, the initialization, is left out.
+
+    >>> len(steps_figure({}).axes)
+    1
+    """
     figure = new_figure(WIDE + 1.0, 3.8)
     axes = figure.add_axes((0.09, 0.145, 0.60, 0.82))
     plain_axes(axes, "training steps on a block (log scale)", "held-out PSNR (dB)")
@@ -72,7 +50,14 @@ def steps_figure(methods: Methods) -> Figure:
 
 
 def forgetting_figure(methods: Methods, blocks: Sequence[str]) -> Figure:
-    """Return the figure of `forgetting_plot`."""
+    """Return PSNR of each block's held-out views from when it was learned on, a line per method.
+
+    Modules stay level; a network that goes on to other blocks falls. The last block, which no other follows, has no
+    panel, and of more than seven blocks the first six are shown.
+
+    >>> len(forgetting_figure({}, ["north", "south"]).axes)
+    1
+    """
     looks = {key: look for key, look in city_looks(methods).items() if methods[key].matrix}
     count = max((len(methods[key].matrix) for key in looks), default=0)
     names = [blocks[i] if i < len(blocks) else f"block {i + 1}" for i in range(count)]
@@ -108,7 +93,11 @@ def forgetting_figure(methods: Methods, blocks: Sequence[str]) -> Figure:
 
 
 def phase_figure(phases: Mapping[str, float]) -> Figure:
-    """Return the figure of `phase_plot`."""
+    """Return the seconds of each phase of a run as horizontal bars, in their order.
+
+    >>> len(phase_figure({"data": 1.0}).axes)
+    1
+    """
     bars = [(name, seconds) for name, v in phases.items() if (seconds := finite(v)) is not None and seconds >= 0]
     figure = new_figure(WIDE, 0.4 + 0.34 * max(1, len(bars)))
     axes = figure.add_axes((0.315, 0.04, 0.455, 0.92))
@@ -119,12 +108,12 @@ def phase_figure(phases: Mapping[str, float]) -> Figure:
     total = sum(seconds for _, seconds in bars) or 1.0
     longest = max(seconds for _, seconds in bars) or 1.0
     places = list(range(len(bars)))
-    colors = [method(name).color if method(name).sentence else NEUTRAL for name, _ in bars]
+    colors = [method(name).color if name in METHODS else NEUTRAL for name, _ in bars]
     axes.barh(places, [seconds for _, seconds in bars], color=colors, height=0.66)
     for place, (_, seconds) in zip(places, bars):
         text = f"{duration(seconds)}  ({seconds / total:.0%})"
         axes.text(seconds + 0.012 * longest, place, text, va="center", fontsize=FINE, color=SOFT)
-    axes.set_yticks(places, [method(name).name if method(name).sentence else name for name, _ in bars])
+    axes.set_yticks(places, [method(name).name if name in METHODS else name for name, _ in bars])
     axes.tick_params(length=0, labelsize=FINE, labelcolor=INK)
     plain_ticks(axes)
     axes.set_ylim(len(bars) - 0.5, -0.5)
@@ -136,7 +125,11 @@ def phase_figure(phases: Mapping[str, float]) -> Figure:
 
 
 def meta_figure(meta: MetaTraining) -> Figure:
-    """Return the figure of `meta_curve`."""
+    """Return PSNR after adaptation while an initialization is meta-learned.
+
+    >>> len(meta_figure(MetaTraining()).axes)
+    1
+    """
     figure = new_figure(WIDE, 2.7)
     axes = figure.add_axes((0.115, 0.20, 0.865, 0.74))
     points = [(row[0], row[1]) for row in meta.curve if len(row) >= 2]

@@ -8,22 +8,23 @@ from pathlib import Path
 from mclnf_fast.report.city.claims import curve, sentences, tiles
 from mclnf_fast.report.city.plots import forgetting_figure, meta_figure, phase_figure, steps_figure
 from mclnf_fast.report.city.tables import city_looks, city_table, heat_panels, steps_table
-from mclnf_fast.report.page.methods import Look
-from mclnf_fast.report.page.page import (
+from mclnf_fast.report.page.blocks import (
     Block,
     HeatBlock,
     LegendBlock,
-    Page,
     PairsBlock,
-    PictureBlock,
     Plot,
     PlotsBlock,
-    Section,
     TableBlock,
     TextBlock,
+)
+from mclnf_fast.report.page.methods import Look
+from mclnf_fast.report.page.page import (
+    Page,
+    Section,
     closing_sections,
+    grouped_pictures,
     named_texts,
-    picture_block,
     time_fact,
     write_page,
 )
@@ -66,7 +67,8 @@ def write_city_report(folder: str | Path, record: CityRecord) -> Path:
     looks = city_looks(record.methods)
     count = len(record.tasks)
     facts = [f"{count} block{'s' * (count != 1)}"] * bool(count) + time_fact(record)
-    lead, sections = _pictures(place, record)
+    groups = grouped_pictures(place, record, KINDS)
+    lead = [groups["strip"].pop(0)] if "strip" in groups else []  # a city has the others in a section of their own
     page = Page(
         record.title or "A city, learned block by block",
         looks,
@@ -74,7 +76,7 @@ def write_city_report(folder: str | Path, record: CityRecord) -> Path:
             Section("Results", _results(record, looks)),
             Section("Block by block", _matrices(record)),
             Section("Curves", _curves(record, looks)),
-            *sections,
+            *(Section(KINDS.get(kind, kind), pictures) for kind, pictures in groups.items()),
             Section("Comparisons", _comparison(record)),
             *closing_sections(place, record, ()),
         ],
@@ -123,16 +125,6 @@ def _curves(record: CityRecord, looks: dict[str, Look]) -> list[Block]:
     over_steps = steps_table(methods)
     blocks: list[Block] = [PlotsBlock(plots)] if plots else []
     return blocks + ([TableBlock(over_steps)] if over_steps else [])
-
-
-def _pictures(folder: Path, record: CityRecord) -> tuple[list[PictureBlock], list[Section]]:
-    """Return the picture for the head (the first strip), and the others in sections by kind, unknown kinds last."""
-    groups: dict[str, list[PictureBlock]] = {}
-    for picture in record.pictures:
-        groups.setdefault(picture.kind, []).append(picture_block(folder, picture))
-    lead = [groups["strip"].pop(0)] if "strip" in groups else []
-    kinds = [k for k in KINDS if k in groups] + [k for k in groups if k not in KINDS]
-    return lead, [Section(KINDS.get(kind, kind), groups[kind]) for kind in kinds]
 
 
 def _comparison(record: CityRecord) -> Sequence[Block]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 
 from mclnf_fast.report.city.claims import changed, curve
+from mclnf_fast.report.page.blocks import HeatCell, HeatPanel
 from mclnf_fast.report.page.methods import Look, looks
-from mclnf_fast.report.page.page import HeatCell, HeatPanel
 from mclnf_fast.report.page.style import db, duration, fixed
 from mclnf_fast.report.page.tables import (
     BOLD,

@@ -104,8 +104,8 @@ def enlarge(array: np.ndarray, scale: int, *, smooth: bool = False) -> PilImage.
     image = Image.fromarray(array)
     if scale == 1:
         return image
-    how = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
-    return image.resize((image.width * scale, image.height * scale), how)
+    resampling = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
+    return image.resize((image.width * scale, image.height * scale), resampling)
 
 
 def resize(pixels: np.ndarray, scale: float) -> PilImage.Image:
@@ -242,6 +242,6 @@ def fit(text: str, size: int, room: float) -> str:
 def small_print(sheet: Sheet, x: float, y: float, line: str) -> None:
     """Write a command in small type; the two hyphens of an option stay apart, which the typeface would join."""
     face = font(12)
-    for part in re.split("(-)", fit(line, 12, sheet.image.width - x - MARGIN)):
-        sheet.draw.text((x, y), part, font=face, fill=SOFT, anchor="lm")
-        x += face.getlength(part) + (1.5 if part == "-" else 0.0)
+    for text in re.split("(-)", fit(line, 12, sheet.image.width - x - MARGIN)):
+        sheet.draw.text((x, y), text, font=face, fill=SOFT, anchor="lm")
+        x += face.getlength(text) + (1.5 if text == "-" else 0.0)

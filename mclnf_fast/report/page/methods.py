@@ -1,4 +1,4 @@
-"""The methods of the continual learning protocol: their names, kinds of learning, and how their lines are drawn.
+"""How methods are shown, from the one table of methods, and how the lines of their kinds of learning are dashed.
 
 A kind of learning has one dash, a method one color and one marker. Colors of one kind stay apart under each of the
 three color blindnesses; between kinds, dash and marker distinguish lines whose colors do not.
@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from mclnf_fast.learn.methods import METHODS
+from mclnf_fast.learn.methods.table import SPARE
 
 Dash = Literal["solid"] | tuple[float, tuple[float, ...]]  # as matplotlib takes it
 
@@ -52,42 +55,10 @@ class Look:
     sentence: str = ""
 
 
-_KNOWN = (
-    Look("offline", "offline", "OL", "#8a919e", "#a6adbb", "s",
-         "one network, all tasks at once, from a random initialization"),
-    Look("finetune", "fine-tuning", "CL", "#008f6b", "#3fcaa1", "v",
-         "one network that is trained on task after task"),
-    Look("er", "ER", "CL", "#b98a00", "#e0bd4a", "^",
-         "fine-tuning with samples of earlier tasks replayed from a reservoir: twice the samples per step"),
-    Look("ewc", "EWC", "CL", "#5c3a21", "#c79b78", "<",
-         "fine-tuning with a penalty on changes of parameters that earlier tasks depend on"),
-    Look("mod_random", "modules, random", "CL", "#c060e4", "#d9a0f5", "d",
-         "one module per task, from a random initialization instead of the meta-learned one"),
-    Look("maml_cl", "MAML + CL", "CML", "#7a4fd0", "#b79cff", "D",
-         "fine-tuning from an initialization that MAML learned"),
-    Look("maml_offline", "MAML, offline", "MOL", "#1b1e24", "#e8eaee", "P",
-         "one network, all tasks at once, from the initialization that MAML learned"),
-    Look("oml", "OML", "MCL", "#7d1d4f", "#e58bb8", ">",
-         "one network of which the last layers are trained; the first were meta-learned through sequences of tasks"),
-    Look("mod", "ours (mod)", "MCL", "#0072b2", "#62b5ea", "o",
-         "one module per task, from one meta-learned initialization; modules of earlier tasks are frozen"),
-    Look("mim", "ours (MIM)", "MCL", "#c44e00", "#ff9a57", "*",
-         "the modules, with Fisher information deciding which samples they are trained on"),
-    Look("mim_weight", "MIM (weights)", "MCL", "#1c10a5", "#8fa8ff", "h",
-         "the paper's form: Fisher scores weight the loss"),
-)  # fmt: skip
-METHOD_KEYS = tuple(m.key for m in _KNOWN)
-_BY_KEY = {m.key: m for m in _KNOWN}
-_SPARE = (
-    ("#3c6e71", "#86c5c9", "X"),
-    ("#b3261e", "#ff8f85", "H"),
-    ("#4d5a00", "#c3cf72", "p"),
-    ("#5b5bd6", "#a3a3ff", "8"),
-)
-
-
 def method(key: str, category: str | None = None) -> Look:
-    """Return how a method is shown; one from outside the package gets its key as its name and a spare color.
+    """Return how a method is shown; one that is not in the table gets its key as its name and a spare color.
+
+    The table is `learn.methods.METHODS`; a run may hold methods of packages that are not installed here.
 
     Args:
         key: the name of the method in metrics.json.
@@ -97,22 +68,23 @@ def method(key: str, category: str | None = None) -> Look:
     >>> method("mim").name, method("my_method", "OL").name
     ('ours (MIM)', 'my method')
     """
-    if key in _BY_KEY:
-        return _BY_KEY[key]
+    entry = METHODS.entries.get(key)
+    if entry is not None:
+        return Look(key, entry.title, entry.category, entry.color, entry.dark, entry.marker, entry.sentence)
     if category not in CATEGORIES:
         category = "MCL" if key.startswith(("mod", "mim")) else "CL"
-    color, dark, marker = _SPARE[sum(key.encode()) % len(_SPARE)]
+    color, dark, marker = SPARE[sum(key.encode()) % len(SPARE)]
     return Look(key, key.replace("_", " "), category, color, dark, marker)
 
 
 def in_order(keys: Iterable[str]) -> list[str]:
-    """Return keys in the order in which they are shown everywhere: by category, unknown ones last, as they came.
+    """Return keys in the order in which they are shown everywhere: that of the table, others last, as they came.
 
     >>> in_order(["new", "mim", "offline", "mim"])
     ['offline', 'mim', 'new']
     """
     unique = list(dict.fromkeys(keys))
-    return [k for k in METHOD_KEYS if k in unique] + [k for k in unique if k not in _BY_KEY]
+    return [k for k in METHODS if k in unique] + [k for k in unique if k not in METHODS]
 
 
 def looks(categories: Mapping[str, str | None]) -> dict[str, Look]:

@@ -8,200 +8,19 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import write_atomically
+from mclnf_fast.report.page.blocks import Block, CodeBlock, ListBlock, PairsBlock, PictureBlock, Tile
 from mclnf_fast.report.page.methods import CATEGORIES, Look
 from mclnf_fast.report.page.style import duration, finite, missing_extra
-from mclnf_fast.report.page.tables import Table
 from mclnf_fast.report.record import Picture, Record
 
 _UNIT = re.compile(r"(\d) (dB|s|min|h)\b")  # a figure and its unit stay on one line
 _TYPES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}
-
-
-class Block(Protocol):
-    """A piece of a section; `block` names its macro in blocks.html."""
-
-    block: ClassVar[str]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A figure at the head of a page: `value` as text, `label`, and whether it is good (None: neither)."""
-
-    value: str
-    label: str
-    good: bool | None = None
-
-
-@dataclass(frozen=True)
-class TableBlock:
-    """A table; with `heading` if there are several in a section, and `made`, the commands of its run and itself."""
-
-    block: ClassVar[str] = "table"
-
-    table: Table
-    heading: str = ""
-    made: str = ""
-
-
-@dataclass(frozen=True)
-class LegendBlock:
-    """The methods of a page, with what each does."""
-
-    block: ClassVar[str] = "legend"
-
-    looks: Sequence[Look]
-
-
-@dataclass(frozen=True)
-class TextBlock:
-    """A small paragraph."""
-
-    block: ClassVar[str] = "text"
-
-    text: str
-
-
-@dataclass(frozen=True)
-class ListBlock:
-    """A list of sentences."""
-
-    block: ClassVar[str] = "bullets"
-
-    items: Sequence[str]
-
-
-@dataclass(frozen=True)
-class PairsBlock:
-    """Names with their values in a card, and a note below; values of `code` are set as commands."""
-
-    block: ClassVar[str] = "pairs"
-
-    pairs: Sequence[tuple[str, str]]
-    note: str = ""
-    code: bool = False
-
-
-@dataclass(frozen=True)
-class CodeBlock:
-    """A command, or a file behind a summary that opens it."""
-
-    block: ClassVar[str] = "code"
-
-    text: str
-    summary: str = ""
-
-
-@dataclass(frozen=True)
-class PictureBlock:
-    """A picture: `uri` holds its bytes and is empty if the file is missing; `commands` stand below it."""
-
-    block: ClassVar[str] = "picture"
-
-    uri: str
-    file: str
-    caption: str = ""
-    commands: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A plot as an `<svg>` element; a wide one takes the whole row."""
-
-    heading: str
-    svg: str
-    caption: str = ""
-    wide: bool = False
-
-
-@dataclass(frozen=True)
-class PlotsBlock:
-    """Plots side by side."""
-
-    block: ClassVar[str] = "plots"
-
-    plots: Sequence[Plot]
-
-
-@dataclass(frozen=True)
-class HeatCell:
-    """A cell of a matrix: its figure, its place in 0..100 on the scale of colors, its change since its own row."""
-
-    text: str = ""
-    heat: str | None = None
-    change: str = ""
-    bad: bool = False
-
-
-@dataclass(frozen=True)
-class HeatPanel:
-    """One method's matrix: names of the columns, and rows of (name, cells)."""
-
-    key: str
-    name: str
-    columns: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[HeatCell]]]
-
-
-@dataclass(frozen=True)
-class HeatBlock:
-    """Matrices side by side, or below each other if they are wide."""
-
-    block: ClassVar[str] = "matrices"
-
-    panels: Sequence[HeatPanel]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One figure of a relation: its label, its text, and whether it is as it must be (None: not measured)."""
-
-    label: str
-    value: str
-    holds: bool | None
-
-
-@dataclass(frozen=True)
-class Relation:
-    """A relation that must hold between methods, with its figures."""
-
-    key: str
-    statement: str
-    checks: tuple[Check, ...]
-    note: str = ""
-
-    @property
-    def holds(self) -> bool | None:
-        """False if any figure fails, else None if any is missing, else True."""
-        if any(c.holds is False for c in self.checks):
-            return False
-        return True if self.checks and all(c.holds for c in self.checks) else None
-
-    @property
-    def verdict(self) -> str:
-        """`holds`, `does not hold` or `not measured` (`in full`, if some figures are there)."""
-        if self.holds is not None:
-            return "holds" if self.holds else "does not hold"
-        return f"{UNMEASURED} in full" if any(c.value != UNMEASURED for c in self.checks) else UNMEASURED
-
-
-UNMEASURED = "not measured"
-
-
-@dataclass(frozen=True)
-class RelationsBlock:
-    """Relations with their figures and verdicts."""
-
-    block: ClassVar[str] = "relations"
-
-    relations: Sequence[Relation]
-    heading: str = ""
 
 
 @dataclass(frozen=True)
@@ -259,6 +78,14 @@ def picture_block(folder: Path, picture: Picture) -> PictureBlock:
     return PictureBlock(inline(folder, picture.file), picture.file, picture.caption)
 
 
+def grouped_pictures(folder: Path, record: Record, kinds: Iterable[str]) -> dict[str, list[PictureBlock]]:
+    """Return kind -> the pictures of a run, in the order of `kinds`, unknown kinds last. Raises: as `inline`."""
+    groups: dict[str, list[PictureBlock]] = {kind: [] for kind in kinds}
+    for picture in record.pictures:
+        groups.setdefault(picture.kind, []).append(picture_block(folder, picture))
+    return {kind: pictures for kind, pictures in groups.items() if pictures}
+
+
 def inline(folder: Path, file: str) -> str:
     """Return a picture as a data URI, "" if the file is missing or no picture.
 
@@ -274,8 +101,9 @@ def inline(folder: Path, file: str) -> str:
     return f"data:image/{kind};base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def closing_sections(folder: Path, record: Record, notes: Sequence[str], pairs: Sequence[tuple[str, str]] = ()) -> \
-        list[Section]:  # fmt: skip
+def closing_sections(
+    folder: Path, record: Record, notes: Sequence[str], pairs: Sequence[tuple[str, str]] = ()
+) -> list[Section]:
     """Return the last sections of the page of every run: notes, and how it was made.
 
     Args:
@@ -284,7 +112,7 @@ def closing_sections(folder: Path, record: Record, notes: Sequence[str], pairs: 
         pairs: further facts on the data.
     """
     facts = [("machine", record.machine)] * bool(record.machine) + list(pairs)
-    facts += named_texts(record.versions) if isinstance(record.versions, Mapping) else []
+    facts += named_texts(record.versions)
     facts += [("backends", _text(record.backends))] * bool(record.backends)
     facts += [("phases", _text(record.phases))] * bool(record.phases)
     config = folder / "config.yaml"

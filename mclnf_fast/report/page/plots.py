@@ -149,7 +149,7 @@ def step_axis(axes: Axes, steps: Sequence[int]) -> None:
 
 
 def place(step: int) -> float:
-    """Return where a step stands on a logarithmic axis: 0 at 1/2.
+    """Return the place of a step on a logarithmic axis: that of 0 is 1/2.
 
     >>> place(0), place(8)
     (0.5, 8.0)
@@ -191,7 +191,7 @@ def draw_curves(axes: Axes, curves: Curves, looks: Mapping[str, Look]) -> None:
         low, high = ([m + sign * e for m, e in zip(means, errors)] for sign in (-1, 1))
         axes.fill_between(steps, low, high, color=looks[key].color, alpha=0.11, linewidth=0)
         style = line_style(looks[key])
-        if key == "mod":  # where its line is mim's too, which is drawn over it, both are seen
+        if key == "mod":  # wider, since mim's line often lies on it and would hide it
             style["linewidth"] = 3.4
         axes.plot(steps, means, **style)
     steps_shown = sorted({step for curve in kept.values() for step in curve})

@@ -265,6 +265,6 @@ def _most_different(truth: np.ndarray, pictures: Sequence[np.ndarray], size: tup
     for e in errors:
         table = np.pad(e.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
         totals.append(table[high:, wide:] - table[:-high, wide:] - table[high:, :-wide] + table[:-high, :-wide])
-    spread = np.stack(totals).std(0) if len(totals) > 1 else totals[0]  # of a single method: where its error is largest
+    spread = np.stack(totals).std(0) if len(totals) > 1 else totals[0]  # of a single method: its error
     top, left = np.unravel_index(int(spread.argmax()), spread.shape)
     return int(top), int(left)

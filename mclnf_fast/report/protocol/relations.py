@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from mclnf_fast.report.page.page import UNMEASURED, Check, Relation
+from mclnf_fast.report.page.blocks import UNMEASURED, Check, Relation
 from mclnf_fast.report.page.style import db
 from mclnf_fast.report.protocol.counts import Statistics
 from mclnf_fast.report.protocol.reach import Reach, reach

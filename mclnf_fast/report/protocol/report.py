@@ -5,20 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mclnf_fast.report.page.page import (
-    Block,
-    LegendBlock,
-    Page,
-    PictureBlock,
-    RelationsBlock,
-    Section,
-    TableBlock,
-    Tile,
-    closing_sections,
-    picture_block,
-    time_fact,
-    write_page,
-)
+from mclnf_fast.report.page.blocks import Block, LegendBlock, RelationsBlock, TableBlock, Tile
+from mclnf_fast.report.page.page import Page, Section, closing_sections, grouped_pictures, time_fact, write_page
 from mclnf_fast.report.page.style import db, duration
 from mclnf_fast.report.page.tables import Cell, Row, Table, terminal
 from mclnf_fast.report.protocol.counts import Statistics
@@ -90,7 +78,7 @@ def write_signal_report(folder: str | Path, record: SignalRecord) -> Path:
     Raises: InputError, if jinja2 is missing (the message names the extra), or a picture's file lies outside the folder.
     """
     place, run = Path(folder), Statistics(record)
-    groups = _pictures(place, record)
+    groups = grouped_pictures(place, record, KINDS)
     intro = INTRO.get(run.kind, "Each test signal is cut into tasks, which are learned one after another.")
     lead = groups.pop("qualitative", [])
     meta = _meta_training(record)
@@ -171,13 +159,6 @@ def _facts(run: Statistics) -> list[str]:
     return facts + time_fact(run.record)
 
 
-def _pictures(folder: Path, record: SignalRecord) -> dict[str, list[PictureBlock]]:
-    groups: dict[str, list[PictureBlock]] = {kind: [] for kind in KINDS}
-    for picture in record.pictures:
-        groups.setdefault(picture.kind, []).append(picture_block(folder, picture))
-    return {kind: pictures for kind, pictures in groups.items() if pictures}
-
-
 def _meta_training(record: SignalRecord) -> Table:
     """Return how the initializations were meta-learned, of the first seed that has any."""
     initializations = next((seed.initializations for seed in record.seeds.values() if seed.initializations), {})
@@ -196,5 +177,4 @@ def _meta_training(record: SignalRecord) -> Table:
 
 
 def _signals(record: SignalRecord) -> Sequence[tuple[str, str]]:
-    names = {"train": record.names.train, "validation": record.names.validation, "test": record.names.test}
-    return [(f"{part} signals", f"{len(value)}: {', '.join(value)}") for part, value in names.items() if value]
+    return [(f"{use} signals", f"{len(names)}: {', '.join(names)}") for use, names in record.names.by_use.items()]

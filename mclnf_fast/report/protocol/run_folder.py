@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.report.page.methods import METHOD_KEYS
+from mclnf_fast.learn.methods import METHODS
 from mclnf_fast.report.protocol.counts import Statistics
 from mclnf_fast.report.record import CityRecord, Record, SignalRecord, read_record
 
@@ -76,7 +76,7 @@ def _finished(path: Path, record: Record) -> SignalRecord | CityRecord:
     if not run.methods:
         raise InputError(f"run: {path} must be finished, but its metrics.json has no method's results")
     methods = record.config.get("methods")
-    asked = [m for m in methods if m in METHOD_KEYS] if isinstance(methods, list | tuple) else []
+    asked = [m for m in methods if m in METHODS] if isinstance(methods, list | tuple) else []
     for m in dict.fromkeys([*asked, *run.methods]):
         missing = [seed for seed in run.seeds if seed not in run.rows.get(m, {})]
         if missing:

@@ -81,7 +81,7 @@ def _hints(cls: type) -> Mapping[str, object]:
 
 
 class _Reader:
-    """Read values by their hints; `path` in each method is where a value stands in the file."""
+    """Read values by their hints; in each method, `path` holds the keys that lead to the value in the file."""
 
     def __init__(self, place: str, extra: bool) -> None:
         self.place, self.extra = place, extra
@@ -108,7 +108,7 @@ class _Reader:
         return cls(**values)
 
     def value(self, hint: object, value: object, path: tuple[str, ...]) -> object:
-        """Return a value as its hint says."""
+        """Return a value as the type of its hint."""
         if hint is object:
             return value
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)

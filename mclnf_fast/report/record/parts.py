@@ -41,6 +41,12 @@ class Names:
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
 
+    @property
+    def by_use(self) -> dict[str, tuple[str, ...]]:
+        """Use -> names, without uses that have none."""
+        names = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {use: value for use, value in names.items() if value}
+
 
 @dataclass(frozen=True)
 class MetaTraining:

@@ -10,20 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from mclnf_fast.fields.io import load_tensors
+from mclnf_fast.report.page.blocks import Block, LegendBlock, PairsBlock, TableBlock, Tile
 from mclnf_fast.report.page.methods import Look
-from mclnf_fast.report.page.page import (
-    Block,
-    LegendBlock,
-    Page,
-    PairsBlock,
-    Section,
-    TableBlock,
-    Tile,
-    closing_sections,
-    picture_block,
-    time_fact,
-    write_page,
-)
+from mclnf_fast.report.page.page import Page, Section, closing_sections, picture_block, time_fact, write_page
 from mclnf_fast.report.page.plots import WIDE, Curves, draw_curves, new_figure, plain_axes, save
 from mclnf_fast.report.page.style import db, duration
 from mclnf_fast.report.page.tables import Cell, Column, Row, Table, build, column, terminal
@@ -175,7 +164,7 @@ def write_initialization_report(folder: str | Path, record: InitializationRecord
     results: list[Block] = [TableBlock(description.table), LegendBlock(shown)] if shown else []
     results += [picture_block(place, picture) for picture in record.pictures]
     units = unit_table(record, description)
-    counts = [(f"{part} {unit}s", f"{len(names)}") for part, names in _names(record).items()]
+    counts = [(f"{use} {unit}s", f"{len(names)}") for use, names in record.names.by_use.items()]
     page = Page(
         record.title or "Initializations",
         description.looks,
@@ -220,11 +209,6 @@ def unit_table(record: InitializationRecord, description: Description) -> Table:
     )
     heads = tuple(look.name for look in looks.values())
     return Table("", heads, rows, (description.unit_note,), first=description.unit)
-
-
-def _names(record: InitializationRecord) -> dict[str, tuple[str, ...]]:
-    names = {"train": record.names.train, "validation": record.names.validation, "test": record.names.test}
-    return {part: value for part, value in names.items() if value}
 
 
 def _facts(record: InitializationRecord, unit: str) -> list[str]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from mclnf_fast.report.page.blocks import PairsBlock
 from mclnf_fast.report.page.methods import Look
-from mclnf_fast.report.page.page import PairsBlock, Section
+from mclnf_fast.report.page.page import Section
 from mclnf_fast.report.page.style import db
 from mclnf_fast.report.record import InitializationRecord, Photos, Picture
 from mclnf_fast.report.starts.initializations import (

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mclnf_fast.report.page.blocks import Tile
 from mclnf_fast.report.page.methods import Look
-from mclnf_fast.report.page.page import Section, Tile
+from mclnf_fast.report.page.page import Section
 from mclnf_fast.report.page.style import db
 from mclnf_fast.report.page.tables import Table, column
 from mclnf_fast.report.record import InitializationRecord, InitializationResults, Picture, Views

@@ -1,27 +1,25 @@
 // Weight gradients over pairs of points: acc += h[t] d[t] + h[t + 1] d[t + 1].
 //
-// Included once per instruction set after bf16_tile.h (no include guard, see
-// simd.h). The activations lie as rows of bf16, points one after another; the
-// gradients of the outputs transposed, [points / 2] rows of outputs, the even
-// point in the lower half of a lane.
+// Included once per instruction set after bf16_tile.h (no include guard, see simd.h). The reduction runs over
+// points here, so that pairs of rows become pairs of points first: the activations lie as rows of bf16,
+// points one after another; the output gradients transposed, [points / 2] rows of outputs, the even point in
+// the lower half of a lane.
 
 // Groups of `lanes` outputs, [points / 2, lanes] each.
 struct PairsTransposed {
-    uint32_t* at;
+    uint32_t* values;
     int64_t group;  // from one group to the next
 
-    // The outputs o ... of the points 2t and 2t + 1, o a multiple of the vector
-    // width.
+    // The outputs from o on of the points 2t and 2t + 1, o a multiple of the vector width.
     uint32_t* row(int t, int o) const {
         constexpr int L = Panel<float>::lanes;
-        return at + (o / L) * group + (int64_t)t * L + o % L;
+        return values + (o / L) * group + (int64_t)t * L + o % L;
     }
 };
 
-// Pairs of outputs -> pairs of points, for the first `lanes` points (a multiple
-// of 16) of a panel; `in` has pairs of outputs up to a multiple of 8, the last
-// ones zero. The points become those from 2 * at on.
-static void transpose_pairs(int outputs, int lanes, const uint32_t* in, int at, const PairsTransposed& D) {
+// Pairs of outputs -> pairs of points, for the first `lanes` points (a multiple of 16) of a panel; `in` has
+// pairs of outputs up to a multiple of 8, the last ones zero. The points become those from 2 * pair on.
+static void transpose_pairs(int outputs, int lanes, const uint32_t* in, int pair, const PairsTransposed& D) {
     constexpr int L = Panel<float>::lanes;
     typedef uint32_t Q __attribute__((vector_size(32), aligned(4), may_alias));
     typedef uint16_t H __attribute__((vector_size(32), aligned(4), may_alias));
@@ -33,7 +31,7 @@ static void transpose_pairs(int outputs, int lanes, const uint32_t* in, int at, 
             transpose8(q);
             for (int i = 0; i < 8; i += 2) {
                 const H a = (H)q[i], b = (H)q[i + 1];
-                uint32_t* o = D.row(at + (c + i) / 2, 2 * k);
+                uint32_t* o = D.row(pair + (c + i) / 2, 2 * k);
                 *(H*)o =
                     __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
                 *(H*)(o + 8) = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14,
@@ -44,16 +42,16 @@ static void transpose_pairs(int outputs, int lanes, const uint32_t* in, int at, 
 
 // Rows of a tile in bf16, `stride` pairs of points each.
 struct PointPairs {
-    uint32_t* at;
+    uint32_t* values;
     int64_t stride;
 };
 
 // Pairs of rows -> rows. A point after an odd number of them becomes zero.
-static void part_rows(const Tile<float>& tile, const PairRows& in, const PointPairs& out) {
+static void unpair_rows(const Tile<float>& tile, const PairRows& in, const PointPairs& out) {
     constexpr int L = Panel<float>::lanes, W = Simd<float>::width;
     for (int p = 0; p < tile.panels; ++p)
         for (int k = 0; k < in.pairs; ++k) {
-            uint32_t *low = out.at + 2 * k * out.stride + p * (L / 2), *high = low + out.stride;
+            uint32_t *low = out.values + 2 * k * out.stride + p * (L / 2), *high = low + out.stride;
             for (int v = 0; v < L; v += 2 * W) {
                 const uint32_t* from = in.panel(p) + k * L + v;
                 const VW a = (VW)pload(from), b = (VW)pload(from + W);
@@ -66,11 +64,11 @@ static void part_rows(const Tile<float>& tile, const PairRows& in, const PointPa
             }
         }
     if (tile.points % 2)
-        for (int r = 0; r < 2 * in.pairs; ++r) out.at[r * out.stride + tile.points / 2] &= 0xffffu;
+        for (int r = 0; r < 2 * in.pairs; ++r) out.values[r * out.stride + tile.points / 2] &= 0xffffu;
 }
 
-// The gradients of a layer's outputs in pairs -> transposed. A point after an
-// odd number of them becomes zero.
+// The gradients of a layer's outputs in pairs -> transposed. A point after an odd number of them becomes
+// zero: it is in a pair with the last one.
 static void transpose_tile_pairs(const Tile<float>& tile, const PairRows& d, int outputs,
                                  const PairsTransposed& to) {
     constexpr int L = Panel<float>::lanes, W = Simd<float>::width;
@@ -87,8 +85,7 @@ static void transpose_tile_pairs(const Tile<float>& tile, const PairRows& d, int
         }
 }
 
-// bias += the sums over the points; in four parts, whose additions do not wait
-// for each other.
+// bias += the sums over the points; in four parts, whose additions do not wait for each other.
 static void add_bias(int outputs, int pairs, const PairsTransposed& D, float* bias) {
     constexpr int W = Simd<float>::width, L = Panel<float>::lanes;
     const VI ones = pset(0x3f803f80u);
@@ -103,8 +100,8 @@ static void add_bias(int outputs, int pairs, const PairsTransposed& D, float* bi
     }
 }
 
-// Stores a block of sums at g, rows `outputs` apart, or adds it to what is
-// there; `left` outputs are left from its first on.
+// Stores a block of sums at g, rows `outputs` apart, or adds it to the values there; `left` outputs are left
+// from its first on.
 template <int RM, int NV>
 MCLNF_LANE void store_block(float* g, int outputs, int left, bool accumulate, const VF (&sum)[RM][NV]) {
     constexpr int W = Simd<float>::width;
@@ -129,13 +126,13 @@ MCLNF_LANE void store_block(float* g, int outputs, int left, bool accumulate, co
     }
 }
 
-// grad [rows, outputs] (+)= H D^T over the first `pairs` pairs of points.
-struct DotOuter {
+// gradient [rows, outputs] = or += H D^T over the first `pairs` pairs of points.
+struct DotWeightGradient {
     static constexpr int W = Simd<float>::width, L = Panel<float>::lanes;
     PointPairs H;
     int pairs;
     PairsTransposed D;
-    float* grad;
+    float* gradient;
     int outputs;
     bool accumulate;
 
@@ -144,7 +141,7 @@ struct DotOuter {
         VF sum[RM][NV];
         for (int r = 0; r < RM; ++r)
             for (int v = 0; v < NV; ++v) sum[r][v] = VF{};
-        const uint32_t *h = H.at + i * H.stride, *d = D.row(0, o);
+        const uint32_t *h = H.values + i * H.stride, *d = D.row(0, o);
         for (int t = 0; t < pairs; ++t, ++h, d += L) {
             VI b[NV];
             for (int v = 0; v < NV; ++v) b[v] = pload(d + v * W);
@@ -153,6 +150,6 @@ struct DotOuter {
                 for (int v = 0; v < NV; ++v) sum[r][v] = vdot(a, b[v], sum[r][v]);
             }
         }
-        store_block<RM, NV>(grad + (int64_t)i * outputs + o, outputs, outputs - o, accumulate, sum);
+        store_block<RM, NV>(gradient + (int64_t)i * outputs + o, outputs, outputs - o, accumulate, sum);
     }
 };

@@ -1,0 +1,231 @@
+"""Reads frames: posed pictures of one size with their pinhole cameras; every fault names its file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from mclnf_fast.data.readers.decoding.pictures import decoded, has_alpha, on_white
+from mclnf_fast.data.readers.files import read_number
+from mclnf_fast.data.scene import ImageSet
+from mclnf_fast.errors import InputError
+from mclnf_fast.render.cameras import Cameras
+
+IMAGE_THREADS = 4  # Pillow decodes without Python's lock; more threads than this wait for the disk
+Picture = TypeVar("Picture")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture and its camera, as the files have them.
+
+    Attributes:
+        image: path of the picture.
+        name: name for people, the path below the data's folder.
+        c2w: camera-to-world matrix, float64 [4, 4], OpenGL's axes.
+        intrinsics: those of fl_x, fl_y, cx, cy, w, h, camera_angle_x, camera_angle_y that the files have.
+        source: the file that names the picture, for messages.
+
+    >>> Frame(Path("a.png"), "a.png", np.eye(4), {"fl_x": 8.0}, Path("transforms.json")).name
+    'a.png'
+    """
+
+    image: Path
+    name: str
+    c2w: np.ndarray
+    intrinsics: dict[str, float]
+    source: Path
+
+
+def reduced_size(width: int, height: int, downscale: float, max_side: int | None) -> tuple[int, int]:
+    """Return the size (width, height) that a picture is reduced to, never larger than it is.
+
+    >>> reduced_size(100, 50, 1.0, 20)
+    (20, 10)
+    """
+    factor = 1.0 / downscale if max_side is None else min(1.0, max_side / max(width, height))
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def read_image(path: Path, downscale: float = 1.0, max_side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return a picture as uint8 [h, w, 3], reduced with a box filter, and its size (width, height) in the file.
+
+    Transparency is composited on white before the reduction: afterwards, edges would mix with the color under it.
+
+    Raises:
+        InputError: missing, no image or corrupt.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "a.png")
+    ...     Image.new("RGB", (8, 4)).save(path)
+    ...     pixels, size = read_image(path, max_side=4)
+    >>> pixels.shape, size
+    ((2, 4, 3), (8, 4))
+    """
+    from PIL import Image
+
+    picture = decoded(path)
+    if has_alpha(picture):
+        picture = on_white(np.asarray(picture.convert("RGBA")))
+    picture = picture.convert("RGB")
+    size = picture.size
+    reduced = reduced_size(*size, downscale, max_side)
+    if reduced != size:
+        picture = picture.resize(reduced, Image.Resampling.BOX)
+    return np.array(picture), size
+
+
+def load_image_set(
+    frames: list[Frame], downscale: float, max_side: int | None, empty: tuple[int, int] = (1, 1)
+) -> ImageSet:
+    """Return the frames' pictures and cameras at the reduced size.
+
+    Args:
+        frames: what to read.
+        downscale, max_side: see `options.SceneOptions`.
+        empty: size (width, height) of the result when there is no frame.
+
+    Raises:
+        InputError: a picture is unreadable, of another size than the first or than its file says, or without a focal
+            length.
+
+    >>> len(load_image_set([], 1, None))
+    0
+    """
+    if not frames:
+        none = torch.zeros(0)
+        cameras = Cameras(torch.zeros(0, 3, 4), none, none, none, none, *empty)
+        return ImageSet(torch.zeros(0, empty[1], empty[0], 3, dtype=torch.uint8), cameras, ())
+    pictures = read_pictures(frames, lambda path: read_image(path, downscale, max_side))
+    cameras = frame_cameras(frames, [size for _, size in pictures])
+    reduced = pictures[0][0].shape
+    images = torch.from_numpy(np.stack([image for image, _ in pictures]))
+    return ImageSet(images, cameras.resized(reduced[1], reduced[0]), tuple(frame.name for frame in frames))
+
+
+def read_pictures(frames: list[Frame], read: Callable[[Path], Picture]) -> list[Picture]:
+    """Return `read` of each frame's picture, in order, by several threads.
+
+    >>> frames = [Frame(Path(name), name, np.eye(4), {}, Path("a.json")) for name in ("a.png", "b.png")]
+    >>> read_pictures(frames, lambda path: path.stem)
+    ['a', 'b']
+    """
+    with ThreadPoolExecutor(IMAGE_THREADS) as pool:
+        return list(pool.map(lambda frame: read(frame.image), frames))
+
+
+def frame_cameras(frames: list[Frame], sizes: list[tuple[int, int]]) -> Cameras:
+    """Return the cameras of frames whose pictures have `sizes` (width, height) in their files, at least one.
+
+    Raises:
+        InputError: pictures of several sizes, of another size than their file says, or without a focal length.
+
+    >>> frame = Frame(Path("a.png"), "a.png", np.eye(4), {"fl_x": 8.0}, Path("a.json"))
+    >>> frame_cameras([frame], [(8, 4)]).cy.tolist()
+    [2.0]
+    """
+    width, height = sizes[0]
+    columns: list[tuple[float, float, float, float]] = []
+    for frame, size in zip(frames, sizes, strict=True):
+        if size != (width, height):
+            raise InputError(
+                f"{frame.image}: all images must have one size, {width}x{height} as the first, was {size[0]}x{size[1]}"
+            )
+        columns.append(pinhole_intrinsics(frame, width, height))
+    fx, fy, cx, cy = torch.tensor(columns, dtype=torch.float32).T
+    poses = torch.from_numpy(np.stack([frame.c2w for frame in frames]))
+    return Cameras(poses, fx, fy, cx, cy, width, height)
+
+
+def pinhole_intrinsics(frame: Frame, width: int, height: int) -> tuple[float, float, float, float]:
+    """Return fx, fy, cx, cy in pixels of the picture as the file has it.
+
+    Focal lengths win over fields of view, a missing one of y is that of x and the other way round, and a missing
+    principal point is the picture's middle.
+
+    Raises:
+        InputError: no focal length, one that is not positive, a field of view outside (0, pi), or `w` and `h` are not
+            the picture's.
+
+    >>> frame = Frame(Path("a.png"), "a.png", np.eye(4), {"fl_x": 8.0}, Path("transforms.json"))
+    >>> pinhole_intrinsics(frame, 6, 4)
+    (8.0, 8.0, 3.0, 2.0)
+    """
+    known = frame.intrinsics
+    for key, size in (("w", width), ("h", height)):
+        if key in known and known[key] != size:
+            raise InputError(
+                f"{frame.image}: {key!r} in {frame.source.name} must be the image's {size}, was {known[key]:g}"
+            )
+    fx, fy = known.get("fl_x"), known.get("fl_y")
+    for key in ("camera_angle_x", "camera_angle_y"):
+        if key in known and not 0 < known[key] < math.pi:
+            raise InputError(f"{frame.source}: key {key!r} must be in (0, pi) radians, was {known[key]:g}")
+    if fx is None and "camera_angle_x" in known:
+        fx = 0.5 * width / math.tan(0.5 * known["camera_angle_x"])
+    if fy is None and "camera_angle_y" in known:
+        fy = 0.5 * height / math.tan(0.5 * known["camera_angle_y"])
+    fx = fy if fx is None else fx
+    if fx is None:
+        raise InputError(
+            f"{frame.source}: must have 'fl_x' or 'camera_angle_x' (focal length) for {frame.name}, has none"
+        )
+    fy = fx if fy is None else fy
+    if not (fx > 0 and fy > 0):
+        raise InputError(f"{frame.source}: focal lengths must be positive, were {fx:g} and {fy:g}")
+    return fx, fy, known.get("cx", width / 2), known.get("cy", height / 2)
+
+
+# Models whose coefficients may all be zero, which makes them pinholes.
+PINHOLE_MODELS = (
+    "PINHOLE",
+    "SIMPLE_PINHOLE",
+    "OPENCV",
+    "FULL_OPENCV",
+    "SIMPLE_RADIAL",
+    "RADIAL",
+    "PERSPECTIVE",
+)
+
+
+def read_intrinsics(contents: list[dict[str, Any]], path: Path) -> dict[str, float]:
+    """Return the intrinsics in JSON objects; a later object's values replace an earlier one's.
+
+    Lenses other than pinholes are refused: rays through a distorted picture would miss by many pixels at its edge.
+
+    Raises:
+        InputError: a fisheye or another camera model, a distortion coefficient other than 0, a value that is no number.
+
+    >>> read_intrinsics([{"w": 8, "fl_x": 5}, {"fl_x": 6}], Path("transforms.json"))
+    {'fl_x': 6.0, 'w': 8.0}
+    """
+    intrinsics: dict[str, float] = {}
+    for content in contents:
+        model = content.get("camera_model")
+        if model is not None and (not isinstance(model, str) or model.upper() not in PINHOLE_MODELS):
+            raise InputError(
+                f"{path}: camera_model must be a pinhole, was {model!r}: undistort the images first "
+                "(for example with colmap image_undistorter)"
+            )
+        if content.get("is_fisheye"):
+            raise InputError(f"{path}: must be a pinhole camera, is_fisheye was set: undistort the images first")
+        for key in ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2"):
+            value = read_number(content, key, path)
+            if value:
+                raise InputError(
+                    f"{path}: distortion coefficient {key!r} must be 0, was {value:g}: undistort the images first"
+                )
+        for key in ("fl_x", "fl_y", "cx", "cy", "w", "h", "camera_angle_x", "camera_angle_y"):
+            value = read_number(content, key, path)
+            if value is not None:
+                intrinsics[key] = value
+    return intrinsics
