@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mclnf_fast.checks import check_positive_int
 from mclnf_fast.learn.meta.adapt import adapt, check_losses, fine_tune
+from mclnf_fast.learn.meta.oml import FastPart
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import LossFn, Params, check_shared, repeated
 from mclnf_fast.ops.bank_step import StepKind
@@ -22,7 +23,7 @@ class MetaLearner:
     Args:
         init: shared initialization, flat tuple of tensors [1, ...]; copied.
         inner_lr, inner_steps: of the inner loop.
-        outer_lr, betas: of the outer Adam.
+        outer_lr: of the outer Adam.
         anneal_steps: outer steps over which the outer rate falls to 0 along a cosine; None: constant.
         grad_clip: largest global norm of the outer gradient; None: no limit.
     """
@@ -33,7 +34,6 @@ class MetaLearner:
         inner_lr: float,
         inner_steps: int,
         outer_lr: float,
-        betas: tuple[float, float] = (0.9, 0.999),
         anneal_steps: int | None = None,
         grad_clip: float | None = None,
     ) -> None:
@@ -46,7 +46,7 @@ class MetaLearner:
         self.inner_lr, self.inner_steps = float(inner_lr), check_positive_int(inner_steps, "inner_steps")
         self.outer_lr, self.grad_clip = float(outer_lr), grad_clip
         self.anneal_steps = None if anneal_steps is None else check_positive_int(anneal_steps, "anneal_steps")
-        self.optimizer = BankOptimizer(self.init, lr=outer_lr, betas=betas)
+        self.optimizer = BankOptimizer(self.init, lr=outer_lr)
         self.outer_steps = 0
 
     def clone(self, modules: int) -> Params:
@@ -109,6 +109,10 @@ class MAML(MetaLearner):
 
     Defaults are GradNCP's for images: inner 1e-2, 4 steps, outer Adam 1e-5, there with grad_clip 1.0. Other
     arguments: see `MetaLearner`.
+
+    Args:
+        first_order: leave the derivative of the inner steps out.
+        fast: the part of the network that the inner loop trains (OML); None: all of it.
     """
 
     def __init__(
@@ -119,16 +123,14 @@ class MAML(MetaLearner):
         *,
         first_order: bool = False,
         outer_lr: float = 1e-5,
-        betas: tuple[float, float] = (0.9, 0.999),
         anneal_steps: int | None = None,
         grad_clip: float | None = None,
-        update: Sequence[bool] | None = None,
-        clip_value: float | None = None,
+        fast: FastPart | None = None,
     ) -> None:
-        super().__init__(init, inner_lr, inner_steps, outer_lr, betas, anneal_steps, grad_clip)
+        super().__init__(init, inner_lr, inner_steps, outer_lr, anneal_steps, grad_clip)
         self.first_order = first_order
-        self.update = None if update is None else tuple(update)
-        self.clip_value = clip_value
+        self.update = None if fast is None else fast.update
+        self.clip_value = None if fast is None else fast.clip_value
 
     def adapt(self, params: Params, loss_fn: LossFn, *, steps: int | None = None, create_graph: bool = True) -> Params:
         """Return `adapt` with this learner's settings: params [M, ...] -> [M, ...]."""
@@ -192,13 +194,12 @@ class Reptile(MetaLearner):
         inner_lr: float = 0.5,
         inner_steps: int = 32,
         outer_lr: float = 5e-5,
-        betas: tuple[float, float] = (0.9, 0.999),
         *,
         inner: StepKind = "sgd",
         anneal_steps: int | None = None,
         grad_clip: float | None = None,
     ) -> None:
-        super().__init__(init, inner_lr, inner_steps, outer_lr, betas, anneal_steps, grad_clip)
+        super().__init__(init, inner_lr, inner_steps, outer_lr, anneal_steps, grad_clip)
         if inner not in ("sgd", "adam"):
             raise ValueError(f"inner must be 'sgd' or 'adam', got {inner!r}")
         self.inner: StepKind = inner

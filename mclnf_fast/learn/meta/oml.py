@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from mclnf_fast.learn.params import Params
+
+
+class FastPart(NamedTuple):
+    """The part of a network that an inner loop trains.
+
+    update: one bool per tensor. clip_value: inner gradients are clamped to +- this; None: not.
+    """
+
+    update: tuple[bool, ...]
+    clip_value: float | None = 10.0
 
 
 def fast_mask(params: Params, fast_layers: int) -> tuple[bool, ...]:

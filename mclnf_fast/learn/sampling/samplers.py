@@ -20,7 +20,7 @@ class Sampler(Protocol):
     """Draws items for S modules in step; on the CPU, so that a seed means the same on every device."""
 
     def draw(self, count: int, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Return `count` items per module int64 [S, count] in step number `step`, and weights [S, count]; None: ones."""
+        """Return `count` items per module in step number `step`: ids int64 [S, count], weights [S, count] (None: 1)."""
 
     def update(self, items: Tensor, q: Tensor, weights: Tensor | None) -> None:
         """Take in the scores q [S, k] of samples of items [S, k] that were drawn with these weights."""
