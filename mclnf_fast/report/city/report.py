@@ -62,6 +62,10 @@ def write_city_report(folder: str | Path, record: CityRecord) -> Path:
 
     Raises: InputError, if matplotlib or jinja2 is missing (the message names the extra), or a picture's file lies
         outside the run folder.
+
+    >>> import tempfile
+    >>> write_city_report(tempfile.mkdtemp(), CityRecord(system="city", title="a city")).name
+    'report.html'
     """
     place = Path(folder)
     looks = city_looks(record.methods)

@@ -119,7 +119,11 @@ def summary_markdown(record: CityRecord) -> str:
 
 
 def city_csv_lines(label: str, record: CityRecord) -> Iterator[list[object]]:
-    """Yield the figures of a city for `page.tables.csv_text`, one per line, under the `label` of the run."""
+    """Yield the figures of a city for `page.tables.csv_text`, one per line, under the `label` of the run.
+
+    >>> next(city_csv_lines("a city", CityRecord(system="city", methods={"mod": CityResults(psnr_mean=20.0)})))[:4]
+    ['a city', 'MCL', 'mod', 'psnr']
+    """
     for key, look in city_looks(record.methods).items():
         results = record.methods[key]
         figures = {(metric, kind): getattr(results, name) for name, metric, kind in _CSV}

@@ -144,7 +144,12 @@ def _estimates(run: Statistics, m: str) -> Iterator[tuple[str, str, int | str, E
 
 
 def sizes(run: Statistics) -> str:
-    """Return the size of a run, such as `12 test signals, 3 seeds`."""
+    """Return the size of a run, such as `12 test signals, 3 seeds`.
+
+    >>> from mclnf_fast.report.record import SignalRecord
+    >>> sizes(Statistics(SignalRecord(system="image")))
+    '0 test signals, 0 seeds'
+    """
     signals, seeds = len(run.signals), len(run.seeds)
     return f"{signals} test signal{'s' * (signals != 1)}, {seeds} seed{'s' * (seeds != 1)}"
 

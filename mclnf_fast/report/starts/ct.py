@@ -114,6 +114,10 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
         record: of the run.
 
     Raises: InputError, if matplotlib is missing or a file of predictions is corrupt.
+
+    >>> import tempfile
+    >>> [picture.kind for picture in write_pictures(tempfile.mkdtemp(), InitializationRecord(system="ct"))]
+    ['curve']
     """
     place, looks = Path(folder), looks_of(record, (*CLASSICAL, *LOOKS))
     pictures = []
@@ -132,7 +136,12 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
 
 
 def write_ct_report(folder: str | Path, record: InitializationRecord) -> Path:
-    """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`."""
+    """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`.
+
+    >>> import tempfile
+    >>> write_ct_report(tempfile.mkdtemp(), InitializationRecord(system="ct")).name
+    'report.html'
+    """
     return write_initialization_report(folder, record, describe(record))
 
 

@@ -78,6 +78,10 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
         record: of the run.
 
     Raises: InputError, if matplotlib is missing or a file of predictions is corrupt.
+
+    >>> import tempfile
+    >>> [picture.kind for picture in write_pictures(tempfile.mkdtemp(), InitializationRecord(system="photos"))]
+    ['curve']
     """
     place, looks = Path(folder), looks_of(record)
     left = (record.photos or Photos()).left
@@ -94,7 +98,12 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
 
 
 def write_photos_report(folder: str | Path, record: InitializationRecord) -> Path:
-    """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`."""
+    """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`.
+
+    >>> import tempfile
+    >>> write_photos_report(tempfile.mkdtemp(), InitializationRecord(system="photos")).name
+    'report.html'
+    """
     wording, others = WORDING, (record.photos or Photos()).others
     if others:
         note = f'"From other places": the field of the whole photo against the truth from {others} other cameras.'

@@ -165,6 +165,10 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
         record: of the run.
 
     Raises: InputError, if matplotlib is missing or a file of predictions is corrupt.
+
+    >>> import tempfile
+    >>> [picture.kind for picture in write_pictures(tempfile.mkdtemp(), InitializationRecord(system="single-view"))]
+    ['curve']
     """
     place, looks = Path(folder), looks_of(record)
     pictures: list[Picture] = []
@@ -195,7 +199,12 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
 
 
 def write_single_view_report(folder: str | Path, record: InitializationRecord) -> Path:
-    """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`."""
+    """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`.
+
+    >>> import tempfile
+    >>> write_single_view_report(tempfile.mkdtemp(), InitializationRecord(system="single-view")).name
+    'report.html'
+    """
     return write_initialization_report(folder, record, describe(record, wording_of(record)))
 
 
