@@ -92,6 +92,7 @@ class Learned(Result):
             shading = dataclasses.replace(settings.shading, background=background)
             settings = dataclasses.replace(settings, shading=shading)
         cameras = self._cameras(cameras)
+        # A scene is one picture through all modules; objects are one picture each.
         if self.cells is not None:
             return as_bytes(render_views(self.bank, cameras, settings, self.cells).color)
         pictures = RayField(self.bank.stacked, self.bank.spec, settings).render(cameras)
@@ -137,6 +138,7 @@ class Learned(Result):
             module_ids = torch.as_tensor(module_ids, dtype=torch.int64, device=self.device)
         if module_ids.shape != x.shape[:1]:
             raise InputError(f"module_ids must be [N] = [{len(x)}], got {list(module_ids.shape)}")
+        # Points that no cell holds are left out and come back as NaN: a made-up value would look like a learned one.
         inside = module_ids >= 0
         ids = module_ids[inside]
         local = torch.cat((self._local(points[inside], ids), rest[inside]), 1)
@@ -186,6 +188,7 @@ class Learned(Result):
         cells = self.cells
         if cells is not None and box is not None:
             cells = cells.append(torch.as_tensor(box)) if len(cells) else Cells(torch.as_tensor(box)[None])
+        # Checked before the bank is touched: a refused box leaves the result as it was.
         index = self.bank.append(state)
         self.cells = cells
         self.modules.append(str(index) if name is None else name)
