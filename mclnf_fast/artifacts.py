@@ -10,8 +10,9 @@ Render a finished city from a new camera:
 
     city = mf.load("outputs/city/2026-01-31_120000")
     low, high = city.cells.hull()                                       # the box of the city, in scene units
-    eye = torch.tensor([[float(low[0]), float(low[1]), 2 * float(high[2])]])
-    pose = look_at(eye, (low + high)[None] / 2)                         # [1, 3, 4], camera to world
+    middle, size = (low + high)[None] / 2, float((high - low).max())
+    eye = middle + size * torch.tensor([[-0.4, -0.4, 0.8]])             # from above, z is up
+    pose = look_at(eye, middle)                                         # [1, 3, 4], camera to world
     focal = 320 / math.tan(math.radians(30))
     camera = Cameras(pose, focal, focal, 320, 240, 640, 480)
     picture = city.render(camera)[0]                                    # uint8 [480, 640, 3]
