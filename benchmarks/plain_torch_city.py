@@ -61,7 +61,7 @@ def render(
     bins: int,
     jitter: bool,
 ) -> Tensor:
-    """Rays [R, 3] through the box -> colours [R, 3]; the last sample stands behind everything."""
+    """Return rays [R, 3] through the box -> colors [R, 3]; the last sample stands behind everything."""
     o, d = (origins - center) / half, directions * (unit / half)
     a, b = (-1 - o) / d, (1 - o) / d
     near = torch.minimum(a, b).amax(-1).clamp(min=0)
@@ -82,7 +82,7 @@ def render(
 
 
 def train(block: Block, config: dict, seconds: float, seed: int) -> tuple[float, int]:
-    """One block for `seconds` -> held-out PSNR (mean over views) and the steps made."""
+    """Train one block for `seconds`; return the PSNR of validation views (their mean) and the steps made."""
     torch.manual_seed(seed)
     center = block.aabb.mean(0)
     half = (block.aabb[1] - block.aabb[0]) / 2 * torch.tensor([config["margin"], config["margin"], 1.0])

@@ -3,7 +3,7 @@
     python benchmarks/plain_torch_object.py RUN_FOLDER [--again] [--same time] [--start meta] [--object 0]
 
 Reads RUN_FOLDER/config.yaml and metrics.json, and learns the object from the same views with the same network from the
-same random weights, rays a step, bins, optimizer and rates: nn.Sequential, torch.optim, a renderer by cumulative
+same random weights, rays per step, bins, optimizer and rates: nn.Sequential, torch.optim, a renderer by cumulative
 product; of ours only the reader of the data and the weights to begin with. Either for as many steps as the run (`--same
 steps`, the default) or for as many seconds (`--same time`). Prints the PSNR on the views not learned from and the
 seconds of the steps, of both. Those of the run were taken when it ran; `--again` learns ours once more in turn with the
@@ -70,7 +70,7 @@ class Plain:
             self.widths = torch.cat((middles, edges[-1:])) - self.lower
 
     def rays(self, cameras: Cameras, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Rays of flat ids (view, row, column)."""
+        """Return rays of flat ids (view, row, column)."""
         pixels = cameras.width * cameras.height
         o, d = cameras.rays(ids // pixels, ids % pixels)
         if self.convention == "learnit":
@@ -78,7 +78,7 @@ class Plain:
         return o, d
 
     def render(self, o: Tensor, d: Tensor, noise: Tensor | float) -> Tensor:
-        """Rays [R, 3] -> colours [R, 3]."""
+        """Return rays [R, 3] -> colors [R, 3]."""
         t = (self.lower + self.widths * noise).expand(len(o), self.bins)
         x = o[:, None] + t[..., None] * d[:, None]
         raw = self.net(encode(x.reshape(-1, 3), self.frequencies)).view(len(o), self.bins, 4)

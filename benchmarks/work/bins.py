@@ -1,6 +1,6 @@
 """One SGD step of single-view fields: T objects side by side, dense stratified bins, composite, loss, backward, SGD.
 
-Shapes: modules (T), width, hidden; rays an object and step; bins a ray. The noise of the bins is given, so that all
+Shapes: modules (T), width, hidden; rays an object and step; bins per ray. The noise of the bins is given, so that all
 contenders look at the same places.
 """
 
@@ -81,7 +81,7 @@ class Bins(Work):
         return lower + (upper - lower) * self.noise[m].double()
 
     def places(self, m: int) -> Tensor:
-        """The points of object m, [R B, 3], float32 as everyone has them."""
+        """Return the points of object m, [R B, 3], float32 as everyone has them."""
         t = self.distances(m).float()[..., None]
         return (self.origins[m][:, None] + t * self.directions[m][:, None]).reshape(-1, 3)
 

@@ -30,8 +30,8 @@ class Fused(Nerf):
         super().__init__(op, shapes, device)
         self.given = ball(int(shapes["resolution"]))  # marched on the CPU for the truth: see `work.render.March`
         self.occupancy = self.given.to(device)
-        self.flops = None  # how many points a ray takes depends on where it stops
-        # What a ray is given up with may be missing from its colour.
+        self.flops = None  # how many points per ray takes depends on where it stops
+        # What a ray is given up with may be missing from its color.
         self.tolerance = {"color": 1e-3, "opacity": 1e-3, "depth": 1e-3}
 
     def settings(self, backend: str) -> RenderSettings:
@@ -62,7 +62,7 @@ class Fused(Nerf):
         return [Contender("ours", run, named)]
 
     def own(self, name: str, backend: str = "auto") -> Contender:
-        """The ops one by one."""
+        """Return the ops one by one."""
         params = (*self.weights, *self.biases)
 
         def run() -> Any:
@@ -79,7 +79,7 @@ class Fused(Nerf):
         return Contender(name, run, named)
 
     def truth(self) -> Outputs:
-        """The same samples, evaluated and composited in float64."""
+        """Return the same samples, evaluated and composited in float64."""
         reference = self.settings("reference")
         rays = Rays(*(t.cpu() for t in self.grouped))
         with torch.no_grad():

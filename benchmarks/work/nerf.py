@@ -1,8 +1,8 @@
 """One training step of radiance fields: march, bank, composite, loss, backward, Adam.
 
-Shapes: those of the bank; rays (an equal share a module), samples a ray. Every module owns a cell and every ray crosses
-its module's cell, so that each ray has all its samples: what a dense implementation in plain PyTorch serves best. No
-jitter, so that all contenders see the same points.
+Shapes: those of the bank; rays (an equal share per module), samples per ray. Every module owns a cell and every ray
+crosses its module's cell, so that each ray has all its samples: what a dense implementation in plain PyTorch serves
+best. No jitter, so that all contenders see the same points.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def stepper(
     step: Callable[[Sequence[Tensor]], Any],
     arrange: Callable[[Sequence[Tensor]], Sequence[Tensor]] = lambda grads: grads,
 ) -> Contender:
-    """A contender that trains: the loss and `arrange` of `gradients` are checked, then each run goes one step on."""
+    """Return a contender that trains: the loss and `arrange` of `gradients` are checked, then each run goes one step
+    on."""
 
     def check() -> Outputs:
         loss, grads = gradients()
@@ -104,7 +105,7 @@ def stepper(
 
 
 def sample(origins: Tensor, directions: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-    """Rays [R, 3] through the box [-1, 1]^3 -> middles of equal bins [R, S, 3] and their lengths [R, S]."""
+    """Return rays [R, 3] through the box [-1, 1]^3 -> middles of equal bins [R, S, 3] and their lengths [R, S]."""
     a, b = (-1 - origins) / directions, (1 - origins) / directions
     near = torch.minimum(a, b).amax(-1).clamp(min=0)
     far = torch.maximum(torch.maximum(a, b).amin(-1), near)
