@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks import table
 
 OURS = "#c44e00"
-# Okabe and Ito's colour-blind-safe set, and a shape for each, so that colour alone never tells.
+# Okabe and Ito's color-blind-safe set, and a shape for each, so that color alone never tells.
 PEERS = {
     "loop": ("#0072b2", "s"),
     "bmm": ("#008f6b", "D"),
@@ -100,7 +100,7 @@ def _ratios(ax: Any, results: list[dict[str, Any]]) -> None:
     largest, smallest = 2.0, 0.8
     for k, result in enumerate(results):
         for row in table.peers_of(result, table.ours_of(result)[0]):
-            colour, marker = PEERS.get(row["peer"], ("#6b7280", "o"))
+            color, marker = PEERS.get(row["peer"], ("#6b7280", "o"))
             ratio = row["times_ours"]
             largest, smallest = max(largest, ratio), min(smallest, ratio)
             dot = ax.plot(
@@ -109,7 +109,7 @@ def _ratios(ax: Any, results: list[dict[str, Any]]) -> None:
                 ls="",
                 marker=marker,
                 ms=10 if marker == "*" else 7,
-                color=colour,
+                color=color,
                 mec="white",
                 mew=0.6,
                 zorder=3,
@@ -157,8 +157,8 @@ def _sweep(ax: Any, result: dict[str, Any]) -> None:
             for row in table.peers_of(result, own)
             if row["peer"] == peer
         ]
-        colour, marker = PEERS.get(peer, ("#6b7280", "o"))
-        ax.plot(*zip(*points), color=colour, marker=marker, ms=5, lw=1.2, label=peer)
+        color, marker = PEERS.get(peer, ("#6b7280", "o"))
+        ax.plot(*zip(*points), color=color, marker=marker, ms=5, lw=1.2, label=peer)
     ax.set_xscale("log", base=2)
     ax.set_xticks(values, [f"{v:g}" for v in values], fontsize=8)
     ax.minorticks_off()

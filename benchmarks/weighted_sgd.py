@@ -152,8 +152,8 @@ def draw(data: dict[str, Any], path: pathlib.Path) -> None:
     times = free["lr"] / free["lr_allowed"]
     without = f"no clip: weights to {free['largest_weight']:.0f},\nstep {times:.1f} times the limit"
     clipped = f"clip {data['clip']:g}: weights to {1 + row['lam'] * data['clip']:g}"
-    for values, colour, name in ((free["measured"], "#0072b2", without), (row["measured"], OURS, clipped)):
-        _line(ax, data["steps"], [v / values[0] for v in values], colour, name)
+    for values, color, name in ((free["measured"], "#0072b2", without), (row["measured"], OURS, clipped)):
+        _line(ax, data["steps"], [v / values[0] for v in values], color, name)
     ax.set_ylim(0.05, 30)
     ax.set_title(f"λ = {row['lam']:g}, the same step size", fontsize=10, color=INK)
     ax.set_ylabel(r"the same, over its value at $T = 1$", fontsize=9)
@@ -167,8 +167,8 @@ def draw(data: dict[str, Any], path: pathlib.Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def _line(ax: Any, steps: list[int], values: list[float], colour: str, name: str, *, dashed: bool = False) -> None:
-    ax.loglog(steps, values, color=colour, label=name, linewidth=1.8, linestyle="--" if dashed else "-")
+def _line(ax: Any, steps: list[int], values: list[float], color: str, name: str, *, dashed: bool = False) -> None:
+    ax.loglog(steps, values, color=color, label=name, linewidth=1.8, linestyle="--" if dashed else "-")
     ax.set_xlabel("T", fontsize=9)
     ax.grid(color=PALE, linewidth=0.6)
     ax.tick_params(labelsize=8)

@@ -50,7 +50,7 @@ def composite(work: Composite) -> Contender:
 
 
 def composite_backward(work: Composite) -> Contender:
-    """Forward and backward in density and colour."""
+    """Forward and backward in density and color."""
     leaves = work.density.clone().requires_grad_(), work.color.clone().requires_grad_()
 
     def run() -> dict[str, Tensor]:

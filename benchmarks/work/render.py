@@ -73,7 +73,7 @@ class March(Work):
 
 
 class Composite(Work):
-    """Packed samples, `bins` a ray, three colours, a background."""
+    """Packed samples, `bins` a ray, three colors, a background."""
 
     def __init__(self, op: str, shapes: dict[str, Any], device: str = "cpu") -> None:
         self.backward = op == "composite_backward"
