@@ -1,4 +1,4 @@
-"""What `fisher_sweep` found, as a table in Markdown and as one picture with a panel a modality."""
+"""The results of `fisher_sweep`, as a table in Markdown and as one picture with a panel per modality."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _last(row: Mapping[str, Any]) -> str:
 
 
 def markdown(sweeps: Sequence[Sweep]) -> str:
-    """The table of each modality, losers as losers."""
+    """Return the table of each modality, losers as losers."""
     parts = ["# Which uses of Fisher information help", KEY]
     parts += [_section(sweep) for sweep in sweeps]
     return "\n\n".join(parts) + "\n"
@@ -84,7 +84,7 @@ def _gain(mean: float, error: float) -> str:
 
 
 def draw(sweeps: Sequence[Sweep], path: pathlib.Path) -> None:
-    """Writes the PNG: difference to mod at the last step with its standard error, and small and pale at an earlier one;
+    """Write the PNG: difference to mod at the last step with its standard error, and small and pale at an earlier one;
     on the right the figures and the time of a step. Raises ImportError without matplotlib."""
     from matplotlib.figure import Figure
 

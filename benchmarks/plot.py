@@ -30,7 +30,7 @@ INK, PALE = "#333333", "#dddddd"
 
 
 def draw(data: dict[str, Any], path: pathlib.Path) -> None:
-    """Writes the PNG. Raises ImportError without matplotlib."""
+    """Write the PNG. Raises ImportError without matplotlib."""
     from matplotlib.figure import Figure
 
     single = [r for r in data["cases"] if r["status"] == "ok" and not table.ours_of(r)[0]["variant"]]
@@ -135,7 +135,7 @@ def _ratios(ax: Any, results: list[dict[str, Any]]) -> None:
 
 
 def _axis(result: dict[str, Any]) -> list[float] | None:
-    """The numbers of a sweep's variants (`M=16` -> 16); None where the variants are no numbers or have no rate."""
+    """Return the numbers of a sweep's variants (`M=16` -> 16); None if the variants are no numbers or have no rate."""
     values = []
     for own in table.ours_of(result):
         text = own["variant"].partition("=")[2]

@@ -19,7 +19,7 @@ def missing() -> str | None:
 
 
 def single_view_step(work: SingleView) -> Contender:
-    """A forward, a backward and a step of SGD an object."""
+    """Return a forward, a backward and a step of SGD per object."""
     edges = torch.linspace(2, 6, work.samples, device=work.device)
     middles = (edges[1:] + edges[:-1]) / 2
     lower, upper = torch.cat((edges[:1], middles)), torch.cat((middles, edges[-1:]))

@@ -15,7 +15,7 @@ from benchmarks.work.render import Composite
 
 
 def missing() -> str | None:
-    """Whether it imports, and its compiled part can be had."""
+    """Return whether it imports, and its compiled part can be had."""
     if (reason := importable("nerfacc")) is not None:
         return reason
     return None if torch.cuda.is_available() else "nerfacc computes on CUDA devices only"

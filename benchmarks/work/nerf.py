@@ -91,7 +91,8 @@ def stepper(
     step: Callable[[Sequence[Tensor]], Any],
     arrange: Callable[[Sequence[Tensor]], Sequence[Tensor]] = lambda grads: grads,
 ) -> Contender:
-    """A contender that trains: the loss and `arrange` of `gradients` are checked, then each run goes one step on."""
+    """Return a contender that trains: the loss and `arrange` of `gradients` are checked, then each run goes one step
+    on."""
 
     def check() -> Outputs:
         loss, grads = gradients()

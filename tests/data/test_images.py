@@ -1,4 +1,4 @@
-"""`load_images`: what a picture of each kind becomes, crops, and files that are torn or lie."""
+"""`load_images`: what a picture of each kind becomes, crops, and files that are corrupt or lie."""
 
 import os
 import struct
@@ -46,13 +46,13 @@ def test_a_smaller_picture_is_scaled_up_and_noted(tmp_path):
 
 def test_every_mode_becomes_the_picture_that_it_shows(tmp_path):
     rgb = make.pixels(3, (6, 5))
-    grey = rgb[..., 0]
-    Image.fromarray(grey).save(tmp_path / "grey.png")
+    gray = rgb[..., 0]
+    Image.fromarray(gray).save(tmp_path / "gray.png")
     np.testing.assert_array_equal(
-        make.read(tmp_path / "grey.png", size=(5, 6)), np.repeat(grey[..., None] / np.float32(255), 3, -1)
+        make.read(tmp_path / "gray.png", size=(5, 6)), np.repeat(gray[..., None] / np.float32(255), 3, -1)
     )
     np.testing.assert_array_equal(
-        make.read(tmp_path / "grey.png", size=(5, 6), channels=1)[..., 0], grey / np.float32(255)
+        make.read(tmp_path / "gray.png", size=(5, 6), channels=1)[..., 0], gray / np.float32(255)
     )
     deep = (np.arange(30, dtype=np.uint16) * 2184 + 7).reshape(5, 6)
     Image.fromarray(deep).save(tmp_path / "deep.png")
@@ -65,9 +65,9 @@ def test_every_mode_becomes_the_picture_that_it_shows(tmp_path):
     np.testing.assert_allclose(make.read(tmp_path / "cmyk.jpg", size=5)[2, 2], [1, 0, 0], atol=0.03)
     Image.fromarray(rgb).quantize(256).save(tmp_path / "palette.png")
     np.testing.assert_allclose(make.read(tmp_path / "palette.png", size=(5, 6)), rgb / 255, atol=0.02)
-    Image.fromarray(grey > 127).save(tmp_path / "bits.png")
+    Image.fromarray(gray > 127).save(tmp_path / "bits.png")
     np.testing.assert_array_equal(
-        make.read(tmp_path / "bits.png", size=(5, 6))[..., 2], (grey > 127).astype(np.float32)
+        make.read(tmp_path / "bits.png", size=(5, 6))[..., 2], (gray > 127).astype(np.float32)
     )
     luma = make.read(make.picture(tmp_path / "luma.png", 3, (6, 5)), size=(5, 6), channels=1)
     np.testing.assert_allclose(luma[..., 0], rgb @ np.array([0.299, 0.587, 0.114]) / 255, atol=1e-6)

@@ -81,8 +81,8 @@ def test_chunks_of_many_tiles_and_modules_of_many_chunks(
     from mclnf_fast.ops.triton import launch
 
     monkeypatch.setattr(launch, "CHUNKS", 4)
+    assert launch.tiles_per_chunk(400 // 16) > 1
     case = triton_case(mf.FieldSpec(3, 4, 16, 1, encoding=mf.Frequency(3)), [400, 0, 90])
-    assert launch.tiles_a_chunk(400 // 16) > 1
     agrees(case, rounded=tf32)
 
 

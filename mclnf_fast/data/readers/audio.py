@@ -125,6 +125,7 @@ def read_windows(path: Path, options: AudioOptions) -> FileSignals:
     if peak > 1:
         samples = samples / np.float32(peak)
         changes.append("scaled down, beyond full scale")
+    # A silent window is fitted by a constant: its PSNR has no bound and would decide the mean of all.
     if _is_silent(samples):
         raise InputError(f"{path}: must hold sound, is silent")
     span = -(-length * file_rate // rate)  # a window's samples in the file, rounded up
@@ -155,6 +156,7 @@ def read_windows(path: Path, options: AudioOptions) -> FileSignals:
         elif k == 0 and goes_on:
             changes.append("longer than the window, cut")
         if options.peak:
+            # Below full scale, so that a reconstruction that overshoots a little is not clipped when it is played.
             window = window * np.float32(0.95 / np.abs(window).max())
         values.append(torch.from_numpy((0.5 * window + 0.5).clip(0, 1).astype(np.float32))[:, None])
         labels.append(f"@{begin_seconds + k * length / rate:g}s" if most > 1 else "")
@@ -181,6 +183,7 @@ def _is_silent(window: np.ndarray) -> bool:
 def _onset(samples: np.ndarray, rate: int) -> int:
     """Return the begin of sound: one frame before loudness first comes within 40 dB of the loudest frame's."""
     frame = max(1, round(FRAME_SECONDS * rate))
+    # Without the mean, since a constant offset of the recorder has energy but is no sound.
     whole = np.pad(samples - samples.mean(), (0, -len(samples) % frame))
     energy = np.square(whole).reshape(-1, frame).mean(1)
     onset = int(np.argmax(energy >= QUIET**2 * energy.max()))

@@ -73,6 +73,7 @@ def meeting_point(cameras: Cameras) -> Tensor:
     >>> bool(meeting_point(turntable(8, 16)).norm() < 1e-3)
     True
     """
+    # In double precision: nearly parallel axes make the system close to singular.
     axis = -cameras.c2w[:, :, 2].to(torch.float64)
     across = torch.eye(3, dtype=torch.float64) - axis[:, :, None] * axis[:, None, :]
     # The small pull to the cameras' mean keeps parallel axes from having no answer.
@@ -92,6 +93,7 @@ def object_box(cameras: Cameras) -> Tensor:
     center = meeting_point(cameras)
     distance = (cameras.centers - center).norm(dim=1)
     tangent = torch.minimum(0.5 * cameras.width / cameras.fx, 0.5 * cameras.height / cameras.fy)
+    # The median, so that one camera far away does not blow up the cube.
     half = float((distance * tangent).median().clamp_min(1e-6))
     return torch.stack([center - half, center + half])
 

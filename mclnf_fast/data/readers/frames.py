@@ -90,7 +90,7 @@ def load_image_set(
     """Return the frames' pictures and cameras at the reduced size.
 
     Args:
-        frames: what to read.
+        frames: pictures to read.
         downscale, max_side: see `options.SceneOptions`.
         empty: size (width, height) of the result when there is no frame.
 
@@ -161,6 +161,7 @@ def pinhole_intrinsics(frame: Frame, width: int, height: int) -> tuple[float, fl
     (8.0, 8.0, 3.0, 2.0)
     """
     known = frame.intrinsics
+    # A picture that was resized after its poses were computed would be learned with a wrong focal length.
     for key, size in (("w", width), ("h", height)):
         if key in known and known[key] != size:
             raise InputError(
@@ -174,6 +175,7 @@ def pinhole_intrinsics(frame: Frame, width: int, height: int) -> tuple[float, fl
         fx = 0.5 * width / math.tan(0.5 * known["camera_angle_x"])
     if fy is None and "camera_angle_y" in known:
         fy = 0.5 * height / math.tan(0.5 * known["camera_angle_y"])
+    # Pixels are square in nearly all cameras, and files often name one of the two only.
     fx = fy if fx is None else fx
     if fx is None:
         raise InputError(

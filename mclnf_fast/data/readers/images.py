@@ -54,6 +54,7 @@ def load_images(folder: str | Path, options: ImageOptions | None = None, **chang
 def _read_images(layout: Layout, options: ImageOptions) -> SignalSets:
     high, wide = check_frame_options(options.size, options.channels)
     split = split_files(layout, options, options.validation)
+    # FFHQ is 1024 pixels wide: a crop of 178 at its own scale would show a nose and no face.
     resize = layout.resize if options.resize is None else options.resize
     if resize and options.resize is None:
         layout.notes.append(f"scaled to cover {wide}x{high}, as is usual with {layout.title}")

@@ -109,6 +109,7 @@ def read_blocks(root: Path, dialect: str, names: list[str] | None) -> list[Frame
         return [read(root, name) for name in names]
     if dialect == "split":
         known = [name for name in known if (folder / name / "transforms_train.json").exists()]
+    # Read as well, every view would be there twice, once in a block of the size of the city.
     if len(known) > 1 and WHOLE in known:
         known.remove(WHOLE)
     groups = [read(root, name) for name in known]
@@ -177,6 +178,7 @@ def read_raw_folder(root: Path, folder: Path) -> list[Frame]:
             )
         name = f"{path}: frames[{k}] rot_mat"
         c2w = read_matrix(frame.get("rot_mat"), name)
+        # Scaled before it is checked: only a rotation passes.
         c2w[:3, :3] *= RAW_SCALE
         c2w[:3, 3] /= RAW_SCALE
         c2w = read_pose(np.ascontiguousarray(c2w), name)

@@ -121,6 +121,7 @@ def read_nerfstudio(root: Path, holdout_every: int) -> tuple[FrameGroup, dict[st
         for name in names or ():
             if name not in known:
                 raise InputError(f"{path}: {split}_filenames must name frames' file_path, {name!r} is none")
+    # The test list is preferred, since the validation list may have been used to tune the data's own results.
     train, test = lists["train"], lists["test"] or lists["val"]
     if train is not None or test is not None:
         group.test = [f for w, f in frames if (w in test if test is not None else w not in (train or ()))]

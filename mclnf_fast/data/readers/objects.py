@@ -66,6 +66,7 @@ def load_objects(folder: str | Path, options: ObjectOptions | None = None, **cha
     """
     settings = options_of(ObjectOptions, options, changes)
     root = Path(folder)
+    # Before any file is looked at: a wrong option should not cost a walk through the folder.
     check_split(settings, None)
     for name in ("size", "views"):
         value = getattr(settings, name)
@@ -124,6 +125,7 @@ def _load(objects: ObjectFolder, options: ObjectOptions) -> ObjectSets:
         except MissingExtraError:
             raise
         except InputError as error:
+            # Of a single object nothing would be left, and the error of the file is more precise than that of the set.
             if options.strict or len(items) == 1:
                 raise
             _log.warning("skipped %s", error)
@@ -207,7 +209,7 @@ def _read_meshes(root: Path, options: ObjectOptions) -> ObjectSets:
 
 def _render(root: Path, path: Path, cameras: Cameras) -> Tensor:
     """Return views of a mesh put into the unit ball, uint8 [V, H, W, 4]."""
-    # Read anew each time: to keep the meshes of a large set would take more memory than its pictures.
+    # Read again each time: to keep the meshes of a large set would take more memory than its pictures.
     mesh = read_mesh(root, path)
     try:
         mesh = mesh.into_ball()

@@ -76,6 +76,7 @@ def _split_files(root: Path) -> list[Path]:
 
 def _split_objects(root: Path, splits: list[Path], title: str) -> tuple[Layout, float, float]:
     """Return the objects that a `*_splits.json` names: folders beside it or in one folder there."""
+    # Each may name other objects to test on; a choice would decide the figures silently.
     if len(splits) > 1:
         raise InputError(f"{root}: must hold one *_splits.json, holds {', '.join(path.name for path in splits)}")
     path = splits[0]
@@ -135,6 +136,7 @@ def json_frames(root: Path, folder: Path) -> tuple[list[Frame], list[Frame]]:
 
 def _frames(root: Path, path: Path) -> list[Frame]:
     """Return the frames of one JSON file, in its order; it and its pictures lie inside `root`."""
+    # The file itself may be a link to somewhere else.
     safe_path(root, path.parent, path.name, path)
     content: dict[str, Any] = read_json(path)
     return [frame for _, frame in named_frames(root, path, content)]

@@ -101,6 +101,7 @@ def read_views(
     if not frames:
         raise InputError(f"{name}: must have at least one view, has none")
     train_views = len(frames[:views]) if test_frames else None
+    # Read together, since both must have one size.
     frames = [*frames[:views], *test_frames[:views]]
     pictures = read_pictures(frames, lambda path: read_rgba(path, white))
     cameras = frame_cameras(frames, [(picture.shape[1], picture.shape[0]) for picture in pictures])

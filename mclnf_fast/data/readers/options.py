@@ -207,6 +207,7 @@ def options_of(record: type[Options], options: Options | None, changes: Mapping[
     >>> options_of(ImageOptions, None, {"size": 64}).size
     64
     """
+    # A TypeError, as Python raises for an unknown keyword: it is a mistake in a program and not in the data.
     names = [field.name for field in fields(record)]
     for name in changes:
         if name not in names:

@@ -21,7 +21,7 @@ from mclnf_fast.data.scene import ImageSet
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras, cat_cameras
 
-DEPTH_QUANTILES = (0.01, 0.99)  # of the distances of what a photo shows: a single stray point must not set the range
+DEPTH_QUANTILES = (0.01, 0.99)  # of the distances in a photo: a single stray point must not set the range
 FEWEST_POINTS = 20  # in a photo, to take its depth from them
 GRID = 16  # rays along a side, when depths come from the scene's box
 

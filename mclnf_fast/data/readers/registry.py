@@ -185,6 +185,7 @@ def choose(kind: DataKind, path: Path, name: str | None = None) -> Reader | None
             if reader.name == name:
                 return reader
         raise InputError(f"reader: must be one of {', '.join(r.name for r in candidates)}, was {name!r}{_broken()}")
+    # Rank before folder: CelebA in an inner folder wins over the tree of all pictures that the outer one is.
     for rank in sorted({reader.rank for reader in candidates}):
         for base in bases(path):
             asked = [r for r in candidates if r.rank == rank and (r.looks_inside or base == path)]
@@ -246,6 +247,7 @@ def read_with(reader: Reader, path: Path, options: ReadOptions) -> Any:
     'data'
     """
     result = reader.read(path, options)
+    # Checked here, since a wrong type would fail far from the plugin that returned it.
     if not isinstance(result, RESULTS[reader.kind]):
         raise InputError(
             f"reader {reader.name!r}: must return {RESULTS[reader.kind].__name__} for kind {reader.kind!r}, returned "

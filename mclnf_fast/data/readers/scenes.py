@@ -198,6 +198,7 @@ def _load_scene(root: Path, frames: SceneFrames, options: SceneOptions) -> Scene
     for group in frames.groups:
         if not group.train and not group.test:
             raise InputError(f"{root}: block {group.name!r} must have at least one view, has none")
+        # Only when the files name no test views: the data's own are those that figures are compared on.
         if not group.test:
             group.train, group.test = _hold_out(group.train, options.holdout_every)
     grid, _ = _grid_or_names(options.blocks)
@@ -232,6 +233,7 @@ def _load_views(group: FrameGroup, options: SceneOptions) -> tuple[ImageSet, Ima
 def _cut_scene(frames: SceneFrames, grid: tuple[int, int], aabb: Tensor | None, options: SceneOptions) -> Scene:
     """Read the pictures of all groups as one and cut them into a grid of blocks by camera position."""
     groups = frames.groups
+    # One group first: blocks of the data may overlap, and a grid is about camera positions alone.
     joined = FrameGroup(frames.name, [f for g in groups for f in g.train], [f for g in groups for f in g.test], aabb)
     boxes = [group.aabb for group in groups if group.aabb is not None]
     if aabb is None and len(boxes) == len(groups):

@@ -11,7 +11,7 @@ from mclnf_fast.data.readers.layouts import DataFile, Layout
 from mclnf_fast.data.readers.options import SplitOptions
 from mclnf_fast.errors import InputError
 
-VALIDATION = 4  # when no number is asked for, if a quarter of what is to train allows it
+VALIDATION = 4  # when no number is asked for, if a quarter of the files to train on allows it
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def split_files(layout: Layout, options: SplitOptions, validation: int | None) -
     check_split(options, validation)
     rng = np.random.default_rng(options.seed)
     pools, notes = _with_substitutes(layout.pools)
+    # After empty pools are gone: a list of sets may name one whose files were never unpacked.
     total = sum(map(len, pools.values()))
     most = total if options.limit is None else min(options.limit, total)
     if "train" in pools and "test" in pools:
@@ -91,6 +92,7 @@ def split_files(layout: Layout, options: SplitOptions, validation: int | None) -
     if wanted and wanted >= len(rest):
         raise InputError(f"validation: must leave one of the {len(rest)} files to train, was {wanted}")
     validated = _pick(rest, wanted, rng)
+    # Validation comes out of the files to train on and never out of test, which must stay unseen.
     taken = {file.name for file in validated}
     return Split([file for file in rest if file.name not in taken], validated, chosen_tests, notes)
 
@@ -136,6 +138,7 @@ def _by_seed(
 
 
 def _share(test: float, count: int) -> int:
+    # Half up, and not to the even number as round() does: 0.25 of 10 and of 14 should not go different ways.
     return max(1, min(math.floor(test * count + 0.5), count - 1))
 
 
@@ -156,6 +159,7 @@ def _part(
     """
     groups = sorted({file.group for file in files})
     if len(groups) < 2:
+        # Indices and not names are shuffled, so each set keeps the order of names.
         order = rng.permutation(len(files))
         chosen_ids = set(order[:count].tolist())
         tests = [file for k, file in enumerate(files) if k in chosen_ids]

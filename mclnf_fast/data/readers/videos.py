@@ -98,10 +98,12 @@ def read_clips(path: Path, options: VideoOptions) -> FileSignals:
     values, labels, changes = [], [], list(clip.changes)
     for k in range(options.clips_per_file):
         piece = clip.frames[k * frames : (k + 1) * frames]
+        # Only the first clip of a file may be padded: padded ends of long videos would be copies of one frame.
         if k and len(piece) < frames:
             break
         if len(piece) < frames:
             changes.append(f"shorter than {frames} frames{at_stride}, padded with its last frame")
+            # A still end is closer to a video than black frames, which would be a cut.
             piece = np.concatenate([piece, np.repeat(piece[-1:], frames - len(piece), 0)])
         values.append(torch.from_numpy(piece))
         labels.append(f"@{k * frames * stride}" if options.clips_per_file > 1 else "")

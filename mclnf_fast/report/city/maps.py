@@ -42,6 +42,11 @@ def fisher_map(path: str | Path, image: Array, scores: Array, *, title: str = ""
         title, cell: see `pictures.triptych`.
 
     Raises: ValueError, if the scores are not [H, W] of the picture.
+
+    >>> import tempfile
+    >>> folder, picture = Path(tempfile.mkdtemp()), np.zeros((12, 16, 3))
+    >>> fisher_map(folder / "fisher.png", picture, np.ones((12, 16))).name
+    'fisher.png'
     """
     true = to_rgb8(image)
     values = _plane(scores, true, "scores").astype(np.float64)
@@ -87,6 +92,11 @@ def module_map(
         title, cell: see `pictures.triptych`.
 
     Raises: ValueError, if owners are not whole numbers [H, W] of the picture.
+
+    >>> import tempfile
+    >>> folder, picture = Path(tempfile.mkdtemp()), np.zeros((12, 16, 3))
+    >>> module_map(folder / "modules.png", picture, np.zeros((12, 16), dtype=int), ["north"]).name
+    'modules.png'
     """
     true = to_rgb8(image)
     ids = _plane(owners, true, "owners")

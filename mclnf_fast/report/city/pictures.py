@@ -37,7 +37,13 @@ _ENDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 
 
 def save_png(path: str | Path, array: Array) -> Path:
-    """Write a picture at its own size, whole or not at all; return the path."""
+    """Write a picture at its own size, whole or not at all; return the path.
+
+    >>> import tempfile
+    >>> folder, picture = Path(tempfile.mkdtemp()), np.zeros((12, 16, 3))
+    >>> save_png(folder / "a.png", picture).name
+    'a.png'
+    """
     return save_image(path, enlarge(to_rgb8(array), 1))
 
 
@@ -65,6 +71,11 @@ def triptych(
         smooth: enlarge photographs and renders by Lanczos; else a pixel is a square, as in the error maps.
 
     Raises: ValueError, if a render has another shape than the truth.
+
+    >>> import tempfile
+    >>> folder, picture = Path(tempfile.mkdtemp()), np.zeros((12, 16, 3))
+    >>> triptych(folder / "a.png", picture, {"mod": picture}, {"mod": None}).name
+    'a.png'
     """
     true = to_rgb8(truth, "truth")
     height, width = true.shape[:2]
@@ -121,6 +132,11 @@ def strip(
         title, cell, smooth: see `triptych`.
 
     Raises: ValueError, if a picture has another shape than the truth, or a row has more than steps.
+
+    >>> import tempfile
+    >>> folder, picture = Path(tempfile.mkdtemp()), np.zeros((12, 16, 3))
+    >>> strip(folder / "a.png", picture, {"mod": [picture, picture]}, [1, 4], {"mod": [10.0, 12.0]}).name
+    'a.png'
     """
     true = to_rgb8(truth, "truth")
     height, width = true.shape[:2]
@@ -183,6 +199,11 @@ def overview(
         title, cell, smooth: see `triptych`.
 
     Raises: ValueError, if there is no picture, `columns` is below 1 or labels are not one per picture.
+
+    >>> import tempfile
+    >>> folder, picture = Path(tempfile.mkdtemp()), np.zeros((12, 16, 3))
+    >>> overview(folder / "a.png", [picture] * 3, columns=2, labels=["a", "b", "c"]).name
+    'a.png'
     """
     pictures = [to_rgb8(image, f"images[{i}]") for i, image in enumerate(images)]
     if not pictures or columns < 1:

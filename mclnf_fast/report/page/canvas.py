@@ -220,7 +220,11 @@ def plain(text: str) -> str:
 
 
 def text_width(text: str, size: int) -> float:
-    """Return how many pixels wide a line is."""
+    """Return how many pixels wide a line is.
+
+    >>> text_width("longer", 12) > text_width("short", 12)
+    True
+    """
     return font(size).getlength(plain(text))
 
 

@@ -114,6 +114,10 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
         record: of the run.
 
     Raises: InputError, if matplotlib is missing or a file of predictions is corrupt.
+
+    >>> import tempfile
+    >>> [picture.kind for picture in write_pictures(tempfile.mkdtemp(), InitializationRecord(system="ct"))]
+    ['curve']
     """
     place, looks = Path(folder), looks_of(record, (*CLASSICAL, *LOOKS))
     pictures = []
@@ -132,13 +136,16 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
 
 
 def write_ct_report(folder: str | Path, record: InitializationRecord) -> Path:
-    """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`."""
+    """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`.
+
+    >>> import tempfile
+    >>> write_ct_report(tempfile.mkdtemp(), InitializationRecord(system="ct")).name
+    'report.html'
+    """
     return write_initialization_report(folder, record, describe(record))
 
 
-def _sheet(
-    place: Path, truth: np.ndarray, record: InitializationRecord, looks: Mapping[str, Look]
-) -> PilImage.Image:  # fmt: skip
+def _sheet(place: Path, truth: np.ndarray, record: InitializationRecord, looks: Mapping[str, Look]) -> PilImage.Image:
     columns: dict[str, np.ndarray] = {}
     psnrs: dict[str, list[float | None]] = {}
     heads: dict[str, Look] = {}

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from mclnf_fast import ops
-from mclnf_fast.fields import FieldBank, save_bank
 from mclnf_fast.learn.meta.episodes import Kind
 from mclnf_fast.learn.meta.trainer import MetaTrainer, loss_curve, mean_psnr
 from mclnf_fast.learn.methods import METHODS
@@ -22,10 +21,11 @@ from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.city import pictures
 from mclnf_fast.systems.city.data import CityData, load, random_initialization
 from mclnf_fast.systems.city.episodes import BlockEpisodes
-from mclnf_fast.systems.city.options import CityConfig, logged_steps, quick_config, read_config
-from mclnf_fast.systems.city.results import comparison, events, finished_modules, summary
+from mclnf_fast.systems.city.options import CityConfig, logged_steps, quick_config
+from mclnf_fast.systems.city.results import comparison, events, finished_modules, stack, summary
 from mclnf_fast.systems.common.checks import wide_spec
 from mclnf_fast.systems.common.folder import progress
+from mclnf_fast.systems.common.result import SCENE, Result, bank_of
 from mclnf_fast.systems.common.run import Run, Stretch, begin, say
 
 KINDS: tuple[Kind, ...] = ("modules", "joint", "oml")
@@ -42,7 +42,7 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     """
     from mclnf_fast.report import matrix_table, summary_markdown, write_city_report
 
-    run = begin(config, ops.registered(), read_config, command)
+    run = begin(config, ops.registered(), command)
     config, folder = run.config, run.folder
     torch.manual_seed(config.seed)
     if config.run.backend != "reference" and (missing := _passed_over(config)):
@@ -69,7 +69,7 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     with run.phases("pictures"):
         drawn, extra = pictures.make(config, data, protocols, folder)
     record = _record(run, data, protocols, learned, extra)
-    _save_bank(protocols, params["modules"], run, data)
+    _result(protocols, params, wide, run, data).write(folder.path)
     record, report = run.finish(record, lambda *_: [Picture(**picture) for picture in drawn], write_city_report)
     say(summary_markdown(record))
     say(f"report: {report}")
@@ -162,17 +162,20 @@ def _record(
     )
 
 
-def _save_bank(protocols: dict[str, Protocol], init: Params, run: Run[CityConfig], data: CityData) -> None:
-    """Save the modules of the best modular method as a bank, with the cells in which they live."""
+def _result(
+    protocols: dict[str, Protocol], params: dict[str, Params], wide: FieldSpec, run: Run[CityConfig], data: CityData
+) -> Result:
+    """Return the modules of the best modular method with the cells in which they live; the network of the first method
+    with the hull of all cells if none is modular."""
     best = pictures.best_modules(protocols)
+    name = next(iter(protocols)) if best is None else best
+    protocol, config = protocols[name], run.config
+    modules, settings = stack(finished_modules(protocol)), config.settings
     if best is None:
-        return
-    field = run.config.field
-    bank = FieldBank(field.spec, 0, init=tuple(p.cpu() for p in init))
-    for module in finished_modules(protocols[best]):
-        bank.append(tuple(p.cpu() for p in module))
-    cells = {t.name: t.cells.boxes[0].tolist() for t in data.tasks}
-    save_bank(run.folder.path / "bank.safetensors", bank, method=best, cells=cells, margin=field.margin)
+        bank, cells = bank_of(wide, protocol.method.init, modules), data.tasks_of_one_network(wide, settings)[0].cells
+        return Result(config.kind, bank, ["city"], SCENE, settings, cells, method=name)
+    bank = bank_of(config.field.spec, params["modules"], modules)
+    return Result(config.kind, bank, [task.name for task in data.tasks], SCENE, settings, data.cells, method=name)
 
 
 __all__ = ["CityConfig", "quick_config", "run_city"]

@@ -5,7 +5,6 @@ A system says what its tasks are; learning, comparing, saving, resuming and reco
 
 from __future__ import annotations
 
-import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +30,6 @@ from mclnf_fast.report.record import (
     from_json,
 )
 from mclnf_fast.spec import FieldSpec
-from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import progress
 from mclnf_fast.systems.common.result import Result, bank_of
 from mclnf_fast.systems.common.run import Run, begin, say
@@ -253,7 +251,7 @@ def run_job(config: C, command: str | None, job: type[StartJob[C]], pages: Pages
     Raises InputError on unusable input. Whatever ends a run, its folder keeps what is done, and `resume` continues it
     to the same result.
     """
-    run = begin(config, job.ops, functools.partial(from_plain, type(config)), command)
+    run = begin(config, job.ops, command)
     with run.reading():
         this = job(run)  # type: ignore[call-arg]  # a subclass has no other argument
     for line in this.announce():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Sequence
 from typing import ClassVar
@@ -14,7 +13,6 @@ from tyro.conf import OmitArgPrefixes
 from mclnf_fast import FieldBank, FieldSpec, save_bank
 from mclnf_fast.learn import BankOptimizer
 from mclnf_fast.systems import System
-from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.options import FieldOptions, SystemConfig
 from mclnf_fast.systems.common.run import begin
 
@@ -35,7 +33,7 @@ class LineConfig(SystemConfig):
 
 def run_line(config: LineConfig, command: str) -> pathlib.Path:
     """Fit the line and return the run folder."""
-    run = begin(config, ("bank_mlp",), functools.partial(from_plain, LineConfig), command)
+    run = begin(config, ("bank_mlp",), command)
     field = run.config.field
     bank = FieldBank(FieldSpec(1, 1, field.width, field.hidden_layers), generator=torch.Generator().manual_seed(0))
     optimizer = BankOptimizer(bank.stacked, lr=1e-2)
