@@ -32,9 +32,9 @@ TURNED: tuple[InitializationName, ...] = ("standard", "matched", "meta")  # rend
 
 def run_single_view(config: SingleViewConfig, command: str | None = None) -> pathlib.Path:
     """Run the job and return the run folder; see `systems.starts.job.run_job`."""
-    from mclnf_fast.report.starts.single_view import start_table, write_pictures, write_single_view_report
+    from mclnf_fast.report.starts.single_view import single_view_table, write_pictures, write_single_view_report
 
-    return run_job(config, command, SingleViewJob, Pages(write_pictures, write_single_view_report, start_table))
+    return run_job(config, command, SingleViewJob, Pages(write_pictures, write_single_view_report, single_view_table))
 
 
 def load(config: SingleViewConfig, advance: Callable[[int, int], None] | None = None) -> ObjectSets:
