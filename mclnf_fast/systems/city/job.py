@@ -31,7 +31,7 @@ from mclnf_fast.systems.common.run import Run, Stretch, begin, say
 KINDS: tuple[Kind, ...] = ("modules", "joint", "oml")
 # Of the state, and of the phase, of each; state files were called so when initializations were called starts.
 STATES = {"modules": "start", "joint": "start_joint", "oml": "start_oml"}
-PHASES = {"modules": "shared start", "joint": "start joint", "oml": "start oml"}
+PHASES = {"modules": "meta-training (modules)", "joint": "meta-training (joint)", "oml": "meta-training (OML)"}
 
 
 def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:

@@ -118,7 +118,7 @@ class _Job:
         if seed == self.config.seeds[0]:
             self.best_init = params[needed[self.best]]
         results = {name: self.method(name, cls, params[needed[name]], seed) for name, cls in methods.items()}
-        return {"starts": about, "methods": results}
+        return {"initializations": about, "methods": results}
 
     def initialization(self, cls: type[Method]) -> _Initialization:
         """Return the initialization of a method: MIM has one of its own if its meta-training uses Fisher
@@ -239,7 +239,7 @@ class _Job:
         results = {}
         for seed, row in seeds.items():
             methods = {n: {**m, "peak_bytes_per_step": peaks.get(n)} for n, m in row["methods"].items()}
-            results[seed] = from_json(SeedResults, {"initializations": row["starts"], "methods": methods})
+            results[seed] = from_json(SeedResults, {"initializations": row["initializations"], "methods": methods})
         measures = next(iter(next(iter(results.values())).methods.values())).curve
         return SignalRecord(
             **self.run.facts(),
