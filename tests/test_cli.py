@@ -153,7 +153,7 @@ def test_no_folder_a_file_and_an_empty_folder(tmp_path, capsys):
     assert "must be a folder, was a file" in line
     (tmp_path / "empty").mkdir()
     line = refusal(capsys, "run", "city", "--data", tmp_path / "empty", "--out", tmp_path / "c", *SMALL)
-    assert "must hold transforms.json" in line
+    assert "transforms.json (nerfstudio)" in line
     assert "has none of them" in line
 
 
@@ -231,7 +231,7 @@ def test_a_configuration_that_is_none(tmp_path, capsys):
     for content, part in (
         ("a: [", "must be YAML"),
         ("- 1", "must hold a mapping, got list"),
-        ("steps: 3", "config.yaml must be that of a city run"),
+        ("steps: 3", "config.yaml must be that of a run of city"),
     ):
         (run / "config.yaml").write_text(content)
         assert part in refusal(capsys, "run", "city", "--resume", run)
@@ -297,12 +297,12 @@ def test_help_version_and_info(capsys):
 
 
 def test_an_interrupted_run_reports_how_to_resume(tmp_path, capsys, monkeypatch):
-    from mclnf_fast.systems.city import data as city_data
+    from mclnf_fast.systems.city import job
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(city_data, "load", interrupt)
+    monkeypatch.setattr(job, "load", interrupt)
     assert main(["run", "city", "--out", str(tmp_path / "run"), *SMALL]) == 130
     assert capsys.readouterr().err.splitlines() == ["mclnf-fast: interrupted; --resume continues the run"]
 

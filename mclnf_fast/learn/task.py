@@ -106,9 +106,7 @@ def check_scored(tasks: Sequence[Task], method: str) -> Sequence[ScoredTask]:
         missing = [name for name in ("items", "draw_in", "points", "outputs") if not hasattr(task, name)]
         if missing:
             kind = type(task).__name__
-            raise InputError(
-                f"method {method} needs tasks with Fisher scores (`ScoredTask`), got {kind} without {missing}"
-            )
+            raise InputError(f"method {method} needs tasks with Fisher scores, got {kind} without {', '.join(missing)}")
         scored.append(task)  # type: ignore[arg-type]  # a protocol's members are known only now
     return scored
 

@@ -233,9 +233,7 @@ def _run_text(run: FinishedRun) -> str:
 
 
 def _relation(relation: Relation) -> str:
-    checks = "; ".join(
-        f"{c.label}: {'**' + c.value + '**' if c.holds is False else c.value}" for c in relation.checks
-    )  # fmt: skip
+    checks = "; ".join(f"{c.label}: {'**' + c.value + '**' if c.holds is False else c.value}" for c in relation.checks)
     return f"- **{relation.verdict}**: {relation.statement}. {checks}." + f" {relation.note}" * bool(relation.note)
 
 

@@ -6,7 +6,9 @@ import json
 import pathlib
 
 import pytest
+import torch
 
+import mclnf_fast as mf
 from mclnf_fast.cli import main
 from mclnf_fast.errors import InputError
 from mclnf_fast.systems import SYSTEMS, find_system, system_names
@@ -45,6 +47,9 @@ def test_a_plugin_is_listed_run_and_resumed(plugins, tmp_path, capsys):
     assert (metrics["system"], metrics["config"]["slope"]) == ("line", 2.0)
     assert (out / "command.txt").read_text().startswith("mclnf-fast run line --steps 3")
     assert main(["run", "line", "--resume", str(out)]) == 0
+    learned = mf.load(out)
+    assert (learned.system, learned.modules) == ("line", ["line"])
+    assert learned.evaluate(torch.zeros(3, 1)).shape == (3, 1)
 
 
 def test_a_plugin_that_cannot_be_imported(tmp_path, monkeypatch, capsys):

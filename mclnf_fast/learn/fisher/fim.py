@@ -1,7 +1,7 @@
-"""Fisher information as a weight on the loss, after MCL-NF (arXiv 2504.05806).
+"""Weight the loss by Fisher information, after MCL-NF (arXiv 2504.05806).
 
 The paper weights each sample's squared error by a function of `q = g^T F^-1 g`. Its exact form is not
-public, so the normalisation, the clip and the stop-gradient are ours: the raw q is of the order of the
+public, so the normalization, the clip and the stop-gradient are ours: the raw q is of the order of the
 number of parameters, and only a weight of mean 1 lets a learning rate keep its meaning.
 
 The scores come from `ops.fisher_scores`. With `grad_y = d loss / d y` they are *empirical* (they see the
@@ -35,14 +35,14 @@ def fim_weights(
     num_groups: int | None = None,
     num_params: int | None = None,
 ) -> Tensor:
-    """Turn Fisher scores into loss weights of mean 1 (MCL-NF's FIM loss; normalisation and clip are ours).
+    """Turn Fisher scores into loss weights of mean 1 (MCL-NF's FIM loss; normalization and clip are ours).
 
         q_hat = q / mean(q)  |  q / P  |  q              norm = "batch_mean" | "params" | "none"
         w     = (1 + lam q_hat) / (1 + lam)  |  q_hat    form = "one_plus" | "pure"
         w     = min(w, clip);  w = w / mean(w)
 
     With `one_plus` and `batch_mean` every weight lies in [1/(1 + lam), (1 + lam) * clip]: the clip bounds it
-    and the second normalisation can lift it by at most 1 + lam. `lam = 0` turns the weighting off in either
+    and the second normalization can lift it by at most 1 + lam. `lam = 0` turns the weighting off in either
     form: exact ones. In the `pure` form any other lam gives the same weights, because the scale goes with
     the mean.
 
@@ -51,15 +51,18 @@ def fim_weights(
         lam: strength, at least 0, without unit.
         form: `one_plus` keeps uninformative samples alive, `pure` does not.
         norm: what the scores are divided by.
-        clip: the largest weight before the last normalisation, at least 1; None for no clip.
+        clip: the largest weight before the last normalization, at least 1; None for no clip.
         groups: int64 [S], the module of each sample; means are then taken over each module. None: one group.
-        num_groups: M; spares a look at the largest id (a host synchronisation on a GPU).
+        num_groups: M; spares a look at the largest id (a host synchronization on a GPU).
         num_params: P, needed with `norm="params"`.
 
     Returns: weights [S], detached, mean 1 over every group. A group whose scores are all zero has weights 1.
 
     Raises: TypeError or ValueError, naming the argument. Values are inspected on the CPU only, since looking
     at them on a GPU would stall it: there a NaN score gives NaN weights.
+
+    >>> fim_weights(torch.tensor([1.0, 3.0]), lam=1.0)
+    tensor([0.7500, 1.2500])
     """
     _check_scores(scores)
     if not float(lam) >= 0.0 or lam == float("inf"):
@@ -91,7 +94,7 @@ def fim_weights(
 
 
 def weighted_mse(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean over samples and channels of `w_s (pred - target)^2`; weights of 1 give the bits of the MSE.
+    """Return mean over samples and channels of `w_s (pred - target)^2`; weights of 1 give the bits of the MSE.
 
     Args:
         pred: [S, C].
@@ -99,15 +102,20 @@ def weighted_mse(pred: Tensor, target: Tensor, weights: Tensor | None = None) ->
         weights: [S], or None for the plain mean squared error.
 
     Returns: a scalar. Raises: TypeError, ValueError, if a shape does not fit.
+
+    >>> weighted_mse(torch.tensor([[1.0], [2.0]]), torch.zeros(2, 1), torch.tensor([2.0, 0.0])).item()
+    1.0
     """
     return _weighted_squares(pred, target, weights, "[S, C]", 2).mean()
 
 
 def module_mse(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """`weighted_mse` of every module of a bank: pred [M, n, C], target [M, n, C], weights [M, n] or None ->
-    [M].
+    """Return `weighted_mse` of every module of a bank: pred [M, n, C], target [M, n, C], weights [M, n] or None -> [M].
 
     Raises: TypeError, ValueError, if a shape does not fit.
+
+    >>> module_mse(torch.tensor([[[1.0]], [[2.0]]]), torch.zeros(2, 1, 1))
+    tensor([1., 4.])
     """
     return _weighted_squares(pred, target, weights, "[M, n, C]", 3).mean(dim=(1, 2))
 

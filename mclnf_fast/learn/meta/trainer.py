@@ -13,7 +13,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.learn.meta.config import MetaConfig
 from mclnf_fast.learn.meta.episodes import Episodes
 from mclnf_fast.learn.meta.meta import MAML, Reptile
-from mclnf_fast.learn.meta.oml import fast_mask
+from mclnf_fast.learn.meta.oml import FastPart, fast_mask
 from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import mse_to_psnr
 
@@ -179,8 +179,7 @@ def _learner(init: Params, config: MetaConfig, sequence: int, fast_layers: int |
         outer_lr=config.outer_lr,
         anneal_steps=max(1, config.steps),
         grad_clip=config.grad_clip,
-        update=fast_mask(init, fast_layers) if fast_layers is not None else None,
-        clip_value=OML_CLIP if oml else None,
+        fast=None if fast_layers is None else FastPart(fast_mask(init, fast_layers), OML_CLIP),
     )
 
 

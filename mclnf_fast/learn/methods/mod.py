@@ -1,4 +1,4 @@
-"""Modules: a small network a task, all from one meta-learned start (MCL-NF's `Ours (mod)`)."""
+"""Modules: a small network per task, all from one meta-learned initialization (MCL-NF's `Ours (mod)`)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Mod(Method):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
         device, size = self.params[0].device, len(self.params)
-        found = part_of(state, "modules")
+        tensors = part_of(state, "modules")
         self.modules = [
-            tuple(found[f"{m}.{i}"].to(device, copy=True) for i in range(size)) for m in range(len(found) // size)
+            tuple(tensors[f"{m}.{i}"].to(device, copy=True) for i in range(size)) for m in range(len(tensors) // size)
         ]

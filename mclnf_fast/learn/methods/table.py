@@ -204,14 +204,13 @@ def _plugins(known: Mapping[str, MethodEntry]) -> list[MethodEntry]:
     """Return the methods of installed packages. Raise InputError, naming plugin and distribution, if one is broken."""
     added: dict[str, MethodEntry] = {}
     for point in importlib.metadata.entry_points(group=GROUP):
-        distribution = point.dist.name if point.dist is not None else "unknown distribution"
+        package = point.dist.name if point.dist is not None else "unknown"
         try:
             value = point.load()
             one = value if isinstance(value, MethodEntry) else entry_of(point.name, value)
             _check_new(one, {**known, **added})
         except Exception as error:  # whatever a package raises at import
-            where = f"{point.name} = {point.value} of {distribution}"
-            raise InputError(f"plugin {where} (group {GROUP}) must load as a method, but: {error!r}") from error
+            raise InputError(f"plugin {point.value} of the package {package} is broken: {error!r}") from error
         added[one.name] = one
     return list(added.values())
 

@@ -9,7 +9,7 @@ from mclnf_fast.report.record import CityRecord, CityResults
 
 EARLY_STEP = 16  # the step at which two initializations are compared, or the logged one nearest to it
 MODULAR = ("mim", "mod", "mod_random")  # methods whose modules are frozen once their block is learned
-_LEVEL = 0.05  # dB; two methods that are closer are called level
+_LEVEL = 0.05  # dB; two methods that are closer are called level: a sentence must not make a win of it
 
 
 def lost(results: CityResults) -> float | None:
@@ -37,6 +37,7 @@ def changed(results: CityResults) -> bool:
     """
     matrix = results.matrix
     for i in range(len(matrix)):
+        # Compared as they are, not as they are shown: a claim of "bit for bit" must not rest on two decimals.
         first = matrix[i][i] if i < len(matrix[i]) else None
         if any(i < len(row) and row[i] != first for row in matrix[i:]):
             return True

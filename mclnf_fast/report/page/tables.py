@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mclnf_fast.report.page.methods import Look
 
@@ -83,11 +83,17 @@ def column(head: str, keys: Iterable[str], show: Callable[[str], str], short: st
     return Column(head, {key: Cell(show(key)) for key in keys}, short)
 
 
-def build(title: str, looks: Mapping[str, Look], columns: Sequence[Column], **options: object) -> Table:
+def build(
+    title: str,
+    looks: Mapping[str, Look],
+    columns: Sequence[Column],
+    notes: tuple[str, ...] = (),
+    first: str = "method",
+) -> Table:
     """Return the table of some columns, a row per look; columns in which every cell is `-` are left out.
 
     Args:
-        title, options: see `Table`.
+        title, notes, first: see `Table`.
         looks: of the rows, in their order.
         columns: a key that is missing in one has `-`.
 
@@ -101,7 +107,7 @@ def build(title: str, looks: Mapping[str, Look], columns: Sequence[Column], **op
         for key, look in looks.items()
     )
     short = tuple(c.head if c.short == "" else c.short for c in kept)
-    return replace(Table(title, tuple(c.head for c in kept), rows, short=short), **options)  # type: ignore[arg-type]
+    return Table(title, tuple(c.head for c in kept), rows, notes, first=first, short=short)
 
 
 def ranked(values: Mapping[str, float | None], text: Callable[[str], str], digits: int = 2) -> dict[str, Cell]:
@@ -170,6 +176,7 @@ def terminal(table: Table, *, color: bool = False) -> str:
     method   PSNR
     ER      20.00*
     """
+    # Markdown and HTML show every column: their readers can scroll, a terminal would wrap.
     heads = table.short or table.heads
     kept = [c for c, head in enumerate(heads) if head is not None]
     stars = any(row.cells[c].rank == 1 for row in table.rows for c in kept)

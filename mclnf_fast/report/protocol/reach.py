@@ -80,6 +80,7 @@ def reach(run: Statistics, key: str = "mim", other: str = "mod") -> Reach | None
         row, rival = run.rows.get(key, {}).get(seed), run.rows.get(other, {}).get(seed)
         if row is None or rival is None:
             continue
+        # Within a seed, whose initialization and batches both methods share.
         final = numbers(rival.curve.get("psnr", {}).get(run.last, ()))
         if len(final) != width:
             continue

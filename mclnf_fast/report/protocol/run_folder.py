@@ -42,6 +42,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[FinishedRun]:
     records = [_read(path) for path in paths]
     titles = [record.title or path.resolve().name for path, record in zip(paths, records)]
     labels = [t if titles.count(t) == 1 else f"{t} ({p.resolve().name})" for t, p in zip(titles, paths)]
+    # Two folders of one name in different places: numbered, since whole paths are too long for the head of a table.
     labels = [t if labels.count(t) == 1 else f"{t} {k}" for k, t in enumerate(labels, start=1)]
     return [FinishedRun(path, label, record) for path, label, record in zip(paths, labels, records)]
 

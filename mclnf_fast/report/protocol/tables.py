@@ -45,8 +45,10 @@ def results(runs: Sequence[Labelled]) -> Table:
         Row(looks[m].category, m, looks[m].name, tuple(cells.get(m, Cell("-")) for _, cells in columns)) for m in keys
     ]
     counts = "; ".join((f"{r.label}: " if len(runs) > 1 else "") + sizes(r.run) for r in runs)
-    notes = ("PSNR in dB over the whole signal, after all tasks, at so many steps per task. " + STATISTICS,
-             f"{counts}.")  # fmt: skip
+    notes = (
+        "PSNR in dB over the whole signal, after all tasks, at so many steps per task. " + STATISTICS,
+        f"{counts}.",
+    )
     heads = tuple(head for head, _ in columns)
     return Table("PSNR", heads, tuple(rows), notes, tuple((r.label, 3) for r in runs))
 
@@ -101,15 +103,15 @@ def steps_to_reach(run: Statistics, label: str) -> Table | None:
     useful = [t for t in THRESHOLDS if any(v is not None and v > 1 for v in reached[t].values())]
     if not useful:
         return None
-    columns = [
-        column(f"{t} dB", run.methods, lambda m, t=t: _steps(reached[t][m]))  # type: ignore[misc]
-        for t in useful
-    ]
+
+    def threshold(t: int) -> Column:
+        return column(f"{t} dB", run.methods, lambda m: _steps(reached[t][m]))
+
     note = (
         "Steps per task until the mean PSNR over signals and seeds reaches it, interpolated between the logged steps "
         "along log2 of the step and rounded up; - if no logged step does."
     )
-    return build(f"{label}: steps to a PSNR", run.looks, columns, notes=(note,))
+    return build(f"{label}: steps to a PSNR", run.looks, list(map(threshold, useful)), (note,))
 
 
 def signal_csv_lines(r: Labelled) -> Iterator[list[object]]:

@@ -113,7 +113,7 @@ class _Reader:
             return value
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)
         if origin in (typing.Union, types.UnionType):
-            # Only `T | None` occurs: a figure that is not finite is none as well.
+            # Only `T | None` occurs. Infinity is None as well: a page that shows it as a number would rank it first.
             if value is None or (isinstance(value, float) and not math.isfinite(value)):
                 return None
             return self.value(next(a for a in arguments if a is not type(None)), value, path)

@@ -29,6 +29,7 @@ def read_record(file: str | Path) -> Record:
     """
     path = Path(file)
     try:
+        # json.loads takes NaN and Infinity, which files of before hold.
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} must be JSON, but: {error}") from None

@@ -145,9 +145,7 @@ def write_ct_report(folder: str | Path, record: InitializationRecord) -> Path:
     return write_initialization_report(folder, record, describe(record))
 
 
-def _sheet(
-    place: Path, truth: np.ndarray, record: InitializationRecord, looks: Mapping[str, Look]
-) -> PilImage.Image:  # fmt: skip
+def _sheet(place: Path, truth: np.ndarray, record: InitializationRecord, looks: Mapping[str, Look]) -> PilImage.Image:
     columns: dict[str, np.ndarray] = {}
     psnrs: dict[str, list[float | None]] = {}
     heads: dict[str, Look] = {}

@@ -169,9 +169,7 @@ def write_image_start_report(folder: str | Path, record: InitializationRecord) -
     return write_initialization_report(folder, record, describe(record))
 
 
-def _sheet(
-    place: Path, truth: np.ndarray, record: InitializationRecord, looks: Mapping[str, Look]
-) -> PilImage.Image:  # fmt: skip
+def _sheet(place: Path, truth: np.ndarray, record: InitializationRecord, looks: Mapping[str, Look]) -> PilImage.Image:
     """Draw the meta-learned one at its kept steps but the last, then the others after as many and after their last."""
     inner = _inner(record)
     columns: dict[str, np.ndarray] = {}

@@ -108,10 +108,11 @@ def curves_of(record: InitializationRecord, looks: Mapping[str, Look]) -> dict[s
 def step_columns(record: InitializationRecord, looks: Mapping[str, Look], steps: Sequence[int]) -> list[Column]:
     """Return a column of PSNR for each of `steps`."""
     curves = curves_of(record, looks)
-    return [
-        column(f"step {step:,}", looks, lambda key, s=step: estimate(curves[key].get(s)))  # type: ignore[misc]
-        for step in steps
-    ]
+
+    def at_step(step: int) -> Column:
+        return column(f"step {step:,}", looks, lambda key: estimate(curves[key].get(step)))
+
+    return list(map(at_step, steps))
 
 
 def time_column(record: InitializationRecord, looks: Mapping[str, Look]) -> Column:
@@ -119,8 +120,9 @@ def time_column(record: InitializationRecord, looks: Mapping[str, Look]) -> Colu
     return column("time", looks, lambda key: duration(record.initializations[key].seconds))
 
 
-def results_table(record: InitializationRecord, looks: Mapping[str, Look], columns: Sequence[Column], note: str) -> \
-        Table:  # fmt: skip
+def results_table(
+    record: InitializationRecord, looks: Mapping[str, Look], columns: Sequence[Column], note: str
+) -> Table:
     """Return the table of a run from its columns, with a note below."""
     return build(record.title, looks, columns, first="initialization", notes=(note,))
 

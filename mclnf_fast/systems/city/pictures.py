@@ -1,4 +1,4 @@
-"""The pictures of a city run: what was seen, what was learned, and when."""
+"""Draw the pictures of a city run: the truth, the modules, and when each was learned."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _read(path: Any) -> Tensor:
 def make(
     config: CityConfig, data: CityData, protocols: Mapping[str, Protocol], folder: RunFolder
 ) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """Draws everything from the finished modules. Returns the list of pictures, and SSIM and whole-city PSNR."""
+    """Draw everything from the finished modules; return the list of pictures, and SSIM and whole-city PSNR."""
     pictures: list[dict[str, str]] = []
 
     def listed(name: str, kind: str, caption: str) -> Any:
@@ -105,7 +105,7 @@ def make(
 def _strip(
     data: CityData, protocols: Mapping[str, Protocol], folder: RunFolder, listed: Callable[[str, str, str], Any]
 ) -> None:
-    """The refinement of one view over the steps, a row a method."""
+    """Draw the refinement of one view over the steps, a row per method."""
     rows, quality, steps = {}, {}, []
     truth = _truth(data.tasks[0], 0)
     for name, protocol in protocols.items():
@@ -120,7 +120,7 @@ def _strip(
 
 
 def _fisher(config: CityConfig, data: CityData, protocol: Protocol, listed: Callable[[str, str, str], Any]) -> None:
-    """How informative each ray of a training view still is, to the finished module of its block."""
+    """Draw how much the finished module of a block could still learn from each ray of a training view."""
     task, params = _posed(protocol, 0), protocol.params_of(0)
     pixels = task.pool.height * task.pool.width
     generator = torch.Generator().manual_seed(config.seed)
@@ -136,7 +136,7 @@ def _fisher(config: CityConfig, data: CityData, protocol: Protocol, listed: Call
 
 
 def _from_above(config: CityConfig, data: CityData, protocol: Protocol, listed: Callable[[str, str, str], Any]) -> None:
-    """All modules in one picture from straight above, and which of them owns each pixel."""
+    """Draw all modules in one picture from straight above, and which of them owns each pixel."""
     cells = data.cells.to("cpu")
     hull = cells.hull()
     size = hull[1, :2] - hull[0, :2]
@@ -185,11 +185,12 @@ def _across(
     protocols: Mapping[str, Protocol],
     listed: Callable[[str, str, str], Any],
 ) -> dict[str, float]:
-    """PSNR of views that cross all blocks, over the pixels whose ray meets the ground inside the learned region."""
+    """Return the PSNR of views that cross all blocks, over the pixels whose ray meets the ground inside the learned
+    region."""
     across = data.across
     assert across is not None
     hull = data.cells.hull().cpu()
-    found: dict[str, list[float]] = {}
+    psnr: dict[str, list[float]] = {}
     shown: dict[str, Tensor] = {}
     shape = (across.cameras.height, across.cameras.width, 3)
     for view in range(len(across)):
@@ -205,12 +206,12 @@ def _across(
                 task = _posed(protocol, 0)
                 cameras = across.cameras.to(data.cells.boxes.device)
                 color = task.render(protocol.params_of(0), cameras, view).cpu().reshape(-1, 3)
-            found.setdefault(name, []).append(float(mse_to_psnr((color - truth)[inside].square().mean())))
+            psnr.setdefault(name, []).append(float(mse_to_psnr((color - truth)[inside].square().mean())))
             if view == 0:
                 shown[name] = torch.where(inside[:, None], color, color.new_tensor(1.0)).reshape(shape)
         if view == 0:
             shown_truth = torch.where(inside[:, None], truth, truth.new_tensor(1.0)).reshape(shape)
     caption = "The whole district in one view: every ray crosses several modules, blended where their cells overlap."
-    quality = {name: values[0] for name, values in found.items()}
+    quality = {name: values[0] for name, values in psnr.items()}
     report.triptych(listed("city.png", "triptych", caption), shown_truth, shown, quality)
-    return {name: sum(values) / len(values) for name, values in found.items()}
+    return {name: sum(values) / len(values) for name, values in psnr.items()}

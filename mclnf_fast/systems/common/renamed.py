@@ -59,10 +59,12 @@ def refuse_renamed(system: str, flags: Sequence[str], words: Sequence[str]) -> N
     Traceback (most recent call last):
     mclnf_fast.errors.InputError: --starts has been renamed: use --initializations
     """
+    # Only names that are options no more, of options that there are: a name may mean something else in another system.
     table = {row.old: row for row in RENAMED if system in row.systems and row.old not in flags and row.new in flags}
     for word in words:
         if not word.startswith("--"):
             continue
+        # As the option parser reads it: with = or without, and with either of _ and -.
         name = word[2:].partition("=")[0].replace("_", "-")
         row = table.get(name) or table.get(name.removeprefix("no-"))
         if row is not None:

@@ -63,6 +63,8 @@ class PhotosJob(RayJob[PhotosConfig]):
         super().__init__(run, settings, _pool(sets.train, settings, scale, options.device), scale)
         self.check_every = self.check_every if sets.validation else 0
         self.test = self.pool(sets.test)
+        # Learned from the left half, scored on the right one (arXiv 2012.02189): the light of a photo is known, and no
+        # pixel that is scored.
         self.left, self.right = (0, self.test.width // 2), (self.test.width // 2, self.test.width)
         self.cameras = cat_cameras([photo.cameras for photo in sets.test])
         count = len(sets.test)
@@ -157,6 +159,7 @@ class PhotosJob(RayJob[PhotosConfig]):
         faded: dict[str, list[float]] = {}
         if not self.pairs:
             return mixed, faded
+        # All pairs side by side: module k of `a` and `b` are the photos of pair k.
         a, b = (tuple(p[[pair[end] for pair in self.pairs]] for p in whole) for end in (0, 1))
         for weight, truth in self.on_the_way.items():
             cameras = cat_cameras([self.way(pair, torch.tensor([weight])) for pair in self.pairs])
@@ -169,6 +172,7 @@ class PhotosJob(RayJob[PhotosConfig]):
     @functools.cached_property
     def shown_pair(self) -> tuple[int, int] | None:
         """The two test photos whose mean colors differ most."""
+        # The largest change of light makes the clearest way.
         means = [photo.images[..., :3].to(torch.float64).mean((0, 1, 2)) for photo in self.sets.test]
         pairs = itertools.combinations(range(len(means)), 2)
         return max(pairs, key=lambda pair: float((means[pair[0]] - means[pair[1]]).norm()), default=None)

@@ -1,4 +1,4 @@
-"""MCL-NF on images, video and audio: signals learned task by task, by every method, under one protocol."""
+"""Learn images, video and audio task by task, by every method, under one protocol (MCL-NF)."""
 
 from __future__ import annotations
 

@@ -10,10 +10,11 @@ from typing import ClassVar
 import torch
 from tyro.conf import OmitArgPrefixes
 
-from mclnf_fast import FieldBank, FieldSpec, save_bank
+from mclnf_fast import FieldBank, FieldSpec
 from mclnf_fast.learn import BankOptimizer
 from mclnf_fast.systems import System
 from mclnf_fast.systems.common.options import FieldOptions, SystemConfig
+from mclnf_fast.systems.common.result import Frame, Result
 from mclnf_fast.systems.common.run import begin
 
 
@@ -41,7 +42,7 @@ def run_line(config: LineConfig, command: str) -> pathlib.Path:
     for _ in range(run.config.steps):
         loss = (bank(x) - run.config.slope * x).square().mean()
         optimizer.step(torch.autograd.grad(loss, bank.stacked))
-    save_bank(run.folder.path / "bank.safetensors", bank, system="line", names=["line"])
+    Result("line", bank, ["line"], Frame(("x",), (-1.0,), (1.0,))).write(run.folder.path)
     run.folder.write_json("metrics.json", {**run.facts(), "loss": loss.item()})
     return run.folder.path
 
