@@ -143,8 +143,8 @@ def test_the_kernels_take_the_table(need, gpu_or_cpu: str) -> None:
             with tiles.using(own):
                 made = Bank(*bank)
                 assert made.table is own
-                assert made.layer_options["COLUMNS"] == own.columns
-                assert made.weight_gradient()[0] == own.weight_gradient["ieee"][0]
+                assert made.layer_block(own.layer).columns == own.columns
+                assert made.weight_gradient_block().rows == own.weight_gradient["ieee"][0]
                 grads.append(torch.autograd.grad(case.run("triton").square().sum(), case.leaves))
         for a, b in zip(*grads):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
