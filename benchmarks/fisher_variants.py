@@ -112,7 +112,7 @@ FACTORS = {
     "kind": "Fisher matrix (use: sample)",
     "residual": "what is scored",
     "source": "F to score against (use: sample)",
-    "mix": "informed share of the draws (use: sample)",
+    "mix": "Fisher-guided share of the draws (use: sample)",
     "refresh": "scored (use: sample)",
     "form": "form of the weight (use: weight)",
     "lambda": "λ (use: weight)",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.data.readers.files import safe_path
-from mclnf_fast.data.readers.frames import Frame
+from mclnf_fast.data.readers.frames import PosedFrame
 from mclnf_fast.data.readers.matrixcity import FrameGroup
 from mclnf_fast.data.scene import ImageSet
 from mclnf_fast.errors import InputError
@@ -33,7 +33,7 @@ def cut_by_position(group: FrameGroup, nx: int, ny: int) -> list[FrameGroup]:
         InputError: fewer training views than cells, or a cell that stays empty (cameras at one place).
 
     >>> poses = [np.eye(4) + np.array([[0, 0, 0, x], *[[0] * 4] * 3]) for x in range(4)]
-    >>> frames = [Frame(Path("a.png"), f"{k}", pose, {}, Path("a.json")) for k, pose in enumerate(poses)]
+    >>> frames = [PosedFrame(Path("a.png"), f"{k}", pose, {}, Path("a.json")) for k, pose in enumerate(poses)]
     >>> [[frame.name for frame in cell.train] for cell in cut_by_position(FrameGroup("all", frames), 2, 1)]
     [['0', '1'], ['2', '3']]
     """
@@ -42,7 +42,7 @@ def cut_by_position(group: FrameGroup, nx: int, ny: int) -> list[FrameGroup]:
     if len(group.train) < nx * ny:
         raise InputError(f"blocks: ({nx}, {ny}) need {nx * ny} training views at least, there are {len(group.train)}")
 
-    def positions(frames: list[Frame], axis: int) -> np.ndarray:
+    def positions(frames: list[PosedFrame], axis: int) -> np.ndarray:
         return np.array([frame.c2w[axis, 3] for frame in frames])
 
     def cells(values: np.ndarray, cuts: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mclnf_fast.data.readers.decoding.extras import MissingExtraError
 from mclnf_fast.data.readers.layouts import PLURAL, DataFile, Layout
-from mclnf_fast.data.readers.split import Split
+from mclnf_fast.data.readers.split import FileSplit
 from mclnf_fast.data.signals import SignalKind, Signals, SignalSets
 from mclnf_fast.errors import InputError
 
@@ -45,7 +45,7 @@ class FileSignals:
 def gather(
     kind: SignalKind,
     layout: Layout,
-    split: Split,
+    split: FileSplit,
     read: Callable[[DataFile], FileSignals],
     shape: tuple[int, ...],
     per_file: int,
@@ -69,7 +69,7 @@ def gather(
 
     >>> from pathlib import Path
     >>> files = [DataFile(Path(name), name) for name in ("a.wav", "b.wav")]
-    >>> layout, split = Layout("two", {"all": files}), Split(files[:1], [], files[1:], [])
+    >>> layout, split = Layout("two", {"all": files}), FileSplit(files[:1], [], files[1:], [])
     >>> def read(file):
     ...     return FileSignals([torch.zeros(4, 1)], [""], rate=8.0)
     >>> sets = gather("audio", layout, split, read, shape=(4, 1), per_file=1, strict=False)

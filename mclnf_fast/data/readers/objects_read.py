@@ -9,7 +9,7 @@ import torch
 
 from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.data.readers.decoding.pictures import decoded, has_alpha
-from mclnf_fast.data.readers.frames import Frame, frame_cameras, read_pictures
+from mclnf_fast.data.readers.frames import PosedFrame, frame_cameras, read_pictures
 from mclnf_fast.errors import InputError
 
 
@@ -67,8 +67,8 @@ def shrink(rgba: np.ndarray, size: int) -> np.ndarray:
 
 def read_views(
     name: str,
-    frames: list[Frame],
-    test_frames: list[Frame],
+    frames: list[PosedFrame],
+    test_frames: list[PosedFrame],
     *,
     size: int | None,
     views: int | None,

@@ -43,7 +43,7 @@ class Reader:
         looks_for: the files by which it knows its layout, for messages.
         detects: function of a path that returns the reason why it is this layout, or None. It must be cheap and look at
             names only: errors in the files are for `read` to report.
-        read: function of the path that the user named and the options of its kind (`ImageOptions`, ...).
+        read: function of the path that the user named and the options of its kind (`ImageReadOptions`, ...).
         rank: 0 for the layout of a named data set; a reader of a larger rank is asked only when none of a smaller one
             detects anything.
         looks_inside: whether the only folder inside of the named one is looked at too (archives often unpack so).

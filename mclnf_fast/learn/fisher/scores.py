@@ -55,7 +55,7 @@ class FimConfig:
     draws: Literal["even", "independent"] = "even"
     """How samples are drawn: evenly along a curve through them (`EvenSampler`), or each by itself (`FisherSampler`)."""
     mix: float = 0.8
-    """Share of the informed part of the draws; 0: without scores."""
+    """Share of the Fisher-guided part of the draws; 0: without scores."""
     smooth: float = 0.1
     """Weight of a new score in the running mean of a block of neighbors (`even`), or of an item with several samples
     (`independent`)."""

@@ -17,7 +17,7 @@ from mclnf_fast.learn.fisher.scores import FimConfig, FisherScorer
 from mclnf_fast.learn.meta.config import MetaConfig, Use
 from mclnf_fast.learn.meta.gradncp import PrunedContext, bootstrapped
 from mclnf_fast.learn.params import LossFn, Params
-from mclnf_fast.learn.sampling.informed import informed_batch
+from mclnf_fast.learn.sampling.guided import guided_batch
 from mclnf_fast.learn.task import Batch, ScoredTask
 
 Kind = Literal["modules", "joint", "oml"]
@@ -141,7 +141,7 @@ class TaskEpisodes:
             return tuple(torch.cat(tensors, self.axis) for tensors in zip(*batches))
 
         def loss(params: Params, step: int | None, use: Use, scorer: FisherScorer) -> Tensor:
-            batch, weights = informed_batch(
+            batch, weights = guided_batch(
                 lambda count: draw(count, step), config.batch, params, first, use, scorer, generator
             )
             return first.loss(params, batch, weights)

@@ -32,7 +32,7 @@ class EvenSampler:
         curve: int64 [n], the items in an order in which neighbors are alike; None: their own order.
         items: n.
         modules: M.
-        mix: share of the informed part, in [0, 1); 0: even draws without scores.
+        mix: share of the Fisher-guided part, in [0, 1); 0: even draws without scores.
         smooth: weight of a new score in a block's running mean, in (0, 1].
         block: neighbors on the curve that share a score.
         device: where ids and weights shall be.

@@ -44,7 +44,7 @@ class FisherSampler:
 
     Args:
         sizes: n of each module, [M] (or one int, for one module), each at least 1.
-        mix: share of the informed part, in [0, 1); 0 is uniform sampling.
+        mix: share of the Fisher-guided part, in [0, 1); 0 is uniform sampling.
         refresh: draws between two refreshes, for `due`.
         device: where ids and weights shall be.
         dtype: of the weights.
@@ -78,7 +78,7 @@ class FisherSampler:
 
     @property
     def mix(self) -> float:
-        """Share of the informed part."""
+        """Share of the Fisher-guided part."""
         return self._pool.mix
 
     @property

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,13 +20,13 @@ from mclnf_fast.data.graphics import raycast
 from mclnf_fast.data.procedural.city.district import CELL, RING, make_district
 from mclnf_fast.data.procedural.city.render import CityRenderer
 from mclnf_fast.data.procedural.city.views import block_views, city_views
+from mclnf_fast.data.readers.options import Progress
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
 
 UNIT = 100.0  # meters to one unit of MatrixCity's split poses
 MARKER = "city.json"
 TARGET, META = "small_city", "meta_city_"
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

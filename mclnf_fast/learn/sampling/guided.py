@@ -13,7 +13,7 @@ from mclnf_fast.learn.sampling.samplers import make_sampler
 from mclnf_fast.learn.task import Batch, ScoredTask
 
 
-class Informed:
+class GuidedSteps:
     """The mini-batches and gradients of one task of S signals, with Fisher information.
 
     `sample`: items are drawn by p = mix sqrt(q) / sum sqrt(q) + (1 - mix) / n and their loss is divided by n p, so
@@ -95,7 +95,7 @@ def loss_weights(q: Tensor, config: FimConfig, num_params: int) -> Tensor:
 CANDIDATES = 4  # times the batch, out of which a meta-training step draws
 
 
-def informed_batch(
+def guided_batch(
     draw: Callable[[int], Batch],
     count: int,
     params: Params,
