@@ -129,7 +129,9 @@ class Budgets:
     def _protocol(self) -> Protocol:
         """Return the current run, before its first step."""
         last = self.through or self._run == len(self.budgets) - 1
+        # A run through all budgets is as long as the last; the others are runs of their own length.
         steps = self.budgets[-1] if self.through else self.budgets[self._run]
+        # The matrix is of the last budget alone: it takes as many evaluations as the square of the number of tasks.
         plan = Plan(steps, tuple(self.stops), matrix="all" if last and not self.cls.joint else "none")
         return Protocol(*self._arguments, plan, self.seed, self._log)
 
@@ -188,6 +190,7 @@ class Budgets:
         record.matrix = None if self.cls.joint else protocol.matrix  # type: ignore[assignment]  # all were evaluated
         record.seconds = protocol.seconds
         record.steps = last * len(self.logged)
+        # `params` are of the task that was last learned, with a module per signal: one signal is counted.
         networks = len(self.tasks) if self.cls.modular else 1
         record.parameters = networks * sum(p[0].numel() for p in protocol.method.params)
         record.points_per_step = self.cls.batches * protocol.method.config.batch * self.tasks[0].modules

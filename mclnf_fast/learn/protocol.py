@@ -81,6 +81,7 @@ class Protocol:
     ) -> None:
         self.tasks, self.plan, self.log = tasks, plan, log
         self.joint, self.modular = cls.joint, cls.modular
+        # The steps of one `begin` ... `finish`, which the exponential schedule is spread over.
         self.budget = plan.steps * (plan.joint_steps if cls.joint else 1)
         """Gradient steps on a task of the method: one of the sequence, or all of them joined."""
         learned: Sequence[Task] = [join(tasks)] if cls.joint else tasks
@@ -150,6 +151,7 @@ class Protocol:
         began = time.perf_counter()
         if self.plan.curves:
             for task in range(len(self.tasks)) if self.joint else (k,):
+                # A joint method is one network for all tasks: every task has a value at this step.
                 self.curves[task][step] = self.tasks[task].evaluate(self.params_of(task)).tolist()
         self.log(k, step, self.params_of(k))
         self.evaluation_seconds += time.perf_counter() - began

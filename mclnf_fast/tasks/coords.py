@@ -103,6 +103,7 @@ class CoordTask:
     @torch.no_grad()
     def predict(self, params: Params) -> Tensor:
         """Return the field at every coordinate: params [S, ...] -> [S, n, C]."""
+        # Memory is that of all modules at once, so more modules take fewer coordinates each.
         step = max(1, CHUNK // self.modules)
         weights, biases = split_pair(params)
         pieces = []
@@ -187,6 +188,7 @@ def coord_points(params: Params, batch: Batch, spec: FieldSpec, backend: str | N
     with torch.no_grad():
         layers, biases = split_pair(params)
         error = ops.bank_mlp(flat, offsets, layers, biases, spec, backend) - y.flatten(0, 1)
+    # The derivative of the mean over C channels of the squared error.
     return Points(flat, offsets, error.mul_(2.0 / y.shape[-1]), None, len(flat))
 
 

@@ -84,6 +84,7 @@ class RayTask:
         points, raw = self._evaluated(params, rays, seed)
         with torch.enable_grad():
             color = composite_samples(raw, points, self.settings).color
+            # A sum, so that each ray has the gradient of its own loss, which is scored.
             loss = (color - rays.colors).square().mean(-1).sum()
             grad_y = torch.autograd.grad(loss, raw)[0]
         return Points(points.x, points.offsets, grad_y, points.ray_ids, len(rays.origins))

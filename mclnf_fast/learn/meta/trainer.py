@@ -115,6 +115,7 @@ class MetaTrainer:
         """Make one outer step."""
         began = time.perf_counter()
         outer, config = self.made, self.config
+        # A prime keeps the steps of two seeds apart; one generator for all steps would have to be saved with its state.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + outer) % (1 << 63))
         episode = self.episodes(outer, generator)
         if isinstance(self.learner, MAML):
@@ -124,6 +125,7 @@ class MetaTrainer:
         every = config.validate_every
         validated = every > 0 and self.validation is not None and (self.made % every == 0 or self.done)
         spacing = 1 if self.curve_points is None else max(1, config.steps // self.curve_points)
+        # The last step joins the curve whatever the spacing: reports read the end from it.
         scored = outer % spacing == 0 or self.done or validated
         score = self.score(losses) if scored else None  # waits for the device: within the seconds
         self.seconds += time.perf_counter() - began
@@ -134,6 +136,7 @@ class MetaTrainer:
         """Return the score of modules adapted to the validation episode, the same one every time; None without one."""
         if self.validation is None:
             return None
+        # The same samples every time: fresh ones would add their own noise to the curve.
         episode = self.validation(0, torch.Generator().manual_seed(self.seed))
         init = self.learner.clone(episode.modules)
         if isinstance(self.learner, MAML):
@@ -167,6 +170,7 @@ def _learner(init: Params, config: MetaConfig, sequence: int, fast_layers: int |
             config.inner_lr,
             config.inner_steps,
             config.outer_lr,
+            # Fresh moments in every outer step: kept ones would belong to other tasks.
             inner=config.inner,
             anneal_steps=max(1, config.steps),
             grad_clip=config.grad_clip,

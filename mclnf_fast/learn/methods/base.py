@@ -170,6 +170,7 @@ class Method:
     def rate(self, step: int) -> float:
         """Return adam's rate at its step `step` from 0."""
         config = self.config
+        # From a random initialization there is nothing that long first steps could undo.
         rise = min(1.0, (step + 1) / config.ramp) if self.warm else 1.0
         if config.schedule == "exponential":
             share = min(1.0, step / max(1, config.decay_steps - self.warm - 1))
@@ -183,6 +184,7 @@ class Method:
         assert self.optimizer is not None
         if step >= self.warm:
             self.optimizer.set_lr(self.rate(step - self.warm))
+        # Seed, task and step decide the samples, not what was drawn before: a resumed run needs no generator state.
         generator = torch.Generator().manual_seed(((self.seed * 1_000_003 + k) * 1_000_003 + step) % (1 << 63))
         self.optimizer.step(self.gradients(k, step, generator))
         self.made = step + 1

@@ -24,6 +24,7 @@ class EWC(Method):
 
     def adam(self, k: int) -> BankOptimizer:
         optimizer = super().adam(k)
+        # The fused step adds the penalty; as a term of the loss it would be one more pass over all parameters.
         if self.old:
             optimizer.trust = (self.config.ewc_lam, self.old.fisher, self.old.anchor)
         return optimizer

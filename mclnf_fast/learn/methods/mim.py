@@ -24,6 +24,7 @@ class MIM(Mod):
 
     def begin(self, k: int) -> None:
         super().begin(k)
+        # Scores of the last task say nothing of this one: each task begins without any.
         self.guided = GuidedSteps(self.tasks[k], self.config.fim, self.config.batch)
 
     def gradients(self, k: int, step: int, generator: torch.Generator) -> Sequence[Tensor]:

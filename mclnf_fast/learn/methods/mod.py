@@ -30,6 +30,7 @@ class Mod(Method):
 
     def finish(self, k: int) -> None:
         super().finish(k)
+        # The finished module leaves the optimizer for good: no later step can touch it.
         self.modules.append(tuple(p.detach() for p in self.params))
         self.params = self.fresh()
 

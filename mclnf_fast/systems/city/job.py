@@ -44,6 +44,7 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
 
     run = begin(config, ops.registered(), command)
     config, folder = run.config, run.folder
+    # Everything random has a generator of its own; this is for what a method of a plugin may draw.
     torch.manual_seed(config.seed)
     if config.run.backend != "reference" and (missing := _passed_over(config)):
         say("slow, on the PyTorch reference: " + "; ".join(missing))
@@ -53,9 +54,11 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     say(f"{data.title}: {len(data.tasks)} blocks, {sum(len(t.pool) for t in data.tasks):,} training rays")
     run.save_phases()
 
+    # One network with as many parameters as all modules: else the comparison would be one of sizes.
     wide = wide_spec(config.field.spec, config.field.spec.num_parameters * len(data.tasks))
     params, learned = _initializations(run, data, wide)
     protocols = _protocols(run, data, wide, params)
+    # Block by block over all methods, not method by method: a user who stops early sees all of them.
     for k, task in enumerate(data.tasks):
         for name, protocol in protocols.items():
             label = f"{task.name} ({k + 1}/{len(data.tasks)}) {name}"
@@ -101,6 +104,7 @@ def _initializations(
     config, device = run.config, run.config.run.device
     module = random_initialization(config.field.spec, config.seed, device)
     one = random_initialization(wide, config.seed, device)
+    # The methods look their initialization up by name; without meta-learning the names share the random ones.
     params = {"random": module, "modules": module, "wide": one, "joint": one, "oml": one}
     learned: dict[str, MetaTraining] = {}
     for kind in (kind for kind in KINDS if kind in config.initializations):
@@ -112,6 +116,7 @@ def _initializations(
             meta,
             config.seed,
             config.adapt.fast_layers if kind == "oml" else None,
+            # As the curves of former versions: their states are resumed.
             score=_psnr_of_mean if modular else mean_psnr,
         )
         run.learn(trainer, STATES[kind], PHASES[kind], PHASES[kind])
@@ -134,6 +139,7 @@ def _protocols(run: Run[CityConfig], data: CityData, wide: FieldSpec, params: di
         init = params["wide" if cls.initialization == "random" and not cls.modular else cls.initialization]
         picture = pictures.step_picture(name, run.folder, tasks, cls)
         protocols[name] = Protocol(cls, tasks, init, config.adapting(name), plan, config.seed, picture)
+        # All at once, before the first step: a state of another configuration is refused now, not in an hour.
         run.restore(protocols[name], name)
     return protocols
 

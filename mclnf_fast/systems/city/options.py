@@ -166,6 +166,7 @@ class CityConfig(SystemConfig):
         learned with SGD, which therefore takes the first steps.
         """
         maml = METHODS[method].initialization in ("joint", "oml") and self.init == "meta"
+        # `AdaptConfig` has the fields of both schedules; the city sets those of the exponential one.
         options = {option.name: getattr(self.adapt, option.name) for option in dataclasses.fields(DecayOptions)}
         return AdaptConfig(
             **options,

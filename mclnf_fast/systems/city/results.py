@@ -45,6 +45,7 @@ def summary(protocol: Protocol) -> CityResults:
     last = matrix[-1]
     after_own = [row[k] for k, row in enumerate(matrix)]
     drops = [a - b for a, b in zip(after_own, last) if a is not None and b is not None]
+    # A resumed run may lack the curve of a block that another process had finished: only common steps have a mean.
     steps = sorted(set.intersection(*(set(c) for c in curves)))
     tasks, method = 1 if protocol.joint else protocol.tasks_done, protocol.method
     return CityResults(

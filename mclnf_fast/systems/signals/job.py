@@ -109,6 +109,7 @@ class _Job:
         params: dict[_Initialization, Params] = {}
         about: dict[str, Any] = {}
         for one in needed.values():
+            # `mod` and `mim` share theirs: it is learned once.
             if one in params:
                 continue
             params[one] = random_initialization(self.config, self.module if one.modular else self.wide, seed)
@@ -135,8 +136,10 @@ class _Job:
         assert one.kind is not None
         if config.init_from is not None:
             return self._former(config.init_from, name, random)
+        # Methods without Fisher information share one initialization, whatever `mim` asks for.
         plain = dataclasses.replace(config.meta, fim_inner="none", fim_outer="none")
         meta = config.meta if one.fisher else plain
+        # Few signals may leave none to validate on: the curve then has training scores alone.
         validated = len(self.sets.validation) > 0
         trainer = MetaTrainer(
             meta_initialization(config, random, self.sets.train),

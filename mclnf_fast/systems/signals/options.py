@@ -194,12 +194,14 @@ class SignalConfig(SystemConfig):
     def spec(self, channels: int, tasks: int, modular: bool) -> FieldSpec:
         """Return a module's architecture, or that of one network with as many parameters as `tasks` modules."""
         width, layers, w0 = self.field.width, self.field.hidden_layers, self.field.w0
+        # One network for all tasks gets as many parameters as their modules have together, by its width.
         module = FieldSpec(self.signals.axes, channels, width, layers, activation="sine", w0=w0)
         return module if modular else wide_spec(module, module.num_parameters * tasks)
 
     def adapting(self) -> AdaptConfig:
         """Return how methods train at test time."""
         options = {f.name: getattr(self.adapt, f.name) for f in dataclasses.fields(AdaptOptions)}
+        # The first steps are those that the initialization was learned for: as many, by SGD, at the same rate.
         return AdaptConfig(**options, warm_steps=self.meta.inner_steps, warm_lr=self.meta.inner_lr, fim=self.fim)
 
 
