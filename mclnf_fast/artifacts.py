@@ -257,15 +257,7 @@ class Learned(Result):
             if len(self.bank) != 1:
                 raise InputError(f"module_ids must name one of the {len(self.bank)} modules for each point, got None")
             return torch.zeros(len(points), dtype=torch.int64, device=self.device)
-        rows, modules, shares = self.cells.owners(points)
-        owners = torch.full((len(points),), -1, dtype=torch.int64, device=self.device)
-        largest = shares.new_zeros(len(points))
-        for module in range(len(self.cells)):
-            mine = modules == module
-            stronger = shares[mine] > largest[rows[mine]]
-            owners[rows[mine][stronger]] = module
-            largest[rows[mine][stronger]] = shares[mine][stronger]
-        return owners
+        return self.cells.strongest(points)
 
     def _local(self, points: Tensor, module_ids: Tensor) -> Tensor:
         """Return the inputs of the modules [N, ...] at points of the frame."""

@@ -147,13 +147,7 @@ def _from_above(config: CityConfig, data: CityData, protocol: Protocol, listed: 
     origins = torch.cat((ground, torch.full((ground.shape[0], 1), float(hull[1, 2]) + 1e-3)), 1)
     directions = torch.tensor([0.0, 0.0, -1.0]).expand_as(origins).contiguous()
     out = _all_modules(protocol, config, data, origins, directions)
-    rows, modules, shares = cells.owners(torch.cat((ground, hull.mean(0)[2].expand(ground.shape[0], 1)), 1))
-    best, owners = torch.zeros(ground.shape[0]), torch.full((ground.shape[0],), -1)
-    for m in range(len(cells)):
-        mine = modules == m
-        stronger = shares[mine] > best[rows[mine]]
-        owners[rows[mine][stronger]] = m
-        best[rows[mine][stronger]] = shares[mine][stronger]
+    owners = cells.strongest(torch.cat((ground, hull.mean(0)[2].expand(ground.shape[0], 1)), 1))
     image = out.color.reshape(high, wide, 3)
     outlines = [
         (
