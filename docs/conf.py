@@ -39,6 +39,7 @@ html_title = "mclnf_fast"
 html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
+highlight_language = "none"  # blocks without a language are trees and formulas
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
