@@ -21,6 +21,7 @@ def lost(results: CityResults) -> float | None:
     1.5
     """
     matrix = results.matrix
+    # Nothing follows a single block: 0.0 would claim that it was kept.
     if len(matrix) == 1:
         return None
     first, last = results.psnr_first_task_after_own, results.psnr_first_task_after_all
@@ -63,6 +64,7 @@ def initialization_gains(record: CityRecord) -> list[tuple[int, float]]:
     if not {"mod", "mod_random"} <= set(record.methods):
         return []
     learned, random = (curve(record.methods[m]) for m in ("mod", "mod_random"))
+    # Steps of both: a lead taken at different steps would measure the steps.
     common = sorted(set(learned) & set(random))
     if not common:
         return []

@@ -81,6 +81,7 @@ def triptych(
     height, width = true.shape[:2]
     shown = {m: _same_shape(to_rgb8(renders[m], f"renders[{m!r}]"), true, m) for m in in_order(renders)}
     errors = {m: _error(r, true) for m, r in shown.items()}
+    # One scale for all: each on its own, a good and a poor render would look alike.
     top = _error_top(list(errors.values()))
     scale = factor(width, cell)
     w, h = width * scale, height * scale
@@ -166,6 +167,7 @@ def strip(
             if i == 0:
                 sheet.swatch(MARGIN, middle, method(m).color)
         values = list(psnr.get(m, ()))
+        # Missing pictures leave a gap, so that a column is one step for every method.
         for c, picture in enumerate([*rows[m], *([None] * (len(steps) - len(rows[m]))), true]):
             if picture is None:
                 continue
@@ -223,6 +225,7 @@ def overview(
     for i, picture in enumerate(pictures):
         x = MARGIN + i % columns * (w + GAP)
         y = MARGIN + head + i // columns * (h + under)
+        # By a factor of its own, or a picture smaller than the largest would be lost in its cell.
         enlarged = enlarge(picture, max(1, min(w // picture.shape[1], h // picture.shape[0])), smooth=smooth)
         sheet.put(enlarged, x + (w - enlarged.width) // 2, y + (h - enlarged.height) // 2)
         if enlarged.size != (w, h):
@@ -249,11 +252,13 @@ def _two_lines(text: str) -> list[str]:
 
 def _error(render: np.ndarray, true: np.ndarray) -> np.ndarray:
     """Return the absolute error, mean over the channels, in 0..1; [H, W]."""
+    # As floats: the difference of two uint8 values wraps around below 0.
     return np.abs(render.astype(np.float64) - true.astype(np.float64)).mean(-1) / 255.0
 
 
 def _error_top(errors: Sequence[np.ndarray]) -> float:
     """Return a round upper end of the error scale: at most 1 pixel in 100 lies above it."""
+    # Not the largest error: one pixel at an edge would leave all others dark.
     most = max((float(np.percentile(e, 99.0)) for e in errors), default=0.0)
     return next((v for v in _ENDS if v >= most), 1.0)
 
@@ -264,5 +269,6 @@ def _error_scale(sheet: Sheet, x: int, y: int, w: int, h: int, top: float) -> No
     middle = y + h // 2
     sheet.text(x, middle - 40, "absolute error")
     sheet.text(x, middle - 19, "mean of the three channels", size=SMALL, fill=SOFT, room=w)
+    # `+`: larger errors have the color of the end.
     ticks = [(0.0, "0"), (0.5, f"{top / 2:g}"), (1.0, f"{top:g}" + (" +" if top < 1.0 else ""))]
     sheet.bar(x, middle, length, 14, ticks)

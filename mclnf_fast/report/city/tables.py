@@ -86,6 +86,7 @@ def city_table(
 
 def _forgetting(results: CityResults) -> Cell:
     value = results.forgetting
+    # Gains and losses may cancel in the mean: a bare 0 only if no block changed.
     text = "0" if value == 0 and not changed(results) else db(value)
     return Cell(text, good=None if value is None else False if value >= _LOSS else True if value <= 0.005 else None)
 
@@ -144,6 +145,7 @@ def heat_panels(methods: Methods, blocks: Sequence[str]) -> list[HeatPanel]:
     >>> heat_panels({"mod": CityResults(matrix=((20.0,),))}, ["north"])[0].rows[0][1][0].text
     '20.00'
     """
+    # Blocks that are not learned yet are left out: their PSNR would take a part of the colors.
     values = [v for r in methods.values() for k, row in enumerate(r.matrix) for v in row[: k + 1] if v is not None]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     panels = []

@@ -99,6 +99,7 @@ def inline(folder: Path, file: str) -> str:
     ''
     """
     root = folder.resolve()
+    # Resolved: a link inside the folder may lead to a file outside it.
     path = (root / file).resolve()
     if not path.is_relative_to(root):
         raise InputError(f"pictures: file must lie inside the run folder, was {file!r}")
@@ -126,6 +127,7 @@ def closing_sections(
     blocks: list[Block] = [CodeBlock(record.command)] if record.command else []
     blocks += [PairsBlock(facts)] if facts else []
     if config.is_file():
+        # A byte that is not UTF-8 is replaced: the results must not fail for a file that is only shown.
         blocks.append(CodeBlock(config.read_text(encoding="utf-8", errors="replace"), "config.yaml"))
     every = [*record.notes, *notes]
     return [Section("Notes", [ListBlock(every)] if every else []), Section("How it was made", blocks)]

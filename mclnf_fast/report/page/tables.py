@@ -121,6 +121,7 @@ def ranked(values: Mapping[str, float | None], text: Callable[[str], str], digit
     >>> {k: c.rank for k, c in ranked({"a": 1.0, "b": 2.0, "c": 1.001}, str).items()}
     {'a': 2, 'b': 1, 'c': 2}
     """
+    # As shown: of two figures that look the same, neither may be called the better one.
     shown = {key: round(value, digits) for key, value in values.items() if value is not None}
     order = sorted(set(shown.values()), reverse=True)
     ranks = {key: order.index(v) + 1 for key, v in shown.items()} if len(shown) > 1 else {}
@@ -184,6 +185,7 @@ def terminal(table: Table, *, color: bool = False) -> str:
     lines = [[""] * (left - 1) + [table.first, *(f"{heads[c]}{' ' * stars}" for c in kept)]]
     for row in table.rows:
         names = [row.category, row.name] if table.has_categories else [row.name]
+        # A blank in the place of the star, or the digits of a column would not stand below each other.
         cells = [row.cells[c].text + ("*" if row.cells[c].rank == 1 else " " * stars) for c in kept]
         lines.append([*map(one_line, names), *cells])
     widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
@@ -191,6 +193,7 @@ def terminal(table: Table, *, color: bool = False) -> str:
     for r, line in enumerate(lines):
         cells = [t.ljust(w) if c < left else t.rjust(w) for c, (t, w) in enumerate(zip(line, widths))]
         for c, index in enumerate(kept):
+            # After the padding: color codes count as characters, and colored cells would be too narrow.
             good = table.rows[r - 1].cells[index].good if r else None
             if good is not None:
                 cells[left + c] = paint(cells[left + c], GREEN if good else RED, color)
@@ -223,6 +226,7 @@ def csv_text(lines: Iterable[Sequence[object]], *, heads: bool = True) -> str:
     'a run,CL,er,psnr,last,64,20.0,,1,1,\\n'
     """
     out = io.StringIO()
+    # The writer's default is CR LF, unlike every other text file of a run.
     writer = csv.writer(out, lineterminator="\n")
     writer.writerows([CSV_HEADS] if heads else [])
     writer.writerows(lines)

@@ -138,6 +138,7 @@ def tiles(run: Statistics) -> list[Tile]:
     ]
     changes = [change for m in ours if (change := run.largest_change(m)) is not None]
     if changes:
+        # Exactly, not as shown: modules must not change by a bit, and a rounded 0.00 would hide that they do.
         exact = max(changes) == 0.0
         text = "0 dB" if exact else f"{max(changes):.2g} dB"
         label = "forgotten by the modules, bit for bit" if exact else "largest change of a module"
@@ -149,6 +150,7 @@ def tiles(run: Statistics) -> list[Tile]:
 
 def _rival(run: Statistics, ours: str) -> list[Tile]:
     """Return the lead of modules over the best other method that learns in sequence."""
+    # Variants of our own are no rivals: a lead over one would say nothing about other methods.
     rivals = {
         m: e.mean
         for m in run.methods

@@ -37,6 +37,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[FinishedRun]:
     """
     paths = [Path(folder) for folder in folders]
     for k, path in enumerate(paths):
+        # Resolved: one run under two paths would be counted as two.
         if path.resolve() in [p.resolve() for p in paths[:k]]:
             raise InputError(f"run: {path} must be named once, was named twice")
     records = [_read(path) for path in paths]
@@ -79,6 +80,7 @@ def _finished(path: Path, record: Record) -> SignalRecord | CityRecord:
     methods = record.config.get("methods")
     asked = [m for m in methods if m in METHODS] if isinstance(methods, list | tuple) else []
     for m in dict.fromkeys([*asked, *run.methods]):
+        # Methods with other seeds than the rest would be compared on other draws.
         missing = [seed for seed in run.seeds if seed not in run.rows.get(m, {})]
         if missing:
             raise InputError(f"run: {path} must be finished, but {m} has no results for seed {missing[0]}")

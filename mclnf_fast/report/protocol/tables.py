@@ -32,6 +32,7 @@ def results(runs: Sequence[Labelled]) -> Table:
     ()
     """
     looks = {m: r.run.looks[m] for r in runs for m in r.run.methods}
+    # A stable sort: within a category the methods keep the order that they have everywhere.
     keys = sorted(in_order(looks), key=lambda m: list(CATEGORIES).index(looks[m].category))
     columns: list[tuple[str, dict[str, Cell]]] = []
     for r in runs:
@@ -67,6 +68,7 @@ def details(run: Statistics, label: str) -> Table:
     methods = run.methods
     columns = [_measure(run, measure) for measure in run.measures[1:]]
     columns += [
+        # A bare 0 only if no task changed: losses and gains may cancel in the mean.
         column("forgetting (dB)", methods, lambda m: "0" if run.largest_change(m) == 0 else text(run.forgetting(m))),
         column("backward transfer (dB)", methods, lambda m: text(run.backward_transfer(m)), None),
         column("forward transfer (dB)", methods, lambda m: text(run.forward_transfer(m)), None),
@@ -100,6 +102,7 @@ def _measure(run: Statistics, measure: str) -> Column:
 def steps_to_reach(run: Statistics, label: str) -> Table | None:
     """Return the steps per task until the mean PSNR reaches so many dB; None if no threshold separates the methods."""
     reached = {t: {m: run.steps_to(m, float(t)) for m in run.methods} for t in THRESHOLDS}
+    # A threshold that all have passed at step 1 tells no methods apart.
     useful = [t for t in THRESHOLDS if any(v is not None and v > 1 for v in reached[t].values())]
     if not useful:
         return None
@@ -166,6 +169,7 @@ def text(e: Estimate | None, measure: str = "psnr") -> str:
         return "-"
     digits = DIGITS.get(measure, 3)
     mean = f"{e.mean:.{digits}f}"
+    # `-0.00` would read as a loss.
     mean = mean.lstrip("-") if float(mean) == 0 else mean
     return mean if e.error is None else f"{mean} ± {e.error:.{digits}f}"
 
@@ -187,4 +191,5 @@ def _megabytes(value: float | None) -> str:
 
 
 def _steps(value: float | None) -> str:
+    # Up: at the whole step below, the PSNR is not reached yet.
     return "-" if value is None else f"{-int(-value // 1):,}"

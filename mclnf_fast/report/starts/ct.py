@@ -64,6 +64,7 @@ def table_of(record: InitializationRecord, looks: Mapping[str, Look]) -> Table:
     known = sorted({step for curve in curves_of(record, looks).values() for step in curve})
     columns = step_columns(record, looks, [s for s in _STEPS if s in known[:-1]] + known[-1:])
     fields = {key: look for key, look in looks.items() if look not in CLASSICAL}
+    # They take no steps: a figure in an earlier column would read as one at that step.
     columns[:-1] = [Column(c.head, {key: c.cells[key] for key in fields}) for c in columns[:-1]]
 
     def loss(key: str) -> str:
@@ -151,6 +152,7 @@ def _sheet(place: Path, truth: np.ndarray, record: InitializationRecord, looks: 
     heads: dict[str, Look] = {}
     for key, look in looks.items():
         values, results = saved_values(place, key), record.initializations[key]
+        # The mean slice is the same for every test slice: a column of it would show nothing.
         if values is None or look is MEAN:
             continue
         steps = results.kept or (0,)

@@ -60,6 +60,7 @@ def image_looks(record: InitializationRecord) -> dict[str, Look]:
     looks: dict[str, Look] = {}
     for key, results in record.initializations.items():
         if key.startswith("adam_"):
+            # Further rates repeat the colors: their names still tell them apart.
             (color, dark, marker), rate = _ADAM[int(key[5:]) % len(_ADAM)], results.lr or 0.0
             sentence = f"the same random weights as standard; Adam at {rate:g}"
             looks[key] = Look(key, f"Adam {rate:g}", "", color, dark, marker, sentence)
@@ -90,6 +91,7 @@ def table_of(record: InitializationRecord, looks: Mapping[str, Look]) -> Table:
         results = record.initializations[key]
         if key == "meta":
             return f"{inner:,}"
+        # Not `-`: it was measured, and is more than the steps that were taken.
         return f"over {results.steps or 0:,}" if results.reached_mean is None else f"{results.reached_mean:,}"
 
     columns += [column("steps to match", looks, matched), time_column(record, looks)]

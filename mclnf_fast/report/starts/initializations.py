@@ -76,6 +76,7 @@ def mean_error(values: Iterable[float | None] | None) -> Mean | None:
     known = [v for v in values or () if v is not None]
     if not known:
         return None
+    # One task has no spread: an error of 0 would claim that the mean is exact.
     return statistics.fmean(known), statistics.stdev(known) / len(known) ** 0.5 if len(known) > 1 else None
 
 

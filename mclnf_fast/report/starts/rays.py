@@ -67,6 +67,7 @@ def describe(record: InitializationRecord, wording: Wording, between: Section | 
 def _table(record: InitializationRecord, looks: dict[str, Look], wording: Wording, note: str) -> Table:
     steps = sorted({step for curve in curves_of(record, looks).values() for step in curve})
     chosen = steps[:: -(-len(steps) // COLUMNS)] if steps else []
+    # Always the last step: the leads at the head of the page are taken there.
     if steps and steps[-1] not in chosen:
         chosen.append(steps[-1])
     columns = step_columns(record, looks, chosen)

@@ -51,6 +51,7 @@ def step_picture(name: str, folder: RunFolder, tasks: Sequence[PosedImages], met
     shown = in_strip(method)
 
     def save(block: int, step: int, params: Params) -> None:
+        # One block: each further one would cost a render of every method at every logged step.
         if block == 0 and shown:
             task = tasks[0]
             image = task.render(params, task.test_cameras, 0).cpu()
@@ -112,6 +113,7 @@ def _strip(
         if not in_strip(type(protocol.method)):
             continue
         steps = [s for s in psnr_curves(protocol)[0] if s > 0]
+        # From the files: the first steps of a resumed run were drawn by another process.
         rows[name] = [_read(folder.images / "steps" / f"{name}_{s}.png") for s in steps]
         quality[name] = [float(mse_to_psnr((image - truth).square().mean())) for image in rows[name]]
     if rows:
@@ -142,6 +144,7 @@ def _from_above(config: CityConfig, data: CityData, protocol: Protocol, listed: 
     size = hull[1, :2] - hull[0, :2]
     wide, high = (max(1, round(float(s / size.max()) * ABOVE)) for s in size)
     x = hull[0, 0] + (torch.arange(wide) + 0.5) / wide * size[0]
+    # From the top: rows of a picture run down, y of the city up, and the map would be mirrored.
     y = hull[1, 1] - (torch.arange(high) + 0.5) / high * size[1]
     ground = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
     origins = torch.cat((ground, torch.full((ground.shape[0], 1), float(hull[1, 2]) + 1e-3)), 1)
@@ -192,6 +195,7 @@ def _across(
         truth = across.images[view].reshape(-1, 3).to(torch.float32) / 255.0
         reach = (hull[0, 2] - origins[:, 2]) / directions[:, 2]
         ground = origins + reach[:, None] * directions
+        # Pixels beyond the blocks would count what no method has learned; above the horizon `reach` is negative.
         inside = ((ground[:, :2] > hull[0, :2]) & (ground[:, :2] < hull[1, :2])).all(1) & (reach > 0)
         for name, protocol in protocols.items():
             if protocol.modular:

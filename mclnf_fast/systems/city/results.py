@@ -52,6 +52,7 @@ def summary(protocol: Protocol) -> CityResults:
         psnr_mean=sum(v for v in last if v is not None) / len(last),
         psnr_first_task_after_own=after_own[0],
         psnr_first_task_after_all=last[0],
+        # None if a block is missing: a mean over the others would not compare with that of all.
         forgetting=sum(drops) / len(drops) if len(drops) == len(last) and not protocol.joint else None,
         psnr_at_step={step: sum(c[step] for c in curves) / len(curves) for step in steps},
         psnr_at_step_by_task=tuple(curves),

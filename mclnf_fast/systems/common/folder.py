@@ -96,6 +96,7 @@ class RunFolder:
             runs = sorted(pathlib.Path("outputs", system).glob("*/config.yaml"))
             if not runs:
                 raise InputError(f"resume: outputs/{system} must hold a run to continue, but it holds none")
+            # Folders are named by their time, so the last name is the newest; times of files change with a copy.
             path = runs[-1].parent
         file = path / "config.yaml"
         if not file.is_file():
@@ -108,6 +109,7 @@ class RunFolder:
             raise InputError(f"resume: {file} must hold a mapping, got {type(config).__name__}")
         folder = cls(path)
         folder.images.mkdir(exist_ok=True)
+        # Never replaced: the report names the command that made the run, not the one that resumed it.
         if not (path / "command.txt").is_file():
             folder._name_command(system, command)
         return folder, config

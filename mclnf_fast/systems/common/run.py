@@ -157,6 +157,7 @@ class Run(Generic[C]):
         Returns: the results of `check` that are not None, those of former processes included. Raises InputError if
         the state is not this learner's.
         """
+        # In the state beside the learner: a resumed run would otherwise report the checks of its own process alone.
         checks: list[Any] = list(self.restore(learner, name).get("checks", ()))
         stretch = Stretch(label, phase, 0, learner.total)
         for made in self.advance(learner, name, stretch, lambda: {"checks": checks} if checks else {}):
@@ -189,6 +190,7 @@ class Run(Generic[C]):
             record = dataclasses.replace(record, pictures=tuple(pictures(self.folder.path, record)))
         phases = dict(self.phases.seconds)
         record = dataclasses.replace(record, phases=phases, seconds_total=sum(phases.values()))
+        # Before the report, so that the results are kept if its page cannot be written.
         self.folder.write_json("metrics.json", record.to_json())
         return record, report(self.folder.path, record)
 

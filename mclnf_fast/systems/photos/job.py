@@ -61,6 +61,7 @@ class PhotosJob(RayJob[PhotosConfig]):
         options = run.config.run
         settings, scale = run.config.field.settings(sets.near, sets.far, options.backend)
         super().__init__(run, settings, _pool(sets.train, settings, scale, options.device), scale)
+        # Few photos may leave none to validate on.
         self.check_every = self.check_every if sets.validation else 0
         self.test = self.pool(sets.test)
         # Learned from the left half, scored on the right one (arXiv 2012.02189): the light of a photo is known, and no
@@ -68,6 +69,7 @@ class PhotosJob(RayJob[PhotosConfig]):
         self.left, self.right = (0, self.test.width // 2), (self.test.width // 2, self.test.width)
         self.cameras = cat_cameras([photo.cameras for photo in sets.test])
         count = len(sets.test)
+        # No photo is in two pairs, so that none counts twice in their mean.
         self.pairs = [(k, k + 1) for k in range(0, count - 1, 2)]
         self.turns = range(1, min(run.config.others, count - 1) + 1)
 
@@ -165,6 +167,7 @@ class PhotosJob(RayJob[PhotosConfig]):
             cameras = cat_cameras([self.way(pair, torch.tensor([weight])) for pair in self.pairs])
             field = start.field(interpolated(a, b, torch.full((len(self.pairs),), weight)))
             mixed[str(weight)] = _compare(field.render_each(cameras), truth)
+            # What interpolated weights gain is the lead over this, which needs no initialization in common.
             ends = [start.field(p).render_each(cameras).to(torch.float32) for p in (a, b)]
             faded[str(weight)] = _compare((1 - weight) * ends[0] + weight * ends[1], truth)
         return mixed, faded

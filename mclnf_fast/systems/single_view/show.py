@@ -46,6 +46,7 @@ class Show:
     ) -> None:
         self.count = min(OBJECTS, len(objects))
         shown = [split.shown(VIEWS) for split in splits[: self.count]]
+        # A column of the sheet is one view of every object: the object with the fewest sets their number.
         least = min(map(len, shown))
         self.views = [views[:least] for views in shown]
         self.pool, self.spec, self.settings = pool, spec, settings
@@ -53,6 +54,7 @@ class Show:
         self.orbit = None
         if frames:
             around = orbit(self.first.cameras, frames)
+            # Reduced only: enlarged views would cost more rays and bytes, and show no more.
             self.orbit = around.scaled(min(1.0, SIDE / max(around.width, around.height)))
 
     def pictures(self, params: Params | None) -> Tensor:

@@ -35,6 +35,7 @@ def load_pictures(config: PixelConfig, channels: int, make: Callable[..., Signal
         validation = min(4, pictures.procedural - pictures.tests - 1)
         return make(pictures.procedural, pictures.size, seed=config.seed, test=pictures.tests, validation=validation)
     options: dict[str, Any] = {"limit": pictures.limit, "strict": pictures.strict, "resize": pictures.resize or None}
+    # Only if set: of a folder the default is a share of its pictures, which the loader counts.
     if pictures.test is not None:
         options["test"] = pictures.test
     sets = load_images(folder, size=pictures.size, channels=channels, seed=config.seed, **options)

@@ -80,6 +80,7 @@ def as_bytes(pictures: Tensor) -> Tensor:
     >>> as_bytes(torch.tensor([0.0, 0.5, 2.0])).tolist()
     [0, 128, 255]
     """
+    # Rounded: cutting off the fraction would darken every picture by half a level on average.
     return (pictures.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
@@ -152,6 +153,7 @@ class RayInitialization:
         """Return modules [O, ...] fine-tuned on all views of every object of a pool; arguments as `tuning`, and other
         steps if they are set."""
         t, count = self.tuning(pool, seed, columns), self.steps if steps is None else steps
+        # `fine_tune` takes at least one step; none is how the initialization itself is shown.
         if not count:
             return self.repeated(len(pool))
         return fine_tune(self.repeated(len(pool)), t.loss, count, t.lr, kind=t.kind, lr_end=t.lr_end)
