@@ -136,6 +136,7 @@ class MethodTable(Mapping[str, type[Method]]):
 
     def add(self, one: MethodEntry) -> None:
         """Add a method. Raise InputError if another one has its name."""
+        # Not against `entries`: to add a method would then import every plugin.
         _check_new(one, self._entries)
         self._entries[one.name] = one
 
@@ -192,6 +193,7 @@ def entry_of(name: str, method: type[Method]) -> MethodEntry:
     >>> entry_of("my_method", Mod).title
     'my method'
     """
+    # By the letters of the name: a color stays whatever else is installed, and `hash` differs between processes.
     color, dark, marker = SPARE[sum(name.encode()) % len(SPARE)]
     sentence = (method.__doc__ or "").strip().partition("\n")[0].rstrip(".")
     return MethodEntry(name, method, name.replace("_", " "), color, dark, marker, sentence)
