@@ -213,9 +213,7 @@ def test_commands_and_options_out_of_range(tmp_path, capsys, words, parts):
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
-@pytest.mark.parametrize(
-    "words", [["--no-such-option"], ["--steps", "many"], ["--fim.use", "magic"], ["--blocks", "2"]]
-)
+@pytest.mark.parametrize("words", [["--steps", "many"], ["--fim.use", "magic"], ["--blocks", "2"]])
 def test_refusals_of_the_option_parser(capsys, words):
     with pytest.raises(SystemExit) as stopped:
         main(["run", "city", *words])
@@ -223,6 +221,21 @@ def test_refusals_of_the_option_parser(capsys, words):
     errors = capsys.readouterr().err
     assert words[0] in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["city", "--no-such-option"], "run city has no option --no-such-option (see"),
+        (["city", "--stepz=3"], "run city has no option --stepz; it has --steps"),
+        (["image", "--fim", "sample"], "run image has no option --fim; it has --fim.use, "),
+    ],
+)
+def test_an_unknown_option_is_refused_in_one_line(capsys, words, line):
+    assert main(["run", *words]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert line in errors
 
 
 def test_a_configuration_that_is_none(tmp_path, capsys):

@@ -55,6 +55,7 @@ class BankOptimizer:
         self._step = torch.zeros(self.modules, dtype=torch.float64, device=device)
         self._lr = torch.empty(self.modules, dtype=torch.float64, device=device)
         self._rate = 0.0  # the last one set for all: that of the first module to join an empty bank
+        # On the host: with a tensor on a GPU the question whether any module is frozen would wait for the device.
         self._frozen = [False] * self.modules
         self._active: Tensor | None = None  # bool [M] on the device; None while no module is frozen
         self._exp_avg = self._zeros()
@@ -153,6 +154,7 @@ class BankOptimizer:
     def zero_grad(self) -> None:
         """Set every `p.grad` to None."""
         for p in self.params:
+            # None, not zeros: zeros would cost one pass to write and one more to add to.
             p.grad = None
 
     def freeze(self, modules: int | Iterable[int] | Tensor) -> None:
@@ -197,6 +199,7 @@ class BankOptimizer:
         old, extra = self.modules, new[0].shape[0] - self.modules
         if len(new) != len(self.params) or any(a.shape[1:] != b.shape[1:] for a, b in zip(new, self.params)):
             raise ValueError("params must be the same architecture as the optimizer's, got other shapes")
+        # Which modules are gone could not be known: what is kept of one would pass to another.
         if extra < 0:
             raise ValueError(f"params must hold at least the optimizer's {old} modules, got {new[0].shape[0]}")
         self.params = new
@@ -224,6 +227,7 @@ class BankOptimizer:
         Raises: ValueError, if an entry is missing or has another shape.
         """
         expected = self.state_dict()
+        # All is checked before anything is written: a state that does not fit leaves the optimizer as it was.
         if set(state) != set(expected):
             raise ValueError(f"state must hold {sorted(expected)}, got {sorted(state)}")
         for key, value in expected.items():
@@ -237,6 +241,7 @@ class BankOptimizer:
             v.copy_(state[f"exp_avg_sq.{i}"])
 
     def _zeros(self) -> list[Tensor]:
+        # SGD has no moments: zeros would take twice the memory of the parameters.
         if self.kind == "sgd":
             return []
         return [torch.zeros_like(p, memory_format=torch.contiguous_format).detach() for p in self.params]
@@ -254,6 +259,7 @@ class BankOptimizer:
 
 def _check_master(params: Sequence[Tensor]) -> Params:
     checked = check_params(params)
+    # In half precision a step shorter than a weight's last bit would be lost.
     if checked[0].dtype not in (torch.float32, torch.float64):
         raise TypeError(f"params must be float32 or float64 (keep an fp32 master), got {checked[0].dtype}")
     return checked

@@ -86,6 +86,7 @@ def check_modules(modules: int | Iterable[int] | Tensor, num_modules: int, name:
     [2, 0]
     """
     if isinstance(modules, Tensor):
+        # A mask read as ids would name the modules 0 and 1, whatever it marks.
         if modules.is_floating_point() or modules.dtype == torch.bool:
             raise TypeError(f"{name} must be module ids (int64), got a {modules.dtype} tensor")
         ids = [int(m) for m in modules.flatten().tolist()]
@@ -94,6 +95,7 @@ def check_modules(modules: int | Iterable[int] | Tensor, num_modules: int, name:
     for m in ids:
         if not 0 <= m < num_modules:
             raise IndexError(f"{name} must be ids in [0, {num_modules}), got {m}")
+    # Values of two entries with one id (rates, scores) would overwrite each other in an order that torch leaves open.
     if len(set(ids)) != len(ids):
         raise ValueError(f"{name} must name each module once, got {ids}")
     return ids
@@ -123,6 +125,7 @@ def split_pair(params: Sequence[Tensor]) -> tuple[Params, Params]:
         raise ValueError(f"params must hold as many biases as weights, got {len(params)} tensors")
     half = len(params) // 2
     for i, (weight, bias) in enumerate(zip(params[:half], params[half:], strict=True)):
+        # An even number of tables of grids passes the check above: the shapes show that they are no biases.
         if bias.shape != weight.shape[:1] + weight.shape[2:]:
             raise ValueError(
                 f"params[{half + i}] must be the bias {(*weight.shape[:1], *weight.shape[2:])} of params[{i}], "
@@ -137,6 +140,7 @@ def part_of(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     >>> part_of({"method.made": torch.tensor(3), "seconds": torch.tensor(1.0)}, "method")
     {'made': tensor(3)}
     """
+    # With the dot: without it "method" would take the entries of "methods" too.
     return {key[len(name) + 1 :]: value for key, value in state.items() if key.startswith(f"{name}.")}
 
 

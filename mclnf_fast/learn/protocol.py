@@ -136,6 +136,7 @@ class Protocol:
             self._train()
             method.begin(k)
             self._log(k)
+        # A log before the first step stops the clock.
         self._train()
         method.step(k, method.made)
         self._log(k)
@@ -144,9 +145,11 @@ class Protocol:
 
     def _log(self, k: int) -> None:
         """Log task k if this step is to be logged."""
+        # A joint method may make several steps for each one that is counted: only whole ones can be compared.
         step, rest = divmod(self.method.made, self.budget // self.plan.steps)
         if rest or step not in self.plan.logged:
             return
+        # The clock stops first: else a method that is looked at more often would seem to train longer.
         self._pause()
         began = time.perf_counter()
         if self.plan.curves:
@@ -158,6 +161,7 @@ class Protocol:
 
     def _finish(self, k: int) -> None:
         """End task k, and evaluate it and those that the plan names."""
+        # The end of a task is training too: EWC estimates its Fisher matrix there, and replay fills its memory.
         self._train()
         self.method.finish(k)
         self._pause()
@@ -185,6 +189,7 @@ class Protocol:
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return all that decides the next step and what has been measured, as tensors (copies) and plain data."""
+        # The seconds of the stretch that is under way would be missing from a resumed run.
         self._pause()
         tensors = {f"method.{key}": t for key, t in self.method.state_dict().items()}
         curves = [{str(step): values for step, values in curve.items()} for curve in self.curves]

@@ -79,9 +79,12 @@ def fim_weights(
         check_positive_int(num_params, "num_params")
     group_count = _check_groups(groups, num_groups, scores)
 
+    # Differentiated, the loss could be lowered by flattening the Fisher, and MAML would need third derivatives.
     q = scores.detach()
     if lam == 0 or q.numel() == 0:
+        # The pure form has the same weights at every strength above 0: only here can it be turned off.
         return torch.ones_like(q)
+    # The raw q is of the order of the number of parameters: a strength would mean another thing at each width.
     if norm == "batch_mean":
         q = _divide_by_mean(q, groups, group_count)
     elif norm == "params":
@@ -89,6 +92,7 @@ def fim_weights(
         q = q / num_params
     w = (1.0 + lam * q) / (1.0 + lam) if form == "one_plus" else q
     if clip is not None:
+        # Without a clip the largest weight grows with the number of samples, and the largest safe step size falls.
         w = w.clamp(max=float(clip))
     return _divide_by_mean(w, groups, group_count)
 
@@ -129,6 +133,7 @@ def _weighted_squares(pred: Tensor, target: Tensor, weights: Tensor | None, shap
     if target.shape != pred.shape:
         # Broadcasting here is the classic silent bug: [S] against [S, 1] would make [S, S].
         raise ValueError(f"target must be {tuple(pred.shape)} like pred, got {tuple(target.shape)}")
+    # torch's own squares: without weights the mean then has the bits of its squared error.
     squares = torch.nn.functional.mse_loss(pred, target, reduction="none")
     if weights is None:
         return squares
@@ -147,6 +152,7 @@ def _divide_by_mean(values: Tensor, groups: Tensor | None, group_count: int) -> 
         total = segment_sum(values, groups, group_count)
         count = segment_sum(torch.ones_like(values), groups, group_count)
         mean = (total / count.clamp(min=1.0))[groups]
+    # `ones + mean`: a mean of 0 gives ones, and a NaN is passed on, not hidden.
     return torch.where(mean > 0, values / torch.where(mean > 0, mean, 1.0), torch.ones_like(values) + mean)
 
 
@@ -173,6 +179,7 @@ def _check_groups(groups: Tensor | None, num_groups: int | None, scores: Tensor)
         check_positive_int(num_groups, "num_groups")
     if groups.numel() == 0:
         return num_groups or 1
+    # On a GPU only if the largest id has to be found anyway: a look at the values waits for the device.
     if groups.device.type == "cpu" or num_groups is None:
         low, high = int(groups.min()), int(groups.max())
         if low < 0 or (num_groups is not None and high >= num_groups):

@@ -61,6 +61,7 @@ class RunningFisher:
             self._num_weights = len(fisher[0])
             self._count = torch.zeros(modules, dtype=torch.int64, device=batch[0].device)
         check_like(batch, self._state, "fisher")
+        # A first batch counts whole: mixed into zeros at a decay of 0.9, F would be a tenth of what it should be.
         rate = torch.where(self._count == 0, 1.0, 1.0 - self.decay)
         if active is not None:
             if not isinstance(active, Tensor) or active.dtype != torch.bool or active.shape != (modules,):
@@ -152,6 +153,7 @@ def relative_damping(fisher: Sequence[Tensor], relative: float = 1e-3) -> Tensor
         raise ValueError(f"relative must be above 0, got {relative}")
     total = torch.stack([f.flatten(1).sum(1) for f in flat]).sum(0)
     size = sum(f[0].numel() for f in flat)
+    # A module without gradients has F = 0: without the floor its scores could be 0 / 0.
     return (relative * total / size).clamp(min=torch.finfo(total.dtype).tiny)
 
 
@@ -195,6 +197,7 @@ def full_fisher_scores(per_sample_grads: Tensor, damping: float = 0.0) -> Tensor
     """
     g = _check_grads(per_sample_grads, damping)
     u, s, _ = torch.linalg.svd(g, full_matrices=False)
+    # Rounding leaves tiny singular values: with damping 0 each of them would count as one more rank.
     tolerance = s.amax() * max(g.shape) * torch.finfo(g.dtype).eps
     power = torch.where(s > tolerance, s * s, 0.0)
     denominator = power + g.shape[0] * damping
@@ -224,6 +227,7 @@ def rank1_fisher_scores(per_sample_grads: Tensor, damping: float) -> Tensor:
     mean = g.mean(0)
     u = mean / mean.norm().clamp(min=torch.finfo(g.dtype).tiny)
     along = (g @ u) ** 2
+    # Rounding can carry the rest of a gradient that lies along u below 0, and its score with it.
     across = ((g * g).sum(1) - along).clamp(min=0.0)
     return along / (along.mean() + damping) + across / damping
 

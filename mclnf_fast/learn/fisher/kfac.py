@@ -59,6 +59,7 @@ def kfac(batch: Batch, known: State | None, damping: float) -> Measured:
 def stacks(offsets: Tensor) -> list[tuple[slice, slice]]:
     """Return the modules that can be multiplied as one stack, and their rows: all at once if their shares are equal,
     else one by one, the empty ones left out."""
+    # A GPU is waited for here: how the modules are stacked depends on their shares.
     bounds = offsets.tolist()
     counts = {end - begin for begin, end in itertools.pairwise(bounds)}
     if len(counts) == 1 and 0 not in counts:
@@ -87,6 +88,7 @@ def walk(
             z = (h @ weight.detach() + bias.detach()[..., None, :]).requires_grad_()
             zs.append(z)
             h = activate(spec.output_activation if layer == spec.hidden_layers else spec.activation, z, spec.w0)
+        # One forward serves all directions, so its graph is kept between them.
         back = [torch.autograd.grad(h, zs, direction, retain_graph=True) for direction in directions]
     return [(a, [ds[l] for ds in back]) for l, a in enumerate(inputs)]
 

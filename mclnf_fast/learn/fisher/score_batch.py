@@ -107,6 +107,7 @@ class Batch:
             self.spec,
             sample_ids=ids,
             num_samples=count,
+            # The op's damping is absolute: that of `fisher` is relative to its mean, and in it already.
             damping=0.0,
             grads=sums,
             backend=self.backend,
@@ -132,6 +133,7 @@ def tangents(
         leaves = tuple(p.detach().requires_grad_() for p in params)
         half = len(leaves) // 2
         y = bank_mlp(x, offsets, leaves[:half], leaves[half:], spec, backend)
+        # Zeros will do: the gradient is linear in `dummy`, and only its derivative is wanted.
         dummy = torch.zeros_like(y, requires_grad=True)
         pulled = torch.autograd.grad(y, leaves, dummy, create_graph=True)
         return torch.autograd.grad(pulled, dummy, along)[0]

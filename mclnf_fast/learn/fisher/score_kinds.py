@@ -40,6 +40,7 @@ def diagonal(batch: Batch, known: State | None, damping: float) -> Measured:
         scores = _sum([batch.sweep(direction, own, sums=False).scores for direction in batch.directions])
     else:
         scores = _sum([r.scores for r in results])
+    # The loss's gradient only if its own is the one direction; of channels, `FisherScorer` does not read it.
     grads = (*results[0].grads[0], *results[0].grads[1])
     return Measured(scores, state, grads)
 
@@ -67,6 +68,7 @@ def rank1(batch: Batch, known: State | None, damping: float) -> Measured:
     eps = (damping * power / size).clamp(min=torch.finfo(power.dtype).tiny)
     module = batch.shares[1]
     inside, outside = (rho + eps)[module], eps[module]
+    # The clamp: rounding can carry the rest of a gradient that lies along u below 0.
     shares = _sum([a / inside + (r.scores - a).clamp(min=0.0) / outside for a, r in zip(along, results, strict=True)])
     return Measured(batch.over_samples(shares), state, total)
 
@@ -115,6 +117,7 @@ def cholesky(matrix: Tensor, kind: str) -> Tensor:
     try:
         return torch.linalg.cholesky(matrix)
     except torch.linalg.LinAlgError:
+        # torch's own message is about a minor of the matrix; what a caller can change is the damping.
         raise InputError(
             f"damping must make the {kind} Fisher positive definite, got one that is not (too small a damping, or "
             "gradients that are not finite)"

@@ -181,6 +181,7 @@ class FisherScorer:
         scores = scores if factor is None else scores / factor.square()
         if not grads:
             return Scored(scores, None)
+        # The sweep sees the network behind the grids alone: the tables need a backward.
         if empirical and measured.grads is not None and not self.spec.grids:
             return Scored(scores, tuple(g.to(x.dtype) for g in measured.grads))
         return Scored(scores, self._gradient(params, x, offsets, loss))
@@ -197,6 +198,7 @@ class FisherScorer:
         elif self._all_known or not bool(((count == 0) & present).any()):
             measured = kind(batch, known, damping)
         else:
+            # Modules without a past would be scored against zeros: they take the batch's own.
             own = kind(batch, None, damping)
             assert own.state is not None
             measured = kind(batch, _chosen(count == 0, own.state, known), damping)
@@ -231,6 +233,7 @@ class FisherScorer:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state_dict` returned. Raises: ValueError, if an entry is missing or of another bank."""
+        # Loaded beside the one in use: a state of another bank leaves it as it was.
         running = RunningFisher(self.config.decay)
         running.load_state_dict(state)
         if running.count is not None and len(running.count) != self.modules:
@@ -304,6 +307,7 @@ def _check_weights(weights: Tensor | None, samples: int, x: Tensor) -> None:
     if not isinstance(weights, Tensor) or weights.shape != (samples,) or weights.dtype != x.dtype:
         got = f"{weights.dtype} {tuple(weights.shape)}" if isinstance(weights, Tensor) else type(weights).__name__
         raise ValueError(f"weights must be {x.dtype} [{samples}], one per sample, got {got}")
+    # On the CPU alone: a look at the values waits for a GPU.
     if weights.device.type == "cpu" and samples and not bool((weights > 0).all()):
         raise ValueError(f"weights must be above 0, got {float(weights.min())}")
 

@@ -105,6 +105,7 @@ def weighted_sgd_bound(
     if not (math.isfinite(largest) and largest >= 0):
         raise InputError(f"largest must be finite (clip the scores), got {largest!r}")
     weight = 1.0 + lam * largest
+    # The margin: a rate that was computed as the limit itself may come out above 1 by rounding.
     if not 0 < lr * smoothness * weight <= 1.0 + 1e-12:
         limit = 1.0 / (smoothness * weight) if smoothness else math.inf
         raise InputError(f"lr must be above 0 and at most 1 / (L (1 + lam B)) = {limit:.4g}, got {lr!r}")

@@ -129,6 +129,7 @@ def fine_tune(
     optimizer = BankOptimizer(theta, kind=kind, lr=lr, betas=betas)
     for step in range(steps):
         if lr_end is not None:
+            # Over steps - 1, so that the last one has `lr_end` itself.
             optimizer.set_lr(lr * (lr_end / lr) ** (step / max(1, steps - 1)))
         with torch.enable_grad():
             leaves = tuple(p.detach().requires_grad_() for p in theta)  # share storage with theta

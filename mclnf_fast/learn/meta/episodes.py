@@ -148,6 +148,7 @@ class TaskEpisodes:
             )
             return first.loss(params, batch, weights)
 
+        # Validation is of the plain error: weighted ones of two settings could not be compared.
         query_use: Use = "none" if self.validation else config.fim_outer
         # Two scorers: a running Fisher of adapted networks says little of those that begin.
         inner, outer = (FisherScorer(first.spec, modules, self.fim, first.backend) for _ in range(2))

@@ -132,6 +132,7 @@ class PrunedContext:
     def _ratio(self, leaves: Params) -> Tensor:
         with torch.enable_grad():
             part, whole = (
+                # A tensor that a loss does not reach has a gradient of zeros: None has no length.
                 torch.autograd.grad(loss(leaves).sum(), leaves, materialize_grads=True)
                 for loss in (self.pruned, self.whole)
             )
@@ -141,6 +142,7 @@ class PrunedContext:
         if not self.spec.grids:
             half = len(params) // 2
             return bank_mse(x, offsets, params[:half], params[half:], y, self.spec, backend=self.backend)
+        # The fused op takes no learned grids, so these errors are averaged here.
         squares = (evaluate_params(params, self.spec, x, offsets, self.backend) - y).square().mean(1)
         counts = offsets.diff()
         module = torch.repeat_interleave(torch.arange(len(counts), device=x.device), counts, output_size=len(x))
@@ -165,6 +167,7 @@ def bootstrapped(
     def loss(params: Params, step: int) -> Tensor:
         losses = context.whole(params, step)
         if weight == 0:
+            # Not as 0 times the distance: the further steps to the target would be made for nothing.
             return losses
         adapted = tuple(p.detach() for p in params)
         target = adapt(adapted, context.whole, steps, lr, create_graph=False)

@@ -83,12 +83,14 @@ class MetaLearner:
         """Return the outer rate of the next step."""
         if self.anneal_steps is None:
             return self.outer_lr
+        # Steps past the schedule stay at 0: the cosine would rise again.
         done = min(self.outer_steps / self.anneal_steps, 1.0)
         return self.outer_lr * 0.5 * (1.0 + math.cos(math.pi * done))
 
     def _outer_step(self, grads: Sequence[Tensor]) -> Tensor:
         """Store the outer gradient in `p.grad`, clip it, step; returns its norm before the clip."""
         norm = torch.stack([g.square().sum() for g in grads]).sum().sqrt()
+        # No branch on the norm, for which a GPU would be waited for.
         scale = None if self.grad_clip is None else (self.grad_clip / norm.clamp(min=self.grad_clip))
         for p, g in zip(self.init, grads, strict=True):
             p.grad = g if scale is None else g * scale
@@ -218,6 +220,7 @@ class Reptile(MetaLearner):
 
         def keep_last(params: Params, step: int) -> Tensor:
             losses = loss_fn(params, step)
+            # What the inner loop computes anyway: a look after it would cost one more forward.
             last[:] = [losses.detach()]
             return losses
 

@@ -28,6 +28,7 @@ def fast_mask(params: Params, fast_layers: int) -> tuple[bool, ...]:
     (False, True, False, True)
     """
     layers = len(params) // 2
+    # All layers would be plain MAML, and none would leave the inner loop nothing to train.
     if not 1 <= fast_layers < layers:
         raise ValueError(f"fast_layers must lie in 1 ... {layers - 1}, got {fast_layers}")
     half = tuple(layer >= layers - fast_layers for layer in range(layers))

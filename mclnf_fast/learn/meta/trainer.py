@@ -140,6 +140,7 @@ class MetaTrainer:
         episode = self.validation(0, torch.Generator().manual_seed(self.seed))
         init = self.learner.clone(episode.modules)
         if isinstance(self.learner, MAML):
+            # No outer gradient is taken here: a graph would hold every inner step for nothing.
             adapted = self.learner.adapt(init, episode.support, create_graph=False)
         else:
             adapted = self.learner.adapt(init, episode.support)
@@ -172,6 +173,7 @@ def _learner(init: Params, config: MetaConfig, sequence: int, fast_layers: int |
             config.outer_lr,
             # Fresh moments in every outer step: kept ones would belong to other tasks.
             inner=config.inner,
+            # At least 1: a run without outer steps still builds a learner, which refuses 0.
             anneal_steps=max(1, config.steps),
             grad_clip=config.grad_clip,
         )

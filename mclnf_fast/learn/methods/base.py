@@ -173,6 +173,7 @@ class Method:
         # From a random initialization there is nothing that long first steps could undo.
         rise = min(1.0, (step + 1) / config.ramp) if self.warm else 1.0
         if config.schedule == "exponential":
+            # Less one, so that the last step has `lr_end` itself.
             share = min(1.0, step / max(1, config.decay_steps - self.warm - 1))
             return rise * config.lr * math.pow(config.lr_end / config.lr, share)
         return config.lr * rise * math.pow(config.hold / max(config.hold, step + 1), config.fall)
@@ -192,10 +193,12 @@ class Method:
     def gradients(self, k: int, step: int, generator: torch.Generator) -> Sequence[Tensor]:
         """Return the gradient of the loss on a mini-batch, in the trained parameters."""
         task = self.tasks[k]
+        # The step is the loss's seed: sample points along rays change with it, and are the same in a resumed run.
         return self.gradient(task.loss(self.params, task.draw(self.config.batch, generator), None, step))
 
     def gradient(self, losses: Tensor) -> Sequence[Tensor]:
         """Return the gradient of each module's own loss [S]."""
+        # A sum: signals share no parameter, and a mean would shorten an SGD step the more of them there are.
         return torch.autograd.grad(losses.sum(), self.trained())
 
     def finish(self, k: int) -> None:
@@ -224,14 +227,17 @@ class Method:
         """Take over what `state_dict` returned. Raises KeyError if an entry is missing, ValueError if one has another
         shape."""
         params = part_of(state, "params")
+        # First of all: a state that does not fit is refused before anything changes.
         check_like([params[str(i)] for i in range(len(self.params))], self.params, "params of the state")
         task, made, device = int(state["task"]), int(state["made"]), self.params[0].device
         if task >= 0:
+            # Before the rest: it starts a module afresh and makes MIM's memory, which are then loaded.
             self.begin(task)
         self.made = made
         with torch.no_grad():
             for i, p in enumerate(self.params):
                 p.copy_(params[str(i)])
+        # Before the optimizer: EWC's takes its trust region from the memory.
         for name, memory in self.memories().items():
             memory.load_state_dict(part_of(state, name), device)
         if task >= 0:

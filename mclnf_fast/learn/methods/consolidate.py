@@ -41,10 +41,12 @@ class Consolidation:
             self.fisher, self.anchor = new, tuple(p.clone() for p in params)
         elif self.online:
             self.fisher = tuple(self.decay * f + n for f, n in zip(self.fisher, new))
+            # A copy: the steps on the next task change the parameters in place.
             self.anchor = tuple(p.clone() for p in params)
         else:
             total = tuple(f + n for f, n in zip(self.fisher, new))
             self.anchor = tuple(
+                # Without any information the mean is 0 / 0, and any anchor will do: its penalty is 0.
                 torch.where(t > 0, (f * a + n * p) / torch.where(t > 0, t, 1.0), p)
                 for t, f, a, n, p in zip(total, self.fisher, self.anchor, new, params)
             )

@@ -33,6 +33,7 @@ class ER(Method):
 
     def finish(self, k: int) -> None:
         super().finish(k)
+        # Only now: while the task is being learned, its own samples would be replayed as old ones.
         self.memory.see(self.tasks[k])
 
     def memories(self) -> dict[str, Memory]:

@@ -37,6 +37,7 @@ class Mod(Method):
     def params_of(self, k: int) -> Params:
         if k < len(self.modules):
             return self.modules[k]
+        # A task still to come is answered for by what its module will start from.
         return tuple(p.detach() for p in (self.params if k == self.task else self.fresh()))
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -49,6 +49,7 @@ class Reservoir:
             if room > 0:
                 place[:room] = torch.arange(self.seen, self.seen + min(room, len(ids)))
             kept = place < self.capacity
+            # Of late chunks mostly nothing is kept: their samples are then not even read.
             if bool(kept.any()):
                 self._put(task, ids[kept], place[kept])
             self.seen += len(ids)
@@ -58,6 +59,7 @@ class Reservoir:
         places = (latest >= 0).nonzero()[:, 0]
         batch = task.take(latest[places].expand(task.modules, -1))
         if not self.samples:
+            # No larger than what is kept: rows of zeros would be drawn as samples.
             size = min(self.capacity, int(places.max()) + 1)
             self.samples = tuple(t.new_zeros(t.shape[0], size, *t.shape[2:]) for t in batch)
         grown = int(places.max()) + 1 - len(self)

@@ -64,6 +64,7 @@ class EvenSampler:
         self.blocks = -(-items // block)
         self._size = torch.full((self.blocks,), float(block), device=self.device)
         self._size[-1] = items - (self.blocks - 1) * block
+        # -1 is unknown: 0 is a score, that of samples which are fitted exactly.
         self.scores = torch.full((modules, self.blocks), -1.0, device=self.device)
         self._ahead: tuple[Tensor, Tensor | None] | None = None
         self._spread()
@@ -87,6 +88,7 @@ class EvenSampler:
         jitter = torch.rand(self.modules, WINDOW, count, generator=generator)
         u = ((torch.arange(count) + (turns + jitter) / WINDOW) / count).to(self.device)
         if self._sum is None:
+            # Rounding in fp32 can bring u to 1, which lies behind the last item.
             return self._item[(u * self.items).long().clamp_(max=self.items - 1)], None
         assert self._mass is not None
         u = u.flatten(1)
@@ -112,6 +114,7 @@ class EvenSampler:
         count = torch.zeros_like(self.scores).scatter_add_(1, block, torch.ones_like(q))
         mean = torch.zeros_like(self.scores).scatter_add_(1, block, q) / count.clamp(min=1)
         share = 1 - (1 - self.smooth) ** count  # as if they had come one by one
+        # A first score counts whole: it would be mixed with the -1 that stands for none.
         known = torch.where(self.scores < 0, mean, torch.lerp(self.scores, mean, share))
         self.scores = torch.where(count > 0, known, self.scores)
         self._spread()
@@ -129,7 +132,9 @@ class EvenSampler:
         root = torch.where(seen, root, mean * self._size)  # a block that was never met counts as the others do
         total = root.sum(1, keepdim=True)
         share = torch.where(total > 0, root / torch.where(total > 0, total, 1.0), uniform)
+        # The uniform share bounds every weight by 1 / (1 - mix), however small the score of a block.
         self._mass = torch.lerp(uniform.expand_as(share), share, self.mix)
+        # Divided by the sum as it was rounded: the last running sum is then exactly 1, with no u behind it.
         running = self._mass.cumsum(1)
         self._mass, self._sum = self._mass / running[:, -1:], running / running[:, -1:]
 
@@ -141,6 +146,7 @@ class EvenSampler:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all that decides the next draws, except for the generator (copies)."""
+        # The draws of the window go along: made anew in a resumed run, they would be others.
         state = {"scores": self.scores.clone()}
         if self._ahead is not None:
             state["ahead.items"] = self._ahead[0].clone()
@@ -177,6 +183,7 @@ def hilbert_order(shape: tuple[int, ...]) -> Tensor:
     """
     cells = torch.cartesian_prod(*(torch.arange(size) for size in shape)).reshape(-1, len(shape))
     axes = list(cells.unbind(1))
+    # A grid of one cell needs no bit, but a shift by -1 is an error.
     bits = max(1, (max(shape) - 1).bit_length())
     level = 1 << (bits - 1)
     while level > 1:
@@ -188,6 +195,7 @@ def hilbert_order(shape: tuple[int, ...]) -> Tensor:
             if i:
                 axes[i] = axes[i] ^ swap
         level >>= 1
+    # A Gray code, in which successive places on the curve differ in one bit.
     for i in range(1, len(axes)):
         axes[i] = axes[i] ^ axes[i - 1]
     turn = torch.zeros_like(axes[0])

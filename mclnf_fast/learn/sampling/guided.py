@@ -45,12 +45,14 @@ class GuidedSteps:
             weights = None if drawn is None else drawn.to(params[0].device)
         sampler, refreshing = self.sampler, self.sampler is not None and step % self.config.refresh == 0
         if refreshing or self.config.use in ("weight", "both"):
+            # Loss weights come from these very scores: only without them can the gradient come along in the sweep.
             scored = self._scored(params, batch, weights, step, self.config.use == "sample")
             q = scored.scores.reshape(self.task.modules, -1)
             if sampler is not None and items is not None and refreshing and step > 0:
                 # The first batch was scored against itself alone.
                 sampler.update(items, q.to(items.device), drawn)
             if scored.grads is not None:
+                # The sweep gives the gradient of the sum of the losses, a step takes that of their mean.
                 return tuple(g / self.batch for g in scored.grads)
             by_loss = loss_weights(q, self.config, self.task.spec.num_parameters)
             weights = by_loss if weights is None else weights * by_loss
@@ -115,6 +117,7 @@ def guided_batch(
     """
     if use == "none":
         return draw(count), None
+    # Through the scores, MAML would need third derivatives.
     params = tuple(p.detach() for p in params)
 
     def scores(batch: Batch) -> Tensor:
@@ -131,6 +134,7 @@ def guided_batch(
         root = q.sqrt()
         mean = root.mean(1, keepdim=True)
         density = 1 + config.mix * (torch.where(mean > 0, root / torch.where(mean > 0, mean, 1.0), 1.0) - 1)  # n p
+        # On the CPU: a seed means the same everywhere. With replacement: without, weights 1 / (n p) would be biased.
         ids = torch.multinomial(density.cpu(), size, replacement=True, generator=generator).to(q.device)
         rows = torch.arange(len(ids), device=q.device)[:, None]
         batch, q, weights = tuple(t[rows, ids] for t in batch), q[rows, ids], 1 / density[rows, ids]

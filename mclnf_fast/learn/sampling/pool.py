@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+# Below 0: 0 is a score, that of a sample without a gradient.
 UNSEEN = -1.0
 PADDING = -2.0
 BLOCK = 16  # items: one cache line of fp32

@@ -65,6 +65,7 @@ class TablePool(ScorePool):
         self._look()
 
     def state_dict(self) -> dict[str, Tensor]:
+        # Draws by table do without these sums, so `write` leaves them alone; a `ScorePool` that takes over needs them.
         self.seen, self.unseen = block_sums(self.q)
         return super().state_dict()
 
@@ -90,6 +91,7 @@ class TablePool(ScorePool):
         running, last = self._pick(self._running, rows), self._pick(self._last, rows)
         target = u * running.gather(1, last)
         items = self._pick(self._first, rows).gather(1, (u * self._pick(self.n, rows)[:, None]).long())
+        # Always the most steps that can be needed: to stop earlier, a GPU's values would have to be looked at.
         for _ in range(_steps(self.mix)):
             items += running.gather(1, items) <= target
         return torch.minimum(items, last)  # rounding can carry a target past the last item

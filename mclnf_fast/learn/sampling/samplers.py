@@ -51,6 +51,7 @@ class IndependentSampler:
         return self.inner.draw(count, generator)
 
     def update(self, items: Tensor, q: Tensor, weights: Tensor | None) -> None:
+        # The pool takes one score per item: of an item drawn twice, whichever was written last would decide.
         rows = torch.arange(len(items))[:, None] * self.items
         unique, place = (items + rows).unique(return_inverse=True)
         total = torch.zeros(unique.numel(), dtype=torch.float64).index_add_(0, place.flatten(), q.flatten().double())
@@ -63,6 +64,7 @@ def make_sampler(task: ScoredTask, config: FimConfig) -> Sampler:
     """Return the sampler that the configuration asks for."""
     several = task.items != task.samples  # an item has neighbors enough in itself
     if config.draws == "independent":
+        # The score of an item that is one sample has no sampling noise to average: the latest one stands.
         smooth = config.smooth if several else 1.0
         return IndependentSampler(task.items, task.modules, config.mix, config.refresh, smooth)
     block = 1 if several else BLOCK

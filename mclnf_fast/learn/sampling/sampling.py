@@ -112,6 +112,7 @@ class FisherSampler:
         """
         check_positive_int(k, "k")
         rows = self._rows(modules)
+        # fp64: in fp32 u takes 2^24 values, too coarse for pools of millions of items.
         u = torch.rand(len(rows), k, generator=generator, device=self.device, dtype=torch.float64)
         if stratified:
             u = (torch.arange(k, device=self.device, dtype=torch.float64) + u) / k
@@ -131,6 +132,7 @@ class FisherSampler:
         rows = self._rows(modules)
         u = torch.rand(len(rows), k, generator=generator, device=self.device, dtype=torch.float64)
         n = self._pool.n[rows][:, None]
+        # The product can round up to n, which is no item.
         return torch.minimum((u * n).long(), n.long() - 1)
 
     @torch.no_grad()
@@ -190,6 +192,7 @@ class FisherSampler:
         Raises: TypeError, ValueError.
         """
         check_positive_int(size, "size")
+        # Chosen again: the longer pool may be too large for a table.
         grown = make_pool((*self.sizes, size), self.mix, self.device)
         grown.take(self._pool)
         self._pool = grown
