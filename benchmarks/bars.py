@@ -1,4 +1,4 @@
-"""Did the result reach what it must, and what it aims at?"""
+"""The bars of a case: whether its result reaches what it must, and what it aims at."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Rows = list[dict[str, Any]]
 
 
 def evaluate(case: Case, rows: Rows, series: dict[str, timing.Series], ours: list[str]) -> list[dict[str, Any]]:
-    """A row a bar: `what`, `must`, `aim`, `value`, `against` (who it was measured against), `passed`, `reached` (the
-    aim), or a `void` reason where the bar does not apply here."""
+    """Return a row per bar: `what`, `must`, `aim`, `value`, `against` (who it was measured against), `passed`,
+    `reached` (the aim), or a `void` reason if the bar does not apply here."""
     return [_one(bar, case, rows, series, ours) for bar in case.bars]
 
 

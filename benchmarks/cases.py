@@ -76,7 +76,7 @@ class Suite:
 
 
 def load_suite(name: str) -> Suite:
-    """Reads a suite. Raises InputError, naming what there is, for an unknown one; a path to a JSON file also serves."""
+    """Read a suite. Raises InputError, naming what there is, for an unknown one; a path to a JSON file also serves."""
     path = pathlib.Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
     if not path.exists():
         raise InputError(f"--suite must be one of {', '.join(suites())} or a JSON file of cases, got {name!r}")
@@ -84,14 +84,14 @@ def load_suite(name: str) -> Suite:
 
 
 def suites() -> list[str]:
-    """Names of the suites at hand."""
+    """Return the names of the suites of the package."""
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 def read_suite(data: dict[str, Any], name: str) -> Suite:
-    """A suite from plain data. A row with `dtypes` is a case a dtype, `forward/bf16` and so on.
+    """Return a suite from plain data. A row with `dtypes` is a case per dtype, `forward/bf16` and so on.
 
-    Raises InputError where a case has an unknown key, a bar of an unknown kind or an id that another has.
+    Raises InputError if a case has an unknown key, a bar of an unknown kind or an id that another has.
     """
     known = {field.name for field in dataclasses.fields(Case)} - {"device"}
     cases: list[Case] = []
@@ -109,7 +109,7 @@ def read_suite(data: dict[str, Any], name: str) -> Suite:
 
 
 def _rows(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows, one a dtype where a row names several."""
+    """Return the rows, one per dtype if a row names several."""
     for row in rows:
         if "dtypes" not in row:
             yield row
@@ -121,7 +121,7 @@ def _rows(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def tiny(suite: Suite) -> Suite:
-    """The same cases at tiny sizes on the CPU: whether they hold together can be tried anywhere."""
+    """Return the same cases at tiny sizes on the CPU: whether they hold together can be tried anywhere."""
 
     def shrunk(shapes: dict[str, Any]) -> dict[str, Any]:
         return {key: min(value, TINY[key]) if key in TINY else value for key, value in shapes.items()}
@@ -143,7 +143,8 @@ def _bar(case: str, row: dict[str, Any]) -> Bar:
 
 
 def pick(suite: Suite, pattern: str | None, quick: bool) -> list[Case]:
-    """The cases whose id holds `pattern` or matches it as a glob (`forward*`); several patterns are divided by commas.
+    """Return the cases whose id holds `pattern` or matches it as a glob (`forward*`); several patterns are divided by
+    commas.
 
     Raises InputError where none does.
     """

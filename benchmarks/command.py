@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Return the options."""
     p = _Parser(prog="mclnf-fast bench", description="Measures every op against its peers and the machine's limit.")
     p.add_argument(
         "--suite", default="cpu", metavar="NAME", help="cases to run: cpu (the default), gpu, auto, or a JSON file"
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(given: Sequence[str]) -> int:
-    """Runs a suite. Exit codes: 0 done, 1 something of ours computed wrong, 130 interrupted (what is done is shown and,
+    """Run a suite. Exit codes: 0 done, 1 something of ours computed wrong, 130 interrupted (what is done is shown and,
     with `--out`, kept). Raises InputError on unusable options."""
     options = parser().parse_args(list(given))
     for name, low in (("threads", 1), ("seconds", 0.0)):
@@ -90,7 +90,8 @@ def main(given: Sequence[str]) -> int:
 
 
 def run(suite: cases.Suite, picked: Sequence[cases.Case], options: argparse.Namespace) -> dict[str, Any]:
-    """All cases, one after another -> the data of the JSON; `--out` has what is done after each case."""
+    """Run all cases, one after another, and return the data of the JSON; `--out` holds the finished ones after each
+    case."""
     seconds = QUICK_SECONDS if options.quick else suite.seconds
     if options.seconds is not None or options.dry_run:
         seconds = options.seconds or 0.0
@@ -134,13 +135,13 @@ def run(suite: cases.Suite, picked: Sequence[cases.Case], options: argparse.Name
 
 
 def keep(path: pathlib.Path, data: dict[str, Any]) -> None:
-    """Writes the JSON."""
+    """Write the JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(rounded(data), indent=1) + "\n")
 
 
 def _words(options: argparse.Namespace) -> list[str]:
-    """The options that shape a result, as typed; no paths."""
+    """Return the options that shape a result, as typed; no paths."""
     words = ["--suite", pathlib.Path(options.suite).stem]
     for name in ("only", "threads", "seconds"):
         if getattr(options, name) is not None:
@@ -149,7 +150,8 @@ def _words(options: argparse.Namespace) -> list[str]:
 
 
 def limits_of(results: Sequence[dict[str, Any]], device: str = "cpu") -> dict[str, Any]:
-    """Quartiles of all that the limits were measured at during the run, by kind; a matrix product by dtype too."""
+    """Return the quartiles of all that the limits were measured at during the run, by kind; a matrix product by dtype
+    too."""
     values: dict[str, list[float]] = {}
     for r in results:
         if r["limit"] is not None:
@@ -183,7 +185,7 @@ def target(options: argparse.Namespace, data: dict[str, Any]) -> pathlib.Path | 
 
 
 def plotted(data: dict[str, Any], path: pathlib.Path) -> str:
-    """Draws the plot beside the JSON where matplotlib is installed; what to say of it."""
+    """Draw the plot beside the JSON if matplotlib is installed; return the line about it."""
     from benchmarks import plot
 
     try:
@@ -194,7 +196,7 @@ def plotted(data: dict[str, Any], path: pathlib.Path) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """Floats with 6 significant digits and no NaN: what JSON can hold."""
+    """Return floats with 6 significant digits and no NaN: what JSON can hold."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if value == value and abs(value) != float("inf") else None
     if isinstance(value, dict):

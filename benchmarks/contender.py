@@ -1,4 +1,4 @@
-"""Who takes part in a case: a callable to time, and how to look at what it computed."""
+"""A contender of a case: a callable to time, and how to read its results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Outputs = dict[str, Tensor]
 
 
 def as_given(result: Any) -> Outputs:
-    """The result of `run` where it is a mapping of names to tensors already."""
+    """Return the result of `run` where it is a mapping of names to tensors already."""
     return dict(result)
 
 
@@ -26,7 +26,7 @@ class Contender:
     that would take minutes; it then does the first rows of every output. part: prefix, such as `M=16:`, of the truth's
     names that are its own; without one, the names without a prefix. only: the outputs that it has, where it does less
     than the problem asks. peer, variant: whose it is (empty: ours) and which of a case's variants it does. flops,
-    moved: operations and bytes of the whole problem, None where the case's own count holds. note: what a reader must
+    moved: operations and bytes of the whole problem, None if the case's own count holds. note: what a reader must
     know.
     """
 
@@ -44,7 +44,7 @@ class Contender:
     note: str = ""
 
     def values(self) -> Outputs:
-        """What is compared with the truth."""
+        """Return the outputs that are compared with the truth."""
         return self.check() if self.check is not None else self.outputs(self.run())
 
 

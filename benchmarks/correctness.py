@@ -32,7 +32,8 @@ def relative_error(value: Tensor, truth: Tensor) -> float:
 
 
 def own_truth(contender: Contender, truth: Outputs) -> Outputs:
-    """The outputs that a contender must have, by their names without its prefix. Raises ValueError where none is."""
+    """Return the outputs that a contender must have, by their names without its prefix. Raises ValueError where none
+    is."""
     mine: Outputs = {}
     for full, tensor in truth.items():
         part, colon, name = full.rpartition(":")
@@ -44,7 +45,7 @@ def own_truth(contender: Contender, truth: Outputs) -> Outputs:
 
 
 def judge(contender: Contender, truth: Outputs, tolerance: dict[str, float]) -> Verdict:
-    """Compares every output that the truth has. `tolerance` has a bound for each name, or one under "" for all; with a
+    """Compare every output that the truth has. `tolerance` has a bound for each name, or one under "" for all; with a
     contender's part in front, for that part alone."""
     values = contender.values()
     errors: dict[str, float] = {}
@@ -67,10 +68,10 @@ def judge(contender: Contender, truth: Outputs, tolerance: dict[str, float]) -> 
 
 
 def flat(prefix: str, tensors: list[Tensor] | tuple[Tensor, ...]) -> Outputs:
-    """A list of tensors as named outputs."""
+    """Return a list of tensors as named outputs."""
     return {f"{prefix}{k}": t.detach() for k, t in enumerate(tensors)}
 
 
 def joined(name: str, tensors: list[Tensor] | tuple[Tensor, ...]) -> Outputs:
-    """Tensors [M, ...] side by side as one output [M, -1]: one error for a whole set of parameters."""
+    """Return tensors [M, ...] side by side as one output [M, -1]: one error for a whole set of parameters."""
     return {name: torch.cat([t.detach().reshape(t.shape[0], -1) for t in tensors], 1)}

@@ -19,7 +19,7 @@ MOST_RUNS = 200  # in a slot
 
 
 def unfit(device: str) -> str | None:
-    """Why cases of `device` can't run here: what they need and what was found. None where they can."""
+    """Return why cases of `device` can't run here: what they need and what was found. None where they can."""
     if device == "cpu":
         return None
     needs = f"needs a CUDA GPU of compute capability {OLDEST[0]}.{OLDEST[1]} or newer and a torch that is built for it"
@@ -33,8 +33,8 @@ def unfit(device: str) -> str | None:
     return None
 
 
-def synchronise(device: str) -> None:
-    """Waits for the device: a host clock may be read after it."""
+def synchronize(device: str) -> None:
+    """Wait for the device: a host clock may be read after it."""
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -50,7 +50,7 @@ def _flushed() -> torch.Tensor:
 
 
 def slot(contender: Contender, times: int) -> float:
-    """Seconds of a run, the median of `times`, by events on the stream.
+    """Return the seconds of a run, the median of `times`, by events on the stream.
 
     Before each run a buffer larger than the second-level cache is written, outside of what is timed: what the run
     before it, or another contender, left there serves nobody. While that goes on the host is already queueing the run,

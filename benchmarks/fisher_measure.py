@@ -47,7 +47,7 @@ class Sweep:
         self._tasks: dict[tuple[str, float], list[CoordTask]] = {}
 
     def tasks(self, part: Literal["train", "test"], scale: float) -> list[CoordTask]:
-        """The tasks of the signals to meta-train, or to test, for modules of `scale` times the width."""
+        """Return the tasks of the signals to meta-train, or to test, for modules of `scale` times the width."""
         if (part, scale) not in self._tasks:
             signals = getattr(self.sets, part)
             config = with_options(self.config, {"width": round(self.config.field.width * scale)})
@@ -56,7 +56,7 @@ class Sweep:
         return self._tasks[part, scale]
 
     def start(self, variant: Variant, seed: int) -> Params:
-        """The start of a variant, learned once."""
+        """Return the start of a variant, learned once."""
         plain = variant.inner == variant.outer == "none"
         key = (seed, variant.scale) if plain else (seed, *variant.start)
         if key not in self._starts:
@@ -72,14 +72,14 @@ class Sweep:
         return self._starts[key]
 
     def method(self, variant: Variant, seed: int) -> Method:
-        """The method of a variant before its first step."""
+        """Return the method of a variant before its first step."""
         tasks = self.tasks("test", variant.scale)
         config = self.config.adapting()
         config = config if variant.fim is None else dataclasses.replace(config, fim=variant.fim)
         return METHODS[variant.method](tasks, self.start(variant, seed), config, seed)
 
     def run(self, variant: Variant, seed: int) -> Fine:
-        """PSNR over all tasks after so many steps a task."""
+        """Return PSNR over all tasks after so many steps per task."""
         method = self.method(variant, seed)
         steps = self.config.steps
         fine = sorted({*marks(steps), *(max(1, round(steps * i / 32)) for i in range(1, 33))})
@@ -91,7 +91,7 @@ class Sweep:
         return dict(zip(runs.record.fine["steps"], runs.record.fine["psnr"]))
 
     def relative_time(self, variant: Variant, against: Variant, seed: int) -> float:
-        """Seconds of a step over those of another variant, blocks of steps in turn; the median of the rounds."""
+        """Return seconds of a step over those of another variant, blocks of steps in turn; the median of the rounds."""
         one, other = self.method(variant, seed), self.method(against, seed)
         ratios = []
         for k in range(ROUNDS + 1):  # the first, with the steps by SGD, is thrown away
@@ -131,16 +131,16 @@ class Sweep:
 
 
 def marks(steps: int) -> list[int]:
-    """The steps that the table shows."""
+    """Return the steps that the table shows."""
     return sorted({*(m for m in (64, 256) if m < steps), steps})
 
 
 def measure(
     sweep: Sweep, rows: Sequence[Row], seeds: Sequence[int], say: Callable[[str], object] = print
 ) -> list[dict[str, Any]]:
-    """All rows on all seeds; what is run by several of them is run once.
+    """Measure all rows on all seeds; a run that several of them share is made once.
 
-    Returns a dict a row: see `summary`. Raises RuntimeError where the check fails.
+    Returns a dict per row: see `summary`. Raises RuntimeError if the check fails.
     """
     sweep.check(seeds[0])
     variants = list(dict.fromkeys(v for row in [Row("", "", MOD), *rows] for v in (row.against, row.variant)))
@@ -162,7 +162,7 @@ def measure(
 
 
 def summary(row: Row, mine: Sequence[Fine], theirs: Sequence[Fine], relative: float) -> dict[str, Any]:
-    """One row: PSNR in dB and its difference, paired by signal and seed, at the marks; [mean, standard error].
+    """Return one row: PSNR in dB and its difference, paired by signal and seed, at the marks; [mean, standard error].
 
     share_of_steps: median over the pairs of the share of its steps in which the other's last PSNR is reached, None
     where most never reach it. within: share of the pairs in which at most 75 % of the steps suffice; within_time: in

@@ -1,4 +1,4 @@
-"""What `fisher_sweep` found, as a table in Markdown and as one picture with a panel a modality."""
+"""The results of `fisher_sweep`, as a table in Markdown and as one picture with a panel per modality."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _last(row: Mapping[str, Any]) -> str:
 
 
 def markdown(sweeps: Sequence[Sweep]) -> str:
-    """The table of each modality, losers as losers."""
+    """Return the table of each modality, losers as losers."""
     parts = ["# Which uses of Fisher information help", KEY]
     parts += [_section(sweep) for sweep in sweeps]
     return "\n\n".join(parts) + "\n"
@@ -84,7 +84,7 @@ def _gain(mean: float, error: float) -> str:
 
 
 def draw(sweeps: Sequence[Sweep], path: pathlib.Path) -> None:
-    """Writes the PNG: difference to mod at the last step with its standard error, and small and pale at an earlier one;
+    """Write the PNG: difference to mod at the last step with its standard error, and small and pale at an earlier one;
     on the right the figures and the time of a step. Raises ImportError without matplotlib."""
     from matplotlib.figure import Figure
 
@@ -114,8 +114,8 @@ def draw(sweeps: Sequence[Sweep], path: pathlib.Path) -> None:
     head: dict[str, Any] = {"va": "top", "fontsize": 9.5, "color": INK}
     left, y = 0.12 / wide, 1 - 0.12 / height
     figure.text(left, y, "What Fisher information brings: PSNR above plain modules", **{**head, "fontsize": 12})
-    for k, (name, colour) in enumerate((("better", BETTER), ("worse", WORSE), ("neither", NEUTRAL))):
-        figure.text(left + (0.75 * k) / wide, y - 0.27 / height, f"● {name}", **{**head, "color": colour})
+    for k, (name, color) in enumerate((("better", BETTER), ("worse", WORSE), ("neither", NEUTRAL))):
+        figure.text(left + (0.75 * k) / wide, y - 0.27 / height, f"● {name}", **{**head, "color": color})
     figure.text(left + 2.15 / wide, y - 0.27 / height, "by more than two standard errors", **head)
     figure.savefig(path, dpi=130, facecolor="white")
 
@@ -132,14 +132,14 @@ def _panel(ax: Any, sweep: Sweep, lines: Sequence[tuple[str, str]]) -> None:
         if row is None:
             continue
         mean, error = row["difference"][last]
-        colour = {"better": BETTER, "worse": WORSE, "even": NEUTRAL}[verdict(row)]
+        color = {"better": BETTER, "worse": WORSE, "even": NEUTRAL}[verdict(row)]
         values += [mean - error, mean + error]
         if early is not None:
             values.append(row["difference"][early][0])
             ax.plot(values[-1], y, "D", color=EARLY, markersize=3.5, zorder=2)
-        ax.errorbar(mean, y, xerr=error, fmt="o", color=colour, markersize=5, elinewidth=1.4, capsize=2.5, zorder=3)
+        ax.errorbar(mean, y, xerr=error, fmt="o", color=color, markersize=5, elinewidth=1.4, capsize=2.5, zorder=3)
         text = {"transform": ax.get_yaxis_transform(), "va": "center", "ha": "right", "fontsize": 8, "clip_on": False}
-        ax.text(1 + 0.92 / width, y, _gain(mean, error), color=colour, **text)
+        ax.text(1 + 0.92 / width, y, _gain(mean, error), color=color, **text)
         ax.text(1 + 1.36 / width, y, f"{row['seconds']:.2f}×", color=INK, **text)
     low, high = min([*values, -0.3]), max([*values, 0.3])
     ax.set_xscale("symlog", linthresh=LINEAR, linscale=1.2)

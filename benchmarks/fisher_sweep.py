@@ -32,7 +32,7 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Return the options."""
     found = argparse.ArgumentParser(
         "python -m benchmarks.fisher_sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def configured(args: argparse.Namespace) -> SignalConfig:
-    """The configuration of a sweep. Raises InputError where an option is out of range."""
+    """Return the configuration of a sweep. Raises InputError if an option is out of range."""
     for name in ("signals", "limit", "steps", "batch", "width", "meta_steps", "threads"):
         value = getattr(args, name)
         least = 0 if name == "meta_steps" else 1
@@ -89,7 +89,7 @@ def configured(args: argparse.Namespace) -> SignalConfig:
 
 
 def swept(args: argparse.Namespace) -> dict[str, Any]:
-    """Runs the sweep. Raises InputError; RuntimeError where a variant is not what it says."""
+    """Run the sweep. Raises InputError; RuntimeError if a variant is not what it says."""
     config = configured(args)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -131,7 +131,7 @@ def _command(args: argparse.Namespace) -> str:
 
 
 def merged(paths: list[pathlib.Path]) -> list[dict[str, Any]]:
-    """The sweeps of several files. Raises InputError where one is none, or a modality comes twice."""
+    """Return the sweeps of several files. Raises InputError if one is none, or a modality comes twice."""
     sweeps: list[dict[str, Any]] = []
     for path in paths:
         try:
@@ -162,7 +162,7 @@ def write(sweeps: list[dict[str, Any]], stem: pathlib.Path) -> list[pathlib.Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command. Exit codes: 0 done; 1 the check failed; 2 unusable input, told in one line."""
+    """Run the command. Exit codes: 0 done; 1 the check failed; 2 unusable input, reported in one line."""
     args = parser().parse_args(argv)
     try:
         sweeps = merged(args.merge) if args.merge else [swept(args)]

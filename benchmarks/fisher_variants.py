@@ -1,4 +1,5 @@
-"""What `fisher_sweep` compares: one switch of the Fisher information at a time, around the default and the paper's."""
+"""The variants that `fisher_sweep` compares: one switch of the Fisher information at a time, around the default and the
+paper's."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ class Row:
 
 
 def rows() -> list[Row]:
-    """All of them, in the order of the table."""
+    """Return all of them, in the order of the table."""
 
     def sample(factor: str, label: str, **changes: object) -> Row:
         return Row(factor, label, Variant(dataclasses.replace(SAMPLE, **changes)))  # type: ignore[arg-type]
@@ -111,7 +112,7 @@ FACTORS = {
     "kind": "Fisher matrix (use: sample)",
     "residual": "what is scored",
     "source": "F to score against (use: sample)",
-    "mix": "informed share of the draws (use: sample)",
+    "mix": "Fisher-guided share of the draws (use: sample)",
     "refresh": "scored (use: sample)",
     "form": "form of the weight (use: weight)",
     "lambda": "λ (use: weight)",

@@ -1,4 +1,4 @@
-"""What the machine itself can do at this moment: multiply-adds in registers, and a copy of a large tensor; on a GPU a
+"""The limits of the machine at this moment: multiply-adds in registers, and a copy of a large tensor; on a GPU a
 large matrix product and a copy (`rates`)."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ cpu_shares: list[float] = []
 
 
 def why_no_fma() -> str | None:
-    """Why the limit of multiply-adds is unknown; None where it is known."""
+    """Return why the limit of multiply-adds is unknown; None if it is known."""
     reason = _library.why_not("cpu")
     if reason is None and not hasattr(torch.ops.mclnf_fast, "cpu_fma_limit"):
         reason = "the compiled library is older than this op; build it again"
@@ -28,7 +28,7 @@ def why_no_fma() -> str | None:
 
 
 def fma(seconds: float = FMA_SECONDS) -> float:
-    """GFLOP/s of multiply-adds, float32, on torch's threads; NaN where unknown. Warm, as the contenders are."""
+    """Return GFLOP/s of multiply-adds, float32, on torch's threads; NaN where unknown. Warm, as the contenders are."""
     if why_no_fma():
         return float("nan")
     torch.ops.mclnf_fast.cpu_fma_limit(seconds / 2)
@@ -39,7 +39,7 @@ def fma(seconds: float = FMA_SECONDS) -> float:
 
 
 def fma_bf16(seconds: float = FMA_SECONDS) -> float:
-    """GFLOP/s of bfloat16 dot products; 0 where the instruction set has none, NaN where unknown."""
+    """Return GFLOP/s of bfloat16 dot products; 0 where the instruction set has none, NaN where unknown."""
     return float("nan") if why_no_fma() else torch.ops.mclnf_fast.cpu_fma_limit(seconds, True)
 
 
@@ -49,7 +49,7 @@ def _tensors() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def copy() -> float:
-    """GB/s of `copy_` of 64 MiB, bytes read and bytes written counted once each."""
+    """Return GB/s of `copy_` of 64 MiB, bytes read and bytes written counted once each."""
     source, target = _tensors()
     target.copy_(source)
     begin = perf_counter()
@@ -62,7 +62,7 @@ SCALE = {"fma": 1e-9, "copy": 1e-9, "matmul": 1e-12}
 
 
 def meter(kind: str | None, device: str = "cpu", dtype: str = "float32") -> Callable[[], float] | None:
-    """The limit named by a case: `fma`, `copy`, `matmul` (in the case's dtype), or None."""
+    """Return the limit named by a case: `fma`, `copy`, `matmul` (in the case's dtype), or None."""
     if kind == "matmul":
         return functools.partial(rates.matmul, device, dtype)
     if kind == "copy" and device != "cpu":
@@ -71,7 +71,7 @@ def meter(kind: str | None, device: str = "cpu", dtype: str = "float32") -> Call
 
 
 def has(property: str) -> bool:
-    """Whether the machine has what a bar needs: `bf16_dot`, the dot instruction."""
+    """Return whether the machine has what a bar needs: `bf16_dot`, the dot instruction."""
     if property == "bf16_dot":
         return fma_bf16() > 0
     raise ValueError(f"a bar's needs must be bf16_dot, got {property!r}")

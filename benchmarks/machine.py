@@ -1,4 +1,4 @@
-"""What a result was measured on: processor, instruction set, GPU, versions, commit. No paths, no host names."""
+"""The machine of a result: processor, instruction set, GPU, versions, commit. No paths, no host names."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def cpu() -> dict[str, Any]:
 
 
 def short_name(vendor: str, family: int | None, model: int | None) -> str:
-    """A word for file names: `zen3`, or the vendor and numbers of one unknown here, or the architecture."""
+    """Return a word for file names: `zen3`, or the vendor and numbers of one unknown here, or the architecture."""
     if family is None or model is None:
         return platform.machine().lower() or "unknown"
     for who, number, low, high, name in FAMILIES:
@@ -71,7 +71,7 @@ def short_name(vendor: str, family: int | None, model: int | None) -> str:
 
 def gpu() -> dict[str, Any]:
     """name, short name, capability, multiprocessors, memory, second-level cache, CUDA of torch, and what `nvidia-smi`
-    says of driver and clocks (at rest or not: as they are found), where it is there."""
+    says of driver and clocks (at rest or not: as they are found), if it is there."""
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     cache = getattr(properties, "L2_cache_size", None)
     return {
@@ -88,7 +88,7 @@ def gpu() -> dict[str, Any]:
 
 
 def gpu_short_name(name: str) -> str:
-    """A word for file names: `h200` of `NVIDIA H200`."""
+    """Return a word for file names: `h200` of `NVIDIA H200`."""
     words = re.sub(r"[^a-z0-9]+", " ", name.lower()).split()
     return "-".join(word for word in words if word not in ("nvidia", "geforce", "tesla")) or "gpu"
 
@@ -153,7 +153,7 @@ def commit() -> dict[str, Any]:
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
-    """All of it, for the JSON; of a GPU where the cases run on one."""
+    """Return all of it, for the JSON; of a GPU where the cases run on one."""
     return {
         "machine": {
             "cpu": cpu(),

@@ -52,7 +52,7 @@ def in_fresh_process(case: Case, contender: str) -> dict[str, Any]:
 
 
 def status(key: str) -> int:
-    """A size of /proc/self/status, in bytes."""
+    """Return a size of /proc/self/status, in bytes."""
     for line in pathlib.Path("/proc/self/status").read_text().splitlines():
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
@@ -60,7 +60,7 @@ def status(key: str) -> int:
 
 
 def peak_of(case: Case, name: str) -> dict[str, Any]:
-    """Runs a contender once and reads its peak."""
+    """Run a contender once and read its peak."""
     _find(shrunk(case), name).run()
     contender = _find(case, name)
     gc.collect()
@@ -101,7 +101,7 @@ _UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def shrunk(case: Case) -> Case:
-    """The same case on a few points a module."""
+    """Return the same case on a few points per module."""
     shapes = dict(case.shapes)
     modules = int(shapes.get("modules", 1))
     for key in ("points", "rays"):
@@ -121,7 +121,7 @@ def _find(case: Case, name: str) -> Any:
 
 
 def main() -> None:
-    """Reads a case, a contender and a number of threads from stdin; writes the figure as JSON."""
+    """Read a case, a contender and a number of threads from stdin; write the figure as JSON."""
     import torch
 
     given = json.load(sys.stdin)

@@ -1,13 +1,13 @@
-"""One object's field, as a finished run of single-view has learned it, learned again by plain PyTorch code.
+"""Learn one object's field of a finished single-view run again by plain PyTorch code.
 
     python benchmarks/plain_torch_object.py RUN_FOLDER [--again] [--same time] [--start meta] [--object 0]
 
 Reads RUN_FOLDER/config.yaml and metrics.json, and learns the object from the same views with the same network from the
-same random weights, rays a step, bins, optimizer and rates: nn.Sequential, torch.optim, a renderer by cumulative
-product; of ours only the reader of the data and the weights to begin with. Either for as many steps as the run (`--same
-steps`, the default) or for as many seconds (`--same time`). Prints the PSNR on the views not learned from and the
-seconds of the steps, of both. Those of the run were taken when it ran; `--again` learns ours once more in turn with the
-other, so that both are timed alike.
+same random weights, rays per step, samples per ray, optimizer and rates: nn.Sequential, torch.optim, a renderer by
+cumulative product; of ours only the readers and the initial weights. Either for as many steps as the run (`--same
+steps`, the default) or for as many seconds (`--same time`). Prints the PSNR on the validation views and the seconds of
+the steps, of both. Those of the run were measured when it ran; `--again` learns ours once more in turn with the other,
+so that both are timed in the same way.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.single_view.options import SingleViewConfig
 from mclnf_fast.systems.starts.ray_field import RayInitialization
 
-CHUNK = 8192  # rays at a time where nothing is learned
+CHUNK = 8192  # rays at a time without a gradient
 TURN = 20  # steps
 
 
 def encode(x: Tensor, frequencies: Tensor) -> Tensor:
-    """[N, 3] -> [N, 6 F]: sine and cosine of each coordinate at each frequency."""
+    """Return sine and cosine [N, 6 F] of each coordinate of x [N, 3] at each frequency."""
     angles = x[:, None, :] * frequencies[:, None]
     return torch.stack((angles.sin(), angles.cos()), 2).flatten(1)
 
 
 def network(start: Sequence[Tensor]) -> nn.Sequential:
-    """ReLU layers with the weights [1, in, out] and biases [1, out] of a start, none behind the last."""
+    """Return ReLU layers with the weights [1, in, out] and biases [1, out] of an initialization; the last is linear."""
     count, layers = len(start) // 2, []
     for k, (weight, bias) in enumerate(zip(start[:count], start[count:], strict=True)):
         layer = nn.Linear(*weight.shape[1:])
@@ -55,22 +55,22 @@ def network(start: Sequence[Tensor]) -> nn.Sequential:
 
 
 class Plain:
-    """A field and its renderer: dense bins between two distances, before white."""
+    """A field and its renderer: as many samples in every ray between two distances, in front of white."""
 
     def __init__(self, config: SingleViewConfig, start: Sequence[Tensor], near: float, far: float) -> None:
-        self.bins, self.convention = config.field.samples_per_ray, config.convention
+        self.samples_per_ray, self.convention = config.field.samples_per_ray, config.convention
         self.frequencies = 2.0 ** torch.linspace(0, config.field.max_exp, 20)
         self.net = network(start)
-        edges = torch.linspace(near, far, self.bins)
+        edges = torch.linspace(near, far, self.samples_per_ray)
         if self.convention == "learnit":
-            self.lower, self.widths = edges, torch.full_like(edges, (far - near) / self.bins)
+            self.lower, self.widths = edges, torch.full_like(edges, (far - near) / self.samples_per_ray)
         else:
             middles = (edges[1:] + edges[:-1]) / 2
             self.lower = torch.cat((edges[:1], middles))
             self.widths = torch.cat((middles, edges[-1:])) - self.lower
 
     def rays(self, cameras: Cameras, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Rays of flat ids (view, row, column)."""
+        """Return origins and directions [R, 3] of flat ids (view, row, column)."""
         pixels = cameras.width * cameras.height
         o, d = cameras.rays(ids // pixels, ids % pixels)
         if self.convention == "learnit":
@@ -78,10 +78,10 @@ class Plain:
         return o, d
 
     def render(self, o: Tensor, d: Tensor, noise: Tensor | float) -> Tensor:
-        """Rays [R, 3] -> colours [R, 3]."""
-        t = (self.lower + self.widths * noise).expand(len(o), self.bins)
+        """Return the colors [R, 3] of rays [R, 3]."""
+        t = (self.lower + self.widths * noise).expand(len(o), self.samples_per_ray)
         x = o[:, None] + t[..., None] * d[:, None]
-        raw = self.net(encode(x.reshape(-1, 3), self.frequencies)).view(len(o), self.bins, 4)
+        raw = self.net(encode(x.reshape(-1, 3), self.frequencies)).view(len(o), self.samples_per_ray, 4)
         last = torch.full_like(t[:, :1], 1e-3 if self.convention == "learnit" else 1e10)
         alpha = 1 - torch.exp(-torch.relu(raw[..., 3]) * torch.cat((t[:, 1:] - t[:, :-1], last), 1))
         through = torch.cumprod(1 - alpha, 1)
@@ -90,13 +90,13 @@ class Plain:
 
 
 def white(images: Tensor) -> Tensor:
-    """uint8 [V, H, W, 4] -> [V H W, 3] before white."""
+    """Return uint8 [V, H, W, 4] as [V H W, 3] in front of white."""
     values = images.reshape(-1, 4) / 255.0
     return values[:, :3] * values[:, 3:] + 1 - values[:, 3:]
 
 
 def learner(one: ObjectViews, known: int, field: Plain, config: SingleViewConfig) -> Callable[[float], None]:
-    """What makes a step on the first `known` views, told how much of the whole is done (0 ... 1)."""
+    """Return a function that makes a step on the first `known` views, at a share (0 ... 1) of all steps."""
     lr, end = config.adapt.rate, config.adapt.lr_end
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[config.adapt.optimizer]
     optimizer = kind(field.net.parameters(), lr=lr)
@@ -106,7 +106,7 @@ def learner(one: ObjectViews, known: int, field: Plain, config: SingleViewConfig
         if end is not None:
             optimizer.param_groups[0]["lr"] = lr * (end / lr) ** share
         ids = torch.randint(len(colors), (config.adapt.batch,))
-        out = field.render(*field.rays(cameras, ids), torch.rand(len(ids), field.bins))
+        out = field.render(*field.rays(cameras, ids), torch.rand(len(ids), field.samples_per_ray))
         loss = (out - colors[ids]).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -118,7 +118,7 @@ def learner(one: ObjectViews, known: int, field: Plain, config: SingleViewConfig
 def in_turn(
     one: ObjectViews, known: int, config: SingleViewConfig, start: RayInitialization, step: Callable[[float], None]
 ) -> tuple[float, float]:
-    """Ours once more, twenty steps in turn with twenty plain ones: the seconds of both."""
+    """Learn ours once more, twenty steps in turn with twenty plain ones; return the seconds of both."""
     pool = ObjectPool([(one.images[:known], one.cameras[:known])], start.settings)
     seconds, made, began = [0.0, 0.0], 0, time.perf_counter()
 
@@ -141,13 +141,13 @@ def in_turn(
 
 @torch.no_grad()
 def score(one: ObjectViews, views: list[int], field: Plain) -> float:
-    """Mean PSNR over views."""
-    found, pixels = [], one.cameras.width * one.cameras.height
+    """Return the mean PSNR over views."""
+    scores, pixels = [], one.cameras.width * one.cameras.height
     for view in views:
         ids = torch.arange(view * pixels, (view + 1) * pixels).split(CHUNK)
         out = torch.cat([field.render(*field.rays(one.cameras, part), 0.5) for part in ids]).clamp(0, 1)
-        found.append(-10 * math.log10(float((out - white(one.images[view : view + 1])).square().mean())))
-    return sum(found) / len(found)
+        scores.append(-10 * math.log10(float((out - white(one.images[view : view + 1])).square().mean())))
+    return sum(scores) / len(scores)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks import table
 
 OURS = "#c44e00"
-# Okabe and Ito's colour-blind-safe set, and a shape for each, so that colour alone never tells.
+# Okabe and Ito's color-blind-safe set, and a shape for each, so that color alone never tells.
 PEERS = {
     "loop": ("#0072b2", "s"),
     "bmm": ("#008f6b", "D"),
@@ -30,7 +30,7 @@ INK, PALE = "#333333", "#dddddd"
 
 
 def draw(data: dict[str, Any], path: pathlib.Path) -> None:
-    """Writes the PNG. Raises ImportError without matplotlib."""
+    """Write the PNG. Raises ImportError without matplotlib."""
     from matplotlib.figure import Figure
 
     single = [r for r in data["cases"] if r["status"] == "ok" and not table.ours_of(r)[0]["variant"]]
@@ -100,7 +100,7 @@ def _ratios(ax: Any, results: list[dict[str, Any]]) -> None:
     largest, smallest = 2.0, 0.8
     for k, result in enumerate(results):
         for row in table.peers_of(result, table.ours_of(result)[0]):
-            colour, marker = PEERS.get(row["peer"], ("#6b7280", "o"))
+            color, marker = PEERS.get(row["peer"], ("#6b7280", "o"))
             ratio = row["times_ours"]
             largest, smallest = max(largest, ratio), min(smallest, ratio)
             dot = ax.plot(
@@ -109,7 +109,7 @@ def _ratios(ax: Any, results: list[dict[str, Any]]) -> None:
                 ls="",
                 marker=marker,
                 ms=10 if marker == "*" else 7,
-                color=colour,
+                color=color,
                 mec="white",
                 mew=0.6,
                 zorder=3,
@@ -135,7 +135,7 @@ def _ratios(ax: Any, results: list[dict[str, Any]]) -> None:
 
 
 def _axis(result: dict[str, Any]) -> list[float] | None:
-    """The numbers of a sweep's variants (`M=16` -> 16); None where the variants are no numbers or have no rate."""
+    """Return the numbers of a sweep's variants (`M=16` -> 16); None if the variants are no numbers or have no rate."""
     values = []
     for own in table.ours_of(result):
         text = own["variant"].partition("=")[2]
@@ -157,8 +157,8 @@ def _sweep(ax: Any, result: dict[str, Any]) -> None:
             for row in table.peers_of(result, own)
             if row["peer"] == peer
         ]
-        colour, marker = PEERS.get(peer, ("#6b7280", "o"))
-        ax.plot(*zip(*points), color=colour, marker=marker, ms=5, lw=1.2, label=peer)
+        color, marker = PEERS.get(peer, ("#6b7280", "o"))
+        ax.plot(*zip(*points), color=color, marker=marker, ms=5, lw=1.2, label=peer)
     ax.set_xscale("log", base=2)
     ax.set_xticks(values, [f"{v:g}" for v in values], fontsize=8)
     ax.minorticks_off()

@@ -1,4 +1,4 @@
-"""What a GPU can do at this moment: a large matrix product in a dtype, and a large copy.
+"""The limits of a GPU at this moment: a large matrix product in a dtype, and a large copy.
 
 They run on a CPU too, small, so that a suite's plumbing can be tried without a GPU.
 """
@@ -30,7 +30,7 @@ DTYPES = {
 
 
 def _seconds(run: Callable[[], object], device: str) -> float:
-    """The median of `TIMES` runs, after one that warms up."""
+    """Return the median of `TIMES` runs, after one that warms up."""
     run()
     found = []
     for _ in range(TIMES):
@@ -50,7 +50,7 @@ def _seconds(run: Callable[[], object], device: str) -> float:
 
 @functools.lru_cache(maxsize=1)  # 1 GiB in tf32: those of the case at hand
 def _factors(device: str, dtype: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Random, since a product of zeros is faster; scaled so that sums stay in float16's range."""
+    """Return random factors, since a product of zeros is faster; scaled so that sums stay in float16's range."""
     side = CPU_SIDE if device == "cpu" else SIDE.get(dtype, LOW_SIDE)
     generator = torch.Generator(device).manual_seed(0)
     a, b = (torch.randn(side, side, generator=generator, device=device) * side**-0.25 for _ in range(2))
@@ -59,7 +59,7 @@ def _factors(device: str, dtype: str) -> tuple[torch.Tensor, torch.Tensor, torch
 
 
 def matmul(device: str, dtype: str) -> float:
-    """TFLOP/s of a square matrix product in a dtype (`tf32`: float32, multiplied as tf32), through torch."""
+    """Return TFLOP/s of a square matrix product in a dtype (`tf32`: float32, multiplied as tf32), through torch."""
     a, b, out = _factors(device, dtype)
     with devices.precision(dtype == "tf32"):
         seconds = _seconds(lambda: torch.mm(a, b, out=out), device)
@@ -73,7 +73,7 @@ def _tensors(device: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def copy(device: str) -> float:
-    """GB/s of `copy_` of 1 GiB, bytes read and bytes written counted once each."""
+    """Return GB/s of `copy_` of 1 GiB, bytes read and bytes written counted once each."""
     source, target = _tensors(device)
     seconds = _seconds(lambda: target.copy_(source), device)
     return 2 * source.numel() * 4 / seconds * 1e-9

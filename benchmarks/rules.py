@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 
 def rows_of(data: dict[str, Any]) -> list[Row]:
-    """Every size of a result at which both were timed."""
+    """Return every size of a result at which both were timed."""
     found = []
     for result in data["cases"]:
         if result["status"] != "ok":
@@ -55,13 +55,13 @@ def rows_of(data: dict[str, Any]) -> list[Row]:
 
 
 def _spread(row: dict[str, Any]) -> float:
-    """Half the distance between the quartiles over the median."""
+    """Return half the distance between the quartiles over the median."""
     s = row["seconds"]
     return float((s["q3"] - s["q1"]) / (2 * s["median"]))
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints the table and the sizes at which the reference wins. Exit codes: 0, 2 unusable input."""
+    """Print the table and the sizes at which the reference wins. Exit codes: 0, 2 unusable input."""
     if len(arguments) != 1:
         raise InputError(f"usage: python -m benchmarks.rules RESULT.json, got {len(arguments)} arguments")
     rows = rows_of(json.loads(pathlib.Path(arguments[0]).read_text()))

@@ -35,7 +35,7 @@ def contenders_of(case: Case, problem: Work, skip: tuple[str, ...] = ()) -> tupl
 
 
 def check(found: list[Contender], problem: Work) -> dict[str, correctness.Verdict]:
-    """The verdict on every contender. One that raises is red, with what it said."""
+    """Return the verdict on every contender. One that raises is red, with what it said."""
     truth, tolerance = problem.truth(), problem.verify()
     verdicts = {}
     for contender in found:
@@ -48,9 +48,9 @@ def check(found: list[Contender], problem: Work) -> dict[str, correctness.Verdic
 
 
 def run_case(case: Case, seconds: float, skip: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The result of a case.
+    """Return the result of a case.
 
-    Correctness is checked first: a contender that is wrong is named and gets no figure, and where one of ours is wrong
+    Correctness is checked first: a contender that is wrong is named and gets no figure, and if one of ours is wrong
     the whole case gets none. `status` is `ok`, `red` or `skipped`.
     """
     result: dict[str, Any] = {
@@ -100,12 +100,12 @@ def run_case(case: Case, seconds: float, skip: tuple[str, ...] = ()) -> dict[str
 
 
 def beside(contender: Contender, ours: list[str], series: dict[str, timing.Series]) -> timing.Series | None:
-    """The series of ours that a contender is compared with: that of its variant, or the first."""
+    """Return the series of ours that a contender is compared with: that of its variant, or the first."""
     return series.get(contender.variant if contender.variant in ours else ours[0])
 
 
 def describe(contender: Contender, problem: Work, verdict: correctness.Verdict) -> dict[str, Any]:
-    """What is known of a contender before it is timed."""
+    """Return the facts of a contender before it is timed."""
     return {
         "name": contender.name,
         "peer": contender.peer,
@@ -122,7 +122,7 @@ def describe(contender: Contender, problem: Work, verdict: correctness.Verdict) 
 def figures(
     contender: Contender, mine: timing.Series, own: timing.Series | None, problem: Work, case: Case
 ) -> dict[str, Any]:
-    """Seconds of the whole problem, rates, share of the limit and time over ours, with every raw number."""
+    """Return the seconds of the whole problem, rates, share of the limit and time over ours, with every raw number."""
     low, middle, high = timing.quartiles(mine.seconds)
     flops = contender.flops if contender.flops is not None else problem.flops
     moved = contender.moved if contender.moved is not None else problem.moved

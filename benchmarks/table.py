@@ -19,7 +19,7 @@ UNITS = {"fma": "GF/s", "copy": "GB/s", "matmul": "TF/s"}
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A figure with about `digits` significant digits and no exponent; `-` where there is none."""
+    """Return a figure with about `digits` significant digits and no exponent; `-` if there is none."""
     if value is None:
         return "-"
     whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
@@ -30,7 +30,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def figure(what: str, value: float | None) -> str:
-    """A bar's figure in its own unit: a percentage of a limit, or a factor."""
+    """Return a bar's figure in its own unit: a percentage of a limit, or a factor."""
     if value is None:
         return "-"
     return f"{100 * value:.0f} %" if what == "limit_share" else f"{number(value)}x"
@@ -63,13 +63,13 @@ def bar_name(bar: Row) -> str:
 
 
 def ours_of(result: Row) -> list[Row]:
-    """Our rows of a case."""
+    """Return our rows of a case."""
     return [row for row in result["contenders"] if not row["peer"]]
 
 
 def peers_of(result: Row, own: Row) -> list[Row]:
-    """The timed peers that did the same as one of ours (the variant, or the problem that the bars are about), fastest
-    first."""
+    """Return the timed peers that did the same as one of ours (the variant, or the problem that the bars are about),
+    fastest first."""
     if not own["variant"] and own["name"] != ours_of(result)[0]["name"]:
         return []
     found = [r for r in result["contenders"] if r["peer"] and "seconds" in r and r["variant"] == own["variant"]]
@@ -77,7 +77,7 @@ def peers_of(result: Row, own: Row) -> list[Row]:
 
 
 def spread(row: Row) -> str:
-    """Half the distance between the quartiles, in percent of the median."""
+    """Return half the distance between the quartiles, in percent of the median."""
     s = row["seconds"]
     return f"{50 * (s['q3'] - s['q1']) / s['median']:.0f}"
 
@@ -104,7 +104,7 @@ RIGHT = {1, 2, 3, 4, 6, 8, 9, 10}
 
 
 def rows_of(results: Sequence[Row]) -> list[list[str]]:
-    """The table's rows as text: figures of ours and, beside and below them, the case's bars."""
+    """Return the table's rows as text: figures of ours and, beside and below them, the case's bars."""
     rows: list[list[str]] = []
     for result in results:
         if result["status"] != "ok":
@@ -128,7 +128,7 @@ def rows_of(results: Sequence[Row]) -> list[list[str]]:
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], right: set[int]) -> list[str]:
-    """Columns of even width; a row of two cells is a remark and is left as it is."""
+    """Return columns of even width; a row of two cells is a remark and is left as it is."""
     full = [row for row in rows if len(row) != 2]
     widths = [max(len(row[k]) for row in [head, *full] if k < len(row)) for k in range(len(head))]
     lines = []
@@ -142,7 +142,7 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], right: set[int])
 
 
 def ratios(results: Sequence[Row]) -> list[str]:
-    """A line a case: the time of every peer over ours."""
+    """Return a line per case: the time of every peer over ours."""
     lines = []
     for result in results:
         for own in ours_of(result):
@@ -154,7 +154,7 @@ def ratios(results: Sequence[Row]) -> list[str]:
 
 
 def losses(results: Sequence[Row]) -> list[str]:
-    """Every case in which somebody is faster than we are."""
+    """Return every case in which somebody is faster than we are."""
     lines = []
     for result in results:
         for own in ours_of(result):
@@ -167,7 +167,7 @@ def losses(results: Sequence[Row]) -> list[str]:
 
 
 def memories(results: Sequence[Row]) -> list[str]:
-    """Peak memory where it was measured."""
+    """Return peak memory where it was measured."""
     lines = []
     for result in results:
         found = [r for r in result["contenders"] if r.get("memory")]
@@ -182,7 +182,7 @@ def memories(results: Sequence[Row]) -> list[str]:
 
 
 def remarks(results: Sequence[Row]) -> list[str]:
-    """Who took no part or was wrong, and what some did less of."""
+    """Return the absent and the wrong contenders, and the ones that did less."""
     lines: dict[str, None] = {}
     for result in results:
         for peer, reason in result["absent"].items():
@@ -196,7 +196,7 @@ def remarks(results: Sequence[Row]) -> list[str]:
 
 
 def page(data: Row) -> str:
-    """The whole result as text."""
+    """Return the whole result as text."""
     versions, commit = data["versions"], data["commit"]
     changed = {True: ", tree changed", False: "", None: ""}[commit["dirty"]]
     lines = [
@@ -220,7 +220,7 @@ def page(data: Row) -> str:
 
 
 def where(data: Row) -> str:
-    """The processor, threads and instruction set; of a GPU its name, capability, driver, CUDA and Triton."""
+    """Return the processor, threads and instruction set; of a GPU its name, capability, driver, CUDA and Triton."""
     gpu, cpu = data["machine"].get("gpu"), data["machine"]["cpu"]
     if gpu:
         driver = f", driver {gpu['driver_version']}" if gpu.get("driver_version") else ""
@@ -238,7 +238,7 @@ def threads(data: Row) -> str:
 
 
 def limits(data: Row) -> str:
-    """One line: what the machine can do."""
+    """Return one line: what the machine can do."""
     found = data["limits"]
     words = []
     for kind, value in found.items():

@@ -23,8 +23,8 @@ LEAST, MOST = 3, 60  # rounds
 
 @dataclasses.dataclass
 class Series:
-    """Of one contender, a value a round: seconds of one run of the whole problem, and the limit measured just before
-    and just after (their mean; NaN where there is none)."""
+    """Of one contender, a value per round: seconds of one run of the whole problem, and the limit measured just before
+    and just after (their mean; NaN if there is none)."""
 
     seconds: list[float]
     limits: list[float]
@@ -44,19 +44,19 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def median(values: Sequence[float]) -> float:
-    """The median."""
+    """Return the median."""
     return quartiles(values)[1]
 
 
 def ratio(over: Series, under: Series) -> float:
-    """Median over the rounds of `over`'s time by `under`'s of the same round: what drifts is in both."""
+    """Return the median over the rounds of `over`'s time by `under`'s of the same round: a drift is in both."""
     return median([a / b for a, b in zip(over.seconds, under.seconds, strict=True)])
 
 
 def _settle() -> None:
-    """What a contender leaves behind ends with its slot. Threads of its own stop spinning (JAX's took a fifth of the
+    """End the effects of a contender with its slot. Threads of its own stop spinning (JAX's took a fifth of the
     limit that was measured next), and memory that it has freed goes back to the system: malloc does that at some later
-    free, of somebody else, and it takes 16 to 28 ms for a hundred megabytes."""
+    free, in the slot of another contender, and it takes 16 to 28 ms for a hundred megabytes."""
     sleep(PAUSE)
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # glibc's
     if trim is not None:
@@ -100,7 +100,8 @@ def in_turn(
     slot: Slot | None = None,
     most: int | None = None,
 ) -> dict[str, Series]:
-    """A series a contender. The order moves on by one each round, so that nobody always follows the same one.
+    """Time contenders in turn and return a series per contender. The order shifts by one each round, so that none
+    always follows the same one.
 
     Args:
         seconds: time budget of a contender; sets the number of rounds, `least` at least.

@@ -45,8 +45,8 @@ class Run(NamedTuple):
 
 
 def problem(n: int = 1024, seed: int = 0) -> Problem:
-    """Targets of a plane, a little noise, and one sample that is far off (a broken pixel, say); scores by the diagonal
-    empirical Fisher of a bank of one linear layer."""
+    """Return targets of a plane, a little noise, and one sample that is far off (a broken pixel, say); scores by the
+    diagonal empirical Fisher of a bank of one linear layer."""
     g = torch.Generator().manual_seed(seed)
     x = torch.rand(n, 3, generator=g, dtype=torch.float64) * 2 - 1
     y = x.sum(1) + 0.1 * torch.randn(n, generator=g, dtype=torch.float64)
@@ -87,7 +87,7 @@ def running_means(values: list[float], steps: list[int]) -> list[float]:
 
 
 def measure(steps: int = 8192, runs: int = 64) -> dict[str, Any]:
-    """Everything that the picture shows."""
+    """Measure everything that the picture shows."""
     p = problem()
     logged = sorted({min(steps, round(2 ** (k / 4))) for k in range(4 * math.ceil(math.log2(steps)) + 1)})
     normed = p.scores / p.scores.mean()
@@ -133,7 +133,7 @@ def measure(steps: int = 8192, runs: int = 64) -> dict[str, Any]:
 
 
 def draw(data: dict[str, Any], path: pathlib.Path) -> None:
-    """Writes the PNG. Raises ImportError without matplotlib."""
+    """Write the PNG. Raises ImportError without matplotlib."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
@@ -152,8 +152,8 @@ def draw(data: dict[str, Any], path: pathlib.Path) -> None:
     times = free["lr"] / free["lr_allowed"]
     without = f"no clip: weights to {free['largest_weight']:.0f},\nstep {times:.1f} times the limit"
     clipped = f"clip {data['clip']:g}: weights to {1 + row['lam'] * data['clip']:g}"
-    for values, colour, name in ((free["measured"], "#0072b2", without), (row["measured"], OURS, clipped)):
-        _line(ax, data["steps"], [v / values[0] for v in values], colour, name)
+    for values, color, name in ((free["measured"], "#0072b2", without), (row["measured"], OURS, clipped)):
+        _line(ax, data["steps"], [v / values[0] for v in values], color, name)
     ax.set_ylim(0.05, 30)
     ax.set_title(f"λ = {row['lam']:g}, the same step size", fontsize=10, color=INK)
     ax.set_ylabel(r"the same, over its value at $T = 1$", fontsize=9)
@@ -167,8 +167,8 @@ def draw(data: dict[str, Any], path: pathlib.Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def _line(ax: Any, steps: list[int], values: list[float], colour: str, name: str, *, dashed: bool = False) -> None:
-    ax.loglog(steps, values, color=colour, label=name, linewidth=1.8, linestyle="--" if dashed else "-")
+def _line(ax: Any, steps: list[int], values: list[float], color: str, name: str, *, dashed: bool = False) -> None:
+    ax.loglog(steps, values, color=color, label=name, linewidth=1.8, linestyle="--" if dashed else "-")
     ax.set_xlabel("T", fontsize=9)
     ax.grid(color=PALE, linewidth=0.6)
     ax.tick_params(labelsize=8)
@@ -177,7 +177,7 @@ def _line(ax: Any, steps: list[int], values: list[float], colour: str, name: str
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command."""
+    """Run the command."""
     about = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.weighted_sgd", description=about)
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS, help="folder of the JSON and the picture")

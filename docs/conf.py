@@ -39,13 +39,15 @@ html_title = "mclnf_fast"
 html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
+highlight_language = "none"  # blocks without a language are trees and formulas
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
 # The pages of docs/api/, in order: a name that several rooms hand on stands on the page of the first.
-API = ("mclnf_fast", "ops", "fields", "render", "learn", "tasks")
+API = ("mclnf_fast", "ops", "fields", "render", "learn", "tasks", "data", "artifacts", "systems", "metrics")
 
 SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Example|Examples):( +\S.*)?$")
+NAMES = re.compile(r"\w+(, \w+)+: ")
 
 
 def as_rst(lines: list[str]) -> list[str]:
@@ -86,7 +88,7 @@ def as_rst(lines: list[str]) -> list[str]:
         if section:  # the rest of a section that began on the line of its name, indented or not
             result.append("    " + _inline(text))
             continue
-        if blank_before and indent > depth and not text.startswith(("* ", "- ")):
+        if blank_before and indent > depth and not formula and not text.startswith(("* ", "- ")):
             formula = True
             result += [" " * depth + "::", ""]
         elif formula and indent <= depth:
@@ -95,6 +97,8 @@ def as_rst(lines: list[str]) -> list[str]:
                 result.append("")
         if indent < depth:
             depth = indent
+        if not formula and NAMES.match(text) and indent == depth == 4:
+            text = text.replace(", ", ",", text.partition(":")[0].count(", "))  # or the first name would be a type
         result.append(line if formula else " " * indent + _inline(text))
     return result
 

@@ -18,7 +18,7 @@ from mclnf_fast.data import sphere_cameras
 from mclnf_fast.render import Cameras
 
 BOX = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
-WHITE = torch.ones(3)
+BACKGROUND = torch.ones(3)
 
 
 def truth(origins: Tensor, directions: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def truth(origins: Tensor, directions: Tensor) -> Tensor:
     along = (origins * directions).sum(-1)
     inside = along.square() - origins.square().sum(-1) + 0.36
     hit = origins + (-along - inside.clamp(min=0).sqrt())[:, None] * directions
-    return torch.where((inside > 0)[:, None], 0.5 + hit / 1.2, WHITE)
+    return torch.where((inside > 0)[:, None], 0.5 + hit / 1.2, BACKGROUND)
 
 
 def render(bank: mf.FieldBank, origins: Tensor, directions: Tensor, bins: int, seed: int | None) -> Tensor:
@@ -37,7 +37,7 @@ def render(bank: mf.FieldBank, origins: Tensor, directions: Tensor, bins: int, s
     raw = bank(x[None])[0]  # [N, 4]: one module takes all points
     # Softplus keeps a gradient where the density is near 0; a relu that starts below 0 would never come back.
     density, color = torch.nn.functional.softplus(raw[:, 0]), raw[:, 1:].sigmoid()
-    out = mf.ops.composite(density, color, samples.t_starts, samples.t_ends, samples.packed_info, WHITE)
+    out = mf.ops.composite(density, color, samples.t_starts, samples.t_ends, samples.packed_info, BACKGROUND)
     return out.color
 
 

@@ -10,8 +10,9 @@ Render a finished city from a new camera:
 
     city = mf.load("outputs/city/2026-01-31_120000")
     low, high = city.cells.hull()                                       # the box of the city, in scene units
-    eye = torch.tensor([[float(low[0]), float(low[1]), 2 * float(high[2])]])
-    pose = look_at(eye, (low + high)[None] / 2)                         # [1, 3, 4], camera to world
+    middle, size = (low + high)[None] / 2, float((high - low).max())
+    eye = middle + size * torch.tensor([[-0.4, -0.4, 0.8]])             # from above, z is up
+    pose = look_at(eye, middle)                                         # [1, 3, 4], camera to world
     focal = 320 / math.tan(math.radians(30))
     camera = Cameras(pose, focal, focal, 320, 240, 640, 480)
     picture = city.render(camera)[0]                                    # uint8 [480, 640, 3]
@@ -92,6 +93,7 @@ class Learned(Result):
             shading = dataclasses.replace(settings.shading, background=background)
             settings = dataclasses.replace(settings, shading=shading)
         cameras = self._cameras(cameras)
+        # A scene is one picture through all modules; objects are one picture each.
         if self.cells is not None:
             return as_bytes(render_views(self.bank, cameras, settings, self.cells).color)
         pictures = RayField(self.bank.stacked, self.bank.spec, settings).render(cameras)
@@ -137,6 +139,7 @@ class Learned(Result):
             module_ids = torch.as_tensor(module_ids, dtype=torch.int64, device=self.device)
         if module_ids.shape != x.shape[:1]:
             raise InputError(f"module_ids must be [N] = [{len(x)}], got {list(module_ids.shape)}")
+        # Points that no cell holds are left out and come back as NaN: a made-up value would look like a learned one.
         inside = module_ids >= 0
         ids = module_ids[inside]
         local = torch.cat((self._local(points[inside], ids), rest[inside]), 1)
@@ -186,6 +189,7 @@ class Learned(Result):
         cells = self.cells
         if cells is not None and box is not None:
             cells = cells.append(torch.as_tensor(box)) if len(cells) else Cells(torch.as_tensor(box)[None])
+        # Checked before the bank is touched: a refused box leaves the result as it was.
         index = self.bank.append(state)
         self.cells = cells
         self.modules.append(str(index) if name is None else name)
@@ -253,15 +257,7 @@ class Learned(Result):
             if len(self.bank) != 1:
                 raise InputError(f"module_ids must name one of the {len(self.bank)} modules for each point, got None")
             return torch.zeros(len(points), dtype=torch.int64, device=self.device)
-        rows, modules, shares = self.cells.owners(points)
-        owners = torch.full((len(points),), -1, dtype=torch.int64, device=self.device)
-        largest = shares.new_zeros(len(points))
-        for module in range(len(self.cells)):
-            mine = modules == module
-            stronger = shares[mine] > largest[rows[mine]]
-            owners[rows[mine][stronger]] = module
-            largest[rows[mine][stronger]] = shares[mine][stronger]
-        return owners
+        return self.cells.strongest(points)
 
     def _local(self, points: Tensor, module_ids: Tensor) -> Tensor:
         """Return the inputs of the modules [N, ...] at points of the frame."""

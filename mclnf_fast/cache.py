@@ -1,4 +1,4 @@
-"""Where the package keeps what it has made and can make again: generated scenes, tuned tiles."""
+"""The folder for files that can be made again: procedural scenes, tuned tiles."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ VARIABLE = "MCLNF_FAST_CACHE"
 
 
 def folder() -> Path:
-    """`$MCLNF_FAST_CACHE`, or `~/.cache/mclnf_fast`."""
-    given = os.environ.get(VARIABLE)
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "mclnf_fast"
+    """Return `$MCLNF_FAST_CACHE`, or `~/.cache/mclnf_fast` if it is not set.
+
+    >>> isinstance(folder(), Path)
+    True
+    """
+    path = os.environ.get(VARIABLE)
+    return Path(path).expanduser() if path else Path.home() / ".cache" / "mclnf_fast"

@@ -81,7 +81,7 @@ def check_tensors(name: str, value: object) -> list[Tensor]:
     2
     """
     if isinstance(value, Tensor) or not isinstance(value, Iterable):
-        raise TypeError(f"{name} must be a sequence of tensors, one a layer, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a sequence of tensors, one per layer, got {type(value).__name__}")
     tensors = list(value)
     for k, tensor in enumerate(tensors):
         check_tensor(f"{name}[{k}]", tensor)

@@ -5,10 +5,12 @@ The systems of `run` are listed in `mclnf_fast.systems.registry`; a plugin adds 
 
 from __future__ import annotations
 
+import functools
 import logging
 import pathlib
 import shlex
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from mclnf_fast.errors import BackendError, InputError
@@ -29,7 +31,9 @@ def usage() -> str:
     'usage: mclnf-fast COMMAND ...'
     """
     rows = {**{f"run {name}": text for name, text in system_lines()}, **COMMANDS}
-    lines = [f"  {name:<16} {text}" for name, text in rows.items()]
+    # A terminal of 80 columns would break the lines anywhere.
+    wrap = functools.partial(textwrap.fill, width=79, subsequent_indent=" " * 19)
+    lines = [wrap(f"  {name:<16} {text}") for name, text in rows.items()]
     return "\n".join(
         ["usage: mclnf-fast COMMAND ...", "", *lines, "", "mclnf-fast run NAME --help lists its options.", ""]
     )
@@ -96,13 +100,15 @@ def _run(words: list[str]) -> int:
         import tyro
 
         from mclnf_fast.systems.common.config_file import options_of
-        from mclnf_fast.systems.common.renamed import refuse_renamed
+        from mclnf_fast.systems.common.renamed import refuse_renamed, refuse_unknown
 
         run, defaults = system.functions()
     except ImportError as error:
         raise InputError(f"run {name} needs the package {error.name}: pip install 'mclnf-fast[report]'") from None
     default = defaults(name, options)
-    refuse_renamed(name, [option.flag for option in options_of(type(default))], options)
+    flags = [option.flag for option in options_of(type(default))]
+    refuse_renamed(name, flags, options)
+    refuse_unknown(name, flags, options)
     config = tyro.cli(type(default), args=options, default=default, prog=f"mclnf-fast run {name}")
     run(config, shlex.join(["mclnf-fast", "run", *words]))
     return 0

@@ -1,4 +1,4 @@
-"""The encodings of a field as plain data: fixed maps from coordinates to features. The learned ones are in grids.py."""
+"""The fixed encodings of a field as plain data: maps from coordinates to features. The learned ones are in grids.py."""
 
 from __future__ import annotations
 
@@ -9,30 +9,36 @@ from collections.abc import Callable
 from mclnf_fast.packing import LIMITS, EncodingKind, EncodingPart
 
 
-def check_positive_int(where: str, name: str, value: object, least: int = 1) -> None:
+def check_size(owner: str, name: str, value: object, least: int = 1) -> None:
+    """Raise ValueError if a size of an encoding or a spec is no int of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{where}: {name} must be an int of at least {least}, got {value!r}")
+        raise ValueError(f"{owner}: {name} must be an int of at least {least}, got {value!r}")
 
 
-def _finite(where: str, frequencies: Callable[[], tuple[float, ...]]) -> None:
+def _check_finite(owner: str, frequencies: Callable[[], tuple[float, ...]]) -> None:
     try:
         largest = max(map(abs, frequencies()))
     except OverflowError:
         largest = math.inf
     if not largest < 3.4e38:
-        raise ValueError(f"{where}: frequencies must be finite in float32, got {largest:g}")
+        raise ValueError(f"{owner}: frequencies must be finite in float32, got {largest:g}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """Base of the encodings: a map from coordinates to features. Fixed ones are fused in front of the first layer."""
+    """Base of the encodings: a map from coordinates to features. Fixed ones are fused in front of the first layer.
+
+    Example:
+        >>> Composite(((Frequency(10), 3), (SphericalHarmonics(4), 3))).out_dim(6)
+        76
+    """
 
     def out_dim(self, in_dim: int) -> int:
-        """Number of features for `in_dim` coordinates."""
+        """Return the number of features for `in_dim` coordinates."""
         raise NotImplementedError
 
     def parts(self, start: int, in_dim: int) -> tuple[EncodingPart, ...]:
-        """The kernels' view."""
+        """Return the parts that the kernels compute, for the coordinates start ... start + in_dim - 1."""
         raise NotImplementedError
 
 
@@ -61,10 +67,10 @@ class Frequency(Encoding):
     scale: float = math.pi
 
     def __post_init__(self) -> None:
-        check_positive_int("Frequency", "n", self.n)
+        check_size("Frequency", "n", self.n)
         if not (isinstance(self.scale, (int, float)) and math.isfinite(self.scale) and self.scale != 0):
             raise ValueError(f"Frequency: scale must be a finite number other than 0, got {self.scale!r}")
-        _finite("Frequency", lambda: self.frequencies)
+        _check_finite("Frequency", lambda: self.frequencies)
 
     @property
     def frequencies(self) -> tuple[float, ...]:
@@ -81,19 +87,19 @@ class Frequency(Encoding):
 class LogFrequency(Encoding):
     """`n` frequencies spaced evenly in the exponent, `2^(max_exp k / (n-1))`, k = 0 ... n-1.
 
-    Of learnit (arXiv 2012.02189); no factor pi and no raw input. Features: for each k `sin(f_k x)` of every
-    coordinate, then `cos(f_k x)`. `LogFrequency(20, 8.0)` on 3 coordinates is the 120-feature encoding of
-    the single-view NeRF.
+    As in learnit (arXiv 2012.02189), without a factor pi or the raw input. Features: for each k `sin(f_k x)` of every
+    coordinate, then `cos(f_k x)`. `LogFrequency(20, 8.0)` on 3 coordinates is the 120-feature encoding of the
+    single-view NeRF.
     """
 
     n: int
     max_exp: float = 8.0
 
     def __post_init__(self) -> None:
-        check_positive_int("LogFrequency", "n", self.n)
+        check_size("LogFrequency", "n", self.n)
         if not (isinstance(self.max_exp, (int, float)) and math.isfinite(self.max_exp)):
             raise ValueError(f"LogFrequency: max_exp must be a finite number, got {self.max_exp!r}")
-        _finite("LogFrequency", lambda: self.frequencies)
+        _check_finite("LogFrequency", lambda: self.frequencies)
 
     @property
     def frequencies(self) -> tuple[float, ...]:
@@ -111,7 +117,7 @@ class SphericalHarmonics(Encoding):
     """Real spherical harmonics of degrees 0 ... degree-1 of a 3-vector: `degree`^2 features, degree 1 to 4.
 
     The polynomials are those of a unit vector (Condon-Shortley phase included, orthonormal on the sphere)
-    and are evaluated as they stand: the caller normalises the direction.
+    and are evaluated for any vector: the caller normalizes the direction.
     """
 
     degree: int
@@ -148,7 +154,7 @@ class Composite(Encoding):
         for item in self.items:
             if not (isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Encoding)):
                 raise TypeError(f"Composite: each item must be a pair (Encoding, int), got {item!r}")
-            check_positive_int("Composite", "coordinates of an item", item[1])
+            check_size("Composite", "coordinates of an item", item[1])
 
     def out_dim(self, in_dim: int) -> int:
         total = sum(dims for _, dims in self.items)
@@ -157,8 +163,8 @@ class Composite(Encoding):
         return sum(encoding.out_dim(dims) for encoding, dims in self.items)
 
     def parts(self, start: int, in_dim: int) -> tuple[EncodingPart, ...]:
-        found: list[EncodingPart] = []
+        parts: list[EncodingPart] = []
         for encoding, dims in self.items:
-            found.extend(encoding.parts(start, dims))
+            parts.extend(encoding.parts(start, dims))
             start += dims
-        return tuple(found)
+        return tuple(parts)

@@ -1,7 +1,7 @@
 """The learned encodings as plain data: grids of feature vectors that are interpolated at a point.
 
-A grid has a table of entries a module, held by the bank beside the network's weights. Here is only where its nodes
-lie and which entry of the table each has; `ops.grid_encode` looks them up.
+A grid has a table of entries per module, a parameter of the bank beside the network's weights. This module only knows
+the positions of its nodes and the entry of each; `ops.grid_encode` looks them up.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import math
 from typing import ClassVar, NamedTuple
 
-from mclnf_fast.encodings import Composite, Encoding, Identity, check_positive_int
+from mclnf_fast.encodings import Composite, Encoding, Identity, check_size
 from mclnf_fast.packing import (
     LIMITS,
     EncodingPart,
@@ -28,7 +28,7 @@ REDUCTIONS = ("sum", "concat", "product")
 """How the three maps of a tri-plane become one vector of features."""
 
 PRIMES = (1, 2654435761, 805459861, 3674653429)
-"""The hash's factor of each coordinate."""
+"""The factor of each coordinate in the hash of instant-NGP (arXiv 2201.05989, eq. 4)."""
 
 _MOST_CELLS = 1 << 20  # a float32 coordinate still has 4 bits within a cell
 
@@ -49,8 +49,11 @@ class GridLevel(NamedTuple):
 class GridLayout(NamedTuple):
     """A grid over a given number of coordinates.
 
-    Its levels, the shape [entries, features] of a module's table, whether the levels' features are added up (else side
-    by side), and the description that the compiled ops take (as `csrc/grid_layout.h` reads it).
+    Attributes:
+        levels: in order.
+        entries, features: the shape of a module's table.
+        together: whether the levels' features are added up; else they stand side by side.
+        packed: the description that the compiled ops take (`mclnf_fast.packing.GridHeader` and what follows it).
     """
 
     levels: tuple[GridLevel, ...]
@@ -69,7 +72,7 @@ class Grid(Encoding):
     _layouts: ClassVar[dict[int, GridLayout]]
 
     def layout(self, in_dim: int) -> GridLayout:
-        """The levels over `in_dim` coordinates. Raises ValueError where the grid can't have that many."""
+        """Return the levels over `in_dim` coordinates. Raises ValueError if the grid can't have that many."""
         if in_dim not in self._layouts:
             can = " or ".join(map(str, self._layouts))
             raise ValueError(f"{type(self).__name__}: needs {can} coordinates, got {in_dim}")
@@ -82,13 +85,13 @@ class Grid(Encoding):
     def parts(self, start: int, in_dim: int) -> tuple[EncodingPart, ...]:
         raise ValueError(f"{type(self).__name__} is learned and is no part of the fused network: use FieldSpec.mlp")
 
-    def _check_box(self, where: str) -> None:
+    def _check_box(self, owner: str) -> None:
         for name in ("low", "high"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ValueError(f"{where}: {name} must be a finite number, got {value!r}")
+                raise ValueError(f"{owner}: {name} must be a finite number, got {value!r}")
         if not self.low < self.high:
-            raise ValueError(f"{where}: low must be below high, got {self.low!r} and {self.high!r}")
+            raise ValueError(f"{owner}: low must be below high, got {self.low!r} and {self.high!r}")
 
     def _layout_of(self, in_dim: int, levels: list[GridLevel], interpolation: int, together: bool) -> GridLayout:
         reduction = GridReduction.SUM if together else GridReduction.CONCAT
@@ -111,7 +114,7 @@ class HashGrid(Grid):
     entries by the paper's spatial hash (xor of the node's indices times `PRIMES`, modulo the size).
 
     Args:
-        levels, features: number of levels, and of features a level and entry.
+        levels, features: number of levels, and of features per level and entry.
         log2_size: a level has at most 2^log2_size entries.
         base: cells of the coarsest level.
         growth: factor from level to level, at least 1; or
@@ -120,6 +123,11 @@ class HashGrid(Grid):
             "nearest" (the nearest node's entry; no gradient in x).
         low, high: the box that the grid covers, in every coordinate. The default is that of a cell's local coordinates,
             [-1, 1]; the paper's is [0, 1]. Points outside are read at the border.
+
+    Example:
+        >>> grid = HashGrid(levels=2, features=4, base=8, finest=16)
+        >>> grid.cells, grid.out_dim(3), grid.layout(3).entries
+        ((8, 16), 8, 5642)
     """
 
     levels: int = 16
@@ -135,7 +143,7 @@ class HashGrid(Grid):
 
     def __post_init__(self) -> None:
         for name in ("levels", "features", "log2_size", "base"):
-            check_positive_int("HashGrid", name, getattr(self, name))
+            check_size("HashGrid", name, getattr(self, name))
         for name, most in (("levels", LIMITS["grid_levels"]), ("features", LIMITS["grid_features"]), ("log2_size", 30)):
             if getattr(self, name) > most:
                 raise ValueError(f"HashGrid: {name} must be at most {most}, got {getattr(self, name)}")
@@ -144,12 +152,12 @@ class HashGrid(Grid):
             raise ValueError(f"HashGrid: interpolation must be one of {known}, got {self.interpolation!r}")
         self._check_box("HashGrid")
         object.__setattr__(self, "_cells", self._find_cells())
-        # Worked out once and here, as in FieldSpec: what is not computed in a call can't stop torch.compile.
+        # Computed once and here, as in FieldSpec: work that a call does not do can't stop torch.compile.
         object.__setattr__(self, "_layouts", {d: self._find_layout(d) for d in range(1, LIMITS["grid_axes"] + 1)})
 
     @property
     def cells(self) -> tuple[int, ...]:
-        """Cells along a coordinate, a level."""
+        """Cells along a coordinate, of each level."""
         return self._cells
 
     def _find_cells(self) -> tuple[int, ...]:
@@ -162,7 +170,7 @@ class HashGrid(Grid):
             rate = math.log(growth)
         else:
             finest = max(2048, self.base) if self.finest is None else self.finest
-            check_positive_int("HashGrid", "finest", finest, least=self.base)
+            check_size("HashGrid", "finest", finest, least=self.base)
             if self.levels == 1 and self.finest not in (None, self.base):
                 raise ValueError(f"HashGrid: finest must be base = {self.base} with one level, got {finest}")
             rate = math.log(finest / self.base) / last
@@ -170,7 +178,7 @@ class HashGrid(Grid):
             raise ValueError(
                 f"HashGrid: the finest level must have at most {_MOST_CELLS} cells, got more (growth, finest)"
             )
-        # The small number: a power that is a whole number may come out a rounding below it.
+        # The small number: a power that is a whole number may come out one rounding below it.
         return tuple(math.floor(self.base * math.exp(rate * l) * (1 + 1e-12)) for l in range(self.levels))
 
     def _find_layout(self, in_dim: int) -> GridLayout:
@@ -196,10 +204,14 @@ class TriPlane(Grid):
     [3 * resolution^2, features].
 
     Args:
-        features: a map; also of the result, unless concatenated: 3 * features.
+        features: of a map, and of the result; of the result 3 * features if the maps are concatenated.
         resolution: nodes along a coordinate, at least 2.
         reduce: "sum" of the maps, "concat", or "product" (as K-Planes, arXiv 2301.10241).
         low, high: the box that the maps cover, in every coordinate; [-1, 1] is that of a cell's local coordinates.
+
+    Example:
+        >>> TriPlane(features=8, resolution=16, reduce="concat").out_dim(3)
+        24
     """
 
     features: int = 32
@@ -209,8 +221,8 @@ class TriPlane(Grid):
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        check_positive_int("TriPlane", "features", self.features)
-        check_positive_int("TriPlane", "resolution", self.resolution, least=2)
+        check_size("TriPlane", "features", self.features)
+        check_size("TriPlane", "resolution", self.resolution, least=2)
         for name, most in (("features", LIMITS["grid_features"]), ("resolution", 1 << 14)):
             if getattr(self, name) > most:
                 raise ValueError(f"TriPlane: {name} must be at most {most}, got {getattr(self, name)}")
@@ -238,19 +250,27 @@ class GridPart(NamedTuple):
 
 
 def grids_of(encoding: Encoding, in_dim: int, start: int = 0) -> tuple[GridPart, ...]:
-    """The grids within an encoding of `in_dim` coordinates, in the order of their coordinates."""
+    """Return the grids within an encoding of `in_dim` coordinates, in the order of their coordinates.
+
+    >>> [part.start for part in grids_of(Composite(((Identity(), 1), (TriPlane(), 3))), 4)]
+    [1]
+    """
     if isinstance(encoding, Grid):
         return (GridPart(encoding, start, in_dim),)
-    found: list[GridPart] = []
+    grids: list[GridPart] = []
     if isinstance(encoding, Composite):
         for inner, dims in encoding.items:
-            found.extend(grids_of(inner, dims, start))
+            grids.extend(grids_of(inner, dims, start))
             start += dims
-    return tuple(found)
+    return tuple(grids)
 
 
 def without_grids(encoding: Encoding, in_dim: int) -> tuple[Encoding, int]:
-    """The encoding with every grid replaced by its features as they stand, and the coordinates that it then takes."""
+    """Return the encoding with every grid replaced by the identity of its features, and its number of coordinates then.
+
+    >>> without_grids(TriPlane(features=8), 3)
+    (Identity(), 8)
+    """
     if isinstance(encoding, Grid):
         return Identity(), encoding.out_dim(in_dim)
     if isinstance(encoding, Composite):

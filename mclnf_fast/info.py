@@ -1,4 +1,4 @@
-"""What is installed, what was built, and which backend each op takes here and why not another."""
+"""A page for bug reports: versions, built libraries, and the backend of each op with the reasons against the others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _version(package: str) -> str | None:
 
 
 class Info(dict[str, Any]):
-    """A plain mapping that prints itself as a page."""
+    """A plain mapping whose text is a page."""
 
     def __str__(self) -> str:
         lines = [f"{'machine':<14}{self['machine']}"]
@@ -48,11 +48,14 @@ class Info(dict[str, Any]):
 
 
 def info() -> Info:
-    """Versions, what was built, and for each op and device the backend that float32 calls take.
+    """Return versions, built libraries, and for each op and device the backend that float32 calls take.
 
-    Returns a mapping with the keys `machine`, `versions`, `built`, `bf16_dot` (whether CPU banks in bfloat16
-    run on the processor's dot product of bf16 pairs) and `ops` (device -> op -> `backend` and `passed_over`:
-    name -> reason); printing it gives a page for bug reports.
+    The mapping has the keys `machine`, `versions`, `built`, `bf16_dot` (whether CPU banks in bfloat16 run on the
+    processor's dot product of bf16 pairs) and `ops` (device -> op -> `backend` and `passed_over`: name -> reason);
+    printing it gives a page for bug reports.
+
+    >>> sorted(info())
+    ['bf16_dot', 'built', 'machine', 'ops', 'versions']
     """
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
@@ -66,14 +69,14 @@ def info() -> Info:
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for device in devices:
         for op in ops.registered():
-            passed, taken = {}, None
+            reasons, taken = {}, None
             for name in ops.backends(op):
                 reason = ops.passed_over(op, name, device, torch.float32)
                 if reason is None:
                     taken = taken or name
                 elif taken is None:
-                    passed[name] = reason
-            table.setdefault(str(device), {})[op] = {"backend": taken, "passed_over": passed}
+                    reasons[name] = reason
+            table.setdefault(str(device), {})[op] = {"backend": taken, "passed_over": reasons}
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
     if torch.cuda.is_available():
         machine += f", {torch.cuda.get_device_name()}"

@@ -1,4 +1,4 @@
-"""Plain data that describes a field: its encoding and its network. Imports nothing of ours but other plain data."""
+"""Plain data that describes a field: its encoding and its network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mclnf_fast.encodings import (
     Identity,
     LogFrequency,
     SphericalHarmonics,
-    check_positive_int,
+    check_size,
 )
 from mclnf_fast.grids import Grid, GridPart, HashGrid, TriPlane, grids_of, without_grids
 from mclnf_fast.packing import LIMITS, Activation, NetworkHeader, PackedNetwork
@@ -44,11 +44,27 @@ class FieldSpec:
     """A coordinate network: encoding, `hidden_layers` layers of `width` and a linear output layer.
 
     Layer `l` computes `a(h W_l + b_l)` with `W_l [in, out]`; there are `hidden_layers + 1` layers.
-    `activation` and `output_activation` are one of `ACTIVATIONS`; `sine` is `sin(w0 z)` (SIREN, arXiv
-    2006.09661) and may be written `"sine(200)"`. Each layer named in `skips` (1 ... hidden_layers) receives
-    the encoded input once more, appended to the activations of the layer before it.
 
-    Raises ValueError where a number or a name is out of range.
+    Args:
+        in_dim: coordinates of a point.
+        out_dim: values of a point.
+        width: outputs of a hidden layer.
+        hidden_layers: 0 to 30.
+        activation: of the hidden layers, one of `ACTIVATIONS`; `sine` is `sin(w0 z)` (SIREN, arXiv 2006.09661) and may
+            be written `"sine(200)"`.
+        output_activation: of the output layer, one of `ACTIVATIONS`. encoding: the map in front of the first layer. w0:
+        the frequency of `sine`. skips: layers (1 ... hidden_layers) that receive the encoded input once more, behind
+        the activations of the layer
+            before them.
+
+    Raises:
+        ValueError: a number or a name is out of range.
+        TypeError: an argument of a wrong type.
+
+    Example:
+        >>> spec = FieldSpec(3, 4, width=64, hidden_layers=4, encoding=Frequency(10))
+        >>> spec.encoded_dim, spec.layer_shapes[0], spec.num_parameters
+        (60, (60, 64), 16644)
     """
 
     in_dim: int
@@ -67,8 +83,8 @@ class FieldSpec:
 
     def __post_init__(self) -> None:
         for name in ("in_dim", "out_dim", "width"):
-            check_positive_int("FieldSpec", name, getattr(self, name))
-        check_positive_int("FieldSpec", "hidden_layers", self.hidden_layers, least=0)
+            check_size("FieldSpec", name, getattr(self, name))
+        check_size("FieldSpec", "hidden_layers", self.hidden_layers, least=0)
         if self.hidden_layers > LIMITS["hidden_layers"]:
             raise ValueError(
                 f"FieldSpec: hidden_layers must be at most {LIMITS['hidden_layers']}, got {self.hidden_layers}"
@@ -99,7 +115,7 @@ class FieldSpec:
             if not 1 <= layer <= self.hidden_layers:
                 raise ValueError(f"FieldSpec: skips must name layers 1 ... {self.hidden_layers}, got {self.skips!r}")
         object.__setattr__(self, "skips", skips)
-        # Worked out once and here, not in a functools.cached_property: its lock stops torch.compile.
+        # Computed once and here, not in a functools.cached_property: its lock stops torch.compile.
         object.__setattr__(self, "_layer_shapes", self._find_layer_shapes())
         object.__setattr__(self, "_grids", grids_of(self.encoding, self.in_dim))
         object.__setattr__(self, "_mlp", self._without_grids())
@@ -107,7 +123,7 @@ class FieldSpec:
 
     @property
     def encoded_dim(self) -> int:
-        """Number of features that the encoding gives to the first layer."""
+        """Number of features that the first layer receives from the encoding."""
         return self.encoding.out_dim(self.in_dim)
 
     @property
@@ -134,7 +150,7 @@ class FieldSpec:
 
     @property
     def grids(self) -> tuple[GridPart, ...]:
-        """The learned grids of the encoding, in the order of their coordinates; mostly none."""
+        """The learned grids of the encoding, in the order of their coordinates; usually none."""
         return self._grids
 
     @property
@@ -144,9 +160,9 @@ class FieldSpec:
 
     @property
     def mlp(self) -> FieldSpec:
-        """The network behind the grids: it takes their features in the place of the coordinates that they read.
+        """The network behind the grids: it takes their features in place of the coordinates that they read.
 
-        It is the spec itself where there is no grid; the layers are the same.
+        It is the spec itself if there is no grid; the layers are the same.
         """
         return self._mlp
 
@@ -158,9 +174,9 @@ class FieldSpec:
 
     @property
     def packed(self) -> tuple[list[int], list[float]]:
-        """The description that the compiled ops take: integers and floats, as `csrc/net.h` reads them.
+        """The description that the compiled ops take: integers and floats (`mclnf_fast.packing.PackedNetwork`).
 
-        Raises ValueError where the encoding holds a grid, which is no part of the fused network (see `mlp`).
+        Raises ValueError if the encoding holds a grid, which is no part of the fused network (see `mlp`).
         """
         if self._packed is None:
             raise ValueError(
@@ -184,7 +200,11 @@ class FieldSpec:
 
 
 def to_dict(spec: FieldSpec) -> dict[str, object]:
-    """The spec as plain data (for JSON and YAML); `from_dict` reads it back."""
+    """Return the spec as plain data (for JSON and YAML); `from_dict` reads it back.
+
+    >>> to_dict(FieldSpec(2, 1, encoding=Frequency(3)))["encoding"]["kind"]
+    'Frequency'
+    """
 
     def plain(value: object) -> object:
         if isinstance(value, Encoding):
@@ -196,7 +216,12 @@ def to_dict(spec: FieldSpec) -> dict[str, object]:
 
 
 def from_dict(data: dict[str, object]) -> FieldSpec:
-    """The spec that `to_dict` described. Raises ValueError or TypeError where the data is no spec."""
+    """Return the spec that `to_dict` described. Raises ValueError or TypeError if the data is no spec.
+
+    >>> spec = FieldSpec(2, 1, encoding=Frequency(3))
+    >>> from_dict(to_dict(spec)) == spec
+    True
+    """
     known = (Identity, Frequency, LogFrequency, SphericalHarmonics, HashGrid, TriPlane, Composite)
     kinds: dict[str, Any] = {c.__name__: c for c in known}
 

@@ -153,7 +153,7 @@ def test_no_folder_a_file_and_an_empty_folder(tmp_path, capsys):
     assert "must be a folder, was a file" in line
     (tmp_path / "empty").mkdir()
     line = refusal(capsys, "run", "city", "--data", tmp_path / "empty", "--out", tmp_path / "c", *SMALL)
-    assert "must hold transforms.json" in line
+    assert "transforms.json (nerfstudio)" in line
     assert "has none of them" in line
 
 
@@ -213,9 +213,7 @@ def test_commands_and_options_out_of_range(tmp_path, capsys, words, parts):
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
-@pytest.mark.parametrize(
-    "words", [["--no-such-option"], ["--steps", "many"], ["--fim.use", "magic"], ["--blocks", "2"]]
-)
+@pytest.mark.parametrize("words", [["--steps", "many"], ["--fim.use", "magic"], ["--blocks", "2"]])
 def test_refusals_of_the_option_parser(capsys, words):
     with pytest.raises(SystemExit) as stopped:
         main(["run", "city", *words])
@@ -225,13 +223,28 @@ def test_refusals_of_the_option_parser(capsys, words):
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["city", "--no-such-option"], "run city has no option --no-such-option (see"),
+        (["city", "--stepz=3"], "run city has no option --stepz; it has --steps"),
+        (["image", "--fim", "sample"], "run image has no option --fim; it has --fim.use, "),
+    ],
+)
+def test_an_unknown_option_is_refused_in_one_line(capsys, words, line):
+    assert main(["run", *words]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert line in errors
+
+
 def test_a_configuration_that_is_none(tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
     for content, part in (
         ("a: [", "must be YAML"),
         ("- 1", "must hold a mapping, got list"),
-        ("steps: 3", "config.yaml must be that of a city run"),
+        ("steps: 3", "config.yaml must be that of a run of city"),
     ):
         (run / "config.yaml").write_text(content)
         assert part in refusal(capsys, "run", "city", "--resume", run)
@@ -297,12 +310,12 @@ def test_help_version_and_info(capsys):
 
 
 def test_an_interrupted_run_reports_how_to_resume(tmp_path, capsys, monkeypatch):
-    from mclnf_fast.systems.city import data as city_data
+    from mclnf_fast.systems.city import job
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(city_data, "load", interrupt)
+    monkeypatch.setattr(job, "load", interrupt)
     assert main(["run", "city", "--out", str(tmp_path / "run"), *SMALL]) == 130
     assert capsys.readouterr().err.splitlines() == ["mclnf-fast: interrupted; --resume continues the run"]
 

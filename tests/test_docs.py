@@ -12,6 +12,7 @@ import pytest
 
 from mclnf_fast import cli
 from mclnf_fast.systems import SYSTEMS
+from mclnf_fast.systems.common.renamed import RENAMED
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -141,3 +142,15 @@ def test_options_in_the_documentation_exist(options: dict[str, set[str]]) -> Non
         for span in spans(page):
             if re.match(r"--[a-z]", span) and page.name not in OTHER_COMMANDS:
                 assert re.match(r"--[a-z][\w.-]*", span)[0] in known | {"--help"}, f"{name_of(page)}: {span}"
+
+
+def test_the_changelog_names_what_things_are_called_now(options: dict[str, set[str]]) -> None:
+    unreleased = HISTORY.read_text().partition("\n## 0.1.0")[0]
+    for row in re.findall(r"^\| `[\w.]+` \| (.*) \|$", unreleased, re.M):
+        for name in re.findall(r"`([\w.]+)`", row):
+            resolve(name if name.startswith("mclnf_fast") else f"mclnf_fast.{name}")
+    for row in RENAMED:
+        line = rf"^\| .*\| `--{re.escape(row.old)}` \| `--{re.escape(row.new)}`"
+        assert re.search(line, unreleased, re.M), f"--{row.old} -> --{row.new}"
+        for system in row.systems:
+            assert f"--{row.new}" in options[system], f"{system}: --{row.new}"

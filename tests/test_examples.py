@@ -45,6 +45,14 @@ def test_a_learned_initialization_fits_unseen_images_in_a_few_steps() -> None:
     assert result["learned"] > result["random"] + 5
 
 
+@pytest.mark.slow
+def test_a_result_is_loaded_rendered_and_added_to(tmp_path: pathlib.Path) -> None:
+    result = load(FOLDER / "load_and_render.py").main(quick=True, out=str(tmp_path / "city.png"))
+    assert (tmp_path / "city.png").is_file()
+    assert result["contrast"] > 10  # gray levels: a picture of something
+    assert (result["same"], result["modules"]) == (1.0, 5)
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
 def test_an_example_is_short_and_imports_public_names_only(path: pathlib.Path) -> None:
     text = path.read_text()

@@ -31,7 +31,7 @@ NAMES = tuple(name for name, *_ in PARTS)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Return the options."""
     p = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu",
         description="Builds the libraries, runs the tests, the sanitizer and the benchmark on this machine's GPU, and "
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(given: Sequence[str]) -> int:
-    """Runs the parts one after another, whatever became of those before."""
+    """Run the parts one after another, whatever became of those before."""
     p = parser()
     options = p.parse_args(list(given))
     wanted = [name.strip() for name in options.only.split(",") if name.strip()]
@@ -82,7 +82,7 @@ def main(given: Sequence[str]) -> int:
 
 
 def timed(name: str, part: Part, run: Run, limit: float) -> Outcome:
-    """A part within its time; one that breaks has failed, and the others go on."""
+    """Run a part within its time; one that breaks has failed, and the others go on."""
     begin = time.monotonic()
     try:
         if limit < 5:
@@ -95,7 +95,7 @@ def timed(name: str, part: Part, run: Run, limit: float) -> Outcome:
 
 
 def today() -> str:
-    """The date."""
+    """Return the date."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
 
 

@@ -1,4 +1,4 @@
-"""What this machine has, as JSON on the last line: `python -m benchmarks.gpu.look`.
+"""The GPU and the versions of this machine, as JSON on the last line: `python -m benchmarks.gpu.look`.
 
 In a process of its own: a driver that hangs, or a library that does not load, ends with it.
 """

@@ -1,4 +1,4 @@
-"""What pytest loads in each process of the tests: its share of them, and a line a test as soon as it is done.
+"""The plugin of pytest in each process of the tests: its share of them, and a line per test as soon as it is done.
 
 A line is kept whatever becomes of the process: of one that is killed, what it had done is known, and which test it was
 at. A CUDA error stays in its process for good, so the process ends after the test that met it, and another goes on.
@@ -78,12 +78,12 @@ class Share:
 
 
 def last_line(text: str) -> str:
-    """The error of a report: its last line marked E, or the last one."""
+    """Return the error of a report: its last line marked E, or the last one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line[1:].strip() for line in lines if line.startswith("E ")]
     return (errors or lines or ["no message"])[-1][:200]
 
 
 def pytest_configure(config: Any) -> None:
-    """Registers the share."""
+    """Register the share."""
     config.pluginmanager.register(Share(), "mclnf_share")

@@ -24,13 +24,13 @@ class Done:
     output: str
 
     def last(self) -> str:
-        """The last line that says something."""
+        """Return the last line that is not empty."""
         lines = [line.strip() for line in self.output.splitlines() if line.strip()]
         return lines[-1][:200] if lines else "no output"
 
 
 def run(words: Sequence[str], limit: float, root: pathlib.Path, environment: dict[str, str] | None = None) -> Done:
-    """Runs `words` in `root`, which is on Python's path. At the limit it is interrupted, as Ctrl-C would, and killed
+    """Run `words` in `root`, which is on Python's path. At the limit it is interrupted, as Ctrl-C would, and killed
     where it goes on for another `GRACE` seconds. A command that can't be started has code 127."""
     given = {**os.environ, **(environment or {})}
     given["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])

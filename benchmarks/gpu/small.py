@@ -39,7 +39,7 @@ SHAPES: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def problems(device: str) -> Iterator[tuple[str, work.Work, Contender]]:
-    """Every problem that this checkout can do, and ours."""
+    """Return every problem that this checkout can do, and ours."""
     for op, shapes in SHAPES:
         if work.missing(op) is None:
             problem = work.make(cases.Case(op, op, device, shapes))

@@ -56,7 +56,7 @@ class Run:
         return "cpu" if self.cpu else "cuda"
 
     def log(self, title: str, text: str) -> None:
-        """Adds to the one log."""
+        """Add to the one log."""
         with (self.out / f"{self.stem}.log").open("a") as file:
             file.write(f"=== {title}\n{text.rstrip()}\n")
 
@@ -68,7 +68,7 @@ class Run:
 
 
 def tool(name: str) -> str | None:
-    """A tool of the CUDA toolkit: on the path, or where the toolkit is."""
+    """Return a tool of the CUDA toolkit: on the path, or where the toolkit is."""
     home = pathlib.Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin" / name
     return shutil.which(name) or (str(home) if home.exists() else None)
 
@@ -112,7 +112,7 @@ def machine(run: Run, limit: float) -> Outcome:
 
 
 def build(run: Run, limit: float) -> Outcome:
-    """Both libraries, in place, for this GPU alone; then whether they load."""
+    """Build both libraries, in place, for this GPU alone, and check that they load."""
     if not run.build:
         why_not = run.found["libraries"]["cpu"]
         kept = Outcome("build", "skipped" if why_not is None else "failed", why_not or "what is there is kept")
@@ -140,7 +140,7 @@ def build(run: Run, limit: float) -> Outcome:
 
 
 def tests(run: Run, limit: float) -> Outcome:
-    """The tests marked `gpu`; on a CPU a few without a mark."""
+    """Run the tests marked `gpu`; on a CPU a few without a mark."""
     if "pytest" in run.found.get("missing", ()):
         return Outcome("tests", "failed", "pytest is not installed")
     places = run.places or (CPU_TESTS if run.cpu else tuple(p for p in suite.PLACES if (run.root / p).exists()))
@@ -177,7 +177,7 @@ def tests(run: Run, limit: float) -> Outcome:
 
 
 def small(run: Run, limit: float) -> Outcome:
-    """Every op once, small, against its truth; it also compiles what the sanitizer will watch."""
+    """Run every op once, small, against its truth; this also compiles what the sanitizer will watch."""
     done = run.python("benchmarks.gpu.small", run.device, "--check", limit=limit)
     lines = [line for line in done.output.splitlines() if re.match(r"\w+: ", line)]
     wrong = [line for line in lines if not line.endswith(": ok")]
@@ -189,7 +189,7 @@ def small(run: Run, limit: float) -> Outcome:
 
 
 def sanitizer(kind: str) -> Any:
-    """The part that runs every op under a tool of compute-sanitizer."""
+    """Return the part that runs every op under a tool of compute-sanitizer."""
 
     def part(run: Run, limit: float) -> Outcome:
         found = tool("compute-sanitizer")
@@ -242,7 +242,7 @@ def bench(run: Run, limit: float) -> Outcome:
 
 
 def measured(data: dict[str, Any], wanted: list[str], done: process.Done) -> Outcome:
-    """The bars of a result, and who took no part."""
+    """Return the bars of a result, and who took no part."""
     results = data["cases"]
     red = [f"{r['id']}: {r['reason']}" for r in results if r["status"] == "red"]
     left = len(wanted) - len(results)
@@ -263,7 +263,8 @@ def measured(data: dict[str, Any], wanted: list[str], done: process.Done) -> Out
 
 
 def absent(results: list[dict[str, Any]]) -> list[str]:
-    """Who took no part, or was wrong and got no figure, and why; what a quick run leaves out aside."""
+    """Return the contenders that took no part, or were wrong and got no figure, and why; what a quick run leaves out
+    aside."""
     lines: dict[str, None] = {}
     for r in results:
         for peer, reason in r["absent"].items():
@@ -276,7 +277,7 @@ def absent(results: list[dict[str, Any]]) -> list[str]:
 
 
 def bars(results: list[dict[str, Any]]) -> list[str]:
-    """Every bar with its value against what it must reach and what is aimed at."""
+    """Return every bar with its value against what it must reach and what is aimed at."""
     rows = [
         [r["id"], table.bar_name(b), table.figure(b["what"], b["value"]), table.goal(b, "must"), table.goal(b, "aim"),
          table.verdict(b)]

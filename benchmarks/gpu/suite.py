@@ -21,7 +21,7 @@ MOST_STARTS = 5  # of one share, whose process died or met a CUDA error
 
 @dataclasses.dataclass
 class Tally:
-    """What became of the tests: how many passed, who failed or was skipped and why, how many were not reached."""
+    """The outcome of the tests: how many passed, who failed or was skipped and why, how many were not reached."""
 
     passed: int = 0
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -46,7 +46,7 @@ class Tally:
 def share(
     number: int, of: int, until: float, root: pathlib.Path, work: pathlib.Path, places: Sequence[str], marker: str
 ) -> str:
-    """Runs one share to its end, in as many processes as it takes; their output."""
+    """Run one share to its end, in as many processes as it takes; their output."""
     log = work / f"tests_{number}.jsonl"
     environment = {
         plugin.SHARE: f"{number}/{of}",
@@ -88,7 +88,7 @@ def share(
 
 
 def lines_of(log: pathlib.Path) -> list[dict[str, object]] | list:
-    """The log's lines."""
+    """Return the log's lines."""
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
@@ -101,7 +101,7 @@ def unfinished(log: pathlib.Path) -> int:
 
 
 def tally(logs: Sequence[pathlib.Path]) -> Tally:
-    """Adds the shares up. A test that passed and then failed, in its teardown, failed."""
+    """Add the shares up. A test that passed and then failed, in its teardown, failed."""
     found = Tally()
     for log in logs:
         last: dict[str, dict[str, str]] = {}
@@ -124,7 +124,7 @@ def tally(logs: Sequence[pathlib.Path]) -> Tally:
 def run(
     limit: float, root: pathlib.Path, work: pathlib.Path, places: Sequence[str], marker: str, processes: int
 ) -> tuple[Tally, str]:
-    """All shares side by side, within `limit` seconds -> what became of the tests, and the output."""
+    """Run all shares side by side, within `limit` seconds; return the outcome of the tests, and the output."""
     until = time.monotonic() + limit
     with concurrent.futures.ThreadPoolExecutor(processes) as pool:
         futures = [pool.submit(share, k, processes, until, root, work, places, marker) for k in range(processes)]

@@ -14,7 +14,7 @@ SHOWN = {"ok": "ok", "failed": "FAILED", "cut": "CUT", "skipped": "skipped"}
 
 
 def page(outcomes: Sequence[Outcome], seconds: float) -> str:
-    """A line a part with what belongs below it, who took no part, and the verdict."""
+    """Return a line per part with the lines below it, the absent peers, and the verdict."""
     lines = ["", f"{'part':<11}{'result':<9}{'s':>5}  what"]
     for o in outcomes:
         lines.append(f"{o.part:<11}{SHOWN[o.result]:<9}{o.seconds:>5.0f}  {o.detail}")
@@ -25,7 +25,7 @@ def page(outcomes: Sequence[Outcome], seconds: float) -> str:
 
 
 def verdict(outcomes: Sequence[Outcome]) -> str:
-    """One line: what failed, what was cut short, or that all is well."""
+    """Return one line: the failures, the parts cut short, or that all is well."""
     failed = [o.part for o in outcomes if o.result == "failed"]
     cut = [o.part for o in outcomes if o.result == "cut"]
     if failed:
@@ -40,6 +40,6 @@ def code(outcomes: Sequence[Outcome]) -> int:
 
 
 def keep(path: pathlib.Path, outcomes: Sequence[Outcome], more: dict[str, Any]) -> None:
-    """Writes the JSON."""
+    """Write the JSON."""
     data = {**more, "verdict": verdict(outcomes), "parts": [dataclasses.asdict(o) for o in outcomes]}
     path.write_text(json.dumps(data, indent=1) + "\n")

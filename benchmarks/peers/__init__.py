@@ -60,7 +60,7 @@ def _file(name: str) -> ModuleType:
 
 @functools.cache
 def missing(name: str) -> str | None:
-    """Why a peer can't take part on this machine; None where it can."""
+    """Return why a peer can't take part on this machine; None if it can."""
     if name not in FILES:
         raise ValueError(f"a peer must be one of {', '.join(FILES)}, got {name!r}")
     reason: str | None = _file(name).missing()
@@ -68,7 +68,7 @@ def missing(name: str) -> str | None:
 
 
 def contender(name: str, op: str, work: Work) -> Contender:
-    """The peer's contender for a problem. Raises Unsupported where it has none."""
+    """Return the peer's contender for a problem. Raises Unsupported where it has none."""
     found = _file(name).OPS
     if op not in found:
         raise Unsupported(f"{name} does not do {op}")
@@ -78,7 +78,7 @@ def contender(name: str, op: str, work: Work) -> Contender:
 
 
 def importable(module: str, package: str | None = None) -> str | None:
-    """The reason for `missing`: None where `module` imports."""
+    """Return the reason for `missing`: None where `module` imports."""
     try:
         importlib.import_module(module)
     except Exception as error:

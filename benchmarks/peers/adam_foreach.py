@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.contender import Contender
-from benchmarks.work.optimiser import LR, Optimiser
+from benchmarks.work.optimizer import LR, Optimizer
 
 
 def missing() -> str | None:
@@ -13,8 +13,8 @@ def missing() -> str | None:
     return None
 
 
-def step(work: Optimiser) -> Contender:
-    """One step."""
+def step(work: Optimizer) -> Contender:
+    """Return one step."""
     return work.contender("adam foreach", lambda leaves: torch.optim.Adam(leaves, lr=LR, foreach=True))
 
 

@@ -15,7 +15,7 @@ from benchmarks.work.fisher import Fisher
 
 
 def missing() -> str | None:
-    """Whether it imports."""
+    """Return whether it imports."""
     return importable("backpack", "backpack-for-pytorch")
 
 

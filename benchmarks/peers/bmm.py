@@ -41,7 +41,7 @@ def evaluator(work: Bank, wrap: Callable[[Layers], Layers] = lambda f: f) -> Lay
 
 
 def forward_with(work: Bank, evaluate: Layers) -> Contender:
-    """The forward by a function of (x, weights, biases)."""
+    """Return the forward by a function of (x, weights, biases)."""
 
     def run() -> Tensor:
         with torch.no_grad():
@@ -61,7 +61,7 @@ def gradients_with(work: Bank, evaluate: Layers) -> Contender:
 
 
 def errors_with(work: Bank, evaluate: Layers) -> Contender:
-    """The mean squared error of every module and its gradients by autograd."""
+    """Return the mean squared error of every module and its gradients by autograd."""
     leaves, layers = work.leaves(), len(work.weights)
     if not work.equal:
         raise Unsupported("written for equal counts")
@@ -75,7 +75,7 @@ def errors_with(work: Bank, evaluate: Layers) -> Contender:
 
 
 def forward(work: Bank) -> Contender:
-    """The forward."""
+    """Return the forward."""
     return forward_with(work, evaluator(work))
 
 
@@ -90,7 +90,7 @@ def squared_error(work: Bank) -> Contender:
 
 
 def maml(work: Maml) -> Contender:
-    """The inner loop unrolled by autograd, create_graph=True."""
+    """Return the inner loop unrolled by autograd, create_graph=True."""
     freqs, layers = plain.frequencies(work.spec, work.device), len(work.weights)
     start = [t.detach().clone().requires_grad_() for t in work.init]
     move = work.mover(start)
@@ -113,7 +113,8 @@ def maml(work: Maml) -> Contender:
 
 
 def nerf_step(work: Nerf) -> Contender:
-    """A training step as a good PyTorch user writes it: dense samples, stacked bmm, cumsum, fused Adam."""
+    """Return a training step as an experienced PyTorch user writes it: dense samples, stacked bmm, cumsum, fused
+    Adam."""
     evaluate, layers = evaluator(work), len(work.weights)
     leaves = [t.clone().requires_grad_() for t in (*work.weights, *work.biases)]
 

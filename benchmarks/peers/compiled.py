@@ -25,7 +25,7 @@ def _evaluator(work: Bank) -> bmm.Layers:
 
 
 def forward(work: Bank) -> Contender:
-    """The forward."""
+    """Return the forward."""
     return bmm.forward_with(work, _evaluator(work))
 
 

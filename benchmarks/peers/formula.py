@@ -36,7 +36,7 @@ def _sweep(work: Fisher) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def points(work: Fisher) -> Contender:
-    """One point, one sample; with sums where the problem asks for them."""
+    """Return one point, one sample; with sums where the problem asks for them."""
     if not work.equal:
         raise Unsupported("stacked modules need equal shares")
 
@@ -62,7 +62,7 @@ def points(work: Fisher) -> Contender:
 
 
 def rays(work: Fisher) -> Contender:
-    """One ray, one sample: its gradient formed, squared, weighted; 64 rays of every module at a time."""
+    """Return one ray, one sample: its gradient formed, squared, weighted; 64 rays of every module at a time."""
 
     def run() -> dict[str, Tensor]:
         inputs, grads = _sweep(work)

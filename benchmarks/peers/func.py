@@ -25,7 +25,8 @@ def missing() -> str | None:
 
 
 def _network(work: Bank) -> tuple[torch.nn.Module, Stacked, list[str]]:
-    """The module whose call is mapped, stacked parameters [M, ...] by name, and their names: weights, then biases."""
+    """Return the module whose call is mapped, stacked parameters [M, ...] by name, and their names: weights, then
+    biases."""
     net = plain.sequential(work.spec, [w[0] for w in work.weights], [b[0] for b in work.biases])
     order = [name for name, _ in net.named_parameters()]
     names = order[::2] + order[1::2]
@@ -57,7 +58,7 @@ def forward(work: Bank) -> Contender:
 
 
 def _turned(found: Stacked, names: list[str]) -> list[Tensor]:
-    """Gradients by name -> [M, in, out] of every layer, then [M, out]."""
+    """Return gradients by name -> [M, in, out] of every layer, then [M, out]."""
     return [found[name].transpose(-1, -2) if found[name].dim() == 3 else found[name] for name in names]
 
 
@@ -89,12 +90,12 @@ def _sample_gradients(work: per_sample.Fisher) -> per_sample.Gradients:
 
 
 def fisher(work: per_sample.Fisher) -> Contender:
-    """Gradients a sample, then squared."""
+    """Return the gradients per sample, then squared."""
     return per_sample.contender("func", work, _sample_gradients(work))
 
 
 def maml(work: Maml) -> Contender:
-    """The outer gradient as grad of a vmapped inner loop of grads."""
+    """Return the outer gradient as grad of a vmapped inner loop of grads."""
     net = plain.sequential(work.spec, [w[0] for w in work.weights], [b[0] for b in work.biases], with_encoding=False)
     freqs = plain.frequencies(work.spec, work.device)
     order = [name for name, _ in net.named_parameters()]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.contender import Contender
 from benchmarks.peers import plain
-from benchmarks.work.bins import LR, Bins, encode, pixel_loss
+from benchmarks.work.bins import LR, SingleView, encode, pixel_loss
 from benchmarks.work.nerf import stepper
 
 
@@ -18,9 +18,9 @@ def missing() -> str | None:
     return None
 
 
-def single_view_step(work: Bins) -> Contender:
-    """A forward, a backward and a step of SGD an object."""
-    edges = torch.linspace(2, 6, work.bins, device=work.device)
+def single_view_step(work: SingleView) -> Contender:
+    """Return a forward, a backward and a step of SGD per object."""
+    edges = torch.linspace(2, 6, work.samples, device=work.device)
     middles = (edges[1:] + edges[:-1]) / 2
     lower, upper = torch.cat((edges[:1], middles)), torch.cat((middles, edges[-1:]))
     weights, biases = work.params[: work.layers], work.params[work.layers :]
@@ -36,7 +36,7 @@ def single_view_step(work: Bins) -> Contender:
         for m, net in enumerate(nets):
             t = lower + (upper - lower) * work.noise[m]
             x = work.origins[m][:, None] + t[..., None] * work.directions[m][:, None]
-            raw = net(encode(x.reshape(-1, 3))).view(work.rays, work.bins, 4)
+            raw = net(encode(x.reshape(-1, 3))).view(work.rays, work.samples, 4)
             loss = pixel_loss(raw, t, work.target[m])
             grads += torch.autograd.grad(loss, owned[m])
             total = total + loss.detach()

@@ -21,7 +21,7 @@ from benchmarks.work.maml import Maml
 
 
 def missing() -> str | None:
-    """Whether it imports; the first call starts its CPU client."""
+    """Return whether it imports; the first call starts its CPU client."""
     reason = importable("jax")
     if reason is None:
         _start()

@@ -26,7 +26,7 @@ def _parts(work: Bank) -> tuple[list[torch.nn.Sequential], list[Tensor], list[Te
 
 
 def forward(work: Bank) -> Contender:
-    """A call a module, the results joined."""
+    """Return one call per module, the results joined."""
     nets, xs, _ = _parts(work)
 
     def run() -> Tensor:
@@ -37,7 +37,7 @@ def forward(work: Bank) -> Contender:
 
 
 def forward_backward(work: Bank) -> Contender:
-    """A forward and a backward a module, one after another: nothing is kept longer than it must be."""
+    """Return one forward and one backward per module, one after another: nothing is saved longer than it must be."""
     nets, xs, gys = _parts(work)
     owned = [plain.parameters([net]) for net in nets]
     layers = len(work.weights)
@@ -52,7 +52,7 @@ def forward_backward(work: Bank) -> Contender:
 
 
 def squared_error(work: Bank) -> Contender:
-    """The mean squared error of a module, a forward and a backward, one after another."""
+    """Return the mean squared error of a module, a forward and a backward, one after another."""
     nets, xs, targets = _parts(work)
     owned = [plain.parameters([net]) for net in nets]
     layers = len(work.weights)
@@ -67,7 +67,7 @@ def squared_error(work: Bank) -> Contender:
 
 
 def nerf_step(work: Nerf) -> Contender:
-    """A training step with a call a module for the field; the rest as in the stacked one."""
+    """Return a training step with one call per module for the field; the rest as in the stacked one."""
     nets, _, _ = _parts(work)
     leaves = plain.parameters(nets)
 

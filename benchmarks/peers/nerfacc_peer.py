@@ -15,7 +15,7 @@ from benchmarks.work.render import Composite
 
 
 def missing() -> str | None:
-    """Whether it imports, and its compiled part can be had."""
+    """Return whether it imports, and its compiled part can be had."""
     if (reason := importable("nerfacc")) is not None:
         return reason
     return None if torch.cuda.is_available() else "nerfacc computes on CUDA devices only"
@@ -50,7 +50,7 @@ def composite(work: Composite) -> Contender:
 
 
 def composite_backward(work: Composite) -> Contender:
-    """Forward and backward in density and colour."""
+    """Forward and backward in density and color."""
     leaves = work.density.clone().requires_grad_(), work.color.clone().requires_grad_()
 
     def run() -> dict[str, Tensor]:

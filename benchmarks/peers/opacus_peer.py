@@ -13,12 +13,12 @@ from benchmarks.work.fisher import Fisher
 
 
 def missing() -> str | None:
-    """Whether it imports."""
+    """Return whether it imports."""
     return importable("opacus")
 
 
 def fisher(work: Fisher) -> Contender:
-    """Gradients a sample, then squared."""
+    """Return the gradients per sample, then squared."""
     from opacus.grad_sample import GradSampleModule
 
     warnings.filterwarnings("ignore", message="Full backward hook is firing")

@@ -60,10 +60,10 @@ def contender(name: str, work: Fisher, gradients: Gradients) -> Contender:
     for candidate in chunks:
         count = min(candidate * work.ray_points, points)
         sweep(candidate, count)
-        device.synchronise(work.device)
+        device.synchronize(work.device)
         begin = perf_counter()
         sweep(candidate, count)
-        device.synchronise(work.device)
+        device.synchronize(work.device)
         took = (perf_counter() - begin) / count
         if took < best:
             best, chunk = took, candidate

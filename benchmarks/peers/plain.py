@@ -34,7 +34,7 @@ def encode(x: Tensor, freqs: Tensor) -> Tensor:
 
 
 def activate(z: Tensor, spec: sp.FieldSpec | None) -> Tensor:
-    """A hidden layer's activation: relu, or the sine of a spec that has one."""
+    """Return a hidden layer's activation: relu, or the sine of a spec that has one."""
     return torch.sin(spec.w0 * z) if spec is not None and spec.activation == "sine" else torch.relu(z)
 
 
@@ -63,7 +63,7 @@ class Encode(nn.Module):
 def sequential(
     spec: sp.FieldSpec, weights: Sequence[Tensor], biases: Sequence[Tensor], with_encoding: bool = True
 ) -> nn.Sequential:
-    """One module [in, out], [out] a layer, as nn.Sequential of Linear and ReLU or sine."""
+    """Return one module [in, out], [out] per layer, as nn.Sequential of Linear and ReLU or sine."""
     layers: list[nn.Module] = [Encode(frequencies(spec, weights[0].device))] if with_encoding else []
     for k, (w, b) in enumerate(zip(weights, biases)):
         linear = nn.Linear(w.shape[0], w.shape[1], dtype=w.dtype, device=w.device)
@@ -77,7 +77,7 @@ def sequential(
 
 
 def linears(net: nn.Module) -> list[nn.Linear]:
-    """The Linear layers, in order."""
+    """Return the Linear layers, in order."""
     return [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
 
 
@@ -87,7 +87,7 @@ def parameters(nets: Sequence[nn.Module]) -> list[Tensor]:
 
 
 def stacked(grads: Sequence[Tensor], layers: int, modules: int) -> list[Tensor]:
-    """Gradients in the order of `parameters` -> [M, in, out] of every layer, then [M, out]."""
+    """Return gradients in the order of `parameters` -> [M, in, out] of every layer, then [M, out]."""
     rows = [grads[m * 2 * layers : (m + 1) * 2 * layers] for m in range(modules)]
     return [torch.stack([r[k].t() if k < layers else r[k] for r in rows]) for k in range(2 * layers)]
 

@@ -25,7 +25,7 @@ ALIGNED = 16
 
 
 def missing() -> str | None:
-    """Whether it imports, which needs a GPU."""
+    """Return whether it imports, which needs a GPU."""
     return importable("tinycudann")
 
 
@@ -45,7 +45,7 @@ def features(octaves: int, inputs: int = IN_DIM) -> list[int]:
 
 
 def packed(weights: Sequence[Tensor], octaves: int) -> Tensor:
-    """One module's weights [in, out], one a layer -> its flat parameters."""
+    """Return one module's weights [in, out], one per layer -> its flat parameters."""
     order = features(octaves)
     rows: list[Tensor] = []
     for k, w in enumerate(weights):
@@ -58,7 +58,7 @@ def packed(weights: Sequence[Tensor], octaves: int) -> Tensor:
 
 
 def unpacked(flat: Tensor, shapes: Sequence[tuple[int, int]], octaves: int) -> list[Tensor]:
-    """The inverse of `packed`: flat parameters or their gradients -> [in, out] of every layer."""
+    """Return the inverse of `packed`: flat parameters or their gradients -> [in, out] of every layer."""
     order = torch.tensor(features(octaves), device=flat.device)
     sizes = [(_padded(out) if k + 1 == len(shapes) else out, _padded(rows)) for k, (rows, out) in enumerate(shapes)]
     found = []
@@ -105,7 +105,7 @@ NOTE = "in float16, and x in float32"
 
 
 def forward(work: Bank) -> Contender:
-    """A call a module."""
+    """Return one call per module."""
     nets, xs = _networks(work), [x.float() for x in work.x.split(work.counts)]
 
     def run() -> Tensor:
@@ -116,7 +116,7 @@ def forward(work: Bank) -> Contender:
 
 
 def forward_backward(work: Bank) -> Contender:
-    """A forward and a backward a module."""
+    """Return one forward and one backward per module."""
     nets, octaves = _networks(work), int(work.shapes["octaves"])
     xs = [x.float() for x in work.x.split(work.counts)]
     gys = [g.half() for g in work.grad_y.split(work.counts)]

@@ -13,7 +13,7 @@ from benchmarks.work.maml import Maml
 
 
 def missing() -> str | None:
-    """Whether it imports."""
+    """Return whether it imports."""
     return importable("torchopt")
 
 

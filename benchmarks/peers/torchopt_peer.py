@@ -14,7 +14,7 @@ from benchmarks.work.maml import Maml
 
 
 def missing() -> str | None:
-    """Whether it imports."""
+    """Return whether it imports."""
     return importable("torchopt")
 
 
@@ -33,7 +33,7 @@ class Stack(nn.Module):
 
 
 def maml(work: Maml) -> Contender:
-    """The gradient of the outer loss in the stacked start; its sum over tasks is that of the initialisation."""
+    """Return the gradient of the outer loss in the stacked start; its sum over tasks is that of the initialization."""
     import torchopt
 
     net = Stack(work)

@@ -23,7 +23,7 @@ FILES = {
     "march": "render",
     "nerf_step": "nerf",
     "single_view_step": "bins",
-    "bank_step": "optimiser",
+    "bank_step": "optimizer",
     "grid": "grid",
     "grid_backward": "grid",
     "render_rays": "fused",
@@ -34,7 +34,7 @@ class Work:
     """A problem of one case. Subclasses fill these in.
 
     flops: operations of the mathematical minimum, the same for all contenders, or None where none are counted.
-    moved: bytes that must be read or written once, or None. points: of the whole problem, for times a point.
+    moved: bytes that must be read or written once, or None. points: of the whole problem, for times per point.
     tolerance: bound of the relative error for each output, or under "" for all. tf32: whether float32 is multiplied as
     tf32 in this problem; None: as torch is told to.
     """
@@ -49,19 +49,19 @@ class Work:
         raise NotImplementedError
 
     def ours(self) -> list[Contender]:
-        """Our contenders; the first is the one that the bars are about."""
+        """Return our contenders; the first is the one that the bars are about."""
         raise NotImplementedError
 
     def truth(self) -> Outputs:
-        """The same by the reference in float64."""
+        """Return the same by the reference in float64."""
         raise NotImplementedError
 
     def verify(self) -> dict[str, float]:
-        """The tolerances; a problem whose tolerance is measured does so here."""
+        """Return the tolerances; a problem whose tolerance is measured does so here."""
         return self.tolerance
 
     def prepared(self, contender: Contender) -> Contender:
-        """The contender, under the problem's precision."""
+        """Return the contender, under the problem's precision."""
         if self.tf32 is not None:
             contender.run = device.held(contender.run, self.tf32)
             contender.check = contender.check and device.held(contender.check, self.tf32)
@@ -69,7 +69,7 @@ class Work:
 
 
 def missing(op: str) -> str | None:
-    """Why this checkout can't do a problem; None where it can."""
+    """Return why this checkout can't do a problem; None if it can."""
     from mclnf_fast import ops, render
 
     needs = {"grid": ((ops, "grid_encode"),), "fused": ((ops, "render_rays"), (render, "render_fused"))}
@@ -80,7 +80,7 @@ def missing(op: str) -> str | None:
 
 
 def make(case: Case, **changed: Any) -> Work:
-    """The problem of a case, some of its sizes changed. Raises ValueError for an unknown op."""
+    """Return the problem of a case, some of its sizes changed. Raises ValueError for an unknown op."""
     if case.op not in FILES:
         raise ValueError(f"case {case.id!r}: op must be one of {', '.join(FILES)}, got {case.op!r}")
     found = importlib.import_module(f"benchmarks.work.{FILES[case.op]}")

@@ -28,7 +28,7 @@ IN_DIM, OUT_DIM = 3, 4
 
 
 def counts_of(points: int, modules: int, shares: str) -> list[int]:
-    """Points of each module: all equal, or falling as 1 / (m + 1), rounded so that they add up to `points`."""
+    """Return points of each module: all equal, or falling as 1 / (m + 1), rounded so that they add up to `points`."""
     weight = [1.0 / (m + 1) if shares == "zipf" else 1.0 for m in range(modules)]
     borders = [round(points * s / sum(weight)) for s in itertools.accumulate(weight, initial=0.0)]
     return [b - a for a, b in itertools.pairwise(borders)]
@@ -86,14 +86,14 @@ class Bank(Work):
         self.tolerance = {"": 2e-4 if op == "forward" else 1e-2}
 
     def leaves(self) -> list[Tensor]:
-        """Parameters that ask for gradients: weights, then biases."""
+        """Return parameters that ask for gradients: weights, then biases."""
         return [t.detach().requires_grad_() for t in (*self.weights, *self.biases)]
 
     def ours(self) -> list[Contender]:
         return [self.own("ours")]
 
     def own(self, name: str, backend: str = "auto") -> Contender:
-        """The op as a caller of `mf.ops.bank_mlp` meets it."""
+        """Return the op as a caller of `mf.ops.bank_mlp` meets it."""
         layers = len(self.weights)
         if self.op == "forward":
 
@@ -117,7 +117,7 @@ class Bank(Work):
         return Contender(name, run, self.named)
 
     def named(self, grads: Sequence[Tensor]) -> Outputs:
-        """Gradients, weights' then biases', as outputs."""
+        """Return gradients, weights' then biases', as outputs."""
         found = joined("grads", list(grads))
         if not self.biased:
             found |= joined("weights", list(grads[: len(self.weights)]))
@@ -145,7 +145,7 @@ class Bank(Work):
         return self.named([torch.cat(parts) for parts in zip(*grads)])
 
     def groups(self) -> list[tuple[int, int]]:
-        """Runs of modules (first, one past the last) of equal counts, of 8192 points or 256 modules at most: what the
+        """Run of modules (first, one past the last) of equal counts, of 8192 points or 256 modules at most: what the
         truth takes at a time."""
         found: list[tuple[int, int]] = []
         for m, count in enumerate(self.counts):
@@ -173,11 +173,11 @@ class Bank(Work):
         return {name: max(bound, self.bound(name)) for name, bound in bounds.items()}
 
     def bound(self, name: str) -> float:
-        """The tolerance of an output in full precision."""
+        """Return the tolerance of an output in full precision."""
         return self.tolerance.get(name, self.tolerance.get("", 0.0))
 
     def yardstick(self) -> Contender:
-        """The problem in plain PyTorch, which says how exact a dtype can be."""
+        """Return the problem in plain PyTorch, which says how exact a dtype can be."""
         from benchmarks.peers import bmm
 
         return bmm.OPS[self.op](self)

@@ -1,7 +1,7 @@
-"""One SGD step of single-view fields: T objects side by side, dense stratified bins, composite, loss, backward, SGD.
+"""One SGD step of single-view fields: T objects side by side, stratified samples, composite, loss, backward, SGD.
 
-Shapes: modules (T), width, hidden; rays an object and step; bins a ray. The noise of the bins is given, so that all
-contenders look at the same places.
+Shapes: modules (T), width, hidden; rays per object and step; bins, the samples per ray. The noise of the samples is
+given, so that all contenders evaluate the same points.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from mclnf_fast.spec import FieldSpec, LogFrequency
 LR = 0.5
 
 
-class Bins(Work):
-    """origins, directions, target [T, R, 3]; noise [T, R, B]; weights [T, in, out] and biases [T, out] a layer."""
+class SingleView(Work):
+    """origins, directions, target [T, R, 3]; noise [T, R, S]; weights [T, in, out] and biases [T, out] a layer."""
 
     def __init__(self, op: str, shapes: dict[str, Any], device: str = "cpu") -> None:
-        self.modules, self.rays, self.bins = (int(shapes[k]) for k in ("modules", "rays", "bins"))
+        self.modules, self.rays, self.samples = (int(shapes[k]) for k in ("modules", "rays", "bins"))
         generator = torch.Generator().manual_seed(0)
         self.spec = FieldSpec(3, 4, int(shapes["width"]), int(shapes["hidden"]), encoding=LogFrequency(20, 8.0))
         self.params = initial_parameters(self.spec, self.modules, device=device, generator=generator)
@@ -37,8 +37,8 @@ class Bins(Work):
         towards = 0.5 * torch.randn(shape, generator=generator) - origins
         self.origins, self.directions = origins.to(device), torch.nn.functional.normalize(towards, dim=-1).to(device)
         self.target = torch.rand(shape, generator=generator).to(device)
-        self.noise = torch.rand(self.modules, self.rays, self.bins, generator=generator).to(device)
-        self.device, self.points = device, self.modules * self.rays * self.bins
+        self.noise = torch.rand(self.modules, self.rays, self.samples, generator=generator).to(device)
+        self.device, self.points = device, self.modules * self.rays * self.samples
         weights = sum(rows * columns for rows, columns in self.spec.layer_shapes)
         first = self.spec.layer_shapes[0][0] * self.spec.layer_shapes[0][1]
         self.flops = 2.0 * (3 * weights - first) * self.points  # forward and backward, as of a bank
@@ -47,7 +47,7 @@ class Bins(Work):
     def own_step(self, name: str, backend: str = "auto") -> Contender:
         """`render.ray_losses` and `learn.BankOptimizer`, as `learn.fine_tune` calls them."""
         leaves = tuple(p.clone().requires_grad_() for p in self.params)
-        settings = RenderSettings.between(samples_per_ray=self.bins, backend=backend)
+        settings = RenderSettings.between(samples_per_ray=self.samples, backend=backend)
         optimizer = BankOptimizer(leaves, kind="sgd", lr=LR)
 
         def gradients() -> tuple[Tensor, Sequence[Tensor]]:
@@ -74,31 +74,31 @@ class Bins(Work):
         return {"loss": total, "grads": torch.cat(grads)}
 
     def distances(self, m: int) -> Tensor:
-        """Where the rays of object m are looked at, [R, B], float64."""
-        edges = torch.linspace(2, 6, self.bins, dtype=torch.float64, device=self.device)
+        """Return the distances of the samples of object m, [R, S], float64."""
+        edges = torch.linspace(2, 6, self.samples, dtype=torch.float64, device=self.device)
         middles = (edges[1:] + edges[:-1]) / 2
         lower, upper = torch.cat((edges[:1], middles)), torch.cat((middles, edges[-1:]))
         return lower + (upper - lower) * self.noise[m].double()
 
     def places(self, m: int) -> Tensor:
-        """The points of object m, [R B, 3], float32 as everyone has them."""
+        """Return the sample points of object m, [R S, 3], float32 as all contenders have them."""
         t = self.distances(m).float()[..., None]
         return (self.origins[m][:, None] + t * self.directions[m][:, None]).reshape(-1, 3)
 
     def loss_of(self, m: int, raw: Tensor) -> Tensor:
-        """raw [R B, 4] of object m -> its loss, as the text's renderer has it."""
-        return pixel_loss(raw.view(self.rays, self.bins, 4), self.distances(m).to(raw.dtype), self.target[m])
+        """Return the loss of object m at raw outputs [R S, 4], as the published renderer computes it."""
+        return pixel_loss(raw.view(self.rays, self.samples, 4), self.distances(m).to(raw.dtype), self.target[m])
 
 
 def encode(x: Tensor) -> Tensor:
-    """[N, 3] -> [N, 120]: sine and cosine of 20 frequencies 2^(8 k / 19)."""
+    """Return sine and cosine [N, 120] of x [N, 3] at 20 frequencies 2^(8 k / 19)."""
     frequencies = 2.0 ** (8.0 * torch.arange(20, dtype=torch.float64, device=x.device) / 19)
     angles = x[:, None, :] * frequencies[:, None].to(x.dtype)
     return torch.stack((angles.sin(), angles.cos()), 2).flatten(1)
 
 
 def pixel_loss(raw: Tensor, t: Tensor, target: Tensor) -> Tensor:
-    """raw [R, B, 4] at t [R, B] -> mean squared error of the pixels over white, by a cumulative product."""
+    """Return the mean squared error of pixels over white of raw [R, S, 4] at t [R, S], by a cumulative product."""
     delta = torch.cat((t[:, 1:] - t[:, :-1], torch.full_like(t[:, :1], 1e10)), 1)
     alpha = 1 - torch.exp(-torch.relu(raw[..., 3]) * delta)
     through = torch.cumprod(1 - alpha, 1)
@@ -107,4 +107,4 @@ def pixel_loss(raw: Tensor, t: Tensor, target: Tensor) -> Tensor:
     return (color - target.to(raw.dtype)).square().mean()
 
 
-WORK = Bins
+WORK = SingleView

@@ -45,7 +45,7 @@ class Fisher(Bank):
         self.tolerance = {"": 1e-2}  # as the bank's gradients
 
     def own_fisher(self, name: str, backend: str = "auto") -> Contender:
-        """The op as a caller of `mf.ops.fisher_scores` meets it."""
+        """Return the op as a caller of `mf.ops.fisher_scores` meets it."""
 
         def run() -> mf.ops.FisherResult:
             return mf.ops.fisher_scores(
@@ -66,7 +66,7 @@ class Fisher(Bank):
         return Contender(name, run, self.outputs)
 
     def outputs(self, found: Any) -> Outputs:
-        """A FisherResult as named outputs."""
+        """Return a FisherResult as named outputs."""
         named = {"scores": found.scores}
         if self.sums:
             named |= joined("grads", [*found.grads[0], *found.grads[1]])
@@ -130,7 +130,7 @@ class Fisher(Bank):
         return bounds
 
     def plain(self) -> Bank:
-        """The forward and backward that the sweep is held against."""
+        """Return the forward and backward that the sweep is held against."""
         return Bank("forward_backward", self.shapes, self.device)
 
 

@@ -1,4 +1,4 @@
-"""Looking at a scene: rays in, pixels out, no gradient (`render_rays`).
+"""Rendering a scene: rays in, pixels out, no gradient (`render_rays`).
 
 Shapes: those of a NeRF step (modules, rays, samples), resolution, of an occupancy grid with a ball in it. Ours renders
 in one kernel and stops a ray that nothing more can be seen of; the peers march, evaluate and composite one after
@@ -20,22 +20,22 @@ from mclnf_fast.render import Rays, RaySamples, RenderSettings, sample_in_cells
 from mclnf_fast.render.volume import composite_samples, evaluate_samples
 from mclnf_fast.shading import SCENE_SHADING
 
-EARLY_STOP = 1e-4  # of the transmittance: what is left of a pixel when a ray is given up
+EARLY_STOP = 1e-4  # transmittance below which a ray ends: the largest share of a pixel that is lost
 
 
 class Fused(Nerf):
-    """The rays and cells of a NeRF step, and occupancy bool [X, X, X] of the unit box."""
+    """The rays and cells of a NeRF step, and an occupancy grid, bool [X, X, X], of the unit box."""
 
     def __init__(self, op: str, shapes: dict[str, Any], device: str = "cpu") -> None:
         super().__init__(op, shapes, device)
         self.given = ball(int(shapes["resolution"]))  # marched on the CPU for the truth: see `work.render.March`
         self.occupancy = self.given.to(device)
-        self.flops = None  # how many points a ray takes depends on where it stops
-        # What a ray is given up with may be missing from its colour.
+        self.flops = None  # the number of points of a ray depends on where it ends
+        # The share that an ended ray loses may be missing from its color.
         self.tolerance = {"color": 1e-3, "opacity": 1e-3, "depth": 1e-3}
 
     def settings(self, backend: str) -> RenderSettings:
-        """Without chunks: all rays are in memory."""
+        """Return the settings of a backend; without chunks, all rays are in memory."""
         shading = replace(SCENE_SHADING, background=BACKGROUND)
         return RenderSettings(self.samples, shading=shading, backend=backend)
 
@@ -62,7 +62,7 @@ class Fused(Nerf):
         return [Contender("ours", run, named)]
 
     def own(self, name: str, backend: str = "auto") -> Contender:
-        """The ops one by one."""
+        """Return the contender that calls the ops one by one."""
         params = (*self.weights, *self.biases)
 
         def run() -> Any:
@@ -79,7 +79,7 @@ class Fused(Nerf):
         return Contender(name, run, named)
 
     def truth(self) -> Outputs:
-        """The same samples, evaluated and composited in float64."""
+        """Return the pixels of the same samples, evaluated and composited in float64."""
         reference = self.settings("reference")
         rays = Rays(*(t.cpu() for t in self.grouped))
         with torch.no_grad():
@@ -95,7 +95,7 @@ class Fused(Nerf):
 
 
 def named(out: Any) -> Outputs:
-    """color [R, 3], opacity [R] and depth [R] as outputs."""
+    """Return color [R, 3], opacity [R] and depth [R] as outputs."""
     return {"color": out.color, "opacity": out.opacity, "depth": out.depth}
 
 

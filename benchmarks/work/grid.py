@@ -40,7 +40,7 @@ class Grid(Work):
         self.tolerance = {"y": 1e-3, "tables": 1e-2, "x": 5e-2}
 
     def own(self, name: str, backend: str = "auto", dtype: torch.dtype = torch.float32) -> Contender:
-        """The op as a caller of `mf.ops.grid_encode` meets it."""
+        """Return the op as a caller of `mf.ops.grid_encode` meets it."""
         encode: Any = vars(mf.ops)["grid_encode"]
         x, tables, grad_y = (t.to(dtype) for t in (self.x, self.tables, self.grad_y))
         if not self.backward:

@@ -1,4 +1,4 @@
-"""One outer gradient of MAML: every task is a module that takes inner steps from the shared initialisation.
+"""One outer gradient of MAML: every task is a module that takes inner steps from the shared initialization.
 
 Shapes: those of the bank, `modules` being the tasks and `points` all support points; steps, inner steps; lr. Query
 points are as many as support points. The loss of a task is the mean squared error.
@@ -22,7 +22,7 @@ TASKS_AT_A_TIME = 8  # of the float64 truth, whose graph is large
 
 
 class Maml(Bank):
-    """weights [M, in, out], biases [M, out]: the one initialisation, repeated. x, y, query_x, query_y [M, n, ...]."""
+    """weights [M, in, out], biases [M, out]: the one initialization, repeated. x, y, query_x, query_y [M, n, ...]."""
 
     def __init__(self, op: str, shapes: dict[str, Any], device: str = "cpu") -> None:
         super().__init__(op, shapes, device)
@@ -49,7 +49,7 @@ class Maml(Bank):
         self.tolerance = {"": 1e-2}  # as the bank's gradients
 
     def tasks(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Support x, y and query x, y: [M, n, 3 or 4]."""
+        """Return support x, y and query x, y: [M, n, 3 or 4]."""
         shape = (self.modules, -1, self.spec.in_dim)
         return self.x.view(shape), self.y, self.query_x.view(shape), self.query_y
 
@@ -68,7 +68,7 @@ class Maml(Bank):
         return {"part": "first order:", "flops": self.first_order_flops} if first else {}
 
     def losses(self, backend: str) -> tuple[Any, Any]:
-        """The support and the query loss, as `learn` takes them."""
+        """Return the support and the query loss, as `learn` takes them."""
         layers = len(self.weights)
 
         def loss(x: Tensor, y: Tensor) -> Any:

@@ -22,7 +22,7 @@ OUTER_LR = 1e-5
 
 
 class Meta(Maml):
-    """As Maml, the initialisation moving on from step to step; what is checked is the first one's gradient."""
+    """As Maml, the initialization moving on from step to step; what is checked is the first one's gradient."""
 
     def __init__(self, op: str, shapes: dict[str, Any], device: str = "cpu") -> None:
         super().__init__(op, shapes, device)

@@ -1,8 +1,8 @@
 """One training step of radiance fields: march, bank, composite, loss, backward, Adam.
 
-Shapes: those of the bank; rays (an equal share a module), samples a ray. Every module owns a cell and every ray crosses
-its module's cell, so that each ray has all its samples: what a dense implementation in plain PyTorch serves best. No
-jitter, so that all contenders see the same points.
+Shapes: those of the bank; rays (an equal share per module), samples per ray. Every module owns a cell and every ray
+crosses its module's cell, so that each ray has all its samples: the case that a dense implementation in plain PyTorch
+serves best. No jitter, so that all contenders evaluate the same points.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Nerf(Bank):
         self.tolerance = {"loss": 1e-5, "grads": 1e-2}
 
     def own_step(self, name: str, backend: str = "auto") -> Contender:
-        """`tasks.posed_loss` and `learn.BankOptimizer` as a user's loop calls them."""
+        """Return a step by `tasks.posed_loss` and `learn.BankOptimizer`, as a user's loop calls them."""
         leaves = tuple(t.clone().requires_grad_() for t in (*self.weights, *self.biases))
         shading = replace(SCENE_SHADING, background=BACKGROUND)
         settings = RenderSettings(self.samples, shading=shading, backend=backend)
@@ -63,7 +63,7 @@ class Nerf(Bank):
         return [self.own_step("ours")]
 
     def local_rays(self) -> tuple[Tensor, Tensor]:
-        """origins and directions [R, 3] in the coordinates of each ray's cell."""
+        """Return origins and directions [R, 3] in the coordinates of each ray's cell."""
         owner = torch.arange(self.modules, device=self.device).repeat_interleave(self.per_module)
         return (self.origins - self.cells.centers[owner]) / self.cells.halves[owner], self.directions
 
@@ -91,7 +91,8 @@ def stepper(
     step: Callable[[Sequence[Tensor]], Any],
     arrange: Callable[[Sequence[Tensor]], Sequence[Tensor]] = lambda grads: grads,
 ) -> Contender:
-    """A contender that trains: the loss and `arrange` of `gradients` are checked, then each run goes one step on."""
+    """Return a contender that trains: the loss and `arrange` of `gradients` are checked, then each run goes one step
+    on."""
 
     def check() -> Outputs:
         loss, grads = gradients()
@@ -104,7 +105,7 @@ def stepper(
 
 
 def sample(origins: Tensor, directions: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-    """Rays [R, 3] through the box [-1, 1]^3 -> middles of equal bins [R, S, 3] and their lengths [R, S]."""
+    """Return the middles [R, S, 3] of equal intervals of rays [R, 3] in the box [-1, 1]^3, and their lengths [R, S]."""
     a, b = (-1 - origins) / directions, (1 - origins) / directions
     near = torch.minimum(a, b).amax(-1).clamp(min=0)
     far = torch.maximum(torch.maximum(a, b).amin(-1), near)
@@ -115,7 +116,7 @@ def sample(origins: Tensor, directions: Tensor, samples: int) -> tuple[Tensor, T
 
 
 def shade(raw: Tensor, lengths: Tensor) -> Tensor:
-    """raw [R, S, 4], lengths [R, S] -> pixels [R, 3] over white, by cumsum and exp."""
+    """Return the pixels [R, 3] over white of raw [R, S, 4] and lengths [R, S], by cumsum and exp."""
     optical = raw[..., 0].clamp(max=9.0).exp() * lengths
     through = torch.exp(-(optical.cumsum(1) - optical))
     weights = through * (1 - torch.exp(-optical))

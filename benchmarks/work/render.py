@@ -51,7 +51,7 @@ class March(Work):
         self.moved = float(kept * (2 * FLOAT + INDEX) + self.rays * (6 * FLOAT + 2 * INDEX))
 
     def own(self, name: str, backend: str = "auto") -> Contender:
-        """The op as a caller of `mf.ops.march_rays` meets it."""
+        """Return the op as a caller of `mf.ops.march_rays` meets it."""
 
         def run() -> Any:
             return mf.ops.march_rays(
@@ -64,7 +64,7 @@ class March(Work):
         return [self.own("ours")]
 
     def definition(self) -> Outputs:
-        """The reference on the CPU."""
+        """Return the reference on the CPU."""
         origins, directions, occupancy, box = self.given
         return mf.ops.march_rays(origins, directions, occupancy, box, bins=self.bins, backend="reference")._asdict()
 
@@ -73,7 +73,7 @@ class March(Work):
 
 
 class Composite(Work):
-    """Packed samples, `bins` a ray, three colours, a background."""
+    """Packed samples, `bins` a ray, three colors, a background."""
 
     def __init__(self, op: str, shapes: dict[str, Any], device: str = "cpu") -> None:
         self.backward = op == "composite_backward"
@@ -97,7 +97,7 @@ class Composite(Work):
         self.tolerance = {"": 1e-5}
 
     def own(self, name: str, backend: str = "auto", dtype: torch.dtype = torch.float32) -> Contender:
-        """The op as a caller of `mf.ops.composite` meets it."""
+        """Return the op as a caller of `mf.ops.composite` meets it."""
         density, color, t_starts, t_ends, background, grad_color, grad_depth = (
             t.to(dtype)
             for t in (
@@ -134,5 +134,5 @@ class Composite(Work):
 
 
 def WORK(op: str, shapes: dict[str, Any], device: str = "cpu") -> Work:
-    """The problem by its name."""
+    """Return the problem by its name."""
     return (March if op == "march" else Composite)(op, shapes, device)

@@ -16,12 +16,12 @@ from mclnf_fast.data.readers.audio import load_audio
 from mclnf_fast.data.readers.images import load_images
 from mclnf_fast.data.readers.objects import load_objects
 from mclnf_fast.data.readers.options import (
-    AudioOptions,
-    ImageOptions,
-    ObjectOptions,
-    PhotoOptions,
-    SceneOptions,
-    VideoOptions,
+    AudioReadOptions,
+    ImageReadOptions,
+    ObjectReadOptions,
+    PhotoReadOptions,
+    SceneReadOptions,
+    VideoReadOptions,
 )
 from mclnf_fast.data.readers.photos import load_photos
 from mclnf_fast.data.readers.registry import Reader, readers, register_reader
@@ -32,26 +32,26 @@ from mclnf_fast.data.signals import SignalKind, Signals, SignalSets
 
 __all__ = [
     "EXPAND",
-    "AudioOptions",
+    "AudioReadOptions",
     "Block",
     "CityPaths",
     "CityPlan",
     "CityRenderer",
     "District",
-    "ImageOptions",
+    "ImageReadOptions",
     "ImageSet",
-    "ObjectOptions",
+    "ObjectReadOptions",
     "ObjectSets",
     "ObjectViews",
-    "PhotoOptions",
+    "PhotoReadOptions",
     "PhotoSets",
     "Reader",
     "Scene",
-    "SceneOptions",
+    "SceneReadOptions",
     "SignalKind",
     "SignalSets",
     "Signals",
-    "VideoOptions",
+    "VideoReadOptions",
     "block_views",
     "city_cache_dir",
     "city_views",

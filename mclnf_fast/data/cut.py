@@ -62,6 +62,7 @@ class Cut:
         position = list(itertools.product(*(range(p) for p in self.parts)))[task]
         slices = []
         for size, parts, index in zip(self.grid, self.parts, position):
+            # Sizes differ by one at most. A shorter last box instead would be a task that is easier than the others.
             length, longer = divmod(size, parts)
             begin = index * length + min(index, longer)
             slices.append(slice(begin, begin + length + (index < longer)))
@@ -91,6 +92,7 @@ class Cut:
         >>> torch.equal(cut.assemble([cut.values(signals, task) for task in range(2)]), signals)
         True
         """
+        # Every sample is in exactly one box, so nothing of the empty tensor is left.
         whole = pieces[0].new_empty(len(pieces[0]), *self.grid, pieces[0].shape[-1])
         for task, piece in enumerate(pieces):
             box = self.box(task)
@@ -100,5 +102,5 @@ class Cut:
 
 def _axis(size: int, span: float) -> Tensor:
     """Return `size` coordinates from -span to span; a single one lies in the middle."""
-    # linspace would put a single sample at -span, at the edge of what the shared initialization has seen.
+    # linspace would put a single sample at -span, at the edge of the range that the shared initialization has seen.
     return torch.linspace(-span, span, size) if size > 1 else torch.zeros(1)

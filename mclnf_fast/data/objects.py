@@ -51,6 +51,7 @@ class ObjectViews:
     render: Callable[[Cameras], Tensor] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        # Straight alpha, as PNGs store it: premultiplied colors of thin edges would lose their bits.
         shape = (len(self.cameras), self.cameras.height, self.cameras.width, 4)
         if tuple(self.images.shape) != shape or self.images.dtype != torch.uint8:
             raise InputError(
@@ -99,6 +100,7 @@ class ObjectSets:
             raise InputError(f"{self.title}: must have at least one object to test on, has none")
         check_near_far(self.near, self.far)
         objects = (*self.train, *self.test)
+        # One size for all, since a batch of rays is drawn from several objects at once.
         reference = objects[0]
         for views in objects[1:]:
             if views.images.shape[1:3] != reference.images.shape[1:3]:

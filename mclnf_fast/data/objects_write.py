@@ -57,8 +57,10 @@ def write_objects(sets: ObjectSets, folder: str | Path) -> Path:
         if item.train_views is not None:
             raise InputError(f"{item.name}: must have no views kept to test on, the layout can't name them; has some")
     names = {item.name: _folder_name(item.name) for item in objects}
+    # Some file systems make no difference between upper and lower case, and the second object would replace the first.
     if len({name.lower() for name in names.values()}) != len(names):
         raise InputError(f"{sets.title}: names must make different folders, were {sorted(names)}")
+    # Beside the target, and so on the same file system: only there is a rename atomic.
     build = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
     try:
         build.mkdir(parents=True)

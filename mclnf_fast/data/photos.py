@@ -82,6 +82,7 @@ def photo_of(name: str, image: Tensor, camera: Cameras) -> ObjectViews:
     >>> photo_of("a", torch.zeros(8, 8, 3, dtype=torch.uint8), turntable(1, 8)).images.shape
     torch.Size([1, 8, 8, 4])
     """
+    # Photos have no alpha, but the field of an object expects one: it is 1 everywhere, the sky included.
     opaque = torch.full_like(image[..., :1], 255)
     return ObjectViews(name, torch.cat((image, opaque), -1)[None], camera)
 

@@ -14,6 +14,7 @@ def first_repeated(names: Iterable[str]) -> str | None:
     >>> first_repeated(["a", "b", "a"])
     'a'
     """
+    # Membership in a set takes no time; a list of 200,000 names would be searched 200,000 times, for minutes.
     seen: set[str] = set()
     for name in names:
         if name in seen:

@@ -46,6 +46,7 @@ class ImageSet:
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        # uint8 and not float: a quarter of the memory, and cities have thousands of pictures.
         shape = (len(self.cameras), self.cameras.height, self.cameras.width, 3)
         if tuple(self.images.shape) != shape or self.images.dtype != torch.uint8:
             raise InputError(f"images: must be uint8 {shape}, was {self.images.dtype} {tuple(self.images.shape)}")

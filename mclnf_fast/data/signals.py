@@ -87,6 +87,7 @@ class Signals:
         wrong = [k for k in indices if not 0 <= k < len(self)]
         if wrong:
             raise InputError(f"ids: must be from 0 to {len(self) - 1}, was {wrong[0]}")
+        # A copy and not a view: a set that is kept must not keep the memory of all signals.
         index = torch.tensor(indices, dtype=torch.int64, device=self.values.device)
         return Signals(self.kind, tuple(self.names[k] for k in indices), self.values[index], self.rate)
 
@@ -121,6 +122,7 @@ class SignalSets:
         if not len(self.test):
             raise InputError(f"{self.title}: must have at least one signal to test on, has none")
         for name, signals in (("train", self.train), ("validation", self.validation)):
+            # One shape for all: modules are trained on train and adapted on test, and their inputs must be the same.
             wanted, actual = (self.test.kind, self.test.values.shape[1:]), (signals.kind, signals.values.shape[1:])
             if wanted != actual or self.test.rate != signals.rate:
                 raise InputError(

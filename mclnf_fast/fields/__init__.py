@@ -1,4 +1,4 @@
-"""Banks of fields: parameters, routing, import and export."""
+"""Banks of fields: parameters, routing, modules to and from torch, tensors on disk."""
 
 from mclnf_fast.fields.bank import FieldBank, initial_parameters
 from mclnf_fast.fields.functional import encode_grids, evaluate_params, split_params

@@ -25,13 +25,24 @@ def initial_parameters(
     generator: torch.Generator | None = None,
     gain: float = 2.0,
 ) -> Parameters:
-    """Random parameters for `modules` networks: weights [M, in, out] of every layer, then biases [M, out], then the
-    tables [M, entries, features] of grids.
+    """Return random parameters for `modules` networks: weights [M, in, out] of every layer, then biases [M, out], then
+    the tables [M, entries, features] of grids.
 
-    `sine`: SIREN's rule (arXiv 2006.09661, sec. 3.2). Else: uniform with variance `gain` / in for relu
-    and softplus (2: He et al., arXiv 1502.01852), 1 / in otherwise and in the output layer; biases zero. Hash grids:
-    uniform in +-1e-4 (instant-NGP, arXiv 2201.05989). Tri-planes: uniform in +-0.1; where the maps are multiplied,
-    in 0.1 ... 0.5 (K-Planes, arXiv 2301.10241), since a product of small numbers has next to no gradient.
+    `sine`: SIREN's rule (arXiv 2006.09661, sec. 3.2). Else: uniform with variance `gain` / in for relu and softplus (2:
+    He et al., arXiv 1502.01852), 1 / in otherwise and in the output layer; biases zero. Hash grids: uniform in +-1e-4
+    (instant-NGP, arXiv 2201.05989). Tri-planes: uniform in +-0.1; if the maps are multiplied, in 0.1 ... 0.5 (K-Planes,
+    arXiv 2301.10241), since a product of small numbers has next to no gradient.
+
+    Args:
+        spec: the architecture.
+        modules: M.
+        dtype, device: of the parameters. They are drawn in float32 on the CPU, so that a seed means one result.
+        generator: None: torch's own.
+        gain: see above.
+
+    >>> weight, bias = initial_parameters(FieldSpec(3, 4, hidden_layers=0), modules=2)
+    >>> weight.shape, bias.shape
+    (torch.Size([2, 3, 4]), torch.Size([2, 4]))
     """
 
     def draw(*shape: int, bound: float, middle: float = 0.0) -> Tensor:
@@ -45,9 +56,8 @@ def initial_parameters(
             bound = 1 / spec.mlp.in_dim if layer == 0 else math.sqrt(6 / rows) / spec.w0
             bias_bound = 1 / math.sqrt(rows)
         else:
-            own = gain if spec.activation in ("relu", "softplus") and layer < spec.hidden_layers else 1.0
-            bound = math.sqrt(3 * own / rows)
-
+            variance = gain if spec.activation in ("relu", "softplus") and layer < spec.hidden_layers else 1.0
+            bound = math.sqrt(3 * variance / rows)
         weights.append(draw(modules, rows, columns, bound=bound))
         biases.append(draw(modules, columns, bound=bias_bound))
     tables = []
@@ -67,16 +77,23 @@ class FieldBank(nn.Module):
     """`modules` networks of the architecture `spec`, every point through the network of its module.
 
     Parameters are `weight.<l>` [M, in, out], `bias.<l>` [M, out] and, for each grid of the encoding, `grid.<k>`
-    [M, entries, features]. All modules start bit-equal, from the
-    shared initialisation that the bank keeps (buffers `shared_<k>`), which is also what `append` starts a
-    new module from.
+    [M, entries, features]. All modules begin bit-equal, from the shared initialization of the bank (buffers
+    `shared_<k>`), which `append` copies into a new module as well.
 
     Args:
         spec: the architecture.
         modules: M, at least 0.
         dtype, device: of the parameters.
-        init: the shared initialisation, as `initial_parameters` gives it (leading size 1); None draws one.
-        generator: for drawing it.
+        init: the shared initialization, as `initial_parameters` gives it (leading size 1); None draws one.
+        generator: to draw it with; None: torch's own.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type, or `init` does not fit the spec.
+
+    Example:
+        >>> bank = FieldBank(FieldSpec(2, 3, width=16, hidden_layers=1), modules=4)
+        >>> bank(torch.rand(5, 2), module_ids=torch.tensor([3, 0, 0, 1, 3])).shape
+        torch.Size([5, 3])
     """
 
     def __init__(
@@ -117,7 +134,7 @@ class FieldBank(nn.Module):
 
     @property
     def shared(self) -> Parameters:
-        """The shared initialisation: weights [1, in, out], then biases [1, out], then tables [1, entries, features]."""
+        """The shared initialization: weights [1, in, out], then biases [1, out], then tables [1, entries, features]."""
         return tuple(getattr(self, f"shared_{k}") for k in range(len(self.stacked)))
 
     @property
@@ -133,11 +150,11 @@ class FieldBank(nn.Module):
         module_ids: Tensor | None = None,
         backend: str | None = "auto",
     ) -> Tensor:
-        """Evaluates the bank. One of three ways to say which module a point belongs to:
+        """Evaluate the bank, with one of three ways to name the module of a point:
 
         * `offsets` int64 [M + 1]: x [N, in_dim] is grouped by module -> [N, out_dim];
         * `module_ids` int64 [N]: any order, grouped inside -> [N, out_dim] in the caller's order;
-        * neither: x [M, n, in_dim], an equal share a module -> [M, n, out_dim].
+        * neither: x [M, n, in_dim], an equal share per module -> [M, n, out_dim].
 
         Raises TypeError, ValueError or IndexError on wrong shapes, dtypes, devices or ids, naming the
         argument.
@@ -160,18 +177,17 @@ class FieldBank(nn.Module):
         if x.dim() != 3 or x.shape[0] != self.modules_count:
             raise ValueError(
                 f"x must have shape [M, n, in_dim] = [{self.modules_count}, *, {self.spec.in_dim}] "
-                f"where neither offsets nor module_ids is given, got {list(x.shape)}"
+                f"if neither offsets nor module_ids is given, got {list(x.shape)}"
             )
         shares = offsets_of_equal_shares(x.shape[0], x.shape[1], x.device)
         return evaluate_params(params, spec, x.flatten(0, 1), shares, backend).unflatten(0, x.shape[:2])
 
     @torch.no_grad()
     def append(self, state: Sequence[Tensor] | nn.Module | None = None) -> int:
-        """Adds a module at run time and returns its id; the others stay bit-equal.
+        """Add a module at run time and return its id; the others stay bit-equal.
 
-        `state`: None for the shared initialisation, a module as `to_module` gives it, or a sequence like
-        `shared` (leading size 1). The parameters are new objects afterwards: hand them to the optimiser
-        again.
+        `state`: None for the shared initialization, a module as `to_module` gives it, or a sequence like `shared`
+        (leading size 1). The parameters are new objects afterwards: hand them to the optimizer again.
         """
         if isinstance(state, nn.Module):
             state = FieldModule.read(state, self.spec)
@@ -180,32 +196,32 @@ class FieldBank(nn.Module):
         return self.modules_count - 1
 
     def to_module(self, index: int) -> FieldModule:
-        """Module `index` as a `torch.nn.Module` of Linear layers (a copy). Raises IndexError out of range."""
+        """Return module `index` as a `torch.nn.Module` of Linear layers (a copy). Raises IndexError out of range."""
         if not -self.modules_count <= index < self.modules_count:
             raise IndexError(f"index must lie in [0, {self.modules_count}), got {index}")
         return FieldModule(self.spec, [t[index].detach() for t in self.stacked])
 
     @classmethod
     def from_modules(cls, modules: Sequence[nn.Module], spec: FieldSpec | None = None) -> FieldBank:
-        """A bank of ordinary modules: the `torch.nn.Linear` layers of each, in order, become its layers, and the
-        tensors of its `grid`, where the spec has grids, their tables.
+        """Return a bank of ordinary modules: the `torch.nn.Linear` layers of each, in order, become its layers, and the
+        tensors of its `grid`, if the spec has grids, their tables.
 
-        `spec` may be left out where the modules carry one (`FieldModule`). Raises ValueError where a
-        module's layers do not fit.
+        `spec` may be left out if the modules carry one (`FieldModule`). Raises ValueError if a module's layers do not
+        fit.
         """
         if not modules:
             raise ValueError("modules must hold at least one module, got none")
         spec = spec or getattr(modules[0], "spec", None)
         if spec is None:
-            raise ValueError("spec must be given where the modules carry none")
+            raise ValueError("spec must be given if the modules carry none")
         read = [FieldModule.read(module, spec) for module in modules]
-        first = read[0]
-        bank = cls(spec, 0, first[0].dtype, first[0].device, init=first)
+        init = read[0]
+        bank = cls(spec, 0, init[0].dtype, init[0].device, init=init)
         bank._fill([torch.cat(tensors) for tensors in zip(*read)])
         return bank
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        # A state without the shared initialisation (parameters only) keeps the present one.
+        # A state without the shared initialization (parameters only) leaves the present one in place.
         for k, tensor in enumerate(self.shared):
             state_dict.setdefault(f"{prefix}shared_{k}", tensor)
         super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -7,29 +7,38 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops.bank_mlp import bank_mlp
-from mclnf_fast.ops.grid import grid_encode
+from mclnf_fast.ops import bank_mlp, grid_encode
 from mclnf_fast.spec import FieldSpec
 
-Split = tuple[list[Tensor], list[Tensor], list[Tensor]]
+SplitParams = tuple[list[Tensor], list[Tensor], list[Tensor]]
+"""Weights, biases and tables."""
 
 
 def parameter_shapes(spec: FieldSpec) -> list[tuple[int, ...]]:
-    """Shapes of one module's parameters, in the order of the flat tuple."""
+    """Return the shapes of one module's parameters, in the order of the flat tuple.
+
+    >>> parameter_shapes(FieldSpec(2, 3, width=16, hidden_layers=1))
+    [(2, 16), (16, 3), (16,), (3,)]
+    """
     layers = spec.layer_shapes
     return [*layers, *((columns,) for _, columns in layers), *spec.grid_shapes]
 
 
-def split_params(params: Sequence[Tensor], spec: FieldSpec) -> Split:
-    """The flat tuple as weights [M, in, out] a layer, biases [M, out] a layer and tables [M, entries, features] a grid.
+def split_params(params: Sequence[Tensor], spec: FieldSpec) -> SplitParams:
+    """Split the flat tuple into weights [M, in, out] per layer, biases [M, out] per layer and tables
+    [M, entries, features] per grid.
 
-    Raises ValueError where the number of tensors is not the spec's.
+    Raises ValueError if the number of tensors is not the spec's.
+
+    >>> spec = FieldSpec(2, 3, width=16, hidden_layers=1)
+    >>> [len(tensors) for tensors in split_params([torch.zeros(4, *s) for s in parameter_shapes(spec)], spec)]
+    [2, 2, 0]
     """
     layers = len(spec.layer_shapes)
-    wanted = 2 * layers + len(spec.grids)
-    if len(params) != wanted:
+    expected = 2 * layers + len(spec.grids)
+    if len(params) != expected:
         raise ValueError(
-            f"params must hold {wanted} tensors ({layers} weights, {layers} biases, {len(spec.grids)} tables), "
+            f"params must hold {expected} tensors ({layers} weights, {layers} biases, {len(spec.grids)} tables), "
             f"got {len(params)}"
         )
     flat = list(params)
@@ -39,14 +48,27 @@ def split_params(params: Sequence[Tensor], spec: FieldSpec) -> Split:
 def encode_grids(
     x: Tensor, offsets: Tensor, tables: Sequence[Tensor], spec: FieldSpec, backend: str | None = "auto"
 ) -> Tensor:
-    """What the network behind the grids (`spec.mlp`) takes: x, the coordinates of each grid replaced by its features.
+    """Return the input of the network behind the grids (`spec.mlp`): x, the coordinates of each grid replaced by its
+    features.
 
     Args:
         x: [N, spec.in_dim] grouped by module.
         offsets: int64 [M + 1].
-        tables: one a grid of `spec.grids`, [M, entries, features].
+        tables: one per grid of `spec.grids`, [M, entries, features].
+        spec: the architecture.
+        backend: of `ops.grid_encode`.
 
-    Returns [N, spec.mlp.in_dim]; x itself where the spec has no grid. Raises as `ops.grid_encode`.
+    Returns:
+        [N, spec.mlp.in_dim]; x itself if the spec has no grid.
+
+    Raises:
+        As `ops.grid_encode`.
+
+    Example:
+        >>> from mclnf_fast.spec import TriPlane
+        >>> spec = FieldSpec(3, 4, encoding=TriPlane(features=8, resolution=4))
+        >>> encode_grids(torch.rand(5, 3), torch.tensor([0, 5]), [torch.rand(1, 48, 8)], spec).shape
+        torch.Size([5, 8])
     """
     if not spec.grids:
         return x
@@ -67,15 +89,26 @@ def encode_grids(
 def evaluate_params(
     params: Sequence[Tensor], spec: FieldSpec, x: Tensor, offsets: Tensor, backend: str | None = "auto"
 ) -> Tensor:
-    """Every point through the network of its module, with grids or without.
+    """Evaluate every point with the network of its module, with grids or without.
 
     Args:
         params: the flat tuple, as `FieldBank.stacked`.
+        spec: the architecture.
         x: [N, in_dim] grouped by module.
         offsets: int64 [M + 1].
-        backend: of every op that this takes (`ops.grid_encode` where there is a grid, and `ops.bank_mlp`).
+        backend: of every op that serves (`ops.grid_encode` if there is a grid, and `ops.bank_mlp`).
 
-    Returns [N, out_dim]; twice differentiable in params and x. Raises as `split_params` and these ops.
+    Returns:
+        [N, out_dim]; twice differentiable in params and x.
+
+    Raises:
+        As `split_params` and these ops.
+
+    Example:
+        >>> spec = FieldSpec(2, 3, width=16, hidden_layers=1)
+        >>> params = [torch.zeros(2, *shape) for shape in parameter_shapes(spec)]
+        >>> evaluate_params(params, spec, torch.rand(5, 2), torch.tensor([0, 2, 5])).shape
+        torch.Size([5, 3])
     """
     weights, biases, tables = split_params(params, spec)
     return bank_mlp(encode_grids(x, offsets, tables, spec, backend), offsets, weights, biases, spec.mlp, backend)

@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors with a checksum, written whole or not at all. No pickle anywhere."""
+"""Tensors on disk: safetensors with a checksum, written whole or not at all, without pickle."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ FORMAT = "mclnf_fast/1"
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes to a temporary name, flushes it to disk and renames: a reader sees the old file or the new
-    one."""
+    """Write to a temporary name, flush it to disk and rename: a reader sees the old file or the new one."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -46,7 +45,14 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """One safetensors file with `meta` (anything JSON can hold) and a checksum in its header."""
+    """Write one safetensors file with `meta` (any JSON value) and a checksum in its header.
+
+    >>> import tempfile
+    >>> path = f"{tempfile.mkdtemp()}/tensors"
+    >>> save_tensors(path, {"x": torch.ones(2)}, {"unit": "m"})
+    >>> load_tensors(path)
+    ({'x': tensor([1., 1.])}, {'unit': 'm'})
+    """
     from safetensors.torch import save
 
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -57,8 +63,8 @@ def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], me
 
 
 def _ordered(content: bytes) -> bytes:
-    """The same safetensors file with its header in a fixed order: the library writes the metadata in a random one,
-    and the same tensors must give the same bytes."""
+    """Return the same safetensors file with its header in a fixed order: the library writes the metadata in a random
+    one, and the same tensors must give the same bytes."""
     length = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # the tensors begin at a multiple of 8
@@ -66,10 +72,16 @@ def _ordered(content: bytes) -> bytes:
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `save_tensors` wrote: (tensors, meta).
+    """Read (tensors, meta) that `save_tensors` wrote.
 
     Raises:
-        InputError: no such file, not such a file, or bytes that changed since it was written.
+        InputError: no such file, a file of another kind, or bytes that changed since it was written.
+
+    >>> import tempfile
+    >>> path = f"{tempfile.mkdtemp()}/tensors"
+    >>> save_tensors(path, {}, {"step": 3})
+    >>> load_tensors(path)
+    ({}, {'step': 3})
     """
     from safetensors import SafetensorError, safe_open
 
@@ -90,28 +102,41 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
 
 def save_bank(path: str | os.PathLike[str], bank: FieldBank, **meta: Any) -> None:
-    """A bank as `path` (safetensors) with a JSON sidecar `path.json` that tells people what it holds."""
+    """Write a bank as `path` (safetensors) with a JSON sidecar `path.json` that describes it to people.
+
+    >>> import tempfile
+    >>> path = f"{tempfile.mkdtemp()}/bank"
+    >>> save_bank(path, FieldBank(FieldSpec(2, 3), modules=4), scene="city")
+    >>> len(load_bank(path))
+    4
+    """
     described = {"spec": to_dict(bank.spec), "modules": len(bank), **meta}
     save_tensors(path, bank.state_dict(), described)
     write_atomically(f"{os.fspath(path)}.json", (json.dumps(described, indent=1) + "\n").encode())
 
 
 def load_bank(path: str | os.PathLike[str], spec: FieldSpec | None = None) -> FieldBank:
-    """The bank that `save_bank` wrote.
+    """Read the bank that `save_bank` wrote.
 
-    Raises InputError as `load_tensors`, and where the file holds no bank or, with `spec` given, a bank of
-    another architecture.
+    Raises InputError as `load_tensors`, and if the file holds no bank or, with `spec` given, a bank of another
+    architecture.
+
+    >>> import tempfile
+    >>> path = f"{tempfile.mkdtemp()}/bank"
+    >>> save_bank(path, FieldBank(FieldSpec(2, 3)))
+    >>> load_bank(path).spec == FieldSpec(2, 3)
+    True
     """
     tensors, meta = load_tensors(path)
     try:
-        found = from_dict(meta["spec"])
+        saved_spec = from_dict(meta["spec"])
         modules = int(meta["modules"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"checkpoint {path}: must hold a bank with its spec, but: {error!r}") from None
-    if spec is not None and spec != found:
-        raise InputError(f"checkpoint {path}: must have the architecture {spec}, got {found}")
+    if spec is not None and spec != saved_spec:
+        raise InputError(f"checkpoint {path}: must have the architecture {spec}, got {saved_spec}")
     try:
-        bank = FieldBank(found, modules, dtype=tensors["weight.0"].dtype)
+        bank = FieldBank(saved_spec, modules, dtype=tensors["weight.0"].dtype)
         bank.load_state_dict(tensors)
     except (KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"checkpoint {path}: its tensors do not fit its spec: {error}") from None

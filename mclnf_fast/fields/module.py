@@ -13,13 +13,18 @@ from mclnf_fast.spec import FieldSpec
 
 
 class FieldModule(nn.Module):
-    """A field of `torch.nn.Linear` layers: one module of a bank, for code that knows nothing of banks.
+    """A field of `torch.nn.Linear` layers: one module of a bank, for code without banks.
 
     The tables of grids are the parameters `grid.<k>` [entries, features].
+
+    Example:
+        >>> module = FieldModule(FieldSpec(2, 3, hidden_layers=0), [torch.zeros(2, 3), torch.ones(3)])
+        >>> module(torch.rand(5, 2)).sum()
+        tensor(15., grad_fn=<SumBackward0>)
     """
 
     def __init__(self, spec: FieldSpec, parameters: Sequence[Tensor]) -> None:
-        """`parameters`: weights [in, out] of every layer, biases [out], then tables [entries, features]; copied."""
+        """Copy `parameters`: weights [in, out] of every layer, biases [out], then tables [entries, features]."""
         super().__init__()
         self.spec = spec
         count = len(spec.layer_shapes)
@@ -33,7 +38,7 @@ class FieldModule(nn.Module):
         self.grid = nn.ParameterList([nn.Parameter(t.detach().clone()) for t in parameters[2 * count :]])
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., in_dim] -> [..., out_dim]."""
+        """Evaluate x [..., in_dim] -> [..., out_dim]."""
         spec = self.spec
         if spec.grids:
             points = x.reshape(-1, spec.in_dim)
@@ -50,10 +55,10 @@ class FieldModule(nn.Module):
 
     @staticmethod
     def read(module: nn.Module, spec: FieldSpec) -> tuple[Tensor, ...]:
-        """The Linear layers of any module, in order, as weights [1, in, out], then biases [1, out]; then the tensors of
-        its `grid`, where the spec has grids, as tables [1, entries, features] (copies).
+        """Return the Linear layers of any module, in order, as weights [1, in, out], then biases [1, out]; then the
+        tensors of its `grid`, if the spec has grids, as tables [1, entries, features] (copies).
 
-        Raises ValueError where they do not fit the spec.
+        Raises ValueError if they do not fit the spec.
         """
         linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
         if len(linear) != len(spec.layer_shapes):
@@ -70,10 +75,10 @@ class FieldModule(nn.Module):
 
 
 def _tables(module: nn.Module, spec: FieldSpec) -> list[Tensor]:
-    found = list(getattr(module, "grid", ())) if spec.grids else []
-    if len(found) != len(spec.grids):
-        raise ValueError(f"a module must have {len(spec.grids)} tensors in `grid`, got {len(found)}")
-    for k, (table, shape) in enumerate(zip(found, spec.grid_shapes)):
+    tables = list(getattr(module, "grid", ())) if spec.grids else []
+    if len(tables) != len(spec.grids):
+        raise ValueError(f"a module must have {len(spec.grids)} tensors in `grid`, got {len(tables)}")
+    for k, (table, shape) in enumerate(zip(tables, spec.grid_shapes)):
         if tuple(table.shape) != shape:
             raise ValueError(f"grid[{k}] of a module must have shape {list(shape)}, got {list(table.shape)}")
-    return [table.detach().clone()[None] for table in found]
+    return [table.detach().clone()[None] for table in tables]

@@ -1,4 +1,4 @@
-"""From module ids in any order to points grouped by module, and back."""
+"""Routing: from module ids in any order to points grouped by module."""
 
 from __future__ import annotations
 
@@ -9,22 +9,31 @@ from mclnf_fast.checks import check_tensor, values_can_be_read
 
 
 def offsets_of_equal_shares(modules: int, share: int, device: torch.device) -> Tensor:
-    """int64 [modules + 1]: every module owns `share` points."""
+    """Return offsets int64 [modules + 1] with which every module owns `share` points.
+
+    >>> offsets_of_equal_shares(2, 5, torch.device("cpu")).tolist()
+    [0, 5, 10]
+    """
     return torch.arange(modules + 1, device=device) * share
 
 
 def route(module_ids: Tensor, modules: int) -> tuple[Tensor, Tensor]:
-    """Groups points by module, keeping the order within each.
+    """Group points by module, in their order within each.
 
     Args:
         module_ids: int64 [N] in 0 ... modules-1, in any order.
         modules: M.
 
     Returns:
-        order [N] (point `order[k]` stands at place k) and offsets [M + 1].
+        order [N] (point `order[k]` comes k-th) and offsets [M + 1].
 
     Raises:
         TypeError, ValueError, IndexError: ids that are not int64 [N], or out of range (checked on the CPU).
+
+    Example:
+        >>> order, offsets = route(torch.tensor([1, 0, 1]), modules=2)
+        >>> order.tolist(), offsets.tolist()
+        ([1, 0, 2], [0, 1, 3])
     """
     check_tensor("module_ids", module_ids, (None,), torch.int64, what="[N]")
     if module_ids.numel() and values_can_be_read(module_ids):

@@ -1,7 +1,8 @@
-"""Learning over banks: Fisher information, meta-learning, the bank optimiser, metrics. Knows no cameras and
+"""Learning over banks: Fisher information, meta-learning, the bank optimizer, metrics. Knows no cameras and
 no rays.
 """
 
+from mclnf_fast.learn.budgets import Budgets
 from mclnf_fast.learn.fisher.fim import fim_weights, module_mse, weighted_mse
 from mclnf_fast.learn.fisher.fisher import (
     RunningFisher,
@@ -19,11 +20,11 @@ from mclnf_fast.learn.meta.gradncp import GradNCP, PrunedContext, keep_top, prun
 from mclnf_fast.learn.meta.inits import matched, shuffled
 from mclnf_fast.learn.meta.meta import MAML, MetaLearner, Reptile
 from mclnf_fast.learn.meta.trainer import MetaTrainer
-from mclnf_fast.learn.methods import METHODS, AdaptConfig, Method
+from mclnf_fast.learn.methods import METHODS, AdaptConfig, Method, MethodEntry, register_method
 from mclnf_fast.learn.methods.reservoir import Reservoir
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import LossFn, Params, flatten_pair, split_pair
-from mclnf_fast.learn.protocol import Protocol
+from mclnf_fast.learn.protocol import Plan, Protocol
 from mclnf_fast.learn.sampling.even import EvenSampler, hilbert_order
 from mclnf_fast.learn.sampling.sampling import FisherSampler
 from mclnf_fast.learn.task import ScoredTask, Task, join
@@ -47,6 +48,7 @@ __all__ = [
     "METHODS",
     "AdaptConfig",
     "BankOptimizer",
+    "Budgets",
     "DrawnEpisodes",
     "Episode",
     "EvenSampler",
@@ -59,7 +61,9 @@ __all__ = [
     "MetaLearner",
     "MetaTrainer",
     "Method",
+    "MethodEntry",
     "Params",
+    "Plan",
     "Protocol",
     "PrunedContext",
     "Reptile",
@@ -94,6 +98,7 @@ __all__ = [
     "prune_scores",
     "psnr",
     "rank1_fisher_scores",
+    "register_method",
     "relative_damping",
     "rescale",
     "shuffled",

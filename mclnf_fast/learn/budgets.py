@@ -129,7 +129,9 @@ class Budgets:
     def _protocol(self) -> Protocol:
         """Return the current run, before its first step."""
         last = self.through or self._run == len(self.budgets) - 1
+        # A run through all budgets is as long as the last; the others are runs of their own length.
         steps = self.budgets[-1] if self.through else self.budgets[self._run]
+        # The matrix is of the last budget alone: it takes as many evaluations as the square of the number of tasks.
         plan = Plan(steps, tuple(self.stops), matrix="all" if last and not self.cls.joint else "none")
         return Protocol(*self._arguments, plan, self.seed, self._log)
 
@@ -152,6 +154,7 @@ class Budgets:
 
     def predictions(self) -> list[Tensor]:
         """Return what the method predicts for each task now, [S, n, C] each."""
+        # A joint method has met one task, number 0, which holds them all.
         joint = self.cls.joint
         return [task.predict(self.protocol.params_of(0 if joint else k)) for k, task in enumerate(self.tasks)]
 
@@ -171,9 +174,11 @@ class Budgets:
     def _log(self, k: int, step: int, params: Params) -> None:
         """Keep the errors at this step, and at a budget the parameters, of a run that passes through all of them."""
         task = self.logged[k]
+        # Sums of squares: those of the tasks add up to the whole signal's, as their PSNRs do not.
         self._squares[step].append(task.squared_errors(task.predict(params)).tolist())
         if step in self._params:
             # Parameters, not predictions: a state on disk that holds these would be many times as large.
+            # Copies, since the next step changes the parameters in place.
             self._params[step].append(tuple(p.detach().clone() for p in params))
 
     def _measure(self) -> None:
@@ -186,10 +191,13 @@ class Budgets:
         else:
             record.add(protocol.plan.steps, self.measure(self.predictions()))
         record.matrix = None if self.cls.joint else protocol.matrix  # type: ignore[assignment]  # all were evaluated
+        # Time and steps of the last budget alone: the shorter runs only serve the curve, and would add to its cost.
         record.seconds = protocol.seconds
         record.steps = last * len(self.logged)
+        # `params` are of the task that was last learned, with a module per signal: one signal is counted.
         networks = len(self.tasks) if self.cls.modular else 1
         record.parameters = networks * sum(p[0].numel() for p in protocol.method.params)
+        # Replay takes two mini-batches per step: counted as one, its steps would look half as costly as they are.
         record.points_per_step = self.cls.batches * protocol.method.config.batch * self.tasks[0].modules
 
     def _psnr(self, stop: int) -> list[float]:
@@ -217,6 +225,7 @@ class Budgets:
     def load_state_dict(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned. Raises KeyError, ValueError if it does not fit."""
         self._run, self.record = int(meta["run"]), Record(**meta["record"])
+        # After the last run there is none to build: its budget would be out of range.
         self.protocol = self._protocol() if not self.done else self.protocol
         self._squares = {int(stop): rows for stop, rows in meta["squares"].items()}
         kept, size = part_of(tensors, "kept"), len(self.protocol.method.params)

@@ -1,7 +1,7 @@
-"""One optimiser for all modules of a bank, with a clock, a learning rate and a switch for each.
+"""Step all modules of a bank, each with a step count, a learning rate and a switch of its own.
 
-torch.optim keeps one step counter a tensor; a bank needs one a module, because modules join late (append),
-stop (freeze) and start over (reset) while the others go on. `ops.bank_step` is the mathematics;
+torch.optim keeps one step counter per tensor; a bank needs one per module, because modules join late (append), stop
+(freeze) and start over (reset) while the others go on. `ops.bank_step` is the mathematics;
 `BankOptimizer` holds the state.
 """
 
@@ -27,7 +27,7 @@ class BankOptimizer:
     Args:
         params: flat tuple of tensors [M, ...], fp32 or fp64 (keep an fp32 master for half precision).
         kind: "adam" or "sgd".
-        lr: one rate, or one a module [M].
+        lr: one rate, or one per module [M].
         betas, eps: Adam's.
         trust: (lam, fisher, anchor), see `Trust`, or None; may be set later through `optimizer.trust`.
 
@@ -55,6 +55,7 @@ class BankOptimizer:
         self._step = torch.zeros(self.modules, dtype=torch.float64, device=device)
         self._lr = torch.empty(self.modules, dtype=torch.float64, device=device)
         self._rate = 0.0  # the last one set for all: that of the first module to join an empty bank
+        # On the host: with a tensor on a GPU the question whether any module is frozen would wait for the device.
         self._frozen = [False] * self.modules
         self._active: Tensor | None = None  # bool [M] on the device; None while no module is frozen
         self._exp_avg = self._zeros()
@@ -106,7 +107,7 @@ class BankOptimizer:
         )
 
     def set_lr(self, lr: float | Tensor, modules: int | Iterable[int] | Tensor | None = None) -> None:
-        """Set the rate, one for all or one each [m], of all modules or of those named. Raises: ValueError."""
+        """Set the rate, one for all or one each [m], of all modules or of those named. Raises ValueError."""
         rows = slice(None) if modules is None else check_modules(modules, self.modules)
         if isinstance(lr, Tensor):
             count = len(rows) if isinstance(rows, list) else self.modules
@@ -124,7 +125,7 @@ class BankOptimizer:
             self._lr.fill_(self._rate)
 
     def step(self, grads: Sequence[Tensor] | None = None) -> None:
-        """One step of every module that is not frozen.
+        """Make one step of every module that is not frozen.
 
         Args:
             grads: tensors like the parameters, or None to take `p.grad`.
@@ -132,13 +133,13 @@ class BankOptimizer:
         Raises: TypeError, if a gradient has another dtype; ValueError, if one is missing or has another shape.
         Nothing is changed then.
         """
-        found = [p.grad for p in self.params] if grads is None else list(grads)
-        for i, g in enumerate(found):
+        gradients = [p.grad for p in self.params] if grads is None else list(grads)
+        for i, g in enumerate(gradients):
             if g is None:
                 raise ValueError(f"grads[{i}] must be a tensor like params[{i}], got None")
         bank_step(
             self.params,
-            found,  # type: ignore[arg-type]
+            gradients,  # type: ignore[arg-type]
             self._exp_avg,
             self._exp_avg_sq,
             self._step,
@@ -153,6 +154,7 @@ class BankOptimizer:
     def zero_grad(self) -> None:
         """Set every `p.grad` to None."""
         for p in self.params:
+            # None, not zeros: zeros would cost one pass to write and one more to add to.
             p.grad = None
 
     def freeze(self, modules: int | Iterable[int] | Tensor) -> None:
@@ -196,9 +198,10 @@ class BankOptimizer:
         new = _check_master(params)
         old, extra = self.modules, new[0].shape[0] - self.modules
         if len(new) != len(self.params) or any(a.shape[1:] != b.shape[1:] for a, b in zip(new, self.params)):
-            raise ValueError("params must be the same architecture as the optimiser's, got other shapes")
+            raise ValueError("params must be the same architecture as the optimizer's, got other shapes")
+        # Which modules are gone could not be known: what is kept of one would pass to another.
         if extra < 0:
-            raise ValueError(f"params must hold at least the optimiser's {old} modules, got {new[0].shape[0]}")
+            raise ValueError(f"params must hold at least the optimizer's {old} modules, got {new[0].shape[0]}")
         self.params = new
         self._step = torch.cat([self._step, self._step.new_zeros(extra)])
         last = self._lr[-1:] if old else self._lr.new_full((1,), self._rate)
@@ -212,7 +215,7 @@ class BankOptimizer:
                 self.set_lr(lr, range(old, old + extra))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Counters, rates, switches and moments as tensors (copies); the rest is the caller's."""
+        """Return counters, rates, switches and moments as tensors (copies); the rest is the caller's."""
         state = {"step": self._step.clone(), "lr": self._lr.clone(), "frozen": self.frozen}
         state.update({f"exp_avg.{i}": s.clone() for i, s in enumerate(self._exp_avg)})
         state.update({f"exp_avg_sq.{i}": s.clone() for i, s in enumerate(self._exp_avg_sq)})
@@ -223,10 +226,11 @@ class BankOptimizer:
 
         Raises: ValueError, if an entry is missing or has another shape.
         """
-        own = self.state_dict()
-        if set(state) != set(own):
-            raise ValueError(f"state must hold {sorted(own)}, got {sorted(state)}")
-        for key, value in own.items():
+        expected = self.state_dict()
+        # All is checked before anything is written: a state that does not fit leaves the optimizer as it was.
+        if set(state) != set(expected):
+            raise ValueError(f"state must hold {sorted(expected)}, got {sorted(state)}")
+        for key, value in expected.items():
             if state[key].shape != value.shape:
                 raise ValueError(f"state[{key!r}] must be {tuple(value.shape)}, got {tuple(state[key].shape)}")
         self._step.copy_(state["step"])
@@ -237,6 +241,7 @@ class BankOptimizer:
             v.copy_(state[f"exp_avg_sq.{i}"])
 
     def _zeros(self) -> list[Tensor]:
+        # SGD has no moments: zeros would take twice the memory of the parameters.
         if self.kind == "sgd":
             return []
         return [torch.zeros_like(p, memory_format=torch.contiguous_format).detach() for p in self.params]
@@ -254,6 +259,7 @@ class BankOptimizer:
 
 def _check_master(params: Sequence[Tensor]) -> Params:
     checked = check_params(params)
+    # In half precision a step shorter than a weight's last bit would be lost.
     if checked[0].dtype not in (torch.float32, torch.float64):
         raise TypeError(f"params must be float32 or float64 (keep an fp32 master), got {checked[0].dtype}")
     return checked

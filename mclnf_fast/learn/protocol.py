@@ -81,6 +81,7 @@ class Protocol:
     ) -> None:
         self.tasks, self.plan, self.log = tasks, plan, log
         self.joint, self.modular = cls.joint, cls.modular
+        # The steps of one `begin` ... `finish`, which the exponential schedule is spread over.
         self.budget = plan.steps * (plan.joint_steps if cls.joint else 1)
         """Gradient steps on a task of the method: one of the sequence, or all of them joined."""
         learned: Sequence[Task] = [join(tasks)] if cls.joint else tasks
@@ -135,6 +136,7 @@ class Protocol:
             self._train()
             method.begin(k)
             self._log(k)
+        # A log before the first step stops the clock.
         self._train()
         method.step(k, method.made)
         self._log(k)
@@ -143,19 +145,23 @@ class Protocol:
 
     def _log(self, k: int) -> None:
         """Log task k if this step is to be logged."""
+        # A joint method may make several steps for each one that is counted: only whole ones can be compared.
         step, rest = divmod(self.method.made, self.budget // self.plan.steps)
         if rest or step not in self.plan.logged:
             return
+        # The clock stops first: else a method that is looked at more often would seem to train longer.
         self._pause()
         began = time.perf_counter()
         if self.plan.curves:
             for task in range(len(self.tasks)) if self.joint else (k,):
+                # A joint method is one network for all tasks: every task has a value at this step.
                 self.curves[task][step] = self.tasks[task].evaluate(self.params_of(task)).tolist()
         self.log(k, step, self.params_of(k))
         self.evaluation_seconds += time.perf_counter() - began
 
     def _finish(self, k: int) -> None:
         """End task k, and evaluate it and those that the plan names."""
+        # The end of a task is training too: EWC estimates its Fisher matrix there, and replay fills its memory.
         self._train()
         self.method.finish(k)
         self._pause()
@@ -183,6 +189,7 @@ class Protocol:
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return all that decides the next step and what has been measured, as tensors (copies) and plain data."""
+        # The seconds of the stretch that is under way would be missing from a resumed run.
         self._pause()
         tensors = {f"method.{key}": t for key, t in self.method.state_dict().items()}
         curves = [{str(step): values for step, values in curve.items()} for curve in self.curves]

@@ -103,12 +103,11 @@ def check_scored(tasks: Sequence[Task], method: str) -> Sequence[ScoredTask]:
     """
     scored: list[ScoredTask] = []
     for task in tasks:
+        # Asked when a method is built: else the run would end in its first step, with an AttributeError.
         missing = [name for name in ("items", "draw_in", "points", "outputs") if not hasattr(task, name)]
         if missing:
             kind = type(task).__name__
-            raise InputError(
-                f"method {method} needs tasks with Fisher scores (`ScoredTask`), got {kind} without {missing}"
-            )
+            raise InputError(f"method {method} needs tasks with Fisher scores, got {kind} without {', '.join(missing)}")
         scored.append(task)  # type: ignore[arg-type]  # a protocol's members are known only now
     return scored
 
@@ -129,6 +128,7 @@ def join(tasks: Sequence[T]) -> T:
     >>> join(halves).samples
     8
     """
+    # Not part of `Task`: a kind of task that is learned only in sequence need not have it.
     joined = getattr(type(tasks[0]), "joined", None)
     if joined is None:
         kind = type(tasks[0]).__name__

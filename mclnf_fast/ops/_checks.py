@@ -73,7 +73,7 @@ def check_layers(
     layers = spec.layer_shapes
     for name, tensors in (("weights", weights), ("biases", biases)):
         if len(tensors) != len(layers):
-            raise ValueError(f"{name} must hold {len(layers)} tensors, one a layer, got {len(tensors)}")
+            raise ValueError(f"{name} must hold {len(layers)} tensors, one per layer, got {len(tensors)}")
     modules = weights[0].shape[0] if isinstance(weights[0], Tensor) and weights[0].dim() else 0
     for l, (rows, columns) in enumerate(layers):
         check_tensor(f"weights[{l}]", weights[l], (modules, rows, columns), dtype, device, "[M, in, out]")

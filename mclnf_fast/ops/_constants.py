@@ -12,10 +12,13 @@ from mclnf_fast.ops._checks import in_transform
 
 
 def constant(values: Sequence[float] | tuple[tuple[float, ...], ...], like: Tensor) -> Tensor:
-    """The values as a tensor [len(values)], or of two axes, with the dtype and device of `like`; not to be changed.
+    """Return the values as a tensor [len(values)], or of two axes, with the dtype and device of `like`.
 
-    To a GPU they are copied once and kept for good: a copy in every call would wait for the device, and a CUDA graph,
-    which can't hold one, reads them for as long as it lives.
+    It must not be changed: to a GPU the values are copied once per process. A copy in every call would wait for the
+    device, and a CUDA graph, which can't hold one, reads them for as long as it lives.
+
+    >>> constant((1.0, 2.0), torch.zeros(3))
+    tensor([1., 2.])
     """
     plain = like.device.type == "cuda" and type(like) in (Tensor, torch.nn.Parameter)
     if not plain or torch.compiler.is_compiling() or in_transform():
@@ -28,5 +31,5 @@ def saved_constant(
     values: tuple[float, ...] | tuple[tuple[float, ...], ...], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """Return the values as a tensor that lives as long as the process, one for all calls."""
-    with torch.inference_mode(False):  # such a tensor could be saved for no backward
+    with torch.inference_mode(False):  # an inference tensor could not be saved for a backward
         return torch.tensor(values, dtype=dtype).to(device)

@@ -1,4 +1,4 @@
-"""Activations and encodings in plain PyTorch, which every reference shares."""
+"""Activations and encodings in plain PyTorch, which all references share."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from mclnf_fast.ops._constants import constant
 
 
 def activate(kind: str, z: Tensor, w0: float) -> Tensor:
-    """a(z), elementwise; `w0` belongs to `sine` alone."""
+    """Return a(z), elementwise, for an activation of `mclnf_fast.spec.ACTIVATIONS`; `w0` belongs to `sine` alone.
+
+    >>> activate("relu", torch.tensor([-1.0, 2.0]), 30.0)
+    tensor([0., 2.])
+    """
     if kind == "relu":
         return torch.relu(z)
     if kind == "sine":
         return torch.sin(w0 * z)
     if kind == "softplus":
-        # torch's default threshold of 20 drops log1p(e^-20) = 2e-9, which float64 would see; e^-50 nobody
-        # sees.
+        # torch's default threshold of 20 drops log1p(e^-20) = 2e-9, which float64 resolves; it does not resolve e^-50.
         return torch.nn.functional.softplus(z, threshold=50.0)
     if kind == "tanh":
         return torch.tanh(z)
@@ -29,7 +32,7 @@ def activate(kind: str, z: Tensor, w0: float) -> Tensor:
 
 
 def spherical_harmonics(degree: int, d: Tensor) -> Tensor:
-    """The real spherical harmonics of bands 0 ... degree-1 at `d [..., 3]` -> [..., degree^2]."""
+    """Return the real spherical harmonics of bands 0 ... degree-1 at `d [..., 3]` -> [..., degree^2]."""
     x, y, z = d.unbind(-1)
     xx, yy, zz = x * x, y * y, z * z
     values = [torch.full_like(x, 0.28209479177387814)]
@@ -48,7 +51,12 @@ def spherical_harmonics(degree: int, d: Tensor) -> Tensor:
 
 
 def encode(encoding: Encoding, x: Tensor) -> Tensor:
-    """The features of `x [..., in_dim]` -> [..., encoded_dim]."""
+    """Return the features [..., encoded_dim] of x [..., in_dim], for an encoding without a grid.
+
+    >>> from mclnf_fast.spec import Frequency
+    >>> encode(Frequency(4), torch.rand(5, 3)).shape
+    torch.Size([5, 24])
+    """
     if isinstance(encoding, Composite):
         pieces = x.split([dims for _, dims in encoding.items], -1)
         return torch.cat([encode(inner, piece) for (inner, _), piece in zip(encoding.items, pieces)], -1)

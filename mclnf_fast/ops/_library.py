@@ -43,6 +43,7 @@ def _stale() -> str | None:
     Without the check a library left over from before an edit would run a `tanh` network as a `sigmoid` one, or fail in
     the middle of a call.
     """
+    # A library built before it had `name_table` is compared by its other signatures alone.
     reported = hasattr(torch.ops.mclnf_fast, "name_table")
     known = schemas.COMPILED if reported else schemas.COMPILED[:-1]
     if (name := schemas.difference("mclnf_fast", known)) is not None:

@@ -1,4 +1,4 @@
-"""When a device's memory is too small: what asked, for how much, what there was, and what helps."""
+"""The error for a device whose memory is too small: the op, the memory asked for and free, and the remedy."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 GIB = 1 << 30
-REMEDY = "fewer points a call (gradients add up over calls), half precision, or a narrower or shallower network"
+REMEDY = "fewer points per call (gradients add up over calls), half precision, or a narrower or shallower network"
 
 
 def explained(op: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A function whose first arguments are x, offsets and weights, as those of the ops over a bank are: where the
-    device's memory is too small for what it holds beside its results, the error says more than torch's."""
+    """Return a decorator that turns torch's error of too little memory into `DeviceMemoryError`.
+
+    Its functions take x, offsets and weights first, as the ops over a bank do.
+    """
 
     def around(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
@@ -40,17 +42,16 @@ def explained(op: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def _message(op: str, error: Exception, x: Tensor, offsets: Tensor, weights: Sequence[Tensor]) -> str:
-    found = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
-    asked = found.group(1) if found else "memory"
-    there = f"on {x.device}"
+    match = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+    asked = match.group(1) if match else "memory"
+    state = f"on {x.device}"
     if x.device.type == "cuda":
         free, total = torch.cuda.mem_get_info(x.device)
-        held = torch.cuda.memory_allocated(x.device)
-        there = (
-            f"{free / GIB:.2f} GiB of {total / GIB:.2f} GiB were free on {x.device}, tensors held {held / GIB:.2f} GiB"
-        )
+        allocated = torch.cuda.memory_allocated(x.device)
+        state = f"{free / GIB:.2f} GiB of {total / GIB:.2f} GiB were free on {x.device}, "
+        state += f"tensors held {allocated / GIB:.2f} GiB"
     layers = ", ".join(f"{w.shape[1]} to {w.shape[2]}" for w in weights)
     return (
-        f"{op}: {asked} asked for, where {there}; for {x.shape[0]} points of {offsets.shape[0] - 1} modules "
+        f"{op}: {asked} asked for, where {state}; for {x.shape[0]} points of {offsets.shape[0] - 1} modules "
         f"in {x.dtype} with layers of {layers}. Remedy: {REMEDY}"
     )

@@ -1,4 +1,4 @@
-"""Whether Triton kernels can serve a call, found without importing Triton: that takes a second."""
+"""Whether Triton kernels can serve a call, decided without the import of Triton, which takes a second."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def _installed() -> bool:
 
 
 def interpreted() -> bool:
-    """Whether Triton runs its kernels on the CPU, number by number, to check them."""
+    """Return whether Triton runs its kernels on the CPU, number by number, to check them."""
     return os.environ.get(INTERPRET) == "1"
 
 
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
-    """The reason that the Triton kernels share; None where they can serve."""
+    """Return the reason that the Triton kernels share; None if they can serve."""
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"it works on float32, float16 and bfloat16 tensors, got {dtype}"
     if device.type not in ("cpu", "cuda"):
@@ -36,8 +36,8 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
         return "Triton's interpreter multiplies no bfloat16 matrices" if dtype == torch.bfloat16 else None
     if interpreted():
         return None
-    found = torch.cuda.get_device_capability(device)
-    if found < OLDEST:
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST:
         name = torch.cuda.get_device_name(device)
-        return f"it needs compute capability {OLDEST[0]}.{OLDEST[1]}, {name} has {found[0]}.{found[1]}"
+        return f"it needs compute capability {OLDEST[0]}.{OLDEST[1]}, {name} has {capability[0]}.{capability[1]}"
     return None

@@ -116,3 +116,23 @@ class Cells:
         total = weight.sum(0)
         modules, rows = (weight > 0).nonzero(as_tuple=True)
         return rows, modules, weight[modules, rows] / total[rows]
+
+    def strongest(self, points: Tensor) -> Tensor:
+        """Return the module with the largest share of each point, int64 [N]; -1 for a point in no grown cell.
+
+        Args:
+            points: [N, 3], scene units.
+
+        >>> cells = Cells(torch.tensor([[[0.0, 0, 0], [2.0, 2, 2]], [[2.0, 0, 0], [4.0, 2, 2]]]), margin=1.5)
+        >>> cells.strongest(torch.tensor([[1.5, 1.0, 1.0], [2.5, 1.0, 1.0], [9.0, 0.0, 0.0]])).tolist()
+        [0, 1, -1]
+        """
+        rows, modules, shares = self.owners(points)
+        strongest = torch.full((len(points),), -1, dtype=torch.int64, device=points.device)
+        largest = shares.new_zeros(len(points))
+        for module in range(len(self)):  # rows are unique within a module, so that each may be written at once
+            mine = modules == module
+            stronger = shares[mine] > largest[rows[mine]]
+            strongest[rows[mine][stronger]] = module
+            largest[rows[mine][stronger]] = shares[mine][stronger]
+        return strongest

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.shading import OBJECT_SHADING, SCENE_SHADING, NamedBackground, Shading
+from mclnf_fast.shading import OBJECT_SHADING, SCENE_SHADING, Color, NamedBackground, Shading
 
 Convention = Literal["blog", "learnit"]
 LAST_DELTA: dict[str, float] = {"blog": 1e10, "learnit": 1e-3}
@@ -71,7 +71,7 @@ class RenderSettings:
         far: float = 6.0,
         samples_per_ray: int = 128,
         convention: Convention = "blog",
-        background: NamedBackground = "white",
+        background: NamedBackground | Color = "white",
         backend: str = "auto",
     ) -> RenderSettings:
         """Return the settings of single objects (arXiv 2012.02189): between two distances, white behind.

@@ -184,7 +184,7 @@ def render_fused(
         spec,
         ops.constant(UNIT_BOX, origins),
         occupancy,
-        extra=torch.nn.functional.normalize(rays.directions, dim=-1) if shading.view_directions else None,
+        view_directions=torch.nn.functional.normalize(rays.directions, dim=-1) if shading.view_directions else None,
         bins=settings.samples_per_ray,
         near=settings.near / cells.unit,
         far=settings.far / cells.unit,
@@ -193,7 +193,7 @@ def render_fused(
         density=shading.density_activation,
         color=shading.color_activation,
         # The op clamps before every activation, a shading before `exp` alone.
-        most_raw=shading.max_raw_density if shading.density_activation == "exp" else float("inf"),
+        max_raw_density=shading.max_raw_density if shading.density_activation == "exp" else float("inf"),
         early_stop_eps=early_stop_eps,
         backend=settings.backend,
     )

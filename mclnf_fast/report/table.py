@@ -73,6 +73,7 @@ class _Parser(argparse.ArgumentParser):
     """Report an error in one line, as every command does."""
 
     def error(self, message: str) -> NoReturn:
+        # argparse would print its usage and end the process itself.
         raise InputError(f"table: {message}; see mclnf-fast table --help")
 
 
@@ -111,6 +112,7 @@ def write_tables(runs: Sequence[str | Path], out: str | Path, command: str) -> l
         lines += city_csv_lines(run.label, run.record) if isinstance(run.record, CityRecord) else []
     written: list[Path] = []
     try:
+        # Figures first: a table.md that is there never links to one that is not.
         written += [figure.drawing.save(target / figure.file) for figure in tables.figures]
         for name, content in (("table.md", text), ("table.csv", csv_text(lines))):
             write_atomically(target / name, content.encode("utf-8"))
@@ -139,6 +141,7 @@ def _draw(runs: Sequence[FinishedRun], command: str) -> Tables:
         figures += [Figure(d, f"{run.stem}_{d.stem}.png", (record.command,)) for d in drawings]
     if signals:
         commands = tuple(signal.run.command for signal in signals)
+        # In front of those of single runs: they compare all of them.
         figures[:0] = [Figure(d, f"{d.stem}.png", commands) for d in draw_figures(signals, command)]
     return Tables(runs, signals, cities, figures, command)
 
@@ -233,9 +236,7 @@ def _run_text(run: FinishedRun) -> str:
 
 
 def _relation(relation: Relation) -> str:
-    checks = "; ".join(
-        f"{c.label}: {'**' + c.value + '**' if c.holds is False else c.value}" for c in relation.checks
-    )  # fmt: skip
+    checks = "; ".join(f"{c.label}: {'**' + c.value + '**' if c.holds is False else c.value}" for c in relation.checks)
     return f"- **{relation.verdict}**: {relation.statement}. {checks}." + f" {relation.note}" * bool(relation.note)
 
 
@@ -249,4 +250,5 @@ def _made_plain(run: str, command: str) -> str:
 
 
 def _code(text: str) -> str:
+    # A backtick would end the span of code in which the command stands.
     return " ".join(text.split()).replace("`", "'")

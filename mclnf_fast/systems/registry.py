@@ -103,6 +103,7 @@ def system_names() -> list[str]:
     >>> system_names()[:2]
     ['city', 'image']
     """
+    # From the metadata of installed packages: importing every plugin would slow each command down.
     return list(dict.fromkeys([*SYSTEMS, *_plugins()]))
 
 
@@ -151,6 +152,7 @@ def system_lines() -> Iterable[tuple[str, str]]:
     'learn a city block by block without forgetting'
     """
     for name in system_names():
+        # One broken plugin must not hide the others, nor the systems of this package.
         try:
             system = find_system(name)
             point = None if name in SYSTEMS else _plugins()[name]

@@ -52,6 +52,7 @@ class CoordTask:
             raise ValueError(f"y must be [S, n, C] with x [n, d], got {tuple(y.shape)} and {tuple(x.shape)}")
         self.name, self.x, self.y, self.spec, self.backend = name, x.contiguous(), y.contiguous(), spec, backend
         self.curve = curve
+        # A view, since `y` is contiguous: a copy would hold every value twice.
         self._flat_y = self.y.reshape(-1, self.y.shape[-1])
         self._row = torch.arange(len(y), device=y.device)[:, None] * x.shape[0]  # where a signal begins in it
 
@@ -96,6 +97,7 @@ class CoordTask:
     def outputs(self, params: Params, batch: Batch, seed: int = 0) -> Iterator[Points]:
         x, y = batch
         for c in range(y.shape[-1]):
+            # One channel at a time: with ones in all of them their gradients would add up before they are squared.
             channel = torch.zeros_like(y).flatten(0, 1)
             channel[:, c] = 1.0
             yield Points(x.flatten(0, 1), _offsets(x), channel, None, len(channel))
@@ -103,6 +105,7 @@ class CoordTask:
     @torch.no_grad()
     def predict(self, params: Params) -> Tensor:
         """Return the field at every coordinate: params [S, ...] -> [S, n, C]."""
+        # Memory is that of all modules at once, so more modules take fewer coordinates each.
         step = max(1, CHUNK // self.modules)
         weights, biases = split_pair(params)
         pieces = []
@@ -115,6 +118,7 @@ class CoordTask:
 
     def squared_errors(self, values: Tensor) -> Tensor:
         """Return the sum of squared errors of predicted values [S, n, C], clamped to [0, 1], per signal: fp64 [S]."""
+        # fp64: a sum over the values of a whole video in fp32 can lose the small errors.
         return (values.clamp(0, 1).double() - self.y.double()).square().sum((1, 2))
 
     def evaluate(self, params: Params) -> Tensor:
@@ -125,6 +129,7 @@ class CoordTask:
     def joined(tasks: Sequence[CoordTask]) -> CoordTask:
         """Return all tasks as one whose samples come in any order, with the network of the first."""
         x, y = torch.cat([task.x for task in tasks]), torch.cat([task.y for task in tasks], 1)
+        # Without a curve: only Fisher-guided draws follow one, and no joint method of the table makes any.
         return CoordTask("all tasks", x, y, tasks[0].spec, tasks[0].backend)
 
 
@@ -166,6 +171,7 @@ def whole_loss(task: CoordTask, modules: Tensor | None = None) -> LossFn:
     torch.Size([3])
     """
     y = task.y if modules is None else task.y.index_select(0, modules.to(task.y.device))
+    # Outside of the loss: the batch is the same in every step, and a copy in each would be for nothing.
     batch = (task.x.repeat(len(y), 1, 1), y)
     return lambda params, step: coord_loss(params, batch, task.spec, None, task.backend)
 
@@ -184,9 +190,11 @@ def coord_points(params: Params, batch: Batch, spec: FieldSpec, backend: str | N
     """Return the points of a batch with the gradient of each sample's own loss in the outputs (see `Points`)."""
     x, y = batch
     flat, offsets = x.flatten(0, 1), _offsets(x)
+    # In closed form: the gradient of a squared error in the outputs takes no backward.
     with torch.no_grad():
         layers, biases = split_pair(params)
         error = ops.bank_mlp(flat, offsets, layers, biases, spec, backend) - y.flatten(0, 1)
+    # The derivative of the mean over C channels of the squared error.
     return Points(flat, offsets, error.mul_(2.0 / y.shape[-1]), None, len(flat))
 
 

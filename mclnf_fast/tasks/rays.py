@@ -84,6 +84,7 @@ class RayTask:
         points, raw = self._evaluated(params, rays, seed)
         with torch.enable_grad():
             color = composite_samples(raw, points, self.settings).color
+            # A sum, so that each ray has the gradient of its own loss, which is scored.
             loss = (color - rays.colors).square().mean(-1).sum()
             grad_y = torch.autograd.grad(loss, raw)[0]
         return Points(points.x, points.offsets, grad_y, points.ray_ids, len(rays.origins))
@@ -106,9 +107,11 @@ class RayTask:
     def _evaluated(self, params: Params, batch: RayBatch, seed: int) -> tuple[RaySamples, Tensor]:
         """Return the samples of the rays, and the field's raw outputs there as a leaf."""
         rays = Rays.through_one_module(batch.origins, batch.directions)
+        # With the seed of the loss: other sample points along a ray would have other gradients than those it trains on.
         samples = sample_in_cells(rays, self.cells, self.settings, seed=seed)
         with torch.no_grad():
             raw = evaluate_samples(params, self.spec, samples, self.settings)
+        # A leaf: the backward ends here, since the gradients in the parameters come from the sweep that scores.
         return samples, raw.requires_grad_()
 
 
@@ -165,6 +168,7 @@ class PosedImages(RayTask):
     def joined(tasks: Sequence[PosedImages]) -> RayTask:
         """Return the rays of all tasks as one task, of the network (and in the cell) of the first."""
         first = tasks[0]
+        # Without held-out views: a joint network is judged by each task's own.
         return RayTask("all", RayPools([task.pool for task in tasks]), first.cells, first.spec, first.settings)
 
 

@@ -2,10 +2,14 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from mclnf_fast.data import load_images
+from mclnf_fast.data.signals import SignalSets
 
 
 def pixels(seed: int, size=(12, 10)) -> np.ndarray:
@@ -17,6 +21,21 @@ def picture(path: Path, seed: int = 0, size=(12, 10), **options) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels(seed, size)).save(path, **options)
     return path
+
+
+def read(path: Path, **options: Any) -> np.ndarray:
+    """Return a picture as `load_images` reads it, [h, w, c]."""
+    return load_images(path, **options).test.values[0].numpy()
+
+
+def set_sizes(sets: SignalSets) -> tuple[int, int, int]:
+    """Return the numbers of signals to train on, to validate on and to test on."""
+    return len(sets.train), len(sets.validation), len(sets.test)
+
+
+def set_names(sets: SignalSets) -> list[str]:
+    """Return the names of all signals, sorted."""
+    return sorted([*sets.train.names, *sets.validation.names, *sets.test.names])
 
 
 def tear(path: Path, share: float = 0.5) -> Path:

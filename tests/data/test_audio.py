@@ -1,4 +1,4 @@
-"""`load_audio`: windows, rates, formats, silence, torn files, and speakers that stay apart."""
+"""`load_audio`: windows, rates, formats, silence, corrupt files, and speakers that stay apart."""
 
 import sys
 

@@ -243,7 +243,7 @@ def test_two_writers_at_once_agree(tiny, tmp_path):
     assert os.listdir(tmp_path) == ["city"]
 
 
-@pytest.mark.parametrize(("option", "value"), [("train", -1), ("width", 0), ("colour", 3), ("samples", 6)])
+@pytest.mark.parametrize(("option", "value"), [("train", -1), ("width", 0), ("color", 3), ("samples", 6)])
 def test_bad_options_are_named(tmp_path, option, value):
     with pytest.raises(InputError, match=option):
         write_city(tmp_path / "city", **{**TINY, option: value})

@@ -1,4 +1,4 @@
-"""`load_images`: what a picture of each kind becomes, crops, and files that are torn or lie."""
+"""`load_images`: what a picture of each kind becomes, crops, and files that are corrupt or lie."""
 
 import os
 import struct
@@ -14,23 +14,10 @@ from mclnf_fast.data import load_images
 from mclnf_fast.errors import InputError
 
 
-def one(path, **options) -> np.ndarray:
-    """The picture as it is read, [h, w, c]."""
-    return load_images(path, **options).test.values[0].numpy()
-
-
-def counts(sets) -> tuple[int, int, int]:
-    return len(sets.train), len(sets.validation), len(sets.test)
-
-
-def all_names(sets) -> list[str]:
-    return sorted([*sets.train.names, *sets.validation.names, *sets.test.names])
-
-
 def test_a_crop_is_the_middle_at_the_pictures_own_scale(tmp_path):
     path = make.picture(tmp_path / "a.png", 1, (13, 10))
-    np.testing.assert_array_equal(one(path, size=4), make.pixels(1, (13, 10))[3:7, 4:8] / np.float32(255))
-    np.testing.assert_array_equal(one(path, size=(10, 3)), make.pixels(1, (13, 10))[:, 5:8] / np.float32(255))
+    np.testing.assert_array_equal(make.read(path, size=4), make.pixels(1, (13, 10))[3:7, 4:8] / np.float32(255))
+    np.testing.assert_array_equal(make.read(path, size=(10, 3)), make.pixels(1, (13, 10))[:, 5:8] / np.float32(255))
     assert any("was cut out: a.png" in note for note in load_images(path, size=4).notes)
     assert not load_images(path, size=(10, 13)).notes
 
@@ -38,7 +25,7 @@ def test_a_crop_is_the_middle_at_the_pictures_own_scale(tmp_path):
 def test_resize_scales_the_shorter_side_to_the_crop(tmp_path):
     ramp = np.tile(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], (60, 1, 3))  # 120 wide
     Image.fromarray(ramp).save(tmp_path / "a.png")
-    got = one(tmp_path / "a.png", size=30, resize=True)
+    got = make.read(tmp_path / "a.png", size=30, resize=True)
     # Half the size: the middle 30 of 60 columns, whose values are the mean of two neighbors'.
     expected = (np.arange(0, 240, 4)[15:45] + 1) / 255
     assert np.abs(got[:, :, 0] - expected).max() < 1.5 / 255
@@ -49,36 +36,40 @@ def test_a_smaller_picture_is_scaled_up_and_noted(tmp_path):
     for k, size in enumerate(((5, 4), (1, 1), (20, 4), (9, 9))):
         make.picture(tmp_path / f"{k}.png", k, size)
     sets = load_images(tmp_path, size=8, test=1)
-    assert counts(sets) == (3, 0, 1)
+    assert make.set_sizes(sets) == (3, 0, 1)
     (note,) = [note for note in sets.notes if "scaled up" in note]
     assert [f"{k}.png" in note for k in range(4)] == [True, True, True, False]
-    flat = one(tmp_path / "1.png", size=8)
+    flat = make.read(tmp_path / "1.png", size=8)
     assert np.ptp(flat, axis=(0, 1)).max() == 0  # one pixel everywhere
     np.testing.assert_allclose(flat[0, 0], make.pixels(1, (1, 1))[0, 0] / 255, atol=1e-6)
 
 
 def test_every_mode_becomes_the_picture_that_it_shows(tmp_path):
     rgb = make.pixels(3, (6, 5))
-    grey = rgb[..., 0]
-    Image.fromarray(grey).save(tmp_path / "grey.png")
+    gray = rgb[..., 0]
+    Image.fromarray(gray).save(tmp_path / "gray.png")
     np.testing.assert_array_equal(
-        one(tmp_path / "grey.png", size=(5, 6)), np.repeat(grey[..., None] / np.float32(255), 3, -1)
+        make.read(tmp_path / "gray.png", size=(5, 6)), np.repeat(gray[..., None] / np.float32(255), 3, -1)
     )
-    np.testing.assert_array_equal(one(tmp_path / "grey.png", size=(5, 6), channels=1)[..., 0], grey / np.float32(255))
+    np.testing.assert_array_equal(
+        make.read(tmp_path / "gray.png", size=(5, 6), channels=1)[..., 0], gray / np.float32(255)
+    )
     deep = (np.arange(30, dtype=np.uint16) * 2184 + 7).reshape(5, 6)
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    np.testing.assert_allclose(one(tmp_path / "deep.png", size=(5, 6))[..., 1], deep / 65535, atol=1e-7)
+    np.testing.assert_allclose(make.read(tmp_path / "deep.png", size=(5, 6))[..., 1], deep / 65535, atol=1e-7)
     Image.fromarray(deep).save(tmp_path / "deep.tif")
-    np.testing.assert_allclose(one(tmp_path / "deep.tif", size=(5, 6))[..., 1], deep / 65535, atol=1e-7)
+    np.testing.assert_allclose(make.read(tmp_path / "deep.tif", size=(5, 6))[..., 1], deep / 65535, atol=1e-7)
     Image.fromarray(deep.astype(np.float32) / 65535).save(tmp_path / "float.tif")
-    np.testing.assert_allclose(one(tmp_path / "float.tif", size=(5, 6))[..., 1], deep / 65535, atol=1e-7)
+    np.testing.assert_allclose(make.read(tmp_path / "float.tif", size=(5, 6))[..., 1], deep / 65535, atol=1e-7)
     Image.new("CMYK", (6, 5), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg", quality=95)  # red
-    np.testing.assert_allclose(one(tmp_path / "cmyk.jpg", size=5)[2, 2], [1, 0, 0], atol=0.03)
+    np.testing.assert_allclose(make.read(tmp_path / "cmyk.jpg", size=5)[2, 2], [1, 0, 0], atol=0.03)
     Image.fromarray(rgb).quantize(256).save(tmp_path / "palette.png")
-    np.testing.assert_allclose(one(tmp_path / "palette.png", size=(5, 6)), rgb / 255, atol=0.02)
-    Image.fromarray(grey > 127).save(tmp_path / "bits.png")
-    np.testing.assert_array_equal(one(tmp_path / "bits.png", size=(5, 6))[..., 2], (grey > 127).astype(np.float32))
-    luma = one(make.picture(tmp_path / "luma.png", 3, (6, 5)), size=(5, 6), channels=1)
+    np.testing.assert_allclose(make.read(tmp_path / "palette.png", size=(5, 6)), rgb / 255, atol=0.02)
+    Image.fromarray(gray > 127).save(tmp_path / "bits.png")
+    np.testing.assert_array_equal(
+        make.read(tmp_path / "bits.png", size=(5, 6))[..., 2], (gray > 127).astype(np.float32)
+    )
+    luma = make.read(make.picture(tmp_path / "luma.png", 3, (6, 5)), size=(5, 6), channels=1)
     np.testing.assert_allclose(luma[..., 0], rgb @ np.array([0.299, 0.587, 0.114]) / 255, atol=1e-6)
 
 
@@ -86,10 +77,10 @@ def test_transparency_lies_on_white(tmp_path):
     rgba = np.zeros((4, 4, 4), np.uint8)
     rgba[..., 0], rgba[..., 3] = 255, 128
     Image.fromarray(rgba).save(tmp_path / "a.png")
-    np.testing.assert_allclose(one(tmp_path / "a.png", size=4)[0, 0], [1, 0.498, 0.498], atol=0.003)
+    np.testing.assert_allclose(make.read(tmp_path / "a.png", size=4)[0, 0], [1, 0.498, 0.498], atol=0.003)
     keyed = Image.fromarray(np.zeros((4, 4), np.uint8))
     keyed.save(tmp_path / "k.png", transparency=0)
-    np.testing.assert_array_equal(one(tmp_path / "k.png", size=4), np.ones((4, 4, 3), np.float32))
+    np.testing.assert_array_equal(make.read(tmp_path / "k.png", size=4), np.ones((4, 4, 3), np.float32))
 
 
 def test_a_phones_picture_stands_upright(tmp_path):
@@ -98,7 +89,7 @@ def test_a_phones_picture_stands_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its left side
     Image.fromarray(np.rot90(shown).copy()).save(tmp_path / "a.png", exif=exif)
-    got = one(tmp_path / "a.png", size=(8, 4))
+    got = make.read(tmp_path / "a.png", size=(8, 4))
     assert got[:4].min() > 0.9
     assert got[4:].max() < 0.1
 
@@ -114,7 +105,7 @@ def test_the_first_of_several_frames_is_taken(tmp_path):
 def test_the_content_of_a_file_decides_its_kind(tmp_path):
     path = make.picture(tmp_path / "a.png", 4)
     path.rename(tmp_path / "a.jpg")
-    np.testing.assert_array_equal(one(tmp_path / "a.jpg", size=(10, 12)), make.pixels(4) / np.float32(255))
+    np.testing.assert_array_equal(make.read(tmp_path / "a.jpg", size=(10, 12)), make.pixels(4) / np.float32(255))
 
 
 def test_a_corrupt_file_is_skipped_with_its_name_or_refused(tmp_path, caplog):
@@ -128,7 +119,7 @@ def test_a_corrupt_file_is_skipped_with_its_name_or_refused(tmp_path, caplog):
     turned[-14] ^= 1  # the checksum of what the picture holds
     (tmp_path / "6.png").write_bytes(turned)
     sets = load_images(tmp_path, size=32)
-    assert all_names(sets) == ["0.png", "1.jpg", "2.png"]
+    assert make.set_names(sets) == ["0.png", "1.jpg", "2.png"]
     # Each of the others stays in the set that it was in.
     assert set(sets.test.names) <= set(good.test.names)
     (note,) = [note for note in sets.notes if "skipped" in note]

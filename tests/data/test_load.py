@@ -288,8 +288,8 @@ def test_corrupt_foreign_and_odd_sized_images_are_refused(tmp_path):
     with pytest.raises(InputError, match="one size"):
         load_scene(tmp_path)
     picture(0, size=(64, 64)).save(tmp_path / "big.jpg")
-    torn = (tmp_path / "big.jpg").read_bytes()
-    path.write_bytes(torn[: len(torn) * 2 // 3])
+    corrupt = (tmp_path / "big.jpg").read_bytes()
+    path.write_bytes(corrupt[: len(corrupt) * 2 // 3])
     with pytest.raises(InputError, match=r"4\.png"):
         load_scene(tmp_path)
 

@@ -96,10 +96,10 @@ def test_writing_leaves_nothing_half_done_and_takes_nothing_away(made, tree, tmp
     other = dataclasses.replace(made, near=1.25, far=7.5)
     same(load_objects(write_objects(other, tmp_path / "empty")), other)
 
-    def torn(self, *args, **kwargs):
+    def corrupt(self, *args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", torn)
+    monkeypatch.setattr(Image.Image, "save", corrupt)
     with pytest.raises(InputError, match="No space left"):
         write_objects(made, tmp_path / "full")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
@@ -245,7 +245,7 @@ def edit(path: Path, change) -> None:
     path.write_text(json.dumps(content))
 
 
-def torn_png(root: Path) -> None:
+def corrupt_png(root: Path) -> None:
     path = root / "car_001/r_001.png"
     path.write_bytes(path.read_bytes()[:-30])
 
@@ -255,7 +255,7 @@ def other_size(root: Path) -> None:
 
 
 FAULTS = {
-    "torn": (torn_png, "car_001/r_001.png: must be a whole readable image"),
+    "corrupt": (corrupt_png, "car_001/r_001.png: must be a whole readable image"),
     "gone": (lambda root: (root / "car_001/r_001.png").unlink(), "must be an image, was not there"),
     "size": (other_size, "all images must have one size, 24x24 as the first, was 8x8"),
     "pose": (

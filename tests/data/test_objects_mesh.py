@@ -1,4 +1,4 @@
-"""Mesh files as objects: axes, colors, textures, places in a scene; what is torn, empty or reaches outside."""
+"""Mesh files as objects: axes, colors, textures, places in a scene; what is corrupt, empty or reaches outside."""
 
 import importlib
 import io
@@ -138,9 +138,9 @@ def test_colors_of_vertices_and_of_materials(tmp_path):
     mesh = read_mesh(tmp_path, tmp_path / "k.obj")
     torch.testing.assert_close(mesh.colors[0, 0], to_linear(torch.tensor([0.8, 0.2, 0.1])), atol=5e-3, rtol=0)
     write(tmp_path / "n.obj", SQUARE + QUAD)
-    grey = read_mesh(tmp_path, tmp_path / "n.obj").colors[0, 0]
-    assert float(grey.max() - grey.min()) == 0
-    assert 0.05 < float(grey[0]) < 0.9
+    gray = read_mesh(tmp_path, tmp_path / "n.obj").colors[0, 0]
+    assert float(gray.max() - gray.min()) == 0
+    assert 0.05 < float(gray[0]) < 0.9
 
 
 def test_a_folder_of_meshes_is_rendered_from_the_cameras_of_made_cars(tmp_path, caplog):
@@ -169,7 +169,7 @@ def test_bad_meshes_are_skipped_and_named_or_refused(tmp_path, caplog):
         write(tmp_path / f"data/{name}.obj", SQUARE + QUAD)
     good = gltf(tmp_path / "good.glb", [moved(0, 0, 0)]).read_bytes()
     faults = {
-        "torn.glb": (good[:100], "torn.glb: must be a readable mesh"),
+        "corrupt.glb": (good[:100], "corrupt.glb: must be a readable mesh"),
         "text.glb": (b"hello", "text.glb: must be a readable mesh"),
         "empty.obj": (b"", "empty.obj: must"),
         "points.obj": (SQUARE.encode(), "points.obj: must"),
@@ -195,11 +195,11 @@ def test_textures_stay_inside_the_folder_and_must_be_there(tmp_path):
         path = textured(tmp_path / "data", texture)
         with pytest.raises(InputError, match=message):
             load_objects(path.parent)
-    Image.new("RGB", (2, 2), (255, 0, 0)).save(tmp_path / "data/torn.png")
-    whole = (tmp_path / "data/torn.png").read_bytes()
-    (tmp_path / "data/torn.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"torn\.png: must be a whole readable image"):
-        load_objects(textured(tmp_path / "data", "torn.png").parent)
+    Image.new("RGB", (2, 2), (255, 0, 0)).save(tmp_path / "data/corrupt.png")
+    whole = (tmp_path / "data/corrupt.png").read_bytes()
+    (tmp_path / "data/corrupt.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"corrupt\.png: must be a whole readable image"):
+        load_objects(textured(tmp_path / "data", "corrupt.png").parent)
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -210,14 +210,14 @@ def test_a_corrupt_texture_of_a_gltf_is_reported_and_never_gray(tmp_path, caplog
         gltf(tmp_path / f"data/{name}.glb", [moved(0, 0, 0)], picture=whole)
     mesh = read_mesh(tmp_path, tmp_path / "data/a.glb")
     torch.testing.assert_close(mesh.textures[0], to_linear(torch.from_numpy(pixels).float() / 255))
-    torn = whole[: len(whole) // 2]
-    (tmp_path / "data/skin.png").write_bytes(torn)
-    gltf(tmp_path / "data/torn.glb", [moved(0, 0, 0)], picture=torn if inside else "skin.png")
+    corrupt = whole[: len(whole) // 2]
+    (tmp_path / "data/skin.png").write_bytes(corrupt)
+    gltf(tmp_path / "data/corrupt.glb", [moved(0, 0, 0)], picture=corrupt if inside else "skin.png")
     with caplog.at_level(logging.WARNING, "mclnf_fast"):
         sets = load_objects(tmp_path / "data", views=1, size=8)
     assert sorted(item.name for item in (*sets.train, *sets.test)) == ["a", "b", "c"]
-    assert any("skipped as unusable: torn" in note for note in sets.notes)
-    named = "torn.glb" if inside else "skin.png"
+    assert any("skipped as unusable: corrupt" in note for note in sets.notes)
+    named = "corrupt.glb" if inside else "skin.png"
     assert named in caplog.text
     with pytest.raises(InputError, match=rf"{named}.*must be a whole readable image"):
         load_objects(tmp_path / "data", views=1, size=8, strict=True)

@@ -1,4 +1,4 @@
-"""Drawn faces, talking heads and made voices: same seed same bits, shapes, sets, and that they are what they claim."""
+"""Procedural faces, talking heads and voices: same seed same bits, shapes, sets, and that they are what they claim."""
 
 import numpy as np
 import pytest

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from mclnf_fast.data import (
-    ImageOptions,
+    ImageReadOptions,
     Reader,
-    VideoOptions,
+    VideoReadOptions,
     load_images,
     load_objects,
     load_photos,
@@ -121,7 +121,7 @@ def test_a_reader_can_be_named(tmp_path):
     pictures(tmp_path / "train")
     pictures(tmp_path / "test")
     assert load_images(tmp_path, size=8).test.names == ("test/0.png", "test/1.png")
-    everything = load_images(tmp_path, ImageOptions(size=8, test=1), reader="tree")
+    everything = load_images(tmp_path, ImageReadOptions(size=8, test=1), reader="tree")
     assert len(everything.train) + len(everything.validation) == 3
     with pytest.raises(InputError, match=r"reader: must be one of file, celeba, .*, was 'mnist'"):
         load_images(tmp_path, reader="mnist")
@@ -129,13 +129,13 @@ def test_a_reader_can_be_named(tmp_path):
 
 def test_options_are_a_record_or_its_fields(tmp_path):
     pictures(tmp_path, 4)
-    record = load_images(tmp_path, ImageOptions(size=8, test=1, seed=3))
+    record = load_images(tmp_path, ImageReadOptions(size=8, test=1, seed=3))
     assert record.test.names == load_images(tmp_path, size=8, test=1, seed=3).test.names
-    assert load_images(tmp_path, ImageOptions(size=4, test=1), size=8).test.values.shape[1:] == (8, 8, 3)
+    assert load_images(tmp_path, ImageReadOptions(size=4, test=1), size=8).test.values.shape[1:] == (8, 8, 3)
     with pytest.raises(TypeError, match="sise: must be one of channels, limit"):
         load_images(tmp_path, sise=8)
-    with pytest.raises(TypeError, match="options: must be ImageOptions, was VideoOptions"):
-        load_images(tmp_path, VideoOptions())
+    with pytest.raises(TypeError, match="options: must be ImageReadOptions, was VideoReadOptions"):
+        load_images(tmp_path, VideoReadOptions())
 
 
 def test_an_unknown_folder_lists_the_layouts_that_were_tried(tmp_path):

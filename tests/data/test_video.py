@@ -1,4 +1,4 @@
-"""`load_videos`: frames in their order, cuts, short and one-frame and torn videos, and VoxCeleb2's folders."""
+"""`load_videos`: frames in their order, cuts, short and one-frame and corrupt videos, and VoxCeleb2's folders."""
 
 import struct
 
@@ -86,13 +86,13 @@ def test_corrupt_videos_are_skipped_with_their_names(tmp_path, caplog, ending, o
     noise = np.random.default_rng(0).integers(0, 256, (20, 24, 32, 3), dtype=np.uint8)
     for k in range(3):
         make.video(tmp_path / f"{k}.{ending}", noise, options=options)
-    torn = make.tear(make.video(tmp_path / f"torn.{ending}", noise, options=options), 0.4)
+    corrupt = make.tear(make.video(tmp_path / f"corrupt.{ending}", noise, options=options), 0.4)
     (tmp_path / f"empty.{ending}").write_bytes(b"")
     sets = load_videos(tmp_path, frames=20, size=16, test=2, validation=0)
     assert {*sets.train.names, *sets.test.names} == {f"{k}.{ending}" for k in range(3)}
-    assert sum(f"skipped {torn}: must" in record.getMessage() for record in caplog.records) == 1
+    assert sum(f"skipped {corrupt}: must" in record.getMessage() for record in caplog.records) == 1
     assert all("\n" not in record.getMessage() for record in caplog.records)
-    with pytest.raises(InputError, match=r"(torn|empty)\."):
+    with pytest.raises(InputError, match=r"(corrupt|empty)\."):
         load_videos(tmp_path, frames=20, size=16, strict=True)
 
 

@@ -17,7 +17,7 @@ from mclnf_fast.learn.meta.episodes import Episode, TaskEpisodes
 from mclnf_fast.learn.meta.meta import MAML
 from mclnf_fast.learn.meta.trainer import MetaTrainer, mean_psnr
 from mclnf_fast.learn.params import Params
-from mclnf_fast.learn.sampling.informed import CANDIDATES, informed_batch
+from mclnf_fast.learn.sampling.guided import CANDIDATES, guided_batch
 from mclnf_fast.metrics import mse_to_psnr
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.tasks.coords import CoordTask
@@ -140,13 +140,13 @@ def test_the_fisher_switches_change_only_their_phase(phase, use, monkeypatch):
     keys = {f"fim_{name}": use for name in phase.split() if name != "none"}
     learner = make(**keys)
     uses: list[str] = []
-    real = episodes.informed_batch
+    real = episodes.guided_batch
 
     def seen(draw, count, params, task, how, *rest):
         uses.append(how)
         return real(draw, count, params, task, how, *rest)
 
-    monkeypatch.setattr(episodes, "informed_batch", seen)
+    monkeypatch.setattr(episodes, "guided_batch", seen)
     learner.step()
     inner, outer = (use if name in phase else "none" for name in ("inner", "outer"))
     assert uses == [inner, inner, outer]
@@ -166,7 +166,7 @@ def test_weights_of_strength_zero_change_nothing():
 
 
 @pytest.mark.parametrize(("use", "factor"), [("none", 1), ("weight", 1), ("sample", 2), ("both", 2)])
-def test_an_informed_batch_is_as_large_as_a_plain_one(use, factor):
+def test_a_guided_batch_is_as_large_as_a_plain_one(use, factor):
     """Also where every draw takes `count` of each of two tasks."""
     both, params = tasks(), tuple(p.repeat(4, *([1] * (p.dim() - 1))) for p in init())
     counts: list[int] = []
@@ -177,7 +177,7 @@ def test_an_informed_batch_is_as_large_as_a_plain_one(use, factor):
         return tuple(torch.cat(t, 1) for t in zip(*(task.draw(count, g) for task in both)))
 
     scorer = FisherScorer(SPEC, 4, FimConfig(), "reference")
-    batch, weights = informed_batch(draw, 5, params, tasks()[0], use, scorer, torch.Generator().manual_seed(1))
+    batch, weights = guided_batch(draw, 5, params, tasks()[0], use, scorer, torch.Generator().manual_seed(1))
     assert counts == [5 * (CANDIDATES if factor == 2 else 1)]
     assert batch[0].shape == (4, 10, 1)
     assert batch[1].shape == (4, 10, 1)
@@ -188,7 +188,7 @@ def test_drawn_candidates_are_unbiased():
     """Enumerated: sum_i p_i w_i l_i is the candidates' mean, with w = 1 / (n p)."""
     task, params = tasks(1)[0], init()
     pool = task.take(torch.arange(16)[None])
-    batch, weights = informed_batch(
+    batch, weights = guided_batch(
         lambda count: tuple(t.repeat(1, count // 16, 1) for t in pool), 32_000, params, task, "sample",
         FisherScorer(SPEC, 1, FimConfig(source="batch"), "reference"),
         torch.Generator().manual_seed(2),

@@ -1,11 +1,16 @@
-"""Fixtures of the op tests: the CUDA kernels on the CPU."""
+"""Fixtures of the op tests: the CUDA kernels on the CPU, and banks for the Triton kernels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import emulated_cuda
 import pytest
+import torch
+from bank_cases import Case, make
+
+import mclnf_fast as mf
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +21,15 @@ def emulated() -> Any:
     if reason is not None:
         pytest.skip(reason)
     return emulated_cuda.load()
+
+
+@pytest.fixture
+def triton_case(need: Callable[..., str], gpu_or_cpu: str) -> Callable[..., Case]:
+    """`triton_case(spec, counts, dtype)`: a bank of `bank_cases.make` on the device of the Triton kernels; it skips the
+    test if they cannot serve."""
+
+    def case(spec: mf.FieldSpec, counts: list[int], dtype: torch.dtype = torch.float32) -> Case:
+        need("bank_mlp", "triton", dtype, gpu_or_cpu)
+        return make(spec, counts, dtype).on(gpu_or_cpu)
+
+    return case

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import os
 import pathlib
-import shutil
-import subprocess
-import sys
 
 import pytest
+from rebuilt import rebuilt, run_python
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = (
     "test_bank_bf16", "test_bank_mlp", "test_bank_gradients", "test_bank_opcheck", "test_bank_accuracy", "test_fisher",
     "test_bank_mse", "test_bank_ray_mse", "test_bank_keep",
@@ -27,24 +24,7 @@ SETS = "import torch, mclnf_fast; print(torch.ops.mclnf_fast.cpu_instruction_set
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(os.environ.get("MCLNF_EMULATE_TESTS", "0") != "1", reason="MCLNF_EMULATE_TESTS is not 1")
 def test_the_bank_tests_over_emulated_instructions(tmp_path: pathlib.Path) -> None:
-    environment = {**os.environ, "MCLNF_EMULATE": "1", "MCLNF_NO_CUDA": "1"}
-    build = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(tmp_path), "--build-temp"]
-    subprocess.run([*build, str(tmp_path / "objects")], cwd=ROOT, env=environment, check=True)
-    shutil.copytree(
-        ROOT / "mclnf_fast",
-        tmp_path / "mclnf_fast",
-        ignore=shutil.ignore_patterns("*.so", "__pycache__"),
-        dirs_exist_ok=True,
-    )
-    shutil.copytree(ROOT / "tests", tmp_path / "tests")
-    environment |= {"MCLNF_FAST_ISA": "avx512", "PYTHONPATH": str(tmp_path)}
-
-    def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
-        return done.stdout
-
-    assert run("-c", SETS).split() == ["avx512", "True"]
-    run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/ops/{name}.py" for name in FILES))
+    environment = {**rebuilt(tmp_path, MCLNF_EMULATE="1"), "MCLNF_FAST_ISA": "avx512"}
+    assert run_python(tmp_path, environment, "-c", SETS).split() == ["avx512", "True"]
+    files = [f"tests/ops/{name}.py" for name in FILES]
+    run_python(tmp_path, environment, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files)

@@ -38,7 +38,7 @@ class Problem:
     case: Case
     rays: Tensor
     ray_offsets: Tensor
-    widths: Tensor
+    deltas: Tensor
     target: Tensor
     weight: Tensor | None
     background: Tensor | None
@@ -48,7 +48,7 @@ class Problem:
         case = self.case
         given: dict[str, Any] = {
             "x": case.x, "rays": self.rays, "ray_offsets": self.ray_offsets, "weights": case.weights,
-            "biases": case.biases, "widths": self.widths, "target": self.target, "spec": case.spec,
+            "biases": case.biases, "deltas": self.deltas, "target": self.target, "spec": case.spec,
             "shading": self.shading, "ray_weight": self.weight, "background": self.background,
         }  # fmt: skip
         return mf.ops.bank_ray_mse(**{**given, "reduction": reduction, "backend": backend, **change})
@@ -56,7 +56,7 @@ class Problem:
     def to(self, dtype: torch.dtype) -> Problem:
         real = {
             k: None if (t := getattr(self, k)) is None else t.to(dtype)
-            for k in ("widths", "target", "weight", "background")
+            for k in ("deltas", "target", "weight", "background")
         }
         return replace(self, case=self.case.to(dtype).require(x=False), **real)
 
@@ -100,7 +100,7 @@ def by_hand(p: Problem, reduction: str) -> Tensor:
                 if i + 1 == end:
                     sigma = sigma.detach() if shading.detach_last_density else sigma
                     behind = color.sigmoid() if shading.background == "last_sample" else behind
-                alpha = 1 - torch.exp(-sigma * p.widths[i])
+                alpha = 1 - torch.exp(-sigma * p.deltas[i])
                 pixel = pixel + through * alpha * color.sigmoid()
                 through = through * (1 - alpha)
             error = (pixel + through * behind - p.target[r]).square().sum()
@@ -161,7 +161,7 @@ def test_float32_is_as_near_the_truth_as_pytorch(need, backend: str, shading: st
 def test_the_last_bin_may_be_endless(need, backend: str) -> None:
     need("bank_ray_mse", backend)
     p = problem("relu", "bins", torch.float32, counts=[[16, 16]])
-    p.widths[15::16] = 1e10
+    p.deltas[15::16] = 1e10
     loss = p.loss(backend)
     grads = torch.autograd.grad(loss.sum(), [*p.case.weights, *p.case.biases])
     assert all(bool(t.isfinite().all()) for t in (loss.detach(), *grads))
@@ -182,7 +182,7 @@ def test_the_background_of_the_shading_is_that_of_the_argument(need, backend: st
 
 
 @compiled
-@pytest.mark.parametrize("which", ["x", "widths", "target", "weight", "background"])
+@pytest.mark.parametrize("which", ["x", "deltas", "target", "weight", "background"])
 def test_other_inputs_that_require_a_gradient(need, backend: str, which: str) -> None:
     need("bank_ray_mse", backend, torch.float64)
     p = problem("skip", "bins")
@@ -212,7 +212,7 @@ def test_bits_do_not_depend_on_threads_or_neighbors(need) -> None:
         name: [t[:1].detach().requires_grad_() for t in part]
         for name, part in (("weights", bank.weights), ("biases", bank.biases))
     }
-    rays = {"rays": p.rays[:301], "ray_offsets": p.ray_offsets[:2], "widths": p.widths[:points]}
+    rays = {"rays": p.rays[:301], "ray_offsets": p.ray_offsets[:2], "deltas": p.deltas[:points]}
     case = replace(bank, x=bank.x[:points], offsets=torch.tensor([0, points]), **one)
     first = replace(p, case=case, target=p.target[:300], weight=p.weight[:300], **rays)
     for a, b in zip(run(1, p), run(2, first), strict=True):
@@ -277,7 +277,7 @@ def test_opcheck(need, requires: bool) -> None:
     p = problem("skip", "bins", counts=[[4, 0], [], [5]])
     case = p.case.require(x=False) if requires else p.case.to(torch.float64)
     bank = [case.x, case.offsets, case.weights, case.biases, p.rays, p.ray_offsets]
-    asked = [p.widths, p.target, p.weight, p.background, *case.spec.packed, False, True, False, False, math.inf, True]
+    asked = [p.deltas, p.target, p.weight, p.background, *case.spec.packed, False, True, False, False, math.inf, True]
     torch.library.opcheck(torch.ops.mclnf_fast.bank_ray_mse_fwd, (*bank, *asked, requires))
 
 
@@ -293,7 +293,7 @@ def test_opcheck(need, requires: bool) -> None:
             "ray_offsets must go from 0 up to the 2 rays, got 0 ... 3",
         ),
         ({"ray_offsets": torch.tensor([0, 2])}, ValueError, r"offsets must have shape \[M \+ 1\] = \[3\], got \[2\]"),
-        ({"widths": torch.zeros(9, 1)}, ValueError, r"widths must have shape \[N\] = \[9\], got \[9, 1\]"),
+        ({"deltas": torch.zeros(9, 1)}, ValueError, r"deltas must have shape \[N\] = \[9\], got \[9, 1\]"),
         ({"target": torch.zeros(2, 4)}, ValueError, r"target must have shape \[R, 3\] = \[2, 3\], got \[2, 4\]"),
         ({"target": torch.zeros(2, 3).double()}, TypeError, "target must have dtype torch.float32"),
         ({"ray_weight": torch.zeros(3)}, ValueError, r"ray_weight must have shape \[R\] = \[2\]"),

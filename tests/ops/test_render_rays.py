@@ -31,9 +31,18 @@ def call(spec: mf.FieldSpec, counts: Sequence[int] = COUNTS, device: str = "cpu"
     origins = torch.nn.functional.normalize(torch.randn(rays, 3, generator=g), dim=-1) * 2.5
     directions = torch.nn.functional.normalize(torch.rand(rays, 3, generator=g) * 1.6 - 0.8 - origins, dim=-1)
     directions[2::3] *= -1
-    extra = None if spec.in_dim == 3 else torch.nn.functional.normalize(torch.randn(rays, 3, generator=g), dim=-1)
+    view_directions = (
+        None if spec.in_dim == 3 else torch.nn.functional.normalize(torch.randn(rays, 3, generator=g), dim=-1)
+    )
     found: Call = {"origins": origins, "directions": directions, "ray_offsets": torch.tensor([0, *counts]).cumsum(0)}
-    found |= {"weights": weights, "biases": biases, "spec": spec, "aabb": BOX, "extra": extra, **options}
+    found |= {
+        "weights": weights,
+        "biases": biases,
+        "spec": spec,
+        "aabb": BOX,
+        "view_directions": view_directions,
+        **options,
+    }
     return {name: on(device, value) for name, value in found.items()}
 
 
@@ -59,7 +68,7 @@ OPTIONS: dict[str, Call] = {
     "nothing there": {"bins": 30, "occupancy": torch.zeros(2, 2, 2, dtype=torch.bool), "background": torch.ones(3)},
     "background": {"bins": 5, "background": torch.tensor([0.1, 0.5, 0.9]), "near": 2.2, "far": 3.0},
     "a background each": {"bins": 5, "background": torch.rand(23, 3, generator=torch.Generator().manual_seed(1))},
-    "early stop": {"bins": 24, "early_stop_eps": 0.2, "most_raw": 3.0},
+    "early stop": {"bins": 24, "early_stop_eps": 0.2, "max_raw_density": 3.0},
     "heads": {"bins": 7, "density": "softplus", "color": "none"},
 }
 
@@ -160,7 +169,7 @@ def test_a_homogeneous_medium(need: Callable[..., str], gpu_or_cpu: str, backend
     """Opacity 1 - exp(-density length) along the axis of the box, whatever the bins; raw values are clamped."""
     device = gpu_or_cpu if backend == "triton" else "cpu"
     need("render_rays", backend, device=device)
-    given = call(SPEC, (4,), device, bins=6, most_raw=-0.5)
+    given = call(SPEC, (4,), device, bins=6, max_raw_density=-0.5)
     given["weights"] = [torch.zeros_like(t) for t in given["weights"]]
     given["biases"][-1][:] = torch.tensor([4.0, 1.0, -2.0, 0.0])
     given["origins"][:] = torch.tensor([-3.0, 0.1, 0.2])
@@ -175,7 +184,7 @@ def test_a_homogeneous_medium(need: Callable[..., str], gpu_or_cpu: str, backend
 
 def test_early_stop_leaves_out_at_most_its_share(need: Callable[..., str], gpu_or_cpu: str) -> None:
     need("render_rays", "triton", device=gpu_or_cpu)
-    given = call(SPEC, (30,), gpu_or_cpu, bins=32, most_raw=3.0)
+    given = call(SPEC, (30,), gpu_or_cpu, bins=32, max_raw_density=3.0)
     whole = mf.ops.render_rays(**given, backend="triton")
     short = mf.ops.render_rays(**given, backend="triton", early_stop_eps=0.3)
     gap = whole.opacity - short.opacity
@@ -228,7 +237,7 @@ WRONG: dict[str, tuple[Call, type[Exception], str]] = {
     "background": ({"background": torch.zeros(4)}, ValueError, r"background must have shape .*\[3\], got \[4\]"),
     "early stop": ({"early_stop_eps": 1.0}, ValueError, r"early_stop_eps must be in \[0, 1\), got 1.0"),
     "offsets": ({"ray_offsets": torch.tensor([0, 5, 5, 9, 22])}, ValueError, "ray_offsets must end at the"),
-    "extra": ({"extra": torch.zeros(23, 1)}, ValueError, r"extra must have shape \[R, in_dim - 3\] = \[23, 0\]"),
+    "directions": ({"view_directions": torch.zeros(23, 1)}, ValueError, r"view_directions must .*\] = \[23, 0\], got"),
     "occupancy": ({"occupancy": torch.ones(2, 2)}, ValueError, r"occupancy must be \[X, Y, Z\]"),
     "box": ({"aabb": BOX.flip(0)}, ValueError, "aabb must be finite with"),
     "origins": ({"origins": torch.zeros(23, 2)}, ValueError, r"origins must have shape \[R, 3\]"),

@@ -33,7 +33,7 @@ def other() -> Tiles:
     return Tiles(
         {**table.FORWARD, ("half", 64): (Shape(64, 4, 2), small)},
         {**table.BACKWARD, ("half", 64): ((Shape(64, 8), limits[0][1]), limits[1])},
-        Shape(128, 8, 2), 128, 64, {**table.OUTER, "ieee": (64, 16)},
+        Shape(128, 8, 2), 128, 64, {**table.WEIGHT_GRADIENT, "ieee": (64, 16)},
     )  # fmt: skip
 
 
@@ -42,7 +42,8 @@ def test_an_unknown_architecture_takes_the_nearest_older_one(
     arch: int, taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = {
-        known: Tiles(table.FORWARD, table.BACKWARD, Shape(64, 4, 3), known, 32, table.OUTER) for known in table.TABLES
+        known: Tiles(table.FORWARD, table.BACKWARD, Shape(64, 4, 3), known, 32, table.WEIGHT_GRADIENT)
+        for known in table.TABLES
     }
     monkeypatch.setattr(table, "TABLES", own)
     assert table.built_in(arch) is own[taken]
@@ -142,8 +143,8 @@ def test_the_kernels_take_the_table(need, gpu_or_cpu: str) -> None:
             with tiles.using(own):
                 made = Bank(*bank)
                 assert made.table is own
-                assert made.layer_options["COLUMNS"] == own.columns
-                assert made.outer()[0] == own.outer["ieee"][0]
+                assert made.layer_block(own.layer).columns == own.columns
+                assert made.weight_gradient_block().rows == own.weight_gradient["ieee"][0]
                 grads.append(torch.autograd.grad(case.run("triton").square().sum(), case.leaves))
         for a, b in zip(*grads):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
@@ -181,7 +182,7 @@ def test_the_fastest_is_chosen_and_the_rest_stays(need, size: str) -> None:
     assert {k: v for k, v in found.forward.items() if k != ("half", 64)} == {
         k: v for k, v in own.forward.items() if k != ("half", 64)
     }
-    assert (found.backward, found.layer, found.outer) == (own.backward, own.layer, own.outer)
+    assert (found.backward, found.layer, found.weight_gradient) == (own.backward, own.layer, own.weight_gradient)
     assert (row.best, row.best_seconds, row.seconds, row.refused) == (wanted, 1.0, 2.0, {})
 
 
@@ -200,8 +201,8 @@ def test_blocks_of_weight_gradients(need, monkeypatch: pytest.MonkeyPatch) -> No
     entry = next(e for e in candidates.entries(table.built_in(80)) if e.name == "outer ieee")
     narrow = [candidates.dataclasses.replace(entry, width=16, options=[(32, 32), (64, 16)])]
     monkeypatch.setattr(tune, "entries", lambda own: narrow)
-    found, (row,) = search("outer*", lambda own: {(64, 16): 1.0}.get(own.outer["ieee"], 3.0))
-    assert found.outer == {**table.OUTER, "ieee": (64, 16)}
+    found, (row,) = search("outer*", lambda own: {(64, 16): 1.0}.get(own.weight_gradient["ieee"], 3.0))
+    assert found.weight_gradient == {**table.WEIGHT_GRADIENT, "ieee": (64, 16)}
     assert row.tried == 3
 
 
@@ -223,7 +224,7 @@ def test_kernels_that_are_wrong_spill_or_fail_are_refused(need, monkeypatch: pyt
     )
 
     def now_or_none() -> Shape | None:
-        return now() if tiles._instead else None
+        return now() if tiles._override else None
 
     found, (row,) = search("forward half 64 large", lambda own: float(own.forward["half", 64][0].rows))
     assert found.forward["half", 64][0] == Shape(16, 8)
@@ -274,7 +275,7 @@ def test_the_command(need, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
     assert main(["tune", "--dry-run", "--only", "forward half 64 small", "--out", str(path)]) == 0
     said = capsys.readouterr().out
     assert "forward half 64 small" in said
-    assert f"kept in {path}" in said
+    assert f"saved in {path}" in said
     with pytest.raises(InputError, match="for sm_80, is one of format 1 for sm_0"):
         tiles.read(path, 80)
     assert main(["tune", "--dry-run", "--only", "nothing"]) == 2

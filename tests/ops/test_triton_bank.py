@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
-from bank_cases import ACTIVATIONS, ENCODINGS, Case, assert_no_worse, make
+from bank_cases import ACTIVATIONS, ENCODINGS, Case, assert_no_worse
 from torch import Tensor
 from torch.library import opcheck
 
@@ -16,15 +15,6 @@ from mclnf_fast.ops import _dispatch, _triton
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 COUNTS = [70, 0, 33, 1]
-
-
-@pytest.fixture
-def case_of(need, gpu_or_cpu: str) -> Callable[..., Case]:
-    def made(spec: mf.FieldSpec, counts: list[int], dtype: torch.dtype = torch.float32) -> Case:
-        need("bank_mlp", "triton", dtype, gpu_or_cpu)
-        return make(spec, counts, dtype).on(gpu_or_cpu)
-
-    return made
 
 
 def gradients(case: Case, backend: str, grad_y: Tensor) -> list[Tensor]:
@@ -53,56 +43,58 @@ def agrees(case: Case, rounded: bool = False) -> None:
 
 @pytest.mark.parametrize("activation", ["none", *ACTIVATIONS])
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_every_encoding_and_activation(case_of, tf32: bool, encoding: str, activation: str) -> None:
+def test_every_encoding_and_activation(triton_case, tf32: bool, encoding: str, activation: str) -> None:
     in_dim, kind = ENCODINGS[encoding]
     # One layer of exponentials: two amplify every rounding by their slopes.
     hidden = 1 if activation == "exp" else 2
     output = "none" if activation in ("relu", "exp") else activation
     spec = mf.FieldSpec(in_dim, 3, 20, hidden, activation, output, kind, w0=2.0, skips=(1,))
-    agrees(case_of(spec, COUNTS), rounded=tf32)
+    agrees(triton_case(spec, COUNTS), rounded=tf32)
 
 
 @pytest.mark.parametrize("width", [7, 16, 48, 64, 128, 144, 200])
-def test_every_width(case_of, tf32: bool, width: int) -> None:
-    agrees(case_of(mf.FieldSpec(3, 4, width, 3, encoding=mf.Frequency(10)), [150, 0, 60]), rounded=tf32)
+def test_every_width(triton_case, tf32: bool, width: int) -> None:
+    agrees(triton_case(mf.FieldSpec(3, 4, width, 3, encoding=mf.Frequency(10)), [150, 0, 60]), rounded=tf32)
 
 
 @pytest.mark.parametrize(("out_dim", "hidden"), [(1, 0), (17, 0), (3, 1), (1, 6), (140, 1)])
-def test_every_depth(case_of, tf32: bool, out_dim: int, hidden: int) -> None:
+def test_every_depth(triton_case, tf32: bool, out_dim: int, hidden: int) -> None:
     skips = (hidden,) if hidden else ()
     spec = mf.FieldSpec(2, out_dim, 32, hidden, encoding=mf.LogFrequency(20), skips=skips)
-    agrees(case_of(spec, [0, 40, 17]), rounded=tf32)
+    agrees(triton_case(spec, [0, 40, 17]), rounded=tf32)
 
 
 @pytest.mark.parametrize("counts", [[1], [0], [0, 0, 5], [16] * 40, [129, 128, 127], [3000], []])
-def test_every_share(case_of, counts: list[int]) -> None:
-    agrees(case_of(mf.FieldSpec(3, 4, 16, 1, encoding=mf.Frequency(3)), counts))
+def test_every_share(triton_case, counts: list[int]) -> None:
+    agrees(triton_case(mf.FieldSpec(3, 4, 16, 1, encoding=mf.Frequency(3)), counts))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("width", [32, 100, 160])
-def test_half_types(case_of, dtype: torch.dtype, width: int) -> None:
-    agrees(case_of(mf.FieldSpec(3, 4, width, 2, encoding=mf.Frequency(3)), [50, 60], dtype), rounded=True)
+def test_half_types(triton_case, dtype: torch.dtype, width: int) -> None:
+    agrees(triton_case(mf.FieldSpec(3, 4, width, 2, encoding=mf.Frequency(3)), [50, 60], dtype), rounded=True)
 
 
-def test_chunks_of_many_tiles_and_modules_of_many_chunks(case_of, tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_many_tiles_and_modules_of_many_chunks(
+    triton_case, tf32: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mclnf_fast.ops.triton import launch
 
     monkeypatch.setattr(launch, "CHUNKS", 4)
-    case = case_of(mf.FieldSpec(3, 4, 16, 1, encoding=mf.Frequency(3)), [400, 0, 90])
-    assert launch.tiles_a_chunk(400 // 16) > 1
+    assert launch.tiles_per_chunk(400 // 16) > 1
+    case = triton_case(mf.FieldSpec(3, 4, 16, 1, encoding=mf.Frequency(3)), [400, 0, 90])
     agrees(case, rounded=tf32)
 
 
-def test_the_same_bits_twice(case_of) -> None:
-    case = case_of(mf.FieldSpec(3, 4, 32, 2, encoding=mf.Frequency(3)), [400, 0, 90])
+def test_the_same_bits_twice(triton_case) -> None:
+    case = triton_case(mf.FieldSpec(3, 4, 32, 2, encoding=mf.Frequency(3)), [400, 0, 90])
     grad_y = torch.randn(490, 4, device=case.x.device)
     first, second = ([case.run("triton"), *gradients(case, "triton", grad_y)] for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second))
 
 
-def test_second_derivatives(case_of) -> None:
-    case = case_of(mf.FieldSpec(3, 2, 16, 1, "tanh", encoding=mf.Frequency(2)), [9, 0, 4]).require()
+def test_second_derivatives(triton_case) -> None:
+    case = triton_case(mf.FieldSpec(3, 2, 16, 1, "tanh", encoding=mf.Frequency(2)), [9, 0, 4]).require()
     grad_y = torch.randn(13, 2, device=case.x.device)
 
     def second(backend: str) -> list[Tensor]:
@@ -115,8 +107,8 @@ def test_second_derivatives(case_of) -> None:
 
 
 @pytest.mark.parametrize("activation", ["none", *ACTIVATIONS])
-def test_nan_stays_nan_and_stays_where_it_is(case_of, activation: str) -> None:
-    case = case_of(mf.FieldSpec(2, 3, 16, 2, activation, "none"), [70])
+def test_nan_stays_nan_and_stays_where_it_is(triton_case, activation: str) -> None:
+    case = triton_case(mf.FieldSpec(2, 3, 16, 2, activation, "none"), [70])
     clean = case.run("triton")
     case.x[5, 1] = math.nan
     y = case.run("triton")
@@ -125,8 +117,8 @@ def test_nan_stays_nan_and_stays_where_it_is(case_of, activation: str) -> None:
     assert torch.equal(y[rows], clean[rows])
 
 
-def test_opcheck(case_of) -> None:
-    case = case_of(mf.FieldSpec(3, 2, 16, 1, encoding=mf.Frequency(2)), [5, 0, 3]).require()
+def test_opcheck(triton_case) -> None:
+    case = triton_case(mf.FieldSpec(3, 2, 16, 1, encoding=mf.Frequency(2)), [5, 0, 3]).require()
     from mclnf_fast.ops.bank_mlp.triton import ops  # noqa: F401 (registers the op)
 
     arguments = (case.x, case.offsets, case.weights, case.biases, *case.spec.packed)

@@ -37,7 +37,7 @@ def test_the_halvings_find_every_module(modules: int) -> None:
 
 @given(st.integers(1, 1 << 40))
 def test_chunks_depend_on_the_problem_and_are_few(tiles: int) -> None:
-    per_chunk = launch.tiles_a_chunk(tiles)
+    per_chunk = launch.tiles_per_chunk(tiles)
     assert -(-tiles // per_chunk) <= launch.CHUNKS
     assert per_chunk == 1 or tiles > launch.CHUNKS
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from bank_cases import ACTIVATIONS, ENCODINGS, Case, assert_no_worse, make
+from bank_cases import ACTIVATIONS, ENCODINGS, Case, assert_no_worse
 from torch import Tensor
 from torch.library import opcheck
 
@@ -14,15 +12,6 @@ import mclnf_fast as mf
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 COUNTS = [70, 0, 33, 1]
-
-
-@pytest.fixture
-def case_of(need, gpu_or_cpu: str) -> Callable[..., Case]:
-    def made(spec: mf.FieldSpec, counts: list[int], dtype: torch.dtype = torch.float32) -> Case:
-        need("bank_mlp", "triton", dtype, gpu_or_cpu)
-        return make(spec, counts, dtype).on(gpu_or_cpu)
-
-    return made
 
 
 def names(case: Case) -> list[str]:
@@ -70,46 +59,46 @@ def agrees(case: Case, along: list[Tensor | None] | None = None, x: bool = True,
 @pytest.mark.parametrize(
     ("activation", "output"), [*((a, "none") for a in ("none", *ACTIVATIONS)), *(("tanh", a) for a in ACTIVATIONS)]
 )
-def test_every_activation(case_of, activation: str, output: str) -> None:
+def test_every_activation(triton_case, activation: str, output: str) -> None:
     # One layer of exponentials: two amplify every rounding by their slopes.
     hidden = 1 if "exp" in (activation, output) else 2
     spec = mf.FieldSpec(2, 3, 20, hidden, activation, output, mf.Frequency(2), w0=2.0, skips=(1,))
-    agrees(case_of(spec, COUNTS))
+    agrees(triton_case(spec, COUNTS))
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("skips", [(), (1, 2)])
-def test_every_encoding(case_of, tf32: bool, encoding: str, skips: tuple[int, ...]) -> None:
+def test_every_encoding(triton_case, tf32: bool, encoding: str, skips: tuple[int, ...]) -> None:
     in_dim, kind = ENCODINGS[encoding]
-    agrees(case_of(mf.FieldSpec(in_dim, 12, 20, 2, "tanh", "sigmoid", kind, skips=skips), COUNTS), rounded=tf32)
+    agrees(triton_case(mf.FieldSpec(in_dim, 12, 20, 2, "tanh", "sigmoid", kind, skips=skips), COUNTS), rounded=tf32)
 
 
 @pytest.mark.parametrize("width", [7, 64, 130])
-def test_every_width(case_of, tf32: bool, width: int) -> None:
-    agrees(case_of(mf.FieldSpec(3, 4, width, 2, "softplus", encoding=mf.Frequency(10)), [90, 0, 60]), rounded=tf32)
+def test_every_width(triton_case, tf32: bool, width: int) -> None:
+    agrees(triton_case(mf.FieldSpec(3, 4, width, 2, "softplus", encoding=mf.Frequency(10)), [90, 0, 60]), rounded=tf32)
 
 
 @pytest.mark.parametrize(("in_dim", "out_dim", "hidden"), [(1, 1, 0), (2, 17, 0), (3, 1, 6), (70, 140, 1)])
-def test_every_depth(case_of, in_dim: int, out_dim: int, hidden: int) -> None:
+def test_every_depth(triton_case, in_dim: int, out_dim: int, hidden: int) -> None:
     skips = (hidden,) if hidden else ()
-    agrees(case_of(mf.FieldSpec(in_dim, out_dim, 32, hidden, "tanh", skips=skips), [0, 40, 17]))
+    agrees(triton_case(mf.FieldSpec(in_dim, out_dim, 32, hidden, "tanh", skips=skips), [0, 40, 17]))
 
 
 @pytest.mark.parametrize("counts", [[1], [0], [0, 0, 5], [3] * 20, [129, 128, 127], []])
-def test_every_share(case_of, counts: list[int]) -> None:
-    agrees(case_of(mf.FieldSpec(3, 4, 16, 1, "sine", encoding=mf.Frequency(3), w0=2.0), counts))
+def test_every_share(triton_case, counts: list[int]) -> None:
+    agrees(triton_case(mf.FieldSpec(3, 4, 16, 1, "sine", encoding=mf.Frequency(3), w0=2.0), counts))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("width", [32, 100])
-def test_half_types(case_of, dtype: torch.dtype, width: int) -> None:
-    case = case_of(mf.FieldSpec(3, 4, width, 2, "tanh", encoding=mf.Frequency(3), skips=(2,)), [50, 60], dtype)
+def test_half_types(triton_case, dtype: torch.dtype, width: int) -> None:
+    case = triton_case(mf.FieldSpec(3, 4, width, 2, "tanh", encoding=mf.Frequency(3), skips=(2,)), [50, 60], dtype)
     agrees(case, rounded=True)
 
 
 @pytest.mark.parametrize("which", ["x", "weights", "one bias"])
-def test_a_direction_that_is_missing_is_zeros(case_of, which: str) -> None:
-    case = case_of(mf.FieldSpec(3, 4, 20, 2, "tanh", encoding=mf.Frequency(3), skips=(1,)), COUNTS)
+def test_a_direction_that_is_missing_is_zeros(triton_case, which: str) -> None:
+    case = triton_case(mf.FieldSpec(3, 4, 20, 2, "tanh", encoding=mf.Frequency(3), skips=(1,)), COUNTS)
     along = directions(case)
     layers = len(case.weights)
     keep = {"x": [0], "weights": range(1, 1 + layers), "one bias": [2 + layers]}[which]
@@ -117,13 +106,13 @@ def test_a_direction_that_is_missing_is_zeros(case_of, which: str) -> None:
 
 
 @pytest.mark.parametrize("activation", ["relu", "softplus"])
-def test_x_that_needs_no_gradient(case_of, activation: str) -> None:
-    agrees(case_of(mf.FieldSpec(3, 4, 20, 2, activation, encoding=mf.Frequency(3), skips=(1,)), COUNTS), x=False)
+def test_x_that_needs_no_gradient(triton_case, activation: str) -> None:
+    agrees(triton_case(mf.FieldSpec(3, 4, 20, 2, activation, encoding=mf.Frequency(3), skips=(1,)), COUNTS), x=False)
 
 
-def test_the_gradient_of_x_alone(case_of) -> None:
+def test_the_gradient_of_x_alone(triton_case) -> None:
     """What an eikonal loss or a normal takes: parameters that require gradients where x alone was derived."""
-    case = case_of(mf.FieldSpec(3, 1, 20, 2, "softplus", encoding=mf.Frequency(2)), COUNTS)
+    case = triton_case(mf.FieldSpec(3, 1, 20, 2, "softplus", encoding=mf.Frequency(2)), COUNTS)
 
     def loss(c: Case, backend: str) -> list[Tensor]:
         c.require()
@@ -135,9 +124,9 @@ def test_the_gradient_of_x_alone(case_of) -> None:
         assert_no_worse(a, r, t, name, terms=104)
 
 
-def test_steps_of_meta_learning(case_of) -> None:
+def test_steps_of_meta_learning(triton_case) -> None:
     """Two inner steps, and the gradient of what they lead to in the parameters that they began with."""
-    case = case_of(mf.FieldSpec(2, 3, 16, 2, "relu", "sigmoid", mf.Frequency(3)), [40, 0, 25])
+    case = triton_case(mf.FieldSpec(2, 3, 16, 2, "relu", "sigmoid", mf.Frequency(3)), [40, 0, 25])
     target = torch.rand(65, 3, device=case.x.device)
 
     def outer(c: Case, backend: str) -> list[Tensor]:
@@ -164,10 +153,10 @@ def all_three(case: Case) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_pieces_against_the_whole(case_of, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+def test_pieces_against_the_whole(triton_case, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     from mclnf_fast.ops.triton import launch
 
-    case = case_of(mf.FieldSpec(3, 2, 132, 1, "tanh"), [140, 0, 30, 0, 100, 30], dtype)
+    case = triton_case(mf.FieldSpec(3, 2, 132, 1, "tanh"), [140, 0, 30, 0, 100, 30], dtype)
     whole = all_three(case)
     monkeypatch.setattr(launch, "PIECE_VALUES", 1)
     monkeypatch.setattr(launch, "PIECE_POINTS", 128)
@@ -177,21 +166,21 @@ def test_pieces_against_the_whole(case_of, monkeypatch: pytest.MonkeyPatch, dtyp
         torch.testing.assert_close(a, b, rtol=8 * eps, atol=8 * eps * float(b.detach().abs().max()))
 
 
-def test_modules_of_many_chunks(case_of, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_of_many_chunks(triton_case, monkeypatch: pytest.MonkeyPatch) -> None:
     from mclnf_fast.ops.triton import launch
 
     monkeypatch.setattr(launch, "CHUNKS", 3)
-    agrees(case_of(mf.FieldSpec(3, 4, 16, 1, "tanh"), [300, 0, 90]))
+    agrees(triton_case(mf.FieldSpec(3, 4, 16, 1, "tanh"), [300, 0, 90]))
 
 
-def test_the_same_bits_twice(case_of) -> None:
-    case = case_of(mf.FieldSpec(3, 4, 32, 2, "tanh"), [150, 0, 50])
+def test_the_same_bits_twice(triton_case) -> None:
+    case = triton_case(mf.FieldSpec(3, 4, 32, 2, "tanh"), [150, 0, 50])
     for a, b in zip(all_three(case), all_three(case), strict=True):
         assert torch.equal(a, b)
 
 
-def test_no_number_in_one_module_leaves_the_others_alone(case_of) -> None:
-    case = case_of(mf.FieldSpec(3, 4, 16, 1, "tanh", encoding=mf.Frequency(2)), [20, 30, 10])
+def test_no_number_in_one_module_leaves_the_others_alone(triton_case) -> None:
+    case = triton_case(mf.FieldSpec(3, 4, 16, 1, "tanh", encoding=mf.Frequency(2)), [20, 30, 10])
     clean = all_three(case)
     case.x.data[25, 1] = float("nan")
     for a, b in zip(all_three(case), clean, strict=True):
@@ -201,8 +190,8 @@ def test_no_number_in_one_module_leaves_the_others_alone(case_of) -> None:
     assert bool(all_three(case)[-1][25].isnan().all())
 
 
-def test_the_error_of_the_third_derivative_names_the_remedy(case_of) -> None:
-    case = case_of(mf.FieldSpec(2, 2, 8, 1, "tanh"), [5]).require()
+def test_the_error_of_the_third_derivative_names_the_remedy(triton_case) -> None:
+    case = triton_case(mf.FieldSpec(2, 2, 8, 1, "tanh"), [5]).require()
     first = torch.autograd.grad(case.run("triton").sum(), case.leaves, create_graph=True)
     again = torch.autograd.grad(sum(t.square().sum() for t in first), case.leaves, create_graph=True)
     with pytest.raises(RuntimeError, match=r"third derivatives.*backend='reference'"):
@@ -210,8 +199,8 @@ def test_the_error_of_the_third_derivative_names_the_remedy(case_of) -> None:
 
 
 @pytest.mark.parametrize("requires", [False, True])
-def test_opcheck(case_of, requires: bool) -> None:
-    case = case_of(mf.FieldSpec(3, 2, 16, 1, "tanh", encoding=mf.Frequency(2)), [5, 0, 3])
+def test_opcheck(triton_case, requires: bool) -> None:
+    case = triton_case(mf.FieldSpec(3, 2, 16, 1, "tanh", encoding=mf.Frequency(2)), [5, 0, 3])
     from mclnf_fast.ops.bank_mlp.triton import ops  # noqa: F401 (registers the ops)
 
     case.require(requires, requires)
@@ -230,8 +219,8 @@ def test_opcheck(case_of, requires: bool) -> None:
             opcheck(ops_.bank_mlp_bwd_bwd.default, (*bank, grad_y, *given, *case.spec.packed, given[0] is not None))
 
 
-def test_compiled(case_of) -> None:
-    case = case_of(mf.FieldSpec(2, 2, 16, 1, "tanh", encoding=mf.Frequency(2)), [6, 0, 3]).require(x=False)
+def test_compiled(triton_case) -> None:
+    case = triton_case(mf.FieldSpec(2, 2, 16, 1, "tanh", encoding=mf.Frequency(2)), [6, 0, 3]).require(x=False)
     layers = len(case.weights)
 
     def first(*leaves: Tensor) -> Tensor:

@@ -27,11 +27,12 @@ from triton.compiler import ASTSource
 import mclnf_fast as mf
 from mclnf_fast.ops.bank_mlp.triton import backward, forward, second_layers
 from mclnf_fast.ops.fisher.triton import kernels as fisher
+from mclnf_fast.ops.fisher.triton import sweep
 from mclnf_fast.ops.fisher.triton import table as fisher_table
-from mclnf_fast.ops.fisher.triton import walk
 from mclnf_fast.ops.render_rays.triton import kernel as rays
 from mclnf_fast.ops.render_rays.triton import table as rays_table
 from mclnf_fast.ops.triton import encoding, error, launch, layers, reduce, table
+from mclnf_fast.packing import Activation
 
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 POINTER = {"half": "*bf16", "tf32": "*fp32", "ieee": "*fp32"}
@@ -40,13 +41,16 @@ INDICES = {"starts": "*i32", "chunks": "*i32", "table": "*fp32"}
 INDICES |= dict.fromkeys(("sums", "errors", "factors"), "*fp32")
 INDICES |= dict.fromkeys(("offsets", "segments", "owned"), "*i64")
 INDICES |= dict.fromkeys(("scores", "squares", "fisher_w", "fisher_b", "scale"), "*fp32")
-RAYS = ("origins", "directions", "extra", "aabb", "background", "color", "opacity", "depth")
-INDICES |= {"occupancy": "*u8", **dict.fromkeys(RAYS, "*fp32")}
-NUMBERS = dict.fromkeys(("damping", "near", "far", "step", "most_raw", "most_depth"), "fp32")
+# Arguments that are tuples: pointers, and numbers.
+TUPLES = {"rays": ("*fp32",) * 3, "scene": ("*fp32", "*u8", "*fp32"), "pixels": ("*fp32",) * 3, "limits": ("fp32",) * 5}
+NUMBERS = {"damping": "fp32"}
 NUMBERS |= dict.fromkeys(
-    ("modules", "points", "tiles_a_chunk", "points_a_chunk", "samples_a_chunk", "rays_a_chunk", "first"), "i32"
+    ("modules", "points", "tiles_per_chunk", "points_per_chunk", "samples_per_chunk", "rays_per_chunk", "first"), "i32"
 )
 STEPS = 10
+HEADS = {"density": Activation.EXP.value, "color": Activation.SIGMOID.value}
+PLAIN = rays_table.SceneConstants(bins=64, levels=1, x=0, y=0, z=0, background=1, last=False, **HEADS)
+RICH = rays_table.SceneConstants(bins=0, levels=4, x=128, y=128, z=128, background=0, last=True, **HEADS)
 UNSET = dict.fromkeys(("LOSS", "WEIGHTED", "SCALED", "MORE"), False)  # flags with a default
 
 
@@ -73,8 +77,8 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
         for shape, most in dict.fromkeys(pair):
             for skip in (False, True):
                 net = network(width, (most - (128 if skip else 64)) // width, skip)
-                assert most - width < net.held <= most
-                more = {"IN_PAD": 16, "PARAMETERS": net.parameters, "NEED_X": True, "NEED_PARAMETERS": True}
+                assert most - width < net.saved <= most
+                more = {"NEED_X": True, "NEED_PARAMETERS": True}
                 yield "backward", kind, net, shape, backward.fused_backward, more
                 more |= {"NEED_X": False, "LOSS": True, "WEIGHTED": True}
                 yield "backward of the error", kind, net, shape, backward.fused_backward, more
@@ -83,83 +87,79 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
             net = network(width, 4, not plain and arch >= oldest, 60 if width == 64 else 120)
             shape = rays_table.render_shape(kind, width, net.skips != 0, arch)
             assert shape is not None
-            yield "render", kind, net, shape, rays.render, rendering(plain)
+            # With as few of the renderer's branches as can be, or the most, and a direction behind the position.
+            yield "render", kind, net, shape, rays.render, {"SCENE": PLAIN if plain else RICH, "rays_behind": not plain}
     net = network(128)
+    layer = launch.LayerConstants(3, 60, 256, 60, 256, Activation.RELU.value, 30.0)
+    curved = layer._replace(activation=Activation.TANH.value, w0=1.0)
+    inputs = launch.InputRange(0, 256, 256)
     for kind in POINTER:
+        more: dict[str, Any]
         for rows in (table.SMALL_TILE, own.layer.rows):
             shape = table.Shape(rows, own.layer.warps, own.layer.stages)
-            wide = {"COLUMNS": own.columns, "DEPTH": own.depth, "OUT": 256}
-            sizes = {"ABOVE": 256, "BELOW": 60, "FEATURES": 60}
-            yield "layer", kind, net, shape, layers.layer_forward, {**wide, **sizes, "KIND": 1, "KEEP": True}
-            more = {"FIRST": 0, "COUNT": 256, "INPUTS": 256, "SLOPED": True, "MORE": True}
-            yield "layer gradient", kind, net, shape, layers.layer_gradient, {**wide, **more}
-        side, depth = own.outer[kind]
-        more = {**wide, **sizes, "ROWS": side, "COLUMNS": side, "DEPTH": depth}
-        yield "layer outer", kind, net, own.layer, layers.layer_outer, more
-        bent = {"KIND": 4, "W0": 1.0, "ALONG": True, "ALONG_X": True}
+            block = launch.BlockSize(rows, own.columns, own.depth)
+            more = {"LAYER": layer, "SAVE": True, "BLOCK": block}
+            yield "layer", kind, net, shape, layers.layer_forward, more
+            more = {"INPUTS": inputs, "OUT": 256, "ACTIVATED": True, "MORE": True, "BLOCK": block}
+            yield "layer gradient", kind, net, shape, layers.layer_gradient, more
+        side, depth = own.weight_gradient[kind]
+        square = {"LAYER": layer, "BLOCK": launch.BlockSize(side, side, depth)}
+        yield "layer outer", kind, net, own.layer, layers.layer_weight_gradient, square
         large, depth = table.SECOND[kind]
-        wide["DEPTH"] = depth
         for rows in (table.SMALL_TILE, large):
             shape = table.Shape(rows, table.LAYER.warps, table.LAYER.stages)
-            yield "second tangents", kind, net, shape, second_layers.layer_tangents, {**wide, **sizes, **bent}
-            gradient: dict[str, Any] = {**wide, "FIRST": 0, "COUNT": 256, "INPUTS": 256, "ALONG": True}
-            yield "second gradients", kind, net, shape, second_layers.layer_gradients, {**gradient, "KIND": 4}
-            gradient |= {"KIND": 0, "MORE": True, "g": "*fp32", "gt": "*fp32"}
-            yield "second gradients", kind, net, shape, second_layers.layer_gradients, gradient
-        yield "second outer", kind, net, table.LAYER, second_layers.layer_outers, {**more, "ALONG_X": True}
-        flags: dict[str, Any] = {
-            "WEIGHTED": True,
-            "GRADIENT": True,
-            "TANGENT": True,
-            "OUT": 140,
-            "COLUMNS": table.LAYER_COLUMNS,
-        }
-        yield "squared error", kind, net, dataclasses.replace(table.LAYER, stages=1), error.squared_error, flags
-        through = {"COLUMNS": 64, "DEPTH": table.LAYER_DEPTH, "ALONG_X": True, "g": "*fp32", "gt": "*fp32"}
+            block = launch.BlockSize(rows, own.columns, depth)
+            more = {"LAYER": curved, "ALONG": True, "ALONG_X": True, "BLOCK": block}
+            yield "second tangents", kind, net, shape, second_layers.layer_tangents, more
+            more = {"INPUTS": inputs, "OUT": 256, "ALONG": True, "BLOCK": block}
+            yield "second gradients", kind, net, shape, second_layers.layer_gradients, {**more, "KIND": 4}
+            more |= {"KIND": 0, "MORE": True, "g": "*fp32", "gt": "*fp32"}
+            yield "second gradients", kind, net, shape, second_layers.layer_gradients, more
+        square["ALONG_X"] = True
+        yield "second outer", kind, net, table.LAYER, second_layers.layer_weight_gradients, square
         shape = dataclasses.replace(table.LAYER, stages=1)
+        flags: dict[str, Any] = {"WEIGHTED": True, "GRADIENT": True, "TANGENT": True, "OUT": 140}
+        flags["BLOCK"] = launch.BlockSize(shape.rows, table.LAYER_COLUMNS, 0)
+        yield "squared error", kind, net, shape, error.squared_error, flags
+        through = {"IN": 3, "FEATURES": 60, "ALONG_X": True, "g": "*fp32", "gt": "*fp32"}
+        through["BLOCK"] = launch.BlockSize(shape.rows, 64, table.LAYER_DEPTH)
         yield "features", kind, net, shape, encoding.features_gradient, through
     for scaled in (False, True):
-        more = {"SIZE": 4096, "BLOCK": 1024, "SCALED": scaled, "MORE": scaled}
+        more = {"PARAMETERS": net.parameters, "SIZE": 4096, "BLOCK": 1024, "SCALED": scaled, "MORE": scaled}
         yield "reduce", "ieee", net, table.Shape(1024, 4), reduce.reduce_chunks, more
     yield from fisher_entries(arch)
 
 
 def fisher_entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, Any, dict[str, Any]]]:
     """The same of the Fisher kernels, whose kinds of sums tell the half types apart."""
-    for kind, width, again in fisher_table.WALK:
+    for kind, width, again in fisher_table.SWEEP:
         net = network(width, 4, True, 120) if again else network(width, 4, width == 64)
         more: dict[str, Any] = {"WIDTH_STRIDE": width, "OUT_STRIDE": 8}
         inner = ((POINTER | FISHER_POINTER)[kind],) * net.layers
-        more |= {"kept": inner[1:], "slopes": inner[1:], "gradients": inner}
-        shapes = fisher_table.walk_shapes(kind, net, arch >= 100)
+        more |= {"saved": inner[1:], "derivatives": inner[1:], "gradients": inner}
+        shapes = fisher_table.sweep_shapes(kind, net, arch >= 100)
         for shape in dict.fromkeys(shapes or ()):
-            yield "fisher walk", kind, net, shape, walk.fused_walk, more
+            yield "fisher walk", kind, net, shape, sweep.fused_sweep, more
     net = network(128)
     for points, blocks in ((True, fisher_table.POINTS), (False, fisher_table.SAMPLES)):
         for kind, block in blocks.items():
             shape = table.Shape(block.side, block.warps, block.stages)
-            sizes = {"ABOVE": 256, "FEATURES": 60, "OUT": 256, "H_STRIDE": 256, "D_STRIDE": 256, "POINTS": points}
-            sizes |= {"COLUMNS": block.side, "DEPTH": block.depth, "SCORED": True, "SUMS": True}
+            sizes: dict[str, Any] = {"H_STRIDE": 256, "D_STRIDE": 256, "POINTS": points, "SCORED": True, "SUMS": True}
+            sizes["BLOCK"] = launch.BlockSize(block.side, block.side, block.depth)
             for below in (0, 60):
-                yield "fisher sums", kind, net, shape, fisher.sample_sums, {**sizes, "BELOW": below}
+                layer = launch.LayerConstants(3, 60, 256, below, 256, Activation.RELU.value, 30.0)
+                yield "fisher sums", kind, net, shape, fisher.sample_sums, {**sizes, "LAYER": layer}
     more = {"SIZE": 4096, "OUT": 64, "SCALED": True}
     more |= {"CHUNKS": fisher_table.REDUCED_CHUNKS, "BLOCK": fisher_table.REDUCED}
     yield "fisher reduce", "ieee", net, table.Shape(fisher_table.REDUCED, 4), fisher.reduce_samples, more
-
-
-def rendering(plain: bool) -> dict[str, Any]:
-    """The renderer's own constants: as few of its branches as can be, or the most."""
-    some: dict[str, Any] = {"BINS": 64, "LEVELS": 1, "X": 0, "Y": 0, "Z": 0, "BACKGROUND": 1, "LAST": False}
-    if not plain:
-        some |= {"BINS": 0, "LEVELS": 4, "X": 128, "Y": 128, "Z": 128, "BACKGROUND": 0, "LAST": True, "IN": 6}
-    return {**some, "DENSITY": 6, "COLOR": 5}
 
 
 def compiled(
     kind: str, net: launch.Network, shape: table.Shape, kernel: Any, constants: dict[str, Any], arch: int
 ) -> Any:
     """The kernel as Triton compiles it for compute capability arch / 10."""
-    known = {**UNSET, "PARAMETERS": net.parameters, **net.constants(), "STEPS": STEPS, "ROWS": shape.rows}
+    behind = {"coordinates": 6} if constants.get("rays_behind") else {}
+    known = {**UNSET, **TUPLES, "NET": net.constants()._replace(**behind), "STEPS": STEPS, "ROWS": shape.rows}
     known |= {"PRECISION": "tf32" if kind == "tf32" else "ieee"}
     known |= {"SQUARES": "tf32" if kind in ("tf32", "fp16") else "ieee", **constants}
     pointer = (POINTER | FISHER_POINTER)[kind]
@@ -170,9 +170,10 @@ def compiled(
         if str(known.get(name)).startswith("*"):  # not the type that it has elsewhere
             signature[name] = known[name]
             hints[place,] = [["tt.divisibility", 16]]
-        elif isinstance(known.get(name), tuple):  # a pointer a layer
+        elif isinstance(known.get(name), tuple) and isinstance(known[name][0], str):  # of pointers, one per layer say
             signature[name] = known[name]
-            hints |= {(place, l): [["tt.divisibility", 16]] for l in range(len(known[name]))}
+            pointers = [k for k, kind_of in enumerate(known[name]) if kind_of.startswith("*")]
+            hints |= {(place, k): [["tt.divisibility", 16]] for k in pointers}
         elif name in known:
             signature[name] = "constexpr"
         elif name in NUMBERS:
@@ -212,7 +213,7 @@ def main(arch: int, wanted: str = "", few: bool = False) -> None:
         seen.add((name, kind))
         result = compiled(kind, net, shape, kernel, constants, arch)
         registers, stack = usage(result.asm["cubin"])
-        row: dict[str, Any] = {"kernel": name, "kind": kind, "width": net.width, "held": net.held}
+        row: dict[str, Any] = {"kernel": name, "kind": kind, "width": net.width, "held": net.saved}
         row |= {"rows": shape.rows, "warps": shape.warps, "hopper": kind != "ieee" and shape.warp_group}
         row |= {"registers": registers, "stack": stack, "shared": result.metadata.shared}
         row |= {"tensor_memory": getattr(result.metadata, "tmem_size", 0) or 0, "traps": "trap;" in result.asm["ptx"]}

@@ -11,7 +11,7 @@ from mclnf_fast import ops
 from mclnf_fast.learn import FimConfig, FisherScorer
 from mclnf_fast.learn.methods.consolidate import diagonal_fisher
 from mclnf_fast.learn.methods.reservoir import Reservoir
-from mclnf_fast.learn.sampling.informed import Informed
+from mclnf_fast.learn.sampling.guided import GuidedSteps
 from mclnf_fast.learn.task import join
 from mclnf_fast.render import Cells, RayBatch, Rays, render_modules
 from mclnf_fast.tasks.rays import PosedImages, posed_losses
@@ -161,11 +161,11 @@ def test_rays_that_miss_have_no_score_and_no_gradient():
 @pytest.mark.parametrize("use", ["sample", "both"])
 def test_a_step_with_fisher_information_remembers_tiles(use):
     task, params = some_task(), start()
-    informed = Informed(task, FimConfig(use=use, refresh=1, draws="independent"), 16)
+    guided = GuidedSteps(task, FimConfig(use=use, refresh=1, draws="independent"), 16)
     for step in range(2):
-        grads = informed.gradients(params, step, generator(step))
+        grads = guided.gradients(params, step, generator(step))
         assert [g.shape for g in grads] == [p.shape for p in params]
-    known = informed.sampler.inner.scores(torch.arange(task.items)[None])
+    known = guided.sampler.inner.scores(torch.arange(task.items)[None])
     assert bool((known >= 0).any())
     assert bool((known < 0).any())
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_run import city
+from html_pages import Checker, checked_page
 from PIL import Image
 
 from mclnf_fast.errors import InputError
@@ -22,39 +22,11 @@ from mclnf_fast.report.page.methods import method
 from mclnf_fast.report.page.plots import save, spread
 from mclnf_fast.report.record import MetaTraining
 
-VOID = {"meta", "img", "br", "link", "input", "hr", "path", "use"}
-
-
-class Checker(HTMLParser):
-    """Every tag closed in order; every address gathered."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.addresses: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-        self.addresses += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.addresses += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
-
 
 def report(folder: Path, metrics: dict[str, Any]) -> str:
     path = write_city_report(folder, city(metrics))
     assert path == folder / "report.html"
-    text = path.read_text(encoding="utf-8")
-    checker = Checker()
-    checker.feed(text)
-    assert checker.open == []
-    assert all(a.startswith(("data:image/", "#")) for a in checker.addresses)
-    return text
+    return checked_page(path)
 
 
 def test_report_shows_everything(run_dir: Path, metrics: dict[str, Any]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from fake_run import run_metrics, signals, values, write_run
+from html_pages import checked_page
 from PIL import Image
-from test_report_html import Checker
 
 from mclnf_fast.cli import main
 from mclnf_fast.errors import InputError
@@ -20,16 +20,6 @@ from mclnf_fast.report.protocol.run_folder import read_runs
 from mclnf_fast.report.table import write_tables
 
 COMMAND = "mclnf-fast table runs --out out"
-
-
-def checked(path: Path) -> str:
-    """A page's text; every tag is closed, and it needs no network."""
-    text = path.read_text(encoding="utf-8")
-    checker = Checker()
-    checker.feed(text)
-    assert checker.open == []
-    assert all(a.startswith(("data:image/", "#")) for a in checker.addresses)
-    return text
 
 
 @pytest.fixture
@@ -71,7 +61,7 @@ def test_tables_of_runs_of_every_kind(tmp_path: Path, image_run: Path, city_run:
     assert "No figure of any paper is reproduced or claimed here" in text
     shown = [line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
     assert sorted(shown) == [n for n in names if n.endswith(".png")]
-    page = checked(out / "table.html")
+    page = checked_page(out / "table.html")
     assert page.count("data:image/png;base64,") == len(shown)
     for part in ("No figure of any paper", "<b>", "<u>", f"figure: {command}", "23.50", "SI-SDR (dB), step 100"):
         assert part in page
@@ -183,7 +173,7 @@ def test_report_of_a_run(tmp_path: Path, picture: Any) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0 # <tag>\n")
     path = write_signal_report(tmp_path, signals(metrics))
     assert path == tmp_path / "report.html"
-    text = checked(path)
+    text = checked_page(path)
     for part in ("faces, 2 x 2 patches", "forgotten by the modules, bit for bit", "holds", "ours (MIM)", "own kind"):
         assert part in text
     for part in (
@@ -199,7 +189,7 @@ def test_report_of_a_run(tmp_path: Path, picture: Any) -> None:
     assert '<span class="dot look-8"></span>ours (MIM)' in text
     assert text.count("data:image/png;base64,") == 3
     assert text.index("the qualitative picture") < text.index("Results") < text.index("the curve picture")
-    assert "images/x.png is missing" in checked(
+    assert "images/x.png is missing" in checked_page(
         write_signal_report(tmp_path, signals({"pictures": [{"kind": "curve", "file": "images/x.png"}]}))
     )
 
@@ -212,18 +202,18 @@ def test_report_escapes_text_from_outside(tmp_path: Path) -> None:
     rows = metrics["seeds"]["0"]["methods"]
     rows[evil] = {**rows["mod"], "category": evil}
     metrics["seeds"]["0"]["starts"][evil] = metrics["seeds"]["0"]["starts"]["oml"]
-    text = checked(write_signal_report(tmp_path, signals(metrics)))
+    text = checked_page(write_signal_report(tmp_path, signals(metrics)))
     assert "<b>x" not in text
     assert "&lt;b&gt;x&lt;/b&gt;" in text
     write_tables([write_run(tmp_path / "run", metrics)], tmp_path / "out", evil)
-    assert "<b>x" not in checked(tmp_path / "out" / "table.html")
+    assert "<b>x" not in checked_page(tmp_path / "out" / "table.html")
 
 
 @pytest.mark.parametrize("key", [*run_metrics(methods=["mod"], seeds=1, signals=1, last=2)])
 def test_report_and_table_of_partial_metrics(tmp_path: Path, key: str) -> None:
     metrics = run_metrics(methods=["mod", "er"], seeds=1, signals=2, last=2)
     for rest in ({k: v for k, v in metrics.items() if k != key}, {**metrics, key: None}):
-        assert "<h1>" in checked(write_signal_report(tmp_path, signals(rest)))
+        assert "<h1>" in checked_page(write_signal_report(tmp_path, signals(rest)))
         assert signal_table(signals(rest))
 
 

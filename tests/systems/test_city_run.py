@@ -11,8 +11,11 @@ import torch
 import yaml
 from tiny_city import OPTIONS, OTHERS, results
 
+import mclnf_fast as mf
 from mclnf_fast.fields import load_bank
 from mclnf_fast.learn.methods import METHODS
+from mclnf_fast.render import Cameras
+from mclnf_fast.render.cameras import look_at
 from mclnf_fast.systems.city import data as city_data
 from mclnf_fast.systems.city.options import DEFAULT_METHODS, quick_config, read_config
 from mclnf_fast.systems.common.config_file import with_options
@@ -98,6 +101,28 @@ def test_the_bank_on_disk_is_the_one_that_was_measured(finished, run_tiny):
     last = metrics_of(finished)["methods"]["mim"]["matrix"][-1]
     for k, task in enumerate(data.tasks):
         assert task.evaluate(tuple(p[k : k + 1].detach() for p in bank.stacked)) == last[k]
+
+
+def test_the_result_is_seen_from_a_new_camera(finished, run_tiny):
+    learned = mf.load(finished)
+    assert (learned.system, learned.method, learned.modules) == ("city", "mim", ["block_1", "block_2"])
+    config = read_config(yaml.safe_load((finished / "config.yaml").read_text()))
+    assert learned.settings.samples_per_ray == config.field.samples_per_ray
+    assert learned.shading == config.settings.shading
+    low, high = learned.cells.hull()
+    eye = torch.stack((low[0], low[1], 2 * high[2]))[None]
+    camera = Cameras(look_at(eye, (low + high)[None] / 2), 10.0, 10.0, 8.0, 6.0, 16, 12)
+    picture = learned.render(camera)
+    assert (picture.shape, picture.dtype) == ((1, 12, 16, 3), torch.uint8)
+    assert int(picture.max()) > int(picture.min())
+    assert bool(torch.isfinite(learned.evaluate(learned.cells.centers)).all())
+
+
+def test_one_network_is_a_result_too(others, finished):
+    learned = mf.load(others)
+    assert (len(learned.bank), learned.modules) == (1, ["city"])
+    assert learned.bank.spec.width > mf.load(finished).bank.spec.width
+    assert torch.allclose(learned.cells.grown[0], mf.load(finished).cells.hull(), atol=1e-5)
 
 
 def test_resuming_a_finished_run_is_harmless(finished, run_tiny, tmp_path):
@@ -196,7 +221,7 @@ def test_all_methods_run_side_by_side(others, finished):
     assert summary["er"]["matrix"][1] != summary["finetune"]["matrix"][1] != summary["ewc"]["matrix"][1]
     assert at["offline"][0]["0"] == at["finetune"][0]["0"]
     assert at["maml_cl"][0]["0"] == at["maml_offline"][0]["0"] != at["oml"][0]["0"] != at["finetune"][0]["0"]
-    assert not (others / "bank.safetensors").exists()
+    assert mf.load(others).modules == ["city"]  # no modules: the network of the first method
     assert all((others / p["file"]).is_file() for p in metrics["pictures"])
     page = (others / "report.html").read_text()
     assert "The initialization by MAML" in page

@@ -6,7 +6,9 @@ import json
 import pathlib
 
 import pytest
+import torch
 
+import mclnf_fast as mf
 from mclnf_fast.cli import main
 from mclnf_fast.errors import InputError
 from mclnf_fast.systems import SYSTEMS, find_system, system_names
@@ -45,6 +47,9 @@ def test_a_plugin_is_listed_run_and_resumed(plugins, tmp_path, capsys):
     assert (metrics["system"], metrics["config"]["slope"]) == ("line", 2.0)
     assert (out / "command.txt").read_text().startswith("mclnf-fast run line --steps 3")
     assert main(["run", "line", "--resume", str(out)]) == 0
+    learned = mf.load(out)
+    assert (learned.system, learned.modules) == ("line", ["line"])
+    assert learned.evaluate(torch.zeros(3, 1)).shape == (3, 1)
 
 
 def test_a_plugin_that_cannot_be_imported(tmp_path, monkeypatch, capsys):
@@ -52,8 +57,8 @@ def test_a_plugin_that_cannot_be_imported(tmp_path, monkeypatch, capsys):
     with pytest.raises(InputError, match=r"plugin no_such_module:SYSTEM of the package bad-plugin is broken"):
         find_system("odd")
     assert main(["--help"]) == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if "run odd" in line)
-    assert "bad-plugin is broken" in line
+    text = " ".join(capsys.readouterr().out.split())  # lines are wrapped
+    assert "run odd the plugin no_such_module:SYSTEM of the package bad-plugin is broken" in text
     assert main(["run", "odd"]) == 2
     assert main(["run", "village"]) == 2  # others are not touched by it
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+import mclnf_fast as mf
 from mclnf_fast.cli import main
+from mclnf_fast.data.cut import Cut
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.learn.methods import METHODS
@@ -72,6 +74,29 @@ def test_an_image_run_writes_all_that_a_report_needs(image):
     shape = (tests, 16, 16, 3)
     assert all(load_tensors(f)[0]["values"].shape == shape for f in (image / "predictions").iterdir())
     assert "report.html" in {f.name for f in image.iterdir()}
+
+
+def test_the_result_is_that_of_the_predictions(image):
+    learned = mf.load(image)
+    assert (learned.system, learned.method, learned.shading) == ("image", "mim", None)
+    assert learned.frame.axes == ("row", "column")
+    tests = json.loads((image / "metrics.json").read_text())["names"]["test"]
+    assert learned.modules[:4] == [f"{tests[0]} patch {k}" for k in (1, 2, 3, 4)]
+    assert len(learned.modules) == 4 * len(tests)
+    cut = Cut((16, 16), (2, 2), (1.0, 1.0))
+    values = load_tensors(image / "predictions" / "mim.safetensors")[0]["values"]
+    for signal in range(len(tests)):
+        for task in range(4):
+            x = cut.coordinates(task, "local")
+            y = learned.evaluate(x, torch.full((len(x),), 4 * signal + task)).clamp(0, 1)
+            assert torch.allclose(y.reshape(8, 8, 3), values[signal][cut.box(task)], atol=1e-5)
+
+
+def test_a_network_per_signal_is_a_result_too(tmp_path):
+    metrics = run("audio", tmp_path / "run", "--methods", "finetune")
+    learned = mf.load(tmp_path / "run")
+    assert (learned.method, learned.modules) == ("finetune", metrics["names"]["test"])
+    assert learned.evaluate(torch.zeros(2, 1), [0, 0]).shape == (2, 1)
 
 
 @pytest.mark.parametrize("kind", ["video", "audio"])

@@ -232,7 +232,7 @@ def test_the_turn_is_rendered_where_it_can_be_and_else_the_nearest_view_is_shown
     exact = shown(ObjectViews(plain.name, plain.images, plain.cameras, render=render), 12)
     assert exact.true_turn().eq(255).all()
     assert torch.equal(asked[0].c2w, orbit(plain.cameras, 12).c2w)
-    assert exact.about()["rendered"] is True
+    assert exact.about() == Orbit("thing", 12, rendered=True)
     large = turntable(3, 2 * SIDE)
     images = torch.zeros(3, 2 * SIDE, 2 * SIDE, 4, dtype=torch.uint8)
     assert shown(ObjectViews("large", images, large), 2).true_turn().shape == (2, SIDE, SIDE, 3)

@@ -1,1 +1,1 @@
-"""Triangles, ray casting and noise: what the procedural scenes and the mesh readers draw with."""
+"""Triangles, ray casting and noise, with which procedural scenes and meshes are drawn."""

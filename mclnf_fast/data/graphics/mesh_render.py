@@ -21,8 +21,8 @@ from mclnf_fast.render.cameras import Cameras
 
 SUN = (0.48, -0.36, 0.80)  # direction towards the sun; z is up
 SUN_LIGHT = (0.74, 0.71, 0.66)
-SKY_LIGHT = (0.56, 0.58, 0.62)  # on what faces up
-GROUND_LIGHT = (0.25, 0.24, 0.23)  # on what faces down
+SKY_LIGHT = (0.56, 0.58, 0.62)  # on faces that look up
+GROUND_LIGHT = (0.25, 0.24, 0.23)  # on faces that look down
 MOST_SPANS = 1 << 18  # rows of faces drawn together: about 100 MB, and few enough calls to hide their cost
 NEAR = 1e-6  # scene units; nothing nearer is drawn
 CUT = 0.5  # of a texture's alpha; samples below it are not drawn
@@ -37,7 +37,7 @@ def render_mesh(
     Of a mesh that is not `closed` the side that is seen is lit.
 
     Args:
-        mesh: what to draw.
+        mesh: the mesh to draw.
         cameras: V cameras, positions in the mesh's units.
         samples: samples per pixel, a square number; no two of a pixel share a row or a column.
         progress: called with (views done, views in total).
@@ -168,7 +168,7 @@ def _offsets(side: int) -> Tensor:
 
 @dataclass
 class _Raster:
-    """The buffer that faces are drawn into, and what all of them share.
+    """The buffer that faces are drawn into, and the data that all of them share.
 
     `edges` float64 [F, 3, 3] and `volume` [F] are those of `_edges`; `offsets` [samples, 2] those of `_offsets`; `size`
     is (width, height). `best` int64 [samples * H * W] holds the inverse depth's bits above and the face below, counted

@@ -107,7 +107,7 @@ def speak(speaker: Speaker, rng: np.random.Generator, seconds: float, rate: int)
     """Return a clip of a voice, float32 [L] in [-1, 1], its peak between -9 and -1 dB of full scale.
 
     Args:
-        speaker: whose voice.
+        speaker: the voice.
         rng: generator of the words.
         seconds: length of the clip.
         rate: samples per second; L = round(seconds * rate).
@@ -134,13 +134,14 @@ def speak(speaker: Speaker, rng: np.random.Generator, seconds: float, rate: int)
     pitch = speaker.pitch * phrase * (1 + 0.012 * np.sin(2 * np.pi * 5.2 * time) + 0.006 * rng.standard_normal(frames))
     sample_time = np.arange(length) / rate
     phase = 2 * np.pi * np.cumsum(np.interp(sample_time, time, pitch)) / rate
-    # Overtones beyond half the rate would fold back as wrong tones; more than 60 are not heard.
+    # Overtones beyond half the rate would fold back as wrong tones; beyond the 60th they are too weak to matter.
     top = min(60, int(0.48 * rate / pitch.min()))
     overtone = np.arange(1, top + 1)[:, None]
     gains = (
         _resonance(overtone * pitch, formants) * overtone ** (speaker.tilt / 6.02) * (overtone * pitch < 0.48 * rate)
     )
     gains *= loudness * overtone  # lips radiate high tones better
+    # Real voices are never exactly periodic.
     shimmer = 1 + 0.04 * rng.standard_normal(gains.shape)
     sound = np.zeros(length)
     left = np.clip((sample_time * CONTROL_RATE).astype(int), 0, frames - 2)
@@ -148,6 +149,7 @@ def speak(speaker: Speaker, rng: np.random.Generator, seconds: float, rate: int)
     for k in range(top):
         row = gains[k] * shimmer[k]
         sound += (row[left] + fraction * (row[left + 1] - row[left])) * np.sin((k + 1) * phase + 0.3 * k * k)
+    # Consonants have loudness relative to the voice, so the voice is scaled first.
     sound /= max(np.abs(sound).max(), 1e-9)
     envelope = np.interp(sample_time, time, loudness)
     sound += (
@@ -214,6 +216,7 @@ def _consonant(
 
 def _room(rng: np.random.Generator, sound: np.ndarray, rate: int) -> np.ndarray:
     """Return the sound with a small room's first echoes, its noise, and the level of a recording."""
+    # Real recordings have echoes and noise; without them the clips would be sums of a few sines.
     wet = sound.copy()
     for _ in range(4):
         delay = int(rng.uniform(0.004, 0.03) * rate)

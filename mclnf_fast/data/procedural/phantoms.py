@@ -127,6 +127,7 @@ def _draw(generator: torch.Generator, jitter: float) -> Tensor:
     """Return one head [10, 6]: the first draw whose densities lie in 0 ... 1, within the disc."""
     while True:
         head = _jittered(2 * torch.rand(10, 6, generator=generator, dtype=torch.float64) - 1, jitter)
+        # Drawn again instead of clamped: clamped densities would pile up at 0 and 1.
         values = torch.stack([ellipse[0] * _inside(ellipse, *_probes()) for ellipse in head]).sum(0)
         reach = head[0, 3:5].norm() + head[0, 1:3].max()
         if float(values.min()) >= -1e-9 and float(values.max()) <= 1 + 1e-9 and float(reach) <= 1:
@@ -140,9 +141,10 @@ def _jittered(noise: Tensor, jitter: float) -> Tensor:
     head, ellipse_noise = jitter * noise[0], jitter * noise[1:]
     brain = 0.2 + 0.1 * head[0]
     parts[2:, 0] = parts[2:, 0] * (1 + 0.5 * ellipse_noise[1:, 0])
-    for k in VENTRICLES:  # from as empty as in the classic one, to half as dense as what is around them
+    for k in VENTRICLES:  # from as empty as in the classic one, to half as dense as the tissue around them
         parts[k, 0] = -brain * (1 - 0.25 * (jitter + ellipse_noise[k - 1, 0]))
     parts[0, 0] = 1 - 0.15 * (jitter + head[1])
+    # Densities add up: the second ellipse takes the skull's density away again inside of it.
     parts[1, 0] = brain - parts[0, 0]
     parts[1:, 1:3] *= 1 + torch.cat((0.02 * ellipse_noise[:1, 1:3], 0.25 * ellipse_noise[1:, 1:3]))
     parts[2:, 3:5] += 0.05 * ellipse_noise[1:, 3:5]

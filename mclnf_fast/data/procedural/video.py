@@ -97,6 +97,7 @@ def draw_clip(person: Person, pose: Pose, rng: np.random.Generator, frames: int,
     >>> draw_clip(draw_person(0, 0), draw_pose(0, 0), np.random.default_rng(0), frames=2, size=16).shape
     (2, 16, 16, 3)
     """
+    # In some clips only, so that occlusion varies among clips and is no constant of the data.
     passer = Passer(rng, size) if rng.random() < 0.6 else None
     clip = np.empty((frames, size, size, 3), np.float32)
     for k, moved in enumerate(_poses(rng, pose, frames)):

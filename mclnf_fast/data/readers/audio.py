@@ -12,10 +12,10 @@ import torch
 from mclnf_fast.data.readers.decoding.sound import MOST_SECONDS, decode_sound, kernel_reach, resample
 from mclnf_fast.data.readers.gather import FileSignals, gather
 from mclnf_fast.data.readers.layouts import DataFile, Layout
-from mclnf_fast.data.readers.options import AudioOptions, WindowStart, options_of
+from mclnf_fast.data.readers.options import AudioReadOptions, WindowStart, options_of
 from mclnf_fast.data.readers.registry import add_built_in, read_with
 from mclnf_fast.data.readers.signal_readers import choose_signals, signal_readers
-from mclnf_fast.data.readers.split import Split, split_files
+from mclnf_fast.data.readers.split import FileSplit, split_files
 from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.errors import InputError
 
@@ -24,7 +24,7 @@ FRAME_SECONDS = 0.02  # over which loudness is taken
 QUIET = 0.01  # loudness relative to the loudest frame, -40 dB: below it sound has not begun
 
 
-def load_audio(folder: str | Path, options: AudioOptions | None = None, **changes: Any) -> SignalSets:
+def load_audio(folder: str | Path, options: AudioReadOptions | None = None, **changes: Any) -> SignalSets:
     """Read windows of sound, one channel, all at one rate.
 
     LibriSpeech (`train-clean-100/<speaker>/<chapter>/`, ...), VoxCeleb2 (`{dev,test}/aac/idXXXXX/`) and folders with
@@ -37,7 +37,7 @@ def load_audio(folder: str | Path, options: AudioOptions | None = None, **change
 
     Args:
         folder: a folder, read with everything below it, or one file.
-        options: see `AudioOptions`; None: its defaults.
+        options: see `AudioReadOptions`; None: its defaults.
         changes: single fields of `options`, such as `seconds=0.5`.
 
     Returns:
@@ -60,13 +60,13 @@ def load_audio(folder: str | Path, options: AudioOptions | None = None, **change
     >>> sets.test.values.shape
     torch.Size([1, 400, 1])
     """
-    settings = options_of(AudioOptions, options, changes)
+    settings = options_of(AudioReadOptions, options, changes)
     _window_length(settings)
     path = Path(folder)
     return read_with(choose_signals("audio", path, settings.reader), path, settings)
 
 
-def _window_length(options: AudioOptions) -> int:
+def _window_length(options: AudioReadOptions) -> int:
     """Return the samples per window; InputError when an option is out of range."""
     rate, seconds = options.rate, options.seconds
     if not (1000 <= rate <= 192000):
@@ -81,7 +81,7 @@ def _window_length(options: AudioOptions) -> int:
     return length
 
 
-def _read_audio(layout: Layout, options: AudioOptions) -> SignalSets:
+def _read_audio(layout: Layout, options: AudioReadOptions) -> SignalSets:
     length = _window_length(options)
     if not options.by_folder:
         layout.pools = {k: [DataFile(x.path, x.name) for x in files] for k, files in layout.pools.items()}
@@ -94,7 +94,7 @@ def _read_audio(layout: Layout, options: AudioOptions) -> SignalSets:
     return gather("audio", layout, split, read, (length, 1), options.windows_per_file, options.strict)
 
 
-def _note_speakers(layout: Layout, split: Split) -> None:
+def _note_speakers(layout: Layout, split: FileSplit) -> None:
     """Add a note on the groups that are in the test set only, if the split by seed has such."""
     groups = sorted({file.group for file in split.test} - {"", *(file.name for file in split.test)})
     if len(layout.pools) == 1 and groups and not any(file.group in groups for file in split.train):
@@ -102,7 +102,7 @@ def _note_speakers(layout: Layout, split: Split) -> None:
         split.notes.append(f"in test only, unseen in training: {shown}")
 
 
-def read_windows(path: Path, options: AudioOptions) -> FileSignals:
+def read_windows(path: Path, options: AudioReadOptions) -> FileSignals:
     """Return the windows of one file, float32 [L, 1] in [0, 1] each.
 
     Raises:
@@ -114,7 +114,7 @@ def read_windows(path: Path, options: AudioOptions) -> FileSignals:
     ...     with wave.open(str(path), "wb") as file:
     ...         file.setparams((1, 2, 8000, 0, "NONE", ""))
     ...         file.writeframes((1000 * np.sin(np.arange(800.0))).astype("<i2").tobytes())
-    ...     windows = read_windows(path, AudioOptions(seconds=0.05, rate=8000, windows_per_file=2))
+    ...     windows = read_windows(path, AudioReadOptions(seconds=0.05, rate=8000, windows_per_file=2))
     >>> len(windows.values), windows.labels
     (2, ['@0s', '@0.05s'])
     """
@@ -125,6 +125,7 @@ def read_windows(path: Path, options: AudioOptions) -> FileSignals:
     if peak > 1:
         samples = samples / np.float32(peak)
         changes.append("scaled down, beyond full scale")
+    # A silent window is fitted by a constant: its PSNR has no bound and would decide the mean of all.
     if _is_silent(samples):
         raise InputError(f"{path}: must hold sound, is silent")
     span = -(-length * file_rate // rate)  # a window's samples in the file, rounded up
@@ -155,6 +156,7 @@ def read_windows(path: Path, options: AudioOptions) -> FileSignals:
         elif k == 0 and goes_on:
             changes.append("longer than the window, cut")
         if options.peak:
+            # Below full scale, so that a reconstruction that overshoots a little is not clipped when it is played.
             window = window * np.float32(0.95 / np.abs(window).max())
         values.append(torch.from_numpy((0.5 * window + 0.5).clip(0, 1).astype(np.float32))[:, None])
         labels.append(f"@{begin_seconds + k * length / rate:g}s" if most > 1 else "")
@@ -181,6 +183,7 @@ def _is_silent(window: np.ndarray) -> bool:
 def _onset(samples: np.ndarray, rate: int) -> int:
     """Return the begin of sound: one frame before loudness first comes within 40 dB of the loudest frame's."""
     frame = max(1, round(FRAME_SECONDS * rate))
+    # Without the mean, since a constant offset of the recorder has energy but is no sound.
     whole = np.pad(samples - samples.mean(), (0, -len(samples) % frame))
     energy = np.square(whole).reshape(-1, frame).mean(1)
     onset = int(np.argmax(energy >= QUIET**2 * energy.max()))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.data.readers.files import safe_path
-from mclnf_fast.data.readers.frames import Frame
+from mclnf_fast.data.readers.frames import PosedFrame
 from mclnf_fast.data.readers.matrixcity import FrameGroup
 from mclnf_fast.data.scene import ImageSet
 from mclnf_fast.errors import InputError
@@ -33,7 +33,7 @@ def cut_by_position(group: FrameGroup, nx: int, ny: int) -> list[FrameGroup]:
         InputError: fewer training views than cells, or a cell that stays empty (cameras at one place).
 
     >>> poses = [np.eye(4) + np.array([[0, 0, 0, x], *[[0] * 4] * 3]) for x in range(4)]
-    >>> frames = [Frame(Path("a.png"), f"{k}", pose, {}, Path("a.json")) for k, pose in enumerate(poses)]
+    >>> frames = [PosedFrame(Path("a.png"), f"{k}", pose, {}, Path("a.json")) for k, pose in enumerate(poses)]
     >>> [[frame.name for frame in cell.train] for cell in cut_by_position(FrameGroup("all", frames), 2, 1)]
     [['0', '1'], ['2', '3']]
     """
@@ -42,7 +42,7 @@ def cut_by_position(group: FrameGroup, nx: int, ny: int) -> list[FrameGroup]:
     if len(group.train) < nx * ny:
         raise InputError(f"blocks: ({nx}, {ny}) need {nx * ny} training views at least, there are {len(group.train)}")
 
-    def positions(frames: list[Frame], axis: int) -> np.ndarray:
+    def positions(frames: list[PosedFrame], axis: int) -> np.ndarray:
         return np.array([frame.c2w[axis, 3] for frame in frames])
 
     def cells(values: np.ndarray, cuts: np.ndarray) -> np.ndarray:
@@ -73,6 +73,7 @@ def meeting_point(cameras: Cameras) -> Tensor:
     >>> bool(meeting_point(turntable(8, 16)).norm() < 1e-3)
     True
     """
+    # In double precision: nearly parallel axes make the system close to singular.
     axis = -cameras.c2w[:, :, 2].to(torch.float64)
     across = torch.eye(3, dtype=torch.float64) - axis[:, :, None] * axis[:, None, :]
     # The small pull to the cameras' mean keeps parallel axes from having no answer.
@@ -92,6 +93,7 @@ def object_box(cameras: Cameras) -> Tensor:
     center = meeting_point(cameras)
     distance = (cameras.centers - center).norm(dim=1)
     tangent = torch.minimum(0.5 * cameras.width / cameras.fx, 0.5 * cameras.height / cameras.fy)
+    # The median, so that one camera far away does not blow up the cube.
     half = float((distance * tangent).median().clamp_min(1e-6))
     return torch.stack([center - half, center + half])
 

@@ -49,11 +49,13 @@ def _celeba_reason(root: Path, kind: SignalKind) -> str | None:
 def _celeba(root: Path, kind: SignalKind) -> Layout:
     folder = _celeba_folder(root) or root
     files = data_files(folder, folder, kind)
+    # The official list and not our own split: figures for CelebA are compared on its test set.
     path, partition = _celeba_partition(folder)
     if path is None:
         note = f"{folder.name}: no {CELEBA_PARTITION}.txt or .csv beside it; split by seed"
         return Layout("CelebA", {"all": files}, [note])
     pools: dict[str, list[DataFile]] = {"train": [], "validation": [], "test": []}
+    # Left out and not trained on: an image outside of the list may be one of the test set under another name.
     missing = [file.name for file in files if file.path.name not in partition]
     for file in files:
         if file.path.name in partition:
@@ -76,6 +78,7 @@ def _celeba_partition(folder: Path) -> tuple[Path | None, dict[str, str]]:
 def _partition_lines(path: Path) -> dict[str, str]:
     """Return the set of each file name; InputError when a line is not `name 0|1|2` (or `name,0|1|2` in the csv)."""
     try:
+        # With a byte order mark or without: copies of the list that went through Windows have one.
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: must be readable text: {error}") from None
@@ -111,6 +114,7 @@ def _ffhq_reason(root: Path, kind: SignalKind) -> str | None:
 
 def _ffhq(root: Path, kind: SignalKind) -> Layout:
     folder = _ffhq_folder(root) or root
+    # Other pictures may lie beside the data, such as a teaser; they have no number.
     files = [file for file in data_files(root, folder, kind) if re.fullmatch(NUMBER, file.path.stem)]
     train = [file for file in files if int(file.path.stem) < FFHQ_TRAIN]
     test = [file for file in files if int(file.path.stem) >= FFHQ_TRAIN]
@@ -147,6 +151,7 @@ def _voxceleb(root: Path, kind: SignalKind) -> Layout:
     pools = {}
     for split, folder in _voxceleb_folders(root, kind).items():
         files = [
+            # The speaker is the group: the same voice in train and test would make the test an easier one.
             DataFile(path, path.relative_to(root).as_posix(), path.relative_to(folder).parts[0])
             for path in walk(folder, (_voxceleb_ending(kind),))
         ]

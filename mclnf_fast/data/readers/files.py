@@ -33,6 +33,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: must be a JSON file, was not there") from None
+    # RecursionError: a file of 100,000 opening brackets must be an error of the file and not of the program.
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: must be readable JSON: {error}") from None
     if not isinstance(content, dict):
@@ -162,6 +163,7 @@ def safe_path(root: Path, folder: Path, name: str, source: Path) -> Path:
     >>> safe_path(Path("data"), Path("data"), "images\\\\a.png", Path("transforms.json")).as_posix()
     'data/images/a.png'
     """
+    # Refused before it is joined: `folder / "/etc/x"` is "/etc/x". Drive letters and shares are for Windows.
     if Path(name).is_absolute() or name.startswith(("\\", "/")) or ":" in name[:3]:
         raise InputError(f"{source}: file_path must be relative, was {name!r}")
     path = folder / name.replace("\\", "/")

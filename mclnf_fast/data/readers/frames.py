@@ -23,7 +23,7 @@ Picture = TypeVar("Picture")
 
 
 @dataclass(frozen=True)
-class Frame:
+class PosedFrame:
     """One picture and its camera, as the files have them.
 
     Attributes:
@@ -33,7 +33,7 @@ class Frame:
         intrinsics: those of fl_x, fl_y, cx, cy, w, h, camera_angle_x, camera_angle_y that the files have.
         source: the file that names the picture, for messages.
 
-    >>> Frame(Path("a.png"), "a.png", np.eye(4), {"fl_x": 8.0}, Path("transforms.json")).name
+    >>> PosedFrame(Path("a.png"), "a.png", np.eye(4), {"fl_x": 8.0}, Path("transforms.json")).name
     'a.png'
     """
 
@@ -85,13 +85,13 @@ def read_image(path: Path, downscale: float = 1.0, max_side: int | None = None) 
 
 
 def load_image_set(
-    frames: list[Frame], downscale: float, max_side: int | None, empty: tuple[int, int] = (1, 1)
+    frames: list[PosedFrame], downscale: float, max_side: int | None, empty: tuple[int, int] = (1, 1)
 ) -> ImageSet:
     """Return the frames' pictures and cameras at the reduced size.
 
     Args:
-        frames: what to read.
-        downscale, max_side: see `options.SceneOptions`.
+        frames: pictures to read.
+        downscale, max_side: see `options.SceneReadOptions`.
         empty: size (width, height) of the result when there is no frame.
 
     Raises:
@@ -112,10 +112,10 @@ def load_image_set(
     return ImageSet(images, cameras.resized(reduced[1], reduced[0]), tuple(frame.name for frame in frames))
 
 
-def read_pictures(frames: list[Frame], read: Callable[[Path], Picture]) -> list[Picture]:
+def read_pictures(frames: list[PosedFrame], read: Callable[[Path], Picture]) -> list[Picture]:
     """Return `read` of each frame's picture, in order, by several threads.
 
-    >>> frames = [Frame(Path(name), name, np.eye(4), {}, Path("a.json")) for name in ("a.png", "b.png")]
+    >>> frames = [PosedFrame(Path(name), name, np.eye(4), {}, Path("a.json")) for name in ("a.png", "b.png")]
     >>> read_pictures(frames, lambda path: path.stem)
     ['a', 'b']
     """
@@ -123,13 +123,13 @@ def read_pictures(frames: list[Frame], read: Callable[[Path], Picture]) -> list[
         return list(pool.map(lambda frame: read(frame.image), frames))
 
 
-def frame_cameras(frames: list[Frame], sizes: list[tuple[int, int]]) -> Cameras:
+def frame_cameras(frames: list[PosedFrame], sizes: list[tuple[int, int]]) -> Cameras:
     """Return the cameras of frames whose pictures have `sizes` (width, height) in their files, at least one.
 
     Raises:
         InputError: pictures of several sizes, of another size than their file says, or without a focal length.
 
-    >>> frame = Frame(Path("a.png"), "a.png", np.eye(4), {"fl_x": 8.0}, Path("a.json"))
+    >>> frame = PosedFrame(Path("a.png"), "a.png", np.eye(4), {"fl_x": 8.0}, Path("a.json"))
     >>> frame_cameras([frame], [(8, 4)]).cy.tolist()
     [2.0]
     """
@@ -146,7 +146,7 @@ def frame_cameras(frames: list[Frame], sizes: list[tuple[int, int]]) -> Cameras:
     return Cameras(poses, fx, fy, cx, cy, width, height)
 
 
-def pinhole_intrinsics(frame: Frame, width: int, height: int) -> tuple[float, float, float, float]:
+def pinhole_intrinsics(frame: PosedFrame, width: int, height: int) -> tuple[float, float, float, float]:
     """Return fx, fy, cx, cy in pixels of the picture as the file has it.
 
     Focal lengths win over fields of view, a missing one of y is that of x and the other way round, and a missing
@@ -156,11 +156,12 @@ def pinhole_intrinsics(frame: Frame, width: int, height: int) -> tuple[float, fl
         InputError: no focal length, one that is not positive, a field of view outside (0, pi), or `w` and `h` are not
             the picture's.
 
-    >>> frame = Frame(Path("a.png"), "a.png", np.eye(4), {"fl_x": 8.0}, Path("transforms.json"))
+    >>> frame = PosedFrame(Path("a.png"), "a.png", np.eye(4), {"fl_x": 8.0}, Path("transforms.json"))
     >>> pinhole_intrinsics(frame, 6, 4)
     (8.0, 8.0, 3.0, 2.0)
     """
     known = frame.intrinsics
+    # A picture that was resized after its poses were computed would be learned with a wrong focal length.
     for key, size in (("w", width), ("h", height)):
         if key in known and known[key] != size:
             raise InputError(
@@ -174,6 +175,7 @@ def pinhole_intrinsics(frame: Frame, width: int, height: int) -> tuple[float, fl
         fx = 0.5 * width / math.tan(0.5 * known["camera_angle_x"])
     if fy is None and "camera_angle_y" in known:
         fy = 0.5 * height / math.tan(0.5 * known["camera_angle_y"])
+    # Pixels are square in nearly all cameras, and files often name one of the two only.
     fx = fy if fx is None else fx
     if fx is None:
         raise InputError(

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from mclnf_fast.data.readers.decoding.extras import MissingExtraError
 from mclnf_fast.data.readers.layouts import PLURAL, DataFile, Layout
-from mclnf_fast.data.readers.split import Split
+from mclnf_fast.data.readers.split import FileSplit
 from mclnf_fast.data.signals import SignalKind, Signals, SignalSets
 from mclnf_fast.errors import InputError
 
 _log = logging.getLogger("mclnf_fast")
 THREADS = 4
-MOST_BYTES = 8 << 30  # of all signals; above it a run dies on a laptop with no word of what to change
+MOST_BYTES = 8 << 30  # of all signals; above it a run dies on a laptop without any message
 NAMES_SHOWN = 3  # in a note
 
 
@@ -29,7 +29,7 @@ class FileSignals:
     Attributes:
         values: one tensor per signal.
         labels: text added to the file's name, one per signal.
-        changes: what was done to the signals, in a few fixed words each, so that notes can list the files by it.
+        changes: notes on the changes to them, in a few fixed words each, so that files can be listed by them.
         rate: samples or frames per second; None: unknown.
 
     >>> FileSignals([torch.zeros(4, 1)], [""]).changes
@@ -45,7 +45,7 @@ class FileSignals:
 def gather(
     kind: SignalKind,
     layout: Layout,
-    split: Split,
+    split: FileSplit,
     read: Callable[[DataFile], FileSignals],
     shape: tuple[int, ...],
     per_file: int,
@@ -69,7 +69,7 @@ def gather(
 
     >>> from pathlib import Path
     >>> files = [DataFile(Path(name), name) for name in ("a.wav", "b.wav")]
-    >>> layout, split = Layout("two", {"all": files}), Split(files[:1], [], files[1:], [])
+    >>> layout, split = Layout("two", {"all": files}), FileSplit(files[:1], [], files[1:], [])
     >>> def read(file):
     ...     return FileSignals([torch.zeros(4, 1)], [""], rate=8.0)
     >>> sets = gather("audio", layout, split, read, shape=(4, 1), per_file=1, strict=False)
@@ -78,6 +78,7 @@ def gather(
     """
     sets = {"train": split.train, "validation": split.validation, "test": split.test}
     files = [file for members in sets.values() for file in members]
+    # Checked before anything is read: float32 values of all files are in memory at once.
     size = 4 * per_file * len(files) * torch.Size(shape).numel()
     if size > MOST_BYTES:
         raise InputError(
@@ -85,6 +86,7 @@ def gather(
             f"{MOST_BYTES >> 30}: set a limit (limit=1000), or a smaller size"
         )
 
+    # Errors are returned and not raised: one corrupt file of 10,000 must not end the work of the other threads.
     def attempt(file: DataFile) -> FileSignals | InputError:
         try:
             return read(file)
@@ -97,6 +99,7 @@ def gather(
         results = list(pool.map(attempt, files))
     changed: dict[str, list[str]] = {}
     skipped: list[str] = []
+    # In the order of the files and not of the threads, so that warnings and notes are the same in every run.
     for file, result in zip(files, results, strict=True):
         if isinstance(result, InputError):
             if strict:

@@ -10,7 +10,7 @@ import torch
 from mclnf_fast.data.readers.decoding.pictures import decode_picture
 from mclnf_fast.data.readers.gather import FileSignals, gather
 from mclnf_fast.data.readers.layouts import DataFile, Layout
-from mclnf_fast.data.readers.options import ImageOptions, options_of
+from mclnf_fast.data.readers.options import ImageReadOptions, options_of
 from mclnf_fast.data.readers.registry import add_built_in, read_with
 from mclnf_fast.data.readers.signal_readers import choose_signals, signal_readers
 from mclnf_fast.data.readers.split import split_files
@@ -18,7 +18,7 @@ from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.errors import InputError
 
 
-def load_images(folder: str | Path, options: ImageOptions | None = None, **changes: Any) -> SignalSets:
+def load_images(folder: str | Path, options: ImageReadOptions | None = None, **changes: Any) -> SignalSets:
     """Read pictures, each cut to one size around its middle.
 
     CelebA (`img_align_celeba/` with `list_eval_partition.txt` or `.csv`), FFHQ, ImageNette (`train/<wnid>/`,
@@ -26,7 +26,7 @@ def load_images(folder: str | Path, options: ImageOptions | None = None, **chang
 
     Args:
         folder: a folder, read with everything below it, or one picture.
-        options: see `ImageOptions`; None: its defaults.
+        options: see `ImageReadOptions`; None: its defaults.
         changes: single fields of `options`, such as `size=64`.
 
     Returns:
@@ -45,15 +45,16 @@ def load_images(folder: str | Path, options: ImageOptions | None = None, **chang
     >>> sets.train.values.shape
     torch.Size([2, 16, 16, 3])
     """
-    settings = options_of(ImageOptions, options, changes)
+    settings = options_of(ImageReadOptions, options, changes)
     check_frame_options(settings.size, settings.channels)
     path = Path(folder)
     return read_with(choose_signals("image", path, settings.reader), path, settings)
 
 
-def _read_images(layout: Layout, options: ImageOptions) -> SignalSets:
+def _read_images(layout: Layout, options: ImageReadOptions) -> SignalSets:
     high, wide = check_frame_options(options.size, options.channels)
     split = split_files(layout, options, options.validation)
+    # FFHQ is 1024 pixels wide: a crop of 178 at its own scale would show a nose and no face.
     resize = layout.resize if options.resize is None else options.resize
     if resize and options.resize is None:
         layout.notes.append(f"scaled to cover {wide}x{high}, as is usual with {layout.title}")

@@ -139,9 +139,10 @@ def _files(root: Path, endings: Sequence[str]) -> Iterator[Path]:
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
+        # In place, as os.walk asks: a hidden folder (a cache, a .git) is then not entered at all.
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
         yield from (Path(folder, f) for f in files if f.lower().endswith(tuple(endings)) and not f.startswith("."))
-    # Not before the end: what can be listed decides what the folder is, and the error names one that cannot.
+    # Not before the end: files that can be listed are found first, and the error names the folder that cannot.
     if errors:
         raise InputError(f"{errors[0].filename}: cannot be listed: {errors[0].strerror}")
 
@@ -169,6 +170,7 @@ def grouped(files: list[DataFile]) -> list[DataFile]:
     ['ann', 'bob']
     """
     folders = [file.path.parts[:-1] for file in files]
+    # Folders that all paths share do not identify a speaker; the first that differs does.
     shared = 0
     while len({parts[shared : shared + 1] for parts in folders}) == 1 and all(len(parts) > shared for parts in folders):
         shared += 1

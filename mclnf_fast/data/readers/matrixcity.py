@@ -24,7 +24,7 @@ from mclnf_fast.data.readers.files import (
     relative_name,
     safe_path,
 )
-from mclnf_fast.data.readers.frames import Frame, read_intrinsics
+from mclnf_fast.data.readers.frames import PosedFrame, read_intrinsics
 from mclnf_fast.errors import InputError
 
 RAW_SCALE = 100.0  # the raw 3x3 part is 0.01 R, and raw meters are 0.01 units
@@ -56,8 +56,8 @@ class FrameGroup:
     """
 
     name: str
-    train: list[Frame] = field(default_factory=list)
-    test: list[Frame] = field(default_factory=list)
+    train: list[PosedFrame] = field(default_factory=list)
+    test: list[PosedFrame] = field(default_factory=list)
     aabb: Tensor | None = None
 
 
@@ -109,6 +109,7 @@ def read_blocks(root: Path, dialect: str, names: list[str] | None) -> list[Frame
         return [read(root, name) for name in names]
     if dialect == "split":
         known = [name for name in known if (folder / name / "transforms_train.json").exists()]
+    # Read as well, every view would be there twice, once in a block of the size of the city.
     if len(known) > 1 and WHOLE in known:
         known.remove(WHOLE)
     groups = [read(root, name) for name in known]
@@ -133,7 +134,9 @@ def _read_split(root: Path, name: str) -> FrameGroup:
         for k, frame in enumerate(frame_list(content, path)):
             image = safe_path(root, path.parent, read_file_name(frame, "file_path", path), path)
             c2w = read_pose(frame.get("transform_matrix"), f"{path}: frames[{k}] transform_matrix")
-            frames.append(Frame(image, relative_name(root, image), c2w, read_intrinsics([content, frame], path), path))
+            frames.append(
+                PosedFrame(image, relative_name(root, image), c2w, read_intrinsics([content, frame], path), path)
+            )
         if group.aabb is None and content.get("aabb") is not None:
             group.aabb = read_box(content["aabb"], f"{path}: key 'aabb'")
     return group
@@ -153,7 +156,7 @@ def _read_raw(root: Path, name: str) -> FrameGroup:
     return group
 
 
-def read_raw_folder(root: Path, folder: Path) -> list[Frame]:
+def read_raw_folder(root: Path, folder: Path) -> list[PosedFrame]:
     """Return the frames of one raw `transforms.json`, poses in units of 100 m; pictures lie inside `root`.
 
     Raises:
@@ -177,9 +180,10 @@ def read_raw_folder(root: Path, folder: Path) -> list[Frame]:
             )
         name = f"{path}: frames[{k}] rot_mat"
         c2w = read_matrix(frame.get("rot_mat"), name)
+        # Scaled before it is checked: only a rotation passes.
         c2w[:3, :3] *= RAW_SCALE
         c2w[:3, 3] /= RAW_SCALE
         c2w = read_pose(np.ascontiguousarray(c2w), name)
         image = safe_path(root, folder, f"{int(index):04d}.png", path)
-        frames.append(Frame(image, relative_name(root, image), c2w, read_intrinsics([content, frame], path), path))
+        frames.append(PosedFrame(image, relative_name(root, image), c2w, read_intrinsics([content, frame], path), path))
     return frames

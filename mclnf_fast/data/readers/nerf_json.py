@@ -21,14 +21,14 @@ from mclnf_fast.data.readers.files import (
     relative_name,
     safe_path,
 )
-from mclnf_fast.data.readers.frames import Frame, read_intrinsics
+from mclnf_fast.data.readers.frames import PosedFrame, read_intrinsics
 from mclnf_fast.data.readers.matrixcity import FrameGroup
 from mclnf_fast.errors import InputError
 
 IMAGE_ENDINGS = ("", ".png", ".jpg", ".jpeg", ".webp")  # Blender's files leave them out
 
 
-def named_frames(root: Path, path: Path, content: dict[str, Any]) -> list[tuple[str, Frame]]:
+def named_frames(root: Path, path: Path, content: dict[str, Any]) -> list[tuple[str, PosedFrame]]:
     """Return the frames of `content`, the JSON in `path`, each with its `file_path` as written.
 
     Raises:
@@ -56,7 +56,7 @@ def named_frames(root: Path, path: Path, content: dict[str, Any]) -> list[tuple[
             raise InputError(f"{image}: must be an image, was not there (named in {path})")
         c2w = read_pose(frame.get("transform_matrix"), f"{path}: frames[{k}] transform_matrix")
         intrinsics = read_intrinsics([content, frame], path)
-        frames.append((written, Frame(image, relative_name(root, image), c2w, intrinsics, path)))
+        frames.append((written, PosedFrame(image, relative_name(root, image), c2w, intrinsics, path)))
     return frames
 
 
@@ -121,6 +121,7 @@ def read_nerfstudio(root: Path, holdout_every: int) -> tuple[FrameGroup, dict[st
         for name in names or ():
             if name not in known:
                 raise InputError(f"{path}: {split}_filenames must name frames' file_path, {name!r} is none")
+    # The test list is preferred, since the validation list may have been used to tune the data's own results.
     train, test = lists["train"], lists["test"] or lists["val"]
     if train is not None or test is not None:
         group.test = [f for w, f in frames if (w in test if test is not None else w not in (train or ()))]

@@ -20,7 +20,7 @@ from mclnf_fast.data.readers.objects_json import TRAIN, json_frames, json_object
 from mclnf_fast.data.readers.objects_mesh import MESHES, mesh_files, mesh_reason, read_mesh
 from mclnf_fast.data.readers.objects_read import read_views
 from mclnf_fast.data.readers.objects_srn import srn_frames, srn_objects, srn_reason
-from mclnf_fast.data.readers.options import ObjectOptions, options_of
+from mclnf_fast.data.readers.options import ObjectReadOptions, options_of
 from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout
 from mclnf_fast.data.readers.scenes import file_reason
 from mclnf_fast.data.readers.split import check_split, split_files
@@ -31,7 +31,7 @@ _log = logging.getLogger("mclnf_fast")
 VIEWS, SIZE = 25, 128  # of meshes, when none are asked for
 
 
-def load_objects(folder: str | Path, options: ObjectOptions | None = None, **changes: Any) -> ObjectSets:
+def load_objects(folder: str | Path, options: ObjectReadOptions | None = None, **changes: Any) -> ObjectSets:
     """Read objects of one category, each seen from all around; the layout is detected.
 
     - `<object>/transforms.json` with pictures; a `*_splits.json` beside them names those to train and to test on. Near
@@ -45,7 +45,7 @@ def load_objects(folder: str | Path, options: ObjectOptions | None = None, **cha
 
     Args:
         folder: a folder, or one mesh.
-        options: see `ObjectOptions`; None: its defaults.
+        options: see `ObjectReadOptions`; None: its defaults.
         changes: single fields of `options`, such as `size=64`.
 
     Returns:
@@ -64,8 +64,9 @@ def load_objects(folder: str | Path, options: ObjectOptions | None = None, **cha
     >>> [views.name for views in objects.test]
     ['car_001']
     """
-    settings = options_of(ObjectOptions, options, changes)
+    settings = options_of(ObjectReadOptions, options, changes)
     root = Path(folder)
+    # Before any file is looked at: a wrong option should not cost a walk through the folder.
     check_split(settings, None)
     for name in ("size", "views"):
         value = getattr(settings, name)
@@ -103,7 +104,7 @@ class ObjectFolder:
     notes: tuple[str, ...] = ()
 
 
-def _load(objects: ObjectFolder, options: ObjectOptions) -> ObjectSets:
+def _load(objects: ObjectFolder, options: ObjectReadOptions) -> ObjectSets:
     """Read the objects of a layout, split; unusable ones are skipped or refused."""
     layout = objects.layout
     split = split_files(layout, options, 0)
@@ -124,6 +125,7 @@ def _load(objects: ObjectFolder, options: ObjectOptions) -> ObjectSets:
         except MissingExtraError:
             raise
         except InputError as error:
+            # Of a single object nothing would be left, and the error of the file is more precise than that of the set.
             if options.strict or len(items) == 1:
                 raise
             _log.warning("skipped %s", error)
@@ -173,7 +175,7 @@ def _check_folder(item: DataFile) -> None:
         raise InputError(f"{item.path}: must be the folder of an object, was not there")
 
 
-def _read_json(root: Path, options: ObjectOptions) -> ObjectSets:
+def _read_json(root: Path, options: ObjectReadOptions) -> ObjectSets:
     def read(item: DataFile, number: int, tested: bool) -> ObjectViews:
         _check_folder(item)
         frames, test_frames = json_frames(root, item.path)
@@ -184,7 +186,7 @@ def _read_json(root: Path, options: ObjectOptions) -> ObjectSets:
     return _load(ObjectFolder(layout, near, far, read), options)
 
 
-def _read_srn(root: Path, options: ObjectOptions) -> ObjectSets:
+def _read_srn(root: Path, options: ObjectReadOptions) -> ObjectSets:
     def read(item: DataFile, number: int, tested: bool) -> ObjectViews:
         _check_folder(item)
         return read_views(item.name, srn_frames(item.path), [], size=options.size, views=options.views, white=True)
@@ -193,7 +195,7 @@ def _read_srn(root: Path, options: ObjectOptions) -> ObjectSets:
     return _load(ObjectFolder(layout, near, far, read, ("pure white is transparent",)), options)
 
 
-def _read_meshes(root: Path, options: ObjectOptions) -> ObjectSets:
+def _read_meshes(root: Path, options: ObjectReadOptions) -> ObjectSets:
     views = options.views or VIEWS
     inside = root.parent if root.is_file() else root
 
@@ -207,7 +209,7 @@ def _read_meshes(root: Path, options: ObjectOptions) -> ObjectSets:
 
 def _render(root: Path, path: Path, cameras: Cameras) -> Tensor:
     """Return views of a mesh put into the unit ball, uint8 [V, H, W, 4]."""
-    # Read anew each time: to keep the meshes of a large set would take more memory than its pictures.
+    # Read again each time: to keep the meshes of a large set would take more memory than its pictures.
     mesh = read_mesh(root, path)
     try:
         mesh = mesh.into_ball()
@@ -216,7 +218,7 @@ def _render(root: Path, path: Path, cameras: Cameras) -> Tensor:
     return render_mesh(mesh, cameras)
 
 
-def _read_scene(root: Path, options: ObjectOptions) -> ObjectSets:
+def _read_scene(root: Path, options: ObjectReadOptions) -> ObjectSets:
     """Read one scene of NeRF-synthetic: an object to test on, with its training views and those to test on."""
     base = _base(root, file_reason(TRAIN))
     name = base.resolve().name

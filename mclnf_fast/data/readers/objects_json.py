@@ -8,7 +8,7 @@ from typing import Any
 
 from mclnf_fast.data.objects import FAR, NEAR
 from mclnf_fast.data.readers.files import read_json, read_number, safe_path
-from mclnf_fast.data.readers.frames import Frame
+from mclnf_fast.data.readers.frames import PosedFrame
 from mclnf_fast.data.readers.layouts import SPLITS, DataFile, Layout, folders_in
 from mclnf_fast.data.readers.nerf_json import named_frames
 from mclnf_fast.data.record_checks import first_repeated
@@ -76,6 +76,7 @@ def _split_files(root: Path) -> list[Path]:
 
 def _split_objects(root: Path, splits: list[Path], title: str) -> tuple[Layout, float, float]:
     """Return the objects that a `*_splits.json` names: folders beside it or in one folder there."""
+    # Each may name other objects to test on; a choice would decide the figures silently.
     if len(splits) > 1:
         raise InputError(f"{root}: must hold one *_splits.json, holds {', '.join(path.name for path in splits)}")
     path = splits[0]
@@ -110,7 +111,7 @@ def _is_below(name: str) -> bool:
     return not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
 
 
-def json_frames(root: Path, folder: Path) -> tuple[list[Frame], list[Frame]]:
+def json_frames(root: Path, folder: Path) -> tuple[list[PosedFrame], list[PosedFrame]]:
     """Return the views of one object to learn from, and those that its data keeps to test on; pictures lie in `root`.
 
     `transforms.json` keeps none; `transforms_train.json` those of `transforms_test.json`, or else of
@@ -133,8 +134,9 @@ def json_frames(root: Path, folder: Path) -> tuple[list[Frame], list[Frame]]:
     return _frames(root, folder / TRAIN), [] if test_file is None else _frames(root, test_file)
 
 
-def _frames(root: Path, path: Path) -> list[Frame]:
+def _frames(root: Path, path: Path) -> list[PosedFrame]:
     """Return the frames of one JSON file, in its order; it and its pictures lie inside `root`."""
+    # The file itself may be a link to somewhere else.
     safe_path(root, path.parent, path.name, path)
     content: dict[str, Any] = read_json(path)
     return [frame for _, frame in named_frames(root, path, content)]

@@ -114,6 +114,7 @@ def read_mesh(root: Path, path: Path) -> Mesh:
     torch.Size([1, 3])
     """
     trimesh = import_extra("trimesh", f"{path.suffix} meshes", "meshes")
+    # The parser needs several times the file's size; above this it ends without memory and without a message.
     if path.stat().st_size > MOST_BYTES:
         raise InputError(f"{path}: must be at most {MOST_BYTES >> 20} MiB, was {path.stat().st_size >> 20} MiB")
     resolver = _Resolver(root, path)
@@ -124,6 +125,7 @@ def read_mesh(root: Path, path: Path) -> Mesh:
             scene = trimesh.load_scene(file, file_type=path.suffix[1:].lower(), resolver=resolver)
         parts = [
             (np.asarray(matrix, np.float64), scene.geometry[name])
+            # Sorted, so that the order of faces, which decides between two at one depth, does not depend on the parser.
             for node in sorted(scene.graph.nodes_geometry)
             for matrix, name in [scene.graph[node]]
         ]

@@ -9,7 +9,7 @@ import torch
 
 from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.data.readers.decoding.pictures import decoded, has_alpha
-from mclnf_fast.data.readers.frames import Frame, frame_cameras, read_pictures
+from mclnf_fast.data.readers.frames import PosedFrame, frame_cameras, read_pictures
 from mclnf_fast.errors import InputError
 
 
@@ -67,8 +67,8 @@ def shrink(rgba: np.ndarray, size: int) -> np.ndarray:
 
 def read_views(
     name: str,
-    frames: list[Frame],
-    test_frames: list[Frame],
+    frames: list[PosedFrame],
+    test_frames: list[PosedFrame],
     *,
     size: int | None,
     views: int | None,
@@ -101,6 +101,7 @@ def read_views(
     if not frames:
         raise InputError(f"{name}: must have at least one view, has none")
     train_views = len(frames[:views]) if test_frames else None
+    # Read together, since both must have one size.
     frames = [*frames[:views], *test_frames[:views]]
     pictures = read_pictures(frames, lambda path: read_rgba(path, white))
     cameras = frame_cameras(frames, [(picture.shape[1], picture.shape[0]) for picture in pictures])

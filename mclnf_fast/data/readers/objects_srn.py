@@ -13,7 +13,7 @@ import numpy as np
 
 from mclnf_fast.data.readers.decoding.pictures import decoded
 from mclnf_fast.data.readers.files import read_pose
-from mclnf_fast.data.readers.frames import Frame
+from mclnf_fast.data.readers.frames import PosedFrame
 from mclnf_fast.data.readers.layouts import IMAGES, SPLITS, DataFile, Layout, folders_in
 from mclnf_fast.errors import InputError
 
@@ -85,7 +85,7 @@ def _srn_pools(root: Path) -> tuple[dict[str, list[DataFile]], str]:
     return ({"all": items} if items else {}), category
 
 
-def srn_frames(folder: Path) -> list[Frame]:
+def srn_frames(folder: Path) -> list[PosedFrame]:
     """Return the views of one object, by name, poses in OpenGL's axes.
 
     Raises:
@@ -132,7 +132,7 @@ def srn_frames(folder: Path) -> list[Frame]:
         path = folder / "pose" / f"{Path(name).stem}.txt"
         values = _numbers(_text(path).split(), f"{path}: text must be 4x4 numbers", (16,))
         c2w = read_pose(np.array(values).reshape(4, 4), str(path)) @ FROM_OPENCV
-        frames.append(Frame(pictures / name, f"{folder.name}/rgb/{name}", c2w, intrinsics, source))
+        frames.append(PosedFrame(pictures / name, f"{folder.name}/rgb/{name}", c2w, intrinsics, source))
     return frames
 
 

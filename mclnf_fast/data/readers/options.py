@@ -28,7 +28,7 @@ class ReadOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitOptions(ReadOptions):
+class SplitReadOptions(ReadOptions):
     """Options of data that is split into sets.
 
     Attributes:
@@ -38,7 +38,7 @@ class SplitOptions(ReadOptions):
         seed: seed of the split and of that choice.
         strict: refuse an unusable file instead of skipping it with a warning.
 
-    >>> SplitOptions(limit=10).test
+    >>> SplitReadOptions(limit=10).test
     0.25
     """
 
@@ -49,14 +49,14 @@ class SplitOptions(ReadOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignalOptions(SplitOptions):
+class SignalReadOptions(SplitReadOptions):
     """Options of images, videos and sound.
 
     Attributes:
         validation: number of the files to train on (for sound: with their speakers) that are kept for the validation
             curve; None: 4, or fewer of a small set.
 
-    >>> SignalOptions(validation=2).validation
+    >>> SignalReadOptions(validation=2).validation
     2
     """
 
@@ -64,7 +64,7 @@ class SignalOptions(SplitOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions(SignalOptions):
+class ImageReadOptions(SignalReadOptions):
     """Options of `load_images`.
 
     Attributes:
@@ -73,7 +73,7 @@ class ImageOptions(SignalOptions):
             scale; None: as False, but FFHQ is scaled. Pictures smaller than the crop are always scaled up, and noted.
         channels: 3 (gray is repeated) or 1 (color becomes its luma).
 
-    >>> ImageOptions(size=64).channels
+    >>> ImageReadOptions(size=64).channels
     3
     """
 
@@ -83,7 +83,7 @@ class ImageOptions(SignalOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoOptions(SignalOptions):
+class VideoReadOptions(SignalReadOptions):
     """Options of `load_videos`.
 
     Attributes:
@@ -96,7 +96,7 @@ class VideoOptions(SignalOptions):
         channels: 3, or 1 (luma).
         clips_per_file: number of clips per file, one after another, as far as whole ones are there.
 
-    >>> VideoOptions(frames=8).stride
+    >>> VideoReadOptions(frames=8).stride
     1
     """
 
@@ -109,7 +109,7 @@ class VideoOptions(SignalOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioOptions(SignalOptions):
+class AudioReadOptions(SignalReadOptions):
     """Options of `load_audio`.
 
     Attributes:
@@ -122,7 +122,7 @@ class AudioOptions(SignalOptions):
         peak: scale each window to a peak of 0.95 of full scale.
         by_folder: keep folders and speakers together in the split by seed.
 
-    >>> AudioOptions(seconds=0.5).rate
+    >>> AudioReadOptions(seconds=0.5).rate
     16000
     """
 
@@ -135,7 +135,7 @@ class AudioOptions(SignalOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectOptions(SplitOptions):
+class ObjectReadOptions(SplitReadOptions):
     """Options of `load_objects`.
 
     Attributes:
@@ -145,7 +145,7 @@ class ObjectOptions(SplitOptions):
             all. Of meshes so many are rendered; None: 25.
         progress: called with (objects done, objects in total).
 
-    >>> ObjectOptions(views=3).size is None
+    >>> ObjectReadOptions(views=3).size is None
     True
     """
 
@@ -155,7 +155,7 @@ class ObjectOptions(SplitOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhotoOptions(ReadOptions):
+class PhotoReadOptions(ReadOptions):
     """Options of `load_photos`.
 
     Attributes:
@@ -164,7 +164,7 @@ class PhotoOptions(ReadOptions):
         limit: at most so many photos, the first ones.
         progress: called with (photos done, photos in total).
 
-    >>> PhotoOptions(limit=50).test is None
+    >>> PhotoReadOptions(limit=50).test is None
     True
     """
 
@@ -176,7 +176,7 @@ class PhotoOptions(ReadOptions):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SceneOptions(ReadOptions):
+class SceneReadOptions(ReadOptions):
     """Options of `load_scene`.
 
     Attributes:
@@ -187,7 +187,7 @@ class SceneOptions(ReadOptions):
         holdout_every: when the files name no test views, each such view is one; 0: none.
         aabb: [2, 3], scene units, the scene's box; a block of a scene that is read as a whole takes it as its own.
 
-    >>> SceneOptions(blocks=(2, 2)).downscale
+    >>> SceneReadOptions(blocks=(2, 2)).downscale
     1
     """
 
@@ -204,9 +204,10 @@ def options_of(record: type[Options], options: Options | None, changes: Mapping[
     Raises:
         TypeError: a name that is no field, or options of another kind of data.
 
-    >>> options_of(ImageOptions, None, {"size": 64}).size
+    >>> options_of(ImageReadOptions, None, {"size": 64}).size
     64
     """
+    # A TypeError, as Python raises for an unknown keyword: it is a mistake in a program and not in the data.
     names = [field.name for field in fields(record)]
     for name in changes:
         if name not in names:

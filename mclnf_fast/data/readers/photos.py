@@ -12,21 +12,21 @@ from torch import Tensor
 from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.data.photos import PhotoSets, photo_of, split_counts
 from mclnf_fast.data.readers.decoding.pictures import covering_size, fit
-from mclnf_fast.data.readers.frames import Frame, pinhole_intrinsics, read_image, reduced_size
+from mclnf_fast.data.readers.frames import PosedFrame, pinhole_intrinsics, read_image, reduced_size
 from mclnf_fast.data.readers.gather import MOST_BYTES
-from mclnf_fast.data.readers.options import PhotoOptions, Progress, options_of
+from mclnf_fast.data.readers.options import PhotoReadOptions, Progress, options_of
 from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout
 from mclnf_fast.data.readers.scenes import SceneFrames, blender_frames, file_reason, nerfstudio_frames
 from mclnf_fast.data.scene import ImageSet
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras, cat_cameras
 
-DEPTH_QUANTILES = (0.01, 0.99)  # of the distances of what a photo shows: a single stray point must not set the range
+DEPTH_QUANTILES = (0.01, 0.99)  # of the distances in a photo: a single stray point must not set the range
 FEWEST_POINTS = 20  # in a photo, to take its depth from them
 GRID = 16  # rays along a side, when depths come from the scene's box
 
 
-def load_photos(folder: str | Path, options: PhotoOptions | None = None, **changes: Any) -> PhotoSets:
+def load_photos(folder: str | Path, options: PhotoReadOptions | None = None, **changes: Any) -> PhotoSets:
     """Read posed photos of one place: `transforms.json` (nerfstudio) or `transforms_train.json` (NeRF-synthetic).
 
     All get the size of the first; one of another shape is scaled until it covers that, and its middle is cut out, with
@@ -36,7 +36,7 @@ def load_photos(folder: str | Path, options: PhotoOptions | None = None, **chang
 
     Args:
         folder: a folder.
-        options: see `PhotoOptions`; None: its defaults.
+        options: see `PhotoReadOptions`; None: its defaults.
         changes: single fields of `options`, such as `size=64`.
 
     Raises:
@@ -51,7 +51,7 @@ def load_photos(folder: str | Path, options: PhotoOptions | None = None, **chang
     >>> len(photos.train), len(photos.test)
     (3, 1)
     """
-    settings = options_of(PhotoOptions, options, changes)
+    settings = options_of(PhotoReadOptions, options, changes)
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: must be a folder of posed photos, was {'a file' if root.exists() else 'not there'}")
@@ -64,7 +64,7 @@ def load_photos(folder: str | Path, options: PhotoOptions | None = None, **chang
     return read_with(reader, root, settings)
 
 
-def _load_photos(root: Path, scene: SceneFrames, options: PhotoOptions) -> PhotoSets:
+def _load_photos(root: Path, scene: SceneFrames, options: PhotoReadOptions) -> PhotoSets:
     group = scene.groups[0]
     own_tests = len(group.test)
     frames = [*group.test, *group.train][: options.limit]
@@ -84,7 +84,7 @@ def _load_photos(root: Path, scene: SceneFrames, options: PhotoOptions) -> Photo
     return PhotoSets(root.resolve().name, photos[begin:], photos[tests:begin], photos[:tests], near, far, tuple(notes))
 
 
-def _read(frames: list[Frame], size: int | None, progress: Progress | None) -> tuple[tuple[ObjectViews, ...], int]:
+def _read(frames: list[PosedFrame], size: int | None, progress: Progress | None) -> tuple[tuple[ObjectViews, ...], int]:
     """Return the photos, and the number of those that were cut."""
     photos: list[ObjectViews] = []
     cut = 0
@@ -107,7 +107,7 @@ def _read(frames: list[Frame], size: int | None, progress: Progress | None) -> t
 
 
 def _photo(
-    frame: Frame, pixels: np.ndarray, size: tuple[int, int], common: tuple[int, int]
+    frame: PosedFrame, pixels: np.ndarray, size: tuple[int, int], common: tuple[int, int]
 ) -> tuple[ObjectViews, bool]:
     """Return a photo of `size` scaled and cut to the size `common`, both (width, height), and whether it was cut."""
     from PIL import Image
@@ -188,12 +188,12 @@ def _bounds_of_box(cameras: Cameras, box: Tensor) -> list[tuple[float, float]]:
     return bounds
 
 
-def _read_nerfstudio(root: Path, options: PhotoOptions) -> PhotoSets:
+def _read_nerfstudio(root: Path, options: PhotoReadOptions) -> PhotoSets:
     # No view is held out here: `split_counts` chooses those to test on.
     return _load_photos(root, nerfstudio_frames(root, holdout_every=0), options)
 
 
-def _read_blender(root: Path, options: PhotoOptions) -> PhotoSets:
+def _read_blender(root: Path, options: PhotoReadOptions) -> PhotoSets:
     return _load_photos(root, blender_frames(root), options)
 
 

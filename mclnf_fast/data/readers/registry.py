@@ -43,7 +43,7 @@ class Reader:
         looks_for: the files by which it knows its layout, for messages.
         detects: function of a path that returns the reason why it is this layout, or None. It must be cheap and look at
             names only: errors in the files are for `read` to report.
-        read: function of the path that the user named and the options of its kind (`ImageOptions`, ...).
+        read: function of the path that the user named and the options of its kind (`ImageReadOptions`, ...).
         rank: 0 for the layout of a named data set; a reader of a larger rank is asked only when none of a smaller one
             detects anything.
         looks_inside: whether the only folder inside of the named one is looked at too (archives often unpack so).
@@ -185,6 +185,7 @@ def choose(kind: DataKind, path: Path, name: str | None = None) -> Reader | None
             if reader.name == name:
                 return reader
         raise InputError(f"reader: must be one of {', '.join(r.name for r in candidates)}, was {name!r}{_broken()}")
+    # Rank before folder: CelebA in an inner folder wins over the tree of all pictures that the outer one is.
     for rank in sorted({reader.rank for reader in candidates}):
         for base in bases(path):
             asked = [r for r in candidates if r.rank == rank and (r.looks_inside or base == path)]
@@ -246,6 +247,7 @@ def read_with(reader: Reader, path: Path, options: ReadOptions) -> Any:
     'data'
     """
     result = reader.read(path, options)
+    # Checked here, since a wrong type would fail far from the plugin that returned it.
     if not isinstance(result, RESULTS[reader.kind]):
         raise InputError(
             f"reader {reader.name!r}: must return {RESULTS[reader.kind].__name__} for kind {reader.kind!r}, returned "

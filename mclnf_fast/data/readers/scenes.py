@@ -13,21 +13,21 @@ from torch import Tensor
 from mclnf_fast.data.readers import matrixcity
 from mclnf_fast.data.readers.boxes import cell_box, cut_by_position, ground_height, object_box, read_points, scene_box
 from mclnf_fast.data.readers.files import read_box, read_json
-from mclnf_fast.data.readers.frames import Frame, load_image_set
+from mclnf_fast.data.readers.frames import PosedFrame, load_image_set
 from mclnf_fast.data.readers.matrixcity import FrameGroup, find_city
 from mclnf_fast.data.readers.nerf_json import read_blender, read_nerfstudio
-from mclnf_fast.data.readers.options import SceneOptions, options_of
+from mclnf_fast.data.readers.options import SceneReadOptions, options_of
 from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout
 from mclnf_fast.data.scene import Block, ImageSet, Scene, check_aabb
 from mclnf_fast.errors import InputError
 
 
-def load_scene(path: str | Path, options: SceneOptions | None = None, **changes: Any) -> Scene:
+def load_scene(path: str | Path, options: SceneReadOptions | None = None, **changes: Any) -> Scene:
     """Read posed images and cut them into blocks.
 
     Args:
         path: a folder in the layout of MatrixCity (either pose dialect), Blender or nerfstudio; it is detected.
-        options: see `SceneOptions`; None: its defaults.
+        options: see `SceneReadOptions`; None: its defaults.
         changes: single fields of `options`, such as `blocks=(2, 2)`.
 
     Returns:
@@ -49,7 +49,7 @@ def load_scene(path: str | Path, options: SceneOptions | None = None, **changes:
     >>> len(scene.blocks[0].train), scene.unit
     (2, '100 m')
     """
-    settings = options_of(SceneOptions, options, changes)
+    settings = options_of(SceneReadOptions, options, changes)
     root = Path(path)
     if not root.is_dir():
         raise InputError(f"{root}: must be a folder, was {'a file' if root.exists() else 'not there'}")
@@ -171,7 +171,7 @@ def _refuse_names(root: Path, names: list[str] | None) -> None:
         raise InputError(f"blocks: {root} has no named blocks, must be None or (nx, ny), was {names}")
 
 
-def _read_city(root: Path, options: SceneOptions) -> Scene:
+def _read_city(root: Path, options: SceneReadOptions) -> Scene:
     city = find_city(root)
     if city is None:
         raise unknown_layout("scene", root)
@@ -180,17 +180,17 @@ def _read_city(root: Path, options: SceneOptions) -> Scene:
     return _load_scene(root, SceneFrames(root.resolve().name, groups, unit=matrixcity.UNIT), options)
 
 
-def _read_nerfstudio(root: Path, options: SceneOptions) -> Scene:
+def _read_nerfstudio(root: Path, options: SceneReadOptions) -> Scene:
     _refuse_names(root, _grid_or_names(options.blocks)[1])
     return _load_scene(root, nerfstudio_frames(root, options.holdout_every), options)
 
 
-def _read_blender(root: Path, options: SceneOptions) -> Scene:
+def _read_blender(root: Path, options: SceneReadOptions) -> Scene:
     _refuse_names(root, _grid_or_names(options.blocks)[1])
     return _load_scene(root, blender_frames(root), options)
 
 
-def _load_scene(root: Path, frames: SceneFrames, options: SceneOptions) -> Scene:
+def _load_scene(root: Path, frames: SceneFrames, options: SceneReadOptions) -> Scene:
     """Read the pictures of all blocks and find their boxes."""
     aabb = None if options.aabb is None else torch.as_tensor(options.aabb, dtype=torch.float32)
     if aabb is not None:
@@ -198,6 +198,7 @@ def _load_scene(root: Path, frames: SceneFrames, options: SceneOptions) -> Scene
     for group in frames.groups:
         if not group.train and not group.test:
             raise InputError(f"{root}: block {group.name!r} must have at least one view, has none")
+        # Only when the files name no test views: the data's own are those that figures are compared on.
         if not group.test:
             group.train, group.test = _hold_out(group.train, options.holdout_every)
     grid, _ = _grid_or_names(options.blocks)
@@ -214,14 +215,14 @@ def _load_scene(root: Path, frames: SceneFrames, options: SceneOptions) -> Scene
     return Scene(frames.name, tuple(blocks), _union([block.aabb for block in blocks]), frames.unit)
 
 
-def _hold_out(train: list[Frame], every: int) -> tuple[list[Frame], list[Frame]]:
+def _hold_out(train: list[PosedFrame], every: int) -> tuple[list[PosedFrame], list[PosedFrame]]:
     """Return training frames as those to train and those to test on, each `every`-th (0: none)."""
     if every == 0 or len(train) < 2:
         return train, []
     return [frame for k, frame in enumerate(train) if k % every], train[::every]
 
 
-def _load_views(group: FrameGroup, options: SceneOptions) -> tuple[ImageSet, ImageSet]:
+def _load_views(group: FrameGroup, options: SceneReadOptions) -> tuple[ImageSet, ImageSet]:
     """Return the views to train and to test on."""
     # Together, since both must have one size.
     views = load_image_set(group.train + group.test, options.downscale, options.max_side)
@@ -229,9 +230,10 @@ def _load_views(group: FrameGroup, options: SceneOptions) -> tuple[ImageSet, Ima
     return views.pick(torch.arange(cut)), views.pick(torch.arange(cut, len(views)))
 
 
-def _cut_scene(frames: SceneFrames, grid: tuple[int, int], aabb: Tensor | None, options: SceneOptions) -> Scene:
+def _cut_scene(frames: SceneFrames, grid: tuple[int, int], aabb: Tensor | None, options: SceneReadOptions) -> Scene:
     """Read the pictures of all groups as one and cut them into a grid of blocks by camera position."""
     groups = frames.groups
+    # One group first: blocks of the data may overlap, and a grid is about camera positions alone.
     joined = FrameGroup(frames.name, [f for g in groups for f in g.train], [f for g in groups for f in g.test], aabb)
     boxes = [group.aabb for group in groups if group.aabb is not None]
     if aabb is None and len(boxes) == len(groups):

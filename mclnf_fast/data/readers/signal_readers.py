@@ -90,6 +90,7 @@ def _split_folders(root: Path, kind: SignalKind) -> Layout:
     for folder in folders_in(root):
         split = SPLITS.get(folder.name.lower())
         files = data_files(root, folder, kind)
+        # Files beside the split folders belong to no set; to guess one could leak test files into training.
         if split is None:
             others += files
         elif files:
@@ -100,6 +101,7 @@ def _split_folders(root: Path, kind: SignalKind) -> Layout:
 
 
 def _imagenette_reason(root: Path, kind: SignalKind) -> str | None:
+    # Known by the names of its classes (WordNet ids); the folders alone are those of any data set with splits.
     classes = {folder.name for split in folders_in(root) for folder in folders_in(split)}
     if not classes or not all(re.fullmatch(r"n\d{8}", name) for name in classes):
         return None

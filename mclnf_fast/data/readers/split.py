@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from mclnf_fast.data.readers.layouts import DataFile, Layout
-from mclnf_fast.data.readers.options import SplitOptions
+from mclnf_fast.data.readers.options import SplitReadOptions
 from mclnf_fast.errors import InputError
 
-VALIDATION = 4  # when no number is asked for, if a quarter of what is to train allows it
+VALIDATION = 4  # when no number is asked for, if a quarter of the files to train on allows it
 
 
 @dataclass(frozen=True)
-class Split:
+class FileSplit:
     """The files of each set, sorted by name, and notes on how they were chosen.
 
     >>> from pathlib import Path
-    >>> Split([], [], [DataFile(Path("a.png"), "a.png")], []).test[0].name
+    >>> FileSplit([], [], [DataFile(Path("a.png"), "a.png")], []).test[0].name
     'a.png'
     """
 
@@ -29,10 +29,10 @@ class Split:
     notes: list[str]
 
 
-def check_split(options: SplitOptions, validation: int | None) -> None:
+def check_split(options: SplitReadOptions, validation: int | None) -> None:
     """Raise `InputError` if `test`, `validation`, `limit` or `seed` is out of range, whatever the data.
 
-    >>> check_split(SplitOptions(test=0.5), None)
+    >>> check_split(SplitReadOptions(test=0.5), None)
     """
     test, limit, seed = options.test, options.limit, options.seed
     if isinstance(test, bool) or not (0 < test < 1 or (test >= 1 and float(test).is_integer())):
@@ -45,7 +45,7 @@ def check_split(options: SplitOptions, validation: int | None) -> None:
         raise InputError(f"seed: must be >= 0, was {seed}")
 
 
-def split_files(layout: Layout, options: SplitOptions, validation: int | None) -> Split:
+def split_files(layout: Layout, options: SplitReadOptions, validation: int | None) -> FileSplit:
     """Split files into sets.
 
     Args:
@@ -62,13 +62,14 @@ def split_files(layout: Layout, options: SplitOptions, validation: int | None) -
 
     >>> from pathlib import Path
     >>> files = [DataFile(Path(name), name) for name in ("a", "b", "c", "d")]
-    >>> split = split_files(Layout("four", {"all": files}), SplitOptions(test=1), 1)
+    >>> split = split_files(Layout("four", {"all": files}), SplitReadOptions(test=1), 1)
     >>> len(split.train), len(split.validation), len(split.test)
     (2, 1, 1)
     """
     check_split(options, validation)
     rng = np.random.default_rng(options.seed)
     pools, notes = _with_substitutes(layout.pools)
+    # After empty pools are gone: a list of sets may name one whose files were never unpacked.
     total = sum(map(len, pools.values()))
     most = total if options.limit is None else min(options.limit, total)
     if "train" in pools and "test" in pools:
@@ -86,13 +87,14 @@ def split_files(layout: Layout, options: SplitOptions, validation: int | None) -
         if wanted > len(between):
             raise InputError(f"validation: must be at most the {len(between)} files of that set, was {wanted}")
         train = _pick(rest, max(0, min(left - wanted, len(rest))), rng)
-        return Split(train, _pick(between, wanted, rng), chosen_tests, notes)
+        return FileSplit(train, _pick(between, wanted, rng), chosen_tests, notes)
     rest = _pick(rest, min(left, len(rest)), rng)
     if wanted and wanted >= len(rest):
         raise InputError(f"validation: must leave one of the {len(rest)} files to train, was {wanted}")
     validated = _pick(rest, wanted, rng)
+    # Validation comes out of the files to train on and never out of test, which must stay unseen.
     taken = {file.name for file in validated}
-    return Split([file for file in rest if file.name not in taken], validated, chosen_tests, notes)
+    return FileSplit([file for file in rest if file.name not in taken], validated, chosen_tests, notes)
 
 
 def _with_substitutes(pools: dict[str, list[DataFile]]) -> tuple[dict[str, list[DataFile]], list[str]]:
@@ -136,6 +138,7 @@ def _by_seed(
 
 
 def _share(test: float, count: int) -> int:
+    # Half up, and not to the even number as round() does: 0.25 of 10 and of 14 should not go different ways.
     return max(1, min(math.floor(test * count + 0.5), count - 1))
 
 
@@ -156,6 +159,7 @@ def _part(
     """
     groups = sorted({file.group for file in files})
     if len(groups) < 2:
+        # Indices and not names are shuffled, so each set keeps the order of names.
         order = rng.permutation(len(files))
         chosen_ids = set(order[:count].tolist())
         tests = [file for k, file in enumerate(files) if k in chosen_ids]

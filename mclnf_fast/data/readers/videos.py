@@ -12,7 +12,7 @@ from mclnf_fast.data.readers.decoding.clips import decode_clip
 from mclnf_fast.data.readers.gather import FileSignals, gather
 from mclnf_fast.data.readers.images import check_frame_options
 from mclnf_fast.data.readers.layouts import DataFile, Layout
-from mclnf_fast.data.readers.options import VideoOptions, options_of
+from mclnf_fast.data.readers.options import VideoReadOptions, options_of
 from mclnf_fast.data.readers.registry import add_built_in, read_with
 from mclnf_fast.data.readers.signal_readers import choose_signals, signal_readers
 from mclnf_fast.data.readers.split import split_files
@@ -20,7 +20,7 @@ from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.errors import InputError
 
 
-def load_videos(folder: str | Path, options: VideoOptions | None = None, **changes: Any) -> SignalSets:
+def load_videos(folder: str | Path, options: VideoReadOptions | None = None, **changes: Any) -> SignalSets:
     """Read clips of a number of frames from the beginning of each video, cut to one size around the middle.
 
     VoxCeleb2 (`{dev,test}/mp4/idXXXXX/<video>/NNNNN.mp4`) and folders with `train/`, `val/`, `test/` keep their own
@@ -28,7 +28,7 @@ def load_videos(folder: str | Path, options: VideoOptions | None = None, **chang
 
     Args:
         folder: a folder, read with everything below it, or one video.
-        options: see `VideoOptions`; None: its defaults.
+        options: see `VideoReadOptions`; None: its defaults.
         changes: single fields of `options`, such as `frames=8`.
 
     Returns:
@@ -50,7 +50,7 @@ def load_videos(folder: str | Path, options: VideoOptions | None = None, **chang
     >>> sets.test.values.shape
     torch.Size([1, 2, 8, 8, 3])
     """
-    settings = options_of(VideoOptions, options, changes)
+    settings = options_of(VideoReadOptions, options, changes)
     check_frame_options(settings.size, settings.channels)
     for name in ("frames", "stride", "clips_per_file"):
         value = getattr(settings, name)
@@ -60,7 +60,7 @@ def load_videos(folder: str | Path, options: VideoOptions | None = None, **chang
     return read_with(choose_signals("video", path, settings.reader), path, settings)
 
 
-def _read_videos(layout: Layout, options: VideoOptions) -> SignalSets:
+def _read_videos(layout: Layout, options: VideoReadOptions) -> SignalSets:
     high, wide = check_frame_options(options.size, options.channels)
     split = split_files(layout, options, options.validation)
     shape = (options.frames, high, wide, options.channels)
@@ -71,7 +71,7 @@ def _read_videos(layout: Layout, options: VideoOptions) -> SignalSets:
     return gather("video", layout, split, read, shape, options.clips_per_file, options.strict)
 
 
-def read_clips(path: Path, options: VideoOptions) -> FileSignals:
+def read_clips(path: Path, options: VideoReadOptions) -> FileSignals:
     """Return the clips of one file, float32 [frames, height, width, channels] in [0, 1] each.
 
     Raises:
@@ -83,7 +83,7 @@ def read_clips(path: Path, options: VideoOptions) -> FileSignals:
     ...     path = Path(folder, "a.gif")
     ...     frames = [Image.new("RGB", (8, 8), (90 * k, 0, 0)) for k in range(3)]
     ...     frames[0].save(path, save_all=True, append_images=frames[1:])
-    ...     clips = read_clips(path, VideoOptions(frames=2, size=4))
+    ...     clips = read_clips(path, VideoReadOptions(frames=2, size=4))
     >>> clips.values[0].shape, clips.changes
     (torch.Size([2, 4, 4, 3]), ['longer than 2 frames, cut'])
     """
@@ -98,10 +98,12 @@ def read_clips(path: Path, options: VideoOptions) -> FileSignals:
     values, labels, changes = [], [], list(clip.changes)
     for k in range(options.clips_per_file):
         piece = clip.frames[k * frames : (k + 1) * frames]
+        # Only the first clip of a file may be padded: padded ends of long videos would be copies of one frame.
         if k and len(piece) < frames:
             break
         if len(piece) < frames:
             changes.append(f"shorter than {frames} frames{at_stride}, padded with its last frame")
+            # A still end is closer to a video than black frames, which would be a cut.
             piece = np.concatenate([piece, np.repeat(piece[-1:], frames - len(piece), 0)])
         values.append(torch.from_numpy(piece))
         labels.append(f"@{k * frames * stride}" if options.clips_per_file > 1 else "")

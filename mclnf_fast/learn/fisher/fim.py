@@ -1,7 +1,7 @@
-"""Fisher information as a weight on the loss, after MCL-NF (arXiv 2504.05806).
+"""Weight the loss by Fisher information, after MCL-NF (arXiv 2504.05806).
 
 The paper weights each sample's squared error by a function of `q = g^T F^-1 g`. Its exact form is not
-public, so the normalisation, the clip and the stop-gradient are ours: the raw q is of the order of the
+public, so the normalization, the clip and the stop-gradient are ours: the raw q is of the order of the
 number of parameters, and only a weight of mean 1 lets a learning rate keep its meaning.
 
 The scores come from `ops.fisher_scores`. With `grad_y = d loss / d y` they are *empirical* (they see the
@@ -35,14 +35,14 @@ def fim_weights(
     num_groups: int | None = None,
     num_params: int | None = None,
 ) -> Tensor:
-    """Turn Fisher scores into loss weights of mean 1 (MCL-NF's FIM loss; normalisation and clip are ours).
+    """Turn Fisher scores into loss weights of mean 1 (MCL-NF's FIM loss; normalization and clip are ours).
 
         q_hat = q / mean(q)  |  q / P  |  q              norm = "batch_mean" | "params" | "none"
         w     = (1 + lam q_hat) / (1 + lam)  |  q_hat    form = "one_plus" | "pure"
         w     = min(w, clip);  w = w / mean(w)
 
     With `one_plus` and `batch_mean` every weight lies in [1/(1 + lam), (1 + lam) * clip]: the clip bounds it
-    and the second normalisation can lift it by at most 1 + lam. `lam = 0` turns the weighting off in either
+    and the second normalization can lift it by at most 1 + lam. `lam = 0` turns the weighting off in either
     form: exact ones. In the `pure` form any other lam gives the same weights, because the scale goes with
     the mean.
 
@@ -51,15 +51,18 @@ def fim_weights(
         lam: strength, at least 0, without unit.
         form: `one_plus` keeps uninformative samples alive, `pure` does not.
         norm: what the scores are divided by.
-        clip: the largest weight before the last normalisation, at least 1; None for no clip.
+        clip: the largest weight before the last normalization, at least 1; None for no clip.
         groups: int64 [S], the module of each sample; means are then taken over each module. None: one group.
-        num_groups: M; spares a look at the largest id (a host synchronisation on a GPU).
+        num_groups: M; spares a look at the largest id (a host synchronization on a GPU).
         num_params: P, needed with `norm="params"`.
 
     Returns: weights [S], detached, mean 1 over every group. A group whose scores are all zero has weights 1.
 
     Raises: TypeError or ValueError, naming the argument. Values are inspected on the CPU only, since looking
     at them on a GPU would stall it: there a NaN score gives NaN weights.
+
+    >>> fim_weights(torch.tensor([1.0, 3.0]), lam=1.0)
+    tensor([0.7500, 1.2500])
     """
     _check_scores(scores)
     if not float(lam) >= 0.0 or lam == float("inf"):
@@ -76,9 +79,12 @@ def fim_weights(
         check_positive_int(num_params, "num_params")
     group_count = _check_groups(groups, num_groups, scores)
 
+    # Differentiated, the loss could be lowered by flattening the Fisher, and MAML would need third derivatives.
     q = scores.detach()
     if lam == 0 or q.numel() == 0:
+        # The pure form has the same weights at every strength above 0: only here can it be turned off.
         return torch.ones_like(q)
+    # The raw q is of the order of the number of parameters: a strength would mean another thing at each width.
     if norm == "batch_mean":
         q = _divide_by_mean(q, groups, group_count)
     elif norm == "params":
@@ -86,12 +92,13 @@ def fim_weights(
         q = q / num_params
     w = (1.0 + lam * q) / (1.0 + lam) if form == "one_plus" else q
     if clip is not None:
+        # Without a clip the largest weight grows with the number of samples, and the largest safe step size falls.
         w = w.clamp(max=float(clip))
     return _divide_by_mean(w, groups, group_count)
 
 
 def weighted_mse(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean over samples and channels of `w_s (pred - target)^2`; weights of 1 give the bits of the MSE.
+    """Return mean over samples and channels of `w_s (pred - target)^2`; weights of 1 give the bits of the MSE.
 
     Args:
         pred: [S, C].
@@ -99,15 +106,20 @@ def weighted_mse(pred: Tensor, target: Tensor, weights: Tensor | None = None) ->
         weights: [S], or None for the plain mean squared error.
 
     Returns: a scalar. Raises: TypeError, ValueError, if a shape does not fit.
+
+    >>> weighted_mse(torch.tensor([[1.0], [2.0]]), torch.zeros(2, 1), torch.tensor([2.0, 0.0])).item()
+    1.0
     """
     return _weighted_squares(pred, target, weights, "[S, C]", 2).mean()
 
 
 def module_mse(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """`weighted_mse` of every module of a bank: pred [M, n, C], target [M, n, C], weights [M, n] or None ->
-    [M].
+    """Return `weighted_mse` of every module of a bank: pred [M, n, C], target [M, n, C], weights [M, n] or None -> [M].
 
     Raises: TypeError, ValueError, if a shape does not fit.
+
+    >>> module_mse(torch.tensor([[[1.0]], [[2.0]]]), torch.zeros(2, 1, 1))
+    tensor([1., 4.])
     """
     return _weighted_squares(pred, target, weights, "[M, n, C]", 3).mean(dim=(1, 2))
 
@@ -121,6 +133,7 @@ def _weighted_squares(pred: Tensor, target: Tensor, weights: Tensor | None, shap
     if target.shape != pred.shape:
         # Broadcasting here is the classic silent bug: [S] against [S, 1] would make [S, S].
         raise ValueError(f"target must be {tuple(pred.shape)} like pred, got {tuple(target.shape)}")
+    # torch's own squares: without weights the mean then has the bits of its squared error.
     squares = torch.nn.functional.mse_loss(pred, target, reduction="none")
     if weights is None:
         return squares
@@ -139,6 +152,7 @@ def _divide_by_mean(values: Tensor, groups: Tensor | None, group_count: int) -> 
         total = segment_sum(values, groups, group_count)
         count = segment_sum(torch.ones_like(values), groups, group_count)
         mean = (total / count.clamp(min=1.0))[groups]
+    # `ones + mean`: a mean of 0 gives ones, and a NaN is passed on, not hidden.
     return torch.where(mean > 0, values / torch.where(mean > 0, mean, 1.0), torch.ones_like(values) + mean)
 
 
@@ -165,6 +179,7 @@ def _check_groups(groups: Tensor | None, num_groups: int | None, scores: Tensor)
         check_positive_int(num_groups, "num_groups")
     if groups.numel() == 0:
         return num_groups or 1
+    # On a GPU only if the largest id has to be found anyway: a look at the values waits for the device.
     if groups.device.type == "cpu" or num_groups is None:
         low, high = int(groups.min()), int(groups.max())
         if low < 0 or (num_groups is not None and high >= num_groups):

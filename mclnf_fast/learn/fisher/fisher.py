@@ -1,6 +1,5 @@
-"""Fisher matrices: a running diagonal for training, and full, diagonal and rank-1 scores as oracles for
-small nets.
-"""
+"""Estimate Fisher matrices: a running diagonal for training, and full, diagonal and rank-1 scores as oracles for small
+networks."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from mclnf_fast.learn.params import ParamPair, Params, check_like, check_modules
 
 
 class RunningFisher:
-    """Exponential moving average of a bank's diagonal Fisher information, one clock a module.
+    """Exponential moving average of a bank's diagonal Fisher information, one clock per module.
 
         F <- decay F + (1 - decay) F_batch          a module's first update sets F = F_batch
 
@@ -62,6 +61,7 @@ class RunningFisher:
             self._num_weights = len(fisher[0])
             self._count = torch.zeros(modules, dtype=torch.int64, device=batch[0].device)
         check_like(batch, self._state, "fisher")
+        # A first batch counts whole: mixed into zeros at a decay of 0.9, F would be a tenth of what it should be.
         rate = torch.where(self._count == 0, 1.0, 1.0 - self.decay)
         if active is not None:
             if not isinstance(active, Tensor) or active.dtype != torch.bool or active.shape != (modules,):
@@ -74,11 +74,11 @@ class RunningFisher:
         self._count += 1 if active is None else active.to(torch.int64)
 
     def damping(self, relative: float = 1e-3) -> Tensor:
-        """eps = relative * mean(F) of each module -> [M]. Raises: ValueError before the first update."""
+        """Return eps = relative * mean(F) of each module -> [M]. Raises: ValueError before the first update."""
         return relative_damping(self._known(), relative)
 
     def damped(self, relative: float = 1e-3) -> tuple[Params, Params]:
-        """(weights, biases) of F + relative * mean(F), to score against with `damping=0`.
+        """Return (weights, biases) of F + relative * mean(F), to score against with `damping=0`.
 
         Raises: ValueError before the first update.
         """
@@ -106,7 +106,7 @@ class RunningFisher:
         self._count = torch.cat([self._count, self._count.new_zeros(count)])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything as tensors (copies)."""
+        """Return everything as tensors (copies)."""
         state = {
             "decay": torch.tensor(self.decay, dtype=torch.float64),
             "num_weights": torch.tensor(self._num_weights),
@@ -134,7 +134,7 @@ class RunningFisher:
 
 
 def relative_damping(fisher: Sequence[Tensor], relative: float = 1e-3) -> Tensor:
-    """eps_m = relative * mean over a module's parameters of F, never 0.
+    """Return eps_m = relative * mean over a module's parameters of F, never 0.
 
     A damping tied to F keeps scores free of the units of the loss: scaling every gradient by c leaves them
     as they are.
@@ -144,17 +144,21 @@ def relative_damping(fisher: Sequence[Tensor], relative: float = 1e-3) -> Tensor
         relative: above 0.
 
     Returns: [M]. Raises: TypeError, ValueError.
+
+    >>> relative_damping((torch.tensor([[1.0, 3.0], [0.0, 0.0]]),), 0.5)[0].item()
+    1.0
     """
     flat = check_params(fisher, "fisher")
     if not float(relative) > 0:
         raise ValueError(f"relative must be above 0, got {relative}")
     total = torch.stack([f.flatten(1).sum(1) for f in flat]).sum(0)
     size = sum(f[0].numel() for f in flat)
+    # A module without gradients has F = 0: without the floor its scores could be 0 / 0.
     return (relative * total / size).clamp(min=torch.finfo(total.dtype).tiny)
 
 
 def diagonal_fisher_scores(per_sample_grads: Tensor, damping: float = 0.0, fisher: Tensor | None = None) -> Tensor:
-    """q_s = sum_p g_sp^2 / (F_p + damping), with F_p = mean_s g_sp^2 unless given. The oracle of
+    """Return q_s = sum_p g_sp^2 / (F_p + damping), with F_p = mean_s g_sp^2 unless given. The oracle of
     `ops.fisher_scores`.
 
     Args:
@@ -164,6 +168,9 @@ def diagonal_fisher_scores(per_sample_grads: Tensor, damping: float = 0.0, fishe
 
     Returns: [S]. Against the batch's own F, mean(q) = sum_p F_p / (F_p + damping). Raises: TypeError,
     ValueError.
+
+    >>> diagonal_fisher_scores(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+    tensor([2., 2.])
     """
     g = _check_grads(per_sample_grads, damping)
     if fisher is not None and fisher.shape != g.shape[1:]:
@@ -174,7 +181,7 @@ def diagonal_fisher_scores(per_sample_grads: Tensor, damping: float = 0.0, fishe
 
 
 def full_fisher_scores(per_sample_grads: Tensor, damping: float = 0.0) -> Tensor:
-    """q_s = g_s^T (F + damping I)^-1 g_s with the full empirical F = (1/S) sum_s g_s g_s^T; a test oracle.
+    """Return q_s = g_s^T (F + damping I)^-1 g_s with the full empirical F = (1/S) sum_s g_s g_s^T; a test oracle.
 
     Through the singular values of G [S, P], so that no P x P matrix is formed or inverted; with damping 0 it
     is the pseudo-inverse. Then mean(q) = rank(F) <= min(S, P) and 0 <= q <= S.
@@ -184,9 +191,13 @@ def full_fisher_scores(per_sample_grads: Tensor, damping: float = 0.0) -> Tensor
         damping: at least 0.
 
     Returns: [S]. Raises: TypeError, ValueError.
+
+    >>> full_fisher_scores(torch.tensor([[1.0, 0.0], [0.0, 2.0]])).round(decimals=3)
+    tensor([2., 2.])
     """
     g = _check_grads(per_sample_grads, damping)
     u, s, _ = torch.linalg.svd(g, full_matrices=False)
+    # Rounding leaves tiny singular values: with damping 0 each of them would count as one more rank.
     tolerance = s.amax() * max(g.shape) * torch.finfo(g.dtype).eps
     power = torch.where(s > tolerance, s * s, 0.0)
     denominator = power + g.shape[0] * damping
@@ -195,7 +206,7 @@ def full_fisher_scores(per_sample_grads: Tensor, damping: float = 0.0) -> Tensor
 
 
 def rank1_fisher_scores(per_sample_grads: Tensor, damping: float) -> Tensor:
-    """q_s = g_s^T (rho u u^T + damping I)^-1 g_s with u = mean g / |mean g| and rho = mean_s (u^T g_s)^2.
+    """Return q_s = g_s^T (rho u u^T + damping I)^-1 g_s with u = mean g / |mean g| and rho = mean_s (u^T g_s)^2.
 
     The rank-1 Fisher of "Avoid Catastrophic Forgetting with Rank-1 Fisher from Diffusion Models" (arXiv
     2509.23593) in the form that stays stable when the mean gradient is small. Only the part of g along u
@@ -206,6 +217,9 @@ def rank1_fisher_scores(per_sample_grads: Tensor, damping: float) -> Tensor:
         damping: above 0.
 
     Returns: [S]. Raises: TypeError, ValueError.
+
+    >>> rank1_fisher_scores(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), damping=1.0)
+    tensor([0.1667, 1.5000])
     """
     g = _check_grads(per_sample_grads, damping)
     if not damping > 0:
@@ -213,6 +227,7 @@ def rank1_fisher_scores(per_sample_grads: Tensor, damping: float) -> Tensor:
     mean = g.mean(0)
     u = mean / mean.norm().clamp(min=torch.finfo(g.dtype).tiny)
     along = (g @ u) ** 2
+    # Rounding can carry the rest of a gradient that lies along u below 0, and its score with it.
     across = ((g * g).sum(1) - along).clamp(min=0.0)
     return along / (along.mean() + damping) + across / damping
 

@@ -1,4 +1,4 @@
-"""Fisher scores against a Kronecker-factored Fisher (K-FAC; Martens & Grosse 2015, arXiv 1503.05671).
+"""Score samples against a Kronecker-factored Fisher (K-FAC; Martens & Grosse 2015, arXiv 1503.05671).
 
 A layer's Fisher matrix is taken as A (x) G, with A = E[a a^T] of its inputs a (a one appended, for the bias) and
 G = E[d d^T] of the gradients d of its pre-activations; layers are taken as independent. A point's gradient in the layer
@@ -23,7 +23,8 @@ Layer = tuple[Tensor, list[Tensor]]
 
 
 def kfac(batch: Batch, known: State | None, damping: float) -> Measured:
-    """Scores of points against A and G of every layer; state: (A [M, in + 1, in + 1] a layer, G [M, out, out] a layer).
+    """Return the scores of points against A and G of every layer; state: (A [M, in + 1, in + 1] a layer, G [M, out,
+    out] a layer).
 
     The damping eps = damping * mean of the module's diagonal is split between the factors (1503.05671, sec. 6.3):
     A + pi sqrt(eps) I and G + sqrt(eps) / pi I, pi^2 = (tr A / dim A) / (tr G / dim G).
@@ -56,8 +57,9 @@ def kfac(batch: Batch, known: State | None, damping: float) -> Measured:
 
 
 def stacks(offsets: Tensor) -> list[tuple[slice, slice]]:
-    """Modules that can be multiplied as one stack, and their rows: all at once where their shares are equal, else one
-    by one, the empty ones left out."""
+    """Return the modules that can be multiplied as one stack, and their rows: all at once if their shares are equal,
+    else one by one, the empty ones left out."""
+    # A GPU is waited for here: how the modules are stacked depends on their shares.
     bounds = offsets.tolist()
     counts = {end - begin for begin, end in itertools.pairwise(bounds)}
     if len(counts) == 1 and 0 not in counts:
@@ -69,7 +71,7 @@ def stacks(offsets: Tensor) -> list[tuple[slice, slice]]:
 def walk(
     x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], directions: Sequence[Tensor], spec: FieldSpec
 ) -> list[Layer]:
-    """What every layer reads, and what comes back to it.
+    """Return the inputs of every layer, and the gradients of its pre-activations.
 
     Args:
         x: [m, n, in_dim]. weights, biases: [m, in, out], [m, out]. directions: each [m, n, out_dim].
@@ -86,24 +88,25 @@ def walk(
             z = (h @ weight.detach() + bias.detach()[..., None, :]).requires_grad_()
             zs.append(z)
             h = activate(spec.output_activation if layer == spec.hidden_layers else spec.activation, z, spec.w0)
+        # One forward serves all directions, so its graph is kept between them.
         back = [torch.autograd.grad(h, zs, direction, retain_graph=True) for direction in directions]
     return [(a, [ds[l] for ds in back]) for l, a in enumerate(inputs)]
 
 
 def _whiteners(state: State, damping: float, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-    """Of every layer, W_A and W_G with |W_A a|^2 = a^T (A + ..)^-1 a, likewise for G; found in float64."""
+    """Return W_A and W_G of every layer with |W_A a|^2 = a^T (A + ..)^-1 a, likewise for G; found in float64."""
     first, second = (tuple(f.double() for f in part) for part in state)
     parameters = sum(a.shape[-1] * g.shape[-1] for a, g in zip(first, second, strict=True))
     eps = damping * torch.stack([_trace(a) * _trace(g) for a, g in zip(first, second, strict=True)]).sum(0) / parameters
-    found = []
+    whiteners = []
     for a, g in zip(first, second, strict=True):
         means = _trace(a) / a.shape[-1], _trace(g) / g.shape[-1]
         # Without inputs or without gradients the layer's scores are zero, whatever the damping: any will do.
         usable = (means[0] > 0) & (means[1] > 0) & (eps > 0)
         pi = torch.where(usable, means[0] / torch.where(usable, means[1], 1.0), 1.0).sqrt()
         root = torch.where(usable, eps.sqrt(), 1.0 + means[0] + means[1])
-        found.append((_whitener(a, pi * root, dtype), _whitener(g, root / pi, dtype)))
-    return found
+        whiteners.append((_whitener(a, pi * root, dtype), _whitener(g, root / pi, dtype)))
+    return whiteners
 
 
 def _whitener(factor: Tensor, damping: Tensor, dtype: torch.dtype) -> Tensor:

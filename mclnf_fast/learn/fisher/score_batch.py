@@ -1,4 +1,4 @@
-"""One batch to be scored: a bank, its points, and the gradients of what each sample is judged by."""
+"""Describe one batch to be scored: a bank, its points, and the gradients of what each sample is judged by."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ class Batch:
 
     @cached_property
     def point_module(self) -> Tensor:
-        """int64 [N]: the module of each point."""
+        """Return the module of each point."""
         ids = torch.arange(self.modules, device=self.x.device)
         return torch.repeat_interleave(ids, self.offsets.diff(), output_size=len(self.x))
 
     @cached_property
     def shares(self) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """The share of each point [N], the module and the sample of each share [K]; first and last are None where every
-        point is a sample of its own."""
+        """Return the share of each point [N], the module and the sample of each share [K]; first and last are None
+        where every point is a sample of its own."""
         if self.sample_ids is None:
             return None, self.point_module, None
         found, ids = (self.point_module * max(self.num_samples, 1) + self.sample_ids).unique(return_inverse=True)
@@ -74,27 +74,27 @@ class Batch:
 
     @cached_property
     def counts(self) -> Tensor:
-        """[M], dtype of x: shares of each module, at least 1 (to divide by)."""
+        """Return [M], dtype of x: shares of each module, at least 1 (to divide by)."""
         module = self.shares[1]
         return segment_sum(torch.ones_like(module, dtype=self.x.dtype), module, self.modules).clamp(min=1)
 
     def over_samples(self, shares: Tensor) -> Tensor:
-        """Scores of shares [K] -> scores of samples."""
+        """Return scores of shares [K] -> scores of samples."""
         owner = self.shares[2]
         return shares if owner is None else segment_sum(shares, owner, self.num_samples)
 
     def over_shares(self, points: Tensor) -> Tensor:
-        """Sums over the points [N, ...] of each share -> [K, ...]."""
+        """Return the sums over the points [N, ...] of each share -> [K, ...]."""
         ids = self.shares[0]
         return points if ids is None else segment_sum(points, ids, len(self.shares[1]))
 
     def module_means(self, shares: Tensor) -> Tensor:
-        """The mean over each module's shares: [K] -> [M]."""
+        """Return the mean over each module's shares: [K] -> [M]."""
         return segment_sum(shares, self.shares[1], self.modules) / self.counts
 
     def sweep(self, direction: Tensor, fisher: State, *, sums: bool = True, by_share: bool = False) -> FisherResult:
-        """`ops.fisher_scores` in one direction against a diagonal Fisher that is damped already; the scores are of
-        samples, or with `by_share` of shares."""
+        """Return `ops.fisher_scores` in one direction against a diagonal Fisher that is damped already; the scores are
+        of samples, or with `by_share` of shares."""
         ids, module, _ = self.shares if by_share else (self.sample_ids, None, None)
         count = len(module) if module is not None else self.num_samples
         return fisher_scores(
@@ -107,20 +107,21 @@ class Batch:
             self.spec,
             sample_ids=ids,
             num_samples=count,
+            # The op's damping is absolute: that of `fisher` is relative to its mean, and in it already.
             damping=0.0,
             grads=sums,
             backend=self.backend,
         )
 
     def tangents(self, along: Params) -> Tensor:
-        """`tangents` of the batch's points."""
+        """Return the `tangents` of the batch's points."""
         return tangents(self.params, along, self.x, self.offsets, self.spec, self.backend)
 
 
 def tangents(
     params: Params, along: Params, x: Tensor, offsets: Tensor, spec: FieldSpec, backend: str | None = "auto"
 ) -> Tensor:
-    """How the outputs move when the parameters of each module move along `along`: J u, [N, out].
+    """Return how the outputs move when the parameters of each module move along `along`: J u, [N, out].
 
     By a backward of the backward, which is linear in what it is given: no gradient of a single point is formed.
 
@@ -132,13 +133,14 @@ def tangents(
         leaves = tuple(p.detach().requires_grad_() for p in params)
         half = len(leaves) // 2
         y = bank_mlp(x, offsets, leaves[:half], leaves[half:], spec, backend)
+        # Zeros will do: the gradient is linear in `dummy`, and only its derivative is wanted.
         dummy = torch.zeros_like(y, requires_grad=True)
         pulled = torch.autograd.grad(y, leaves, dummy, create_graph=True)
         return torch.autograd.grad(pulled, dummy, along)[0]
 
 
 def unit(vector: Params) -> Params:
-    """Each module's vector (its entries in all tensors [M, ...]) at length 1; zero stays zero."""
+    """Return each module's vector (its entries in all tensors [M, ...]) at length 1; zero stays zero."""
     tiny = torch.finfo(vector[0].dtype).tiny
     # By the largest entry first: squares of small gradients would be lost in float32.
     largest = torch.stack([v.abs().flatten(1).amax(1) for v in vector]).amax(0).clamp(min=tiny)

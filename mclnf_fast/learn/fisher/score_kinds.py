@@ -1,4 +1,4 @@
-"""Fisher scores of a batch by the kind of its Fisher matrix: diagonal, rank-1 and full. K-FAC: `kfac.py`.
+"""Score a batch by the kind of its Fisher matrix: diagonal, rank-1 and full. K-FAC: `kfac.py`.
 
 Each kind is a function `(batch, known, damping) -> Measured`. `known` is the state of the Fisher to score against, None
 for the batch's own; `damping` is relative to the mean of F's diagonal, a module at a time, so that scores carry no unit
@@ -24,7 +24,7 @@ Kind = Callable[[Batch, State | None, float], Measured]
 
 
 def diagonal(batch: Batch, known: State | None, damping: float) -> Measured:
-    """q = sum_p g_p^2 / (F_p + eps), with `ops.fisher_scores`; state: F like (weights, biases).
+    """Return q = sum_p g_p^2 / (F_p + eps), with `ops.fisher_scores`; state: F like (weights, biases).
 
     Against a known F one sweep a direction gives all; the batch's own F takes a second one.
     """
@@ -40,12 +40,13 @@ def diagonal(batch: Batch, known: State | None, damping: float) -> Measured:
         scores = _sum([batch.sweep(direction, own, sums=False).scores for direction in batch.directions])
     else:
         scores = _sum([r.scores for r in results])
+    # The loss's gradient only if its own is the one direction; of channels, `FisherScorer` does not read it.
     grads = (*results[0].grads[0], *results[0].grads[1])
     return Measured(scores, state, grads)
 
 
 def rank1(batch: Batch, known: State | None, damping: float) -> Measured:
-    """q = g^T (rho u u^T + eps I)^-1 g, u the direction of the mean gradient (arXiv 2509.23593, see
+    """Return q = g^T (rho u u^T + eps I)^-1 g, u the direction of the mean gradient (arXiv 2509.23593, see
     `rank1_fisher_scores`); state: (mean gradient, (rho [M, 1], mean |g|^2 [M, 1])).
 
     eps is relative to mean |g|^2 / P, the mean of the empirical Fisher's diagonal; nearly all of a gradient lies across
@@ -67,13 +68,14 @@ def rank1(batch: Batch, known: State | None, damping: float) -> Measured:
     eps = (damping * power / size).clamp(min=torch.finfo(power.dtype).tiny)
     module = batch.shares[1]
     inside, outside = (rho + eps)[module], eps[module]
+    # The clamp: rounding can carry the rest of a gradient that lies along u below 0.
     shares = _sum([a / inside + (r.scores - a).clamp(min=0.0) / outside for a, r in zip(along, results, strict=True)])
     return Measured(batch.over_samples(shares), state, total)
 
 
 def full(batch: Batch, known: State | None, damping: float) -> Measured:
-    """q = g^T (F + eps I)^-1 g with the whole matrix; state: ((F [M, P, P],), ()). For small nets: every sample's
-    gradient is formed, one module after another."""
+    """Return q = g^T (F + eps I)^-1 g with the whole matrix; state: ((F [M, P, P],), ()). For small nets: every
+    sample's gradient is formed, one module after another."""
     module = batch.shares[1]
     scores = batch.x.new_zeros(len(module))
     size = sum(p[0].numel() for p in batch.params)
@@ -104,17 +106,18 @@ def full(batch: Batch, known: State | None, damping: float) -> Measured:
 
 
 def damped(state: State, damping: float) -> State:
-    """A diagonal Fisher plus `damping` times each module's mean."""
+    """Return a diagonal Fisher plus `damping` times each module's mean."""
     eps = relative_damping((*state[0], *state[1]), damping)
     weights, biases = (tuple(f + per_module(eps, f) for f in part) for part in state)
     return weights, biases
 
 
 def cholesky(matrix: Tensor, kind: str) -> Tensor:
-    """The lower factor. Raises: InputError, where the matrix is not positive definite."""
+    """Return the lower factor. Raises: InputError, where the matrix is not positive definite."""
     try:
         return torch.linalg.cholesky(matrix)
     except torch.linalg.LinAlgError:
+        # torch's own message is about a minor of the matrix; what a caller can change is the damping.
         raise InputError(
             f"damping must make the {kind} Fisher positive definite, got one that is not (too small a damping, or "
             "gradients that are not finite)"
@@ -122,7 +125,7 @@ def cholesky(matrix: Tensor, kind: str) -> Tensor:
 
 
 def _share_grads(batch: Batch, m: int, own: Tensor, direction: Tensor) -> Tensor:
-    """The gradient of every share of module m, [n, P]: weights and biases as the flat tuple has them."""
+    """Return the gradient of every share of module m, [n, P]: weights and biases as the flat tuple has them."""
     weights, biases = [w[m].detach() for w in batch.weights], [b[m].detach() for b in batch.biases]
     points = batch.point_module == m
 

@@ -1,4 +1,4 @@
-"""Fisher information with all its switches: how it is measured, and what of it becomes of a loss."""
+"""Score samples by Fisher information, with every switch of how it is measured and used."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ class FimConfig:
     draws: Literal["even", "independent"] = "even"
     """How samples are drawn: evenly along a curve through them (`EvenSampler`), or each by itself (`FisherSampler`)."""
     mix: float = 0.8
-    """Share of the informed part of the draws; 0: without scores."""
+    """Share of the Fisher-guided part of the draws; 0: without scores."""
     smooth: float = 0.1
-    """Weight of a new score in the running mean of a block of neighbours (`even`), or of an item with several samples
+    """Weight of a new score in the running mean of a block of neighbors (`even`), or of an item with several samples
     (`independent`)."""
     refresh: int = 16
     """Steps between two scorings."""
 
     def check(self) -> None:
-        """Raises: InputError, naming the field, what it must be and what it was."""
+        """Raise InputError that names the field, what it must be and what it was."""
         for name, hint in get_type_hints(FimConfig).items():
             choices, value = get_args(hint), getattr(self, name)
             if all(isinstance(c, str) for c in choices) and choices and value not in choices:
@@ -111,7 +111,7 @@ class FisherScorer:
         config.check()
         size = sum((rows + 1) * columns for rows, columns in spec.layer_shapes)
         if config.kind == "full" and size > FULL_LIMIT:
-            raise InputError(f"kind 'full' must have at most {FULL_LIMIT} parameters a module, got {size}")
+            raise InputError(f"kind 'full' must have at most {FULL_LIMIT} parameters per module, got {size}")
         self.spec, self.config, self.backend = spec, config, backend
         self.modules = check_positive_int(modules, "modules")
         self.running = RunningFisher(config.decay)
@@ -181,12 +181,13 @@ class FisherScorer:
         scores = scores if factor is None else scores / factor.square()
         if not grads:
             return Scored(scores, None)
+        # The sweep sees the network behind the grids alone: the tables need a backward.
         if empirical and measured.grads is not None and not self.spec.grids:
             return Scored(scores, tuple(g.to(x.dtype) for g in measured.grads))
         return Scored(scores, self._gradient(params, x, offsets, loss))
 
     def _measure(self, batch: Batch) -> Measured:
-        """Scores against what is known; then the batch's Fisher becomes known."""
+        """Return the scores against what is known; then the batch's Fisher becomes known."""
         kind, damping = KINDS[self.config.kind], self.config.damping
         if not batch.remember:
             return kind(batch, None, damping)
@@ -197,6 +198,7 @@ class FisherScorer:
         elif self._all_known or not bool(((count == 0) & present).any()):
             measured = kind(batch, known, damping)
         else:
+            # Modules without a past would be scored against zeros: they take the batch's own.
             own = kind(batch, None, damping)
             assert own.state is not None
             measured = kind(batch, _chosen(count == 0, own.state, known), damping)
@@ -226,11 +228,12 @@ class FisherScorer:
         self._all_known = False
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The running matrices and their clocks as tensors (copies)."""
+        """Return the running matrices and their clocks as tensors (copies)."""
         return self.running.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state_dict` returned. Raises: ValueError, if an entry is missing or of another bank."""
+        # Loaded beside the one in use: a state of another bank leaves it as it was.
         running = RunningFisher(self.config.decay)
         running.load_state_dict(state)
         if running.count is not None and len(running.count) != self.modules:
@@ -247,7 +250,7 @@ def fim_loss_weights(
     groups: Tensor | None = None,
     num_params: int | None = None,
 ) -> Tensor:
-    """Loss weights of mean 1 over every module, from scores (see `fim_weights`).
+    """Return loss weights of mean 1 over every module, from scores (see `fim_weights`).
 
     With `lam = 0` they are exact ones, and a loss weighted by them has the bits of the plain one.
 
@@ -259,6 +262,9 @@ def fim_loss_weights(
         num_params: P of a module, needed with `norm="params"`.
 
     Returns: [N] (or [S]), detached. Raises: TypeError, ValueError, IndexError.
+
+    >>> fim_loss_weights(torch.tensor([1.0, 3.0, 2.0]), torch.tensor([0, 2, 3]), FimConfig())
+    tensor([0.7500, 1.2500, 1.0000])
     """
     scores = scored.scores if isinstance(scored, Scored) else scored
     modules = len(offsets) - 1
@@ -278,18 +284,18 @@ def fim_loss_weights(
 
 
 def _channels(x: Tensor, out_dim: int, weights: Tensor | None) -> tuple[Tensor, ...]:
-    """One direction an output channel: its unit vector at every point, times the root of the point's weight."""
+    """Return one direction an output channel: its unit vector at every point, times the root of the point's weight."""
     size = x.new_ones(len(x)) if weights is None else weights.sqrt()
-    found = []
+    directions = []
     for c in range(out_dim):
         direction = x.new_zeros(len(x), out_dim)
         direction[:, c] = size
-        found.append(direction)
-    return tuple(found)
+        directions.append(direction)
+    return tuple(directions)
 
 
 def _chosen(fresh: Tensor, own: State, known: State) -> State:
-    """The batch's own Fisher for fresh modules, what is known for the others."""
+    """Return the batch's own Fisher for fresh modules, what is known for the others."""
     pairs = [zip(a, b, strict=True) for a, b in zip(own, known, strict=True)]
     first, second = (tuple(torch.where(per_module(fresh, a), a.to(b.dtype), b) for a, b in pair) for pair in pairs)
     return first, second
@@ -300,7 +306,8 @@ def _check_weights(weights: Tensor | None, samples: int, x: Tensor) -> None:
         return
     if not isinstance(weights, Tensor) or weights.shape != (samples,) or weights.dtype != x.dtype:
         got = f"{weights.dtype} {tuple(weights.shape)}" if isinstance(weights, Tensor) else type(weights).__name__
-        raise ValueError(f"weights must be {x.dtype} [{samples}], one a sample, got {got}")
+        raise ValueError(f"weights must be {x.dtype} [{samples}], one per sample, got {got}")
+    # On the CPU alone: a look at the values waits for a GPU.
     if weights.device.type == "cpu" and samples and not bool((weights > 0).all()):
         raise ValueError(f"weights must be above 0, got {float(weights.min())}")
 

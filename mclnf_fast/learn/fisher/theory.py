@@ -1,4 +1,4 @@
-"""What theory says of Fisher information in a form that a run can be held against."""
+"""State what theory says of Fisher information in a form that a run can be checked against."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fisher_quadratic(
     sigma: float = 1.0,
     backend: str | None = "auto",
 ) -> Tensor:
-    """1/2 d^T F d of every module: to second order, how far `delta` carries the model from itself.
+    """Return 1/2 d^T F d of every module: to second order, how far `delta` carries the model from itself.
 
         KL[p(y | theta) || p(y | theta + d)] = 1/2 d^T F d + O(|d|^3),    F = 1 / (n sigma^2) sum_j J_j^T J_j
 
@@ -38,6 +38,12 @@ def fisher_quadratic(
         sigma: standard deviation of the outputs, above 0.
 
     Returns: [M], detached; 0 for an empty module. Raises: InputError, and as `ops.bank_mlp`.
+
+    >>> spec = FieldSpec(1, 1, hidden_layers=0)  # f(x) = w x + b
+    >>> params = (torch.ones(1, 1, 1), torch.zeros(1, 1))
+    >>> delta = (torch.zeros(1, 1, 1), torch.full((1, 1), 2.0))  # moves every output by 2
+    >>> fisher_quadratic(params, delta, torch.rand(5, 1), torch.tensor([0, 5]), spec)
+    tensor([2.])
     """
     if not (math.isfinite(sigma) and sigma > 0):
         raise InputError(f"sigma must be a finite number above 0, got {sigma!r}")
@@ -50,12 +56,16 @@ def fisher_quadratic(
 
 
 def clipped_weights(scores: Tensor, lam: float, largest: float) -> Tensor:
-    """w = 1 + lam min(q / mean(q), largest), in [1, 1 + lam largest]: FIM weights as `weighted_sgd_bound` has them.
+    """Return w = 1 + lam min(q / mean(q), largest), in [1, 1 + lam largest]: FIM weights as `weighted_sgd_bound` has
+    them.
 
     `fim_weights` gives these divided by their mean, with 1 + lam largest = (1 + lam) clip.
 
     Args:
         scores: [S], not negative. lam: at least 0. largest: B, above 0; infinity for no clip.
+
+    >>> clipped_weights(torch.tensor([1.0, 3.0]), lam=1.0, largest=1.2)
+    tensor([1.5000, 2.2000])
     """
     return 1.0 + lam * (scores / scores.mean()).clamp(max=largest)
 
@@ -70,7 +80,7 @@ def weighted_sgd_bound(
     lam: float,
     largest: float,
 ) -> float:
-    """How large the mean squared gradient of SGD on a weighted loss can be at most.
+    """Return the largest mean squared gradient that SGD on a weighted loss can have.
 
         (1/T) sum_t E|grad L_w(theta_t)|^2  <=  2 (L_w(theta_0) - L_w*) / (lr T)  +  lr L (1 + lam B)^3 s^2
 
@@ -83,7 +93,10 @@ def weighted_sgd_bound(
         gap: L_w(theta_0) - min L_w. lr: step size. steps: T.
         smoothness: L. second_moment: s^2. lam: strength of the weights. largest: B.
 
-    Raises: InputError, where no bound holds: a B that is not finite, or a step size that is too large.
+    Raises: InputError if no bound holds: a B that is not finite, or a step size that is too large.
+
+    >>> round(weighted_sgd_bound(1.0, 0.1, 100, smoothness=1.0, second_moment=1.0, lam=0.0, largest=1.0), 3)
+    0.3
     """
     check_positive_int(steps, "steps")
     for name, value in (("gap", gap), ("smoothness", smoothness), ("second_moment", second_moment), ("lam", lam)):
@@ -92,6 +105,7 @@ def weighted_sgd_bound(
     if not (math.isfinite(largest) and largest >= 0):
         raise InputError(f"largest must be finite (clip the scores), got {largest!r}")
     weight = 1.0 + lam * largest
+    # The margin: a rate that was computed as the limit itself may come out above 1 by rounding.
     if not 0 < lr * smoothness * weight <= 1.0 + 1e-12:
         limit = 1.0 / (smoothness * weight) if smoothness else math.inf
         raise InputError(f"lr must be above 0 and at most 1 / (L (1 + lam B)) = {limit:.4g}, got {lr!r}")

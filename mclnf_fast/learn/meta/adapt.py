@@ -1,6 +1,6 @@
-"""The inner loop: every module of a bank takes its own gradient steps from where it stands.
+"""Adapt a bank by gradient steps: the inner loop, in which every module goes its own way.
 
-A loss function here is `loss_fn(params, step) -> [M]`, one loss a module. Modules share no parameter, so the
+A loss function here is `loss_fn(params, step) -> [M]`, one loss per module. Modules share no parameter, so the
 gradient of the sum of the losses is each module's own gradient, and one backward serves the whole meta-batch.
 """
 
@@ -28,7 +28,7 @@ def adapt(
     update: Sequence[bool] | None = None,
     clip_value: float | None = None,
 ) -> Params:
-    """Gradient descent of every module, differentiable in the start (MAML, arXiv 1703.03400, eq. 1).
+    """Return every module after gradient descent, differentiable in the initialization (MAML, arXiv 1703.03400, eq. 1).
 
         theta^(k+1) = theta^(k) - lr * grad L(theta^(k))
 
@@ -36,11 +36,11 @@ def adapt(
         params: flat tuple of tensors [M, ...]; not changed.
         loss_fn: `(params, step) -> [M]`, step counted from 0.
         steps: at least 1.
-        lr: one rate, or one a module [M] (which may itself require a gradient).
+        lr: one rate, or one per module [M] (which may itself require a gradient).
         first_order: leave out the derivative of the gradient; d theta^(K) / d theta^(0) is then the identity.
         create_graph: False to adapt only (at test time): nothing is kept, and the result carries no graph.
-        update: one bool a tensor; those with False stay as they are (the slow part of OML). They stay
-            connected to the start. None: all are updated.
+        update: one bool per tensor; those with False stay as they are (the slow part of OML). They stay
+            connected to the initialization. None: all are updated.
         clip_value: clamp every gradient entry to [-clip_value, clip_value] (OML uses 10).
 
     Returns: the adapted parameters, same shapes. With `create_graph`, memory grows by the parameters and by
@@ -49,6 +49,10 @@ def adapt(
 
     Raises: TypeError, ValueError, if an argument or the loss has another shape; RuntimeError from autograd,
     if the loss does not depend on an updated parameter.
+
+    >>> params = (torch.tensor([[3.0], [-1.0]]),)
+    >>> adapt(params, lambda p, step: (p[0] - 1.0).square().sum(1), steps=20, lr=0.2)[0].round(decimals=3).tolist()
+    [[1.0], [1.0]]
     """
     theta = check_params(params)
     check_positive_int(steps, "steps")
@@ -59,7 +63,7 @@ def adapt(
     if isinstance(lr, Tensor) and lr.shape not in ((), (modules,)):
         raise ValueError(f"lr must be a float or [{modules}], got {tuple(lr.shape)}")
     if create_graph:
-        # A start that needs no gradient still needs an inner one.
+        # An initialization that needs no gradient still needs an inner one.
         theta = tuple(p if p.requires_grad else p.detach().requires_grad_() for p in theta)
     exact = create_graph and not first_order
     # The rate as the weight of the losses: the derivative of `theta + step` is one tensor for both, that of
@@ -107,7 +111,7 @@ def fine_tune(
         params: flat tuple of tensors [M, ...]; not changed, the work is done on a copy.
         loss_fn: `(params, step) -> [M]`.
         steps: at least 1.
-        lr: one rate or one a module [M].
+        lr: one rate or one per module [M].
         kind: "sgd" or "adam"; Adam starts from fresh moments.
         lr_end: the rate of the last step, to which that of the first falls by the same factor each step; None: it
             stays.
@@ -115,12 +119,17 @@ def fine_tune(
             parameters are changed in place by the next step: copy what is to be kept.
 
     Returns: the adapted parameters, detached. Raises: TypeError, ValueError.
+
+    >>> params = (torch.tensor([[3.0], [-1.0]]),)
+    >>> fine_tune(params, lambda p, step: (p[0] - 1.0).square().sum(1), 20, 0.2)[0].round(decimals=3).tolist()
+    [[1.0], [1.0]]
     """
     check_positive_int(steps, "steps")
     theta = tuple(p.detach().clone(memory_format=torch.contiguous_format) for p in check_params(params))
     optimizer = BankOptimizer(theta, kind=kind, lr=lr, betas=betas)
     for step in range(steps):
         if lr_end is not None:
+            # Over steps - 1, so that the last one has `lr_end` itself.
             optimizer.set_lr(lr * (lr_end / lr) ** (step / max(1, steps - 1)))
         with torch.enable_grad():
             leaves = tuple(p.detach().requires_grad_() for p in theta)  # share storage with theta
@@ -133,11 +142,11 @@ def fine_tune(
 
 
 def check_losses(losses: Tensor, modules: int, name: str = "loss_fn") -> Tensor:
-    """Check that a loss function returned one loss a module, [M]. Raises: TypeError, ValueError."""
+    """Check that a loss function returned one loss per module, [M]. Raises: TypeError, ValueError."""
     if not isinstance(losses, Tensor):
         raise TypeError(f"{name} must return a tensor [{modules}], got {type(losses).__name__}")
     if losses.shape != (modules,):
-        raise ValueError(f"{name} must return one loss a module, [{modules}], got {tuple(losses.shape)}")
+        raise ValueError(f"{name} must return one loss per module, [{modules}], got {tuple(losses.shape)}")
     return losses
 
 
@@ -152,5 +161,6 @@ def _check_update(update: Sequence[bool] | None, count: int) -> list[int]:
     if update is None:
         return list(range(count))
     if len(update) != count or not any(update):
-        raise ValueError(f"update must be {count} bools, one a parameter tensor, at least one True, got {list(update)}")
+        bools = f"{count} bools, one per parameter tensor, at least one True"
+        raise ValueError(f"update must be {bools}, got {list(update)}")
     return [i for i, chosen in enumerate(update) if chosen]

@@ -87,6 +87,7 @@ class MetaConfig:
             raise InputError(f"{name}.keep must be above 0 and at most 1, got {self.keep}")
         if not 0 <= self.bootstrap < math.inf:
             raise InputError(f"{name}.bootstrap must be at least 0 and finite, got {self.bootstrap}")
+        # Refused, not passed over: a run would be reported with a number that has decided nothing.
         for option in unused:
             if getattr(self, option) != NEUTRAL[option]:
                 value = getattr(self, option)
@@ -95,6 +96,7 @@ class MetaConfig:
 
     def _check_fit(self, name: str) -> None:
         """Raise InputError if two options exclude each other."""
+        # `adapt` differentiates through plain descent; through Adam it would have to differentiate the moments too.
         if self.algorithm == "maml" and self.inner != "sgd":
             raise InputError(f"{name}.inner must be sgd with {name}.algorithm maml, got {self.inner}")
         if self.algorithm == "reptile":

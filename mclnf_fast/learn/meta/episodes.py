@@ -17,7 +17,7 @@ from mclnf_fast.learn.fisher.scores import FimConfig, FisherScorer
 from mclnf_fast.learn.meta.config import MetaConfig, Use
 from mclnf_fast.learn.meta.gradncp import PrunedContext, bootstrapped
 from mclnf_fast.learn.params import LossFn, Params
-from mclnf_fast.learn.sampling.informed import informed_batch
+from mclnf_fast.learn.sampling.guided import guided_batch
 from mclnf_fast.learn.task import Batch, ScoredTask
 
 Kind = Literal["modules", "joint", "oml"]
@@ -78,6 +78,7 @@ class DrawnEpisodes:
             chosen = torch.randperm(self.tasks, generator=generator)[: self.count]
         else:
             chosen = torch.randint(self.tasks, (self.count,), generator=generator)
+        # One loss for both: its samples are drawn afresh in each call, so the query meets others than the support.
         loss = self.draw_loss(chosen, generator)
         return Episode(loss, loss, self.count)
 
@@ -122,6 +123,7 @@ class TaskEpisodes:
 
     def __call__(self, outer: int, generator: torch.Generator) -> Episode:
         total = self.tasks[0].modules
+        # Without a choice nothing is drawn from the generator: the samples of a run over all tasks stay what they were.
         if self.validation or self.config.tasks is None:
             chosen = torch.arange(total)
         else:
@@ -141,12 +143,14 @@ class TaskEpisodes:
             return tuple(torch.cat(tensors, self.axis) for tensors in zip(*batches))
 
         def loss(params: Params, step: int | None, use: Use, scorer: FisherScorer) -> Tensor:
-            batch, weights = informed_batch(
+            batch, weights = guided_batch(
                 lambda count: draw(count, step), config.batch, params, first, use, scorer, generator
             )
             return first.loss(params, batch, weights)
 
+        # Validation is of the plain error: weighted ones of two settings could not be compared.
         query_use: Use = "none" if self.validation else config.fim_outer
+        # Two scorers: a running Fisher of adapted networks says little of those that begin.
         inner, outer = (FisherScorer(first.spec, modules, self.fim, first.backend) for _ in range(2))
         return Episode(
             lambda params, step: loss(params, step, config.fim_inner, inner),
@@ -157,6 +161,7 @@ class TaskEpisodes:
     def _pruned(self, chosen: Tensor, generator: torch.Generator) -> Episode:
         """Return the losses on a context that is pruned at every inner step, or whole and rescaled in validation."""
         config = self.config
+        # As large a context that its kept share is a batch: an inner step costs what one without pruning does.
         count = math.ceil(config.batch / config.keep)
         batches = [task.draw(count, generator, chosen) for task in self.tasks]
         whole = self._context(tuple(torch.cat(tensors, self.axis) for tensors in zip(*batches)))

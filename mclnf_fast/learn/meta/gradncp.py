@@ -1,4 +1,4 @@
-"""GradNCP: meta-learning on a pruned context (Tack et al., NeurIPS 2023, arXiv 2302.00617), for banks.
+"""Meta-learn on a pruned context by GradNCP (Tack et al., NeurIPS 2023, arXiv 2302.00617), for banks.
 
 Each inner step looks at those coordinates alone whose gradient in the last layer is longest, found afresh at every
 step; a bootstrapped target, from further steps on the whole context, corrects what such short looks miss. At test time
@@ -25,7 +25,7 @@ from mclnf_fast.spec import FieldSpec
 def prune_scores(
     params: Params, x: Tensor, offsets: Tensor, y: Tensor, spec: FieldSpec, backend: str | None = "auto"
 ) -> Tensor:
-    """How long each point's gradient of |f(x) - y|^2 / 2 in the last layer is: |d_j| |[h_j; 1]|.
+    """Return the length of each point's gradient of |f(x) - y|^2 / 2 in the last layer: |d_j| |[h_j; 1]|.
 
     h_j is what the last layer reads and d_j the gradient of what it gives before its activation (the residual, where
     there is none). One forward, no backward.
@@ -35,6 +35,11 @@ def prune_scores(
         x: [N, in_dim], grouped by module. offsets: int64 [M + 1]. y: [N, out_dim].
 
     Returns: [N], detached. Raises: as `ops.bank_mlp`; ValueError, if y does not fit.
+
+    >>> spec, x = FieldSpec(1, 1, 8, 1), torch.rand(6, 1)
+    >>> from mclnf_fast.fields import initial_parameters
+    >>> prune_scores(initial_parameters(spec, 2), x, torch.tensor([0, 3, 6]), torch.zeros(6, 1), spec).shape
+    torch.Size([6])
     """
     if y.shape != (len(x), spec.out_dim):
         raise ValueError(f"y must be [N, out_dim] = [{len(x)}, {spec.out_dim}], got {tuple(y.shape)}")
@@ -52,12 +57,15 @@ def prune_scores(
 
 
 def keep_top(scores: Tensor, offsets: Tensor, share: float = 0.25) -> tuple[Tensor, Tensor]:
-    """The points of each module with the largest scores: floor(share n), and at least one where there is one.
+    """Return the points of each module with the largest scores: floor(share n), and at least one where there is one.
 
     Args:
         scores: [N]. offsets: int64 [M + 1]. share: in (0, 1]. Of equal scores the earlier point is kept.
 
     Returns: ids int64 [K], ascending (hence grouped by module), and their offsets int64 [M + 1]. Raises: InputError.
+
+    >>> keep_top(torch.tensor([1.0, 3.0, 2.0, 5.0]), torch.tensor([0, 3, 4]), 0.5)
+    (tensor([1, 3]), tensor([0, 1, 2]))
     """
     if not 0 < share <= 1:
         raise InputError(f"share must be above 0 and at most 1, got {share!r}")
@@ -73,9 +81,12 @@ def keep_top(scores: Tensor, offsets: Tensor, share: float = 0.25) -> tuple[Tens
 
 
 def rescale(part: Params, whole: Params) -> Tensor:
-    """|part| / |whole| of each module, over all its tensors [M, ...] -> [M]; 1 where `whole` is zero.
+    """Return |part| / |whole| of each module, over all its tensors [M, ...] -> [M]; 1 where `whole` is zero.
 
     With the gradients of the pruned and of the whole context this is GradNCP's factor at test time.
+
+    >>> rescale((torch.tensor([[3.0, 4.0]]),), (torch.tensor([[0.0, 2.5]]),))
+    tensor([2.])
     """
     check_like(part, check_params(whole, "whole"), "part")
     lengths = [torch.stack([t.flatten(1).norm(dim=1) for t in tensors]).norm(dim=0) for tensors in (part, whole)]
@@ -103,17 +114,17 @@ class PrunedContext:
         return len(self.offsets) - 1
 
     def whole(self, params: Params, step: int = 0) -> Tensor:
-        """The mean squared error over all points."""
+        """Return the mean squared error over all points."""
         return self._loss(params, self.x, self.offsets, self.y)
 
     def pruned(self, params: Params, step: int = 0) -> Tensor:
-        """The mean squared error over the points with the largest `prune_scores` at these parameters."""
+        """Return the mean squared error over the points with the largest `prune_scores` at these parameters."""
         scores = prune_scores(params, self.x, self.offsets, self.y, self.spec, self.backend)
         ids, offsets = keep_top(scores, self.offsets, self.share)
         return self._loss(params, self.x[ids], offsets, self.y[ids])
 
     def rescaled(self, params: Params, step: int = 0) -> Tensor:
-        """`whole`, its gradient as long as that of `pruned`, a module at a time; the value stays. For test time."""
+        """Return `whole` with a gradient as long as that of `pruned`, per module; the value stays. For test time."""
         ratio = self._ratio(tuple(p.detach().requires_grad_() for p in params))
         loss = self.whole(params)
         return loss.detach() + ratio * (loss - loss.detach())
@@ -121,6 +132,7 @@ class PrunedContext:
     def _ratio(self, leaves: Params) -> Tensor:
         with torch.enable_grad():
             part, whole = (
+                # A tensor that a loss does not reach has a gradient of zeros: None has no length.
                 torch.autograd.grad(loss(leaves).sum(), leaves, materialize_grads=True)
                 for loss in (self.pruned, self.whole)
             )
@@ -130,6 +142,7 @@ class PrunedContext:
         if not self.spec.grids:
             half = len(params) // 2
             return bank_mse(x, offsets, params[:half], params[half:], y, self.spec, backend=self.backend)
+        # The fused op takes no learned grids, so these errors are averaged here.
         squares = (evaluate_params(params, self.spec, x, offsets, self.backend) - y).square().mean(1)
         counts = offsets.diff()
         module = torch.repeat_interleave(torch.arange(len(counts), device=x.device), counts, output_size=len(x))
@@ -143,11 +156,18 @@ def bootstrapped(
     times the distance to the target that `steps` further steps on it at `lr` lead to, which is held fixed.
 
     The arguments are those of `GradNCP`.
+
+    >>> spec, x = FieldSpec(1, 1, 8, 1), torch.rand(6, 1)
+    >>> from mclnf_fast.fields import initial_parameters
+    >>> context = PrunedContext(x, torch.tensor([0, 3, 6]), torch.zeros(6, 1), spec)
+    >>> bootstrapped(context, steps=1)(initial_parameters(spec, 2), 0).shape
+    torch.Size([2])
     """
 
     def loss(params: Params, step: int) -> Tensor:
         losses = context.whole(params, step)
         if weight == 0:
+            # Not as 0 times the distance: the further steps to the target would be made for nothing.
             return losses
         adapted = tuple(p.detach() for p in params)
         target = adapt(adapted, context.whole, steps, lr, create_graph=False)
@@ -171,7 +191,7 @@ class GradNCP:
     images are the defaults; `squared` takes its square. A weight of 0 leaves the target out.
 
     Args:
-        meta: the learner with its start, inner and outer steps; `meta.state_dict` is all there is to keep.
+        meta: the learner with its initialization, inner and outer steps; `meta.state_dict` is all there is to keep.
         bootstrap_steps, bootstrap_lr, bootstrap_weight, squared: see above.
 
     Raises: InputError, TypeError, ValueError.
@@ -199,22 +219,23 @@ class GradNCP:
         return bootstrapped(context, self.bootstrap_steps, self.bootstrap_lr, self.bootstrap_weight, self.squared)
 
     def step(self, context: PrunedContext) -> dict[str, Tensor]:
-        """One outer step over a meta-batch, one task a module; returns what `MAML.step` does."""
+        """Make one outer step over a meta-batch, one task per module; return what `MAML.step` does."""
         return self.meta.step(context.pruned, self.query_loss(context), context.modules)
 
     def adapt(self, context: PrunedContext, *, steps: int | None = None, params: Params | None = None) -> Params:
-        """At test time: the rescaled gradients of the whole context, from the learned start unless told another.
+        """Adapt at test time, by the rescaled gradients of the whole context, from `params` or the learned
+        initialization.
 
         Returns: tensors [M, ...], detached.
         """
-        start = self.meta.clone(context.modules) if params is None else params
-        return self.meta.adapt(start, context.rescaled, steps=steps, create_graph=False)
+        init = self.meta.clone(context.modules) if params is None else params
+        return self.meta.adapt(init, context.rescaled, steps=steps, create_graph=False)
 
 
 def _last_inputs(
     weights: list[Tensor], biases: list[Tensor], x: Tensor, offsets: Tensor, spec: FieldSpec, backend: str | None
 ) -> Tensor:
-    """What the last layer reads, [N, in]: the network without it, by the same op."""
+    """Return the inputs of the last layer, [N, in]: the network without it, by the same op."""
     last = spec.hidden_layers
     if last == 0:
         return encode(spec.encoding, x)

@@ -1,6 +1,4 @@
-"""Initialisations to compare a meta-learned one with: shuffled and matched (arXiv 2012.02189, its
-baselines).
-"""
+"""Make initializations to compare a meta-learned one with: shuffled and matched (arXiv 2012.02189, its baselines)."""
 
 from __future__ import annotations
 
@@ -17,10 +15,14 @@ def shuffled(init: Sequence[Tensor], generator: torch.Generator | None = None) -
     """Permute the entries of every tensor, each module by its own permutation: same values, no structure.
 
     Args:
-        init: flat tuple of tensors [M, ...]; M = 1 for a shared initialisation.
+        init: flat tuple of tensors [M, ...]; M = 1 for a shared initialization.
         generator: on the CPU, so that a seed means the same on every device.
 
     Returns: new tensors of the same shapes. Raises: TypeError, ValueError.
+
+    >>> params = (torch.arange(4.0)[None],)
+    >>> shuffled(params, torch.Generator().manual_seed(0))[0].sort().values.tolist()
+    [[0.0, 1.0, 2.0, 3.0]]
     """
     result = []
     for p in check_params(init, "init"):
@@ -31,7 +33,7 @@ def shuffled(init: Sequence[Tensor], generator: torch.Generator | None = None) -
 
 
 def matched(
-    start: Sequence[Tensor],
+    random: Sequence[Tensor],
     init: Sequence[Tensor],
     forward: Callable[[Params, Tensor], Tensor],
     points: Tensor,
@@ -39,23 +41,28 @@ def matched(
     steps: int = 1000,
     lr: float = 1e-3,
 ) -> Params:
-    """Train a random start to put out, everywhere, the mean output of a learned one: no structure.
+    """Train a random initialization to put out, everywhere, the mean output of a learned one: no structure.
 
     Args:
-        start: random initialisation, tensors [M, ...].
-        init: meta-learned initialisation, tensors [M, ...].
+        random: random initialization, tensors [M, ...].
+        init: meta-learned initialization, tensors [M, ...].
         forward: `(params, points) -> [M, n, out]`.
         points: [M, n, in], spread over the domain.
         steps, lr: of Adam, on the mean squared error.
 
     Returns: tensors [M, ...]. Raises: TypeError, ValueError.
+
+    >>> random, learned = (torch.zeros(1, 1),), (torch.ones(1, 1),)
+    >>> forward = lambda params, x: params[0][:, None] * x
+    >>> matched(random, learned, forward, torch.ones(1, 5, 1), steps=200, lr=0.1)[0].round(decimals=2).item()
+    1.0
     """
     learned = check_params(init, "init")
-    check_like(start, learned, "start")
+    check_like(random, learned, "random")
     with torch.no_grad():
         target = forward(learned, points).mean(1, keepdim=True)
 
     def loss_fn(params: Params, step: int) -> Tensor:
         return (forward(params, points) - target).square().mean(dim=(1, 2))
 
-    return fine_tune(start, loss_fn, steps, lr, kind="adam")
+    return fine_tune(random, loss_fn, steps, lr, kind="adam")

@@ -1,6 +1,5 @@
-"""Learning a shared initialisation: MAML to any order, and Reptile. A bank is the meta-batch, one task a
-module.
-"""
+"""Learn a shared initialization by MAML, exact or of first order, or Reptile; a meta-batch is a bank, one task per
+module."""
 
 from __future__ import annotations
 
@@ -12,18 +11,19 @@ from torch import Tensor
 
 from mclnf_fast.checks import check_positive_int
 from mclnf_fast.learn.meta.adapt import adapt, check_losses, fine_tune
+from mclnf_fast.learn.meta.oml import FastPart
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import LossFn, Params, check_shared, repeated
 from mclnf_fast.ops.bank_step import StepKind
 
 
 class MetaLearner:
-    """What MAML and Reptile share: the initialisation, the outer Adam and its schedule, the state.
+    """What MAML and Reptile share: the initialization, the outer Adam and its schedule, the state.
 
     Args:
-        init: shared initialisation, flat tuple of tensors [1, ...]; copied.
+        init: shared initialization, flat tuple of tensors [1, ...]; copied.
         inner_lr, inner_steps: of the inner loop.
-        outer_lr, betas: of the outer Adam.
+        outer_lr: of the outer Adam.
         anneal_steps: outer steps over which the outer rate falls to 0 along a cosine; None: constant.
         grad_clip: largest global norm of the outer gradient; None: no limit.
     """
@@ -34,7 +34,6 @@ class MetaLearner:
         inner_lr: float,
         inner_steps: int,
         outer_lr: float,
-        betas: tuple[float, float] = (0.9, 0.999),
         anneal_steps: int | None = None,
         grad_clip: float | None = None,
     ) -> None:
@@ -47,16 +46,16 @@ class MetaLearner:
         self.inner_lr, self.inner_steps = float(inner_lr), check_positive_int(inner_steps, "inner_steps")
         self.outer_lr, self.grad_clip = float(outer_lr), grad_clip
         self.anneal_steps = None if anneal_steps is None else check_positive_int(anneal_steps, "anneal_steps")
-        self.optimizer = BankOptimizer(self.init, lr=outer_lr, betas=betas)
+        self.optimizer = BankOptimizer(self.init, lr=outer_lr)
         self.outer_steps = 0
 
     def clone(self, modules: int) -> Params:
-        """The initialisation as a bank [M, ...], every module bit-equal; gradients add up into `init`."""
+        """Return the initialization as a bank [M, ...], every module bit-equal; gradients add up into `init`."""
         check_positive_int(modules, "modules")
         return repeated(self.init, modules)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Initialisation, outer optimiser and step count as tensors (copies): enough for an exact resume."""
+        """Return initialization, outer optimizer and step count as tensors (copies): enough for an exact resume."""
         state = {f"init.{i}": p.detach().clone() for i, p in enumerate(self.init)}
         state.update({f"optimizer.{k}": v for k, v in self.optimizer.state_dict().items()})
         state["outer_steps"] = torch.tensor(self.outer_steps)
@@ -68,9 +67,9 @@ class MetaLearner:
 
         Raises: ValueError, if an entry is missing or has another shape.
         """
-        own = self.state_dict()
-        if set(state) != set(own):
-            raise ValueError(f"state must hold {sorted(own)}, got {sorted(state)}")
+        expected = self.state_dict()
+        if set(state) != set(expected):
+            raise ValueError(f"state must hold {sorted(expected)}, got {sorted(state)}")
         for i, p in enumerate(self.init):
             if state[f"init.{i}"].shape != p.shape:
                 raise ValueError(f"state['init.{i}'] must be {tuple(p.shape)}, got {tuple(state[f'init.{i}'].shape)}")
@@ -81,15 +80,17 @@ class MetaLearner:
         self.outer_steps = int(state["outer_steps"])
 
     def current_lr(self) -> float:
-        """The outer rate of the next step."""
+        """Return the outer rate of the next step."""
         if self.anneal_steps is None:
             return self.outer_lr
+        # Steps past the schedule stay at 0: the cosine would rise again.
         done = min(self.outer_steps / self.anneal_steps, 1.0)
         return self.outer_lr * 0.5 * (1.0 + math.cos(math.pi * done))
 
     def _outer_step(self, grads: Sequence[Tensor]) -> Tensor:
         """Store the outer gradient in `p.grad`, clip it, step; returns its norm before the clip."""
         norm = torch.stack([g.square().sum() for g in grads]).sum().sqrt()
+        # No branch on the norm, for which a GPU would be waited for.
         scale = None if self.grad_clip is None else (self.grad_clip / norm.clamp(min=self.grad_clip))
         for p, g in zip(self.init, grads, strict=True):
             p.grad = g if scale is None else g * scale
@@ -110,6 +111,10 @@ class MAML(MetaLearner):
 
     Defaults are GradNCP's for images: inner 1e-2, 4 steps, outer Adam 1e-5, there with grad_clip 1.0. Other
     arguments: see `MetaLearner`.
+
+    Args:
+        first_order: leave the derivative of the inner steps out.
+        fast: the part of the network that the inner loop trains (OML); None: all of it.
     """
 
     def __init__(
@@ -120,19 +125,17 @@ class MAML(MetaLearner):
         *,
         first_order: bool = False,
         outer_lr: float = 1e-5,
-        betas: tuple[float, float] = (0.9, 0.999),
         anneal_steps: int | None = None,
         grad_clip: float | None = None,
-        update: Sequence[bool] | None = None,
-        clip_value: float | None = None,
+        fast: FastPart | None = None,
     ) -> None:
-        super().__init__(init, inner_lr, inner_steps, outer_lr, betas, anneal_steps, grad_clip)
+        super().__init__(init, inner_lr, inner_steps, outer_lr, anneal_steps, grad_clip)
         self.first_order = first_order
-        self.update = None if update is None else tuple(update)
-        self.clip_value = clip_value
+        self.update = None if fast is None else fast.update
+        self.clip_value = None if fast is None else fast.clip_value
 
     def adapt(self, params: Params, loss_fn: LossFn, *, steps: int | None = None, create_graph: bool = True) -> Params:
-        """`adapt` with this learner's settings: params [M, ...] -> [M, ...]."""
+        """Return `adapt` with this learner's settings: params [M, ...] -> [M, ...]."""
         return adapt(
             params,
             loss_fn,
@@ -145,7 +148,7 @@ class MAML(MetaLearner):
         )
 
     def outer_gradient(self, loss_fn: LossFn, query_loss_fn: LossFn, modules: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The query losses [M] and the gradient of their mean in the initialisation, tensors [1, ...].
+        """Return the query losses [M] and the gradient of their mean in the initialization, tensors [1, ...].
 
         Args: see `step`. Raises: TypeError, ValueError.
         """
@@ -158,7 +161,7 @@ class MAML(MetaLearner):
         return losses.detach(), tuple(g / modules for g in grads)
 
     def step(self, loss_fn: LossFn, query_loss_fn: LossFn | None = None, modules: int = 1) -> dict[str, Tensor]:
-        """One outer step over a meta-batch of M tasks.
+        """Make one outer step over a meta-batch of M tasks.
 
         Args:
             loss_fn: `(params, inner step) -> [M]`, the support loss.
@@ -166,7 +169,7 @@ class MAML(MetaLearner):
             modules: M.
 
         Returns: `query_loss` [M], their mean `loss`, and `grad_norm` before the clip; detached, not
-        synchronised.
+        synchronized.
         Raises: TypeError, ValueError.
         """
         losses, grads = self.outer_gradient(loss_fn, query_loss_fn or loss_fn, modules)
@@ -179,7 +182,7 @@ class Reptile(MetaLearner):
 
         p.grad = theta0 - mean_m theta_m^(K)       exactly; for one module exactly theta0 - theta^(K)
 
-    With Adam outside this is *not* theta0 + eps (theta - theta0): the step is normalised per parameter.
+    With Adam outside this is *not* theta0 + eps (theta - theta0): the step is normalized per parameter.
     Defaults are the ShapeNet ones of the "fast single-view NeRF" text: 32 SGD steps at 0.5, outer 5e-5, to
     be annealed to 0. Memory does not grow with the inner steps. Other arguments: see `MetaLearner`.
 
@@ -193,31 +196,31 @@ class Reptile(MetaLearner):
         inner_lr: float = 0.5,
         inner_steps: int = 32,
         outer_lr: float = 5e-5,
-        betas: tuple[float, float] = (0.9, 0.999),
         *,
         inner: StepKind = "sgd",
         anneal_steps: int | None = None,
         grad_clip: float | None = None,
     ) -> None:
-        super().__init__(init, inner_lr, inner_steps, outer_lr, betas, anneal_steps, grad_clip)
+        super().__init__(init, inner_lr, inner_steps, outer_lr, anneal_steps, grad_clip)
         if inner not in ("sgd", "adam"):
             raise ValueError(f"inner must be 'sgd' or 'adam', got {inner!r}")
         self.inner: StepKind = inner
 
     def adapt(self, params: Params, loss_fn: LossFn, *, steps: int | None = None) -> Params:
-        """`fine_tune` with this learner's settings: params [M, ...] -> [M, ...], detached."""
+        """Return `fine_tune` with this learner's settings: params [M, ...] -> [M, ...], detached."""
         return fine_tune(params, loss_fn, self.inner_steps if steps is None else steps, self.inner_lr, kind=self.inner)
 
     def step(self, loss_fn: LossFn, modules: int = 1) -> dict[str, Tensor]:
-        """One outer step over M tasks; `loss_fn(params, inner step) -> [M]`.
+        """Make one outer step over M tasks; `loss_fn(params, inner step) -> [M]`.
 
         Returns: `loss` (mean of `last_loss`), `last_loss` [M] at the last inner step, `grad_norm`; detached,
-        not synchronised. Raises: TypeError, ValueError.
+        not synchronized. Raises: TypeError, ValueError.
         """
         last: list[Tensor] = []
 
         def keep_last(params: Params, step: int) -> Tensor:
             losses = loss_fn(params, step)
+            # What the inner loop computes anyway: a look after it would cost one more forward.
             last[:] = [losses.detach()]
             return losses
 

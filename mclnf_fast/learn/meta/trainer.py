@@ -13,7 +13,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.learn.meta.config import MetaConfig
 from mclnf_fast.learn.meta.episodes import Episodes
 from mclnf_fast.learn.meta.meta import MAML, Reptile
-from mclnf_fast.learn.meta.oml import fast_mask
+from mclnf_fast.learn.meta.oml import FastPart, fast_mask
 from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import mse_to_psnr
 
@@ -115,6 +115,7 @@ class MetaTrainer:
         """Make one outer step."""
         began = time.perf_counter()
         outer, config = self.made, self.config
+        # A prime keeps the steps of two seeds apart; one generator for all steps would have to be saved with its state.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + outer) % (1 << 63))
         episode = self.episodes(outer, generator)
         if isinstance(self.learner, MAML):
@@ -124,6 +125,7 @@ class MetaTrainer:
         every = config.validate_every
         validated = every > 0 and self.validation is not None and (self.made % every == 0 or self.done)
         spacing = 1 if self.curve_points is None else max(1, config.steps // self.curve_points)
+        # The last step joins the curve whatever the spacing: reports read the end from it.
         scored = outer % spacing == 0 or self.done or validated
         score = self.score(losses) if scored else None  # waits for the device: within the seconds
         self.seconds += time.perf_counter() - began
@@ -134,9 +136,11 @@ class MetaTrainer:
         """Return the score of modules adapted to the validation episode, the same one every time; None without one."""
         if self.validation is None:
             return None
+        # The same samples every time: fresh ones would add their own noise to the curve.
         episode = self.validation(0, torch.Generator().manual_seed(self.seed))
         init = self.learner.clone(episode.modules)
         if isinstance(self.learner, MAML):
+            # No outer gradient is taken here: a graph would hold every inner step for nothing.
             adapted = self.learner.adapt(init, episode.support, create_graph=False)
         else:
             adapted = self.learner.adapt(init, episode.support)
@@ -167,7 +171,9 @@ def _learner(init: Params, config: MetaConfig, sequence: int, fast_layers: int |
             config.inner_lr,
             config.inner_steps,
             config.outer_lr,
+            # Fresh moments in every outer step: kept ones would belong to other tasks.
             inner=config.inner,
+            # At least 1: a run without outer steps still builds a learner, which refuses 0.
             anneal_steps=max(1, config.steps),
             grad_clip=config.grad_clip,
         )
@@ -179,8 +185,7 @@ def _learner(init: Params, config: MetaConfig, sequence: int, fast_layers: int |
         outer_lr=config.outer_lr,
         anneal_steps=max(1, config.steps),
         grad_clip=config.grad_clip,
-        update=fast_mask(init, fast_layers) if fast_layers is not None else None,
-        clip_value=OML_CLIP if oml else None,
+        fast=None if fast_layers is None else FastPart(fast_mask(init, fast_layers), OML_CLIP),
     )
 
 

@@ -1,4 +1,4 @@
-"""What all methods share: a bank with a module a signal, that meets task after task."""
+"""Define what all methods share: a bank with a module per signal, which meets task after task."""
 
 from __future__ import annotations
 
@@ -108,23 +108,23 @@ class Memory(Protocol):
     """What a method remembers, with a state of its own."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """As tensors (copies)."""
+        """Return the state as tensors (copies)."""
 
     def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
-        """Takes over what `state_dict` returned, tensors that belong with the parameters to `device`."""
+        """Take over what `state_dict` returned, tensors that belong with the parameters to `device`."""
 
 
 class Method:
-    """S networks side by side, one a signal, as one bank. A subclass says what differs from plain fine-tuning.
+    """S networks side by side, one per signal, as one bank. A subclass defines what differs from plain fine-tuning.
 
     `category` is MCL-NF's (arXiv 2504.05806, Table 1): OL offline, CL continual, CML continual after meta-learning, MOL
-    offline after meta-learning, MCL meta-learned through the sequence. `start` names the initialisation, `joint`
-    methods meet all tasks at once as one, `modular` ones have a module a task and are as wide as their share. `batches`
-    counts the mini-batches of a step.
+    offline after meta-learning, MCL meta-learned through the sequence. `initialization` names where it begins, `joint`
+    methods meet all tasks at once as one, `modular` ones have a module per task and are as wide as their share.
+    `batches` counts the mini-batches of a step.
 
     Args:
         tasks: the tasks in their order, each of the same S signals.
-        start: initialisation, tensors [1, ...].
+        init: initialization, tensors [1, ...].
         config: see `AdaptConfig`.
         seed: of the mini-batches: step i of task k depends on the seed, k and i alone.
     """
@@ -144,73 +144,78 @@ class Method:
         self.optimizer: BankOptimizer | None = None
 
     def fresh(self) -> Params:
-        """The start, a copy for every signal."""
+        """Return the initialization, a copy for every signal."""
         signals = self.tasks[0].modules
         return tuple(p.detach().repeat(signals, *([1] * (p.dim() - 1))).requires_grad_() for p in self.init)
 
     def trained(self) -> Params:
-        """The parameters that take steps."""
+        """Return the parameters that take steps."""
         return self.params
 
     def begin(self, k: int) -> None:
-        """Called before the first step on task k."""
+        """Get ready for task k, before its first step."""
         self.task, self.made = k, 0
         self.optimizer = self._optimizer(k, 0)
 
     def _optimizer(self, k: int, step: int) -> BankOptimizer:
-        """SGD for the first steps from a meta-learned start, then Adam."""
+        """Return SGD for the first steps from a meta-learned initialization, then Adam."""
         if step < self.warm:
             return BankOptimizer(self.trained(), kind="sgd", lr=self.config.warm_lr)
         return self.adam(k)
 
     def adam(self, k: int) -> BankOptimizer:
-        """A fresh Adam for task k."""
+        """Return a fresh Adam for task k."""
         return BankOptimizer(self.trained(), kind="adam", lr=self.config.lr)
 
     def rate(self, step: int) -> float:
-        """Adam's rate at its step `step` from 0."""
+        """Return adam's rate at its step `step` from 0."""
         config = self.config
+        # From a random initialization there is nothing that long first steps could undo.
         rise = min(1.0, (step + 1) / config.ramp) if self.warm else 1.0
         if config.schedule == "exponential":
+            # Less one, so that the last step has `lr_end` itself.
             share = min(1.0, step / max(1, config.decay_steps - self.warm - 1))
             return rise * config.lr * math.pow(config.lr_end / config.lr, share)
         return config.lr * rise * math.pow(config.hold / max(config.hold, step + 1), config.fall)
 
     def step(self, k: int, step: int) -> None:
-        """Step `step` on task k."""
+        """Make step `step` on task k."""
         if step == self.warm and self.warm:
             self.optimizer = self._optimizer(k, step)
         assert self.optimizer is not None
         if step >= self.warm:
             self.optimizer.set_lr(self.rate(step - self.warm))
+        # Seed, task and step decide the samples, not what was drawn before: a resumed run needs no generator state.
         generator = torch.Generator().manual_seed(((self.seed * 1_000_003 + k) * 1_000_003 + step) % (1 << 63))
         self.optimizer.step(self.gradients(k, step, generator))
         self.made = step + 1
 
     def gradients(self, k: int, step: int, generator: torch.Generator) -> Sequence[Tensor]:
-        """The gradient of the loss on a mini-batch, in the trained parameters."""
+        """Return the gradient of the loss on a mini-batch, in the trained parameters."""
         task = self.tasks[k]
+        # The step is the loss's seed: sample points along rays change with it, and are the same in a resumed run.
         return self.gradient(task.loss(self.params, task.draw(self.config.batch, generator), None, step))
 
     def gradient(self, losses: Tensor) -> Sequence[Tensor]:
-        """Of each module's own loss [S]."""
+        """Return the gradient of each module's own loss [S]."""
+        # A sum: signals share no parameter, and a mean would shorten an SGD step the more of them there are.
         return torch.autograd.grad(losses.sum(), self.trained())
 
     def finish(self, k: int) -> None:
-        """Called after the last step on task k."""
+        """End task k, after its last step."""
         self.task, self.made, self.optimizer = None, 0, None
 
     def params_of(self, k: int) -> Params:
-        """The parameters that answer for task k now."""
+        """Return the parameters that answer for task k now."""
         return tuple(p.detach() for p in self.params)
 
     def memories(self) -> dict[str, Memory]:
-        """What a method knows beside parameters and optimiser, by name."""
+        """Return what a method remembers beside parameters and optimizer, by name."""
         return {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that decides the next step, as tensors (copies): with it a run that was stopped goes on to the
-        same bits."""
+        """Return everything that decides the next step, as tensors (copies): with it a run that was stopped goes on to
+        the same bits."""
         state = {f"params.{i}": p.detach().clone() for i, p in enumerate(self.params)}
         state |= {"task": torch.tensor(-1 if self.task is None else self.task), "made": torch.tensor(self.made)}
         parts: dict[str, Memory | BankOptimizer] = {**self.memories()}
@@ -219,17 +224,20 @@ class Method:
         return state | {f"{name}.{key}": t for name, part in parts.items() for key, t in part.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over what `state_dict` returned. Raises KeyError where an entry is missing, ValueError where one has
-        another shape."""
-        found = part_of(state, "params")
-        check_like([found[str(i)] for i in range(len(self.params))], self.params, "params of the state")
+        """Take over what `state_dict` returned. Raises KeyError if an entry is missing, ValueError if one has another
+        shape."""
+        params = part_of(state, "params")
+        # First of all: a state that does not fit is refused before anything changes.
+        check_like([params[str(i)] for i in range(len(self.params))], self.params, "params of the state")
         task, made, device = int(state["task"]), int(state["made"]), self.params[0].device
         if task >= 0:
+            # Before the rest: it starts a module afresh and makes MIM's memory, which are then loaded.
             self.begin(task)
         self.made = made
         with torch.no_grad():
             for i, p in enumerate(self.params):
-                p.copy_(found[str(i)])
+                p.copy_(params[str(i)])
+        # Before the optimizer: EWC's takes its trust region from the memory.
         for name, memory in self.memories().items():
             memory.load_state_dict(part_of(state, name), device)
         if task >= 0:

@@ -1,4 +1,4 @@
-"""What EWC remembers of old tasks: a diagonal Fisher matrix and the parameters that it is centred on."""
+"""Remember old tasks as EWC does: a diagonal Fisher matrix and the parameters that it is centered on."""
 
 from __future__ import annotations
 
@@ -35,28 +35,30 @@ class Consolidation:
         return bool(self.fisher)
 
     def add(self, task: ScoredTask, params: Params, seed: int) -> None:
-        """Takes in a task that ends at `params` [S, ...]."""
+        """Take in a task that ends at `params` [S, ...]."""
         new = diagonal_fisher(task, params, seed)
         if not self.fisher:
             self.fisher, self.anchor = new, tuple(p.clone() for p in params)
         elif self.online:
             self.fisher = tuple(self.decay * f + n for f, n in zip(self.fisher, new))
+            # A copy: the steps on the next task change the parameters in place.
             self.anchor = tuple(p.clone() for p in params)
         else:
             total = tuple(f + n for f, n in zip(self.fisher, new))
             self.anchor = tuple(
+                # Without any information the mean is 0 / 0, and any anchor will do: its penalty is 0.
                 torch.where(t > 0, (f * a + n * p) / torch.where(t > 0, t, 1.0), p)
                 for t, f, a, n, p in zip(total, self.fisher, self.anchor, new, params)
             )
             self.fisher = total
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Fisher matrix and anchor as tensors (copies); nothing before the first task."""
+        """Return Fisher matrix and anchor as tensors (copies); nothing before the first task."""
         state = {f"fisher.{i}": t.clone() for i, t in enumerate(self.fisher)}
         return {**state, **{f"anchor.{i}": t.clone() for i, t in enumerate(self.anchor)}}
 
     def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
-        """Takes over what `state_dict` returned, to `device`. Raises KeyError where an entry is missing."""
+        """Take over what `state_dict` returned, to `device`. Raises KeyError if an entry is missing."""
         count = len(state) // 2
         self.fisher, self.anchor = (
             tuple(state[f"{name}.{i}"].to(device, copy=True) for i in range(count)) for name in ("fisher", "anchor")
@@ -64,12 +66,15 @@ class Consolidation:
 
 
 def diagonal_fisher(task: ScoredTask, params: Params, seed: int, samples: int = SAMPLES) -> Params:
-    """Gauss-Newton diagonal of every module on a uniform draw of the task's samples: like params, [S, ...]. A sample of
-    several points (a ray) is one, cross terms included. Tables of grids count for nothing: zeros."""
+    """Return the Gauss-Newton diagonal of every module on a uniform draw of the task's samples: like params, [S, ...].
+    A sample of several points (a ray) is one, cross terms included. Tables of grids count for nothing: zeros."""
     batch = task.draw(min(samples, task.samples), torch.Generator().manual_seed(seed))
     weights, biases, tables = split_params(tuple(p.detach() for p in params), task.spec)
-    ones = [torch.ones_like(w) for w in weights], [torch.ones_like(b) for b in biases]  # known, so that one sweep does
-    found: Params = ()
+    ones = (
+        [torch.ones_like(w) for w in weights],
+        [torch.ones_like(b) for b in biases],
+    )  # known: one sweep will do
+    total: Params = ()
     for points in task.outputs(params, batch, seed):
         x = encode_grids(points.x, points.offsets, tables, task.spec, task.backend)
         result = ops.fisher_scores(
@@ -85,6 +90,6 @@ def diagonal_fisher(task: ScoredTask, params: Params, seed: int, samples: int = 
             backend=task.backend,
             num_samples=None if points.sample_ids is None else points.num_samples,
         )
-        one = (*result.fisher[0], *result.fisher[1])
-        found = one if not found else tuple(a + b for a, b in zip(found, one))
-    return (*found, *(torch.zeros_like(t) for t in tables))
+        channel = (*result.fisher[0], *result.fisher[1])
+        total = channel if not total else tuple(a + b for a, b in zip(total, channel))
+    return (*total, *(torch.zeros_like(t) for t in tables))

@@ -26,12 +26,14 @@ class ER(Method):
     def gradients(self, k: int, step: int, generator: torch.Generator) -> Sequence[Tensor]:
         task = self.tasks[k]
         loss = task.loss(self.params, task.draw(self.config.batch, generator), None, step)
+        # Before the first task has ended there is nothing to replay: the step is that of fine-tuning.
         if self.memory:
             loss = loss + task.loss(self.params, self.memory.draw(self.config.batch, generator), None, step)
         return self.gradient(loss)
 
     def finish(self, k: int) -> None:
         super().finish(k)
+        # Only now: while the task is being learned, its own samples would be replayed as old ones.
         self.memory.see(self.tasks[k])
 
     def memories(self) -> dict[str, Memory]:

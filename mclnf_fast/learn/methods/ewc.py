@@ -14,7 +14,7 @@ from mclnf_fast.learn.task import ScoredTask, Task, check_scored
 class EWC(Method):
     """L = L_k + lam / 2 sum_i (theta - theta_i)^T F_i (theta - theta_i), F_i the diagonal Fisher information of task i
     at its end (Kirkpatrick et al., arXiv 1612.00796); or one running F and the last theta (online EWC, Schwarz et al.,
-    arXiv 1805.06370). The penalty is the trust region of the bank optimiser."""
+    arXiv 1805.06370). The penalty is the trust region of the bank optimizer."""
 
     tasks: Sequence[ScoredTask]
 
@@ -24,6 +24,7 @@ class EWC(Method):
 
     def adam(self, k: int) -> BankOptimizer:
         optimizer = super().adam(k)
+        # The fused step adds the penalty; as a term of the loss it would be one more pass over all parameters.
         if self.old:
             optimizer.trust = (self.config.ewc_lam, self.old.fisher, self.old.anchor)
         return optimizer

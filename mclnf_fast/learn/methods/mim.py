@@ -10,7 +10,7 @@ from torch import Tensor
 from mclnf_fast.learn.methods.base import AdaptConfig, Memory
 from mclnf_fast.learn.methods.mod import Mod
 from mclnf_fast.learn.params import Params
-from mclnf_fast.learn.sampling.informed import Informed
+from mclnf_fast.learn.sampling.guided import GuidedSteps
 from mclnf_fast.learn.task import ScoredTask, Task, check_scored
 
 
@@ -24,10 +24,12 @@ class MIM(Mod):
 
     def begin(self, k: int) -> None:
         super().begin(k)
-        self.informed = Informed(self.tasks[k], self.config.fim, self.config.batch)
+        # Scores of the last task say nothing of this one: each task begins without any.
+        self.guided = GuidedSteps(self.tasks[k], self.config.fim, self.config.batch)
 
     def gradients(self, k: int, step: int, generator: torch.Generator) -> Sequence[Tensor]:
-        return self.informed.gradients(self.params, step, generator)
+        return self.guided.gradients(self.params, step, generator)
 
     def memories(self) -> dict[str, Memory]:
-        return {} if self.task is None else {"informed": self.informed}
+        # "informed" in the states of all versions.
+        return {} if self.task is None else {"informed": self.guided}

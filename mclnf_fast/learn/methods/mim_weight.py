@@ -16,5 +16,6 @@ class MIMWeight(MIM):
     and w are formed, `fim` says."""
 
     def __init__(self, tasks: Sequence[Task], init: Params, config: AdaptConfig, seed: int) -> None:
+        # Whatever use the run chose for `mim`: the paper's own form stands beside it in every comparison.
         weighted = dataclasses.replace(config, fim=dataclasses.replace(config.fim, use="weight"))
         super().__init__(tasks, init, weighted, seed)

@@ -1,4 +1,4 @@
-"""Modules: a small network a task, all from one meta-learned start (MCL-NF's `Ours (mod)`)."""
+"""Modules: a small network per task, all from one meta-learned initialization (MCL-NF's `Ours (mod)`)."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ class Mod(Method):
 
     def finish(self, k: int) -> None:
         super().finish(k)
+        # The finished module leaves the optimizer for good: no later step can touch it.
         self.modules.append(tuple(p.detach() for p in self.params))
         self.params = self.fresh()
 
     def params_of(self, k: int) -> Params:
         if k < len(self.modules):
             return self.modules[k]
+        # A task still to come is answered for by what its module will start from.
         return tuple(p.detach() for p in (self.params if k == self.task else self.fresh()))
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -45,7 +47,7 @@ class Mod(Method):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
         device, size = self.params[0].device, len(self.params)
-        found = part_of(state, "modules")
+        tensors = part_of(state, "modules")
         self.modules = [
-            tuple(found[f"{m}.{i}"].to(device, copy=True) for i in range(size)) for m in range(len(found) // size)
+            tuple(tensors[f"{m}.{i}"].to(device, copy=True) for i in range(size)) for m in range(len(tensors) // size)
         ]

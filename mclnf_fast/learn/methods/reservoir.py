@@ -20,7 +20,7 @@ class Reservoir:
     The signals share their draws: which places of the stream are kept is the same for all of them.
 
     Args:
-        capacity: samples a signal.
+        capacity: samples per signal.
         seed: of what is kept.
     """
 
@@ -38,7 +38,7 @@ class Reservoir:
         return self.samples[0].shape[1] if self.samples else 0
 
     def see(self, task: Task) -> None:
-        """Offers every sample of a task, once."""
+        """Offer every sample of a task, once."""
         for begin in range(0, task.samples, CHUNK):
             ids = torch.arange(begin, min(task.samples, begin + CHUNK))
             room = self.capacity - self.seen
@@ -49,6 +49,7 @@ class Reservoir:
             if room > 0:
                 place[:room] = torch.arange(self.seen, self.seen + min(room, len(ids)))
             kept = place < self.capacity
+            # Of late chunks mostly nothing is kept: their samples are then not even read.
             if bool(kept.any()):
                 self._put(task, ids[kept], place[kept])
             self.seen += len(ids)
@@ -58,6 +59,7 @@ class Reservoir:
         places = (latest >= 0).nonzero()[:, 0]
         batch = task.take(latest[places].expand(task.modules, -1))
         if not self.samples:
+            # No larger than what is kept: rows of zeros would be drawn as samples.
             size = min(self.capacity, int(places.max()) + 1)
             self.samples = tuple(t.new_zeros(t.shape[0], size, *t.shape[2:]) for t in batch)
         grown = int(places.max()) + 1 - len(self)
@@ -67,7 +69,7 @@ class Reservoir:
             kept[:, places.to(kept.device)] = new
 
     def draw(self, count: int, generator: torch.Generator) -> Batch:
-        """`count` samples a signal, uniform, with replacement. Raises ValueError where nothing was seen yet."""
+        """Return `count` samples per signal, uniform, with replacement. Raise ValueError if nothing was seen yet."""
         if not self:
             raise ValueError("the memory must have seen a task before it is drawn from, got none")
         signals = self.samples[0].shape[0]
@@ -76,13 +78,13 @@ class Reservoir:
         return tuple(t[rows, ids] for t in self.samples)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What is kept, how much was seen and the generator, as tensors (copies)."""
+        """Return the samples, how many were seen and the generator, as tensors (copies)."""
         state = {f"samples.{i}": t.clone() for i, t in enumerate(self.samples)}
         return {**state, "seen": torch.tensor(self.seen), "generator": self._generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
-        """Takes over what `state_dict` returned; the samples go to `device`. Raises KeyError where an entry is missing,
-        ValueError where more is kept than there is room for."""
+        """Take over what `state_dict` returned; the samples go to `device`. Raises KeyError if an entry is missing,
+        ValueError if more is kept than there is room for."""
         count = sum(key.startswith("samples.") for key in state)
         samples = tuple(state[f"samples.{i}"].to(device, copy=True) for i in range(count))
         if samples and samples[0].shape[1] > self.capacity:

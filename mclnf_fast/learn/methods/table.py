@@ -116,19 +116,27 @@ class MethodTable(Mapping[str, type[Method]]):
 
     def __init__(self, built_in: Sequence[MethodEntry]) -> None:
         self._entries = {one.name: one for one in built_in}
+        self._broken: dict[str, str] = {}
         self._complete = False
 
     @property
     def entries(self) -> Mapping[str, MethodEntry]:
-        """Name -> entry, those of plugins last. Raises InputError, naming the plugin, if one is broken."""
+        """Name -> entry, those of plugins last; without those of broken plugins, which `broken` has."""
         if not self._complete:
-            added = {one.name: one for one in _plugins(self._entries)}
+            added, self._broken = _plugins(self._entries)
             self._entries |= added
-            self._complete = True  # only now: a broken plugin is reported again by the next one who asks
+            self._complete = True
         return self._entries
+
+    @property
+    def broken(self) -> Mapping[str, str]:
+        """Name of the entry point -> the line that reports why its plugin cannot be used."""
+        self.entries  # noqa: B018  # loads the plugins
+        return self._broken
 
     def add(self, one: MethodEntry) -> None:
         """Add a method. Raise InputError if another one has its name."""
+        # Not against `entries`: to add a method would then import every plugin.
         _check_new(one, self._entries)
         self._entries[one.name] = one
 
@@ -185,6 +193,7 @@ def entry_of(name: str, method: type[Method]) -> MethodEntry:
     >>> entry_of("my_method", Mod).title
     'my method'
     """
+    # By the letters of the name: a color stays whatever else is installed, and `hash` differs between processes.
     color, dark, marker = SPARE[sum(name.encode()) % len(SPARE)]
     sentence = (method.__doc__ or "").strip().partition("\n")[0].rstrip(".")
     return MethodEntry(name, method, name.replace("_", " "), color, dark, marker, sentence)
@@ -195,25 +204,29 @@ def check_methods(names: Sequence[str], option: str = "methods") -> None:
 
     >>> check_methods(["mod", "mim"])
     """
-    if not names or not set(names) <= set(METHODS):
-        listed = ", ".join(name for name in names if name not in METHODS) or "none"
-        raise InputError(f"{option} must name at least one of {', '.join(METHODS)}, got {listed}")
+    if not names:
+        raise InputError(f"{option} must name at least one of {', '.join(METHODS)}, got none")
+    if unknown := [name for name in names if name not in METHODS]:
+        # A broken plugin may not stop runs that do not ask for it; here it may be the reason.
+        reasons = "".join(f"; {line}" for line in METHODS.broken.values())
+        raise InputError(f"{option} must be among {', '.join(METHODS)}, got {', '.join(unknown)}{reasons}")
 
 
-def _plugins(known: Mapping[str, MethodEntry]) -> list[MethodEntry]:
-    """Return the methods of installed packages. Raise InputError, naming plugin and distribution, if one is broken."""
+def _plugins(known: Mapping[str, MethodEntry]) -> tuple[dict[str, MethodEntry], dict[str, str]]:
+    """Return the methods of installed packages, and one line per plugin that cannot be used, by entry point."""
     added: dict[str, MethodEntry] = {}
+    broken: dict[str, str] = {}
     for point in importlib.metadata.entry_points(group=GROUP):
-        distribution = point.dist.name if point.dist is not None else "unknown distribution"
+        package = point.dist.name if point.dist is not None else "unknown"
         try:
             value = point.load()
             one = value if isinstance(value, MethodEntry) else entry_of(point.name, value)
             _check_new(one, {**known, **added})
         except Exception as error:  # whatever a package raises at import
-            where = f"{point.name} = {point.value} of {distribution}"
-            raise InputError(f"plugin {where} (group {GROUP}) must load as a method, but: {error!r}") from error
-        added[one.name] = one
-    return list(added.values())
+            broken[point.name] = f"plugin {point.value} of the package {package} is broken: {error!r}"
+        else:
+            added[one.name] = one
+    return added, broken
 
 
 def _check_new(one: MethodEntry, known: Mapping[str, MethodEntry]) -> None:

@@ -1,6 +1,5 @@
-"""Fisher information to choose the samples, drawn evenly along a curve through them: unbiased, and of less variance
-than independent draws of the same density.
-"""
+"""Choose samples by Fisher information, evenly along a curve through them: unbiased, and of less variance than
+independent draws of the same density."""
 
 from __future__ import annotations
 
@@ -24,18 +23,18 @@ class EvenSampler:
 
     Every u is uniform in its own stratum of 1 / batch, so `mean_k l_k / (n p_k)` is an unbiased estimate of the pool's
     mean loss, whatever q (stratified sampling; Zhao & Zhang, "Accelerating Minibatch Stochastic Gradient Descent using
-    Stratified Sampling", arXiv 1405.3080). Neighbours on a space-filling curve are neighbours in space, where residuals
+    Stratified Sampling", arXiv 1405.3080). Neighbors on a space-filling curve are neighbors in space, where residuals
     and gradients are alike: each batch covers the signal like a grid, and within `window` steps every stratum is
     covered without a gap. The residual of a single item forgets within a few steps what it was, since each step's
-    noise moves it; what lasts is where a signal is hard. So scores are kept for blocks of neighbours, as running means.
+    noise moves it; what lasts is where a signal is hard. So scores are kept for blocks of neighbors, as running means.
 
     Args:
-        curve: int64 [n], the items in an order in which neighbours are alike; None: their own order.
+        curve: int64 [n], the items in an order in which neighbors are alike; None: their own order.
         items: n.
         modules: M.
-        mix: share of the informed part, in [0, 1); 0: even draws without scores.
+        mix: share of the Fisher-guided part, in [0, 1); 0: even draws without scores.
         smooth: weight of a new score in a block's running mean, in (0, 1].
-        block: neighbours on the curve that share a score.
+        block: neighbors on the curve that share a score.
         device: where ids and weights shall be.
 
     Raises: TypeError, ValueError, naming the argument.
@@ -65,12 +64,13 @@ class EvenSampler:
         self.blocks = -(-items // block)
         self._size = torch.full((self.blocks,), float(block), device=self.device)
         self._size[-1] = items - (self.blocks - 1) * block
+        # -1 is unknown: 0 is a score, that of samples which are fitted exactly.
         self.scores = torch.full((modules, self.blocks), -1.0, device=self.device)
         self._ahead: tuple[Tensor, Tensor | None] | None = None
         self._spread()
 
     def draw(self, count: int, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """`count` items a module in step number `step` of steps from 0.
+        """Return `count` items per module in step number `step` of steps from 0.
 
         Returns: ids int64 [M, count] and weights [M, count] = 1 / (n p), None while they are all 1.
         """
@@ -82,11 +82,13 @@ class EvenSampler:
         return items[:, turn], None if weights is None else weights[:, turn]
 
     def _draw_window(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """All steps of a window at once, [M, WINDOW, count]: drawing is then a small part of a step."""
+        """Return the draws of all steps of a window at once, [M, WINDOW, count]: drawing is then a small part of a
+        step."""
         turns = torch.rand(self.modules, WINDOW, generator=generator).argsort(1)[:, :, None]
         jitter = torch.rand(self.modules, WINDOW, count, generator=generator)
         u = ((torch.arange(count) + (turns + jitter) / WINDOW) / count).to(self.device)
         if self._sum is None:
+            # Rounding in fp32 can bring u to 1, which lies behind the last item.
             return self._item[(u * self.items).long().clamp_(max=self.items - 1)], None
         assert self._mass is not None
         u = u.flatten(1)
@@ -99,9 +101,9 @@ class EvenSampler:
 
     @torch.no_grad()
     def update(self, ids: Tensor, q: Tensor, weights: Tensor | None = None) -> None:
-        """Takes in the scores q [M, k] of items ids [M, k], for the windows to come; `weights` are not needed here.
+        """Take in the scores q [M, k] of items ids [M, k], for the windows to come; `weights` are not needed here.
 
-        Raises ValueError where a score is not finite or negative (on the CPU).
+        Raises ValueError if a score is not finite or negative (on the CPU).
         """
         if self.mix == 0:
             return
@@ -112,12 +114,13 @@ class EvenSampler:
         count = torch.zeros_like(self.scores).scatter_add_(1, block, torch.ones_like(q))
         mean = torch.zeros_like(self.scores).scatter_add_(1, block, q) / count.clamp(min=1)
         share = 1 - (1 - self.smooth) ** count  # as if they had come one by one
+        # A first score counts whole: it would be mixed with the -1 that stands for none.
         known = torch.where(self.scores < 0, mean, torch.lerp(self.scores, mean, share))
         self.scores = torch.where(count > 0, known, self.scores)
         self._spread()
 
     def _spread(self) -> None:
-        """The mass of each block and its running sum; None while nothing is known."""
+        """Renew the mass of each block and its running sum; None while nothing is known."""
         self._mass: Tensor | None = None
         self._sum: Tensor | None = None
         seen = self.scores >= 0
@@ -129,18 +132,21 @@ class EvenSampler:
         root = torch.where(seen, root, mean * self._size)  # a block that was never met counts as the others do
         total = root.sum(1, keepdim=True)
         share = torch.where(total > 0, root / torch.where(total > 0, total, 1.0), uniform)
+        # The uniform share bounds every weight by 1 / (1 - mix), however small the score of a block.
         self._mass = torch.lerp(uniform.expand_as(share), share, self.mix)
+        # Divided by the sum as it was rounded: the last running sum is then exactly 1, with no u behind it.
         running = self._mass.cumsum(1)
         self._mass, self._sum = self._mass / running[:, -1:], running / running[:, -1:]
 
     def probabilities(self) -> Tensor:
-        """p of every item, [M, n]; each row sums to 1."""
+        """Return p of every item, [M, n]; each row sums to 1."""
         if self._mass is None:
             return torch.full((self.modules, self.items), 1 / self.items, device=self.device)
         return (self._mass / self._size).repeat_interleave(self.block, 1)[:, self._place]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What decides the next draws, but for the generator (copies)."""
+        """Return all that decides the next draws, except for the generator (copies)."""
+        # The draws of the window go along: made anew in a resumed run, they would be others.
         state = {"scores": self.scores.clone()}
         if self._ahead is not None:
             state["ahead.items"] = self._ahead[0].clone()
@@ -149,7 +155,7 @@ class EvenSampler:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over what `state_dict` returned. Raises ValueError where an entry is missing or of another shape."""
+        """Take over what `state_dict` returned. Raises ValueError if an entry is missing or of another shape."""
         shape = tuple(self.scores.shape)
         if "scores" not in state or tuple(state["scores"].shape) != shape:
             got = tuple(state["scores"].shape) if "scores" in state else "nothing"
@@ -167,13 +173,17 @@ def _range(count: int) -> Tensor:
 
 
 def hilbert_order(shape: tuple[int, ...]) -> Tensor:
-    """The cells of a grid along the Hilbert curve of the smallest cube around it: flat row-major ids int64 [n].
+    """Return the cells of a grid along the Hilbert curve of the smallest cube around it: flat row-major ids int64 [n].
 
-    Neighbours on it are neighbours in the grid, but for jumps where the curve leaves a grid that is no such cube
+    Neighbors on it are neighbors in the grid, but for jumps where the curve leaves a grid that is no such cube
     (Skilling, "Programming the Hilbert curve", 2004).
+
+    >>> hilbert_order((2, 2)).tolist()
+    [0, 1, 3, 2]
     """
     cells = torch.cartesian_prod(*(torch.arange(size) for size in shape)).reshape(-1, len(shape))
     axes = list(cells.unbind(1))
+    # A grid of one cell needs no bit, but a shift by -1 is an error.
     bits = max(1, (max(shape) - 1).bit_length())
     level = 1 << (bits - 1)
     while level > 1:
@@ -185,6 +195,7 @@ def hilbert_order(shape: tuple[int, ...]) -> Tensor:
             if i:
                 axes[i] = axes[i] ^ swap
         level >>= 1
+    # A Gray code, in which successive places on the curve differ in one bit.
     for i in range(1, len(axes)):
         axes[i] = axes[i] ^ axes[i - 1]
     turn = torch.zeros_like(axes[0])

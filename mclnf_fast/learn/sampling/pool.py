@@ -1,4 +1,4 @@
-"""The scores of a bank's sample pools, kept so that updates and draws cost far less than the pool is long.
+"""Store the scores of a bank's sample pools so that updates and draws cost far less than the pool is long.
 
 Items lie in blocks. An update sums the blocks it touches afresh; a draw is a binary search over blocks and a
 look at the items of one. The density is affine in two sums (of the scored roots, and of the number of
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+# Below 0: 0 is a score, that of a sample without a gradient.
 UNSEEN = -1.0
 PADDING = -2.0
 BLOCK = 16  # items: one cache line of fp32
@@ -53,7 +54,7 @@ class ScorePool:
         self._stale.update(rows)
 
     def read(self, rows: Sequence[int], ids: Tensor) -> Tensor:
-        """The scores [m, k] of the items ids [m, k] of the modules `rows`, UNSEEN where there is none."""
+        """Return the scores [m, k] of the items ids [m, k] of the modules `rows`, UNSEEN where there is none."""
         return self._pick(self.q, rows).flatten(1).gather(1, ids)
 
     def write_prior(self, rows: Sequence[int], prior: Tensor) -> None:
@@ -78,7 +79,7 @@ class ScorePool:
         self.prior[:modules] = other.prior
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies; the sums too, since summed afresh they could differ in the last bit."""
+        """Return copies; of the sums too, since summed afresh they could differ in the last bit."""
         return {name: getattr(self, name).clone() for name in ("q", "seen", "unseen", "prior")}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -88,17 +89,17 @@ class ScorePool:
         self._stale = set(range(len(self.sizes)))
 
     def density_of(self, rows: Sequence[int], ids: Tensor) -> Tensor:
-        """n p of items ids [m, k] -> fp64 [m, k]."""
+        """Return n p of items ids [m, k] -> fp64 [m, k]."""
         self._rebuild()
         return self._density(rows, self._pick(self.q, rows).flatten(1).gather(1, ids))
 
     def density(self) -> Tensor:
-        """n p of all items, fp64 [M, n_max]; 0 beyond a module's own n."""
+        """Return n p of all items, fp64 [M, n_max]; 0 beyond a module's own n."""
         self._rebuild()
         return self._density(range(len(self.sizes)), self.q.flatten(1))[:, : max(self.sizes)]
 
     def search(self, rows: Sequence[int], u: Tensor) -> Tensor:
-        """The item at which the running sum of p passes u: fp64 [m, k] in [0, 1) -> ids int64 [m, k]."""
+        """Return the item at which the running sum of p passes u: fp64 [m, k] in [0, 1) -> ids int64 [m, k]."""
         self._rebuild()
         cumulative = self._pick(self._cumulative, rows)
         last = self._pick(self.n, rows)[:, None].long() - 1
@@ -131,8 +132,8 @@ class ScorePool:
         self._stale = set()
 
     def _coefficients(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the density summed over items: per item, per sum of scored roots, per unscored item; each [m,
-        1].
+        """Return the coefficients of the density summed over items: per item, per sum of scored roots, per unscored
+        item; each [m, 1].
 
         Where every root is 0 the density is 1 throughout.
         """
@@ -149,17 +150,17 @@ class ScorePool:
         return torch.where(q == PADDING, 0.0, 1.0 + self.mix * (r - 1.0))
 
     def _prior_root(self, rows: Sequence[int]) -> Tensor:
-        """sqrt(prior) [m, 1]; 1 where nothing was scored."""
+        """Return sqrt(prior) [m, 1]; 1 if nothing was scored."""
         prior = self._pick(self.prior, rows)[:, None]
         return torch.where(prior == UNSEEN, 1.0, prior).sqrt()
 
     def _pick(self, tensor: Tensor, rows: Sequence[int]) -> Tensor:
-        """tensor[rows], without a copy where that is all of it or one module."""
+        """Return tensor[rows], without a copy if that is all of it or one module."""
         if len(rows) == 1:
             return tensor[rows[0] : rows[0] + 1]
         return tensor if list(rows) == list(range(len(self.sizes))) else tensor[list(rows)]
 
 
 def block_sums(q: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each block [..., BLOCK]: the sum of sqrt(q) over scored items, the number of others; fp64."""
+    """Return for each block [..., BLOCK] the sum of sqrt(q) over scored items, and the number of others; fp64."""
     return q.clamp(min=0.0).sqrt_().sum(-1, dtype=torch.float64), (q == UNSEEN).sum(-1, dtype=torch.float64)

@@ -1,7 +1,7 @@
-"""The scores of small pools, drawn from by table: a few look-ups an item where `pool` searches.
+"""Draw from small pools by table: a few look-ups per item, where `pool` searches.
 
-A bank of coordinate networks draws half a thousand of a few thousand items a module at every step, so that a pass over
-all items at each refresh costs less than the search in every draw. Larger pools keep to `ScorePool`.
+A bank of coordinate networks draws half a thousand of a few thousand items per module at every step, so that a pass
+over all items at each refresh costs less than the search in every draw. Larger pools keep to `ScorePool`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MOST_STEPS = 9  # of a look-up, which takes 1 / (1 - mix) of them
 
 
 def make_pool(sizes: Sequence[int], mix: float, device: torch.device) -> ScorePool:
-    """The pool that draws fastest."""
+    """Return the pool that draws fastest."""
     small = max(sizes) <= MOST_ITEMS and _steps(mix) <= MOST_STEPS
     return (TablePool if small else ScorePool)(sizes, mix, device)
 
@@ -65,6 +65,7 @@ class TablePool(ScorePool):
         self._look()
 
     def state_dict(self) -> dict[str, Tensor]:
+        # Draws by table do without these sums, so `write` leaves them alone; a `ScorePool` that takes over needs them.
         self.seen, self.unseen = block_sums(self.q)
         return super().state_dict()
 
@@ -89,10 +90,11 @@ class TablePool(ScorePool):
         self._rebuild()
         running, last = self._pick(self._running, rows), self._pick(self._last, rows)
         target = u * running.gather(1, last)
-        found = self._pick(self._first, rows).gather(1, (u * self._pick(self.n, rows)[:, None]).long())
+        items = self._pick(self._first, rows).gather(1, (u * self._pick(self.n, rows)[:, None]).long())
+        # Always the most steps that can be needed: to stop earlier, a GPU's values would have to be looked at.
         for _ in range(_steps(self.mix)):
-            found += running.gather(1, found) <= target
-        return torch.minimum(found, last)  # rounding can carry a target past the last item
+            items += running.gather(1, items) <= target
+        return torch.minimum(items, last)  # rounding can carry a target past the last item
 
     def _look(self) -> None:
         """Renew what is kept of every score."""
@@ -122,14 +124,14 @@ class TablePool(ScorePool):
 
 
 def _runs(rows: Sequence[int]) -> list[tuple[int, int]]:
-    """Ascending rows as runs (first, one past the last): slices are written to without a copy."""
-    found: list[tuple[int, int]] = []
+    """Return ascending rows as runs (first, one past the last): slices are written to without a copy."""
+    runs: list[tuple[int, int]] = []
     for row in rows:
-        if found and found[-1][1] == row:
-            found[-1] = (found[-1][0], row + 1)
+        if runs and runs[-1][1] == row:
+            runs[-1] = (runs[-1][0], row + 1)
         else:
-            found.append((row, row + 1))
-    return found
+            runs.append((row, row + 1))
+    return runs
 
 
 def _steps(mix: float) -> int:

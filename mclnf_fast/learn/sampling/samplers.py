@@ -1,4 +1,4 @@
-"""How a task's items are drawn by their Fisher scores: one face for `EvenSampler` and `FisherSampler`."""
+"""Draw a task's items by their Fisher scores: one interface to `EvenSampler` and `FisherSampler`."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from mclnf_fast.learn.sampling.even import EvenSampler
 from mclnf_fast.learn.sampling.sampling import FisherSampler
 from mclnf_fast.learn.task import ScoredTask
 
-BLOCK = 16  # neighbouring samples that share a score
+BLOCK = 16  # neighboring samples that share a score
 
 
 class Sampler(Protocol):
     """Draws items for S modules in step; on the CPU, so that a seed means the same on every device."""
 
     def draw(self, count: int, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """`count` items a module int64 [S, count] in step number `step`, and weights [S, count]; None: ones."""
+        """Return `count` items per module in step number `step`: ids int64 [S, count], weights [S, count] (None: 1)."""
 
     def update(self, items: Tensor, q: Tensor, weights: Tensor | None) -> None:
-        """Takes in the scores q [S, k] of samples of items [S, k] that were drawn with these weights."""
+        """Take in the scores q [S, k] of samples of items [S, k] that were drawn with these weights."""
 
     def probabilities(self) -> Tensor:
-        """p of every item, [S, items]."""
+        """Return p of every item, [S, items]."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What decides the next draw, but for the generator (copies)."""
+        """Return all that decides the next draw, except for the generator (copies)."""
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over what `state_dict` returned. Raises ValueError where it does not fit."""
+        """Take over what `state_dict` returned. Raises ValueError if it does not fit."""
 
 
 class IndependentSampler:
@@ -51,6 +51,7 @@ class IndependentSampler:
         return self.inner.draw(count, generator)
 
     def update(self, items: Tensor, q: Tensor, weights: Tensor | None) -> None:
+        # The pool takes one score per item: of an item drawn twice, whichever was written last would decide.
         rows = torch.arange(len(items))[:, None] * self.items
         unique, place = (items + rows).unique(return_inverse=True)
         total = torch.zeros(unique.numel(), dtype=torch.float64).index_add_(0, place.flatten(), q.flatten().double())
@@ -60,9 +61,10 @@ class IndependentSampler:
 
 
 def make_sampler(task: ScoredTask, config: FimConfig) -> Sampler:
-    """The sampler that the configuration asks for."""
-    several = task.items != task.samples  # an item has neighbours enough in itself
+    """Return the sampler that the configuration asks for."""
+    several = task.items != task.samples  # an item has neighbors enough in itself
     if config.draws == "independent":
+        # The score of an item that is one sample has no sampling noise to average: the latest one stands.
         smooth = config.smooth if several else 1.0
         return IndependentSampler(task.items, task.modules, config.mix, config.refresh, smooth)
     block = 1 if several else BLOCK

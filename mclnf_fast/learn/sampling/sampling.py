@@ -1,4 +1,4 @@
-"""Fisher information to choose the samples: importance sampling with `p ~ sqrt(q)`, unbiased by construction.
+"""Choose samples by Fisher information: importance sampling with `p ~ sqrt(q)`, unbiased by construction.
 
 `sqrt(q) = sqrt(g^T F^-1 g)` is the length of a sample's gradient in the Fisher metric, so drawing in
 proportion to it gives the preconditioned mini-batch gradient the lowest variance (Zhao & Zhang, ICML 2015,
@@ -38,13 +38,13 @@ class FisherSampler:
             sampler.update(ids, scores_of(ids))
         ids, weights = sampler.draw(batch, generator)
 
-    Pools of up to 65536 items a module are drawn from by table, which an update renews (see `pool_table`); larger
+    Pools of up to 65536 items per module are drawn from by table, which an update renews (see `pool_table`); larger
     ones by binary search, where an update costs what it touches (see `pool`). Drawing for several steps at once,
     `draw(8 * k)` cut into 8 afterwards with `refresh=1`, saves what calls cost. Deterministic given the generator.
 
     Args:
         sizes: n of each module, [M] (or one int, for one module), each at least 1.
-        mix: share of the informed part, in [0, 1); 0 is uniform sampling.
+        mix: share of the Fisher-guided part, in [0, 1); 0 is uniform sampling.
         refresh: draws between two refreshes, for `due`.
         device: where ids and weights shall be.
         dtype: of the weights.
@@ -78,7 +78,7 @@ class FisherSampler:
 
     @property
     def mix(self) -> float:
-        """Share of the informed part."""
+        """Share of the Fisher-guided part."""
         return self._pool.mix
 
     @property
@@ -87,7 +87,7 @@ class FisherSampler:
         return self._draws % self.refresh == 0
 
     def probabilities(self) -> Tensor:
-        """p, fp64 [M, n_max]; each row sums to 1, and padding beyond a module's own n is 0."""
+        """Return p, fp64 [M, n_max]; each row sums to 1, and padding beyond a module's own n is 0."""
         return self._pool.density() / self._pool.n[:, None]
 
     def draw(
@@ -98,10 +98,10 @@ class FisherSampler:
         modules: Iterable[int] | Tensor | None = None,
         stratified: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Draw k items a module, with replacement.
+        """Draw k items per module, with replacement.
 
         Args:
-            k: items a module.
+            k: items per module.
             generator: on the sampler's device; None takes torch's default.
             modules: ids of the m modules to draw for, None: all M.
             stratified: one item from each of k equally likely slices: also unbiased, less variance, ids
@@ -112,6 +112,7 @@ class FisherSampler:
         """
         check_positive_int(k, "k")
         rows = self._rows(modules)
+        # fp64: in fp32 u takes 2^24 values, too coarse for pools of millions of items.
         u = torch.rand(len(rows), k, generator=generator, device=self.device, dtype=torch.float64)
         if stratified:
             u = (torch.arange(k, device=self.device, dtype=torch.float64) + u) / k
@@ -126,11 +127,12 @@ class FisherSampler:
         *,
         modules: Iterable[int] | Tensor | None = None,
     ) -> Tensor:
-        """k uniformly drawn items a module, to be rescored: int64 [m, k]. Raises: like `draw`."""
+        """Return k uniformly drawn items per module, to be rescored: int64 [m, k]. Raises: like `draw`."""
         check_positive_int(k, "k")
         rows = self._rows(modules)
         u = torch.rand(len(rows), k, generator=generator, device=self.device, dtype=torch.float64)
         n = self._pool.n[rows][:, None]
+        # The product can round up to n, which is no item.
         return torch.minimum((u * n).long(), n.long() - 1)
 
     @torch.no_grad()
@@ -176,8 +178,8 @@ class FisherSampler:
         self._pool.write_prior(rows, mean)
 
     def scores(self, ids: Tensor, *, modules: Iterable[int] | Tensor | None = None) -> Tensor:
-        """The stored scores of items ids int64 [m, c] of the modules (None: all M): [m, c], -1 where none is known.
-        Raises: IndexError for a module out of range."""
+        """Return the stored scores of items ids int64 [m, c] of the modules (None: all M): [m, c], -1 where none is
+        known. Raises: IndexError for a module out of range."""
         return self._pool.read(self._rows(modules), ids.to(self.device))
 
     def reset(self, modules: Iterable[int] | Tensor | None = None) -> None:
@@ -190,12 +192,13 @@ class FisherSampler:
         Raises: TypeError, ValueError.
         """
         check_positive_int(size, "size")
+        # Chosen again: the longer pool may be too large for a table.
         grown = make_pool((*self.sizes, size), self.mix, self.device)
         grown.take(self._pool)
         self._pool = grown
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that decides the next draw, but for the generator, as tensors (copies)."""
+        """Return everything that decides the next draw, except for the generator, as tensors (copies)."""
         return {
             "sizes": torch.tensor(self.sizes),
             "mix": torch.tensor(self.mix, dtype=torch.float64),

@@ -1,4 +1,4 @@
-"""The bank MLP: `M` networks of one architecture, each point through the network of its module."""
+"""The public bank MLP: `M` networks of one architecture, each point through the network of its module."""
 
 from __future__ import annotations
 
@@ -26,33 +26,39 @@ def bank_mlp(
     spec: FieldSpec,
     backend: str | None = "auto",
 ) -> Tensor:
-    """Evaluates every point with the network of its module, encoding included.
+    """Evaluate every point with the network of its module, encoding included.
 
-    Layer `l` of module `m` computes `a(h W_l[m] + b_l[m])`. Twice differentiable in x, weights and biases
-    in every backend (`reference`: to any order).
+    Layer `l` of module `m` computes `a(h W_l[m] + b_l[m])`. Twice differentiable in x, weights and biases in every
+    backend (`reference`: to any order).
 
     Args:
         x: coordinates [N, in_dim], grouped by module; N may be 0.
         offsets: int64 [M + 1]; rows offsets[m] ... offsets[m+1]-1 belong to module m. Modules may be empty.
-        weights: one tensor a layer, [M, in, out] as `spec.layer_shapes` gives them; any strides.
-        biases: one tensor a layer, [M, out].
+        weights: one tensor per layer, [M, in, out] as `spec.layer_shapes` gives them; any strides.
+        biases: one tensor per layer, [M, out].
         spec: the architecture.
-        backend: `"auto"`, or a name; see `mclnf_fast.info()`. Inside torch.func transforms the reference
-            serves.
+        backend: `"auto"`, or a name; see `mclnf_fast.info()`. Inside torch.func transforms the reference serves.
 
     Returns:
-        [N, out_dim], dtype of x. float16 is computed in float32 and rounded once, at the end, and so is
-        bfloat16 in `cpu` on processors without a fast dot product of bf16 pairs (`mclnf_fast.info()` says which).
-        With it, and in `triton`, what each layer reads is rounded to that type and summed up in float32, forward and
-        backward.
+        [N, out_dim], dtype of x. float16 is computed in float32 and rounded once, at the end, and so is bfloat16 in
+        `cpu` on processors without a fast dot product of bf16 pairs (`mclnf_fast.info()` reports which). On other
+        processors, and in `triton`, the inputs of each layer are rounded to that type and the products summed in
+        float32, forward and backward.
 
     Raises:
-        TypeError, ValueError: an argument of a wrong type, dtype, shape or device, or offsets that do not
-            start at 0, go down, or do not end at N; the message names the argument, what it must be and what it was.
-            Values of offsets are looked at on the CPU alone, since a GPU would have to wait: wrong ones there never
-            lead outside the tensors, but rows that no module owns are left unset.
+        TypeError, ValueError: an argument of a wrong type, dtype, shape or device, or offsets that do not start at 0,
+            go down, or do not end at N; the message names the argument, what it must be and what it was. Values of
+            offsets are read on the CPU alone, since a GPU would have to wait: wrong ones there never lead outside the
+            tensors, but rows that no module owns are left unset.
         BackendError: the backend asked for can't serve.
-        DeviceMemoryError: the device's memory is too small (`triton`); a `torch.OutOfMemoryError` that says for what.
+        DeviceMemoryError: the device's memory is too small (`triton`); a `torch.OutOfMemoryError` with the remedy.
+
+    Example:
+        >>> import mclnf_fast as mf
+        >>> spec = mf.FieldSpec(2, 3, width=16, hidden_layers=1)
+        >>> bank = mf.FieldBank(spec, modules=2)
+        >>> bank_mlp(torch.rand(5, 2), torch.tensor([0, 2, 5]), list(bank.weight), list(bank.bias), spec).shape
+        torch.Size([5, 3])
     """
     weights, biases = check_tensors("weights", weights), check_tensors("biases", biases)
     check_tensor("x", x, what="[N, in_dim]")

@@ -1,11 +1,11 @@
 """Shapes and derivatives of the compiled bank MLP: forward -> backward -> double backward, three ops joined.
 
-The backward is itself differentiable in x, the parameters and the incoming gradient. Its derivative is a
-directional derivative: the cotangents of (grad_x, grad_parameters) are a direction in the input space, and
-the gradient of `<grad_y, J direction>` follows by forward-over-reverse (Pearlmutter's R-operator), which
-computes the activations again instead of keeping them.
+The backward is itself differentiable in x, the parameters and the incoming gradient. Its derivative is a directional
+derivative: the cotangents of (grad_x, grad_parameters) are a direction in the input space, and the gradient of
+`<grad_y, J direction>` follows by forward-over-reverse (Pearlmutter's R-operator), which computes the activations
+again: saved, they would cost memory per point and inner step of MAML.
 
-The first backward computes them again too, unless the forward was told to keep them (keep.py). Bits are the same.
+The first backward computes them again too, unless the forward saved them (saved.py). The bits are the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mclnf_fast.packing import NetworkHeader
 
 
 def shapes_like(tensors: list[Tensor], needed: bool = True) -> list[Tensor]:
-    """Unset tensors of these shapes, or none of them."""
+    """Return unset tensors of these shapes, or none of them."""
     return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors] if needed else []
 
 
@@ -30,7 +30,7 @@ def _fwd_fake(
     return x.new_empty(x.shape[0], NetworkHeader.of(ints).out_dim)
 
 
-def _keep_fake(
+def _saving_fake(
     x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], ints: Any, floats: Any, values: int
 ) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape[0], NetworkHeader.of(ints).out_dim), x.new_empty(values)
@@ -79,26 +79,26 @@ def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, offsets, weights, biases, ctx.ints, ctx.floats = inputs[:6]
     _save(ctx, x, offsets, weights, biases)
     ctx.need_params = any(t.requires_grad for t in (*weights, *biases))
-    ctx.kept = None
+    ctx.saved_activations = None
 
 
-def _keep_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def _saving_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     _fwd_setup(ctx, inputs, output)
     ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # else zeros for it
-    ctx.kept = output[1].detach()
+    ctx.set_materialize_grads(False)  # else autograd makes zeros as large as the saved activations
+    ctx.saved_activations = output[1].detach()
 
 
 def _fwd_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
     x, offsets, *rest = ctx.saved_tensors
     weights, biases = rest[: ctx.layers], rest[ctx.layers :]
     need_x, need_params = ctx.needs_input_grad[0], ctx.need_params
-    kept = ctx.kept
+    saved = ctx.saved_activations
     if torch.is_grad_enabled():
-        # The graph goes on (inner steps of MAML, say): what it holds a step must not hold activations.
-        ctx.kept = None
+        # The graph goes on (inner steps of MAML, for one): with activations it would grow by them in every step.
+        ctx.saved_activations = None
     grad_x, grad_w, grad_b = torch.ops.mclnf_fast.bank_mlp_bwd(
-        x, offsets, weights, biases, grad_y, ctx.ints, ctx.floats, need_x, need_params, kept
+        x, offsets, weights, biases, grad_y, ctx.ints, ctx.floats, need_x, need_params, saved
     )
     none = [None] * ctx.layers
     return (
@@ -111,16 +111,17 @@ def _fwd_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
     )
 
 
-def _keep_backward(ctx: Any, grad_y: Tensor | None, grad_kept: Any) -> tuple[Any, ...]:
+def _saving_backward(ctx: Any, grad_y: Tensor | None, grad_saved: Any) -> tuple[Any, ...]:
     if grad_y is None:
         return None, None, [None] * ctx.layers, [None] * ctx.layers, None, None, None
     return (*_fwd_backward(ctx, grad_y), None)
 
 
 def direction(cotangents: Any, like: list[Tensor]) -> list[Tensor]:
-    """The cotangents of a list of outputs as tangents; zeros where there are none."""
-    found = list(cotangents) if cotangents else [None] * len(like)
-    return [torch.zeros_like(t) if c is None else c for c, t in zip(found, like)]
+    """Return the cotangents of a list of outputs as tangents; zeros for a missing one."""
+    if not cotangents:
+        return [torch.zeros_like(t) for t in like]
+    return [torch.zeros_like(t) if c is None else c for c, t in zip(cotangents, like)]
 
 
 def _bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -152,13 +153,14 @@ def _bwd_backward(ctx: Any, cot_x: Tensor | None, cot_w: Any, cot_b: Any) -> tup
 
 
 def third(ctx: Any, *grads: Any) -> Any:
+    """Raise RuntimeError: there is no third derivative."""
     raise RuntimeError(
         "mclnf_fast.bank_mlp: third derivatives are not implemented in the compiled backends; use backend='reference'"
     )
 
 
 def no_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """For an op without a derivative: nothing to remember."""
+    """Save nothing, for an op without a derivative."""
 
 
 def join() -> None:
@@ -168,7 +170,7 @@ def join() -> None:
     lib = torch.library
     for name, fake, backward, setup in (
         ("bank_mlp_fwd", _fwd_fake, _fwd_backward, _fwd_setup),
-        ("bank_mlp_fwd_keep", _keep_fake, _keep_backward, _keep_setup),
+        ("bank_mlp_fwd_keep", _saving_fake, _saving_backward, _saving_setup),
         ("bank_mlp_bwd", _bwd_fake, _bwd_backward, _bwd_setup),
         ("bank_mlp_bwd_bwd", second_fake, third, no_setup),
     ):

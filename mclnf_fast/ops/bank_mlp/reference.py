@@ -15,9 +15,12 @@ from mclnf_fast.spec import FieldSpec
 
 
 def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: FieldSpec) -> Tensor:
-    """One network, or a batch of them.
+    """Evaluate one network, or a batch of them.
 
     x [(M,) n, in_dim], weights [(M,) in, out], biases [(M,) out] -> [(M,) n, out_dim].
+
+    >>> mlp(torch.rand(4, 2), [torch.rand(2, 1)], [torch.rand(1)], FieldSpec(2, 1, hidden_layers=0)).shape
+    torch.Size([4, 1])
     """
     encoded = h = encode(spec.encoding, x)
     for layer, (weight, bias) in enumerate(zip(weights, biases)):
@@ -31,9 +34,9 @@ def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: Fi
 def bank_mlp(
     x: Tensor, offsets: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: FieldSpec
 ) -> Tensor:
-    """x [N, in_dim] grouped by module -> [N, out_dim]; rows offsets[m] ... offsets[m+1]-1 are module m's."""
+    """Evaluate x [N, in_dim] grouped by module -> [N, out_dim]; rows offsets[m] ... offsets[m+1]-1 are module m's."""
     modules = weights[0].shape[0]
-    if modules == 0 or x.shape[0] == 0:  # keeps the graph, so that gradients are zeros and not missing
+    if modules == 0 or x.shape[0] == 0:  # with a graph, so that gradients are zeros and not missing
         return x.new_zeros(0, spec.out_dim) + 0 * (
             x.sum() + sum(w.sum() for w in weights) + sum(b.sum() for b in biases)
         )
@@ -43,4 +46,4 @@ def bank_mlp(
     # unbind, not w[m]: its derivative stacks the modules once instead of adding up M full-size gradients.
     pieces = zip(x.split(counts.tolist()), *(t.unbind() for t in (*weights, *biases)))
     layers = len(weights)
-    return torch.cat([mlp(piece, own[:layers], own[layers:], spec) for piece, *own in pieces])
+    return torch.cat([mlp(piece, module[:layers], module[layers:], spec) for piece, *module in pieces])

@@ -1,9 +1,9 @@
-"""When the compiled forward keeps the hidden activations for the backward, and how many.
+"""When the compiled forward saves the hidden activations for the backward, and how many.
 
-Computing them again costs a forward: a quarter of a training step, in arithmetic. Keeping them costs their way to
-memory and back, which beside a core's arithmetic is slow: on two cores of a Zen 5, kept against computed again, a
-forward and backward took 0.80 to 0.90 of the time while they stayed in the caches (4 MiB at width 64, 8 MiB at 128),
-0.93 to 1.1 beyond at width 128 and below, and 0.87 at width 256 however many there were.
+Computing them again costs a forward: a quarter of a training step, in arithmetic. Saving them costs their way to memory
+and back, which beside a core's arithmetic is slow: on two cores of a Zen 5, saved against computed again, a forward and
+backward took 0.80 to 0.90 of the time while they stayed in the caches (4 MiB at width 64, 8 MiB at 128), 0.93 to 1.1
+beyond at width 128 and below, and 0.87 at width 256 however many there were.
 """
 
 from __future__ import annotations
@@ -15,12 +15,19 @@ from torch import Tensor
 
 from mclnf_fast.spec import FieldSpec
 
-PADDING = 63  # points a module at most: the kernels keep whole panels of up to 64
+PADDING = 63  # points per module at most: the kernels save whole panels of up to 64
 MIB = 1 << 20
 
 
 def saved_values(x: Tensor, parameters: Sequence[Tensor], spec: FieldSpec) -> int:
-    """Values to keep of this call; 0: none. Needs eager float32 tensors, of which one requires a gradient."""
+    """Return the number of values to save of this call, 0 for none.
+
+    Activations are saved of eager float32 tensors alone, if one of them requires a gradient and the activation needs
+    no pre-activations for its derivative.
+
+    >>> saved_values(torch.rand(8, 2), [torch.rand(1, 2, 16)], FieldSpec(2, 1, 16, 1))
+    0
+    """
     if x.dtype != torch.float32 or spec.activation not in ("relu", "none"):
         return 0
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():

@@ -1,4 +1,4 @@
-"""The squared error of every module of a bank over its samples."""
+"""The public squared error of every module of a bank over its samples."""
 
 from __future__ import annotations
 
@@ -31,30 +31,42 @@ def bank_mse(
     reduction: str = "mean",
     backend: str | None = "auto",
 ) -> Tensor:
-    """One loss a module: the weighted squared error of `bank_mlp` against samples of the signals.
+    """Return one loss per module: the weighted squared error of `bank_mlp` against samples of the signals.
 
         loss_m = sum over its points i of  w_i |f_m(x_i) - target_i|^2        ("mean": divided by n_m out_dim)
 
     With `sample_weight` from Fisher scores this is the Fisher-information loss of MCL-NF (arXiv 2504.05806). Equal to
     `bank_mlp` and the squared error after it, and in `cpu` and `triton` faster: the gradients are formed in the sweep
-    that evaluates the loss, so no activation is computed twice or kept, and the second derivative (MAML) is one
-    Hessian product.
-    That holds where weights and biases alone require a gradient (in `cpu` for float32 and float64); otherwise, and
-    inside torch.func transforms, the two steps are taken one after the other. Twice differentiable in everything.
+    that evaluates the loss, so no activation is computed twice or saved, and the second derivative (MAML) is one
+    Hessian product. That holds if weights and biases alone require a gradient (in `cpu` for float32 and float64);
+    otherwise, and inside torch.func transforms, the two steps are taken one after the other. Twice differentiable in
+    everything.
 
     Args:
         x: coordinates [N, in_dim], grouped by module; N may be 0.
         offsets: int64 [M + 1]; rows offsets[m] ... offsets[m+1]-1 belong to module m. The loss of an empty module is 0.
-        weights: one tensor a layer, [M, in, out] as `spec.layer_shapes` gives them.
-        biases: one tensor a layer, [M, out].
+        weights: one tensor per layer, [M, in, out] as `spec.layer_shapes` gives them.
+        biases: one tensor per layer, [M, out].
         target: [N, out_dim], dtype of x.
         spec: the architecture.
         sample_weight: [N], dtype of x; None: ones. The mean is over points, not over weights.
         reduction: `"mean"` over points and outputs, or `"sum"`.
         backend: `"auto"`, or a name; see `mclnf_fast.info()`.
 
-    Returns: [M], dtype of x; float32 for float16 and bfloat16, in which the error is squared and summed.
-    Raises: as `bank_mlp`, naming `target`, `sample_weight` and `reduction` besides.
+    Returns:
+        [M], dtype of x; float32 for float16 and bfloat16, in which the error is squared and summed.
+
+    Raises:
+        As `bank_mlp`, naming `target`, `sample_weight` and `reduction` besides.
+
+    Example:
+        >>> import mclnf_fast as mf
+        >>> spec = mf.FieldSpec(2, 3, width=16, hidden_layers=1)
+        >>> bank, x, offsets = mf.FieldBank(spec, modules=2), torch.rand(5, 2), torch.tensor([0, 2, 5])
+        >>> loss = bank_mse(x, offsets, list(bank.weight), list(bank.bias), torch.rand(5, 3), spec)
+        >>> loss.sum().backward()  # one backward for all modules: they share no parameter
+        >>> loss.shape
+        torch.Size([2])
     """
     weights, biases = check_tensors("weights", weights), check_tensors("biases", biases)
     check_bank(x, offsets, weights, biases, spec)

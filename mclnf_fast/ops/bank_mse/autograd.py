@@ -18,7 +18,7 @@ from mclnf_fast.ops.bank_mlp.autograd import direction, no_setup, shapes_like
 
 
 def gradients_like(tensors: list[Tensor], needed: bool) -> list[Tensor]:
-    """Unset gradients of the losses before a cotangent scales them, which are out of half types' range."""
+    """Return unset gradients of the losses before a cotangent scales them, which are out of half types' range."""
     return [
         torch.empty_like(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in shapes_like(tensors, needed)
     ]
@@ -51,7 +51,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     if any(t is not None and t.requires_grad for t in (x, target, weight)):
         raise RuntimeError(
             "mclnf_fast.bank_mse_fwd: the compiled op is differentiable in weights and biases alone; "
-            "mclnf_fast.ops.bank_mse takes the steps one by one where x, target or sample_weight requires a gradient"
+            "mclnf_fast.ops.bank_mse takes the steps one by one if x, target or sample_weight requires a gradient"
         )
     ctx.layers = len(weights)
     ctx.save_for_backward(x, offsets, target, weight, *weights, *biases)
@@ -67,13 +67,13 @@ def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.ints, ctx.floats, ctx.mean, _ = inputs[6:]
     _, grad_w, grad_b = output
     ctx.mark_non_differentiable(*grad_w, *grad_b)
-    ctx.set_materialize_grads(False)  # else zeros for these
+    ctx.set_materialize_grads(False)  # else autograd makes zeros as large as these
     # Aliases, so that the graph does not hold itself.
     ctx.known = [t.detach() for t in grad_w], [t.detach() for t in grad_b]
 
 
 def scale(gradients: list[Tensor], by: Tensor, dtype: torch.dtype) -> None:
-    """Every module's gradients by its factor, in the list: each tensor is gone before the next is scaled."""
+    """Scale every module's gradients by its factor, in the list: each tensor is freed before the next is scaled."""
     for k in range(len(gradients)):
         gradients[k] = (gradients[k] * by.view(-1, *([1] * (gradients[k].dim() - 1)))).to(dtype)
 
@@ -82,11 +82,11 @@ def _fwd_backward(ops: Any, ctx: Any, cotangent: Tensor | None, *_: Any) -> tupl
     if cotangent is None:
         return None, None, [None] * ctx.layers, [None] * ctx.layers, *(None,) * 6
     known_w, known_b = ctx.known
-    # They serve once. Kept for a second backward they would stay with the graph: inner steps of MAML, say.
+    # They serve once. Saved for a second backward they would stay with the graph, in every inner step of MAML.
     ctx.known = [], []
     if known_w and not torch.is_grad_enabled() and type(cotangent) is Tensor:
         bank = _saved(ctx)
-        # Looking costs a synchronisation on a GPU.
+        # On a GPU the comparison with 1 would wait for the device, which costs more than the product.
         if cotangent.device.type != "cpu" or bank[0].dtype != known_w[0].dtype or not bool((cotangent == 1).all()):
             scale(known_w, cotangent, bank[0].dtype)
             scale(known_b, cotangent, bank[0].dtype)
@@ -111,8 +111,8 @@ def _bwd_backward(ops: Any, ctx: Any, cot_w: Any, cot_b: Any) -> tuple[Any, ...]
     grad_w, grad_b = ops.bank_mse_bwd_bwd(*bank, ctx.cotangent, *along, *net)
     grad_cotangent = None
     if ctx.needs_input_grad[6]:  # <gradient of loss_m, direction_m>
-        _, *own = ops.bank_mse_fwd(*bank, *net, True)
-        pairs = zip((*own[0], *own[1]), (*along[0], *along[1]))
+        _, loss_w, loss_b = ops.bank_mse_fwd(*bank, *net, True)
+        pairs = zip((*loss_w, *loss_b), (*along[0], *along[1]))
         grad_cotangent = torch.stack([(g * v).flatten(1).sum(1) for g, v in pairs]).sum(0)
     none = [None] * ctx.known
     return None, None, list(grad_w), list(grad_b), None, None, grad_cotangent, none, none, None, None, None
@@ -125,7 +125,7 @@ def _third(ctx: Any, *grads: Any) -> Any:
 
 
 def register(namespace: str) -> None:
-    """Joins the three ops of a namespace."""
+    """Join the three ops of a namespace."""
     ops = getattr(torch.ops, namespace)
     for name, fake, backward, setup in (
         ("bank_mse_fwd", _fwd_fake, functools.partial(_fwd_backward, ops), _fwd_setup),

@@ -1,4 +1,4 @@
-"""The squared error of the pixels that a bank's rays are composited to."""
+"""The public squared error of the pixels that a bank's rays are composited to."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def bank_ray_mse(
     ray_offsets: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
-    widths: Tensor,
+    deltas: Tensor,
     target: Tensor,
     spec: FieldSpec,
     shading: Shading | None = None,
@@ -38,37 +38,51 @@ def bank_ray_mse(
     reduction: str = "mean",
     backend: str | None = "auto",
 ) -> Tensor:
-    """One loss a module: the squared error of the pixels that its rays' points are composited to.
+    """Return one loss per module: the squared error of the pixels that its rays' points are composited to.
 
         loss_m = sum over its rays r of  w_r |pixel_r - target_r|^2          ("mean": divided by 3 rays_m)
 
-    with the pixels of volume rendering (arXiv 2003.08934 eq. 3, see `composite`) over the points' densities and
-    colours, which `shading` reads off the field's 4 outputs, and the intervals `widths`. Equal to `bank_mlp`,
-    `composite` and the squared error one after the other, and in `cpu` faster: a few rays at a time go through the
-    network, the pixels and back, so that no activation is computed twice or leaves the cache. That holds where weights
-    and biases alone require a gradient, for float32 and float64; otherwise, on a GPU, and in a backward that is
-    differentiated itself (its second derivative is exact), the steps are taken one after the other.
+    with the pixels of volume rendering (arXiv 2003.08934 eq. 3, see `composite`) over the points' densities and colors,
+    which `shading` reads off the field's 4 outputs, and the sample spacings `deltas`. Equal to `bank_mlp`, `composite`
+    and the squared error one after the other, and in `cpu` faster: a few rays at a time go through the network, the
+    pixels and back, so that no activation is computed twice or leaves the cache. That holds if weights and biases alone
+    require a gradient, for float32 and float64; otherwise, on a GPU, and in a backward that is differentiated itself
+    (its second derivative is exact), the steps are taken one after the other.
 
     Args:
         x: coordinates [N, in_dim] of the rays' points, front to back, ray after ray; N may be 0.
         rays: int64 [R + 1]; ray r has the points rays[r] ... rays[r+1]-1, and may have none.
         ray_offsets: int64 [M + 1]; module m has the rays ray_offsets[m] ... ray_offsets[m+1]-1. The loss of a module
             without rays is 0.
-        weights: one tensor a layer, [M, in, out] as `spec.layer_shapes` gives them.
-        biases: one tensor a layer, [M, out].
-        widths: [N], dtype of x: the length of each point's interval.
+        weights: one tensor per layer, [M, in, out] as `spec.layer_shapes` gives them.
+        biases: one tensor per layer, [M, out].
+        deltas: [N], dtype of x: the length of each point's interval, in units of t.
         target: [R, 3], dtype of x.
         spec: the architecture, of 4 outputs.
-        shading: what the outputs mean, and what stands behind the samples; None: `Shading()`.
+        shading: the meaning of the outputs, and what stands behind the samples; None: `Shading()`.
         ray_weight: [R], dtype of x; None: ones. The mean is over rays and channels, not over weights.
         background: [3], dtype of x, in place of `shading.background` (for a learned one); None: that one. Must be None
             if that one is `last_sample`.
         reduction: `"mean"` over rays and channels, or `"sum"`.
         backend: `"auto"`, or a name; see `mclnf_fast.info()`.
 
-    Returns: [M], dtype of x; float32 for float16 and bfloat16.
-    Raises: as `bank_mlp`, naming `rays`, `ray_offsets`, `widths`, `target`, `ray_weight`, `background`, `spec` and
+    Returns:
+        [M], dtype of x; float32 for float16 and bfloat16.
+
+    Raises:
+        As `bank_mlp`, naming `rays`, `ray_offsets`, `deltas`, `target`, `ray_weight`, `background`, `spec` and
         `reduction` besides.
+
+    Example:
+        >>> import mclnf_fast as mf
+        >>> spec = mf.FieldSpec(3, 4, width=16, hidden_layers=1)
+        >>> bank = mf.FieldBank(spec, modules=2)
+        >>> rays, ray_offsets = torch.arange(4) * 5, torch.tensor([0, 1, 3])  # 3 rays of 5 points each
+        >>> parameters = list(bank.weight), list(bank.bias)
+        >>> bank_ray_mse(
+        ...     torch.rand(15, 3), rays, ray_offsets, *parameters, torch.full((15,), 0.2), torch.rand(3, 3), spec
+        ... ).shape
+        torch.Size([2])
     """
     shading = shading or Shading()
     weights, biases = check_tensors("weights", weights), check_tensors("biases", biases)
@@ -82,7 +96,7 @@ def bank_ray_mse(
     points, count = x.shape[0], rays.shape[0] - 1
     if spec.out_dim != 4:
         raise ValueError(f"spec must have out_dim 4, a density and three colors, got {spec.out_dim}")
-    check_tensor("widths", widths, (points,), x.dtype, x.device, "[N]")
+    check_tensor("deltas", deltas, (points,), x.dtype, x.device, "[N]")
     check_tensor("target", target, (count, 3), x.dtype, x.device, "[R, 3]")
     if ray_weight is not None:
         check_tensor("ray_weight", ray_weight, (count,), x.dtype, x.device, "[R]")
@@ -95,7 +109,7 @@ def bank_ray_mse(
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     function = _OP.serving(backend, x.device, x.dtype)
-    rendered = RayBatch(rays, ray_offsets, widths, target, ray_weight, background)
+    rendered = RayBatch(rays, ray_offsets, deltas, target, ray_weight, background)
     loss: Tensor = function(x, offsets, weights, biases, rendered, spec, shading, reduction == "mean")
     return loss
 
@@ -105,7 +119,7 @@ class RayBatch(NamedTuple):
 
     rays: Tensor
     ray_offsets: Tensor
-    widths: Tensor
+    deltas: Tensor
     target: Tensor
     ray_weight: Tensor | None
     background: Tensor | None
@@ -127,7 +141,7 @@ def _in_steps(
     if raw.dtype in HALVES:
         raw = raw.float()
     weight, behind = (None if t is None else t.to(raw.dtype) for t in (batch.ray_weight, batch.background))
-    pixels = (batch.widths.to(raw.dtype), batch.target.to(raw.dtype), weight, behind)
+    pixels = (batch.deltas.to(raw.dtype), batch.target.to(raw.dtype), weight, behind)
     return ray_errors(raw, batch.rays, batch.ray_offsets, *pixels, shading, mean, backend)
 
 
@@ -141,7 +155,7 @@ def _cpu(
     shading: Shading,
     mean: bool,
 ) -> Tensor:
-    differentiated = (x, batch.widths, batch.target, batch.ray_weight, batch.background)
+    differentiated = (x, batch.deltas, batch.target, batch.ray_weight, batch.background)
     fused = x.dtype in (torch.float32, torch.float64) and not autocast_enabled(x)
     if not fused or any(t is not None and t.requires_grad for t in differentiated):
         return _in_steps(x, offsets, weights, biases, batch, spec, shading, mean, "cpu")

@@ -46,13 +46,13 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     if any(t is not None and t.requires_grad for t in (x, *others)):
         raise RuntimeError(
             "mclnf_fast.bank_ray_mse_fwd: the compiled op is differentiable in weights and biases alone; "
-            "mclnf_fast.ops.bank_ray_mse takes the steps one by one where anything else requires a gradient"
+            "mclnf_fast.ops.bank_ray_mse takes the steps one by one if anything else requires a gradient"
         )
     ctx.layers, ctx.net, ctx.shading, ctx.mean = len(weights), (ints, floats), inputs[12:17], inputs[17]
     ctx.save_for_backward(x, offsets, *others, *weights, *biases)
     _, grad_w, grad_b = output
     ctx.mark_non_differentiable(*grad_w, *grad_b)
-    ctx.set_materialize_grads(False)  # else zeros for these
+    ctx.set_materialize_grads(False)  # else autograd makes zeros as large as these
     # Aliases, so that the graph does not hold itself.
     ctx.known = [t.detach() for t in grad_w], [t.detach() for t in grad_b]
 

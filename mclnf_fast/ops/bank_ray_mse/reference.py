@@ -11,7 +11,7 @@ from mclnf_fast.shading import Shading
 
 
 def pixels(
-    raw: Tensor, rays: Tensor, widths: Tensor, background: Tensor | None, shading: Shading, backend: str
+    raw: Tensor, rays: Tensor, deltas: Tensor, background: Tensor | None, shading: Shading, backend: str
 ) -> Tensor:
     """Return the pixels [R, 3] of raw outputs [N, 4]; a background [3] is ignored if the last sample stands behind."""
     density, color = shading.density_and_color(raw)
@@ -19,21 +19,21 @@ def pixels(
     full = (counts > 0)[:, None]
     last = (rays[1:] - 1).clamp(min=0)
     if shading.detach_last_density and raw.shape[0]:
-        held = torch.zeros(raw.shape[0], dtype=torch.bool, device=raw.device)
-        held[last[full[:, 0]]] = True
-        density = torch.where(held, density.detach(), density)
+        is_last = torch.zeros(raw.shape[0], dtype=torch.bool, device=raw.device)
+        is_last[last[full[:, 0]]] = True
+        density = torch.where(is_last, density.detach(), density)
     if shading.background == "last_sample":
         none = color.new_zeros(len(counts), 3)
         background = torch.where(full, color.index_select(0, last), none) if raw.shape[0] else none
     packed = torch.stack((rays[:-1], counts), 1)
-    return composite(density, color, torch.zeros_like(widths), widths, packed, background, backend=backend).color
+    return composite(density, color, torch.zeros_like(deltas), deltas, packed, background, backend=backend).color
 
 
 def ray_errors(
     raw: Tensor,
     rays: Tensor,
     ray_offsets: Tensor,
-    widths: Tensor,
+    deltas: Tensor,
     target: Tensor,
     ray_weight: Tensor | None,
     background: Tensor | None,
@@ -41,8 +41,9 @@ def ray_errors(
     mean: bool,
     backend: str,
 ) -> Tensor:
-    """raw [N, 4] -> the modules' errors [M]; differentiable in all that is real, as often as compositing is."""
-    error = (pixels(raw, rays, widths, background, shading, backend) - target).square().sum(-1)
+    """Return the modules' errors [M] of raw outputs [N, 4]; differentiable in all real tensors as often as
+    compositing."""
+    error = (pixels(raw, rays, deltas, background, shading, backend) - target).square().sum(-1)
     if ray_weight is not None:
         error = error * ray_weight
     counts = ray_offsets.diff()

@@ -1,4 +1,4 @@
-"""One optimiser step of a whole bank, in place: SGD or Adam, with the trust region in the same pass."""
+"""One optimizer step of a whole bank, in place: SGD or Adam, with the trust region in the same pass."""
 
 from mclnf_fast.ops.bank_step.api import bank_step
 from mclnf_fast.ops.bank_step.reference import StepKind, Trust

@@ -1,4 +1,4 @@
-"""The public optimiser step: what goes in is checked here, what changes is computed by a backend."""
+"""The public optimizer step: it checks its arguments, and a backend changes the parameters."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ def bank_step(
     trust: Trust | tuple[float, Sequence[Tensor], Sequence[Tensor]] | None = None,
     backend: str | None = "auto",
 ) -> None:
-    """One step of every module of a bank, in place and under no_grad: plain SGD, or Adam (arXiv 1412.6980,
-    algorithm 1).
+    """Make one optimizer step of every module of a bank, in place and under no_grad.
 
-        g <- g + lam F (theta - anchor)                              the trust region, left out when lam = 0
+    Plain SGD, or Adam (arXiv 1412.6980, algorithm 1):
+
+        g <- g + lam F (theta - anchor)                              the trust region, left out if lam = 0
         sgd:   theta <- theta - lr g
         adam:  m <- b1 m + (1-b1) g,  v <- b2 v + (1-b2) g^2
                theta <- theta - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
@@ -50,7 +51,7 @@ def bank_step(
             (contiguous ones save two copies) but not expanded; changed.
         grads: like params; not changed.
         exp_avg, exp_avg_sq: m and v like params, changed; empty for SGD.
-        step: float64 [M], how many steps each module has made; counted up here.
+        step: float64 [M], the number of steps that each module has made; counted up here.
         lr: one rate, or float64 [M], at least 0.
         active: bool [M]: the others are not touched at all, bit for bit, whatever their gradient (even NaN).
             None: all are active.
@@ -62,8 +63,14 @@ def bank_step(
     Raises:
         TypeError: an argument has a wrong type or dtype.
         ValueError: a wrong number of tensors, shape, device or value; nothing is changed then. Values of
-            tensors (lr, step) are looked at on the CPU only, and not while `torch.compile` traces.
+            tensors (lr, step) are read on the CPU only, and not while `torch.compile` traces.
         BackendError: a backend asked for by name can't serve.
+
+    Example:
+        >>> weights, step = [torch.ones(2, 3)], torch.zeros(2, dtype=torch.float64)
+        >>> bank_step(weights, [torch.ones(2, 3)], [], [], step, 0.5, kind="sgd")
+        >>> weights[0].unique().tolist(), step.tolist()
+        ([0.5], [1.0, 1.0])
     """
     params, grads = _listed("params", params), _listed("grads", grads)
     exp_avg, exp_avg_sq = _listed("exp_avg", exp_avg), _listed("exp_avg_sq", exp_avg_sq)
@@ -124,7 +131,7 @@ def _listed(name: str, value: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def _check_trust(trust: Trust | tuple[float, Sequence[Tensor], Sequence[Tensor]] | None) -> Trust | None:
-    """The trust region, None where it is off."""
+    """Return the trust region, None if it is off."""
     if trust is None:
         return None
     if not isinstance(trust, tuple) or len(trust) != 3:

@@ -1,6 +1,6 @@
-"""The shape function of the compiled optimiser step: it works in place and gives nothing back.
+"""The shape function of the compiled optimizer step, which works in place and returns nothing.
 
-It has no derivative; an optimiser step that is differentiated through is `mclnf_fast.learn.meta.adapt`.
+It has no derivative; an optimizer step that is differentiated through is `mclnf_fast.learn.meta.adapt`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from mclnf_fast.ops import _library
 
 def _fake(*arguments: Any) -> None:
     tensors = [t for a in arguments for t in (a if isinstance(a, (list, tuple)) else [a]) if isinstance(t, Tensor)]
-    if len({t.device for t in tensors}) > 1:  # one on `meta` among others brings the call here: nothing would happen
+    # One tensor on `meta` among others brings the call here, and the step would silently not happen.
+    if len({t.device for t in tensors}) > 1:
         raise RuntimeError(f"bank_step: all tensors must be on {tensors[0].device} like params[0]")
 
 

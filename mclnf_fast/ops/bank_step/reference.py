@@ -1,4 +1,4 @@
-"""The definition of the optimiser step in plain PyTorch."""
+"""The definition of the optimizer step in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from torch import Tensor
 
 StepKind = Literal["adam", "sgd"]
 
-# Parameters stepped at a time on a CPU, so that the passes of a step find them in the cache.
+# Parameters stepped at a time on a CPU, so that they stay in the cache between the passes of a step.
 CPU_CHUNK = 1 << 19
 
 
 class Trust(NamedTuple):
     """The soft trust region `lam/2 (theta - anchor)^T diag(fisher) (theta - anchor)`, fused into the step.
 
-    lam: finite, at least 0. fisher, anchor: tensors like the parameters, [M, ...]. Several old tasks fold
-    into one region: F = sum_i F_i, anchor = sum_i F_i theta_i / F.
+    Attributes:
+        lam: finite, at least 0.
+        fisher, anchor: tensors like the parameters, [M, ...]. Several old tasks fold into one region:
+            F = sum_i F_i, anchor = sum_i F_i theta_i / F.
     """
 
     lam: float
@@ -41,20 +43,20 @@ def bank_step(
     eps: float,
     trust: Trust | None,
 ) -> None:
-    """`mclnf_fast.ops.bank_step` as mathematics: lr float64 [M]; trust None where lam = 0."""
+    """Make the step of `mclnf_fast.ops.bank_step`: lr float64 [M]; trust None if lam = 0."""
     lists = [params, grads, exp_avg, exp_avg_sq, *(() if trust is None else (trust.fisher, trust.anchor))]
     modules, size = step.shape[0], sum(math.prod(p.shape[1:]) for p in params)
     rows = max(1, CPU_CHUNK // max(1, size)) if step.device.type == "cpu" else max(1, modules)
     for first in range(0, modules, rows):
-        part = slice(first, first + rows)
-        p, g, m, v, *region = ([t[part] for t in ts] for ts in lists)
-        changed = [*p, *m, *v, step[part]]
+        chunk = slice(first, first + rows)
+        p, g, m, v, *region = ([t[chunk] for t in ts] for ts in lists)
+        changed = [*p, *m, *v, step[chunk]]
         before = [] if active is None else [t.clone() for t in changed]
         local = None if trust is None else Trust(trust.lam, *region)
-        _step(p, g, m, v, step[part], lr[part], kind, betas, eps, local)
+        _step(p, g, m, v, step[chunk], lr[chunk], kind, betas, eps, local)
         if active is not None:
             for new, old in zip(changed, before):
-                new.copy_(torch.where(_per_module(active[part], new), new, old))
+                new.copy_(torch.where(_per_module(active[chunk], new), new, old))
 
 
 def _step(
@@ -97,5 +99,5 @@ def _step(
 
 
 def _per_module(vector: Tensor, like: Tensor) -> Tensor:
-    """[M] as [M, 1, ..., 1], to broadcast against `like` [M, ...]."""
+    """Return [M] as [M, 1, ..., 1], to broadcast against `like` [M, ...]."""
     return vector.reshape(-1, *([1] * (like.dim() - 1)))

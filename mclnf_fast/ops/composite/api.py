@@ -1,4 +1,4 @@
-"""The public compositing function: what goes in is checked here, what comes out is computed by a backend."""
+"""The public compositing function: it checks its arguments, and a backend computes the result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def composite(
     early_stop_eps: float = 0.0,
     backend: str | None = "auto",
 ) -> Composite:
-    """Composites the samples of rays (volume rendering, arXiv 2003.08934 eq. 3).
+    """Composite the samples of rays (volume rendering, arXiv 2003.08934 eq. 3).
 
     With `s_i = density_i (t_end_i - t_start_i)` and `T_i = exp(-sum_{j<i} s_j)` along a ray, the weights are
     `w_i = T_i (1 - exp(-s_i))`; color is `sum w_i color_i + (1 - sum w_i) background`, opacity `sum w_i` and
@@ -38,11 +38,11 @@ def composite(
     times). Deterministic on every backend.
 
     Args:
-        density: [N], or [R, S] where every ray has S samples; per unit of t. Not checked to be positive.
+        density: [N], or [R, S] if every ray has S samples; per unit of t. Not checked to be positive.
         color: [N, C] or [R, S, C], any C >= 1.
-        t_starts: like density, where each sample begins, in order along a ray.
-        t_ends: like density, where it ends. Values are not checked: an interval of length 0 has no weight,
-            and a backward one counts with its negative length, as the formula says.
+        t_starts: like density, the begin of each sample, in order along a ray.
+        t_ends: like density, its end. Values are not checked: an interval of length 0 has no weight, and a backward
+            one counts with its negative length, as the formula says.
         packed_info: int64 [R, 2], (first sample, count) of each ray, in increasing order, without overlap;
             samples that belong to no ray have weight and gradient 0. None: the dense layout. Values are
             checked on the CPU, not on an accelerator (which would have to wait) and not while `torch.compile`
@@ -62,6 +62,12 @@ def composite(
         TypeError: an argument is no tensor or has a wrong dtype.
         ValueError: a wrong shape, device, packed_info or early_stop_eps.
         BackendError: a backend asked for by name can't serve.
+
+    Example:
+        >>> starts = torch.tensor([[0.0, 1.0]])  # one ray of two samples of length 1
+        >>> out = composite(torch.tensor([[0.0, 100.0]]), torch.tensor([[[1.0], [0.5]]]), starts, starts + 1)
+        >>> out.color.tolist(), out.depth.tolist()
+        ([[0.5]], [1.5])
     """
     _check(density, color, t_starts, t_ends, packed_info, background, early_stop_eps)
     function = _OP.serving(backend, density.device, density.dtype)

@@ -18,16 +18,16 @@ CompositeInputs = tuple[Tensor, Tensor, Tensor, Tensor, _Optional, _Optional]
 
 
 def forward(inputs: CompositeInputs, early_stop_eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Color, opacity, depth and weights from (density, color, t_starts, t_ends, packed_info, background)."""
-    found: tuple[Tensor, Tensor, Tensor, Tensor]
+    """Return color, opacity, depth and weights of (density, color, t_starts, t_ends, packed_info, background)."""
+    results: tuple[Tensor, Tensor, Tensor, Tensor]
     if torch.compiler.is_compiling() or in_transform():
-        found = torch.ops.mclnf_fast.composite_fwd(*inputs, early_stop_eps)
+        results = torch.ops.mclnf_fast.composite_fwd(*inputs, early_stop_eps)
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-        found = _Eager.apply(early_stop_eps, *inputs)
+        results = _Eager.apply(early_stop_eps, *inputs)
     else:
         with torch._C._AutoDispatchBelowAutograd():
-            found = torch.ops.mclnf_fast.composite_fwd(*inputs, early_stop_eps)
-    return found
+            results = torch.ops.mclnf_fast.composite_fwd(*inputs, early_stop_eps)
+    return results
 
 
 class _Eager(torch.autograd.Function):
@@ -37,9 +37,9 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, early_stop_eps: float, *inputs: _Optional) -> tuple[Tensor, ...]:
         with torch._C._AutoDispatchBelowAutograd():
-            found: tuple[Tensor, ...] = torch.ops.mclnf_fast.composite_fwd(*inputs, early_stop_eps)
-        _fwd_setup(ctx, (*inputs, early_stop_eps), found)
-        return found
+            results: tuple[Tensor, ...] = torch.ops.mclnf_fast.composite_fwd(*inputs, early_stop_eps)
+        _fwd_setup(ctx, (*inputs, early_stop_eps), results)
+        return results
 
     @staticmethod
     def backward(ctx: Any, *cotangents: _Optional) -> tuple[_Optional, ...]:
@@ -122,17 +122,17 @@ def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
 
 
 def _gradients(ctx: Any, needs: tuple[bool, ...], cotangents: tuple[_Optional, ...]) -> tuple[_Optional, ...]:
-    """Of the six inputs that the forward saved."""
+    """Return the gradients of the six inputs that the forward saved."""
     if all(g is None for g in cotangents):
         return (None,) * 6
     _, color, start, end, _, background = needs
     arguments = (*ctx.saved_tensors, *cotangents, ctx.early_stop_eps, color, start or end, background)
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        found = torch.ops.mclnf_fast.composite_bwd(*arguments)
+        gradients = torch.ops.mclnf_fast.composite_bwd(*arguments)
     else:
         with torch._C._AutoDispatchBelowAutograd():
-            found = torch.ops.mclnf_fast.composite_bwd(*arguments)
-    density_grad, color_grad, start_grad, end_grad, background_grad = found
+            gradients = torch.ops.mclnf_fast.composite_bwd(*arguments)
+    density_grad, color_grad, start_grad, end_grad, background_grad = gradients
     return (
         density_grad,
         color_grad if color else None,
@@ -155,13 +155,13 @@ def _bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
 
 def _bwd_backward(ctx: Any, *tangents: _Optional) -> tuple[_Optional, ...]:
     need_color, need_t, need_background = ctx.needs
-    given = (True, need_color, need_t, need_t, need_background)  # the others are empty placeholders
-    tangents = tuple(v if used else None for v, used in zip(tangents, given))
+    formed = (True, need_color, need_t, need_t, need_background)  # the others are empty placeholders
+    tangents = tuple(v if used else None for v, used in zip(tangents, formed))
     if all(v is None for v in tangents):
         return (None,) * 14
     saved = ctx.saved_tensors
-    found = torch.ops.mclnf_fast.composite_bwd_bwd(*saved, *tangents, ctx.early_stop_eps)
-    by_input, by_cotangent = list(found[:5]), found[5:]
+    gradients = torch.ops.mclnf_fast.composite_bwd_bwd(*saved, *tangents, ctx.early_stop_eps)
+    by_input, by_cotangent = list(gradients[:5]), gradients[5:]
     by_input.insert(4, None)
     # Tensors that were not given have no gradient: background and the cotangents may be None.
     grads = [g if t is not None else None for g, t in zip((*by_input, *by_cotangent), saved)]

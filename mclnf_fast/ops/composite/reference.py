@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Composite(NamedTuple):
-    """What a ray sees.
+    """The pixels of rays, and the weights of their samples.
 
     Attributes:
         color: [R, C], background included.
@@ -34,7 +34,7 @@ def composite(
     background: Tensor | None = None,
     early_stop_eps: float = 0.0,
 ) -> Composite:
-    """`mclnf_fast.ops.composite` as mathematics; the arguments and their shapes are described there."""
+    """Composite as `mclnf_fast.ops.composite` does; the arguments and their shapes are described there."""
     if packed_info is None:
         return _dense(density, color, t_starts, t_ends, background, early_stop_eps)
     # Rays are padded to the longest with a sample of density 0, row `n`, which has no weight.
@@ -68,7 +68,7 @@ def _dense(
         lit = (transmittance < early_stop_eps).cumsum(1) == 0
         weights = torch.where(lit, weights, 0.0)
     opacity = weights.sum(1)
-    seen = (weights[:, :, None] * color).sum(1)
+    pixels = (weights[:, :, None] * color).sum(1)
     if background is not None:
-        seen = seen + (1 - opacity)[:, None] * background
-    return Composite(seen, opacity, (weights * (0.5 * (t_starts + t_ends))).sum(1), weights)
+        pixels = pixels + (1 - opacity)[:, None] * background
+    return Composite(pixels, opacity, (weights * (0.5 * (t_starts + t_ends))).sum(1), weights)

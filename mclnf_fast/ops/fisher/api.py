@@ -1,4 +1,4 @@
-"""Fisher scores: how informative each sample is, with gradients and diagonal Fisher of the same sweep."""
+"""The public Fisher scores: how informative each sample is, with gradients and diagonal Fisher of the same sweep."""
 
 from __future__ import annotations
 
@@ -34,42 +34,50 @@ def fisher_scores(
     *,
     num_samples: int | None = None,
 ) -> FisherResult:
-    """Scores every sample by `sum_p g_sp^2 / (fisher_p + damping)`, `g_s` being the gradient of its own loss.
+    """Score every sample by `sum_p g_sp^2 / (fisher_p + damping)`, `g_s` being the gradient of its own loss.
 
-    This is `g^T F^-1 g` with a diagonal Fisher (MCL-NF, arXiv 2504.05806, its FIM loss), by the identity
-    that one point's squared weight gradient is an outer product: no gradient of size samples x parameters
-    is ever stored. A sample of many points (a ray) has its gradient formed before it is squared, cross
-    terms included; a sample that crosses modules adds up over the modules that it touches.
+    This is `g^T F^-1 g` with a diagonal Fisher (MCL-NF, arXiv 2504.05806, its FIM loss), by the identity that one
+    point's squared weight gradient is an outer product: no gradient of size samples x parameters is ever stored. A
+    sample of many points (a ray) has its gradient formed before it is squared, cross terms included; a sample that
+    crosses modules adds up over the modules that it touches.
 
     Args:
         x: coordinates [N, in_dim], grouped by module.
         offsets: int64 [M + 1], as in `bank_mlp`.
-        weights, biases: one tensor a layer, [M, in, out] and [M, out].
-        grad_y: [N, out_dim], d loss_s / d y_n, of the sample that point n belongs to (not of a mean over
-            samples). With the residual inside, the score is the empirical one; with a unit vector per
-            output channel in its place, and the scores added over channels, it is the Gauss-Newton one.
+        weights, biases: one tensor per layer, [M, in, out] and [M, out].
+        grad_y: [N, out_dim], d loss_s / d y_n, of the sample that point n belongs to (not of a mean over samples). With
+            the residual inside, the score is the empirical one; with a unit vector per output channel in its place, and
+            the scores added over channels, it is the Gauss-Newton one.
         fisher: diagonal Fisher shaped like (weights, biases), or None: this batch's own.
         spec: the architecture.
         sample_ids: int64 [N], the sample (ray) of each point, in any order; None: each point is a sample.
-        damping: added to every Fisher value. Where the sum is 0 the parameter counts for nothing (the
-            pseudo-inverse).
+        damping: added to every Fisher value. If the sum is 0 the parameter counts for nothing (the pseudo-inverse).
         grads: False leaves `grads` and `fisher` of the result empty, which is cheaper with `fisher` given.
         backend: `"auto"`, or a name.
         num_samples: S; None: the largest sample id + 1 (or N without ids). A sample without points scores 0.
 
     Returns:
-        FisherResult: scores [S]; grads = sum_s g_s; fisher = mean over a module's samples of g_s^2 (over
-        those samples that touch the module; zeros for a module without any). Nothing of it is
-        differentiable: weights made from scores are held fixed.
+        FisherResult: scores [S]; grads = sum_s g_s; fisher = mean over a module's samples of g_s^2 (over those samples
+        that touch the module; zeros for a module without any). Nothing of it is differentiable: weights made from
+        scores are constants of a loss.
 
     Raises:
         TypeError, ValueError: as `bank_mlp`; also sample ids out of range, a negative damping or Fisher (whose values
-            are looked at on the CPU alone: on a GPU a negative one counts for nothing).
+            are read on the CPU alone: on a GPU a negative one counts for nothing).
+        RuntimeError: the call is inside a torch.func transform.
         BackendError: the backend asked for can't serve.
         DeviceMemoryError: as `bank_mlp`.
 
     With `sample_ids` the samples are grouped, which depends on their values: a GPU waits for it, and a CUDA graph can't
     hold it. Without, nothing waits.
+
+    Example:
+        >>> import mclnf_fast as mf
+        >>> spec = mf.FieldSpec(2, 3, width=16, hidden_layers=1)
+        >>> bank, x, offsets = mf.FieldBank(spec, modules=2), torch.rand(5, 2), torch.tensor([0, 2, 5])
+        >>> residual = 2 * (bank(x, offsets=offsets).detach() - torch.rand(5, 3))
+        >>> fisher_scores(x, offsets, list(bank.weight), list(bank.bias), residual, None, spec).scores.shape
+        torch.Size([5])
     """
     weights, biases = check_tensors("weights", weights), check_tensors("biases", biases)
     check_bank(x, offsets, weights, biases, spec)
@@ -115,7 +123,9 @@ def _checked_fisher(fisher: object, weights: list[Tensor], biases: list[Tensor],
     for k, (name, like) in enumerate((("weights", weights), ("biases", biases))):
         tensors = check_tensors(f"fisher[{k}]", fisher[k])
         if len(tensors) != len(like):
-            raise ValueError(f"fisher[{k}] must hold {len(like)} tensors like {name}, one a layer, got {len(tensors)}")
+            raise ValueError(
+                f"fisher[{k}] must hold {len(like)} tensors like {name}, one per layer, got {len(tensors)}"
+            )
         for l, (f, t) in enumerate(zip(tensors, like)):
             where = f"fisher[{k}][{l}]"
             check_tensor(where, f, t.shape, dtypes, x.device, f"like {name}[{l}]")
@@ -133,7 +143,7 @@ def _refuse_negative(fisher: ParameterLists) -> None:
 def _count_samples(
     sample_ids: Tensor | None, points: int, modules: int, device: torch.device, num_samples: int | None
 ) -> int:
-    """S, with the ids checked against it."""
+    """Return S, with the ids checked against it."""
     if num_samples is not None and (
         isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 0
     ):
@@ -145,7 +155,7 @@ def _count_samples(
     check_tensor("sample_ids", sample_ids, (points,), torch.int64, device, "[N]")
     low, high = (int(v) for v in sample_ids.aminmax()) if points else (0, -1)
     samples = high + 1 if num_samples is None else num_samples
-    # A sample's share of a module is found by the number module * S + sample.
+    # A sample's share of a module has the number module * S + sample, which must fit an int64.
     if low < 0 or high >= samples or samples * max(modules, 1) >= 2**63:
         most = samples if samples * max(modules, 1) < 2**63 else 2**63 // max(modules, 1)
         raise ValueError(f"sample_ids must lie in [0, {most}), got {low if low < 0 else high}")

@@ -55,12 +55,12 @@ def _segments_fake(
 
 def _refuse(ctx: Any, *grads: Any) -> Any:
     raise RuntimeError(
-        "mclnf_fast.fisher_scores is not differentiable: weights made from scores are held fixed (stop-gradient)"
+        "mclnf_fast.fisher_scores is not differentiable: weights made from scores are constants (stop-gradient)"
     )
 
 
 def _no_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    return None
+    """Save nothing: there is no derivative."""
 
 
 def join() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from mclnf_fast.spec import FieldSpec
 
 ParameterLists = tuple[list[Tensor], list[Tensor]]
-"""One tensor a layer shaped like the weights [M, in, out], one a layer like the biases [M, out]."""
+"""One tensor per layer shaped like the weights [M, in, out], and one like the biases [M, out]."""
 
 
 class Points(NamedTuple):

@@ -17,11 +17,11 @@ from mclnf_fast.ops._layers import activate, encode
 from mclnf_fast.ops.fisher.records import FisherCall, ParameterLists
 from mclnf_fast.spec import FieldSpec
 
-_CHUNK = 1 << 24  # elements of per-sample gradients held at a time
+_CHUNK = 1 << 24  # elements of per-sample gradients in memory at a time
 
 
 def inverse(fisher: Tensor, damping: float) -> Tensor:
-    """1 / (fisher + damping); 0 where the sum is 0: a parameter without information counts for nothing."""
+    """Return 1 / (fisher + damping); 0 where the sum is 0: a parameter without information counts for nothing."""
     damped = fisher + damping
     return torch.where(damped == 0, 0.0, 1 / damped)
 
@@ -29,8 +29,8 @@ def inverse(fisher: Tensor, damping: float) -> Tensor:
 def layers_of(
     x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], grad_y: Tensor, spec: FieldSpec
 ) -> list[tuple[Tensor, Tensor]]:
-    """Inputs a [n, in] and pre-activation gradients d [n, out] of every layer of one module."""
-    inputs, zs = [], []
+    """Return the inputs a [n, in] and pre-activation gradients d [n, out] of every layer of one module."""
+    inputs, pre_activations = [], []
     encoded = h = encode(spec.encoding, x.detach())
     with torch.enable_grad():
         for layer, (weight, bias) in enumerate(zip(weights, biases)):
@@ -38,25 +38,25 @@ def layers_of(
                 h = torch.cat((h, encoded), -1)
             inputs.append(h.detach())
             z = (h @ weight.detach() + bias.detach()).requires_grad_()
-            zs.append(z)
+            pre_activations.append(z)
             h = activate(spec.output_activation if layer == spec.hidden_layers else spec.activation, z, spec.w0)
-        return list(zip(inputs, torch.autograd.grad(h, zs, grad_y)))
+        return list(zip(inputs, torch.autograd.grad(h, pre_activations, grad_y)))
 
 
 def per_sample(a: Tensor, d: Tensor, segment: Tensor, count: int) -> list[tuple[int, Tensor]]:
-    """Per-sample gradients of one layer, in chunks: (first sample, g [samples, in + 1, out]); last row: the
-    bias."""
+    """Return the per-sample gradients of one layer, in chunks: (first sample, g [samples, in + 1, out]); the last row
+    is the bias."""
     ones = torch.cat((a, a.new_ones(a.shape[0], 1)), 1)
     size = max(1, _CHUNK // max(1, ones.shape[1] * d.shape[1]))
     chunks = []
     order = torch.argsort(segment, stable=True)
     bounds = torch.searchsorted(segment[order], torch.arange(count + 1, device=a.device))
     for first in range(0, count, size):
-        many = min(size, count - first)
-        g = a.new_zeros(many, ones.shape[1], d.shape[1])
-        rows = order[bounds[first] : bounds[first + many]]
-        for part in rows.split(size):
-            g.index_add_(0, segment[part] - first, ones[part][:, :, None] * d[part][:, None, :])
+        samples = min(size, count - first)
+        g = a.new_zeros(samples, ones.shape[1], d.shape[1])
+        rows = order[bounds[first] : bounds[first + samples]]
+        for points in rows.split(size):
+            g.index_add_(0, segment[points] - first, ones[points][:, :, None] * d[points][:, None, :])
         chunks.append((first, g))
     return chunks
 

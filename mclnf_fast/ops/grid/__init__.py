@@ -1,4 +1,4 @@
-"""Grid encodings: hash grids and tri-planes, a table a module."""
+"""Grid encodings: hash grids and tri-planes, one table per module."""
 
 from mclnf_fast.ops.grid.api import grid_encode
 

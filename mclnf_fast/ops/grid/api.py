@@ -1,4 +1,4 @@
-"""The public grid encoding: what goes in is checked here, what comes out is computed by a backend."""
+"""The public grid encoding: it checks its arguments, and a backend computes the result."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ autograd.join()
 
 
 def grid_encode(x: Tensor, offsets: Tensor, tables: Tensor, encoding: Grid, backend: str | None = "auto") -> Tensor:
-    """Features of every point, interpolated from the grid of its module.
+    """Return the features of every point, interpolated from the grid of its module.
 
-    Differentiable twice in x and tables in every backend (`reference`: to any order), so that normals and eikonal
-    losses train. Deterministic: on the CPU each part of a table is added to by one thread, in the points' order; on
-    CUDA the gradient of tables is summed up in integers, whose order does not show. There each addend is exact to
-    2^-59 of n times the module's largest, n being its points (with a million points 2^-39 of the largest; of float64,
-    2^-77), and an entry that a NaN or an infinity reaches becomes NaN. The gradient of tables is dense, zeros where no
-    point came near; nothing else is larger than points x features, but for the integers on CUDA: 8 bytes (float64: 16)
-    a number of as many levels as 16 MiB hold, or of one.
+    Hash grids as in instant-NGP (arXiv 2201.05989), tri-planes as in EG3D (arXiv 2112.07945). Differentiable twice in x
+    and tables in every backend (`reference`: to any order), so that normals and eikonal losses train. Deterministic: on
+    the CPU each part of a table is added to by one thread, in the points' order; on CUDA the gradient of tables is
+    summed up in integers, whose order does not show. There each addend is exact to 2^-59 of n times the module's
+    largest, n being its points (with a million points 2^-39 of the largest; of float64, 2^-77), and an entry that a NaN
+    or an infinity reaches becomes NaN. The gradient of tables is dense, zeros where no point came near; no other tensor
+    is larger than points x features, but for the integers on CUDA: 8 bytes (float64: 16) per number of as many levels
+    as 16 MiB hold, or of one.
 
     Args:
         x: coordinates [N, dims], grouped by module; N may be 0. Points outside `encoding.low` ... `encoding.high` are
             read at the border and have gradient 0 there. NaN gives NaN.
         offsets: int64 [M + 1]; rows offsets[m] ... offsets[m+1]-1 belong to module m. Modules may be empty.
-            Values are looked at on the CPU only, which costs no wait.
+            Values are read on the CPU only, where that costs no wait.
         tables: [M, entries, features], as `encoding.layout(dims)` gives entries and features; any strides.
         encoding: a `HashGrid` (1 to 4 coordinates) or a `TriPlane` (3).
         backend: `"auto"`, or a name; see `mclnf_fast.info()`. Inside torch.func transforms the reference serves.
@@ -42,6 +43,13 @@ def grid_encode(x: Tensor, offsets: Tensor, tables: Tensor, encoding: Grid, back
         TypeError, ValueError: an argument of a wrong type, dtype, shape or device, or offsets that do not start at 0,
             go down, or do not end at N; the message names the argument, what it must be and what it was.
         BackendError: the backend asked for can't serve.
+
+    Example:
+        >>> import mclnf_fast as mf
+        >>> grid = mf.HashGrid(levels=2, features=4, base=8, finest=16)
+        >>> tables = torch.rand(2, grid.layout(3).entries, 4)
+        >>> grid_encode(torch.rand(5, 3), torch.tensor([0, 2, 5]), tables, grid).shape
+        torch.Size([5, 8])
     """
     if not isinstance(encoding, Grid):
         raise TypeError(f"encoding must be a HashGrid or a TriPlane, got {type(encoding).__name__}")

@@ -65,20 +65,20 @@ def _fwd_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
 def _bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     *tensors, ctx.ints, ctx.floats, ctx.need_x, ctx.need_tables = inputs
     ctx.save_for_backward(*tensors)
-    ctx.set_materialize_grads(False)  # a direction in the tables' space is as large as they are, and mostly none
+    ctx.set_materialize_grads(False)  # a direction in the tables' space is as large as they are, and usually none
 
 
 def _bwd_backward(ctx: Any, tangent_x: Tensor | None, tangent_tables: Tensor | None) -> tuple[Any, ...]:
-    tangent_x = tangent_x if ctx.need_x else None  # what was not needed is an empty placeholder
+    tangent_x = tangent_x if ctx.need_x else None  # a gradient that was not needed is an empty placeholder
     tangent_tables = tangent_tables if ctx.need_tables else None
     if tangent_x is None and tangent_tables is None:
         return (None,) * 8
     x, _, tables, grad_y = ctx.needs_input_grad[:4]
     tables = tables and tangent_x is not None  # grad_tables does not depend on the tables
-    found = torch.ops.mclnf_fast.grid_encode_bwd_bwd(
+    gradients = torch.ops.mclnf_fast.grid_encode_bwd_bwd(
         *ctx.saved_tensors, tangent_x, tangent_tables, ctx.ints, ctx.floats, x, tables, grad_y
     )
-    grad_x, grad_tables, grad_grad_y = (g if needed else None for g, needed in zip(found, (x, tables, grad_y)))
+    grad_x, grad_tables, grad_grad_y = (g if needed else None for g, needed in zip(gradients, (x, tables, grad_y)))
     return grad_x, None, grad_tables, grad_grad_y, None, None, None, None
 
 

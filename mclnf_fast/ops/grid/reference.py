@@ -12,7 +12,7 @@ from mclnf_fast.grids import PRIMES, Grid, GridLevel, HashGrid
 
 
 def _corners(level: GridLevel, grid: Grid, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The entries [N, C] of the level around the points x [N, axes], and their weights [N, C]."""
+    """Return the entries [N, C] of the level around the points x [N, axes], and their weights [N, C]."""
     kind = grid.interpolation if isinstance(grid, HashGrid) else "linear"
     axes = x.shape[1]
     p = (x.clamp(grid.low, grid.high) - grid.low) * (level.cells / (grid.high - grid.low))
@@ -21,7 +21,7 @@ def _corners(level: GridLevel, grid: Grid, x: Tensor) -> tuple[Tensor, Tensor]:
     place, last = ((p + 0.5).floor(), level.cells) if nearest else (p.floor(), level.cells - 1)
     node = place.detach().nan_to_num(0.0).clamp(0, last).to(torch.int64)
     if nearest:
-        corners, factors = 1, (0 * p + 1)[:, None]  # 1, and none where x is none
+        corners, factors = 1, (0 * p + 1)[:, None]  # 1, and NaN where x is NaN
     else:
         t = p - node
         share = t * t * (3 - 2 * t) if kind == "smoothstep" else t
@@ -37,23 +37,24 @@ def _corners(level: GridLevel, grid: Grid, x: Tensor) -> tuple[Tensor, Tensor]:
             entry = entry ^ (nodes[..., a] * PRIMES[a])
         else:
             entry = entry + nodes[..., a] * (level.cells + 1) ** a
-    # Of a hash, the low bits: those of the arithmetic modulo 2^32.
+    # Of a hash the low bits, which are those of the arithmetic modulo 2^32.
     return entry & level.entries - 1 if level.hashed else entry, weight
 
 
 def grid_encode(x: Tensor, offsets: Tensor, tables: Tensor, grid: Grid) -> Tensor:
-    """x [N, dims] grouped by module, tables [M, entries, features] -> the levels' features side by side, or their sum.
+    """Return the levels' features of x [N, dims], grouped by module, side by side or their sum; tables [M, entries,
+    features].
 
-    The product of a tri-plane's maps is that of what this gives (see `api`).
+    The product of a tri-plane's maps is taken of this result (see `api`).
     """
     layout = grid.layout(x.shape[1])
     modules = torch.arange(tables.shape[0], device=x.device)
     owner = torch.repeat_interleave(modules, offsets.diff(), output_size=x.shape[0])
     flat = tables.flatten(0, 1)
-    found = []
+    features = []
     for level in layout.levels:
         entry, weight = _corners(level, grid, torch.stack([x[:, a] for a in level.axes], 1))
         rows = (owner * layout.entries + level.first)[:, None] + entry
         values = flat.index_select(0, rows.flatten()).unflatten(0, rows.shape)
-        found.append((weight[..., None] * values).sum(1))
-    return torch.stack(found).sum(0) if layout.together else torch.cat(found, 1)
+        features.append((weight[..., None] * values).sum(1))
+    return torch.stack(features).sum(0) if layout.together else torch.cat(features, 1)

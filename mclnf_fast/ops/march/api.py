@@ -1,4 +1,4 @@
-"""The public marching function: what goes in is checked here, what comes out is computed by a backend."""
+"""The public marching function: it checks its arguments, and a backend computes the samples."""
 
 from __future__ import annotations
 
@@ -31,45 +31,50 @@ def march_rays(
     early_stop_eps: float = 0.0,
     backend: str | None = "auto",
 ) -> Samples:
-    """Cuts the part of each ray inside a box into bins and keeps those whose middle is in an occupied cell.
+    """Cut the part of each ray inside a box into bins and return those whose middle is in an occupied cell.
 
-    A ray is `origin + t direction`, t in units of the direction, which need not have length 1. Its part
-    inside the box and between near and far is cut into `bins` equal bins, or into steps of length `step` (the
-    last one shorter). With `stratified`, each interior edge moves by up to half a bin (stratified sampling,
-    arXiv 2003.08934 eq. 2, of edges instead of points, so that the bins still tile the ray), by a hash of
-    (seed, ray, edge): the same seed gives the same bits on every backend; give another one at every training
-    step.
+    A ray is `origin + t direction`, t in units of the direction, which need not have length 1. Its part inside the box
+    and between near and far is cut into `bins` equal bins, or into steps of length `step` (the last one shorter). With
+    `stratified`, each interior edge moves by up to half a bin (stratified sampling, arXiv 2003.08934 eq. 2, of edges
+    instead of points, so that the bins still tile the ray), by a hash of (seed, ray, edge): the same seed gives the
+    same bits on every backend; give another one at every training step.
 
-    Samples are ordered by ray, then by t. A ray that misses the box, or whose direction is 0, has none. There
-    is no gradient: the rays are constants here and the results do not require grad; differentiate through
-    positions computed from them.
+    Samples are ordered by ray, then by t. A ray that misses the box, or whose direction is 0, has none. There is no
+    gradient: the rays are constants here and the results do not require grad; differentiate through positions computed
+    from them.
 
     Args:
         origins: [R, 3], float32 or float64.
         directions: [R, 3].
         occupancy: None: all occupied. bool [X, Y, Z], or [L, X, Y, Z] for L nested levels: level k spans the
-            box scaled by 2^k about its centre, a point belongs to the finest level that contains it, and the
-            coarsest one is what is marched. Or float32 densities of these shapes: occupied where above 0.
+            box scaled by 2^k about its center, a point belongs to the finest level that contains it, and the
+            coarsest one is the box that is marched through. Or float32 densities of these shapes: occupied if above 0.
         aabb: [2, 3], lowest and highest corner of the box (of level 0), with the dtype of origins.
         bins: number of bins, 1 to 2^24. Exactly one of bins and step is given.
-        step: length of a bin in units of t, above 0; at most 2^24 bins a ray.
-        near: where marching begins, a number or [R].
-        far: where it ends, a number or [R].
+        step: length of a bin in units of t, above 0; at most 2^24 bins per ray.
+        near: t at which marching begins, a number or [R].
+        far: t at which it ends, a number or [R].
         stratified: whether to jitter the edges.
         seed: a 64-bit integer.
-        early_stop_eps: in [0, 1). Above 0, with a density grid, a ray ends where its transmittance
-            `exp(-sum density length)` through the kept bins has fallen below it.
+        early_stop_eps: in [0, 1). Above 0, with a density grid, a ray ends as soon as its transmittance
+            `exp(-sum density length)` through the occupied bins has fallen below it.
         backend: "auto", "cuda", "cpu" or "reference".
 
     Returns:
-        Samples(t_starts [N], t_ends [N], ray_ids int64 [N], packed_info int64 [R, 2]). N depends on the data,
-        so that CUDA waits for it once.
+        Samples(t_starts [N], t_ends [N], ray_ids int64 [N], packed_info int64 [R, 2]). N depends on the data, so that
+        CUDA waits for it once.
 
     Raises:
         TypeError: an argument has a wrong type or dtype.
-        ValueError: a wrong shape, device or value. NaN and infinity in rays and a box whose lowest corner is
-            not below its highest are looked for on the CPU only; elsewhere such rays have no samples.
+        ValueError: a wrong shape, device or value. NaN and infinity in rays and a box whose lowest corner is not below
+            its highest are checked on the CPU only; elsewhere such rays have no samples.
         BackendError: a backend asked for by name can't serve.
+
+    Example:
+        >>> origins, directions = torch.tensor([[0.0, 0.0, -2.0]]), torch.tensor([[0.0, 0.0, 1.0]])
+        >>> box = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
+        >>> march_rays(origins, directions, None, box, bins=2).t_starts.tolist()
+        [1.0, 2.0]
     """
     rays, device, dtype = check_box(origins, directions, aabb)
     grid = check_occupancy(occupancy, device, early_stop_eps)
@@ -104,13 +109,14 @@ def _compiled(
 
 
 def check_box(origins: Tensor, directions: Tensor, aabb: Tensor) -> tuple[int, torch.device, torch.dtype]:
+    """Check rays and box and return the number of rays, their device and dtype."""
     check_tensor("origins", origins, (None, 3), (torch.float32, torch.float64), what="[R, 3]")
     device, dtype = origins.device, origins.dtype
     check_tensor("directions", directions, tuple(origins.shape), dtype, device, "[R, 3]")
     check_tensor("aabb", aabb, (2, 3), dtype, device, "[2, 3]")
     if values_can_be_read(origins, directions, aabb):
         for name, t in (("origins", origins), ("directions", directions)):
-            # A sum that is finite proves that all are, at a fraction of the cost of looking at each.
+            # A finite sum proves that all are finite, at a fraction of the cost of a test of each.
             if not math.isfinite(float(t.sum())) and not bool((finite := torch.isfinite(t).all(1)).all()):
                 row = int((~finite).to(torch.uint8).argmax())
                 raise ValueError(f"{name} must be finite, got {name}[{row}] = {t[row].tolist()}")
@@ -120,6 +126,7 @@ def check_box(origins: Tensor, directions: Tensor, aabb: Tensor) -> tuple[int, t
 
 
 def check_occupancy(occupancy: Tensor | None, device: torch.device, early_stop_eps: float) -> Tensor | None:
+    """Check the occupancy and return it with its levels, [L, X, Y, Z]."""
     if not 0 <= early_stop_eps < 1:
         raise ValueError(f"early_stop_eps must be in [0, 1), got {early_stop_eps!r}")
     if occupancy is not None:
@@ -139,7 +146,7 @@ def check_occupancy(occupancy: Tensor | None, device: torch.device, early_stop_e
 
 
 def check_bins(bins: int | None, step: float | None) -> tuple[int, float]:
-    """The two as the kernels take them: bins = 0 means steps."""
+    """Check the two and return them as the kernels take them: bins = 0 means steps."""
     if (bins is None) == (step is None):
         raise ValueError(f"exactly one of bins and step must be given, got bins={bins!r}, step={step!r}")
     if bins is not None:
@@ -154,7 +161,7 @@ def check_bins(bins: int | None, step: float | None) -> tuple[int, float]:
 def _bound(
     name: str, value: float | Tensor, rays: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor | None, float]:
-    """near or far as the kernels take it: a tensor, or None and the number."""
+    """Return near or far as the kernels take it: a tensor, or None and the number."""
     if isinstance(value, Tensor):
         check_tensor(name, value, (rays,), dtype, device, "[R]")
         return value, 0.0

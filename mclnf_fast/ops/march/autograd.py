@@ -1,4 +1,4 @@
-"""Shapes of the compiled marching op. It has no derivative: which samples a ray gets is a choice."""
+"""Shapes of the compiled marching op. It has no derivative: the samples of a ray are a choice among bins."""
 
 from __future__ import annotations
 

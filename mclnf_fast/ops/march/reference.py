@@ -1,7 +1,7 @@
 """The definition of marching in plain PyTorch: every ray against every bin.
 
-The arithmetic is written in the order of csrc/math/march.h, operation by operation, so that both keep the
-same samples.
+The arithmetic is written in the order of csrc/math/march.h, operation by operation, so that both return the same
+samples.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Samples(NamedTuple):
     """Samples of a batch of rays, packed by ray and then by t.
 
     Attributes:
-        t_starts: [N], where each sample begins, in units of its ray's direction.
-        t_ends: [N], where it ends.
+        t_starts: [N], the begin of each sample, in units of its ray's direction.
+        t_ends: [N], its end.
         ray_ids: int64 [N], the ray of each sample.
         packed_info: int64 [R, 2], (first sample, count) of each ray.
     """
@@ -45,10 +45,10 @@ def march_rays(
     seed: int,
     early_stop_eps: float,
 ) -> Samples:
-    """`mclnf_fast.ops.march_rays` as mathematics: near, far [R], occupancy [L, X, Y, Z]; bins = 0: steps."""
+    """Return the samples of `mclnf_fast.ops.march_rays`: near, far [R], occupancy [L, X, Y, Z]; bins = 0: steps."""
     levels = 1 if occupancy is None else occupancy.shape[0]
-    centre, half = 0.5 * (aabb[0] + aabb[1]), 0.5 * (aabb[1] - aabb[0])
-    enter, leave, hit = _interval(origins, directions, centre, half * 2.0 ** (levels - 1), near, far)
+    center, half = 0.5 * (aabb[0] + aabb[1]), 0.5 * (aabb[1] - aabb[0])
+    enter, leave, hit = _interval(origins, directions, center, half * 2.0 ** (levels - 1), near, far)
     length = torch.where(hit, leave - enter, 0.0)
     if bins > 0:
         count = torch.where(hit, bins, 0)
@@ -60,7 +60,7 @@ def march_rays(
 
     longest = int(count.max()) if count.numel() else 0
     if longest > MOST_BINS:
-        raise ValueError(f"step must give at most {MOST_BINS} bins a ray, got {step} for a ray with more")
+        raise ValueError(f"step must give at most {MOST_BINS} bins per ray, got {step} for a ray with more")
     k = torch.arange(longest + 1, device=origins.device)
     edges = torch.minimum(enter + k.to(origins.dtype) * width[:, None], leave)
     if stratified:
@@ -69,32 +69,32 @@ def march_rays(
     edges = torch.where(k == 0, enter, torch.where(k == count[:, None], leave, edges))
 
     starts, ends = edges[:, :-1], edges[:, 1:]
-    keep = (k[:-1] < count[:, None]) & (ends > starts)
+    occupied = (k[:-1] < count[:, None]) & (ends > starts)
     if occupancy is not None:
         middle = 0.5 * (starts + ends)
         points = origins[:, None] + directions[:, None] * middle[:, :, None]
-        value = occupancy.reshape(-1)[_cells((points - centre) * (1.0 / half), occupancy.shape)]
-        keep &= value > 0
+        value = occupancy.reshape(-1)[_cells((points - center) * (1.0 / half), occupancy.shape)]
+        occupied &= value > 0
         if early_stop_eps > 0:
-            depth = torch.where(keep, value.double() * (ends - starts).double(), 0.0)
+            depth = torch.where(occupied, value.double() * (ends - starts).double(), 0.0)
             before = torch.cat([depth.new_zeros(depth.shape[0], 1), depth.cumsum(1)], dim=1)[:, :-1]
-            keep &= before <= -math.log(early_stop_eps)
-    counts = keep.sum(1)
+            occupied &= before <= -math.log(early_stop_eps)
+    counts = occupied.sum(1)
     packed_info = torch.stack([counts.cumsum(0) - counts, counts], dim=1)
-    return Samples(starts[keep], ends[keep], keep.nonzero()[:, 0], packed_info)
+    return Samples(starts[occupied], ends[occupied], occupied.nonzero()[:, 0], packed_info)
 
 
 def _interval(
-    origins: Tensor, directions: Tensor, centre: Tensor, half: Tensor, near: Tensor, far: Tensor
+    origins: Tensor, directions: Tensor, center: Tensor, half: Tensor, near: Tensor, far: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Where rays enter and leave the box (by the slabs of the three axes) and whether they meet it."""
-    low, high = centre - half, centre + half
+    """Return t at which rays enter and leave the box (by the slabs of the three axes), and whether they meet it."""
+    low, high = center - half, center + half
     moves = directions != 0
     a, b = (low - origins) / directions, (high - origins) / directions
-    first = torch.where(moves, torch.minimum(a, b), -math.inf)
-    second = torch.where(moves, torch.maximum(a, b), math.inf)
-    enter = torch.maximum(first.amax(1), near)
-    leave = torch.minimum(second.amin(1), far)
+    enters = torch.where(moves, torch.minimum(a, b), -math.inf)
+    leaves = torch.where(moves, torch.maximum(a, b), math.inf)
+    enter = torch.maximum(enters.amax(1), near)
+    leave = torch.minimum(leaves.amin(1), far)
     inside = (moves | ((low <= origins) & (origins <= high))).all(1)
     finite = torch.isfinite(origins).all(1) & torch.isfinite(directions).all(1)
     finite &= torch.isfinite(enter) & torch.isfinite(leave)
@@ -102,7 +102,8 @@ def _interval(
 
 
 def _cells(u: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Flat indices of the cells at `u` [..., 3]; the finest level is [-1, 1], each next one twice as wide."""
+    """Return the flat indices of the cells at `u` [..., 3]; the finest level is [-1, 1], each next one twice as
+    wide."""
     levels, size = shape[0], torch.tensor(shape[1:], device=u.device)
     most = u.abs().amax(-1)
     level, shrink = torch.zeros_like(most, dtype=torch.int64), torch.ones_like(most)
@@ -115,7 +116,7 @@ def _cells(u: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _jitter(seed: int, rays: int, edge: Tensor) -> Tensor:
-    """Numbers of [-1/2, 1/2), [R, edges], from a hash of (seed, ray, edge) in 32-bit integers."""
+    """Return numbers of [-1/2, 1/2), [R, edges], from a hash of (seed, ray, edge) in 32-bit integers."""
     mask = 0xFFFFFFFF
 
     def mix(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The public function that renders rays: what goes in is checked here, what comes out is computed by a backend."""
+"""The public function that renders rays: it checks its arguments, and a backend computes the pixels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mclnf_fast.ops.render_rays.reference import Options, Pixels
 from mclnf_fast.spec import ACTIVATIONS, FieldSpec
 
 HEADS = tuple(kind for kind in ACTIVATIONS if kind != "sine")
-SAMPLES = 1 << 19  # at a time, about, where samples are written to memory
+SAMPLES = 1 << 19  # about so many at a time if they are written to memory
 
 
 def render_rays(
@@ -33,7 +33,7 @@ def render_rays(
     aabb: Tensor,
     occupancy: Tensor | None = None,
     *,
-    extra: Tensor | None = None,
+    view_directions: Tensor | None = None,
     bins: int | None = None,
     step: float | None = None,
     near: float = 0.0,
@@ -42,19 +42,20 @@ def render_rays(
     last_behind: bool = False,
     density: str = "exp",
     color: str = "sigmoid",
-    most_raw: float = 9.0,
+    max_raw_density: float = 9.0,
     early_stop_eps: float = 0.0,
     backend: str | None = "auto",
 ) -> Pixels:
-    """Pixels of rays through the bank, each ray through the module that it is grouped under: march, network and
-    compositing (NeRF, arXiv 2003.08934, eq. 3) as one op, for looking. It has no gradient: train through
-    `march_rays`, `bank_mlp` and `composite`.
+    """Return the pixels of rays through the bank, each ray through the module that it is grouped under.
 
-    A ray is cut into bins as `march_rays` does without jitter. The middle `o + t d` of every kept bin goes through the
-    network, whose first output `y_0` is a raw density and the others are raw colours: the sample has density
-    `a(min(y_0, most_raw))` and colours `c(y_1 ...)`, and is composited front to back.
+    March, network and compositing (NeRF, arXiv 2003.08934, eq. 3) as one op, to look at a bank. It has no gradient:
+    train through `march_rays`, `bank_mlp` and `composite`.
 
-    In `triton` this is one kernel: a program keeps a tile of rays in registers, walks each to its next occupied bin,
+    A ray is cut into bins as `march_rays` does without jitter. The middle `o + t d` of every occupied bin goes through
+    the network, whose first output `y_0` is a raw density and the others are raw colors: the sample has density
+    `a(min(y_0, max_raw_density))` and colors `c(y_1 ...)`, and is composited front to back.
+
+    In `triton` this is one kernel: a program holds a tile of rays in registers, advances each to its next occupied bin,
     evaluates one sample of every ray side by side and gives a finished ray's place to the next ray. No sample is
     written to memory, nothing waits for the host (a CUDA graph can capture it), and the bits do not depend on the order
     in which rays are worked on. Weights may be bfloat16 or float16 there: features and activations are rounded to that
@@ -65,21 +66,21 @@ def render_rays(
         origins: [R, 3], float32 or float64, grouped by module.
         directions: [R, 3], of any length: t counts in their units.
         ray_offsets: int64 [M + 1]; rays ray_offsets[m] ... ray_offsets[m+1]-1 are module m's.
-        weights, biases: one tensor a layer, [M, in, out] and [M, out], as `bank_mlp` takes them; of the rays' dtype,
+        weights, biases: one tensor per layer, [M, in, out] and [M, out], as `bank_mlp` takes them; of the rays' dtype,
             float16 or bfloat16.
         spec: the architecture: in_dim = 3 + E, out_dim = 1 + C, no grid.
         aabb: [2, 3], lowest and highest corner of the box in which every module lives.
         occupancy: as `march_rays` takes it: None, bool or float32 [X, Y, Z] or [L, X, Y, Z], the same for all modules.
-        extra: [R, E], what the network takes behind the position, a ray's viewing direction for one. None for E = 0.
-        bins, step: exactly one of them, as `march_rays` takes them.
-        near, far: where rays begin and end, in units of t.
-        background: what stands behind the samples, [C] or [R, C]; None: nothing (black).
-        last_behind: instead of a background, what a ray sees last also stands behind it, with its far end as depth; a
-            ray without a sample is black.
+        view_directions: [R, E], the coordinates of the network behind the position: a ray's unit direction, or other
+            values per ray. None for E = 0.
+        bins, step: exactly one of them, as `march_rays` takes them. near, far: t at which rays begin and end.
+        background: color behind the samples, [C] or [R, C]; None: nothing (black). last_behind: in place of a
+        background, the last sample of a ray also stands behind it, with its far end as depth;
+            a ray without a sample is black.
         density, color: the activations a and c, of "none", "relu", "softplus", "tanh", "sigmoid", "exp".
-        most_raw: the largest raw density.
-        early_stop_eps: in [0, 1). A ray ends where its transmittance has fallen below it; what is left out is at most
-            that share of a pixel. (With `last_behind`, which of the left-out samples stands behind is then open.)
+        max_raw_density: the largest raw density.
+        early_stop_eps: in [0, 1). A ray ends as soon as its transmittance has fallen below it; the samples left out are
+            at most that share of a pixel. (With `last_behind` it is then open which of them stands behind.)
         backend: "auto", "triton", "cuda", "cpu" or "reference".
 
     Returns:
@@ -87,10 +88,21 @@ def render_rays(
 
     Raises:
         TypeError: an argument has a wrong type or dtype.
-        ValueError: a wrong shape, device or value; values of tensors are looked at on the CPU only. Elsewhere a ray
-            that is not finite shows what stands behind, and one that no module has is black.
+        ValueError: a wrong shape, device or value; values of tensors are read on the CPU only. Elsewhere a ray that is
+            not finite shows the background, and one that no module has is black.
         RuntimeError: a gradient was asked for.
         BackendError: a backend asked for by name can't serve.
+
+    Example:
+        >>> import mclnf_fast as mf
+        >>> spec = mf.FieldSpec(3, 4, width=16, hidden_layers=1)
+        >>> bank = mf.FieldBank(spec, modules=1)
+        >>> rays = torch.tensor([[0.0, 0.0, -2.0]]), torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([0, 1])
+        >>> box = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
+        >>> with torch.no_grad():
+        ...     pixels = render_rays(*rays, list(bank.weight), list(bank.bias), spec, box, bins=8)
+        >>> pixels.color.shape
+        torch.Size([1, 3])
     """
     weights, biases = check_tensors("weights", weights), check_tensors("biases", biases)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (*weights, *biases)):
@@ -100,16 +112,18 @@ def render_rays(
         )
     with torch.no_grad():
         rays, device, dtype = check_box(origins, directions, aabb)
-        _check_field(rays, device, dtype, ray_offsets, weights, biases, spec, extra)
+        _check_field(rays, device, dtype, ray_offsets, weights, biases, spec, view_directions)
         check_occupancy(occupancy, device, 0.0)
         check_bins(bins, step)
-        options = Options(bins, step, near, far, bool(last_behind), density, color, most_raw, early_stop_eps)
+        options = Options(bins, step, near, far, bool(last_behind), density, color, max_raw_density, early_stop_eps)
         _check_options(options)
         if background is not None:
             _check_background(background, (rays, spec.out_dim - 1), dtype, device, options)
         function = _OP.serving(backend, device, dtype)
         field = (weights, biases, spec)
-        pixels: Pixels = function(origins, directions, ray_offsets, *field, aabb, occupancy, extra, background, options)
+        pixels: Pixels = function(
+            origins, directions, ray_offsets, *field, aabb, occupancy, view_directions, background, options
+        )
         return pixels
 
 
@@ -122,7 +136,7 @@ def _op_by_op(
     spec: FieldSpec,
     aabb: Tensor,
     occupancy: Tensor | None,
-    extra: Tensor | None,
+    view_directions: Tensor | None,
     background: Tensor | None,
     options: Options,
     backend: str = "auto",
@@ -143,7 +157,7 @@ def _op_by_op(
                 spec,
                 aabb,
                 occupancy,
-                None if extra is None else extra[first:last],
+                None if view_directions is None else view_directions[first:last],
                 behind,
                 options,
                 backend,
@@ -160,12 +174,12 @@ def _check_field(
     weights: list[Tensor],
     biases: list[Tensor],
     spec: FieldSpec,
-    extra: Tensor | None,
+    view_directions: Tensor | None,
 ) -> None:
     check_spec(spec)
     if spec.in_dim < 3 or spec.out_dim < 2:
         raise ValueError(
-            "spec must take a position (in_dim of at least 3) and give a density and colours (out_dim of at least 2), "
+            "spec must take a position (in_dim of at least 3) and give a density and colors (out_dim of at least 2), "
             f"got in_dim {spec.in_dim} and out_dim {spec.out_dim}"
         )
     kind = weights[0].dtype if weights else dtype
@@ -174,13 +188,13 @@ def _check_field(
     modules = check_layers(weights, biases, spec, kind, device)
     check_tensor("ray_offsets", ray_offsets, (modules + 1,), torch.int64, device, "[M + 1]")
     check_offsets("ray_offsets", ray_offsets, rays, "rays")
-    if extra is not None or spec.in_dim > 3:
-        check_tensor("extra", extra, (rays, spec.in_dim - 3), dtype, device, "[R, in_dim - 3]")
+    if view_directions is not None or spec.in_dim > 3:
+        check_tensor("view_directions", view_directions, (rays, spec.in_dim - 3), dtype, device, "[R, in_dim - 3]")
 
 
 def _check_options(options: Options) -> None:
     check_bins(options.bins, options.step)
-    for name in ("near", "far", "most_raw"):
+    for name in ("near", "far", "max_raw_density"):
         value = getattr(options, name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
             raise ValueError(f"{name} must be a number, got {value!r}")
@@ -195,7 +209,7 @@ def _check_background(
     background: Tensor, shape: tuple[int, int], dtype: torch.dtype, device: torch.device, options: Options
 ) -> None:
     if options.last_behind:
-        raise ValueError("background must be None where last_behind is set, got both")
+        raise ValueError("background must be None if last_behind is set, got both")
     each = isinstance(background, Tensor) and background.dim() == 2
     check_tensor("background", background, shape if each else shape[1:], dtype, device, "[C] or [R, C]; here")
 

@@ -16,10 +16,10 @@ from mclnf_fast.spec import FieldSpec
 
 
 class Pixels(NamedTuple):
-    """What rays see.
+    """The pixels of rays.
 
     Attributes:
-        color: [R, C], what stands behind included.
+        color: [R, C], the background included.
         opacity: [R], the sum of the samples' weights.
         depth: [R], the sum of weight times middle of the sample, in units of t.
     """
@@ -30,7 +30,7 @@ class Pixels(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What `mclnf_fast.ops.render_rays` takes beside tensors."""
+    """The arguments of `mclnf_fast.ops.render_rays` that are no tensors."""
 
     bins: int | None
     step: float | None
@@ -39,7 +39,7 @@ class Options(NamedTuple):
     last_behind: bool
     density: str
     color: str
-    most_raw: float
+    max_raw_density: float
     early_stop_eps: float
 
 
@@ -52,12 +52,12 @@ def render_rays(
     spec: FieldSpec,
     aabb: Tensor,
     occupancy: Tensor | None,
-    extra: Tensor | None,
+    view_directions: Tensor | None,
     background: Tensor | None,
     options: Options,
     backend: str,
 ) -> Pixels:
-    """`mclnf_fast.ops.render_rays` by the ops that it is made of, each by `backend`."""
+    """Render as `mclnf_fast.ops.render_rays` by the ops that it consists of, each by `backend`."""
     marched = march_rays(
         origins,
         directions,
@@ -72,13 +72,13 @@ def render_rays(
     ids, segments = marched.ray_ids, marched.packed_info
     middle = (marched.t_starts + marched.t_ends) * 0.5
     x = torch.addcmul(origins.index_select(0, ids), directions.index_select(0, ids), middle[:, None])
-    if extra is not None:
-        x = torch.cat((x, extra.index_select(0, ids)), 1)
+    if view_directions is not None:
+        x = torch.cat((x, view_directions.index_select(0, ids)), 1)
     first = torch.cat((segments[:, 0], segments.new_full((1,), x.shape[0])))
-    # Coordinates keep the rays' precision: in a half type, neighbouring samples would be the same point.
+    # Coordinates keep the rays' precision: in a half type, neighboring samples would be the same point.
     layers = [t.to(x.dtype) for t in (*weights, *biases)]
     raw = bank_mlp(x, first[ray_offsets], layers[: len(weights)], layers[len(weights) :], spec, backend)
-    solid = activate(options.density, raw[:, 0].clamp(max=options.most_raw), spec.w0)
+    solid = activate(options.density, raw[:, 0].clamp(max=options.max_raw_density), spec.w0)
     colors = activate(options.color, raw, spec.w0)[:, 1:]
     end = middle.new_zeros(origins.shape[0])
     if options.last_behind and x.shape[0]:

@@ -1,1 +1,1 @@
-"""What all Triton kernels share: launch, tiles, encodings, layers and reductions."""
+"""The parts that all Triton kernels share: launch, tiles, encodings, layers and reductions."""

@@ -1,4 +1,4 @@
-"""The entries of a table of tiles, and what `tune` tries for each."""
+"""The entries of a table of tiles, and the options that `tune` tries for each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mclnf_fast.ops.triton.table import SMALL_TILE, Shape, Tiles
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """An entry of the table: what it may be, how a table is made with that, and what it is timed on."""
+    """An entry of the table: its options, how a table is made with one, and the problem that it is timed on."""
 
     name: str
     kind: str
@@ -24,15 +24,15 @@ class Entry:
     chosen: Callable[[Tiles], Any]
 
 
-def entries(own: Tiles) -> Iterator[Entry]:
-    """The entries of a table, in the order in which they are settled."""
-    for kind, width in own.forward:
+def entries(tiles: Tiles) -> Iterator[Entry]:
+    """Yield the entries of a table, in the order in which they are settled."""
+    for kind, width in tiles.forward:
         for place, size in enumerate(("large", "small")):
             yield Entry(
                 f"forward {kind} {width} {size}", kind, width, False, bool(place), _shapes(bool(place)),
                 *_place("forward", (kind, width), place, None),
             )  # fmt: skip
-    for (kind, width), limits in own.backward.items():
+    for (kind, width), limits in tiles.backward.items():
         for place, size in enumerate(("large", "small")):
             yield Entry(
                 f"backward {kind} {width} {size}", kind, width, True, bool(place), _shapes(bool(place)),
@@ -48,13 +48,16 @@ def entries(own: Tiles) -> Iterator[Entry]:
         lambda t, v: dataclasses.replace(t, layer=v[0], columns=v[1], depth=v[2]),
         lambda t: (t.layer, t.columns, t.depth),
     )  # fmt: skip
-    for kind in own.outer:
+    for kind in tiles.weight_gradient:
         sizes = list(itertools.product((32, 64, 128), (16, 32, 64)))
-        yield Entry(f"outer {kind}", kind, 256, True, False, sizes, *_outer(kind))
+        yield Entry(f"outer {kind}", kind, 256, True, False, sizes, *_weight_gradient(kind))
 
 
-def _outer(kind: str) -> tuple[Any, Any]:
-    return lambda t, v: dataclasses.replace(t, outer={**t.outer, kind: v}), lambda t: t.outer[kind]
+def _weight_gradient(kind: str) -> tuple[Any, Any]:
+    def placed(tiles: Tiles, sizes: tuple[int, int]) -> Tiles:
+        return dataclasses.replace(tiles, weight_gradient={**tiles.weight_gradient, kind: sizes})
+
+    return placed, lambda tiles: tiles.weight_gradient[kind]
 
 
 def _shapes(small: bool) -> list[Shape]:
@@ -62,33 +65,33 @@ def _shapes(small: bool) -> list[Shape]:
     return [Shape(r, warps) for r in rows for warps in (4, 8)]
 
 
-def _place(part: str, key: tuple[str, int], place: int, limit: int | None) -> tuple[Any, Any]:
-    """How the shape at a place of an entry's pair is set and read."""
+def _place(field: str, key: tuple[str, int], place: int, limit: int | None) -> tuple[Any, Any]:
+    """Return how the shape at a place of an entry's pair is set and read."""
 
-    def placed(own: Tiles, shape: Shape) -> Tiles:
-        pair = list(getattr(own, part)[key])
+    def placed(tiles: Tiles, shape: Shape) -> Tiles:
+        pair = list(getattr(tiles, field)[key])
         pair[place] = shape if limit is None else (shape, limit)
-        return _with(own, part, {**getattr(own, part), key: tuple(pair)})
+        return _with(tiles, field, {**getattr(tiles, field), key: tuple(pair)})
 
-    def chosen(own: Tiles) -> Shape:
-        found = getattr(own, part)[key][place]
-        return found if limit is None else found[0]
+    def chosen(tiles: Tiles) -> Shape:
+        shape = getattr(tiles, field)[key][place]
+        return shape if limit is None else shape[0]
 
     return placed, chosen
 
 
-def alone(entry: Entry, own: Tiles, option: Any) -> Tiles:
-    """The table with the option for large modules and small ones, so that it is taken whatever the sizes."""
-    made = entry.placed(own, option)
-    part, kind, *_ = entry.name.split()
-    if part in ("forward", "backward"):
-        shapes = dict(getattr(made, part))
+def alone(entry: Entry, tiles: Tiles, option: Any) -> Tiles:
+    """Return the table with the option for large modules and small ones, so that it is taken whatever the sizes."""
+    changed = entry.placed(tiles, option)
+    field, kind, *_ = entry.name.split()
+    if field in ("forward", "backward"):
+        shapes = dict(getattr(changed, field))
         pair = shapes[kind, entry.width]
         shapes[kind, entry.width] = (pair[entry.small],) * 2
-        made = _with(made, part, shapes)
-    return made
+        changed = _with(changed, field, shapes)
+    return changed
 
 
-def _with(own: Tiles, part: str, value: Any) -> Tiles:
-    changed: dict[str, Any] = {part: value}
-    return dataclasses.replace(own, **changed)
+def _with(tiles: Tiles, field: str, value: Any) -> Tiles:
+    changed: dict[str, Any] = {field: value}
+    return dataclasses.replace(tiles, **changed)

@@ -1,6 +1,6 @@
-"""Back through the encoding: its slopes, the tangents of the features, the gradient of the points.
+"""Back through the encoding: its derivative, the tangents of the features, the gradient of the points.
 
-What binds: memory, the features' gradients being read once.
+Memory-bound (estimated): the features' gradients are read once.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from mclnf_fast.ops.triton.functions import sine
 
 
 @triton.jit
-def wave_slope(v, frequency, half):
-    """The derivative of a feature in its coordinate v: of a sine (half 0), a cosine (0.5) or v itself (-1)."""
+def feature_derivative(v, frequency, half):
+    """Return the derivative of a feature in its coordinate v: of a sine (half 0), a cosine (0.5) or v itself (-1)."""
     wave = sine(v * frequency, tl.where(half == 0.5, 0.0, 0.5))
     return tl.where(half < 0, 1.0, frequency * tl.where(half == 0.5, -wave, wave))
 
@@ -31,20 +31,20 @@ def encode_both(
     COLUMNS: tl.constexpr,
     ALONG_X: tl.constexpr,
 ):
-    """`encode`, and the tangents of the features along along_x [N, IN]; without ALONG_X those are zeros."""
+    """Return `encode` and the tangents of the features along along_x [N, IN]; without ALONG_X those are zeros."""
     c = first + tl.arange(0, COLUMNS)
-    there = c < FEATURES
-    dim = tl.load(table + c, mask=there, other=0.0).to(tl.int32)
-    frequency = tl.load(table + FEATURES + c, mask=there, other=0.0)[None, :]
-    half = tl.load(table + 2 * FEATURES + c, mask=there, other=0.0)[None, :]
-    mask = live[:, None] & there[None, :]
-    at = rows[:, None] * IN + dim[None, :]
-    v = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    exists = c < FEATURES
+    dim = tl.load(table + c, mask=exists, other=0.0).to(tl.int32)
+    frequency = tl.load(table + FEATURES + c, mask=exists, other=0.0)[None, :]
+    half = tl.load(table + 2 * FEATURES + c, mask=exists, other=0.0)[None, :]
+    mask = live[:, None] & exists[None, :]
+    place = rows[:, None] * IN + dim[None, :]
+    v = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
     value = tl.where(half < 0, v, sine(v * frequency, half))
     tangent = tl.zeros(value.shape, tl.float32)
     if ALONG_X:
-        t = tl.load(along_x + at, mask=mask, other=0.0).to(tl.float32)
-        tangent = t * wave_slope(v, frequency, half)
+        t = tl.load(along_x + place, mask=mask, other=0.0).to(tl.float32)
+        tangent = t * feature_derivative(v, frequency, half)
     return value, tangent
 
 
@@ -60,14 +60,15 @@ def features_gradient(
     IN: tl.constexpr,
     FEATURES: tl.constexpr,
     ALONG_X: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """grad_x [N, IN] = the gradients gt [N, FEATURES] of the features through the encoding; with ALONG_X also those
-    through its derivative, by which g [N, FEATURES] reaches <grad_x, along_x>. A coordinate's features are added up in
-    one order, by a product with zeros and ones."""
+    """Store grad_x [N, IN]: the gradients gt [N, FEATURES] of the features through the encoding; with ALONG_X also
+    those through its derivative, by which g [N, FEATURES] reaches <grad_x, along_x>. A coordinate's features are added
+    up in one order, by a product with zeros and ones."""
     wide = tl.zeros((), tl.int64)
+    ROWS: tl.constexpr = BLOCK.rows
+    COLUMNS: tl.constexpr = BLOCK.columns
+    DEPTH: tl.constexpr = BLOCK.depth
     blocks: tl.constexpr = (IN + COLUMNS - 1) // COLUMNS
     tiles = (points + ROWS - 1) // ROWS
     for place in range(tl.program_id(0), tiles * blocks, tl.num_programs(0)):
@@ -77,21 +78,21 @@ def features_gradient(
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
         for first in range(0, FEATURES, DEPTH):
             c = first + tl.arange(0, DEPTH)
-            there = c < FEATURES
-            dim = tl.load(table + c, mask=there, other=0.0).to(tl.int32)
-            frequency = tl.load(table + FEATURES + c, mask=there, other=0.0)[None, :]
-            half = tl.load(table + 2 * FEATURES + c, mask=there, other=0.0)[None, :]
-            mask = live[:, None] & there[None, :]
-            at = rows[:, None] * IN + dim[None, :]
-            v = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+            exists = c < FEATURES
+            dim = tl.load(table + c, mask=exists, other=0.0).to(tl.int32)
+            frequency = tl.load(table + FEATURES + c, mask=exists, other=0.0)[None, :]
+            half = tl.load(table + 2 * FEATURES + c, mask=exists, other=0.0)[None, :]
+            mask = live[:, None] & exists[None, :]
+            origin = rows[:, None] * IN + dim[None, :]
+            v = tl.load(x + origin, mask=mask, other=0.0).to(tl.float32)
             value = tl.load(gt + rows[:, None] * FEATURES + c[None, :], mask=mask, other=0.0)
-            value *= wave_slope(v, frequency, half)
+            value *= feature_derivative(v, frequency, half)
             if ALONG_X:
-                t = tl.load(along_x + at, mask=mask, other=0.0).to(tl.float32)
+                t = tl.load(along_x + origin, mask=mask, other=0.0).to(tl.float32)
                 t *= tl.load(g + rows[:, None] * FEATURES + c[None, :], mask=mask, other=0.0)
                 value -= tl.where(half < 0, 0.0, t * frequency * frequency * sine(v * frequency, half))
             value = tl.where(mask, value, 0.0)
-            pick = tl.where((dim[:, None] == i[None, :]) & there[:, None], 1.0, 0.0)
+            pick = tl.where((dim[:, None] == i[None, :]) & exists[:, None], 1.0, 0.0)
             total = tl.dot(value, pick, total, input_precision="ieee")
         to = grad_x + rows[:, None] * IN + i[None, :]
         tl.store(to, total.to(grad_x.dtype.element_ty), mask=live[:, None] & (i < IN)[None, :])

@@ -1,4 +1,4 @@
-"""The squared error of a bank's outputs, as the start of a reverse sweep.
+"""The squared error of a bank's outputs, with which a reverse sweep begins.
 
 The factor of a module (one over its number of values, the cotangent of its loss) is not in the gradients that the
 sweep carries, which half types would round away, but is multiplied onto the finished sums.
@@ -30,22 +30,23 @@ def squared_error(
     offsets,
     chunks,
     modules,
-    points_a_chunk,
+    points_per_chunk,
     STEPS: tl.constexpr,
     OUT: tl.constexpr,
     WEIGHTED: tl.constexpr,
     GRADIENT: tl.constexpr,
     TANGENT: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """errors [chunks]: the sums of weight [N] |y - target|^2 over each chunk's points, WEIGHTED unset: of weight 1.
-    GRADIENT: d [N, OUT], its derivative in y [N, OUT]; TANGENT: e [N, OUT], the tangent of d from that of y, yt."""
+    """Store errors [chunks]: the sums of weight [N] |y - target|^2 over each chunk's points, WEIGHTED unset: of weight
+    1. GRADIENT: d [N, OUT], its derivative in y [N, OUT]; TANGENT: e [N, OUT], the tangent of d from that of y, yt."""
     wide = tl.zeros((), tl.int64)
+    ROWS: tl.constexpr = BLOCK.rows
+    COLUMNS: tl.constexpr = BLOCK.columns
     for chunk in range(tl.program_id(0), tl.load(chunks + modules), tl.num_programs(0)):
         module = module_of(chunks, chunk, modules, STEPS)
-        begin = tl.load(offsets + module) + (chunk - tl.load(chunks + module)) * (wide + points_a_chunk)
-        end = tl.minimum(begin + points_a_chunk, tl.load(offsets + module + 1))
+        begin = tl.load(offsets + module) + (chunk - tl.load(chunks + module)) * (wide + points_per_chunk)
+        end = tl.minimum(begin + points_per_chunk, tl.load(offsets + module + 1))
         total = tl.zeros((ROWS,), tl.float32)
         for point in range(begin, end, ROWS):
             t = wide + point + tl.arange(0, ROWS)
@@ -55,22 +56,22 @@ def squared_error(
                 w = tl.load(weight + t, mask=live, other=0.0).to(tl.float32)
             for first in range(0, OUT, COLUMNS):
                 n = first + tl.arange(0, COLUMNS)
-                at = t[:, None] * OUT + n[None, :]
+                place = t[:, None] * OUT + n[None, :]
                 mask = live[:, None] & (n < OUT)[None, :]
-                value = tl.load(y + at, mask=mask, other=0.0).to(tl.float32)
-                value -= tl.load(target + at, mask=mask, other=0.0).to(tl.float32)
+                value = tl.load(y + place, mask=mask, other=0.0).to(tl.float32)
+                value -= tl.load(target + place, mask=mask, other=0.0).to(tl.float32)
                 total += w * tl.sum(value * value, 1)
                 if GRADIENT:
-                    tl.store(d + at, (2.0 * w[:, None] * value).to(d.dtype.element_ty), mask=mask)
+                    tl.store(d + place, (2.0 * w[:, None] * value).to(d.dtype.element_ty), mask=mask)
                 if TANGENT:
-                    value = tl.load(yt + at, mask=mask, other=0.0).to(tl.float32)
-                    tl.store(e + at, (2.0 * w[:, None] * value).to(e.dtype.element_ty), mask=mask)
+                    value = tl.load(yt + place, mask=mask, other=0.0).to(tl.float32)
+                    tl.store(e + place, (2.0 * w[:, None] * value).to(e.dtype.element_ty), mask=mask)
         tl.store(errors + chunk, tl.sum(total, 0))
 
 
 @dataclasses.dataclass
 class SquaredError:
-    """The losses whose gradients a sweep is after: factor_m times the sum over module m's points of
+    """The losses whose gradients a sweep forms: factor_m times the sum over module m's points of
     weight_i |f(x_i) - target_i|^2."""
 
     target: Tensor
@@ -87,20 +88,20 @@ class SquaredError:
         self.weight = None if self.weight is None else self.weight.contiguous()
 
     def piece(self, points: slice) -> SquaredError:
-        """The same over some of the points."""
+        """Return the same error over some of the points."""
         weight = None if self.weight is None else self.weight[points]
         return dataclasses.replace(self, target=self.target[points], weight=weight)
 
     def reduce(self, bank: Bank, errors: Tensor, chunks: Tensor, more: bool) -> None:
-        """Adds up the chunks' sums."""
+        """Add up the chunks' sums into the losses, if they are asked for."""
         if self.losses is not None:
             reduce(bank, errors[:, None], chunks, 0, self.losses, self.factors, more)
 
     def gradient(
         self, bank: Bank, y: Tensor, yt: Tensor | None, chunks: Tensor, per_chunk: int, more: bool, wanted: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """The derivative d of the sum in y [N, out], without the factor, and with yt its tangent; what is not asked
-        for is [0, out]. Adds up the losses on the way."""
+        """Return the derivative d of the sum in y [N, out], without the factor, and with yt its tangent; what is not
+        asked for is [0, out]. The losses are added up on the way."""
         d = y.new_empty(y.shape[0] if wanted else 0, y.shape[1])
         e = y.new_empty(y.shape[0] if yt is not None else 0, y.shape[1])
         errors = y.new_empty(launch.most_tiles(bank.points, bank.modules, per_chunk), dtype=torch.float32)
@@ -121,8 +122,7 @@ class SquaredError:
             WEIGHTED=self.weight is not None,
             GRADIENT=wanted,
             TANGENT=yt is not None,
-            ROWS=table.LAYER.rows,
-            COLUMNS=min(table.LAYER_COLUMNS, launch.padded(y.shape[1])),
+            BLOCK=launch.BlockSize(table.LAYER.rows, min(table.LAYER_COLUMNS, launch.padded(y.shape[1])), 0),
             num_warps=table.LAYER.warps,
         )
         self.reduce(bank, errors, chunks, more)

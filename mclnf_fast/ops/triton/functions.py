@@ -1,7 +1,7 @@
-"""What the Triton kernels of the bank are made of: sines, activations, the encoding, the module of a tile.
+"""Device functions of the bank's Triton kernels: sines, activations, the encoding, the module of a tile.
 
-Every function works on float32 values in registers. Nothing here calls a device library: the interpreter has none, and
-the library's sine takes a stack frame for arguments that never come up here.
+Every function works on float32 values in registers. None calls a device library: the interpreter has none, and the
+library's sine takes a stack frame for arguments that never occur here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EXP = tl.constexpr(Activation.EXP.value)
 
 @triton.jit
 def sine(a, half):
-    """sin(a + half pi), half being 0 or 0.5 (the cosine). |a| up to 2^13 pi; NaN and infinity give NaN.
+    """Return sin(a + half pi), half being 0 or 0.5 (the cosine). |a| up to 2^13 pi; NaN and infinity give NaN.
 
     The multiple of pi that is taken off comes in three parts with so few bits that its products are exact, so that it
     is as good with and without fused multiply-adds; then a polynomial of degree 11 through Chebyshev's points of
@@ -46,13 +46,14 @@ def sine(a, half):
 
 @triton.jit
 def log1p_small(u):
-    """log(1 + u) for 0 <= u <= 1, to the last bits for small u too (Kahan's quotient)."""
+    """Return log(1 + u) for 0 <= u <= 1, to the last bits for small u too (Kahan's quotient)."""
     w = 1.0 + u
     return tl.where(w == 1.0, u, tl.log(w) * (u / tl.where(w == 1.0, 1.0, w - 1.0)))
 
 
 @triton.jit
 def hyperbolic_tangent(z):
+    """Return tanh(z), for small z by a polynomial: the quotient loses its last digits there."""
     t = tl.exp(-2.0 * tl.abs(z))
     far = (1.0 - t) / (1.0 + t)
     s = z * z
@@ -64,13 +65,14 @@ def hyperbolic_tangent(z):
 
 @triton.jit
 def logistic(z):
+    """Return 1 / (1 + exp(-z)), without overflow for z of either sign."""
     t = tl.exp(-tl.abs(z))
     return tl.where(z < 0, t, 1.0) / (1.0 + t)
 
 
 @triton.jit
 def activate(z, KIND: tl.constexpr, W0: tl.constexpr):
-    """a(z); NaN stays NaN."""
+    """Return a(z); NaN stays NaN."""
     if KIND == RELU:
         z = tl.where(z < 0, 0.0, z)
     if KIND == SINE:
@@ -87,59 +89,59 @@ def activate(z, KIND: tl.constexpr, W0: tl.constexpr):
 
 
 @triton.jit
-def slope(z, KIND: tl.constexpr, W0: tl.constexpr):
-    """a'(z)."""
-    one = tl.full(z.shape, 1.0, tl.float32)
+def first_derivative(z, KIND: tl.constexpr, W0: tl.constexpr):
+    """Return a'(z)."""
+    value = tl.full(z.shape, 1.0, tl.float32)
     if KIND == RELU:
-        one = tl.where(z > 0, 1.0, 0.0)
+        value = tl.where(z > 0, 1.0, 0.0)
     if KIND == SINE:
-        one = W0 * sine(W0 * z, 0.5)
+        value = W0 * sine(W0 * z, 0.5)
     if KIND == SOFTPLUS:
-        one = logistic(z)
+        value = logistic(z)
     if KIND == TANH:
         t = tl.exp(-2.0 * tl.abs(z))
-        one = 4.0 * t / ((1.0 + t) * (1.0 + t))
+        value = 4.0 * t / ((1.0 + t) * (1.0 + t))
     if KIND == SIGMOID:
         t = tl.exp(-tl.abs(z))
-        one = t / ((1.0 + t) * (1.0 + t))
+        value = t / ((1.0 + t) * (1.0 + t))
     if KIND == EXP:
-        one = tl.exp(z)
-    return one
+        value = tl.exp(z)
+    return value
 
 
 @triton.jit
-def curvature(z, KIND: tl.constexpr, W0: tl.constexpr):
-    """a''(z)."""
-    none = tl.zeros(z.shape, tl.float32)
+def second_derivative(z, KIND: tl.constexpr, W0: tl.constexpr):
+    """Return a''(z)."""
+    value = tl.zeros(z.shape, tl.float32)
     if KIND == SINE:
-        none = -W0 * W0 * sine(W0 * z, 0.0)
+        value = -W0 * W0 * sine(W0 * z, 0.0)
     if KIND == SOFTPLUS:
         t = tl.exp(-tl.abs(z))
-        none = t / ((1.0 + t) * (1.0 + t))
+        value = t / ((1.0 + t) * (1.0 + t))
     if KIND == TANH:
-        none = -2.0 * hyperbolic_tangent(z) * slope(z, TANH, W0)
+        value = -2.0 * hyperbolic_tangent(z) * first_derivative(z, TANH, W0)
     if KIND == SIGMOID:
         t = tl.exp(-tl.abs(z))
         far = t * (1.0 - t) / ((1.0 + t) * (1.0 + t) * (1.0 + t))
-        none = tl.where(z < 0, far, -far)
+        value = tl.where(z < 0, far, -far)
     if KIND == EXP:
-        none = tl.exp(z)
-    return none
+        value = tl.exp(z)
+    return value
 
 
 @triton.jit
 def encode(x, rows, live, table, first, IN: tl.constexpr, FEATURES: tl.constexpr, COLUMNS: tl.constexpr):
-    """Features first ... first + COLUMNS - 1 of the rows' points, [ROWS, COLUMNS]; 0 beyond the last feature.
+    """Return features first ... first + COLUMNS - 1 of the rows' points, [ROWS, COLUMNS]; 0 beyond the last feature.
 
     table [3, FEATURES]: the coordinate that a feature reads, its frequency, and 0 for a sine, 0.5 for a cosine, -1 for
     the coordinate itself.
     """
     c = first + tl.arange(0, COLUMNS)
-    there = c < FEATURES
-    dim = tl.load(table + c, mask=there, other=0.0).to(tl.int32)
-    frequency = tl.load(table + FEATURES + c, mask=there, other=0.0)
-    half = tl.load(table + 2 * FEATURES + c, mask=there, other=0.0)
-    mask = live[:, None] & there[None, :]
+    exists = c < FEATURES
+    dim = tl.load(table + c, mask=exists, other=0.0).to(tl.int32)
+    frequency = tl.load(table + FEATURES + c, mask=exists, other=0.0)
+    half = tl.load(table + 2 * FEATURES + c, mask=exists, other=0.0)
+    mask = live[:, None] & exists[None, :]
     v = tl.load(x + rows[:, None] * IN + dim[None, :], mask=mask, other=0.0).to(tl.float32)
     half = half[None, :]
     return tl.where(half < 0, v, sine(v * frequency[None, :], half))
@@ -147,7 +149,7 @@ def encode(x, rows, live, table, first, IN: tl.constexpr, FEATURES: tl.constexpr
 
 @triton.jit
 def module_of(starts, tile, modules, STEPS: tl.constexpr):
-    """The module m with starts[m] <= tile < starts[m + 1]; STEPS halvings find it among `modules`."""
+    """Return the module m with starts[m] <= tile < starts[m + 1]; STEPS halvings reach it among `modules`."""
     low = 0
     high = modules
     for _ in tl.static_range(STEPS):
@@ -161,7 +163,7 @@ def module_of(starts, tile, modules, STEPS: tl.constexpr):
 
 @triton.jit
 def tile_of(offsets, starts, tile, modules, STEPS: tl.constexpr, ROWS: tl.constexpr):
-    """The module of a tile, the ROWS points that it covers, and which of them there are."""
+    """Return the module of a tile, the ROWS points that it covers, and which of them exist."""
     module = module_of(starts, tile, modules, STEPS)
     begin = tl.load(offsets + module) + (tile - tl.load(starts + module)).to(tl.int64) * ROWS
     rows = begin + tl.arange(0, ROWS)
@@ -170,38 +172,34 @@ def tile_of(offsets, starts, tile, modules, STEPS: tl.constexpr, ROWS: tl.conste
 
 @triton.jit
 def matrix(w, module, first, rows, IN: tl.constexpr, OUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Rows first ... first + rows - 1 of a module's weights [IN, OUT], padded with zeros to [ROWS, COLUMNS]."""
+    """Return rows first ... first + rows - 1 of a module's weights [IN, OUT], padded with zeros to [ROWS, COLUMNS]."""
     k = tl.arange(0, ROWS)
     n = tl.arange(0, COLUMNS)
-    at = w + module.to(tl.int64) * (IN * OUT) + (first + k)[:, None] * OUT + n[None, :]
-    return tl.load(at, mask=(k < rows)[:, None] & (n < OUT)[None, :], other=0.0)
+    address = w + module.to(tl.int64) * (IN * OUT) + (first + k)[:, None] * OUT + n[None, :]
+    return tl.load(address, mask=(k < rows)[:, None] & (n < OUT)[None, :], other=0.0)
 
 
 @triton.jit
 def vector(b, module, OUT: tl.constexpr, COLUMNS: tl.constexpr):
-    """A module's biases [OUT], padded with zeros."""
+    """Return a module's biases [OUT], padded with zeros."""
     n = tl.arange(0, COLUMNS)
     return tl.load(b + module.to(tl.int64) * OUT + n, mask=n < OUT, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def layer_sums(
-    h,
-    encoded,
-    w,
-    b,
-    module,
-    ABOVE: tl.constexpr,
-    BELOW: tl.constexpr,
-    OUT: tl.constexpr,
-    ABOVE_PAD: tl.constexpr,
-    BELOW_PAD: tl.constexpr,
-    OUT_PAD: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """z = (h, encoded) W + b of a layer with ABOVE inputs from the layer before and BELOW features, 0 for most."""
-    z = tl.dot(h, matrix(w, module, 0, ABOVE, ABOVE + BELOW, OUT, ABOVE_PAD, OUT_PAD), input_precision=PRECISION)
-    if BELOW > 0:
-        below = matrix(w, module, ABOVE, BELOW, ABOVE + BELOW, OUT, BELOW_PAD, OUT_PAD)
-        z = tl.dot(encoded, below, z, input_precision=PRECISION)
-    return z + vector(b, module, OUT, OUT_PAD)[None, :]
+def layer_pre_activations(h, encoded, w, b, module, NET: tl.constexpr, LAYER: tl.constexpr, PRECISION: tl.constexpr):
+    """Return z = (h, encoded) W + b of layer LAYER of a network (`launch.NetworkConstants`), [ROWS, outputs_pad].
+
+    The features come in behind h where the layer skips to them, and as h in the first layer.
+    """
+    above: tl.constexpr = NET.features if LAYER == 0 else NET.width
+    below: tl.constexpr = NET.features * ((NET.skips >> LAYER) & 1)
+    outputs: tl.constexpr = NET.outputs if NET.layers - 1 == LAYER else NET.width
+    above_pad: tl.constexpr = NET.features_pad if LAYER == 0 else NET.width_pad
+    outputs_pad: tl.constexpr = NET.outputs_pad if NET.layers - 1 == LAYER else NET.width_pad
+    upper = matrix(w, module, 0, above, above + below, outputs, above_pad, outputs_pad)
+    z = tl.dot(h, upper, input_precision=PRECISION)
+    if below > 0:
+        lower = matrix(w, module, above, below, above + below, outputs, NET.features_pad, outputs_pad)
+        z = tl.dot(encoded, lower, z, input_precision=PRECISION)
+    return z + vector(b, module, outputs, outputs_pad)[None, :]

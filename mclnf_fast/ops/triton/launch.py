@@ -1,11 +1,14 @@
-"""From an op's arguments to launches: constants of the network, tiles, chunks, grids. Pure arithmetic; nothing here
-needs Triton or a GPU."""
+"""From an op's arguments to launches: constants of the network, tiles, chunks, grids.
+
+Pure arithmetic: it needs neither Triton nor a GPU, so that tests of it run everywhere.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,24 +16,76 @@ from torch import Tensor
 from mclnf_fast.ops._constants import saved_constant
 from mclnf_fast.packing import EncodingKind, PackedNetwork
 
-CHUNKS = 512  # of all modules together, about: four a multiprocessor
-# What a sweep layer by layer keeps of its points at once: activations of 256 MiB in float32, but not fewer points than
-# keep a large GPU busy.
+CHUNKS = 512  # of all modules together, about: four per multiprocessor
+# A sweep layer by layer saves activations of so many points at once: 256 MiB in float32, but not fewer points than keep
+# a large GPU busy.
 PIECE_VALUES = 1 << 26
 PIECE_POINTS = 1 << 15
 
 
 def padded(size: int, least: int = 16) -> int:
-    """The power of two that a matrix instruction takes `size` values as."""
-    found = least
-    while found < size:
-        found *= 2
-    return found
+    """Return the power of two that a matrix instruction takes `size` values as.
+
+    >>> padded(60), padded(3)
+    (64, 16)
+    """
+    power = least
+    while power < size:
+        power *= 2
+    return power
+
+
+class NetworkConstants(NamedTuple):
+    """A network as the fused kernels take it, one compile-time constant in place of fourteen."""
+
+    coordinates: int
+    features: int
+    width: int
+    outputs: int
+    layers: int
+    skips: int
+    activation: int
+    output_activation: int
+    w0: float
+    coordinates_pad: int
+    features_pad: int
+    width_pad: int
+    outputs_pad: int
+    parameters: int
+
+
+class LayerConstants(NamedTuple):
+    """A layer as the kernels take it that go layer by layer: `above` inputs come from the layer before, `below`
+    features behind them."""
+
+    coordinates: int
+    features: int
+    above: int
+    below: int
+    outputs: int
+    activation: int
+    w0: float
+
+
+class InputRange(NamedTuple):
+    """Some of a layer's inputs: first ... first + size - 1 of `total`."""
+
+    first: int
+    size: int
+    total: int
+
+
+class BlockSize(NamedTuple):
+    """The block of a matrix product that a program works on; `depth` is what its sum goes by at a time."""
+
+    rows: int
+    columns: int
+    depth: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What a packed description says (`FieldSpec.packed`), as the kernels' constants take it."""
+    """A packed description (`FieldSpec.packed`) as the launches take it."""
 
     inputs: int
     outputs: int
@@ -41,7 +96,7 @@ class Network:
     skips: int
     w0: float
     columns: tuple[tuple[float, float, float], ...]
-    """Of each feature: the coordinate that it reads, its frequency, and 0 for a sine, 0.5 for a cosine, -1 for the
+    """For each feature: the coordinate that it reads, its frequency, and 0 for a sine, 0.5 for a cosine, -1 for the
     coordinate itself."""
 
     @property
@@ -50,13 +105,13 @@ class Network:
 
     @property
     def widest(self) -> int:
-        """The padded width of the widest matrix."""
+        """Padded width of the widest matrix."""
         return padded(max(self.width, self.features, self.outputs))
 
     @property
-    def held(self) -> int:
-        """Padded columns of activations that a backward holds at once: the features, twice where layers skip to them,
-        and the hidden layers."""
+    def saved(self) -> int:
+        """Padded columns of activations that a backward holds in registers at once: the features, twice if layers skip
+        to them, and the hidden layers."""
         return padded(self.features) * (2 if self.skips else 1) + (self.layers - 1) * padded(self.width)
 
     @property
@@ -70,43 +125,65 @@ class Network:
         return self.output_activation if layer == self.layers - 1 else self.activation
 
     def below(self, layer: int) -> int:
-        """Features that a layer takes: all, as its only inputs or behind the layer before's, or none."""
+        """Return the features that a layer takes: all, as its only inputs or behind the layer before's, or none."""
         return self.features if layer == 0 or self.skips >> layer & 1 else 0
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """(in, out) of every layer."""
-        found = []
+        shapes = []
         for l in range(self.layers):
             rows = (self.width if l > 0 else 0) + self.below(l)
-            found.append((rows, self.outputs if l == self.layers - 1 else self.width))
-        return tuple(found)
+            shapes.append((rows, self.outputs if l == self.layers - 1 else self.width))
+        return tuple(shapes)
 
     @property
     def parameters(self) -> int:
         """Parameters of one module."""
         return sum((rows + 1) * columns for rows, columns in self.shapes)
 
-    def constants(self) -> dict[str, int | float]:
-        """The constants that the fused kernels share."""
-        return {
-            "IN": self.inputs,
-            "OUT": self.outputs,
-            "FEATURES": self.features,
-            "WIDTH": self.width,
-            "LAYERS": self.layers,
-            "SKIPS": self.skips,
-            "ACTIVATION": self.activation,
-            "OUTPUT": self.output_activation,
-            "W0": self.w0,
-            "FEATURES_PAD": padded(self.features),
-            "WIDTH_PAD": padded(self.width),
-            "OUT_PAD": padded(self.outputs),
-        }
+    def constants(self) -> NetworkConstants:
+        """Return the constants that the fused kernels share."""
+        return NetworkConstants(
+            coordinates=self.inputs,
+            features=self.features,
+            width=self.width,
+            outputs=self.outputs,
+            layers=self.layers,
+            skips=self.skips,
+            activation=self.activation,
+            output_activation=self.output_activation,
+            w0=self.w0,
+            coordinates_pad=padded(self.inputs),
+            features_pad=padded(self.features),
+            width_pad=padded(self.width),
+            outputs_pad=padded(self.outputs),
+            parameters=self.parameters,
+        )
+
+    def layer(self, layer: int) -> LayerConstants:
+        """Return the constants of one layer."""
+        return LayerConstants(
+            coordinates=self.inputs,
+            features=self.features,
+            above=self.width if layer > 0 else 0,
+            below=self.below(layer),
+            outputs=self.shapes[layer][1],
+            activation=self.activation_of(layer),
+            w0=self.w0,
+        )
+
+    def inputs_above(self, layer: int) -> InputRange:
+        """Return the inputs of a layer that come from the layer before."""
+        return InputRange(0, self.width, self.shapes[layer][0])
+
+    def inputs_below(self, layer: int) -> InputRange:
+        """Return the inputs of a layer that are features."""
+        return InputRange(self.width if layer > 0 else 0, self.features, self.shapes[layer][0])
 
 
 def network(ints: Sequence[int], floats: Sequence[float]) -> Network:
-    """Reads a packed description. Raises ValueError for an encoding that has no table of columns."""
+    """Return the network of a packed description. Raises ValueError for an encoding that has no table of columns."""
     return _network(tuple(ints), tuple(floats))
 
 
@@ -136,58 +213,65 @@ def _network(ints: tuple[int, ...], floats: tuple[float, ...]) -> Network:
 
 
 def column_table(net: Network, device: torch.device) -> Tensor:
-    """`Network.columns` as the kernels read them, float32 [3, features]; copied to the device once and kept."""
+    """Return `Network.columns` as the kernels read them, float32 [3, features]; copied to the device once for good."""
     return saved_constant(tuple(zip(*net.columns)), torch.float32, device)
 
 
 def inside(offsets: Tensor, points: int) -> Tensor:
-    """The offsets [M + 1], such that no module reaches beyond the points: on a GPU their values are not looked at, and
-    wrong ones must not lead a kernel out of its arrays. Right ones stay as they are."""
+    """Return the offsets [M + 1] such that no module reaches beyond the points.
+
+    On a GPU their values are not read, which would wait for the device, and wrong ones must not lead a kernel out of
+    its arrays. Right ones stay as they are.
+    """
     return offsets.clamp(0, points).cummax(0).values
 
 
 def halvings(modules: int) -> int:
-    """Steps that find one of `modules`."""
+    """Return the steps of bisection that reach one of `modules`."""
     return max(1, (max(modules, 1) - 1).bit_length())
 
 
 def small_modules(points: int, modules: int, rows: int) -> bool:
-    """Whether most of a tile of `rows` would be empty, modules being as small as they are."""
+    """Return whether most of a tile of `rows` would be empty, because the modules are so small."""
     return 2 * points < rows * modules
 
 
 def most_tiles(points: int, modules: int, rows: int) -> int:
-    """Tiles at most, whatever the modules' shares: each has one that is not full."""
+    """Return an upper bound of the tiles, whatever the modules' shares: each has at most one that is not full."""
     return points // rows + min(modules, points)
 
 
 def starts(counts: Tensor, size: int | Tensor) -> Tensor:
-    """Where the pieces of each module begin, int32 [M + 1], pieces being ceil(count / size); on the counts' device."""
+    """Return the first piece of each module, int32 [M + 1], with ceil(count / size) pieces each; on the counts'
+    device."""
     pieces = (counts + (size - 1)) // size
     return torch.nn.functional.pad(pieces.cumsum(0), (1, 0)).to(torch.int32)
 
 
-def tiles_a_chunk(tiles: int) -> int:
-    """Tiles whose sums one program keeps; set by the problem alone, so that the bits are."""
+def tiles_per_chunk(tiles: int) -> int:
+    """Return the tiles whose sums one program adds up; set by the problem alone, so that the bits are."""
     return max(1, -(-tiles // CHUNKS))
 
 
 def pieces(points: int, values: int) -> list[tuple[int, int]]:
-    """Ranges of points that are gone through one after another, where each point keeps so many values. A multiple of
-    128 points, so that each piece is as well aligned as the first."""
+    """Return ranges of points to be worked on one after another, if each point saves so many values.
+
+    Each has a multiple of 128 points, so that every piece is as well aligned as the first.
+    """
     most = max(PIECE_POINTS, PIECE_VALUES // max(values, 1))
     size = -(-points // (128 * -(-points // most))) * 128 if points > 0 else 1
     return [(first, min(first + size, points)) for first in range(0, points, size)]
 
 
 def grid(work: int, programs: int) -> tuple[int]:
-    """A persistent grid: no more programs than there is work, and at least one."""
+    """Return a persistent grid: no more programs than there is work, and at least one."""
     return (max(1, min(work, programs)),)
 
 
-def outer_blocks(net: Network, layer: int, size: int) -> int:
-    """Blocks of `size` inputs times `size` outputs of a layer's weight gradient, the features apart from the inputs of
-    the layer before."""
+def weight_gradient_blocks(net: Network, layer: int, size: int) -> int:
+    """Return the number of blocks of `size` inputs times `size` outputs of a layer's weight gradient, the features
+    apart
+    from the inputs of the layer before."""
     above = net.width if layer > 0 else 0
     high = -(-above // size) + -(-net.below(layer) // size)
     return high * -(-net.shapes[layer][1] // size)

@@ -1,11 +1,14 @@
-"""A wide network layer by layer: forward, the gradient of a layer's inputs, the gradient of its weights."""
+"""A wide network layer by layer: forward, the gradient of a layer's inputs, the gradient of its weights.
+
+Every kernel takes a layer as `launch.LayerConstants` and its blocks as `launch.BlockSize`.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.triton.functions import activate, encode, module_of, slope, tile_of
+from mclnf_fast.ops.triton.functions import activate, encode, first_derivative, module_of, tile_of
 
 
 @triton.jit
@@ -13,7 +16,7 @@ def layer_forward(
     h,
     x,
     y,
-    slopes,
+    derivatives,
     offsets,
     starts,
     table,
@@ -21,25 +24,24 @@ def layer_forward(
     bias,
     modules,
     STEPS: tl.constexpr,
-    IN: tl.constexpr,
-    FEATURES: tl.constexpr,
-    ABOVE: tl.constexpr,
-    BELOW: tl.constexpr,
-    OUT: tl.constexpr,
-    KIND: tl.constexpr,
-    W0: tl.constexpr,
-    KEEP: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr,
+    LAYER: tl.constexpr,
+    SAVE: tl.constexpr,
+    BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """y [N, OUT] = a((h [N, ABOVE], the BELOW features of x) W + b); with KEEP slopes [N, OUT] = a' of the same.
+    """Store y [N, outputs] = a((h [N, above], the `below` features of x) W + b); with SAVE derivatives [N, outputs] =
+    a' of the same.
 
-    Programs: tiles of points times blocks of COLUMNS outputs, the blocks of a tile next to each other so that its
+    Programs: tiles of points times blocks of columns of outputs, the blocks of a tile next to each other so that its
     inputs stay in the cache.
     """
     kind = x.dtype.element_ty
+    ABOVE: tl.constexpr = LAYER.above
+    BELOW: tl.constexpr = LAYER.below
+    OUT: tl.constexpr = LAYER.outputs
+    ROWS: tl.constexpr = BLOCK.rows
+    COLUMNS: tl.constexpr = BLOCK.columns
+    DEPTH: tl.constexpr = BLOCK.depth
     blocks: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
         tile = place // blocks
@@ -56,40 +58,43 @@ def layer_forward(
             z = tl.dot(a, b, z, input_precision=PRECISION)
         for first in range(0, BELOW, DEPTH):
             i = first + k
-            a = encode(x, rows, live, table, first, IN, FEATURES, DEPTH).to(kind)
+            a = encode(x, rows, live, table, first, LAYER.coordinates, LAYER.features, DEPTH).to(kind)
             b = tl.load(w + (ABOVE + i)[:, None] * OUT, mask=(i < BELOW)[:, None] & wanted[None, :], other=0.0)
             z = tl.dot(a, b, z, input_precision=PRECISION)
         z += tl.load(bias + module.to(tl.int64) * OUT + n, mask=wanted, other=0.0).to(tl.float32)[None, :]
-        at = rows[:, None] * OUT + n[None, :]
+        to = rows[:, None] * OUT + n[None, :]
         mask = live[:, None] & wanted[None, :]
-        tl.store(y + at, activate(z, KIND, W0).to(kind), mask=mask)
-        if KEEP:
-            tl.store(slopes + at, slope(z, KIND, W0).to(kind), mask=mask)
+        tl.store(y + to, activate(z, LAYER.activation, LAYER.w0).to(kind), mask=mask)
+        if SAVE:
+            tl.store(derivatives + to, first_derivative(z, LAYER.activation, LAYER.w0).to(kind), mask=mask)
 
 
 @triton.jit
 def layer_gradient(
     d,
-    slopes,
+    derivatives,
     g,
     offsets,
     starts,
     weight,
     modules,
     STEPS: tl.constexpr,
-    FIRST: tl.constexpr,
-    COUNT: tl.constexpr,
     INPUTS: tl.constexpr,
     OUT: tl.constexpr,
-    SLOPED: tl.constexpr,
+    ACTIVATED: tl.constexpr,
     MORE: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr,
+    BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """g [N, COUNT] = slopes (d [N, OUT] W^T) for the layer's inputs FIRST ... FIRST + COUNT - 1 of INPUTS; MORE: added
-    to what is there."""
+    """Store g [N, count] = derivatives (d [N, OUT] W^T) for a range of the layer's inputs (`launch.InputRange`).
+
+    ACTIVATED: the inputs come from an activation with the derivatives [N, count]; features have none. MORE: added to
+    what is there.
+    """
+    COUNT: tl.constexpr = INPUTS.size
+    ROWS: tl.constexpr = BLOCK.rows
+    COLUMNS: tl.constexpr = BLOCK.columns
+    DEPTH: tl.constexpr = BLOCK.depth
     blocks: tl.constexpr = (COUNT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
         tile = place // blocks
@@ -97,24 +102,24 @@ def layer_gradient(
         n = (place % blocks) * COLUMNS + tl.arange(0, COLUMNS)
         wanted = n < COUNT
         k = tl.arange(0, DEPTH)
-        w = weight + module.to(tl.int64) * (INPUTS * OUT) + (FIRST + n)[None, :] * OUT
+        w = weight + module.to(tl.int64) * (INPUTS.total * OUT) + (INPUTS.first + n)[None, :] * OUT
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
         for first in range(0, OUT, DEPTH):
             o = first + k
             a = tl.load(d + rows[:, None] * OUT + o[None, :], mask=live[:, None] & (o < OUT)[None, :], other=0.0)
             b = tl.load(w + o[:, None], mask=(o < OUT)[:, None] & wanted[None, :], other=0.0)
             total = tl.dot(a, b, total, input_precision=PRECISION)
-        at = rows[:, None] * COUNT + n[None, :]
+        to = rows[:, None] * COUNT + n[None, :]
         mask = live[:, None] & wanted[None, :]
-        if SLOPED:
-            total *= tl.load(slopes + at, mask=mask, other=0.0).to(tl.float32)
+        if ACTIVATED:
+            total *= tl.load(derivatives + to, mask=mask, other=0.0).to(tl.float32)
         if MORE:
-            total += tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
-        tl.store(g + at, total.to(g.dtype.element_ty), mask=mask)
+            total += tl.load(g + to, mask=mask, other=0.0).to(tl.float32)
+        tl.store(g + to, total.to(g.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def layer_outer(
+def layer_weight_gradient(
     h,
     x,
     d,
@@ -123,25 +128,25 @@ def layer_outer(
     chunks,
     table,
     modules,
-    points_a_chunk,
+    points_per_chunk,
     STEPS: tl.constexpr,
-    IN: tl.constexpr,
-    FEATURES: tl.constexpr,
-    ABOVE: tl.constexpr,
-    BELOW: tl.constexpr,
-    OUT: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr,
+    LAYER: tl.constexpr,
+    BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """A chunk's share of a layer's gradient, float32 [chunks, (ABOVE + BELOW + 1) OUT]: the products of its inputs with
-    d [N, OUT], and the sums of d behind them.
+    """Store a chunk's share of a layer's gradient, float32 [chunks, (above + below + 1) outputs]: the products of its
+    inputs with d [N, outputs], and the sums of d behind them.
 
-    Programs: chunks times blocks of [ROWS inputs, COLUMNS outputs]; a chunk's points go by DEPTH at a time, and their
+    Programs: chunks times blocks of [rows inputs, columns outputs]; a chunk's points go by `depth` at a time, and their
     order is that of memory.
     """
     kind = x.dtype.element_ty
+    ABOVE: tl.constexpr = LAYER.above
+    BELOW: tl.constexpr = LAYER.below
+    OUT: tl.constexpr = LAYER.outputs
+    ROWS: tl.constexpr = BLOCK.rows
+    COLUMNS: tl.constexpr = BLOCK.columns
+    DEPTH: tl.constexpr = BLOCK.depth
     wide = tl.zeros((), tl.int64)
     above: tl.constexpr = (ABOVE + ROWS - 1) // ROWS
     high: tl.constexpr = above + (BELOW + ROWS - 1) // ROWS
@@ -152,8 +157,8 @@ def layer_outer(
         module = module_of(chunks, chunk, modules, STEPS)
         n = (place % broad) * COLUMNS + tl.arange(0, COLUMNS)
         wanted = n < OUT
-        begin = tl.load(offsets + module) + (chunk - tl.load(chunks + module)) * (wide + points_a_chunk)
-        end = tl.minimum(begin + points_a_chunk, tl.load(offsets + module + 1))
+        begin = tl.load(offsets + module) + (chunk - tl.load(chunks + module)) * (wide + points_per_chunk)
+        end = tl.minimum(begin + points_per_chunk, tl.load(offsets + module + 1))
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
         bias = tl.zeros((COLUMNS,), tl.float32)
         for point in range(begin, end, DEPTH):
@@ -165,13 +170,13 @@ def layer_outer(
                 mask = live[:, None] & (i < ABOVE)[None, :]
                 a = tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask, other=0.0)
             else:
-                a = encode(x, t, live, table, (block - above) * ROWS, IN, FEATURES, ROWS).to(kind)
+                a = encode(x, t, live, table, (block - above) * ROWS, LAYER.coordinates, LAYER.features, ROWS).to(kind)
             total = tl.dot(tl.trans(a), e, total, input_precision=PRECISION)
             bias += tl.sum(e.to(tl.float32), 0)
-        own = sums + (wide + chunk) * ((ABOVE + BELOW + 1) * OUT)
+        share = sums + (wide + chunk) * ((ABOVE + BELOW + 1) * OUT)
         i = tl.arange(0, ROWS)
         first = tl.where(block < above, block * ROWS, ABOVE + (block - above) * ROWS)
         stop = tl.where(block < above, ABOVE, ABOVE + BELOW)
-        to = own + (first + i)[:, None] * OUT + n[None, :]
+        to = share + (first + i)[:, None] * OUT + n[None, :]
         tl.store(to, total, mask=(first + i < stop)[:, None] & wanted[None, :])
-        tl.store(own + (ABOVE + BELOW) * OUT + n, bias, mask=wanted & (wide + block == 0))
+        tl.store(share + (ABOVE + BELOW) * OUT + n, bias, mask=wanted & (wide + block == 0))

@@ -1,4 +1,4 @@
-"""What the Triton ops leave to PyTorch: spherical harmonics."""
+"""The part of a network that the Triton ops leave to PyTorch: spherical harmonics."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mclnf_fast.spec import FieldSpec, Identity
 
 
 def without_spherical(x: Tensor, spec: FieldSpec) -> tuple[Tensor, FieldSpec]:
-    """The same field over features that PyTorch has formed where the encoding has spherical harmonics, which no kernel
-    forms."""
+    """Return x and spec, or, if the encoding has spherical harmonics, which no kernel forms, the features that PyTorch
+    has formed and the same field over them."""
     if all(part.kind != EncodingKind.SPHERICAL for part in spec.encoding.parts(0, spec.in_dim)):
         return x, spec
     encoded = dataclasses.replace(spec, in_dim=spec.encoded_dim, encoding=Identity())

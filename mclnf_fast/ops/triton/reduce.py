@@ -7,10 +7,10 @@ import triton.language as tl
 
 
 @triton.jit
-def add_to(at, value, mask, more):
-    """Adds to sums in memory, or begins them."""
-    before = tl.load(at, mask=mask & more, other=0.0)
-    tl.store(at, before + value, mask=mask)
+def add_to(address, value, mask, more):
+    """Add to sums in memory, or begin them where `more` is false."""
+    before = tl.load(address, mask=mask & more, other=0.0)
+    tl.store(address, before + value, mask=mask)
 
 
 @triton.jit
@@ -27,8 +27,8 @@ def reduce_chunks(
     SCALED: tl.constexpr = False,
     MORE: tl.constexpr = False,
 ):
-    """grad [modules, SIZE] = the sums [chunks, PARAMETERS] from `first` on, a module's chunks in their order; zeros for
-    a module without any. SCALED: times the module's factor [modules]; MORE: added to what is there."""
+    """Store grad [modules, SIZE]: the sums [chunks, PARAMETERS] from `first` on, a module's chunks in their order;
+    zeros for a module without any. SCALED: times the module's factor [modules]; MORE: added to what is there."""
     blocks: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
     wide = tl.zeros((), tl.int64)
     for place in range(tl.program_id(0), modules * blocks, tl.num_programs(0)):

@@ -1,9 +1,8 @@
 """Shapes of the kernels' tiles, by architecture, kind of product and padded width.
 
 Each entry compiles for its architecture within the spills that `tests/ops/test_triton_compile.py` allows; none has been
-timed on a GPU yet. `mclnf-fast tune` times them on the GPU that is there and keeps what is fastest in a file, which
-`tiles.py` takes instead. Another table may give other bits: sums are cut at the tiles. One table gives the same bits in
-every run.
+timed on a GPU yet. `mclnf-fast tune` times them on the present GPU and saves the fastest in a file, which `tiles.py`
+takes instead. Another table may give other bits: sums are cut at the tiles. One table gives the same bits in every run.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ SMALL_TILE = 16  # rows of the smallest tile that a matrix instruction takes
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Points a tile, warps a program, stages of software pipelining."""
+    """Points per tile, warps per program, stages of software pipelining."""
 
     rows: int
     warps: int
@@ -33,61 +32,64 @@ TENSOR_COLUMNS = 512  # of Blackwell's tensor memory
 
 ShapePair = tuple[Shape, Shape]
 Limited = tuple[tuple[Shape, int], tuple[Shape, int]]
-Entry = tuple[str, int]
+TileKey = tuple[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
     """The shapes of one architecture.
 
-    forward: (kind of product, padded width) -> the tile of large modules and that of small ones. What is missing goes
-    layer by layer: it does not fit the registers. backward: with the columns of activations (`launch.Network.held`) up
-    to which each tile is taken, since the backward keeps them all. layer: of the kernels that go layer by layer, with
-    the columns and the depth of their blocks. outer: by kind, the sides of the blocks of a weight gradient, and the
-    points that it goes by at a time: without matrix instructions each thread holds a share of both factors as well.
+    forward: (kind of product, padded width) -> the tile of large modules and that of small ones. A missing network goes
+    layer by layer, because it does not fit the registers. backward: with the columns of activations
+    (`launch.Network.saved`) up to which each tile is taken, since the backward holds them all. layer: the tile of the
+    kernels that go layer by layer, with the columns and the depth of their blocks. weight_gradient: by kind, the side
+    of the blocks and the points that go by at a time: without matrix instructions each thread holds a share of both
+    factors as well.
     """
 
-    forward: dict[Entry, ShapePair]
-    backward: dict[Entry, Limited]
+    forward: dict[TileKey, ShapePair]
+    backward: dict[TileKey, Limited]
     layer: Shape
     columns: int
     depth: int
-    outer: dict[str, tuple[int, int]]
+    weight_gradient: dict[str, tuple[int, int]]
 
     def forward_shapes(self, kind: str, width: int) -> ShapePair | None:
-        """Of the fused forward at a padded width (the largest of the network's, the features' and the outputs')."""
+        """Return the tiles of the fused forward at a padded width (the largest of the network's, the features' and the
+        outputs'), None if there are none."""
         return self.forward.get((kind, max(width, 64)))
 
-    def backward_shapes(self, kind: str, width: int, held: int) -> ShapePair | None:
-        """Of the fused backward that holds this many columns of activations."""
+    def backward_shapes(self, kind: str, width: int, saved: int) -> ShapePair | None:
+        """Return the tiles of the fused backward that holds this many columns of activations; None if there are
+        none."""
         entry = self.backward.get((kind, max(width, 64)))
         if entry is None:
             return None
         (large, most), (small, more) = entry
-        if held > max(most, more):
+        if saved > max(most, more):
             return None
-        return (large if held <= most else small, small)
+        return (large if saved <= most else small, small)
 
 
-FORWARD: dict[Entry, ShapePair] = {
+FORWARD: dict[TileKey, ShapePair] = {
     ("half", 64): (Shape(128, 8), Shape(SMALL_TILE, 4)),
     ("half", 128): (Shape(128, 8), Shape(SMALL_TILE, 8)),
     ("tf32", 64): (Shape(64, 4), Shape(SMALL_TILE, 4)),
     ("tf32", 128): (Shape(SMALL_TILE, 8), Shape(SMALL_TILE, 8)),
     ("ieee", 64): (Shape(SMALL_TILE, 8), Shape(SMALL_TILE, 8)),
 }
-BACKWARD: dict[Entry, Limited] = {
+BACKWARD: dict[TileKey, Limited] = {
     ("half", 64): ((Shape(32, 8), 320), (Shape(SMALL_TILE, 8), 640)),
     ("half", 128): ((Shape(SMALL_TILE, 8), 576), (Shape(SMALL_TILE, 8), 576)),
     ("tf32", 64): ((Shape(SMALL_TILE, 4), 384), (Shape(SMALL_TILE, 4), 384)),
 }
 LAYER = Shape(64, 4, 3)
 LAYER_COLUMNS, LAYER_DEPTH = 64, 32
-OUTER = {"half": (64, 32), "tf32": (64, 32), "ieee": (32, 16)}
-# Of the second derivatives a layer at a time: points a tile, and the depth that a product goes by.
+WEIGHT_GRADIENT = {"half": (64, 32), "tf32": (64, 32), "ieee": (32, 16)}
+# Of the second derivatives, one layer at a time: points per tile, and the depth that a product goes by.
 SECOND = {"half": (64, 32), "tf32": (64, 32), "ieee": (32, 16)}
 
-AMPERE = Tiles(FORWARD, BACKWARD, LAYER, LAYER_COLUMNS, LAYER_DEPTH, OUTER)
+AMPERE = Tiles(FORWARD, BACKWARD, LAYER, LAYER_COLUMNS, LAYER_DEPTH, WEIGHT_GRADIENT)
 # 64 rows for the warp-group instructions, with fewer spills than 32 rows have without them.
 HOPPER = dataclasses.replace(AMPERE, forward={**FORWARD, ("tf32", 128): (Shape(64, 8), Shape(SMALL_TILE, 8))})
 TABLES: dict[int, Tiles] = {80: AMPERE, 90: HOPPER, 100: AMPERE}
@@ -95,21 +97,21 @@ TABLES: dict[int, Tiles] = {80: AMPERE, 90: HOPPER, 100: AMPERE}
 
 
 def product_kind(dtype: torch.dtype, tf32: bool) -> str:
-    """`half`, `tf32` or `ieee`: what the matrix instructions work on."""
+    """Return `half`, `tf32` or `ieee`: the numbers that the matrix instructions work on."""
     return "half" if dtype != torch.float32 else "tf32" if tf32 else "ieee"
 
 
 def built_in(arch: int) -> Tiles:
-    """The table of an architecture, or the nearest older one's."""
+    """Return the table of an architecture, or the nearest older one's."""
     return TABLES[max((known for known in TABLES if known <= arch), default=min(TABLES))]
 
 
 def in_tensor_memory(shapes: ShapePair | None, columns: int, arch: int) -> ShapePair | None:
-    """The forward's tiles as an architecture can hold the sums of its products, of `columns` columns in all.
+    """Return the forward's tiles with which an architecture can hold its products, of `columns` columns in all.
 
-    Data-centre Blackwell's matrix instructions (compute capability 10 and 11) put the sums of 64 rows and more in a
+    Data-center Blackwell's matrix instructions (compute capability 10 and 11) put the products of 64 rows and more in a
     tensor memory of 512 columns. Triton gives every product of the forward columns of its own, and compiles a kernel
-    that wants more to a trap: tiles of deeper networks stay below 64 rows, where sums are in registers.
+    that wants more to a trap: tiles of deeper networks stay below 64 rows, whose products are in registers.
     """
     if shapes is None or not 100 <= arch < 120 or columns <= TENSOR_COLUMNS:
         return shapes

@@ -9,7 +9,7 @@ from mclnf_fast.report.record import CityRecord, CityResults
 
 EARLY_STEP = 16  # the step at which two initializations are compared, or the logged one nearest to it
 MODULAR = ("mim", "mod", "mod_random")  # methods whose modules are frozen once their block is learned
-_LEVEL = 0.05  # dB; two methods that are closer are called level
+_LEVEL = 0.05  # dB; two methods that are closer are called level: a sentence must not make a win of it
 
 
 def lost(results: CityResults) -> float | None:
@@ -21,6 +21,7 @@ def lost(results: CityResults) -> float | None:
     1.5
     """
     matrix = results.matrix
+    # Nothing follows a single block: 0.0 would claim that it was kept.
     if len(matrix) == 1:
         return None
     first, last = results.psnr_first_task_after_own, results.psnr_first_task_after_all
@@ -37,6 +38,7 @@ def changed(results: CityResults) -> bool:
     """
     matrix = results.matrix
     for i in range(len(matrix)):
+        # Compared as they are, not as they are shown: a claim of "bit for bit" must not rest on two decimals.
         first = matrix[i][i] if i < len(matrix[i]) else None
         if any(i < len(row) and row[i] != first for row in matrix[i:]):
             return True
@@ -53,10 +55,16 @@ def curve(results: CityResults) -> dict[int, float]:
 
 
 def initialization_gains(record: CityRecord) -> list[tuple[int, float]]:
-    """Return (step, dB by which `mod` leads `mod_random`) at step 16, or the logged one nearest, and at the last."""
+    """Return (step, dB by which `mod` leads `mod_random`) at step 16, or the logged one nearest, and at the last.
+
+    >>> rows = {"mod": CityResults(psnr_at_step={16: 18.0}), "mod_random": CityResults(psnr_at_step={16: 17.0})}
+    >>> initialization_gains(CityRecord(system="city", methods=rows))
+    [(16, 1.0)]
+    """
     if not {"mod", "mod_random"} <= set(record.methods):
         return []
     learned, random = (curve(record.methods[m]) for m in ("mod", "mod_random"))
+    # Steps of both: a lead taken at different steps would measure the steps.
     common = sorted(set(learned) & set(random))
     if not common:
         return []
@@ -79,7 +87,11 @@ def _modular(record: CityRecord) -> list[str]:
 
 
 def tiles(record: CityRecord) -> list[Tile]:
-    """Return the figures of the head of the report; those that cannot be computed are left out."""
+    """Return the figures of the head of the report; those that cannot be computed are left out.
+
+    >>> tiles(CityRecord(system="city", methods={"mod": CityResults(psnr_mean=20.0)}))[0].value
+    '20.00 dB'
+    """
     results, out = record.methods, []
     modular = _modular(record)
     if modular:
@@ -104,7 +116,11 @@ def tiles(record: CityRecord) -> list[Tile]:
 
 
 def sentences(record: CityRecord) -> list[str]:
-    """Return the findings of the run, a sentence each, with their figures."""
+    """Return the findings of the run, a sentence each, with their figures.
+
+    >>> sentences(CityRecord(system="city", tasks=("north",)))
+    ['With one block, nothing can be forgotten.']
+    """
     out = []
     count = len(record.tasks) or max((len(r.matrix) for r in record.methods.values()), default=0)
     if count == 1:

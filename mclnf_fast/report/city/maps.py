@@ -42,10 +42,16 @@ def fisher_map(path: str | Path, image: Array, scores: Array, *, title: str = ""
         title, cell: see `pictures.triptych`.
 
     Raises: ValueError, if the scores are not [H, W] of the picture.
+
+    >>> import tempfile
+    >>> folder, picture = Path(tempfile.mkdtemp()), np.zeros((12, 16, 3))
+    >>> fisher_map(folder / "fisher.png", picture, np.ones((12, 16))).name
+    'fisher.png'
     """
     true = to_rgb8(image)
     values = _plane(scores, true, "scores").astype(np.float64)
     level, low, high = _log_levels(values)
+    # As bright as the eye sees them: in the mean of the channels blue would look as bright as green.
     gray = true.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
     shade = (0.35 + 0.65 * gray / 255.0)[..., None]
     over = np.clip(0.25 * gray[..., None] * shade + 0.80 * heat(level) * shade, 0, 255)
@@ -87,6 +93,11 @@ def module_map(
         title, cell: see `pictures.triptych`.
 
     Raises: ValueError, if owners are not whole numbers [H, W] of the picture.
+
+    >>> import tempfile
+    >>> folder, picture = Path(tempfile.mkdtemp()), np.zeros((12, 16, 3))
+    >>> module_map(folder / "modules.png", picture, np.zeros((12, 16), dtype=int), ["north"]).name
+    'modules.png'
     """
     true = to_rgb8(image)
     ids = _plane(owners, true, "owners")
@@ -135,8 +146,11 @@ def _log_levels(values: np.ndarray) -> tuple[np.ndarray, float, float]:
     positive = values[np.isfinite(values) & (values > 0)]
     if positive.size == 0:
         return np.zeros(values.shape), 0.0, 0.0
+    # A single ray far from the others would stretch the scale until they share a few colors.
     low, high = (math.log10(float(v)) for v in np.percentile(positive, [1.0, 99.0]))
+    # Scores of almost 0 would otherwise take most of the colors.
     low = max(low, high - 6.0)
+    # Equal scores: levels are divided by the length of the scale.
     if high - low < 1e-6:
         low, high = low - 0.5, high + 0.5
     floor = 10.0**low
@@ -150,6 +164,7 @@ def _log_ticks(low: float, high: float) -> list[tuple[float, str]]:
     whole = list(range(math.ceil(low), math.floor(high) + 1))
     if len(whole) >= 2:
         return [((e - low) / (high - low), _power(10.0**e)) for e in whole]
+    # Too short for two powers of ten: with a single tick no other value could be read.
     steps = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
     inside = [(math.log10(v) - low) / (high - low) for v in steps]
     ticks = [(p, _power(v)) for p, v in zip(inside, steps) if 0.0 <= p <= 1.0]
@@ -163,6 +178,7 @@ def _power(value: float) -> str:
 def _tint(module: int) -> str:
     if module < len(_TINTS):
         return _TINTS[module]
+    # Steps of the golden ratio: modules next in number differ in hue, however many there are.
     hue = (module * 0.61803398875) % 1.0
     red, green, blue = colorsys.hls_to_rgb(hue, 0.42 + 0.16 * (module % 2), 0.55)
     return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
@@ -175,6 +191,7 @@ def _tinted(true: np.ndarray, ids: np.ndarray, present: Sequence[int], scale: in
     for i in present:
         mask = (ids == i)[..., None]
         tint = np.array([int(_tint(i)[k : k + 2], 16) for k in (1, 3, 5)], dtype=np.float64)
+        # A part of the picture stays: under a full tint nothing would show what a module holds.
         mixed = 0.42 * tint + 0.35 * out + 0.30 * gray
         out = np.where(mask, mixed, out)
     big = np.clip(out, 0, 255).astype(np.uint8).repeat(scale, 0).repeat(scale, 1)
@@ -194,6 +211,7 @@ def _middle(mask: np.ndarray, scale: int) -> tuple[float, float, float]:
     """Return a point inside a region near its middle, and how many pixels of the region run there; enlarged."""
     ys, xs = np.nonzero(mask)
     cy, cx = ys.mean(), xs.mean()
+    # The mean of a bent region may lie outside it, where its name would stand in another module.
     nearest = int(np.argmin((ys - cy) ** 2 + (xs - cx) ** 2))
     py, px = int(ys[nearest]), int(xs[nearest])
     row = mask[py]

@@ -37,7 +37,13 @@ _ENDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 
 
 def save_png(path: str | Path, array: Array) -> Path:
-    """Write a picture at its own size, whole or not at all; return the path."""
+    """Write a picture at its own size, whole or not at all; return the path.
+
+    >>> import tempfile
+    >>> folder, picture = Path(tempfile.mkdtemp()), np.zeros((12, 16, 3))
+    >>> save_png(folder / "a.png", picture).name
+    'a.png'
+    """
     return save_image(path, enlarge(to_rgb8(array), 1))
 
 
@@ -65,11 +71,17 @@ def triptych(
         smooth: enlarge photographs and renders by Lanczos; else a pixel is a square, as in the error maps.
 
     Raises: ValueError, if a render has another shape than the truth.
+
+    >>> import tempfile
+    >>> folder, picture = Path(tempfile.mkdtemp()), np.zeros((12, 16, 3))
+    >>> triptych(folder / "a.png", picture, {"mod": picture}, {"mod": None}).name
+    'a.png'
     """
     true = to_rgb8(truth, "truth")
     height, width = true.shape[:2]
     shown = {m: _same_shape(to_rgb8(renders[m], f"renders[{m!r}]"), true, m) for m in in_order(renders)}
     errors = {m: _error(r, true) for m, r in shown.items()}
+    # One scale for all: each on its own, a good and a poor render would look alike.
     top = _error_top(list(errors.values()))
     scale = factor(width, cell)
     w, h = width * scale, height * scale
@@ -121,6 +133,11 @@ def strip(
         title, cell, smooth: see `triptych`.
 
     Raises: ValueError, if a picture has another shape than the truth, or a row has more than steps.
+
+    >>> import tempfile
+    >>> folder, picture = Path(tempfile.mkdtemp()), np.zeros((12, 16, 3))
+    >>> strip(folder / "a.png", picture, {"mod": [picture, picture]}, [1, 4], {"mod": [10.0, 12.0]}).name
+    'a.png'
     """
     true = to_rgb8(truth, "truth")
     height, width = true.shape[:2]
@@ -150,6 +167,7 @@ def strip(
             if i == 0:
                 sheet.swatch(MARGIN, middle, method(m).color)
         values = list(psnr.get(m, ()))
+        # Missing pictures leave a gap, so that a column is one step for every method.
         for c, picture in enumerate([*rows[m], *([None] * (len(steps) - len(rows[m]))), true]):
             if picture is None:
                 continue
@@ -183,6 +201,11 @@ def overview(
         title, cell, smooth: see `triptych`.
 
     Raises: ValueError, if there is no picture, `columns` is below 1 or labels are not one per picture.
+
+    >>> import tempfile
+    >>> folder, picture = Path(tempfile.mkdtemp()), np.zeros((12, 16, 3))
+    >>> overview(folder / "a.png", [picture] * 3, columns=2, labels=["a", "b", "c"]).name
+    'a.png'
     """
     pictures = [to_rgb8(image, f"images[{i}]") for i, image in enumerate(images)]
     if not pictures or columns < 1:
@@ -202,6 +225,7 @@ def overview(
     for i, picture in enumerate(pictures):
         x = MARGIN + i % columns * (w + GAP)
         y = MARGIN + head + i // columns * (h + under)
+        # By a factor of its own, or a picture smaller than the largest would be lost in its cell.
         enlarged = enlarge(picture, max(1, min(w // picture.shape[1], h // picture.shape[0])), smooth=smooth)
         sheet.put(enlarged, x + (w - enlarged.width) // 2, y + (h - enlarged.height) // 2)
         if enlarged.size != (w, h):
@@ -228,11 +252,13 @@ def _two_lines(text: str) -> list[str]:
 
 def _error(render: np.ndarray, true: np.ndarray) -> np.ndarray:
     """Return the absolute error, mean over the channels, in 0..1; [H, W]."""
+    # As floats: the difference of two uint8 values wraps around below 0.
     return np.abs(render.astype(np.float64) - true.astype(np.float64)).mean(-1) / 255.0
 
 
 def _error_top(errors: Sequence[np.ndarray]) -> float:
     """Return a round upper end of the error scale: at most 1 pixel in 100 lies above it."""
+    # Not the largest error: one pixel at an edge would leave all others dark.
     most = max((float(np.percentile(e, 99.0)) for e in errors), default=0.0)
     return next((v for v in _ENDS if v >= most), 1.0)
 
@@ -243,5 +269,6 @@ def _error_scale(sheet: Sheet, x: int, y: int, w: int, h: int, top: float) -> No
     middle = y + h // 2
     sheet.text(x, middle - 40, "absolute error")
     sheet.text(x, middle - 19, "mean of the three channels", size=SMALL, fill=SOFT, room=w)
+    # `+`: larger errors have the color of the end.
     ticks = [(0.0, "0"), (0.5, f"{top / 2:g}"), (1.0, f"{top:g}" + (" +" if top < 1.0 else ""))]
     sheet.bar(x, middle, length, 14, ticks)

@@ -46,11 +46,13 @@ INTRO = (
     "trained on."
 )
 META = {  # initialization -> heading and caption of its curve
-    "modules": ("The initialization of the modules", "The modules' shared initialization, while it is meta-learned on "
-                "other districts"),
+    "modules": (
+        "The initialization of the modules",
+        "The modules' shared initialization, while it is meta-learned on other districts",
+    ),
     "joint": ("The initialization by MAML", "One network for all blocks, adapted to whole other districts"),
     "oml": ("The initialization of OML", "One network for all blocks, adapted to whole other districts"),
-}  # fmt: skip
+}
 
 
 def write_city_report(folder: str | Path, record: CityRecord) -> Path:
@@ -62,13 +64,18 @@ def write_city_report(folder: str | Path, record: CityRecord) -> Path:
 
     Raises: InputError, if matplotlib or jinja2 is missing (the message names the extra), or a picture's file lies
         outside the run folder.
+
+    >>> import tempfile
+    >>> write_city_report(tempfile.mkdtemp(), CityRecord(system="city", title="a city")).name
+    'report.html'
     """
     place = Path(folder)
     looks = city_looks(record.methods)
     count = len(record.tasks)
     facts = [f"{count} block{'s' * (count != 1)}"] * bool(count) + time_fact(record)
     groups = grouped_pictures(place, record, KINDS)
-    lead = [groups["strip"].pop(0)] if "strip" in groups else []  # a city has the others in a section of their own
+    # The first strip is the best picture of a run: it stands at the head, the others in a section of their own.
+    lead = [groups["strip"].pop(0)] if "strip" in groups else []
     page = Page(
         record.title or "A city, learned block by block",
         looks,

@@ -26,6 +26,7 @@ def city_strips(folder: Path, label: str, record: CityRecord, command: str) -> l
     drawings: list[Drawing] = []
     for picture in record.pictures:
         file = (folder / picture.file).resolve()
+        # Inside the folder only: the file is named by a record, which may come from elsewhere.
         if picture.kind == "strip" and file.is_relative_to(folder.resolve()) and file.is_file():
             with Image.open(file) as image:
                 stem = "strip" if not drawings else f"strip_{len(drawings) + 1}"

@@ -30,7 +30,7 @@ from mclnf_fast.report.record import CityRecord, CityResults
 Methods = Mapping[str, CityResults]
 
 _LOSS = 0.5  # dB below the block's first figure from which a cell is marked as lost
-_NAME = 12  # characters of the longest block name in a terminal
+_NAME = 12  # characters of the longest block name in a terminal: six blocks fit into 100 columns
 _GAP = "   "
 _CSV = (("psnr_mean", "psnr", "last"), ("ssim_mean", "ssim", "last"), ("forgetting", "psnr", "forgetting"))
 NOTE = (
@@ -86,6 +86,7 @@ def city_table(
 
 def _forgetting(results: CityResults) -> Cell:
     value = results.forgetting
+    # Gains and losses may cancel in the mean: a bare 0 only if no block changed.
     text = "0" if value == 0 and not changed(results) else db(value)
     return Cell(text, good=None if value is None else False if value >= _LOSS else True if value <= 0.005 else None)
 
@@ -98,10 +99,13 @@ def steps_table(methods: Methods) -> Table | None:
     """
     curves = {key: c for key, results in methods.items() if (c := curve(results))}
     steps = sorted({step for c in curves.values() for step in c})
-    columns = [column(f"step {s:,}", curves, lambda key, s=s: db(curves[key].get(s))) for s in steps]  # type: ignore[misc]
+
+    def at_step(step: int) -> Column:
+        return column(f"step {step:,}", curves, lambda key: db(curves[key].get(step)))
+
     note = "PSNR in dB of held-out views after so many steps on a block, mean over the blocks."
     shown = {key: look for key, look in city_looks(methods).items() if key in curves}
-    return build("PSNR over steps", shown, columns, notes=(note,)) if steps else None
+    return build("PSNR over steps", shown, list(map(at_step, steps)), (note,)) if steps else None
 
 
 def summary_markdown(record: CityRecord) -> str:
@@ -119,7 +123,11 @@ def summary_markdown(record: CityRecord) -> str:
 
 
 def city_csv_lines(label: str, record: CityRecord) -> Iterator[list[object]]:
-    """Yield the figures of a city for `page.tables.csv_text`, one per line, under the `label` of the run."""
+    """Yield the figures of a city for `page.tables.csv_text`, one per line, under the `label` of the run.
+
+    >>> next(city_csv_lines("a city", CityRecord(system="city", methods={"mod": CityResults(psnr_mean=20.0)})))[:4]
+    ['a city', 'MCL', 'mod', 'psnr']
+    """
     for key, look in city_looks(record.methods).items():
         results = record.methods[key]
         figures = {(metric, kind): getattr(results, name) for name, metric, kind in _CSV}
@@ -137,9 +145,8 @@ def heat_panels(methods: Methods, blocks: Sequence[str]) -> list[HeatPanel]:
     >>> heat_panels({"mod": CityResults(matrix=((20.0,),))}, ["north"])[0].rows[0][1][0].text
     '20.00'
     """
-    values = [
-        v for r in methods.values() for k, row in enumerate(r.matrix) for v in row[: k + 1] if v is not None
-    ]  # fmt: skip
+    # Blocks that are not learned yet are left out: their PSNR would take a part of the colors.
+    values = [v for r in methods.values() for k, row in enumerate(r.matrix) for v in row[: k + 1] if v is not None]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     panels = []
     for key, look in city_looks(methods).items():

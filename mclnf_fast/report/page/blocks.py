@@ -170,8 +170,10 @@ class Relation:
     @property
     def holds(self) -> bool | None:
         """False if any figure fails, else None if any is missing, else True."""
+        # One failure settles it, whatever is missing; figures that hold do not, since a missing one might fail.
         if any(c.holds is False for c in self.checks):
             return False
+        # `all` of no checks is True: a relation without figures would hold.
         return True if self.checks and all(c.holds for c in self.checks) else None
 
     @property

@@ -79,6 +79,7 @@ def to_rgb8(array: Array, name: str = "image") -> np.ndarray:
     if values.ndim != 3 or values.shape[2] not in (1, 3) or 0 in values.shape:
         raise ValueError(f"{name} must be [H, W, 3] with H, W >= 1, got {values.shape}")
     if values.dtype != np.uint8:
+        # Before the cast, in which NaN and values out of range become any number.
         clean = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=1.0, neginf=0.0)
         values = np.rint(np.clip(clean, 0.0, 1.0) * 255.0).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
@@ -124,6 +125,7 @@ def resize(pixels: np.ndarray, scale: float) -> PilImage.Image:
 def save_image(path: str | Path, image: PilImage.Image) -> Path:
     """Write a PNG, whole or not at all; return its path."""
     buffer = io.BytesIO()
+    # Slower to write, but pages carry their pictures inside.
     image.save(buffer, format="PNG", optimize=True)
     target = Path(path)
     write_atomically(target, buffer.getvalue())
@@ -134,6 +136,7 @@ def font(size: int) -> FreeTypeFont | ImageFont:
     """Return the typeface that Pillow brings, at `size` pixels."""
     from PIL import ImageFont
 
+    # Not one of the system: fonts differ between machines, and so would the widths that a sheet is laid out by.
     return ImageFont.load_default(size=size)
 
 
@@ -168,6 +171,7 @@ class Sheet:
     ) -> None:
         """Write one line at (x, y), anchored as Pillow names it; cut with dots if wider than `room` pixels."""
         face = font(size)
+        # On one line: a break in the name of a file would run into the picture below.
         line = fit(text, size, room) if room is not None else plain(text)
         width = max(2, size // 8) if halo else 0
         self.draw.text((x, y), line, font=face, fill=fill, anchor=anchor, stroke_width=width, stroke_fill=halo)
@@ -184,6 +188,7 @@ class Sheet:
             self.swatch(x, y, swatch)
             start += 19
         taken = text_width(right, BODY) + 10 if right else 0
+        # The name is cut, never the figure: half a number would be another number.
         self.text(start, y, left, room=max(12, x + width - start - taken))
         if right:
             self.text(x + width, y, right, fill=SOFT, anchor="rm")
@@ -202,6 +207,7 @@ class Sheet:
             else:
                 tick = x + round(place * (width - 1))
                 self.draw.line((tick, y + height, tick, y + height + 4), fill=SOFT)
+                # At an end the text stands inside: centered there it would reach beyond the bar.
                 anchor = "la" if place <= 0.02 else "ra" if place >= 0.98 else "ma"
                 self.text(tick, y + height + 7, text, size=SMALL, fill=SOFT, anchor=anchor)
 
@@ -220,7 +226,11 @@ def plain(text: str) -> str:
 
 
 def text_width(text: str, size: int) -> float:
-    """Return how many pixels wide a line is."""
+    """Return how many pixels wide a line is.
+
+    >>> text_width("longer", 12) > text_width("short", 12)
+    True
+    """
     return font(size).getlength(plain(text))
 
 

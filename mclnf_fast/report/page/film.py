@@ -56,6 +56,7 @@ def write_mp4(frames: Sequence[PilImage.Image], path: Path, milliseconds: int, t
         av = importlib.import_module("av")
     except ImportError:
         return None
+    # x264 is not in every build of FFmpeg; mpeg4 is its own.
     codec = next((name for name in CODECS if name in av.codecs_available), None)
     if codec is None:
         return None

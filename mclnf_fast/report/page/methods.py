@@ -73,6 +73,7 @@ def method(key: str, category: str | None = None) -> Look:
         return Look(key, entry.title, entry.category, entry.color, entry.dark, entry.marker, entry.sentence)
     if category not in CATEGORIES:
         category = "MCL" if key.startswith(("mod", "mim")) else "CL"
+    # By its letters, so that it has one color in all runs; `hash` of a string changes with the process.
     color, dark, marker = SPARE[sum(key.encode()) % len(SPARE)]
     return Look(key, key.replace("_", " "), category, color, dark, marker)
 

@@ -55,6 +55,10 @@ def write_page(target: Path, page: Page) -> Path:
     """Write a page, whole or not at all; return its path.
 
     Raises: InputError that names the extra to install, if jinja2 is missing.
+
+    >>> import tempfile
+    >>> write_page(Path(tempfile.mkdtemp()) / "page.html", Page("A page", {}, [])).name
+    'page.html'
     """
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -90,8 +94,12 @@ def inline(folder: Path, file: str) -> str:
     """Return a picture as a data URI, "" if the file is missing or no picture.
 
     Raises: InputError if the file lies outside the folder: a record must not put other files into a page.
+
+    >>> inline(Path("."), "no_such_picture.png")
+    ''
     """
     root = folder.resolve()
+    # Resolved: a link inside the folder may lead to a file outside it.
     path = (root / file).resolve()
     if not path.is_relative_to(root):
         raise InputError(f"pictures: file must lie inside the run folder, was {file!r}")
@@ -119,6 +127,7 @@ def closing_sections(
     blocks: list[Block] = [CodeBlock(record.command)] if record.command else []
     blocks += [PairsBlock(facts)] if facts else []
     if config.is_file():
+        # A byte that is not UTF-8 is replaced: the results must not fail for a file that is only shown.
         blocks.append(CodeBlock(config.read_text(encoding="utf-8", errors="replace"), "config.yaml"))
     every = [*record.notes, *notes]
     return [Section("Notes", [ListBlock(every)] if every else []), Section("How it was made", blocks)]
@@ -134,7 +143,12 @@ def named_texts(values: Mapping[str, object]) -> list[tuple[str, str]]:
 
 
 def time_fact(record: Record) -> list[str]:
-    """Return `12.3 s in all` for the facts of a page, nothing if the time is unknown."""
+    """Return `12.3 s in all` for the facts of a page, nothing if the time is unknown.
+
+    >>> from mclnf_fast.report.record import CityRecord
+    >>> time_fact(CityRecord(system="city", seconds_total=12.34))
+    ['12.3 s in all']
+    """
     return [] if record.seconds_total is None else [f"{duration(record.seconds_total)} in all"]
 
 

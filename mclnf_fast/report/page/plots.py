@@ -58,6 +58,10 @@ def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure to the file whose suffix names its format, whole or not at all; return the path.
 
     Raises: ValueError if matplotlib does not know the format.
+
+    >>> import tempfile
+    >>> save(new_figure(2.0, 1.0), Path(tempfile.mkdtemp()) / "a.svg").name
+    'a.svg'
     """
     target = Path(path)
     buffer = io.BytesIO()
@@ -73,6 +77,9 @@ def svg(figure: Figure, looks: Iterable[Look] = ()) -> str:
     """Return a figure as an `<svg>` element with text as text, no background, the same bytes for the same data.
 
     Its colors are CSS variables of the page, so that a plot follows light and dark; `looks`: the page's, in order.
+
+    >>> svg(new_figure(2.0, 1.0)).startswith("<svg")
+    True
     """
     import matplotlib
 

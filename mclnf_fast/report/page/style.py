@@ -13,6 +13,7 @@ def finite(value: object) -> float | None:
     >>> finite(3), finite(float("nan")), finite(True)
     (3.0, None, None)
     """
+    # A truth value is an int in Python: a flag in the place of a figure would be shown as 1.00.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None
@@ -28,6 +29,7 @@ def db(value: object, *, sign: bool = False, unit: bool = False) -> str:
     if number is None:
         return "-"
     text = f"{number:+.2f}" if sign else f"{number:.2f}"
+    # `-0.00` and `+0.00` would read as a loss or a gain.
     if float(text) == 0.0:
         text = "0.00"
     return f"{text} dB" if unit else text
@@ -52,8 +54,10 @@ def duration(seconds: object) -> str:
     number = finite(seconds)
     if number is None:
         return "-"
+    # From 99.95 on one decimal gives `100.0 s`, a digit more than all below.
     if number < 99.95:
         return f"{number:.1f} s"
+    # Before it is divided: 119.7 s would otherwise be 1 min 60 s.
     whole = round(number)
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"

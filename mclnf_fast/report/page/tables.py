@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mclnf_fast.report.page.methods import Look
 
@@ -83,11 +83,17 @@ def column(head: str, keys: Iterable[str], show: Callable[[str], str], short: st
     return Column(head, {key: Cell(show(key)) for key in keys}, short)
 
 
-def build(title: str, looks: Mapping[str, Look], columns: Sequence[Column], **options: object) -> Table:
+def build(
+    title: str,
+    looks: Mapping[str, Look],
+    columns: Sequence[Column],
+    notes: tuple[str, ...] = (),
+    first: str = "method",
+) -> Table:
     """Return the table of some columns, a row per look; columns in which every cell is `-` are left out.
 
     Args:
-        title, options: see `Table`.
+        title, notes, first: see `Table`.
         looks: of the rows, in their order.
         columns: a key that is missing in one has `-`.
 
@@ -101,7 +107,7 @@ def build(title: str, looks: Mapping[str, Look], columns: Sequence[Column], **op
         for key, look in looks.items()
     )
     short = tuple(c.head if c.short == "" else c.short for c in kept)
-    return replace(Table(title, tuple(c.head for c in kept), rows, short=short), **options)  # type: ignore[arg-type]
+    return Table(title, tuple(c.head for c in kept), rows, notes, first=first, short=short)
 
 
 def ranked(values: Mapping[str, float | None], text: Callable[[str], str], digits: int = 2) -> dict[str, Cell]:
@@ -115,6 +121,7 @@ def ranked(values: Mapping[str, float | None], text: Callable[[str], str], digit
     >>> {k: c.rank for k, c in ranked({"a": 1.0, "b": 2.0, "c": 1.001}, str).items()}
     {'a': 2, 'b': 1, 'c': 2}
     """
+    # As shown: of two figures that look the same, neither may be called the better one.
     shown = {key: round(value, digits) for key, value in values.items() if value is not None}
     order = sorted(set(shown.values()), reverse=True)
     ranks = {key: order.index(v) + 1 for key, v in shown.items()} if len(shown) > 1 else {}
@@ -170,6 +177,7 @@ def terminal(table: Table, *, color: bool = False) -> str:
     method   PSNR
     ER      20.00*
     """
+    # Markdown and HTML show every column: their readers can scroll, a terminal would wrap.
     heads = table.short or table.heads
     kept = [c for c, head in enumerate(heads) if head is not None]
     stars = any(row.cells[c].rank == 1 for row in table.rows for c in kept)
@@ -177,6 +185,7 @@ def terminal(table: Table, *, color: bool = False) -> str:
     lines = [[""] * (left - 1) + [table.first, *(f"{heads[c]}{' ' * stars}" for c in kept)]]
     for row in table.rows:
         names = [row.category, row.name] if table.has_categories else [row.name]
+        # A blank in the place of the star, or the digits of a column would not stand below each other.
         cells = [row.cells[c].text + ("*" if row.cells[c].rank == 1 else " " * stars) for c in kept]
         lines.append([*map(one_line, names), *cells])
     widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
@@ -184,6 +193,7 @@ def terminal(table: Table, *, color: bool = False) -> str:
     for r, line in enumerate(lines):
         cells = [t.ljust(w) if c < left else t.rjust(w) for c, (t, w) in enumerate(zip(line, widths))]
         for c, index in enumerate(kept):
+            # After the padding: color codes count as characters, and colored cells would be too narrow.
             good = table.rows[r - 1].cells[index].good if r else None
             if good is not None:
                 cells[left + c] = paint(cells[left + c], GREEN if good else RED, color)
@@ -216,6 +226,7 @@ def csv_text(lines: Iterable[Sequence[object]], *, heads: bool = True) -> str:
     'a run,CL,er,psnr,last,64,20.0,,1,1,\\n'
     """
     out = io.StringIO()
+    # The writer's default is CR LF, unlike every other text file of a run.
     writer = csv.writer(out, lineterminator="\n")
     writer.writerows([CSV_HEADS] if heads else [])
     writer.writerows(lines)

@@ -49,8 +49,10 @@ def estimate(values: ArrayLike) -> Estimate | None:
         return None
     kept = table[:, known.any(0)]
     finite = np.isfinite(kept)
+    # First over the seeds: those of one signal are no independent samples, and would make the error too small.
     by_signal = np.where(finite, kept, 0.0).sum(0) / finite.sum(0)
     count = len(by_signal)
+    # Of a sample: with ddof 0 the error of a few signals would be too small.
     error = float(by_signal.std(ddof=1) / math.sqrt(count)) if count > 1 else None
     # Equal values have exactly their own mean: a forgetting of 0.0 stays 0.0.
     flat = table[known]
@@ -147,6 +149,7 @@ class Statistics:
         """Return R [seeds, signals, T, T], PSNR of task i after task k; empty for a joint method or without one."""
         rows = self.rows.get(key, {}).values() if self.sequential(key) else ()
         squares = [square for row in rows if (square := _square(row.matrix or ())) is not None]
+        # Seeds with another number of tasks have no mean in common.
         if not squares or len({square.shape for square in squares}) > 1:
             return np.zeros((0, 0, 0, 0))
         return np.moveaxis(np.stack(squares), -1, 1)
@@ -181,6 +184,7 @@ class Statistics:
         if not matrices.size:
             return None
         first = np.diagonal(matrices, 0, 2, 3)[..., None, :]
+        # Above the diagonal a task was not learned yet: its change is no forgetting.
         return float(np.abs(np.tril(matrices - first)).max())
 
     def _of_matrices(self, key: str, figure: Callable[[list[list[float]]], float]) -> Estimate | None:
@@ -205,6 +209,7 @@ class Statistics:
             if value >= target:
                 if before is None:
                     return float(step)
+                # Logged steps double: along the logarithm they are evenly spaced, as the plots show them.
                 share = (target - before[1]) / (value - before[1])
                 return float(2.0 ** (math.log2(before[0]) + share * (math.log2(step) - math.log2(before[0]))))
             before = (step, value)

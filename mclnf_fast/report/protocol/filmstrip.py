@@ -83,7 +83,9 @@ def filmstrip(
             x = MARGIN + gutter + c * (w + GAP)
             sheet.put(resize(to_rgb8(values[f]), scale), x, y)
             figure = _psnr(values[f], true[f])
+            # A method that stands alone has beaten none.
             is_best = figure == best[c] and len(videos) > 1
+            # An exact frame has no finite PSNR; `-` would read as not measured.
             text = db(figure, unit=True) if np.isfinite(figure) else "exact"
             sheet.text(x + w / 2, y + h + 11, text, size=SMALL, fill=INK if is_best else SOFT, anchor="mm")
             if is_best:

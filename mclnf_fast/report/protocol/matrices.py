@@ -73,13 +73,16 @@ def _matrix(axes: Axes, values: np.ndarray, look: Look, scale: tuple[float, floa
     count = len(values)
     place = np.clip((values - low) / (high - low if high > low else 1.0), 0, 1)
     colors = heat(place)
+    # As the paper: `heat` gives NaN its lowest color, which would read as the worst PSNR.
     colors[~np.isfinite(values)] = 255
     axes.imshow(colors)
+    # Of more tasks the colors alone: the figures would not fit their cells.
     for k in range(count) if count <= 6 else ():
         for i in range(count):
             if not np.isfinite(values[k, i]):
                 continue
             light = float(colors[k, i] @ [0.299, 0.587, 0.114])
+            # Either color alone would be lost at one end of the map.
             shade = "white" if light < 125 else INK
             size = 9.5 if count <= 4 else 7
             axes.text(
@@ -89,6 +92,7 @@ def _matrix(axes: Axes, values: np.ndarray, look: Look, scale: tuple[float, floa
     stairs = np.arange(count + 1) - 0.5
     axes.step(stairs, stairs, where="pre", color="white", linewidth=1.6)
     axes.set_title(look.name, fontsize=FINE, color=INK, pad=4, parse_math=False)
+    # Eight at most, or their numbers would touch.
     ticks = list(range(0, count, -(-count // 8)))
     axes.set_xticks(ticks, [str(t + 1) for t in ticks])
     axes.set_yticks(ticks, [str(t + 1) for t in ticks] if first else [""] * len(ticks))

@@ -106,6 +106,7 @@ def reach_figure(runs: Sequence[Labelled], key: str = "mim") -> Figure | None:
             continue
         _bars(axes, race, r.run.looks[key])
         _levels(axes)
+        # Room for six bars at least, since one or two would fill the panel.
         axes.set_xlim(-0.6, max(6, race.steps.shape[1]) - 0.4)
         names = [name if len(name) <= 16 else name[:15] + "…" for name in r.run.signals]
         places = np.arange(race.steps.shape[1])
@@ -125,6 +126,7 @@ def _bars(axes: Axes, race: Reach, look: Look) -> None:
         known = percent[:, x][~np.isnan(percent[:, x])]
         if not known.size:
             continue
+        # As `Reach.median`: if one of two seeds never reaches it, the mean of both would be no step.
         middle = float(np.sort(known)[len(known) // 2])
         if math.isfinite(middle):
             axes.bar(x, middle, width=0.66, color=look.color, alpha=0.55, linewidth=0)
@@ -156,6 +158,7 @@ def signed(figure: Figure, commands: Sequence[str], command: str = "") -> Figure
     extra = 0.145 * len(wrapped) + 0.1 if wrapped else 0.0
     new = high + extra
     figure.set_size_inches(wide, new)
+    # Places are shares of the height, which has grown: in inches everything stays where it was.
     for axes in figure.axes:
         box = axes.get_position()
         axes.set_position((box.x0, (box.y0 * high + extra) / new, box.width, box.height * high / new))

@@ -148,6 +148,7 @@ def small_enough(draw: Callable[[int], PilImage.Image], rows: int, most: int = 1
     """
     import io
 
+    # By trial: how well the rows compress is not known before they are drawn.
     for count in range(rows, 0, -1):
         image = draw(count)
         buffer = io.BytesIO()
@@ -192,6 +193,7 @@ class _Pictures:
             if c == 0:
                 box = [round(v * self.scale) for v in (left, top, left + wide, top + high)]
                 rectangle = (x + box[0], y + box[1], x + box[2] - 1, y + box[3] - 1)
+                # White below the dark line: one of the two shows on any picture.
                 sheet.draw.rectangle(rectangle, outline="#ffffff", width=3)
                 sheet.draw.rectangle(rectangle, outline=INK, width=1)
 
@@ -207,6 +209,7 @@ class _Audio:
 
     def row(self, sheet: Sheet, s: int, y: int, values: Mapping[str, np.ndarray], looks: Mapping[str, Look]) -> None:
         truth = self.truth[s]
+        # The truth's scale for all methods: on its own one that is too quiet would look right. Silence has none.
         top = float(np.abs(truth - 0.5).max()) * 1.1 or 0.5
         reference, _ = spectrogram(truth, self.rate)
         loudest = float(reference.max())
@@ -263,6 +266,7 @@ def _most_different(truth: np.ndarray, pictures: Sequence[np.ndarray], size: tup
     errors = [np.abs(m.astype(np.float64) - truth).mean(-1) for m in pictures] or [np.zeros(truth.shape[:2])]
     totals = []
     for e in errors:
+        # A table of sums: each rectangle costs four entries, however large it is.
         table = np.pad(e.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
         totals.append(table[high:, wide:] - table[:-high, wide:] - table[high:, :-wide] + table[:-high, :-wide])
     spread = np.stack(totals).std(0) if len(totals) > 1 else totals[0]  # of a single method: its error

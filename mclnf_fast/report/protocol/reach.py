@@ -80,12 +80,14 @@ def reach(run: Statistics, key: str = "mim", other: str = "mod") -> Reach | None
         row, rival = run.rows.get(key, {}).get(seed), run.rows.get(other, {}).get(seed)
         if row is None or rival is None:
             continue
+        # Within a seed, whose initialization and batches both methods share.
         final = numbers(rival.curve.get("psnr", {}).get(run.last, ()))
         if len(final) != width:
             continue
         first = _first_steps(row, final)
         ratio = math.nan
         if row.seconds_per_step is not None and rival.seconds_per_step:
+            # By the mean seconds of a step: a time at every logged step is not recorded.
             ratio = row.seconds_per_step / rival.seconds_per_step
         steps.append(first)
         times.append(first / run.last * ratio if run.last else np.full(width, math.nan))

@@ -36,6 +36,7 @@ def relations(run: Statistics) -> list[Relation]:
     >>> [r.verdict for r in relations(Statistics(SignalRecord(system="image")))]
     ['not measured', 'not measured', 'not measured', 'not measured', 'not measured']
     """
+    # `mim` also if it did not run: `not measured` stands in the report, a missing line would pass unnoticed.
     variants = [m for m in run.methods if m.startswith("mim")] or ["mim"]
     return [_ahead(run), _kept(run), _gained(run), _improving(run), *(_quicker(run, m) for m in variants)]
 
@@ -84,6 +85,7 @@ def _improving(run: Statistics) -> Relation:
     checks = []
     for m in MODULES:
         early, late = (_mean(run, m, s) for s in (LATER, run.last))
+        # A run of no more than 256 steps shows nothing of what comes after them.
         gain = None if early is None or late is None or run.last <= LATER else late - early
         text = UNMEASURED if gain is None else db(gain, sign=True, unit=True)
         label = f"{m}, step {LATER} to {run.last}" if run.last > LATER else f"{m} after step {LATER}"
@@ -141,6 +143,7 @@ def _least(label: str, gaps: Sequence[float | None], least: float) -> Check:
     value = ", ".join(UNMEASURED if g is None else db(g, sign=True) for g in gaps)
     if all(g is None for g in gaps):
         return Check(label, UNMEASURED, None)
+    # One gap that is too small fails it; missing ones leave it open, since they might be too small as well.
     failed = any(g is not None and g < least for g in gaps)
     return Check(label, f"{value} dB", False if failed else None if None in gaps else True)
 

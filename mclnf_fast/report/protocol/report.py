@@ -60,6 +60,10 @@ def write_run_pictures(folder: str | Path, record: SignalRecord) -> list[Picture
         record: of the run.
 
     Raises: InputError, if matplotlib is missing, or a file of predictions is corrupt or of another shape.
+
+    >>> import tempfile
+    >>> [picture.kind for picture in write_run_pictures(tempfile.mkdtemp(), SignalRecord(system="image"))]
+    ['curve']
     """
     pictures = []
     for drawing in draw_run(Path(folder), _one(Statistics(record))):
@@ -76,6 +80,10 @@ def write_signal_report(folder: str | Path, record: SignalRecord) -> Path:
         record: of the run; fields at their default are left out.
 
     Raises: InputError, if jinja2 is missing (the message names the extra), or a picture's file lies outside the folder.
+
+    >>> import tempfile
+    >>> write_signal_report(tempfile.mkdtemp(), SignalRecord(system="image")).name
+    'report.html'
     """
     place, run = Path(folder), Statistics(record)
     groups = grouped_pictures(place, record, KINDS)
@@ -117,7 +125,11 @@ def _results(run: Statistics) -> list[Section]:
 
 
 def tiles(run: Statistics) -> list[Tile]:
-    """Return the figures of the head: PSNR of the modules, forgetting, the lead over the best sequential rival."""
+    """Return the figures of the head: PSNR of the modules, forgetting, the lead over the best sequential rival.
+
+    >>> tiles(Statistics(SignalRecord(system="image")))
+    []
+    """
     ours = [m for m in OURS if m in run.looks]
     out = [
         Tile(db(last.mean, unit=True), f"PSNR of {run.looks[m].name} at step {run.last:,}")
@@ -126,6 +138,7 @@ def tiles(run: Statistics) -> list[Tile]:
     ]
     changes = [change for m in ours if (change := run.largest_change(m)) is not None]
     if changes:
+        # Exactly, not as shown: modules must not change by a bit, and a rounded 0.00 would hide that they do.
         exact = max(changes) == 0.0
         text = "0 dB" if exact else f"{max(changes):.2g} dB"
         label = "forgotten by the modules, bit for bit" if exact else "largest change of a module"
@@ -137,6 +150,7 @@ def tiles(run: Statistics) -> list[Tile]:
 
 def _rival(run: Statistics, ours: str) -> list[Tile]:
     """Return the lead of modules over the best other method that learns in sequence."""
+    # Variants of our own are no rivals: a lead over one would say nothing about other methods.
     rivals = {
         m: e.mean
         for m in run.methods

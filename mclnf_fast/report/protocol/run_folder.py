@@ -37,11 +37,13 @@ def read_runs(folders: Sequence[str | Path]) -> list[FinishedRun]:
     """
     paths = [Path(folder) for folder in folders]
     for k, path in enumerate(paths):
+        # Resolved: one run under two paths would be counted as two.
         if path.resolve() in [p.resolve() for p in paths[:k]]:
             raise InputError(f"run: {path} must be named once, was named twice")
     records = [_read(path) for path in paths]
     titles = [record.title or path.resolve().name for path, record in zip(paths, records)]
     labels = [t if titles.count(t) == 1 else f"{t} ({p.resolve().name})" for t, p in zip(titles, paths)]
+    # Two folders of one name in different places: numbered, since whole paths are too long for the head of a table.
     labels = [t if labels.count(t) == 1 else f"{t} {k}" for k, t in enumerate(labels, start=1)]
     return [FinishedRun(path, label, record) for path, label, record in zip(paths, labels, records)]
 
@@ -78,6 +80,7 @@ def _finished(path: Path, record: Record) -> SignalRecord | CityRecord:
     methods = record.config.get("methods")
     asked = [m for m in methods if m in METHODS] if isinstance(methods, list | tuple) else []
     for m in dict.fromkeys([*asked, *run.methods]):
+        # Methods with other seeds than the rest would be compared on other draws.
         missing = [seed for seed in run.seeds if seed not in run.rows.get(m, {})]
         if missing:
             raise InputError(f"run: {path} must be finished, but {m} has no results for seed {missing[0]}")

@@ -148,6 +148,7 @@ def _values(file: Path) -> Tensor:
 
 def _si_sdr(run: Statistics) -> Mapping[str, Sequence[float | None]]:
     """Return SI-SDR at the last step, of the first seed, by method."""
+    # The first seed, of which the predictions in the pictures are.
     rows = {m: next(iter(run.rows[m].values())).curve.get("si_sdr", {}).get(run.last, ()) for m in run.methods}
     return rows if any(rows.values()) else {}
 

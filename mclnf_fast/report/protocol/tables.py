@@ -32,6 +32,7 @@ def results(runs: Sequence[Labelled]) -> Table:
     ()
     """
     looks = {m: r.run.looks[m] for r in runs for m in r.run.methods}
+    # A stable sort: within a category the methods keep the order that they have everywhere.
     keys = sorted(in_order(looks), key=lambda m: list(CATEGORIES).index(looks[m].category))
     columns: list[tuple[str, dict[str, Cell]]] = []
     for r in runs:
@@ -45,8 +46,10 @@ def results(runs: Sequence[Labelled]) -> Table:
         Row(looks[m].category, m, looks[m].name, tuple(cells.get(m, Cell("-")) for _, cells in columns)) for m in keys
     ]
     counts = "; ".join((f"{r.label}: " if len(runs) > 1 else "") + sizes(r.run) for r in runs)
-    notes = ("PSNR in dB over the whole signal, after all tasks, at so many steps per task. " + STATISTICS,
-             f"{counts}.")  # fmt: skip
+    notes = (
+        "PSNR in dB over the whole signal, after all tasks, at so many steps per task. " + STATISTICS,
+        f"{counts}.",
+    )
     heads = tuple(head for head, _ in columns)
     return Table("PSNR", heads, tuple(rows), notes, tuple((r.label, 3) for r in runs))
 
@@ -65,6 +68,7 @@ def details(run: Statistics, label: str) -> Table:
     methods = run.methods
     columns = [_measure(run, measure) for measure in run.measures[1:]]
     columns += [
+        # A bare 0 only if no task changed: losses and gains may cancel in the mean.
         column("forgetting (dB)", methods, lambda m: "0" if run.largest_change(m) == 0 else text(run.forgetting(m))),
         column("backward transfer (dB)", methods, lambda m: text(run.backward_transfer(m)), None),
         column("forward transfer (dB)", methods, lambda m: text(run.forward_transfer(m)), None),
@@ -98,18 +102,19 @@ def _measure(run: Statistics, measure: str) -> Column:
 def steps_to_reach(run: Statistics, label: str) -> Table | None:
     """Return the steps per task until the mean PSNR reaches so many dB; None if no threshold separates the methods."""
     reached = {t: {m: run.steps_to(m, float(t)) for m in run.methods} for t in THRESHOLDS}
+    # A threshold that all have passed at step 1 tells no methods apart.
     useful = [t for t in THRESHOLDS if any(v is not None and v > 1 for v in reached[t].values())]
     if not useful:
         return None
-    columns = [
-        column(f"{t} dB", run.methods, lambda m, t=t: _steps(reached[t][m]))  # type: ignore[misc]
-        for t in useful
-    ]
+
+    def threshold(t: int) -> Column:
+        return column(f"{t} dB", run.methods, lambda m: _steps(reached[t][m]))
+
     note = (
         "Steps per task until the mean PSNR over signals and seeds reaches it, interpolated between the logged steps "
         "along log2 of the step and rounded up; - if no logged step does."
     )
-    return build(f"{label}: steps to a PSNR", run.looks, columns, notes=(note,))
+    return build(f"{label}: steps to a PSNR", run.looks, list(map(threshold, useful)), (note,))
 
 
 def signal_csv_lines(r: Labelled) -> Iterator[list[object]]:
@@ -144,7 +149,12 @@ def _estimates(run: Statistics, m: str) -> Iterator[tuple[str, str, int | str, E
 
 
 def sizes(run: Statistics) -> str:
-    """Return the size of a run, such as `12 test signals, 3 seeds`."""
+    """Return the size of a run, such as `12 test signals, 3 seeds`.
+
+    >>> from mclnf_fast.report.record import SignalRecord
+    >>> sizes(Statistics(SignalRecord(system="image")))
+    '0 test signals, 0 seeds'
+    """
     signals, seeds = len(run.signals), len(run.seeds)
     return f"{signals} test signal{'s' * (signals != 1)}, {seeds} seed{'s' * (seeds != 1)}"
 
@@ -159,6 +169,7 @@ def text(e: Estimate | None, measure: str = "psnr") -> str:
         return "-"
     digits = DIGITS.get(measure, 3)
     mean = f"{e.mean:.{digits}f}"
+    # `-0.00` would read as a loss.
     mean = mean.lstrip("-") if float(mean) == 0 else mean
     return mean if e.error is None else f"{mean} ± {e.error:.{digits}f}"
 
@@ -180,4 +191,5 @@ def _megabytes(value: float | None) -> str:
 
 
 def _steps(value: float | None) -> str:
+    # Up: at the whole step below, the PSNR is not reached yet.
     return "-" if value is None else f"{-int(-value // 1):,}"

@@ -37,6 +37,7 @@ def waveform(values: np.ndarray, truth: np.ndarray, top: float, color: str, size
     for samples, fill in ((truth, _TRUTH), (values, color)):
         edges = np.linspace(0, len(samples), width + 1).astype(int)
         for x in range(width):
+            # At least one sample: a clip may have fewer than the picture has columns.
             column = samples[edges[x] : max(edges[x + 1], edges[x] + 1)]
             ends = [middle - middle * float(np.clip((v - 0.5) / top, -1, 1)) for v in (column.max(), column.min())]
             draw.line((x, round(ends[0]), x, round(ends[1])), fill=fill)
@@ -53,12 +54,15 @@ def spectrogram(values: np.ndarray, rate: float | None) -> tuple[np.ndarray, flo
     """
     signal = np.asarray(values, dtype=np.float64) - 0.5
     length = 512
+    # Shorter windows for short clips, of which the long ones would leave a few frames.
     while length > 16 and length * 8 > len(signal):
         length //= 2
     hop = max(1, length // 4)
+    # By half a window, so that the first and the last samples are in the middle of one too.
     padded = np.pad(signal, (length // 2, length // 2 + hop))
     frames = np.lib.stride_tricks.sliding_window_view(padded, length)[::hop]
     power = np.abs(np.fft.rfft(frames * np.hanning(length), axis=1)) ** 2
+    # Silence has no power, and 0 no logarithm.
     return 10.0 * np.log10(power.T + 1e-12), (rate or 0.0) / 2000.0
 
 
@@ -67,6 +71,7 @@ def bands_picture(bands: np.ndarray, loudest: float, size: tuple[int, int]) -> P
     from PIL import Image
 
     levels = Image.fromarray(np.ascontiguousarray(bands[::-1] - loudest + _FLOOR).astype(np.float32))
+    # The mean of the cells in a pixel: the nearest one alone would drop short sounds and narrow tones.
     resized = np.asarray(levels.resize(size, Image.Resampling.BOX))
     # In steps of 2 dB: a third of the colors, and of the bytes of a PNG.
     return Image.fromarray(heat(np.round(resized / 2) * 2 / _FLOOR))

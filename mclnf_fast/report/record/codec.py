@@ -71,6 +71,7 @@ def _empty(value: object, field: dataclasses.Field[object]) -> bool:
     """Return whether a field is None or empty, and is so by default."""
     item = getattr(value, field.name)
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    # Only if the default is the same: reading fills in the default, and must give back what was written.
     return (item is None and default is None) or (isinstance(item, tuple | Mapping) and not item and item == default)
 
 
@@ -88,6 +89,7 @@ class _Reader:
 
     def refuse(self, path: Sequence[str], must: str, value: object) -> InputError:
         """Return the error for a value that is not what it must be."""
+        # Cut, since the field of a damaged file may hold a whole curve.
         shown = repr(value) if len(repr(value)) <= 40 else f"{type(value).__name__} {repr(value)[:36]}..."
         return InputError(f"{self.place}: {'.'.join(path) or 'the file'} must be {must}, got {shown}")
 
@@ -97,6 +99,7 @@ class _Reader:
             raise self.refuse(path, "a mapping", data)
         fields, hints = {f.name: f for f in dataclasses.fields(cls)}, _hints(cls)
         unknown = [str(key) for key in data if key not in fields]
+        # Refused, since the figures of a misspelled field would silently be missing from every table.
         if unknown and not self.extra:
             raise InputError(f"{self.place}: {'.'.join((*path, unknown[0]))} is no field of {cls.__name__}")
         values: dict[str, object] = {}
@@ -113,7 +116,7 @@ class _Reader:
             return value
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)
         if origin in (typing.Union, types.UnionType):
-            # Only `T | None` occurs: a figure that is not finite is none as well.
+            # Only `T | None` occurs. Infinity is None as well: a page that shows it as a number would rank it first.
             if value is None or (isinstance(value, float) and not math.isfinite(value)):
                 return None
             return self.value(next(a for a in arguments if a is not type(None)), value, path)

@@ -19,9 +19,17 @@ def read_record(file: str | Path) -> Record:
 
     Raises: InputError that names the file, and the field if one is wrong, if the file is missing or corrupt, is of a
     version that this program does not know, or has a field that is missing, unknown or of another type.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "metrics.json"
+    >>> file.write_text(json.dumps(CityRecord(system="city", title="a city").to_json())) > 0
+    True
+    >>> read_record(file).title
+    'a city'
     """
     path = Path(file)
     try:
+        # json.loads takes NaN and Infinity, which files of before hold.
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} must be JSON, but: {error}") from None

@@ -22,6 +22,7 @@ def current(data: Mapping[str, object], place: str) -> tuple[str, dict[str, obje
     """
     known = {str(key): value for key, value in data.items() if value is not None}
     system = known.get("system")
+    # Without `system` the kind is known by a field that the others do not have.
     if system == "city" or (system is None and "summary" in known):
         return "city", _city({**known, "system": "city"})
     if system in SIGNALS or (system is None and "seeds" in known):

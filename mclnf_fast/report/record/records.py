@@ -46,7 +46,7 @@ class Record:
     seconds_total: Figure = None
 
     def to_json(self) -> dict[str, object]:
-        """Return the content of metrics.json: `version` and `kind` first."""
+        """Return the content of metrics.json: `version` and `kind` first, so that a reader can stop there."""
         fields = to_json(self)
         assert isinstance(fields, dict)
         return {"version": VERSION, "kind": self.kind, **fields}

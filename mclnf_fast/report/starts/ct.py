@@ -64,6 +64,7 @@ def table_of(record: InitializationRecord, looks: Mapping[str, Look]) -> Table:
     known = sorted({step for curve in curves_of(record, looks).values() for step in curve})
     columns = step_columns(record, looks, [s for s in _STEPS if s in known[:-1]] + known[-1:])
     fields = {key: look for key, look in looks.items() if look not in CLASSICAL}
+    # They take no steps: a figure in an earlier column would read as one at that step.
     columns[:-1] = [Column(c.head, {key: c.cells[key] for key in fields}) for c in columns[:-1]]
 
     def loss(key: str) -> str:
@@ -114,6 +115,10 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
         record: of the run.
 
     Raises: InputError, if matplotlib is missing or a file of predictions is corrupt.
+
+    >>> import tempfile
+    >>> [picture.kind for picture in write_pictures(tempfile.mkdtemp(), InitializationRecord(system="ct"))]
+    ['curve']
     """
     place, looks = Path(folder), looks_of(record, (*CLASSICAL, *LOOKS))
     pictures = []
@@ -132,18 +137,22 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
 
 
 def write_ct_report(folder: str | Path, record: InitializationRecord) -> Path:
-    """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`."""
+    """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`.
+
+    >>> import tempfile
+    >>> write_ct_report(tempfile.mkdtemp(), InitializationRecord(system="ct")).name
+    'report.html'
+    """
     return write_initialization_report(folder, record, describe(record))
 
 
-def _sheet(
-    place: Path, truth: np.ndarray, record: InitializationRecord, looks: Mapping[str, Look]
-) -> PilImage.Image:  # fmt: skip
+def _sheet(place: Path, truth: np.ndarray, record: InitializationRecord, looks: Mapping[str, Look]) -> PilImage.Image:
     columns: dict[str, np.ndarray] = {}
     psnrs: dict[str, list[float | None]] = {}
     heads: dict[str, Look] = {}
     for key, look in looks.items():
         values, results = saved_values(place, key), record.initializations[key]
+        # The mean slice is the same for every test slice: a column of it would show nothing.
         if values is None or look is MEAN:
             continue
         steps = results.kept or (0,)

@@ -51,10 +51,16 @@ NOTE = (
 
 
 def image_looks(record: InitializationRecord) -> dict[str, Look]:
-    """Return how the rows of a run are shown, in their order: `adam_0`, `adam_1`, ... are named by their rates."""
+    """Return how the rows of a run are shown, in their order: `adam_0`, `adam_1`, ... are named by their rates.
+
+    >>> adam = InitializationResults(lr=1e-4)
+    >>> image_looks(InitializationRecord(system="image-start", initializations={"adam_0": adam}))["adam_0"].name
+    'Adam 0.0001'
+    """
     looks: dict[str, Look] = {}
     for key, results in record.initializations.items():
         if key.startswith("adam_"):
+            # Further rates repeat the colors: their names still tell them apart.
             (color, dark, marker), rate = _ADAM[int(key[5:]) % len(_ADAM)], results.lr or 0.0
             sentence = f"the same random weights as standard; Adam at {rate:g}"
             looks[key] = Look(key, f"Adam {rate:g}", "", color, dark, marker, sentence)
@@ -85,6 +91,7 @@ def table_of(record: InitializationRecord, looks: Mapping[str, Look]) -> Table:
         results = record.initializations[key]
         if key == "meta":
             return f"{inner:,}"
+        # Not `-`: it was measured, and is more than the steps that were taken.
         return f"over {results.steps or 0:,}" if results.reached_mean is None else f"{results.reached_mean:,}"
 
     columns += [column("steps to match", looks, matched), time_column(record, looks)]
@@ -134,6 +141,10 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
         record: of the run.
 
     Raises: InputError, if matplotlib is missing or a file of predictions is corrupt.
+
+    >>> import tempfile
+    >>> [picture.kind for picture in write_pictures(tempfile.mkdtemp(), InitializationRecord(system="image-start"))]
+    ['curve']
     """
     place, looks = Path(folder), image_looks(record)
     pictures = []
@@ -151,13 +162,16 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
 
 
 def write_image_start_report(folder: str | Path, record: InitializationRecord) -> Path:
-    """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`."""
+    """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`.
+
+    >>> import tempfile
+    >>> write_image_start_report(tempfile.mkdtemp(), InitializationRecord(system="image-start")).name
+    'report.html'
+    """
     return write_initialization_report(folder, record, describe(record))
 
 
-def _sheet(
-    place: Path, truth: np.ndarray, record: InitializationRecord, looks: Mapping[str, Look]
-) -> PilImage.Image:  # fmt: skip
+def _sheet(place: Path, truth: np.ndarray, record: InitializationRecord, looks: Mapping[str, Look]) -> PilImage.Image:
     """Draw the meta-learned one at its kept steps but the last, then the others after as many and after their last."""
     inner = _inner(record)
     columns: dict[str, np.ndarray] = {}

@@ -76,6 +76,7 @@ def mean_error(values: Iterable[float | None] | None) -> Mean | None:
     known = [v for v in values or () if v is not None]
     if not known:
         return None
+    # One task has no spread: an error of 0 would claim that the mean is exact.
     return statistics.fmean(known), statistics.stdev(known) / len(known) ** 0.5 if len(known) > 1 else None
 
 
@@ -91,7 +92,13 @@ def estimate(mean: Mean | None) -> str:
 
 
 def curves_of(record: InitializationRecord, looks: Mapping[str, Look]) -> dict[str, dict[int, Mean]]:
-    """Return step -> mean PSNR and standard error over the test tasks, of each initialization."""
+    """Return step -> mean PSNR and standard error over the test tasks, of each initialization.
+
+    >>> from mclnf_fast.report.record import InitializationResults
+    >>> results = InitializationResults(curve={0: (10.0, 12.0)})
+    >>> curves_of(InitializationRecord(system="ct", initializations={"meta": results}), {"meta": META})
+    {'meta': {0: (11.0, 1.0)}}
+    """
     curves: dict[str, dict[int, Mean]] = {}
     for key in looks:
         rows = sorted(record.initializations[key].curve.items())
@@ -102,10 +109,11 @@ def curves_of(record: InitializationRecord, looks: Mapping[str, Look]) -> dict[s
 def step_columns(record: InitializationRecord, looks: Mapping[str, Look], steps: Sequence[int]) -> list[Column]:
     """Return a column of PSNR for each of `steps`."""
     curves = curves_of(record, looks)
-    return [
-        column(f"step {step:,}", looks, lambda key, s=step: estimate(curves[key].get(s)))  # type: ignore[misc]
-        for step in steps
-    ]
+
+    def at_step(step: int) -> Column:
+        return column(f"step {step:,}", looks, lambda key: estimate(curves[key].get(step)))
+
+    return list(map(at_step, steps))
 
 
 def time_column(record: InitializationRecord, looks: Mapping[str, Look]) -> Column:
@@ -113,8 +121,9 @@ def time_column(record: InitializationRecord, looks: Mapping[str, Look]) -> Colu
     return column("time", looks, lambda key: duration(record.initializations[key].seconds))
 
 
-def results_table(record: InitializationRecord, looks: Mapping[str, Look], columns: Sequence[Column], note: str) -> \
-        Table:  # fmt: skip
+def results_table(
+    record: InitializationRecord, looks: Mapping[str, Look], columns: Sequence[Column], note: str
+) -> Table:
     """Return the table of a run from its columns, with a note below."""
     return build(record.title, looks, columns, first="initialization", notes=(note,))
 
@@ -132,6 +141,9 @@ def saved_values(folder: Path, name: str) -> np.ndarray | None:
     """Return the pictures that a run kept of an initialization, or of the truth; None if there are none.
 
     Raises: InputError that names the file, if it is corrupt.
+
+    >>> saved_values(Path("no_such_run"), "truth") is None
+    True
     """
     file = folder / "predictions" / f"{name}.safetensors"
     if not file.is_file():
@@ -189,6 +201,10 @@ def lead(record: InitializationRecord, key: str, other: str, step: int | None = 
         record: of the run.
         key, other: the two initializations.
         step: at which they are compared; None: after the last.
+
+    >>> empty = InitializationRecord(system="ct")
+    >>> lead(empty, "meta", "standard") is None
+    True
     """
     means = []
     for name in (key, other):

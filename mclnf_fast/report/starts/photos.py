@@ -19,7 +19,7 @@ from mclnf_fast.report.starts.initializations import (
     write_initialization_report,
 )
 from mclnf_fast.report.starts.photos_pictures import photo_sheet, way_gif, way_strip
-from mclnf_fast.report.starts.single_view import Wording, describe, start_table
+from mclnf_fast.report.starts.rays import Wording, describe, ray_table
 
 WORDING = Wording(
     (("left half", "input"), ("whole photo", "whole"), ("from other places", "others")),
@@ -51,7 +51,7 @@ def photo_table(record: InitializationRecord) -> str:
     """
     looks = {key: look for key, look in looks_of(record).items() if key == "meta"}
     lines = [f"{name}: {text}" for name, text in between_rows(record, looks)]
-    return "\n".join([start_table(record, WORDING), *(["", *lines] if lines else [])])
+    return "\n".join([ray_table(record, WORDING), *(["", *lines] if lines else [])])
 
 
 def between_rows(record: InitializationRecord, looks: Mapping[str, Look]) -> list[tuple[str, str]]:
@@ -78,6 +78,10 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
         record: of the run.
 
     Raises: InputError, if matplotlib is missing or a file of predictions is corrupt.
+
+    >>> import tempfile
+    >>> [picture.kind for picture in write_pictures(tempfile.mkdtemp(), InitializationRecord(system="photos"))]
+    ['curve']
     """
     place, looks = Path(folder), looks_of(record)
     left = (record.photos or Photos()).left
@@ -88,13 +92,16 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
         "way": way_gif(place, looks),
         "curve": steps_plot(place, looks, curves, "SGD steps on the left half", "PSNR on the right half (dB)"),
     }
-    return [
-        Picture(kind, f"images/{file.name}", _CAPTIONS[kind]) for kind, file in files.items() if file is not None
-    ]  # fmt: skip
+    return [Picture(kind, f"images/{file.name}", _CAPTIONS[kind]) for kind, file in files.items() if file is not None]
 
 
 def write_photos_report(folder: str | Path, record: InitializationRecord) -> Path:
-    """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`."""
+    """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`.
+
+    >>> import tempfile
+    >>> write_photos_report(tempfile.mkdtemp(), InitializationRecord(system="photos")).name
+    'report.html'
+    """
     wording, others = WORDING, (record.photos or Photos()).others
     if others:
         note = f'"From other places": the field of the whole photo against the truth from {others} other cameras.'

@@ -66,6 +66,7 @@ def way_gif(folder: Path, looks: Mapping[str, Look]) -> Path | None:
     scale = factor(width, 224)
     w, h = width * scale, height * scale
     images = []
+    # Each end once: shown twice, the film would halt there.
     for k in [*range(frames), *range(frames - 2, 0, -1)]:
         shown = [("from", ends[0]), *((label, pictures[k]) for label, _, pictures in panels), ("to", ends[1])]
         sheet = Sheet(2 * MARGIN + len(shown) * (w + GAP) - GAP, 2 * MARGIN + h + _LABEL)

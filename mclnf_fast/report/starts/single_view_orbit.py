@@ -44,6 +44,7 @@ def orbit_rows(folder: Path, looks: Mapping[str, Look], record: InitializationRe
         return []
     rendered = record.orbit is not None and record.orbit.rendered
     rows = [Turn("truth" if rendered else "nearest of its views", None, truth)]
+    # A stable sort: the meta-learned one comes first, the others keep their order.
     for key in sorted(looks, key=lambda k: k != "meta"):
         turns = saved_values(folder, f"orbit_{key}")
         if turns is None:
@@ -70,6 +71,7 @@ def orbit_film(folder: Path, rows: list[Turn], record: InitializationRecord) -> 
 
 def _side_by_side(panels: list[Turn], frame: int) -> PilImage.Image:
     pictures = [resize(np.ascontiguousarray(p.frames[frame]), _CELL / max(p.frames.shape[1:3])) for p in panels]
+    # At least as wide as the label, which tells the fields apart and is therefore not cut.
     widths = [max(picture.width, round(text_width(p.label, BODY)) + 4) for picture, p in zip(pictures, panels)]
     height = max(picture.height for picture in pictures)
     sheet = Sheet(2 * MARGIN + sum(widths) + GAP * (len(panels) - 1), 2 * MARGIN + height + _LABEL)
@@ -84,6 +86,7 @@ def _side_by_side(panels: list[Turn], frame: int) -> PilImage.Image:
 def orbit_strip(folder: Path, rows: list[Turn]) -> Path:
     """Write `images/orbit.png`, the turn as stills, a row per field, a column per eighth of it; return its path."""
     count = len(rows[0].frames)
+    # Without the end: a whole turn ends where it began, and two stills would be one.
     shown = [k * count // _STILLS for k in range(_STILLS)] if count >= _STILLS else list(range(count))
     scale = _STILL / max(rows[0].frames.shape[1:3])
     height, width = (max(1, round(side * scale)) for side in rows[0].frames.shape[1:3])

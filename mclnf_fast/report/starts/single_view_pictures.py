@@ -25,6 +25,7 @@ def contact_sheet(folder: Path, looks: Mapping[str, Look]) -> Path | None:
         return None
     objects, views, height, width = truth.shape[:4]
     count, columns = min(_OBJECTS, objects), min(_VIEWS, views)
+    # Spread over all views: the first few may all lie on the side that was learned from.
     chosen = [0, *(round((k + 1) * (views - 1) / (columns - 1)) for k in range(columns - 1))]
     rows: list[tuple[str, str | None, np.ndarray]] = [("truth", None, truth)]
     for key, look in looks.items():

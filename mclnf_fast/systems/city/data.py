@@ -73,6 +73,7 @@ def load(config: CityConfig, advance: Callable[[int], object]) -> CityData:
             advance(done - rendered)
             rendered = done
 
+        # Cached between runs; rendering it takes longer than reading it.
         procedural = write_city(quick=config.run.quick, seed=config.seed, progress=progress)
     districts: tuple[tuple[Block, ...], ...] = ()
     if procedural is not None and meta_learned:
@@ -81,6 +82,7 @@ def load(config: CityConfig, advance: Callable[[int], object]) -> CityData:
     if options.path is None:
         assert procedural is not None
         scene = load_scene(procedural.target)
+        # Views that cross all blocks are no block of their own: nobody learns from them.
         across = load_scene(procedural.target, blocks=["city"]).blocks[0].test
         title = "a procedural city, block by block"
         notes.append("The city is procedural: rendered by an exact ray caster, read through the MatrixCity reader.")
@@ -91,6 +93,7 @@ def load(config: CityConfig, advance: Callable[[int], object]) -> CityData:
             notes.append("Initializations were meta-learned on procedural districts, not on this scene.")
     for block in scene.blocks:
         for kind, images in (("training", block.train), ("held-out", block.test)):
+            # Found here and not in the middle of the run, where the block would be learned in vain.
             if len(images) == 0:
                 raise InputError(f"block {block.name}: must have at least one {kind} view, got none")
     field = config.field

@@ -72,6 +72,7 @@ class BlockEpisodes:
         hulls = boxes if kind == "modules" else [hull_cell(cells) for cells in boxes]
         self.cells = Cells(torch.cat([hull.boxes for hull in hulls]).to(device), hulls[0].margin)
         flat = [pool for pools in self.pools for pool in pools]
+        # One gather over all pools instead of one per block: on a GPU each costs a launch.
         self._whole = one_pool(flat)
         self._begin = list(itertools.accumulate((len(pool) for pool in flat), initial=0))  # of each in `_whole`
         self._row = list(itertools.accumulate((len(pools) for pools in self.pools), initial=0))
@@ -87,6 +88,7 @@ class BlockEpisodes:
         if config.tasks is not None:
             ids = torch.randperm(total, generator=generator)[: config.tasks]
         chosen = ids.tolist()
+        # The chosen tasks are modules 0 ... T - 1 of the bank, and so are their cells.
         cells = Cells(self.cells.boxes[ids.to(self.cells.boxes.device)], self.cells.margin)
         # Each step of each episode has a jitter of its own; MAML's outer loss is one more.
         jitter = outer * (config.inner_steps * self.sequence + (config.algorithm == "maml"))
@@ -105,6 +107,7 @@ class BlockEpisodes:
         rays, owners, ids = self.config.batch, [], []
         for task in tasks:
             for b, pool in enumerate(self.pools[task]):
+                # Shares differ by one ray at most and add up to the batch, whatever the number of blocks.
                 even = rays * (b + 1) // self.blocks - rays * b // self.blocks if b < self.blocks else 0
                 count = even if block is None else rays * (b == block)
                 if count:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from mclnf_fast import ops
-from mclnf_fast.fields import FieldBank, save_bank
 from mclnf_fast.learn.meta.episodes import Kind
 from mclnf_fast.learn.meta.trainer import MetaTrainer, loss_curve, mean_psnr
 from mclnf_fast.learn.methods import METHODS
@@ -22,16 +21,17 @@ from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.city import pictures
 from mclnf_fast.systems.city.data import CityData, load, random_initialization
 from mclnf_fast.systems.city.episodes import BlockEpisodes
-from mclnf_fast.systems.city.options import CityConfig, logged_steps, quick_config, read_config
-from mclnf_fast.systems.city.results import comparison, events, finished_modules, summary
+from mclnf_fast.systems.city.options import CityConfig, logged_steps, quick_config
+from mclnf_fast.systems.city.results import comparison, events, finished_modules, stack, summary
 from mclnf_fast.systems.common.checks import wide_spec
 from mclnf_fast.systems.common.folder import progress
+from mclnf_fast.systems.common.result import SCENE, Result, bank_of
 from mclnf_fast.systems.common.run import Run, Stretch, begin, say
 
 KINDS: tuple[Kind, ...] = ("modules", "joint", "oml")
 # Of the state, and of the phase, of each; state files were called so when initializations were called starts.
 STATES = {"modules": "start", "joint": "start_joint", "oml": "start_oml"}
-PHASES = {"modules": "shared start", "joint": "start joint", "oml": "start oml"}
+PHASES = {"modules": "meta-training (modules)", "joint": "meta-training (joint)", "oml": "meta-training (OML)"}
 
 
 def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
@@ -42,8 +42,9 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     """
     from mclnf_fast.report import matrix_table, summary_markdown, write_city_report
 
-    run = begin(config, ops.registered(), read_config, command)
+    run = begin(config, ops.registered(), command)
     config, folder = run.config, run.folder
+    # Everything random has a generator of its own; this is for what a method of a plugin may draw.
     torch.manual_seed(config.seed)
     if config.run.backend != "reference" and (missing := _passed_over(config)):
         say("slow, on the PyTorch reference: " + "; ".join(missing))
@@ -53,9 +54,11 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     say(f"{data.title}: {len(data.tasks)} blocks, {sum(len(t.pool) for t in data.tasks):,} training rays")
     run.save_phases()
 
+    # One network with as many parameters as all modules: else the comparison would be one of sizes.
     wide = wide_spec(config.field.spec, config.field.spec.num_parameters * len(data.tasks))
     params, learned = _initializations(run, data, wide)
     protocols = _protocols(run, data, wide, params)
+    # Block by block over all methods, not method by method: a user who stops early sees all of them.
     for k, task in enumerate(data.tasks):
         for name, protocol in protocols.items():
             label = f"{task.name} ({k + 1}/{len(data.tasks)}) {name}"
@@ -69,7 +72,7 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     with run.phases("pictures"):
         drawn, extra = pictures.make(config, data, protocols, folder)
     record = _record(run, data, protocols, learned, extra)
-    _save_bank(protocols, params["modules"], run, data)
+    _result(protocols, params, wide, run, data).write(folder.path)
     record, report = run.finish(record, lambda *_: [Picture(**picture) for picture in drawn], write_city_report)
     say(summary_markdown(record))
     say(f"report: {report}")
@@ -101,6 +104,7 @@ def _initializations(
     config, device = run.config, run.config.run.device
     module = random_initialization(config.field.spec, config.seed, device)
     one = random_initialization(wide, config.seed, device)
+    # The methods look their initialization up by name; without meta-learning the names share the random ones.
     params = {"random": module, "modules": module, "wide": one, "joint": one, "oml": one}
     learned: dict[str, MetaTraining] = {}
     for kind in (kind for kind in KINDS if kind in config.initializations):
@@ -112,6 +116,7 @@ def _initializations(
             meta,
             config.seed,
             config.adapt.fast_layers if kind == "oml" else None,
+            # As the curves of former versions: their states are resumed.
             score=_psnr_of_mean if modular else mean_psnr,
         )
         run.learn(trainer, STATES[kind], PHASES[kind], PHASES[kind])
@@ -134,6 +139,7 @@ def _protocols(run: Run[CityConfig], data: CityData, wide: FieldSpec, params: di
         init = params["wide" if cls.initialization == "random" and not cls.modular else cls.initialization]
         picture = pictures.step_picture(name, run.folder, tasks, cls)
         protocols[name] = Protocol(cls, tasks, init, config.adapting(name), plan, config.seed, picture)
+        # All at once, before the first step: a state of another configuration is refused now, not in an hour.
         run.restore(protocols[name], name)
     return protocols
 
@@ -162,17 +168,20 @@ def _record(
     )
 
 
-def _save_bank(protocols: dict[str, Protocol], init: Params, run: Run[CityConfig], data: CityData) -> None:
-    """Save the modules of the best modular method as a bank, with the cells in which they live."""
+def _result(
+    protocols: dict[str, Protocol], params: dict[str, Params], wide: FieldSpec, run: Run[CityConfig], data: CityData
+) -> Result:
+    """Return the modules of the best modular method with the cells in which they live; the network of the first method
+    with the hull of all cells if none is modular."""
     best = pictures.best_modules(protocols)
+    name = next(iter(protocols)) if best is None else best
+    protocol, config = protocols[name], run.config
+    modules, settings = stack(finished_modules(protocol)), config.settings
     if best is None:
-        return
-    field = run.config.field
-    bank = FieldBank(field.spec, 0, init=tuple(p.cpu() for p in init))
-    for module in finished_modules(protocols[best]):
-        bank.append(tuple(p.cpu() for p in module))
-    cells = {t.name: t.cells.boxes[0].tolist() for t in data.tasks}
-    save_bank(run.folder.path / "bank.safetensors", bank, method=best, cells=cells, margin=field.margin)
+        bank, cells = bank_of(wide, protocol.method.init, modules), data.tasks_of_one_network(wide, settings)[0].cells
+        return Result(config.kind, bank, ["city"], SCENE, settings, cells, method=name)
+    bank = bank_of(config.field.spec, params["modules"], modules)
+    return Result(config.kind, bank, [task.name for task in data.tasks], SCENE, settings, data.cells, method=name)
 
 
 __all__ = ["CityConfig", "quick_config", "run_city"]

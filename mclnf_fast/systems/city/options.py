@@ -75,6 +75,7 @@ class CityFieldOptions(FieldOptions):
     """Octaves of a module's positional encoding."""
     samples_per_ray: int = 16
     """Samples per ray."""
+    # As in Mega-NeRF: modules that end where their blocks do would leave seams between them.
     margin: float = 1.15
     """How far a module reaches beyond its block."""
 
@@ -115,6 +116,7 @@ class CityConfig(SystemConfig):
     )
     """Training on a block."""
     fim: FimConfig = dataclasses.field(
+        # Half of the draws are uniform: an unbiased weight 1 / (n p) is then at most 2, however low a score is.
         default_factory=lambda: FimConfig(use="sample", draws="independent", mix=0.5, smooth=0.5, refresh=8)
     )
     """What `mim` does with Fisher information: to sample rays, to weight the loss (the paper's form), or both."""
@@ -166,6 +168,7 @@ class CityConfig(SystemConfig):
         learned with SGD, which therefore takes the first steps.
         """
         maml = METHODS[method].initialization in ("joint", "oml") and self.init == "meta"
+        # `AdaptConfig` has the fields of both schedules; the city sets those of the exponential one.
         options = {option.name: getattr(self.adapt, option.name) for option in dataclasses.fields(DecayOptions)}
         return AdaptConfig(
             **options,

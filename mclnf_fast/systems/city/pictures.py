@@ -1,4 +1,4 @@
-"""The pictures of a city run: what was seen, what was learned, and when."""
+"""Draw the pictures of a city run: the truth, the modules, and when each was learned."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def step_picture(name: str, folder: RunFolder, tasks: Sequence[PosedImages], met
     shown = in_strip(method)
 
     def save(block: int, step: int, params: Params) -> None:
+        # One block: each further one would cost a render of every method at every logged step.
         if block == 0 and shown:
             task = tasks[0]
             image = task.render(params, task.test_cameras, 0).cpu()
@@ -70,7 +71,7 @@ def _read(path: Any) -> Tensor:
 def make(
     config: CityConfig, data: CityData, protocols: Mapping[str, Protocol], folder: RunFolder
 ) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """Draws everything from the finished modules. Returns the list of pictures, and SSIM and whole-city PSNR."""
+    """Draw everything from the finished modules; return the list of pictures, and SSIM and whole-city PSNR."""
     pictures: list[dict[str, str]] = []
 
     def listed(name: str, kind: str, caption: str) -> Any:
@@ -105,13 +106,14 @@ def make(
 def _strip(
     data: CityData, protocols: Mapping[str, Protocol], folder: RunFolder, listed: Callable[[str, str, str], Any]
 ) -> None:
-    """The refinement of one view over the steps, a row a method."""
+    """Draw the refinement of one view over the steps, a row per method."""
     rows, quality, steps = {}, {}, []
     truth = _truth(data.tasks[0], 0)
     for name, protocol in protocols.items():
         if not in_strip(type(protocol.method)):
             continue
         steps = [s for s in psnr_curves(protocol)[0] if s > 0]
+        # From the files: the first steps of a resumed run were drawn by another process.
         rows[name] = [_read(folder.images / "steps" / f"{name}_{s}.png") for s in steps]
         quality[name] = [float(mse_to_psnr((image - truth).square().mean())) for image in rows[name]]
     if rows:
@@ -120,7 +122,7 @@ def _strip(
 
 
 def _fisher(config: CityConfig, data: CityData, protocol: Protocol, listed: Callable[[str, str, str], Any]) -> None:
-    """How informative each ray of a training view still is, to the finished module of its block."""
+    """Draw how much the finished module of a block could still learn from each ray of a training view."""
     task, params = _posed(protocol, 0), protocol.params_of(0)
     pixels = task.pool.height * task.pool.width
     generator = torch.Generator().manual_seed(config.seed)
@@ -136,24 +138,19 @@ def _fisher(config: CityConfig, data: CityData, protocol: Protocol, listed: Call
 
 
 def _from_above(config: CityConfig, data: CityData, protocol: Protocol, listed: Callable[[str, str, str], Any]) -> None:
-    """All modules in one picture from straight above, and which of them owns each pixel."""
+    """Draw all modules in one picture from straight above, and which of them owns each pixel."""
     cells = data.cells.to("cpu")
     hull = cells.hull()
     size = hull[1, :2] - hull[0, :2]
     wide, high = (max(1, round(float(s / size.max()) * ABOVE)) for s in size)
     x = hull[0, 0] + (torch.arange(wide) + 0.5) / wide * size[0]
+    # From the top: rows of a picture run down, y of the city up, and the map would be mirrored.
     y = hull[1, 1] - (torch.arange(high) + 0.5) / high * size[1]
     ground = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
     origins = torch.cat((ground, torch.full((ground.shape[0], 1), float(hull[1, 2]) + 1e-3)), 1)
     directions = torch.tensor([0.0, 0.0, -1.0]).expand_as(origins).contiguous()
     out = _all_modules(protocol, config, data, origins, directions)
-    rows, modules, shares = cells.owners(torch.cat((ground, hull.mean(0)[2].expand(ground.shape[0], 1)), 1))
-    best, owners = torch.zeros(ground.shape[0]), torch.full((ground.shape[0],), -1)
-    for m in range(len(cells)):
-        mine = modules == m
-        stronger = shares[mine] > best[rows[mine]]
-        owners[rows[mine][stronger]] = m
-        best[rows[mine][stronger]] = shares[mine][stronger]
+    owners = cells.strongest(torch.cat((ground, hull.mean(0)[2].expand(ground.shape[0], 1)), 1))
     image = out.color.reshape(high, wide, 3)
     outlines = [
         (
@@ -185,11 +182,12 @@ def _across(
     protocols: Mapping[str, Protocol],
     listed: Callable[[str, str, str], Any],
 ) -> dict[str, float]:
-    """PSNR of views that cross all blocks, over the pixels whose ray meets the ground inside the learned region."""
+    """Return the PSNR of views that cross all blocks, over the pixels whose ray meets the ground inside the learned
+    region."""
     across = data.across
     assert across is not None
     hull = data.cells.hull().cpu()
-    found: dict[str, list[float]] = {}
+    psnr: dict[str, list[float]] = {}
     shown: dict[str, Tensor] = {}
     shape = (across.cameras.height, across.cameras.width, 3)
     for view in range(len(across)):
@@ -197,6 +195,7 @@ def _across(
         truth = across.images[view].reshape(-1, 3).to(torch.float32) / 255.0
         reach = (hull[0, 2] - origins[:, 2]) / directions[:, 2]
         ground = origins + reach[:, None] * directions
+        # Pixels beyond the blocks would count what no method has learned; above the horizon `reach` is negative.
         inside = ((ground[:, :2] > hull[0, :2]) & (ground[:, :2] < hull[1, :2])).all(1) & (reach > 0)
         for name, protocol in protocols.items():
             if protocol.modular:
@@ -205,12 +204,12 @@ def _across(
                 task = _posed(protocol, 0)
                 cameras = across.cameras.to(data.cells.boxes.device)
                 color = task.render(protocol.params_of(0), cameras, view).cpu().reshape(-1, 3)
-            found.setdefault(name, []).append(float(mse_to_psnr((color - truth)[inside].square().mean())))
+            psnr.setdefault(name, []).append(float(mse_to_psnr((color - truth)[inside].square().mean())))
             if view == 0:
                 shown[name] = torch.where(inside[:, None], color, color.new_tensor(1.0)).reshape(shape)
         if view == 0:
             shown_truth = torch.where(inside[:, None], truth, truth.new_tensor(1.0)).reshape(shape)
     caption = "The whole district in one view: every ray crosses several modules, blended where their cells overlap."
-    quality = {name: values[0] for name, values in found.items()}
+    quality = {name: values[0] for name, values in psnr.items()}
     report.triptych(listed("city.png", "triptych", caption), shown_truth, shown, quality)
-    return {name: sum(values) / len(values) for name, values in found.items()}
+    return {name: sum(values) / len(values) for name, values in psnr.items()}

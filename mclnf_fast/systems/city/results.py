@@ -45,12 +45,14 @@ def summary(protocol: Protocol) -> CityResults:
     last = matrix[-1]
     after_own = [row[k] for k, row in enumerate(matrix)]
     drops = [a - b for a, b in zip(after_own, last) if a is not None and b is not None]
+    # A resumed run may lack the curve of a block that another process had finished: only common steps have a mean.
     steps = sorted(set.intersection(*(set(c) for c in curves)))
     tasks, method = 1 if protocol.joint else protocol.tasks_done, protocol.method
     return CityResults(
         psnr_mean=sum(v for v in last if v is not None) / len(last),
         psnr_first_task_after_own=after_own[0],
         psnr_first_task_after_all=last[0],
+        # None if a block is missing: a mean over the others would not compare with that of all.
         forgetting=sum(drops) / len(drops) if len(drops) == len(last) and not protocol.joint else None,
         psnr_at_step={step: sum(c[step] for c in curves) / len(curves) for step in steps},
         psnr_at_step_by_task=tuple(curves),

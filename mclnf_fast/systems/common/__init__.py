@@ -1,1 +1,1 @@
-"""What all systems share: the run, its folder and its options."""
+"""Options, run folders and results: shared by all systems."""

@@ -18,6 +18,7 @@ def check_device(name: str) -> None:
 
     >>> check_device("cpu")
     """
+    # Asked of PyTorch before anything is learned: a wrong number would only fail at the first tensor, minutes later.
     match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
     if match is None:
         raise InputError(f"device must be cpu, cuda or cuda:N, got {name!r}")
@@ -79,5 +80,6 @@ def wide_spec(spec: FieldSpec, parameters: int) -> FieldSpec:
     >>> wide_spec(module, 4 * module.num_parameters).width
     67
     """
+    # By trial: parameters grow with the square of the width, plus terms of the encoding, and 2041 trials take a blink.
     candidates = (dataclasses.replace(spec, width=w) for w in range(8, 2049))
     return min(candidates, key=lambda s: abs(s.num_parameters - parameters))

@@ -70,6 +70,7 @@ def with_options(config: D, values: Values) -> D:
     >>> with_options(SystemConfig(), {"quick": True, "threads": 2}).run.threads
     2
     """
+    # Frozen dataclasses all the way down, so that each change builds the groups on its path anew.
     paths = {option.flag: option.path for option in options_of(type(config))}
     for flag, value in values.items():
         config = _replaced(config, paths[flag], value)
@@ -110,6 +111,7 @@ def _values(cls: type, system: str, data: object) -> dict[str, object]:
     """Flag -> value of plain data in any layout. Raises KeyError, TypeError if these are of another configuration."""
     if not isinstance(data, Mapping):
         raise TypeError(f"a mapping was expected, got {type(data).__name__}")
+    # What is left at the end is no option of this system: a file of another one, or a mistyped key, is refused.
     unread = _flattened(data)  # by path, as files have had it: the flag of an option without groups
     values: dict[str, object] = {}
     for option in options_of(cls):

@@ -1,4 +1,8 @@
-"""A run's folder: its configuration, its state that survives a kill at any moment, and its results."""
+"""A run's folder: its configuration, its state that survives a kill at any moment, and its results.
+
+Every file is written under another name and renamed: a reader, or a run that is resumed, sees the old content or the
+new one, never half of it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,11 @@ from mclnf_fast.fields.io import load_tensors, save_tensors, write_atomically
 
 
 def plain(value: Any) -> Any:
-    """A configuration as data that YAML and JSON can hold."""
+    """Return a configuration as data that YAML and JSON can hold.
+
+    >>> plain({"out": pathlib.Path("runs"), "seeds": (0, 1)})
+    {'out': 'runs', 'seeds': [0, 1]}
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -32,9 +40,10 @@ def plain(value: Any) -> Any:
 
 
 class RunFolder:
-    """`config.yaml`, `command.txt`, `metrics.json`, `metrics.jsonl`, `images/`, and `state/` while the run is on.
+    """`config.yaml`, `command.txt`, `metrics.json`, `bank.safetensors`, `images/`, `predictions/` and `state/`.
 
-    Every file is written whole or not at all.
+    Args:
+        path: of the folder; use `create` or `reopen`.
     """
 
     def __init__(self, path: pathlib.Path) -> None:
@@ -45,9 +54,11 @@ class RunFolder:
     def create(
         cls, out: pathlib.Path | None, system: str, config: Mapping[str, Any], command: str | None = None
     ) -> RunFolder:
-        """A new folder: `out`, or outputs/<system>/<time>. Raises InputError where `out` holds anything.
+        """Return a new folder: `out`, or outputs/<system>/<time>.
 
-        command: what makes this run, for its report; default: this process's command line.
+        command: the command line that makes this run, for its report; None: that of this process.
+
+        Raises InputError if `out` holds anything, or cannot be written.
         """
         if out is None:
             stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H%M%S")
@@ -60,26 +71,32 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"out: {out} must be a folder that can be written, but: {error}") from None
         folder._name_command(system, command)
-        folder.write_config(config)  # last: where it is, the run can be resumed
+        folder.write_config(config)  # last: a folder with a configuration can be resumed
         return folder
 
     @property
     def command(self) -> str:
-        """What made this run, however often it was resumed."""
+        """The command line that made this run, however often it was resumed."""
         return (self.path / "command.txt").read_text().strip()
 
     @classmethod
     def reopen(
         cls, path: pathlib.Path | None, system: str, command: str | None = None
     ) -> tuple[RunFolder, dict[str, Any]]:
-        """A run that was begun before, and its configuration. None: the newest under outputs/<system>. A folder with a
-        configuration alone is a run that this command begins."""
+        """Return the folder of a run that was begun before, and its configuration.
+
+        path: None: the newest under outputs/<system>. A folder with a configuration alone is a run that this command
+            begins.
+
+        Raises InputError if it is not the folder of a run.
+        """
         import yaml
 
         if path is None:
             runs = sorted(pathlib.Path("outputs", system).glob("*/config.yaml"))
             if not runs:
                 raise InputError(f"resume: outputs/{system} must hold a run to continue, but it holds none")
+            # Folders are named by their time, so the last name is the newest; times of files change with a copy.
             path = runs[-1].parent
         file = path / "config.yaml"
         if not file.is_file():
@@ -92,6 +109,7 @@ class RunFolder:
             raise InputError(f"resume: {file} must hold a mapping, got {type(config).__name__}")
         folder = cls(path)
         folder.images.mkdir(exist_ok=True)
+        # Never replaced: the report names the command that made the run, not the one that resumed it.
         if not (path / "command.txt").is_file():
             folder._name_command(system, command)
         return folder, config
@@ -112,11 +130,11 @@ class RunFolder:
         write_atomically(self.path / name, "".join(json.dumps(plain(r)) + "\n" for r in rows).encode())
 
     def save_state(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """The state of one part of the run: replaces the last one in one step."""
+        """Save the state of one part of the run, in the place of the last one."""
         save_tensors(self.path / "state" / f"{name}.safetensors", tensors, plain(meta))
 
     def load_state(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What `save_state` left, or None. Raises InputError where its bytes have changed."""
+        """Return what `save_state` saved, or None. Raises InputError if its bytes have changed."""
         file = self.path / "state" / f"{name}.safetensors"
         return load_tensors(file) if file.exists() else None
 
@@ -125,12 +143,12 @@ class RunFolder:
         (self.path / "state" / f"{name}.safetensors").unlink(missing_ok=True)
 
     def save_values(self, name: str, values: Tensor) -> None:
-        """Signals as a method gives them back: `predictions/<name>.safetensors`, the tensor `values`."""
+        """Save signals or pictures as they were learned: `predictions/<name>.safetensors`, the tensor `values`."""
         save_tensors(self.path / "predictions" / f"{name}.safetensors", {"values": values.contiguous()}, {})
 
     @contextmanager
     def must_fit(self, name: str) -> Iterator[None]:
-        """Around taking over a state: what does not fit it was left by a run with another configuration."""
+        """Turn errors while a state is taken over into InputError: the state is that of another configuration."""
         try:
             yield
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
@@ -138,7 +156,7 @@ class RunFolder:
             raise InputError(f"resume: {file} must be the state of this configuration, but: {error!r}") from None
 
     def discard(self) -> None:
-        """Undoes `create` where nothing was learned, so that a mended command can use the same folder."""
+        """Undo `create` if nothing was learned yet, so that a corrected command can use the same folder."""
         for name in ("config.yaml", "command.txt"):
             (self.path / name).unlink(missing_ok=True)
         for folder in (self.images, self.path):
@@ -146,14 +164,22 @@ class RunFolder:
                 folder.rmdir()
 
     def clean(self) -> None:
-        """Removes temporary files that a killed process left."""
-        for left in self.path.rglob(".*.tmp"):
-            if not left.name.endswith(f".{os.getpid()}.tmp"):
-                left.unlink(missing_ok=True)
+        """Remove temporary files that a killed process left."""
+        for file in self.path.rglob(".*.tmp"):
+            # Those of this process may be in use by another thread.
+            if not file.name.endswith(f".{os.getpid()}.tmp"):
+                file.unlink(missing_ok=True)
 
 
 class Phases:
-    """Seconds of each phase; a phase of a resumed run adds to what it had."""
+    """Seconds of each phase; a resumed run adds to those of its former processes.
+
+    >>> phases = Phases({"data": 1.0})
+    >>> with phases("data"):
+    ...     pass
+    >>> phases.seconds["data"] > 1.0
+    True
+    """
 
     def __init__(self, known: dict[str, float]) -> None:
         self.seconds = dict(known)
@@ -167,7 +193,7 @@ class Phases:
 
 @contextmanager
 def progress(label: str, total: int | None) -> Iterator[Callable[[int], object]]:
-    """A bar with rate and time left; silent where the output is no terminal."""
+    """Show a progress bar with rate and time left; silent if the output is no terminal."""
     from tqdm import tqdm
 
     with tqdm(total=total, desc=label, disable=None, leave=False, dynamic_ncols=True) as bar:

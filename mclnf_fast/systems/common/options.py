@@ -21,6 +21,7 @@ from mclnf_fast.systems.common.checks import check_at_least, check_device
 Backend = Literal["auto", "reference", "cpu", "triton"]
 
 
+# Frozen: options are shared by everything that runs, and what config.yaml says must stay what was run with.
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
     """Where a run is kept, and what it computes on."""
@@ -113,6 +114,7 @@ class SystemConfig:
 
     def check(self) -> None:
         """Raise InputError if an option is out of range."""
+        # Every group that can check itself: a new one cannot be forgotten here.
         for group in dataclasses.fields(self):
             check = getattr(getattr(self, group.name), "check", None)
             if check is not None:

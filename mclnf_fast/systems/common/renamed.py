@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -59,10 +61,12 @@ def refuse_renamed(system: str, flags: Sequence[str], words: Sequence[str]) -> N
     Traceback (most recent call last):
     mclnf_fast.errors.InputError: --starts has been renamed: use --initializations
     """
+    # Only names that are options no more, of options that there are: a name may mean something else in another system.
     table = {row.old: row for row in RENAMED if system in row.systems and row.old not in flags and row.new in flags}
     for word in words:
         if not word.startswith("--"):
             continue
+        # As the option parser reads it: with = or without, and with either of _ and -.
         name = word[2:].partition("=")[0].replace("_", "-")
         row = table.get(name) or table.get(name.removeprefix("no-"))
         if row is not None:
@@ -81,3 +85,20 @@ def old_value(system: str, flag: str, options: Mapping[str, object]) -> tuple[st
             value = options[row.old]
             return row.old, row.values.get(value, value) if isinstance(value, str) else value
     return None
+
+
+def refuse_unknown(system: str, flags: Sequence[str], words: Sequence[str]) -> None:
+    """Raise InputError if a command line has an option that the system has not, with the nearest ones.
+
+    >>> refuse_unknown("ct", ["fim.use"], ["--fim", "sample"])
+    Traceback (most recent call last):
+    mclnf_fast.errors.InputError: run ct has no option --fim; it has --fim.use (see mclnf-fast run ct --help)
+    """
+    for word in words:
+        name = word[2:].partition("=")[0].replace("_", "-")
+        known = name in ("help", *flags) or re.sub(r"(^|\.)no-", r"\1", name) in flags
+        if not word.startswith("--") or known or name.startswith("tyro-"):  # tyro's own: shell completion
+            continue
+        near = [flag for flag in flags if flag.startswith(f"{name}.")] or difflib.get_close_matches(name, flags)
+        listed = f"; it has {', '.join(f'--{flag}' for flag in near)}" if near else ""
+        raise InputError(f"run {system} has no option --{name}{listed} (see mclnf-fast run {system} --help)")

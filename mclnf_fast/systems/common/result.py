@@ -132,6 +132,7 @@ def read_result(run: str | pathlib.Path, device: torch.device | str = "cpu") -> 
     Raises InputError if the folder is not that of a run, has no result yet, or its file is corrupt.
     """
     folder = pathlib.Path(run)
+    # The bank first: a folder may hold both, if a run of version 0.1 was resumed by a later one.
     if (folder / FILE).is_file():
         return _from_bank(folder, device)
     if (folder / INITIALIZATION_FILE).is_file():
@@ -227,7 +228,10 @@ def bank_of(spec: FieldSpec, initialization: Sequence[Tensor], modules: Sequence
     >>> len(bank_of(spec, initial_parameters(spec), initial_parameters(spec, 3)))
     3
     """
-    bank = FieldBank(spec, 0, init=[p.detach().cpu() for p in initialization])
-    for k in range(0 if modules is None else len(modules[0])):
-        bank.append([p[k : k + 1].detach().cpu() for p in modules or ()])
+    # On the CPU: a file must be readable without the device that it was learned on.
+    count = 0 if modules is None else len(modules[0])
+    bank = FieldBank(spec, count, init=[p.detach().cpu() for p in initialization])
+    with torch.no_grad():
+        for parameter, values in zip(bank.stacked, modules or ()):
+            parameter.copy_(values)
     return bank

@@ -1,4 +1,4 @@
-"""What every system's run has in common: its folder, opened or reopened, its phases, and the facts of its report."""
+"""One run, whatever the system: its folder is opened or reopened, it learns, saves, resumes and reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,23 +19,12 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.info import info
 from mclnf_fast.ops import select
 from mclnf_fast.report.record import Facts, Picture, Record
+from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import Phases, RunFolder, plain, progress
+from mclnf_fast.systems.common.options import SystemConfig
 
 say = functools.partial(print, flush=True)
-SAVE_EVERY = 10.0  # seconds
-
-
-class Config(Protocol):
-    """A system's options: those of the run in the group `run`."""
-
-    kind: ClassVar[str]
-
-    def check(self) -> None: ...
-
-
-def run_options(config: Config) -> Any:
-    """Return the options of the run: the group `run`, or the configuration itself if it has no groups yet."""
-    return getattr(config, "run", config)
+SAVE_EVERY = 10.0  # seconds: what a kill costs at most; more often, writing would slow small runs down
 
 
 class Learner(Protocol):
@@ -72,19 +61,19 @@ class Stretch:
     end: int
 
 
-C = TypeVar("C", bound=Config)
+C = TypeVar("C", bound=SystemConfig)
 R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True)
 class Run(Generic[C]):
-    """A run that is on: what it was begun with, and where it keeps what it has.
+    """A run in progress.
 
     Attributes:
         config: its options; of a resumed run those that it was begun with.
-        folder: its folder.
+        folder: where it keeps its state and results.
         phases: seconds of each of its phases, those of former processes included.
-        ops: what it calls, for the report.
+        ops: those that it calls, for the report.
         fresh: whether this process has begun it.
     """
 
@@ -96,8 +85,8 @@ class Run(Generic[C]):
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Around reading or making the data: where they are unusable, a folder that this run made is undone, so that a
-        mended command can use it."""
+        """Run the reading of the data; if they are unusable, remove the folder that this run has just made, so that a
+        corrected command can use it."""
         try:
             with self.phases("data"):
                 yield
@@ -107,7 +96,7 @@ class Run(Generic[C]):
             raise
 
     def save_phases(self) -> None:
-        """Keeps the seconds for a process that resumes this run."""
+        """Save the seconds of the phases for a process that resumes this run."""
         self.folder.save_state("run", {}, {"phases": self.phases.seconds})
 
     def restore(self, learner: Learner, name: str) -> dict[str, Any]:
@@ -168,6 +157,7 @@ class Run(Generic[C]):
         Returns: the results of `check` that are not None, those of former processes included. Raises InputError if
         the state is not this learner's.
         """
+        # In the state beside the learner: a resumed run would otherwise report the checks of its own process alone.
         checks: list[Any] = list(self.restore(learner, name).get("checks", ()))
         stretch = Stretch(label, phase, 0, learner.total)
         for made in self.advance(learner, name, stretch, lambda: {"checks": checks} if checks else {}):
@@ -178,7 +168,7 @@ class Run(Generic[C]):
 
     def facts(self) -> Facts:
         """Return the first fields of every record: system, command, machine, versions, backends, config."""
-        about, options = info(), run_options(self.config)
+        about, options = info(), self.config.run
         where = (torch.device(options.device), torch.float32)
         return {
             "system": self.config.kind,
@@ -200,37 +190,38 @@ class Run(Generic[C]):
             record = dataclasses.replace(record, pictures=tuple(pictures(self.folder.path, record)))
         phases = dict(self.phases.seconds)
         record = dataclasses.replace(record, phases=phases, seconds_total=sum(phases.values()))
+        # Before the report, so that the results are kept if its page cannot be written.
         self.folder.write_json("metrics.json", record.to_json())
         return record, report(self.folder.path, record)
 
 
-def begin(config: C, ops: Sequence[str], read: Callable[[dict[str, Any]], C], command: str | None = None) -> Run[C]:
-    """Opens a run, or reopens the one that `config.resume` names, with its own options.
+def begin(config: C, ops: Sequence[str], command: str | None = None) -> Run[C]:
+    """Return a new run, or the one that `config.run.resume` names, with the options that it was begun with.
 
     Args:
-        config: the options; `out` and `resume` say which folder.
-        ops: what the run will call: a backend that can't serve is told now, not after the data were made.
-        read: makes a configuration of what a folder's config.yaml holds.
-        command: what makes this run, for its report; default: this process's command line.
+        config: the options; `run.out` and `run.resume` decide the folder.
+        ops: those that the run will call.
+        command: the command line that made this run, for its report; None: that of this process.
 
-    Raises: InputError where the options are out of range, or the folder is unusable; BackendError where the backend
-    can't serve.
+    Raises InputError if the options are out of range or the folder is unusable; BackendError if the backend cannot
+    serve one of the ops.
     """
     from mclnf_fast.report import check_extra
 
     check_extra()
     config.check()
-    options = run_options(config)
+    options = config.run
+    # Before any data are read or made, which may take minutes.
     for op in ops:
         select(op, options.backend, torch.device(options.device), torch.float32)
     fresh = options.resume is None
     if options.resume is not None:
         known = pathlib.Path(options.resume) if options.resume not in ("", "auto") else options.out
         folder, described = RunFolder.reopen(known, config.kind, command)
-        config = read(described)
+        config = from_plain(type(config), described)
     else:
         folder = RunFolder.create(options.out, config.kind, plain(config), command)
-    if threads := run_options(config).threads:
+    if threads := config.run.threads:
         torch.set_num_threads(threads)
     folder.clean()
     state = folder.load_state("run")

@@ -25,6 +25,7 @@ def pixel_features(size: int, frequencies: Tensor) -> Tensor:
 
 def slice_values(params: Params, spec: FieldSpec, frequencies: Tensor, size: int) -> Tensor:
     """Return the slices of T modules: float32 [T, size, size] in 0 ... 1, on the CPU."""
+    # Expanded, not copied: the features of a pixel are the same in every module.
     features = pixel_features(size, frequencies).expand(len(params[0]), -1, -1)
     with torch.no_grad():
         return field_pictures(params, spec, features).cpu()
@@ -52,6 +53,8 @@ def fine_tune_slice(
     if not bool(sinogram.isfinite().all() and angles.isfinite().all()):
         raise InputError("sinogram and angles must be finite, were not")
     device = frequencies.device
+    # As many pixels to a side as detectors, as in meta-training: another grid would have other projections.
     features = pixel_features(sinogram.shape[1], frequencies)
     loss = scan_loss(sinogram[None].to(device), angles.to(device), features, spec)
+    # `fine_tune` takes at least one step; none is how the initialization itself is shown.
     return fine_tune(params, loss, steps, lr) if steps else params

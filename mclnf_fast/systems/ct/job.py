@@ -77,6 +77,7 @@ class CtJob(PixelJob[CtConfig]):
         sets, device, self.names = self.sets, config.run.device, config.initializations
         self.match_steps = config.match_steps
         generator = torch.Generator().manual_seed(config.seed)
+        # Of the run and not of each network: all modules of a bank share their inputs.
         frequencies = gaussian_frequencies(config.field.frequencies, 2, config.field.sigma, generator)
         self.frequencies = frequencies.to(device)
         self.features = pixel_features(config.data.size, self.frequencies)
@@ -118,6 +119,7 @@ class CtJob(PixelJob[CtConfig]):
     def rate(self, name: str, initialization: Params) -> float:
         """Return the rate with which an initialization comes furthest on slices kept back; all rates and slices are
         tried side by side, as modules of one bank."""
+        # An equal choice of rates for every initialization: one rate for all would favor that which it suits.
         rates, state = self.config.rates, self.folder.load_state(f"rate_{name}")
         if state is not None or len(rates) == 1:
             return float(rates[0] if state is None else state[1]["rate"])
@@ -141,6 +143,7 @@ class CtJob(PixelJob[CtConfig]):
             name: self.compare(name, p) | {"lr": self.rates[name]} for name, p in initializations.items()
         }
         angles, began = even_angles(self.config.data.views), time.perf_counter()
+        # The classical answer to the same projections, and the best guess without any: both bound what is learned.
         filtered = back_project(self.test.measured(torch.arange(len(self.test)), angles), angles).clamp(0, 1)
         rows["fbp"] = self.without_steps("fbp", filtered, time.perf_counter() - began)
         mean = self.train.images.mean(0).expand_as(self.test.images)

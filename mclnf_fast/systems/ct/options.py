@@ -26,6 +26,7 @@ from mclnf_fast.systems.starts.pixel_options import PictureOptions, PixelConfig
 Measured = Literal["sampled", "exact"]
 
 
+# The numbers for CT in the paper's code; those of `REPTILE` are for objects.
 META = dataclasses.replace(REPTILE, batch=256, inner_steps=12, inner_lr=10.0)
 
 
@@ -37,6 +38,7 @@ class SliceOptions(PictureOptions):
     """Procedural phantoms, those to test on included."""
     size: int = 256
     """Side of the square that is cut from the middle of a picture, pixels; a projection has as many detectors."""
+    # 6 here and 20 below, as in the paper's code: more would be another problem, not of few projections.
     views: int = 6
     """Projections of an unseen slice, at even angles."""
     meta_views: int = 20
@@ -86,6 +88,7 @@ class CtConfig(PixelConfig):
     presets: ClassVar[Mapping[str, Values]] = {
         "paper": {},
         "small": {
+            # Without the rate 30: it collapsed, and each rate to choose from costs a fine-tuning of its own.
             "count": 70, "size": 64, "width": 64, "hidden-layers": 3, "frequencies": 64, "steps": 256,
             "rates": (10.0, 3.0, 1.0), "match-steps": 200,
             "meta.steps": 200, "meta.tasks": 4, "meta.inner-lr": 3.0, "meta.outer-lr": 3e-3,

@@ -14,6 +14,7 @@ from mclnf_fast.tasks.coords import CoordTask, pixel_places, whole_loss
 
 def image_task(values: Tensor, spec: FieldSpec, backend: str, device: torch.device | str) -> CoordTask:
     """Return images [S, H, W, C] side by side as a task, each to be learned from its pixels' places in [0, 1)."""
+    # As in the authors' demonstration: over -1 ... 1 its w0 of 200 would make waves half as long.
     x = pixel_places(*values.shape[1:3])
     return CoordTask("images", x.to(device), values.flatten(1, 2).to(device), spec, backend)
 
@@ -33,10 +34,12 @@ def fine_tune_image(params: Params, spec: FieldSpec, image: object, steps: int, 
         raise InputError(f"image must be [H, W, {spec.out_dim}], got {list(pixels.shape)}")
     if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
         raise InputError(f"image must be uint8 or floats, got {pixels.dtype}")
+    # By the type, not by the largest value: a nearly black uint8 picture would pass for floats.
     values = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
     if not bool(((values >= 0) & (values <= 1)).all()):
         raise InputError("image must be finite and in 0 ... 1, was not")
     task = image_task(values[None], spec, "auto", params[0].device)
+    # `fine_tune` takes at least one step; none is how the initialization itself is shown.
     return fine_tune(params, whole_loss(task), steps, lr) if steps else params
 
 
@@ -50,4 +53,5 @@ def image_values(params: Params, spec: FieldSpec, height: int, width: int) -> Te
     """
     empty = torch.empty(len(params[0]), height, width, spec.out_dim)
     task = image_task(empty, spec, "auto", params[0].device)
+    # The last layer is linear, so that values may lie outside the range of colors.
     return task.predict(params).reshape(empty.shape).clamp(0, 1).cpu()

@@ -74,6 +74,7 @@ class ImageStartJob(PixelJob[ImageStartConfig]):
 
     def fine_tune(self, name: str, initialization: Params) -> tuple[dict[str, Tensor], Row]:
         inner, tuning = self.config.meta.inner_steps, self.tuning(name)
+        # The first steps are kept as pictures: the whole of an initialization of two steps happens there.
         state, row = self.follow(name, initialization, tuning, (*range(min(inner, 3) + 1), inner))
         count = len(self.sets.test)
         say(f"{name}: {sum(row['after']) / count:.2f} dB after {tuning.steps} steps in {row['seconds']:.0f} s")
@@ -96,6 +97,7 @@ class ImageStartJob(PixelJob[ImageStartConfig]):
         return {**row, "reached": each, "reached_mean": mean}
 
     def rows(self, initializations: dict[InitializationName, Params]) -> dict[str, Row]:
+        # The meta-learned one first: its PSNR after the inner steps is the target that the others are timed against.
         standard, inner = initializations["standard"], self.config.meta.inner_steps
         rows = {"meta": self.row("meta", initializations["meta"])}
         target = torch.tensor(rows["meta"]["curve"][str(inner)], dtype=torch.float64)

@@ -29,7 +29,7 @@ from mclnf_fast.systems.starts.job import Pages, Row, run_job
 from mclnf_fast.systems.starts.ray_field import RayInitialization, ray_pool
 from mclnf_fast.systems.starts.rays import RayJob
 
-SHOWN = 4  # test photos in the pictures
+SHOWN = 4  # test photos in the pictures: as many as fit side by side on a page
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from one photo's weights to another's, scored
 
 
@@ -61,11 +61,15 @@ class PhotosJob(RayJob[PhotosConfig]):
         options = run.config.run
         settings, scale = run.config.field.settings(sets.near, sets.far, options.backend)
         super().__init__(run, settings, _pool(sets.train, settings, scale, options.device), scale)
+        # Few photos may leave none to validate on.
         self.check_every = self.check_every if sets.validation else 0
         self.test = self.pool(sets.test)
+        # Learned from the left half, scored on the right one (arXiv 2012.02189): the light of a photo is known, and no
+        # pixel that is scored.
         self.left, self.right = (0, self.test.width // 2), (self.test.width // 2, self.test.width)
         self.cameras = cat_cameras([photo.cameras for photo in sets.test])
         count = len(sets.test)
+        # No photo is in two pairs, so that none counts twice in their mean.
         self.pairs = [(k, k + 1) for k in range(0, count - 1, 2)]
         self.turns = range(1, min(run.config.others, count - 1) + 1)
 
@@ -117,32 +121,33 @@ class PhotosJob(RayJob[PhotosConfig]):
         return {f"{kind}.{i}": p for kind, ps in (("left", left), ("whole", whole)) for i, p in enumerate(ps)}, row
 
     def others(self, start: RayInitialization, whole: Params) -> list[float]:
-        """PSNR of each photo's field from the places of other photos, where the truth under its light is known."""
-        found = torch.zeros(len(self.test), dtype=torch.float64)
+        """Return the PSNR of each photo's field from the places of other photos, where the truth under its light is
+        known."""
+        sums = torch.zeros(len(self.test), dtype=torch.float64)
         for turn in self.turns:
             cameras = self.cameras[torch.arange(len(self.test)).roll(-turn)]
-            found += torch.tensor(_compare(start.field(whole).render_each(cameras), self.seen[turn]))
-        return (found / len(self.turns)).tolist() if self.turns else []
+            sums += torch.tensor(_compare(start.field(whole).render_each(cameras), self.seen[turn]))
+        return (sums / len(self.turns)).tolist() if self.turns else []
 
     @functools.cached_property
     def seen(self) -> dict[int, Tensor]:
-        """Turn -> uint8 [T, H, W, 3]: the truth of each test photo's light from the place of the turn-th photo on."""
+        """Truth of each test photo's light from the place of the turn-th photo on: turn -> uint8 [T, H, W, 3]."""
         truth, count = self.sets.truth, len(self.test)
         assert truth is not None
-        made = {}
+        pictures = {}
         for turn in self.turns:
             cameras = [self.cameras[torch.tensor([(k + turn) % count])] for k in range(count)]
-            made[turn] = torch.cat([truth(k, k, 0.0, camera) for k, camera in enumerate(cameras)])
-        return made
+            pictures[turn] = torch.cat([truth(k, k, 0.0, camera) for k, camera in enumerate(cameras)])
+        return pictures
 
     def way(self, pair: tuple[int, int], weights: Tensor) -> Cameras:
-        """Cameras on the way from the place of one photo to that of another."""
+        """Return cameras on the way from the place of one photo to that of another."""
         a, b = (self.cameras[k : k + 1] for k in pair)
         return cameras_between(a, b, weights)
 
     @functools.cached_property
     def on_the_way(self) -> dict[float, Tensor]:
-        """Weight -> uint8 [P, H, W, 3]: the truth between the photos of each pair, place and light."""
+        """Truth between the photos of each pair, place and light: weight -> uint8 [P, H, W, 3]."""
         truth = self.sets.truth
         assert truth is not None
         return {
@@ -150,45 +155,48 @@ class PhotosJob(RayJob[PhotosConfig]):
         }
 
     def between(self, start: RayInitialization, whole: Params) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-        """Weight -> PSNR, of each pair of photos, of the field between their weights from the place between theirs; and
-        the same of the two fields' pictures, faded into each other."""
+        """Return the PSNR per pair of photos, by weight: of the field between their weights from the place between
+        theirs, and of the two fields' pictures, faded into each other."""
         mixed: dict[str, list[float]] = {}
         faded: dict[str, list[float]] = {}
         if not self.pairs:
             return mixed, faded
+        # All pairs side by side: module k of `a` and `b` are the photos of pair k.
         a, b = (tuple(p[[pair[end] for pair in self.pairs]] for p in whole) for end in (0, 1))
         for weight, truth in self.on_the_way.items():
             cameras = cat_cameras([self.way(pair, torch.tensor([weight])) for pair in self.pairs])
             field = start.field(interpolated(a, b, torch.full((len(self.pairs),), weight)))
             mixed[str(weight)] = _compare(field.render_each(cameras), truth)
+            # What interpolated weights gain is the lead over this, which needs no initialization in common.
             ends = [start.field(p).render_each(cameras).to(torch.float32) for p in (a, b)]
             faded[str(weight)] = _compare((1 - weight) * ends[0] + weight * ends[1], truth)
         return mixed, faded
 
     @functools.cached_property
     def shown_pair(self) -> tuple[int, int] | None:
-        """The two test photos whose mean colours differ most."""
+        """The two test photos whose mean colors differ most."""
+        # The largest change of light makes the clearest way.
         means = [photo.images[..., :3].to(torch.float64).mean((0, 1, 2)) for photo in self.sets.test]
-        two = itertools.combinations(range(len(means)), 2)
-        return max(two, key=lambda pair: float((means[pair[0]] - means[pair[1]]).norm()), default=None)
+        pairs = itertools.combinations(range(len(means)), 2)
+        return max(pairs, key=lambda pair: float((means[pair[0]] - means[pair[1]]).norm()), default=None)
 
     @functools.cached_property
     def frames(self) -> Tensor:
         """Weights [F] of the frames from one photo to the other."""
         return torch.linspace(0, 1, self.config.frames, dtype=torch.float64)
 
-    def save_pictures(self, name: str, start: RayInitialization, made: tuple[Params, ...]) -> None:
-        """`predictions/NAME`: the shown photos before, after their left halves, after all of them, uint8 [3, S, H, W,
-        3]; `between_NAME`: the frames from one photo to the other, uint8 [F, H, W, 3]."""
+    def save_pictures(self, name: str, start: RayInitialization, stages: tuple[Params, ...]) -> None:
+        """Save `predictions/NAME`, the shown photos before, after their left halves, after all of them, uint8 [3, S, H,
+        W, 3]; and `between_NAME`, the frames from one photo to the other, uint8 [F, H, W, 3]."""
         count = min(SHOWN, len(self.test))
-        self.folder.save_values(name, torch.stack([self.pictures(p, self.test, count, 0) for p in made]))
+        self.folder.save_values(name, torch.stack([self.pictures(p, self.test, count, 0) for p in stages]))
         if self.shown_pair is not None:
-            a, b = (tuple(p[k : k + 1] for p in made[2]) for k in self.shown_pair)
+            a, b = (tuple(p[k : k + 1] for p in stages[2]) for k in self.shown_pair)
             field = start.field(interpolated(a, b, self.frames))
             self.folder.save_values(f"between_{name}", field.render_each(self.way(self.shown_pair, self.frames)))
 
     def save_truth(self) -> None:
-        """`predictions/truth`: the shown photos; `ends`: those of the way; `between_truth`: its frames, where they are
+        """Save `predictions/truth`, the shown photos; `ends`, those of the way; `between_truth`, its frames, if
         known."""
         self.folder.save_values("truth", self.pictures(None, self.test, min(SHOWN, len(self.test)), 0))
         if self.shown_pair is None:
@@ -196,8 +204,10 @@ class PhotosJob(RayJob[PhotosConfig]):
         self.folder.save_values("ends", torch.cat([self.sets.test[k].images[..., :3] for k in self.shown_pair]))
         if self.sets.truth is not None:
             cameras = self.way(self.shown_pair, self.frames)
-            made = [self.sets.truth(*self.shown_pair, float(w), cameras[k : k + 1]) for k, w in enumerate(self.frames)]
-            self.folder.save_values("between_truth", torch.cat(made))
+            frames = [
+                self.sets.truth(*self.shown_pair, float(w), cameras[k : k + 1]) for k, w in enumerate(self.frames)
+            ]
+            self.folder.save_values("between_truth", torch.cat(frames))
 
     def complete(self, record: InitializationRecord) -> InitializationRecord:
         with self.phases("rendering"):
@@ -216,11 +226,12 @@ class PhotosJob(RayJob[PhotosConfig]):
 
 
 def _pool(photos: tuple[ObjectViews, ...], settings: RenderSettings, scale: float, device: str) -> ObjectPool:
+    # Lengths of the field from here on: places of hundreds of meters would be noise to the encoding.
     scaled = [ObjectViews(photo.name, photo.images, photo.cameras.in_units(scale)) for photo in photos]
     return ray_pool(scaled, settings, device)
 
 
 def _compare(pictures: Tensor, truth: Tensor) -> list[float]:
-    """PSNR of each of pictures [T, H, W, 3] in 0 ... 255."""
+    """Return the PSNR of each of pictures [T, H, W, 3] in 0 ... 255."""
     ours, theirs = (t.to(torch.float32).flatten(1) / 255.0 for t in (pictures, truth))
     return [float(v) for v in psnr(ours, theirs, keep_first=True).tolist()]

@@ -20,6 +20,7 @@ NEARER, FARTHER = 0.9, 1.2  # of the distances of the data: a light of its own a
 REACH = 2.0  # lengths of the field, from a camera to the far end of its rays, without a scale
 
 
+# The numbers for photos in the paper's code; those of `REPTILE` are for objects.
 META = dataclasses.replace(REPTILE, steps=150_000, batch=64, inner_steps=64, inner_lr=1.0, outer_lr=5e-4)
 
 

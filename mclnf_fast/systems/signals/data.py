@@ -44,6 +44,7 @@ def load(config: SignalConfig) -> SignalSets:
 def _procedural(config: SignalConfig) -> SignalSets:
     options = config.signals
     count, test = PROCEDURAL[config.kind]
+    # A share of what is made, so that `--limit 4` still leaves signals for every purpose.
     count = min(count, options.limit or count)
     sizes = {"test": options.test or min(test, max(1, count // 4)), "validation": max(1, min(4, count // 4))}
     if isinstance(config, ImageConfig):
@@ -91,5 +92,6 @@ def meta_initialization(config: SignalConfig, random: Params, signals: Signals) 
     if not config.meta.center:
         return random
     *rest, last = random
+    # The last bias alone: all else stays a plain random initialization.
     mean = signals.values.flatten(0, -2).mean(0).to(last)
     return (*rest, last + (mean - config.field.offset))

@@ -1,12 +1,12 @@
-"""MCL-NF on images, video and audio: signals learned task by task, by every method, under one protocol."""
+"""Learn images, video and audio task by task, by every method, under one protocol (MCL-NF)."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import pathlib
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mclnf_fast.data.signals import Signals, SignalSets
@@ -18,11 +18,11 @@ from mclnf_fast.learn.methods import METHODS, MIM, Method
 from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import log_steps, measures
 from mclnf_fast.report.record import Names, SeedResults, SignalRecord, from_json
-from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import RunFolder
+from mclnf_fast.systems.common.result import Frame, Result, bank_of
 from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.signals.data import cut_of, load, meta_initialization, random_initialization, tasks_of
-from mclnf_fast.systems.signals.options import CONFIGS, SignalConfig
+from mclnf_fast.systems.signals.options import SignalConfig
 from mclnf_fast.systems.signals.step_memory import measure_steps
 from mclnf_fast.tasks.coords import CoordTask
 
@@ -37,11 +37,12 @@ def run_signals(config: SignalConfig, command: str | None = None) -> pathlib.Pat
     """
     from mclnf_fast.report.protocol.report import signal_table, write_run_pictures, write_signal_report
 
-    run = begin(config, OPS, functools.partial(from_plain, CONFIGS[config.kind]), command)
+    run = begin(config, OPS, command)
     with run.reading():
         job = _Job(run, load(run.config))
     job.announce()
     seeds = {str(seed): job.seed(seed) for seed in run.config.seeds}
+    job.result().write(run.folder.path)
     record, report = run.finish(job.metrics(seeds), write_run_pictures, write_signal_report)
     say(signal_table(record))
     say(f"report: {report}")
@@ -77,6 +78,8 @@ class _Job:
         self.module = config.spec(self.channels, self.cut.tasks, modular=True)
         self.wide = config.spec(self.channels, self.cut.tasks, modular=False)
         self.notes = list(sets.notes)
+        best = next((name for name in ("mim", "mod", "mim_weight") if name in config.methods), config.methods[0])
+        self.best, self.best_init = best, random_initialization(config, self.module, config.seeds[0])
         learned = any(METHODS[name].initialization != "random" for name in config.methods)
         if learned and config.init_from is None and not len(sets.train):
             raise InputError("data: meta-training needs signals beside those to test on, got none")
@@ -106,13 +109,16 @@ class _Job:
         params: dict[_Initialization, Params] = {}
         about: dict[str, Any] = {}
         for one in needed.values():
+            # `mod` and `mim` share theirs: it is learned once.
             if one in params:
                 continue
             params[one] = random_initialization(self.config, self.module if one.modular else self.wide, seed)
             if one.kind is not None:
                 params[one], about[one.name] = self.learn(one, params[one], seed)
+        if seed == self.config.seeds[0]:
+            self.best_init = params[needed[self.best]]
         results = {name: self.method(name, cls, params[needed[name]], seed) for name, cls in methods.items()}
-        return {"starts": about, "methods": results}
+        return {"initializations": about, "methods": results}
 
     def initialization(self, cls: type[Method]) -> _Initialization:
         """Return the initialization of a method: MIM has one of its own if its meta-training uses Fisher
@@ -130,8 +136,10 @@ class _Job:
         assert one.kind is not None
         if config.init_from is not None:
             return self._former(config.init_from, name, random)
+        # Methods without Fisher information share one initialization, whatever `mim` asks for.
         plain = dataclasses.replace(config.meta, fim_inner="none", fim_outer="none")
         meta = config.meta if one.fisher else plain
+        # Few signals may leave none to validate on: the curve then has training scores alone.
         validated = len(self.sets.validation) > 0
         trainer = MetaTrainer(
             meta_initialization(config, random, self.sets.train),
@@ -175,15 +183,46 @@ class _Job:
         record = runs.record
         row = {**dataclasses.asdict(record), "category": cls.category}
         row["seconds_per_step"] = record.seconds / record.steps
+        tensors: dict[str, Tensor] = {}
         if seed == config.seeds[0]:
             values = self.cut.assemble(runs.final_predictions()).clamp(0, 1).cpu()
             self.folder.save_values(name, values)
-        self.folder.save_state(f"method_{seed}_{name}", {}, row)
+            if name == self.best:
+                networks = len(tasks) if cls.modular else 1
+                rows = [runs.protocol.params_of(k) for k in range(networks)]
+                tensors = {f"network.{k}.{i}": p for k, params in enumerate(rows) for i, p in enumerate(params)}
+        self.folder.save_state(f"method_{seed}_{name}", tensors, row)
         self.folder.drop_state(unfinished)  # it may hold the parameters at every budget
         self.run.save_phases()
         last = record.curve["psnr"][str(config.steps)]
         say(f"seed {seed}, {name}: {sum(last) / len(last):.2f} dB in {record.seconds:.0f} s")
         return row
+
+    def result(self) -> Result:
+        """Return the networks of the best method with the first seed: a module per signal and task, or one per signal.
+
+        A state of version 0.1 holds no parameters: the result then has no modules.
+        """
+        config, cls = self.config, METHODS[self.best]
+        state = self.folder.load_state(f"method_{config.seeds[0]}_{self.best}")
+        spec, size = self.module if cls.modular else self.wide, len(self.best_init)
+        span = (self.cut.box_span or self.cut.span) if cls.modular else self.cut.span
+        frame = Frame(AXES[config.kind], tuple(-s for s in span), span, "of a task" if cls.modular else "of a signal")
+        tensors = {} if state is None else state[0]
+        networks = len(tensors) // size
+        names, modules = [], None
+        if networks:
+            # [networks, signals, ...] -> a module per signal and network, those of a signal side by side.
+            rows = [torch.stack([tensors[f"network.{k}.{i}"] for k in range(networks)], 1) for i in range(size)]
+            modules = tuple(row.flatten(0, 1) for row in rows)
+            parts = self.task_names() if cls.modular else [""]
+            names = [f"{signal} {part}".strip() for signal in self.sets.test.names for part in parts]
+        bank = bank_of(spec, self.best_init, modules)
+        return Result(config.kind, bank, names, frame, initialization=cls.initialization, method=self.best)
+
+    def task_names(self) -> tuple[str, ...]:
+        """Return the names of the tasks that a signal is cut into."""
+        return tuple(f"{TASKS[self.config.kind]} {k + 1}" for k in range(self.cut.tasks))
 
     def measure(self, predictions: list[Tensor]) -> dict[str, list[float]]:
         """Return the metrics of the whole signals."""
@@ -200,14 +239,15 @@ class _Job:
         results = {}
         for seed, row in seeds.items():
             methods = {n: {**m, "peak_bytes_per_step": peaks.get(n)} for n, m in row["methods"].items()}
-            results[seed] = from_json(SeedResults, {"initializations": row["starts"], "methods": methods})
+            # A method that a former process finished comes as JSON data: one way in for both.
+            results[seed] = from_json(SeedResults, {"initializations": row["initializations"], "methods": methods})
         measures = next(iter(next(iter(results.values())).methods.values())).curve
         return SignalRecord(
             **self.run.facts(),
             title=sets.title,
             notes=tuple(self.notes),
             names=Names(*(tuple(part.names) for part in (sets.train, sets.validation, sets.test))),
-            tasks=tuple(f"{TASKS[config.kind]} {k + 1}" for k in range(self.cut.tasks)),
+            tasks=self.task_names(),
             measures=tuple(measures),
             steps=tuple(log_steps(config.steps)),
             grid=tuple(self.cut.grid),
@@ -217,8 +257,10 @@ class _Job:
 
 
 TASKS = {"image": "patch", "video": "frames", "audio": "window"}
+AXES = {"image": ("row", "column"), "video": ("frame", "row", "column"), "audio": ("time",)}
 
 
 def fine_steps(steps: int) -> tuple[int, ...]:
     """Return the steps at which the PSNR of modules is taken besides the powers of two: 64 of them, evenly."""
+    # Powers of two have none between half of the steps and all: `mim` is to match `mod` within 75 % of them.
     return tuple(sorted({max(1, round(steps * i / 64)) for i in range(1, 65)}))

@@ -20,6 +20,7 @@ from mclnf_fast.systems.common.checks import check_at_least, check_positive, wid
 from mclnf_fast.systems.common.config_file import Values, with_options
 from mclnf_fast.systems.common.options import FieldOptions, SplitOptions, SystemConfig
 
+# Per second, not per clip: speech of 3 s gained 2 dB by it (mod 34.15 to 36.08, mim 35.22 to 37.29).
 SPAN_PER_SECOND = 50.0
 # Modules from a random initialization are for the city, whose report compares the two kinds of modules.
 DEFAULT_METHODS = tuple(one.name for one in BUILT_IN if one.name != "mod_random")
@@ -63,6 +64,7 @@ class ImageOptions(SignalOptions):
 
     patches: tuple[int, int] = (2, 2)
     """Patches that an image is cut into, rows and columns: the tasks."""
+    # The crop of GradNCP and learnit, so that results are on the same pixels as theirs.
     size: int = 178
     """Side of the center crop in pixels."""
     resize: bool = False
@@ -170,6 +172,8 @@ class SignalConfig(SystemConfig):
     """Training at test time."""
     meta: MetaConfig = dataclasses.field(default_factory=MetaConfig)
     """Meta-training of the initializations; a task is a signal, with a module per task of its own or one for all."""
+    # To sample: 38.74 dB on 12 faces (4096 steps, one seed), `mod` 37.95; independent draws gained nothing.
+    # To weight the loss instead cost 7.7 dB on 8 faces (512 steps, lambda 0.3, one seed).
     fim: FimConfig = dataclasses.field(default_factory=lambda: FimConfig(use="sample"))
     """What `mim` does with Fisher information at test time, and how the scores are formed everywhere, in `mim_weight`
     too."""
@@ -194,12 +198,14 @@ class SignalConfig(SystemConfig):
     def spec(self, channels: int, tasks: int, modular: bool) -> FieldSpec:
         """Return a module's architecture, or that of one network with as many parameters as `tasks` modules."""
         width, layers, w0 = self.field.width, self.field.hidden_layers, self.field.w0
+        # One network for all tasks gets as many parameters as their modules have together, by its width.
         module = FieldSpec(self.signals.axes, channels, width, layers, activation="sine", w0=w0)
         return module if modular else wide_spec(module, module.num_parameters * tasks)
 
     def adapting(self) -> AdaptConfig:
         """Return how methods train at test time."""
         options = {f.name: getattr(self.adapt, f.name) for f in dataclasses.fields(AdaptOptions)}
+        # The first steps are those that the initialization was learned for: as many, by SGD, at the same rate.
         return AdaptConfig(**options, warm_steps=self.meta.inner_steps, warm_lr=self.meta.inner_lr, fim=self.fim)
 
 
@@ -243,8 +249,10 @@ class AudioConfig(SignalConfig):
 
     data: OmitArgPrefixes[AudioOptions] = dataclasses.field(default_factory=AudioOptions)
     """The clips to learn, and how each is cut into windows."""
+    # At rates that fall as 1 / sqrt(step), speech above 55 dB broke up after step 2300 and ended at 43 to 48.
     adapt: AdaptOptions = dataclasses.field(default_factory=lambda: AdaptOptions(fall=0.75))
     """Training at test time."""
+    # Speech: an outer rate of 2e-3 went from 16.2 to 7.4 dB on validation clips; these options end at 32.9.
     meta: MetaConfig = dataclasses.field(default_factory=lambda: MetaConfig(inner_lr=1e-2, outer_lr=5e-4, center=True))
     """Meta-training of the initializations; a task is a clip, with a module per window or one for all."""
 

@@ -1,4 +1,4 @@
-"""Peak memory of one training step of every method, in a process of its own: `python -m ...systems.step_memory`.
+"""Measure the peak memory of one training step of every method, in a process of its own.
 
 The peak of the resident set (VmHWM), reset just before the step, less what was resident then; on a GPU what torch's
 allocator had handed out. The process is started so that malloc returns what is freed, and keeps no pool: the figure is
@@ -38,14 +38,14 @@ SAMPLES = 1 << 14  # of a task's pool, which is no part of a step
 
 
 def measure_steps(config: SignalConfig, channels: int, signals: int, cut: Cut) -> dict[str, int]:
-    """Bytes of a step of each method; nothing where the system does not tell."""
-    given = {"kind": config.kind, "config": plain(config), "channels": channels, "signals": signals}
-    given |= {"cut": dataclasses.asdict(cut), "threads": torch.get_num_threads()}
+    """Return the bytes of a step of each method; nothing if the system does not report them."""
+    question = {"kind": config.kind, "config": plain(config), "channels": channels, "signals": signals}
+    question |= {"cut": dataclasses.asdict(cut), "threads": torch.get_num_threads()}
     root = str(pathlib.Path(mclnf_fast.__file__).resolve().parents[1])
     path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     done = subprocess.run(
         [sys.executable, "-P", "-m", "mclnf_fast.systems.signals.step_memory"],
-        input=json.dumps(given),
+        input=json.dumps(question),
         env={**os.environ, **ENVIRONMENT, "PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -97,12 +97,14 @@ def _status(key: str) -> int:
 
 
 def main() -> None:
-    """Reads what to measure from standard input and writes {method: bytes}."""
-    given = json.load(sys.stdin)
-    torch.set_num_threads(given["threads"])
-    config = from_plain(CONFIGS[given["kind"]], given["config"])
-    cut = Cut(*(tuple(given["cut"][key]) for key in ("grid", "parts", "span", "box_span")))
-    peaks = {name: _peak_of_step(config, name, given["channels"], given["signals"], cut) for name in config.methods}
+    """Read what to measure from standard input and print {method: bytes}."""
+    question = json.load(sys.stdin)
+    torch.set_num_threads(question["threads"])
+    config = from_plain(CONFIGS[question["kind"]], question["config"])
+    cut = Cut(*(tuple(question["cut"][key]) for key in ("grid", "parts", "span", "box_span")))
+    peaks = {
+        name: _peak_of_step(config, name, question["channels"], question["signals"], cut) for name in config.methods
+    }
     print(json.dumps({name: peak for name, peak in peaks.items() if peak is not None}))
 
 

@@ -32,9 +32,9 @@ TURNED: tuple[InitializationName, ...] = ("standard", "matched", "meta")  # rend
 
 def run_single_view(config: SingleViewConfig, command: str | None = None) -> pathlib.Path:
     """Run the job and return the run folder; see `systems.starts.job.run_job`."""
-    from mclnf_fast.report.starts.single_view import start_table, write_pictures, write_single_view_report
+    from mclnf_fast.report.starts.single_view import single_view_table, write_pictures, write_single_view_report
 
-    return run_job(config, command, SingleViewJob, Pages(write_pictures, write_single_view_report, start_table))
+    return run_job(config, command, SingleViewJob, Pages(write_pictures, write_single_view_report, single_view_table))
 
 
 def load(config: SingleViewConfig, advance: Callable[[int, int], None] | None = None) -> ObjectSets:
@@ -73,6 +73,7 @@ class SingleViewJob(RayJob[SingleViewConfig]):
                 f"{len(sets.test)} to test on), got {', '.join(config.initializations)}"
             )
         settings = config.settings(sets.near, sets.far)
+        # The notebook learns from the first 25 views of an object and tests on the others.
         limit = INPUT_VIEWS if config.convention == "learnit" else None
         learned = [learned_from(views, limit) for views in sets.train]
         super().__init__(run, settings, ray_pool(learned, settings, config.run.device) if learned else None)
@@ -106,6 +107,7 @@ class SingleViewJob(RayJob[SingleViewConfig]):
         if k:
             return params
         *others, last = params
+        # The bias of the last layer: three raw colors, then the raw density.
         return (*others, last + torch.tensor([0.0, 0.0, 0.0, self.config.field.density_bias]).to(last))
 
     def initialization(self, params: Params) -> RayInitialization:
@@ -121,6 +123,7 @@ class SingleViewJob(RayJob[SingleViewConfig]):
         return self.mean_psnr(modules, [self.splits[0].some(self.config.curve_views)])[0]
 
     def fine_tune(self, name: str, initialization: Params) -> tuple[dict[str, Tensor], Row]:
+        # A few views for the curve: all of them would cost as much per point as the steps between two points.
         views = [split.some(self.config.curve_views) for split in self.splits]
         pool, start = self.pool(self.known), self.initialization(initialization)
         before = start.repeated(len(pool))

@@ -155,6 +155,7 @@ class SingleViewConfig(RayStartConfig):
         """`check_every`, or the default of the convention."""
         if self.check_every is not None:
             return self.check_every
+        # A share and not a number of steps: short runs would otherwise end before their first check.
         return max(1, self.meta.steps // 10) if self.convention == "learnit" else 0
 
     def settings(self, near: float, far: float) -> RenderSettings:

@@ -17,22 +17,22 @@ from mclnf_fast.render.volume import render_pixels
 from mclnf_fast.report.record import Orbit
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.single_view.views import Split
-from mclnf_fast.systems.starts.ray_field import RayField
+from mclnf_fast.systems.starts.ray_field import RayField, as_bytes
 
 OBJECTS, VIEWS = 3, 25  # test objects in the pictures, and at most so many views of each
-SIDE = 160  # pixels of the turn's longer side, at most
+SIDE = 160  # pixels of the longer side of the orbit, at most: its GIF is embedded in the page
 
 
 class Show:
-    """What is drawn of the test objects.
+    """Pictures of the test objects.
 
     Args:
         objects: those to test on, as their splits order their views.
         splits: of each.
         pool: their rays.
         spec: of their networks.
-        settings: how rays are cut.
-        frames: of the turn; 0: none.
+        settings: how rays are sampled and shaded.
+        frames: of the orbit; 0: none.
     """
 
     def __init__(
@@ -46,49 +46,49 @@ class Show:
     ) -> None:
         self.count = min(OBJECTS, len(objects))
         shown = [split.shown(VIEWS) for split in splits[: self.count]]
+        # A column of the sheet is one view of every object: the object with the fewest sets their number.
         least = min(map(len, shown))
         self.views = [views[:least] for views in shown]
         self.pool, self.spec, self.settings = pool, spec, settings
-        self.views_of_turn = objects[0]
+        self.first = objects[0]
         self.orbit = None
         if frames:
-            around = orbit(self.views_of_turn.cameras, frames)
+            around = orbit(self.first.cameras, frames)
+            # Reduced only: enlarged views would cost more rays and bytes, and show no more.
             self.orbit = around.scaled(min(1.0, SIDE / max(around.width, around.height)))
 
     def pictures(self, params: Params | None) -> Tensor:
-        """uint8 [objects, views, H, W, 3] of the shown objects as `params` have them; None: as they are."""
-        made = []
+        """Return uint8 [objects, views, H, W, 3] of the shown objects as modules have them; None: as they are."""
+        columns = []
         for k in range(len(self.views[0])):
             ids = [self.pool.view_ids(torch.tensor([o]), views[k]) for o, views in enumerate(self.views)]
             batch = self.pool.batch(torch.cat(ids))
             if params is None:
                 pixels = batch.colors
             else:
-                some = tuple(p[: self.count] for p in params)
-                pixels = render_pixels(some, self.spec, batch.origins, batch.directions, self.settings)
-            made.append((pixels * 255).round().to(torch.uint8).cpu())
-        return torch.stack(made, 1).unflatten(2, (self.pool.height, self.pool.width))
+                modules = tuple(p[: self.count] for p in params)
+                pixels = render_pixels(modules, self.spec, batch.origins, batch.directions, self.settings)
+            columns.append(as_bytes(pixels))
+        return torch.stack(columns, 1).unflatten(2, (self.pool.height, self.pool.width))
 
     def turn(self, params: Params) -> Tensor:
-        """uint8 [frames, h, w, 3]: the turn around the first object as `params` have it."""
+        """Return uint8 [frames, h, w, 3], the orbit around the first object as its module has it."""
         assert self.orbit is not None
         return RayField(tuple(p[:1] for p in params), self.spec, self.settings).render(self.orbit)[0]
 
     def true_turn(self) -> Tensor:
-        """The same as the object is; where that can't be rendered, its own view nearest to each frame."""
+        """Return the same as the object is; if it cannot be rendered, its own view nearest to each frame."""
         assert self.orbit is not None
-        if self.views_of_turn.render is not None:
-            rgba = self.views_of_turn.render(self.orbit)
+        if self.first.render is not None:
+            rgba = self.first.render(self.orbit)
         else:
-            near = nearest(self.views_of_turn.cameras, self.orbit)
+            near = nearest(self.first.cameras, self.orbit)
             side = max(self.orbit.width, self.orbit.height)
-            rgba = torch.stack(
-                [torch.from_numpy(shrink(self.views_of_turn.images[k].numpy(), side)) for k in near.tolist()]
-            )
-        return (on_white(rgba) * 255).round().to(torch.uint8)
+            rgba = torch.stack([torch.from_numpy(shrink(self.first.images[k].numpy(), side)) for k in near.tolist()])
+        return as_bytes(on_white(rgba))
 
     def about(self) -> Orbit | None:
-        """Return what the report must know of the turn; None without one."""
+        """Return the record of the orbit; None without one."""
         if self.orbit is None:
             return None
-        return Orbit(self.views_of_turn.name, len(self.orbit), self.views_of_turn.render is not None)
+        return Orbit(self.first.name, len(self.orbit), self.first.render is not None)

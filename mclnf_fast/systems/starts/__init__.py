@@ -1,1 +1,1 @@
-"""Meta-learned initializations: their files and the loops that learn and compare them."""
+"""Meta-learned initializations: the job that learns, compares and fine-tunes them, and its options."""

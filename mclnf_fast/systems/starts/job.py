@@ -5,7 +5,6 @@ A system says what its tasks are; learning, comparing, saving, resuming and reco
 
 from __future__ import annotations
 
-import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +30,6 @@ from mclnf_fast.report.record import (
     from_json,
 )
 from mclnf_fast.spec import FieldSpec
-from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import progress
 from mclnf_fast.systems.common.result import Result, bank_of
 from mclnf_fast.systems.common.run import Run, begin, say
@@ -140,6 +138,7 @@ class StartJob(Generic[C]):
         """Return the meta-learned initialization [1, ...], and what to report of the learning; goes on from where a
         former process left it."""
         meta = self.config.meta
+        # The seed alone decides an outer step, so that a resumed run draws what an uninterrupted one would have drawn.
         episodes = DrawnEpisodes(self.tasks, self.draw, meta.tasks)
         learner = MetaTrainer(initial, episodes, meta, self.config.seed, curve_points=CURVE_POINTS)
 
@@ -149,6 +148,7 @@ class StartJob(Generic[C]):
             return [outer_steps, self.check(learner.params)]
 
         checks = self.run.learn(learner, "meta", "learning the initialization", check=checked)
+        # Losses are mean squared errors; in dB the curve is on the scale of every other figure of the report.
         curve = [[step, float(mse_to_psnr(loss))] for step, loss in loss_curve(learner.curve)]
         about: dict[str, Any] = {"curve": curve, "seconds": learner.seconds}
         return learner.params, about | ({} if self.check_every is None else {"checks": checks})
@@ -168,8 +168,10 @@ class StartJob(Generic[C]):
                 with self.phases("matching"):
                     forward, points = self.matching()
                     all_of_them["matched"] = matched(self.random(1), learned, forward, points, steps=self.match_steps)
+            # The same numbers in other places: tells whether more than their distribution was learned.
             all_of_them["shuffled"] = shuffled(learned, torch.Generator().manual_seed(seed))
             all_of_them["meta"] = learned
+        # In the order of the report, whatever the order on the command line.
         return {name: params for name, params in all_of_them.items() if name in self.names}, about
 
     def rows(self, initializations: dict[InitializationName, Params]) -> dict[str, Row]:
@@ -180,6 +182,7 @@ class StartJob(Generic[C]):
         """Return the row of an initialization, fine-tuned now or by a former process."""
         state = self.folder.load_state(f"adapted_{name}")
         if state is None:
+            # One state per initialization: a kill costs the one that was being fine-tuned, and no other.
             tensors, row = self.fine_tune(name, initialization)
             self.folder.save_state(f"adapted_{name}", tensors, row)
             self.run.save_phases()
@@ -202,6 +205,7 @@ class StartJob(Generic[C]):
         the last step; the clock stands still while they are scored."""
         steps = tuning.steps
         looked = {} if look is None else {k: look.picture(before) for k in look.steps if k == 0}
+        # Powers of two: a curve on a logarithmic axis, for a dozen evaluations whatever the number of steps.
         wanted = {*log_steps(steps), *(look.steps if look is not None else ())} - {0}
         curve = {"0": list(score(before))}
         losses: list[Tensor] = []
@@ -214,6 +218,7 @@ class StartJob(Generic[C]):
                 bar(1)
                 losses.append(loss.detach())  # on the device: a copy per step would wait for it each time
                 if step in wanted:
+                    # Scoring can take longer than the steps; a time that held it would compare nothing.
                     seconds += time.perf_counter() - began
                     curve[str(step)] = list(score(params))
                     if look is not None and step in look.steps:
@@ -239,6 +244,7 @@ class StartJob(Generic[C]):
 
     def write_result(self, initializations: Mapping[InitializationName, Params]) -> None:
         """Write the fine-tuned modules of the meta-learned initialization, or of the first one that was compared."""
+        # Of all that were compared users want the learned one; a run without it still has a result.
         name: InitializationName = "meta" if "meta" in initializations else next(iter(initializations))
         modules = self.fine_tuned.get(name)
         names = [] if modules is None else list(self.task_names().test)
@@ -253,14 +259,16 @@ def run_job(config: C, command: str | None, job: type[StartJob[C]], pages: Pages
     Raises InputError on unusable input. Whatever ends a run, its folder keeps what is done, and `resume` continues it
     to the same result.
     """
-    run = begin(config, job.ops, functools.partial(from_plain, type(config)), command)
+    run = begin(config, job.ops, command)
     with run.reading():
+        # Within `reading`: a folder whose data are unusable is removed again, and the corrected command can use it.
         this = job(run)  # type: ignore[call-arg]  # a subclass has no other argument
     for line in this.announce():
         say(line)
     initializations, about = this.initializations()
     rows = this.rows(initializations)
     unfinished = this.record(rows, about)
+    # Before the report: drawing can fail for want of a font or a codec, and must not cost the result.
     this.write_result(initializations)
     record, report = run.finish(unfinished, pages.pictures, pages.page)
     say(pages.table(record))

@@ -78,6 +78,7 @@ def preset_config(cls: type[C], preset: str = "small", *, quick: bool = False) -
     """
     if preset not in cls.presets:
         raise InputError(f"preset must be one of {', '.join(cls.presets)}, got {preset!r}")
+    # `--quick` on top: under every preset, that of days too, it must give a short run.
     values = {**cls.presets[preset], **({"quick": True, **cls.quick_values} if quick else {})}
     return with_options(cls(), {"preset": preset, **values})
 
@@ -97,6 +98,7 @@ def check_initializations(names: Sequence[str]) -> None:
 
     >>> check_initializations(["standard", "meta"])
     """
+    # Results are kept by name: one given twice would be shown once, which is not what was asked for.
     if not names or len(set(names)) < len(names):
         known = ", ".join(INITIALIZATIONS)
         raise InputError(f"initializations must name different ones of {known}, got {', '.join(names) or 'none'}")
@@ -129,6 +131,7 @@ class RayFieldOptions(FieldOptions):
     @property
     def spec(self) -> FieldSpec:
         """The network: 120 features of a position, no view direction; color and density."""
+        # As in the paper's code, 20 frequencies and no raw position: results of other inputs would not compare with it.
         return FieldSpec(3, 4, self.width, self.hidden_layers, encoding=LogFrequency(20, self.max_exp))
 
 

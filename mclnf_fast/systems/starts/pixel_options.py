@@ -47,6 +47,7 @@ class PictureOptions(SplitOptions):
     @property
     def tests(self) -> int:
         """Procedural pictures to test on."""
+        # A quarter at most, so that a small set keeps most of its pictures to learn from.
         return min(6, max(1, self.procedural // 4)) if self.test is None else self.test
 
 

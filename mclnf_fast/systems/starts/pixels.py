@@ -31,9 +31,11 @@ def load_pictures(config: PixelConfig, channels: int, make: Callable[..., Signal
     """
     pictures, folder = config.data, config.data.path
     if folder is None:
+        # Few are kept back, and none if nothing would remain to learn from.
         validation = min(4, pictures.procedural - pictures.tests - 1)
         return make(pictures.procedural, pictures.size, seed=config.seed, test=pictures.tests, validation=validation)
     options: dict[str, Any] = {"limit": pictures.limit, "strict": pictures.strict, "resize": pictures.resize or None}
+    # Only if set: of a folder the default is a share of its pictures, which the loader counts.
     if pictures.test is not None:
         options["test"] = pictures.test
     sets = load_images(folder, size=pictures.size, channels=channels, seed=config.seed, **options)
@@ -101,6 +103,7 @@ class PixelJob(StartJob[C]):
         keep: steps after which the pictures are kept in the folder's predictions, beside the last.
         """
         steps = tuning.steps
+        # A step beyond the last is left out, so that short trials need no other list of steps.
         kept = tuple(sorted({k for k in keep if 0 <= k < steps} | {steps}))
         before = repeated(initialization, len(self.sets.test))
         trace = self.trace(name, before, tuning, self.score, Look(self.picture, kept))
@@ -115,6 +118,7 @@ class PixelJob(StartJob[C]):
             "after": trace.curve[str(steps)],
         }
         tensors = {f"{self.kept}.{i}": p for i, p in enumerate(trace.params)}
+        # With the modules: a process that resumes this run writes them into the result without fine-tuning again.
         return {"losses": losses, **tensors}, row
 
     def completed(self, record: InitializationRecord, title: str) -> InitializationRecord:

@@ -52,6 +52,7 @@ class RayField:
         objects = self.params[0].shape[0]
         views = []
         for k in range(len(cameras)):
+            # One camera for all objects: expanded, not copied, since a view of T objects is T H W rays.
             o, d = (t.expand(objects, *t.shape) for t in self._rays(cameras, k))
             views.append(render_pixels(self.params, self.spec, o, d, self.settings))
         pictures = torch.stack(views, 1) if views else torch.empty(objects, 0, cameras.height * cameras.width, 3)
@@ -79,6 +80,7 @@ def as_bytes(pictures: Tensor) -> Tensor:
     >>> as_bytes(torch.tensor([0.0, 0.5, 2.0])).tolist()
     [0, 128, 255]
     """
+    # Rounded: cutting off the fraction would darken every picture by half a level on average.
     return (pictures.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
@@ -99,6 +101,7 @@ def between(a: Params, b: Params, weights: float | Sequence[float]) -> Params:
     """
     if a[0].shape[0] != 1 or b[0].shape[0] != 1 or [p.shape for p in a] != [p.shape for p in b]:
         raise InputError(f"a and b must be one module each, of one architecture, got {a[0].shape} and {b[0].shape}")
+    # fp64: in fp32 a weight of 1 - 1e-8 would be 1, and `b` itself.
     values = torch.as_tensor(weights, dtype=torch.float64).reshape(-1)
     if not len(values) or not bool(torch.isfinite(values).all()):
         raise InputError(f"weights must be at least one finite number, got {weights}")
@@ -139,6 +142,7 @@ class RayInitialization:
 
         columns: of each view, those to learn from, as `ObjectPool.draw` takes them.
         """
+        # On the CPU, so that a seed draws the same rays on every device.
         generator = torch.Generator().manual_seed(seed)
         loss = ray_loss(pool, torch.arange(len(pool)), self.spec, self.batch, generator, columns=columns)
         return Tuning(loss, self.steps, self.lr, self.optimizer, self.lr_end)
@@ -149,6 +153,7 @@ class RayInitialization:
         """Return modules [O, ...] fine-tuned on all views of every object of a pool; arguments as `tuning`, and other
         steps if they are set."""
         t, count = self.tuning(pool, seed, columns), self.steps if steps is None else steps
+        # `fine_tune` takes at least one step; none is how the initialization itself is shown.
         if not count:
             return self.repeated(len(pool))
         return fine_tune(self.repeated(len(pool)), t.loss, count, t.lr, kind=t.kind, lr_end=t.lr_end)
@@ -175,6 +180,7 @@ class RayInitialization:
             count = len(cameras) if isinstance(cameras, Cameras) else type(cameras).__name__
             raise InputError(f"camera must be {len(pixels)}, one per picture, got {count}")
         if pixels.shape[-1] == 3:
+            # Opaque: a photo, or a picture in front of white already, has nothing behind it.
             pixels = torch.cat((pixels, torch.full_like(pixels[..., :1], 255)), -1)
         pool = ObjectPool([(pixels, cameras.in_units(self.scale))], self.settings, self.params[0].device)
         return self.adapt_all(pool, seed, steps=steps)

@@ -21,7 +21,7 @@ from mclnf_fast.systems.starts.options import RayStartConfig
 from mclnf_fast.systems.starts.ray_field import RayInitialization, as_bytes
 
 C = TypeVar("C", bound=RayStartConfig)
-MATCHED_POINTS = 4096
+MATCHED_POINTS = 4096  # of the field whose mean is matched; its error falls as 1 / sqrt and is 1 % of the spread here
 
 
 class RayJob(StartJob[C]):
@@ -58,6 +58,7 @@ class RayJob(StartJob[C]):
 
     def matching(self) -> tuple[Callable[[Params, Tensor], Tensor], Tensor]:
         assert self.train is not None
+        # Where training samples the field: elsewhere an object's field is empty, and its mean would be too.
         points = self.train.points(MATCHED_POINTS, torch.Generator().manual_seed(self.config.seed))[None]
         return lambda params, x: evaluate_points(params, self.spec, x, self.settings), points
 
@@ -69,6 +70,7 @@ class RayJob(StartJob[C]):
         )
 
     def result(self, bank: FieldBank, modules: list[str]) -> Result:
+        # With the result goes how it is fine-tuned: a rate that suits another network would undo the initialization.
         tuning = self.initialization(bank.shared).options()
         return Result(self.config.kind, bank, modules, SCENE, self.settings, scale=self.scale, tuning=tuning)
 

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import torch
 
-from mclnf_fast.data import ImageOptions, Reader, Signals, SignalSets
+from mclnf_fast.data import ImageReadOptions, Reader, Signals, SignalSets
 
 
 def detects(path: pathlib.Path) -> str | None:
@@ -15,7 +15,7 @@ def detects(path: pathlib.Path) -> str | None:
     return f"pixels.npy in {path}" if (path / "pixels.npy").exists() else None
 
 
-def read(path: pathlib.Path, options: ImageOptions) -> SignalSets:
+def read(path: pathlib.Path, options: ImageReadOptions) -> SignalSets:
     """Return the pictures as sets; `test` counts those to test on."""
     values = torch.from_numpy(np.load(path / "pixels.npy")).to(torch.float32) / 255.0
     names = tuple(f"picture {k}" for k in range(len(values)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Sequence
 from typing import ClassVar
@@ -11,11 +10,11 @@ from typing import ClassVar
 import torch
 from tyro.conf import OmitArgPrefixes
 
-from mclnf_fast import FieldBank, FieldSpec, save_bank
+from mclnf_fast import FieldBank, FieldSpec
 from mclnf_fast.learn import BankOptimizer
 from mclnf_fast.systems import System
-from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.options import FieldOptions, SystemConfig
+from mclnf_fast.systems.common.result import Frame, Result
 from mclnf_fast.systems.common.run import begin
 
 
@@ -35,7 +34,7 @@ class LineConfig(SystemConfig):
 
 def run_line(config: LineConfig, command: str) -> pathlib.Path:
     """Fit the line and return the run folder."""
-    run = begin(config, ("bank_mlp",), functools.partial(from_plain, LineConfig), command)
+    run = begin(config, ("bank_mlp",), command)
     field = run.config.field
     bank = FieldBank(FieldSpec(1, 1, field.width, field.hidden_layers), generator=torch.Generator().manual_seed(0))
     optimizer = BankOptimizer(bank.stacked, lr=1e-2)
@@ -43,7 +42,7 @@ def run_line(config: LineConfig, command: str) -> pathlib.Path:
     for _ in range(run.config.steps):
         loss = (bank(x) - run.config.slope * x).square().mean()
         optimizer.step(torch.autograd.grad(loss, bank.stacked))
-    save_bank(run.folder.path / "bank.safetensors", bank, system="line", names=["line"])
+    Result("line", bank, ["line"], Frame(("x",), (-1.0,), (1.0,))).write(run.folder.path)
     run.folder.write_json("metrics.json", {**run.facts(), "loss": loss.item()})
     return run.folder.path
 

@@ -96,6 +96,7 @@ def draw_car(seed: int, index: int) -> CarPlan:
     near = BLENDS[style]
     share, choice = rng.random(), int(rng.integers(0, 1 << 16))
     if near:
+        # Blends make a continuous family; pure styles would be seven clusters, and the mean of them no car.
         numbers = numbers + 0.4 * share**1.5 * (np.array(STYLES[near[choice % len(near)]][1]) - numbers)
     numbers = numbers * (1.0 + np.array(SPREAD) * rng.normal(size=len(SPREAD)).clip(-2.0, 2.0))
     shape = dict(zip(SHAPE, numbers.tolist(), strict=True))

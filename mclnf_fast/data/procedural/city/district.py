@@ -3,7 +3,7 @@
 The plan is that of a planned city, block after block alike in outline and different in everything else: square cells of
 `CELL` meters, a main street along each cell border, two narrower streets through each cell that cut it into four lots,
 one of them a park, the others parcels whose kind and height of building follow from their position. Facades, roofs,
-exact heights, trees and cars differ. So districts share a structure, which is what a shared initialization can learn.
+exact heights, trees and cars differ. So districts share a structure that a shared initialization can learn.
 Cells continue one ring beyond the district, so that no view ends in a void. Lengths are meters, z is up, the ground is
 z = 0.
 """

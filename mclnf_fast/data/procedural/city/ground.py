@@ -39,6 +39,7 @@ def pulses(x: Tensor, share: Tensor | float, blur: Tensor) -> Tensor:
     >>> pulses(torch.tensor([0.5, 0.0]), 0.5, torch.tensor([0.1, 0.1])).round(decimals=4).tolist()
     [1.0, 0.0]
     """
+    # A pulse train over a footprint of no width would be 0 / 0.
     blur = blur.clamp_min(1e-3)
     start = 0.5 - 0.5 * torch.as_tensor(share)
 
@@ -127,6 +128,7 @@ def _lots(u: Tensor, v: Tensor, side: Tensor, right: Tensor, upper: Tensor, use:
     half_u, half_v = 0.5 * (high_u - low_u), 0.5 * (high_v - low_v)
     a, b = (u - low_u) / half_u - 1.0, (v - low_v) / half_v - 1.0
     half = torch.minimum(half_u, half_v)
+    # Bent waves instead of noise: they need no table, and points can be evaluated in any batches.
     patches = torch.sin(u * 0.31 + 1.3 * torch.sin(v * 0.17)) * torch.sin(v * 0.27 + 1.1 * torch.sin(u * 0.13))
 
     yard = _paint(YARD.expand(len(u), 3), LAWN, within(patches * 6.0, blur))

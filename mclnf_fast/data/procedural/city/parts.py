@@ -112,6 +112,7 @@ class Kit:
         """
         skin = facade(rng)
 
+        # Heights follow `level` and only an eighth is random, so that an initialization can learn them.
         def rise(low: float, high: float) -> float:
             return low + (high - low) * float(np.clip(level + rng.uniform(-0.125, 0.125), 0.0, 1.0))
 

@@ -47,6 +47,7 @@ class Light:
 def _box_surface(rows6: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Return the axis that a point [N, 3] on a box [N, 6] faces, int64 [N], and the outward normal [N, 3]."""
     center, half = 0.5 * (rows6[:, :3] + rows6[:, 3:]), 0.5 * (rows6[:, 3:] - rows6[:, :3])
+    # The axis on which the point is nearest to the surface: rounding leaves it a little inside or outside.
     local = points - center
     axis = (local.abs() - half).argmax(1)
     sign = torch.sign(local.gather(1, axis[:, None])[:, 0])
@@ -61,6 +62,7 @@ def _facade_color(rows6: Tensor, material: Tensor, points: Tensor, axis: Tensor,
     roof = axis == 2
     along = torch.where(axis == 0, low[:, 1], low[:, 0])
     length = torch.where(axis == 0, size[:, 1], size[:, 0])
+    # Stretched to a whole number of bays, so that no window is cut at a corner.
     bay = length / (length / material[:, BAY]).round().clamp_min(1.0)
     floor = material[:, FLOOR]
     glass = pulses(along / bay, material[:, WINDOW_WIDE], blur / bay) * pulses(
@@ -147,7 +149,7 @@ class SolidRenderer:
                     if progress is not None:
                         progress(done, len(cameras))
             finally:
-                # A worker's setting is its own, but it is also what later threads begin with.
+                # A worker's setting is its own, but later threads begin with it.
                 torch.set_num_threads(threads)
         return images
 

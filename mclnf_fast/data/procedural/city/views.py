@@ -77,6 +77,7 @@ def _candidates(
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, generator=generator)
 
+    # The target is drawn and not the position, so that the ground is covered evenly whatever the pitch.
     spread = box[1, :2] - box[0, :2]
     target = torch.stack([box[0, k] + spread[k] * torch.rand(count, generator=generator) for k in (0, 1)], 1)
     target = torch.cat([target, torch.zeros(count, 1)], 1)
@@ -119,9 +120,9 @@ def _fitted(cameras: Cameras, limits: Tensor, generator: torch.Generator) -> tup
 def block_views(box: Tensor, count: int, size: tuple[int, int], seed: int) -> Cameras:
     """Return `count` views of the block with the box `box` [2, 3] (meters), pictures of `size` (width, height) pixels.
 
-    Random views that keep inside the expanded cell are picked one by one for what they add: ground seen rarely so far,
-    or never from that side. Uniform random views would leave corners that no picture shows. Another seed gives other
-    views of the same distribution.
+    Random views that keep inside the expanded cell are picked one by one for the gain of each: ground seen rarely so
+    far, or never from that side. Uniform random views would leave corners that no picture shows. Another seed gives
+    other views of the same distribution.
 
     Raises:
         InputError: a negative count, or no view fits (a box too small for the altitudes used).
@@ -135,6 +136,7 @@ def block_views(box: Tensor, count: int, size: tuple[int, int], seed: int) -> Ca
     limits = expanded(box)
     shares = torch.tensor([share for _, _, share in PITCHES])
     # Every band gets its rounded share; largest remainders fill up.
+    # Counts and not probabilities: with 14 views, chance would leave some blocks without a view from above.
     quota = (shares * count).floor().to(torch.int64)
     order = torch.argsort(shares * count - quota, descending=True, stable=True)
     quota[order[: count - int(quota.sum())]] += 1
@@ -172,6 +174,7 @@ def block_views(box: Tensor, count: int, size: tuple[int, int], seed: int) -> Ca
     if not chosen:
         return _candidates(limits, PITCHES[0][:2], BLOCK_ALTITUDE, 1, size, generator)[0][0:0]
     joined = cat_cameras(chosen)
+    # In random order: a run that takes only the first views must not get one band of pitches.
     return joined[torch.randperm(count, generator=generator)]
 
 
@@ -201,6 +204,7 @@ def city_views(boxes: Tensor, count: int, size: tuple[int, int], seed: int, ring
     targets = torch.stack([middle - half, middle + half])
     centers = boxes.mean(1)
     centers[:, 2] = 0.0
+    # Higher for larger districts, or no picture would hold all of their centers.
     scale = max(1.0, float((box[1] - box[0])[:2].max()) / 400.0)
     altitude = (CITY_ALTITUDE[0] * scale, CITY_ALTITUDE[1] * scale)
     pools, fitting = [], 0

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,13 +20,13 @@ from mclnf_fast.data.graphics import raycast
 from mclnf_fast.data.procedural.city.district import CELL, RING, make_district
 from mclnf_fast.data.procedural.city.render import CityRenderer
 from mclnf_fast.data.procedural.city.views import block_views, city_views
+from mclnf_fast.data.readers.options import Progress
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
 
 UNIT = 100.0  # meters to one unit of MatrixCity's split poses
 MARKER = "city.json"
 TARGET, META = "small_city", "meta_city_"
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,8 @@ def write_city(
     target.parent.mkdir(parents=True, exist_ok=True)
     build = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
     try:
+        # Views are rendered by threads of their own; threads inside an operation as well would only wait for each
+        # other.
         with one_thread() as workers:
             _write_all(build, plan, workers, progress)
         _seal(build, key, plan)
@@ -177,6 +179,7 @@ def one_thread() -> Iterator[int]:
 def _fingerprint(plan: CityPlan) -> str:
     """Return a hash of the options and of the generator's own code: a change of either makes a cache stale."""
     digest = hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode())
+    # The code is part of the key: an edited generator must not be mixed with pictures of the old one.
     for source in (*sorted(Path(__file__).parent.glob("*.py")), Path(raycast.__file__)):
         digest.update(source.read_bytes())
     return digest.hexdigest()
@@ -188,6 +191,7 @@ def _complete(folder: Path, key: str) -> bool:
         marker = json.loads((folder / MARKER).read_text())
         if marker["fingerprint"] != key:
             return False
+        # Sizes and not hashes: to hash the pictures takes as long as to read them, at every start.
         return all((folder / name).stat().st_size == size for name, size in marker["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
@@ -247,6 +251,7 @@ def _write_all(build: Path, plan: CityPlan, workers: int, progress: Progress | N
         jobs = []
         for block, box in enumerate(boxes):
             for split, count in zip(("train", "test"), counts, strict=True):
+                # One seed per split of each block, without overlap up to 4096 blocks and 64 districts.
                 view_seed = ((plan.seed * 64 + number) * 4096 + block) * 2 + (split == "test")
                 jobs.append((f"block_{block + 1}", split, box, block_views(box, count, size, view_seed), view_seed))
         if number == 0 and plan.city:

@@ -33,10 +33,10 @@ def bump(x: np.ndarray, y: np.ndarray, wide: float, high: float) -> np.ndarray:
     return np.exp(-((x / wide) ** 2) - (y / high) ** 2)
 
 
-class Sheet:
+class PaintSheet:
     """The picture that is painted on, float32 [size, size, 3], with its coordinates: x right, y down, -1 to 1.
 
-    >>> sheet = Sheet(4)
+    >>> sheet = PaintSheet(4)
     >>> sheet.paint(np.ones(3), sheet.inside(sheet.x))
     >>> sheet.rgb[0, :, 0].tolist()
     [1.0, 1.0, 0.0, 0.0]
@@ -77,7 +77,7 @@ class Portrait:
     """
 
     def __init__(self, person: Person, pose: Pose, size: int) -> None:
-        self.person, self.pose, self.sheet = person, pose, Sheet(size)
+        self.person, self.pose, self.sheet = person, pose, PaintSheet(size)
         rng = np.random.default_rng(person.seed)
         self.cloudy, self.fine, self.strand = (Noise(rng) for _ in range(3))
         c, s = math.cos(pose.roll), math.sin(pose.roll)

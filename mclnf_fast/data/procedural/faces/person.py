@@ -127,6 +127,7 @@ def draw_person(seed: int, index: int) -> Person:
     style = STYLES[int(rng.integers(len(STYLES)))]
     is_soft = style in ("long", "bob") or rng.random() < 0.15  # finer features, no beard, more color on the lips
     skin = pick(SKINS, 0.05)
+    # Combinations that are rare in photographs are left out: the family stands in for a data set of them.
     hairs = HAIRS if skin[0] > 0.7 else HAIRS[:3] + HAIRS[5:6]
     shirts = ((0.93, 0.93, 0.94), (0.80, 0.86, 0.94), (0.93, 0.88, 0.84))
     suit = bool(rng.random() < (0.35 if is_soft else 0.75))

@@ -134,6 +134,7 @@ def place_cameras(count: int, width: int, height: int, seed: int) -> Cameras:
     """
     if count < 1 or seed < 0:
         raise InputError(f"count, seed: must be >= 1 and >= 0, were {count} and {seed}")
+    # A generator per camera: a larger count must not change the first ones.
     draw = np.stack([np.random.default_rng([seed, k, 3]).random(6) for k in range(count)])
     turn = math.radians(40.0) * (2.0 * draw[:, 0] - 1.0)
     away = 21.0 + 7.0 * draw[:, 1]

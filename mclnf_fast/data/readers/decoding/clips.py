@@ -24,7 +24,7 @@ class Clip:
 
     Attributes:
         frames: float32 [n, height, width, channels] in [0, 1].
-        changes: what was done to them.
+        changes: notes on the changes to them.
         rate: the file's frames per second; None: unknown.
         more: whether the file goes on.
 
@@ -89,6 +89,7 @@ def decode_clip(path: Path, count: int, stride: int, size: tuple[int, int], chan
             if not more:
                 _check_whole(path, stream, rate, last_time)
     except (av.FFmpegError, OSError, ValueError, RuntimeError, IndexError, MemoryError) as error:
+        # InputError is a ValueError: its message is better than the general one.
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: must be a whole readable video: {error_reason(error)}") from None

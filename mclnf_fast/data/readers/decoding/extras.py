@@ -24,7 +24,7 @@ def import_extra(module: str, purpose: str, extra: str = "media") -> Any:
 
     Args:
         module: name of the module.
-        purpose: what it reads, for the message.
+        purpose: the data that it reads, for the message.
         extra: the extra of `mclnf-fast` that installs it.
 
     Raises:

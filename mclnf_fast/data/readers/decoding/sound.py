@@ -41,6 +41,7 @@ def decode_sound(path: Path) -> tuple[np.ndarray, int]:
     samples, rate = _by_av(path) if path.suffix.lower() in BY_AV else _by_soundfile(path)
     if not len(samples):
         raise InputError(f"{path}: must hold sound, holds no samples")
+    # Float files may hold NaN, and one NaN in a batch ends a training run.
     if not np.isfinite(samples).all():
         raise InputError(f"{path}: samples must be finite, some are not")
     return samples, rate

@@ -23,11 +23,12 @@ Gradients = tuple[Tensor, list[Tensor], list[Tensor]]
 
 
 def interleaved(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
-    """For each layer its weights and its biases, as the sweeps take them."""
+    """Return for each layer its weights and its biases, as the sweeps take them."""
     return [t for pair in zip(weights, biases) for t in pair]
 
 
 def zeroed(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Set the tensors to zero, in place, and return them."""
     return [t.zero_() for t in tensors]
 
 
@@ -40,7 +41,7 @@ def forward(
     ints: list[int],
     floats: list[float],
 ) -> Tensor:
-    """y [N, out_dim]; arguments as `bank_mlp_fwd`."""
+    """Return y [N, out_dim]; arguments as `bank_mlp_fwd`."""
     net = launch.network(ints, floats)
     if x.shape[0] == 0:
         return x.new_empty(0, net.outputs)
@@ -61,7 +62,7 @@ def backward(
     need_x: bool,
     need_params: bool,
 ) -> Gradients:
-    """Gradients of <grad_y, y>: of x, [0, in_dim] unless asked for, of the weights and of the biases."""
+    """Return the gradients of <grad_y, y>: of x, [0, in_dim] unless asked for, of the weights and of the biases."""
     net = launch.network(ints, floats)
     grad_x = x.new_empty(x.shape[0] if need_x else 0, net.inputs)
     grad_w, grad_b = shapes_like(list(weights), need_params), shapes_like(list(biases), need_params)
@@ -107,8 +108,9 @@ def _second_op(
     floats: list[float],
     need_x: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
-    """Gradients of <grad_x, tangent_x> + <grad_weights, tangent_weights> + <grad_biases, tangent_biases>: of x, [0,
-    in_dim] unless asked for, of the weights, of the biases and of grad_y. No tangent, or lists of none: zeros."""
+    """Return the gradients of <grad_x, tangent_x> + <grad_weights, tangent_weights> + <grad_biases, tangent_biases>: of
+    x, [0, in_dim] unless asked for, of the weights, of the biases and of grad_y. A missing tangent, or an empty list:
+    zeros."""
     net = launch.network(ints, floats)
     grad_x = x.new_empty(x.shape[0] if need_x else 0, net.inputs)
     grad_w, grad_b = shapes_like(weights), shapes_like(biases)
@@ -167,9 +169,9 @@ def _forward_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
     x, offsets, *rest = ctx.saved_tensors
     need_x, need_params = ctx.needs_input_grad[0], ctx.need_params
     weights, biases = rest[: ctx.layers], rest[ctx.layers :]
-    found = _backward(x, offsets, weights, biases, grad_y, ctx.ints, ctx.floats, need_x, need_params)
+    grad_x, grad_w, grad_b = _backward(x, offsets, weights, biases, grad_y, ctx.ints, ctx.floats, need_x, need_params)
     none = [None] * ctx.layers
-    return found[0] if need_x else None, None, found[1] or none, found[2] or none, None, None
+    return grad_x if need_x else None, None, grad_w or none, grad_b or none, None, None
 
 
 def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -182,8 +184,8 @@ def _backward_backward(ctx: Any, cot_x: Tensor | None, cot_w: Any, cot_b: Any) -
     x, offsets, grad_y, *rest = ctx.saved_tensors
     weights, biases = rest[: ctx.layers], rest[ctx.layers :]
     need_x = ctx.needs_input_grad[0]
-    given = ctx.need_params and any(c is not None for c in (*(cot_w or ()), *(cot_b or ())))
-    along = [direction(c, t) if given else [] for c, t in ((cot_w, weights), (cot_b, biases))]
+    directed = ctx.need_params and any(c is not None for c in (*(cot_w or ()), *(cot_b or ())))
+    along = [direction(c, t) if directed else [] for c, t in ((cot_w, weights), (cot_b, biases))]
     tangent_x = cot_x if ctx.need_x else None
     grad_x, grad_w, grad_b, grad_grad_y = _second(
         x, offsets, weights, biases, grad_y, tangent_x, *along, ctx.ints, ctx.floats, need_x
@@ -197,6 +199,6 @@ _second.register_autograd(third, setup_context=no_setup)
 
 
 def bank_mlp(x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], spec: FieldSpec) -> Tensor:
-    """`mf.ops.bank_mlp` by the Triton kernels."""
+    """Evaluate as `mf.ops.bank_mlp` by the Triton kernels."""
     x, spec = plain.without_spherical(x, spec)
     return torch.ops.mclnf_fast_triton.bank_mlp_fwd(x, offsets, weights, biases, *spec.packed)

@@ -1,5 +1,8 @@
 """The second derivative of a bank by the Triton kernels: forward-over-reverse, a layer at a time (Pearlmutter's
-R-operator), over a bounded number of points at a time, so that its memory does not grow with them."""
+R-operator).
+
+It works over a bounded number of points at a time, so that its memory does not grow with them.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops.bank_mlp.triton.second_layers import layer_gradients, layer_outers, layer_tangents
+from mclnf_fast.ops.bank_mlp.triton.second_layers import layer_gradients, layer_tangents, layer_weight_gradients
 from mclnf_fast.ops.bank_mlp.triton.sweeps import through_encoding
 from mclnf_fast.ops.triton import launch, table
-from mclnf_fast.ops.triton.bank import (
-    LAYER_OPTIONS,
-    Bank,
-    finish,
-    layer_chunks,
-    reduce,
-    totals,
-)
+from mclnf_fast.ops.triton.bank import Bank, finish, layer_chunks, reduce, totals
 from mclnf_fast.ops.triton.error import SquaredError
 from mclnf_fast.packing import Activation
 
 
 @dataclasses.dataclass
 class Direction:
-    """Along which the first derivative is derived; what is missing is zeros."""
+    """The direction along which the first derivative is differentiated; a missing part is zeros."""
 
     x: Tensor | None
     """[N, inputs]."""
@@ -40,52 +36,50 @@ class Direction:
 
 
 @dataclasses.dataclass
-class Kept:
-    """What the forward leaves for the reverse, one tensor [N, out] a layer; slopes and curves of bent activations."""
+class Saved:
+    """The tensors that the forward saves for the reverse, one [N, out] per layer; derivatives and curvatures of curved
+    activations alone."""
 
     outputs: list[Tensor]
     tangents: list[Tensor]
-    slopes: list[Tensor]
-    curves: list[Tensor]
-
-
-def _sizes(bank: Bank, l: int) -> dict[str, int]:
-    net = bank.net
-    sizes = {"IN": net.inputs, "FEATURES": net.features, "BELOW": net.below(l), "OUT": net.shapes[l][1]}
-    return {**sizes, "ABOVE": net.width if l > 0 else 0}
+    derivatives: list[Tensor]
+    curvatures: list[Tensor]
 
 
 def _shape(bank: Bank) -> tuple[table.Shape, int, dict[str, Any]]:
-    """The tile, the most tiles that there are, and the options of the kernels that work on them."""
+    """Return the tile, an upper bound of the tiles, and the options of the kernels that work on them."""
     rows, depth = table.SECOND[bank.kind]
     large, small = (dataclasses.replace(table.LAYER, rows=r) for r in (rows, table.SMALL_TILE))
     shape, tiles = bank.tile((large, small))
-    return shape, tiles, {**LAYER_OPTIONS, "DEPTH": depth, "ROWS": shape.rows}
+    block = launch.BlockSize(shape.rows, table.LAYER_COLUMNS, depth)
+    # Not those of a tuned table: `tune` does not time these kernels.
+    options = {"BLOCK": block, "num_warps": table.LAYER.warps, "num_stages": table.LAYER.stages}
+    return shape, tiles, options
 
 
-def _forward(bank: Bank, along: Direction) -> Kept:
+def _forward(bank: Bank, along: Direction) -> Saved:
     net, x = bank.net, bank.x
     shape, tiles, options = _shape(bank)
     starts = launch.starts(bank.counts, shape.rows)
-    kept = Kept([], [], [], [])
+    saved = Saved([], [], [], [])
     for l, (_, out) in enumerate(net.shapes):
-        kind = net.activation_of(l)
+        curved = bank.points if Activation(net.activation_of(l)).curved else 0
         for tensors, points in (
-            (kept.outputs, bank.points),
-            (kept.tangents, bank.points),
-            (kept.slopes, bank.points if Activation(kind).curved else 0),
-            (kept.curves, bank.points if Activation(kind).curved else 0),
+            (saved.outputs, bank.points),
+            (saved.tangents, bank.points),
+            (saved.derivatives, curved),
+            (saved.curvatures, curved),
         ):
             tensors.append(x.new_empty(points, out))
         layer_tangents[bank.grid(tiles * -(-out // table.LAYER_COLUMNS), shape)](
-            kept.outputs[l - 1] if l > 0 else x,
-            kept.tangents[l - 1] if l > 0 else x,
+            saved.outputs[l - 1] if l > 0 else x,
+            saved.tangents[l - 1] if l > 0 else x,
             x,
             x if along.x is None else along.x,
-            kept.outputs[l],
-            kept.tangents[l],
-            kept.slopes[l],
-            kept.curves[l],
+            saved.outputs[l],
+            saved.tangents[l],
+            saved.derivatives[l],
+            saved.curvatures[l],
             bank.offsets,
             starts,
             bank.columns,
@@ -93,47 +87,47 @@ def _forward(bank: Bank, along: Direction) -> Kept:
             bank.biases[l],
             along.weights[l] if along.weights else bank.weights[l],
             along.biases[l] if along.biases else bank.biases[l],
-            KIND=kind,
-            W0=net.w0,
+            LAYER=net.layer(l),
             ALONG=bool(along.weights),
             ALONG_X=along.x is not None,
-            **_sizes(bank, l),
             **bank.shared,
             **options,
         )
-    return kept
+    return saved
 
 
 def second(
     bank: Bank,
-    start: Tensor | SquaredError,
+    output_gradient: Tensor | SquaredError,
     along: Direction,
     grad_x: Tensor | None,
     grads: list[Tensor],
     grad_grad_y: Tensor | None,
 ) -> None:
-    """The gradients of <first derivative, direction>: of x in grad_x [N, inputs], of the parameters in grads (for each
-    layer its weights and its biases), and of start [N, outputs] in grad_grad_y. N above 0."""
+    """Fill the gradients of <first derivative, direction>: of x in grad_x [N, inputs], of the parameters in grads (for
+    each layer its weights and its biases), and of output_gradient [N, outputs] in grad_grad_y. N above 0."""
     net = bank.net
-    kept = 2 * sum(out * (2 if Activation(net.activation_of(l)).curved else 1) for l, (_, out) in enumerate(net.shapes))
-    pieces = bank.pieces(kept + 4 * net.width + 2 * net.features)
-    found = totals(grads, len(pieces))
+    saved = 2 * sum(
+        out * (2 if Activation(net.activation_of(l)).curved else 1) for l, (_, out) in enumerate(net.shapes)
+    )
+    pieces = bank.pieces(saved + 4 * net.width + 2 * net.features)
+    sums = totals(grads, len(pieces))
     for points, piece in pieces:
         _piece(
             piece,
-            start[points] if isinstance(start, Tensor) else start.piece(points),
+            output_gradient[points] if isinstance(output_gradient, Tensor) else output_gradient.piece(points),
             dataclasses.replace(along, x=None if along.x is None else along.x[points]),
             None if grad_x is None else grad_x[points],
-            found,
+            sums,
             None if grad_grad_y is None else grad_grad_y[points],
             points.start > 0,
         )
-    finish(grads, found)
+    finish(grads, sums)
 
 
 def _piece(
     bank: Bank,
-    start: Tensor | SquaredError,
+    output_gradient: Tensor | SquaredError,
     along: Direction,
     grad_x: Tensor | None,
     grads: list[Tensor],
@@ -141,40 +135,38 @@ def _piece(
     more: bool,
 ) -> None:
     net, x = bank.net, bank.x
-    kept = _forward(bank, along)
+    saved = _forward(bank, along)
     if grad_grad_y is not None:
-        grad_grad_y.copy_(kept.tangents[-1])
+        grad_grad_y.copy_(saved.tangents[-1])
     shape, tiles, tile_options = _shape(bank)
     starts = launch.starts(bank.counts, shape.rows)
     chunks, most, per_chunk = layer_chunks(bank)
-    if isinstance(start, Tensor):
+    if isinstance(output_gradient, Tensor):
         factors = None
-        d, e = start, torch.zeros_like(start)
+        d, e = output_gradient, torch.zeros_like(output_gradient)
     else:
-        factors = start.factors
-        d, e = start.gradient(bank, kept.outputs[-1], kept.tangents[-1], chunks, per_chunk, more)
+        factors = output_gradient.factors
+        d, e = output_gradient.gradient(bank, saved.outputs[-1], saved.tangents[-1], chunks, per_chunk, more)
     if Activation(net.output_activation).curved:
-        d, e = d * kept.slopes[-1], e * kept.slopes[-1] + d * kept.curves[-1]
+        d, e = d * saved.derivatives[-1], e * saved.derivatives[-1] + d * saved.curvatures[-1]
     elif net.output_activation:
-        d, e = (torch.where(kept.outputs[-1] > 0, t, 0) for t in (d, e))
+        d, e = (torch.where(saved.outputs[-1] > 0, t, 0) for t in (d, e))
     asked = bank.points if grad_x is not None else 0
     features = [x.new_zeros(asked, net.features, dtype=torch.float32) for _ in range(2)]
 
-    def inputs_of(l: int, first: int, count: int, kind: int, to: list[Tensor], into_features: bool) -> None:
+    def inputs_gradient(l: int, inputs: launch.InputRange, kind: int, to: list[Tensor], into_features: bool) -> None:
         above = l - 1 if l > 0 else 0
-        layer_gradients[bank.grid(tiles * -(-count // table.LAYER_COLUMNS), shape)](
+        layer_gradients[bank.grid(tiles * -(-inputs.size // table.LAYER_COLUMNS), shape)](
             d,
             e,
-            kept.slopes[above] if Activation(kind).curved else kept.outputs[above],
-            kept.curves[above],
+            saved.derivatives[above] if Activation(kind).curved else saved.outputs[above],
+            saved.curvatures[above],
             *to,
             bank.offsets,
             starts,
             bank.weights[l],
             along.weights[l] if along.weights else bank.weights[l],
-            FIRST=first,
-            COUNT=count,
-            INPUTS=net.shapes[l][0],
+            INPUTS=inputs,
             OUT=net.shapes[l][1],
             KIND=kind,
             ALONG=bool(along.weights),
@@ -183,13 +175,13 @@ def _piece(
             **tile_options,
         )
 
-    side, options = bank.outer()
+    block = bank.weight_gradient_block()
     for l in reversed(range(net.layers)):
         rows, out = net.shapes[l]
         sums = torch.empty(most, (rows + 1) * out, dtype=torch.float32, device=x.device)
-        layer_outers[bank.grid(most * launch.outer_blocks(net, l, side), shape)](
-            kept.outputs[l - 1] if l > 0 else x,
-            kept.tangents[l - 1] if l > 0 else x,
+        layer_weight_gradients[bank.grid(most * launch.weight_gradient_blocks(net, l, block.rows), shape)](
+            saved.outputs[l - 1] if l > 0 else x,
+            saved.tangents[l - 1] if l > 0 else x,
             x,
             x if along.x is None else along.x,
             d,
@@ -198,19 +190,20 @@ def _piece(
             bank.offsets,
             chunks,
             bank.columns,
-            points_a_chunk=per_chunk,
+            points_per_chunk=per_chunk,
+            LAYER=net.layer(l),
             ALONG_X=along.x is not None,
-            **_sizes(bank, l),
+            BLOCK=block,
             **bank.shared,
-            **options,
+            **bank.layer_options,
         )
         reduce(bank, sums, chunks, 0, grads[2 * l], factors, more)
         reduce(bank, sums, chunks, rows * out, grads[2 * l + 1], factors, more)
         if grad_x is not None and net.below(l):
-            inputs_of(l, net.width if l > 0 else 0, net.features, 0, features, True)
+            inputs_gradient(l, net.inputs_below(l), Activation.NONE.value, features, True)
         if l > 0:
             to = [x.new_empty(bank.points, net.width) for _ in range(2)]
-            inputs_of(l, 0, net.width, net.activation, to, False)
+            inputs_gradient(l, net.inputs_above(l), net.activation, to, False)
             d, e = to
     if grad_x is not None:
         through_encoding(bank, along.x, features[0], features[1], grad_x)

@@ -1,11 +1,11 @@
 """The second derivatives' kernels, a layer at a time: activations with their tangents, the gradients of a layer's
-inputs in two streams, those of its weights, and the way back through the encoding.
+inputs in two streams, and those of its weights.
 
-Names: a layer has sums z = h W + b, and along the direction (V, v) of the parameters and that of x the tangents
-z' = h' W + h V + v. d are the gradients of z that the first derivative forms; e those of z in the second, whose share
-of z' is d.
+Names: a layer has pre-activations z = h W + b, and along the direction (V, v) of the parameters and that of x the
+tangents z' = h' W + h V + v. d are the gradients of z that the first derivative forms; e those of z in the second,
+whose share of z' is d.
 
-What binds: matrix products, three where the first derivative has one; two of each three share an operand.
+Compute-bound (estimated): three matrix products where the first derivative has one; two of each three share an operand.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ import triton
 import triton.language as tl
 
 from mclnf_fast.ops.triton.encoding import encode_both
-from mclnf_fast.ops.triton.functions import RELU, activate, curvature, module_of, slope, tile_of
+from mclnf_fast.ops.triton.functions import (
+    RELU,
+    activate,
+    first_derivative,
+    module_of,
+    second_derivative,
+    tile_of,
+)
 
 
 @triton.jit
@@ -25,8 +32,8 @@ def layer_tangents(
     along_x,
     y,
     yt,
-    slopes,
-    curves,
+    derivatives,
+    curvatures,
     offsets,
     starts,
     table,
@@ -36,27 +43,26 @@ def layer_tangents(
     along_bias,
     modules,
     STEPS: tl.constexpr,
-    IN: tl.constexpr,
-    FEATURES: tl.constexpr,
-    ABOVE: tl.constexpr,
-    BELOW: tl.constexpr,
-    OUT: tl.constexpr,
-    KIND: tl.constexpr,
-    W0: tl.constexpr,
+    LAYER: tl.constexpr,
     ALONG: tl.constexpr,
     ALONG_X: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr,
+    BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """y, yt [N, OUT] = a(z) and a'(z) z', from h, ht [N, ABOVE] and the BELOW features of x along along_x; with a bent
-    activation slopes, curves [N, OUT] = a'(z) and a''(z) z'. ALONG, ALONG_X: whether the directions of the parameters
-    and of x are given; zeros else.
+    """Store y, yt [N, outputs] = a(z) and a'(z) z', from h, ht [N, above] and the `below` features of x along along_x.
 
-    Programs: as `layer_forward`.
+    With a curved activation also derivatives, curvatures [N, outputs] = a'(z) and a''(z) z'. ALONG, ALONG_X: whether
+    the directions of the parameters and of x are given; else they are zeros. Programs: as `layer_forward`.
     """
     kind = x.dtype.element_ty
+    KIND: tl.constexpr = LAYER.activation
+    W0: tl.constexpr = LAYER.w0
+    ABOVE: tl.constexpr = LAYER.above
+    BELOW: tl.constexpr = LAYER.below
+    OUT: tl.constexpr = LAYER.outputs
+    ROWS: tl.constexpr = BLOCK.rows
+    COLUMNS: tl.constexpr = BLOCK.columns
+    DEPTH: tl.constexpr = BLOCK.depth
     blocks: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
         tile = place // blocks
@@ -82,7 +88,7 @@ def layer_tangents(
         for first in range(0, BELOW, DEPTH):
             i = first + k
             mask_w = (i < BELOW)[:, None] & wanted[None, :]
-            a, at = encode_both(x, along_x, rows, live, table, first, IN, FEATURES, DEPTH, ALONG_X)
+            a, at = encode_both(x, along_x, rows, live, table, first, LAYER.coordinates, LAYER.features, DEPTH, ALONG_X)
             b = tl.load(weight + w + (ABOVE + i)[:, None] * OUT, mask=mask_w, other=0.0)
             z = tl.dot(a.to(kind), b, z, input_precision=PRECISION)
             if ALONG_X:
@@ -90,17 +96,17 @@ def layer_tangents(
             if ALONG:
                 v = tl.load(along + w + (ABOVE + i)[:, None] * OUT, mask=mask_w, other=0.0)
                 zt = tl.dot(a.to(kind), v, zt, input_precision=PRECISION)
-        own = module.to(tl.int64) * OUT + n
-        z += tl.load(bias + own, mask=wanted, other=0.0).to(tl.float32)[None, :]
+        place_b = module.to(tl.int64) * OUT + n
+        z += tl.load(bias + place_b, mask=wanted, other=0.0).to(tl.float32)[None, :]
         if ALONG:
-            zt += tl.load(along_bias + own, mask=wanted, other=0.0).to(tl.float32)[None, :]
+            zt += tl.load(along_bias + place_b, mask=wanted, other=0.0).to(tl.float32)[None, :]
         to = rows[:, None] * OUT + n[None, :]
         mask = live[:, None] & wanted[None, :]
         tl.store(y + to, activate(z, KIND, W0).to(kind), mask=mask)
         if KIND > RELU:
-            s = slope(z, KIND, W0)
-            tl.store(slopes + to, s.to(kind), mask=mask)
-            tl.store(curves + to, (curvature(z, KIND, W0) * zt).to(kind), mask=mask)
+            s = first_derivative(z, KIND, W0)
+            tl.store(derivatives + to, s.to(kind), mask=mask)
+            tl.store(curvatures + to, (second_derivative(z, KIND, W0) * zt).to(kind), mask=mask)
             zt = s * zt
         if KIND == RELU:
             zt = tl.where(z > 0, zt, 0.0)
@@ -111,8 +117,8 @@ def layer_tangents(
 def layer_gradients(
     d,
     e,
-    slopes,
-    curves,
+    derivatives,
+    curvatures,
     g,
     gt,
     offsets,
@@ -121,24 +127,24 @@ def layer_gradients(
     along,
     modules,
     STEPS: tl.constexpr,
-    FIRST: tl.constexpr,
-    COUNT: tl.constexpr,
     INPUTS: tl.constexpr,
     OUT: tl.constexpr,
     KIND: tl.constexpr,
     ALONG: tl.constexpr,
     MORE: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr,
+    BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """From d, e [N, OUT] to those of the layer's inputs FIRST ... FIRST + COUNT - 1 of INPUTS: g = d W^T and
-    gt = e W^T + d V^T, both [N, COUNT]; MORE: added to what is there.
+    """Store, from d, e [N, OUT], those of a range of the layer's inputs (`launch.InputRange`): g = d W^T and
+    gt = e W^T + d V^T, both [N, size]; MORE: added to what is there.
 
-    KIND: the activation that made the inputs, with slopes and curves as `layer_tangents` left them (of relu: its
-    outputs, for slopes): g and gt become those of its sums. No activation for features.
+    KIND: the activation that made the inputs, with derivatives and curvatures as `layer_tangents` left them (of relu:
+    its outputs, for derivatives): g and gt become those of its pre-activations. Features have no activation.
     """
+    COUNT: tl.constexpr = INPUTS.size
+    ROWS: tl.constexpr = BLOCK.rows
+    COLUMNS: tl.constexpr = BLOCK.columns
+    DEPTH: tl.constexpr = BLOCK.depth
     blocks: tl.constexpr = (COUNT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
         tile = place // blocks
@@ -146,9 +152,9 @@ def layer_gradients(
         n = (place % blocks) * COLUMNS + tl.arange(0, COLUMNS)
         wanted = n < COUNT
         k = tl.arange(0, DEPTH)
-        w = module.to(tl.int64) * (INPUTS * OUT) + (FIRST + n)[None, :] * OUT
-        one = tl.zeros((ROWS, COLUMNS), tl.float32)
-        two = tl.zeros((ROWS, COLUMNS), tl.float32)
+        w = module.to(tl.int64) * (INPUTS.total * OUT) + (INPUTS.first + n)[None, :] * OUT
+        total = tl.zeros((ROWS, COLUMNS), tl.float32)
+        total_t = tl.zeros((ROWS, COLUMNS), tl.float32)
         for first in range(0, OUT, DEPTH):
             o = first + k
             from_ = rows[:, None] * OUT + o[None, :]
@@ -156,31 +162,31 @@ def layer_gradients(
             mask_w = (o < OUT)[:, None] & wanted[None, :]
             a = tl.load(d + from_, mask=mask, other=0.0)
             b = tl.load(weight + w + o[:, None], mask=mask_w, other=0.0)
-            one = tl.dot(a, b, one, input_precision=PRECISION)
-            two = tl.dot(tl.load(e + from_, mask=mask, other=0.0), b, two, input_precision=PRECISION)
+            total = tl.dot(a, b, total, input_precision=PRECISION)
+            total_t = tl.dot(tl.load(e + from_, mask=mask, other=0.0), b, total_t, input_precision=PRECISION)
             if ALONG:
                 v = tl.load(along + w + o[:, None], mask=mask_w, other=0.0)
-                two = tl.dot(a, v, two, input_precision=PRECISION)
-        at = rows[:, None] * COUNT + n[None, :]
+                total_t = tl.dot(a, v, total_t, input_precision=PRECISION)
+        to = rows[:, None] * COUNT + n[None, :]
         mask = live[:, None] & wanted[None, :]
         if KIND == RELU:
-            open_ = tl.load(slopes + at, mask=mask, other=0.0) > 0
-            one = tl.where(open_, one, 0.0)
-            two = tl.where(open_, two, 0.0)
+            open_ = tl.load(derivatives + to, mask=mask, other=0.0) > 0
+            total = tl.where(open_, total, 0.0)
+            total_t = tl.where(open_, total_t, 0.0)
         if KIND > RELU:
-            s = tl.load(slopes + at, mask=mask, other=0.0).to(tl.float32)
-            c = tl.load(curves + at, mask=mask, other=0.0).to(tl.float32)
-            two = s * two + c * one
-            one = s * one
+            s = tl.load(derivatives + to, mask=mask, other=0.0).to(tl.float32)
+            c = tl.load(curvatures + to, mask=mask, other=0.0).to(tl.float32)
+            total_t = s * total_t + c * total
+            total = s * total
         if MORE:
-            one += tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
-            two += tl.load(gt + at, mask=mask, other=0.0).to(tl.float32)
-        tl.store(g + at, one.to(g.dtype.element_ty), mask=mask)
-        tl.store(gt + at, two.to(gt.dtype.element_ty), mask=mask)
+            total += tl.load(g + to, mask=mask, other=0.0).to(tl.float32)
+            total_t += tl.load(gt + to, mask=mask, other=0.0).to(tl.float32)
+        tl.store(g + to, total.to(g.dtype.element_ty), mask=mask)
+        tl.store(gt + to, total_t.to(gt.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def layer_outers(
+def layer_weight_gradients(
     h,
     ht,
     x,
@@ -192,22 +198,22 @@ def layer_outers(
     chunks,
     table,
     modules,
-    points_a_chunk,
+    points_per_chunk,
     STEPS: tl.constexpr,
-    IN: tl.constexpr,
-    FEATURES: tl.constexpr,
-    ABOVE: tl.constexpr,
-    BELOW: tl.constexpr,
-    OUT: tl.constexpr,
+    LAYER: tl.constexpr,
     ALONG_X: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr,
+    BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """A chunk's share of a layer's gradient, float32 [chunks, (ABOVE + BELOW + 1) OUT]: its inputs times e plus their
-    tangents times d, and the sums of e behind them. Programs: as `layer_outer`."""
+    """Store a chunk's share of a layer's gradient, float32 [chunks, (above + below + 1) outputs]: its inputs times e
+    plus their tangents times d, and the sums of e behind them. Programs: as `layer_weight_gradient`."""
     kind = x.dtype.element_ty
+    ABOVE: tl.constexpr = LAYER.above
+    BELOW: tl.constexpr = LAYER.below
+    OUT: tl.constexpr = LAYER.outputs
+    ROWS: tl.constexpr = BLOCK.rows
+    COLUMNS: tl.constexpr = BLOCK.columns
+    DEPTH: tl.constexpr = BLOCK.depth
     wide = tl.zeros((), tl.int64)
     above: tl.constexpr = (ABOVE + ROWS - 1) // ROWS
     high: tl.constexpr = above + (BELOW + ROWS - 1) // ROWS
@@ -218,8 +224,8 @@ def layer_outers(
         module = module_of(chunks, chunk, modules, STEPS)
         n = (place % broad) * COLUMNS + tl.arange(0, COLUMNS)
         wanted = n < OUT
-        begin = tl.load(offsets + module) + (chunk - tl.load(chunks + module)) * (wide + points_a_chunk)
-        end = tl.minimum(begin + points_a_chunk, tl.load(offsets + module + 1))
+        begin = tl.load(offsets + module) + (chunk - tl.load(chunks + module)) * (wide + points_per_chunk)
+        end = tl.minimum(begin + points_per_chunk, tl.load(offsets + module + 1))
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
         bias = tl.zeros((COLUMNS,), tl.float32)
         for point in range(begin, end, DEPTH):
@@ -227,26 +233,28 @@ def layer_outers(
             live = t < end
             from_ = t[:, None] * OUT + n[None, :]
             mask = live[:, None] & wanted[None, :]
-            two = tl.load(e + from_, mask=mask, other=0.0)
+            e_tile = tl.load(e + from_, mask=mask, other=0.0)
             if block < above:
                 i = block * ROWS + tl.arange(0, ROWS)
                 mask_h = live[:, None] & (i < ABOVE)[None, :]
                 a = tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0)
                 at = tl.load(ht + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0)
             else:
-                at_first = (block - above) * ROWS
-                a, at = encode_both(x, along_x, t, live, table, at_first, IN, FEATURES, ROWS, ALONG_X)
+                feature = (block - above) * ROWS
+                a, at = encode_both(
+                    x, along_x, t, live, table, feature, LAYER.coordinates, LAYER.features, ROWS, ALONG_X
+                )
                 a = a.to(kind)
                 at = at.to(kind)
-            total = tl.dot(tl.trans(a), two, total, input_precision=PRECISION)
+            total = tl.dot(tl.trans(a), e_tile, total, input_precision=PRECISION)
             if ABOVE > 0 or ALONG_X:
-                one = tl.load(d + from_, mask=mask, other=0.0)
-                total = tl.dot(tl.trans(at), one, total, input_precision=PRECISION)
-            bias += tl.sum(two.to(tl.float32), 0)
-        own = sums + (wide + chunk) * ((ABOVE + BELOW + 1) * OUT)
+                d_tile = tl.load(d + from_, mask=mask, other=0.0)
+                total = tl.dot(tl.trans(at), d_tile, total, input_precision=PRECISION)
+            bias += tl.sum(e_tile.to(tl.float32), 0)
+        share = sums + (wide + chunk) * ((ABOVE + BELOW + 1) * OUT)
         i = tl.arange(0, ROWS)
         first = tl.where(block < above, block * ROWS, ABOVE + (block - above) * ROWS)
         stop = tl.where(block < above, ABOVE, ABOVE + BELOW)
-        to = own + (first + i)[:, None] * OUT + n[None, :]
+        to = share + (first + i)[:, None] * OUT + n[None, :]
         tl.store(to, total, mask=(first + i < stop)[:, None] & wanted[None, :])
-        tl.store(own + (ABOVE + BELOW) * OUT + n, bias, mask=wanted & (wide + block == 0))
+        tl.store(share + (ABOVE + BELOW) * OUT + n, bias, mask=wanted & (wide + block == 0))

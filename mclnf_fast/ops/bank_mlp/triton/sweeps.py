@@ -11,7 +11,7 @@ from mclnf_fast.ops.bank_mlp.triton.forward import fused_forward
 from mclnf_fast.ops.triton import launch, table
 from mclnf_fast.ops.triton.bank import (
     Bank,
-    backward_walk,
+    backward_sweep,
     finish,
     layer_chunks,
     layer_shape,
@@ -21,19 +21,19 @@ from mclnf_fast.ops.triton.bank import (
 )
 from mclnf_fast.ops.triton.encoding import features_gradient
 from mclnf_fast.ops.triton.error import SquaredError
-from mclnf_fast.ops.triton.layers import layer_outer
+from mclnf_fast.ops.triton.layers import layer_weight_gradient
 from mclnf_fast.ops.triton.tiles import architecture
 
 
 def forward(bank: Bank) -> Tensor:
-    """y [N, outputs]; N above 0."""
+    """Return y [N, outputs]; N above 0."""
     net = bank.net
     shapes = bank.table.forward_shapes(bank.kind, net.widest)
     shapes = table.in_tensor_memory(shapes, net.products, architecture(bank.x.device))
     if shapes is None:
         pieces = bank.pieces(sum(out for _, out in net.shapes))
-        found = [layers(piece, keep=False)[0][-1] for _, piece in pieces]
-        return found[0] if len(found) == 1 else torch.cat(found)
+        outputs = [layers(piece, save=False)[0][-1] for _, piece in pieces]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     y = bank.x.new_empty(bank.points, net.outputs)
     shape, tiles = bank.tile(shapes)
     fused_forward[bank.grid(tiles, shape)](
@@ -44,43 +44,43 @@ def forward(bank: Bank) -> Tensor:
         bank.columns,
         bank.weights,
         bank.biases,
+        NET=net.constants(),
         ROWS=shape.rows,
         **bank.shared,
-        **net.constants(),
         num_warps=shape.warps,
         num_stages=shape.stages,
     )
     return y
 
 
-def backward(bank: Bank, start: Tensor | SquaredError, grad_x: Tensor | None, grads: list[Tensor]) -> None:
-    """The gradients of <start, f(x)>, start being [N, outputs], or of the losses: of x in grad_x [N, inputs], and of
+def backward(bank: Bank, output_gradient: Tensor | SquaredError, grad_x: Tensor | None, grads: list[Tensor]) -> None:
+    """Fill the gradients of <output_gradient [N, outputs], f(x)>, or of the losses: of x in grad_x [N, inputs], and of
     the parameters in grads, for each layer its weights and its biases, or empty. N above 0."""
-    shapes = bank.table.backward_shapes(bank.kind, bank.net.widest, bank.net.held)
+    shapes = bank.table.backward_shapes(bank.kind, bank.net.widest, bank.net.saved)
     if shapes is None:
-        _by_layers(bank, start, grad_x, grads)
+        _by_layers(bank, output_gradient, grad_x, grads)
     else:
-        _fused(bank, shapes, start, grad_x, grads)
+        _fused(bank, shapes, output_gradient, grad_x, grads)
 
 
 def _fused(
     bank: Bank,
-    shapes: tuple[table.Shape, table.Shape],
-    start: Tensor | SquaredError,
+    shapes: table.ShapePair,
+    output_gradient: Tensor | SquaredError,
     grad_x: Tensor | None,
     grads: list[Tensor],
 ) -> None:
     net, x = bank.net, bank.x
     shape, tiles = bank.tile(shapes)
-    per_chunk = launch.tiles_a_chunk(tiles)
+    per_chunk = launch.tiles_per_chunk(tiles)
     most = launch.most_tiles(bank.points, bank.modules, shape.rows * per_chunk)
     chunks = launch.starts(bank.counts, shape.rows * per_chunk)
     sums = torch.empty(most if grads else 0, net.parameters, dtype=torch.float32, device=x.device)
-    error = start if isinstance(start, SquaredError) else None
+    error = output_gradient if isinstance(output_gradient, SquaredError) else None
     errors = torch.empty(0 if error is None else most, dtype=torch.float32, device=x.device)
     fused_backward[bank.grid(most, shape)](
         x,
-        start.target if isinstance(start, SquaredError) else start,
+        output_gradient.target if isinstance(output_gradient, SquaredError) else output_gradient,
         x if grad_x is None else grad_x,
         sums,
         bank.offsets,
@@ -89,9 +89,8 @@ def _fused(
         bank.columns,
         bank.weights,
         bank.biases,
-        tiles_a_chunk=per_chunk,
-        IN_PAD=launch.padded(net.inputs),
-        PARAMETERS=net.parameters,
+        tiles_per_chunk=per_chunk,
+        NET=net.constants(),
         NEED_X=grad_x is not None,
         NEED_PARAMETERS=bool(grads),
         ROWS=shape.rows,
@@ -100,49 +99,50 @@ def _fused(
         LOSS=error is not None,
         WEIGHTED=error is not None and error.weight is not None,
         **bank.shared,
-        **net.constants(),
         num_warps=shape.warps,
         num_stages=shape.stages,
     )
-    at = 0
+    column = 0
     for grad in grads:
-        reduce(bank, sums, chunks, at, grad, None if error is None else error.factors)
-        at += grad[0].numel()
+        reduce(bank, sums, chunks, column, grad, None if error is None else error.factors)
+        column += grad[0].numel()
     if error is not None:
         error.reduce(bank, errors, chunks, more=False)
 
 
-def _by_layers(bank: Bank, start: Tensor | SquaredError, grad_x: Tensor | None, grads: list[Tensor]) -> None:
+def _by_layers(bank: Bank, output_gradient: Tensor | SquaredError, grad_x: Tensor | None, grads: list[Tensor]) -> None:
     net = bank.net
     pieces = bank.pieces(2 * sum(out for _, out in net.shapes) + 2 * net.width + net.features)
-    found = totals(grads, len(pieces))
+    sums = totals(grads, len(pieces))
     for points, piece in pieces:
-        own = start[points] if isinstance(start, Tensor) else start.piece(points)
-        _piece_by_layers(piece, own, None if grad_x is None else grad_x[points], found, points.start > 0)
-    finish(grads, found)
+        piece_gradient = (
+            output_gradient[points] if isinstance(output_gradient, Tensor) else output_gradient.piece(points)
+        )
+        _piece_by_layers(piece, piece_gradient, None if grad_x is None else grad_x[points], sums, points.start > 0)
+    finish(grads, sums)
 
 
 def _piece_by_layers(
-    bank: Bank, start: Tensor | SquaredError, grad_x: Tensor | None, grads: list[Tensor], more: bool
+    bank: Bank, output_gradient: Tensor | SquaredError, grad_x: Tensor | None, grads: list[Tensor], more: bool
 ) -> None:
     net, x = bank.net, bank.x
     features = x.new_zeros(x.shape[0], net.features, dtype=torch.float32) if grad_x is not None else None
     shape, _ = layer_shape(bank)
     chunks, most, per_chunk = layer_chunks(bank)
-    factors = start.factors if isinstance(start, SquaredError) else None
+    factors = output_gradient.factors if isinstance(output_gradient, SquaredError) else None
 
     def begin(y: Tensor) -> Tensor:
-        if isinstance(start, Tensor):
-            return start
-        return start.gradient(bank, y, None, chunks, per_chunk, more)[0]
+        if isinstance(output_gradient, Tensor):
+            return output_gradient
+        return output_gradient.gradient(bank, y, None, chunks, per_chunk, more)[0]
 
-    side, options = bank.outer()
-    for l, h, d in backward_walk(bank, begin, features):
+    block = bank.weight_gradient_block()
+    for l, h, d in backward_sweep(bank, begin, features):
         if not grads:
             continue
         rows, out = net.shapes[l]
         sums = torch.empty(most, (rows + 1) * out, dtype=torch.float32, device=x.device)
-        layer_outer[bank.grid(most * launch.outer_blocks(net, l, side), shape)](
+        layer_weight_gradient[bank.grid(most * launch.weight_gradient_blocks(net, l, block.rows), shape)](
             h,
             x,
             d,
@@ -150,14 +150,11 @@ def _piece_by_layers(
             bank.offsets,
             chunks,
             bank.columns,
-            points_a_chunk=per_chunk,
-            IN=net.inputs,
-            FEATURES=net.features,
-            ABOVE=net.width if l > 0 else 0,
-            BELOW=net.below(l),
-            OUT=out,
+            points_per_chunk=per_chunk,
+            LAYER=net.layer(l),
+            BLOCK=block,
             **bank.shared,
-            **options,
+            **bank.layer_options,
         )
         reduce(bank, sums, chunks, 0, grads[2 * l], factors, more)
         reduce(bank, sums, chunks, rows * out, grads[2 * l + 1], factors, more)
@@ -166,7 +163,7 @@ def _piece_by_layers(
 
 
 def through_encoding(bank: Bank, along_x: Tensor | None, g: Tensor, gt: Tensor, grad_x: Tensor) -> None:
-    """grad_x [N, inputs] from the gradients of the features, float32 [N, features] (`features_gradient`)."""
+    """Fill grad_x [N, inputs] from the gradients of the features, float32 [N, features] (`features_gradient`)."""
     columns = min(64, launch.padded(bank.net.inputs))
     blocks = -(-bank.points // table.LAYER.rows) * -(-bank.net.inputs // columns)
     features_gradient[bank.grid(blocks, table.LAYER)](
@@ -180,8 +177,6 @@ def through_encoding(bank: Bank, along_x: Tensor | None, g: Tensor, gt: Tensor, 
         IN=bank.net.inputs,
         FEATURES=bank.net.features,
         ALONG_X=along_x is not None,
-        ROWS=table.LAYER.rows,
-        COLUMNS=columns,
-        DEPTH=table.LAYER_DEPTH,
+        BLOCK=launch.BlockSize(table.LAYER.rows, columns, table.LAYER_DEPTH),
         num_warps=table.LAYER.warps,
     )

@@ -1,8 +1,8 @@
-"""`mclnf-fast tune`: times candidates for every entry of the table of tiles and keeps the fastest.
+"""`mclnf-fast tune`: times candidates for every entry of the table of tiles and saves the fastest.
 
-A candidate counts where its kernels keep their values in registers (few spills) and what they compute agrees with the
-reference in float64. Each is timed on a bank of large modules, or of small ones for the small tiles; entries one after
-another, the others as they are.
+A candidate counts if its kernels hold their values in registers (few spills) and their results agree with the reference
+in float64. Each is timed on a bank of large modules, or of small ones for the small tiles; entries one after another,
+the others as they are.
 """
 
 from __future__ import annotations
@@ -33,19 +33,23 @@ from mclnf_fast.spec import FieldSpec
 
 MOST_SPILLS = 40  # of a thread's 255 registers
 KERNELS = (
-    forward.fused_forward, backward.fused_backward, layers.layer_forward, layers.layer_gradient, layers.layer_outer,
-)  # fmt: skip
+    forward.fused_forward,
+    backward.fused_backward,
+    layers.layer_forward,
+    layers.layer_gradient,
+    layers.layer_weight_gradient,
+)
 # Norm of the error by that of the values, beyond twice the reference's in the same type: a rounding that turns a relu
 # on or off moves the gradients of few points by much.
 TOLERANCE = {"half": 5e-2, "tf32": 2e-2, "ieee": 1e-4}
 
 Timer = Callable[[Callable[[], object]], float]
-"""Seconds that a call takes."""
+"""Returns the seconds that a call takes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Points and modules of what is timed, with large and with small modules, and of what is checked."""
+    """Points and modules of the timed problems, with large and with small modules, and of the checked one."""
 
     large: tuple[int, int] = (1 << 18, 16)
     small: tuple[int, int] = (1 << 16, 4096)
@@ -57,7 +61,7 @@ DRY = Sizes((128, 2), (48, 3), (70, 3))
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What was found for an entry: seconds of the table's own choice (None: it was none) and of the best."""
+    """The result for an entry: seconds of the table's own choice (None: it was refused) and of the best."""
 
     entry: str
     before: Any
@@ -80,6 +84,7 @@ class Problem:
     grad_y: Tensor
 
     def call(self, back: bool) -> list[Tensor]:
+        """Return the outputs, or with `back` the gradients, by the Triton kernels."""
         bank = (self.x, self.offsets, self.weights, self.biases)
         ints, floats = self.spec.packed
         if not back:
@@ -88,7 +93,7 @@ class Problem:
         return [grad_x, *grad_w, *grad_b]
 
     def reference(self, back: bool, dtype: torch.dtype) -> list[Tensor]:
-        """The same by the reference."""
+        """Return the same by the reference."""
         x, *rest = (t.to(dtype).detach().requires_grad_() for t in (self.x, *self.weights, *self.biases))
         layers = len(self.weights)
         y = reference.bank_mlp(x, self.offsets, rest[:layers], rest[layers:], self.spec)
@@ -96,7 +101,7 @@ class Problem:
 
 
 def problem(entry: Entry, points: int, modules: int, device: torch.device) -> Problem:
-    """NeRF's network of the entry's width."""
+    """Return a bank of NeRF's network at the entry's width."""
     spec = FieldSpec(3, 4, entry.width, 4, encoding=Frequency(10))
     half = torch.bfloat16 if device.type == "cuda" else torch.float16  # the interpreter multiplies no bfloat16
     dtype = half if entry.kind == "half" else torch.float32
@@ -115,25 +120,25 @@ def problem(entry: Entry, points: int, modules: int, device: torch.device) -> Pr
     )
 
 
-def agrees(found: Sequence[Tensor], same: Sequence[Tensor], truth: Sequence[Tensor], kind: str) -> bool:
-    """Whether every tensor is near the truth, `same` being the reference's in the same type; NaN is not."""
+def agrees(results: Sequence[Tensor], same: Sequence[Tensor], truth: Sequence[Tensor], kind: str) -> bool:
+    """Return whether every tensor is near the truth, `same` being the reference's in the same type; NaN is not."""
     return all(
         float((f.double() - t).norm()) <= 2 * float((s.double() - t).norm()) + TOLERANCE[kind] * float(t.norm()) + 1e-9
-        for f, s, t in zip(found, same, truth, strict=True)
+        for f, s, t in zip(results, same, truth, strict=True)
     )
 
 
 def spills(device: torch.device) -> dict[int, int]:
-    """Of the kernels that are compiled: identity -> values that a thread keeps in memory."""
-    found: dict[int, int] = {}
+    """Return, of the kernels that are compiled, identity -> values of a thread that are spilled to memory."""
+    counts: dict[int, int] = {}
     for kernel in KERNELS:
         for cache in getattr(kernel, "device_caches", {}).values():  # an interpreted kernel has none
-            found |= {id(made): int(getattr(made, "n_spills", 0) or 0) for made in cache[0].values()}
-    return found
+            counts |= {id(compiled): int(getattr(compiled, "n_spills", 0) or 0) for compiled in cache[0].values()}
+    return counts
 
 
 def on_gpu(call: Callable[[], object]) -> float:
-    """The median of twenty runs, by events of the device, after three."""
+    """Return the median of twenty runs, by events of the device, after three."""
     for _ in range(3):
         call()
     seconds = []
@@ -148,6 +153,7 @@ def on_gpu(call: Callable[[], object]) -> float:
 
 
 def by_the_clock(call: Callable[[], object]) -> float:
+    """Return the seconds of one run."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -164,19 +170,20 @@ def _products(kind: str) -> Iterator[None]:
 
 
 def measure(
-    entry: Entry, own: Tiles, device: torch.device, timer: Timer, sizes: Sizes
+    entry: Entry, table: Tiles, device: torch.device, timer: Timer, sizes: Sizes
 ) -> tuple[dict[Any, float], dict]:
-    """Seconds of the candidates that count, and why the others do not. The table's own choice is one of them."""
+    """Return the seconds of the candidates that count, and why the others do not. The table's own choice is one of
+    them."""
     points, modules = sizes.small if entry.small else sizes.large
     timed, checked = problem(entry, points, modules, device), problem(entry, *sizes.checked, device)
-    found: dict[Any, float] = {}
+    seconds: dict[Any, float] = {}
     refused: dict[str, str] = {}
     with _products(entry.kind):
         same = checked.reference(entry.backward, checked.x.dtype)
         truth = checked.reference(entry.backward, torch.float64)
-        for option in dict.fromkeys([entry.chosen(own), *entry.options]):
+        for option in dict.fromkeys([entry.chosen(table), *entry.options]):
             before = spills(device)
-            with tiles.using(alone(entry, own, option)):
+            with tiles.using(alone(entry, table, option)):
                 try:
                     once, twice = checked.call(entry.backward), checked.call(entry.backward)
                     right = agrees(once, same, truth, entry.kind)
@@ -189,10 +196,10 @@ def measure(
                     elif most > MOST_SPILLS:
                         refused[str(option)] = f"{most} values of a thread do not fit its registers"
                     else:
-                        found[option] = timer(lambda: timed.call(entry.backward))
-                except Exception as error:  # whatever Triton or the device make of a shape that is too large
+                        seconds[option] = timer(lambda: timed.call(entry.backward))
+                except Exception as error:  # a shape that is too large fails in Triton or on the device, in many ways
                     refused[str(option)] = f"{type(error).__name__}: {error}".splitlines()[0]
-    return found, refused
+    return seconds, refused
 
 
 def tune(
@@ -200,61 +207,61 @@ def tune(
     timer: Timer | None = None,
     sizes: Sizes | None = None,
     only: str = "*",
-    say: Callable[[str], object] = print,
+    report: Callable[[str], object] = print,
 ) -> tuple[Tiles, list[Row]]:
-    """The fastest table of the device, and what was found for each entry whose name the pattern `only` takes.
+    """Return the fastest table of the device, and the result for each entry whose name the pattern `only` matches.
 
     An entry for which no candidate counts stays as it is.
     """
     gpu = device.type == "cuda"
     timer, sizes = timer or (on_gpu if gpu else by_the_clock), sizes or (Sizes() if gpu else DRY)
-    own = built_in(tiles.architecture(device))
+    fastest = built_in(tiles.architecture(device))
     rows = []
-    for entry in entries(own):
+    for entry in entries(fastest):
         if not fnmatch.fnmatch(entry.name, only):
             continue
-        found, refused = measure(entry, own, device, timer, sizes)
-        before = entry.chosen(own)
-        best = min(found, key=lambda option: found[option], default=before)
-        rows.append(Row(entry.name, before, found.get(before), best, found.get(best), len(found), refused))
-        own = entry.placed(own, best)
-        say(_line(rows[-1]))
-    return own, rows
+        seconds, refused = measure(entry, fastest, device, timer, sizes)
+        before = entry.chosen(fastest)
+        best = min(seconds, key=lambda option: seconds[option], default=before)
+        rows.append(Row(entry.name, before, seconds.get(before), best, seconds.get(best), len(seconds), refused))
+        fastest = entry.placed(fastest, best)
+        report(_line(rows[-1]))
+    return fastest, rows
 
 
 def _line(row: Row) -> str:
-    def told(seconds: float | None) -> str:
+    def text(seconds: float | None) -> str:
         return "refused" if seconds is None else f"{seconds * 1e6:.0f} us"
 
-    kept = "as it was" if row.best == row.before else f"{told(row.best_seconds)} with {row.best}"
-    return f"{row.entry:<26}{told(row.seconds):>12} -> {kept} ({row.tried} counted, {len(row.refused)} refused)"
+    result = "as it was" if row.best == row.before else f"{text(row.best_seconds)} with {row.best}"
+    return f"{row.entry:<26}{text(row.seconds):>12} -> {result} ({row.tried} counted, {len(row.refused)} refused)"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command. Raises InputError and BackendError where it can't do what is asked."""
+    """Run the command. Raises InputError and BackendError if it can't tune."""
     parser = argparse.ArgumentParser(prog="mclnf-fast tune", description=__doc__)
-    parser.add_argument("--out", metavar="FILE", help="where the table goes; default: the cache, where it is found")
+    parser.add_argument("--out", metavar="FILE", help="file of the table; default: in the cache, where it is read from")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="entries to settle, such as 'forward half *'")
     parser.add_argument(
         "--dry-run",
         action="store_true",
         help="tiny sizes on the CPU under Triton's interpreter: tries, measures nothing",
     )
-    given = parser.parse_args(arguments)
-    device = torch.device("cpu") if given.dry_run else _gpu()
+    options = parser.parse_args(arguments)
+    device = torch.device("cpu") if options.dry_run else _gpu()
     if (reason := _triton.why_not(device, torch.float32)) is not None:
         raise BackendError(f"tune: Triton can't serve {device}: {reason}")
     arch = tiles.architecture(device)
-    found, rows = tune(device, only=given.only)
+    fastest, rows = tune(device, only=options.only)
     if not rows:
-        raise InputError(f"--only must take an entry, got {given.only!r}; they are {_names(arch)}")
-    if given.dry_run and given.out is None:
-        print("a dry run keeps nothing without --out")
+        raise InputError(f"--only must take an entry, got {options.only!r}; they are {_names(arch)}")
+    if options.dry_run and options.out is None:
+        print("a dry run saves nothing without --out")
         return 0
-    arch = 0 if given.dry_run else arch  # no device takes what the interpreter has timed
-    path = pathlib.Path(given.out) if given.out else tiles.default_path(arch)
-    tiles.write(path, found, arch, torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter")
-    print(f"kept in {path}" + (f": set {tiles.VARIABLE} to it" if given.out else ""))
+    arch = 0 if options.dry_run else arch  # no device takes what the interpreter has timed
+    path = pathlib.Path(options.out) if options.out else tiles.default_path(arch)
+    tiles.write(path, fastest, arch, torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter")
+    print(f"saved in {path}" + (f": set {tiles.VARIABLE} to it" if options.out else ""))
     return 0
 
 

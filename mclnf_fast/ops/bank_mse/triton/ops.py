@@ -19,10 +19,10 @@ from mclnf_fast.spec import FieldSpec
 
 
 def _factors(bank: Bank, mean: bool, cotangent: Tensor | None = None) -> Tensor:
-    """What a module's sum of errors is multiplied by, float32 [M]."""
+    """Return the factor of every module's sum of errors, float32 [M]."""
     values = (bank.counts * bank.net.outputs).clamp(min=1) if mean else torch.ones_like(bank.counts)
-    one = values.float().reciprocal()
-    return one if cotangent is None else one * cotangent.float()
+    factors = values.float().reciprocal()
+    return factors if cotangent is None else factors * cotangent.float()
 
 
 @_memory.explained("bank_mse, forward")
@@ -38,7 +38,7 @@ def _fwd(
     mean: bool,
     need_params: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The losses, float32 [M], and where they are needed their gradients, float32: no cotangent has scaled them yet."""
+    """Return the losses, float32 [M], and if needed their gradients, float32: no cotangent has scaled them yet."""
     loss = x.new_zeros(weights[0].shape[0], dtype=torch.float32)
     grad_w, grad_b = (autograd.gradients_like(ts, need_params) for ts in (weights, biases))
     if x.shape[0] == 0:
@@ -69,7 +69,7 @@ def _bwd(
     floats: list[float],
     mean: bool,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The gradients of <cotangent [M], losses>, from those of the losses where they are known."""
+    """Return the gradients of <cotangent [M], losses>, from those of the losses if they are known."""
     if known_weights:
         grad_w, grad_b = list(known_weights), list(known_biases)
         autograd.scale(grad_w, cotangent, x.dtype)
@@ -100,7 +100,7 @@ def _bwd_bwd(
     floats: list[float],
     mean: bool,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The Hessian of <cotangent [M], losses> times the tangents."""
+    """Return the Hessian of <cotangent [M], losses> times the tangents."""
     grad_w, grad_b = autograd.shapes_like(weights), autograd.shapes_like(biases)
     if x.shape[0] == 0:
         return zeroed(grad_w), zeroed(grad_b)
@@ -128,7 +128,7 @@ def bank_mse(
     mean: bool,
     need_params: bool,
 ) -> Tensor:
-    """`mf.ops.bank_mse` by the Triton kernels, differentiable in weights and biases."""
+    """Return the losses of `mf.ops.bank_mse` by the Triton kernels, differentiable in weights and biases."""
     x, spec = plain.without_spherical(x, spec)
     bank = (x, offsets, weights, biases, target, weight)
     return torch.ops.mclnf_fast_triton.bank_mse_fwd(*bank, *spec.packed, mean, need_params)[0]

@@ -1,11 +1,12 @@
-"""What the Fisher scores sum in Triton, a layer a launch: its inputs and the gradients of its sums are read once, for
-the samples' gradients, their squares and their scores. Nothing of size samples x parameters is stored.
+"""The sums of the Fisher scores in Triton, one launch per layer: its inputs and the gradients of its pre-activations
+are read once, for the samples' gradients, their squares and their scores. Nothing of size samples x parameters is
+stored.
 
 A sample is a point, whose squares are products of squares and whose score is a matrix product more; or a segment of
 points (a ray's share of a module), whose gradient is formed in registers before it is squared in float32.
 
-What binds (H200): with a point a sample memory, then three matrix products of the layer's size. With segments of K
-points the four operations a parameter and sample outside the matrix instructions, for K below about 70; then those.
+Bounds (H200): if each point is a sample, memory, then three matrix products of the layer's size. With segments of K
+points the four operations per parameter and sample outside the matrix instructions, for K below about 70; then those.
 """
 
 from __future__ import annotations
@@ -18,66 +19,58 @@ from mclnf_fast.ops.triton.functions import encode, module_of
 
 @triton.jit
 def inverse(f, damping, mask):
-    """1 / (f + damping); 0 where that is 0, and beyond the mask."""
-    sum = tl.load(f, mask=mask, other=0.0).to(tl.float32) + damping
-    return tl.where(mask & (sum > 0), 1.0 / tl.where(sum > 0, sum, 1.0), 0.0)
+    """Return 1 / (f + damping); 0 where that is 0, and beyond the mask."""
+    damped = tl.load(f, mask=mask, other=0.0).to(tl.float32) + damping
+    return tl.where(mask & (damped > 0), 1.0 / tl.where(damped > 0, damped, 1.0), 0.0)
 
 
 @triton.jit
 def square(v):
-    """v^2 as a matrix product takes it, formed in float32. Of bfloat16 values it is rounded to bfloat16, which has
-    float32's range: nothing underflows that would not there, and the rounding is half of what v itself carries. Of
-    float16 values it stays float32, multiplied as tf32: as many bits, and the range again."""
+    """Return v^2 as a matrix product takes it, formed in float32.
+
+    Of bfloat16 values it is rounded to bfloat16, which has float32's range: nothing underflows that would not there,
+    and the rounding is half of what v itself carries. Of float16 values it stays float32, multiplied as tf32: as many
+    bits, and the range again.
+    """
     wide = v.to(tl.float32)
     return (wide * wide).to(tl.bfloat16) if v.dtype == tl.bfloat16 else wide * wide
 
 
 @triton.jit
-def taken_features(x, rows, live, table, first, IN: tl.constexpr, FEATURES: tl.constexpr, COLUMNS: tl.constexpr):
-    a = encode(x, rows, live, table, first, IN, FEATURES, COLUMNS)
-    # The features of a row that is none are not 0 (cosines), and their squares count.
+def live_features(x, rows, live, table, first, LAYER: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return `encode` with zeros in the rows that do not exist: their cosines are not 0, and the squares would
+    count."""
+    a = encode(x, rows, live, table, first, LAYER.coordinates, LAYER.features, COLUMNS)
     return tl.where(live[:, None], a, 0.0).to(x.dtype.element_ty)
 
 
 @triton.jit
-def taken_outputs(h, rows, live, first, COUNT: tl.constexpr, STRIDE: tl.constexpr, COLUMNS: tl.constexpr):
+def live_outputs(h, rows, live, first, COUNT: tl.constexpr, STRIDE: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return columns first ... of the outputs h of the layer before, rows STRIDE apart, with zeros beyond COUNT."""
     i = first + tl.arange(0, COLUMNS)
     return tl.load(h + rows[:, None] * STRIDE + i[None, :], mask=live[:, None] & (i < COUNT)[None, :], other=0.0)
 
 
 @triton.jit
-def layer_inputs(
-    h,
-    x,
-    rows,
-    live,
-    table,
-    first,
-    IN: tl.constexpr,
-    FEATURES: tl.constexpr,
-    ABOVE: tl.constexpr,
-    BELOW: tl.constexpr,
-    STRIDE: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """Inputs first ... of a layer, [rows, COLUMNS]: the ABOVE ones of the layer before, filled up to a multiple of
-    COLUMNS, then the features."""
-    padded: tl.constexpr = (ABOVE + COLUMNS - 1) // COLUMNS * COLUMNS
-    if BELOW == 0:
-        a = taken_outputs(h, rows, live, first, ABOVE, STRIDE, COLUMNS)
-    elif ABOVE == 0:
-        a = taken_features(x, rows, live, table, first, IN, FEATURES, COLUMNS)
+def layer_inputs(h, x, rows, live, table, first, LAYER: tl.constexpr, STRIDE: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return inputs first ... of a layer, [rows, COLUMNS]: the `above` ones of the layer before, filled up to a
+    multiple of COLUMNS, then the features."""
+    padded: tl.constexpr = (LAYER.above + COLUMNS - 1) // COLUMNS * COLUMNS
+    if LAYER.below == 0:
+        a = live_outputs(h, rows, live, first, LAYER.above, STRIDE, COLUMNS)
+    elif LAYER.above == 0:
+        a = live_features(x, rows, live, table, first, LAYER, COLUMNS)
     else:
         if first < padded:
-            a = taken_outputs(h, rows, live, first, ABOVE, STRIDE, COLUMNS)
+            a = live_outputs(h, rows, live, first, LAYER.above, STRIDE, COLUMNS)
         else:
-            a = taken_features(x, rows, live, table, first - padded, IN, FEATURES, COLUMNS)
+            a = live_features(x, rows, live, table, first - padded, LAYER, COLUMNS)
     return a
 
 
 @triton.jit
 def row_of(first, i, ABOVE: tl.constexpr, BELOW: tl.constexpr, COLUMNS: tl.constexpr):
-    """The rows of the weights that belong to `layer_inputs`, and which of them there are."""
+    """Return the rows of the weights that belong to `layer_inputs`, and which of them exist."""
     padded: tl.constexpr = (ABOVE + COLUMNS - 1) // COLUMNS * COLUMNS
     above = first < padded
     row = tl.where(above, first, ABOVE + first - padded) + i
@@ -100,35 +93,36 @@ def sample_sums(
     table,
     damping,
     modules,
-    samples_a_chunk,
+    samples_per_chunk,
     STEPS: tl.constexpr,
-    IN: tl.constexpr,
-    FEATURES: tl.constexpr,
-    ABOVE: tl.constexpr,
-    BELOW: tl.constexpr,
-    OUT: tl.constexpr,
+    LAYER: tl.constexpr,
     H_STRIDE: tl.constexpr,
     D_STRIDE: tl.constexpr,
     POINTS: tl.constexpr,
     SCORED: tl.constexpr,
     SUMS: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr,
+    BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
     SQUARES: tl.constexpr,
 ):
-    """A chunk of one module's samples: with SUMS those of their gradients and of those squared, float32 [chunks, (ABOVE
-    + BELOW + 1) OUT] each; with SCORED every sample's score by the Fisher (fisher_w, fisher_b), float32 [blocks,
-    samples], a block's share each.
+    """Store the sums of a chunk of one module's samples.
 
-    h [N, ABOVE], d [N, OUT]: rows H_STRIDE and D_STRIDE apart. POINTS: every point is a sample; else sample s has the
-    points segments[s] ... segments[s + 1] - 1, at least one. owned [modules + 1]: the first sample of each module.
+    With SUMS those of their gradients and of those squared, float32 [chunks, (above + below + 1) outputs] each; with
+    SCORED every sample's score by the Fisher (fisher_w, fisher_b), float32 [blocks, samples], a block's share each.
+
+    h [N, above], d [N, outputs]: rows H_STRIDE and D_STRIDE apart. POINTS: every point is a sample; else sample s has
+    the points segments[s] ... segments[s + 1] - 1, at least one. owned [modules + 1]: the first sample of each module.
     PRECISION, SQUARES: how float32, and squares in float32, are multiplied.
 
-    Programs: chunks times blocks of [ROWS inputs, COLUMNS outputs], the biases behind the first ones; the blocks of a
+    Programs: chunks times blocks of [rows inputs, columns outputs], the biases behind the first ones; the blocks of a
     chunk next to each other, so that the caches hold its inputs.
     """
+    ABOVE: tl.constexpr = LAYER.above
+    BELOW: tl.constexpr = LAYER.below
+    OUT: tl.constexpr = LAYER.outputs
+    ROWS: tl.constexpr = BLOCK.rows
+    COLUMNS: tl.constexpr = BLOCK.columns
+    DEPTH: tl.constexpr = BLOCK.depth
     wide = tl.zeros((), tl.int64)
     padded: tl.constexpr = (ABOVE + ROWS - 1) // ROWS * ROWS
     high: tl.constexpr = padded // ROWS + (BELOW + ROWS - 1) // ROWS
@@ -141,18 +135,18 @@ def sample_sums(
         first = (block // broad) * ROWS
         n = (block % broad) * COLUMNS + tl.arange(0, COLUMNS)
         wanted = n < OUT
-        row, there = row_of(first, tl.arange(0, ROWS), ABOVE, BELOW, ROWS)
-        mask = there[:, None] & wanted[None, :]
-        begin = tl.load(owned + module) + (chunk - tl.load(chunks + module)) * (wide + samples_a_chunk)
-        end = tl.minimum(begin + samples_a_chunk, tl.load(owned + module + 1))
-        own = scores + (wide + block) * tl.load(owned + modules)
+        row, exists = row_of(first, tl.arange(0, ROWS), ABOVE, BELOW, ROWS)
+        mask = exists[:, None] & wanted[None, :]
+        begin = tl.load(owned + module) + (chunk - tl.load(chunks + module)) * (wide + samples_per_chunk)
+        end = tl.minimum(begin + samples_per_chunk, tl.load(owned + module + 1))
+        shares = scores + (wide + block) * tl.load(owned + modules)
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
         square_total = tl.zeros((ROWS, COLUMNS), tl.float32)
         bias = tl.zeros((COLUMNS,), tl.float32)
         bias_square = tl.zeros((COLUMNS,), tl.float32)
         if SCORED:
-            at = module.to(tl.int64) * ((ABOVE + BELOW) * OUT) + row[:, None] * OUT + n[None, :]
-            weight = inverse(fisher_w + at, damping, mask)
+            place_w = module.to(tl.int64) * ((ABOVE + BELOW) * OUT) + row[:, None] * OUT + n[None, :]
+            weight = inverse(fisher_w + place_w, damping, mask)
             last = wanted & (wide + first == 0)
             bias_weight = inverse(fisher_b + module.to(tl.int64) * OUT + n, damping, last)
         if POINTS:
@@ -160,7 +154,7 @@ def sample_sums(
                 t = wide + point + tl.arange(0, DEPTH)
                 live = t < end
                 e = tl.load(d + t[:, None] * D_STRIDE + n[None, :], mask=live[:, None] & wanted[None, :], other=0.0)
-                a = layer_inputs(h, x, t, live, table, first, IN, FEATURES, ABOVE, BELOW, H_STRIDE, ROWS)
+                a = layer_inputs(h, x, t, live, table, first, LAYER, H_STRIDE, ROWS)
                 e_square = square(e)
                 e_wide = e.to(tl.float32)
                 if SUMS:
@@ -172,7 +166,7 @@ def sample_sums(
                     q = tl.dot(e_square, tl.trans(weight.to(e_square.dtype)), input_precision=SQUARES)
                     a_wide = a.to(tl.float32)
                     share = tl.sum(q * a_wide * a_wide, 1) + tl.sum(e_wide * e_wide * bias_weight[None, :], 1)
-                    tl.store(own + t, share, mask=live)
+                    tl.store(shares + t, share, mask=live)
         else:
             for s in range(begin, end):
                 g = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -182,7 +176,7 @@ def sample_sums(
                     t = wide + point + tl.arange(0, DEPTH)
                     live = t < stop
                     e = tl.load(d + t[:, None] * D_STRIDE + n[None, :], mask=live[:, None] & wanted[None, :], other=0.0)
-                    a = layer_inputs(h, x, t, live, table, first, IN, FEATURES, ABOVE, BELOW, H_STRIDE, ROWS)
+                    a = layer_inputs(h, x, t, live, table, first, LAYER, H_STRIDE, ROWS)
                     g = tl.dot(tl.trans(a), e, g, input_precision=PRECISION)
                     c += tl.sum(e.to(tl.float32), 0)
                 if SUMS:
@@ -192,7 +186,7 @@ def sample_sums(
                     bias_square += c * c
                 if SCORED:
                     share = tl.sum(g * g * weight) + tl.sum(c * c * bias_weight, 0)
-                    tl.store(own + s, share)
+                    tl.store(shares + s, share)
         if SUMS:
             to = (wide + chunk) * size + row[:, None] * OUT + n[None, :]
             tl.store(sums + to, total, mask=mask)
@@ -220,9 +214,9 @@ def reduce_samples(
     CHUNKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """A layer's gradients, of weights [modules, SIZE - OUT] and biases [modules, OUT], and the means of the squares
-    over a module's samples, from the chunks' sums [chunks, SIZE]: in their order, CHUNKS at a time. SCALED: of values
-    that were `scale` [1] times too large."""
+    """Store a layer's gradients, of weights [modules, SIZE - OUT] and biases [modules, OUT], and the means of the
+    squares over a module's samples, from the chunks' sums [chunks, SIZE]: in their order, CHUNKS at a time. SCALED: of
+    values that were `scale` [1] times too large."""
     blocks: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
     wide = tl.zeros((), tl.int64)
     for place in range(tl.program_id(0), modules * blocks, tl.num_programs(0)):
@@ -233,10 +227,10 @@ def reduce_samples(
         mean = tl.zeros((BLOCK,), tl.float32)
         end = tl.load(chunks + module + 1)
         for chunk in range(tl.load(chunks + module), end, CHUNKS):
-            at = (wide + chunk + c)[:, None] * SIZE + i[None, :]
+            place_c = (wide + chunk + c)[:, None] * SIZE + i[None, :]
             mask = (chunk + c < end)[:, None] & (i < SIZE)[None, :]
-            total += tl.sum(tl.load(sums + at, mask=mask, other=0.0), 0)
-            mean += tl.sum(tl.load(squares + at, mask=mask, other=0.0), 0)
+            total += tl.sum(tl.load(sums + place_c, mask=mask, other=0.0), 0)
+            mean += tl.sum(tl.load(squares + place_c, mask=mask, other=0.0), 0)
         if SCALED:
             factor = 1.0 / tl.load(scale)
             total *= factor

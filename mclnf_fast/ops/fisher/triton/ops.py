@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +12,9 @@ from mclnf_fast.ops import _memory
 from mclnf_fast.ops.fisher.records import ParameterLists
 from mclnf_fast.ops.fisher.triton import table
 from mclnf_fast.ops.fisher.triton.kernels import reduce_samples, sample_sums
-from mclnf_fast.ops.fisher.triton.walk import fused_walk
+from mclnf_fast.ops.fisher.triton.sweep import fused_sweep
 from mclnf_fast.ops.triton import launch, plain
-from mclnf_fast.ops.triton.bank import Bank, backward_walk
+from mclnf_fast.ops.triton.bank import Bank, backward_sweep
 from mclnf_fast.ops.triton.table import Shape, ShapePair
 from mclnf_fast.packing import Activation
 from mclnf_fast.spec import FieldSpec
@@ -38,11 +37,11 @@ def fisher_scores(
     sums: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, ParameterLists, ParameterLists]:
-    """One sweep: scores float32 [S] with `fisher`, else [0]; with `sums` the gradients, and the means of the samples'
-    squares, in `dtype`.
+    """Return the results of one sweep: scores float32 [S] with `fisher`, else [0]; with `sums` the gradients, and the
+    means of the samples' squares, in `dtype`.
 
     Half types are multiplied as they are; squares and all sums are float32's. segments int64 [S + 1] of points, or
-    None: each point is a sample. owned int64 [M + 1]: where each module's samples begin.
+    None: each point is a sample. owned int64 [M + 1]: the first sample of each module.
     """
     kind = x.dtype
     # Spherical harmonics are polynomials: in float32, then rounded once like the features that the kernels form.
@@ -63,16 +62,16 @@ def fisher_scores(
     with bank.on_device():
         scale = scale_of(grad_y) if kind == torch.float16 else None
         d_y = grad_y.contiguous() if scale is None else grad_y * scale.to(kind)
-        found = _layers(bank, d_y, fisher, segments, owned, damping, scale, grads, mean)
-        scores = found.sum(0)
+        shares = _layers(bank, d_y, fisher, segments, owned, damping, scale, grads, mean)
+        scores = shares.sum(0)
         if scale is not None:
             scores = scores / scale.square()
     return scores, grads, mean
 
 
 def scale_of(grad_y: Tensor) -> Tensor:
-    """The power of two, float32 [1], that brings the largest gradient to about 16: float16 then holds what is a million
-    times smaller, and a layer may still multiply it a thousandfold. 1 where there is none."""
+    """Return the power of two, float32 [1], that brings the largest gradient to about 16: float16 then holds what is a
+    million times smaller, and a layer may still multiply it a thousandfold. 1 if there is none."""
     largest = grad_y.abs().amax().float().view(1)
     scale = torch.exp2(4.0 - torch.floor(torch.log2(largest))).clamp(max=2.0**15)
     return torch.where((largest > 0) & largest.isfinite(), scale, torch.ones_like(scale))
@@ -89,7 +88,7 @@ def _layers(
     grads: ParameterLists,
     mean: ParameterLists,
 ) -> Tensor:
-    """Fills grads and mean; the shares of the scores [blocks, samples], none without `fisher`."""
+    """Fill grads and mean and return the shares of the scores [blocks, samples], none without `fisher`."""
     net, x, sums, scored = bank.net, bank.x, bool(grads[0]), fisher is not None
     samples = bank.points if segments is None else segments.shape[0] - 1
     product = bank.kind if bank.kind != "half" else "bf16" if x.dtype == torch.bfloat16 else "fp16"
@@ -102,11 +101,11 @@ def _layers(
         per_chunk = -(-per_chunk // depth) * depth
     most = launch.most_tiles(samples, bank.modules, per_chunk)
     chunks = launch.starts(owned.diff(), per_chunk)
-    blocks = [launch.outer_blocks(net, l, block.side) for l in range(net.layers)]
+    blocks = [launch.weight_gradient_blocks(net, l, block.side) for l in range(net.layers)]
     shares = torch.empty(sum(blocks) if scored else 0, samples, dtype=torch.float32, device=x.device)
     known = fisher if fisher is not None else ([x] * net.layers, [x] * net.layers)
     shape = Shape(block.side, block.warps, block.stages)
-    for l, h, d in _walk(bank, grad_y):
+    for l, h, d in _sweep(bank, grad_y):
         rows, out = net.shapes[l]
         parts = torch.empty(2, most if sums else 0, (rows + 1) * out, dtype=torch.float32, device=x.device)
         sample_sums[bank.grid(most * blocks[l], shape)](
@@ -123,20 +122,14 @@ def _layers(
             chunks,
             bank.columns,
             damping,
-            samples_a_chunk=per_chunk,
-            IN=net.inputs,
-            FEATURES=net.features,
-            ABOVE=net.width if l > 0 else 0,
-            BELOW=net.below(l),
-            OUT=out,
+            samples_per_chunk=per_chunk,
+            LAYER=net.layer(l),
             H_STRIDE=h.stride(0),
             D_STRIDE=d.stride(0),
             POINTS=segments is None,
             SCORED=scored,
             SUMS=sums,
-            ROWS=block.side,
-            COLUMNS=block.side,
-            DEPTH=depth,
+            BLOCK=launch.BlockSize(block.side, block.side, depth),
             SQUARES="tf32" if x.dtype == torch.float16 else bank.precision,
             num_warps=block.warps,
             num_stages=block.stages,
@@ -147,18 +140,18 @@ def _layers(
     return shares
 
 
-def _walk(bank: Bank, grad_y: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """From the last layer to the first: its number, what it takes from the layer before (x for the first), [N, width],
-    and the gradients of its sums, [N, out]."""
+def _sweep(bank: Bank, grad_y: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield, from the last layer to the first, its number, its inputs from the layer before (x for the first), [N,
+    width], and the gradients of its pre-activations, [N, out]."""
     device = bank.x.device
     blackwell = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 10
-    shapes = table.walk_shapes(bank.kind, bank.net, blackwell)
+    shapes = table.sweep_shapes(bank.kind, bank.net, blackwell)
     if shapes is None:
-        return backward_walk(bank, grad_y)
-    return _fused_walk(bank, shapes, grad_y)
+        return backward_sweep(bank, grad_y)
+    return _fused_sweep(bank, shapes, grad_y)
 
 
-def _fused_walk(bank: Bank, shapes: ShapePair, grad_y: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+def _fused_sweep(bank: Bank, shapes: ShapePair, grad_y: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     net, x = bank.net, bank.x
     shape, tiles = bank.tile(shapes)
     grid = bank.grid(tiles, shape)
@@ -167,30 +160,29 @@ def _fused_walk(bank: Bank, shapes: ShapePair, grad_y: Tensor) -> Iterator[tuple
         return tuple(x.new_empty(rows, -(-width // ALIGNED) * ALIGNED) for width in widths)
 
     hidden = [net.width] * (net.layers - 1)
-    kept = matrices(bank.points, hidden)
+    saved = matrices(bank.points, hidden)
     gradients = matrices(bank.points, [*hidden, net.outputs])
-    slopes = matrices(grid[0] * shape.rows, hidden) if Activation(net.activation).curved else kept
-    constants: dict[str, Any] = net.constants()
-    fused_walk[grid](
+    derivatives = matrices(grid[0] * shape.rows, hidden) if Activation(net.activation).curved else saved
+    fused_sweep[grid](
         x,
         grad_y,
-        kept or (x,),  # a tuple of none is no argument
-        slopes or (x,),
+        saved or (x,),  # an empty tuple is no argument
+        derivatives or (x,),
         gradients,
         bank.offsets,
         launch.starts(bank.counts, shape.rows),
         bank.columns,
         bank.weights,
         bank.biases,
+        NET=net.constants(),
         WIDTH_STRIDE=-(-net.width // ALIGNED) * ALIGNED,
         OUT_STRIDE=gradients[-1].stride(0),
         ROWS=shape.rows,
         **bank.shared,
-        **constants,
         num_warps=shape.warps,
         num_stages=shape.stages,
     )
-    return iter([(l, kept[l - 1] if l > 0 else x, gradients[l]) for l in reversed(range(net.layers))])
+    return iter([(l, saved[l - 1] if l > 0 else x, gradients[l]) for l in reversed(range(net.layers))])
 
 
 def _reduce(

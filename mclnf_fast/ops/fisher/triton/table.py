@@ -1,6 +1,6 @@
 """Shapes of the Fisher kernels' tiles, by kind of product and padded width. None has been timed on a GPU yet.
 
-Compiled for sm_80, sm_90 and sm_100: the walk of width 64 takes 128 rows in 136 to 180 registers, that of width 128 no
+Compiled for sm_80, sm_90 and sm_100: the sweep of width 64 takes 128 rows in 136 to 180 registers, that of width 128 no
 more than 64 rows (128 spill 280 bytes, and 64 with a skip to 120 features 850). The sums of points spill 370 bytes with
 four warps and up to 136 with eight, those of samples 40 with four.
 """
@@ -12,9 +12,9 @@ import dataclasses
 from mclnf_fast.ops.triton.launch import Network, padded
 from mclnf_fast.ops.triton.table import SMALL_TILE, Shape, ShapePair
 
-# The tile of large modules and that of small ones. What is missing goes layer by layer. Last: whether more than 64
+# The tile of large modules and that of small ones. A missing network goes layer by layer. Last: whether more than 64
 # features come in again behind a hidden layer, and stay in registers until then.
-WALK: dict[tuple[str, int, bool], ShapePair] = {
+SWEEP: dict[tuple[str, int, bool], ShapePair] = {
     ("half", 64, False): (Shape(128, 8), Shape(SMALL_TILE, 4)),
     ("half", 128, False): (Shape(64, 8), Shape(SMALL_TILE, 8)),
     ("half", 128, True): (Shape(32, 8), Shape(SMALL_TILE, 8)),
@@ -26,7 +26,7 @@ WALK: dict[tuple[str, int, bool], ShapePair] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
+class SampleBlock:
     """A block of a layer's weights, `side` inputs times as many outputs, and the points that go by at a time."""
 
     side: int
@@ -36,32 +36,32 @@ class Block:
 
 
 # Of points, and of samples of many points. Points take a third product, for which four warps have no registers.
-POINTS: dict[str, Block] = {
-    "bf16": Block(64, 64, 8, 3),
-    "fp16": Block(64, 64, 8, 2),
-    "tf32": Block(64, 32, 8, 3),
-    "ieee": Block(32, 16, 4, 3),
+POINTS: dict[str, SampleBlock] = {
+    "bf16": SampleBlock(64, 64, 8, 3),
+    "fp16": SampleBlock(64, 64, 8, 2),
+    "tf32": SampleBlock(64, 32, 8, 3),
+    "ieee": SampleBlock(32, 16, 4, 3),
 }
-SAMPLES: dict[str, Block] = {
-    "bf16": Block(64, 64, 4, 3),
-    "fp16": Block(64, 64, 4, 3),
-    "tf32": Block(64, 32, 4, 3),
-    "ieee": Block(32, 16, 4, 3),
+SAMPLES: dict[str, SampleBlock] = {
+    "bf16": SampleBlock(64, 64, 4, 3),
+    "fp16": SampleBlock(64, 64, 4, 3),
+    "tf32": SampleBlock(64, 32, 4, 3),
+    "ieee": SampleBlock(32, 16, 4, 3),
 }
 CHUNKS = 512  # of all modules together, about
 REDUCED_CHUNKS, REDUCED = 8, 512  # chunks and parameters that a reduction takes at a time
 
 
-def walk_shapes(kind: str, net: Network, blackwell: bool) -> ShapePair | None:
-    """Of the walk through a network.
+def sweep_shapes(kind: str, net: Network, blackwell: bool) -> ShapePair | None:
+    """Return the tiles of the sweep through a network; None if it goes layer by layer.
 
-    Blackwell's matrix instructions put the sums of 64 rows and more in a tensor memory of 512 columns, and Triton gives
-    every product of the walk columns of its own: tiles stay below that there. Without such instructions it spills 192
-    bytes there, so that it goes layer by layer.
+    Blackwell's matrix instructions put the products of 64 rows and more in a tensor memory of 512 columns, and Triton
+    gives every product of the sweep columns of its own: tiles stay below that there. Without such instructions it
+    spills 192 bytes there, so that it goes layer by layer.
     """
-    found = WALK.get((kind, max(net.widest, 64), bool(net.skips) and padded(net.features) > 64))
-    if found is None or not blackwell:
-        return found
+    shapes = SWEEP.get((kind, max(net.widest, 64), bool(net.skips) and padded(net.features) > 64))
+    if shapes is None or not blackwell:
+        return shapes
     if kind == "ieee":
         return None
-    return (Shape(32, 8), found[1]) if found[0].rows >= 64 else found
+    return (Shape(32, 8), shapes[1]) if shapes[0].rows >= 64 else shapes

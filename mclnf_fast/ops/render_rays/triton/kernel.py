@@ -1,9 +1,8 @@
 """Rays in, pixels out, in one kernel: a program keeps a tile of rays in registers and evaluates one sample of each side
 by side; the place of a ray that is over goes to the next ray of its module.
 
-Bounds (H100 class): what the bank's fused forward is bound by, the encoding's sines and the matrix products of the kept
-samples; beside them 17 values a ray in registers and no traffic but the occupancy's bytes, 24 bytes a ray in and 20
-out.
+Bounds (H100 class): those of the bank's fused forward, the encoding's sines and the matrix products of the samples;
+beside them 17 values per ray in registers and no traffic but the occupancy's bytes, 24 bytes per ray in and 20 out.
 """
 
 from __future__ import annotations
@@ -12,66 +11,26 @@ import triton
 import triton.language as tl
 
 from mclnf_fast.ops.render_rays.triton.rays import absorbed, edge, features, interval, occupied
-from mclnf_fast.ops.triton.functions import activate, layer_sums, module_of
+from mclnf_fast.ops.triton.functions import activate, layer_pre_activations, module_of
 
 PROBES = tl.constexpr(4)  # bins that a ray passes at a time in search of an occupied one
 
 
 @triton.jit
-def network(
-    encoded,
-    module,
-    weights,
-    biases,
-    OUT: tl.constexpr,
-    FEATURES: tl.constexpr,
-    WIDTH: tl.constexpr,
-    LAYERS: tl.constexpr,
-    SKIPS: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    OUTPUT: tl.constexpr,
-    W0: tl.constexpr,
-    FEATURES_PAD: tl.constexpr,
-    WIDTH_PAD: tl.constexpr,
-    OUT_PAD: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """The module's outputs for features [ROWS, FEATURES_PAD], float32 [ROWS, OUT_PAD]: the layers of `fused_forward`,
-    which takes fewer registers where its own stand in it."""
+def network(encoded, module, weights, biases, NET: tl.constexpr, PRECISION: tl.constexpr):
+    """Return the module's outputs for features [ROWS, features_pad], float32 [ROWS, outputs_pad]: the layers of
+    `fused_forward`, which takes fewer registers if its own stand in it."""
+    OUT_PAD: tl.constexpr = NET.outputs_pad
     h = encoded
-    for l in tl.static_range(LAYERS - 1):
-        z = layer_sums(
-            h,
-            encoded,
-            weights[l],
-            biases[l],
-            module,
-            FEATURES if l == 0 else WIDTH,
-            FEATURES * ((SKIPS >> l) & 1),
-            WIDTH,
-            FEATURES_PAD if l == 0 else WIDTH_PAD,
-            FEATURES_PAD,
-            WIDTH_PAD,
-            PRECISION,
-        )
-        h = activate(z, ACTIVATION, W0).to(encoded.dtype)
+    for l in tl.static_range(NET.layers - 1):
+        z = layer_pre_activations(h, encoded, weights[l], biases[l], module, NET, l, PRECISION)
+        h = activate(z, NET.activation, NET.w0).to(encoded.dtype)
     y = tl.zeros((encoded.shape[0], OUT_PAD), tl.float32)
     if tl.num_programs(0) > 0:  # always, as in `fused_forward`: the last layer shares out its narrow tile apart
-        last = layer_sums(
-            h,
-            encoded,
-            weights[LAYERS - 1],
-            biases[LAYERS - 1],
-            module,
-            FEATURES if LAYERS == 1 else WIDTH,
-            FEATURES * ((SKIPS >> (LAYERS - 1)) & 1),
-            OUT,
-            FEATURES_PAD if LAYERS == 1 else WIDTH_PAD,
-            FEATURES_PAD,
-            OUT_PAD,
-            PRECISION,
+        last = layer_pre_activations(
+            h, encoded, weights[NET.layers - 1], biases[NET.layers - 1], module, NET, NET.layers - 1, PRECISION
         )
-        y = activate(last, OUTPUT, W0)
+        y = activate(last, NET.output_activation, NET.w0)
     return y
 
 
@@ -85,15 +44,15 @@ def give_back(
     deep,
     far_end,
     background,
-    color,
-    opacity,
-    depth,
+    pixels,
     OUT: tl.constexpr,
     OUT_PAD: tl.constexpr,
     BACKGROUND: tl.constexpr,
     LAST: tl.constexpr,
 ):
-    """Writes the pixels of the rays that are over. seen [ROWS, OUT_PAD]: colours from column 1 on."""
+    """Store the pixels (color, opacity, depth) of the rays that are over. seen [ROWS, OUT_PAD]: colors from column 1
+    on."""
+    color, opacity, depth = pixels
     n = tl.arange(0, OUT_PAD)
     colored = (n > 0) & (n < OUT)
     mask = over[:, None] & colored[None, :]
@@ -113,64 +72,68 @@ def give_back(
 
 
 @triton.jit
-def render(
-    origins,
-    directions,
-    extra,
-    aabb,
+def next_samples(
+    ray_state,
+    live,
+    ready,
+    k,
+    bins,
     occupancy,
-    background,
-    color,
-    opacity,
-    depth,
+    aabb,
+    SCENE: tl.constexpr,
+):
+    """Return `ready` and k of rays that looked at one bin more in search of a sample."""
+    ox, oy, oz, dx, dy, dz, enter, leave, width = ray_state
+    ask = live & (ready == 0) & (k < bins)
+    begin = edge(k, bins, enter, leave, width)
+    stop = edge(k + 1, bins, enter, leave, width)
+    found = ask & (stop > begin)
+    if SCENE.x > 0:
+        t = 0.5 * (begin + stop)
+        found = found & occupied(occupancy, aabb, ox + dx * t, oy + dy * t, oz + dz * t, found, SCENE)
+    ready = ready | found
+    k += (ask & (found == 0)).to(tl.int32)
+    return ready, k
+
+
+@triton.jit
+def render(
+    rays,
+    scene,
+    pixels,
     offsets,
     starts,
     table,
     weights,
     biases,
-    near,
-    far,
-    step,
-    most_raw,
-    most_depth,
+    limits,
     modules,
-    rays_a_chunk,
+    rays_per_chunk,
     STEPS: tl.constexpr,
-    IN: tl.constexpr,
-    OUT: tl.constexpr,
-    FEATURES: tl.constexpr,
-    WIDTH: tl.constexpr,
-    LAYERS: tl.constexpr,
-    SKIPS: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    OUTPUT: tl.constexpr,
-    W0: tl.constexpr,
-    FEATURES_PAD: tl.constexpr,
-    WIDTH_PAD: tl.constexpr,
-    OUT_PAD: tl.constexpr,
-    BINS: tl.constexpr,
-    LEVELS: tl.constexpr,
-    X: tl.constexpr,
-    Y: tl.constexpr,
-    Z: tl.constexpr,
-    BACKGROUND: tl.constexpr,
-    LAST: tl.constexpr,
-    DENSITY: tl.constexpr,
-    COLOR: tl.constexpr,
+    NET: tl.constexpr,
+    SCENE: tl.constexpr,
     ROWS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """color [R, OUT - 1], opacity [R] and depth [R] of the rays. Chunk c of `starts` [modules + 1] holds rays_a_chunk
-    rays of one module, which one program works through; a program takes every num_programs-th chunk.
+    """Store pixels: color [R, outputs - 1], opacity [R] and depth [R] of the rays.
+
+    rays: origins, directions and what the network takes behind the position. scene: box, occupancy and background, with
+    the constants SCENE (`SceneConstants`). limits: near, far, step, largest raw density, largest optical depth. Chunk c
+    of `starts` [modules + 1] holds rays_per_chunk rays of one module, which one program works through; a program takes
+    every num_programs-th chunk.
 
     A ray's samples are added up in their order and no row of a matrix product depends on another row, so that its pixel
-    does not depend on who its neighbours were. BINS 0: bins of length `step`; X = 0: everything is occupied; BACKGROUND
-    1: one for all, 2: one a ray; LAST: what is seen last stands behind."""
+    does not depend on its neighbors.
+    """
+    origins, directions, extra = rays
+    aabb, occupancy, background = scene
+    near, far, step, max_raw, max_depth = limits
+    OUT_PAD: tl.constexpr = NET.outputs_pad
     wide = tl.zeros((), tl.int64)
     for chunk in range(tl.program_id(0), tl.load(starts + modules), tl.num_programs(0)):
         module = module_of(starts, chunk, modules, STEPS)
-        next = tl.load(offsets + module) + (chunk - tl.load(starts + module)) * (wide + rays_a_chunk)
-        end = tl.minimum(next + rays_a_chunk, tl.load(offsets + module + 1))
+        next = tl.load(offsets + module) + (chunk - tl.load(starts + module)) * (wide + rays_per_chunk)
+        end = tl.minimum(next + rays_per_chunk, tl.load(offsets + module + 1))
         none = tl.zeros((ROWS,), tl.float32)
         ray = tl.zeros((ROWS,), tl.int64)
         live = none > 0  # has a ray
@@ -189,8 +152,8 @@ def render(
             free = over | (live == 0)
             if tl.sum(free.to(tl.int32)) > 0:
                 give_back(
-                    over, ray, seen, last, gained, deep, far_end, background, color, opacity, depth, OUT, OUT_PAD,
-                    BACKGROUND, LAST,
+                    over, ray, seen, last, gained, deep, far_end, background, pixels, NET.outputs, OUT_PAD,
+                    SCENE.background, SCENE.last,
                 )  # fmt: skip
                 new = next + tl.cumsum(free.to(tl.int32), 0) - 1
                 take = free & (new < end)
@@ -203,7 +166,7 @@ def render(
                 dx = tl.load(directions + ray * 3, mask=take, other=0.0) + tl.where(take, 0.0, dx)
                 dy = tl.load(directions + ray * 3 + 1, mask=take, other=0.0) + tl.where(take, 0.0, dy)
                 dz = tl.load(directions + ray * 3 + 2, mask=take, other=0.0) + tl.where(take, 0.0, dz)
-                began, ended, long, count = interval(ox, oy, oz, dx, dy, dz, aabb, near, far, step, take, BINS, LEVELS)
+                began, ended, long, count = interval(ox, oy, oz, dx, dy, dz, aabb, near, far, step, take, SCENE)
                 enter = tl.where(take, began, enter)
                 leave = tl.where(take, ended, leave)
                 width = tl.where(take, long, width)
@@ -215,45 +178,31 @@ def render(
                 far_end = tl.where(take, 0.0, far_end)
                 seen = tl.where(take[:, None], 0.0, seen)
                 last = tl.where(take[:, None], 0.0, last)
-            for _ in tl.static_range(PROBES if X > 0 else 1):
-                ask = live & (ready == 0) & (k < bins)
-                begin = edge(k, bins, enter, leave, width)
-                stop = edge(k + 1, bins, enter, leave, width)
-                kept = ask & (stop > begin)
-                if X > 0:
-                    t = 0.5 * (begin + stop)
-                    kept = kept & occupied(
-                        occupancy, aabb, ox + dx * t, oy + dy * t, oz + dz * t, kept, LEVELS, X, Y, Z
-                    )
-                ready = ready | kept
-                k += (ask & (kept == 0)).to(tl.int32)
-            found = tl.sum(ready.to(tl.int32))
+            for _ in tl.static_range(PROBES if SCENE.x > 0 else 1):
+                ray_state = (ox, oy, oz, dx, dy, dz, enter, leave, width)
+                ready, k = next_samples(ray_state, live, ready, k, bins, occupancy, aabb, SCENE)
+            samples = tl.sum(ready.to(tl.int32))
             waiting = tl.sum((live & (ready == 0)).to(tl.int32))
             # Full enough, or as full as it gets.
-            if (found > 0) & ((found * 4 >= ROWS * 3) | (waiting == 0)):
+            if (samples > 0) & ((samples * 4 >= ROWS * 3) | (waiting == 0)):
                 begin = edge(k, bins, enter, leave, width)
                 stop = edge(k + 1, bins, enter, leave, width)
                 t = 0.5 * (begin + stop)
-                encoded = features(
-                    ox + dx * t, oy + dy * t, oz + dz * t, extra, ray, ready, table, IN, FEATURES, FEATURES_PAD
-                )
-                y = network(
-                    encoded.to(weights[0].dtype.element_ty), module, weights, biases, OUT, FEATURES, WIDTH, LAYERS,
-                    SKIPS, ACTIVATION, OUTPUT, W0, FEATURES_PAD, WIDTH_PAD, OUT_PAD, PRECISION,
-                )  # fmt: skip
+                encoded = features(ox + dx * t, oy + dy * t, oz + dz * t, extra, ray, ready, table, NET)
+                y = network(encoded.to(weights[0].dtype.element_ty), module, weights, biases, NET, PRECISION)
                 raw = tl.sum(tl.where((tl.arange(0, OUT_PAD) == 0)[None, :], y, 0.0), 1)
-                s = activate(tl.where(raw > most_raw, most_raw, raw), DENSITY, W0) * (stop - begin)
-                # A place without a sample holds anything, infinity and NaN as well.
+                s = activate(tl.where(raw > max_raw, max_raw, raw), SCENE.density, NET.w0) * (stop - begin)
+                # A place without a sample may hold anything, infinity and NaN as well.
                 w = tl.where(ready, tl.exp(-thick) * absorbed(s), 0.0)
-                colors = tl.where(ready[:, None], activate(y, COLOR, W0), 0.0)
+                colors = tl.where(ready[:, None], activate(y, SCENE.color, NET.w0), 0.0)
                 seen += w[:, None] * colors
                 gained += w
                 deep += w * t
-                if LAST:
+                if SCENE.last:
                     last = tl.where(ready[:, None], colors, last)
                     far_end = tl.where(ready, stop, far_end)
                 thick += tl.where(ready, s, 0.0)
                 k += ready.to(tl.int32)
-                k = tl.where(ready & (thick > most_depth), bins, k)
+                k = tl.where(ready & (thick > max_depth), bins, k)
                 ready = ready & (waiting < 0)  # none
             running = tl.sum(live.to(tl.int32)) > 0

@@ -13,7 +13,7 @@ from torch import Tensor
 from mclnf_fast.ops._layers import spherical_harmonics
 from mclnf_fast.ops.render_rays.reference import Options, Pixels
 from mclnf_fast.ops.render_rays.triton.kernel import render
-from mclnf_fast.ops.render_rays.triton.table import render_shape
+from mclnf_fast.ops.render_rays.triton.table import SceneConstants, render_shape
 from mclnf_fast.ops.triton import launch
 from mclnf_fast.ops.triton.bank import precision, programs
 from mclnf_fast.ops.triton.define import define
@@ -25,22 +25,24 @@ from mclnf_fast.spec import ACTIVATIONS, FieldSpec
 CHUNKS_A_PROGRAM = 4  # so that a program whose rays are short takes more of them
 
 
-def along_ray(spec: FieldSpec, extra: Tensor | None) -> tuple[list[int], list[float], Tensor | None] | None:
-    """The packed network, and what it takes of a ray behind the position, with the spherical harmonics of that worked
-    out; None where they are those of the position."""
+def along_ray(spec: FieldSpec, view_directions: Tensor | None) -> tuple[list[int], list[float], Tensor | None] | None:
+    """Return the packed network and the coordinates of a ray behind the position, with the spherical harmonics of these
+    evaluated once per ray; None if the network takes those of the position."""
     header, w0, parts = PackedNetwork.unpack(*spec.packed)
     inputs, rest = spec.in_dim, []
     for part in parts:
         if part.kind != EncodingKind.SPHERICAL:
             rest.append(part)
             continue
-        if extra is None or part.start < 3:
+        if view_directions is None or part.start < 3:
             return None
         first, features = part.start - 3, part.option**2
-        extra = torch.cat((extra, spherical_harmonics(part.option, extra[:, first : first + part.dims])), 1)
+        view_directions = torch.cat(
+            (view_directions, spherical_harmonics(part.option, view_directions[:, first : first + part.dims])), 1
+        )
         rest.append(EncodingPart(EncodingKind.IDENTITY, inputs, features, 0, ()))
         inputs += features
-    return *PackedNetwork(header._replace(in_dim=inputs), w0, tuple(rest)).pack(), extra
+    return *PackedNetwork(header._replace(in_dim=inputs), w0, tuple(rest)).pack(), view_directions
 
 
 def render_rays(
@@ -52,23 +54,30 @@ def render_rays(
     spec: FieldSpec,
     aabb: Tensor,
     occupancy: Tensor | None,
-    extra: Tensor | None,
+    view_directions: Tensor | None,
     background: Tensor | None,
     options: Options,
 ) -> Pixels | None:
-    """Arguments as `mf.ops.render_rays`, checked; None where the kernel's registers do not hold the network."""
-    if (split := along_ray(spec, extra)) is None:
+    """Return the pixels, or None if the kernel's registers do not hold the network; checked arguments as
+    `mf.ops.render_rays`."""
+    if (split := along_ray(spec, view_directions)) is None:
         return None
-    ints, floats, extra = split
+    ints, floats, view_directions = split
     if not fits(tuple(ints), tuple(floats), weights[0].dtype, weights[0].device):
         return None
     heads = [ACTIVATIONS.index(options.density), ACTIVATIONS.index(options.color)]
     eps = options.early_stop_eps
-    numbers = [options.near, options.far, options.step or 0, options.most_raw, -math.log(eps) if eps > 0 else math.inf]
+    numbers = [
+        options.near,
+        options.far,
+        options.step or 0,
+        options.max_raw_density,
+        -math.log(eps) if eps > 0 else math.inf,
+    ]
     tensors = (origins, directions, ray_offsets, list(weights), list(biases), aabb)
     more = (
         occupancy if occupancy is None or occupancy.dtype == torch.bool else occupancy > 0,
-        extra,
+        view_directions,
         background,
         ints,
         floats,
@@ -78,17 +87,17 @@ def render_rays(
 
 
 def shape_of(net: launch.Network, dtype: torch.dtype, device: torch.device) -> Shape | None:
-    """The tile of rays for a network with weights of this type; None where there is none."""
+    """Return the tile of rays for a network with weights of this type; None if there is none."""
     kind = product_kind(dtype, precision(dtype) == "tf32")
     return render_shape(kind, net.widest, net.skips != 0, architecture(device))
 
 
 def fits(ints: tuple[int, ...], floats: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether there is a tile; a trace takes the answer as a constant."""
+    """Return whether there is a tile; a trace takes the answer as a constant."""
     return shape_of(launch.network(ints, floats), dtype, device) is not None
 
 
-vars(fits)["_dynamo_marked_constant"] = True  # as in _dispatch.selector
+vars(fits)["_dynamo_marked_constant"] = True  # as in _dispatch._chooser
 
 
 def _launch(
@@ -99,7 +108,7 @@ def _launch(
     biases: list[Tensor],
     aabb: Tensor,
     occupancy: Tensor | None,
-    extra: Tensor | None,
+    view_directions: Tensor | None,
     background: Tensor | None,
     net_ints: list[int],
     net_floats: list[float],
@@ -121,39 +130,46 @@ def _launch(
         return pixels
     cells = None if occupancy is None else occupancy.contiguous().view(torch.uint8)
     levels, x, y, z = (1, 0, 0, 0) if cells is None else (1, *cells.shape)[-4:]
+    scene = SceneConstants(
+        bins=bins,
+        levels=levels,
+        x=x,
+        y=y,
+        z=z,
+        background=0 if background is None else background.dim(),
+        last=last_behind,
+        density=heads[0],
+        color=heads[1],
+    )
     guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     with guard:
         working = programs(device, shape.warps)
         per_chunk = max(shape.rows, -(-rays // (working * CHUNKS_A_PROGRAM)))
         render[launch.grid(launch.most_tiles(rays, modules, per_chunk), working)](
-            origins.contiguous(),
-            directions.contiguous(),
-            origins if extra is None else extra.contiguous(),
-            aabb.contiguous(),
-            origins if cells is None else cells,
-            origins if background is None else background.contiguous(),
-            *pixels,
+            (
+                origins.contiguous(),
+                directions.contiguous(),
+                origins if view_directions is None else view_directions.contiguous(),
+            ),
+            (
+                aabb.contiguous(),
+                origins if cells is None else cells,
+                origins if background is None else background.contiguous(),
+            ),
+            pixels,
             ray_offsets.contiguous(),
             launch.starts(ray_offsets.diff(), per_chunk),
             launch.column_table(net, device),
             tuple(t.contiguous() for t in weights),
             tuple(t.contiguous() for t in biases),
-            *numbers,
+            tuple(numbers),
             modules,
             per_chunk,
             STEPS=launch.halvings(modules),
-            BINS=bins,
-            LEVELS=levels,
-            X=x,
-            Y=y,
-            Z=z,
-            BACKGROUND=0 if background is None else background.dim(),
-            LAST=last_behind,
-            DENSITY=heads[0],
-            COLOR=heads[1],
+            NET=net.constants(),
+            SCENE=scene,
             ROWS=shape.rows,
             PRECISION=precision(weights[0].dtype),
-            **net.constants(),
             num_warps=shape.warps,
             num_stages=shape.stages,
         )

@@ -1,4 +1,4 @@
-"""Training steps that know how informative each sample is: Fisher scores to draw by, to weight by, or both."""
+"""Make training steps with Fisher-guided samples: drawn by their scores, weighted by them, or both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mclnf_fast.learn.sampling.samplers import make_sampler
 from mclnf_fast.learn.task import Batch, ScoredTask
 
 
-class Informed:
+class GuidedSteps:
     """The mini-batches and gradients of one task of S signals, with Fisher information.
 
     `sample`: items are drawn by p = mix sqrt(q) / sum sqrt(q) + (1 - mix) / n and their loss is divided by n p, so
@@ -24,7 +24,7 @@ class Informed:
     Args:
         task: of S signals.
         config: what to do with the scores, and how they are formed.
-        batch: samples a signal and step.
+        batch: samples per signal and step.
     """
 
     def __init__(self, task: ScoredTask, config: FimConfig, batch: int) -> None:
@@ -33,7 +33,7 @@ class Informed:
         self.sampler = make_sampler(task, config) if config.use in ("sample", "both") else None
 
     def gradients(self, params: Params, step: int, generator: torch.Generator) -> Sequence[Tensor]:
-        """Those of every module's loss on a mini-batch of step number `step`, from 0."""
+        """Return the gradients of every module's loss on a mini-batch of step number `step`, from 0."""
         items = drawn = weights = None
         if self.sampler is None:
             batch = self.task.draw(self.batch, generator)
@@ -45,13 +45,15 @@ class Informed:
             weights = None if drawn is None else drawn.to(params[0].device)
         sampler, refreshing = self.sampler, self.sampler is not None and step % self.config.refresh == 0
         if refreshing or self.config.use in ("weight", "both"):
-            found = self._scored(params, batch, weights, step, self.config.use == "sample")
-            q = found.scores.reshape(self.task.modules, -1)
+            # Loss weights come from these very scores: only without them can the gradient come along in the sweep.
+            scored = self._scored(params, batch, weights, step, self.config.use == "sample")
+            q = scored.scores.reshape(self.task.modules, -1)
             if sampler is not None and items is not None and refreshing and step > 0:
                 # The first batch was scored against itself alone.
                 sampler.update(items, q.to(items.device), drawn)
-            if found.grads is not None:
-                return tuple(g / self.batch for g in found.grads)
+            if scored.grads is not None:
+                # The sweep gives the gradient of the sum of the losses, a step takes that of their mean.
+                return tuple(g / self.batch for g in scored.grads)
             by_loss = loss_weights(q, self.config, self.task.spec.num_parameters)
             weights = by_loss if weights is None else weights * by_loss
         return torch.autograd.grad(self.task.loss(params, batch, weights, step).sum(), params)
@@ -70,21 +72,24 @@ class Informed:
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Scores of the items and the running Fisher as tensors (copies)."""
+        """Return scores of the items and the running Fisher as tensors (copies)."""
         sampler = {} if self.sampler is None else self.sampler.state_dict()
         parts = (("sampler", sampler), ("scorer", self.scorer.state_dict()))
         return {f"{name}.{key}": value for name, state in parts for key, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
-        """Takes over what `state_dict` returned, the running Fisher to `device`. Raises ValueError where it does not
-        fit."""
+        """Take over what `state_dict` returned, the running Fisher to `device`. Raise ValueError if it does not fit."""
         if self.sampler is not None:
             self.sampler.load_state_dict(part_of(state, "sampler"))
         self.scorer.load_state_dict({key: value.to(device) for key, value in part_of(state, "scorer").items()})
 
 
 def loss_weights(q: Tensor, config: FimConfig, num_params: int) -> Tensor:
-    """MCL-NF's weights of mean 1 for every module of `num_params` parameters: scores [M, k] -> [M, k]."""
+    """Return MCL-NF's weights of mean 1 for every module of `num_params` parameters: scores [M, k] -> [M, k].
+
+    >>> loss_weights(torch.tensor([[1.0, 3.0]]), FimConfig(), num_params=10)
+    tensor([[0.7500, 1.2500]])
+    """
     offsets = torch.arange(len(q) + 1, device=q.device) * q.shape[1]
     return fim_loss_weights(q.flatten(), offsets, config, num_params=num_params).reshape(q.shape)
 
@@ -92,7 +97,7 @@ def loss_weights(q: Tensor, config: FimConfig, num_params: int) -> Tensor:
 CANDIDATES = 4  # times the batch, out of which a meta-training step draws
 
 
-def informed_batch(
+def guided_batch(
     draw: Callable[[int], Batch],
     count: int,
     params: Params,
@@ -101,8 +106,8 @@ def informed_batch(
     scorer: FisherScorer,
     generator: torch.Generator,
 ) -> tuple[Batch, Tensor | None]:
-    """A batch as large as `draw(count)` for networks that have seen nothing yet, and the weights [M, k] of
-    their losses: nothing is remembered, so the candidates of this very step are scored.
+    """Return a batch as large as `draw(count)` for networks that have seen nothing yet, and the weights [M, k] of their
+    losses: nothing is remembered, so the candidates of this very step are scored.
 
     `sample`: the mean over draws of weight times loss is the candidates' mean loss, whatever the scores.
 
@@ -112,6 +117,7 @@ def informed_batch(
     """
     if use == "none":
         return draw(count), None
+    # Through the scores, MAML would need third derivatives.
     params = tuple(p.detach() for p in params)
 
     def scores(batch: Batch) -> Tensor:
@@ -128,6 +134,7 @@ def informed_batch(
         root = q.sqrt()
         mean = root.mean(1, keepdim=True)
         density = 1 + config.mix * (torch.where(mean > 0, root / torch.where(mean > 0, mean, 1.0), 1.0) - 1)  # n p
+        # On the CPU: a seed means the same everywhere. With replacement: without, weights 1 / (n p) would be biased.
         ids = torch.multinomial(density.cpu(), size, replacement=True, generator=generator).to(q.device)
         rows = torch.arange(len(ids), device=q.device)[:, None]
         batch, q, weights = tuple(t[rows, ids] for t in batch), q[rows, ids], 1 / density[rows, ids]

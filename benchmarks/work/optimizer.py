@@ -17,7 +17,7 @@ LR = 1e-3
 STEPS = 3  # that are compared
 
 
-class Optimiser(Bank):
+class Optimizer(Bank):
     """Parameters [M, ...] and gradients like them; every step is made with the same gradients."""
 
     def __init__(self, op: str, shapes: dict[str, Any], device: str = "cpu") -> None:
@@ -31,14 +31,14 @@ class Optimiser(Bank):
         self.tolerance = {"": 1e-6}
 
     def leaves_with_gradients(self, dtype: torch.dtype | None = None) -> list[Tensor]:
-        """Fresh copies of the parameters, their `grad` set."""
+        """Return fresh copies of the parameters, their `grad` set."""
         leaves = [t.to(dtype or t.dtype).clone().requires_grad_() for t in self.start]
         for leaf, grad in zip(leaves, self.grads):
             leaf.grad = grad.to(leaf.dtype)
         return leaves
 
     def contender(self, name: str, optimizer_of: Callable[[list[Tensor]], Any]) -> Contender:
-        """Any optimiser with `step()`; `optimizer_of` makes one over leaves."""
+        """Any optimizer with `step()`; `optimizer_of` makes one over leaves."""
         leaves = self.leaves_with_gradients()
         optimizer = optimizer_of(leaves)
         return Contender(
@@ -46,7 +46,7 @@ class Optimiser(Bank):
         )
 
     def stepped(self, optimizer_of: Callable[[list[Tensor]], Any], leaves: list[Tensor]) -> Outputs:
-        """Parameters after `STEPS` steps."""
+        """Return parameters after `STEPS` steps."""
         optimizer = optimizer_of(leaves)
         for _ in range(STEPS):
             optimizer.step()
@@ -59,4 +59,4 @@ class Optimiser(Bank):
         return self.stepped(lambda leaves: torch.optim.Adam(leaves, lr=LR), self.leaves_with_gradients(torch.float64))
 
 
-WORK = Optimiser
+WORK = Optimizer

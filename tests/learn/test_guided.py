@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mclnf_fast.learn.fisher.scores import FimConfig
 from mclnf_fast.learn.methods import MIM, MIMWeight, Mod
-from mclnf_fast.learn.sampling.informed import Informed, loss_weights
+from mclnf_fast.learn.sampling.guided import GuidedSteps, loss_weights
 from mclnf_fast.learn.task import Batch
 from mclnf_fast.tasks.coords import CoordTask
 
@@ -30,10 +30,10 @@ class Tiled(CoordTask):
         return self.take(items * 3 + inside), torch.ones(items.shape)
 
 
-def informed(use: Any = "sample", **changes: Any) -> Informed:
+def guided(use: Any = "sample", **changes: Any) -> GuidedSteps:
     task = curve(0)
     tiled = Tiled("tiled", task.x, task.y, task.spec, task.backend)
-    return Informed(tiled, FimConfig(use=use, refresh=REFRESH, draws="independent", smooth=0.5, **changes), 16)
+    return GuidedSteps(tiled, FimConfig(use=use, refresh=REFRESH, draws="independent", smooth=0.5, **changes), 16)
 
 
 @pytest.mark.parametrize("fim", MODES)
@@ -59,17 +59,17 @@ def test_the_sampled_gradient_is_unbiased(scored, draws, apart, monkeypatch):
     given = train(method(MIM, "sample", draws=draws, batch=8), 12)
     assert isinstance(given, MIM)
     step = 12 if scored else 13
-    p, n, task = given.informed.sampler.probabilities(), given.tasks[0].items, given.tasks[0]
+    p, n, task = given.guided.sampler.probabilities(), given.tasks[0].items, given.tasks[0]
     assert bool((p.amax(1) / p.amin(1) > apart).all())
     whole = torch.arange(n).expand(2, n)
     expected = torch.autograd.grad(task.loss(given.params, task.take(whole)).sum(), given.params)
     mean = [torch.zeros_like(g) for g in expected]
-    state = given.informed.state_dict()
+    state = given.guided.state_dict()
     for item in range(n):
-        given.informed.load_state_dict(state)
+        given.guided.load_state_dict(state)
         drawn = torch.full((2, 8), item), (1 / (n * p[:, item]))[:, None].expand(2, 8).float()
-        monkeypatch.setattr(given.informed.sampler, "draw", lambda *a, drawn=drawn: drawn)
-        grads = given.informed.gradients(given.params, step, torch.Generator())
+        monkeypatch.setattr(given.guided.sampler, "draw", lambda *a, drawn=drawn: drawn)
+        grads = given.guided.gradients(given.params, step, torch.Generator())
         for m, g in zip(mean, grads, strict=True):
             m += p[:, item].reshape(-1, *([1] * (g.dim() - 1))) * g
     for m, g in zip(mean, expected):
@@ -77,7 +77,7 @@ def test_the_sampled_gradient_is_unbiased(scored, draws, apart, monkeypatch):
 
 
 def test_a_score_is_the_mean_of_its_samples_mixed_with_the_old_score():
-    given = informed()
+    given = guided()
     items = torch.tensor([[2, 5, 2], [2, 2, 2]])
     given.sampler.update(items, torch.tensor([[1.0, 7.0, 3.0], [3.0, 4.0, 8.0]]), torch.ones(2, 3))
     first = given.sampler.inner.scores(torch.arange(16).expand(2, 16))
@@ -90,14 +90,14 @@ def test_a_score_is_the_mean_of_its_samples_mixed_with_the_old_score():
 
 def test_the_score_of_an_item_that_is_a_sample_is_the_latest():
     plain = curve(0)
-    given = Informed(plain, FimConfig(use="sample", draws="independent"), 16)
+    given = GuidedSteps(plain, FimConfig(use="sample", draws="independent"), 16)
     for q in (3.0, 5.0):
         given.sampler.update(torch.tensor([[1], [4]]), torch.full((2, 1), q), torch.ones(2, 1))
     assert given.sampler.inner.scores(torch.tensor([[1], [4]])).tolist() == [[5.0], [5.0]]
 
 
 def test_the_sampler_knows_the_scores():
-    given = informed(mix=0.5)
+    given = guided(mix=0.5)
     n = given.task.items
     q = torch.rand(2, n, generator=torch.Generator().manual_seed(0)) + 0.1
     given.sampler.update(torch.arange(n).expand(2, n), q, torch.ones(2, n))
@@ -109,7 +109,7 @@ def test_the_sampler_knows_the_scores():
 
 
 def test_items_drawn_twice_do_not_make_the_order_matter():
-    first, second = informed(), informed()
+    first, second = guided(), guided()
     items, q = torch.tensor([[7, 3, 7, 7, 1, 3]] * 2), torch.tensor([[1.0, 2.0, 4.0, 0.5, 8.0, 2.5]] * 2)
     order = torch.tensor([5, 3, 0, 4, 2, 1])
     first.sampler.update(items, q, torch.ones(2, 6))
@@ -123,7 +123,7 @@ def test_scores_are_of_the_loss_and_not_of_its_weight(monkeypatch):
     items = (torch.arange(8) * 2).expand(2, 8)
     found = []
     for weights in (torch.ones(2, 8), torch.linspace(0.5, 2.0, 8).expand(2, 8)):
-        given = informed()
+        given = guided()
         given.gradients(params, 0, torch.Generator().manual_seed(0))  # what the next batch is scored against
         monkeypatch.setattr(given.sampler, "draw", lambda *a, weights=weights: (items, weights))
         given.gradients(params, REFRESH, torch.Generator().manual_seed(1))

@@ -1,0 +1,147 @@
+"""The sweep of the Fisher scores in Triton: a tile of points goes forward and back once, and the outputs of the hidden
+layers and the gradients of all layers' pre-activations go to memory, where `kernels.sample_sums` reads them once.
+
+No sum of the size of the parameters is touched here, so tiles are large and few values are live at a time, whatever the
+depth: where the bank's backward reads and writes its sums once per tile, 5 KB per point of width 64 and 4 hidden
+layers, this writes 1.1 KB and reads as much there.
+
+Memory-bound (estimated), and close behind that by the matrix products of a forward and of a backward to the
+activations.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from mclnf_fast.ops.triton.functions import (
+    NONE,
+    RELU,
+    activate,
+    encode,
+    first_derivative,
+    layer_pre_activations,
+    matrix,
+    tile_of,
+)
+
+
+@triton.jit
+def put(to, rows, value, live, COUNT: tl.constexpr, STRIDE: tl.constexpr, COLUMNS: tl.constexpr):
+    """Store value [ROWS, COLUMNS] as rows of a matrix in memory, COUNT columns and STRIDE apart."""
+    n = tl.arange(0, COLUMNS)
+    address = to + rows[:, None] * STRIDE + n[None, :]
+    tl.store(address, value.to(to.dtype.element_ty), mask=live[:, None] & (n < COUNT)[None, :])
+
+
+@triton.jit
+def get(source, rows, live, COUNT: tl.constexpr, STRIDE: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return the values that `put` has stored; 0 elsewhere."""
+    n = tl.arange(0, COLUMNS)
+    address = source + rows[:, None] * STRIDE + n[None, :]
+    return tl.load(address, mask=live[:, None] & (n < COUNT)[None, :], other=0.0)
+
+
+@triton.jit
+def layer_before(
+    g,
+    w,
+    saved,
+    derivatives,
+    rows,
+    own_rows,
+    live,
+    module,
+    NET: tl.constexpr,
+    LAYER: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Return the gradients of the pre-activations of the layer before LAYER, whose outputs are saved: a'(z) (g W^T)."""
+    inputs: tl.constexpr = NET.width + NET.features * ((NET.skips >> LAYER) & 1)
+    outputs: tl.constexpr = NET.outputs if NET.layers - 1 == LAYER else NET.width
+    outputs_pad: tl.constexpr = NET.outputs_pad if NET.layers - 1 == LAYER else NET.width_pad
+    above = matrix(w, module, 0, NET.width, inputs, outputs, NET.width_pad, outputs_pad)
+    g = tl.dot(g.to(above.dtype), tl.trans(above), input_precision=PRECISION)
+    if NET.activation == RELU:
+        g = tl.where(get(saved, rows, live, NET.width, STRIDE, NET.width_pad) > 0, g, 0.0)
+    if NET.activation > RELU:
+        g = g * get(derivatives, own_rows, live, NET.width, STRIDE, NET.width_pad).to(tl.float32)
+    return g
+
+
+@triton.jit
+def fused_sweep(
+    x,
+    grad_y,
+    saved,
+    derivatives,
+    gradients,
+    offsets,
+    starts,
+    table,
+    weights,
+    biases,
+    modules,
+    STEPS: tl.constexpr,
+    NET: tl.constexpr,
+    WIDTH_STRIDE: tl.constexpr,
+    OUT_STRIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Store the hidden layers' outputs and the gradients of all layers' pre-activations of <grad_y [N, outputs], f(x)>.
+
+    saved: layers - 1 times [N, width], the outputs. gradients: layers times [N, out]. Rows lie WIDTH_STRIDE apart, the
+    last gradients' OUT_STRIDE. derivatives: layers - 1 times [.., width], ROWS rows per program: memory of its own for
+    the derivatives of the activations (relu's are read off `saved`).
+    """
+    kind = x.dtype.element_ty
+    LAYERS: tl.constexpr = NET.layers
+    wide = tl.zeros((), tl.int64)  # turns a loop's variable into an offset beyond 2^31
+    for tile in range(tl.program_id(0), tl.load(starts + modules), tl.num_programs(0)):
+        module, rows, live = tile_of(offsets, starts, tile, modules, STEPS, ROWS)
+        own_rows = (wide + tl.program_id(0)) * ROWS + tl.arange(0, ROWS)
+        encoded = encode(x, rows, live, table, 0, NET.coordinates, NET.features, NET.features_pad).to(kind)
+        n = tl.arange(0, NET.outputs_pad)
+        mask = live[:, None] & (n < NET.outputs)[None, :]
+        g = tl.load(grad_y + rows[:, None] * NET.outputs + n[None, :], mask=mask, other=0.0).to(tl.float32)
+        h = encoded
+        for l in tl.static_range(LAYERS):
+            if l < LAYERS - 1 or NET.output_activation != NONE:
+                z = layer_pre_activations(h, encoded, weights[l], biases[l], module, NET, l, PRECISION)
+                if l == LAYERS - 1:
+                    g = tl.where(mask, g * first_derivative(z, NET.output_activation, NET.w0), 0.0)
+                else:
+                    h = activate(z, NET.activation, NET.w0).to(kind)
+                    put(saved[l], rows, h, live, NET.width, WIDTH_STRIDE, NET.width_pad)
+                    if NET.activation > RELU:
+                        derivative = first_derivative(z, NET.activation, NET.w0)
+                        put(derivatives[l], own_rows, derivative, live, NET.width, WIDTH_STRIDE, NET.width_pad)
+        tl.debug_barrier()  # other threads wrote the values that are read back now
+        for back in tl.static_range(LAYERS):
+            put(
+                gradients[LAYERS - 1 - back],
+                rows,
+                g,
+                live,
+                NET.outputs if back == 0 else NET.width,
+                OUT_STRIDE if back == 0 else WIDTH_STRIDE,
+                NET.outputs_pad if back == 0 else NET.width_pad,
+            )
+            if back < LAYERS - 1:
+                g = layer_before(
+                    g,
+                    weights[LAYERS - 1 - back],
+                    saved[LAYERS - 2 - back],
+                    derivatives[LAYERS - 2 - back],
+                    rows,
+                    own_rows,
+                    live,
+                    module,
+                    NET,
+                    LAYERS - 1 - back,
+                    WIDTH_STRIDE,
+                    PRECISION,
+                )
+        tl.debug_barrier()  # and the next tile overwrites the derivatives
