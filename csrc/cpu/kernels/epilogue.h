@@ -18,16 +18,11 @@ struct Epilogue {
     const S* factor = nullptr;  // [M, lanes], as all of these
     const S* second_factor = nullptr;
     S* second_result = nullptr;
-
-    MCLNF_MEMBER Epilogue from_row(int m) const {
-        const auto shifted = [m](auto* p) { return p ? p + m * Panel<S>::lanes : p; };
-        return {kind, shifted(factor), shifted(second_factor), shifted(second_result)};
-    }
 };
 
 // Applies the epilogue to vector z and stores it at place i.
 template <class S, int kind>
-MCLNF_LANE void finish(Vec<S> z, int i, S* C, const Epilogue<S>& epilogue) {
+MCLNF_LANE void finish(Vec<S> z, int64_t i, S* C, const Epilogue<S>& epilogue) {
     const Vec<S> zero = {};
     if (kind == kRectify) z = z < zero ? zero : z;
     if (kind == kMask) z = vload(epilogue.factor + i) > zero ? z : zero;

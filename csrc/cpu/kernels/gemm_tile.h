@@ -77,7 +77,7 @@ MCLNF_LANE void multiply_add(const Factors<S>& factors, int m, Prefetch& prefetc
 template <class S, int RM, int NV, bool Adjacent>
 MCLNF_LANE void product_block(const Product<S>& p, int m, Prefetch& prefetch) {
     constexpr int W = Simd<S>::width, L = Panel<S>::lanes;
-    S* const C = p.C + m * L;
+    S *const result = p.C, *const C = result + m * L;
     const S* const bias = p.bias && !p.accumulate ? p.bias + m : p.bias;
     Vec<S> acc[RM][NV];
     for (int r = 0; r < RM; ++r)
@@ -91,11 +91,12 @@ MCLNF_LANE void product_block(const Product<S>& p, int m, Prefetch& prefetch) {
         multiply_add<S, RM, NV, Adjacent>(*factors, m, prefetch, acc);
         if (factors == last) break;
     }
-    const Epilogue<S> epilogue = p.epilogue.from_row(m);
+    const Epilogue<S> epilogue = p.epilogue;
+    const int64_t first = (int64_t)m * L;
     with_epilogue(epilogue.kind, [&](auto kind) __attribute__((always_inline)) {
         for (int r = 0; r < RM; ++r)
             for (int v = 0; v < NV; ++v)
-                finish<S, decltype(kind)::value>(acc[r][v], r * L + v * W, C, epilogue);
+                finish<S, decltype(kind)::value>(acc[r][v], first + r * L + v * W, result, epilogue);
     });
 }
 
