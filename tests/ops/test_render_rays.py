@@ -233,7 +233,7 @@ WRONG: dict[str, tuple[Call, type[Exception], str]] = {
     "no bins": ({"bins": 0}, ValueError, "bins must be an int of 1"),
     "near": ({"near": math.nan}, ValueError, "near must be a number, got nan"),
     "a head": ({"density": "sine"}, ValueError, "density must be one of none, relu"),
-    "both behind": ({"background": torch.zeros(3), "last_behind": True}, ValueError, "background must be None where"),
+    "both behind": ({"background": torch.zeros(3), "last_behind": True}, ValueError, "background must be None if"),
     "background": ({"background": torch.zeros(4)}, ValueError, r"background must have shape .*\[3\], got \[4\]"),
     "early stop": ({"early_stop_eps": 1.0}, ValueError, r"early_stop_eps must be in \[0, 1\), got 1.0"),
     "offsets": ({"ray_offsets": torch.tensor([0, 5, 5, 9, 22])}, ValueError, "ray_offsets must end at the"),
