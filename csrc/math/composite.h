@@ -48,7 +48,10 @@ MCLNF_HD MCLNF_INLINE T dot_channels(const T* a, const T* b, int channels) {
 template <typename V>
 using ScalarOf = typename Lanes<V>::Scalar;
 
-// The intervals of the group that begins at sample `at`.
+// The intervals of the group that begins at sample `at`. An endless density counts as 0 in `density`, which
+// is the derivative of s by the length: over a length above 0 nothing behind it is seen, however long it is,
+// and an interval of length 0 has no weight, whatever its density (infinity times 0 would make the whole ray
+// NaN).
 template <typename V>
 struct Intervals {
     V density, length, middle, s;
@@ -58,10 +61,11 @@ MCLNF_HD MCLNF_INLINE Intervals<V> intervals_at(const CompositeRay<ScalarOf<V>>&
     const V start = load_lanes<V, kWhole>(ray.t_start + at, part);
     const V end = load_lanes<V, kWhole>(ray.t_end + at, part);
     Intervals<V> result;
-    result.density = load_lanes<V, kWhole>(ray.density + at, part);
+    const V density = load_lanes<V, kWhole>(ray.density + at, part);
+    result.density = endless_to_zero(density);
     result.length = end - start;
     result.middle = (start + end) * ScalarOf<V>(0.5);
-    result.s = result.density * result.length;
+    result.s = where_zero(result.length, result.density, density) * result.length;
     return result;
 }
 

@@ -321,3 +321,19 @@ def test_misuse_of_fields_and_shadings() -> None:
         Shading("softplus")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_raw_density must be a number, got nan"):
         Shading(max_raw_density=float("nan"))
+
+
+@backends
+@pytest.mark.parametrize("kept", ["weights", "biases"])
+def test_second_derivatives_in_some_of_the_parameters(need, backend: str, kept: str) -> None:
+    need("bank_ray_mse", backend, torch.float64)
+    p = problem("relu", "city", torch.float64, counts=[[20, 5]])
+    for t in (*p.case.weights, *p.case.biases):
+        t.requires_grad_(False)
+    leaf = getattr(p.case, kept)[-1].requires_grad_()
+
+    def gradient(backend: str) -> torch.Tensor:
+        (first,) = torch.autograd.grad(p.loss(backend).sum(), leaf, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), leaf)[0]
+
+    torch.testing.assert_close(gradient(backend), gradient("reference"))

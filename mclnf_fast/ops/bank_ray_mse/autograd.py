@@ -19,10 +19,11 @@ from mclnf_fast.ops.bank_ray_mse.reference import ray_errors
 from mclnf_fast.shading import Shading
 
 
-def packed(shading: Shading) -> tuple[bool, bool, bool, bool, float]:
-    """Return a shading as the numbers that the compiled op takes."""
+def packed(shading: Shading, dtype: torch.dtype) -> tuple[bool, bool, bool, bool, float]:
+    """Return a shading as the numbers that the compiled op takes for outputs of a dtype."""
     exponential, last_behind = shading.density_activation == "exp", shading.background == "last_sample"
-    return last_behind, shading.detach_last_density, exponential, shading.density_first, shading.max_raw_density
+    largest = shading.max_raw_density_in(dtype)
+    return last_behind, shading.detach_last_density, exponential, shading.density_first, largest
 
 
 def _unpacked(last_behind: bool, detach: bool, exponential: bool, density_first: bool, max_raw: float) -> Shading:
@@ -75,10 +76,12 @@ def _backward(ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
         if not differentiable:
             weights, biases = ([t.detach().requires_grad_() for t in part] for part in (weights, biases))
         raw = torch.ops.mclnf_fast.bank_mlp_fwd(x, offsets, weights, biases, *ctx.net)
-        asked = (rays, ray_offsets, widths, target, ray_weight, background)
-        loss = ray_errors(raw, *asked, _unpacked(*ctx.shading), ctx.mean, "cpu")
-        grads = torch.autograd.grad(loss, (*weights, *biases), cotangent, create_graph=differentiable)
-    return None, None, list(grads[: ctx.layers]), list(grads[ctx.layers :]), *none
+        batch = (rays, ray_offsets, widths, target, ray_weight, background)
+        loss = ray_errors(raw, *batch, _unpacked(*ctx.shading), ctx.mean, "cpu")
+        asked = [t for t in (*weights, *biases) if t.requires_grad]
+        formed = iter(torch.autograd.grad(loss, asked, cotangent, create_graph=differentiable))
+        grads = [next(formed) if t.requires_grad else None for t in (*weights, *biases)]
+    return None, None, grads[: ctx.layers], grads[ctx.layers :], *none
 
 
 def join() -> None:
