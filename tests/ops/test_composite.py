@@ -342,7 +342,7 @@ BAD = [
     ({"background": torch.rand(4)}, ValueError, "background must have shape"),
     ({"background": torch.rand(3, 3)}, ValueError, "background must have shape"),
     ({"background": 1.0}, TypeError, "background must be a tensor"),
-    ({"early_stop_eps": 1.0}, ValueError, "early_stop_eps must be in"),
+    ({"early_stop_eps": 1.0}, ValueError, "early_stop_eps must be at least 0 and below 1, got 1.0"),
     ({"backend": "cuda"}, BackendError, "CUDA"),
     ({"backend": "fast"}, ValueError, "backend must be one of"),
 ]

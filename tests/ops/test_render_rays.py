@@ -235,7 +235,7 @@ WRONG: dict[str, tuple[Call, type[Exception], str]] = {
     "a head": ({"density": "sine"}, ValueError, "density must be one of none, relu"),
     "both behind": ({"background": torch.zeros(3), "last_behind": True}, ValueError, "background must be None if"),
     "background": ({"background": torch.zeros(4)}, ValueError, r"background must have shape .*\[3\], got \[4\]"),
-    "early stop": ({"early_stop_eps": 1.0}, ValueError, r"early_stop_eps must be in \[0, 1\), got 1.0"),
+    "early stop": ({"early_stop_eps": 1.0}, ValueError, "early_stop_eps must be at least 0 and below 1, got 1.0"),
     "offsets": ({"ray_offsets": torch.tensor([0, 5, 5, 9, 22])}, ValueError, "ray_offsets must end at the"),
     "directions": ({"view_directions": torch.zeros(23, 1)}, ValueError, r"view_directions must .*\] = \[23, 0\], got"),
     "occupancy": ({"occupancy": torch.ones(2, 2)}, ValueError, r"occupancy must be \[X, Y, Z\]"),

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops import _library
-from mclnf_fast.ops._checks import in_transform
 
 _Optional = Tensor | None
 CompositeInputs = tuple[Tensor, Tensor, Tensor, Tensor, _Optional, _Optional]
@@ -20,7 +19,7 @@ CompositeInputs = tuple[Tensor, Tensor, Tensor, Tensor, _Optional, _Optional]
 def forward(inputs: CompositeInputs, early_stop_eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return color, opacity, depth and weights of (density, color, t_starts, t_ends, packed_info, background)."""
     results: tuple[Tensor, Tensor, Tensor, Tensor]
-    if torch.compiler.is_compiling() or in_transform():
+    if torch.compiler.is_compiling():
         results = torch.ops.mclnf_fast.composite_fwd(*inputs, early_stop_eps)
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
         results = _Eager.apply(early_stop_eps, *inputs)
