@@ -15,7 +15,7 @@ from mclnf_fast.ops._losses import FieldPoints, checked_mean
 from mclnf_fast.ops.bank_mse import autograd, reference
 from mclnf_fast.spec import FieldSpec
 
-autograd.join()
+autograd.join("mclnf_fast")
 
 
 def bank_mse(

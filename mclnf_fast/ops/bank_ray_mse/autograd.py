@@ -10,10 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import register_autograd, register_fake
 
-from mclnf_fast.ops import _library
-from mclnf_fast.ops.bank_mlp.autograd import shapes_like
+from mclnf_fast.ops._autograd import Joined, join_ops, shapes_like
 from mclnf_fast.ops.bank_mse.autograd import scale
 from mclnf_fast.ops.bank_ray_mse.reference import ray_errors
 from mclnf_fast.shading import Shading
@@ -85,7 +83,5 @@ def _backward(ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
 
 
 def join() -> None:
-    """Give the compiled op its shapes and derivative; when the op is imported, so that a trace meets a finished op."""
-    if _library.available("cpu"):
-        register_fake("mclnf_fast::bank_ray_mse_fwd", _fake)
-        register_autograd("mclnf_fast::bank_ray_mse_fwd", _backward, setup_context=_setup)
+    """Give the compiled op its shapes and derivative."""
+    join_ops("mclnf_fast", Joined("bank_ray_mse_fwd", _fake, _backward, _setup))
