@@ -211,3 +211,27 @@ def test_every_wrong_argument_is_named(op: str) -> None:
                 got = "no error" if error is None else f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
                 silent.append(f"{kind}: {what} ({call['backend']}{', autocast' if on else ''}): {got}")
     assert not silent, f"MCLNF_SEED={SEED}: {len(silent)} calls of {op}\n" + "\n".join(silent)
+
+
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [
+        ("bank_mlp", "weights"),
+        ("bank_mlp", "x"),
+        ("composite", "color"),
+        ("grid_encode", "tables"),
+        ("grid_encode", "x"),
+    ],
+)
+def test_memory_that_is_freed_before_the_backward(op: str, name: str, need: Callable[..., str]) -> None:
+    """As sharding does that does not gather again: a backward that read it would end the process."""
+    need(op, "cpu")
+    call = CALLS[op](DTYPE)
+    leaves = call[name] if isinstance(call[name], list) else [call[name]]
+    for t in leaves:
+        t.requires_grad_()
+    result = run(op, {**call, "backend": "cpu"})
+    loss = (result if isinstance(result, Tensor) else result[0]).square().sum()
+    leaves[0].untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match=f"mclnf_fast: .*{name}.* must have memory, but its storage was freed"):
+        torch.autograd.grad(loss, leaves)

@@ -264,3 +264,17 @@ def test_a_cuda_graph_captures_it(need: Callable[..., str]) -> None:
         t.fill_(-1)
     graph.replay()
     assert all(torch.equal(a, b) for a, b in zip(found, wanted))
+
+
+@pytest.mark.parametrize("backend", ["triton", "cpu", "reference"])
+def test_a_density_that_overflows_is_opaque(need: Callable[..., str], gpu_or_cpu: str, backend: str) -> None:
+    """Nothing is seen behind it, and no pixel is anything but a number."""
+    device = gpu_or_cpu if backend == "triton" else "cpu"
+    need("render_rays", backend, device=device)
+    arguments = call(mf.FieldSpec(3, 4, 16, 1), device=device, bins=6, max_raw_density=math.inf)
+    arguments["biases"][-1][:, 0] = 1e3
+    with torch.no_grad():
+        pixels = mf.ops.render_rays(**arguments, backend=backend)
+        once = mf.ops.render_rays(**arguments | {"max_raw_density": 80.0}, backend=backend)
+    assert all(bool(t.isfinite().all()) for t in pixels)
+    assert worst(pixels, once) < 1e-5
