@@ -62,7 +62,7 @@ def estimate(values: ArrayLike) -> Estimate | None:
     NaN is left out; None if nothing is left.
 
     >>> estimate([[1.0, 3.0]])
-    Estimate(mean=2.0, error=1.0, signals=2, seeds=1)
+    Estimate(mean=2.0, error=1.0, signals=2, seeds=1, exact=0, height=None)
     """
     table = np.atleast_2d(np.asarray(values, dtype=np.float64))
     known = np.isfinite(table)

@@ -44,7 +44,8 @@ def curves_of(record: InitializationRecord, looks: Mapping[str, Look]) -> dict[s
 
     >>> from mclnf_fast.report.record import InitializationResults
     >>> results = InitializationResults(curve={0: (10.0, 12.0)})
-    >>> curves_of(InitializationRecord(system="ct", initializations={"meta": results}), {"meta": META})
+    >>> look = Look("meta", "meta-learned", "", "#c44e00", "#ff9a57", "o")
+    >>> curves_of(InitializationRecord(system="ct", initializations={"meta": results}), {"meta": look})
     {'meta': {0: (11.0, 1.0)}}
     """
     curves: dict[str, dict[int, Mean]] = {}
