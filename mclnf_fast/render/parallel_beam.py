@@ -96,7 +96,7 @@ def _ramp(lines: Tensor) -> Tensor:
     spacing, padded = 2 / size, 1 << (2 * size - 1).bit_length()
     n = torch.arange(padded, device=lines.device, dtype=torch.float64)  # in float32 the kernel would lose digits
     n = torch.minimum(n, padded - n)
-    kernel = torch.where(n % 2 == 1, -1 / (math.pi * n.clamp(min=1).to(torch.float32) * spacing).square(), 0.0)
+    kernel = torch.where(n % 2 == 1, -1 / (math.pi * n.clamp(min=1) * spacing).square(), 0.0)
     kernel[0] = 1 / (4 * spacing**2)
     product = torch.fft.rfft(lines, padded) * torch.fft.rfft(kernel.to(lines))
     return spacing * torch.fft.irfft(product, padded)[..., :size]
