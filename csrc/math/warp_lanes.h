@@ -100,8 +100,8 @@ MCLNF_HD MCLNF_INLINE WarpLane<T> successors(WarpLane<T> v, WarpLane<T> next) {
     return {lane_of_warp() < 31 ? inside : first};
 }
 template <typename T>
-MCLNF_HD MCLNF_INLINE WarpLane<T> endless_to_zero(WarpLane<T> v) {
-    return {endless_to_zero(v.x)};
+MCLNF_HD MCLNF_INLINE WarpLane<T> unless_endless(WarpLane<T> v, WarpLane<T> a) {
+    return {unless_endless(v.x, a.x)};
 }
 template <typename T>
 MCLNF_HD MCLNF_INLINE WarpLane<T> where_zero(WarpLane<T> v, WarpLane<T> a, WarpLane<T> b) {
