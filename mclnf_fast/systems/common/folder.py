@@ -11,10 +11,8 @@ import datetime
 import json
 import os
 import pathlib
-import shlex
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +20,8 @@ from torch import Tensor
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors, save_tensors, write_atomically
+from mclnf_fast.systems.common.config_file import read_mapping
+from mclnf_fast.systems.common.lock import FILE, lock, unlock
 
 
 def plain(value: Any) -> Any:
@@ -56,7 +56,7 @@ class RunFolder:
     ) -> RunFolder:
         """Return a new folder: `out`, or outputs/<system>/<time>.
 
-        command: the command line that makes this run, for its report; None: that of this process.
+        command: the command line that makes this run, for its report; None: it is called from Python.
 
         Raises InputError if `out` holds anything, or cannot be written.
         """
@@ -65,9 +65,11 @@ class RunFolder:
             out = pathlib.Path("outputs") / system / stamp
         folder = cls(out)
         try:
-            if out.exists() and (not out.is_dir() or any(out.iterdir())):
-                raise InputError(f"out: {out} must be new or empty, but it holds something; --resume continues a run")
-            folder.images.mkdir(parents=True, exist_ok=True)
+            _must_be_empty(out)
+            out.mkdir(parents=True, exist_ok=True)
+            lock(out)
+            _must_be_empty(out)  # again: another process may have come first
+            folder.images.mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"out: {out} must be a folder that can be written, but: {error}") from None
         folder._name_command(system, command)
@@ -77,7 +79,7 @@ class RunFolder:
     @property
     def command(self) -> str:
         """The command line that made this run, however often it was resumed."""
-        return (self.path / "command.txt").read_text().strip()
+        return (self.path / "command.txt").read_text(encoding="utf-8", errors="replace").strip()
 
     @classmethod
     def reopen(
@@ -90,8 +92,6 @@ class RunFolder:
 
         Raises InputError if it is not the folder of a run.
         """
-        import yaml
-
         if path is None:
             runs = sorted(pathlib.Path("outputs", system).glob("*/config.yaml"))
             if not runs:
@@ -101,21 +101,21 @@ class RunFolder:
         file = path / "config.yaml"
         if not file.is_file():
             raise InputError(f"resume: {path} must be the folder of a run (with config.yaml), but it is not")
-        try:
-            config = yaml.safe_load(file.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-            raise InputError(f"resume: {file} must be YAML, but: {error}") from None
-        if not isinstance(config, dict):
-            raise InputError(f"resume: {file} must hold a mapping, got {type(config).__name__}")
+        config = read_mapping(file, "resume")
         folder = cls(path)
-        folder.images.mkdir(exist_ok=True)
+        try:
+            lock(path)
+            folder.images.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"resume: {path} must be a folder that can be written, but: {error}") from None
         # Never replaced: the report names the command that made the run, not the one that resumed it.
         if not (path / "command.txt").is_file():
             folder._name_command(system, command)
         return folder, config
 
     def _name_command(self, system: str, command: str | None) -> None:
-        line = command or f"mclnf-fast run {system} {shlex.join(sys.argv[3:])}".rstrip()
+        # Not the words of this process: it may be a notebook, whose command line has not made this run.
+        line = command or f"(run {system} from Python, with the options in config.yaml)"
         write_atomically(self.path / "command.txt", (line + "\n").encode())
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -151,17 +151,22 @@ class RunFolder:
         """Turn errors while a state is taken over into InputError: the state is that of another configuration."""
         try:
             yield
-        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             file = self.path / "state" / f"{name}.safetensors"
             raise InputError(f"resume: {file} must be the state of this configuration, but: {error!r}") from None
 
     def discard(self) -> None:
         """Undo `create` if nothing was learned yet, so that a corrected command can use the same folder."""
+        unlock(self.path)
         for name in ("config.yaml", "command.txt"):
             (self.path / name).unlink(missing_ok=True)
         for folder in (self.images, self.path):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+    def release(self) -> None:
+        """Let other processes write the folder."""
+        unlock(self.path)
 
     def clean(self) -> None:
         """Remove temporary files that a killed process left."""
@@ -169,6 +174,11 @@ class RunFolder:
             # Those of this process may be in use by another thread.
             if not file.name.endswith(f".{os.getpid()}.tmp"):
                 file.unlink(missing_ok=True)
+
+
+def _must_be_empty(out: pathlib.Path) -> None:
+    if out.exists() and (not out.is_dir() or any(file.name != FILE for file in out.iterdir())):
+        raise InputError(f"out: {out} must be new or empty, but it holds something; --resume continues a run")
 
 
 class Phases:
@@ -189,12 +199,3 @@ class Phases:
         began = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
-
-
-@contextmanager
-def progress(label: str, total: int | None) -> Iterator[Callable[[int], object]]:
-    """Show a progress bar with rate and time left; silent if the output is no terminal."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc=label, disable=None, leave=False, dynamic_ncols=True) as bar:
-        yield bar.update

@@ -15,13 +15,13 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from mclnf_fast.errors import InputError
 from mclnf_fast.info import info
 from mclnf_fast.ops import select
 from mclnf_fast.report.record import Facts, Picture, Record
 from mclnf_fast.systems.common.config_file import from_plain
-from mclnf_fast.systems.common.folder import Phases, RunFolder, plain, progress
+from mclnf_fast.systems.common.folder import Phases, RunFolder, plain
 from mclnf_fast.systems.common.options import SystemConfig
+from mclnf_fast.systems.common.progress import progress
 
 say = functools.partial(print, flush=True)
 SAVE_EVERY = 10.0  # seconds: what a kill costs at most; more often, writing would slow small runs down
@@ -90,10 +90,12 @@ class Run(Generic[C]):
         try:
             with self.phases("data"):
                 yield
-        except InputError:
+        except Exception:  # a full disk and too little memory too: nothing has been learned
             if self.fresh:
                 self.folder.discard()
             raise
+        # Now, and not when it was made: a folder that is removed again is none to look into.
+        say(f"run folder: {self.folder.path}")
 
     def save_phases(self) -> None:
         """Save the seconds of the phases for a process that resumes this run."""
@@ -126,8 +128,8 @@ class Run(Generic[C]):
             tensors, meta = learner.state_dict()
             self.folder.save_state(name, tensors, {**meta, **save()})
 
-        with self.phases(stretch.phase), progress(stretch.label, stretch.end - stretch.begin) as bar:
-            bar(learner.made - stretch.begin)
+        done, total = learner.made - stretch.begin, stretch.end - stretch.begin
+        with self.phases(stretch.phase), progress(stretch.label, total, done) as bar:
             saved = time.monotonic()
             while learner.made < stretch.end:
                 learner.step()
@@ -186,13 +188,16 @@ class Run(Generic[C]):
         report: Callable[[pathlib.Path, R], pathlib.Path],
     ) -> tuple[R, pathlib.Path]:
         """Draw the pictures, write metrics.json and the report; return the finished record and the report's path."""
+        say("drawing the pictures and the report")
         with self.phases("report"):
             record = dataclasses.replace(record, pictures=tuple(pictures(self.folder.path, record)))
         phases = dict(self.phases.seconds)
         record = dataclasses.replace(record, phases=phases, seconds_total=sum(phases.values()))
         # Before the report, so that the results are kept if its page cannot be written.
         self.folder.write_json("metrics.json", record.to_json())
-        return record, report(self.folder.path, record)
+        page = report(self.folder.path, record)
+        self.folder.release()
+        return record, page
 
 
 def begin(config: C, ops: Sequence[str], command: str | None = None) -> Run[C]:
@@ -201,7 +206,7 @@ def begin(config: C, ops: Sequence[str], command: str | None = None) -> Run[C]:
     Args:
         config: the options; `run.out` and `run.resume` decide the folder.
         ops: those that the run will call.
-        command: the command line that made this run, for its report; None: that of this process.
+        command: the command line that made this run, for its report; None: it is called from Python.
 
     Raises InputError if the options are out of range or the folder is unusable; BackendError if the backend cannot
     serve one of the ops.
@@ -225,5 +230,6 @@ def begin(config: C, ops: Sequence[str], command: str | None = None) -> Run[C]:
         torch.set_num_threads(threads)
     folder.clean()
     state = folder.load_state("run")
-    say(f"run folder: {folder.path}")
-    return Run(config, folder, Phases({} if state is None else state[1]["phases"]), tuple(ops), fresh)
+    with folder.must_fit("run"):
+        phases = {} if state is None else {str(name): float(s) for name, s in state[1]["phases"].items()}
+    return Run(config, folder, Phases(phases), tuple(ops), fresh)
