@@ -78,9 +78,15 @@ class Suite:
 def load_suite(name: str) -> Suite:
     """Read a suite. Raises InputError, naming what there is, for an unknown one; a path to a JSON file also serves."""
     path = pathlib.Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
-    if not path.exists():
-        raise InputError(f"--suite must be one of {', '.join(suites())} or a JSON file of cases, got {name!r}")
-    return read_suite(json.loads(path.read_text()), path.stem)
+    if not path.is_file():
+        raise InputError(f"--suite must be one of {', '.join(suites())} or a JSON file of cases, got {name!r:.200}")
+    try:
+        return read_suite(json.loads(path.read_text(encoding="utf-8")), path.stem)
+    except InputError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"--suite: {path} must be a JSON file of cases, but: {reason:.300}") from None
 
 
 def suites() -> list[str]:

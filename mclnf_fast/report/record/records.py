@@ -126,7 +126,8 @@ class SignalResults:
         matrix: R[k][i] [S], PSNR in dB of task i after task k; None for a method that meets all tasks at once.
         before: [S] per task, PSNR of the initialization.
         seconds, steps: of the training with the most steps; `seconds_per_step`: their ratio.
-        points_per_step: samples that one step is taken on; `peak_bytes_per_step`: memory that it needs.
+        points_per_step: samples that one step is taken on.
+        peak_bytes_per_step: of files of former versions, whose figure was wrong; nothing shows it.
         parameters: of one signal, all its modules.
         category: of the method (see `report.page.methods.CATEGORIES`).
     """

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mclnf_fast.report.page.blocks import Tile
-from mclnf_fast.report.page.canvas import save_image
 from mclnf_fast.report.page.methods import Look
-from mclnf_fast.report.page.style import db
+from mclnf_fast.report.page.style import db, number
 from mclnf_fast.report.page.tables import Table, column
 from mclnf_fast.report.protocol.qualitative import Labels, qualitative_picture
 from mclnf_fast.report.record import InitializationRecord, InitializationResults, Picture
@@ -26,10 +26,10 @@ from mclnf_fast.report.starts.initializations import (
     results_table,
     saved_values,
     step_columns,
-    steps_plot,
     terminal_text,
     time_column,
     write_initialization_report,
+    write_sheet_and_curve,
 )
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def image_looks(record: InitializationRecord) -> dict[str, Look]:
         if key.startswith("adam_"):
             # Further rates repeat the colors: their names still tell them apart.
             (color, dark, marker), rate = _ADAM[int(key[5:]) % len(_ADAM)], results.lr or 0.0
-            sentence = f"the same random weights as standard; Adam at {rate:g}"
-            looks[key] = Look(key, f"Adam {rate:g}", "", color, dark, marker, sentence)
+            sentence = f"the same random weights as standard; Adam at {number(rate)}"
+            looks[key] = Look(key, f"Adam {number(rate)}", "", color, dark, marker, sentence)
         else:
             looks[key] = _MAML if key == "meta" else _SGD
     return looks
@@ -147,18 +147,13 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
     ['curve']
     """
     place, looks = Path(folder), image_looks(record)
-    pictures = []
-    truth = saved_values(place, "truth")
-    if truth is not None:
-        save_image(place / "images" / "sheet.png", _sheet(place, truth, record, looks))
-        caption = "Unseen images: the truth, the meta-learned initialization before and after its steps, and a random "
-        pictures.append(Picture("sheet", "images/sheet.png", caption + "one's."))
-    plot = steps_plot(place, looks, curves_of(record, looks), "steps on an image", "PSNR (dB)")
-    caption = (
+    captions = (
+        "Unseen images: the truth, the meta-learned initialization before and after its steps, and a random one's.",
         "PSNR over steps: mean and standard error over the test images. The meta-learned initialization was trained to "
-        f"be best after {_inner(record)}."
+        f"be best after {_inner(record)}.",
     )
-    return [*pictures, Picture("curve", f"images/{plot.name}", caption)]
+    sheet, axes = partial(_sheet, place, record, looks), ("steps on an image", "PSNR (dB)")
+    return write_sheet_and_curve(place, sheet, looks, curves_of(record, looks), axes, captions)
 
 
 def write_image_start_report(folder: str | Path, record: InitializationRecord) -> Path:
@@ -171,7 +166,7 @@ def write_image_start_report(folder: str | Path, record: InitializationRecord) -
     return write_initialization_report(folder, record, describe(record))
 
 
-def _sheet(place: Path, truth: np.ndarray, record: InitializationRecord, looks: Mapping[str, Look]) -> PilImage.Image:
+def _sheet(place: Path, record: InitializationRecord, looks: Mapping[str, Look], truth: np.ndarray) -> PilImage.Image:
     """Draw the meta-learned one at its kept steps but the last, then the others after as many and after their last."""
     inner = _inner(record)
     columns: dict[str, np.ndarray] = {}
