@@ -26,8 +26,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     >>> did_you_mean("tabel", ["run", "table"])
     '; did you mean table?'
     """
-    near = difflib.get_close_matches(name, list(known), n=3)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -279,6 +279,7 @@ def _most_different(truth: np.ndarray, pictures: Sequence[np.ndarray], size: tup
     spread = np.stack(totals).std(0) if len(totals) > 1 else totals[0]  # of a single method: its error
     gray = truth.astype(np.float64).mean(-1)
     contrast = sums(gray**2) - sums(gray) ** 2 / (high * wide)
-    spread = np.where(contrast >= np.median(contrast), spread, -1.0)
+    least = max(float(np.median(contrast)), 0.1 * float(contrast.max()))
+    spread = np.where(contrast >= least, spread, -1.0)
     top, left = np.unravel_index(int(spread.argmax()), spread.shape)
     return int(top), int(left)

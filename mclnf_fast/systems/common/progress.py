@@ -22,7 +22,7 @@ class TimeLeft:
 
     Args:
         total: steps in all.
-        clock: seconds.
+        clock: seconds; None: of this process.
 
     >>> seconds = iter([0.0, 5.0, 6.0, 8.0])
     >>> left = TimeLeft(10, lambda: next(seconds))
@@ -30,10 +30,10 @@ class TimeLeft:
     (None, None, 7.0)
     """
 
-    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.total, self._clock = total, clock
+    def __init__(self, total: int, clock: Callable[[], float] | None = None) -> None:
+        self.total, self._clock = total, clock or time.monotonic
         self._begun: tuple[int, float] | None = None  # steps and time at the end of the first step
-        self.began = clock()
+        self.began = self._clock()
 
     def seconds(self, made: int = 0) -> float | None:
         """Return the estimate after `made` steps; None if there is nothing to estimate from."""
@@ -63,11 +63,15 @@ def progress(label: str, total: int | None, done: int = 0) -> Iterator[Callable[
                 bar.update(steps)
                 seconds = left.seconds(bar.n - done) if bar.total else None
                 if seconds is not None:
-                    bar.set_postfix_str(f"{duration(seconds)} left", refresh=False)
+                    bar.set_postfix_str(_rest(seconds), refresh=False)
 
             yield update
     else:
         yield _Lines(label, total, done)
+
+
+def _rest(seconds: float) -> str:
+    return f"{seconds:.0f} s left" if seconds < 99.5 else f"{duration(seconds)} left"
 
 
 _BAR = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {postfix}"
@@ -89,5 +93,5 @@ class _Lines:
             return
         self.next = now + EVERY
         share = f" of {self.total:,}, {100 * self.made // self.total} %" if self.total else ""
-        rest = f", {duration(seconds)} left" if self.total and seconds is not None else ""
+        rest = f", {_rest(seconds)}" if self.total and seconds is not None else ""
         print(f"{self.label}: {self.made:,}{share}{rest}", file=sys.stderr, flush=True)
