@@ -41,9 +41,9 @@ def test_the_help_of_a_system_fits_80_columns_and_has_every_option(capsys, name)
 
 
 def test_options_without_effect_are_refused_and_not_shown(capsys):
-    config = type(registry.find_system("single-view").functions()[1]("single-view", []))
-    assert "meta.context" in config.flags_without_effect()
-    assert "has no effect here" in refusal(capsys, "run", "single-view", "--meta.context", "gradncp")
+    config = type(registry.find_system("ct").functions()[1]("ct", []))
+    assert "meta.keep" in config.flags_without_effect()
+    assert "has no effect here" in refusal(capsys, "run", "ct", "--meta.keep", "0.5")
 
 
 def test_the_help_of_run_lists_the_systems(capsys):

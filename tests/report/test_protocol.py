@@ -138,7 +138,7 @@ def test_a_mistyped_seed_is_refused(seed: Any) -> None:
 def test_methods_have_an_order_a_category_and_looks_of_their_own() -> None:
     assert set(KEYS) == {*KINDS, "mod_random"}
     assert all(method(m).category == KINDS[m][0] for m in KINDS)
-    assert in_order(["new", "mim", "offline", "mim"]) == ["offline", "mim", "new"]
+    assert in_order(["new", "mim", "offline", "mim"]) == ["offline", "new", "mim"]
     assert len({method(m).marker for m in KEYS}) == len(KEYS)
     assert method("mim_other").category == "MCL"
     assert method("other", "OL").category == "OL"

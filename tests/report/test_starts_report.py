@@ -63,7 +63,7 @@ def test_a_rate_no_field_and_a_method_without_steps():
     assert table.heads == ("step 0", "step 8", "projection loss", "rate", "time")
     assert [(r.key, [c.text for c in r.cells[:4]]) for r in table.rows] == [
         ("fbp", ["-", "24.00 ± 0.00", "-", "-"]),
-        ("meta", ["9.00 ± 0.00", "22.00 ± 0.00", "2.0e-02", "10"]),
+        ("meta", ["9.00 ± 0.00", "22.00 ± 0.00", "0.02", "10"]),
     ]
     found = ct.describe(record).tiles
     assert [(f.value, f.good) for f in found] == [("22.00 dB", None), ("-2.00 dB", False)]

@@ -84,7 +84,7 @@ def _finished(path: Path, record: Record) -> Record:
     if not run.methods:
         raise InputError(f"run: {path} must be finished, but its metrics.json has no method's results")
     methods = record.config.get("methods")
-    asked = [m for m in methods if m in METHODS] if isinstance(methods, list | tuple) else []
+    asked = [m for m in methods if isinstance(m, str) and m in METHODS] if isinstance(methods, list | tuple) else []
     for m in dict.fromkeys([*asked, *run.methods]):
         # Methods with other seeds than the rest would be compared on other draws.
         missing = [seed for seed in run.seeds if seed not in run.rows.get(m, {})]

@@ -12,7 +12,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ from mclnf_fast.systems.common.config_file import read_mapping
 from mclnf_fast.systems.common.lock import FILE, lock, unlock
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Return a configuration as data that YAML and JSON can hold.
 
     >>> plain({"out": pathlib.Path("runs"), "seeds": (0, 1)})
@@ -52,7 +52,7 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, out: pathlib.Path | None, system: str, config: Mapping[str, Any], command: str | None = None
+        cls, out: pathlib.Path | None, system: str, config: Mapping[str, object], command: str | None = None
     ) -> RunFolder:
         """Return a new folder: `out`, or outputs/<system>/<time>.
 
@@ -84,7 +84,7 @@ class RunFolder:
     @classmethod
     def reopen(
         cls, path: pathlib.Path | None, system: str, command: str | None = None
-    ) -> tuple[RunFolder, dict[str, Any]]:
+    ) -> tuple[RunFolder, dict[str, object]]:
         """Return the folder of a run that was begun before, and its configuration.
 
         path: None: the newest under outputs/<system>. A folder with a configuration alone is a run that this command
@@ -118,18 +118,18 @@ class RunFolder:
         line = command or f"(run {system} from Python, with the options in config.yaml)"
         write_atomically(self.path / "command.txt", (line + "\n").encode())
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
+    def write_config(self, config: Mapping[str, object]) -> None:
         import yaml
 
         write_atomically(self.path / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False).encode())
 
-    def write_json(self, name: str, data: Mapping[str, Any]) -> None:
+    def write_json(self, name: str, data: Mapping[str, object]) -> None:
         write_atomically(self.path / name, (json.dumps(plain(data), indent=1) + "\n").encode())
 
-    def write_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
+    def write_lines(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
         write_atomically(self.path / name, "".join(json.dumps(plain(r)) + "\n" for r in rows).encode())
 
-    def save_state(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    def save_state(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, object]) -> None:
         """Save the state of one part of the run, in the place of the last one."""
         save_tensors(self.path / "state" / f"{name}.safetensors", tensors, plain(meta))
 

@@ -114,7 +114,7 @@ class Run(Generic[C]):
         return state[1]
 
     def advance(
-        self, learner: Learner, name: str, stretch: Stretch, save: Callable[[], Mapping[str, Any]] = dict
+        self, learner: Learner, name: str, stretch: Stretch, save: Callable[[], Mapping[str, object]] = dict
     ) -> Iterator[int]:
         """Learn to the end of a stretch, step by step; yields the steps made after each.
 
@@ -146,7 +146,7 @@ class Run(Generic[C]):
         name: str,
         label: str,
         phase: str = "meta-training",
-        check: Callable[[int], Any] | None = None,
+        check: Callable[[int], object] | None = None,
     ) -> list[Any]:
         """Restore a learner and learn to the end.
 
