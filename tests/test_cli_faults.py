@@ -205,6 +205,27 @@ def test_random_metrics(tmp_path, capsys, monkeypatch):
     try_all(capsys, (line() for _ in range(CASES // 8)))
 
 
+def test_random_suites(tmp_path, capsys):
+    """A file of benchmark cases with one value changed is listed, or refused by name."""
+    rng = random.Random(SEED + 3)
+    case = {"id": "a/16", "op": "forward", "title": "forward", "shapes": {"modules": 2, "width": 16}, "peers": ["loop"]}
+    good = {"device": "cpu", "seconds": 0.1, "shapes": {"points": 64}, "cases": [case, {**case, "id": "b"}]}
+    places = [path for path in paths_of(good) if path]
+
+    def line() -> list[str]:
+        data = json.loads(json.dumps(good))
+        *path, last = rng.choice(places)
+        group: Any = data
+        for key in path:
+            group = group[key]
+        group[last] = rng.choice(JUNK)
+        text = json.dumps(data)
+        (tmp_path / "mine.json").write_text(text if rng.random() < 0.9 else text[: rng.randrange(len(text))])
+        return ["bench", "--suite", "mine.json", "--list"]
+
+    try_all(capsys, (line() for _ in range(CASES // 4)))
+
+
 @pytest.mark.parametrize(
     ("name", "value", "must"),
     [

@@ -69,6 +69,7 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
         say(block_line(rows, task.name, k + 1, len(data.tasks)))
         folder.write_lines("metrics.jsonl", events(protocols))
 
+    say("rendering the pictures of the report")
     with run.phases("pictures"):
         drawn, extra = pictures.make(config, data, protocols, folder)
     record = _record(run, data, protocols, learned, extra)

@@ -87,6 +87,8 @@ class Run(Generic[C]):
     def reading(self) -> Iterator[None]:
         """Run the reading of the data; if they are unusable, remove the folder that this run has just made, so that a
         corrected command can use it."""
+        path = getattr(getattr(self.config, "data", None), "path", None)
+        say(f"reading {path}" if path is not None else "making procedural data")
         try:
             with self.phases("data"):
                 yield
