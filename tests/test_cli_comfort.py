@@ -107,6 +107,17 @@ def test_the_folder_of_a_run_is_printed_if_it_stays(tmp_path, capsys):
     assert not (tmp_path / "run" / ".lock").exists()
 
 
+def test_nothing_is_left_of_a_run_that_is_refused_later(tmp_path, capsys):
+    tiny = ["--quick", "--steps", "1", "--size", "16", "--limit", "4", "--methods", "mod"]
+    line = refusal(capsys, "run", "image", *tiny, "--init-from", "nowhere", "--out", "new/run")
+    assert "init-from: nowhere must be a run folder" in line
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    refusal(capsys, "run", "image", *tiny, "--init-from", "nowhere", "--out", "mine")
+    assert (tmp_path / "mine").is_dir()  # not ours to remove
+    assert not list((tmp_path / "mine").iterdir())
+
+
 def test_a_run_from_python_names_no_command_line(tmp_path):
     from mclnf_fast.systems.city.job import run_city
     from mclnf_fast.systems.city.options import CityConfig

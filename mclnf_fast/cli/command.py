@@ -96,7 +96,13 @@ def _run(words: list[str]) -> int:
     except ImportError as error:
         raise InputError(f"run {words[0]} needs the package {error.name}: pip install 'mclnf-fast[report]'") from None
     if config is not None:
-        run(config, shlex.join(["mclnf-fast", "run", *words]))
+        try:
+            run(config, shlex.join(["mclnf-fast", "run", *words]))
+        except InputError:
+            from mclnf_fast.systems.common.run import discard_unused
+
+            discard_unused()
+            raise
     return 0
 
 

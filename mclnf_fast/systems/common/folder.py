@@ -49,6 +49,7 @@ class RunFolder:
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
         self.images = path / "images"
+        self.made: list[pathlib.Path] = []  # by `create`, the innermost first: `discard` removes them again
 
     @classmethod
     def create(
@@ -66,6 +67,7 @@ class RunFolder:
         folder = cls(out)
         try:
             _must_be_empty(out)
+            folder.made = [place for place in (out, *out.parents) if not place.exists()]
             out.mkdir(parents=True, exist_ok=True)
             lock(out)
             _must_be_empty(out)  # again: another process may have come first
@@ -160,9 +162,15 @@ class RunFolder:
         unlock(self.path)
         for name in ("config.yaml", "command.txt"):
             (self.path / name).unlink(missing_ok=True)
-        for folder in (self.images, self.path):
+        for folder in (self.images, *self.made):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+    @property
+    def unused(self) -> bool:
+        """Whether nothing but its configuration is in it: no state, no results."""
+        known = {"config.yaml", "command.txt", "images", FILE}
+        return all(file.name in known for file in self.path.iterdir()) and not any(self.images.iterdir())
 
     def release(self) -> None:
         """Let other processes write the folder."""

@@ -202,6 +202,22 @@ class Run(Generic[C]):
         return record, page
 
 
+_begun: list[RunFolder] = []  # the folder that this process has made last
+
+
+def discard_unused() -> None:
+    """Remove the folder of the last run that this process has begun, if nothing was saved in it.
+
+    A run that is refused after its data were read leaves nothing to continue.
+
+    >>> discard_unused()
+    """
+    for folder in _begun:
+        if folder.path.is_dir() and folder.images.is_dir() and folder.unused:
+            folder.discard()
+    _begun.clear()
+
+
 def begin(config: C, ops: Sequence[str], command: str | None = None) -> Run[C]:
     """Return a new run, or the one that `config.run.resume` names, with the options that it was begun with.
 
@@ -228,6 +244,7 @@ def begin(config: C, ops: Sequence[str], command: str | None = None) -> Run[C]:
         config = from_plain(type(config), described)
     else:
         folder = RunFolder.create(options.out, config.kind, plain(config), command)
+        _begun[:] = [folder]
     if threads := config.run.threads:
         torch.set_num_threads(threads)
     folder.clean()
