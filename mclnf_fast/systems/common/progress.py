@@ -74,7 +74,7 @@ def _rest(seconds: float) -> str:
     return f"{seconds:.0f} s left" if seconds < 99.5 else f"{duration(seconds)} left"
 
 
-_BAR = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {postfix}"
+_BAR = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}"
 
 
 class _Lines:
