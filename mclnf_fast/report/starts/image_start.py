@@ -112,7 +112,21 @@ def tiles(record: InitializationRecord, looks: Mapping[str, Look]) -> list[Tile]
         label = f"against a random initialization after {inner} steps"
         out.append(Tile(db(gap, sign=True, unit=True), label, gap > 0))
     out += [_adam(record.initializations[key], look, inner) for key, look in looks.items() if key.startswith("adam_")]
-    return out
+    return out + _at_the_end(record, looks)
+
+
+def _at_the_end(record: InitializationRecord, looks: Mapping[str, Look]) -> list[Tile]:
+    """Return the lead over the best other one at the last step that all have: an early one may be lost by then."""
+    curves = curves_of(record, looks)
+    common = set.intersection(*(set(curve) for curve in curves.values())) if len(curves) > 1 else set()
+    last = max(common, default=0)
+    if last <= _inner(record):
+        return []
+    others = {key: curve[last][0] for key, curve in curves.items() if key != "meta"}
+    best = max(others, key=lambda key: others[key])
+    gap = curves["meta"][last][0] - others[best]
+    label = f"against {looks[best].name}, the best other, after {last:,} steps"
+    return [Tile(db(gap, sign=True, unit=True), label, gap > 0)]
 
 
 def _adam(results: InitializationResults, look: Look, inner: int) -> Tile:
