@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 from mclnf_fast.report.record import InitializationRecord
 from mclnf_fast.report.starts import ct, image_start, photos, single_view
-from mclnf_fast.report.starts.initializations import Description, curves_of
+from mclnf_fast.report.starts.columns import curves_of
+from mclnf_fast.report.starts.initializations import Description
 
 DESCRIPTIONS: dict[str, Callable[[InitializationRecord], Description]] = {
     "single-view": single_view.described,
