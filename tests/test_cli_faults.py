@@ -336,6 +336,14 @@ def test_huge_options(capsys, words, part):
     assert part in refusal(capsys, "run", "city", *words)
 
 
+def test_learning_that_diverges_is_one_line(tmp_path, capsys):
+    tiny = ["--quick", "--steps", "2", "--size", "16", "--limit", "4", "--methods", "mim", "--width", "8"]
+    words = ["run", "image", *tiny, "--meta.steps", "2", "--meta.inner-lr", "1e30", "--out", tmp_path / "run"]
+    line = refusal(capsys, *words)
+    assert "the weights are no longer finite after" in line
+    assert "choose smaller rates" in line
+
+
 @pytest.mark.parametrize("place", [1e30, -1e30, 1e200, 1e308])
 def test_a_camera_far_away(tmp_path, capsys, place):
     content = posed_folder(tmp_path / "data")

@@ -30,6 +30,9 @@ MOST = {
     "samples-per-ray": 1 << 16,
     "size": 1 << 15,
     "frequencies": 512,
+    "views": 1 << 14,
+    "objects": 1 << 20,
+    "count": 1 << 20,
 }
 """The largest value of options by the last part of their flag; of others 2^31 - 1."""
 

@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from mclnf_fast.errors import InputError
 from mclnf_fast.info import info
 from mclnf_fast.ops import select
 from mclnf_fast.report.record import Facts, Picture, Record
@@ -134,7 +135,8 @@ class Run(Generic[C]):
         with self.phases(stretch.phase), progress(stretch.label, total, done) as bar:
             saved = time.monotonic()
             while learner.made < stretch.end:
-                learner.step()
+                with _finite(learner, stretch):
+                    learner.step()
                 bar(1)
                 yield learner.made
                 if learner.made >= stretch.end or time.monotonic() - saved > SAVE_EVERY:
@@ -216,6 +218,25 @@ def discard_unused() -> None:
         if folder.path.is_dir() and folder.images.is_dir() and folder.unused:
             folder.discard()
     _begun.clear()
+
+
+@contextmanager
+def _finite(learner: Learner, stretch: Stretch) -> Iterator[None]:
+    """Name the reason if an op refuses what a step gives it because the weights are no longer finite.
+
+    Looked at after an error alone: at every step it would wait for the device.
+    """
+    try:
+        yield
+    except ValueError as error:
+        tensors, _ = learner.state_dict()
+        if all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point()):
+            raise
+        made = learner.made - stretch.begin
+        raise InputError(
+            f"{stretch.label}: the weights are no longer finite after {made} of {stretch.end - stretch.begin} steps: "
+            f"choose smaller rates ({' '.join(str(error).split())[:120]})"
+        ) from None
 
 
 def begin(config: C, ops: Sequence[str], command: str | None = None) -> Run[C]:
