@@ -133,7 +133,7 @@ def write_sheet_and_curve(
     Args:
         folder: of the run.
         sheet: draws the sheet from the truth [T, H, W, C].
-        looks, curves: see `steps_plot`; axes: its labels.
+        looks, curves, axes: see `steps_plot`, whose labels the last are.
         captions: of the sheet and of the curve.
     """
     pictures = []
