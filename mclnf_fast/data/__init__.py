@@ -1,5 +1,8 @@
 """Readers of posed images, objects, pictures, video and sound, and generators of each that need no download."""
 
+import sys
+
+from mclnf_fast.data._old_paths import keep_old_paths
 from mclnf_fast.data.objects import ObjectSets, ObjectViews, sphere_cameras, turntable
 from mclnf_fast.data.objects_write import write_objects
 from mclnf_fast.data.photos import PhotoSets
@@ -77,3 +80,5 @@ __all__ = [
     "write_city",
     "write_objects",
 ]
+
+keep_old_paths(sys.modules[__name__])

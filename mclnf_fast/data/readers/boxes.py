@@ -183,7 +183,7 @@ def cell_box(views: ImageSet, scene: Tensor, ground: float) -> Tensor:
 
 
 def read_points(root: Path, named: str | None) -> Tensor | None:
-    """Return the sparse points [P, 3] beside a scene, scene units; None when there are none.
+    """Return the sparse points float64 [P, 3] beside a scene, as in the file; None when there are none.
 
     The file is the one that `transforms.json` names, else `sparse_points.npz`, else `sparse_pc.ply`.
 
@@ -200,7 +200,7 @@ def read_points(root: Path, named: str | None) -> Tensor | None:
             xyz = xyz[np.isfinite(xyz).all(1)]
             if len(xyz) < FEWEST_POINTS:
                 raise InputError(f"{path}: must hold at least {FEWEST_POINTS} finite points, has {len(xyz)}")
-            return torch.from_numpy(xyz[:: len(xyz) // MOST_POINTS + 1].astype(np.float32))
+            return torch.from_numpy(xyz[:: len(xyz) // MOST_POINTS + 1].copy())
         if name == named:
             raise InputError(f"{path}: must be a file of points (named in transforms.json), was not there")
     return None
