@@ -105,8 +105,8 @@ def load_image_set(
     0
     """
     if not frames:
-        none = torch.zeros(0)
-        cameras = Cameras(torch.zeros(0, 3, 4), none, none, none, none, *empty)
+        none = torch.zeros(0, dtype=torch.float32)
+        cameras = Cameras(torch.zeros(0, 3, 4, dtype=torch.float32), none, none, none, none, *empty)
         return ImageSet(torch.zeros(0, empty[1], empty[0], 3, dtype=torch.uint8), cameras, ())
     pictures = read_pictures(frames, lambda path: read_image(path, downscale, max_side))
     cameras = frame_cameras(frames, [size for _, size in pictures])

@@ -102,6 +102,11 @@ def read_blocks(root: Path, dialect: str, names: list[str] | None) -> list[Frame
     folder = root / ("pose" if dialect == "split" else "train")
     pattern = "transforms_*.json" if dialect == "split" else "transforms.json"
     known = sorted((p.name for p in folder.iterdir() if p.is_dir() and any(p.glob(pattern))), key=_natural)
+    for path in folder.iterdir():
+        if path.is_dir() and path.name not in known and any(path.glob(f"*/{pattern}")):
+            raise InputError(
+                f"{path}: must be a block with {pattern} as its neighbors are, holds blocks one folder deeper"
+            )
     for name in names or ():
         if name not in known:
             raise InputError(f"blocks: must be among {known} ({folder}), was {name!r}")

@@ -125,7 +125,7 @@ class CtJob(PixelJob[CtConfig]):
             return float(rates[0] if state is None else state[1]["rate"])
         count = min(TUNED_ON, len(self.validation))
         ids = torch.arange(count).repeat(len(rates))
-        each = torch.tensor(rates).repeat_interleave(count).to(self.config.run.device)
+        each = torch.tensor(rates, dtype=torch.float32).repeat_interleave(count).to(self.config.run.device)
         with self.phases("choosing rates"):
             loss = self.loss(self.validation, ids, even_angles(self.config.data.views))
             pictures = self.values(fine_tune(repeated(initialization, len(ids)), loss, self.config.steps, each))

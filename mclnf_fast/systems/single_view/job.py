@@ -108,7 +108,10 @@ class SingleViewJob(RayJob[SingleViewConfig]):
             return params
         *others, last = params
         # The bias of the last layer: three raw colors, then the raw density.
-        return (*others, last + torch.tensor([0.0, 0.0, 0.0, self.config.field.density_bias]).to(last))
+        return (
+            *others,
+            last + torch.tensor([0.0, 0.0, 0.0, self.config.field.density_bias], dtype=torch.float32).to(last),
+        )
 
     def initialization(self, params: Params) -> RayInitialization:
         steps, adapt = self.config.steps, self.config.adapt

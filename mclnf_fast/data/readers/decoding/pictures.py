@@ -131,9 +131,8 @@ def common_mode(picture: Image.Image, path: Path) -> Image.Image:
         if not (np.isfinite(floats).all() and floats.min() >= 0 and floats.max() <= 1):
             raise InputError(f"{path}: a picture of floats must be finite and in [0, 1], was not")
         return picture
-    if has_alpha(picture):
-        return picture.convert("RGBA")
-    return picture.convert("L" if picture.mode in ("L", "1") else "RGB")
+    mode = "RGBA" if has_alpha(picture) else "L" if picture.mode in ("L", "1") else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)  # which copies even if there is nothing to do
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
@@ -147,7 +146,7 @@ def eight_bits(picture: Image.Image) -> Image.Image:
 
     if picture.mode == "F":
         picture = Image.fromarray((np.asarray(picture) * np.float32(255) + np.float32(0.5)).astype(np.uint8))
-    return picture if picture.mode == "RGBA" else picture.convert("RGB")
+    return picture if picture.mode in ("RGB", "RGBA") else picture.convert("RGB")
 
 
 def decode_picture(path: Path, size: tuple[int, int], channels: int, resize: bool) -> tuple[np.ndarray, list[str]]:
@@ -183,6 +182,8 @@ def decode_picture(path: Path, size: tuple[int, int], channels: int, resize: boo
 
     with open_picture(path, wanted=reduced) as (opened, _):
         notes = ["the first of several frames"] if getattr(opened, "is_animated", False) else []
+        if not has_square_pixels(opened):
+            notes.append("pixels that are not square in the file, taken as square")
         upright = common_mode(ImageOps.exif_transpose(opened), path)
         if upright.mode == "RGBA":
             upright = on_white(np.asarray(upright))
@@ -257,6 +258,20 @@ def to_array(picture: Image.Image, channels: int) -> np.ndarray:
     if channels == 1:
         return np.asarray((values @ np.array(LUMA, np.float32))[..., None].clip(0.0, 1.0))
     return values
+
+
+def has_square_pixels(picture: Image.Image) -> bool:
+    """Return whether a picture's file gives its pixels the same density in both directions, or none.
+
+    >>> from PIL import Image
+    >>> has_square_pixels(Image.new("L", (1, 1)))
+    True
+    """
+    for key in ("aspect", "dpi", "jfif_density"):
+        pair = picture.info.get(key)
+        if isinstance(pair, tuple) and len(pair) == 2 and min(pair) > 0:
+            return bool(abs(float(pair[0]) / float(pair[1]) - 1) < 0.01)
+    return True
 
 
 def has_alpha(picture: Image.Image) -> bool:
