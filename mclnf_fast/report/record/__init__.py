@@ -2,7 +2,18 @@
 
 from mclnf_fast.report.record.codec import from_json, to_json
 from mclnf_fast.report.record.files import read_record, record_from_json
-from mclnf_fast.report.record.parts import Comparison, Facts, MetaTraining, Names, Orbit, Photos, Picture, Views
+from mclnf_fast.report.record.parts import (
+    Comparison,
+    Facts,
+    MetaTraining,
+    Names,
+    Orbit,
+    Photos,
+    Picture,
+    Tried,
+    Trivial,
+    Views,
+)
 from mclnf_fast.report.record.records import (
     VERSION,
     CityRecord,
@@ -34,6 +45,8 @@ __all__ = [
     "SeedResults",
     "SignalRecord",
     "SignalResults",
+    "Tried",
+    "Trivial",
     "Views",
     "from_json",
     "read_record",
