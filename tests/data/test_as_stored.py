@@ -11,6 +11,7 @@ from PIL import Image
 
 from mclnf_fast.cli import main
 from mclnf_fast.data import load_audio, load_images, load_videos
+from mclnf_fast.data.readers.decoding import clips
 from mclnf_fast.data.readers.decoding.sound import resample
 from mclnf_fast.errors import InputError
 
@@ -134,7 +135,7 @@ def test_a_disc_stays_as_wide_as_its_pixels_make_it(tmp_path, aspect):
 
 
 def test_absurd_pixels_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("mclnf_fast.data.readers.decoding.clips.MOST_ASPECT", 2)
+    monkeypatch.setattr(clips, "MOST_ASPECT", 2)
     path = clip(tmp_path / "a.mp4", np.zeros((64, 64, 3), np.uint8), sample_aspect_ratio=Fraction(3))
     with pytest.raises(InputError, match=r"a\.mp4: pixels must have an aspect"):
         load_videos(path, frames=1)

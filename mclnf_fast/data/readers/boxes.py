@@ -210,8 +210,8 @@ def _npz_points(path: Path) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as content:
             xyz = np.asarray(content["xyz"], np.float64)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"{path}: must be an npz file with 'xyz': {error}") from None
+    except Exception as error:  # a corrupt archive fails in many ways
+        raise InputError(f"{path}: must be an npz file with 'xyz': {error!r}") from None
     if xyz.ndim != 2 or xyz.shape[1] != 3:
         raise InputError(f"{path}: 'xyz' must be [P, 3], was {xyz.shape}")
     return xyz

@@ -79,6 +79,8 @@ def decode_clip(path: Path, count: int, stride: int, size: tuple[int, int], chan
             if not container.streams.video:
                 raise InputError(f"{path}: must hold video, has no such stream")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise InputError(f"{path}: must be of a known codec, was not")
             wide, high = stream.codec_context.width, stream.codec_context.height
             aspect = _pixel_aspect(path, stream)
             if wide * high * max(aspect, 1 / aspect) > MOST_PIXELS:

@@ -14,7 +14,7 @@ import torch
 from mclnf_fast.data.graphics.mesh import to_linear
 from mclnf_fast.data.graphics.triangulate import triangulate_all
 from mclnf_fast.data.readers.decoding.mesh_part import MeshPart, Textures
-from mclnf_fast.data.readers.decoding.obj_material import GRAY, ObjMaterial, read_library
+from mclnf_fast.data.readers.decoding.obj_material import GRAY, ObjMaterial, ObjTexture, read_library
 from mclnf_fast.errors import InputError
 
 _log = logging.getLogger("mclnf_fast")
@@ -131,6 +131,12 @@ class _Reader:
             for key, material in read_library(text_of(content), f"{self.path.parent / name}").items():
                 self.materials.setdefault(key, material)  # of several of one name the first counts
 
+    def _picture(self, texture: ObjTexture) -> bytes:
+        try:
+            return self.read_beside(texture.name)
+        except InputError as error:
+            raise InputError(f"{error} (named in {texture.source})") from None
+
     def _face(self, rest: str, group: _Group) -> None:
         """Keep one face, as its line if it has one of the usual forms."""
         rest = rest.partition("#")[0]
@@ -215,7 +221,7 @@ class _Reader:
         if material is not None and material.texture is not None and textured.any():
             texture = material.texture
             place = self.path.parent / texture.name
-            picture = textures.picture(texture.name, place, lambda: self.read_beside(texture.name))
+            picture = textures.picture(texture.name, place, lambda: self._picture(texture))
             part.texture, part.wrap = textures.texture(texture.name, picture, None), texture.wrap
             part.uv, part.textured = (uv * texture.scale + texture.offset).astype(np.float32), textured
             if not np.isfinite(part.uv).all():

@@ -21,13 +21,14 @@ HARMLESS = ("-bm", "-boost", "-texres", "-blendu", "-blendv", "-colorspace")  # 
 
 @dataclass
 class ObjTexture:
-    """A picture and how places become places in it: `place * scale + offset`.
+    """A picture, the library that names it, and how places become places in it: `place * scale + offset`.
 
-    >>> ObjTexture("a.png").wrap
+    >>> ObjTexture("a.png", "a.mtl").wrap
     ('repeat', 'repeat')
     """
 
     name: str
+    source: str
     scale: np.ndarray = field(default_factory=lambda: np.ones(2))
     offset: np.ndarray = field(default_factory=lambda: np.zeros(2))
     wrap: Wrap = REPEAT
@@ -90,7 +91,7 @@ def _numbers(text: str, word: str, source: str) -> list[float]:
 
 def _texture(rest: str, source: str) -> ObjTexture:
     """Return the texture of a `map_Kd` line: options, then the name of a picture, which may hold blanks."""
-    texture = ObjTexture("")
+    texture = ObjTexture("", source)
     while rest.startswith("-") and rest.split()[0].lower() in OPTIONS:
         option, _, rest = rest.partition(" ")
         option, rest = option.lower(), rest.strip()

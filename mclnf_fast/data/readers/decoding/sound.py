@@ -123,6 +123,8 @@ def _by_av(path: Path) -> tuple[np.ndarray, int]:
             if not container.streams.audio:
                 raise InputError(f"{path}: must hold sound, has no such stream")
             stream = container.streams.audio[0]
+            if stream.codec_context is None:
+                raise InputError(f"{path}: must be of a known codec, was not")
             rate = int(stream.rate)
             # Its own mix of several channels would make them louder: two equal ones by 3 dB.
             resampler = av.AudioResampler(format="fltp")
