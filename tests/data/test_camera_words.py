@@ -49,6 +49,8 @@ def test_a_frames_own_focal_length_in_any_key_stands_above_the_files(tmp_path, d
         ({"is_panorama": 1}, "is_panorama"),
         ({"ftheta_p0": 0.0, "ftheta_p1": 0.9}, "ftheta_p1"),
         ({"orthographic": True}, "orthographic"),
+        ({"camera_type": "fisheye"}, "camera_type"),
+        ({"projection": "equirectangular"}, "projection"),
         ({"camera_model": "EQUIRECTANGULAR"}, "camera_model"),
         ({"camera_model": "OPENCV_FISHEYE"}, "camera_model"),
         ({"k1": 0.1}, "k1"),
@@ -70,7 +72,15 @@ def test_a_camera_that_is_no_pinhole_is_refused_by_its_key(tmp_path, door, top, 
 
 
 def test_keys_that_say_of_a_pinhole_that_it_is_one_are_read(tmp_path):
-    zeros = {"k1": 0, "k4": 0.0, "distortion_params": [0, 0.0], "is_fisheye": False, "camera_model": "OPENCV"}
+    zeros = {
+        "k1": 0,
+        "k4": 0.0,
+        "distortion_params": [0, 0.0],
+        "is_fisheye": False,
+        "camera_model": "OPENCV",
+        "lens": 50.0,
+    }
+    zeros |= {"lens": 50.0, "omniverse_version": "1", "camera_type": "PERSP", "distortion_model": "none"}
     posed(tmp_path / "one", top={**zeros, "camera_angle_x": 2 * math.atan(8 / 20), "equirectangular": False})
     assert through("scene", tmp_path)[0].fx.tolist() == [20] * 6
 

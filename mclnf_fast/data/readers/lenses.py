@@ -30,9 +30,14 @@ DEGREES = {"x_fov": "camera_angle_x", "y_fov": "camera_angle_y"}  # the same ang
 MATRICES = ("intrinsic_matrix", "intrinsics", "K")
 # Keys by which writers say that a picture is no pinhole's, beside `camera_model`.
 OTHER_LENS = re.compile(
-    r"(is_)?(fisheye|equirectangular|panoram|spherical|latlong|lat_long|omni|orthographic|f_?theta|cylindrical)"
+    r"(is_)?(fisheye|equirectangular|panorama|panoramic|spherical|latlong|lat_long|omnidirectional|orthographic)"
+    r"|(is_)?cylindrical|f_?theta\w*|fisheye_\w+"
 )
-DISTORTION = re.compile(r"k[1-9]|p[1-4]|s[1-4]|b[12]|tau_[xy]|skew|(radial_|tangential_)?distortion(_\w+)?")
+KINDS = ("projection", "projection_type", "camera_type", "lens", "lens_type", "lens_model")  # if they are words
+DISTORTION = re.compile(
+    r"k[1-9]|p[1-4]|s[1-4]|b[12]|tau_[xy]|skew|(radial_|tangential_)?distortion(_params|_parameters|_coeffs"
+    r"|_coefficients)?"
+)
 MASK = re.compile(r"\w*mask\w*|black_transparent")
 
 
@@ -84,7 +89,9 @@ def _check_lens(content: dict[str, Any], path: Path) -> None:
             "(for example with colmap image_undistorter)"
         )
     for key, value in content.items():
-        if OTHER_LENS.match(key) and value:
+        if key in KINDS and isinstance(value, str) and value.upper() not in (*PINHOLE_MODELS, "PERSP"):
+            raise InputError(f"{path}: must be a pinhole camera, {key} was {value!r}: undistort the images first")
+        if OTHER_LENS.fullmatch(key) and value:
             raise InputError(f"{path}: must be a pinhole camera, {key} was set: undistort the images first")
         if key == "rolling_shutter" and _is_any(value, key, path):
             raise InputError(f"{path}: must be without a rolling shutter, was {value!r}")
