@@ -22,8 +22,8 @@ def posed(root: Path, *, picture=None, top=None, frame=None, shift=(0.0, 0.0, 0.
     for k in range(count):
         turn = 2 * math.pi * k / count + 0.1
         pose = torch.eye(4, dtype=torch.float64)
-        position = torch.tensor([[3 * math.cos(turn), 3 * math.sin(turn), 2.0]])
-        pose[:3] = look_at(position, torch.zeros(1, 3))[0].double()
+        position = torch.tensor([[3 * math.cos(turn), 3 * math.sin(turn), 2.0]], dtype=torch.float32)
+        pose[:3] = look_at(position, torch.zeros_like(position))[0].double()
         pose[:3, 3] += torch.tensor(shift, dtype=torch.float64)
         image = picture(k) if picture else Image.fromarray(np.full((12, 16, 3), (40 * k, 100, 200), np.uint8))
         image.save(root / f"images/{k}{ending}")

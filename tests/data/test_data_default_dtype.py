@@ -77,7 +77,7 @@ DOORS: dict[str, Callable[[Path], Any]] = {
     "faces": lambda folder: procedural_faces(2, 16, test=1, validation=0),
     "place": lambda folder: procedural_photos(4, test=1, validation=0, size=16),
     "sound": lambda folder: procedural_audio(2, 0.1, test=1, validation=0),
-    "video": lambda folder: procedural_video(2, 2, 8, test=1, validation=0),
+    "video": lambda folder: procedural_video(2, 2, 16, test=1, validation=0),
     "phantoms": lambda folder: procedural_phantoms(2, 16, test=1),
 }
 
