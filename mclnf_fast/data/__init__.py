@@ -15,6 +15,7 @@ from mclnf_fast.data.procedural.city.write import CityPaths, CityPlan, city_cach
 from mclnf_fast.data.procedural.faces.faces import procedural_faces
 from mclnf_fast.data.procedural.place.photos import procedural_photos
 from mclnf_fast.data.procedural.video import procedural_video
+from mclnf_fast.data.public_sets import Source, SourceFile, download, sources
 from mclnf_fast.data.readers.audio import load_audio
 from mclnf_fast.data.readers.images import load_images
 from mclnf_fast.data.readers.objects import load_objects
@@ -54,10 +55,13 @@ __all__ = [
     "SignalKind",
     "SignalSets",
     "Signals",
+    "Source",
+    "SourceFile",
     "VideoReadOptions",
     "block_views",
     "city_cache_dir",
     "city_views",
+    "download",
     "expanded",
     "load_audio",
     "load_images",
@@ -74,6 +78,7 @@ __all__ = [
     "readers",
     "register_reader",
     "render_car",
+    "sources",
     "sphere_cameras",
     "turntable",
     "views_inside",
