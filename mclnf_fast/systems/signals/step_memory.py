@@ -62,7 +62,10 @@ def _peak_of_step(config: SignalConfig, name: str, channels: int, signals: int, 
     spec = config.spec(channels, cut.tasks, cls.modular)
     count = min(SAMPLES, cut.coordinates(0, "local").shape[0])
     device, backend = config.run.device, config.run.backend
-    x, y = torch.rand(count, config.signals.axes) * 2 - 1, torch.rand(signals, count, channels)
+    x, y = (
+        torch.rand(count, config.signals.axes, dtype=torch.float32) * 2 - 1,
+        torch.rand(signals, count, channels, dtype=torch.float32),
+    )
     tasks = [CoordTask(str(k), x.to(device), y.to(device), spec, backend) for k in range(2)]
     method = cls([join(tasks)] if cls.joint else tasks, initial_parameters(spec, 1, device=device), adapt, 0)
     for k in range(len(method.tasks)):  # the second task has what a method remembers of the first
