@@ -100,13 +100,14 @@ def _run(words: list[str]) -> int:
         import tyro
 
         from mclnf_fast.systems.common.config_file import options_of
-        from mclnf_fast.systems.common.renamed import refuse_renamed, refuse_unknown
+        from mclnf_fast.systems.common.renamed import refuse_renamed, refuse_unknown, with_new_names
 
         run, defaults = system.functions()
     except ImportError as error:
         raise InputError(f"run {name} needs the package {error.name}: pip install 'mclnf-fast[report]'") from None
     default = defaults(name, options)
     flags = [option.flag for option in options_of(type(default))]
+    options = with_new_names(name, flags, options)
     refuse_renamed(name, flags, options)
     refuse_unknown(name, flags, options)
     config = tyro.cli(type(default), args=options, default=default, prog=f"mclnf-fast run {name}")
