@@ -17,7 +17,7 @@ from mclnf_fast.cli.parser import help_width
 from mclnf_fast.errors import InputError
 from mclnf_fast.systems.common.config_file import options_of, read_config, value_of, with_options
 from mclnf_fast.systems.common.options import SystemConfig, option_value
-from mclnf_fast.systems.common.renamed import refuse_renamed, refuse_unknown
+from mclnf_fast.systems.common.renamed import refuse_renamed, refuse_unknown, with_new_names
 
 C = TypeVar("C", bound=SystemConfig)
 # One column of boxes, in which no flag with its values is broken: the text is filled again for the terminal.
@@ -37,6 +37,7 @@ def read_options(name: str, defaults: Callable[[str, Sequence[str]], C], words: 
     words = _with_resume(words)
     default = defaults(name, words)
     flags = [option.flag for option in options_of(type(default))]
+    words = with_new_names(name, flags, words)
     refuse_renamed(name, flags, words)
     refuse_unknown(name, flags, words)
     file = option_value(words, "config", "")

@@ -206,8 +206,10 @@ class SignalConfig(SystemConfig):
     def adapting(self) -> AdaptConfig:
         """Return how methods train at test time."""
         options = {f.name: getattr(self.adapt, f.name) for f in dataclasses.fields(AdaptOptions)}
-        # The first steps are those that the initialization was learned for: as many, by SGD, at the same rate.
-        return AdaptConfig(**options, warm_steps=self.meta.inner_steps, warm_lr=self.meta.inner_lr, fim=self.fim)
+        # The first steps are those that the initialization was learned for: as many, by SGD, at the same rate; none if
+        # it was learned through Adam, which then trains on from it at once.
+        warm = self.meta.inner_steps if self.meta.inner == "sgd" else 0
+        return AdaptConfig(**options, warm_steps=warm, warm_lr=self.meta.inner_lr, fim=self.fim)
 
 
 @dataclasses.dataclass(frozen=True)
