@@ -97,6 +97,8 @@ class Scene:
         blocks: at least one.
         aabb: [2, 3], scene units, a box about all blocks.
         unit: the length that 1.0 stands for, such as "100 m".
+        origin: what was taken off the files' coordinates, scene units: a point p of the scene is p + origin there. It
+            is 0 but for data so far from their origin that float32 could not hold them.
 
     Raises:
         InputError: no block, or `aabb` is no box.
@@ -112,6 +114,7 @@ class Scene:
     blocks: tuple[Block, ...]
     aabb: Tensor
     unit: str
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         check_aabb(self.aabb, f"aabb of scene {self.name!r}")

@@ -1,7 +1,7 @@
 """Calls of every op that are wrong in one argument: each is refused by an error that names the argument.
 
 Wrong types, layouts, memory that was freed, dtypes, devices, shapes and values, drawn at random: the seed is in the
-message of a failure, and `MCLNF_SEED` sets it.
+message of a failure, and `MCLNF_FUZZ_SEED` sets it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from mclnf_fast import ops
 from mclnf_fast.errors import BackendError
 
-SEED = int(os.environ.get("MCLNF_SEED", random.SystemRandom().randrange(1 << 30)))
+SEED = int(os.environ.get("MCLNF_FUZZ_SEED", random.SystemRandom().randrange(1 << 30)))
 BACKENDS = ("auto", "cpu", "reference")
 DTYPE = torch.float32
 
@@ -210,7 +210,7 @@ def test_every_wrong_argument_is_named(op: str) -> None:
             if error is None or not says(error, names):
                 got = "no error" if error is None else f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
                 silent.append(f"{kind}: {what} ({call['backend']}{', autocast' if on else ''}): {got}")
-    assert not silent, f"MCLNF_SEED={SEED}: {len(silent)} calls of {op}\n" + "\n".join(silent)
+    assert not silent, f"MCLNF_FUZZ_SEED={SEED}: {len(silent)} calls of {op}\n" + "\n".join(silent)
 
 
 @pytest.mark.parametrize(

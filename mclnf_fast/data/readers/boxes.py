@@ -153,7 +153,7 @@ def scene_box(train: ImageSet, points: Tensor | None, given_box: Tensor | None) 
             box = torch.stack([torch.quantile(points, q, dim=0) for q in PERCENTILES])
         if points is not None:
             # Roofs and trees are few points: the wider range keeps them, which in x and y would keep outliers.
-            low, high = torch.quantile(points[:, 2], torch.tensor([0.005, 0.995]))
+            low, high = torch.quantile(points[:, 2], torch.tensor([0.005, 0.995], dtype=torch.float32))
             box[0, 2], box[1, 2] = torch.minimum(low, box[0, 2]), torch.maximum(high, box[1, 2])
         # A flat scene must keep a thickness that a sampler can march through.
         rise = torch.maximum(0.1 * (box[1, 2] - box[0, 2]), 0.002 * (box[1] - box[0])[:2].max())
@@ -165,7 +165,7 @@ def scene_box(train: ImageSet, points: Tensor | None, given_box: Tensor | None) 
     if area is None:
         return object_box(cameras)
     height = float(cameras.centers[:, 2].min()) - ground
-    return torch.cat([area, torch.tensor([[ground - 0.05 * height], [ground + height]])], 1)
+    return torch.cat([area, torch.tensor([[ground - 0.05 * height], [ground + height]], dtype=torch.float32)], 1)
 
 
 def cell_box(views: ImageSet, scene: Tensor, ground: float) -> Tensor:
@@ -183,7 +183,7 @@ def cell_box(views: ImageSet, scene: Tensor, ground: float) -> Tensor:
 
 
 def read_points(root: Path, named: str | None) -> Tensor | None:
-    """Return the sparse points [P, 3] beside a scene, scene units; None when there are none.
+    """Return the sparse points float64 [P, 3] beside a scene, as in the file; None when there are none.
 
     The file is the one that `transforms.json` names, else `sparse_points.npz`, else `sparse_pc.ply`.
 
@@ -200,7 +200,7 @@ def read_points(root: Path, named: str | None) -> Tensor | None:
             xyz = xyz[np.isfinite(xyz).all(1)]
             if len(xyz) < FEWEST_POINTS:
                 raise InputError(f"{path}: must hold at least {FEWEST_POINTS} finite points, has {len(xyz)}")
-            return torch.from_numpy(xyz[:: len(xyz) // MOST_POINTS + 1].astype(np.float32))
+            return torch.from_numpy(xyz[:: len(xyz) // MOST_POINTS + 1].copy())
         if name == named:
             raise InputError(f"{path}: must be a file of points (named in transforms.json), was not there")
     return None
@@ -210,8 +210,8 @@ def _npz_points(path: Path) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as content:
             xyz = np.asarray(content["xyz"], np.float64)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"{path}: must be an npz file with 'xyz': {error}") from None
+    except Exception as error:  # a corrupt archive fails in many ways
+        raise InputError(f"{path}: must be an npz file with 'xyz': {error!r}") from None
     if xyz.ndim != 2 or xyz.shape[1] != 3:
         raise InputError(f"{path}: 'xyz' must be [P, 3], was {xyz.shape}")
     return xyz

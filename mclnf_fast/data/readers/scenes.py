@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from mclnf_fast.data.readers.frames import PosedFrame, load_image_set
 from mclnf_fast.data.readers.matrixcity import FrameGroup, find_city
 from mclnf_fast.data.readers.nerf_json import read_blender, read_nerfstudio
 from mclnf_fast.data.readers.options import SceneReadOptions, options_of
+from mclnf_fast.data.readers.origin import far_origin, warn_of_origin
 from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout
 from mclnf_fast.data.scene import Block, ImageSet, Scene, check_aabb
 from mclnf_fast.errors import InputError
@@ -31,10 +33,12 @@ def load_scene(path: str | Path, options: SceneReadOptions | None = None, **chan
         changes: single fields of `options`, such as `blocks=(2, 2)`.
 
     Returns:
-        A `Scene`. A MatrixCity block's box is its file's `aabb`, else the 2-98 % box of the points at which its corner
-        rays meet the ground (z = 0), up to the lowest camera. Other scenes have `aabb`, then the file's
-        `aabb_points_2_98`, then the points' 2-98 % box, then that footprint, and for views from all around an object a
-        cube about it. A block cut by a grid has its own cameras' footprint, within the scene's heights.
+        A `Scene`. One that lies so far from its origin (coordinates of a map) that float32 would move its cameras is
+        taken relative to `Scene.origin`, with a warning. A MatrixCity block's box is its file's `aabb`, else the 2-98 %
+        box of the points at which its corner rays meet the ground (z = 0), up to the lowest camera. Other scenes have
+        `aabb`, then the file's `aabb_points_2_98`, then the points' 2-98 % box, then that footprint, and for views from
+        all around an object a cube about it. A block cut by a grid has its own cameras' footprint, within the scene's
+        heights.
 
     Raises:
         InputError: an option is out of range, or the folder, a file, a pose, a path or a picture is not as it must be;
@@ -61,7 +65,7 @@ def load_scene(path: str | Path, options: SceneReadOptions | None = None, **chan
     if settings.holdout_every < 0 or settings.holdout_every == 1:
         raise InputError(f"holdout_every: must be 0 or >= 2, was {settings.holdout_every}")
     if settings.aabb is not None:
-        check_aabb(torch.as_tensor(settings.aabb, dtype=torch.float32))
+        check_aabb(torch.as_tensor(settings.aabb, dtype=torch.float64))
     _, names = _grid_or_names(settings.blocks)
     reader = choose("scene", root, settings.reader)
     if reader is None:
@@ -74,12 +78,15 @@ def load_scene(path: str | Path, options: SceneReadOptions | None = None, **chan
 class SceneFrames:
     """The frames of a scene, before its pictures are read and its box is known.
 
+    Coordinates are relative to `origin`: a scene far from the origin of its files is moved when the record is made.
+
     Attributes:
         name, unit: those of the scene.
         groups: one per block of the data.
         box: [2, 3], the file's percentile box of its points, when it has no other.
         points: [P, 3], sparse points.
         is_object: whether its views stand around an object.
+        origin: what was taken off the files' coordinates, see `Scene`.
 
     >>> SceneFrames("lego", [FrameGroup("lego")], is_object=True).unit
     'scene'
@@ -91,6 +98,25 @@ class SceneFrames:
     points: Tensor | None = None
     is_object: bool = False
     unit: str = "scene"
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        frames = [frame for group in self.groups for frame in (*group.train, *group.test)]
+        self.origin = far_origin(np.array([frame.c2w[:3, 3] for frame in frames]).reshape(-1, 3))
+        warn_of_origin(self.name, self.origin)
+        shift = np.array(self.origin)
+        # Taken off in float64; only what is left is rounded.
+        for group in self.groups:
+            group.train = [_moved(frame, shift) for frame in group.train]
+            group.test = [_moved(frame, shift) for frame in group.test]
+            group.aabb = self.relative(group.aabb)
+        self.box, self.points = self.relative(self.box), self.relative(self.points)
+
+    def relative(self, points: Tensor | None) -> Tensor | None:
+        """Return points [..., 3] in the files' coordinates relative to `origin`, float32."""
+        if points is None:
+            return None
+        return (points.double() - torch.tensor(self.origin, dtype=torch.float64)).to(torch.float32)
 
     def bounds(self, views: ImageSet) -> Tensor:
         """Return the box [2, 3] of a scene of one group, see `load_scene`; `views` are all of it."""
@@ -98,6 +124,15 @@ class SceneFrames:
         if aabb is not None:
             return aabb
         return object_box(views.cameras) if self.is_object else scene_box(views, self.points, self.box)
+
+
+def _moved(frame: PosedFrame, shift: np.ndarray) -> PosedFrame:
+    """Return the frame with its camera moved by -shift [3]."""
+    if not shift.any():
+        return frame
+    c2w = frame.c2w.copy()
+    c2w[:3, 3] -= shift
+    return replace(frame, c2w=c2w)
 
 
 def blender_frames(root: Path) -> SceneFrames:
@@ -192,9 +227,9 @@ def _read_blender(root: Path, options: SceneReadOptions) -> Scene:
 
 def _load_scene(root: Path, frames: SceneFrames, options: SceneReadOptions) -> Scene:
     """Read the pictures of all blocks and find their boxes."""
-    aabb = None if options.aabb is None else torch.as_tensor(options.aabb, dtype=torch.float32)
-    if aabb is not None:
-        frames.box = aabb
+    aabb = None
+    if options.aabb is not None:
+        aabb = frames.box = frames.relative(torch.as_tensor(options.aabb, dtype=torch.float64))
     for group in frames.groups:
         if not group.train and not group.test:
             raise InputError(f"{root}: block {group.name!r} must have at least one view, has none")
@@ -212,7 +247,7 @@ def _load_scene(root: Path, frames: SceneFrames, options: SceneReadOptions) -> S
         if box is None:
             box = object_box(views.cameras) if frames.is_object else scene_box(views, frames.points, frames.box)
         blocks.append(Block(group.name, train, test, box))
-    return Scene(frames.name, tuple(blocks), _union([block.aabb for block in blocks]), frames.unit)
+    return Scene(frames.name, tuple(blocks), _union([block.aabb for block in blocks]), frames.unit, frames.origin)
 
 
 def _hold_out(train: list[PosedFrame], every: int) -> tuple[list[PosedFrame], list[PosedFrame]]:
@@ -250,7 +285,7 @@ def _cut_scene(frames: SceneFrames, grid: tuple[int, int], aabb: Tensor | None, 
         cell_train = train.pick(torch.tensor([row[id(frame)] for frame in cell.train], dtype=torch.int64))
         cell_test = test.pick(torch.tensor([test_row[id(frame)] for frame in cell.test], dtype=torch.int64))
         blocks.append(Block(cell.name, cell_train, cell_test, cell_box(cell_train, scene, ground)))
-    return Scene(frames.name, tuple(blocks), _union([block.aabb for block in blocks]), frames.unit)
+    return Scene(frames.name, tuple(blocks), _union([block.aabb for block in blocks]), frames.unit, frames.origin)
 
 
 def _union(boxes: list[Tensor]) -> Tensor:

@@ -62,7 +62,7 @@ class District:
     def block_boxes(self) -> Tensor:
         """Return the blocks' boxes, float32 [nx * ny, 2, 3], x fastest: cells in x and y, `HEIGHTS` in z."""
         nx, ny = self.blocks
-        boxes = torch.empty(nx * ny, 2, 3)
+        boxes = torch.empty(nx * ny, 2, 3, dtype=torch.float32)
         for k in range(nx * ny):
             low = self.origin + CELL * torch.tensor([RING + k % nx, RING + k // nx], dtype=torch.float32)
             boxes[k, 0, :2], boxes[k, 1, :2] = low, low + CELL
@@ -97,7 +97,7 @@ def make_district(seed: int, blocks: tuple[int, int] = (2, 2)) -> District:
                 lots[i, j, PLAZA_LOT] = PLAZA
             _fill_cell(kit, rng, origin + CELL * np.array([i, j]), side[i, j], lots[i, j])
     boxes, ellipsoids, materials = kit.arrays()
-    sun = torch.tensor(SUN)
+    sun = torch.tensor(SUN, dtype=torch.float32)
     return District(
         solids=Solids(boxes, ellipsoids),
         materials=materials,
