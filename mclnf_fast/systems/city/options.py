@@ -127,7 +127,12 @@ class CityConfig(SystemConfig):
     meta_joint: MetaConfig = JOINT
     """Meta-learning of the initializations of `maml_cl`, `maml_offline` and `oml`; a task is a district."""
     seed: int = 0
-    """Of everything random."""
+    """Seed of all random numbers."""
+
+    @classmethod
+    def flags_without_effect(cls) -> tuple[str, ...]:
+        names = [*(f"meta-joint.{name}" for name in UNUSED), *(f"meta.{name}" for name in (*UNUSED, "oml_first_order"))]
+        return tuple(name.replace("_", "-") for name in names)
 
     def check(self) -> None:
         # First, since the messages of their own checks would not tell the two apart.

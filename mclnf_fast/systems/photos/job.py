@@ -22,7 +22,7 @@ from mclnf_fast.render import RenderSettings
 from mclnf_fast.render.cameras import Cameras, cameras_between, cat_cameras
 from mclnf_fast.render.objects import ObjectPool
 from mclnf_fast.report.record import InitializationRecord, Names, Photos
-from mclnf_fast.systems.common.folder import progress
+from mclnf_fast.systems.common.progress import progress
 from mclnf_fast.systems.common.run import Run, say
 from mclnf_fast.systems.photos.options import PhotosConfig
 from mclnf_fast.systems.starts.job import Pages, Row, run_job
