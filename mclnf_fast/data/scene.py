@@ -96,7 +96,8 @@ class Scene:
         name: name of the data in reports.
         blocks: at least one.
         aabb: [2, 3], scene units, a box about all blocks.
-        unit: the length that 1.0 stands for, such as "100 m".
+        unit: the length that 1.0 stands for, such as "100 m"; "scene" if the data do not say.
+        notes: how its box and its blocks came about, and what was changed, in sentences.
 
     Raises:
         InputError: no block, or `aabb` is no box.
@@ -112,6 +113,7 @@ class Scene:
     blocks: tuple[Block, ...]
     aabb: Tensor
     unit: str
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_aabb(self.aabb, f"aabb of scene {self.name!r}")

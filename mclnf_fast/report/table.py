@@ -135,7 +135,7 @@ def _draw(runs: Sequence[FinishedRun], command: str) -> Tables:
             drawings = draw_signals(run.folder, signals[-1], command)
             drawings = [replace(d, caption=f"{run.label}. {d.caption}") for d in drawings]
         else:
-            table = city_table(run.label, record.methods, record.tasks, record.across)
+            table = city_table(run.label, record.methods, record.tasks, record.across, record.trivial)
             cities.append((table, record.command))
             drawings = city_strips(run.folder, run.label, record, command)
         figures += [Figure(d, f"{run.stem}_{d.stem}.png", (record.command,)) for d in drawings]

@@ -16,7 +16,8 @@ from mclnf_fast.data.readers.frames import PosedFrame, pinhole_intrinsics, read_
 from mclnf_fast.data.readers.gather import MOST_BYTES
 from mclnf_fast.data.readers.options import PhotoReadOptions, Progress, options_of
 from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout
-from mclnf_fast.data.readers.scenes import SceneFrames, blender_frames, file_reason, nerfstudio_frames
+from mclnf_fast.data.readers.scene_frames import SceneFrames, blender_frames, nerfstudio_frames
+from mclnf_fast.data.readers.scenes import file_reason
 from mclnf_fast.data.scene import ImageSet
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras, cat_cameras
@@ -146,7 +147,7 @@ def photo_bounds(cameras: Cameras, scene: SceneFrames, images: Tensor) -> tuple[
     bounds = [] if scene.points is None else _bounds_of_points(cameras, scene.points)
     if len(bounds) < len(cameras):
         names = tuple(str(k) for k in range(len(cameras)))
-        bounds += _bounds_of_box(cameras, scene.bounds(ImageSet(images, cameras, names)))
+        bounds += _bounds_of_box(cameras, scene.bounds(ImageSet(images, cameras, names))[0])
     if not bounds:
         raise InputError(f"{scene.name}: photos must see the scene's points or its box, see neither")
     near, far = min(low for low, _ in bounds), max(high for _, high in bounds)

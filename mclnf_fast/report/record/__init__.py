@@ -2,7 +2,17 @@
 
 from mclnf_fast.report.record.codec import from_json, to_json
 from mclnf_fast.report.record.files import read_record, record_from_json
-from mclnf_fast.report.record.parts import Comparison, Facts, MetaTraining, Names, Orbit, Photos, Picture, Views
+from mclnf_fast.report.record.parts import (
+    BlockFacts,
+    Comparison,
+    Facts,
+    MetaTraining,
+    Names,
+    Orbit,
+    Photos,
+    Picture,
+    Views,
+)
 from mclnf_fast.report.record.records import (
     VERSION,
     CityRecord,
@@ -18,6 +28,7 @@ from mclnf_fast.report.record.records import (
 
 __all__ = [
     "VERSION",
+    "BlockFacts",
     "CityRecord",
     "CityResults",
     "Comparison",
