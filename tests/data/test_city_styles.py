@@ -74,7 +74,7 @@ def test_colors_are_a_matrix_in_display_values():
     assert swapped.colored(torch.tensor([[10, 20, 200]], dtype=torch.uint8)).tolist() == [[20, 10, 255]]
 
 
-SMALL = {"width": 16, "height": 12, "samples": 1, "train": 1, "test": 1, "city": 0, "meta_train": 2, "meta_test": 1}
+SMALL = {"width": 16, "height": 12, "samples": 4, "train": 1, "test": 1, "city": 0, "meta_train": 2, "meta_test": 1}
 
 
 def digest(scene) -> str:

@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 import tiny_objects
-from test_single_view_run import TINY, run
+from test_single_view_run import run
 from tiny_runs import metrics_of
 
 import mclnf_fast as mf
@@ -15,7 +15,7 @@ from mclnf_fast.data import write_objects
 from mclnf_fast.errors import InputError
 from mclnf_fast.systems.common.config_file import with_options
 from mclnf_fast.systems.single_view import objects as object_reading
-from mclnf_fast.systems.single_view.options import SingleViewConfig
+from mclnf_fast.systems.single_view.options import SingleViewConfig, single_view_preset
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def test_learned_from_one_folder_and_tested_on_another(tmp_path):
     run(tmp_path / "run", *words)
     record = metrics_of(tmp_path / "run")
     # The split of the folder that is learned from is kept: nobody sees its own test object.
-    assert record["names"]["train"] == ["car_000", "car_001", "car_002"]
+    assert record["names"]["train"] == ["thing_0", "thing_1", "thing_2"]
     assert len(record["names"]["test"]) == 1
     assert "tested on" in record["title"]
     assert mf.load(tmp_path / "run").initialization == "meta"
@@ -55,12 +55,12 @@ def test_all_objects_of_the_folder_are_tested_on_unless_a_number_is_asked_for(tm
     tested = folder(tmp_path / "tested", 3)
     sets = load(test_data=tested, size=12)
     assert len(sets.train) == 4  # procedural, none of them kept back
-    # Both folders number their objects alike: those to test on are named by their folder, too.
-    assert {views.name for views in sets.test} == {f"tested/car_00{k}" for k in range(3)}
+    assert {views.name for views in sets.test} == {f"thing_{k}" for k in range(3)}
     assert len(load(test_data=tested, size=12, test=2).test) == 2
     other = load(data=folder(tmp_path / "other", 4), test_data=tested)
     assert len(other.train) == 3
-    assert len(other.test) == 3
+    # Both folders number their objects alike: those to test on are named by their folder, too.
+    assert {views.name for views in other.test} == {f"tested/thing_{k}" for k in range(3)}
 
 
 def test_pictures_of_another_size_are_refused_unless_one_is_set(tmp_path):
@@ -97,10 +97,10 @@ def test_a_single_mesh_is_tested_on_and_alone_refused_with_what_to_do(tmp_path, 
     mesh = tmp_path / "cube.obj"
     mesh.write_text(CUBE)
     refused(["single-view", "--quick", "--data", str(mesh)], ["initializations must be standard alone", "--test-data"])
-    words = [word for word in TINY if word not in ("--test", "2")]
-    words = [*TINY[: TINY.index("--test")], *TINY[TINY.index("--test") + 2 :]]
+    sets = load(test_data=mesh, size=12)
     run(tmp_path / "run", "--test-data", mesh, "--test", "1")
-    assert len(words) == len(TINY) - 2
     names = metrics_of(tmp_path / "run")["names"]
     assert len(names["train"]) == 5
-    assert names["test"] == ["cube.obj"] or names["test"] == ["cube"]
+    assert names["test"] == [sets.test[0].name]
+    quick = with_options(single_view_preset(quick=True), {"test-data": mesh, "views": 2, "size": 12, "objects": 4})
+    assert [views.name for views in object_reading.load(quick).test] == names["test"]

@@ -50,9 +50,8 @@ class SingleViewJob(RayJob[SingleViewConfig]):
         if not sets.train and set(config.initializations) != {"standard"}:
             raise InputError(
                 "initializations must be standard alone if the data holds no object to learn one from (it holds "
-                f"{len(sets.test)} to test on), got {', '.join(config.initializations)}. To learn one from other "
-                "objects, give these by --test-data, and --data as the folder to learn from (without --data: procedural "
-                "cars)"
+                f"{len(sets.test)} to test on), got {', '.join(config.initializations)}. Or give it as --test-data, "
+                "and a folder to learn from as --data (without --data: procedural cars)"
             )
         settings = config.settings(sets.near, sets.far)
         # The notebook learns from the first 25 views of an object and tests on the others.

@@ -30,16 +30,17 @@ def load(config: SingleViewConfig, advance: Advance | None = None) -> ObjectSets
     if options.path is None:
         learned = _procedural(config, advance)
         # Nothing is tested on that is procedural: all of it is learned from.
-        learned = replace(learned, train=(*learned.train, *learned.test))
+        train = (*learned.train, *learned.test)
     else:
         # A folder without a split of its own keeps one object back, the fewest that its reader can keep.
         learned = _folder(config, options.path, advance, test=1)
+        train = learned.train
     tested = _folder(config, options.test_data, advance)
     check_fit(learned, tested, config)
     return ObjectSets(
         f"{learned.title}, tested on {tested.title}",
-        learned.train,
-        _renamed(_tests(tested, options.test), {views.name for views in learned.train}, options.test_data),
+        train,
+        _renamed(_tests(tested, options.test), {views.name for views in train}, options.test_data),
         learned.near,
         learned.far,
         (*learned.notes, *tested.notes),
@@ -69,7 +70,7 @@ def check_fit(learned: ObjectSets, tested: ObjectSets, config: SingleViewConfig)
 
 def _tests(sets: ObjectSets, count: int | None) -> tuple[ObjectViews, ...]:
     """Return the objects of a folder that is tested on: all, since none was learned from, or `count`."""
-    return (*sets.test, *sets.train) if count is None else sets.test
+    return sets.test if count is not None and len(sets.test) == count else (*sets.test, *sets.train)
 
 
 def _renamed(tests: tuple[ObjectViews, ...], taken: set[str], folder: pathlib.Path) -> tuple[ObjectViews, ...]:
@@ -96,12 +97,11 @@ def _folder(
         more["test"] = options.test
     if folder == options.path:
         more["limit"] = options.limit
-    return data.load_objects(
-        folder,
-        size=options.size,
-        strict=options.strict,
-        views=options.views,
-        seed=config.seed,
-        progress=advance,
-        **more,
-    )
+    more |= {"views": options.views, "seed": config.seed, "progress": advance, "strict": options.strict}
+    try:
+        return data.load_objects(folder, size=options.size, **more)
+    except InputError:
+        # `--quick` asks for 3 objects to test on: of a folder that has fewer, it takes as many as its layout says.
+        if not config.run.quick or more.pop("test", None) != config.quick_values["test"]:
+            raise
+    return data.load_objects(folder, size=options.size, **more)
