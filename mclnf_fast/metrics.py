@@ -11,6 +11,7 @@ from torch import Tensor
 from mclnf_fast.checks import check_positive_int
 from mclnf_fast.errors import InputError
 
+MOST_PSNR = 200.0  # dB that stand for an error of exactly 0: infinity is no JSON, and has no mean
 Matrix = Tensor | Sequence[Sequence[float]]
 
 
@@ -29,6 +30,28 @@ def mse_to_psnr(mse: float | Tensor, max: float = 1.0) -> Tensor:
     if value.device.type == "cpu" and bool((value < 0).any()):
         raise ValueError(f"mse must not be negative, got {value.min().item()}")
     return 20.0 * math.log10(max) - 10.0 * torch.log10(value)
+
+
+def exact_from(values: Tensor) -> Tensor:
+    """Return the PSNR in dB from which each signal counts as exact: what its file can hold, and no more, float64 [S].
+
+    The levels of a file are as far apart as the two closest values of the signal, at most 1 / 255 (of a drawing in
+    black and white too). Rounding to levels h apart has a mean squared error of h^2 / 12: an error below it says
+    nothing of the file any more. That is 58.9 dB of 8 bits, 107.1 dB of 16 bits.
+
+    Args:
+        values: [S, ...] in 0 ... 1, as they were read.
+
+    >>> exact_from(torch.arange(256).reshape(1, 16, 16) / 255).round(decimals=1).tolist()
+    [58.9]
+    """
+    ceilings = []
+    for signal in values.detach().double().flatten(1).cpu():
+        gaps = signal.unique().diff()
+        # float32 values around 1 are 2^-24 apart: of a signal that was resampled no gap is smaller in earnest.
+        gap = min(max(float(gaps.min()), 2.0**-24), 1 / 255) if gaps.numel() else 1 / 255
+        ceilings.append(10 * math.log10(12 / gap**2))
+    return torch.tensor(ceilings, dtype=torch.float64)
 
 
 def psnr(pred: Tensor, target: Tensor, max: float = 1.0, *, keep_first: bool = False) -> Tensor:

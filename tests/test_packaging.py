@@ -49,6 +49,14 @@ def test_build_and_package_take_the_same_torch(project: dict[str, Any]) -> None:
     assert len(build) == 1
 
 
+def test_every_dependency_names_its_oldest_release(project: dict[str, Any]) -> None:
+    extras = project["project"]["optional-dependencies"]
+    required = project["project"]["dependencies"] + extras["report"] + extras["media"] + extras["meshes"]
+    assert all(re.fullmatch(r"[\w-]+>=[\d.]+(,<[\d.]+)?", requirement) for requirement in required), required
+    # `.ci/run` runs a city and images on just these.
+    assert 'step "oldest dependencies" oldest' in (ROOT / ".ci" / "run").read_text()
+
+
 def test_the_oldest_torch_is_the_target_of_the_build(project: dict[str, Any]) -> None:
     major, minor = re.search(r"torch>=(\d+)\.(\d+)", project["build-system"]["requires"][1]).groups()
     target = re.search(r"TORCH_TARGET_VERSION=0x(\w{2})(\w{2})", (ROOT / "setup.py").read_text())

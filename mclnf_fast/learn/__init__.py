@@ -17,7 +17,7 @@ from mclnf_fast.learn.meta.adapt import adapt, fine_tune
 from mclnf_fast.learn.meta.config import MetaConfig
 from mclnf_fast.learn.meta.episodes import DrawnEpisodes, Episode, TaskEpisodes
 from mclnf_fast.learn.meta.gradncp import GradNCP, PrunedContext, keep_top, prune_scores, rescale
-from mclnf_fast.learn.meta.inits import matched, shuffled
+from mclnf_fast.learn.meta.inits import constant, matched, shuffled
 from mclnf_fast.learn.meta.meta import MAML, MetaLearner, Reptile
 from mclnf_fast.learn.meta.trainer import MetaTrainer
 from mclnf_fast.learn.methods import METHODS, AdaptConfig, Method, MethodEntry, register_method
@@ -79,6 +79,7 @@ __all__ = [
     "average",
     "backward_transfer",
     "clipped_weights",
+    "constant",
     "diagonal_fisher_scores",
     "fim_loss_weights",
     "fim_weights",

@@ -14,7 +14,7 @@ from mclnf_fast.learn.methods.base import AdaptConfig, Method
 from mclnf_fast.learn.params import Params, part_of
 from mclnf_fast.learn.protocol import Plan, Protocol
 from mclnf_fast.learn.task import Task, join
-from mclnf_fast.metrics import mse_to_psnr
+from mclnf_fast.metrics import MOST_PSNR, mse_to_psnr
 
 Measure = Callable[[list[Tensor]], dict[str, list[float]]]
 """Predictions of all tasks [S, n, C] -> metrics of the whole signals [S]."""
@@ -45,6 +45,9 @@ class Record:
         seconds: of training at the last budget.
         steps: gradient steps at the last budget, over all tasks.
         points_per_step: samples in a step, over all signals.
+        samples: of one signal, over all steps.
+        operations: of one signal, over all steps: 6 per parameter and sample (2 forward, 4 backward). What a method
+            does beside forward and backward (scores, penalties) is not counted.
         parameters: of one signal, all its modules.
     """
 
@@ -55,6 +58,8 @@ class Record:
     seconds: float = 0.0
     steps: int = 0
     points_per_step: int = 0
+    samples: int = 0
+    operations: int = 0
     parameters: int = 0
 
     def add(self, budget: int, measured: dict[str, list[float]]) -> None:
@@ -74,7 +79,8 @@ class Budgets:
 
     A network that is trained through the sequence is run once for every budget, from its initialization: after the
     sequence with 64 steps per task it is not what it is half way. Modules, and a network that meets all tasks at once,
-    pass through the small budgets on the way to the last.
+    pass through the small budgets on the way to the last. A network that meets T tasks at once makes T steps for each
+    step per task of the others: as many steps on as many samples in all.
 
     Args:
         cls: the method.
@@ -150,7 +156,7 @@ class Budgets:
     def total(self) -> int:
         """Training steps in all."""
         steps = self.budgets[-1] if self.through else sum(self.budgets)
-        return steps * len(self.logged)
+        return steps * len(self.tasks)
 
     def predictions(self) -> list[Tensor]:
         """Return what the method predicts for each task now, [S, n, C] each."""
@@ -193,12 +199,15 @@ class Budgets:
         record.matrix = None if self.cls.joint else protocol.matrix  # type: ignore[assignment]  # all were evaluated
         # Time and steps of the last budget alone: the shorter runs only serve the curve, and would add to its cost.
         record.seconds = protocol.seconds
-        record.steps = last * len(self.logged)
+        record.steps = last * len(self.tasks)
         # `params` are of the task that was last learned, with a module per signal: one signal is counted.
         networks = len(self.tasks) if self.cls.modular else 1
         record.parameters = networks * sum(p[0].numel() for p in protocol.method.params)
         # Replay takes two mini-batches per step: counted as one, its steps would look half as costly as they are.
-        record.points_per_step = self.cls.batches * protocol.method.config.batch * self.tasks[0].modules
+        batch = self.cls.batches * protocol.method.config.batch
+        record.points_per_step, record.samples = batch * self.tasks[0].modules, batch * record.steps
+        # A step of modules trains the one of its task, and not all that a signal has.
+        record.operations = 6 * record.samples * (record.parameters // networks)
 
     def _psnr(self, stop: int) -> list[float]:
         """Return the PSNR of the whole signals after `stop` steps per task."""
@@ -206,7 +215,7 @@ class Budgets:
         total = torch.zeros(self.tasks[0].modules, dtype=torch.float64)
         for errors in self._squares[stop]:  # one after another: a sum over a stack may add in another order
             total = total + torch.tensor(errors, dtype=torch.float64)
-        return mse_to_psnr(total / count).tolist()
+        return mse_to_psnr(total / count).clamp(max=MOST_PSNR).tolist()
 
     def _predicted(self, budget: int) -> list[Tensor]:
         """Return the predictions per task at a budget; those of a joint method are split."""

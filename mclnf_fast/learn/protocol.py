@@ -26,15 +26,15 @@ class Plan:
     Args:
         steps: per task.
         logged: steps per task after which it is logged; 0: before the first.
-        joint_steps: steps of a method that meets all tasks at once, for each step of the others; with the number of
-            tasks it makes as many in all.
+        joint_steps: steps of a method that meets all tasks at once, for each step per task of the others; None: as many
+            as there are tasks, so that all methods make as many steps, on as many samples, in all.
         curves: whether the task (of a joint method every task) is evaluated at each logged step.
         matrix: which tasks are evaluated after each task: none, those met so far, or all.
     """
 
     steps: int
     logged: tuple[int, ...] = ()
-    joint_steps: int = 1
+    joint_steps: int | None = None
     curves: bool = False
     matrix: Literal["none", "met", "all"] = "met"
 
@@ -82,7 +82,8 @@ class Protocol:
         self.tasks, self.plan, self.log = tasks, plan, log
         self.joint, self.modular = cls.joint, cls.modular
         # The steps of one `begin` ... `finish`, which the exponential schedule is spread over.
-        self.budget = plan.steps * (plan.joint_steps if cls.joint else 1)
+        joint_steps = len(tasks) if plan.joint_steps is None else plan.joint_steps
+        self.budget = plan.steps * (joint_steps if cls.joint else 1)
         """Gradient steps on a task of the method: one of the sequence, or all of them joined."""
         learned: Sequence[Task] = [join(tasks)] if cls.joint else tasks
         self.method = cls(learned, init, dataclasses.replace(config, decay_steps=self.budget), seed)

@@ -94,7 +94,7 @@ def _ramp(lines: Tensor) -> Tensor:
     # The kernel is sampled in space and then transformed; a ramp sampled in frequency would lose the mean of a line.
     size = lines.shape[-1]
     spacing, padded = 2 / size, 1 << (2 * size - 1).bit_length()
-    n = torch.arange(padded, device=lines.device)
+    n = torch.arange(padded, device=lines.device, dtype=torch.float64)  # in float32 the kernel would lose digits
     n = torch.minimum(n, padded - n)
     kernel = torch.where(n % 2 == 1, -1 / (math.pi * n.clamp(min=1) * spacing).square(), 0.0)
     kernel[0] = 1 / (4 * spacing**2)

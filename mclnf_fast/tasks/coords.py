@@ -10,7 +10,7 @@ from torch import Tensor
 from mclnf_fast import ops
 from mclnf_fast.learn.params import LossFn, Params, split_pair
 from mclnf_fast.learn.task import Batch, Points
-from mclnf_fast.metrics import mse_to_psnr
+from mclnf_fast.metrics import MOST_PSNR, mse_to_psnr
 from mclnf_fast.spec import FieldSpec
 
 CHUNK = 1 << 18  # points evaluated at once: the outputs of a whole video would not fit
@@ -122,8 +122,10 @@ class CoordTask:
         return (values.clamp(0, 1).double() - self.y.double()).square().sum((1, 2))
 
     def evaluate(self, params: Params) -> Tensor:
-        """Return the PSNR of each signal over this task's samples in dB, fp64 [S], values clamped to [0, 1]."""
-        return mse_to_psnr(self.squared_errors(self.predict(params)) / (self.items * self.y.shape[-1]))
+        """Return the PSNR of each signal over this task's samples in dB, at most `MOST_PSNR`, fp64 [S]; values are
+        clamped to [0, 1]."""
+        errors = self.squared_errors(self.predict(params)) / (self.items * self.y.shape[-1])
+        return mse_to_psnr(errors).clamp(max=MOST_PSNR)
 
     @staticmethod
     def joined(tasks: Sequence[CoordTask]) -> CoordTask:

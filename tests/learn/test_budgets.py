@@ -40,9 +40,10 @@ def run(name: str, budgets: tuple[int, ...] = BUDGETS, fine: tuple[int, ...] = (
 
 
 def after(name: str, steps: int) -> list[float]:
-    """A method's PSNR after the sequence with `steps` a task, by hand."""
+    """A method's PSNR after the sequence with `steps` a task, by hand; all tasks at once take as many steps in all."""
     cls = METHODS[name]
     tasks = [join(TASKS)] if cls.joint else TASKS
+    steps *= len(TASKS) if cls.joint else 1
     method = cls(tasks, start(), CONFIGURED, 3)
     for k in range(len(tasks)):
         method.begin(k)
@@ -98,8 +99,11 @@ def test_the_steps_are_those_announced(name):
         steps += 1
     assert given.made == given.total == steps
     found, predictions = given.record, given.final_predictions()
-    assert found.steps == 8 * (1 if METHODS[name].joint else 2)
-    assert found.points_per_step == (2 if name == "er" else 1) * 2 * CONFIGURED.batch
+    assert found.steps == 8 * 2  # of every method as many, whether it meets the tasks one by one or at once
+    batches = 2 if name == "er" else 1
+    assert found.points_per_step == batches * 2 * CONFIGURED.batch
+    assert found.samples == 16 * batches * CONFIGURED.batch
+    assert found.operations == 6 * found.samples * sum(p.numel() for p in start())  # one network per step
     assert found.seconds > 0
     assert found.parameters == sum(p.numel() for p in start()) * (2 if METHODS[name].modular else 1)
     assert measure(predictions)["psnr"] == found.curve["psnr"]["8"]

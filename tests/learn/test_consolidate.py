@@ -84,3 +84,24 @@ def test_without_strength_ewc_is_fine_tuning_and_with_much_it_stays(online):
     assert torch.equal(moved["none"][0], moved["plain"][0])
     held = moved["much"][0].abs().mean()
     assert float(held) < 0.5 * float(moved["plain"][0].abs().mean())
+
+
+def test_the_penalty_has_the_strength_that_was_asked_for():
+    """The first moments after one step are (1 - beta1) times the gradient: what is added to it is lam F (theta - a)."""
+    added = {}
+    for lam in (0.0, 3.0, 12.0):
+        given = method(EWC, ewc_lam=lam, warm_steps=0)
+        train(given, 12)
+        given.finish(0)
+        with torch.no_grad():
+            for p in given.params:  # away from the anchor, where the penalty has a gradient
+                p.add_(0.1)
+        theta = tuple(p.detach().clone() for p in given.params)
+        train(given, 1, 1)
+        assert given.optimizer is not None
+        state = given.optimizer.state_dict()
+        moments = [state[f"exp_avg.{i}"] / 0.1 for i in range(len(theta))]
+        added[lam] = moments, pull(given.old, theta)
+    for lam in (3.0, 12.0):
+        for with_it, without, pulled in zip(added[lam][0], added[0.0][0], added[0.0][1], strict=True):
+            torch.testing.assert_close(with_it - without, lam * pulled, rtol=1e-3, atol=1e-5)

@@ -3,9 +3,9 @@
 import places
 import pytest
 import torch
-from toy_bank import toy_forward, toy_params, toy_task
+from toy_bank import toy_params, toy_task
 
-from mclnf_fast.learn import MAML, Reptile, adapt, fine_tune, matched, shuffled
+from mclnf_fast.learn import MAML, Reptile, adapt, fine_tune, shuffled
 from mclnf_fast.ops import bank_mse
 from mclnf_fast.spec import FieldSpec
 
@@ -211,14 +211,6 @@ def test_shuffled_permutes_inside_each_tensor() -> None:
     assert not torch.equal(init[0], mixed[0])
     again = shuffled(init, torch.Generator().manual_seed(0))
     assert all(torch.equal(a, b) for a, b in zip(mixed, again))
-
-
-def test_matched_reaches_the_mean_output() -> None:
-    x = torch.randn(1, 64, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    learned = toy_params(1, seed=3)
-    start = toy_params(1, seed=4)
-    got = toy_forward(matched(start, learned, toy_forward, x, steps=200, lr=2e-2), x)
-    assert (got - toy_forward(learned, x).mean()).abs().mean() < 0.05
 
 
 def test_fine_tune_calls_back() -> None:

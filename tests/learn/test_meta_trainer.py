@@ -13,7 +13,7 @@ from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.fisher.scores import FimConfig, FisherScorer
 from mclnf_fast.learn.meta import episodes
 from mclnf_fast.learn.meta.config import MetaConfig
-from mclnf_fast.learn.meta.episodes import Episode, TaskEpisodes
+from mclnf_fast.learn.meta.episodes import DrawnEpisodes, Episode, TaskEpisodes
 from mclnf_fast.learn.meta.meta import MAML
 from mclnf_fast.learn.meta.trainer import MetaTrainer, mean_psnr
 from mclnf_fast.learn.params import Params
@@ -209,3 +209,20 @@ def test_oml_goes_through_the_tasks_in_their_order_and_is_judged_by_all(monkeypa
     monkeypatch.setattr(CoordTask, "draw", lambda task, *rest: drawn.append(task.name) or real(task, *rest))
     learner.step()
     assert drawn == ["0", "0", "1", "1", "0", "1"]
+
+
+def test_the_inner_gradients_of_oml_are_clamped():
+    """A gradient of 1000 moves the fast part by the rate times 10 per step, and the slow part not at all."""
+    init = (torch.zeros(1, 2, 2), torch.zeros(1, 2, 1), torch.zeros(1, 2), torch.zeros(1, 1))
+    seen: list[list[float]] = []
+
+    def steep(params: Params, step: int) -> torch.Tensor:
+        seen.append([float(p.detach().flatten()[0]) for p in params])
+        return 1000.0 * sum(p.flatten(1).sum(1) for p in params)
+
+    config = MetaConfig(steps=1, inner_steps=2, inner_lr=0.01, outer_lr=1e-3)
+    MetaTrainer(init, DrawnEpisodes(1, lambda tasks, generator: steep, 1), config, 0, fast_layers=1).step()
+    # Before steps 0 and 1, and in the outer loss.
+    assert [row[1] for row in seen] == pytest.approx([0.0, -0.1, -0.2])
+    assert [row[3] for row in seen] == pytest.approx([0.0, -0.1, -0.2])
+    assert [row[0] for row in seen] == [row[2] for row in seen] == [0.0, 0.0, 0.0]

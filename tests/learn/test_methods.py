@@ -11,7 +11,7 @@ from mclnf_fast.learn.methods import ER, EWC, METHODS, MIM, OML, FineTune, Metho
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.tasks.coords import CoordTask
 
-JOINT, MODULAR = {"offline", "maml_offline"}, {"mod", "mod_random", "mim", "mim_weight"}
+JOINT, MODULAR = {"offline", "maml_offline"}, {"mod", "mod_random", "mod_even", "mim", "mim_weight"}
 STARTS = {"maml_cl": "joint", "maml_offline": "joint", "oml": "oml", **dict.fromkeys(MODULAR, "modules")}
 del STARTS["mod_random"]
 CATEGORIES = (
@@ -22,6 +22,7 @@ CATEGORIES = (
     "CL",
     "CML",
     "MOL",
+    "MCL",
     "MCL",
     "MCL",
     "MCL",

@@ -96,3 +96,19 @@ def test_shapes_that_do_not_fit():
         back_project(torch.rand(2, 4), torch.zeros(2))
     with pytest.raises(ValueError, match="angles must be as many"):
         back_project(torch.rand(1, 3, 4), torch.zeros(2))
+
+
+def test_a_back_projection_is_filtered_as_if_nothing_lay_beside_the_detectors():
+    """At one angle it is the convolution of the line with the ramp, written out: what leaves at one end does not come
+    in again at the other, as in a circular one."""
+    size = 12
+    line = torch.rand(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    line[-1] = 5.0
+    h = 2 / size
+
+    def ramp(n: int) -> float:
+        return 1 / (4 * h * h) if n == 0 else -1 / (math.pi * n * h) ** 2 if n % 2 else 0.0
+
+    filtered = [h * sum(ramp(k - j) * 2 * float(line[j]) for j in range(size)) for k in range(size)]
+    made = back_project(line[None, None], torch.zeros(1, dtype=torch.float64))[0] / math.pi
+    torch.testing.assert_close(made, torch.tensor(filtered, dtype=torch.float64).expand(size, size))

@@ -136,7 +136,7 @@ def test_a_mistyped_seed_is_refused(seed: Any) -> None:
 
 
 def test_methods_have_an_order_a_category_and_looks_of_their_own() -> None:
-    assert set(KEYS) == {*KINDS, "mod_random"}
+    assert set(KEYS) == {*KINDS, "mod_random", "mod_even"}
     assert all(method(m).category == KINDS[m][0] for m in KINDS)
     assert in_order(["new", "mim", "offline", "mim"]) == ["offline", "mim", "new"]
     assert len({method(m).marker for m in KEYS}) == len(KEYS)
@@ -186,12 +186,13 @@ def test_the_papers_table_marks_best_and_second() -> None:
     ]
     table = results(runs)
     assert [r.category for r in table.rows] == sorted((r.category for r in table.rows), key=list(CATEGORIES).index)
-    assert table.heads[2] == "a: step 4096"
-    assert table.heads[3:] == ("b: step 1", "b: best (step)", "b: step 100")
-    last = {r.key: r.cells[2] for r in table.rows}
+    steps = ("step 0", "step 1", "step 16", "best (step)")
+    assert table.heads == (*(f"a: {s}" for s in steps), "a: step 4096", *(f"b: {s}" for s in steps), "b: step 100")
+    assert table.groups == (("a", 5), ("b", 5))
+    last = {r.key: r.cells[4] for r in table.rows}
     ranked = sorted(last, key=lambda m: runs[0].run.final(m).mean, reverse=True)
     assert [last[m].rank for m in ranked] == [1, 2, *[0] * 8]
-    other = {r.key: r.cells[5] for r in table.rows}
+    other = {r.key: r.cells[9] for r in table.rows}
     assert (other["mim"].text, other["mim"].rank) == ("-", 0)
     assert "±" not in other["mod"].text  # one signal
     assert "±" in last["mod"].text

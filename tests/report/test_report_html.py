@@ -131,7 +131,7 @@ def test_ten_methods(tmp_path: Path, many: dict[str, Any]) -> None:
     assert matrices.count("<tr><td>one</td>") == 8
     assert matrices.count("<tr><td>three</td>") == 10
     for colors in ({method(m).color for m in METHODS}, {method(m).dark for m in METHODS}):
-        assert len(colors) == len(METHODS) == 11
+        assert len(colors) == len(METHODS) == 12
 
 
 def test_claims_notice_the_smallest_change(metrics: dict[str, Any]) -> None:

@@ -204,7 +204,8 @@ def test_all_methods_run_side_by_side(others, finished):
     summary = metrics["methods"]
     assert set(summary) == {*OTHERS, "finetune"}
     run = set(summary) | set(metrics_of(finished)["methods"])
-    assert run == set(METHODS) - {"mim_weight"}  # its weights are a choice of `mim` here
+    # Weights are a choice of `mim` here; `mod_even` has a test of its own.
+    assert run == set(METHODS) - {"mim_weight", "mod_even"}
     assert {m: s["category"] for m, s in summary.items()} == {m: METHODS[m].category for m in summary}
     assert set(metrics["initializations"]) == {"joint", "oml"}
     assert [len(start["curve"]) for start in metrics["initializations"].values()] == [3, 3]
@@ -226,6 +227,16 @@ def test_all_methods_run_side_by_side(others, finished):
     page = (others / "report.html").read_text()
     assert "The initialization by MAML" in page
     assert "One network that is trained on all blocks at once reaches" in page
+
+
+def test_even_draws_without_scores_run_on_rays(run_tiny, finished, tmp_path):
+    """Tiles are drawn evenly, a pixel of each, weighted by the tile's size; from the initialization of `mod`."""
+    out = tmp_path / "even"
+    assert run_tiny("--out", out, *OPTIONS, "--methods", "mod_even") == 0
+    rows = {name: metrics_of(run)["methods"][name] for name, run in (("mod", finished), ("mod_even", out))}
+    assert rows["mod_even"]["forgetting"] == 0.0
+    assert rows["mod_even"]["psnr_at_step"]["0"] == rows["mod"]["psnr_at_step"]["0"]
+    assert rows["mod_even"]["psnr_mean"] != rows["mod"]["psnr_mean"]
 
 
 def test_fine_tuning_is_the_same_whatever_runs_beside_it(others, finished):

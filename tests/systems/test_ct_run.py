@@ -20,6 +20,7 @@ from mclnf_fast.metrics import psnr
 from mclnf_fast.render.parallel_beam import back_project, even_angles, project
 from mclnf_fast.systems.common import run as frame
 from mclnf_fast.systems.ct import job as ct
+from mclnf_fast.systems.ct.classical import RELAXATIONS, skimage_installed
 from mclnf_fast.systems.ct.options import CtConfig, defaults_of
 from mclnf_fast.systems.starts import job as start_job
 from mclnf_fast.systems.starts.options import preset_config
@@ -29,6 +30,10 @@ TINY = [
     "--frequencies", "8", "--meta-views", "5", "--match-steps", "5", "--meta.steps", "6", "--meta.tasks", "2",
     "--meta.inner-steps", "2", "--rates", "3", "0.3", "--threads", "1",
 ]  # fmt: skip
+
+
+STARTS = ("standard", "constant", "matched", "shuffled", "meta")
+CLASSICAL = ("fbp", "hann", "sart") if skimage_installed() else ("fbp",)
 
 
 def run(out: pathlib.Path, *words: object) -> dict[str, Any]:
@@ -44,8 +49,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 def test_a_run_writes_all_that_a_report_needs(finished):
     metrics = metrics_of(finished)
-    assert list(metrics["initializations"]) == ["standard", "matched", "shuffled", "meta", "fbp", "mean"]
-    for name in ("standard", "matched", "shuffled", "meta"):
+    assert list(metrics["initializations"]) == [*STARTS, *CLASSICAL, "mean"]
+    for name in STARTS:
         row = metrics["initializations"][name]
         assert list(row["curve"]) == ["0", "1", "2", "4"]
         assert list(row["fit"]) == ["0", "1", "2"]  # the losses before the steps that follow
@@ -56,7 +61,15 @@ def test_a_run_writes_all_that_a_report_needs(finished):
     assert {p["kind"] for p in metrics["pictures"]} == {"sheet", "curve"}
     page = (finished / "report.html").read_text()
     assert page.count("data:image/") == 2
-    assert all(name in page for name in ("meta-learned", "matched", "shuffled", "standard", "back-projection"))
+    assert all(name in page for name in (*STARTS[:-1], "meta-learned", "back-projection", "mean slice"))
+    assert metrics["trials"] == {"choices": 2, "tasks": 3, "steps": 4}
+    if skimage_installed():
+        assert metrics["initializations"]["sart"]["lr"] in RELAXATIONS
+    for name in ("constant", "matched"):
+        row = metrics["initializations"][name]
+        assert row["distilled_steps"] == 5
+        assert f"{name}: distilled in 5 Adam steps, {100 * row['residual']:.2g} % of the outputs" in page
+    assert "best of 2 choices of its rate" in page
     assert not re.search(r"(src|href)=\"http", page)
 
 
@@ -142,7 +155,7 @@ def test_a_folder_of_slices(tmp_path):
         pixels[6 + k : 14 + k, 8:16] = 200
         Image.fromarray(pixels.numpy()).save(tmp_path / "in" / f"{k}.png")
     found = run(tmp_path / "out", "--data", tmp_path / "in", "--test", "1", "--initializations", "standard", "meta")
-    assert list(found["initializations"]) == ["standard", "meta", "fbp", "mean"]
+    assert list(found["initializations"]) == ["standard", "meta", *CLASSICAL, "mean"]
     assert len(found["names"]["test"]) == 1
 
 

@@ -13,6 +13,7 @@ from tiny_runs import CountedCalls, metrics_of, predictions, results, run_system
 
 import mclnf_fast as mf
 from mclnf_fast.cli import main
+from mclnf_fast.data.procedural.faces.faces import procedural_faces
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.metrics import psnr
@@ -24,8 +25,12 @@ from mclnf_fast.systems.starts.options import preset_config
 
 TINY = [
     "--count", "5", "--test", "2", "--size", "16", "--steps", "4", "--width", "8", "--hidden-layers", "2", "--w0", "30",
-    "--adam-steps", "8", "--adam-lrs", "0.0001", "0.01", "--meta.steps", "6", "--meta.tasks", "2", "--threads", "1",
+    "--adam-steps", "8", "--adam-lrs", "0.0001", "0.01", "--meta.steps", "6", "--meta.tasks", "2", "--match-steps", "5",
+    "--rates", "0.001", "--threads", "1",
 ]  # fmt: skip
+
+
+OTHERS = ("standard", "constant", "matched", "shuffled")
 
 
 def run(out: pathlib.Path, *words: object) -> dict[str, Any]:
@@ -41,14 +46,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 def test_a_run_writes_all_that_a_report_needs(finished):
     metrics = metrics_of(finished)
-    assert list(metrics["initializations"]) == ["meta", "standard", "adam_0", "adam_1"]
+    assert list(metrics["initializations"]) == ["meta", *OTHERS, "adam_0", "adam_1", "mean"]
     assert metrics["steps"] == [0, 1, 2, 4, 8]
     assert metrics["inner_steps"] == 2
     assert list(metrics["initializations"]["meta"]["curve"]) == ["0", "1", "2", "4"]
     assert metrics["initializations"]["meta"]["kept"] == [0, 1, 2, 4]
     assert metrics["initializations"]["adam_1"]["lr"] == 0.01
     assert "reached" not in metrics["initializations"]["meta"]
-    assert all(len(metrics["initializations"][k]["reached"]) == 2 for k in ("standard", "adam_0", "adam_1"))
+    assert all(len(metrics["initializations"][k]["reached"]) == 2 for k in (*OTHERS, "adam_0", "adam_1"))
     assert metrics["meta"]["curve"][-1][0] == 6
     assert not set(metrics["names"]["train"]) & set(metrics["names"]["test"])
     assert {p["kind"] for p in metrics["pictures"]} == {"sheet", "curve"}
@@ -63,6 +68,9 @@ def test_scores_agree_with_the_stored_pictures(finished):
     metrics = metrics_of(finished)
     truth = predictions(finished, "truth")
     assert truth.shape == (2, 16, 16, 3)
+    mean = metrics["initializations"].pop("mean")["after"]
+    own = procedural_faces(5, 16, seed=0, test=2, validation=2)
+    assert mean == pytest.approx([float(psnr(own.train.values.mean(0), v)) for v in own.test.values], abs=1e-4)
     for name, row in metrics["initializations"].items():
         for k, step in enumerate(row["kept"]):
             made = predictions(finished, name)[k]
@@ -177,3 +185,12 @@ def test_the_papers_numbers():
 )
 def test_unusable_options_get_one_line(words, parts, refused):
     refused(["image-start", *TINY, *words], parts)
+
+
+@pytest.mark.parametrize("offset", [0.5, 0.0])
+def test_the_offset_is_the_mean_output_of_a_random_initialization(offset, tmp_path):
+    found = run(tmp_path / "run", "--offset", offset, "--meta.steps", "1", "--initializations", "standard", "meta")
+    assert found["config"]["field"]["offset"] == offset
+    first = predictions(tmp_path / "run", "standard")[0].float() / 255
+    # A random network spreads about its mean; what lies below 0 is cut off in a picture.
+    assert float(first.mean()) == pytest.approx(offset, abs=0.1)

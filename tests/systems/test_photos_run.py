@@ -25,6 +25,7 @@ from mclnf_fast.learn.params import interpolated
 from mclnf_fast.metrics import psnr
 from mclnf_fast.systems.common import run as run_frame
 from mclnf_fast.systems.photos.options import PhotosConfig, defaults_of
+from mclnf_fast.systems.starts import job as start_job
 from mclnf_fast.systems.starts.options import preset_config
 
 TINY = [
@@ -32,6 +33,7 @@ TINY = [
     "--width", "8", "--hidden-layers", "2", "--samples-per-ray", "8", "--meta.batch", "8",
     "--meta.steps", "6", "--meta.tasks", "2", "--meta.inner-steps", "2",
     "--match-steps", "5", "--check-every", "3", "--frames", "3", "--threads", "1",
+    "--tune.rates", "--tune.density-bias",
 ]  # fmt: skip
 
 
@@ -58,7 +60,9 @@ def adapted(folder: pathlib.Path, kind: str) -> tuple[torch.Tensor, ...]:
 
 def test_a_run_writes_all_that_a_report_needs(finished):
     metrics = metrics_of(finished)
-    assert list(metrics["initializations"]) == ["standard", "matched", "shuffled", "meta"]
+    assert list(metrics["initializations"]) == ["standard", "constant", "matched", "shuffled", "meta", "mean"]
+    mean = metrics["initializations"].pop("mean")
+    assert mean["curve"] == {"0": mean["after"], "4": mean["after"]}
     for row in metrics["initializations"].values():
         assert list(row["curve"]) == ["0", "1", "2", "4"]
         assert all(len(row[key]) == 3 for key in ("after", "input", "whole", "others"))
@@ -139,6 +143,25 @@ def test_ends_keep_the_sign_of_zero():
         interpolated((ends,), (ends,), torch.zeros(3))
 
 
+def test_the_mean_photo_is_that_of_the_training_photos(finished, sets):
+    mean = torch.stack([photo.images[0, ..., :3] / 255 for photo in sets.train]).mean(0)
+    half = mean.shape[1] // 2
+    exact = [float(psnr(mean[:, half:], photo.images[0, :, half:, :3] / 255)) for photo in sets.test]
+    assert metrics_of(finished)["initializations"]["mean"]["after"] == pytest.approx(exact, abs=1e-3)
+
+
+def test_each_initialization_takes_the_rate_that_was_chosen_for_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(start_job, "best_choice", lambda initialization, trials, biased: trials.grid[-1])
+    words = ("--initializations", "standard", "--others", 0, "--frames", 2, "--tune.steps", 2, "--tune.tasks", 1)
+    found = run(tmp_path / "tuned", *words, "--adapt.lr", 1e-6, "--tune.rates", 0.3)
+    assert found["initializations"]["standard"]["lr"] == 0.3
+    assert found["trials"] == {"choices": 2, "tasks": 1, "steps": 2}
+    given = run(tmp_path / "given", *words, "--adapt.lr", 0.3)
+    rows = [metrics["initializations"]["standard"] for metrics in (found, given)]
+    assert rows[0]["after"] == rows[1]["after"]
+    assert "trials" not in given
+
+
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     monkeypatch.setattr(run_frame, "SAVE_EVERY", 0.0)
@@ -148,7 +171,7 @@ def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
     assert main(["run", "photos", "--resume", str(out)]) == 0
     assert steps.count == 6
     ours, theirs = (metrics_of(folder) for folder in (out, finished))
-    assert list(ours["initializations"]) == ["standard", "meta"]
+    assert list(ours["initializations"]) == ["standard", "meta", "mean"]
     for name, row in ours["initializations"].items():
         assert {**row, "seconds": 0} == {**theirs["initializations"][name], "seconds": 0}
     assert ours["meta"]["checks"] == theirs["meta"]["checks"]

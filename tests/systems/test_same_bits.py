@@ -1,10 +1,13 @@
 """The `--quick` run of every system still has the figures and the tensors that it had, to the last bit.
 
-`frozen.json` holds them from before the house was rebuilt, with the kind of machine and the PyTorch they are of; on
-another kind, sums are rounded otherwise and the comparison is skipped. `MCLNF_SAME_BITS=1` runs all systems (some
-minutes), without it the two that cover most code run. After a change that is meant to change figures:
+`frozen.json` holds them for some kinds of machine, each with its PyTorch; on another kind, sums are rounded otherwise
+and the comparison is skipped. `MCLNF_SAME_BITS=1` runs all systems (some minutes), without it the two that cover most
+code run. After a change that is meant to change figures:
 
     python tests/systems/test_same_bits.py SYSTEM ...    # writes the new ones; say why in the commit
+
+The figures of other kinds of machine are of the code before the change then, and are dropped for these systems. A kind
+that is not in the file yet is added with `--add`, from code that is known to be right.
 """
 
 from __future__ import annotations
@@ -97,12 +100,13 @@ def run(system: str, folder: pathlib.Path) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_same_bits(system: str, tmp_path: pathlib.Path) -> None:
-    frozen = json.loads(FILE.read_text())
     if system not in ALWAYS and not os.environ.get("MCLNF_SAME_BITS"):
         pytest.skip("set MCLNF_SAME_BITS=1 to run every system")
-    if frozen["machine"] != machine():
-        pytest.skip(f"the figures are of {frozen['machine']}, this is {machine()}")
-    now, before = run(system, tmp_path / system), frozen["systems"][system]
+    kinds = json.loads(FILE.read_text())
+    before = next((kind["systems"].get(system) for kind in kinds if kind["machine"] == machine()), None)
+    if before is None:
+        pytest.skip(f"no figures of {system} for this kind of machine, {machine()}")
+    now = run(system, tmp_path / system)
     lost = sorted(set(before["figures"]) - set(now["figures"]))
     assert not lost, f"{len(lost)} of {len(before['figures'])} figures changed, such as {lost[:5]}"
     # By content: a file or a tensor may be renamed, its bytes may not change.
@@ -110,13 +114,25 @@ def test_same_bits(system: str, tmp_path: pathlib.Path) -> None:
     assert not other, f"changed or missing: {sorted(other)[:5]}"
 
 
+def write(systems: dict[str, dict[str, Any]], add: bool) -> None:
+    """Write the results of this kind of machine; drop those of other kinds for the same systems, unless `add`."""
+    kinds = json.loads(FILE.read_text()) if FILE.is_file() else []
+    mine = next((kind for kind in kinds if kind["machine"] == machine()), None)
+    if mine is None:
+        mine = {"machine": machine(), "systems": {}}
+        kinds.append(mine)
+    for kind in kinds:
+        if not add:
+            kind["systems"] = {name: value for name, value in kind["systems"].items() if name not in systems}
+    mine["systems"] |= systems
+    FILE.write_text(json.dumps([kind for kind in kinds if kind["systems"]], separators=(",", ":")) + "\n")
+
+
 if __name__ == "__main__":
-    content = json.loads(FILE.read_text()) if FILE.is_file() else {"systems": {}}
-    content["machine"] = machine()
-    for argument in sys.argv[1:]:
-        name, _, known = argument.partition("=")  # NAME=FOLDER takes a finished run
-        with tempfile.TemporaryDirectory() as scratch:
-            content["systems"][name] = (
-                results(pathlib.Path(known)) if known else run(name, pathlib.Path(scratch) / name)
-            )
-    FILE.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+    named = [argument.partition("=") for argument in sys.argv[1:] if argument != "--add"]
+    with tempfile.TemporaryDirectory() as scratch:  # NAME=FOLDER takes a finished run
+        new = {
+            name: results(pathlib.Path(known)) if known else run(name, pathlib.Path(scratch) / name)
+            for name, _, known in named
+        }
+    write(new, "--add" in sys.argv)

@@ -17,8 +17,17 @@ from mclnf_fast.data.cut import Cut
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.learn.methods import METHODS
+from mclnf_fast.metrics import psnr
+from mclnf_fast.systems.common.config_file import with_options
 from mclnf_fast.systems.signals.data import load, meta_initialization, random_initialization
-from mclnf_fast.systems.signals.options import DEFAULT_METHODS, AudioConfig, AudioOptions, SirenOptions
+from mclnf_fast.systems.signals.options import (
+    DEFAULT_METHODS,
+    AudioConfig,
+    AudioOptions,
+    ImageConfig,
+    SirenOptions,
+    VideoConfig,
+)
 
 TINY = [
     "--steps", "4", "--limit", "5", "--width", "8", "--hidden-layers", "2", "--threads", "1", "--adapt.batch", "16",
@@ -205,3 +214,50 @@ def test_meta_training_needs_other_signals(tmp_path, capsys):
 def test_a_folder_that_holds_something_is_not_overwritten(image, capsys):
     assert main(["run", "image", *KINDS["image"], *TINY, "--out", str(image)]) == 2
     assert "must be new or empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.5, -0.25])
+def test_the_offset_is_the_mean_output_of_a_random_initialization(offset):
+    config = AudioConfig(data=AudioOptions(seconds=0.02, rate=8000, limit=4), field=SirenOptions(offset=offset))
+    plain = dataclasses.replace(config, field=SirenOptions())
+    spec = config.spec(1, 4, modular=True)
+    moved, still = (random_initialization(c, spec, 3) for c in (config, plain))
+    assert all(torch.equal(a, b) for a, b in zip(moved[:-1], still[:-1]))
+    torch.testing.assert_close(moved[-1] - still[-1], torch.full_like(moved[-1], offset))
+
+
+def test_the_offset_of_the_command_line_reaches_the_networks(tmp_path):
+    words = ("--methods", "finetune", "--meta.steps", "1")
+    at_0, at_half = (
+        run("audio", tmp_path / o, *words, "--offset", o)["seeds"]["0"]["methods"]["finetune"]["curve"]["psnr"]["0"]
+        for o in ("0", "0.5")
+    )
+    # Silence is 0.5: a network that begins there is far nearer than one that begins at 0.
+    assert min(at_half) > max(at_0) + 3
+
+
+@pytest.mark.parametrize(("kind", "name"), [("image", "mean picture"), ("video", "mean clip"), ("audio", "silence")])
+def test_what_nobody_has_to_learn_stands_beside_the_methods(kind, name, tmp_path, capsys):
+    metrics = run(kind, tmp_path / kind, "--methods", "mod_random")
+    truth = load_tensors(tmp_path / kind / "predictions" / "truth.safetensors")[0]["values"]
+    answer = torch.full_like(truth, 0.5)
+    if kind != "audio":
+        cls = {"image": ImageConfig, "video": VideoConfig}[kind]
+        sizes = {"size": 16} if kind == "image" else {"size": 16, "frames": 4}
+        train = load(with_options(cls(), {"limit": 5, **sizes})).train.values
+        answer = train.mean(0).expand_as(truth)
+    assert metrics["trivial"]["name"] == name
+    assert metrics["trivial"]["measures"]["psnr"] == pytest.approx(psnr(answer, truth, keep_first=True).tolist())
+    mean = sum(metrics["trivial"]["measures"]["psnr"]) / len(truth)
+    assert f"{name}  " in capsys.readouterr().out
+    assert f"{mean:.2f}" in (tmp_path / kind / "report.html").read_text()
+
+
+def test_every_method_makes_as_many_steps_on_as_many_samples(image):
+    rows = json.loads((image / "metrics.json").read_text())["seeds"]["0"]["methods"]
+    assert {row["steps"] for row in rows.values()} == {4 * 4}
+    assert {row["samples"] for name, row in rows.items() if name != "er"} == {16 * 16}
+    assert rows["er"]["samples"] == 2 * 16 * 16  # replay takes as many again
+    wide, module = rows["offline"], rows["mod"]
+    assert wide["operations"] == 6 * wide["samples"] * wide["parameters"]
+    assert module["operations"] == 6 * module["samples"] * module["parameters"] / 4  # a step trains one of four

@@ -23,13 +23,15 @@ from mclnf_fast.render.objects import on_white
 from mclnf_fast.systems.common import run as run_frame
 from mclnf_fast.systems.single_view import job as single_view
 from mclnf_fast.systems.single_view.options import SingleViewConfig, ViewOptions, defaults_of, single_view_preset
+from mclnf_fast.systems.starts import job as start_job
+from mclnf_fast.systems.starts.tuning import best_choice
 
 TINY = [
     "--objects", "5", "--test", "2", "--views", "6", "--size", "12", "--steps", "4", "--adapt.batch", "16",
     "--width", "8", "--hidden-layers", "2", "--samples-per-ray", "8", "--meta.batch", "8",
     "--meta.steps", "6", "--meta.tasks", "2", "--meta.inner-steps", "2",
     "--match-steps", "5", "--curve-views", "2", "--orbit-frames", "5",
-    "--threads", "1",
+    "--threads", "1", "--tune.rates", "--tune.density-bias",
 ]  # fmt: skip
 
 
@@ -53,11 +55,12 @@ def finished(quick_objects: None, tmp_path_factory: pytest.TempPathFactory) -> p
 
 def test_a_run_writes_all_that_a_report_needs(finished):
     metrics = metrics_of(finished)
-    assert list(metrics["initializations"]) == ["standard", "matched", "shuffled", "meta"]
+    assert list(metrics["initializations"]) == ["standard", "constant", "matched", "shuffled", "meta", "white"]
     assert metrics["steps"] == [0, 1, 2, 4]
-    for row in metrics["initializations"].values():
-        assert list(row["curve"]) == ["0", "1", "2", "4"]
-        assert all(len(values) == 2 for values in (*row["curve"].values(), row["after"], row["input"]))
+    for name, row in metrics["initializations"].items():
+        assert list(row["curve"]) == (["0", "4"] if name == "white" else ["0", "1", "2", "4"])
+        assert all(len(values) == 2 for values in (*row["curve"].values(), row["after"]))
+        assert len(row.get("input", [])) == (0 if name == "white" else 2)
     assert metrics["views"]["tested"] == [5, 5]  # all but the one learned from
     assert metrics["views"]["curve"] == [[2, 4], [2, 4]]
     assert metrics["meta"]["curve"][-1][0] == 6
@@ -65,7 +68,7 @@ def test_a_run_writes_all_that_a_report_needs(finished):
     assert {p["kind"] for p in metrics["pictures"]} == {"sheet", "turntable", "orbit", "curve"}
     page = (finished / "report.html").read_text()
     assert page.count("data:image/") == 4
-    assert all(name in page for name in ("meta-learned", "matched", "shuffled", "standard"))
+    assert all(name in page for name in ("meta-learned", "matched", "constant", "shuffled", "standard", "white"))
     assert not re.search(r"(src|href)=\"http", page)
     with Image.open(finished / "images" / "turntable.gif") as gif:
         assert getattr(gif, "n_frames", 1) == 5
@@ -87,6 +90,45 @@ def test_scores_are_those_of_the_pictures(finished):
         for pictures, step in ((before, "0"), (after, "4")):
             some = [float(psnr(pictures[o, [2, 4]], truth[o, [2, 4]] / 255, keep_first=True).mean()) for o in range(2)]
             assert metrics["initializations"][name]["curve"][step] == pytest.approx(some, abs=0.02)
+
+
+def test_a_white_page_is_scored_on_the_same_views(finished):
+    truth = load_tensors(finished / "predictions" / "truth.safetensors")[0]["values"] / 255
+    row, white = metrics_of(finished)["initializations"]["white"], torch.ones_like(truth[0])
+    for views, found in ((range(1, 6), row["after"]), ([2, 4], row["curve"]["0"]), ([2, 4], row["curve"]["4"])):
+        exact = [float(psnr(white[list(views)], t[list(views)], keep_first=True).mean()) for t in truth]
+        assert found == pytest.approx(exact, abs=0.02)
+
+
+def test_a_rate_and_a_bias_are_chosen_for_each_and_stand_in_the_result(tmp_path, monkeypatch):
+    tried = []
+
+    def last(initialization, trials, biased):
+        """Try them, and take the last: of networks this small the first, which hardly learns, may be best."""
+        tried.append(best_choice(initialization, trials, biased))
+        return trials.grid[-1]
+
+    monkeypatch.setattr(start_job, "best_choice", last)
+    words = ("--tune.steps", "3", "--orbit-frames", "0", "--adapt.lr", "1e-6")
+    grid = ("--tune.rates", "0.3", "--tune.density-bias", "0.5")
+    found = run(tmp_path / "tuned", "--initializations", "standard", "meta", *words, *grid)
+    assert found["trials"] == {"choices": 4, "tasks": 2, "steps": 3}
+    rows = found["initializations"]
+    assert [rows[name].get("lr") for name in ("standard", "meta", "white")] == [0.3, 0.3, None]
+    assert len(tried) == 2
+    assert all(choice.lr in (1e-6, 0.3) and choice.density_bias in (0.0, 0.5) for choice in tried)
+    learned = mf.load(tmp_path / "tuned")
+    assert learned.tuning["lr"] == rows["meta"]["lr"]
+    # A bias that was chosen is in the initialization that the result holds.
+    plain = run(tmp_path / "plain", "--initializations", "meta", "--orbit-frames", "0")
+    assert plain["initializations"]["meta"].get("density_bias") is None
+    ours, theirs = (mf.load(tmp_path / name).bank.shared[-1] for name in ("tuned", "plain"))
+    torch.testing.assert_close(ours - theirs, torch.tensor([[0.0, 0.0, 0.0, 0.5]]))
+    # What was chosen is what a run has that is given it.
+    row = rows["standard"]
+    options = ("--adapt.lr", "0.3", "--density-bias", "0.5", "--orbit-frames", "0")
+    given = run(tmp_path / "given", "--initializations", "standard", *options)["initializations"]["standard"]
+    assert (given["curve"], given["after"]) == (row["curve"], row["after"])
 
 
 def test_a_killed_run_comes_to_the_same_bits(finished, tmp_path, monkeypatch):
@@ -163,7 +205,7 @@ def test_the_notebooks_convention_learns_from_25_views_and_tests_on_the_others(t
     assert found["views"]["curve"] == [[4, 5], [4, 5]]
     assert found["views"]["tested"] == [2, 2]
     assert [step for step, _ in found["meta"]["checks"]] == [3, 6]
-    assert list(found["initializations"]) == ["meta"]
+    assert list(found["initializations"]) == ["meta", "white"]
 
 
 def test_a_standard_start_alone_needs_no_meta_training(tmp_path):

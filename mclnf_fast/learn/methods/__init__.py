@@ -9,6 +9,7 @@ from mclnf_fast.learn.methods.maml_offline import MAMLOffline
 from mclnf_fast.learn.methods.mim import MIM
 from mclnf_fast.learn.methods.mim_weight import MIMWeight
 from mclnf_fast.learn.methods.mod import Mod
+from mclnf_fast.learn.methods.mod_even import ModEven
 from mclnf_fast.learn.methods.mod_random import ModRandom
 from mclnf_fast.learn.methods.offline import Offline
 from mclnf_fast.learn.methods.oml import OML
@@ -29,6 +30,7 @@ __all__ = [
     "Method",
     "MethodEntry",
     "Mod",
+    "ModEven",
     "ModRandom",
     "Offline",
     "check_methods",

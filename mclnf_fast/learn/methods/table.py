@@ -21,6 +21,7 @@ from mclnf_fast.learn.methods.maml_offline import MAMLOffline
 from mclnf_fast.learn.methods.mim import MIM
 from mclnf_fast.learn.methods.mim_weight import MIMWeight
 from mclnf_fast.learn.methods.mod import Mod
+from mclnf_fast.learn.methods.mod_even import ModEven
 from mclnf_fast.learn.methods.mod_random import ModRandom
 from mclnf_fast.learn.methods.offline import Offline
 from mclnf_fast.learn.methods.oml import OML
@@ -100,6 +101,8 @@ BUILT_IN = (
                 "tasks"),
     MethodEntry("mod", Mod, "ours (mod)", "#0072b2", "#62b5ea", "o",
                 "one module per task, from one meta-learned initialization; modules of earlier tasks are frozen"),
+    MethodEntry("mod_even", ModEven, "mod, even draws", "#267f7f", "#7fd4d0", "p",
+                "the modules, their samples drawn evenly without scores: what MIM is without Fisher information"),
     MethodEntry("mim", MIM, "ours (MIM)", "#c44e00", "#ff9a57", "*",
                 "the modules, with Fisher information deciding which samples they are trained on"),
     MethodEntry("mim_weight", MIMWeight, "MIM (weights)", "#1c10a5", "#8fa8ff", "h",

@@ -8,7 +8,7 @@ from mclnf_fast.report.page.style import db, listed
 from mclnf_fast.report.record import CityRecord, CityResults
 
 EARLY_STEP = 16  # the step at which two initializations are compared, or the logged one nearest to it
-MODULAR = ("mim", "mod", "mod_random")  # methods whose modules are frozen once their block is learned
+MODULAR = ("mim", "mod", "mod_random", "mod_even")  # methods whose modules are frozen once their block is learned
 _LEVEL = 0.05  # dB; two methods that are closer are called level: a sentence must not make a win of it
 
 

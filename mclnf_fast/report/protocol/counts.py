@@ -2,14 +2,15 @@
 
 A mean is over all pairs of test signal and seed. Its standard error is over the signals: the deviation of their means
 over the seeds, divided by the root of their number; a single signal has none. Values that are no finite number are
-left out.
+left out, and so are signals that a method holds as exactly as their file does: of two errors below what the file can
+hold, neither is the smaller one, and their decibels would decide every mean.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,17 +23,37 @@ from mclnf_fast.report.record import SignalRecord, SignalResults
 METRIC_NAMES = {"psnr": "PSNR", "ssim": "SSIM", "si_sdr": "SI-SDR"}
 METRIC_UNITS = {"psnr": "dB", "si_sdr": "dB"}
 DIGITS = {"psnr": 2, "ssim": 3, "si_sdr": 2}
-FIGURES = ("parameters", "seconds_per_step", "points_per_step", "peak_bytes_per_step", "seconds")
+FIGURES = (
+    "parameters",
+    "steps",
+    "samples",
+    "operations",
+    "seconds_per_step",
+    "points_per_step",
+    "peak_bytes_per_step",
+    "seconds",
+)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its standard error (None for a single signal), and over how many signals and seeds."""
+    """A mean and its standard error (None for a single signal), and over how many signals and seeds.
+
+    exact: how many pairs of signal and seed are exact and left out; `height`: the mean with them, each at the PSNR from
+    which it counts as exact: what is compared, and drawn over steps. None: `mean`. If all are exact, signals is 0.
+    """
 
     mean: float
     error: float | None
     signals: int
     seeds: int
+    exact: int = 0
+    height: float | None = None
+
+    @property
+    def level(self) -> float:
+        """`height`, or `mean` if nothing is left out."""
+        return self.mean if self.height is None else self.height
 
 
 def estimate(values: ArrayLike) -> Estimate | None:
@@ -41,7 +62,7 @@ def estimate(values: ArrayLike) -> Estimate | None:
     NaN is left out; None if nothing is left.
 
     >>> estimate([[1.0, 3.0]])
-    Estimate(mean=2.0, error=1.0, signals=2, seeds=1)
+    Estimate(mean=2.0, error=1.0, signals=2, seeds=1, exact=0, height=None)
     """
     table = np.atleast_2d(np.asarray(values, dtype=np.float64))
     known = np.isfinite(table)
@@ -89,6 +110,9 @@ class Statistics:
         self.measures = list(dict.fromkeys(["psnr", *record.measures]))
         self._curves: dict[tuple[str, str], dict[int, np.ndarray]] = {}
         self.signals = self._names()
+        ceilings = numbers(record.exact_from)
+        # Runs of before have none: nothing of theirs is called exact.
+        self.ceilings = np.array(ceilings) if len(ceilings) == len(self.signals) else np.full(len(self.signals), np.inf)
         steps = {step for m in self.methods for step in self.values(m)}
         self.steps = sorted(step for step in steps if step > 0)
         self.last = self.steps[-1] if self.steps else 0
@@ -119,7 +143,17 @@ class Statistics:
     def at(self, key: str, step: int, measure: str = "psnr") -> Estimate | None:
         """Return the estimate at a logged step, None if it was not measured."""
         values = self.values(key, measure).get(step)
-        return None if values is None else estimate(values)
+        if values is None:
+            return None
+        if measure != "psnr" or not (exact := values >= self.ceilings).any():
+            return estimate(values)
+        height = estimate(np.minimum(values, self.ceilings))
+        rest = estimate(np.where(exact, np.nan, values))
+        assert height is not None
+        count = int(exact.sum())
+        if rest is None:
+            return Estimate(height.mean, None, 0, height.seeds, count, height.mean)
+        return replace(rest, exact=count, height=height.mean)
 
     def curve(self, key: str, measure: str = "psnr") -> dict[int, Estimate]:
         """Return estimates by step, from step 1 on."""
@@ -129,7 +163,7 @@ class Statistics:
     def best(self, key: str, measure: str = "psnr") -> tuple[int, Estimate] | None:
         """Return (step, estimate) of the highest mean over the logged steps, from step 1 on; the earliest of equals."""
         curve = self.curve(key, measure)
-        return max(curve.items(), key=lambda pair: (pair[1].mean, -pair[0])) if curve else None
+        return max(curve.items(), key=lambda pair: (pair[1].level, -pair[0])) if curve else None
 
     def left_out(self, measure: str) -> dict[str, tuple[int, int]]:
         """Return, for methods with values at the last step that are not finite, how many of how many."""
@@ -140,6 +174,11 @@ class Statistics:
     def final(self, key: str, measure: str = "psnr") -> Estimate | None:
         """Return the estimate at the run's last step."""
         return self.at(key, self.last, measure)
+
+    def trivial(self, measure: str = "psnr") -> Estimate | None:
+        """Return the estimate of what nobody has to learn; None if it was not measured."""
+        answer = self.record.trivial
+        return None if answer is None else estimate(numbers(answer.measures.get(measure, ())))
 
     def sequential(self, key: str) -> bool:
         """Return whether the method learns one task after another."""
@@ -191,7 +230,11 @@ class Statistics:
         matrices = self.matrices(key)
         if not matrices.size or matrices.shape[-1] < 2:
             return None
-        return estimate([[figure(matrix.tolist()) for matrix in seed] for seed in matrices])
+        # Up to the diagonal: what was learned. Of a signal that is exact anywhere there, a fall in dB means nothing.
+        learned = np.tril(np.ones(matrices.shape[-2:], dtype=bool))
+        exact = (np.where(learned, matrices, -np.inf) >= self.ceilings[None, :, None, None]).any((2, 3))
+        values = np.array([[figure(matrix.tolist()) for matrix in seed] for seed in matrices])
+        return estimate(np.where(exact, np.nan, values))
 
     def figure(self, key: str, name: str) -> float | None:
         """Return the mean over the seeds of one of `FIGURES` of a method."""
@@ -205,7 +248,7 @@ class Statistics:
         1 if the first step is already there, None if no logged step is.
         """
         before: tuple[int, float] | None = None
-        for step, value in ((step, e.mean) for step, e in self.curve(key).items()):
+        for step, value in ((step, e.level) for step, e in self.curve(key).items()):
             if value >= target:
                 if before is None:
                     return float(step)

@@ -48,7 +48,7 @@ def steps_figure(runs: Sequence[Labelled]) -> Figure:
     figure, panels = _panels(len(runs), (7.2, 4.3), (0.65, 2.15, 0.7, 0.62))
     for axes, r in zip(panels, runs):
         run = r.run
-        curves = {m: {step: (e.mean, e.error) for step, e in run.curve(m).items()} for m in run.methods}
+        curves = {m: {step: (e.level, e.error) for step, e in run.curve(m).items()} for m in run.methods}
         plain_axes(axes, "steps per task (log scale)", "PSNR of the whole signal (dB)")
         set_title(axes, r.label, f"mean and standard error; {sizes(run)}")
         draw_curves(axes, curves, run.looks)

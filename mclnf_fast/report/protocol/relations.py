@@ -150,4 +150,4 @@ def _least(label: str, gaps: Sequence[float | None], least: float) -> Check:
 
 def _mean(run: Statistics, key: str, step: int) -> float | None:
     estimate = run.at(key, step) if key in run.looks else None
-    return None if estimate is None else estimate.mean
+    return None if estimate is None else estimate.level

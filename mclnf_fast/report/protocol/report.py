@@ -12,7 +12,7 @@ from mclnf_fast.report.page.tables import Cell, Row, Table, terminal
 from mclnf_fast.report.protocol.counts import Statistics
 from mclnf_fast.report.protocol.relations import relations
 from mclnf_fast.report.protocol.run_pictures import draw_run
-from mclnf_fast.report.protocol.tables import Labelled, details, results, sizes, steps_to_reach
+from mclnf_fast.report.protocol.tables import Labelled, details, results, sizes, steps_to_reach, text
 from mclnf_fast.report.record import Picture, SignalRecord
 
 NOT_CLAIMED = (
@@ -132,7 +132,9 @@ def tiles(run: Statistics) -> list[Tile]:
     """
     ours = [m for m in OURS if m in run.looks]
     out = [
-        Tile(db(last.mean, unit=True), f"PSNR of {run.looks[m].name} at step {run.last:,}")
+        Tile(
+            text(last) if last.exact else db(last.mean, unit=True), f"PSNR of {run.looks[m].name} at step {run.last:,}"
+        )
         for m in ours
         if (last := run.final(m)) is not None
     ]
@@ -140,9 +142,9 @@ def tiles(run: Statistics) -> list[Tile]:
     if changes:
         # Exactly, not as shown: modules must not change by a bit, and a rounded 0.00 would hide that they do.
         exact = max(changes) == 0.0
-        text = "0 dB" if exact else f"{max(changes):.2g} dB"
+        changed = "0 dB" if exact else f"{max(changes):.2g} dB"
         label = "forgotten by the modules, bit for bit" if exact else "largest change of a module"
-        out.append(Tile(text, label, exact))
+        out.append(Tile(changed, label, exact))
     if "finetune" in run.looks and (lost := run.forgetting("finetune")) is not None:
         out.append(Tile(db(lost.mean, unit=True), "forgotten by the fine-tuned network"))
     return out + (_rival(run, ours[-1]) if ours else [])
@@ -152,7 +154,7 @@ def _rival(run: Statistics, ours: str) -> list[Tile]:
     """Return the lead of modules over the best other method that learns in sequence."""
     # Variants of our own are no rivals: a lead over one would say nothing about other methods.
     rivals = {
-        m: e.mean
+        m: e.level
         for m in run.methods
         if run.sequential(m) and not m.startswith(OURS) and (e := run.final(m)) is not None
     }
@@ -160,7 +162,7 @@ def _rival(run: Statistics, ours: str) -> list[Tile]:
     if not rivals or last is None:
         return []
     best = max(rivals, key=lambda m: rivals[m])
-    gap = last.mean - rivals[best]
+    gap = last.level - rivals[best]
     label = f"{run.looks[ours].name} against {run.looks[best].name}, the best other that learns in sequence"
     return [Tile(db(gap, sign=True, unit=True), label, gap > 0)]
 

@@ -15,6 +15,12 @@ STATISTICS = (
     "Mean over all pairs of test signal and seed ± standard error over the signals (of their means over the seeds). "
     "Best: the highest mean of the logged steps, with its step."
 )
+EXACT = (
+    "Exact: the error is below what the file can hold, which of 8 bits is 58.9 dB. Such signals are left out of means "
+    "and of forgetting."
+)
+MILESTONES = (0, 1, 16)  # steps of the table, besides the best and the last
+TRIVIAL = "trivial"  # the key of the row that nobody has to learn
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,8 @@ class Labelled:
 
 
 def results(runs: Sequence[Labelled]) -> Table:
-    """Return the paper's table: a row per method, by category; per run PSNR at step 1, the best, and at the last step.
+    """Return the paper's table: a row per method, by category; per run PSNR at steps 0, 1 and 16, the best, and at the
+    last step; above them what nobody has to learn.
 
     >>> results([]).heads
     ()
@@ -35,28 +42,44 @@ def results(runs: Sequence[Labelled]) -> Table:
     # A stable sort: within a category the methods keep the order that they have everywhere.
     keys = sorted(in_order(looks), key=lambda m: list(CATEGORIES).index(looks[m].category))
     columns: list[tuple[str, dict[str, Cell]]] = []
+    groups: list[tuple[str, int]] = []
     for r in runs:
         run, prefix = r.run, f"{r.label}: " if len(runs) > 1 else ""
         best = {m: run.best(m) for m in run.methods}
         steps = {m: f" ({pair[0]})" if pair else "" for m, pair in best.items()}
-        columns.append((f"{prefix}step 1", _ranked({m: run.at(m, 1) for m in run.methods})))
+        before = len(columns)
+        for step in MILESTONES:
+            estimates = {m: run.at(m, step) for m in run.methods}
+            # The last step has a column of its own; of steps that were not logged there is nothing to show.
+            if step != run.last and any(estimates.values()):
+                columns.append((f"{prefix}step {step}", _ranked(estimates)))
         columns.append((f"{prefix}best (step)", _ranked({m: p[1] if p else None for m, p in best.items()}, steps)))
-        columns.append((f"{prefix}step {run.last}", _ranked({m: run.final(m) for m in run.methods})))
+        last = _ranked({m: run.final(m) for m in run.methods})
+        columns.append((f"{prefix}step {run.last}", last | {TRIVIAL: Cell(text(run.trivial()))}))
+        groups.append((r.label, len(columns) - before))
+    names = dict.fromkeys(r.run.record.trivial.name for r in runs if r.run.record.trivial is not None)
     rows = [
         Row(looks[m].category, m, looks[m].name, tuple(cells.get(m, Cell("-")) for _, cells in columns)) for m in keys
     ]
+    if names:
+        cells = tuple(cells.get(TRIVIAL, Cell("-")) for _, cells in columns)
+        rows.insert(0, Row("", TRIVIAL, ", ".join(names), cells))
     counts = "; ".join((f"{r.label}: " if len(runs) > 1 else "") + sizes(r.run) for r in runs)
-    notes = (
+    notes: tuple[str, ...] = (
         "PSNR in dB over the whole signal, after all tasks, at so many steps per task. " + STATISTICS,
         f"{counts}.",
     )
+    if names:
+        notes += (f"{', '.join(names).capitalize()}: without learning anything; it takes no steps.",)
+    if any("exact" in cell.text for row in rows for cell in row.cells):
+        notes += (EXACT,)
     heads = tuple(head for head, _ in columns)
-    return Table("PSNR", heads, tuple(rows), notes, tuple((r.label, 3) for r in runs))
+    return Table("PSNR", heads, tuple(rows), notes, tuple(groups))
 
 
 def _ranked(estimates: dict[str, Estimate | None], after: dict[str, str] | None = None) -> dict[str, Cell]:
     tail = after or {}
-    means = {m: None if e is None else e.mean for m, e in estimates.items()}
+    means = {m: None if e is None else e.level for m, e in estimates.items()}
     return ranked(means, lambda m: text(estimates[m]) + tail.get(m, ""), DIGITS["psnr"])
 
 
@@ -72,6 +95,9 @@ def details(run: Statistics, label: str) -> Table:
         column("forgetting (dB)", methods, lambda m: "0" if run.largest_change(m) == 0 else text(run.forgetting(m))),
         column("backward transfer (dB)", methods, lambda m: text(run.backward_transfer(m)), None),
         column("forward transfer (dB)", methods, lambda m: text(run.forward_transfer(m)), None),
+        column("steps in all", methods, lambda m: fixed(run.figure(m, "steps"), ",.0f"), None),
+        column("samples", methods, lambda m: fixed(run.figure(m, "samples"), ",.0f"), None),
+        column("GFLOP", methods, lambda m: _billions(run.figure(m, "operations"))),
         column("parameters", methods, lambda m: fixed(run.figure(m, "parameters"), ",.0f")),
         column("ms per step", methods, lambda m: _milliseconds(run.figure(m, "seconds_per_step")), "ms/step"),
         column("points per step", methods, lambda m: fixed(run.figure(m, "points_per_step"), ",.0f"), None),
@@ -83,6 +109,8 @@ def details(run: Statistics, label: str) -> Table:
         "Backward transfer: mean of R[T-1, k] - R[k, k] over the tasks but the last. Forward transfer: mean of "
         "R[i-1, i] - R_0[i] over the tasks but the first, R_0 being that of the initialization. R[k, i] is the PSNR of "
         "task i after task k; methods that see all tasks at once have none.",
+        "Steps in all: over all tasks, the same for every method; samples: those that one signal is trained on; GFLOP: "
+        "what forward and backward of these take, more of one wide network than of a module per task.",
         "Parameters: of one signal, all its modules. A step trains all test signals side by side; "
         "1 MB = 1,000,000 bytes.",
     )
@@ -120,11 +148,19 @@ def steps_to_reach(run: Statistics, label: str) -> Table | None:
 def signal_csv_lines(r: Labelled) -> Iterator[list[object]]:
     """Yield the figures of a run for `page.tables.csv_text`, one per line."""
     run = r.run
+    answer = run.record.trivial
+    for measure in answer.measures if answer is not None else ():
+        e = run.trivial(measure)
+        if e is not None and answer is not None:
+            error = "" if e.error is None else repr(e.error)
+            yield [r.label, "", answer.name, measure, "no steps", 0, repr(e.mean), error, e.signals, "", run.command]
     for m in run.methods:
         head = [r.label, run.looks[m].category, m]
         for metric, statistic, step, e in _estimates(run, m):
             error = "" if e.error is None else repr(e.error)
             yield [*head, metric, statistic, step, repr(e.mean), error, e.signals, e.seeds, run.command]
+            if e.exact:
+                yield [*head, metric, f"{statistic}, exact", step, e.exact, "", "", e.seeds, run.command]
         for name in FIGURES:
             value = run.figure(m, name)
             if value is not None:
@@ -167,11 +203,20 @@ def text(e: Estimate | None, measure: str = "psnr") -> str:
     """
     if e is None:
         return "-"
+    if e.exact and not e.signals:
+        return "exact"
+    tail = f", {e.exact} exact" if e.exact else ""
     digits = DIGITS.get(measure, 3)
     mean = f"{e.mean:.{digits}f}"
     # `-0.00` would read as a loss.
     mean = mean.lstrip("-") if float(mean) == 0 else mean
-    return mean if e.error is None else f"{mean} ± {e.error:.{digits}f}"
+    return (mean if e.error is None else f"{mean} ± {e.error:.{digits}f}") + tail
+
+
+def _billions(operations: float | None) -> str:
+    return (
+        "-" if operations is None else f"{operations * 1e-9:,.3g}" if operations < 1e12 else f"{operations * 1e-9:,.0f}"
+    )
 
 
 def _milliseconds(seconds: float | None) -> str:

@@ -11,6 +11,8 @@ from mclnf_fast.report.record.parts import (
     Orbit,
     Photos,
     Picture,
+    Tried,
+    Trivial,
     Views,
 )
 from mclnf_fast.report.record.records import (
@@ -45,6 +47,8 @@ __all__ = [
     "SeedResults",
     "SignalRecord",
     "SignalResults",
+    "Tried",
+    "Trivial",
     "Views",
     "from_json",
     "read_record",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.report.record.codec import from_json
-from mclnf_fast.report.record.former import current
+from mclnf_fast.report.record.former import current, second
 from mclnf_fast.report.record.records import VERSION, CityRecord, InitializationRecord, Record, SignalRecord
 
 KINDS: dict[str, type[Record]] = {cls.kind: cls for cls in (CityRecord, SignalRecord, InitializationRecord)}
@@ -39,22 +39,24 @@ def read_record(file: str | Path) -> Record:
 def record_from_json(data: object, place: str = "metrics.json") -> Record:
     """Return the record of parsed JSON. Raises: as `read_record`; `place` names the file in messages.
 
-    >>> record_from_json({"version": 1, "kind": "city", "system": "city", "title": "a city"}).title
+    >>> record_from_json({"version": 2, "kind": "city", "system": "city", "title": "a city"}).title
     'a city'
-    >>> record_from_json({"version": 2})
+    >>> record_from_json({"version": 3})
     Traceback (most recent call last):
         ...
-    mclnf_fast.errors.InputError: metrics.json: version must be 1 (or none, of runs before it), got 2
+    mclnf_fast.errors.InputError: metrics.json: version must be 2 or 1 (or none, of runs before it), got 3
     """
     if not isinstance(data, Mapping):
         raise InputError(f"{place} must hold a mapping, got {type(data).__name__}")
     if "version" not in data:
         former, fields = current(data, place)
         # Files without a version were written by several releases, and carry notes of benchmarks.
-        return from_json(KINDS[former], fields, place, extra=True)
-    if data["version"] != VERSION or isinstance(data["version"], bool):
-        raise InputError(f"{place}: version must be {VERSION} (or none, of runs before it), got {data['version']!r}")
+        return from_json(KINDS[former], second(former, fields), place, extra=True)
+    version = data["version"]
+    if version not in (VERSION, 1) or isinstance(version, bool):
+        raise InputError(f"{place}: version must be {VERSION} or 1 (or none, of runs before it), got {version!r}")
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(f"{place}: kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    return from_json(KINDS[kind], {k: v for k, v in data.items() if k not in ("version", "kind")}, place)
+    fields = {k: v for k, v in data.items() if k not in ("version", "kind")}
+    return from_json(KINDS[kind], second(kind, fields) if version == 1 else fields, place)

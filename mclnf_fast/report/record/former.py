@@ -1,4 +1,4 @@
-"""The one converter for `metrics.json` of runs from before it had a version."""
+"""The one converter for `metrics.json` of earlier versions, and of runs from before it had one."""
 
 from __future__ import annotations
 
@@ -30,6 +30,21 @@ def current(data: Mapping[str, object], place: str) -> tuple[str, dict[str, obje
     if system is not None:
         return "initializations", _initializations(known)
     raise InputError(f"{place} must be that of a run, but holds neither system, summary nor seeds")
+
+
+def second(kind: str, fields: dict[str, object]) -> dict[str, object]:
+    """Return the fields of version 2 of those of version 1.
+
+    `matched` was distilled to the learned initialization's mean output, which `constant` is now; under its old name a
+    page would show it as one that is distilled to the learned function.
+
+    >>> second("initializations", {"initializations": {"matched": {}, "meta": {}}})
+    {'initializations': {'constant': {}, 'meta': {}}}
+    """
+    rows = fields.get("initializations")
+    if kind != "initializations" or not isinstance(rows, Mapping):
+        return fields
+    return {**fields, "initializations": _renamed(rows, {"matched": "constant"})}
 
 
 def _city(data: dict[str, object]) -> dict[str, object]:

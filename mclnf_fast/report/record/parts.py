@@ -71,6 +71,23 @@ class MetaTraining:
 
 
 @dataclass(frozen=True)
+class Trivial:
+    """An answer that nobody has to learn, such as silence: its name, and measure -> one figure per test signal."""
+
+    name: str = ""
+    measures: Mapping[str, tuple[Figure, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """How the rate of each initialization was chosen: `choices` tried on `tasks` not tested on, `steps` of each."""
+
+    choices: int = 0
+    tasks: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True)
 class Comparison:
     """`mim` against `mod` in a city.
 

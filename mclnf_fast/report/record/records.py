@@ -16,10 +16,12 @@ from mclnf_fast.report.record.parts import (
     Orbit,
     Photos,
     Picture,
+    Tried,
+    Trivial,
     Views,
 )
 
-VERSION = 1  # of metrics.json; raise it whenever a field changes its name, its type or its meaning
+VERSION = 2  # of metrics.json; raise it whenever a field changes its name, its type or its meaning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +148,8 @@ class SignalResults:
         matrix: R[k][i] [S], PSNR in dB of task i after task k; None for a method that meets all tasks at once.
         before: [S] per task, PSNR of the initialization.
         seconds, steps: of the training with the most steps; `seconds_per_step`: their ratio.
+        samples, operations: of one signal over all its steps; operations are 6 per parameter and sample, those of
+            forward and backward alone.
         points_per_step: samples that one step is taken on; `peak_bytes_per_step`: memory that it needs.
         parameters: of one signal, all its modules.
         category: of the method (see `report.page.methods.CATEGORIES`).
@@ -157,6 +161,8 @@ class SignalResults:
     before: tuple[tuple[Figure, ...], ...] = ()
     seconds: Figure = None
     steps: int | None = None
+    samples: int | None = None
+    operations: Figure = None
     points_per_step: Figure = None
     parameters: int | None = None
     category: str = ""
@@ -180,6 +186,8 @@ class SignalRecord(Record):
         tasks: the names of the tasks that each signal is cut into.
         measures: the metrics, PSNR first.
         steps: the logged steps per task.
+        exact_from: PSNR in dB from which a test signal counts as exact, one figure each: what its file can hold.
+        trivial: what has been learned must beat it; None of runs before it was measured.
         grid: samples of a signal along its axes; `rate`: samples per second of sound, frames per second of video.
         seeds: seed -> its results.
     """
@@ -189,6 +197,8 @@ class SignalRecord(Record):
     tasks: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
     steps: tuple[int, ...] = ()
+    exact_from: tuple[Figure, ...] = ()
+    trivial: Trivial | None = None
     grid: tuple[int, ...] = ()
     rate: Figure = None
     seeds: Mapping[str, SeedResults] = field(default_factory=dict)
@@ -207,7 +217,10 @@ class InitializationResults:
         between, faded: weight -> PSNR per pair of photos, of the field between two fields' weights, and of their two
             pictures faded into each other.
         fit: step -> loss [T]; `kept`: the steps whose pictures are kept.
-        lr, optimizer, steps: of the fine-tuning, if they differ between the initializations.
+        lr, optimizer, steps: of the fine-tuning, if they differ between the initializations; `density_bias`: what was
+            added to the raw density everywhere before it.
+        distilled_steps: Adam steps in which it was distilled from the meta-learned one; `residual`: mean squared
+            difference from what it should put out, over the variance of the meta-learned one's outputs.
         reached: [T] first step with the PSNR of the meta-learned initialization after its inner steps, None if no step
             has it; `reached_mean`: the same of the mean PSNR.
     """
@@ -223,8 +236,11 @@ class InitializationResults:
     fit: Mapping[int, tuple[Figure, ...]] | None = None
     kept: tuple[int, ...] | None = None
     lr: Figure = None
+    density_bias: Figure = None
     optimizer: str | None = None
     steps: int | None = None
+    distilled_steps: int | None = None
+    residual: Figure = None
     reached: tuple[int | None, ...] | None = None
     reached_mean: int | None = None
 
@@ -236,6 +252,7 @@ class InitializationRecord(Record):
     Attributes:
         steps: the logged steps of the fine-tuning.
         meta: how the initialization was meta-learned; its parameters alone if it was not.
+        trials: how the rate of each initialization was chosen; None: it was given.
         initializations: name -> its results on the test tasks, in the order in which they are shown.
         size: (height, width) of the pictures in pixels.
         views, orbit: of single-view fields; `photos`: of photos of a place; `projections`: per CT slice;
@@ -246,6 +263,7 @@ class InitializationRecord(Record):
 
     steps: tuple[int, ...] = ()
     meta: MetaTraining = field(default_factory=MetaTraining)
+    trials: Tried | None = None
     initializations: Mapping[str, InitializationResults] = field(default_factory=dict)
     size: tuple[int, ...] = ()
     views: Views | None = None

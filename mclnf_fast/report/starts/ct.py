@@ -12,24 +12,21 @@ import numpy as np
 from mclnf_fast.report.page.blocks import Tile
 from mclnf_fast.report.page.canvas import save_image
 from mclnf_fast.report.page.methods import Look
-from mclnf_fast.report.page.style import db, fixed
-from mclnf_fast.report.page.tables import Column, Table, column
+from mclnf_fast.report.page.style import db
+from mclnf_fast.report.page.tables import Table, column
 from mclnf_fast.report.protocol.qualitative import Labels, qualitative_picture
 from mclnf_fast.report.record import InitializationRecord, Picture
+from mclnf_fast.report.starts.columns import care_columns, curves_of, mean_error, milestone_columns, time_column
 from mclnf_fast.report.starts.initializations import (
     LOOKS,
     SHOWN,
     Description,
-    curves_of,
     lead,
     looks_of,
-    mean_error,
     results_table,
     saved_values,
-    step_columns,
     steps_plot,
     terminal_text,
-    time_column,
     write_initialization_report,
 )
 
@@ -37,9 +34,12 @@ if TYPE_CHECKING:
     from PIL import Image as PilImage
 
 FBP = Look("fbp", "back-projection", "", "#0072b2", "#62b5ea", "D", "filtered back-projection, with the ramp filter")
+HANN = Look(
+    "hann", "Hann filter", "", "#3c6e71", "#86c5c9", "H", "scikit-image's back-projection, Hann window on the ramp"
+)
+SART = Look("sart", "SART", "", "#b3261e", "#ff8f85", "p", "scikit-image's SART, 3 sweeps at the best relaxation")
 MEAN = Look("mean", "mean slice", "", "#b98a00", "#e0bd4a", "X", "the mean of the training slices, no projection used")
-CLASSICAL = (FBP, MEAN)  # they take no steps: their PSNR is shown at the last step alone
-_STEPS = (0, 8, 32, 128, 512)  # of the table, besides the last
+CLASSICAL = (FBP, HANN, SART, MEAN)  # they take no steps: their PSNR is shown at the last step alone
 
 
 def describe(record: InitializationRecord) -> Description:
@@ -61,11 +61,7 @@ def describe(record: InitializationRecord) -> Description:
 
 def table_of(record: InitializationRecord, looks: Mapping[str, Look]) -> Table:
     """Return PSNR over steps, the loss between projections, the rate and the time, a row per initialization."""
-    known = sorted({step for curve in curves_of(record, looks).values() for step in curve})
-    columns = step_columns(record, looks, [s for s in _STEPS if s in known[:-1]] + known[-1:])
-    fields = {key: look for key, look in looks.items() if look not in CLASSICAL}
-    # They take no steps: a figure in an earlier column would read as one at that step.
-    columns[:-1] = [Column(c.head, {key: c.cells[key] for key in fields}) for c in columns[:-1]]
+    columns = milestone_columns(record, looks, [look.key for look in CLASSICAL])
 
     def loss(key: str) -> str:
         losses = record.initializations[key].fit or {}
@@ -73,10 +69,10 @@ def table_of(record: InitializationRecord, looks: Mapping[str, Look]) -> Table:
         return "-" if mean is None else f"{mean[0]:.1e}"
 
     columns.append(column("projection loss", looks, loss))
-    columns.append(column("rate", looks, lambda key: fixed(record.initializations[key].lr, "g")))
+    columns += care_columns(record, looks)
     note = (
         "PSNR in dB of the slices, mean ± standard error over the test slices. Projection loss: the mean squared error "
-        "of the projections at the last step, of means along rays."
+        "of the projections at the last step, of means along rays. Rate of SART: its relaxation."
     )
     return results_table(record, looks, [*columns, time_column(record, looks)], note)
 
@@ -126,7 +122,7 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
     if truth is not None:
         save_image(place / "images" / "sheet.png", _sheet(place, truth, record, looks))
         caption = (
-            f"Unseen slices from {record.projections} projections: the truth, filtered back-projection, and each "
+            f"Unseen slices from {record.projections} projections: the truth, classical reconstructions, and each "
             "initialization before and after its steps."
         )
         pictures.append(Picture("sheet", "images/sheet.png", caption))
@@ -159,7 +155,7 @@ def _sheet(place: Path, truth: np.ndarray, record: InitializationRecord, looks: 
         for k, step in enumerate(steps):
             name = f"{key} {step}"
             label = look.name if len(steps) == 1 else f"{look.key}, {'before' if k == 0 else 'after'}"
-            group = "classical" if look is FBP else "fields, before and after their steps"
+            group = "classical" if look in CLASSICAL else "fields, before and after their steps"
             heads[name] = dataclasses.replace(look, key=name, name=label, category=group)
             columns[name] = values[k][:SHOWN] / 255.0
             psnrs[name] = list(results.curve.get(step, ()))[:SHOWN]

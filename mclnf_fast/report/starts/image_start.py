@@ -16,19 +16,27 @@ from mclnf_fast.report.page.style import db
 from mclnf_fast.report.page.tables import Table, column
 from mclnf_fast.report.protocol.qualitative import Labels, qualitative_picture
 from mclnf_fast.report.record import InitializationRecord, InitializationResults, Picture
-from mclnf_fast.report.starts.initializations import (
-    META,
-    SHOWN,
-    STANDARD,
-    Description,
+from mclnf_fast.report.starts.columns import (
+    TRIVIAL,
+    care_columns,
     curves_of,
     mean_error,
+    milestone_columns,
+    time_column,
+)
+from mclnf_fast.report.starts.initializations import (
+    CONSTANT,
+    MATCHED,
+    MEAN,
+    META,
+    SHOWN,
+    SHUFFLED,
+    STANDARD,
+    Description,
     results_table,
     saved_values,
-    step_columns,
     steps_plot,
     terminal_text,
-    time_column,
     write_initialization_report,
 )
 
@@ -37,8 +45,8 @@ if TYPE_CHECKING:
 
 _ADAM = (("#0072b2", "#62b5ea", "^"), ("#008f6b", "#3fcaa1", "v"), ("#7a4fd0", "#b79cff", "D"))
 _MAML = dataclasses.replace(META, sentence="meta-learned on the training images by MAML; fine-tuned by SGD")
-_SGD = dataclasses.replace(STANDARD, sentence="random weights; fine-tuned by SGD at the same rate")
-_STEPS = (0, 1, 8, 32, 128, 512)  # of the table, besides the inner steps and the last
+_SGD = dataclasses.replace(STANDARD, sentence="random weights; fine-tuned by SGD")
+_OTHERS = {look.key: look for look in (MEAN, _SGD, CONSTANT, SHUFFLED, MATCHED, _MAML)}
 INTRO = (
     "An initialization is meta-learned on many images so that a few steps of gradient descent, each on all pixels, fit "
     "one that was never seen. Beside it a random initialization takes the same steps, and Adam goes on from it until "
@@ -65,7 +73,7 @@ def image_looks(record: InitializationRecord) -> dict[str, Look]:
             sentence = f"the same random weights as standard; Adam at {rate:g}"
             looks[key] = Look(key, f"Adam {rate:g}", "", color, dark, marker, sentence)
         else:
-            looks[key] = _MAML if key == "meta" else _SGD
+            looks[key] = _OTHERS.get(key, dataclasses.replace(STANDARD, key=key, name=key))
     return looks
 
 
@@ -83,18 +91,18 @@ def describe(record: InitializationRecord) -> Description:
 def table_of(record: InitializationRecord, looks: Mapping[str, Look]) -> Table:
     """Return PSNR over steps, and the steps until each initialization matches the meta-learned one."""
     inner = _inner(record)
-    known = {step for curve in curves_of(record, looks).values() for step in curve}
-    steps = sorted({s for s in (*_STEPS, inner) if s in known} | ({max(known)} if known else set()))
-    columns = step_columns(record, looks, steps)
+    columns = milestone_columns(record, looks, more=(inner,))
 
     def matched(key: str) -> str:
         results = record.initializations[key]
+        if key in TRIVIAL:
+            return "-"
         if key == "meta":
             return f"{inner:,}"
         # Not `-`: it was measured, and is more than the steps that were taken.
         return f"over {results.steps or 0:,}" if results.reached_mean is None else f"{results.reached_mean:,}"
 
-    columns += [column("steps to match", looks, matched), time_column(record, looks)]
+    columns += [column("steps to match", looks, matched), *care_columns(record, looks), time_column(record, looks)]
     return results_table(record, looks, columns, NOTE)
 
 
@@ -102,15 +110,17 @@ def tiles(record: InitializationRecord, looks: Mapping[str, Look]) -> list[Tile]
     """Return the figures of the head: PSNR after the inner steps, its lead, and the steps that Adam needs for it."""
     inner = _inner(record)
     means = {key: mean_error(results.curve.get(inner)) for key, results in record.initializations.items()}
-    meta, standard = means.get("meta"), means.get("standard")
+    meta = means.get("meta")
     if meta is None:
         return []
     label = f"PSNR of unseen images, {inner} steps after the meta-learned initialization"
     out = [Tile(db(meta[0], unit=True), label)]
-    if standard is not None:
-        gap = meta[0] - standard[0]
-        label = f"against a random initialization after {inner} steps"
-        out.append(Tile(db(gap, sign=True, unit=True), label, gap > 0))
+    for key, name in (("standard", "a random"), ("matched", "the matched")):
+        other = means.get(key)
+        if other is not None:
+            gap = meta[0] - other[0]
+            label = f"against {name} initialization after {inner} steps"
+            out.append(Tile(db(gap, sign=True, unit=True), label, gap > 0))
     out += [_adam(record.initializations[key], look, inner) for key, look in looks.items() if key.startswith("adam_")]
     return out
 
@@ -180,7 +190,8 @@ def _sheet(place: Path, truth: np.ndarray, record: InitializationRecord, looks: 
     for key, look in looks.items():
         results, values = record.initializations[key], saved_values(place, key)
         kept = results.kept or ()
-        if values is None or not kept:
+        # They look as the random one does; a column of each would leave no room for the others.
+        if values is None or not kept or key in ("constant", "shuffled"):
             continue
         steps = kept[:-1] if key == "meta" else (inner, kept[-1]) if key == "standard" else kept[-1:]
         for step in steps:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,24 +14,39 @@ from mclnf_fast.report.page.methods import Look
 from mclnf_fast.report.page.page import Page, Section, closing_sections, picture_block, time_fact, write_page
 from mclnf_fast.report.page.plots import WIDE, Curves, draw_curves, new_figure, plain_axes, save
 from mclnf_fast.report.page.style import db, duration
-from mclnf_fast.report.page.tables import Cell, Column, Row, Table, build, column, terminal
+from mclnf_fast.report.page.tables import Cell, Column, Row, Table, build, terminal
 from mclnf_fast.report.record import InitializationRecord
+from mclnf_fast.report.starts.columns import care_note, mean_error
 
 STANDARD = Look("standard", "standard", "", "#6b7280", "#a6adbb", "s", "random weights")
 SHUFFLED = Look(
     "shuffled", "shuffled", "", "#7a4fd0", "#b79cff", "^", "the meta-learned weights, permuted within each tensor"
 )
+CONSTANT = Look(
+    "constant", "constant", "", "#5c3a21", "#c79b78", "<",
+    "other random weights, distilled to the mean output of the meta-learned one"
+)  # fmt: skip
 MATCHED = Look(
-    "matched", "matched", "", "#008f6b", "#3fcaa1", "v", "random, fitted to the mean output of the meta-learned one"
-)
+    "matched", "matched", "", "#008f6b", "#3fcaa1", "v",
+    "other random weights, distilled to the outputs of the meta-learned one: the same function"
+)  # fmt: skip
 META = Look("meta", "meta-learned", "", "#c44e00", "#ff9a57", "o", "meta-learned on the training objects by Reptile")
-LOOKS = (STANDARD, SHUFFLED, MATCHED, META)
+LOOKS = (STANDARD, CONSTANT, SHUFFLED, MATCHED, META)
+WHITE = Look("white", "white page", "", "#0072b2", "#62b5ea", "D", "white everywhere: nothing is learned")
+MEAN = Look(
+    "mean",
+    "mean picture",
+    "",
+    "#b98a00",
+    "#e0bd4a",
+    "X",
+    "the mean of the pictures to learn from, whatever is known of this one",
+)
 NOT_CLAIMED = (
     "The method is that of Learned Initializations (arXiv 2012.02189). No figure of any paper is reproduced or claimed "
     "here: all figures were measured in the run whose command stands below."
 )
 SHOWN = 4  # the most test pictures in a sheet
-Mean = tuple[float, float | None]  # a mean over test tasks, and its standard error (None for a single task)
 
 
 @dataclass(frozen=True)
@@ -67,65 +81,12 @@ def looks_of(record: InitializationRecord, looks: Iterable[Look] = LOOKS) -> dic
     return {look.key: look for look in looks if look.key in record.initializations}
 
 
-def mean_error(values: Iterable[float | None] | None) -> Mean | None:
-    """Return the mean over test tasks and its standard error (None for one task); None if nothing was measured.
-
-    >>> mean_error([1.0, None, 3.0])
-    (2.0, 1.0)
-    """
-    known = [v for v in values or () if v is not None]
-    if not known:
-        return None
-    # One task has no spread: an error of 0 would claim that the mean is exact.
-    return statistics.fmean(known), statistics.stdev(known) / len(known) ** 0.5 if len(known) > 1 else None
-
-
-def estimate(mean: Mean | None) -> str:
-    """Return a mean and its standard error as text, `-` for None.
-
-    >>> estimate((20.0, 0.5)), estimate((20.0, None)), estimate(None)
-    ('20.00 ± 0.50', '20.00', '-')
-    """
-    if mean is None:
-        return "-"
-    return db(mean[0]) if mean[1] is None else f"{db(mean[0])} ± {db(mean[1])}"
-
-
-def curves_of(record: InitializationRecord, looks: Mapping[str, Look]) -> dict[str, dict[int, Mean]]:
-    """Return step -> mean PSNR and standard error over the test tasks, of each initialization.
-
-    >>> from mclnf_fast.report.record import InitializationResults
-    >>> results = InitializationResults(curve={0: (10.0, 12.0)})
-    >>> curves_of(InitializationRecord(system="ct", initializations={"meta": results}), {"meta": META})
-    {'meta': {0: (11.0, 1.0)}}
-    """
-    curves: dict[str, dict[int, Mean]] = {}
-    for key in looks:
-        rows = sorted(record.initializations[key].curve.items())
-        curves[key] = {step: mean for step, values in rows if (mean := mean_error(values)) is not None}
-    return curves
-
-
-def step_columns(record: InitializationRecord, looks: Mapping[str, Look], steps: Sequence[int]) -> list[Column]:
-    """Return a column of PSNR for each of `steps`."""
-    curves = curves_of(record, looks)
-
-    def at_step(step: int) -> Column:
-        return column(f"step {step:,}", looks, lambda key: estimate(curves[key].get(step)))
-
-    return list(map(at_step, steps))
-
-
-def time_column(record: InitializationRecord, looks: Mapping[str, Look]) -> Column:
-    """Return the column of the seconds that the steps took."""
-    return column("time", looks, lambda key: duration(record.initializations[key].seconds))
-
-
 def results_table(
     record: InitializationRecord, looks: Mapping[str, Look], columns: Sequence[Column], note: str
 ) -> Table:
-    """Return the table of a run from its columns, with a note below."""
-    return build(record.title, looks, columns, first="initialization", notes=(note,))
+    """Return the table of a run from its columns, with a note below, and one on what each row was given."""
+    care = care_note(record)
+    return build(record.title, looks, columns, first="initialization", notes=(note, care) if care else (note,))
 
 
 def terminal_text(record: InitializationRecord, description: Description, tiles: Sequence[Tile]) -> str:
@@ -133,7 +94,9 @@ def terminal_text(record: InitializationRecord, description: Description, tiles:
     if not description.looks:
         return "no results yet"
     title = f"{record.title}: PSNR in dB{description.scored}, mean ± standard error"
-    lines = [title, "", terminal(description.table), "", *(f"{tile.label}: {tile.value}" for tile in tiles)]
+    care = care_note(record)
+    lines = [title, "", terminal(description.table), *([care] if care else []), ""]
+    lines += [f"{tile.label}: {tile.value}" for tile in tiles]
     return "\n".join(lines)
 
 

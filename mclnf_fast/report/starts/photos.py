@@ -11,13 +11,8 @@ from mclnf_fast.report.page.methods import Look
 from mclnf_fast.report.page.page import Section
 from mclnf_fast.report.page.style import db
 from mclnf_fast.report.record import InitializationRecord, Photos, Picture
-from mclnf_fast.report.starts.initializations import (
-    curves_of,
-    looks_of,
-    mean_error,
-    steps_plot,
-    write_initialization_report,
-)
+from mclnf_fast.report.starts.columns import curves_of, mean_error
+from mclnf_fast.report.starts.initializations import looks_of, steps_plot, write_initialization_report
 from mclnf_fast.report.starts.photos_pictures import photo_sheet, way_gif, way_strip
 from mclnf_fast.report.starts.rays import Wording, describe, ray_table
 
@@ -26,7 +21,7 @@ WORDING = Wording(
     "right halves of photos, learned from their left ones",
     "PSNR on the right half, {steps:,} steps on the left one after the {name} initialization",
     "An initialization is meta-learned on many photos of one place, each under a light of its own. It, and others to "
-    "compare it with, are fine-tuned on the left half of photos that were never seen, each with the same steps, rate "
+    "compare it with, are fine-tuned on the left half of photos that were never seen, each with the same steps "
     "and rays, and scored on their right halves; and once more on whole photos, for a field of the place under each "
     "one's light.",
     "photo",

@@ -11,19 +11,18 @@ from mclnf_fast.report.page.page import Section
 from mclnf_fast.report.page.style import db
 from mclnf_fast.report.page.tables import Column, Table, column
 from mclnf_fast.report.record import InitializationRecord, InitializationResults
+from mclnf_fast.report.starts.columns import TRIVIAL, care_columns, estimate, mean_error, milestone_columns, time_column
 from mclnf_fast.report.starts.initializations import (
+    LOOKS,
+    MEAN,
+    WHITE,
     Description,
-    curves_of,
-    estimate,
     looks_of,
-    mean_error,
     results_table,
-    step_columns,
     terminal_text,
-    time_column,
 )
 
-COLUMNS = 5  # the most steps in the table, besides the last: more do not fit on a page beside the other columns
+ROWS = (WHITE, MEAN, *LOOKS)
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Wording:
 
 def describe(record: InitializationRecord, wording: Wording, between: Section | None = None) -> Description:
     """Return what the report of initializations that are fine-tuned on rays shows and says."""
-    looks = looks_of(record)
+    looks = looks_of(record, ROWS)
     note = f"PSNR in dB, mean ± standard error over the test {wording.unit}s. {wording.note}".rstrip()
     return Description(
         looks,
@@ -65,18 +64,13 @@ def describe(record: InitializationRecord, wording: Wording, between: Section | 
 
 
 def _table(record: InitializationRecord, looks: dict[str, Look], wording: Wording, note: str) -> Table:
-    steps = sorted({step for curve in curves_of(record, looks).values() for step in curve})
-    chosen = steps[:: -(-len(steps) // COLUMNS)] if steps else []
-    # Always the last step: the leads at the head of the page are taken there.
-    if steps and steps[-1] not in chosen:
-        chosen.append(steps[-1])
-    columns = step_columns(record, looks, chosen)
+    columns = milestone_columns(record, looks)
 
     def end(head: str, field: str) -> Column:
         return column(head, looks, lambda key: estimate(mean_error(_figures(record.initializations[key], field))))
 
     columns += [end(head, field) for head, field in wording.ends]
-    return results_table(record, looks, [*columns, time_column(record, looks)], note)
+    return results_table(record, looks, [*columns, *care_columns(record, looks), time_column(record, looks)], note)
 
 
 def _figures(results: InitializationResults, field: str) -> Sequence[float | None] | None:
@@ -85,7 +79,7 @@ def _figures(results: InitializationResults, field: str) -> Sequence[float | Non
 
 def tiles(record: InitializationRecord, wording: Wording) -> list[Tile]:
     """Return the figures of the head: the meta-learned initialization's PSNR, and its lead over each other one."""
-    looks = looks_of(record)
+    looks = looks_of(record, ROWS)
     ends = {key: mean_error(record.initializations[key].after) for key in looks}
     steps = max(record.steps, default=0)
     meta = ends.get("meta")
@@ -96,11 +90,11 @@ def tiles(record: InitializationRecord, wording: Wording) -> list[Tile]:
             return []
         return [Tile(db(end[0], unit=True), wording.headline.format(steps=steps, name=looks[alone].name))]
     out = [Tile(db(meta[0], unit=True), wording.headline.format(steps=steps, name="meta-learned"))]
-    for key in ("standard", "matched", "shuffled"):
+    for key in ("matched", "standard", "constant", "shuffled", *TRIVIAL):
         other = ends.get(key)
         if other is not None:
             gap = meta[0] - other[0]
-            label = f"against the {looks[key].name} initialization"
+            label = f"against the {looks[key].name}" + " initialization" * (key not in TRIVIAL)
             out.append(Tile(db(gap, sign=True, unit=True), label, gap > 0))
     return out
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mclnf_fast.report.record import InitializationRecord, Picture, Views
-from mclnf_fast.report.starts.initializations import curves_of, looks_of, steps_plot, write_initialization_report
+from mclnf_fast.report.starts.columns import curves_of
+from mclnf_fast.report.starts.initializations import looks_of, steps_plot, write_initialization_report
 from mclnf_fast.report.starts.rays import Wording, describe, ray_table
 from mclnf_fast.report.starts.single_view_orbit import orbit_film, orbit_rows, orbit_strip
 from mclnf_fast.report.starts.single_view_pictures import contact_sheet
@@ -22,7 +23,7 @@ def wording_of(record: InitializationRecord) -> Wording:
     scored = "and scored on views that were not learned from."
     intro = (
         "An initialization is meta-learned on many objects of a category. It, and others to compare it with, are "
-        f"fine-tuned on {count} of an object that was never seen, each with the same steps, rate and rays, {scored}"
+        f"fine-tuned on {count} of an object that was never seen, each with the same steps and rays, {scored}"
     )
     if not record.names.train or "meta" not in record.initializations:
         intro = f"Fields of objects are learned from {count} of each, {scored}"

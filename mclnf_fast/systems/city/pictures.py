@@ -42,8 +42,10 @@ def in_strip(method: type[Method]) -> bool:
 
 
 def best_modules(protocols: Mapping[str, Protocol]) -> str | None:
-    """Return the method whose modules are shown and kept: the first that was run of `mim`, `mod`, `mod_random`."""
-    return next((name for name in ("mim", "mod", "mod_random") if name in protocols), None)
+    """Return the method whose modules are shown and kept: the first that was run of `mim`, `mod`, `mod_random` and all
+    others that have modules, those of packages too; None without one."""
+    modular = [name for name, protocol in protocols.items() if protocol.modular]
+    return next((name for name in ("mim", "mod", "mod_random", *modular) if name in modular), None)
 
 
 def step_picture(name: str, folder: RunFolder, tasks: Sequence[PosedImages], method: type[Method]) -> Log:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import pathlib
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -16,10 +15,9 @@ from mclnf_fast.data.signals import Signals
 from mclnf_fast.fields import FieldBank, initial_parameters
 from mclnf_fast.fields.fourier import gaussian_frequencies
 from mclnf_fast.learn.meta.adapt import fine_tune
-from mclnf_fast.learn.params import LossFn, Params, repeated
+from mclnf_fast.learn.params import LossFn, Params
 from mclnf_fast.metrics import psnr
 from mclnf_fast.render.parallel_beam import (
-    back_project,
     even_angles,
     field_pictures,
     field_values,
@@ -30,12 +28,14 @@ from mclnf_fast.render.parallel_beam import (
 from mclnf_fast.report.record import InitializationRecord
 from mclnf_fast.systems.common.result import Result
 from mclnf_fast.systems.common.run import Run, say
+from mclnf_fast.systems.ct.classical import MISSING, classical, skimage_installed
 from mclnf_fast.systems.ct.field import pixel_features
 from mclnf_fast.systems.ct.options import CtConfig
+from mclnf_fast.systems.starts.distill import Matching
 from mclnf_fast.systems.starts.job import Pages, Row, run_job
-from mclnf_fast.systems.starts.options import InitializationName
 from mclnf_fast.systems.starts.pixels import PixelJob, load_pictures
-from mclnf_fast.systems.starts.ray_field import Tuning, as_bytes
+from mclnf_fast.systems.starts.ray_field import as_bytes
+from mclnf_fast.systems.starts.tuning import Choice, Trials, Tuning
 
 TUNED_ON = 3  # slices on which an initialization's rate is chosen
 
@@ -106,9 +106,14 @@ class CtJob(PixelJob[CtConfig]):
     def draw(self, tasks: Tensor, generator: torch.Generator) -> LossFn:
         return self.loss(self.train, tasks, random_angles(len(tasks), self.config.data.meta_views, generator))
 
-    def matching(self) -> tuple[Callable[[Params, Tensor], Tensor], Tensor]:
+    def matching(self) -> Matching:
         backend = self.config.run.backend
-        return lambda params, x: field_values(params, self.spec, x, backend), self.features[None]
+
+        def outputs(params: Params, x: Tensor) -> Tensor:
+            return field_values(params, self.spec, x, backend)
+
+        # Every pixel in every step, as the tasks evaluate the field.
+        return Matching(outputs, outputs, lambda step: self.features[None])
 
     def values(self, params: Params) -> Tensor:
         """Return the slices [T, N, N] of T modules."""
@@ -116,42 +121,34 @@ class CtJob(PixelJob[CtConfig]):
             every = self.features.repeat(params[0].shape[0], 1, 1)
             return field_pictures(params, self.spec, every, self.config.run.backend)
 
-    def rate(self, name: str, initialization: Params) -> float:
-        """Return the rate with which an initialization comes furthest on slices kept back; all rates and slices are
-        tried side by side, as modules of one bank."""
-        # An equal choice of rates for every initialization: one rate for all would favor that which it suits.
-        rates, state = self.config.rates, self.folder.load_state(f"rate_{name}")
-        if state is not None or len(rates) == 1:
-            return float(rates[0] if state is None else state[1]["rate"])
+    def trials(self) -> Trials:
         count = min(TUNED_ON, len(self.validation))
-        ids = torch.arange(count).repeat(len(rates))
-        each = torch.tensor(rates).repeat_interleave(count).to(self.config.run.device)
-        with self.phases("choosing rates"):
-            loss = self.loss(self.validation, ids, even_angles(self.config.data.views))
-            pictures = self.values(fine_tune(repeated(initialization, len(ids)), loss, self.config.steps, each))
-            truth = self.validation.images[ids.to(pictures.device)]
-            scores = psnr(pictures, truth, keep_first=True).reshape(len(rates), count)
-        # A rate that diverged gives NaN: it must lose, and not win every comparison.
-        best = rates[int(scores.nan_to_num(-torch.inf).mean(1).argmax())]
-        self.folder.save_state(f"rate_{name}", {}, {"rate": best})
-        return best
+        grid = tuple(Choice(rate) for rate in self.config.rates)
 
-    def rows(self, initializations: dict[InitializationName, Params]) -> dict[str, Row]:
-        # All rates first: the result then tells users the rate of the meta-learned initialization.
-        self.rates: dict[str, float] = {name: self.rate(name, params) for name, params in initializations.items()}
-        rows: dict[str, Row] = {
-            name: self.compare(name, p) | {"lr": self.rates[name]} for name, p in initializations.items()
-        }
-        angles, began = even_angles(self.config.data.views), time.perf_counter()
-        # The classical answer to the same projections, and the best guess without any: both bound what is learned.
-        filtered = back_project(self.test.measured(torch.arange(len(self.test)), angles), angles).clamp(0, 1)
-        rows["fbp"] = self.without_steps("fbp", filtered, time.perf_counter() - began)
+        def trial(modules: Params, rates: Tensor) -> list[float]:
+            ids = torch.arange(count).repeat(len(grid))
+            loss = self.loss(self.validation, ids, even_angles(self.config.data.views))
+            pictures = self.values(fine_tune(modules, loss, self.config.steps, rates))
+            return psnr(pictures, self.validation.images[ids.to(pictures.device)], keep_first=True).tolist()
+
+        return Trials(grid, count, self.config.steps, trial)
+
+    def comparators(self) -> dict[str, Row]:
+        # Classical answers to the same projections, and the best guess without any: both bound what is learned.
+        angles, rows = even_angles(self.config.data.views), {}
+        tried = torch.arange(min(TUNED_ON, len(self.validation)))
+        known = self.validation.measured(tried, angles), angles, self.validation.images[tried]
+        measured = self.test.measured(torch.arange(len(self.test)), angles)
+        for name, (reconstruct, relaxation) in classical(*known).items():
+            began = time.perf_counter()
+            pictures = reconstruct(measured, angles).clamp(0, 1)
+            rows[name] = self.reconstructed(name, pictures, time.perf_counter() - began) | {"lr": relaxation}
         mean = self.train.images.mean(0).expand_as(self.test.images)
-        rows["mean"] = self.without_steps("mean", mean, 0.0)
+        rows["mean"] = self.reconstructed("mean", mean, 0.0)
         return rows
 
     def fine_tune(self, name: str, initialization: Params) -> tuple[dict[str, Tensor], Row]:
-        count, lr = len(self.test), self.rates[name]
+        count, lr = len(self.test), self.choices[name].lr
         loss = self.loss(self.test, torch.arange(count), even_angles(self.config.data.views))
         state, row = self.follow(name, initialization, Tuning(loss, self.config.steps, lr))
         say(f"{name}: {sum(row['after']) / count:.2f} dB, rate {lr:g}, in {row['seconds']:.0f} s")
@@ -168,21 +165,22 @@ class CtJob(PixelJob[CtConfig]):
         return as_bytes(self.values(params))[..., None]
 
     def tuning_options(self) -> dict[str, object]:
-        rates = getattr(self, "rates", {})
-        return {"steps": self.config.steps, "lr": rates.get("meta", self.config.rates[0])}
+        choice = self.choices.get("meta")
+        return {"steps": self.config.steps, "lr": self.config.rates[0] if choice is None else choice.lr}
 
     def result(self, bank: FieldBank, modules: list[str]) -> Result:
         result = super().result(bank, modules)
         result.frequencies = self.frequencies
         return result
 
-    def without_steps(self, name: str, pictures: Tensor, seconds: float) -> Row:
+    def reconstructed(self, name: str, pictures: Tensor, seconds: float) -> Row:
         """Return the row of a reconstruction that takes no steps, beside the initializations."""
         self.folder.save_values(name, as_bytes(pictures)[None, ..., None])
-        values = self.compared(pictures)
-        return {"curve": {"0": values, str(self.config.steps): values}, "after": values, "seconds": seconds}
+        return self.without_steps(self.compared(pictures), seconds=seconds)
 
     def complete(self, record: InitializationRecord) -> InitializationRecord:
         views = self.config.data.views
         self.folder.save_values("truth", as_bytes(self.test.images)[..., None])
-        return replace(self.completed(record, f"{self.sets.title} from {views} projections"), projections=views)
+        record = self.completed(record, f"{self.sets.title} from {views} projections")
+        notes = record.notes if skimage_installed() else (*record.notes, MISSING)
+        return replace(record, notes=notes, projections=views)

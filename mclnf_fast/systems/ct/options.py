@@ -90,13 +90,13 @@ class CtConfig(PixelConfig):
         "small": {
             # Without the rate 30: it collapsed, and each rate to choose from costs a fine-tuning of its own.
             "count": 70, "size": 64, "width": 64, "hidden-layers": 3, "frequencies": 64, "steps": 256,
-            "rates": (10.0, 3.0, 1.0), "match-steps": 200,
+            "rates": (10.0, 3.0, 1.0),
             "meta.steps": 200, "meta.tasks": 4, "meta.inner-lr": 3.0, "meta.outer-lr": 3e-3,
         },
     }  # fmt: skip
     quick_values: ClassVar[Values] = {
         "count": 46, "test": 3, "size": 32, "width": 64, "hidden-layers": 3, "frequencies": 64, "steps": 128,
-        "rates": (10.0, 3.0, 1.0), "match-steps": 100,
+        "rates": (10.0, 3.0, 1.0), "match-steps": 1000,
         "meta.steps": 100, "meta.tasks": 4, "meta.inner-lr": 3.0, "meta.outer-lr": 3e-3,
     }  # fmt: skip
 
@@ -112,10 +112,10 @@ class CtConfig(PixelConfig):
     """Rates of the SGD steps on unseen slices. Of several each initialization takes its best one, found on slices that
     are not tested on, and not learned from either if there are enough."""
     initializations: tuple[InitializationName, ...] = INITIALIZATIONS
-    """Which to compare: standard, random; matched, random but with the meta-learned one's mean output everywhere;
-    shuffled, the meta-learned one with the entries of each tensor permuted; meta, the meta-learned one."""
-    match_steps: int = 500
-    """Adam steps in which `matched` comes to its mean."""
+    """Which to compare: standard, random; constant and matched, other random weights, distilled to the meta-learned
+    one's mean output and to its outputs; shuffled, its entries permuted within each tensor; meta, itself."""
+    match_steps: int = 2000
+    """Adam steps in which `constant` and `matched` are distilled, each."""
 
     def check(self) -> None:
         super().check()

@@ -15,7 +15,12 @@ from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.common.checks import check_at_least, check_positive, check_rates
 from mclnf_fast.systems.common.config_file import Values
 from mclnf_fast.systems.common.options import FieldOptions
-from mclnf_fast.systems.starts.options import defaults_from
+from mclnf_fast.systems.starts.options import (
+    INITIALIZATIONS,
+    InitializationName,
+    check_initializations,
+    defaults_from,
+)
 from mclnf_fast.systems.starts.pixel_options import PixelConfig
 
 # The numbers of the authors' demonstration, which clips no gradient; the default of `MetaConfig` would.
@@ -52,11 +57,13 @@ class ImageStartConfig(PixelConfig):
         "paper": {},
         "small": {
             "count": 70, "size": 64, "width": 64, "hidden-layers": 3, "w0": 60.0, "adam-steps": 512,
+            "rates": (5e-3, 1.5e-2, 1.5e-1, 5e-1),
             "meta.steps": 600, "meta.tasks": 4, "meta.inner-lr": 5e-2, "meta.outer-lr": 1e-3,
         },
     }  # fmt: skip
     quick_values: ClassVar[Values] = {
         "count": 40, "test": 3, "size": 32, "width": 64, "hidden-layers": 3, "w0": 60.0, "adam-steps": 256,
+        "rates": (1.5e-2, 1.5e-1), "match-steps": 500,
         "meta.steps": 200, "meta.tasks": 4, "meta.inner-lr": 5e-2, "meta.outer-lr": 1e-3,
     }  # fmt: skip
 
@@ -64,6 +71,14 @@ class ImageStartConfig(PixelConfig):
     """The network."""
     meta: MetaConfig = PAPER
     """Meta-training of the initialization; its inner rate is also that of the SGD steps on unseen images."""
+    initializations: tuple[InitializationName, ...] = INITIALIZATIONS
+    """Which to compare: standard, random; constant and matched, other random weights, distilled to the meta-learned
+    one's mean output and to its outputs; shuffled, its entries permuted within each tensor; meta, itself."""
+    rates: tuple[float, ...] = ()
+    """Rates that are tried beside the inner one for the SGD steps; each initialization takes the one with which it is
+    best after the inner steps, on images kept back."""
+    match_steps: int = 2000
+    """Adam steps in which `constant` and `matched` are distilled, each."""
     adam_steps: int = 1024
     """Adam steps from the standard initialization, at each of `adam-lrs`."""
     adam_lrs: tuple[float, ...] = (1e-4, 1e-3)
@@ -71,7 +86,13 @@ class ImageStartConfig(PixelConfig):
 
     def check(self) -> None:
         super().check()
-        check_at_least(1, adam_steps=self.adam_steps)
+        check_at_least(1, adam_steps=self.adam_steps, match_steps=self.match_steps)
+        check_initializations(self.initializations)
+        if not {"standard", "meta"} <= set(self.initializations):
+            # The one is what the others are timed against, the other is where Adam begins.
+            raise InputError(f"initializations must hold standard and meta, got {', '.join(self.initializations)}")
+        if self.rates:
+            check_rates("rates", self.rates)
         check_rates("adam-lrs", self.adam_lrs)
         # The PSNR after the inner steps is what the others must match: a shorter curve would not have it.
         if self.steps < self.meta.inner_steps:

@@ -28,6 +28,7 @@ from mclnf_fast.systems.photos.options import PhotosConfig
 from mclnf_fast.systems.starts.job import Pages, Row, run_job
 from mclnf_fast.systems.starts.ray_field import RayInitialization, ray_pool
 from mclnf_fast.systems.starts.rays import RayJob
+from mclnf_fast.systems.starts.tuning import Trials
 
 SHOWN = 4  # test photos in the pictures: as many as fit side by side on a page
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from one photo's weights to another's, scored
@@ -102,7 +103,7 @@ class PhotosJob(RayJob[PhotosConfig]):
 
     def fine_tune(self, name: str, initialization: Params) -> tuple[dict[str, Tensor], Row]:
         # The left half alone gives an honest score of the right one; the whole photo gives the field that is shown.
-        start, seed = self.initialization(initialization), self.config.seed
+        start, seed = self.initialization(initialization, self.choices[name]), self.config.seed
         before, tuning = start.repeated(len(self.test)), start.tuning(self.test, seed, self.left)
         trace = self.trace(name, before, tuning, lambda params: self.half_psnr(params, self.test, self.right))
         left = trace.params
@@ -119,6 +120,27 @@ class PhotosJob(RayJob[PhotosConfig]):
             self.save_pictures(name, start, (before, left, whole))
         say(f"{name}: {sum(row['after']) / len(self.test):.2f} dB on the right halves in {row['seconds']:.0f} s")
         return {f"{kind}.{i}": p for kind, ps in (("left", left), ("whole", whole)) for i, p in enumerate(ps)}, row
+
+    def trials(self) -> Trials:
+        # Of few photos none may be kept back: those that are learned from then serve.
+        photos = (self.sets.validation or self.sets.train)[: self.config.tune.tasks]
+
+        def score(modules: Params) -> list[float]:
+            return self.half_psnr(modules, self.pool(photos * (len(modules[0]) // len(photos))), self.right)
+
+        return self.trials_on(photos, score, self.left)
+
+    def comparators(self) -> dict[str, Row]:
+        # The mean photo, whatever the camera: all that is known of a place's photos without a field of it.
+        photos = [photo.images[0, ..., :3].float() / 255 for photo in self.sets.train]
+        if not photos:
+            return {}
+        mean, (left, right) = torch.stack(photos).mean(0), self.right
+        scores = [
+            float(psnr(mean[:, left:right], photo.images[0, :, left:right, :3].float() / 255))
+            for photo in self.sets.test
+        ]
+        return {"mean": self.without_steps(scores)}
 
     def others(self, start: RayInitialization, whole: Params) -> list[float]:
         """Return the PSNR of each photo's field from the places of other photos, where the truth under its light is

@@ -85,13 +85,14 @@ class PhotosConfig(RayStartConfig):
         "paper": {},
         "small": {
             "width": 64, "hidden-layers": 4, "max-exp": 5.0, "samples-per-ray": 32, "photos": 100, "size": 64,
-            "scale": None, "check-every": 100,
+            "scale": None, "check-every": 100, "tune.rates": (0.2, 5.0), "tune.density-bias": (1.0,),
             "meta.steps": 300, "meta.tasks": 8, "meta.inner-steps": 16, "meta.outer-lr": 5e-3,
         },
     }  # fmt: skip
     quick_values: ClassVar[Values] = {
         "photos": 40, "size": 32, "width": 32, "hidden-layers": 3, "max-exp": 5.0, "samples-per-ray": 24, "scale": None,
-        "steps": 128, "meta.batch": 32, "match-steps": 200, "check-every": 30, "frames": 12,
+        "steps": 128, "meta.batch": 32, "match-steps": 1000, "check-every": 30, "frames": 12,
+        "tune.rates": (0.2, 5.0), "tune.density-bias": (1.0,), "tune.steps": 64,
         "meta.steps": 90, "meta.tasks": 8, "meta.inner-steps": 16, "meta.outer-lr": 8e-3,
     }  # fmt: skip
 

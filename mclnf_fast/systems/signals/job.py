@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -16,8 +17,8 @@ from mclnf_fast.learn.meta.episodes import Kind, TaskEpisodes
 from mclnf_fast.learn.meta.trainer import MetaTrainer, mean_psnr
 from mclnf_fast.learn.methods import METHODS, MIM, Method
 from mclnf_fast.learn.params import Params
-from mclnf_fast.metrics import log_steps, measures
-from mclnf_fast.report.record import Names, SeedResults, SignalRecord, from_json
+from mclnf_fast.metrics import MOST_PSNR, exact_from, log_steps, measures
+from mclnf_fast.report.record import Names, SeedResults, SignalRecord, Trivial, from_json
 from mclnf_fast.systems.common.folder import RunFolder
 from mclnf_fast.systems.common.result import Frame, Result, bank_of
 from mclnf_fast.systems.common.run import Run, begin, say
@@ -226,7 +227,23 @@ class _Job:
 
     def measure(self, predictions: list[Tensor]) -> dict[str, list[float]]:
         """Return the metrics of the whole signals."""
-        return measures(self.config.kind, self.cut.assemble(predictions).clamp(0, 1).cpu(), self.sets.test.values)
+        return self.compared(self.cut.assemble(predictions).clamp(0, 1).cpu())
+
+    def compared(self, values: Tensor) -> dict[str, list[float]]:
+        """Return the metrics of values of the test signals."""
+        result = measures(self.config.kind, values, self.sets.test.values)
+        # An exact hit has an infinite PSNR, which JSON does not have: it would read as one that was not measured.
+        return result | {"psnr": [min(value, MOST_PSNR) for value in result["psnr"]]}
+
+    def trivial(self) -> Trivial | None:
+        """Return the answer that nobody has to learn: silence, or the mean of the training signals; None without."""
+        test, train = self.sets.test.values, self.sets.train.values
+        if self.config.kind == "audio":
+            return Trivial("silence", from_lists(self.compared(torch.full_like(test, 0.5))))
+        if not len(train):
+            return None
+        name = "mean picture" if self.config.kind == "image" else "mean clip"
+        return Trivial(name, from_lists(self.compared(train.mean(0).expand_as(test).contiguous())))
 
     def metrics(self, seeds: dict[str, Any]) -> SignalRecord:
         """Return the record of the run, but for the pictures and the seconds of the report."""
@@ -250,6 +267,8 @@ class _Job:
             tasks=self.task_names(),
             measures=tuple(measures),
             steps=tuple(log_steps(config.steps)),
+            exact_from=tuple(exact_from(sets.test.values).tolist()),
+            trivial=self.trivial(),
             grid=tuple(self.cut.grid),
             rate=sets.test.rate,
             seeds=results,
@@ -258,6 +277,15 @@ class _Job:
 
 TASKS = {"image": "patch", "video": "frames", "audio": "window"}
 AXES = {"image": ("row", "column"), "video": ("frame", "row", "column"), "audio": ("time",)}
+
+
+def from_lists(measured: dict[str, list[float]]) -> dict[str, tuple[float | None, ...]]:
+    """Return measures with None for what is not finite, such as the SI-SDR of silence.
+
+    >>> from_lists({"si_sdr": [1.0, float("-inf")]})
+    {'si_sdr': (1.0, None)}
+    """
+    return {name: tuple(v if math.isfinite(v) else None for v in row) for name, row in measured.items()}
 
 
 def fine_steps(steps: int) -> tuple[int, ...]:

@@ -22,8 +22,7 @@ from mclnf_fast.systems.common.options import FieldOptions, SplitOptions, System
 
 # Per second, not per clip: speech of 3 s gained 2 dB by it (mod 34.15 to 36.08, mim 35.22 to 37.29).
 SPAN_PER_SECOND = 50.0
-# Modules from a random initialization are for the city, whose report compares the two kinds of modules.
-DEFAULT_METHODS = tuple(one.name for one in BUILT_IN if one.name != "mod_random")
+DEFAULT_METHODS = tuple(one.name for one in BUILT_IN)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.params import Params
+from mclnf_fast.metrics import psnr
 from mclnf_fast.render.objects import ObjectPool
 from mclnf_fast.report.record import InitializationRecord, Names, Views
 from mclnf_fast.systems.common.folder import progress
@@ -24,6 +25,7 @@ from mclnf_fast.systems.starts.job import Pages, Row, run_job
 from mclnf_fast.systems.starts.options import InitializationName
 from mclnf_fast.systems.starts.ray_field import RayInitialization, ray_pool
 from mclnf_fast.systems.starts.rays import RayJob
+from mclnf_fast.systems.starts.tuning import Choice, Trials, kept_back
 
 MOST_INPUTS = 25  # of the views learned from, scored at the end: all of them would double the time of a run
 TURNED: tuple[InitializationName, ...] = ("standard", "matched", "meta")  # rendered on the orbit
@@ -56,12 +58,14 @@ class SingleViewJob(RayJob[SingleViewConfig]):
         settings = config.settings(sets.near, sets.far)
         # The notebook learns from the first 25 views of an object and tests on the others.
         limit = INPUT_VIEWS if config.convention == "learnit" else None
-        learned = [learned_from(views, limit) for views in sets.train]
+        train, self.tried_on = kept_back(sets.train, config.tune)
+        learned = [learned_from(views, limit) for views in train]
         super().__init__(run, settings, ray_pool(learned, settings, config.run.device) if learned else None)
-        self.check_every = config.checked_every
+        self.check_every, self.keeps_back = config.checked_every, len(train) < len(sets.train)
         split = [split_views(views, config.data.inputs, limit) for views in sets.test]
         tests, self.splits = [views for views, _ in split], [known for _, known in split]
         self.test = self.pool(tests)
+        self.trial_splits = [split_views(views, config.data.inputs, limit) for views in self.tried_on]
         # A pool of the known views alone: no ray of a view that is tested on can be drawn from it.
         self.known = [known_views(views, known) for views, known in split]
         self.show = Show(tests, self.splits, self.test, self.spec, self.settings, config.orbit_frames)
@@ -74,28 +78,48 @@ class SingleViewJob(RayJob[SingleViewConfig]):
         sets, size = self.sets, f"{self.test.width} x {self.test.height}"
         counts = f"{len(sets.test)} to test on, by {max(s.known for s in self.splits)} of their views"
         if self.train is not None:
-            counts = f"{len(sets.train)} objects of {max(self.train.views)} views to learn from, {counts}"
+            counts = f"{len(self.train)} objects of {max(self.train.views)} views to learn from, {counts}"
         yield f"{sets.title}: {counts}, {size}"
         yield from self.describe_network()
         yield from (f"note: {note}" for note in sets.notes)
 
     def task_names(self) -> Names:
         train, test = (tuple(views.name for views in objects) for objects in (self.sets.train, self.sets.test))
-        return Names(train, test=test)
+        tried = {views.name for views in self.tried_on} if self.keeps_back else set()
+        return Names(tuple(n for n in train if n not in tried), tuple(n for n in train if n in tried), test)
 
     def random(self, k: int) -> Params:
         params = super().random(k)
-        if k:
-            return params
-        *others, last = params
-        # The bias of the last layer: three raw colors, then the raw density.
-        return (*others, last + torch.tensor([0.0, 0.0, 0.0, self.config.field.density_bias]).to(last))
+        return params if k else self.biased(params, self.config.field.density_bias)
 
-    def initialization(self, params: Params) -> RayInitialization:
-        steps, adapt = self.config.steps, self.config.adapt
-        return RayInitialization(
-            params, self.spec, self.settings, 1.0, steps, adapt.rate, adapt.batch, adapt.optimizer, adapt.lr_end
-        )
+    def initialization(self, params: Params, choice: Choice | None = None) -> RayInitialization:
+        adapt, start = self.config.adapt, super().initialization(params, choice)
+        # As far as in the options: a last rate above the first one would let the steps grow.
+        end = None if adapt.lr_end is None else adapt.lr_end * start.lr / adapt.rate
+        return replace(start, scale=1.0, optimizer=adapt.optimizer, lr_end=end)
+
+    def trials(self) -> Trials:
+        objects = [known_views(views, split) for views, split in self.trial_splits]
+        views = [split.some(self.config.curve_views) for _, split in self.trial_splits]
+
+        def score(modules: Params) -> list[float]:
+            times = len(modules[0]) // len(objects)
+            pool = self.pool([views for views, _ in self.trial_splits] * times)
+            return self.mean_psnr(modules, views * times, pool)
+
+        return self.trials_on(objects, score)
+
+    def comparators(self) -> dict[str, Row]:
+        def white(views: Sequence[Sequence[int]]) -> list[float]:
+            scores = []
+            for o, chosen in enumerate(views):
+                ids = torch.cat([self.test.view_ids(torch.tensor([o]), view) for view in chosen])
+                colors = self.test.batch(ids).colors
+                scores.append(float(psnr(torch.ones_like(colors), colors, keep_first=True).mean()))
+            return scores
+
+        some = [split.some(self.config.curve_views) for split in self.splits]
+        return {"white": self.without_steps(white([split.tested for split in self.splits]), white(some))}
 
     def check(self, params: Params) -> float:
         """Return the PSNR of the first test object's other views after `check_steps` on its known ones."""
@@ -106,7 +130,7 @@ class SingleViewJob(RayJob[SingleViewConfig]):
     def fine_tune(self, name: str, initialization: Params) -> tuple[dict[str, Tensor], Row]:
         # A few views for the curve: all of them would cost as much per point as the steps between two points.
         views = [split.some(self.config.curve_views) for split in self.splits]
-        pool, start = self.pool(self.known), self.initialization(initialization)
+        pool, start = self.pool(self.known), self.initialization(initialization, self.choices[name])
         before = start.repeated(len(pool))
         trace = self.trace(name, before, start.tuning(pool, self.config.seed), lambda p: self.mean_psnr(p, views))
         after = trace.params
@@ -121,16 +145,17 @@ class SingleViewJob(RayJob[SingleViewConfig]):
         say(f"{name}: {sum(row['after']) / len(pool):.2f} dB on the other views in {row['seconds']:.0f} s")
         return {f"params.{i}": p for i, p in enumerate(after)}, row
 
-    def mean_psnr(self, params: Params, views: Sequence[Sequence[int]]) -> list[float]:
-        """Return the mean PSNR over these views of the first so many test objects, a list of views each; `params` of
-        as many objects."""
+    def mean_psnr(self, params: Params, views: Sequence[Sequence[int]], pool: ObjectPool | None = None) -> list[float]:
+        """Return the mean PSNR over these views of the first so many objects of a pool (None: of the test objects), a
+        list of views each; `params` of as many objects."""
+        pool = self.test if pool is None else pool
         sums = [0.0] * len(views)
         # View by view over all objects that have one: a bank of all objects is one call.
         for k in range(max(map(len, views))):
             objects = [o for o, chosen in enumerate(views) if k < len(chosen)]
-            ids = torch.cat([self.test.view_ids(torch.tensor([o]), views[o][k]) for o in objects])
+            ids = torch.cat([pool.view_ids(torch.tensor([o]), views[o][k]) for o in objects])
             modules = params if len(objects) == len(views) else tuple(p[objects] for p in params)
-            for o, value in zip(objects, self.ids_psnr(modules, self.test, ids)):
+            for o, value in zip(objects, self.ids_psnr(modules, pool, ids)):
                 sums[o] += value
         return [total / len(chosen) for total, chosen in zip(sums, views)]
 

@@ -110,17 +110,19 @@ class SingleViewConfig(RayStartConfig):
         "blog": {},
         "small": {
             "curve-views": 4, "size": 64, "width": 64, "hidden-layers": 4, "max-exp": 5.0, "samples-per-ray": 32,
+            "tune.rates": (0.1, 2.0), "tune.density-bias": (0.1, 1.0),
             "meta.batch": 64, "meta.steps": 600, "meta.tasks": 8, "meta.inner-steps": 16, "meta.outer-lr": 4e-3,
         },
         "fast": {
             "objects": 32, "curve-views": 4, "size": 48, "width": 64, "hidden-layers": 3, "max-exp": 5.0,
-            "samples-per-ray": 32, "meta.batch": 32,
+            "samples-per-ray": 32, "meta.batch": 32, "tune.rates": (0.1, 2.0), "tune.density-bias": (0.1, 1.0),
             "meta.steps": 300, "meta.tasks": 8, "meta.inner-steps": 16, "meta.outer-lr": 4e-3,
         },
     }  # fmt: skip
     quick_values: ClassVar[Values] = {
         "objects": 16, "test": 3, "views": 8, "size": 32, "steps": 128, "adapt.batch": 64, "width": 32,
-        "hidden-layers": 3, "max-exp": 5.0, "samples-per-ray": 24, "meta.batch": 32, "match-steps": 200,
+        "hidden-layers": 3, "max-exp": 5.0, "samples-per-ray": 24, "meta.batch": 32, "match-steps": 1000,
+        "tune.rates": (0.1, 2.0), "tune.density-bias": (0.1, 1.0), "tune.steps": 64,
         "meta.steps": 60, "meta.tasks": 8, "meta.inner-steps": 12, "meta.outer-lr": 8e-3,
     }  # fmt: skip
 

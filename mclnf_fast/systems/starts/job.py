@@ -6,18 +6,16 @@ A system says what its tasks are; learning, comparing, saving, resuming and reco
 from __future__ import annotations
 
 import pathlib
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from mclnf_fast.fields import FieldBank
-from mclnf_fast.learn.meta.adapt import fine_tune
 from mclnf_fast.learn.meta.episodes import DrawnEpisodes
-from mclnf_fast.learn.meta.inits import matched, shuffled
+from mclnf_fast.learn.meta.inits import Distilled, shuffled
 from mclnf_fast.learn.meta.trainer import CURVE_POINTS, MetaTrainer, loss_curve
 from mclnf_fast.learn.params import LossFn, Params
 from mclnf_fast.metrics import log_steps, mse_to_psnr
@@ -27,14 +25,17 @@ from mclnf_fast.report.record import (
     MetaTraining,
     Names,
     Picture,
+    Tried,
     from_json,
 )
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.common.folder import progress
 from mclnf_fast.systems.common.result import Result, bank_of
 from mclnf_fast.systems.common.run import Run, begin, say
+from mclnf_fast.systems.starts.distill import Matching, distilled
 from mclnf_fast.systems.starts.options import InitializationName, StartConfig
-from mclnf_fast.systems.starts.ray_field import Tuning
+from mclnf_fast.systems.starts.trace import Look, Trace, traced
+from mclnf_fast.systems.starts.tuning import Choice, Trials, Tuning, best_choice
 
 C = TypeVar("C", bound=StartConfig)
 Row = dict[str, Any]
@@ -50,24 +51,6 @@ class Pages:
     table: Callable[[InitializationRecord], str]
 
 
-class Trace(NamedTuple):
-    """Fine-tuning as it went: the last parameters [T, ...], scores per task by step, seconds of the steps alone, the
-    losses [steps, T] before each step, and pictures [K, T, ...] at the steps that were asked for."""
-
-    params: Params
-    curve: dict[str, list[float]]
-    seconds: float
-    losses: Tensor
-    pictures: Tensor | None
-
-
-class Look(NamedTuple):
-    """Pictures [T, ...] of parameters, to be taken before the first step (0) or after some steps."""
-
-    picture: Callable[[Params], Tensor]
-    steps: tuple[int, ...]
-
-
 class StartJob(Generic[C]):
     """One run: its tasks, its initializations, and how each is fine-tuned.
 
@@ -77,7 +60,9 @@ class StartJob(Generic[C]):
         ops: which ops the run calls.
         kept: which parameters of a saved state are the fine-tuned modules.
         names: which initializations to compare.
-        match_steps: Adam steps in which `matched` comes to its mean.
+        match_steps: Adam steps of the distillation of `constant` and of `matched`.
+        distilled: initialization -> how it was distilled, of those that are.
+        choices: initialization -> the rate and density bias that it is fine-tuned with.
         check_every: outer steps of meta-training between two calls of `check`; 0: never; None: there is no such check.
         fine_tuned: initialization -> modules [T, ...] fine-tuned from it.
     """
@@ -86,11 +71,13 @@ class StartJob(Generic[C]):
     kept: ClassVar[str] = "params"
     names: tuple[InitializationName, ...] = ("standard", "meta")
     check_every: int | None = None
-    match_steps: int = 500
+    match_steps: int = 2000
 
     def __init__(self, run: Run[C], spec: FieldSpec) -> None:
         self.run, self.config, self.folder, self.phases, self.spec = run, run.config, run.folder, run.phases, spec
         self.fine_tuned: dict[str, Params] = {}
+        self.distilled: dict[str, Distilled] = {}
+        self.choices: dict[str, Choice] = {}
 
     @property
     def tasks(self) -> int:
@@ -98,16 +85,28 @@ class StartJob(Generic[C]):
         raise NotImplementedError
 
     def random(self, k: int) -> Params:
-        """Return a random initialization [1, ...]: 0, the standard one; 1, that which `matched` begins from."""
+        """Return a random initialization [1, ...]: 0, the standard one; 1, that which the distilled ones begin from."""
         raise NotImplementedError
 
     def draw(self, tasks: Tensor, generator: torch.Generator) -> LossFn:
         """Return the loss of an outer step of meta-training: module m learns task tasks[m] (int64 [T])."""
         raise NotImplementedError
 
-    def matching(self) -> tuple[Callable[[Params, Tensor], Tensor], Tensor]:
-        """Return a function (params, x) -> outputs, and the points x [1, n, ...] on which `matched` is matched."""
+    def matching(self) -> Matching:
+        """Return what is distilled into `matched` and `constant`, and on which points."""
         raise NotImplementedError
+
+    def trials(self) -> Trials:
+        """Return how the rate and the density bias of each initialization are chosen."""
+        raise NotImplementedError
+
+    def biased(self, initialization: Params, density_bias: float) -> Params:
+        """Return an initialization that puts out so much more raw density everywhere; of fields without: itself."""
+        return initialization
+
+    def comparators(self) -> dict[str, Row]:
+        """Return the rows of answers that no network learns, such as a white page: they bound what is learned."""
+        return {}
 
     def fine_tune(self, name: str, initialization: Params) -> tuple[dict[str, Tensor], Row]:
         """Return the fine-tuned modules, with their name `kept`, and the row of an initialization."""
@@ -164,19 +163,58 @@ class StartJob(Generic[C]):
             # Written before the comparison, which may take longer than the learning: a run that is stopped then has
             # a result that can be loaded and fine-tuned.
             self.result(bank_of(self.spec, learned), []).write(self.folder.path)
-            if "matched" in self.names:
-                with self.phases("matching"):
-                    forward, points = self.matching()
-                    all_of_them["matched"] = matched(self.random(1), learned, forward, points, steps=self.match_steps)
+            all_of_them |= self.distill(learned)
             # The same numbers in other places: tells whether more than their distribution was learned.
             all_of_them["shuffled"] = shuffled(learned, torch.Generator().manual_seed(seed))
             all_of_them["meta"] = learned
         # In the order of the report, whatever the order on the command line.
         return {name: params for name, params in all_of_them.items() if name in self.names}, about
 
+    def distill(self, learned: Params) -> dict[InitializationName, Params]:
+        """Return the initializations to compare that are distilled from the learned one."""
+        with self.phases("matching"):
+            results = distilled(self.names, learned, self.random, self.matching, self.match_steps)
+        for name, made in results.items():
+            self.distilled[name] = made
+            say(f"{name}: {made.steps:,} steps, {100 * made.residual:.2g} % of the variance is left")
+        return {name: made.params for name, made in results.items()}
+
+    def tuned(self, initializations: dict[InitializationName, Params]) -> dict[InitializationName, Params]:
+        """Return the initializations with the density bias of each; the rates are in `choices`."""
+        trials = self.trials()
+        for name, params in initializations.items():
+            # All before the first is fine-tuned: the result tells users the rate of the meta-learned one.
+            self.choices[name] = self.choose(name, params, trials)
+        return {name: self.biased(p, self.choices[name].density_bias) for name, p in initializations.items()}
+
+    def choose(self, name: str, initialization: Params, trials: Trials) -> Choice:
+        """Return the choice with which an initialization comes furthest in trials, made now or by a former process."""
+        state = self.folder.load_state(f"rate_{name}")
+        if state is not None:
+            return Choice(float(state[1]["rate"]), float(state[1].get("density_bias", 0.0)))
+        if len(trials.grid) == 1:
+            return trials.grid[0]
+        # An equal choice for every initialization: one rate for all would favor that which it suits.
+        with self.phases("choosing rates"):
+            best = best_choice(initialization, trials, self.biased)
+        self.folder.save_state(f"rate_{name}", {}, {"rate": best.lr, "density_bias": best.density_bias})
+        return best
+
     def rows(self, initializations: dict[InitializationName, Params]) -> dict[str, Row]:
         """Return the row of everything that is compared."""
-        return {name: self.compare(name, params) for name, params in initializations.items()}
+        rows = {name: self.compare(name, p) | self.care(name) for name, p in initializations.items()}
+        return rows | self.comparators()
+
+    def care(self, name: str) -> Row:
+        """Return what went into an initialization before its fine-tuning: its choice, and its distillation."""
+        choice, made = self.choices[name], self.distilled.get(name)
+        row: Row = {"lr": choice.lr, "density_bias": choice.density_bias or None}
+        return row if made is None else row | {"distilled_steps": made.steps, "residual": made.residual}
+
+    def without_steps(self, after: Sequence[float], curve: Sequence[float] | None = None, seconds: float = 0.0) -> Row:
+        """Return the row of an answer that takes no steps; `curve`: its scores where those over steps are taken."""
+        values = list(after if curve is None else curve)
+        return {"curve": {"0": values, str(self.config.steps): values}, "after": list(after), "seconds": seconds}
 
     def compare(self, name: str, initialization: Params) -> Row:
         """Return the row of an initialization, fine-tuned now or by a former process."""
@@ -201,35 +239,14 @@ class StartJob(Generic[C]):
         score: Callable[[Params], Sequence[float]],
         look: Look | None = None,
     ) -> Trace:
-        """Return the fine-tuning of modules `before` [T, ...], scored before the first step and after 1, 2, 4, ... and
-        the last step; the clock stands still while they are scored."""
-        steps = tuning.steps
-        looked = {} if look is None else {k: look.picture(before) for k in look.steps if k == 0}
-        # Powers of two: a curve on a logarithmic axis, for a dozen evaluations whatever the number of steps.
-        wanted = {*log_steps(steps), *(look.steps if look is not None else ())} - {0}
-        curve = {"0": list(score(before))}
-        losses: list[Tensor] = []
-        seconds = 0.0
-        with self.phases("adapting"), progress(name, steps) as bar:
-            began = time.perf_counter()
+        """Return the fine-tuning of modules `before` [T, ...]; see `trace.traced`."""
+        with self.phases("adapting"), progress(name, tuning.steps) as bar:
+            return traced(before, tuning, score, look, bar)
 
-            def after(step: int, params: Params, loss: Tensor) -> None:
-                nonlocal began, seconds
-                bar(1)
-                losses.append(loss.detach())  # on the device: a copy per step would wait for it each time
-                if step in wanted:
-                    # Scoring can take longer than the steps; a time that held it would compare nothing.
-                    seconds += time.perf_counter() - began
-                    curve[str(step)] = list(score(params))
-                    if look is not None and step in look.steps:
-                        looked[step] = look.picture(params)
-                    began = time.perf_counter()
-
-            params = fine_tune(
-                before, tuning.loss, steps, tuning.lr, kind=tuning.kind, lr_end=tuning.lr_end, callback=after
-            )
-        pictures = torch.stack([looked[k] for k in sorted(looked)]).cpu() if looked else None
-        return Trace(params, curve, seconds, torch.stack(losses).cpu(), pictures)
+    def tried(self) -> Tried | None:
+        """Return what the choice of rates and biases cost, the same for every initialization; None without one."""
+        trials = self.trials()
+        return Tried(len(trials.grid), trials.tasks, trials.steps) if len(trials.grid) > 1 else None
 
     def record(self, rows: dict[str, Row], about: dict[str, Any]) -> InitializationRecord:
         """Return the record of the run, but for the pictures and the seconds of the report."""
@@ -238,6 +255,7 @@ class StartJob(Generic[C]):
             names=self.task_names(),
             steps=(0, *log_steps(self.config.steps)),
             meta=from_json(MetaTraining, about),
+            trials=self.tried(),
             initializations={name: from_json(InitializationResults, row) for name, row in rows.items()},
         )
         return self.complete(record)
@@ -266,6 +284,7 @@ def run_job(config: C, command: str | None, job: type[StartJob[C]], pages: Pages
     for line in this.announce():
         say(line)
     initializations, about = this.initializations()
+    initializations = this.tuned(initializations)
     rows = this.rows(initializations)
     unfinished = this.record(rows, about)
     # Before the report: drawing can fail for want of a font or a codec, and must not cost the result.

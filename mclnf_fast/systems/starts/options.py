@@ -16,8 +16,9 @@ from mclnf_fast.spec import FieldSpec, LogFrequency
 from mclnf_fast.systems.common.checks import check_at_least, check_seed
 from mclnf_fast.systems.common.config_file import Values, with_options
 from mclnf_fast.systems.common.options import FieldOptions, SystemConfig, option_value
+from mclnf_fast.systems.starts.tuning import TuneOptions
 
-InitializationName = Literal["standard", "matched", "shuffled", "meta"]
+InitializationName = Literal["standard", "constant", "matched", "shuffled", "meta"]
 INITIALIZATIONS: tuple[InitializationName, ...] = typing.get_args(InitializationName)
 
 
@@ -164,12 +165,14 @@ class RayStartConfig(StartConfig):
     field: OmitArgPrefixes[RayFieldOptions] = dataclasses.field(default_factory=RayFieldOptions)
     """The network, and the part of rays on which it is sampled."""
     initializations: tuple[InitializationName, ...] = INITIALIZATIONS
-    """Which to compare: standard, random; matched, random but with the meta-learned one's mean output everywhere;
-    shuffled, the meta-learned one with the entries of each tensor permuted; meta, the meta-learned one."""
+    """Which to compare: standard, random; constant and matched, other random weights, distilled to the meta-learned
+    one's mean output and to its outputs; shuffled, its entries permuted within each tensor; meta, itself."""
     adapt: FineTuneOptions = dataclasses.field(default_factory=FineTuneOptions)
     """Fine-tuning on unseen tasks."""
-    match_steps: int = 500
-    """Adam steps in which `matched` comes to its mean."""
+    tune: TuneOptions = dataclasses.field(default_factory=TuneOptions)
+    """Choice of a rate and a density bias for each initialization."""
+    match_steps: int = 2000
+    """Adam steps in which `constant` and `matched` are distilled, each."""
     check_every: int | None = None
     """Outer steps between two checks of the initialization on unseen data; 0: none. They change nothing."""
 

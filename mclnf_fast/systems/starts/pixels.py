@@ -17,9 +17,10 @@ from mclnf_fast.report.record import InitializationRecord, Names
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.common.result import PICTURE, Result
 from mclnf_fast.systems.common.run import Run
-from mclnf_fast.systems.starts.job import Look, Row, StartJob
+from mclnf_fast.systems.starts.job import Row, StartJob
 from mclnf_fast.systems.starts.pixel_options import PixelConfig
-from mclnf_fast.systems.starts.ray_field import Tuning
+from mclnf_fast.systems.starts.trace import Look
+from mclnf_fast.systems.starts.tuning import Tuning
 
 C = TypeVar("C", bound=PixelConfig)
 

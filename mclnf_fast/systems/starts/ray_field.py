@@ -11,24 +11,13 @@ from torch import Tensor
 from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.meta.adapt import fine_tune
-from mclnf_fast.learn.params import LossFn, Params, interpolated, repeated
+from mclnf_fast.learn.params import Params, interpolated, repeated
 from mclnf_fast.ops.bank_step import StepKind
 from mclnf_fast.render import Cameras, RenderSettings, view_rays
 from mclnf_fast.render.objects import ObjectPool, ray_loss
 from mclnf_fast.render.volume import render_pixels
 from mclnf_fast.spec import FieldSpec
-
-
-@dataclasses.dataclass(frozen=True)
-class Tuning:
-    """Fine-tuning of T modules side by side: the loss of a step and how it is descended, as `learn.fine_tune` takes
-    them."""
-
-    loss: LossFn
-    steps: int
-    lr: float | Tensor
-    kind: StepKind = "sgd"
-    lr_end: float | None = None
+from mclnf_fast.systems.starts.tuning import Tuning
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
+from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.fields import FieldBank, initial_parameters
+from mclnf_fast.fields.functional import evaluate_params
+from mclnf_fast.fields.routing import offsets_of_equal_shares
+from mclnf_fast.learn.meta.adapt import fine_tune
 from mclnf_fast.learn.params import LossFn, Params
 from mclnf_fast.metrics import psnr
 from mclnf_fast.render import RenderSettings
@@ -16,12 +20,14 @@ from mclnf_fast.render.objects import ObjectPool, ray_loss
 from mclnf_fast.render.volume import evaluate_points, render_pixels
 from mclnf_fast.systems.common.result import SCENE, Result
 from mclnf_fast.systems.common.run import Run
+from mclnf_fast.systems.starts.distill import Matching
 from mclnf_fast.systems.starts.job import StartJob
 from mclnf_fast.systems.starts.options import RayStartConfig
-from mclnf_fast.systems.starts.ray_field import RayInitialization, as_bytes
+from mclnf_fast.systems.starts.ray_field import RayInitialization, as_bytes, ray_pool
+from mclnf_fast.systems.starts.tuning import Choice, Trials
 
 C = TypeVar("C", bound=RayStartConfig)
-MATCHED_POINTS = 4096  # of the field whose mean is matched; its error falls as 1 / sqrt and is 1 % of the spread here
+MATCHED_POINTS = 2048  # of the field in a step of a distillation
 
 
 class RayJob(StartJob[C]):
@@ -56,22 +62,66 @@ class RayJob(StartJob[C]):
         assert self.train is not None
         return ray_loss(self.train, tasks, self.spec, self.config.meta.batch, generator)
 
-    def matching(self) -> tuple[Callable[[Params, Tensor], Tensor], Tensor]:
+    def matching(self) -> Matching:
         assert self.train is not None
-        # Where training samples the field: elsewhere an object's field is empty, and its mean would be too.
-        points = self.train.points(MATCHED_POINTS, torch.Generator().manual_seed(self.config.seed))[None]
-        return lambda params, x: evaluate_points(params, self.spec, x, self.settings), points
+        train, settings, generator = self.train, self.settings, torch.Generator().manual_seed(self.config.seed)
 
-    def initialization(self, params: Params) -> RayInitialization:
-        """Return an initialization [1, ...] with how it is fine-tuned."""
-        adapt = self.config.adapt
-        return RayInitialization(
-            params, self.spec, self.settings, self.scale, self.config.steps, adapt.rate, adapt.batch
+        def raw(params: Params, x: Tensor) -> Tensor:
+            offsets = offsets_of_equal_shares(x.shape[0], x.shape[1], x.device)
+            return evaluate_params(params, self.spec, x.flatten(0, 1), offsets, settings.backend).unflatten(
+                0, x.shape[:2]
+            )
+
+        return Matching(
+            lambda params, x: evaluate_points(params, self.spec, x, settings),
+            # Before the cut-off of the density, below which a random network has no gradient and would learn nothing.
+            raw,
+            # Where training samples the field: elsewhere an object's field is empty, and would be all that is matched.
+            lambda step: train.points(MATCHED_POINTS, generator)[None],
         )
+
+    def biased(self, initialization: Params, density_bias: float) -> Params:
+        *others, last = initialization
+        # The bias of the last layer: three raw colors, then the raw density.
+        return (
+            (*others, last + torch.tensor([0.0, 0.0, 0.0, density_bias]).to(last)) if density_bias else initialization
+        )
+
+    def trials_on(
+        self,
+        objects: Sequence[ObjectViews],
+        score: Callable[[Params], list[float]],
+        columns: tuple[int, int] | None = None,
+    ) -> Trials:
+        """Return the trials of rates and biases on objects, those of each choice side by side.
+
+        Args:
+            objects: the views that are learned from, of each.
+            score: modules [G K, ...] -> PSNR of each, module g K + k of object k.
+            columns: of each view, those to learn from; None: all.
+        """
+        options, config = self.config.tune, self.config
+        grid, steps = options.grid(config.adapt.rate), min(options.steps, config.steps)
+        # With nothing but what is tested on there is nothing to try them on: the rate that was given stands.
+        grid = grid if objects else grid[:1]
+
+        def trial(modules: Params, rates: Tensor) -> list[float]:
+            pool = ray_pool(list(objects) * len(grid), self.settings, config.run.device)
+            tuning = self.initialization(modules).tuning(pool, config.seed, columns)
+            ends = None if tuning.lr_end is None else rates * (tuning.lr_end / tuning.lr)
+            return score(fine_tune(modules, tuning.loss, steps, rates, kind=tuning.kind, lr_end=ends))
+
+        return Trials(grid, len(objects), steps, trial)
+
+    def initialization(self, params: Params, choice: Choice | None = None) -> RayInitialization:
+        """Return an initialization [1, ...] with how it is fine-tuned; without a choice at the rate of the options."""
+        adapt = self.config.adapt
+        rate = adapt.rate if choice is None else choice.lr
+        return RayInitialization(params, self.spec, self.settings, self.scale, self.config.steps, rate, adapt.batch)
 
     def result(self, bank: FieldBank, modules: list[str]) -> Result:
         # With the result goes how it is fine-tuned: a rate that suits another network would undo the initialization.
-        tuning = self.initialization(bank.shared).options()
+        tuning = self.initialization(bank.shared, self.choices.get("meta")).options()
         return Result(self.config.kind, bank, modules, SCENE, self.settings, scale=self.scale, tuning=tuning)
 
     def describe_network(self) -> Iterable[str]:

@@ -1,0 +1,100 @@
+"""Signals that a method holds as exactly as their file does: said, left out of means, and of forgetting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from mclnf_fast.fields import initial_parameters
+from mclnf_fast.metrics import MOST_PSNR, exact_from, mse_to_psnr
+from mclnf_fast.report.page.tables import terminal
+from mclnf_fast.report.protocol.counts import Statistics
+from mclnf_fast.report.protocol.tables import Labelled, details, results, signal_csv_lines, text
+from mclnf_fast.report.record import SignalRecord, record_from_json
+from mclnf_fast.spec import FieldSpec
+from mclnf_fast.tasks.coords import CoordTask
+
+
+def statistics(rows: dict[str, Any], **more: Any) -> Statistics:
+    content = {"0": {"methods": {name: {"category": "MCL", **row} for name, row in rows.items()}}}
+    record = record_from_json({"version": 2, "kind": "signals", "system": "image", "seeds": content, **more})
+    assert isinstance(record, SignalRecord)
+    return Statistics(record)
+
+
+@pytest.mark.parametrize(("levels", "ceiling"), [(255, 58.92), (1023, 70.99), (65535, 107.12)])
+def test_a_file_holds_what_its_levels_do(levels: int, ceiling: float) -> None:
+    values = torch.randint(levels + 1, (2, 40, 40, 3), generator=torch.Generator().manual_seed(0)) / levels
+    assert exact_from(values).tolist() == pytest.approx([ceiling] * 2, abs=0.4)
+    # By definition: the mean squared error of rounding to these levels.
+    rounding = torch.rand(200_000, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) - 0.5
+    assert float(mse_to_psnr((rounding / levels).square().mean())) == pytest.approx(ceiling, abs=0.05)
+
+
+def test_levels_that_were_scaled_count_by_what_they_are_now() -> None:
+    sound = torch.randint(-2000, 2001, (1, 5000, 1), generator=torch.Generator().manual_seed(0)) / 32768
+    loud = (sound / sound.abs().max() + 1) / 2  # as `--peak` does
+    assert float(exact_from(loud)) == pytest.approx(10 * torch.log10(torch.tensor(12.0 * 4000**2)).item(), abs=0.1)
+
+
+def test_a_drawing_in_two_levels_is_a_file_of_eight_bits() -> None:
+    drawing = torch.zeros(2, 8, 8, 1)
+    drawing[0, 2:5] = 1.0
+    assert exact_from(drawing).tolist() == pytest.approx([58.92] * 2, abs=0.01)
+    assert float(exact_from(torch.rand(1, 5000))) < 160.0  # floats: what float32 holds, and not infinity
+
+
+def test_exact_signals_are_said_and_left_out_of_the_mean() -> None:
+    run = statistics({"mod": {"curve": {"psnr": {"0": [9, 9, 9], "1": [20, 30, 40], "8": [134.6, 50.0, 52.0]}}},
+                      "mim": {"curve": {"psnr": {"0": [9, 9, 9], "1": [20, 30, 40], "8": [59.0, 70.0, 88.0]}}}},
+                     exact_from=[58.92] * 3)  # fmt: skip
+    last = run.final("mod")
+    assert last is not None
+    assert (last.mean, last.exact, last.signals) == (51.0, 1, 2)
+    assert last.level == pytest.approx((58.92 + 50 + 52) / 3)
+    assert text(last) == "51.00 ± 1.00, 1 exact"
+    assert text(run.final("mim")) == "exact"
+    table = results([Labelled("digits", run)])
+    assert any(note.startswith("Exact: the error is below") for note in table.notes)
+    rows = {row.key: row.cells[-1] for row in table.rows}
+    assert (rows["mim"].text, rows["mim"].rank, rows["mod"].rank) == ("exact", 1, 2)
+    assert "134" not in terminal(table)
+    assert run.best("mim") is not None
+    assert run.steps_to("mod", 53.0) is not None  # the curve that is compared holds them, at what a file can hold
+    lines = {tuple(line[2:6]): line[6] for line in signal_csv_lines(Labelled("digits", run))}
+    assert lines["mim", "psnr", "logged, exact", 8] == 3
+
+
+def test_exact_signals_forget_nothing() -> None:
+    matrix = [[[130.0, 40.0], [10.0, 10.0]], [[42.0, 30.0], [50.0, 45.0]]]
+    run = statistics({"finetune": {"category": "CL", "curve": {"psnr": {"1": [40, 40]}}, "matrix": matrix}},
+                     exact_from=[58.92] * 2)  # fmt: skip
+    forgotten, back = run.forgetting("finetune"), run.backward_transfer("finetune")
+    assert forgotten is not None
+    assert back is not None
+    assert (forgotten.mean, forgotten.signals, back.mean) == (5.0, 1, -10.0)  # of the second alone; 44 dB for the other
+    of_before = statistics({"finetune": {"category": "CL", "curve": {"psnr": {"1": [40, 40]}}, "matrix": matrix}})
+    before = of_before.forgetting("finetune")
+    assert before is not None
+    assert before.mean == pytest.approx((44 + 5) / 2)
+    assert details(run, "x").rows[0].cells[0].text == "5.00"
+
+
+def test_an_error_of_nothing_is_a_number() -> None:
+    spec = FieldSpec(1, 1, 4, 1)
+    zero = tuple(torch.zeros_like(p) for p in initial_parameters(spec))
+    task = CoordTask("black", torch.rand(5, 1), torch.zeros(1, 5, 1), spec, "reference")
+    assert task.evaluate(zero).tolist() == [MOST_PSNR]
+
+
+def test_the_trivial_row_stands_first_without_a_rank() -> None:
+    run = statistics({"mod": {"curve": {"psnr": {"0": [9, 9], "1": [20, 22]}}}},
+                     trivial={"name": "silence", "measures": {"psnr": [23, 25], "si_sdr": [None, None]}})  # fmt: skip
+    first, second = results([Labelled("speech", run)]).rows
+    assert (first.name, [c.text for c in first.cells]) == ("silence", ["-", "-", "24.00 ± 1.00"])
+    assert (second.key, first.cells[-1].rank) == ("mod", 0)
+    assert second.cells[0].text == "9.00 ± 0.00"
+    lines = [line for line in signal_csv_lines(Labelled("speech", run)) if line[2] == "silence"]
+    assert [line[3:7] for line in lines] == [["psnr", "no steps", 0, "24.0"]]
