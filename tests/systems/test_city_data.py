@@ -128,11 +128,13 @@ def test_the_result_of_a_run_keeps_the_color_of_missed_rays(tmp_path):
     ("words", "parts"),
     [
         (["--box", "0", "0", "0", "1", "1", "1"], ["box must be left out without data"]),
+        (["--styles", "0"], ["styles must be at least 1"]),
+        (["--styles", "2", "--init", "random"], ["styles must be left out if no initialization is meta-learned"]),
         (["--data", "photos", "--box", "0", "0", "0", "1", "1", "-1"], ["box: the upper corner must be above"]),
         (["--data", "photos", "--box", "0", "0", "0", "1", "1", "nan"], ["box: the upper corner must be above"]),
     ],
 )
-def test_boxes_that_cannot_be(refused, words, parts):
+def test_options_that_cannot_be(refused, words, parts):
     refused(["city", *words], parts)
 
 
@@ -169,3 +171,17 @@ def test_tables_have_the_row_that_nobody_has_to_learn():
     assert table.rows[1].cells[table.heads.index("rays")].text == "80"
     assert [cell.text for cell in steps_table(methods, 12.345).rows[0].cells] == ["12.35", "12.35"]
     assert [row.key for row in city_table("", methods, ["north"]).rows] == ["mod"]
+
+
+def test_initializations_are_learned_on_districts_of_several_styles(run_tiny, tmp_path, monkeypatch):
+    asked = []
+    real = city_data.write_city
+
+    def recorded(**options: object) -> object:
+        asked.append(options)
+        return real(**options)
+
+    monkeypatch.setattr(city_data, "write_city", recorded)
+    assert run_tiny("--out", tmp_path / "run", *OPTIONS, "--methods", "mod", "--styles", "2") == 0
+    assert [options.get("styles") for options in asked] == [None, 2]
+    assert (asked[1]["meta_districts"], asked[1]["train"]) == (2, 0)

@@ -56,6 +56,8 @@ def test_all_objects_of_the_folder_are_tested_on_unless_a_number_is_asked_for(tm
     sets = load(test_data=tested, size=12)
     assert len(sets.train) == 4  # procedural, none of them kept back
     assert {views.name for views in sets.test} == {f"thing_{k}" for k in range(3)}
+    assert len(load(test_data=tested, size=12, test=1).test) == 1
+    (tested / "car_splits.json").unlink()  # without a split of its own any number will do
     assert len(load(test_data=tested, size=12, test=2).test) == 2
     other = load(data=folder(tmp_path / "other", 4), test_data=tested)
     assert len(other.train) == 3

@@ -83,7 +83,7 @@ def with_test_views(cells: list[FrameGroup], held_out: int) -> tuple[list[FrameG
     >>> notes
     ['block_2 has 1 view, none to test on: merged with block_1']
     """
-    notes = []
+    notes: list[str] = []
     if not any(cell.test for cell in cells):
         return cells, notes
     for cell in cells:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mclnf_fast.data.readers.files import read_box, read_file_name, read_json, r
 from mclnf_fast.data.readers.matrixcity import FrameGroup
 from mclnf_fast.data.readers.nerf_json import read_blender, read_nerfstudio
 from mclnf_fast.data.scene import ImageSet
+from mclnf_fast.render.cameras import Cameras
 
 
 @dataclass
@@ -43,8 +45,16 @@ class SceneFrames:
     unit: str = "scene"
     notes: list[str] = field(default_factory=list)
 
-    def bounds(self, views: ImageSet, group: FrameGroup | None = None) -> tuple[Tensor, str]:
-        """Return the box [2, 3] of a group's views, see `load_scene`, and where it is from; None: of the first."""
+    def bounds(
+        self,
+        views: ImageSet,
+        group: FrameGroup | None = None,
+        around: Callable[[Cameras], Tensor] = around_box,
+    ) -> tuple[Tensor, str]:
+        """Return the box [2, 3] of a group's views, see `load_scene`, and where it is from.
+
+        group: that of the views; None: the first. around: what makes a box of cameras around something.
+        """
         aabb = (self.groups[0] if group is None else group).aabb
         if aabb is not None:
             return aabb, "the file's aabb"
@@ -58,7 +68,7 @@ class SceneFrames:
         ground = ground_box(views.cameras)
         if ground is not None:
             return ground, "what the cameras see of the ground"
-        cube = around_box(views.cameras)
+        cube = around(views.cameras)
         if self.most is None:
             return cube, "a cube about what the cameras look at, with all cameras inside (a guess)"
         return clipped(cube, self.most), "a cube with all cameras inside, within the file's aabb_scale (a guess)"

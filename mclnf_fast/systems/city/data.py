@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from mclnf_fast.data import Block, ImageSet, load_scene, write_city
+from mclnf_fast.data import Block, CityPaths, ImageSet, load_scene, write_city
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.params import Params
@@ -64,17 +64,12 @@ def _task(block: Block, cell: Cells, spec: FieldSpec, settings: RenderSettings, 
     )
 
 
-def load(config: CityConfig, advance: Callable[[int], object]) -> CityData:
-    """Read or make the data. Raise InputError if a folder is unusable.
+def _generated(
+    config: CityConfig, advance: Callable[[int], object]
+) -> tuple[CityPaths | None, tuple[tuple[Block, ...], ...]]:
+    """Return the procedural city, None if a folder is learned, and the districts to meta-learn on."""
 
-    A block without a view to train or to test on is left out, and the notes say so.
-
-    advance: called with the number of pictures of the procedural city that were rendered since the last call.
-    """
-    notes: list[str] = []
-    options, meta_learned = config.data, bool(config.initializations)
-    procedural = meta_city = None
-    if options.path is None or meta_learned:
+    def write(**more: int) -> CityPaths:
         rendered = 0
 
         def progress(done: int, total: int) -> None:
@@ -83,16 +78,30 @@ def load(config: CityConfig, advance: Callable[[int], object]) -> CityData:
             rendered = done
 
         # Cached between runs; rendering it takes longer than reading it.
-        if options.path is None or options.styles is None:
-            procedural = write_city(quick=config.run.quick, seed=config.seed, progress=progress)
-        meta_city = procedural
-        if meta_learned and options.styles is not None:
-            # Without a target: the procedural city is learned in its own style, whatever else it was prepared by.
-            more = {"styles": options.styles, "meta_districts": options.styles, "train": 0, "test": 0, "city": 0}
-            meta_city = write_city(quick=config.run.quick, seed=config.seed, progress=progress, **more)
-    districts: tuple[tuple[Block, ...], ...] = ()
-    if meta_city is not None and meta_learned:
-        districts = tuple(tuple(load_scene(path).blocks) for path in meta_city.meta)
+        return write_city(None, quick=config.run.quick, seed=config.seed, progress=progress, **more)
+
+    options = config.data
+    target = write() if options.path is None else None
+    if not config.initializations:
+        return target, ()
+    if options.styles is None:
+        meta = write() if target is None else target
+    else:
+        # Without a target: districts of several styles are a city of their own, to be learned on alone.
+        meta = write(styles=options.styles, meta_districts=options.styles, train=0, test=0, city=0)
+    return target, tuple(tuple(load_scene(path).blocks) for path in meta.meta)
+
+
+def load(config: CityConfig, advance: Callable[[int], object]) -> CityData:
+    """Read or make the data. Raise InputError if a folder is unusable.
+
+    A block without a view to train or to test on is left out, and the notes say so.
+
+    advance: called with the number of pictures of the procedural city that were rendered since the last call.
+    """
+    notes: list[str] = []
+    options = config.data
+    procedural, districts = _generated(config, advance)
     across = None
     if options.path is None:
         assert procedural is not None
@@ -106,9 +115,9 @@ def load(config: CityConfig, advance: Callable[[int], object]) -> CityData:
         scene = load_scene(options.path, blocks=options.blocks, max_side=options.max_side, aabb=aabb)
         title = f"{scene.name}, block by block"
         notes += scene.notes
-        if meta_learned:
-            style = "one style" if options.styles in (None, 1) else f"{options.styles} styles"
-            notes.append(f"Initializations were meta-learned on procedural districts of {style}, not on this scene.")
+    if districts and (options.path is not None or options.styles is not None):
+        style = "one style" if options.styles in (None, 1) else f"{options.styles} styles"
+        notes.append(f"Initializations were meta-learned on other, procedural districts of {style}.")
     # Found here and not in the middle of the run, where the block would be learned in vain.
     unusable = {block.name: text for block in scene.blocks if (text := left_out(block))}
     blocks = tuple(block for block in scene.blocks if block.name not in unusable)

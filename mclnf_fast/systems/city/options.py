@@ -151,6 +151,8 @@ class CityConfig(SystemConfig):
         check_at_least(1, steps=self.steps, tile=self.tile)
         check_methods(self.methods)
         check_seed(self.seed)
+        if self.data.styles is not None and not self.initializations:
+            raise InputError("styles must be left out if no initialization is meta-learned (init, methods)")
         if self.fim.kind not in ("diag", "rank1"):
             # The others score points one by one, and a ray's points share one loss.
             raise InputError(f"fim.kind must be diag or rank1 for rays, got {self.fim.kind}")

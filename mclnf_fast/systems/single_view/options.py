@@ -30,8 +30,9 @@ class ObjectOptions(SplitOptions):
     """The objects to learn from and to test on, and their views."""
 
     test_data: Annotated[pathlib.Path | None, arg(name="test-data")] = None
-    """Other folder (or mesh) to test on: all of its objects, or `test` many. Everything else is learned from `data`, or
-    from the procedural objects; pictures must be of one size, and scenes of one scale."""
+    """Other folder (or mesh) to test on: all of its objects, or `test` many (of its own test set, if it has
+    one). Everything else is learned from `data`, or from the procedural objects; pictures must be of one size, and
+    scenes of one scale."""
     objects: int = 48
     """Procedural objects, those to test on included."""
     test: int | None = None

@@ -55,11 +55,11 @@ def read_points(root: Path, named: str | None = None, colmap: np.ndarray | None 
             return _points(root, path, _npz_points(path) if path.suffix == ".npz" else _ply_points(path))
         if name == named:
             raise InputError(f"{path}: must be a file of points (named in transforms.json), was not there")
-    path = colmap_file(root)
-    if path is None or colmap is None:
+    file = colmap_file(root)
+    if file is None or colmap is None:
         return None
-    xyz = _colmap_binary(path) if path.suffix == ".bin" else _colmap_text(path)
-    return _points(root, path, xyz @ colmap[:3, :3].T + colmap[:3, 3])
+    xyz = _colmap_binary(file) if file.suffix == ".bin" else _colmap_text(file)
+    return _points(root, file, xyz @ colmap[:3, :3].T + colmap[:3, 3])
 
 
 def colmap_file(root: Path) -> Path | None:
