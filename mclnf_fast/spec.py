@@ -52,10 +52,11 @@ class FieldSpec:
         hidden_layers: 0 to 30.
         activation: of the hidden layers, one of `ACTIVATIONS`; `sine` is `sin(w0 z)` (SIREN, arXiv 2006.09661) and may
             be written `"sine(200)"`.
-        output_activation: of the output layer, one of `ACTIVATIONS`. encoding: the map in front of the first layer. w0:
-        the frequency of `sine`. skips: layers (1 ... hidden_layers) that receive the encoded input once more, behind
-        the activations of the layer
-            before them.
+        output_activation: of the output layer, one of `ACTIVATIONS`.
+        encoding: the map in front of the first layer.
+        w0: the frequency of `sine`.
+        skips: layers (1 ... hidden_layers) that receive the encoded input once more, behind the activations of the
+            layer before them.
 
     Raises:
         ValueError: a number or a name is out of range.

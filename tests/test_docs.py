@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pathlib
 import re
@@ -154,3 +155,25 @@ def test_the_changelog_names_what_things_are_called_now(options: dict[str, set[s
         assert re.search(line, unreleased, re.M), f"--{row.old} -> --{row.new}"
         for system in row.systems:
             assert f"--{row.new}" in options[system], f"{system}: --{row.new}"
+
+
+def described(node: ast.FunctionDef | ast.ClassDef) -> list[str]:
+    """Return the text of each entry of a docstring's `Args:`, its names included."""
+    section = re.split(r"\n(?=\S)", (ast.get_docstring(node) or "").partition("\nArgs:\n")[2])[0]
+    return [
+        " ".join(entry.split()) for entry in re.split(r"^ {4}(?=\*{0,2}\w+(?:, \*{0,2}\w+)*: )", section, flags=re.M)
+    ]
+
+
+@pytest.mark.parametrize("room", sorted({p.relative_to(ROOT).parts[1] for p in (ROOT / "mclnf_fast").rglob("*.py")}))
+def test_each_argument_has_a_line_of_its_own(room: str) -> None:
+    # An argument in the middle of another one's line is no entry of its own in the pages that are made of docstrings.
+    for path in [ROOT / "mclnf_fast" / room] if room.endswith(".py") else (ROOT / "mclnf_fast" / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names = {a.arg for a in ast.walk(node) if isinstance(a, ast.arg)}
+                names |= {
+                    a.target.id for a in ast.walk(node) if isinstance(a, ast.AnnAssign) and hasattr(a.target, "id")
+                }
+                inside = [n for entry in described(node) for n in re.findall(r"[.;] (\w+): ", entry) if n in names]
+                assert not inside, f"{path}:{node.lineno}: {inside}"

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from curves import CONFIG, curve, start
+from curves import CONFIG, SPEC, curve, start
 from torch import Tensor
 
+from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.budgets import Budgets, Record
 from mclnf_fast.learn.methods import METHODS
 from mclnf_fast.learn.task import join
 from mclnf_fast.metrics import mse_to_psnr
+from mclnf_fast.tasks.coords import CoordTask
 
 BUDGETS = (1, 2, 4, 8)
 CONFIGURED = dataclasses.replace(CONFIG, schedule="hold", hold=4)
@@ -129,3 +131,22 @@ def test_stopped_after_any_step_it_goes_on_to_the_same_bits(name):
         one.record.seconds = 0.0
     assert stopped.record == whole.record
     assert all(torch.equal(a, b) for a, b in zip(stopped.final_predictions(), whole.final_predictions()))
+
+
+def test_the_psnr_of_several_channels_is_over_all_of_them():
+    """The finer log adds up sums of squares; over the samples alone it would be 10 log10(3) dB too low."""
+    spec = dataclasses.replace(SPEC, out_dim=3)
+    tasks = [CoordTask(t.name, t.x, t.y.repeat(1, 1, 3) * torch.tensor([1.0, 0.5, 0.2]), spec, "reference")
+             for t in TASKS]  # fmt: skip
+    init = initial_parameters(spec, 1, generator=torch.Generator().manual_seed(0))
+
+    def whole(predictions: list[Tensor]) -> dict[str, list[float]]:
+        errors = [(p.clamp(0, 1) - t.y).double().square().flatten(1) for p, t in zip(predictions, tasks)]
+        return {"psnr": mse_to_psnr(torch.cat(errors, 1).mean(1)).tolist()}
+
+    made = Budgets(METHODS["mod"], tasks, init, CONFIGURED, 3, (1, 4), whole)
+    while not made.done:
+        made.step()
+    assert made.record.fine is not None
+    for step, values in zip(made.record.fine["steps"], made.record.fine["psnr"]):
+        assert values == pytest.approx(made.record.curve["psnr"][str(step)], abs=1e-6)

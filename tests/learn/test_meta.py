@@ -275,3 +275,21 @@ def test_errors() -> None:
         Reptile(toy_params(1), inner="lbfgs")
     with pytest.raises(TypeError, match="params"):
         adapt(params[0], task, 1, 0.1)
+
+
+def test_the_outer_rate_falls_along_half_a_cosine() -> None:
+    meta = MAML(toy_params(1), outer_lr=0.4, anneal_steps=8)
+    found = []
+    for step in (0, 2, 4, 6, 8, 20):
+        meta.outer_steps = step
+        found.append(meta.current_lr())
+    # cos(0), cos(pi / 4), cos(pi / 2), ...: (1 + that) / 2 of the rate, and nothing past the end.
+    assert found == pytest.approx([0.4, 0.2 * (1 + 0.5**0.5), 0.2, 0.2 * (1 - 0.5**0.5), 0.0, 0.0])
+
+
+@pytest.mark.parametrize(("clip", "scale"), [(None, 1.0), (10.0, 1.0), (0.5, 0.1)])
+def test_only_a_gradient_that_is_too_long_is_clipped(clip, scale) -> None:
+    meta = MAML((torch.zeros(1, 2, dtype=torch.float64),), grad_clip=clip)
+    norm = meta._outer_step([torch.tensor([[3.0, 4.0]], dtype=torch.float64)])
+    assert norm.item() == pytest.approx(5.0)  # before the clip
+    assert meta.init[0].grad.tolist() == [pytest.approx([3.0 * scale, 4.0 * scale])]

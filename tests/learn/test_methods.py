@@ -185,3 +185,40 @@ def test_the_first_steps_from_a_learned_start_are_sgd(name, power, monkeypatch):
     expected = [("sgd", CONFIG.warm_lr)] * warm + [("adam", CONFIG.lr * r * f) for r, f in zip(rise, fall)]
     assert [kind for kind, _ in kinds] == [kind for kind, _ in expected]
     assert [lr for _, lr in kinds] == pytest.approx([lr for _, lr in expected])
+
+
+def test_every_task_draws_samples_of_its_own(monkeypatch):
+    """Step i of task k depends on the seed, k and i: without k all tasks would be learned from the same places."""
+    given = method(METHODS["finetune"], warm_steps=0)
+    seeds: dict[tuple[int, int], int] = {}
+    for k in range(2):
+        given.begin(k)
+        for step in range(3):
+            monkeypatch.setattr(
+                given,
+                "gradients",
+                lambda k, step, generator: (
+                    seeds.__setitem__((k, step), generator.initial_seed())
+                    or [torch.zeros_like(p) for p in given.params]
+                ),
+            )
+            given.step(k, step)
+        given.finish(k)
+    assert len(set(seeds.values())) == 6
+    again = method(METHODS["finetune"], seed=1, warm_steps=0)
+    assert again.seed != given.seed
+
+
+def test_replay_counts_old_samples_as_much_as_new_ones():
+    given = method(METHODS["er"], warm_steps=0)
+    train(given, 5)
+    given.finish(0)
+    given.begin(1)
+    grads = given.gradients(1, 0, torch.Generator().manual_seed(8))
+    generator = torch.Generator().manual_seed(8)
+    new = given.tasks[1].draw(given.config.batch, generator)
+    old = given.memory.draw(given.config.batch, generator)
+    both = given.tasks[1].loss(given.params, new) + given.tasks[1].loss(given.params, old)
+    expected = torch.autograd.grad(both.sum(), given.params)
+    for found, wanted in zip(grads, expected, strict=True):
+        torch.testing.assert_close(found, wanted)

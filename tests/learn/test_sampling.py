@@ -188,3 +188,11 @@ def test_errors() -> None:
         sampler.update(torch.tensor([[0], [0]]), torch.ones(2, 2))
     with pytest.raises(ValueError, match="state"):
         sampler.load_state_dict({})
+
+
+def test_stratified_draws_meet_every_item_of_a_slice() -> None:
+    """Their place within the slice is random: in its middle alone most items of a slice would never be drawn."""
+    sampler, generator = FisherSampler([40]), torch.Generator().manual_seed(0)
+    drawn = torch.cat([sampler.draw(4, generator, stratified=True)[0] for _ in range(200)])
+    assert torch.equal(drawn // 10, torch.arange(4).expand(200, 4))  # one item of each quarter, in order
+    assert sorted(drawn.flatten().unique().tolist()) == list(range(40))

@@ -234,11 +234,17 @@ def test_of_a_ray_that_weights_and_ids_go_together() -> None:
 def test_float32_and_half_agree_with_double(kind: str) -> None:
     params, x, offsets, r = bank()
     exact = scorer(kind, damping=1e-2)(params, x, offsets, r).scores
+    leaves = tuple(p.detach().requires_grad_() for p in params)
+    half = len(leaves) // 2
+    y = ops.bank_mlp(x, offsets, leaves[:half], leaves[half:], SPEC, backend="reference")
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(y, leaves, r)])
     for dtype, rtol in ((torch.float32, 1e-3), (torch.bfloat16, 0.15)):
         run = scorer(kind, damping=1e-2, source="ema")
         found = run(tuple(p.to(dtype) for p in params), x.to(dtype), offsets, r.to(dtype), grads=True)
         assert found.scores.dtype == found.grads[0].dtype == dtype
         assert (found.scores.double() / exact - 1).abs().mean() < rtol
+        made = torch.cat([g.flatten() for g in found.grads]).double()
+        assert float((made - gradient).norm() / gradient.norm()) < rtol
         assert run.running.fisher[0][0].dtype == torch.float32
 
 

@@ -247,7 +247,12 @@ def test_half_precision_is_computed_in_float(backend: str, dtype: torch.dtype) -
     wanted = composite(density.float(), color.float(), starts, ends, backend="reference")
     assert all(t.dtype == dtype for t in found)
     assert_close(found, Composite(*(t.to(dtype) for t in wanted)))
-    assert torch.autograd.grad(found.color.sum(), density)[0].dtype == dtype
+    made = torch.autograd.grad(found.color.sum(), density)[0]
+    wide = density.detach().double().requires_grad_()
+    exact = composite(wide, color.double(), starts.double(), ends.double(), backend="reference")
+    truth = torch.autograd.grad(exact.color.sum(), wide)[0]
+    assert made.dtype == dtype
+    assert float((made.double() - truth).norm() / truth.norm()) < 2 * torch.finfo(dtype).eps
 
 
 @compiled

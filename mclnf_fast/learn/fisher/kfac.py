@@ -74,7 +74,9 @@ def walk(
     """Return the inputs of every layer, and the gradients of its pre-activations.
 
     Args:
-        x: [m, n, in_dim]. weights, biases: [m, in, out], [m, out]. directions: each [m, n, out_dim].
+        x: [m, n, in_dim].
+        weights, biases: [m, in, out], [m, out].
+        directions: each [m, n, out_dim].
 
     Returns: a pair a layer, see `Layer`; detached.
     """

@@ -127,7 +127,8 @@ def tangents(
 
     Args:
         params, along: weights, then biases, tensors [M, ...].
-        x: [N, in], grouped by module. offsets: int64 [M + 1].
+        x: [N, in], grouped by module.
+        offsets: int64 [M + 1].
     """
     with torch.enable_grad():
         leaves = tuple(p.detach().requires_grad_() for p in params)

@@ -134,7 +134,8 @@ class FisherScorer:
 
         Args:
             params: weights, then biases (then the tables of grids), tensors [M, ...].
-            x: [N, in], grouped by module. offsets: int64 [M + 1].
+            x: [N, in], grouped by module.
+            offsets: int64 [M + 1].
             grad_y: [N, out], the gradient of the point's own loss (its sample's, not a mean) in the outputs. With
                 Gauss-Newton only `grads` depends on it.
             grads: whether the gradient is wanted; with `diag` and `rank1`, empirical, it costs nothing more.

@@ -34,7 +34,8 @@ def fisher_quadratic(
 
     Args:
         params, delta: weights, then biases, tensors [M, ...].
-        x: [N, in], grouped by module. offsets: int64 [M + 1].
+        x: [N, in], grouped by module.
+        offsets: int64 [M + 1].
         sigma: standard deviation of the outputs, above 0.
 
     Returns: [M], detached; 0 for an empty module. Raises: InputError, and as `ops.bank_mlp`.
@@ -62,7 +63,9 @@ def clipped_weights(scores: Tensor, lam: float, largest: float) -> Tensor:
     `fim_weights` gives these divided by their mean, with 1 + lam largest = (1 + lam) clip.
 
     Args:
-        scores: [S], not negative. lam: at least 0. largest: B, above 0; infinity for no clip.
+        scores: [S], not negative.
+        lam: at least 0.
+        largest: B, above 0; infinity for no clip.
 
     >>> clipped_weights(torch.tensor([1.0, 3.0]), lam=1.0, largest=1.2)
     tensor([1.5000, 2.2000])
@@ -90,8 +93,13 @@ def weighted_sgd_bound(
     with the number of samples. Our own derivation from the standard one for SGD; MCL-NF's theorem is not public.
 
     Args:
-        gap: L_w(theta_0) - min L_w. lr: step size. steps: T.
-        smoothness: L. second_moment: s^2. lam: strength of the weights. largest: B.
+        gap: L_w(theta_0) - min L_w.
+        lr: step size.
+        steps: T.
+        smoothness: L.
+        second_moment: s^2.
+        lam: strength of the weights.
+        largest: B.
 
     Raises: InputError if no bound holds: a B that is not finite, or a step size that is too large.
 

@@ -32,7 +32,9 @@ def prune_scores(
 
     Args:
         params: weights, then biases (then the tables of grids), tensors [M, ...].
-        x: [N, in_dim], grouped by module. offsets: int64 [M + 1]. y: [N, out_dim].
+        x: [N, in_dim], grouped by module.
+        offsets: int64 [M + 1].
+        y: [N, out_dim].
 
     Returns: [N], detached. Raises: as `ops.bank_mlp`; ValueError, if y does not fit.
 
@@ -60,7 +62,9 @@ def keep_top(scores: Tensor, offsets: Tensor, share: float = 0.25) -> tuple[Tens
     """Return the points of each module with the largest scores: floor(share n), and at least one where there is one.
 
     Args:
-        scores: [N]. offsets: int64 [M + 1]. share: in (0, 1]. Of equal scores the earlier point is kept.
+        scores: [N].
+        offsets: int64 [M + 1].
+        share: in (0, 1]. Of equal scores the earlier point is kept.
 
     Returns: ids int64 [K], ascending (hence grouped by module), and their offsets int64 [M + 1]. Raises: InputError.
 

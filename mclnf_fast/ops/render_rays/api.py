@@ -73,10 +73,11 @@ def render_rays(
         occupancy: as `march_rays` takes it: None, bool or float32 [X, Y, Z] or [L, X, Y, Z], the same for all modules.
         view_directions: [R, E], the coordinates of the network behind the position: a ray's unit direction, or other
             values per ray. None for E = 0.
-        bins, step: exactly one of them, as `march_rays` takes them. near, far: t at which rays begin and end.
-        background: color behind the samples, [C] or [R, C]; None: nothing (black). last_behind: in place of a
-        background, the last sample of a ray also stands behind it, with its far end as depth;
-            a ray without a sample is black.
+        bins, step: exactly one of them, as `march_rays` takes them.
+        near, far: t at which rays begin and end.
+        background: color behind the samples, [C] or [R, C]; None: nothing (black).
+        last_behind: in place of a background, the last sample of a ray also stands behind it, with its far end as
+            depth; a ray without a sample is black.
         density, color: the activations a and c, of "none", "relu", "softplus", "tanh", "sigmoid", "exp".
         max_raw_density: the largest raw density.
         early_stop_eps: in [0, 1). A ray ends as soon as its transmittance has fallen below it; the samples left out are
