@@ -177,7 +177,7 @@ def test_initializations_are_learned_on_districts_of_several_styles(run_tiny, tm
     asked = []
     real = city_data.write_city
 
-    def recorded(**options: object) -> object:
+    def recorded(root: None = None, **options: object) -> object:
         asked.append(options)
         return real(**options)
 

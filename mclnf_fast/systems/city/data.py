@@ -69,7 +69,7 @@ def _generated(
 ) -> tuple[CityPaths | None, tuple[tuple[Block, ...], ...]]:
     """Return the procedural city, None if a folder is learned, and the districts to meta-learn on."""
 
-    def write(**more: int) -> CityPaths:
+    def write(styles: int | None = None) -> CityPaths:
         rendered = 0
 
         def progress(done: int, total: int) -> None:
@@ -78,7 +78,11 @@ def _generated(
             rendered = done
 
         # Cached between runs; rendering it takes longer than reading it.
-        return write_city(None, quick=config.run.quick, seed=config.seed, progress=progress, **more)
+        if styles is None:
+            return write_city(quick=config.run.quick, seed=config.seed, progress=progress)
+        # Without a target: districts of several styles are a city of their own, to be learned on alone.
+        counts = {"styles": styles, "meta_districts": styles, "train": 0, "test": 0, "city": 0}
+        return write_city(None, quick=config.run.quick, seed=config.seed, progress=progress, **counts)
 
     options = config.data
     target = write() if options.path is None else None
@@ -87,8 +91,7 @@ def _generated(
     if options.styles is None:
         meta = write() if target is None else target
     else:
-        # Without a target: districts of several styles are a city of their own, to be learned on alone.
-        meta = write(styles=options.styles, meta_districts=options.styles, train=0, test=0, city=0)
+        meta = write(options.styles)
     return target, tuple(tuple(load_scene(path).blocks) for path in meta.meta)
 
 
