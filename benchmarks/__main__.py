@@ -3,6 +3,7 @@
 import sys
 
 from benchmarks.command import main
+from mclnf_fast.cli.guard import guarded
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(guarded(main, sys.argv[1:]))

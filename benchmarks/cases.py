@@ -78,9 +78,15 @@ class Suite:
 def load_suite(name: str) -> Suite:
     """Read a suite. Raises InputError, naming what there is, for an unknown one; a path to a JSON file also serves."""
     path = pathlib.Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
-    if not path.exists():
-        raise InputError(f"--suite must be one of {', '.join(suites())} or a JSON file of cases, got {name!r}")
-    return read_suite(json.loads(path.read_text()), path.stem)
+    if not path.is_file():
+        raise InputError(f"--suite must be one of {', '.join(suites())} or a JSON file of cases, got {name!r:.200}")
+    try:
+        return read_suite(json.loads(path.read_text(encoding="utf-8")), path.stem)
+    except InputError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"--suite: {path} must be a JSON file of cases, but: {reason:.300}") from None
 
 
 def suites() -> list[str]:
@@ -104,8 +110,27 @@ def read_suite(data: dict[str, Any], name: str) -> Suite:
             given[key] = tuple(row.get(key, ()))
         if any(case.id == row["id"] for case in cases):
             raise InputError(f"case ids must differ, got {row['id']!r} twice")
-        cases.append(Case(**given))
+        cases.append(_checked(Case(**given)))
+    if data["device"] not in ("cpu", "cuda"):
+        raise InputError(f"device of a suite must be cpu or cuda, got {data['device']!r:.80}")
     return Suite(name, data["device"], float(data["seconds"]), tuple(cases))
+
+
+TYPES = {"id": str, "op": str, "title": str, "shapes": dict, "quick": bool, "time": bool}
+ITEMS = {"peers": str, "variants": dict, "memory": str}
+
+
+def _checked(case: Case) -> Case:
+    """Return the case. Raises InputError if a value is of another type: it would fail in the middle of a suite."""
+    for key, kind in TYPES.items():
+        if not isinstance(getattr(case, key), kind):
+            raise InputError(f"case {case.id!r:.80}: {key} must be {kind.__name__}, got {getattr(case, key)!r:.80}")
+    for key, kind in ITEMS.items():
+        if not all(isinstance(item, kind) for item in getattr(case, key)):
+            raise InputError(f"case {case.id!r:.80}: {key} must be a list of {kind.__name__}")
+    if case.limit not in (None, "fma", "matmul", "copy"):
+        raise InputError(f"case {case.id!r:.80}: limit must be fma, matmul, copy or null, got {case.limit!r:.80}")
+    return case
 
 
 def _rows(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -16,24 +16,19 @@ from typing import Any
 import torch
 
 from benchmarks import cases, device, limit, machine, runner, table, timing
+from mclnf_fast.cli.parser import CommandParser
 from mclnf_fast.errors import InputError
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 SCHEMA = 1
 QUICK_SECONDS = 0.3
+MOST_THREADS = 1024  # many more end in a segmentation fault of the threads' library
 QUICK_SKIP = ("compile",)  # compiling takes longer than a quick run
-
-
-class _Parser(argparse.ArgumentParser):
-    """Errors as InputError: one line and exit code 2, like every other command's."""
-
-    def error(self, message: str) -> Any:
-        raise InputError(f"bench: {message}")
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the options."""
-    p = _Parser(prog="mclnf-fast bench", description="Measures every op against its peers and the machine's limit.")
+    p = CommandParser("mclnf-fast bench", "Measures every op against its peers and the machine's limit.")
     p.add_argument(
         "--suite", default="cpu", metavar="NAME", help="cases to run: cpu (the default), gpu, auto, or a JSON file"
     )
@@ -45,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--dry-run", action="store_true", help="tiny sizes on the CPU: do the cases hold together? No figure counts"
     )
+    p.add_argument("--check", action="store_true", help="also the bars that this project sets itself")
     p.add_argument("--list", action="store_true", help="name the cases and stop")
     return p
 
@@ -53,10 +49,10 @@ def main(given: Sequence[str]) -> int:
     """Run a suite. Exit codes: 0 done, 1 something of ours computed wrong, 130 interrupted (what is done is shown and,
     with `--out`, kept). Raises InputError on unusable options."""
     options = parser().parse_args(list(given))
-    for name, low in (("threads", 1), ("seconds", 0.0)):
+    for name, low, most in (("threads", 1, MOST_THREADS), ("seconds", 0.0, 1e6)):
         value = getattr(options, name)
-        if value is not None and not value >= low:
-            raise InputError(f"--{name} must be at least {low}, got {value}")
+        if value is not None and not low <= value <= most:
+            raise InputError(f"--{name} must be at least {low} and at most {most}, got {value}")
     suite = cases.load_suite(options.suite)
     if options.dry_run:
         suite = cases.tiny(suite)
@@ -77,7 +73,7 @@ def main(given: Sequence[str]) -> int:
     path = target(options, data)
     if path is not None:  # first of all: what took minutes is kept whatever happens while it is shown
         keep(path, data)
-    print(table.page(data))
+    print(table.page(data, options.check))
     print()
     if data["interrupted"]:
         print(f"interrupted after {len(data['cases'])} of {len(picked)} cases")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import pathlib
 import platform
 from typing import Any
 
@@ -28,6 +29,17 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _processor() -> str:
+    """Return the processor's name and architecture; the architecture alone if the system does not tell the name."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
+    return f"{name} ({platform.machine()})" if name and name != platform.machine() else platform.machine()
 
 
 class Info(dict[str, Any]):
@@ -77,7 +89,7 @@ def info() -> Info:
                 elif taken is None:
                     reasons[name] = reason
             table.setdefault(str(device), {})[op] = {"backend": taken, "passed_over": reasons}
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
+    machine = f"{_processor()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
     if torch.cuda.is_available():
         machine += f", {torch.cuda.get_device_name()}"
     versions = {p: _version(p) for p in _PACKAGES}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-import mclnf_fast.cli as cli
+from mclnf_fast import cli
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # benchmarks/ is no part of the package
@@ -80,7 +80,7 @@ def rows(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_a_suite_from_end_to_end(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     suite, out = tmp_path / "tiny.json", tmp_path / "out.json"
     suite.write_text(json.dumps(SUITE))
-    assert cli.main(["bench", "--suite", str(suite), "--out", str(out), "--threads", "1"]) == 0
+    assert cli.main(["bench", "--suite", str(suite), "--out", str(out), "--threads", "1", "--check"]) == 0
     shown, text = capsys.readouterr().out, out.read_text()
     data = json.loads(text)
     for key in ("schema", "suite", "device", "date", "command", "machine", "versions", "commit", "settings", "limits"):
@@ -233,8 +233,10 @@ def test_the_outer_step_moves_a_peer_as_it_moves_us(name: str) -> None:
         (["--suite", "tpu"], "--suite must be one of auto, cpu, gpu or a JSON file of cases, got 'tpu'"),
         (["--only", "nothing"], "--only must match a case of suite cpu (forward/16x64, "),
         (["--out", "there.txt"], "--out must end in .json, got 'there.txt'"),
-        (["--threads", "0"], "--threads must be at least 1, got 0"),
-        (["--frobnicate"], "bench: unrecognized arguments: --frobnicate"),
+        (["--threads", "0"], "--threads must be at least 1 and at most 1024, got 0"),
+        (["--threads", "100000"], "--threads must be at least 1 and at most 1024, got 100000"),
+        (["--quik"], "bench: unknown argument --quik; did you mean --quick?"),
+        (["--frobnicate"], "bench: unknown argument --frobnicate (see mclnf-fast bench --help)"),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
@@ -250,12 +252,11 @@ def test_the_list_of_cases(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_without_the_folder_the_error_names_the_remedy(monkeypatch, tmp_path, capsys) -> None:
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "site" / "mclnf_fast" / "cli.py"))
+    monkeypatch.setattr(cli.command, "__file__", str(tmp_path / "site" / "mclnf_fast" / "cli" / "command.py"))
     monkeypatch.chdir(tmp_path)
     assert cli.main(["bench"]) == 2
-    line = capsys.readouterr().err
-    assert "bench needs the folder benchmarks/ of the source checkout" in line
-    assert "pip install -e '.[report]'" in line
+    line = "bench needs the folder benchmarks/ of the source checkout: run it in the folder of the checkout"
+    assert capsys.readouterr().err == f"mclnf-fast: {line}\n"
 
 
 def test_a_whole_suite_is_kept_under_a_new_name(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:

@@ -44,21 +44,22 @@ class SingleView(Work):
         self.flops = 2.0 * (3 * weights - first) * self.points  # forward and backward, as of a bank
         self.tolerance = {"loss": 1e-5, "grads": 1e-2}
 
-    def own_step(self, name: str, backend: str = "auto") -> Contender:
-        """`render.ray_losses` and `learn.BankOptimizer`, as `learn.fine_tune` calls them."""
+    def own_step(self, name: str, backend: str = "auto", fused: bool = True) -> Contender:
+        """`render.ray_losses` and `learn.BankOptimizer`, as `learn.fine_tune` calls them; not fused as `Nerf`'s."""
+        target = self.target.clone().requires_grad_(not fused)
         leaves = tuple(p.clone().requires_grad_() for p in self.params)
         settings = RenderSettings.between(samples_per_ray=self.samples, backend=backend)
         optimizer = BankOptimizer(leaves, kind="sgd", lr=LR)
 
         def gradients() -> tuple[Tensor, Sequence[Tensor]]:
             samples, _ = sample_between(self.origins, self.directions, settings, self.noise)
-            loss = ray_losses(leaves, self.spec, samples, self.target, settings).sum()
+            loss = ray_losses(leaves, self.spec, samples, target, settings).sum()
             return loss, torch.autograd.grad(loss, leaves)
 
         return stepper(name, gradients, optimizer.step)
 
     def ours(self) -> list[Contender]:
-        return [self.own_step("ours")]
+        return [self.own_step("ours"), self.own_step("ours, op by op", fused=False)]
 
     def truth(self) -> Outputs:
         total, grads = torch.zeros((), dtype=torch.float64, device=self.device), []

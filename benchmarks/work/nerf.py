@@ -45,22 +45,26 @@ class Nerf(Bank):
         self.ray_offsets = torch.tensor(self.ray_borders, device=device)
         self.tolerance = {"loss": 1e-5, "grads": 1e-2}
 
-    def own_step(self, name: str, backend: str = "auto") -> Contender:
-        """Return a step by `tasks.posed_loss` and `learn.BankOptimizer`, as a user's loop calls them."""
+    def own_step(self, name: str, backend: str = "auto", fused: bool = True) -> Contender:
+        """Return a step by `tasks.posed_loss` and `learn.BankOptimizer`, as a user's loop calls them.
+
+        Not fused: `bank_mlp`, `composite` and the loss op by op, as they run if a target could have a gradient.
+        """
+        target = self.target.clone().requires_grad_(not fused)
         leaves = tuple(t.clone().requires_grad_() for t in (*self.weights, *self.biases))
         shading = replace(SCENE_SHADING, background=BACKGROUND)
         settings = RenderSettings(self.samples, shading=shading, backend=backend)
         optimizer = BankOptimizer(leaves, lr=LR)
 
         def gradients() -> tuple[Tensor, Sequence[Tensor]]:
-            batch = RayBatch(self.origins, self.directions, self.target)
+            batch = RayBatch(self.origins, self.directions, target)
             loss = posed_loss(leaves, self.spec, batch, self.ray_offsets, self.cells, settings).mean()
             return loss, torch.autograd.grad(loss, leaves)
 
         return stepper(name, gradients, optimizer.step)
 
     def ours(self) -> list[Contender]:
-        return [self.own_step("ours")]
+        return [self.own_step("ours"), self.own_step("ours, op by op", fused=False)]
 
     def local_rays(self) -> tuple[Tensor, Tensor]:
         """Return origins and directions [R, 3] in the coordinates of each ray's cell."""

@@ -1,5 +1,8 @@
 """Readers of posed images, objects, pictures, video and sound, and generators of each that need no download."""
 
+import sys
+
+from mclnf_fast.data._old_paths import keep_old_paths
 from mclnf_fast.data.objects import ObjectSets, ObjectViews, sphere_cameras, turntable
 from mclnf_fast.data.objects_write import write_objects
 from mclnf_fast.data.photos import PhotoSets
@@ -12,6 +15,7 @@ from mclnf_fast.data.procedural.city.write import CityPaths, CityPlan, city_cach
 from mclnf_fast.data.procedural.faces.faces import procedural_faces
 from mclnf_fast.data.procedural.place.photos import procedural_photos
 from mclnf_fast.data.procedural.video import procedural_video
+from mclnf_fast.data.public_sets import Source, SourceFile, download, sources
 from mclnf_fast.data.readers.audio import load_audio
 from mclnf_fast.data.readers.images import load_images
 from mclnf_fast.data.readers.objects import load_objects
@@ -51,10 +55,13 @@ __all__ = [
     "SignalKind",
     "SignalSets",
     "Signals",
+    "Source",
+    "SourceFile",
     "VideoReadOptions",
     "block_views",
     "city_cache_dir",
     "city_views",
+    "download",
     "expanded",
     "load_audio",
     "load_images",
@@ -71,9 +78,12 @@ __all__ = [
     "readers",
     "register_reader",
     "render_car",
+    "sources",
     "sphere_cameras",
     "turntable",
     "views_inside",
     "write_city",
     "write_objects",
 ]
+
+keep_old_paths(sys.modules[__name__])

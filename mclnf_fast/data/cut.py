@@ -103,4 +103,4 @@ class Cut:
 def _axis(size: int, span: float) -> Tensor:
     """Return `size` coordinates from -span to span; a single one lies in the middle."""
     # linspace would put a single sample at -span, at the edge of the range that the shared initialization has seen.
-    return torch.linspace(-span, span, size) if size > 1 else torch.zeros(1)
+    return torch.linspace(-span, span, size, dtype=torch.float32) if size > 1 else torch.zeros(1, dtype=torch.float32)

@@ -171,6 +171,6 @@ def _cameras_around(azimuth: np.ndarray, height: np.ndarray, size: int, radius: 
         np.stack([horizontal * np.cos(azimuth), horizontal * np.sin(azimuth), height], 1)
     )
     poses = look_at(position, torch.zeros_like(position)).to(torch.float32)
-    focal = torch.tensor(0.5 * size / HALF_VIEW)
-    middle = torch.tensor(0.5 * size)
+    focal = torch.tensor(0.5 * size / HALF_VIEW, dtype=torch.float32)
+    middle = torch.tensor(0.5 * size, dtype=torch.float32)
     return Cameras(poses, focal, focal, middle, middle, size, size)

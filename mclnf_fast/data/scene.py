@@ -97,6 +97,8 @@ class Scene:
         blocks: at least one.
         aabb: [2, 3], scene units, a box about all blocks.
         unit: the length that 1.0 stands for, such as "100 m"; "scene" if the data do not say.
+        origin: what was taken off the files' coordinates, scene units: a point p of the scene is p + origin there. It
+            is 0 but for data so far from their origin that float32 could not hold them.
         notes: how its box and its blocks came about, and what was changed, in sentences.
 
     Raises:
@@ -113,6 +115,7 @@ class Scene:
     blocks: tuple[Block, ...]
     aabb: Tensor
     unit: str
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -98,7 +98,10 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         raise InputError(f"checkpoint {path}: must have format {FORMAT}, got {header.get('format')!r}")
     if hashlib.sha256((_digest(tensors) + header.get("meta", "")).encode()).hexdigest() != header.get("sha256"):
         raise InputError(f"checkpoint {path}: must match its checksum, but its bytes have changed since it was written")
-    return tensors, json.loads(header["meta"])
+    try:
+        return tensors, dict(json.loads(header["meta"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"checkpoint {path}: must have a header of plain data, but: {error!r:.200}") from None
 
 
 def save_bank(path: str | os.PathLike[str], bank: FieldBank, **meta: Any) -> None:

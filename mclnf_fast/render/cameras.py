@@ -14,6 +14,8 @@ from torch import Tensor
 from mclnf_fast.errors import InputError
 
 ROTATION_TOLERANCE = 1e-3  # poses come from text files and from bundle adjustment in float32
+# Squares of distances stay finite in float32; beyond, boxes and samples along rays become infinite or NaN.
+MOST_DISTANT = 1e12
 
 
 def check_poses(c2w: Tensor, what: str = "c2w", tolerance: float = ROTATION_TOLERANCE) -> Tensor:
@@ -25,7 +27,7 @@ def check_poses(c2w: Tensor, what: str = "c2w", tolerance: float = ROTATION_TOLE
         tolerance: largest allowed |R^T R - I|.
 
     Raises:
-        InputError: wrong shape, not finite, last row not (0, 0, 0, 1), not a rotation (or a reflection).
+        InputError: wrong shape, not finite, too far away, last row not (0, 0, 0, 1), not a rotation (or a reflection).
 
     >>> check_poses(torch.eye(4)[None]).shape
     torch.Size([1, 3, 4])
@@ -37,6 +39,11 @@ def check_poses(c2w: Tensor, what: str = "c2w", tolerance: float = ROTATION_TOLE
     finite = torch.isfinite(pose).flatten(1).all(1)
     if not bool(finite.all()):
         raise InputError(f"{what}: every pose must be finite, pose {int((~finite).nonzero()[0])} holds NaN or infinity")
+    far = pose[:, :3, 3].abs().amax(1) > MOST_DISTANT if len(pose) else finite[:0]
+    if bool(far.any()):
+        bad = int(far.nonzero()[0])
+        place = ", ".join(f"{value:g}" for value in pose[bad, :3, 3].tolist())
+        raise InputError(f"{what}: cameras must lie within {MOST_DISTANT:g} of the origin, pose {bad} was at {place}")
     if pose.shape[1] == 4 and len(pose):
         last = (pose[:, 3] - pose.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().amax(1)
         if float(last.max()) > tolerance:

@@ -3,7 +3,8 @@
 from mclnf_fast.report.city.maps import fisher_map, module_map
 from mclnf_fast.report.city.pictures import overview, save_png, strip, triptych
 from mclnf_fast.report.city.report import write_city_report
-from mclnf_fast.report.city.tables import matrix_table, summary_markdown
+from mclnf_fast.report.city.tables import summary_markdown
+from mclnf_fast.report.city.terminal import block_line, city_text, matrix_table
 from mclnf_fast.report.page.style import check_extra
 from mclnf_fast.report.protocol.filmstrip import filmstrip
 from mclnf_fast.report.protocol.qualitative import Labels, Sound, qualitative_picture
@@ -13,7 +14,9 @@ from mclnf_fast.report.record import read_record
 __all__ = [
     "Labels",
     "Sound",
+    "block_line",
     "check_extra",
+    "city_text",
     "filmstrip",
     "fisher_map",
     "matrix_table",

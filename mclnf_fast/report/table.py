@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import write_atomically
@@ -32,8 +29,10 @@ from mclnf_fast.report.protocol.report import NOT_CLAIMED
 from mclnf_fast.report.protocol.run_folder import FinishedRun, read_runs
 from mclnf_fast.report.protocol.run_pictures import Drawing, draw_figures, draw_signals
 from mclnf_fast.report.protocol.tables import Labelled, details, results, signal_csv_lines, sizes, steps_to_reach
-from mclnf_fast.report.record import CityRecord, SignalRecord
+from mclnf_fast.report.record import CityRecord, InitializationRecord, SignalRecord
+from mclnf_fast.report.starts.descriptions import DESCRIPTIONS, initialization_csv_lines
 
+WRITES = "the tables and figures of one or more finished runs, as Markdown, CSV, PNG and HTML"
 RANKS = "In each column the best is bold, the second in italics (underlined on the page); equal as shown is equal."
 
 
@@ -48,13 +47,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class Tables:
-    """Everything that the files hold: the runs by kind, the figures, and the command that writes them."""
+    """Everything that the files hold: the runs by kind, the figures, the command that writes them, and whether the
+    relations are checked."""
 
     runs: Sequence[FinishedRun]
     signals: Sequence[Labelled]
     cities: Sequence[tuple[Table, str]]  # and the command of its run
+    initializations: Sequence[tuple[Table, str]]  # the same
     figures: Sequence[Figure]
     command: str
+    check: bool
 
     def of(self, signal: Labelled) -> list[Table]:
         """Return the tables of a run beside its PSNR."""
@@ -69,27 +71,7 @@ class Tables:
         return [*notes, NOT_CLAIMED]
 
 
-class _Parser(argparse.ArgumentParser):
-    """Report an error in one line, as every command does."""
-
-    def error(self, message: str) -> NoReturn:
-        # argparse would print its usage and end the process itself.
-        raise InputError(f"table: {message}; see mclnf-fast table --help")
-
-
-def main(words: Sequence[str]) -> int:
-    """Run the command. Raises: InputError for unusable input."""
-    parser = _Parser(prog="mclnf-fast table", description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run (image, video, audio, city)")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for table.md, .csv, .html and the figures")
-    arguments = parser.parse_args(list(words))
-    command = shlex.join(["mclnf-fast", "table", *words])
-    for path in write_tables(arguments.runs, arguments.out, command):
-        print(path)
-    return 0
-
-
-def write_tables(runs: Sequence[str | Path], out: str | Path, command: str) -> list[Path]:
+def write_tables(runs: Sequence[str | Path], out: str | Path, command: str, *, check: bool = False) -> list[Path]:
     """Write `table.md`, `table.csv`, `table.html` and the figures into `out`; return their paths.
 
     Files of these names are replaced, others in `out` are left alone; nothing is written before everything is drawn.
@@ -98,6 +80,7 @@ def write_tables(runs: Sequence[str | Path], out: str | Path, command: str) -> l
         runs: folders of finished runs; they may differ in kind, methods, seeds and last step.
         out: a folder, which is made if it is missing.
         command: this command, which stands beside every table and figure.
+        check: also the relations that are expected of the methods, and whether they hold.
 
     Raises: InputError that names the folder or file, if it is no run or not finished, or `out` can't be written.
     """
@@ -105,11 +88,14 @@ def write_tables(runs: Sequence[str | Path], out: str | Path, command: str) -> l
     if target.exists() and not target.is_dir():
         raise InputError(f"out: {target} must be a folder, but it is a file")
     check_extra()
-    tables = _draw(read_runs(runs), command)
+    tables = _draw(read_runs(runs), command, check)
     text = "\n\n".join(_markdown(tables)) + "\n"
     lines = [line for signal in tables.signals for line in signal_csv_lines(signal)]
     for run in tables.runs:
-        lines += city_csv_lines(run.label, run.record) if isinstance(run.record, CityRecord) else []
+        if isinstance(run.record, CityRecord):
+            lines += city_csv_lines(run.label, run.record)
+        elif isinstance(run.record, InitializationRecord):
+            lines += initialization_csv_lines(run.label, run.record)
     written: list[Path] = []
     try:
         # Figures first: a table.md that is there never links to one that is not.
@@ -123,10 +109,11 @@ def write_tables(runs: Sequence[str | Path], out: str | Path, command: str) -> l
     return written
 
 
-def _draw(runs: Sequence[FinishedRun], command: str) -> Tables:
+def _draw(runs: Sequence[FinishedRun], command: str, check: bool) -> Tables:
     """Return the tables of some runs with their figures drawn."""
     signals: list[Labelled] = []
     cities: list[tuple[Table, str]] = []
+    starts: list[tuple[Table, str]] = []
     figures: list[Figure] = []
     for run in runs:
         record = run.record
@@ -134,16 +121,21 @@ def _draw(runs: Sequence[FinishedRun], command: str) -> Tables:
             signals.append(Labelled(run.label, Statistics(record)))
             drawings = draw_signals(run.folder, signals[-1], command)
             drawings = [replace(d, caption=f"{run.label}. {d.caption}") for d in drawings]
-        else:
+        elif isinstance(record, CityRecord):
             table = city_table(run.label, record.methods, record.tasks, record.across, record.trivial)
             cities.append((table, record.command))
             drawings = city_strips(run.folder, run.label, record, command)
+        else:
+            assert isinstance(record, InitializationRecord)  # `read_runs` refuses others
+            table = replace(DESCRIPTIONS[record.system](record).table, title=run.label)
+            starts.append((table, record.command))
+            drawings = []
         figures += [Figure(d, f"{run.stem}_{d.stem}.png", (record.command,)) for d in drawings]
     if signals:
         commands = tuple(signal.run.command for signal in signals)
         # In front of those of single runs: they compare all of them.
         figures[:0] = [Figure(d, f"{d.stem}.png", commands) for d in draw_figures(signals, command)]
-    return Tables(runs, signals, cities, figures, command)
+    return Tables(runs, signals, cities, starts, figures, command, check)
 
 
 def _markdown(tables: Tables) -> Iterator[str]:
@@ -156,8 +148,8 @@ def _markdown(tables: Tables) -> Iterator[str]:
         yield markdown(results(tables.signals))
         yield RANKS
         yield _made("", command)
-        yield "## Relations that must hold"
-        for signal in tables.signals:
+        yield from ["## Relations that must hold"] * tables.check
+        for signal in tables.signals if tables.check else ():
             yield f"### {markdown_cell(signal.label)} ({sizes(signal.run)})"
             yield "\n".join(_relation(relation) for relation in relations(signal.run))
         yield "## Beside the PSNR"
@@ -166,11 +158,12 @@ def _markdown(tables: Tables) -> Iterator[str]:
                 yield f"### {markdown_cell(table.title)}"
                 yield markdown(table)
                 yield _made(signal.run.command, command)
-    yield from ["## Cities"] * bool(tables.cities)
-    for table, run_command in tables.cities:
-        yield f"### {markdown_cell(table.title)}"
-        yield markdown(table)
-        yield _made(run_command, command)
+    for heading, ones in (("Cities", tables.cities), ("Initializations", tables.initializations)):
+        yield from [f"## {heading}"] * bool(ones)
+        for table, run_command in ones:
+            yield f"### {markdown_cell(table.title)}"
+            yield markdown(table)
+            yield _made(run_command, command)
     yield from ["## Figures"] * bool(tables.figures)
     for figure in tables.figures:
         yield f"![{figure.drawing.stem.replace('_', ' ')}]({figure.file})"
@@ -184,8 +177,13 @@ def _page(target: Path, tables: Tables) -> Page:
     signals, command = tables.signals, tables.command
     looks = {key: look for signal in signals for key, look in signal.run.looks.items()}
     for run in tables.runs:
-        looks |= city_looks(run.record.methods) if isinstance(run.record, CityRecord) else {}
-    psnr: list[Block] = [TableBlock(results(signals)), TextBlock(RANKS)] if signals else []
+        if isinstance(run.record, CityRecord):
+            looks |= city_looks(run.record.methods)
+        elif isinstance(run.record, InitializationRecord):
+            looks |= DESCRIPTIONS[run.record.system](run.record).looks
+    # Two runs side by side at most: more columns do not fit on a page. Ranks are those of a column.
+    psnr: list[Block] = [TableBlock(results(signals[k : k + 2])) for k in range(0, len(signals), 2)]
+    psnr += [TextBlock(RANKS)] if signals else []
     beside = [
         TableBlock(t, t.title, _made_plain(signal.run.command, command))
         for signal in signals
@@ -207,10 +205,13 @@ def _page(target: Path, tables: Tables) -> Page:
             Section("PSNR", psnr),
             Section(
                 "Relations that must hold",
-                [RelationsBlock(relations(s.run), f"{s.label} ({sizes(s.run)})") for s in signals],
+                [RelationsBlock(relations(s.run), f"{s.label} ({sizes(s.run)})") for s in signals if tables.check],
             ),
             Section("Beside the PSNR", beside),
             Section("Cities", [TableBlock(t, t.title, _made_plain(c, command)) for t, c in tables.cities]),
+            Section(
+                "Initializations", [TableBlock(t, t.title, _made_plain(c, command)) for t, c in tables.initializations]
+            ),
             Section("Figures", pictures),
             Section("Notes", [ListBlock(tables.notes)]),
         ],

@@ -9,6 +9,7 @@ names a `System`:
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.metadata
 import pathlib
@@ -122,8 +123,10 @@ def find_system(name: str) -> System:
             raise InputError(f"run {name}: the plugin {_source(point)} must take another name, {name} is taken")
         return SYSTEMS[name]
     if point is None:
+        near = difflib.get_close_matches(name, system_names(), n=1)
         raise InputError(
-            f"run must be followed by the name of a system ({', '.join(system_names())}), got {name or 'nothing'}"
+            f"run must be followed by the name of a system ({', '.join(system_names())}), "
+            f"got {name[:80] or 'nothing'}" + "".join(f"; did you mean {one}?" for one in near)
         )
     return _loaded(point)
 

@@ -183,7 +183,7 @@ def test_a_scene_is_one_object_and_a_folder_of_scenes_several(tmp_path):
         tmp_path / f"all/mic/{part}/r_{k}.png" for part, count in (("train", 3), ("test", 2)) for k in range(count)
     ]
     for image, file in zip(mic.images, files, strict=True):
-        assert np.array_equal(image.numpy(), read_rgba(file))
+        assert np.array_equal(image.numpy(), read_rgba(file)[0])
     torch.testing.assert_close(mic.cameras.fx, torch.full((5,), 0.5 * SIZE / math.tan(0.35)))
     assert (one.near, one.far) == (2.0, 6.0)
     few = load_objects(tmp_path / "all/mic", views=1).test[0]
@@ -228,15 +228,15 @@ def test_transparency_of_pictures(tmp_path):
     opaque = np.full((4, 4, 3), 255, np.uint8)
     opaque[0, 0] = 254
     Image.fromarray(opaque).save(tmp_path / "rgb.png")
-    assert (read_rgba(tmp_path / "rgb.png")[..., 3] == 255).all()
-    assert read_rgba(tmp_path / "rgb.png", white=True)[..., 3].sum() == 255
+    assert (read_rgba(tmp_path / "rgb.png")[0][..., 3] == 255).all()
+    assert read_rgba(tmp_path / "rgb.png", white=True)[0][..., 3].sum() == 255
     # An alpha that says nothing does not hide the white; one that does is kept.
     rgba = np.concatenate([opaque, np.full((4, 4, 1), 255, np.uint8)], 2)
     Image.fromarray(rgba).save(tmp_path / "full.png")
-    assert read_rgba(tmp_path / "full.png", white=True)[..., 3].sum() == 255
+    assert read_rgba(tmp_path / "full.png", white=True)[0][..., 3].sum() == 255
     rgba[1, 1, 3] = 7
     Image.fromarray(rgba).save(tmp_path / "some.png")
-    assert np.array_equal(read_rgba(tmp_path / "some.png", white=True), rgba)
+    assert np.array_equal(read_rgba(tmp_path / "some.png", white=True)[0], rgba)
 
 
 def edit(path: Path, change) -> None:

@@ -1,6 +1,5 @@
 """Mesh files as objects: axes, colors, textures, places in a scene; what is corrupt, empty or reaches outside."""
 
-import importlib
 import io
 import json
 import logging
@@ -15,12 +14,9 @@ from PIL import Image
 from mclnf_fast.data import load_objects, sphere_cameras
 from mclnf_fast.data.graphics.mesh import to_linear
 from mclnf_fast.data.graphics.mesh_render import render_mesh
-from mclnf_fast.data.readers.decoding.extras import MissingExtraError
 from mclnf_fast.data.readers.objects_mesh import read_mesh
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
-
-trimesh = pytest.importorskip("trimesh", reason="the extra 'meshes' is not installed")
 
 SQUARE = "v -1 0 -1\nv 1 0 -1\nv 1 0 1\nv -1 0 1\n"  # on the ground: y is up in the file
 QUAD = "f 1 4 3\nf 1 3 2\n"
@@ -251,20 +247,6 @@ def test_transparent_parts_of_a_material_are_cut_out(tmp_path):
     with pytest.raises(InputError, match="must hold at least one triangle"):
         read_mesh(tmp_path, glass)
     assert len(read_mesh(tmp_path, gltf(tmp_path / "b.glb", [moved(0, 0, 0)], color=(1, 1, 1, 0.25))).faces) == 1
-
-
-def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
-    write(tmp_path / "a.obj", SQUARE + QUAD)
-    real = importlib.import_module
-
-    def missing(name: str, *rest):
-        if name == "trimesh":
-            raise ModuleNotFoundError("no", name="trimesh")
-        return real(name, *rest)
-
-    monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(MissingExtraError, match=r"needs the package trimesh: pip install 'mclnf-fast\[meshes\]'"):
-        load_objects(tmp_path)
 
 
 def test_real_cars(shared_data):

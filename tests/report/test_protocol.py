@@ -138,7 +138,7 @@ def test_a_mistyped_seed_is_refused(seed: Any) -> None:
 def test_methods_have_an_order_a_category_and_looks_of_their_own() -> None:
     assert set(KEYS) == {*KINDS, "mod_random", "mod_even"}
     assert all(method(m).category == KINDS[m][0] for m in KINDS)
-    assert in_order(["new", "mim", "offline", "mim"]) == ["offline", "mim", "new"]
+    assert in_order(["new", "mim", "offline", "mim"]) == ["offline", "new", "mim"]
     assert len({method(m).marker for m in KEYS}) == len(KEYS)
     assert method("mim_other").category == "MCL"
     assert method("other", "OL").category == "OL"
@@ -211,7 +211,7 @@ def test_ranks_are_of_the_rows_shown() -> None:
     assert {m: c.rank for m, c in cells.items()} == {"mod": 1, "mim": 1, "er": 2, "ewc": 0}
 
 
-def test_details_show_exact_zero_time_and_memory() -> None:
+def test_details_show_exact_zero_and_time() -> None:
     run = statistics(run_metrics("audio", signals=3))
     table = details(run, "x")
     cells = {r.key: dict(zip(table.heads, (c.text for c in r.cells))) for r in table.rows}
@@ -219,19 +219,9 @@ def test_details_show_exact_zero_time_and_memory() -> None:
     assert float(cells["finetune"]["forgetting (dB)"].split(" ")[0]) > 3
     assert cells["offline"]["forgetting (dB)"] == "-"
     assert cells["mim"]["ms per step"] == "1.10"
-    assert cells["mim"]["peak MB per step"] == "3.5"
     assert cells["mim"]["parameters"] == "50,003"
     assert table.heads[0] == "SI-SDR (dB), step 4096"
-    for size, shown in (
-        (0, "< 0.1"),
-        (4096, "< 0.1"),
-        (123_456, "0.123"),
-        (12_345_678, "12.3"),
-        (2_345_678_901, "2,346"),
-    ):
-        metrics = by_hand({"1": [1.0]}, peak_bytes_per_step=size)
-        assert details(statistics(metrics), "x").rows[0].cells[-1].text == shown
-    assert "peak MB per step" not in details(statistics(by_hand({"1": [1.0]})), "x").heads
+    assert not [head for head in table.heads if "peak" in head]  # files of former versions hold a wrong figure
     reached = steps_to_reach(run, "x")
     assert reached is not None
     assert {r.key: r.cells[-1].text for r in reached.rows}["er"] == "-"
@@ -257,4 +247,4 @@ def test_csv_holds_every_figure_and_the_command() -> None:
     assert {r["run"] for r in rows} == {"a, b"}
     assert {r["command"] for r in rows} == {run.command}
     assert {"best", "forgetting", "forward_transfer"} <= {r["statistic"] for r in rows}
-    assert {"ssim", "parameters", "seconds_per_step", "peak_bytes_per_step"} <= {r["metric"] for r in rows}
+    assert {"ssim", "parameters", "seconds_per_step"} <= {r["metric"] for r in rows}

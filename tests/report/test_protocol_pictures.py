@@ -182,7 +182,13 @@ def test_corrupt_and_foreign_predictions_are_named(tmp_path: Path) -> None:
     assert list(found[1]) == ["mod"]
     file = tmp_path / "predictions" / "mod.safetensors"
     file.write_bytes(file.read_bytes()[:-7])
-    with pytest.raises(InputError, match=r"mod\.safetensors: must be safetensors"):
+    with pytest.raises(InputError, match=r"mod\.safetensors: must be a whole safetensors file"):
+        write_run_pictures(tmp_path, signals(metrics))
+    write_run(tmp_path, metrics, values("image"))
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1  # one bit of a figure: still a safetensors file
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"mod\.safetensors: must match its checksum"):
         write_run_pictures(tmp_path, signals(metrics))
     write_run(tmp_path, metrics, values("image"))
     (tmp_path / "predictions" / "truth.safetensors").unlink()

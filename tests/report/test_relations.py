@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -189,3 +190,14 @@ def test_medians_are_values_that_were_measured() -> None:
     assert got.median(np.array([1.0, math.inf, math.nan, math.inf])) == math.inf
     assert got.median(np.array([1.0, 3.0])) == 3.0
     assert math.isnan(got.median(np.array([math.nan])))
+
+
+def test_what_even_draws_bring_without_scores_stands_where_the_gain_is_claimed(race: dict[str, Any]) -> None:
+    assert "even draws" not in found(race, "mim").note
+    for content in race["seeds"].values():
+        content["methods"]["mod_even"] = json.loads(json.dumps(content["methods"]["mod"]))
+    last = str(statistics(race).last)
+    for method, values in (("mod", [30.0] * 3), ("mod_even", [30.5] * 3), ("mim", [31.0, 30.0, 31.2])):
+        rows(race, method)[0]["curve"]["psnr"][last] = values
+    note = found(race, "mim").note
+    assert "At the last step it is +0.73 dB against mod; even draws without scores (mod_even) are +0.50 dB." in note

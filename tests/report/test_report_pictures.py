@@ -54,8 +54,10 @@ def test_triptych(tmp_path: Path, picture: np.ndarray) -> None:
     truth = np.rint(picture * 255).astype(np.uint8).repeat(4, 0).repeat(4, 1)
     top = MARGIN + 40
     assert np.array_equal(out[top : top + 48, MARGIN : MARGIN + 64], truth)
-    assert np.array_equal(out[top : top + 48, MARGIN + 144 : MARGIN + 208], truth)  # mim comes after finetune
-    error = out[top + 48 + 40 : top + 2 * 48 + 40, MARGIN + 144 : MARGIN + 208]
+    assert np.array_equal(
+        out[top : top + 48, MARGIN + 216 : MARGIN + 280], truth
+    )  # mim comes after the others, by its category
+    error = out[top + 48 + 40 : top + 2 * 48 + 40, MARGIN + 216 : MARGIN + 280]
     assert np.array_equal(error, np.broadcast_to(heat(np.array(0.0)), error.shape))
     assert only(tmp_path) == ["t.png"]
 

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from fake_run import city
 
-from mclnf_fast.report import matrix_table, summary_markdown
+from mclnf_fast.report import block_line, city_text, matrix_table, summary_markdown
+from mclnf_fast.report.city.tables import city_table
 from mclnf_fast.report.page.style import db, duration
+from mclnf_fast.report.page.tables import terminal
 from mclnf_fast.report.record import CityRecord, CityResults
 
 BLOCKS = ["one", "two", "three"]
@@ -51,11 +53,11 @@ def test_matrix_table_lists_every_block_of_every_method(record: CityRecord) -> N
         assert figure in text
     assert "\033" not in text
     assert text.index("fine-tuning") < text.index("modules, random") < text.index("ours (MIM)")
-    assert max(len(line) for line in text.splitlines()) <= 100
+    assert max(len(line) for line in text.splitlines()) <= 80
 
 
 def test_matrix_table_panels_stand_under_each_other_where_it_is_narrow(record: CityRecord) -> None:
-    wide, narrow = matrix_table(record.methods, BLOCKS), matrix_table(record.methods, BLOCKS, width=40)
+    wide, narrow = (matrix_table(record.methods, BLOCKS, width=width) for width in (100, 40))
     assert len(narrow.splitlines()) > len(wide.splitlines())
     heads = [line for line in narrow.splitlines() if line.startswith("after")]
     assert len(heads) == 4
@@ -87,9 +89,29 @@ def test_matrix_table_of_a_run_that_has_just_begun() -> None:
 def test_matrix_table_of_many_blocks_keeps_its_width() -> None:
     matrix = [[20.0 + i if i <= k else None for i in range(8)] for k in range(8)]
     text = matrix_table(methods({"mim": {"matrix": matrix}}), [f"district {i} north" for i in range(8)])
-    assert max(len(line) for line in text.splitlines()) <= 100
+    assert max(len(line) for line in text.splitlines()) <= 80
     assert "27.00" in text
-    assert "8 dist" in text
+    assert "8 dis~" in text
+
+
+def test_a_terminal_of_any_width_is_kept(record: CityRecord) -> None:
+    for width in (40, 60, 80, 120):
+        lines = terminal(city_table("", record.methods, BLOCKS, {"mim": 20.0}), width=width).splitlines()
+        assert max(map(len, lines)) <= width
+        text = " ".join(lines)
+        for figure in ("0.712", "12.5", "4,096", "24.50"):
+            assert figure in text
+        assert text.count("ours (MIM)") == text.count("method")
+
+
+def test_a_block_is_one_line_and_the_end_has_all_tables(record: CityRecord) -> None:
+    line = block_line(record.methods, BLOCKS[0], 1, 64)
+    assert "\n" not in line
+    assert line.startswith("learned one (1 of 64), mean PSNR in dB of the blocks so far: ")
+    matrix = [[20.0 if i <= k else None for i in range(64)] for k in range(64)]
+    many = CityRecord(system="city", tasks=tuple(map(str, range(64))), methods=methods({"mim": {"matrix": matrix}}))
+    assert len(city_text(many).splitlines()) < 20  # its matrix has 64 columns, which fit no terminal
+    assert "after" in city_text(record)
 
 
 def test_a_method_without_a_sequence_has_one_row(many: dict[str, Any]) -> None:

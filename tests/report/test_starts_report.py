@@ -38,11 +38,12 @@ def test_nothing_yet():
 
 def test_the_steps_that_adam_needs_are_reported_either_way():
     won = image_start.describe(images(25.0, 7)).tiles
-    assert [f.value for f in won] == ["25.00 dB", "+10.00 dB", "3.5x"]
-    assert [f.good for f in won[1:]] == [True, True]
+    assert [f.value for f in won] == ["25.00 dB", "+10.00 dB", "3.5x", "-10.00 dB"]
+    assert [f.good for f in won[1:]] == [True, True, False]  # an early lead that is lost at the end
+    assert won[3].label == "against Adam 0.0001, the best other, after 8 steps"
     assert "Adam 0.0001 matches them (7 against 2)" in won[2].label
     lost = image_start.describe(images(13.0, 0)).tiles
-    assert [f.good for f in lost[1:]] == [False, False]
+    assert [f.good for f in lost[1:]] == [False, False, False]
     never = image_start.describe(images(45.0, None)).tiles
     assert (never[2].value, never[2].label) == ("no match", "Adam 0.0001, within 8 steps")
     text = image_start.image_start_table(images(45.0, None))
@@ -63,7 +64,7 @@ def test_a_rate_no_field_and_a_method_without_steps():
     assert table.heads == ("step 0", "best (step)", "step 8", "projection loss", "rate", "time")
     assert [(r.key, [c.text for c in r.cells[:5]]) for r in table.rows] == [
         ("fbp", ["-", "-", "24.00 ± 0.00", "-", "-"]),
-        ("meta", ["9.00 ± 0.00", "22.00 (8)", "22.00 ± 0.00", "2.0e-02", "10"]),
+        ("meta", ["9.00 ± 0.00", "22.00 (8)", "22.00 ± 0.00", "0.02", "10"]),
     ]
     found = ct.describe(record).tiles
     assert [(f.value, f.good) for f in found] == [("22.00 dB", None), ("-2.00 dB", False)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import pathlib
 
 import pytest
@@ -13,7 +14,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.systems import SYSTEMS
 from mclnf_fast.systems.common.config_file import from_plain, options_of, with_options
 from mclnf_fast.systems.common.folder import plain
-from mclnf_fast.systems.common.renamed import RENAMED, refuse_renamed
+from mclnf_fast.systems.common.renamed import RENAMED, refuse_renamed, with_new_names
 from mclnf_fast.systems.ct.options import CtConfig
 from mclnf_fast.systems.photos.options import PhotosConfig
 from mclnf_fast.systems.single_view.options import SingleViewConfig, single_view_preset
@@ -85,14 +86,34 @@ def test_every_new_name_is_an_option_and_every_old_one_is_refused():
 @pytest.mark.parametrize(
     ("words", "new"),
     [
-        (["ct", "--starts", "meta"], "--initializations"),
-        (["single-view", "--compat=learnit"], "--convention"),
-        (["single-view", "--lr_end", "1e-4"], "--adapt.lr-end"),
-        (["photos", "--bins", "8"], "--samples-per-ray"),
+        (["city", "--start", "none"], "--init; city is now meta; none is now random"),
+        (["city", "--wide.first-order", "none"], "--meta-joint.first-order"),
     ],
 )
-def test_an_old_name_is_refused_with_the_new_one(refused, words, new):
+def test_an_old_name_whose_values_changed_is_refused_with_the_new_one(refused, words, new):
     refused(words, ["has been renamed: use " + new])
+
+
+@pytest.mark.parametrize(
+    ("words", "want"),
+    [
+        (["ct", "--starts", "meta"], ["--initializations", "meta"]),
+        (["single-view", "--compat=learnit"], ["--convention=learnit"]),
+        (["single-view", "--lr_end", "1e-4"], ["--adapt.lr-end", "1e-4"]),
+        (["photos", "--bins", "8", "--size", "16"], ["--samples-per-ray", "8", "--size", "16"]),
+        (["image", "--meta.signals", "2"], ["--meta.tasks", "2"]),
+    ],
+)
+def test_an_old_name_alone_is_taken_with_a_warning(caplog, words, want):
+    flags = [option.flag for option in options_of(type(defaults(words[0])))]
+    with caplog.at_level(logging.WARNING, "mclnf_fast"):
+        assert with_new_names(words[0], flags, words[1:]) == want
+    assert f"has been renamed: use {want[0].partition('=')[0]}" in caplog.text
+
+
+def test_the_command_line_takes_an_old_name(refused):
+    # Past the name, the value is what is wrong.
+    refused(["image", "--meta.signals", "0"], ["meta.tasks must be at least 1"])
 
 
 def test_groups_check_themselves():

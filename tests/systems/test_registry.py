@@ -40,7 +40,7 @@ def test_every_system_of_the_package_has_its_functions():
 def test_a_plugin_is_listed_run_and_resumed(plugins, tmp_path, capsys):
     assert system_names()[-1] == "line"
     assert main(["--help"]) == 0
-    assert "run line         fit a straight line (plugin toy-plugins)" in capsys.readouterr().out
+    assert "  line         fit a straight line (plugin toy-plugins)" in capsys.readouterr().out
     out = tmp_path / "run"
     assert main(["run", "line", "--steps", "3", "--slope", "2", "--out", str(out)]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
@@ -58,7 +58,7 @@ def test_a_plugin_that_cannot_be_imported(tmp_path, monkeypatch, capsys):
         find_system("odd")
     assert main(["--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())  # lines are wrapped
-    assert "run odd the plugin no_such_module:SYSTEM of the package bad-plugin is broken" in text
+    assert "odd the plugin no_such_module:SYSTEM of the package bad-plugin is broken" in text
     assert main(["run", "odd"]) == 2
     assert main(["run", "village"]) == 2  # others are not touched by it
 

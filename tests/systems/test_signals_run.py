@@ -16,8 +16,10 @@ from mclnf_fast.cli import main
 from mclnf_fast.data.cut import Cut
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors
+from mclnf_fast.learn.meta.config import MetaConfig
 from mclnf_fast.learn.methods import METHODS
 from mclnf_fast.metrics import psnr
+from mclnf_fast.systems.city.options import CityConfig
 from mclnf_fast.systems.common.config_file import with_options
 from mclnf_fast.systems.signals.data import load, meta_initialization, random_initialization
 from mclnf_fast.systems.signals.options import (
@@ -261,3 +263,15 @@ def test_every_method_makes_as_many_steps_on_as_many_samples(image):
     wide, module = rows["offline"], rows["mod"]
     assert wide["operations"] == 6 * wide["samples"] * wide["parameters"]
     assert module["operations"] == 6 * module["samples"] * module["parameters"] / 4  # a step trains one of four
+
+
+@pytest.mark.parametrize(("inner", "warm"), [("sgd", 4), ("adam", 0)])
+def test_the_first_steps_are_by_the_optimizer_that_the_initialization_was_learned_through(inner, warm):
+    meta = MetaConfig(inner_steps=4, inner=inner, algorithm="reptile", inner_lr=0.02)
+    config = dataclasses.replace(ImageConfig(), meta=meta).adapting()
+    assert (config.warm_steps, config.warm_lr) == (warm, 0.02)
+
+
+def test_adams_rate_rises_within_a_few_steps_in_signals_and_slowly_in_a_city():
+    assert ImageConfig().adapting().ramp == AudioConfig().adapting().ramp == 8
+    assert CityConfig().adapting("mod").ramp == 64

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mclnf_fast.errors import InputError
 
+Wrap = tuple[str, str]  # "repeat", "mirror" or "clamp" beyond a texture's edges, in u and v
+REPEAT: Wrap = ("repeat", "repeat")
 CREASE = 40.0  # degrees between faces above which an edge is drawn sharp
 
 
@@ -23,10 +25,11 @@ class Mesh:
         colors: float32 [F, 3, 3], linear RGB albedo of each corner of each face; a texture multiplies it.
         normals: float32 [F, 3, 3], unit shading normals of the corners.
         closed: whether the faces bound solids, front sides out: then back sides are never seen and are not drawn.
-        uv: float32 [F, 3, 2], coordinates in the texture: u to the right, v upwards, both repeat with period 1.
+        uv: float32 [F, 3, 2], coordinates in the texture: u to the right, v upwards.
         texture_ids: int64 [F], index into `textures` of each face; -1: none.
         textures: each float32 [h, w, 3], linear RGB, first row on top; or [h, w, 4] with an alpha: samples with an
             alpha below 0.5 are not drawn.
+        wraps: how each texture goes on outside of [0, 1], in u and v; empty: all repeat with period 1.
 
     Raises:
         InputError: another shape or dtype, an index out of range, values that are not finite.
@@ -44,6 +47,7 @@ class Mesh:
     uv: Tensor | None = None
     texture_ids: Tensor | None = None
     textures: tuple[Tensor, ...] = ()
+    wraps: tuple[Wrap, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.faces)
@@ -65,10 +69,17 @@ class Mesh:
                 f"texture_ids: must be from -1 to {len(self.textures) - 1}, were {int(self.texture_ids.min())} to "
                 f"{int(self.texture_ids.max())}"
             )
+        modes = {mode for wrap in self.wraps for mode in wrap}
+        if len(self.wraps) not in (0, len(self.textures)) or not modes <= {"repeat", "mirror", "clamp"}:
+            raise InputError(f"wraps: must be repeat, mirror or clamp twice per texture, were {self.wraps!r}")
         for k, texture in enumerate(self.textures):
             if texture.ndim != 3 or 0 in texture.shape or texture.shape[2] not in (3, 4):
                 raise InputError(f"textures[{k}]: must be [h, w, 3] or [h, w, 4], was {tuple(texture.shape)}")
             _check(texture, f"textures[{k}]", tuple(texture.shape), torch.float32)
+
+    def wrap_of(self, texture: int) -> Wrap:
+        """Return how a texture goes on outside of [0, 1]."""
+        return self.wraps[texture] if self.wraps else REPEAT
 
     def moved(self, shift: Tensor, scale: float = 1.0) -> Mesh:
         """Return the mesh with every vertex v at `scale * (v + shift)`; `shift` [3]."""

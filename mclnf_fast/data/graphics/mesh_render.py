@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mclnf_fast.data.graphics.mesh import Mesh, face_normals, to_srgb
+from mclnf_fast.data.graphics.mesh import Mesh, Wrap, face_normals, to_srgb
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
 
@@ -79,10 +79,14 @@ def sample_side(samples: int) -> int:
 
 def _lit(mesh: Mesh, normals: Tensor) -> Tensor:
     """Return albedo times light at the corners, float32 [F, 3, 3], for faces whose `normals` [F, 3, 3] point out."""
-    sun = torch.nn.functional.normalize(torch.tensor(SUN), dim=0)
+    sun = torch.nn.functional.normalize(torch.tensor(SUN, dtype=torch.float32), dim=0)
     facing = (normals @ sun).clamp_min(0.0)[..., None]
     up = 0.5 + 0.5 * normals[..., 2:]
-    light = facing * torch.tensor(SUN_LIGHT) + up * torch.tensor(SKY_LIGHT) + (1.0 - up) * torch.tensor(GROUND_LIGHT)
+    light = (
+        facing * torch.tensor(SUN_LIGHT, dtype=torch.float32)
+        + up * torch.tensor(SKY_LIGHT, dtype=torch.float32)
+        + (1.0 - up) * torch.tensor(GROUND_LIGHT, dtype=torch.float32)
+    )
     return mesh.colors * light
 
 
@@ -111,11 +115,11 @@ def _view(mesh: Mesh, cameras: Cameras, view: int, side: int, front: Tensor, bac
         uv = _mix(weights, mesh.uv[face])
         for k, texture in enumerate(mesh.textures):
             rows = (mesh.texture_ids[face] == k).nonzero()[:, 0]
-            color[rows] *= _texel(texture[..., :3], uv[rows])
+            color[rows] *= _texel(texture[..., :3], uv[rows], mesh.wrap_of(k))
     # One buffer per sample of a pixel, added up in a fixed order: one buffer for all would add up in any order, and two
     # runs would differ in the last bit.
-    image = torch.zeros(count, width * height, 4)
-    image[sub, pixel] = torch.cat([color, torch.ones(len(color), 1)], 1)
+    image = torch.zeros(count, width * height, 4, dtype=torch.float32)
+    image[sub, pixel] = torch.cat([color, torch.ones(len(color), 1, dtype=torch.float32)], 1)
     image = image.sum(0)
     image[:, :3] = to_srgb((image[:, :3] / image[:, 3:].clamp_min(1.0)).clamp(0.0, 1.0))
     image[:, 3] /= count
@@ -273,7 +277,7 @@ def _is_solid(mesh: Mesh, face: Tensor, weights: list[Tensor]) -> Tensor:
             rows = (mesh.texture_ids[face] == k).nonzero()[:, 0]
             shares = [(weight[rows] / total[rows]).to(torch.float32)[:, None] for weight in weights]
             uv = _mix(shares, mesh.uv[face[rows]]).nan_to_num(0.0, 0.0, 0.0)
-            solid[rows] = _texel(texture[..., 3:], uv)[:, 0] >= CUT
+            solid[rows] = _texel(texture[..., 3:], uv, mesh.wrap_of(k))[:, 0] >= CUT
     return solid
 
 
@@ -283,14 +287,25 @@ def _counting(counts: Tensor) -> Tensor:
     return torch.arange(int(ends[-1]) if len(ends) else 0) - (ends - counts).repeat_interleave(counts)
 
 
-def _texel(texture: Tensor, uv: Tensor) -> Tensor:
-    """Return the texture [h, w, C] at `uv` [n, 2], bilinear between the texels' centers, repeating: [n, C]."""
+def _wrapped(index: Tensor, count: int, mode: str) -> Tensor:
+    """Return the texels from 0 to `count` - 1 that stand at `index`, which may lie beyond them."""
+    if mode == "clamp":
+        return index.clamp(0, count - 1)
+    if mode == "mirror":
+        index = index % (2 * count)
+        return torch.where(index < count, index, 2 * count - 1 - index)
+    return index % count
+
+
+def _texel(texture: Tensor, uv: Tensor, wrap: Wrap) -> Tensor:
+    """Return the texture [h, w, C] at `uv` [n, 2], bilinear between the texels' centers: [n, C]."""
     height, width = texture.shape[:2]
     x, y = uv[:, 0] * width - 0.5, (1.0 - uv[:, 1]) * height - 0.5
     left, above = x.floor(), y.floor()
     u, v = (x - left)[:, None], (y - above)[:, None]
-    x0, y0 = left.to(torch.int64) % width, above.to(torch.int64) % height
-    x1, y1 = (x0 + 1) % width, (y0 + 1) % height
+    column, row = left.to(torch.int64), above.to(torch.int64)
+    x0, x1 = _wrapped(column, width, wrap[0]), _wrapped(column + 1, width, wrap[0])
+    y0, y1 = _wrapped(row, height, wrap[1]), _wrapped(row + 1, height, wrap[1])
     upper = texture[y0, x0] * (1 - u) + texture[y0, x1] * u
     lower = texture[y1, x0] * (1 - u) + texture[y1, x1] * u
     return upper * (1 - v) + lower * v

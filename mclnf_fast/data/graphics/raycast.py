@@ -247,7 +247,7 @@ class RayCaster:
         low = self._low[:, :2] - torch.maximum(shift_low, shift_high)
         high = self._high[:, :2] - torch.minimum(shift_low, shift_high)
         if not len(low):
-            low = high = torch.zeros(1, 2)
+            low = high = torch.zeros(1, 2, dtype=torch.float32)
         self._origin = low.amin(0) - self.cell
         shape = ((high.amax(0) - self._origin) / self.cell).floor().to(torch.int64) + 2
         self._columns, self._rows = int(shape[0]), int(shape[1])

@@ -97,7 +97,7 @@ def ground_box(cameras: Cameras) -> Tensor | None:
     if area is None:
         return None
     height = float(cameras.centers[:, 2].min()) - ground
-    return torch.cat([area, torch.tensor([[ground - 0.05 * height], [ground + height]])], 1)
+    return torch.cat([area, torch.tensor([[ground - 0.05 * height], [ground + height]], dtype=torch.float32)], 1)
 
 
 def around_box(cameras: Cameras) -> Tensor:
@@ -141,7 +141,7 @@ def points_box(points: Tensor | None, known: Tensor | None) -> Tensor:
         box = torch.stack([torch.quantile(points, q, dim=0) for q in PERCENTILES])
     if points is not None:
         # Roofs and trees are few points: the wider range keeps them, which in x and y would keep outliers.
-        low, high = torch.quantile(points[:, 2], torch.tensor([0.005, 0.995]))
+        low, high = torch.quantile(points[:, 2], torch.tensor([0.005, 0.995], dtype=torch.float32))
         box[0, 2], box[1, 2] = torch.minimum(low, box[0, 2]), torch.maximum(high, box[1, 2])
     # A flat scene must keep a thickness that a sampler can march through.
     rise = torch.maximum(0.1 * (box[1, 2] - box[0, 2]), 0.002 * (box[1] - box[0])[:2].max())

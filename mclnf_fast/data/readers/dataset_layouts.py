@@ -126,6 +126,7 @@ def _voxceleb_folders(root: Path, kind: SignalKind) -> dict[str, Path]:
     """Return the folders of speakers by set; "all" is `root` itself, when it has neither `dev` nor `test`."""
     inner = "mp4" if kind == "video" else "aac"
     sets: dict[str, Path] = {}
+    lost: list[Path] = []
     for split, place in {"train": root / "dev", "test": root / "test", "all": root}.items():
         if split == "all" and sets:
             break
@@ -135,6 +136,12 @@ def _voxceleb_folders(root: Path, kind: SignalKind) -> dict[str, Path]:
                 if any(any_file(path, (_voxceleb_ending(kind),)) for path in speakers):
                     sets[split] = folder
                 break
+        else:
+            if split != "all" and os.path.isdir(place) and any_file(place, (_voxceleb_ending(kind),)):
+                lost.append(place)
+    if sets and lost:
+        # Left out, the other set would be split by seed, and be tested on in its place.
+        raise InputError(f"{lost[0]}: must hold folders idXXXXX, or {inner} with them, holds its files elsewhere")
     return sets
 
 
@@ -175,7 +182,9 @@ def _librispeech(root: Path, kind: SignalKind) -> Layout:
     for folder in _librispeech_folders(root, kind):
         name = SPLITS[folder.name.split("-")[0]]
         pools.setdefault(name, []).extend(grouped(data_files(root, folder, kind)))
-    return Layout("LibriSpeech", pools)
+    others = [f.name for f in folders_in(root) if not LIBRISPEECH.fullmatch(f.name) and any_file(f, ENDINGS[kind])]
+    notes = [f"sound in other folders is left out: {', '.join(others)}"] if others else []
+    return Layout("LibriSpeech", pools, notes)
 
 
 DATASETS = (

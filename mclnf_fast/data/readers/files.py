@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`.
 
     Raises:
-        InputError: the file is missing, is no UTF-8 or no JSON, or holds something other than an object.
+        InputError: the file is missing, is no Unicode or no JSON, or holds something other than an object.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -30,7 +31,7 @@ def read_json(path: Path) -> dict[str, Any]:
     {'w': 8}
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())  # which finds out whether it is UTF-8, 16 or 32, with a mark or without
     except FileNotFoundError:
         raise InputError(f"{path}: must be a JSON file, was not there") from None
     # RecursionError: a file of 100,000 opening brackets must be an error of the file and not of the program.
@@ -132,7 +133,7 @@ def read_pose(value: object, name: str) -> np.ndarray:
 
 
 def read_box(value: object, name: str) -> Tensor:
-    """Return `value` as a box, float32 [2, 3]; `name` begins an error.
+    """Return `value` as a box, float64 [2, 3]; `name` begins an error.
 
     Raises:
         InputError: it is no finite box of positive extent.
@@ -140,7 +141,7 @@ def read_box(value: object, name: str) -> Tensor:
     >>> read_box([[0, 0, 0], [1, 1, 1]], "aabb").tolist()
     [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]
     """
-    box = torch.from_numpy(read_matrix(value, name, ((2, 3),))).to(torch.float32)
+    box = torch.from_numpy(read_matrix(value, name, ((2, 3),)))
     check_aabb(box, name)
     return box
 
@@ -163,8 +164,9 @@ def safe_path(root: Path, folder: Path, name: str, source: Path) -> Path:
     >>> safe_path(Path("data"), Path("data"), "images\\\\a.png", Path("transforms.json")).as_posix()
     'data/images/a.png'
     """
-    # Refused before it is joined: `folder / "/etc/x"` is "/etc/x". Drive letters and shares are for Windows.
-    if Path(name).is_absolute() or name.startswith(("\\", "/")) or ":" in name[:3]:
+    # Refused before it is joined: `folder / "/etc/x"` is "/etc/x". Drive letters and shares are for Windows; behind
+    # more than one character a colon is a part of the name, as in "12:30:00.png".
+    if Path(name).is_absolute() or name.startswith(("\\", "/")) or re.match("[A-Za-z]:", name):
         raise InputError(f"{source}: file_path must be relative, was {name!r}")
     path = folder / name.replace("\\", "/")
     try:

@@ -7,18 +7,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from mclnf_fast.data.readers.decoding.pictures import decoded, has_alpha, on_white
-from mclnf_fast.data.readers.files import read_number
+from mclnf_fast.data.readers.decoding.pictures import common_mode, eight_bits, on_white, open_picture
+from mclnf_fast.data.readers.origin import check_float32
 from mclnf_fast.data.scene import ImageSet
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
 
 IMAGE_THREADS = 4  # Pillow decodes without Python's lock; more threads than this wait for the disk
+MOST_FOCAL = 1e9  # pixels; a file with more is damaged
+ANGLE_TOLERANCE = 0.02  # relative, between a focal length and a field of view that stand side by side
 Picture = TypeVar("Picture")
 
 
@@ -73,15 +75,17 @@ def read_image(path: Path, downscale: float = 1.0, max_side: int | None = None) 
     """
     from PIL import Image
 
-    picture = decoded(path)
-    if has_alpha(picture):
-        picture = on_white(np.asarray(picture.convert("RGBA")))
-    picture = picture.convert("RGB")
-    size = picture.size
-    reduced = reduced_size(*size, downscale, max_side)
-    if reduced != size:
-        picture = picture.resize(reduced, Image.Resampling.BOX)
-    return np.array(picture), size
+    def reduced(width: int, height: int) -> tuple[int, int]:
+        return reduced_size(width, height, downscale, max_side)
+
+    # Reduced while it is open: of large pictures only one is decoded at a time.
+    with open_picture(path, wanted=reduced) as (opened, size):
+        picture = eight_bits(common_mode(opened, path))
+        if picture.mode == "RGBA":
+            picture = on_white(np.asarray(picture))
+        if picture.size != reduced(*size):
+            picture = picture.resize(reduced(*size), Image.Resampling.BOX)
+        return np.array(picture), size
 
 
 def load_image_set(
@@ -102,8 +106,8 @@ def load_image_set(
     0
     """
     if not frames:
-        none = torch.zeros(0)
-        cameras = Cameras(torch.zeros(0, 3, 4), none, none, none, none, *empty)
+        none = torch.zeros(0, dtype=torch.float32)
+        cameras = Cameras(torch.zeros(0, 3, 4, dtype=torch.float32), none, none, none, none, *empty)
         return ImageSet(torch.zeros(0, empty[1], empty[0], 3, dtype=torch.uint8), cameras, ())
     pictures = read_pictures(frames, lambda path: read_image(path, downscale, max_side))
     cameras = frame_cameras(frames, [size for _, size in pictures])
@@ -127,7 +131,8 @@ def frame_cameras(frames: list[PosedFrame], sizes: list[tuple[int, int]]) -> Cam
     """Return the cameras of frames whose pictures have `sizes` (width, height) in their files, at least one.
 
     Raises:
-        InputError: pictures of several sizes, of another size than their file says, or without a focal length.
+        InputError: pictures of several sizes, of another size than their file says, or without a focal length; cameras
+            so far from the origin that float32 cannot hold them.
 
     >>> frame = PosedFrame(Path("a.png"), "a.png", np.eye(4), {"fl_x": 8.0}, Path("a.json"))
     >>> frame_cameras([frame], [(8, 4)]).cy.tolist()
@@ -142,39 +147,47 @@ def frame_cameras(frames: list[PosedFrame], sizes: list[tuple[int, int]]) -> Cam
             )
         columns.append(pinhole_intrinsics(frame, width, height))
     fx, fy, cx, cy = torch.tensor(columns, dtype=torch.float32).T
-    poses = torch.from_numpy(np.stack([frame.c2w for frame in frames]))
-    return Cameras(poses, fx, fy, cx, cy, width, height)
+    poses = np.stack([frame.c2w for frame in frames])
+    check_float32(poses[:, :3, 3], [frame.source for frame in frames])
+    return Cameras(torch.from_numpy(poses), fx, fy, cx, cy, width, height)
 
 
 def pinhole_intrinsics(frame: PosedFrame, width: int, height: int) -> tuple[float, float, float, float]:
     """Return fx, fy, cx, cy in pixels of the picture as the file has it.
 
-    Focal lengths win over fields of view, a missing one of y is that of x and the other way round, and a missing
-    principal point is the picture's middle.
+    A missing focal length of y is that of x and the other way round, and a missing principal point is the picture's
+    middle.
 
     Raises:
-        InputError: no focal length, one that is not positive, a field of view outside (0, pi), or `w` and `h` are not
-            the picture's.
+        InputError: no focal length, one that is not positive, a field of view outside (0, pi), both of them but not in
+            agreement, or `w` and `h` are not the picture's.
 
     >>> frame = PosedFrame(Path("a.png"), "a.png", np.eye(4), {"fl_x": 8.0}, Path("transforms.json"))
     >>> pinhole_intrinsics(frame, 6, 4)
     (8.0, 8.0, 3.0, 2.0)
     """
-    known = frame.intrinsics
+    known = dict(frame.intrinsics)
     # A picture that was resized after its poses were computed would be learned with a wrong focal length.
     for key, size in (("w", width), ("h", height)):
         if key in known and known[key] != size:
             raise InputError(
                 f"{frame.image}: {key!r} in {frame.source.name} must be the image's {size}, was {known[key]:g}"
             )
-    fx, fy = known.get("fl_x"), known.get("fl_y")
     for key in ("camera_angle_x", "camera_angle_y"):
-        if key in known and not 0 < known[key] < math.pi:
+        if key in known and not 1e-9 < known[key] < math.pi:  # below it, the tangent may be 0
             raise InputError(f"{frame.source}: key {key!r} must be in (0, pi) radians, was {known[key]:g}")
-    if fx is None and "camera_angle_x" in known:
-        fx = 0.5 * width / math.tan(0.5 * known["camera_angle_x"])
-    if fy is None and "camera_angle_y" in known:
-        fy = 0.5 * height / math.tan(0.5 * known["camera_angle_y"])
+    for axis, side in (("x", width), ("y", height)):
+        if f"camera_angle_{axis}" not in known:
+            continue
+        focal = 0.5 * side / math.tan(0.5 * known[f"camera_angle_{axis}"])
+        stated = known.setdefault(f"fl_{axis}", focal)
+        # They differ if the picture was resized after its poses were computed; which of them is right, nobody can say.
+        if abs(stated / focal - 1) > ANGLE_TOLERANCE:
+            raise InputError(
+                f"{frame.source}: 'fl_{axis}' and 'camera_angle_{axis}' of {frame.name} must agree, were {stated:g} "
+                f"and {focal:g} pixels"
+            )
+    fx, fy = known.get("fl_x"), known.get("fl_y")
     # Pixels are square in nearly all cameras, and files often name one of the two only.
     fx = fy if fx is None else fx
     if fx is None:
@@ -182,52 +195,11 @@ def pinhole_intrinsics(frame: PosedFrame, width: int, height: int) -> tuple[floa
             f"{frame.source}: must have 'fl_x' or 'camera_angle_x' (focal length) for {frame.name}, has none"
         )
     fy = fx if fy is None else fy
-    if not (fx > 0 and fy > 0):
-        raise InputError(f"{frame.source}: focal lengths must be positive, were {fx:g} and {fy:g}")
-    return fx, fy, known.get("cx", width / 2), known.get("cy", height / 2)
-
-
-# Models whose coefficients may all be zero, which makes them pinholes.
-PINHOLE_MODELS = (
-    "PINHOLE",
-    "SIMPLE_PINHOLE",
-    "OPENCV",
-    "FULL_OPENCV",
-    "SIMPLE_RADIAL",
-    "RADIAL",
-    "PERSPECTIVE",
-)
-
-
-def read_intrinsics(contents: list[dict[str, Any]], path: Path) -> dict[str, float]:
-    """Return the intrinsics in JSON objects; a later object's values replace an earlier one's.
-
-    Lenses other than pinholes are refused: rays through a distorted picture would miss by many pixels at its edge.
-
-    Raises:
-        InputError: a fisheye or another camera model, a distortion coefficient other than 0, a value that is no number.
-
-    >>> read_intrinsics([{"w": 8, "fl_x": 5}, {"fl_x": 6}], Path("transforms.json"))
-    {'fl_x': 6.0, 'w': 8.0}
-    """
-    intrinsics: dict[str, float] = {}
-    for content in contents:
-        model = content.get("camera_model")
-        if model is not None and (not isinstance(model, str) or model.upper() not in PINHOLE_MODELS):
-            raise InputError(
-                f"{path}: camera_model must be a pinhole, was {model!r}: undistort the images first "
-                "(for example with colmap image_undistorter)"
-            )
-        if content.get("is_fisheye"):
-            raise InputError(f"{path}: must be a pinhole camera, is_fisheye was set: undistort the images first")
-        for key in ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2"):
-            value = read_number(content, key, path)
-            if value:
-                raise InputError(
-                    f"{path}: distortion coefficient {key!r} must be 0, was {value:g}: undistort the images first"
-                )
-        for key in ("fl_x", "fl_y", "cx", "cy", "w", "h", "camera_angle_x", "camera_angle_y"):
-            value = read_number(content, key, path)
-            if value is not None:
-                intrinsics[key] = value
-    return intrinsics
+    if not (0 < fx < MOST_FOCAL and 0 < fy < MOST_FOCAL):
+        raise InputError(
+            f"{frame.source}: focal lengths must be positive and below {MOST_FOCAL:g} pixels, were {fx:g} and {fy:g}"
+        )
+    cx, cy = known.get("cx", width / 2), known.get("cy", height / 2)
+    if not max(abs(cx), abs(cy)) < MOST_FOCAL:
+        raise InputError(f"{frame.source}: cx and cy must be below {MOST_FOCAL:g} pixels, were {cx:g} and {cy:g}")
+    return fx, fy, cx, cy

@@ -136,7 +136,9 @@ def gather(
         usable = [(file, result) for file, result in pairs if isinstance(result, FileSignals)]
         values = [value for _, result in usable for value in result.values]
         names = tuple(file.name + label for file, result in usable for label in result.labels)
-        signals[name] = Signals(kind, names, torch.stack(values) if values else torch.zeros(0, *shape), rate)
+        signals[name] = Signals(
+            kind, names, torch.stack(values) if values else torch.zeros(0, *shape, dtype=torch.float32), rate
+        )
     return SignalSets(layout.title, signals["train"], signals["validation"], signals["test"], tuple(notes))
 
 

@@ -24,7 +24,8 @@ from mclnf_fast.data.readers.files import (
     relative_name,
     safe_path,
 )
-from mclnf_fast.data.readers.frames import PosedFrame, read_intrinsics
+from mclnf_fast.data.readers.frames import PosedFrame
+from mclnf_fast.data.readers.lenses import read_intrinsics, warn_of_masks
 from mclnf_fast.errors import InputError
 
 RAW_SCALE = 100.0  # the raw 3x3 part is 0.01 R, and raw meters are 0.01 units
@@ -49,7 +50,7 @@ class FrameGroup:
     Attributes:
         name: name of the block.
         train, test: frames; either may be empty.
-        aabb: [2, 3], the file's own box; None: it has none.
+        aabb: [2, 3], the file's own box, float64 as read; None: it has none.
         held_out: the test frames are each so many-th of all, chosen by the reader; 0: the split is the data's.
 
     >>> len(FrameGroup("block_1").train)
@@ -103,6 +104,11 @@ def read_blocks(root: Path, dialect: str, names: list[str] | None) -> list[Frame
     folder = root / ("pose" if dialect == "split" else "train")
     pattern = "transforms_*.json" if dialect == "split" else "transforms.json"
     known = sorted((p.name for p in folder.iterdir() if p.is_dir() and any(p.glob(pattern))), key=_natural)
+    for path in folder.iterdir():
+        if path.is_dir() and path.name not in known and any(path.glob(f"*/{pattern}")):
+            raise InputError(
+                f"{path}: must be a block with {pattern} as its neighbors are, holds blocks one folder deeper"
+            )
     for name in names or ():
         if name not in known:
             raise InputError(f"blocks: must be among {known} ({folder}), was {name!r}")
@@ -133,7 +139,9 @@ def _read_split(root: Path, name: str) -> FrameGroup:
         if not path.exists():
             continue
         content = read_json(path)
-        for k, frame in enumerate(frame_list(content, path)):
+        listed = frame_list(content, path)
+        warn_of_masks([content, *listed], path.parent, path)
+        for k, frame in enumerate(listed):
             image = safe_path(root, path.parent, read_file_name(frame, "file_path", path), path)
             c2w = read_pose(frame.get("transform_matrix"), f"{path}: frames[{k}] transform_matrix")
             frames.append(
@@ -174,7 +182,9 @@ def read_raw_folder(root: Path, folder: Path) -> list[PosedFrame]:
     path = folder / "transforms.json"
     content = read_json(path)
     frames = []
-    for k, frame in enumerate(frame_list(content, path)):
+    listed = frame_list(content, path)
+    warn_of_masks([content, *listed], folder, path)
+    for k, frame in enumerate(listed):
         index = read_number(frame, "frame_index", path)
         if index is None or index != int(index) or index < 0:
             raise InputError(

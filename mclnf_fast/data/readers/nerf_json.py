@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mclnf_fast.data.readers.cut_scene import hold_out
 from mclnf_fast.data.readers.files import (
     frame_list,
     read_box,
@@ -20,8 +19,10 @@ from mclnf_fast.data.readers.files import (
     relative_name,
     safe_path,
 )
-from mclnf_fast.data.readers.frames import PosedFrame, read_intrinsics
+from mclnf_fast.data.readers.frames import PosedFrame
+from mclnf_fast.data.readers.lenses import read_intrinsics, warn_of_masks
 from mclnf_fast.data.readers.matrixcity import FrameGroup
+from mclnf_fast.data.readers.posed.cut_scene import hold_out
 from mclnf_fast.errors import InputError
 
 IMAGE_ENDINGS = ("", ".png", ".jpg", ".jpeg", ".webp")  # Blender's files leave them out
@@ -42,7 +43,9 @@ def named_frames(root: Path, path: Path, content: dict[str, Any]) -> list[tuple[
     ['./r_000', './r_001']
     """
     frames = []
-    for k, frame in enumerate(frame_list(content, path)):
+    listed = frame_list(content, path)
+    warn_of_masks([content, *listed], path.parent, path)
+    for k, frame in enumerate(listed):
         written = read_file_name(frame, "file_path", path)
         image = safe_path(root, path.parent, written, path)
         for ending in IMAGE_ENDINGS:
@@ -54,6 +57,9 @@ def named_frames(root: Path, path: Path, content: dict[str, Any]) -> list[tuple[
         else:
             raise InputError(f"{image}: must be an image, was not there (named in {path})")
         c2w = read_pose(frame.get("transform_matrix"), f"{path}: frames[{k}] transform_matrix")
+        for key in ("transform_matrix_start", "transform_matrix_end"):
+            if frame.get(key) not in (None, frame["transform_matrix"]):
+                raise InputError(f"{path}: frames[{k}] must have one pose, {key!r} was another (a moving camera)")
         intrinsics = read_intrinsics([content, frame], path)
         frames.append((written, PosedFrame(image, relative_name(root, image), c2w, intrinsics, path)))
     return frames

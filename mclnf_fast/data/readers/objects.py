@@ -53,7 +53,6 @@ def load_objects(folder: str | Path, options: ObjectReadOptions | None = None, *
 
     Raises:
         InputError: an option out of range, nothing usable there, or with `strict` an unusable object.
-        MissingExtraError: meshes, and the extra `meshes` is not installed.
         TypeError: an unknown option.
 
     >>> from mclnf_fast.data import procedural_cars, write_objects

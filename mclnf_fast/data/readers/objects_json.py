@@ -45,7 +45,8 @@ def json_objects(root: Path) -> tuple[Layout, float, float]:
     These are `<object>/transforms.json` with or without `*_splits.json`, one such object, or NeRF-synthetic scenes.
 
     Raises:
-        InputError: several `*_splits.json`, or one that names no object, names one twice, or is no JSON.
+        InputError: several `*_splits.json`, or one that names no object, names one twice, or is no JSON; objects one
+            folder deeper beside others.
 
     >>> from mclnf_fast.data import procedural_cars, write_objects
     >>> import tempfile
@@ -64,10 +65,26 @@ def json_objects(root: Path) -> tuple[Layout, float, float]:
     if not items and (root / WHOLE).exists():
         items = [DataFile(root, title)]
     if items:
+        _refuse_deeper(inside, WHOLE)
         return Layout(title, {"all": items}), NEAR, FAR
     items = [DataFile(path, path.name) for path in inside if (path / TRAIN).exists()]
+    _refuse_deeper(inside, TRAIN)
     notes = ["scenes are learned from by their training views; of those to test on the test views are kept apart"]
     return Layout(f"{title} (NeRF-synthetic)", {"all": items}, notes), NEAR, FAR
+
+
+def _refuse_deeper(folders: list[Path], name: str) -> None:
+    """Raise `InputError` if objects, known by their file `name`, lie in a folder in one of `folders`.
+
+    They would be left out without a word beside those that are found.
+    """
+    for folder in folders:
+        deeper = [] if (folder / name).exists() else [path for path in folders_in(folder) if (path / name).exists()]
+        if deeper:
+            raise InputError(
+                f"{folder}: must be an object with {name} as its neighbors are, holds objects one folder deeper "
+                f"({deeper[0].name}): move them up, or read that folder alone"
+            )
 
 
 def _split_files(root: Path) -> list[Path]:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mclnf_fast.data.graphics.mesh import CREASE, Mesh, corner_normals, face_normals, to_linear
-from mclnf_fast.data.readers.decoding.extras import error_reason, import_extra
-from mclnf_fast.data.readers.decoding.gltf_images import check_images
-from mclnf_fast.data.readers.decoding.pictures import decoded
+from mclnf_fast.data.graphics.mesh import CREASE, Mesh, Wrap, corner_normals, face_normals
+from mclnf_fast.data.readers.decoding.extras import error_reason
+from mclnf_fast.data.readers.decoding.gltf_scene import read_gltf
+from mclnf_fast.data.readers.decoding.mesh_part import MeshPart
+from mclnf_fast.data.readers.decoding.obj_file import read_obj
 from mclnf_fast.data.readers.files import safe_path
-from mclnf_fast.data.readers.layouts import IMAGES, DataFile, Layout, any_file, walk
+from mclnf_fast.data.readers.layouts import DataFile, Layout, any_file, walk
 from mclnf_fast.errors import InputError
 
+_log = logging.getLogger("mclnf_fast")
 MESHES = (".glb", ".gltf", ".obj")
-GRAY = 0.6  # sRGB, when a file names no color
 MOST_PAIRS = 1 << 26  # of faces at one vertex; above it edges are left sharp
 MOST_BYTES = 1 << 30
-CUTOFF = 0.5  # of alpha, when a material names none
 
 
 def mesh_reason(path: Path) -> str | None:
@@ -59,51 +59,17 @@ def mesh_files(path: Path) -> Layout:
     return Layout(f"{path.resolve().name} (meshes)", {"all": items})
 
 
-class _Resolver:
-    """Gives trimesh the files that a mesh names, none from outside of `root`.
-
-    Errors are kept in `errors`, since trimesh goes on without a texture that it could not read.
-    """
-
-    def __init__(self, root: Path, path: Path) -> None:
-        self.root, self.path = root, path
-        self.errors: list[InputError] = []
-
-    def get(self, name: str) -> bytes:
-        try:
-            path = safe_path(self.root, self.path.parent, str(name), self.path)
-            content = path.read_bytes()
-            if path.suffix.lower() in IMAGES:
-                decoded(path)  # trimesh would leave out a corrupt one, too
-            return content
-        except OSError as error:
-            self.errors.append(InputError(f"{self.path}: must have its file {name!r}: {error_reason(error)}"))
-            raise
-        except InputError as error:
-            self.errors.append(error)
-            raise
-
-    def __getitem__(self, name: str) -> bytes:
-        return self.get(name)
-
-    def keys(self) -> list[str]:
-        """Return no names: trimesh would otherwise look for files that the mesh does not name."""
-        return []
-
-    def namespaced(self, namespace: str) -> _Resolver:
-        return self
-
-
 def read_mesh(root: Path, path: Path) -> Mesh:
     """Return the mesh in `path`, which may name textures inside `root`.
 
-    The file has y up and z forward (glTF's axes), the result z up and x forward. Parts that a glTF material makes
-    transparent are cut out: alphaMode MASK or BLEND, and the texture's alpha times its factor's below the cutoff (0.5
-    if none is named). Alpha of vertex colors and of OBJ is passed over.
+    The file has y up and z forward (glTF's axes), the result z up and x forward. Base colors alone are read, no gloss
+    and no light. Parts that a material makes transparent are cut out: in glTF by alphaMode MASK or BLEND, and an alpha
+    (the product of the texture's, the factor's and the vertices') below the cutoff (0.5 if none is named); in OBJ by
+    `d` or `Tr`. See `read_gltf` and `read_obj`.
 
     Raises:
-        InputError: unreadable, without faces, not finite, a texture missing, corrupt or outside of `root`.
-        MissingExtraError: the extra `meshes` is not installed.
+        InputError: unreadable, without faces, not finite, a feature that is not read, a texture missing, corrupt or
+            outside of `root`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -113,129 +79,55 @@ def read_mesh(root: Path, path: Path) -> Mesh:
     >>> mesh.faces.shape
     torch.Size([1, 3])
     """
-    trimesh = import_extra("trimesh", f"{path.suffix} meshes", "meshes")
-    # The parser needs several times the file's size; above this it ends without memory and without a message.
+    # Read whole: above this a file ends without memory and without a message.
     if path.stat().st_size > MOST_BYTES:
         raise InputError(f"{path}: must be at most {MOST_BYTES >> 20} MiB, was {path.stat().st_size >> 20} MiB")
-    resolver = _Resolver(root, path)
+    read = read_obj if path.suffix.lower() == ".obj" else read_gltf
     try:
-        if path.suffix.lower() != ".obj":
-            check_images(path, resolver.get)
-        with path.open("rb") as file:
-            scene = trimesh.load_scene(file, file_type=path.suffix[1:].lower(), resolver=resolver)
-        parts = [
-            (np.asarray(matrix, np.float64), scene.geometry[name])
-            # Sorted, so that the order of faces, which decides between two at one depth, does not depend on the parser.
-            for node in sorted(scene.graph.nodes_geometry)
-            for matrix, name in [scene.graph[node]]
-        ]
-        cache: dict[tuple[int, float | None], Tensor] = {}
-        visible = [
-            (matrix, part) for matrix, part in parts if len(getattr(part, "faces", ())) and not _is_transparent(part)
-        ]
-        meshes = [_mesh_of(matrix, part, path, cache) for matrix, part in visible]
+        parts = read(path, lambda name: _beside(root, path, name))
     except InputError:
         raise
     except Exception as error:  # a corrupt file fails anywhere in the parser
-        if resolver.errors:
-            raise resolver.errors[0] from None
         raise InputError(f"{path}: must be a readable mesh: {type(error).__name__}: {error_reason(error)}") from None
-    if resolver.errors:
-        raise resolver.errors[0]
-    if not meshes:
+    if not parts:
         raise InputError(f"{path}: must hold at least one triangle, holds none")
-    return _joined(meshes)
+    middle = _far_middle(parts, path)
+    return _joined([_mesh_of(part, middle) for part in parts])
 
 
-def _mesh_of(matrix: np.ndarray, part: Any, path: Path, cache: dict[tuple[int, float | None], Tensor]) -> Mesh:
-    """Return one geometry of a scene at its place, `matrix` [4, 4].
+def _beside(root: Path, path: Path, name: str) -> bytes:
+    """Return the content of a file that the mesh in `path` names, which must lie inside `root`."""
+    inside = safe_path(root, path.parent, name, path)
+    try:
+        return inside.read_bytes()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: must have its file {name!r}: {error_reason(error)}") from None
 
-    `cache` holds textures by the `id` of their picture and the factor of its alpha: parts often share one.
+
+def _mesh_of(part: MeshPart, middle: np.ndarray) -> Mesh:
+    """Return one part with its vertices moved by -`middle` [3], z up."""
+    vertices = torch.from_numpy((part.vertices - middle)[:, (2, 0, 1)]).to(torch.float32)
+    faces, colors = torch.from_numpy(part.faces), torch.from_numpy(part.colors)
+    normals = _normals(vertices, faces)
+    if part.uv is None or part.texture is None or part.textured is None:
+        return Mesh(vertices, faces, colors, normals)
+    ids = torch.from_numpy(part.textured.astype(np.int64) - 1)
+    return Mesh(vertices, faces, colors, normals, False, torch.from_numpy(part.uv), ids, (part.texture,), (part.wrap,))
+
+
+def _far_middle(parts: list[MeshPart], path: Path) -> np.ndarray:
+    """Return the middle [3] of a mesh so far from the origin that float32 would move its vertices, else 0.
+
+    Scans in coordinates of a map are; into the ball they are moved anyhow.
     """
-    vertices = np.asarray(part.vertices, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
-    faces = np.asarray(part.faces, np.int64)
-    if not np.isfinite(vertices).all():
-        raise InputError(f"{path}: vertices must be finite, some are not")
-    if faces.min() < 0 or faces.max() >= len(vertices):
-        raise InputError(f"{path}: faces must name its {len(vertices)} vertices, some do not")
-    if np.linalg.det(matrix[:3, :3]) < 0:  # mirrored: the outside would become the inside
-        faces = faces[:, ::-1].copy()
-    vertices = vertices[:, (2, 0, 1)]
-    positions, index = torch.from_numpy(vertices).to(torch.float32), torch.from_numpy(faces)
-    visual = part.visual
-    kind = visual.kind
-    colors = torch.full((len(faces), 3, 3), float(to_linear(torch.tensor(GRAY))))
-    uv, ids = None, None
-    textures: tuple[Tensor, ...] = ()
-    is_linear = path.suffix.lower() != ".obj"  # glTF's factors and vertex colors are linear, OBJ's are not
-    if kind == "texture":
-        image, factor = _material(visual.material)
-        factor = factor if is_linear else to_linear(factor)
-        colors = factor.expand(len(faces), 3, 3).contiguous()
-        if image is not None and visual.uv is not None and len(visual.uv) == len(vertices):
-            corners = np.asarray(visual.uv, np.float32)[faces]
-            if not np.isfinite(corners).all():
-                raise InputError(f"{path}: places in textures must be finite, some are not")
-            uv, ids = torch.from_numpy(corners), torch.zeros(len(faces), dtype=torch.int64)
-            key = id(image), _alpha_scale(visual.material)
-            if key not in cache:
-                cache[key] = _texture(image, key[1])
-            textures = (cache[key],)
-    elif kind in ("vertex", "face"):
-        rgb = np.asarray(visual.vertex_colors if kind == "vertex" else visual.face_colors)[:, :3]
-        paint = torch.from_numpy(rgb.astype(np.float32) / 255.0)
-        paint = paint if is_linear else to_linear(paint)
-        colors = (paint[index] if kind == "vertex" else paint[:, None].expand(-1, 3, -1)).contiguous()
-    return Mesh(positions, index, colors, _normals(positions, index), False, uv, ids, textures)
-
-
-def _texture(image: Any, scale: float | None) -> Tensor:
-    """Return a picture as float32 [h, w, 3], linear; with a `scale` [h, w, 4] if its alpha times that falls below 1/2.
-
-    The renderer cuts at an alpha of 1/2; `scale` brings a material's own cutoff there (`_alpha_scale`). A picture that
-    is opaque everywhere goes without the fourth channel, which would have to be looked up at every sample.
-    """
-    color = to_linear(torch.arange(256) / 255.0)[torch.from_numpy(np.array(image.convert("RGB"))).long()]
-    if scale is None:
-        return color
-    alpha = torch.from_numpy(np.array(image.convert("RGBA"))[..., 3:]).to(torch.float32) * (scale / 255.0)
-    return torch.cat((color, alpha), 2) if float(alpha.min()) < 0.5 else color
-
-
-def _alpha_scale(material: Any) -> float | None:
-    """Return the factor that brings a material's cutoff of alpha to 1/2; None: the material is opaque.
-
-    It is the alpha of the material's factor over twice the cutoff.
-    """
-    if getattr(material, "alphaMode", None) not in ("MASK", "BLEND"):
-        return None
-    cutoff = getattr(material, "alphaCutoff", None) if material.alphaMode == "MASK" else None
-    cutoff = CUTOFF if cutoff is None else float(cutoff)
-    factor = getattr(material, "baseColorFactor", None)
-    values = np.ones(4) if factor is None else np.asarray(factor)
-    alpha = float(values[3]) / (255.0 if values.dtype.kind in "iu" else 1.0) if len(values) > 3 else 1.0
-    return 0.5 * alpha / cutoff if cutoff > 0 else None
-
-
-def _is_transparent(part: Any) -> bool:
-    """Return whether a geometry without a texture is wholly transparent."""
-    if part.visual.kind != "texture" or _material(part.visual.material)[0] is not None:
-        return False
-    scale = _alpha_scale(part.visual.material)
-    return scale is not None and scale < 0.5
-
-
-def _material(material: Any) -> tuple[Any, Tensor]:
-    """Return the picture (or None) and the color factor [3] of a material."""
-    image = getattr(material, "baseColorTexture", None)
-    factor = getattr(material, "baseColorFactor", None)
-    if image is None and hasattr(material, "image"):
-        image, factor = material.image, (None if material.image is not None else material.diffuse)
-    if factor is None:
-        return image, torch.ones(3) if image is not None else torch.full((3,), GRAY)
-    values = np.asarray(factor)
-    scale = 255.0 if values.dtype.kind in "iu" else 1.0
-    return image, torch.from_numpy(values[:3].astype(np.float32) / np.float32(scale)).clamp(0.0, 1.0)
+    used = np.concatenate([part.vertices[part.faces].reshape(-1, 3) for part in parts])
+    low, high = used.min(0), used.max(0)
+    coarse = np.spacing(np.float32(np.abs(used).max())) > 1e-6 * float((high - low).max())
+    if not coarse or not (high > low).any():
+        return np.zeros(3)
+    middle = np.round(0.5 * (low + high))
+    _log.warning("%s: lies far from the origin, its vertices are taken relative to %s", path, middle.tolist())
+    return np.asarray(middle)
 
 
 def _normals(vertices: Tensor, faces: Tensor) -> Tensor:
@@ -257,20 +149,20 @@ def _normals(vertices: Tensor, faces: Tensor) -> Tensor:
 def _joined(parts: list[Mesh]) -> Mesh:
     """Return one mesh of several, textures and all; a texture that several parts have is kept once."""
     vertices, faces, uv, ids = [], [], [], []
-    textures: list[Tensor] = []
+    textures: list[tuple[Tensor, Wrap]] = []
     offset = 0
     for part in parts:
         vertices.append(part.vertices)
         faces.append(part.faces + offset)
         offset += len(part.vertices)
-        number = -1
-        for texture in part.textures:
-            known = [k for k, candidate in enumerate(textures) if candidate is texture]
-            number = known[0] if known else len(textures)
+        own = torch.full((len(part.faces),), -1) if part.texture_ids is None else part.texture_ids
+        for texture, wrap in zip(part.textures, part.wraps, strict=True):
+            known = [k for k, pair in enumerate(textures) if pair[0] is texture and pair[1] == wrap]
             if not known:
-                textures.append(texture)
-        uv.append(torch.zeros(len(part.faces), 3, 2) if part.uv is None else part.uv)
-        ids.append(torch.full((len(part.faces),), number))
+                textures.append((texture, wrap))
+            own = torch.where(own >= 0, known[0] if known else len(textures) - 1, own)
+        uv.append(torch.zeros(len(part.faces), 3, 2, dtype=torch.float32) if part.uv is None else part.uv)
+        ids.append(own)
     return Mesh(
         vertices=torch.cat(vertices),
         faces=torch.cat(faces),
@@ -279,5 +171,6 @@ def _joined(parts: list[Mesh]) -> Mesh:
         closed=False,  # a file makes no promise about it: both sides of its faces are drawn
         uv=torch.cat(uv),
         texture_ids=torch.cat(ids),
-        textures=tuple(textures),
+        textures=tuple(texture for texture, _ in textures),
+        wraps=tuple(wrap for _, wrap in textures),
     )

@@ -8,15 +8,16 @@ import numpy as np
 import torch
 
 from mclnf_fast.data.objects import ObjectViews
-from mclnf_fast.data.readers.decoding.pictures import decoded, has_alpha
+from mclnf_fast.data.readers.decoding.pictures import common_mode, eight_bits, open_picture
 from mclnf_fast.data.readers.frames import PosedFrame, frame_cameras, read_pictures
 from mclnf_fast.errors import InputError
 
 
-def read_rgba(path: Path, white: bool = False) -> np.ndarray:
-    """Return a picture as uint8 [h, w, 4], sRGB and alpha as in the file.
+def read_rgba(path: Path, white: bool = False, size: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return a picture as uint8 [h, w, 4], sRGB and alpha as in the file, and its size (width, height) there.
 
-    Without transparency in the file everything is opaque, or with `white` everything but pure white.
+    Without transparency in the file everything is opaque, or with `white` everything but pure white. With a `size` its
+    longer side has that many pixels, see `shrink`.
 
     Raises:
         InputError: missing, no image or corrupt.
@@ -26,17 +27,21 @@ def read_rgba(path: Path, white: bool = False) -> np.ndarray:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "a.png")
     ...     Image.new("RGB", (8, 4)).save(path)
-    ...     pixels = read_rgba(path)
-    >>> pixels.shape, int(pixels[0, 0, 3])
-    ((4, 8, 4), 255)
+    ...     pixels, full_size = read_rgba(path, size=4)
+    >>> pixels.shape, int(pixels[0, 0, 3]), full_size
+    ((2, 4, 4), 255, (8, 4))
     """
-    picture = decoded(path)
-    has_own_alpha = has_alpha(picture)
-    rgba = np.array(picture.convert("RGBA"))
-    # Some renderers write an alpha of 255 everywhere: that is no word on the background.
-    if white and not (has_own_alpha and bool((rgba[..., 3] < 255).any())):
-        rgba[..., 3] = np.where((rgba[..., :3] == 255).all(-1), 0, 255)
-    return rgba
+
+    def wanted(width: int, height: int) -> tuple[int, int]:
+        return (width, height) if size is None else (size, size)
+
+    with open_picture(path, wanted=wanted) as (opened, full_size):
+        picture = eight_bits(common_mode(opened, path))
+        rgba = np.array(picture.convert("RGBA"))
+        # Some renderers write an alpha of 255 everywhere: that is no word on the background.
+        if white and not (picture.mode == "RGBA" and bool((rgba[..., 3] < 255).any())):
+            rgba[..., 3] = np.where((rgba[..., :3] == 255).all(-1), 0, 255)
+        return (rgba if size is None else shrink(rgba, size)), full_size
 
 
 def shrink(rgba: np.ndarray, size: int) -> np.ndarray:
@@ -55,11 +60,10 @@ def shrink(rgba: np.ndarray, size: int) -> np.ndarray:
     if longer == size:
         return rgba
     wanted = (max(1, round(width * size / longer)), max(1, round(height * size / longer)))
-    alpha = rgba[..., 3:].astype(np.float32)
-    planes = np.concatenate([rgba[..., :3] * alpha, alpha], -1)
-    small = np.stack(
-        [np.asarray(Image.fromarray(planes[..., c]).resize(wanted, Image.Resampling.BOX)) for c in range(4)], -1
-    )
+    alpha = rgba[..., 3].astype(np.float32)
+    # Plane by plane: all four as floats are 2.4 GB of a picture of 150 million pixels.
+    planes = (alpha if c == 3 else rgba[..., c] * alpha for c in range(4))
+    small = np.stack([np.asarray(Image.fromarray(p).resize(wanted, Image.Resampling.BOX)) for p in planes], -1)
     weight = small[..., 3:]
     color = np.divide(small[..., :3], weight, out=np.zeros_like(small[..., :3]), where=weight > 0)
     return np.asarray((np.concatenate([color, weight], -1) + 0.5).clip(0, 255).astype(np.uint8))
@@ -103,12 +107,9 @@ def read_views(
     train_views = len(frames[:views]) if test_frames else None
     # Read together, since both must have one size.
     frames = [*frames[:views], *test_frames[:views]]
-    pictures = read_pictures(frames, lambda path: read_rgba(path, white))
-    cameras = frame_cameras(frames, [(picture.shape[1], picture.shape[0]) for picture in pictures])
-    if size is not None:
-        full_size = (cameras.width, cameras.height)
-        pictures = [shrink(picture, size) for picture in pictures]
-        height, width = pictures[0].shape[:2]
-        if (width, height) != full_size:
-            cameras = cameras.resized(width, height)
-    return ObjectViews(name, torch.from_numpy(np.stack(pictures)), cameras, train_views)
+    pictures = read_pictures(frames, lambda path: read_rgba(path, white, size))
+    cameras = frame_cameras(frames, [full_size for _, full_size in pictures])
+    height, width = pictures[0][0].shape[:2]
+    if (width, height) != (cameras.width, cameras.height):
+        cameras = cameras.resized(width, height)
+    return ObjectViews(name, torch.from_numpy(np.stack([pixels for pixels, _ in pictures])), cameras, train_views)

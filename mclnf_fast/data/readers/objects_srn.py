@@ -18,6 +18,7 @@ from mclnf_fast.data.readers.layouts import IMAGES, SPLITS, DataFile, Layout, fo
 from mclnf_fast.errors import InputError
 
 NEAR_FAR = {"cars": (0.8, 1.8), "chairs": (1.25, 2.75)}  # as its authors' readers take them
+DEPTH = 3  # of folders in a split's folder that are looked through for objects
 FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
@@ -47,7 +48,11 @@ def srn_reason(root: Path) -> str | None:
 def srn_objects(root: Path) -> tuple[Layout, float, float]:
     """Return the objects in `root`, near and far.
 
-    These are `<category>_{train,val,test}/<id>`, the ids of one of those folders, or one object.
+    These are `<category>_{train,val,test}/<id>`, the ids of one of those folders, or one object. The ids of a split may
+    lie up to two folders deeper.
+
+    Raises:
+        InputError: a split's folder without an object beside one that has some.
 
     >>> from PIL import Image
     >>> import tempfile
@@ -71,18 +76,37 @@ def _srn_pools(root: Path) -> tuple[dict[str, list[DataFile]], str]:
     """Return the objects by set, and the category that the folders name."""
     pools: dict[str, list[DataFile]] = {}
     category = root.resolve().name
+    empty = []
     for folder in folders_in(root):
         match = re.fullmatch(r"(.+)_(train|val|test)", folder.name)
-        items = [DataFile(p, p.relative_to(root).as_posix()) for p in folders_in(folder) if match and is_object(p)]
-        if match and items:
-            category = match[1]
-            pools.setdefault(SPLITS[match[2]], []).extend(items)
+        if not match:
+            continue
+        items = [DataFile(p, p.relative_to(root).as_posix()) for p in _objects_below(folder)]
+        if not items:
+            empty.append(folder)
+            continue
+        category = match[1]
+        pools.setdefault(SPLITS[match[2]], []).extend(items)
+    if pools and empty:
+        # Left out, another split would stand in its place: the figures would be those of a test set that is none.
+        raise InputError(f"{empty[0]}: must hold objects (<id>/rgb with <id>/pose) as its neighbors do, holds none")
     if pools:
         return pools, category
     items = [DataFile(path, path.name) for path in folders_in(root) if is_object(path)]
     if not items and is_object(root):
         items = [DataFile(root, category)]
     return ({"all": items} if items else {}), category
+
+
+def _objects_below(folder: Path, depth: int = DEPTH) -> list[Path]:
+    """Return the folders of objects in `folder`, or one or two folders deeper, as archives often unpack."""
+    found: list[Path] = []
+    for path in folders_in(folder):
+        if is_object(path):
+            found.append(path)
+        elif depth > 1:
+            found += _objects_below(path, depth - 1)
+    return found
 
 
 def srn_frames(folder: Path) -> list[PosedFrame]:
@@ -138,7 +162,7 @@ def srn_frames(folder: Path) -> list[PosedFrame]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: must be a text file, was not there") from None
     except (OSError, ValueError) as error:

@@ -16,8 +16,8 @@ from mclnf_fast.data.readers.decoding.pictures import covering_size, fit
 from mclnf_fast.data.readers.frames import PosedFrame, pinhole_intrinsics, read_image, reduced_size
 from mclnf_fast.data.readers.gather import MOST_BYTES
 from mclnf_fast.data.readers.options import PhotoReadOptions, Progress, options_of
+from mclnf_fast.data.readers.posed.scene_frames import SceneFrames, blender_frames, nerfstudio_frames
 from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout
-from mclnf_fast.data.readers.scene_frames import SceneFrames, blender_frames, nerfstudio_frames
 from mclnf_fast.data.readers.scenes import file_reason
 from mclnf_fast.data.scene import ImageSet
 from mclnf_fast.errors import InputError
@@ -121,8 +121,11 @@ def _photo(
     left, top = (scaled[0] - wide) // 2, (scaled[1] - high) // 2
     across, down = scaled[0] / width, scaled[1] / height
     pose = torch.from_numpy(frame.c2w)[None]
-    focal = torch.tensor([fx * across]), torch.tensor([fy * down])
-    center = torch.tensor([cx * across - left]), torch.tensor([cy * down - top])
+    focal = torch.tensor([fx * across], dtype=torch.float32), torch.tensor([fy * down], dtype=torch.float32)
+    center = (
+        torch.tensor([cx * across - left], dtype=torch.float32),
+        torch.tensor([cy * down - top], dtype=torch.float32),
+    )
     camera = Cameras(pose, *focal, *center, wide, high)
     return photo_of(frame.name, torch.from_numpy(np.array(picture)), camera), scaled != common
 
@@ -170,7 +173,9 @@ def _bounds_of_points(cameras: Cameras, points: Tensor) -> list[tuple[float, flo
         y = cameras.cy[k] - cameras.fy[k] * local[:, 1] / depth
         inside = (depth > 0) & (x >= 0) & (x < cameras.width) & (y >= 0) & (y < cameras.height)
         if int(inside.sum()) >= FEWEST_POINTS:
-            low, high = torch.quantile(local[inside].norm(dim=1), torch.tensor(DEPTH_QUANTILES)).tolist()
+            low, high = torch.quantile(
+                local[inside].norm(dim=1), torch.tensor(DEPTH_QUANTILES, dtype=torch.float32)
+            ).tolist()
             bounds.append((low, high))
     return bounds
 
@@ -178,7 +183,7 @@ def _bounds_of_points(cameras: Cameras, points: Tensor) -> list[tuple[float, flo
 def _bounds_of_box(cameras: Cameras, box: Tensor) -> list[tuple[float, float]]:
     """Return the nearest and farthest distance at which rays lie in a box [2, 3], of each photo that sees it."""
     bounds = []
-    steps = (torch.arange(GRID) + 0.5) / GRID
+    steps = (torch.arange(GRID, dtype=torch.float32) + 0.5) / GRID
     x, y = (g.reshape(-1) for g in torch.meshgrid(steps * cameras.width, steps * cameras.height, indexing="ij"))
     for k in range(len(cameras)):
         origins, directions = cameras.rays_at(torch.full((len(x),), k), x, y)
@@ -186,7 +191,7 @@ def _bounds_of_box(cameras: Cameras, box: Tensor) -> list[tuple[float, float]]:
         entry, leave = torch.minimum(lower, upper).amax(1).clamp_min(0.0), torch.maximum(lower, upper).amin(1)
         meets = leave > entry
         if bool(meets.any()):
-            quantiles = torch.tensor(DEPTH_QUANTILES)
+            quantiles = torch.tensor(DEPTH_QUANTILES, dtype=torch.float32)
             low, high = (torch.quantile(t[meets], q) for t, q in zip((entry, leave), quantiles))
             bounds.append((float(low), float(high)))
     return bounds

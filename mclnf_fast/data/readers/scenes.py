@@ -11,12 +11,12 @@ from torch import Tensor
 
 from mclnf_fast.data.readers import matrixcity
 from mclnf_fast.data.readers.boxes import cell_box, clipped, ground_height
-from mclnf_fast.data.readers.cut_scene import cut_by_position, hold_out, with_test_views
 from mclnf_fast.data.readers.frames import load_image_set
 from mclnf_fast.data.readers.matrixcity import FrameGroup, find_city
 from mclnf_fast.data.readers.options import SceneReadOptions, options_of
+from mclnf_fast.data.readers.posed.cut_scene import cut_by_position, hold_out, with_test_views
+from mclnf_fast.data.readers.posed.scene_frames import SceneFrames, blender_frames, nerfstudio_frames
 from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout
-from mclnf_fast.data.readers.scene_frames import SceneFrames, blender_frames, nerfstudio_frames
 from mclnf_fast.data.scene import Block, ImageSet, Scene, check_aabb
 from mclnf_fast.errors import InputError
 
@@ -32,11 +32,12 @@ def load_scene(path: str | Path, options: SceneReadOptions | None = None, **chan
         changes: single fields of `options`, such as `blocks=(2, 2)`.
 
     Returns:
-        A `Scene`, whose notes name where its box is from: the first of
+        A `Scene`. One that lies so far from its origin (coordinates of a map) that float32 would move its cameras is
+        taken relative to `Scene.origin`, with a warning. Its notes name where its box is from: the first of
 
         - the option `aabb`, then the file's `aabb`, as they are;
-        - the file's `aabb_points_2_98`, then the 2-98 % box of the sparse points (`points.read_points`), each with the
-          heights of the points;
+        - the file's `aabb_points_2_98`, then the 2-98 % box of the sparse points (`decoding.points.read_points`), each
+          with the heights of the points;
         - the 2-98 % box of the points at which the corner rays meet the ground, up to the lowest camera;
         - for views from all around something a cube about the point that they look at: of a Blender scene as large as
           the pictures' field of view there, otherwise with all cameras inside, since what stands behind is in the
@@ -71,7 +72,7 @@ def load_scene(path: str | Path, options: SceneReadOptions | None = None, **chan
     if settings.holdout_every < 0 or settings.holdout_every == 1:
         raise InputError(f"holdout_every: must be 0 or >= 2, was {settings.holdout_every}")
     if settings.aabb is not None:
-        check_aabb(torch.as_tensor(settings.aabb, dtype=torch.float32))
+        check_aabb(torch.as_tensor(settings.aabb, dtype=torch.float64))
     _, names = _grid_or_names(settings.blocks)
     reader = choose("scene", root, settings.reader)
     if reader is None:
@@ -121,7 +122,9 @@ def _read_blender(root: Path, options: SceneReadOptions) -> Scene:
 
 def _load_scene(root: Path, frames: SceneFrames, options: SceneReadOptions) -> Scene:
     """Read the pictures of all blocks and find their boxes."""
-    aabb = None if options.aabb is None else torch.as_tensor(options.aabb, dtype=torch.float32)
+    aabb = None
+    if options.aabb is not None:
+        aabb = frames.relative(torch.as_tensor(options.aabb, dtype=torch.float64))
     for group in frames.groups:
         if not group.train and not group.test:
             raise InputError(f"{root}: block {group.name!r} must have at least one view, has none")
@@ -145,7 +148,8 @@ def _load_scene(root: Path, frames: SceneFrames, options: SceneReadOptions) -> S
 def _scene(frames: SceneFrames, blocks: list[Block], sources: list[str], notes: Sequence[str] = ()) -> Scene:
     boxes = [f"Box of the scene: {source}." for source in dict.fromkeys(sources)]
     sentences = (*frames.notes, *boxes, *(f"{note}." for note in notes))
-    return Scene(frames.name, tuple(blocks), _union([block.aabb for block in blocks]), frames.unit, sentences)
+    union = _union([block.aabb for block in blocks])
+    return Scene(frames.name, tuple(blocks), union, frames.unit, frames.origin, sentences)
 
 
 def _load_views(group: FrameGroup, options: SceneReadOptions) -> tuple[ImageSet, ImageSet]:

@@ -24,13 +24,12 @@ from mclnf_fast.report.page.page import (
     Section,
     closing_sections,
     grouped_pictures,
-    named_texts,
-    time_fact,
+    made_on,
     write_page,
 )
 from mclnf_fast.report.page.plots import svg
-from mclnf_fast.report.page.style import duration
-from mclnf_fast.report.record import CityRecord, to_json
+from mclnf_fast.report.page.style import duration, number
+from mclnf_fast.report.record import CityRecord
 
 KINDS = {  # kind of picture -> heading of its section, in their order
     "overview": "The city",
@@ -72,7 +71,7 @@ def write_city_report(folder: str | Path, record: CityRecord) -> Path:
     place = Path(folder)
     looks = city_looks(record.methods)
     count = len(record.tasks)
-    facts = [f"{count} block{'s' * (count != 1)}"] * bool(count) + time_fact(record)
+    facts = [f"{count} block{'s' * (count != 1)}"] * bool(count) + made_on(record)
     groups = grouped_pictures(place, record, KINDS)
     # The first strip is the best picture of a run: it stands at the head, the others in a section of their own.
     lead = [groups["strip"].pop(0)] if "strip" in groups else []
@@ -87,7 +86,7 @@ def write_city_report(folder: str | Path, record: CityRecord) -> Path:
             Section("Comparisons", _comparison(record)),
             *closing_sections(place, record, ()),
         ],
-        [*facts, *([record.machine] if record.machine else [])],
+        facts,
         tiles(record),
         INTRO + (f" {len(looks)} methods do this side by side." if len(looks) > 1 else ""),
         sentences(record),
@@ -135,7 +134,17 @@ def _curves(record: CityRecord, looks: dict[str, Look]) -> list[Block]:
 
 
 def _comparison(record: CityRecord) -> Sequence[Block]:
-    fields = to_json(record.comparison)
-    if not isinstance(fields, dict) or not fields:
+    if record.comparison is None:
         return []
-    return [PairsBlock([(name.replace("_", " "), text) for name, text in named_texts(fields)])]
+    # In words, and by block: the names of the fields are those of a file.
+    reached = record.comparison.mim_steps_to_mod_final
+    pairs = [
+        (
+            f"{block}: step at which ours (MIM) has the final PSNR of ours (mod)",
+            "not reached" if step is None else f"{step:,}",
+        )
+        for block, step in reached.items()
+    ]
+    ratio = record.comparison.mim_over_mod_seconds
+    pairs += [("training time of ours (MIM) over ours (mod)", number(ratio, 3))] * (ratio is not None)
+    return [PairsBlock(pairs)] if pairs else []

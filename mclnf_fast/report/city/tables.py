@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import zip_longest
 
 from mclnf_fast.report.city.claims import changed, curve
 from mclnf_fast.report.page.blocks import HeatCell, HeatPanel
 from mclnf_fast.report.page.methods import Look, looks
 from mclnf_fast.report.page.style import db, duration, fixed
 from mclnf_fast.report.page.tables import (
-    BOLD,
-    DIM,
-    OFF,
-    RED,
     Cell,
     Column,
     Row,
@@ -23,17 +18,14 @@ from mclnf_fast.report.page.tables import (
     column,
     markdown,
     one_line,
-    paint,
     ranked,
-    terminal,
 )
 from mclnf_fast.report.record import CityRecord, CityResults
 
 Methods = Mapping[str, CityResults]
 
-_LOSS = 0.5  # dB below the block's first figure from which a cell is marked as lost
-_NAME = 12  # characters of the longest block name in a terminal: six blocks fit into 100 columns
-_GAP = "   "
+LOSS = 0.5  # dB below the block's first figure from which a cell is marked as lost
+NAME = 12  # characters of the longest block name in a terminal: six blocks fit into 100 columns
 _CSV = (("psnr_mean", "psnr", "last"), ("ssim_mean", "ssim", "last"), ("forgetting", "psnr", "forgetting"))
 TRIVIAL = "mean color of the training views"
 BUDGET = (
@@ -80,7 +72,7 @@ def city_table(
     def cells(values: Mapping[str, float | None]) -> dict[str, Cell]:
         return ranked(values, lambda key: db(values[key]))
 
-    short = _short(first)
+    short = short_name(first)
     columns = [
         Column("mean PSNR (dB)", cells({key: r.psnr_mean for key, r in methods.items()}), "mean"),
         column("SSIM", methods, lambda key: fixed(methods[key].ssim_mean, ".3f")),
@@ -117,7 +109,7 @@ def _forgetting(results: CityResults) -> Cell:
     value = results.forgetting
     # Gains and losses may cancel in the mean: a bare 0 only if no block changed.
     text = "0" if value == 0 and not changed(results) else db(value)
-    return Cell(text, good=None if value is None else False if value >= _LOSS else True if value <= 0.005 else None)
+    return Cell(text, good=None if value is None else False if value >= LOSS else True if value <= 0.005 else None)
 
 
 def steps_table(methods: Methods, trivial: float | None = None) -> Table | None:
@@ -185,7 +177,7 @@ def heat_panels(methods: Methods, blocks: Sequence[str]) -> list[HeatPanel]:
     panels = []
     for key, look in city_looks(methods).items():
         matrix = methods[key].matrix
-        names = _names(matrix, blocks)
+        names = block_names(matrix, blocks)
         rows = [
             (names[k], [_heat_cell(matrix, k, i, (low, high)) for i in range(len(names))])
             for k, row in enumerate(matrix)
@@ -205,89 +197,24 @@ def _heat_cell(matrix: Sequence[Sequence[float | None]], k: int, i: int, scale: 
     change = None if first is None else value - first
     text = "" if change is None else "no change" if change == 0 else db(change, sign=True)
     heat = 0.5 if high <= low else (value - low) / (high - low)
-    return HeatCell(db(value), f"{100 * heat:.0f}", text, change is not None and change <= -_LOSS)
+    return HeatCell(db(value), f"{100 * heat:.0f}", text, change is not None and change <= -LOSS)
 
 
-def _names(matrix: Sequence[Sequence[float | None]], blocks: Sequence[str]) -> list[str]:
+def block_names(matrix: Sequence[Sequence[float | None]], blocks: Sequence[str]) -> list[str]:
+    """Return a name for every block of a matrix.
+
+    >>> block_names([[20.0], [20.0, 21.0]], ["north"])
+    ['north', 'block 2']
+    """
     count = max([len(matrix), *map(len, matrix)]) if matrix else 0
     return [blocks[i] if i < len(blocks) else f"block {i + 1}" for i in range(count)]
 
 
-def matrix_table(methods: Methods, blocks: Sequence[str], *, color: bool = False, width: int = 100) -> str:
-    """Return the block-by-block PSNR of each method for a terminal, then one line per method.
+def short_name(text: str, room: int = NAME) -> str:
+    """Return a name on one line, cut to `room` characters.
 
-    A panel has a row for each block learned ("after k") and a column for each block's held-out views; a block that is
-    not learned yet has an empty cell.
-
-    Args:
-        methods: method -> results.
-        blocks: their names, in the order in which they were learned.
-        color: use the terminal's colors: a block's figure right after it was learned is bold, a loss of 0.5 dB or more
-            since then is red.
-        width: in characters; as many panels stand side by side as fit.
-
-    >>> "20.00" in matrix_table({"mod": CityResults(matrix=((20.0,),))}, ["north"])
-    True
+    >>> short_name("a very long name")
+    'a very long~'
     """
-    if not methods:
-        return "no results yet"
-    panels = [_panel(methods[key], look, blocks, color, width) for key, look in city_looks(methods).items()]
-    panels = [panel for panel in panels if panel]
-    lines = ["Held-out PSNR in dB, block by block (rows: after learning that block)", ""]
-    while panels:
-        group = [panels.pop(0)]
-        used = _visible(group[0][0])
-        while panels and used + len(_GAP) + _visible(panels[0][0]) <= width:
-            used += len(_GAP) + _visible(panels[0][0])
-            group.append(panels.pop(0))
-        blank = [" " * _visible(panel[0]) for panel in group]
-        # Panels of fewer rows are filled up with blank lines, so that those to their right stay in place.
-        rows = zip_longest(*group)
-        lines += [_GAP.join(line if line is not None else b for line, b in zip(row, blank)).rstrip() for row in rows]
-        lines.append("")
-    return "\n".join([*lines, terminal(city_table("", methods, blocks), color=color)])
-
-
-def _panel(results: CityResults, look: Look, blocks: Sequence[str], color: bool, width: int) -> list[str]:
-    matrix = results.matrix
-    if not matrix:
-        return []
-    full = _names(matrix, blocks)
-    count, room = len(full), min(_NAME, max(6, (width - _NAME) // len(full) - 2))
-    names = [_short(name, room) for name in full]
-    if len(set(names)) < count:  # cut to the same text: number them
-        names = [_short(f"{i} {name}", room) for i, name in enumerate(full, start=1)]
-    widths = [max(6, len(name)) for name in names]
-    left = max(len("after"), *map(len, names))
-    total = left + sum(w + 2 for w in widths)
-    title = f"{look.name} ({look.key})" if look.name != look.key else look.key
-    heads = "after".ljust(left) + "".join("  " + name.rjust(w) for name, w in zip(names, widths))
-    lines = [paint(one_line(title)[:total].ljust(total), BOLD, color), paint(heads, DIM, color)]
-    for k, row in enumerate(matrix):
-        if any(value is not None for value in row):
-            cells = ["  " + _cell(matrix, k, i, widths[i], color) for i in range(count)]
-            lines.append(names[k].ljust(left) + "".join(cells))
-    return lines
-
-
-def _cell(matrix: Sequence[Sequence[float | None]], k: int, i: int, width: int, color: bool) -> str:
-    value = matrix[k][i] if i <= k and i < len(matrix[k]) else None
-    text = ("" if i > k else db(value)).rjust(width)
-    if value is None:
-        return text
-    if i == k:
-        return paint(text, BOLD, color)
-    first = matrix[i][i] if i < len(matrix[i]) else None
-    return paint(text, RED, color and first is not None and value <= first - _LOSS)
-
-
-def _visible(line: str) -> int:
-    """Return how many characters of a line a terminal shows."""
-    for code in (BOLD, DIM, RED, OFF):
-        line = line.replace(code, "")
-    return len(line)
-
-
-def _short(text: str, room: int = _NAME) -> str:
     clean = one_line(text)
     return clean if len(clean) <= room else clean[: room - 1] + "~"

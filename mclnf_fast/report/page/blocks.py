@@ -102,6 +102,24 @@ class PictureBlock:
 
 
 @dataclass(frozen=True)
+class Take:
+    """A sound: the key and the name of what it is of, and its bytes as a data URI."""
+
+    key: str
+    name: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class SoundsBlock:
+    """Sounds to listen to: (name of the signal, its takes side by side)."""
+
+    block: ClassVar[str] = "sounds"
+
+    signals: Sequence[tuple[str, Sequence[Take]]]
+
+
+@dataclass(frozen=True)
 class Plot:
     """A plot as an `<svg>` element; a wide one takes the whole row."""
 

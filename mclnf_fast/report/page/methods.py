@@ -79,13 +79,19 @@ def method(key: str, category: str | None = None) -> Look:
 
 
 def in_order(keys: Iterable[str]) -> list[str]:
-    """Return keys in the order in which they are shown everywhere: that of the table, others last, as they came.
+    """Return keys in the order in which they are shown everywhere: by category, in it that of the table, others last.
 
     >>> in_order(["new", "mim", "offline", "mim"])
-    ['offline', 'mim', 'new']
+    ['offline', 'new', 'mim']
     """
     unique = list(dict.fromkeys(keys))
-    return [k for k in METHODS if k in unique] + [k for k in unique if k not in METHODS]
+    known = [k for k in METHODS if k in unique] + [k for k in unique if k not in METHODS]
+    return sorted(known, key=lambda k: _rank(method(k).category))
+
+
+def _rank(category: str) -> int:
+    # Methods of plugins stand last in the table: by it alone a category would be listed twice.
+    return list(CATEGORIES).index(category)
 
 
 def looks(categories: Mapping[str, str | None]) -> dict[str, Look]:
@@ -94,4 +100,5 @@ def looks(categories: Mapping[str, str | None]) -> dict[str, Look]:
     >>> list(looks({"mim": None, "er": "CL"}))
     ['er', 'mim']
     """
-    return {key: method(key, categories[key]) for key in in_order(categories)}
+    shown = {key: method(key, categories[key]) for key in in_order(categories)}
+    return dict(sorted(shown.items(), key=lambda item: _rank(item[1].category)))

@@ -16,7 +16,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import write_atomically
 from mclnf_fast.report.page.blocks import Block, CodeBlock, ListBlock, PairsBlock, PictureBlock, Tile
 from mclnf_fast.report.page.methods import CATEGORIES, Look
-from mclnf_fast.report.page.style import duration, finite, missing_extra
+from mclnf_fast.report.page.style import duration, missing_extra, number
 from mclnf_fast.report.record import Picture, Record
 
 _UNIT = re.compile(r"(\d) (dB|s|min|h)\b")  # a figure and its unit stay on one line
@@ -122,7 +122,8 @@ def closing_sections(
     facts = [("machine", record.machine)] * bool(record.machine) + list(pairs)
     facts += named_texts(record.versions)
     facts += [("backends", _text(record.backends))] * bool(record.backends)
-    facts += [("phases", _text(record.phases))] * bool(record.phases)
+    spent = ", ".join(f"{name} {duration(seconds)}" for name, seconds in record.phases.items())
+    facts += [("time of each phase", spent)] * bool(spent)
     config = folder / "config.yaml"
     blocks: list[Block] = [CodeBlock(record.command)] if record.command else []
     blocks += [PairsBlock(facts)] if facts else []
@@ -152,9 +153,19 @@ def time_fact(record: Record) -> list[str]:
     return [] if record.seconds_total is None else [f"{duration(record.seconds_total)} in all"]
 
 
+def made_on(record: Record) -> list[str]:
+    """Return the time of a run and the machine that took it, those that are known.
+
+    >>> from mclnf_fast.report.record import CityRecord
+    >>> made_on(CityRecord(system="city", seconds_total=12.34, machine="a processor"))
+    ['12.3 s in all', 'a processor']
+    """
+    return time_fact(record) + [record.machine] * bool(record.machine)
+
+
 def _text(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
     if isinstance(value, float):
-        return "-" if finite(value) is None else f"{value:.4g}"
+        return number(value)
     return "-" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)

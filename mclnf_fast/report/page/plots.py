@@ -68,7 +68,8 @@ def save(figure: Figure, path: str | Path) -> Path:
     form = target.suffix.lstrip(".").lower() or "png"
     if form not in figure.canvas.get_supported_filetypes():
         raise ValueError(f"path must end with .png, .svg or .pdf, got {target.name!r}")
-    figure.savefig(buffer, format=form, dpi=160, facecolor="white")
+    # Tight: labels beside and above the axes belong to the picture, however long a name is.
+    figure.savefig(buffer, format=form, dpi=160, facecolor="white", bbox_inches="tight", pad_inches=0.08)
     write_atomically(target, buffer.getvalue())
     return target
 
@@ -85,7 +86,10 @@ def svg(figure: Figure, looks: Iterable[Look] = ()) -> str:
 
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mclnf_fast"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        about = {"Date": None, "Creator": None}
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata=about, bbox_inches="tight", pad_inches=0.05
+        )  # tight: a name that is longer than the space beside the axes would be cut
     text = buffer.getvalue().decode()
     text = text[text.index("<svg") :]
     # White is the edge of markers: on a dark page it must be that of the card below them.
@@ -144,15 +148,28 @@ def line_style(look: Look) -> LineStyle:
 def step_axis(axes: Axes, steps: Sequence[int]) -> None:
     """Make the axis of steps a logarithm to base 2; step 0, which has none, stands at 1/2.
 
-    Not every step has a tick: `MOST_TICKS` and the last, without one that would touch the last.
+    Not every step has a tick: at most `MOST_TICKS` and the last, none of which touch each other.
     """
     axes.set_xscale("log", base=2)
-    shown = list(steps[:: max(1, -(-len(steps) // MOST_TICKS))])
-    if shown[-1] != steps[-1]:
-        shown = [s for s in shown if s * 2 <= steps[-1]] + [steps[-1]]
+    shown = shown_ticks(steps)
     axes.set_xticks([place(s) for s in shown], [f"{s:,}" for s in shown])
     axes.minorticks_off()
     axes.set_xlim(place(steps[0]), max(place(steps[-1]), 2 * place(steps[0])))
+
+
+def shown_ticks(steps: Sequence[int]) -> list[int]:
+    """Return the steps that get a tick: the last, and before it those whose texts do not touch the next one's.
+
+    >>> shown_ticks([0, 1, 4, 16, 20]), shown_ticks([1, 2, 4, 8])
+    ([0, 1, 4, 20], [1, 2, 4, 8])
+    """
+    # By their distance on the axis and not by their number: 16 and 20 touch even if they are alone.
+    width = math.log2(place(steps[-1]) / place(steps[0]))
+    shown = [steps[-1]]
+    for step in reversed(steps[:-1]):
+        if math.log2(place(shown[0]) / place(step)) >= width / MOST_TICKS - 1e-9:
+            shown.insert(0, step)
+    return shown
 
 
 def place(step: int) -> float:
@@ -170,7 +187,7 @@ def end_labels(axes: Axes, ends: Mapping[str, float], looks: Mapping[str, Look])
 
     low, high = axes.get_ylim()
     order = sorted(ends, key=lambda key: ends[key])
-    places = spread([ends[key] for key in order], 0.062 * (high - low))
+    places = below(spread([ends[key] for key in order], 0.062 * (high - low)), high, 0.062 * (high - low))
     beside = axes.get_yaxis_transform()
     for key, y in zip(order, places):
         look, value = looks[key], ends[key]
@@ -221,6 +238,19 @@ def spread(values: Sequence[float], least: float) -> list[float]:
         while len(groups) > 1 and _ends(groups[-2], least)[1] + least > _ends(groups[-1], least)[0]:
             groups[-2:] = [groups[-2] + groups[-1]]
     return [_ends(group, least)[0] + k * least for group in groups for k in range(len(group))]
+
+
+def below(places: Sequence[float], top: float, least: float) -> list[float]:
+    """Return rising places of which none lies above `top`, those that would moved down with what they would touch.
+
+    >>> below([1.0, 5.0, 6.5], 6.0, 1.0)
+    [1.0, 5.0, 6.0]
+    """
+    moved: list[float] = []
+    for value in reversed(places):
+        moved.insert(0, min(value, top))
+        top = moved[0] - least
+    return moved
 
 
 def _ends(group: Sequence[float], least: float) -> tuple[float, float]:

@@ -45,6 +45,24 @@ def fixed(value: object, form: str) -> str:
     return "-" if number is None else format(number, form)
 
 
+def number(value: object, digits: int = 4) -> str:
+    """Return a figure with so many digits, never as a power of ten between 1e-4 and 1e15; `-` if it is missing.
+
+    >>> number(1000.0), number(123456.7), number(0.00025), number(1e-5), number(None)
+    ('1,000', '123,457', '0.00025', '1e-5', '-')
+    """
+    known = finite(value)
+    if known is None:
+        return "-"
+    # `1e+03` beside `100000` would be two ways to write figures on one page.
+    text = f"{known:.{digits}g}" if abs(known) < 10**digits else f"{known:,.0f}"
+    mantissa, _, power = text.partition("e")
+    if not power:
+        whole = float(text.replace(",", ""))
+        return f"{whole:,.0f}" if whole == int(whole) and abs(whole) >= 1000 else text
+    return f"{known:,.0f}" if int(power) > 0 else f"{mantissa}e{int(power)}"
+
+
 def duration(seconds: object) -> str:
     """Return seconds as `0.4 s`, `12.3 s`, `4 min 05 s` or `2 h 07 min`; `-` if they are missing.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -168,10 +169,25 @@ def markdown_cell(text: str) -> str:
     return flat.replace("<", "&lt;").replace(">", "&gt;").replace("`", "'")
 
 
-def terminal(table: Table, *, color: bool = False) -> str:
+def terminal_width() -> int:
+    """Return the columns of this terminal; 80 if the output is none.
+
+    >>> terminal_width() > 0
+    True
+    """
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+def terminal(table: Table, *, color: bool = False, width: int | None = None) -> str:
     """Return a table for a terminal, its columns aligned; the best of a column carries a star.
 
-    Columns whose head is None in `table.short` are left out, since a terminal is narrow.
+    Columns whose head is None in `table.short` are left out, since a terminal is narrow. Those that do not fit beside
+    each other follow below, with the names of the rows again.
+
+    Args:
+        table: to show.
+        color: use the terminal's colors.
+        width: in characters; None: of this terminal.
 
     >>> print(terminal(Table("", ("PSNR",), (Row("", "er", "ER", (Cell("20.00", 1),)),))))
     method   PSNR
@@ -189,16 +205,33 @@ def terminal(table: Table, *, color: bool = False) -> str:
         cells = [row.cells[c].text + ("*" if row.cells[c].rank == 1 else " " * stars) for c in kept]
         lines.append([*map(one_line, names), *cells])
     widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
-    text = []
-    for r, line in enumerate(lines):
-        cells = [t.ljust(w) if c < left else t.rjust(w) for c, (t, w) in enumerate(zip(line, widths))]
-        for c, index in enumerate(kept):
-            # After the padding: color codes count as characters, and colored cells would be too narrow.
-            good = table.rows[r - 1].cells[index].good if r else None
-            if good is not None:
-                cells[left + c] = paint(cells[left + c], GREEN if good else RED, color)
-        text.append(paint("  ".join(cells).rstrip(), DIM, color and r == 0))
-    return "\n".join(text)
+    groups = _fitting(widths[:left], widths[left:], width or terminal_width())
+    blocks = []
+    for group in groups:
+        text = []
+        for r, line in enumerate(lines):
+            cells = [t.ljust(w) for t, w in zip(line[:left], widths)]
+            for c in group:
+                cell = line[left + c].rjust(widths[left + c])
+                # After the padding: color codes count as characters, and colored cells would be too narrow.
+                good = table.rows[r - 1].cells[kept[c]].good if r else None
+                cells.append(cell if good is None else paint(cell, GREEN if good else RED, color))
+            text.append(paint("  ".join(cells).rstrip(), DIM, color and r == 0))
+        blocks.append("\n".join(text))
+    return "\n\n".join(blocks)
+
+
+def _fitting(names: Sequence[int], widths: Sequence[int], room: int) -> list[list[int]]:
+    """Return the columns in groups that fit beside the names, at least one column each."""
+    groups: list[list[int]] = [[]]
+    taken = start = sum(names) + 2 * (len(names) - 1)
+    for c, width in enumerate(widths):
+        if groups[-1] and taken + 2 + width > room:
+            groups.append([])
+            taken = start
+        groups[-1].append(c)
+        taken += 2 + width
+    return groups
 
 
 def one_line(text: str) -> str:

@@ -23,16 +23,7 @@ from mclnf_fast.report.record import SignalRecord, SignalResults
 METRIC_NAMES = {"psnr": "PSNR", "ssim": "SSIM", "si_sdr": "SI-SDR"}
 METRIC_UNITS = {"psnr": "dB", "si_sdr": "dB"}
 DIGITS = {"psnr": 2, "ssim": 3, "si_sdr": 2}
-FIGURES = (
-    "parameters",
-    "steps",
-    "samples",
-    "operations",
-    "seconds_per_step",
-    "points_per_step",
-    "peak_bytes_per_step",
-    "seconds",
-)
+FIGURES = ("parameters", "steps", "samples", "operations", "seconds_per_step", "points_per_step", "seconds")
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,9 @@ def qualitative_picture(
         figures = {m: finite(psnrs[m][s]) if s < len(psnrs.get(m, ())) else None for m in values}
         grid.row(sheet, s, y, {m: v[s] for m, v in values.items()}, looks)
         name = labels.names[s] if s < len(labels.names) else f"signal {s + 1}"
-        sheet.text(MARGIN, y + grid.under, name, room=grid.width)
+        # Smaller before it is cut: names of files differ at their ends.
+        sizes = [size for size in (BODY, SMALL, 11) if text_width(name, size) <= grid.width]
+        sheet.text(MARGIN, y + grid.under, name, size=sizes[0] if sizes else 11, room=grid.width)
         _psnrs(sheet, y + grid.under, grid.width, figures)
     for k, line in enumerate(labels.lines):
         small_print(sheet, MARGIN, high - MARGIN - _FOOT * (len(labels.lines) - 1 - k), line)
@@ -261,14 +263,23 @@ def _psnrs(sheet: Sheet, y: int, width: int, figures: Mapping[str, float | None]
 
 
 def _most_different(truth: np.ndarray, pictures: Sequence[np.ndarray], size: tuple[int, int]) -> tuple[int, int]:
-    """Return (top, left) of the rectangle of `size` in which the methods' absolute errors differ most."""
+    """Return (top, left) of the rectangle of `size` in which the methods' absolute errors differ most.
+
+    Of those in which the truth shows something: black or plain ones are passed over.
+    """
     high, wide = size
-    errors = [np.abs(m.astype(np.float64) - truth).mean(-1) for m in pictures] or [np.zeros(truth.shape[:2])]
-    totals = []
-    for e in errors:
+
+    def sums(values: np.ndarray) -> np.ndarray:
         # A table of sums: each rectangle costs four entries, however large it is.
-        table = np.pad(e.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-        totals.append(table[high:, wide:] - table[:-high, wide:] - table[high:, :-wide] + table[:-high, :-wide])
+        table = np.pad(values.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+        return table[high:, wide:] - table[:-high, wide:] - table[high:, :-wide] + table[:-high, :-wide]
+
+    errors = [np.abs(m.astype(np.float64) - truth).mean(-1) for m in pictures] or [np.zeros(truth.shape[:2])]
+    totals = [sums(e) for e in errors]
     spread = np.stack(totals).std(0) if len(totals) > 1 else totals[0]  # of a single method: its error
+    gray = truth.astype(np.float64).mean(-1)
+    contrast = sums(gray**2) - sums(gray) ** 2 / (high * wide)
+    least = max(float(np.median(contrast)), 0.1 * float(contrast.max()))
+    spread = np.where(contrast >= least, spread, -1.0)
     top, left = np.unravel_index(int(spread.argmax()), spread.shape)
     return int(top), int(left)

@@ -108,7 +108,7 @@ def _quicker(run: Statistics, key: str) -> Relation:
         checks.append(Check("and not later in wall-clock", text, race.share_in_time >= SIGNALS))
     else:
         checks.append(Check("and not later in wall-clock", UNMEASURED, None))
-    note = " ".join(_beside(race))
+    note = " ".join([*_beside(race), *_even(run, key)])
     return Relation(key, statement, tuple(checks), f"{PAPERS_FORM} {note}" if key == "mim_weight" else note)
 
 
@@ -123,6 +123,16 @@ def _beside(race: Reach) -> Iterator[str]:
     first = race.median(race.other_steps)
     if math.isfinite(first):
         yield f"mod itself first touches its own final PSNR at step {first:,.0f} (median)."
+
+
+def _even(run: Statistics, key: str) -> Iterator[str]:
+    """Yield how much of the lead over mod even draws have without any scores: what is left is Fisher information's."""
+    lead, even = (_gap(run, m, "mod", run.last) for m in (key, "mod_even"))
+    if lead is not None and even is not None:
+        yield (
+            f"At the last step it is {db(lead, sign=True, unit=True)} against mod; even draws without scores "
+            f"(mod_even) are {db(even, sign=True, unit=True)}."
+        )
 
 
 def _gap(run: Statistics, key: str, other: str, step: int) -> float | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.methods import METHODS
 from mclnf_fast.report.protocol.counts import Statistics
-from mclnf_fast.report.record import CityRecord, Record, SignalRecord, read_record
+from mclnf_fast.report.record import CityRecord, InitializationRecord, Record, SignalRecord, read_record
+from mclnf_fast.report.starts.descriptions import DESCRIPTIONS
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class FinishedRun:
 
     folder: Path
     label: str
-    record: SignalRecord | CityRecord
+    record: Record
 
     @property
     def stem(self) -> str:
@@ -48,7 +49,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[FinishedRun]:
     return [FinishedRun(path, label, record) for path, label, record in zip(paths, labels, records)]
 
 
-def _read(path: Path) -> SignalRecord | CityRecord:
+def _read(path: Path) -> Record:
     if not path.is_dir():
         raise InputError(f"run: {path} must be the folder of a run, but there is no such folder")
     file = path / "metrics.json"
@@ -63,14 +64,19 @@ def _read(path: Path) -> SignalRecord | CityRecord:
     return _finished(path, record)
 
 
-def _finished(path: Path, record: Record) -> SignalRecord | CityRecord:
+def _finished(path: Path, record: Record) -> Record:
     """Return the record. Raises InputError, if the run is of another system, or not all methods are there."""
+    if isinstance(record, InitializationRecord) and record.system in DESCRIPTIONS:
+        if not record.initializations:
+            raise InputError(f"run: {path} must be finished, but its metrics.json has no initialization's results")
+        return record
     if isinstance(record, CityRecord):
         if not record.methods:
             raise InputError(f"run: {path} must be finished, but its metrics.json has no method's results")
         return record
     if not isinstance(record, SignalRecord):
-        raise InputError(f"run: {path} must be a run of image, video, audio or city, but is one of {record.system}")
+        known = ", ".join(["city", "image", "video", "audio", *DESCRIPTIONS])
+        raise InputError(f"run: {path} must be a run of one of {known}, but is one of {record.system}")
     try:
         run = Statistics(record)
     except InputError as error:
@@ -78,7 +84,7 @@ def _finished(path: Path, record: Record) -> SignalRecord | CityRecord:
     if not run.methods:
         raise InputError(f"run: {path} must be finished, but its metrics.json has no method's results")
     methods = record.config.get("methods")
-    asked = [m for m in methods if m in METHODS] if isinstance(methods, list | tuple) else []
+    asked = [m for m in methods if isinstance(m, str) and m in METHODS] if isinstance(methods, list | tuple) else []
     for m in dict.fromkeys([*asked, *run.methods]):
         # Methods with other seeds than the rest would be compared on other draws.
         missing = [seed for seed in run.seeds if seed not in run.rows.get(m, {})]

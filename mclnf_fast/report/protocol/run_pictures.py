@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mclnf_fast.errors import InputError
+from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.metrics import psnr
 from mclnf_fast.report.page import plots
 from mclnf_fast.report.page.canvas import save_image
@@ -137,13 +138,11 @@ def load_predictions(folder: Path, run: Statistics) -> tuple[Tensor, dict[str, T
 
 
 def _values(file: Path) -> Tensor:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        return load(file.read_bytes())["values"].float()
-    except (SafetensorError, OSError, KeyError) as error:
-        raise InputError(f"{file}: must be safetensors with a tensor `values`, but: {error}") from None
+    # With its checksum: a damaged file would be drawn as if the method had learned that.
+    tensors, _ = load_tensors(file)
+    if "values" not in tensors:
+        raise InputError(f"{file}: must hold a tensor `values`, but has {', '.join(tensors) or 'none'}")
+    return tensors["values"].float()
 
 
 def _si_sdr(run: Statistics) -> Mapping[str, Sequence[float | None]]:

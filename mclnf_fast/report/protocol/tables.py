@@ -84,7 +84,7 @@ def _ranked(estimates: dict[str, Estimate | None], after: dict[str, str] | None 
 
 
 def details(run: Statistics, label: str) -> Table:
-    """Return what stands beside the PSNR of a run: other metrics, forgetting, transfer, parameters, time, memory.
+    """Return what stands beside the PSNR of a run: other metrics, forgetting, transfer, parameters, time.
 
     Columns that no method fills are left out.
     """
@@ -101,7 +101,6 @@ def details(run: Statistics, label: str) -> Table:
         column("parameters", methods, lambda m: fixed(run.figure(m, "parameters"), ",.0f")),
         column("ms per step", methods, lambda m: _milliseconds(run.figure(m, "seconds_per_step")), "ms/step"),
         column("points per step", methods, lambda m: fixed(run.figure(m, "points_per_step"), ",.0f"), None),
-        column("peak MB per step", methods, lambda m: _megabytes(run.figure(m, "peak_bytes_per_step")), "peak MB/step"),
         column("seconds", methods, lambda m: fixed(run.figure(m, "seconds"), ".1f")),
     ]
     notes: tuple[str, ...] = (
@@ -111,8 +110,7 @@ def details(run: Statistics, label: str) -> Table:
         "task i after task k; methods that see all tasks at once have none.",
         "Steps in all: over all tasks, the same for every method; samples: those that one signal is trained on; GFLOP: "
         "what forward and backward of these take, more of one wide network than of a module per task.",
-        "Parameters: of one signal, all its modules. A step trains all test signals side by side; "
-        "1 MB = 1,000,000 bytes.",
+        "Parameters: of one signal, all its modules. A step trains all test signals side by side.",
     )
     for measure in run.measures:
         for m, (count, of) in run.left_out(measure).items():
@@ -221,18 +219,6 @@ def _billions(operations: float | None) -> str:
 
 def _milliseconds(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1e3:.2f}"
-
-
-def _megabytes(value: float | None) -> str:
-    """Return three digits, never fewer than those before the point.
-
-    Below 0.1 MB the figure is noise: the system counts whole pages, and the allocator hands some out again.
-    """
-    if value is None:
-        return "-"
-    if value < 1e5:
-        return "< 0.1"
-    return f"{value * 1e-6:.3g}" if value < 999.5e6 else f"{value * 1e-6:,.0f}"
 
 
 def _steps(value: float | None) -> str:

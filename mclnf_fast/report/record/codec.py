@@ -146,7 +146,7 @@ class _Reader:
             raise self.refuse(path, "a mapping", value)
         result: dict[object, object] = {}
         for key, item in value.items():
-            if arguments[0] is int and not str(key).isdigit():
+            if arguments[0] is int and not (str(key).isascii() and str(key).isdigit()):
                 raise self.refuse(path, "a mapping from whole numbers", key)
             inner = self.value(arguments[1], item, (*path, str(key)))
             result[int(str(key)) if arguments[0] is int else str(key)] = inner
@@ -155,9 +155,13 @@ class _Reader:
     def scalar(self, hint: object, value: object, path: tuple[str, ...]) -> object:
         """Return a string, a number or a truth value; numbers are not taken for truth values or the reverse."""
         if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-            if not math.isfinite(value):
+            try:
+                number = float(value)
+            except OverflowError:  # a whole number of hundreds of digits
+                number = math.inf
+            if not math.isfinite(number):
                 raise self.refuse(path, "a finite number", value)
-            return float(value)
+            return number
         names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
         assert isinstance(hint, type)
         if hint is float or not isinstance(value, hint) or (hint is int and isinstance(value, bool)):

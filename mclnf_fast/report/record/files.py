@@ -31,6 +31,8 @@ def read_record(file: str | Path) -> Record:
     try:
         # json.loads takes NaN and Infinity, which files of before hold.
         data = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise InputError(f"{path} must be JSON of few levels, but is nested too deeply") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} must be JSON, but: {error}") from None
     return record_from_json(data, str(path))

@@ -150,7 +150,8 @@ class SignalResults:
         seconds, steps: of the training with the most steps; `seconds_per_step`: their ratio.
         samples, operations: of one signal over all its steps; operations are 6 per parameter and sample, those of
             forward and backward alone.
-        points_per_step: samples that one step is taken on; `peak_bytes_per_step`: memory that it needs.
+        points_per_step: samples that one step is taken on.
+        peak_bytes_per_step: of files of former versions, whose figure was wrong; nothing shows it.
         parameters: of one signal, all its modules.
         category: of the method (see `report.page.methods.CATEGORIES`).
     """

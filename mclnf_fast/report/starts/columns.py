@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from mclnf_fast.report.page.methods import Look
-from mclnf_fast.report.page.style import db, duration, fixed
+from mclnf_fast.report.page.style import db, duration, number
 from mclnf_fast.report.page.tables import Column, column
 from mclnf_fast.report.record import InitializationRecord
 
@@ -100,8 +100,8 @@ def care_columns(record: InitializationRecord, looks: Mapping[str, Look]) -> lis
     """Return the columns of what each initialization was given before its steps: its rate and its density bias."""
     rows = record.initializations
     return [
-        column("rate", looks, lambda key: fixed(rows[key].lr, "g")),
-        column("density bias", looks, lambda key: fixed(rows[key].density_bias, "g")),
+        column("rate", looks, lambda key: number(rows[key].lr)),
+        column("density bias", looks, lambda key: number(rows[key].density_bias)),
     ]
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mclnf_fast.report.page.blocks import Tile
-from mclnf_fast.report.page.canvas import save_image
 from mclnf_fast.report.page.methods import Look
-from mclnf_fast.report.page.style import db
+from mclnf_fast.report.page.style import db, number
 from mclnf_fast.report.page.tables import Table, column
 from mclnf_fast.report.protocol.qualitative import Labels, qualitative_picture
 from mclnf_fast.report.record import InitializationRecord, Picture
@@ -25,9 +25,9 @@ from mclnf_fast.report.starts.initializations import (
     looks_of,
     results_table,
     saved_values,
-    steps_plot,
     terminal_text,
     write_initialization_report,
+    write_sheet_and_curve,
 )
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def table_of(record: InitializationRecord, looks: Mapping[str, Look]) -> Table:
     def loss(key: str) -> str:
         losses = record.initializations[key].fit or {}
         mean = mean_error(losses[max(losses)]) if losses else None
-        return "-" if mean is None else f"{mean[0]:.1e}"
+        return "-" if mean is None else number(mean[0], 2)
 
     columns.append(column("projection loss", looks, loss))
     columns += care_columns(record, looks)
@@ -117,19 +117,14 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
     ['curve']
     """
     place, looks = Path(folder), looks_of(record, (*CLASSICAL, *LOOKS))
-    pictures = []
-    truth = saved_values(place, "truth")
-    if truth is not None:
-        save_image(place / "images" / "sheet.png", _sheet(place, truth, record, looks))
-        caption = (
-            f"Unseen slices from {record.projections} projections: the truth, classical reconstructions, and each "
-            "initialization before and after its steps."
-        )
-        pictures.append(Picture("sheet", "images/sheet.png", caption))
+    captions = (
+        f"Unseen slices from {record.projections} projections: the truth, classical reconstructions, and each "
+        "initialization before and after its steps.",
+        "PSNR of slices over steps on their projections: mean and standard error over the test slices.",
+    )
+    axes = ("SGD steps on the projections", "PSNR of slices (dB)")
     curves = curves_of(record, looks)
-    plot = steps_plot(place, looks, curves, "SGD steps on the projections", "PSNR of slices (dB)")
-    caption = "PSNR of slices over steps on their projections: mean and standard error over the test slices."
-    return [*pictures, Picture("curve", f"images/{plot.name}", caption)]
+    return write_sheet_and_curve(place, partial(_sheet, place, record, looks), looks, curves, axes, captions)
 
 
 def write_ct_report(folder: str | Path, record: InitializationRecord) -> Path:
@@ -142,7 +137,7 @@ def write_ct_report(folder: str | Path, record: InitializationRecord) -> Path:
     return write_initialization_report(folder, record, describe(record))
 
 
-def _sheet(place: Path, truth: np.ndarray, record: InitializationRecord, looks: Mapping[str, Look]) -> PilImage.Image:
+def _sheet(place: Path, record: InitializationRecord, looks: Mapping[str, Look], truth: np.ndarray) -> PilImage.Image:
     columns: dict[str, np.ndarray] = {}
     psnrs: dict[str, list[float | None]] = {}
     heads: dict[str, Look] = {}

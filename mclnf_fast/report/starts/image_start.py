@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mclnf_fast.report.page.blocks import Tile
-from mclnf_fast.report.page.canvas import save_image
 from mclnf_fast.report.page.methods import Look
-from mclnf_fast.report.page.style import db
+from mclnf_fast.report.page.style import db, number
 from mclnf_fast.report.page.tables import Table, column
 from mclnf_fast.report.protocol.qualitative import Labels, qualitative_picture
 from mclnf_fast.report.record import InitializationRecord, InitializationResults, Picture
@@ -35,9 +35,9 @@ from mclnf_fast.report.starts.initializations import (
     Description,
     results_table,
     saved_values,
-    steps_plot,
     terminal_text,
     write_initialization_report,
+    write_sheet_and_curve,
 )
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def image_looks(record: InitializationRecord) -> dict[str, Look]:
         if key.startswith("adam_"):
             # Further rates repeat the colors: their names still tell them apart.
             (color, dark, marker), rate = _ADAM[int(key[5:]) % len(_ADAM)], results.lr or 0.0
-            sentence = f"the same random weights as standard; Adam at {rate:g}"
-            looks[key] = Look(key, f"Adam {rate:g}", "", color, dark, marker, sentence)
+            sentence = f"the same random weights as standard; Adam at {number(rate)}"
+            looks[key] = Look(key, f"Adam {number(rate)}", "", color, dark, marker, sentence)
         else:
             looks[key] = _OTHERS.get(key, dataclasses.replace(STANDARD, key=key, name=key))
     return looks
@@ -122,7 +122,21 @@ def tiles(record: InitializationRecord, looks: Mapping[str, Look]) -> list[Tile]
             label = f"against {name} initialization after {inner} steps"
             out.append(Tile(db(gap, sign=True, unit=True), label, gap > 0))
     out += [_adam(record.initializations[key], look, inner) for key, look in looks.items() if key.startswith("adam_")]
-    return out
+    return out + _at_the_end(record, looks)
+
+
+def _at_the_end(record: InitializationRecord, looks: Mapping[str, Look]) -> list[Tile]:
+    """Return the lead over the best other one at the last step that all have: an early one may be lost by then."""
+    curves = {key: curve for key, curve in curves_of(record, looks).items() if key not in TRIVIAL}
+    common = set.intersection(*(set(curve) for curve in curves.values())) if len(curves) > 1 else set()
+    last = max(common, default=0)
+    if last <= _inner(record) or "meta" not in curves:
+        return []
+    others = {key: curve[last][0] for key, curve in curves.items() if key != "meta"}
+    best = max(others, key=lambda key: others[key])
+    gap = curves["meta"][last][0] - others[best]
+    label = f"against {looks[best].name}, the best other, after {last:,} steps"
+    return [Tile(db(gap, sign=True, unit=True), label, gap > 0)]
 
 
 def _adam(results: InitializationResults, look: Look, inner: int) -> Tile:
@@ -157,18 +171,13 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
     ['curve']
     """
     place, looks = Path(folder), image_looks(record)
-    pictures = []
-    truth = saved_values(place, "truth")
-    if truth is not None:
-        save_image(place / "images" / "sheet.png", _sheet(place, truth, record, looks))
-        caption = "Unseen images: the truth, the meta-learned initialization before and after its steps, and a random "
-        pictures.append(Picture("sheet", "images/sheet.png", caption + "one's."))
-    plot = steps_plot(place, looks, curves_of(record, looks), "steps on an image", "PSNR (dB)")
-    caption = (
+    captions = (
+        "Unseen images: the truth, the meta-learned initialization before and after its steps, and a random one's.",
         "PSNR over steps: mean and standard error over the test images. The meta-learned initialization was trained to "
-        f"be best after {_inner(record)}."
+        f"be best after {_inner(record)}.",
     )
-    return [*pictures, Picture("curve", f"images/{plot.name}", caption)]
+    sheet, axes = partial(_sheet, place, record, looks), ("steps on an image", "PSNR (dB)")
+    return write_sheet_and_curve(place, sheet, looks, curves_of(record, looks), axes, captions)
 
 
 def write_image_start_report(folder: str | Path, record: InitializationRecord) -> Path:
@@ -181,7 +190,7 @@ def write_image_start_report(folder: str | Path, record: InitializationRecord) -
     return write_initialization_report(folder, record, describe(record))
 
 
-def _sheet(place: Path, truth: np.ndarray, record: InitializationRecord, looks: Mapping[str, Look]) -> PilImage.Image:
+def _sheet(place: Path, record: InitializationRecord, looks: Mapping[str, Look], truth: np.ndarray) -> PilImage.Image:
     """Draw the meta-learned one at its kept steps but the last, then the others after as many and after their last."""
     inner = _inner(record)
     columns: dict[str, np.ndarray] = {}

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.report.page.blocks import Block, LegendBlock, PairsBlock, TableBlock, Tile
+from mclnf_fast.report.page.canvas import save_image
 from mclnf_fast.report.page.methods import Look
-from mclnf_fast.report.page.page import Page, Section, closing_sections, picture_block, time_fact, write_page
+from mclnf_fast.report.page.page import Page, Section, closing_sections, made_on, picture_block, write_page
 from mclnf_fast.report.page.plots import WIDE, Curves, draw_curves, new_figure, plain_axes, save
 from mclnf_fast.report.page.style import db, duration
 from mclnf_fast.report.page.tables import Cell, Column, Row, Table, build, terminal
-from mclnf_fast.report.record import InitializationRecord
+from mclnf_fast.report.record import InitializationRecord, Picture
 from mclnf_fast.report.starts.columns import care_note, mean_error
+
+if TYPE_CHECKING:
+    from PIL import Image as PilImage
 
 STANDARD = Look("standard", "standard", "", "#6b7280", "#a6adbb", "s", "random weights")
 SHUFFLED = Look(
@@ -115,6 +120,31 @@ def saved_values(folder: Path, name: str) -> np.ndarray | None:
     return values
 
 
+def write_sheet_and_curve(
+    folder: Path,
+    sheet: Callable[[np.ndarray], PilImage.Image],
+    looks: Mapping[str, Look],
+    curves: Curves,
+    axes: tuple[str, str],
+    captions: tuple[str, str],
+) -> list[Picture]:
+    """Draw the pictures of a run of images: a sheet of the test pictures, if the run kept them, and PSNR over steps.
+
+    Args:
+        folder: of the run.
+        sheet: draws the sheet from the truth [T, H, W, C].
+        looks, curves, axes: see `steps_plot`, whose labels the last are.
+        captions: of the sheet and of the curve.
+    """
+    pictures = []
+    truth = saved_values(folder, "truth")
+    if truth is not None:
+        save_image(folder / "images" / "sheet.png", sheet(truth))
+        pictures.append(Picture("sheet", "images/sheet.png", captions[0]))
+    plot = steps_plot(folder, looks, curves, *axes)
+    return [*pictures, Picture("curve", f"images/{plot.name}", captions[1])]
+
+
 def steps_plot(folder: Path, looks: Mapping[str, Look], curves: Curves, xlabel: str, ylabel: str) -> Path:
     """Write `images/curve.png`, PSNR over steps with step 0 at the left, a line per initialization; return its path."""
     figure = new_figure(WIDE + 0.8, 3.6)
@@ -196,7 +226,7 @@ def _facts(record: InitializationRecord, unit: str) -> list[str]:
     facts += [f"{test} test {unit}{'s' * (test != 1)}"] if test else []
     if len(record.size) == 2:
         facts.append(f"{record.size[1]} x {record.size[0]} pixels")
-    return facts + time_fact(record)
+    return facts + made_on(record)
 
 
 def _meta(record: InitializationRecord) -> list[Block]:

@@ -12,7 +12,12 @@ from mclnf_fast.report.page.page import Section
 from mclnf_fast.report.page.style import db
 from mclnf_fast.report.record import InitializationRecord, Photos, Picture
 from mclnf_fast.report.starts.columns import curves_of, mean_error
-from mclnf_fast.report.starts.initializations import looks_of, steps_plot, write_initialization_report
+from mclnf_fast.report.starts.initializations import (
+    Description,
+    looks_of,
+    steps_plot,
+    write_initialization_report,
+)
 from mclnf_fast.report.starts.photos_pictures import photo_sheet, way_gif, way_strip
 from mclnf_fast.report.starts.rays import Wording, describe, ray_table
 
@@ -90,12 +95,11 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
     return [Picture(kind, f"images/{file.name}", _CAPTIONS[kind]) for kind, file in files.items() if file is not None]
 
 
-def write_photos_report(folder: str | Path, record: InitializationRecord) -> Path:
-    """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`.
+def described(record: InitializationRecord) -> Description:
+    """Return what the report of a run of photos shows and says.
 
-    >>> import tempfile
-    >>> write_photos_report(tempfile.mkdtemp(), InitializationRecord(system="photos")).name
-    'report.html'
+    >>> described(InitializationRecord(system="photos")).unit
+    'photo'
     """
     wording, others = WORDING, (record.photos or Photos()).others
     if others:
@@ -106,5 +110,14 @@ def write_photos_report(folder: str | Path, record: InitializationRecord) -> Pat
         "PSNR against the truth at each weight of the way, both the camera's and the light's; mean over pairs of test "
         "photos."
     )
-    between = Section("Between two photos", [PairsBlock(rows, note)] if rows else [])
-    return write_initialization_report(folder, record, describe(record, wording, between))
+    return describe(record, wording, Section("Between two photos", [PairsBlock(rows, note)] if rows else []))
+
+
+def write_photos_report(folder: str | Path, record: InitializationRecord) -> Path:
+    """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`.
+
+    >>> import tempfile
+    >>> write_photos_report(tempfile.mkdtemp(), InitializationRecord(system="photos")).name
+    'report.html'
+    """
+    return write_initialization_report(folder, record, described(record))

@@ -6,7 +6,12 @@ from pathlib import Path
 
 from mclnf_fast.report.record import InitializationRecord, Picture, Views
 from mclnf_fast.report.starts.columns import curves_of
-from mclnf_fast.report.starts.initializations import looks_of, steps_plot, write_initialization_report
+from mclnf_fast.report.starts.initializations import (
+    Description,
+    looks_of,
+    steps_plot,
+    write_initialization_report,
+)
 from mclnf_fast.report.starts.rays import Wording, describe, ray_table
 from mclnf_fast.report.starts.single_view_orbit import orbit_film, orbit_rows, orbit_strip
 from mclnf_fast.report.starts.single_view_pictures import contact_sheet
@@ -97,6 +102,15 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
     return [*pictures, Picture("curve", f"images/{plot.name}", caption)]
 
 
+def described(record: InitializationRecord) -> Description:
+    """Return what the report of a run of single-view shows and says.
+
+    >>> described(InitializationRecord(system="single-view")).unit
+    'object'
+    """
+    return describe(record, wording_of(record))
+
+
 def write_single_view_report(folder: str | Path, record: InitializationRecord) -> Path:
     """Write `report.html` into a run's folder; return its path. Raises: as `write_initialization_report`.
 
@@ -104,7 +118,7 @@ def write_single_view_report(folder: str | Path, record: InitializationRecord) -
     >>> write_single_view_report(tempfile.mkdtemp(), InitializationRecord(system="single-view")).name
     'report.html'
     """
-    return write_initialization_report(folder, record, describe(record, wording_of(record)))
+    return write_initialization_report(folder, record, described(record))
 
 
 def _views(record: InitializationRecord) -> Views:

@@ -95,7 +95,7 @@ def mean_color_psnr(train: Tensor, test: Tensor) -> float:
     sums = [view.reshape(-1, 3).to(torch.float64).mean(0) for view in train]
     color = torch.stack(sums).mean(0) / 255
     # At most 120 dB, as `PosedImages` has it of an exact view.
-    errors = [(view.reshape(-1, 3) / 255 - color).square().mean().clamp(min=1e-12) for view in test]
+    errors = [(view.reshape(-1, 3).to(torch.float64) / 255 - color).square().mean().clamp(min=1e-12) for view in test]
     return float(mse_to_psnr(torch.stack(errors)).mean())
 
 

@@ -114,7 +114,7 @@ def load(config: CityConfig, advance: Callable[[int], object]) -> CityData:
         title = "a procedural city, block by block"
         notes.append("The city is procedural: rendered by an exact ray caster, read through the MatrixCity reader.")
     else:
-        aabb = None if options.box is None else torch.tensor(options.box).reshape(2, 3)
+        aabb = None if options.box is None else torch.tensor(options.box, dtype=torch.float64).reshape(2, 3)
         scene = load_scene(options.path, blocks=options.blocks, max_side=options.max_side, aabb=aabb)
         title = f"{scene.name}, block by block"
         notes += scene.notes

@@ -24,7 +24,7 @@ from mclnf_fast.systems.city.episodes import BlockEpisodes
 from mclnf_fast.systems.city.options import CityConfig, logged_steps, quick_config
 from mclnf_fast.systems.city.results import comparison, events, finished_modules, stack, summary
 from mclnf_fast.systems.common.checks import wide_spec
-from mclnf_fast.systems.common.folder import progress
+from mclnf_fast.systems.common.progress import progress
 from mclnf_fast.systems.common.result import SCENE, Result, bank_of
 from mclnf_fast.systems.common.run import Run, Stretch, begin, say
 
@@ -40,7 +40,7 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     Whatever ends a run, its folder keeps the last good state, and `resume` continues it to the same result. Raises
     InputError on unusable input.
     """
-    from mclnf_fast.report import matrix_table, summary_markdown, write_city_report
+    from mclnf_fast.report import block_line, city_text, write_city_report
 
     run = begin(config, ops.registered(), command)
     config, folder = run.config, run.folder
@@ -68,15 +68,16 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
             for _ in run.advance(protocol, name, Stretch(label, "learning", begins, protocol.goal(k))):
                 pass
         rows = {name: summary(protocol) for name, protocol in protocols.items() if protocol.tasks_done}
-        say(matrix_table(rows, [t.name for t in data.tasks], color=sys.stdout.isatty()))
+        say(block_line(rows, task.name, k + 1, len(data.tasks)))
         folder.write_lines("metrics.jsonl", events(protocols))
 
+    say("rendering the pictures of the report")
     with run.phases("pictures"):
         drawn, extra = pictures.make(config, data, protocols, folder)
     record = _record(run, data, protocols, learned, extra)
     _result(protocols, params, wide, run, data).write(folder.path)
     record, report = run.finish(record, lambda *_: [Picture(**picture) for picture in drawn], write_city_report)
-    say(summary_markdown(record))
+    say(city_text(record, color=sys.stdout.isatty()))
     say(f"report: {report}")
     return folder.path
 

@@ -70,7 +70,7 @@ class CityDataOptions(DataOptions):
         if self.box is not None:
             if self.path is None:
                 raise InputError("box must be left out without data: a procedural city has its own")
-            check_aabb(torch.tensor(self.box).reshape(2, 3), "box")
+            check_aabb(torch.tensor(self.box, dtype=torch.float64).reshape(2, 3), "box")
         if self.blocks is not None and min(self.blocks) < 1:
             raise InputError(f"blocks must be two counts of at least 1, got {self.blocks}")
 
@@ -141,7 +141,12 @@ class CityConfig(SystemConfig):
     meta_joint: MetaConfig = JOINT
     """Meta-learning of the initializations of `maml_cl`, `maml_offline` and `oml`; a task is a district."""
     seed: int = 0
-    """Of everything random."""
+    """Seed of all random numbers."""
+
+    @classmethod
+    def flags_without_effect(cls) -> tuple[str, ...]:
+        names = [*(f"meta-joint.{name}" for name in UNUSED), *(f"meta.{name}" for name in (*UNUSED, "oml_first_order"))]
+        return tuple(name.replace("_", "-") for name in names)
 
     def check(self) -> None:
         # First, since the messages of their own checks would not tell the two apart.

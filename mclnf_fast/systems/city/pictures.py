@@ -146,12 +146,12 @@ def _from_above(config: CityConfig, data: CityData, protocol: Protocol, listed: 
     hull = cells.hull()
     size = hull[1, :2] - hull[0, :2]
     wide, high = (max(1, round(float(s / size.max()) * ABOVE)) for s in size)
-    x = hull[0, 0] + (torch.arange(wide) + 0.5) / wide * size[0]
+    x = hull[0, 0] + (torch.arange(wide, dtype=torch.float32) + 0.5) / wide * size[0]
     # From the top: rows of a picture run down, y of the city up, and the map would be mirrored.
-    y = hull[1, 1] - (torch.arange(high) + 0.5) / high * size[1]
+    y = hull[1, 1] - (torch.arange(high, dtype=torch.float32) + 0.5) / high * size[1]
     ground = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
-    origins = torch.cat((ground, torch.full((ground.shape[0], 1), float(hull[1, 2]) + 1e-3)), 1)
-    directions = torch.tensor([0.0, 0.0, -1.0]).expand_as(origins).contiguous()
+    origins = torch.cat((ground, torch.full((ground.shape[0], 1), float(hull[1, 2]) + 1e-3, dtype=torch.float32)), 1)
+    directions = torch.tensor([0.0, 0.0, -1.0], dtype=torch.float32).expand_as(origins).contiguous()
     out = _all_modules(protocol, config, data, origins, directions)
     owners = cells.strongest(torch.cat((ground, hull.mean(0)[2].expand(ground.shape[0], 1)), 1))
     image = out.color.reshape(high, wide, 3)

@@ -11,10 +11,8 @@ import datetime
 import json
 import os
 import pathlib
-import shlex
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,9 +20,11 @@ from torch import Tensor
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import load_tensors, save_tensors, write_atomically
+from mclnf_fast.systems.common.config_file import read_mapping
+from mclnf_fast.systems.common.lock import FILE, lock, unlock
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Return a configuration as data that YAML and JSON can hold.
 
     >>> plain({"out": pathlib.Path("runs"), "seeds": (0, 1)})
@@ -49,14 +49,15 @@ class RunFolder:
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
         self.images = path / "images"
+        self.made: list[pathlib.Path] = []  # by `create`, the innermost first: `discard` removes them again
 
     @classmethod
     def create(
-        cls, out: pathlib.Path | None, system: str, config: Mapping[str, Any], command: str | None = None
+        cls, out: pathlib.Path | None, system: str, config: Mapping[str, object], command: str | None = None
     ) -> RunFolder:
         """Return a new folder: `out`, or outputs/<system>/<time>.
 
-        command: the command line that makes this run, for its report; None: that of this process.
+        command: the command line that makes this run, for its report; None: it is called from Python.
 
         Raises InputError if `out` holds anything, or cannot be written.
         """
@@ -65,9 +66,12 @@ class RunFolder:
             out = pathlib.Path("outputs") / system / stamp
         folder = cls(out)
         try:
-            if out.exists() and (not out.is_dir() or any(out.iterdir())):
-                raise InputError(f"out: {out} must be new or empty, but it holds something; --resume continues a run")
-            folder.images.mkdir(parents=True, exist_ok=True)
+            _must_be_empty(out)
+            folder.made = [place for place in (out, *out.parents) if not place.exists()]
+            out.mkdir(parents=True, exist_ok=True)
+            lock(out)
+            _must_be_empty(out)  # again: another process may have come first
+            folder.images.mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"out: {out} must be a folder that can be written, but: {error}") from None
         folder._name_command(system, command)
@@ -77,12 +81,12 @@ class RunFolder:
     @property
     def command(self) -> str:
         """The command line that made this run, however often it was resumed."""
-        return (self.path / "command.txt").read_text().strip()
+        return (self.path / "command.txt").read_text(encoding="utf-8", errors="replace").strip()
 
     @classmethod
     def reopen(
         cls, path: pathlib.Path | None, system: str, command: str | None = None
-    ) -> tuple[RunFolder, dict[str, Any]]:
+    ) -> tuple[RunFolder, dict[str, object]]:
         """Return the folder of a run that was begun before, and its configuration.
 
         path: None: the newest under outputs/<system>. A folder with a configuration alone is a run that this command
@@ -90,8 +94,6 @@ class RunFolder:
 
         Raises InputError if it is not the folder of a run.
         """
-        import yaml
-
         if path is None:
             runs = sorted(pathlib.Path("outputs", system).glob("*/config.yaml"))
             if not runs:
@@ -101,35 +103,35 @@ class RunFolder:
         file = path / "config.yaml"
         if not file.is_file():
             raise InputError(f"resume: {path} must be the folder of a run (with config.yaml), but it is not")
-        try:
-            config = yaml.safe_load(file.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-            raise InputError(f"resume: {file} must be YAML, but: {error}") from None
-        if not isinstance(config, dict):
-            raise InputError(f"resume: {file} must hold a mapping, got {type(config).__name__}")
+        config = read_mapping(file, "resume")
         folder = cls(path)
-        folder.images.mkdir(exist_ok=True)
+        try:
+            lock(path)
+            folder.images.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"resume: {path} must be a folder that can be written, but: {error}") from None
         # Never replaced: the report names the command that made the run, not the one that resumed it.
         if not (path / "command.txt").is_file():
             folder._name_command(system, command)
         return folder, config
 
     def _name_command(self, system: str, command: str | None) -> None:
-        line = command or f"mclnf-fast run {system} {shlex.join(sys.argv[3:])}".rstrip()
+        # Not the words of this process: it may be a notebook, whose command line has not made this run.
+        line = command or f"(run {system} from Python, with the options in config.yaml)"
         write_atomically(self.path / "command.txt", (line + "\n").encode())
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
+    def write_config(self, config: Mapping[str, object]) -> None:
         import yaml
 
         write_atomically(self.path / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False).encode())
 
-    def write_json(self, name: str, data: Mapping[str, Any]) -> None:
+    def write_json(self, name: str, data: Mapping[str, object]) -> None:
         write_atomically(self.path / name, (json.dumps(plain(data), indent=1) + "\n").encode())
 
-    def write_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
+    def write_lines(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
         write_atomically(self.path / name, "".join(json.dumps(plain(r)) + "\n" for r in rows).encode())
 
-    def save_state(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    def save_state(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, object]) -> None:
         """Save the state of one part of the run, in the place of the last one."""
         save_tensors(self.path / "state" / f"{name}.safetensors", tensors, plain(meta))
 
@@ -151,17 +153,28 @@ class RunFolder:
         """Turn errors while a state is taken over into InputError: the state is that of another configuration."""
         try:
             yield
-        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             file = self.path / "state" / f"{name}.safetensors"
             raise InputError(f"resume: {file} must be the state of this configuration, but: {error!r}") from None
 
     def discard(self) -> None:
         """Undo `create` if nothing was learned yet, so that a corrected command can use the same folder."""
+        unlock(self.path)
         for name in ("config.yaml", "command.txt"):
             (self.path / name).unlink(missing_ok=True)
-        for folder in (self.images, self.path):
+        for folder in (self.images, *self.made):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+    @property
+    def unused(self) -> bool:
+        """Whether nothing but its configuration is in it: no state, no results."""
+        known = {"config.yaml", "command.txt", "images", FILE}
+        return all(file.name in known for file in self.path.iterdir()) and not any(self.images.iterdir())
+
+    def release(self) -> None:
+        """Let other processes write the folder."""
+        unlock(self.path)
 
     def clean(self) -> None:
         """Remove temporary files that a killed process left."""
@@ -169,6 +182,11 @@ class RunFolder:
             # Those of this process may be in use by another thread.
             if not file.name.endswith(f".{os.getpid()}.tmp"):
                 file.unlink(missing_ok=True)
+
+
+def _must_be_empty(out: pathlib.Path) -> None:
+    if out.exists() and (not out.is_dir() or any(file.name != FILE for file in out.iterdir())):
+        raise InputError(f"out: {out} must be new or empty, but it holds something; --resume continues a run")
 
 
 class Phases:
@@ -189,12 +207,3 @@ class Phases:
         began = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
-
-
-@contextmanager
-def progress(label: str, total: int | None) -> Iterator[Callable[[int], object]]:
-    """Show a progress bar with rate and time left; silent if the output is no terminal."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc=label, disable=None, leave=False, dynamic_ncols=True) as bar:
-        yield bar.update

@@ -17,8 +17,24 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.systems.common.checks import check_at_least, check_device
+from mclnf_fast.systems.common.config_file import Option, options_of, value_of
 
 Backend = Literal["auto", "reference", "cpu", "triton"]
+# Far beyond what is of use, and what allocations or threads of this size would do is end the process without a word
+# (100,000 threads: a segmentation fault).
+MOST = {
+    "threads": 1024,
+    "width": 1 << 14,
+    "batch": 1 << 22,
+    "memory": 1 << 26,
+    "samples-per-ray": 1 << 16,
+    "size": 1 << 15,
+    "frequencies": 512,
+    "views": 1 << 14,
+    "objects": 1 << 20,
+    "count": 1 << 20,
+}
+"""The largest value of options by the last part of their flag; of others 2^31 - 1."""
 
 
 # Frozen: options are shared by everything that runs, and what config.yaml says must stay what was run with.
@@ -26,11 +42,13 @@ Backend = Literal["auto", "reference", "cpu", "triton"]
 class RunOptions:
     """Where a run is kept, and what it computes on."""
 
-    out: pathlib.Path | None = None
+    out: Annotated[pathlib.Path | None, arg(metavar="DIR")] = None
     """Run folder, new or empty; default outputs/SYSTEM/TIME."""
+    config: Annotated[pathlib.Path | None, arg(metavar="FILE")] = None
+    """Begin with the options in this file, such as the config.yaml of a run; options on the command line come first."""
     quick: bool = False
     """A small run of under a minute."""
-    resume: str | None = None
+    resume: Annotated[str | None, arg(metavar="DIR")] = None
     """Continue the run in this folder, with the options that it began with; without a folder: the run in --out, or the
     newest."""
     threads: int | None = None
@@ -50,7 +68,7 @@ class RunOptions:
 class DataOptions:
     """What to learn from."""
 
-    path: Annotated[pathlib.Path | None, arg(name="data")] = None
+    path: Annotated[pathlib.Path | None, arg(name="data", metavar="DIR")] = None
     """Folder to read; without it procedural data are made."""
 
     def check(self) -> None:
@@ -112,13 +130,27 @@ class SystemConfig:
     run: OmitArgPrefixes[RunOptions] = dataclasses.field(default_factory=RunOptions)
     """Where the run is kept, and what it computes on."""
 
+    @classmethod
+    def flags_without_effect(cls) -> tuple[str, ...]:
+        """Return the flags that a shared group brings, and that `check` refuses: the help leaves them out."""
+        return ()
+
     def check(self) -> None:
         """Raise InputError if an option is out of range."""
+        for option in options_of(type(self)):
+            _check_size(option, value_of(self, option))
         # Every group that can check itself: a new one cannot be forgotten here.
         for group in dataclasses.fields(self):
             check = getattr(getattr(self, group.name), "check", None)
             if check is not None:
                 check()
+
+
+def _check_size(option: Option, value: object) -> None:
+    most = MOST.get(option.flag.rpartition(".")[2], (1 << 31) - 1)
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int) and number > most:
+            raise InputError(f"{option.flag} must be at most {most}, got {number}")
 
 
 def option_value(words: Sequence[str], name: str, default: str) -> str:

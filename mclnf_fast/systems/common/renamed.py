@@ -1,14 +1,17 @@
-"""The one table of options that were renamed: refused on a command line, understood in a run folder's config.yaml."""
+"""The one table of options that were renamed: taken with a warning on a command line, or refused if their values have
+changed too, and understood in a run folder's config.yaml."""
 
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mclnf_fast.errors import InputError
 
+_log = logging.getLogger("mclnf_fast")
 SIGNALS = ("image", "video", "audio")
 RAYS = ("single-view", "photos")
 STARTS = (*RAYS, "image-start", "ct")
@@ -49,6 +52,37 @@ RENAMED = (
 )
 
 
+def _old_names(system: str, flags: Sequence[str]) -> dict[str, Renamed]:
+    # Only names that are options no more, of options that there are: a name may mean something else in another system.
+    return {row.old: row for row in RENAMED if system in row.systems and row.old not in flags and row.new in flags}
+
+
+def _name(word: str) -> str:
+    """Return the name in a flag as the option parser reads it: with = or without, and with either of _ and -."""
+    return word[2:].partition("=")[0].replace("_", "-")
+
+
+def with_new_names(system: str, flags: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Return a command line with new names for old ones that only the name has changed of, each with a warning.
+
+    Args:
+        system: name of the system, as on the command line.
+        flags: its options of today: a name that is one of them is not old.
+        words: the command line.
+
+    >>> with_new_names("ct", ["steps", "initializations"], ["--starts", "meta"])
+    ['--initializations', 'meta']
+    """
+    table, result = _old_names(system, flags), []
+    for word in words:
+        row = table.get(_name(word)) if word.startswith("--") else None
+        if row is not None and not row.values:
+            _log.warning("--%s has been renamed: use --%s", row.old, row.new)
+            word = f"--{row.new}" + "".join(word.partition("=")[1:])
+        result.append(word)
+    return result
+
+
 def refuse_renamed(system: str, flags: Sequence[str], words: Sequence[str]) -> None:
     """Raise InputError if a command line uses an old name, with the new one.
 
@@ -61,13 +95,11 @@ def refuse_renamed(system: str, flags: Sequence[str], words: Sequence[str]) -> N
     Traceback (most recent call last):
     mclnf_fast.errors.InputError: --starts has been renamed: use --initializations
     """
-    # Only names that are options no more, of options that there are: a name may mean something else in another system.
-    table = {row.old: row for row in RENAMED if system in row.systems and row.old not in flags and row.new in flags}
+    table = _old_names(system, flags)
     for word in words:
         if not word.startswith("--"):
             continue
-        # As the option parser reads it: with = or without, and with either of _ and -.
-        name = word[2:].partition("=")[0].replace("_", "-")
+        name = _name(word)
         row = table.get(name) or table.get(name.removeprefix("no-"))
         if row is not None:
             values = "".join(f"; {old} is now {new}" for old, new in row.values.items())

@@ -154,14 +154,18 @@ def _from_bank(folder: pathlib.Path, device: torch.device | str) -> Result:
     _, meta = load_tensors(file)
     try:
         boxes: Mapping[str, list[list[float]]] = meta.get("cells", {})
-        cells = Cells(torch.tensor(list(boxes.values())), meta["margin"]).to(device) if boxes else None
+        cells = (
+            Cells(torch.tensor(list(boxes.values()), dtype=torch.float32), meta["margin"]).to(device) if boxes else None
+        )
         if "system" not in meta:  # version 0.1 wrote banks for cities alone
             method = meta["method"]
             return Result("city", bank, list(boxes), SCENE, _city_settings(folder), cells, method=method)
         settings = None
         if "settings" in meta:
             settings = RenderSettings.from_dict({**meta["settings"], "shading": meta["shading"]})
-        frequencies = torch.tensor(meta["frequencies"]).to(device) if "frequencies" in meta else None
+        frequencies = (
+            torch.tensor(meta["frequencies"], dtype=torch.float32).to(device) if "frequencies" in meta else None
+        )
         return Result(
             meta["system"],
             bank,

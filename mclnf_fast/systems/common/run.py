@@ -20,8 +20,9 @@ from mclnf_fast.info import info
 from mclnf_fast.ops import select
 from mclnf_fast.report.record import Facts, Picture, Record
 from mclnf_fast.systems.common.config_file import from_plain
-from mclnf_fast.systems.common.folder import Phases, RunFolder, plain, progress
+from mclnf_fast.systems.common.folder import Phases, RunFolder, plain
 from mclnf_fast.systems.common.options import SystemConfig
+from mclnf_fast.systems.common.progress import progress
 
 say = functools.partial(print, flush=True)
 SAVE_EVERY = 10.0  # seconds: what a kill costs at most; more often, writing would slow small runs down
@@ -87,13 +88,17 @@ class Run(Generic[C]):
     def reading(self) -> Iterator[None]:
         """Run the reading of the data; if they are unusable, remove the folder that this run has just made, so that a
         corrected command can use it."""
+        path = getattr(getattr(self.config, "data", None), "path", None)
+        say(f"reading {path}" if path is not None else "making procedural data")
         try:
             with self.phases("data"):
                 yield
-        except InputError:
+        except Exception:  # a full disk and too little memory too: nothing has been learned
             if self.fresh:
                 self.folder.discard()
             raise
+        # Now, and not when it was made: a folder that is removed again is none to look into.
+        say(f"run folder: {self.folder.path}")
 
     def save_phases(self) -> None:
         """Save the seconds of the phases for a process that resumes this run."""
@@ -112,7 +117,7 @@ class Run(Generic[C]):
         return state[1]
 
     def advance(
-        self, learner: Learner, name: str, stretch: Stretch, save: Callable[[], Mapping[str, Any]] = dict
+        self, learner: Learner, name: str, stretch: Stretch, save: Callable[[], Mapping[str, object]] = dict
     ) -> Iterator[int]:
         """Learn to the end of a stretch, step by step; yields the steps made after each.
 
@@ -126,11 +131,12 @@ class Run(Generic[C]):
             tensors, meta = learner.state_dict()
             self.folder.save_state(name, tensors, {**meta, **save()})
 
-        with self.phases(stretch.phase), progress(stretch.label, stretch.end - stretch.begin) as bar:
-            bar(learner.made - stretch.begin)
+        done, total = learner.made - stretch.begin, stretch.end - stretch.begin
+        with self.phases(stretch.phase), progress(stretch.label, total, done) as bar:
             saved = time.monotonic()
             while learner.made < stretch.end:
-                learner.step()
+                with _finite(learner, stretch):
+                    learner.step()
                 bar(1)
                 yield learner.made
                 if learner.made >= stretch.end or time.monotonic() - saved > SAVE_EVERY:
@@ -144,7 +150,7 @@ class Run(Generic[C]):
         name: str,
         label: str,
         phase: str = "meta-training",
-        check: Callable[[int], Any] | None = None,
+        check: Callable[[int], object] | None = None,
     ) -> list[Any]:
         """Restore a learner and learn to the end.
 
@@ -186,13 +192,51 @@ class Run(Generic[C]):
         report: Callable[[pathlib.Path, R], pathlib.Path],
     ) -> tuple[R, pathlib.Path]:
         """Draw the pictures, write metrics.json and the report; return the finished record and the report's path."""
+        say("drawing the pictures and the report")
         with self.phases("report"):
             record = dataclasses.replace(record, pictures=tuple(pictures(self.folder.path, record)))
         phases = dict(self.phases.seconds)
         record = dataclasses.replace(record, phases=phases, seconds_total=sum(phases.values()))
         # Before the report, so that the results are kept if its page cannot be written.
         self.folder.write_json("metrics.json", record.to_json())
-        return record, report(self.folder.path, record)
+        page = report(self.folder.path, record)
+        self.folder.release()
+        return record, page
+
+
+_begun: list[RunFolder] = []  # the folder that this process has made last
+
+
+def discard_unused() -> None:
+    """Remove the folder of the last run that this process has begun, if nothing was saved in it.
+
+    A run that is refused after its data were read leaves nothing to continue.
+
+    >>> discard_unused()
+    """
+    for folder in _begun:
+        if folder.path.is_dir() and folder.images.is_dir() and folder.unused:
+            folder.discard()
+    _begun.clear()
+
+
+@contextmanager
+def _finite(learner: Learner, stretch: Stretch) -> Iterator[None]:
+    """Name the reason if an op refuses what a step gives it because the weights are no longer finite.
+
+    Looked at after an error alone: at every step it would wait for the device.
+    """
+    try:
+        yield
+    except ValueError as error:
+        tensors, _ = learner.state_dict()
+        if all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point()):
+            raise
+        made = learner.made - stretch.begin
+        raise InputError(
+            f"{stretch.label}: the weights are no longer finite after {made} of {stretch.end - stretch.begin} steps: "
+            f"choose smaller rates ({' '.join(str(error).split())[:120]})"
+        ) from None
 
 
 def begin(config: C, ops: Sequence[str], command: str | None = None) -> Run[C]:
@@ -201,7 +245,7 @@ def begin(config: C, ops: Sequence[str], command: str | None = None) -> Run[C]:
     Args:
         config: the options; `run.out` and `run.resume` decide the folder.
         ops: those that the run will call.
-        command: the command line that made this run, for its report; None: that of this process.
+        command: the command line that made this run, for its report; None: it is called from Python.
 
     Raises InputError if the options are out of range or the folder is unusable; BackendError if the backend cannot
     serve one of the ops.
@@ -221,9 +265,11 @@ def begin(config: C, ops: Sequence[str], command: str | None = None) -> Run[C]:
         config = from_plain(type(config), described)
     else:
         folder = RunFolder.create(options.out, config.kind, plain(config), command)
+        _begun[:] = [folder]
     if threads := config.run.threads:
         torch.set_num_threads(threads)
     folder.clean()
     state = folder.load_state("run")
-    say(f"run folder: {folder.path}")
-    return Run(config, folder, Phases({} if state is None else state[1]["phases"]), tuple(ops), fresh)
+    with folder.must_fit("run"):
+        phases = {} if state is None else {str(name): float(s) for name, s in state[1]["phases"].items()}
+    return Run(config, folder, Phases(phases), tuple(ops), fresh)

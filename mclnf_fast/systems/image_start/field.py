@@ -51,7 +51,7 @@ def image_values(params: Params, spec: FieldSpec, height: int, width: int) -> Te
     >>> image_values(initial_parameters(spec, 2), spec, 4, 6).shape
     torch.Size([2, 4, 6, 3])
     """
-    empty = torch.empty(len(params[0]), height, width, spec.out_dim)
+    empty = torch.empty(len(params[0]), height, width, spec.out_dim, dtype=torch.float32)
     task = image_task(empty, spec, "auto", params[0].device)
     # The last layer is linear, so that values may lie outside the range of colors.
     return task.predict(params).reshape(empty.shape).clamp(0, 1).cpu()

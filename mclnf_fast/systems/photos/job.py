@@ -22,7 +22,7 @@ from mclnf_fast.render import RenderSettings
 from mclnf_fast.render.cameras import Cameras, cameras_between, cat_cameras
 from mclnf_fast.render.objects import ObjectPool
 from mclnf_fast.report.record import InitializationRecord, Names, Photos
-from mclnf_fast.systems.common.folder import progress
+from mclnf_fast.systems.common.progress import progress
 from mclnf_fast.systems.common.run import Run, say
 from mclnf_fast.systems.photos.options import PhotosConfig
 from mclnf_fast.systems.starts.job import Pages, Row, run_job
@@ -148,7 +148,9 @@ class PhotosJob(RayJob[PhotosConfig]):
         sums = torch.zeros(len(self.test), dtype=torch.float64)
         for turn in self.turns:
             cameras = self.cameras[torch.arange(len(self.test)).roll(-turn)]
-            sums += torch.tensor(_compare(start.field(whole).render_each(cameras), self.seen[turn]))
+            sums += torch.tensor(
+                _compare(start.field(whole).render_each(cameras), self.seen[turn]), dtype=torch.float32
+            )
         return (sums / len(self.turns)).tolist() if self.turns else []
 
     @functools.cached_property
@@ -173,7 +175,10 @@ class PhotosJob(RayJob[PhotosConfig]):
         truth = self.sets.truth
         assert truth is not None
         return {
-            w: torch.cat([truth(*pair, w, self.way(pair, torch.tensor([w]))) for pair in self.pairs]) for w in WEIGHTS
+            w: torch.cat(
+                [truth(*pair, w, self.way(pair, torch.tensor([w], dtype=torch.float32))) for pair in self.pairs]
+            )
+            for w in WEIGHTS
         }
 
     def between(self, start: RayInitialization, whole: Params) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
@@ -186,8 +191,8 @@ class PhotosJob(RayJob[PhotosConfig]):
         # All pairs side by side: module k of `a` and `b` are the photos of pair k.
         a, b = (tuple(p[[pair[end] for pair in self.pairs]] for p in whole) for end in (0, 1))
         for weight, truth in self.on_the_way.items():
-            cameras = cat_cameras([self.way(pair, torch.tensor([weight])) for pair in self.pairs])
-            field = start.field(interpolated(a, b, torch.full((len(self.pairs),), weight)))
+            cameras = cat_cameras([self.way(pair, torch.tensor([weight], dtype=torch.float32)) for pair in self.pairs])
+            field = start.field(interpolated(a, b, torch.full((len(self.pairs),), weight, dtype=torch.float32)))
             mixed[str(weight)] = _compare(field.render_each(cameras), truth)
             # What interpolated weights gain is the lead over this, which needs no initialization in common.
             ends = [start.field(p).render_each(cameras).to(torch.float32) for p in (a, b)]

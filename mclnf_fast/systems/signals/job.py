@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+import time
 from typing import Any
 
 import torch
@@ -18,13 +19,13 @@ from mclnf_fast.learn.meta.trainer import MetaTrainer, mean_psnr
 from mclnf_fast.learn.methods import METHODS, MIM, Method
 from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import MOST_PSNR, exact_from, log_steps, measures
+from mclnf_fast.report.page.style import duration
 from mclnf_fast.report.record import Names, SeedResults, SignalRecord, Trivial, from_json
 from mclnf_fast.systems.common.folder import RunFolder
 from mclnf_fast.systems.common.result import Frame, Result, bank_of
 from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.signals.data import cut_of, load, meta_initialization, random_initialization, tasks_of
 from mclnf_fast.systems.signals.options import SignalConfig
-from mclnf_fast.systems.signals.step_memory import measure_steps
 from mclnf_fast.tasks.coords import CoordTask
 
 OPS = ("bank_mlp", "bank_mse", "fisher_scores", "bank_step")
@@ -180,7 +181,9 @@ class _Job:
         budgets, unfinished = log_steps(config.steps), f"running_{seed}_{name}"
         fine = fine_steps(config.steps)
         runs = Budgets(cls, tasks, init, config.adapting(), seed, budgets, self.measure, fine)
-        self.run.learn(runs, unfinished, f"seed {seed}: {name}", "learning")
+        began, methods = time.monotonic(), [key for key in METHODS if key in config.methods]
+        label = f"seed {seed}: {name} ({methods.index(name) + 1} of {len(methods)} methods)"
+        self.run.learn(runs, unfinished, label, "learning")
         record = runs.record
         row = {**dataclasses.asdict(record), "category": cls.category}
         row["seconds_per_step"] = record.seconds / record.steps
@@ -196,7 +199,9 @@ class _Job:
         self.folder.drop_state(unfinished)  # it may hold the parameters at every budget
         self.run.save_phases()
         last = record.curve["psnr"][str(config.steps)]
-        say(f"seed {seed}, {name}: {sum(last) / len(last):.2f} dB in {record.seconds:.0f} s")
+        # The time that has passed, over all budgets: `record.seconds` is of the last one alone.
+        took = duration(time.monotonic() - began)
+        say(f"seed {seed}, {name}: {sum(last) / len(last):.2f} dB after {took} over all numbers of steps")
         return row
 
     def result(self) -> Result:
@@ -249,15 +254,10 @@ class _Job:
         """Return the record of the run, but for the pictures and the seconds of the report."""
         config, sets = self.config, self.sets
         self.folder.save_values("truth", sets.test.values)
-        with self.phases("memory"):
-            peaks = measure_steps(config, self.channels, len(sets.test), self.cut)
-        if not peaks:
-            self.notes.append("peak memory per step: not measured, since its process or the system did not report it")
         results = {}
         for seed, row in seeds.items():
-            methods = {n: {**m, "peak_bytes_per_step": peaks.get(n)} for n, m in row["methods"].items()}
             # A method that a former process finished comes as JSON data: one way in for both.
-            results[seed] = from_json(SeedResults, {"initializations": row["initializations"], "methods": methods})
+            results[seed] = from_json(SeedResults, row)
         measures = next(iter(next(iter(results.values())).methods.values())).curve
         return SignalRecord(
             **self.run.facts(),

@@ -6,9 +6,9 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.fisher.scores import FimConfig
@@ -163,6 +163,8 @@ class SignalConfig(SystemConfig):
     """What to run side by side."""
     seeds: tuple[int, ...] = (0,)
     """Seeds: each meta-trains, trains and is tested anew."""
+    relations: Annotated[bool, arg(name="check")] = False
+    """Also report whether the relations hold that are expected of the methods, such as a lead of ours of 1 dB."""
     steps: int = 4096
     """Steps per task at test time; results are taken at 1, 2, 4, ... up to it."""
     field: OmitArgPrefixes[SirenOptions] = dataclasses.field(default_factory=SirenOptions)
@@ -204,8 +206,10 @@ class SignalConfig(SystemConfig):
     def adapting(self) -> AdaptConfig:
         """Return how methods train at test time."""
         options = {f.name: getattr(self.adapt, f.name) for f in dataclasses.fields(AdaptOptions)}
-        # The first steps are those that the initialization was learned for: as many, by SGD, at the same rate.
-        return AdaptConfig(**options, warm_steps=self.meta.inner_steps, warm_lr=self.meta.inner_lr, fim=self.fim)
+        # The first steps are those that the initialization was learned for: as many, by SGD, at the same rate; none if
+        # it was learned through Adam, which then trains on from it at once.
+        warm = self.meta.inner_steps if self.meta.inner == "sgd" else 0
+        return AdaptConfig(**options, warm_steps=warm, warm_lr=self.meta.inner_lr, fim=self.fim)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import psnr
 from mclnf_fast.render.objects import ObjectPool
 from mclnf_fast.report.record import InitializationRecord, Names, Views
-from mclnf_fast.systems.common.folder import progress
+from mclnf_fast.systems.common.progress import progress
 from mclnf_fast.systems.common.run import Run, say
 from mclnf_fast.systems.single_view.objects import load
 from mclnf_fast.systems.single_view.options import INPUT_VIEWS, SingleViewConfig

@@ -29,7 +29,7 @@ from mclnf_fast.report.record import (
     from_json,
 )
 from mclnf_fast.spec import FieldSpec
-from mclnf_fast.systems.common.folder import progress
+from mclnf_fast.systems.common.progress import progress
 from mclnf_fast.systems.common.result import Result, bank_of
 from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.starts.distill import Matching, distilled

@@ -52,11 +52,15 @@ class StartConfig(SystemConfig):
     preset: str = "small"
     """What the other options begin from."""
     seed: int = 0
-    """Of the random initialization, the meta-batches and the procedural data."""
+    """Seed of all random numbers."""
     steps: int = 1000
     """Steps of fine-tuning, of every initialization alike."""
     meta: MetaConfig = REPTILE
     """Meta-training of the initialization."""
+
+    @classmethod
+    def flags_without_effect(cls) -> tuple[str, ...]:
+        return tuple(f"meta.{name.replace('_', '-')}" for name in cls.unused)
 
     def check(self) -> None:
         super().check()

@@ -44,7 +44,11 @@ class RayField:
             # One camera for all objects: expanded, not copied, since a view of T objects is T H W rays.
             o, d = (t.expand(objects, *t.shape) for t in self._rays(cameras, k))
             views.append(render_pixels(self.params, self.spec, o, d, self.settings))
-        pictures = torch.stack(views, 1) if views else torch.empty(objects, 0, cameras.height * cameras.width, 3)
+        pictures = (
+            torch.stack(views, 1)
+            if views
+            else torch.empty(objects, 0, cameras.height * cameras.width, 3, dtype=torch.float32)
+        )
         return as_bytes(pictures).unflatten(2, (cameras.height, cameras.width))
 
     def render_each(self, cameras: Cameras) -> Tensor:

@@ -84,7 +84,9 @@ class RayJob(StartJob[C]):
         *others, last = initialization
         # The bias of the last layer: three raw colors, then the raw density.
         return (
-            (*others, last + torch.tensor([0.0, 0.0, 0.0, density_bias]).to(last)) if density_bias else initialization
+            (*others, last + torch.tensor([0.0, 0.0, 0.0, density_bias], dtype=torch.float32).to(last))
+            if density_bias
+            else initialization
         )
 
     def trials_on(

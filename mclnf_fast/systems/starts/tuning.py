@@ -113,7 +113,11 @@ def best_choice(initialization: Params, trials: Trials, biased: Callable[[Params
     """
     starts = [repeated(biased(initialization, choice.density_bias), trials.tasks) for choice in trials.grid]
     modules = tuple(torch.cat(tensors) for tensors in zip(*starts))
-    rates = torch.tensor([choice.lr for choice in trials.grid]).repeat_interleave(trials.tasks).to(modules[0].device)
+    rates = (
+        torch.tensor([choice.lr for choice in trials.grid], dtype=torch.float32)
+        .repeat_interleave(trials.tasks)
+        .to(modules[0].device)
+    )
     scores = torch.tensor(list(trials.score(modules, rates)), dtype=torch.float64).reshape(len(trials.grid), -1)
     # A rate that diverged gives NaN: it must lose, and not win every comparison.
     return trials.grid[int(scores.nan_to_num(-torch.inf).mean(1).argmax())]

@@ -66,7 +66,7 @@ class District:
         """Return the blocks' boxes, float32 [nx * ny, 2, 3], x fastest: cells in x and y, `HEIGHTS` in z, each times
         what the style says."""
         (nx, ny), side, style = self.blocks, CELL * self.style.span, self.style
-        boxes = torch.empty(nx * ny, 2, 3)
+        boxes = torch.empty(nx * ny, 2, 3, dtype=torch.float32)
         ring = self.origin + RING * CELL
         for k in range(nx * ny):
             low = ring + side * torch.tensor([k % nx, k // nx], dtype=torch.float32)
@@ -109,7 +109,7 @@ def make_district(seed: int, blocks: tuple[int, int] = (2, 2), style: Style | No
     boxes, ellipsoids, materials = kit.arrays()
     for solids in (boxes, ellipsoids):
         solids[:, [2, 5]] *= style.heights
-    sun = torch.tensor(style.sun)
+    sun = torch.tensor(style.sun, dtype=torch.float32)
     return District(
         solids=Solids(boxes, ellipsoids),
         materials=materials,

@@ -22,7 +22,7 @@ from mclnf_fast.data.procedural.city.district import (
 
 
 def _linear(r: float, g: float, b: float) -> Tensor:
-    return torch.tensor([r, g, b]) ** 2.2
+    return torch.tensor([r, g, b], dtype=torch.float32) ** 2.2
 
 
 ASPHALT, SIDE_ASPHALT = _linear(0.33, 0.33, 0.35), _linear(0.37, 0.37, 0.38)
@@ -41,12 +41,12 @@ def pulses(x: Tensor, share: Tensor | float, blur: Tensor) -> Tensor:
     """
     # A pulse train over a footprint of no width would be 0 / 0.
     blur = blur.clamp_min(1e-3)
-    start = 0.5 - 0.5 * torch.as_tensor(share)
+    start = 0.5 - 0.5 * torch.as_tensor(share, dtype=torch.float32)
 
     def area(position: Tensor) -> Tensor:
         whole = position.floor()
         rest = position - whole - start
-        return whole * share + torch.minimum(rest.clamp_min(0.0), torch.as_tensor(share))
+        return whole * share + torch.minimum(rest.clamp_min(0.0), torch.as_tensor(share, dtype=torch.float32))
 
     return (area(x + 0.5 * blur) - area(x - 0.5 * blur)) / blur
 

@@ -11,10 +11,10 @@ from mclnf_fast.data.procedural.city.ground import ground_color
 from mclnf_fast.data.procedural.city.solids import Light, SolidRenderer
 
 # Linear light. A warm sun and a blue sky give shadows a color of their own, as in photos.
-SUN_LIGHT = torch.tensor([1.04, 0.95, 0.80])
-SKY_LIGHT = torch.tensor([0.42, 0.50, 0.64])
-BOUNCE_LIGHT = torch.tensor([0.26, 0.24, 0.21])
-SKY_COLOR = torch.tensor([0.45, 0.62, 0.85])
+SUN_LIGHT = torch.tensor([1.04, 0.95, 0.80], dtype=torch.float32)
+SKY_LIGHT = torch.tensor([0.42, 0.50, 0.64], dtype=torch.float32)
+BOUNCE_LIGHT = torch.tensor([0.26, 0.24, 0.21], dtype=torch.float32)
+SKY_COLOR = torch.tensor([0.45, 0.62, 0.85], dtype=torch.float32)
 
 
 class CityRenderer(SolidRenderer):
@@ -28,5 +28,7 @@ class CityRenderer(SolidRenderer):
     """
 
     def __init__(self, district: District) -> None:
-        light = Light(district.sun, SUN_LIGHT, SKY_LIGHT, BOUNCE_LIGHT, SKY_COLOR, SKY_COLOR, torch.ones(3))
+        light = Light(
+            district.sun, SUN_LIGHT, SKY_LIGHT, BOUNCE_LIGHT, SKY_COLOR, SKY_COLOR, torch.ones(3, dtype=torch.float32)
+        )
         super().__init__(district.solids, district.materials, functools.partial(ground_color, district), light)

@@ -168,7 +168,7 @@ class SolidRenderer:
         """Return the pixels of rows `rows[0]` to `rows[1] - 1`, uint8 [rows, W, 3]."""
         width, height, count = cameras.width, rows[1] - rows[0], side * side
         sub = torch.arange(count)
-        jitter = torch.rand(2, width * height, count, generator=generator)
+        jitter = torch.rand(2, width * height, count, generator=generator, dtype=torch.float32)
         pixel = torch.arange(width * height)[:, None]
         x = (pixel % width) + (sub % side + jitter[0]) / side
         y = (

@@ -76,7 +76,7 @@ class Style:
         """
         if self.colors is None:
             return pictures
-        matrix = torch.tensor(self.colors)
+        matrix = torch.tensor(self.colors, dtype=torch.float32)
         values = pictures.to(torch.float32) / 255 @ matrix[:, :3].T + matrix[:, 3]
         return (values.clamp(0, 1) * 255).round().to(torch.uint8)
 

@@ -77,20 +77,25 @@ def _candidates(
     """
 
     def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(count, generator=generator)
+        return low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float32)
 
     # The target is drawn and not the position, so that the ground is covered evenly whatever the pitch.
     spread = box[1, :2] - box[0, :2]
-    target = torch.stack([box[0, k] + spread[k] * torch.rand(count, generator=generator) for k in (0, 1)], 1)
-    target = torch.cat([target, torch.zeros(count, 1)], 1)
+    target = torch.stack(
+        [box[0, k] + spread[k] * torch.rand(count, generator=generator, dtype=torch.float32) for k in (0, 1)], 1
+    )
+    target = torch.cat([target, torch.zeros(count, 1, dtype=torch.float32)], 1)
     heading, down = uniform(0.0, 2 * math.pi), torch.deg2rad(uniform(*pitch))
     height = uniform(*flight.altitude)
     back = height / torch.tan(down)
     position = target + torch.stack([-back * torch.cos(heading), -back * torch.sin(heading), height], 1)
     roll = torch.deg2rad(uniform(-4.0, 4.0))
     focal = 0.5 * size[0] / math.tan(math.radians(flight.field_of_view / 2))
-    focals = torch.full((count,), focal)
-    cx, cy = torch.full((count,), size[0] / 2), torch.full((count,), size[1] / 2)
+    focals = torch.full((count,), focal, dtype=torch.float32)
+    cx, cy = (
+        torch.full((count,), size[0] / 2, dtype=torch.float32),
+        torch.full((count,), size[1] / 2, dtype=torch.float32),
+    )
     return Cameras(look_at(position, target, roll), focals, focals, cx, cy, *size), heading
 
 
@@ -112,7 +117,7 @@ def _fitted(cameras: Cameras, limits: Tensor, generator: torch.Generator) -> tup
     """
     crossings = _crossings(cameras, limits)
     low, high = limits[0, :2] - crossings.amin(1), limits[1, :2] - crossings.amax(1)
-    place = (torch.rand(len(cameras), 2, generator=generator) * 1.28 - 0.14).clamp(0.002, 0.998)
+    place = (torch.rand(len(cameras), 2, generator=generator, dtype=torch.float32) * 1.28 - 0.14).clamp(0.002, 0.998)
     pose = cameras.c2w.clone()
     pose[:, :2, 3] += low + (high - low) * place
     moved = replace(cameras, c2w=pose)
@@ -136,16 +141,16 @@ def block_views(box: Tensor, count: int, size: tuple[int, int], seed: int, fligh
         raise InputError(f"count: must be a number of views >= 0, was {count}")
     generator = torch.Generator().manual_seed(seed)
     limits = expanded(box)
-    shares = torch.tensor([share for _, _, share in flight.pitches])
+    shares = torch.tensor([share for _, _, share in flight.pitches], dtype=torch.float32)
     # Every band gets its rounded share; largest remainders fill up.
     # Counts and not probabilities: with 14 views, chance would leave some blocks without a view from above.
     quota = (shares * count).floor().to(torch.int64)
     order = torch.argsort(shares * count - quota, descending=True, stable=True)
     quota[order[: count - int(quota.sum())]] += 1
-    steps = (torch.arange(16) + 0.5) / 16
+    steps = (torch.arange(16, dtype=torch.float32) + 0.5) / 16
     grid = torch.cartesian_prod(steps, steps) * (box[1, :2] - box[0, :2]) + box[0, :2]
-    grid = torch.cat([grid, torch.zeros(len(grid), 1)], 1)
-    coverage = torch.zeros(len(grid), 5)  # from four sides and from above
+    grid = torch.cat([grid, torch.zeros(len(grid), 1, dtype=torch.float32)], 1)
+    coverage = torch.zeros(len(grid), 5, dtype=torch.float32)  # from four sides and from above
     chosen = []
     for band, (low, high, _) in enumerate(flight.pitches):
         if not int(quota[band]):
@@ -164,7 +169,7 @@ def block_views(box: Tensor, count: int, size: tuple[int, int], seed: int, fligh
             raise InputError(f"box: too small for {count} views, only {fitting} fit at pitches {low:g} to {high:g}")
         pool, side = cat_cameras(pools), torch.cat(sides)
         cover = sees(pool, grid).to(torch.float32)
-        free = torch.ones(len(pool))
+        free = torch.ones(len(pool), dtype=torch.float32)
         for _ in range(int(quota[band])):
             novelty = 1.0 / (1.0 + coverage) ** 2
             rare = 0.5 / (1.0 + coverage.sum(1)) ** 2

@@ -142,4 +142,12 @@ def place_cameras(count: int, width: int, height: int, seed: int) -> Cameras:
     target = np.stack([4.0 * draw[:, 3] - 2.0, 0.0 * turn, 5.5 + 1.5 * draw[:, 4]], 1)
     poses = look_at(torch.from_numpy(position), torch.from_numpy(target)).to(torch.float32)
     focal = torch.from_numpy(0.5 * width / (HALF_VIEW * (0.95 + 0.2 * draw[:, 5]))).to(torch.float32)
-    return Cameras(poses, focal, focal, torch.tensor(0.5 * width), torch.tensor(0.5 * height), width, height)
+    return Cameras(
+        poses,
+        focal,
+        focal,
+        torch.tensor(0.5 * width, dtype=torch.float32),
+        torch.tensor(0.5 * height, dtype=torch.float32),
+        width,
+        height,
+    )

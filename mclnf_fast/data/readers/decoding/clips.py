@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ from mclnf_fast.errors import InputError
 
 if TYPE_CHECKING:
     from PIL import Image
+
+MOST_ASPECT = 10  # of a pixel's sides
+HDR = (16, 18)  # transfer characteristics PQ and HLG (ITU-T H.273)
 
 
 @dataclass
@@ -41,7 +45,8 @@ class Clip:
 def decode_clip(path: Path, count: int, stride: int, size: tuple[int, int], channels: int, resize: bool) -> Clip:
     """Return at most `count` frames of a video, every `stride`-th from the first on, each cut to `size`.
 
-    Frames are turned as the file asks; transparency is put on white.
+    Frames are turned as the file asks, and stretched if its pixels are not square; transparency is put on white. Videos
+    of more than 8 bits are rounded to 8.
 
     Args:
         path: the file.
@@ -74,8 +79,11 @@ def decode_clip(path: Path, count: int, stride: int, size: tuple[int, int], chan
             if not container.streams.video:
                 raise InputError(f"{path}: must hold video, has no such stream")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise InputError(f"{path}: must be of a known codec, was not")
             wide, high = stream.codec_context.width, stream.codec_context.height
-            if wide * high > MOST_PIXELS:
+            aspect = _pixel_aspect(path, stream)
+            if wide * high * max(aspect, 1 / aspect) > MOST_PIXELS:
                 raise InputError(f"{path}: must have at most {MOST_PIXELS} pixels per frame, has {wide}x{high}")
             rate = float(stream.average_rate) if stream.average_rate else None
             for frame in _decode(container, stream):
@@ -83,8 +91,12 @@ def decode_clip(path: Path, count: int, stride: int, size: tuple[int, int], chan
                     more = True
                     break
                 if decoded_frames % stride == 0:
-                    picture, changes = fit(_upright(frame), size, resize)
+                    picture, changes = fit(_upright(frame, aspect), size, resize)
                     frames.append(to_array(picture, channels))
+                    if aspect != 1:
+                        changes.append(f"pixels of aspect {aspect} were made square")
+                    if int(getattr(frame, "color_trc", 0) or 0) in HDR:
+                        changes.append("of a high dynamic range, taken without tone mapping")
                 decoded_frames, last_time = decoded_frames + 1, frame.time
             if not more:
                 _check_whole(path, stream, rate, last_time)
@@ -125,13 +137,33 @@ def _decode(container: Any, stream: Any) -> Iterator[Any]:
     yield from container.decode(stream)
 
 
-def _upright(frame: Any) -> Image.Image:
-    """Return a decoded frame as a picture of mode RGB, turned as the file asks."""
+def _pixel_aspect(path: Path, stream: Any) -> Fraction:
+    """Return the width of a pixel over its height, as the file has it."""
+    aspect = Fraction(stream.sample_aspect_ratio or 1)
+    if aspect <= 0:  # a file that does not know it says 0
+        return Fraction(1)
+    if not Fraction(1, MOST_ASPECT) <= aspect <= MOST_ASPECT:
+        raise InputError(f"{path}: pixels must have an aspect from 1/{MOST_ASPECT} to {MOST_ASPECT}, have {aspect}")
+    return aspect
+
+
+def _upright(frame: Any, aspect: Fraction) -> Image.Image:
+    """Return a decoded frame as a picture of mode RGB with square pixels, turned as the file asks."""
     from PIL import Image
 
-    if any(component.is_alpha for component in frame.format.components):
+    is_clear = any(component.is_alpha for component in frame.format.components)
+    depth = max(component.bits for component in frame.format.components)
+    if depth > 8 and not frame.format.is_rgb and len(frame.format.components) >= 3:
+        # Straight to RGB, the library shifts where it must scale if colors have fewer pixels than gray: 2 of 255 less.
+        frame = frame.reformat(format=f"yuv{'a' if is_clear else ''}444p{depth}le")
+    if is_clear:
         picture = on_white(frame.to_ndarray(format="rgba"))
     else:
         picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
+    if aspect != 1:
+        # The shorter side grows, so that no pixel is lost.
+        wide, high = picture.size
+        grown = (max(1, round(wide * aspect)), high) if aspect > 1 else (wide, max(1, round(high / aspect)))
+        picture = picture.resize(grown, Image.Resampling.BICUBIC)
     rotation = getattr(frame, "rotation", 0) % 360
     return picture.rotate(rotation, expand=True) if rotation in (90, 180, 270) else picture

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,31 +19,42 @@ from mclnf_fast.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-MOST_PIXELS = 150_000_000
+MOST_PIXELS = 150_000_000  # that are decoded of one picture
+BIG_PIXELS = 16_000_000  # pictures above this are decoded one at a time: four at once would take gigabytes
+SCALED_PIXELS = 40_000_000  # JPEG files above this are decoded at a fraction of their size if less is wanted
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as image files use it
 WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")  # Pillow's modes
+_BIG = threading.RLock()
+_FAULTS = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, AttributeError,
+           MemoryError, RuntimeError, struct.error, zlib.error)  # fmt: skip
 
 
 @contextmanager
-def open_picture(path: Path, content: bytes | None = None, most_pixels: int | None = None) -> Iterator[Image.Image]:
+def open_picture(
+    path: Path, content: bytes | None = None, wanted: Callable[[int, int], tuple[int, int]] | None = None
+) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
     """Open a picture, whole and checked, in the file's own mode; errors of Pillow in the body are translated too.
 
     Args:
         path: the file; with `content` only the name of the picture in errors.
         content: the picture's bytes, when it lies inside another file.
-        most_pixels: refuse larger pictures before they are decoded; None: Pillow's own limit.
+        wanted: function of its width and height that returns the width and height that the caller reduces it to: then a
+            large JPEG file is decoded at a fraction of its size, at least four times the wanted one.
+
+    Returns:
+        The picture, and its size (width, height) in the file.
 
     Raises:
-        InputError: missing, no image, corrupt, or too large.
+        InputError: missing, no image, corrupt, or more than 150 million pixels to decode.
 
     >>> import tempfile
     >>> from PIL import Image
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "a.png")
     ...     Image.new("RGB", (8, 4)).save(path)
-    ...     with open_picture(path) as picture:
-    ...         print(picture.size)
-    (8, 4)
+    ...     with open_picture(path) as (picture, size):
+    ...         print(picture.mode, size)
+    RGB (8, 4)
     """
     from PIL import Image
 
@@ -48,29 +62,34 @@ def open_picture(path: Path, content: bytes | None = None, most_pixels: int | No
         return path if content is None else io.BytesIO(content)
 
     try:
+        # Decoding stops at the last pixel: a PNG whose end is missing or damaged shows in its checksums only.
         with Image.open(source()) as opened:
-            if most_pixels is not None and opened.width * opened.height > most_pixels:
-                raise InputError(f"{path}: must have at most {most_pixels} pixels, has {opened.width}x{opened.height}")
-            # Decoding stops at the last pixel: a PNG whose end is missing or damaged shows in its checksums only.
             if opened.format == "PNG":
                 opened.verify()
         # Pillow cannot go on with a picture that was verified, so it is opened again.
         with Image.open(source()) as opened:
-            opened.load()  # decodes all of it: a corrupt file fails here and not as a gray stripe
-            yield opened
+            size = opened.size
+            if wanted is not None and opened.format == "JPEG" and size[0] * size[1] > SCALED_PIXELS:
+                wide, high = wanted(*size)
+                opened.draft(None, (4 * wide, 4 * high))
+            count = opened.width * opened.height
+            if count > MOST_PIXELS:
+                raise InputError(f"{path}: must have at most {MOST_PIXELS} pixels, has {size[0]}x{size[1]}")
+            with _BIG if count > BIG_PIXELS else nullcontext():
+                opened.load()  # decodes all of it: a corrupt file fails here and not as a gray stripe
+                yield opened, size
     except InputError:
         raise
     except FileNotFoundError:
         raise InputError(f"{path}: must be an image, was not there") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        wanted = "be a whole readable image" if most_pixels is None else f"have at most {most_pixels} pixels"
-        raise InputError(f"{path}: must {wanted}: {error_reason(error)}") from None
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, MemoryError) as error:
+        raise InputError(f"{path}: must have at most {MOST_PIXELS} pixels: {error_reason(error)}") from None
+    except _FAULTS as error:
         raise InputError(f"{path}: must be a whole readable image: {error_reason(error)}") from None
 
 
 def decoded(path: Path, content: bytes | None = None) -> Image.Image:
-    """Return the whole picture in `path`, or in the bytes `content` that errors call `path`, in the file's own mode.
+    """Return the whole picture in `path`, or in the bytes `content` that errors call `path`, see `common_mode`.
 
     Raises:
         InputError: missing, no image or corrupt.
@@ -83,8 +102,51 @@ def decoded(path: Path, content: bytes | None = None) -> Image.Image:
     ...     print(decoded(path).mode)
     RGB
     """
-    with open_picture(path, content) as picture:
+    with open_picture(path, content) as (picture, _):
+        return common_mode(picture, path)
+
+
+def common_mode(picture: Image.Image, path: Path) -> Image.Image:
+    """Return a picture in mode L, RGB, RGBA (if it has transparency) or F (0 to 1, gray of 16 bits and floats).
+
+    Raises:
+        InputError: whole numbers beyond 16 bits, floats that are not in [0, 1]; `path` begins the message.
+
+    >>> from PIL import Image
+    >>> common_mode(Image.new("I;16", (1, 1), 65535), Path("a.png")).getpixel((0, 0))
+    1.0
+    """
+    from PIL import Image
+
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        # Pillow's own conversion of 16 bits to L clips at 255 instead of scaling: nearly all would be white.
+        values = np.asarray(picture).astype(np.float64)
+        if picture.mode == "I" and (values.min() < 0 or values.max() > 65535):
+            raise InputError(
+                f"{path}: whole numbers must be 8 or 16 bits, were {values.min():.0f} to {values.max():.0f}"
+            )
+        return Image.fromarray((values / 65535.0).astype(np.float32))
+    if picture.mode == "F":
+        floats = np.asarray(picture)
+        if not (np.isfinite(floats).all() and floats.min() >= 0 and floats.max() <= 1):
+            raise InputError(f"{path}: a picture of floats must be finite and in [0, 1], was not")
         return picture
+    mode = "RGBA" if has_alpha(picture) else "L" if picture.mode in ("L", "1") else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)  # which copies even if there is nothing to do
+
+
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """Return a picture of mode L, RGB, RGBA or F (0 to 1) in mode RGB or RGBA.
+
+    >>> from PIL import Image
+    >>> eight_bits(Image.new("F", (1, 1), 0.5)).getpixel((0, 0))
+    (128, 128, 128)
+    """
+    from PIL import Image
+
+    if picture.mode == "F":
+        picture = Image.fromarray((np.asarray(picture) * np.float32(255) + np.float32(0.5)).astype(np.uint8))
+    return picture if picture.mode in ("RGB", "RGBA") else picture.convert("RGB")
 
 
 def decode_picture(path: Path, size: tuple[int, int], channels: int, resize: bool) -> tuple[np.ndarray, list[str]]:
@@ -112,9 +174,20 @@ def decode_picture(path: Path, size: tuple[int, int], channels: int, resize: boo
     >>> values.shape, notes
     ((4, 4, 3), ['the middle 4x4 was cut out'])
     """
-    with open_picture(path, most_pixels=MOST_PIXELS) as opened:
+    from PIL import ImageOps
+
+    def reduced(wide: int, high: int) -> tuple[int, int]:
+        # The larger side of both, since the picture may lie on its side in the file.
+        return covering_size(wide, high, (max(size), max(size))) if resize else (wide, high)
+
+    with open_picture(path, wanted=reduced) as (opened, _):
         notes = ["the first of several frames"] if getattr(opened, "is_animated", False) else []
-        picture, changes = fit(_upright(opened, path), size, resize)
+        if not has_square_pixels(opened):
+            notes.append("pixels that are not square in the file, taken as square")
+        upright = common_mode(ImageOps.exif_transpose(opened), path)
+        if upright.mode == "RGBA":
+            upright = on_white(np.asarray(upright))
+        picture, changes = fit(upright, size, resize)
         return to_array(picture, channels), notes + changes
 
 
@@ -150,15 +223,24 @@ def fit(picture: Image.Image, size: tuple[int, int], resize: bool) -> tuple[Imag
     factor = max(wide / picture.width, high / picture.height)
     if factor > 1:
         changes.append(f"scaled up, smaller than {wide}x{high}")
+    scaled = picture.size
+    kind = Image.Resampling.BICUBIC if factor > 1 else Image.Resampling.LANCZOS
     if factor > 1 or (resize and factor < 1):
         # Lanczos rings around edges when it enlarges; bicubic aliases when it reduces.
         scaled = covering_size(picture.width, picture.height, size)
-        picture = picture.resize(scaled, Image.Resampling.BICUBIC if factor > 1 else Image.Resampling.LANCZOS)
-    if picture.width * picture.height > 10 * wide * high:
+    if scaled[0] * scaled[1] > 10 * wide * high:
         changes.append(f"only the middle {wide}x{high}, less than a tenth, was cut out (resize scales down first)")
-    elif picture.size != (wide, high):
+    elif scaled != (wide, high):
         changes.append(f"the middle {wide}x{high} was cut out")
-    left, top = (picture.width - wide) // 2, (picture.height - high) // 2
+    left, top = (scaled[0] - wide) // 2, (scaled[1] - high) // 2
+    if scaled[0] * scaled[1] > BIG_PIXELS:
+        # Only the part that is kept is scaled: one column of 60,000 pixels would become 178 x 10,680,000. Not always,
+        # since Pillow rounds in another order then, and figures of smaller pictures would change.
+        x, y = picture.width / scaled[0], picture.height / scaled[1]
+        box = (left * x, top * y, min(picture.width, (left + wide) * x), min(picture.height, (top + high) * y))
+        return picture.resize((wide, high), kind, box), changes
+    if scaled != picture.size:
+        picture = picture.resize(scaled, kind)
     return picture.crop((left, top, left + wide, top + high)), changes
 
 
@@ -178,27 +260,18 @@ def to_array(picture: Image.Image, channels: int) -> np.ndarray:
     return values
 
 
-def _upright(picture: Image.Image, path: Path) -> Image.Image:
-    """Return the picture turned as its EXIF data says, in mode L, RGB or F (0 to 1)."""
-    from PIL import Image, ImageOps
+def has_square_pixels(picture: Image.Image) -> bool:
+    """Return whether a picture's file gives its pixels the same density in both directions, or none.
 
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16") or picture.mode == "I":
-        # Pillow's own conversion of 16 bits to L clips at 255 instead of scaling: nearly all would be white.
-        values = np.asarray(picture).astype(np.float64)
-        if picture.mode == "I" and (values.min() < 0 or values.max() > 65535):
-            raise InputError(
-                f"{path}: whole numbers must be 8 or 16 bits, were {values.min():.0f} to {values.max():.0f}"
-            )
-        return Image.fromarray((values / 65535.0).astype(np.float32))
-    if picture.mode == "F":
-        floats = np.asarray(picture)
-        if not (np.isfinite(floats).all() and floats.min() >= 0 and floats.max() <= 1):
-            raise InputError(f"{path}: a picture of floats must be finite and in [0, 1], was not")
-        return picture
-    if has_alpha(picture):
-        return on_white(np.asarray(picture.convert("RGBA")))
-    return picture.convert("L" if picture.mode in ("L", "1") else "RGB")
+    >>> from PIL import Image
+    >>> has_square_pixels(Image.new("L", (1, 1)))
+    True
+    """
+    for key in ("aspect", "dpi", "jfif_density"):
+        pair = picture.info.get(key)
+        if isinstance(pair, tuple) and len(pair) == 2 and min(pair) > 0:
+            return bool(abs(float(pair[0]) / float(pair[1]) - 1) < 0.01)
+    return True
 
 
 def has_alpha(picture: Image.Image) -> bool:
@@ -219,5 +292,7 @@ def on_white(rgba: np.ndarray) -> Image.Image:
     """
     from PIL import Image
 
-    alpha = rgba[..., 3:].astype(np.float32) / 255.0
-    return Image.fromarray((rgba[..., :3] * alpha + 255.0 * (1.0 - alpha) + 0.5).astype(np.uint8))
+    picture = Image.fromarray(rgba)
+    result = Image.new("RGB", picture.size, (255, 255, 255))
+    result.paste(picture.convert("RGB"), mask=picture.getchannel("A"))
+    return result

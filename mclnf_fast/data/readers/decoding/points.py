@@ -16,6 +16,7 @@ from mclnf_fast.errors import InputError
 
 MOST_POINTS = 200_000  # torch.quantile takes 16 million values at most, and percentiles need far fewer
 FEWEST_POINTS = 50
+FARTHEST = 1e15  # scene units; points beyond count as infinite, since squares of their distances are in float32
 COLMAP_FOLDERS = ("colmap/sparse/0", "sparse/0", "sparse", "colmap")
 
 
@@ -23,7 +24,7 @@ class Points(NamedTuple):
     """Sparse points.
 
     Attributes:
-        xyz: [P, 3], scene units.
+        xyz: float64 [P, 3], as in the file; of COLMAP in the frame of the poses.
         file: the file that they are from, relative to the data's folder.
     """
 
@@ -73,19 +74,19 @@ def colmap_file(root: Path) -> Path | None:
 
 
 def _points(root: Path, path: Path, xyz: np.ndarray) -> Points:
-    xyz = xyz[np.isfinite(xyz).all(1)]
+    xyz = xyz[(np.abs(xyz) < FARTHEST).all(1)]  # false for NaN, too
     if len(xyz) < FEWEST_POINTS:
         raise InputError(f"{path}: must hold at least {FEWEST_POINTS} finite points, has {len(xyz)}")
     thinned = xyz[:: len(xyz) // MOST_POINTS + 1]
-    return Points(torch.from_numpy(thinned.astype(np.float32)), path.relative_to(root).as_posix())
+    return Points(torch.from_numpy(thinned.copy()), path.relative_to(root).as_posix())
 
 
 def _npz_points(path: Path) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as content:
             xyz = np.asarray(content["xyz"], np.float64)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"{path}: must be an npz file with 'xyz': {error}") from None
+    except Exception as error:  # a corrupt archive fails in many ways
+        raise InputError(f"{path}: must be an npz file with 'xyz': {error!r}") from None
     if xyz.ndim != 2 or xyz.shape[1] != 3:
         raise InputError(f"{path}: 'xyz' must be [P, 3], was {xyz.shape}")
     return xyz

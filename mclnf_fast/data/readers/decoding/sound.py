@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 from pathlib import Path
@@ -12,10 +13,10 @@ from mclnf_fast.data.readers.decoding.extras import error_reason, import_extra
 from mclnf_fast.errors import InputError
 
 MOST_SECONDS = 600.0  # no more of a file is read
+UNKNOWN_FRAMES = 1 << 40  # lengths above it stand for "unknown"
+MOST_PIPED = 1 << 30  # bytes of a wav file of unknown length, which is read into memory
 BY_AV = (".m4a", ".aac")  # libsndfile, which is faster, does not know these
-ZERO_CROSSINGS = 32  # of the sinc on each side
-CUTOFF = 0.95  # frequency at which the gain is a half, relative to half of the lower rate
-BLOCK = 16384  # output samples at a time: the kernel of a whole file would take gigabytes
+REACH = 512  # samples at the lower rate that the resampler looks at on each side, rounded up
 
 
 def decode_sound(path: Path) -> tuple[np.ndarray, int]:
@@ -51,7 +52,9 @@ def _by_soundfile(path: Path) -> tuple[np.ndarray, int]:
     soundfile = import_extra("soundfile", "sound")
     try:
         promised, size = _promised_bytes(path)
-        with soundfile.SoundFile(str(path)) as file:
+        with soundfile.SoundFile(_of_a_pipe(path) or str(path)) as file:
+            if file.frames >= UNKNOWN_FRAMES:  # a flac from a pipe does not know its length, and cannot be sought in
+                return _by_av(path)
             count = min(file.frames, int(MOST_SECONDS * file.samplerate))
             samples = file.read(count, dtype="float32", always_2d=True)
             rate = int(file.samplerate)
@@ -64,6 +67,14 @@ def _by_soundfile(path: Path) -> tuple[np.ndarray, int]:
     return samples.mean(1), rate
 
 
+def _is_unknown(length: int) -> bool:
+    """Return whether a length in a header stands for "unknown": written to a pipe, nobody can go back to fill it in.
+
+    Writers put 0 there, or a little less than the largest number with a sign or without.
+    """
+    return length == 0 or 0x7FFF0000 <= length <= 0x80000000 or length >= 0xFFFF0000
+
+
 def _promised_bytes(path: Path) -> tuple[int, int]:
     """Return the length in bytes that the header of a wav or aiff file promises (0: none) and the file's length.
 
@@ -74,10 +85,35 @@ def _promised_bytes(path: Path) -> tuple[int, int]:
     order = {b"RIFF": "<I", b"FORM": ">I"}.get(head[:4])
     if order is not None and head[8:] in (b"WAVE", b"AIFF", b"AIFC"):
         (rest,) = struct.unpack(order, head[4:8])
-        # Written to a pipe, it is 0 or about the largest number; and some leave out the odd byte at the end.
-        if 0 < rest < 0xFFFFF000:
-            return rest + 8, path.stat().st_size + 1
+        if not _is_unknown(rest):
+            return rest + 8, path.stat().st_size + 1  # some leave out the odd byte at the end
     return 0, 0
+
+
+def _of_a_pipe(path: Path) -> io.BytesIO | None:
+    """Return a wav file with its length filled in, if its sound goes on to the end and its header does not say where.
+
+    libsndfile takes a length of 0 for silence.
+    """
+    with path.open("rb") as file:
+        head = file.read(12)
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE" or not _is_unknown(struct.unpack("<I", head[4:8])[0]):
+            return None
+        size = path.stat().st_size
+        begin = 12
+        while begin + 8 <= size:
+            file.seek(begin)
+            name, length = struct.unpack("<4sI", file.read(8))
+            if name == b"data":
+                rest = size - begin - 8
+                if not _is_unknown(length) or not 0 < rest <= MOST_PIPED:
+                    return None
+                file.seek(0)
+                content = bytearray(file.read())
+                content[4:8], content[begin + 4 : begin + 8] = struct.pack("<I", size - 8), struct.pack("<I", rest)
+                return io.BytesIO(bytes(content))
+            begin += 8 + length + length % 2
+    return None
 
 
 def _by_av(path: Path) -> tuple[np.ndarray, int]:
@@ -87,13 +123,18 @@ def _by_av(path: Path) -> tuple[np.ndarray, int]:
             if not container.streams.audio:
                 raise InputError(f"{path}: must hold sound, has no such stream")
             stream = container.streams.audio[0]
+            if stream.codec_context is None:
+                raise InputError(f"{path}: must be of a known codec, was not")
             rate = int(stream.rate)
-            resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
+            # Its own mix of several channels would make them louder: two equal ones by 3 dB.
+            resampler = av.AudioResampler(format="fltp")
             pieces: list[np.ndarray] = []
             count = 0
             for frame in container.decode(stream):
-                for mono in resampler.resample(frame):
-                    pieces.append(mono.to_ndarray()[0])
+                if frame.sample_rate != rate:
+                    raise InputError(f"{path}: must be of one rate, was of {rate} and {frame.sample_rate}")
+                for floats in resampler.resample(frame):
+                    pieces.append(floats.to_ndarray().mean(0))
                     count += len(pieces[-1])
                 if count >= MOST_SECONDS * rate:
                     break
@@ -104,41 +145,30 @@ def _by_av(path: Path) -> tuple[np.ndarray, int]:
     return (np.concatenate(pieces) if pieces else np.zeros(0, np.float32)).astype(np.float32), rate
 
 
-def _band(rate: int, new_rate: int) -> float:
-    """Return the frequency at which the sinc cuts, relative to half of `rate`."""
-    return CUTOFF * min(1.0, new_rate / rate)
-
-
 def kernel_reach(rate: int, new_rate: int) -> int:
-    """Return how many samples at `rate` on each side take part in one at `new_rate`.
+    """Return how many samples at `rate` on each side may take part in one at `new_rate`.
 
     >>> kernel_reach(16000, 16000)
-    34
+    512
     """
-    return math.ceil(ZERO_CROSSINGS / _band(rate, new_rate))
+    return math.ceil(REACH * max(1.0, rate / new_rate))
 
 
 def resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     """Return `samples` [L] at `rate` as they would be at `new_rate`, float32 [ceil(L * new_rate / rate)].
 
-    A sinc under a Hann window, 32 zero crossings per side, cut at 95 % of half the lower rate; evaluated at each
-    output's own time, so that any two rates do. Silence is assumed beyond the ends.
+    By the SoX resampler in its high quality: no phase shift, flat to 0.9 of half the lower rate. Silence is assumed
+    beyond the ends.
+
+    Raises:
+        MissingExtraError: the extra `media` is not installed.
 
     >>> resample(np.zeros(8, np.float32), 8000, 16000).shape
     (16,)
     """
     if rate == new_rate:
         return samples.astype(np.float32)
-    band, reach = _band(rate, new_rate), kernel_reach(rate, new_rate)
+    soxr = import_extra("soxr", f"sound at {rate} samples per second")
     count = -(-len(samples) * new_rate // rate)
-    padded = np.pad(samples.astype(np.float64), (reach, reach + 1))
-    taps = np.arange(-reach + 1, reach + 1)
-    result = np.empty(count, np.float32)
-    for begin in range(0, count, BLOCK):
-        times = np.arange(begin, min(begin + BLOCK, count), dtype=np.int64) * rate
-        whole, fraction = times // new_rate, (times % new_rate) / new_rate  # in whole numbers there is no drift
-        distance = taps - fraction[:, None]
-        window = np.where(np.abs(distance) < reach, 0.5 + 0.5 * np.cos(np.pi * distance / reach), 0.0)
-        kernel = band * np.sinc(band * distance) * window
-        result[begin : begin + len(times)] = (padded[whole[:, None] + taps + reach] * kernel).sum(1)
-    return result
+    result = np.asarray(soxr.resample(samples.astype(np.float32), rate, new_rate), np.float32)[:count]
+    return np.pad(result, (0, count - len(result)))  # it may round the length down

@@ -13,7 +13,6 @@ import dataclasses
 import fnmatch
 import pathlib
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -237,9 +236,8 @@ def _line(row: Row) -> str:
     return f"{row.entry:<26}{text(row.seconds):>12} -> {result} ({row.tried} counted, {len(row.refused)} refused)"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command. Raises InputError and BackendError if it can't tune."""
-    parser = argparse.ArgumentParser(prog="mclnf-fast tune", description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.add_argument("--out", metavar="FILE", help="file of the table; default: in the cache, where it is read from")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="entries to settle, such as 'forward half *'")
     parser.add_argument(
@@ -247,7 +245,10 @@ def main(arguments: Sequence[str]) -> int:
         action="store_true",
         help="tiny sizes on the CPU under Triton's interpreter: tries, measures nothing",
     )
-    options = parser.parse_args(arguments)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the command. Raises InputError and BackendError if it can't tune."""
     device = torch.device("cpu") if options.dry_run else _gpu()
     if (reason := _triton.why_not(device, torch.float32)) is not None:
         raise BackendError(f"tune: Triton can't serve {device}: {reason}")
@@ -273,7 +274,3 @@ def _gpu() -> torch.device:
     if not torch.cuda.is_available():
         raise InputError("tune needs a GPU, torch sees none; --dry-run tries it on the CPU (with TRITON_INTERPRET=1)")
     return torch.device("cuda", torch.cuda.current_device())
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from mclnf_fast.data.readers import matrixcity
 from mclnf_fast.data.readers.boxes import around_box, clipped, ground_box, object_box, points_box, read_scale_box
 from mclnf_fast.data.readers.decoding.points import Points, colmap_file, read_points
 from mclnf_fast.data.readers.files import read_box, read_file_name, read_json, read_matrix
+from mclnf_fast.data.readers.frames import PosedFrame
 from mclnf_fast.data.readers.matrixcity import FrameGroup
 from mclnf_fast.data.readers.nerf_json import read_blender, read_nerfstudio
+from mclnf_fast.data.readers.origin import far_origin, warn_of_origin
 from mclnf_fast.data.scene import ImageSet
 from mclnf_fast.render.cameras import Cameras
 
@@ -22,6 +26,8 @@ from mclnf_fast.render.cameras import Cameras
 class SceneFrames:
     """The frames of a scene, before its pictures are read and its box is known.
 
+    Coordinates are relative to `origin`: a scene far from the origin of its files is moved when the record is made.
+
     Attributes:
         name, unit: those of the scene.
         groups: one per block of the data.
@@ -29,6 +35,7 @@ class SceneFrames:
         points: [P, 3], sparse points; points_file: the file that they are from.
         most: [2, 3], a box that the scene does not exceed: the cube of instant-ngp's `aabb_scale`.
         is_object: whether its views stand around an object, with nothing behind it.
+        origin: what was taken off the files' coordinates, see `Scene`.
         notes: on what was read otherwise than one might expect, in sentences.
 
     >>> SceneFrames("lego", [FrameGroup("lego")], is_object=True).unit
@@ -43,7 +50,26 @@ class SceneFrames:
     most: Tensor | None = None
     is_object: bool = False
     unit: str = "scene"
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        frames = [frame for group in self.groups for frame in (*group.train, *group.test)]
+        self.origin = far_origin(np.array([frame.c2w[:3, 3] for frame in frames]).reshape(-1, 3))
+        warn_of_origin(self.name, self.origin)
+        shift = np.array(self.origin)
+        # Taken off in float64; only what is left is rounded.
+        for group in self.groups:
+            group.train = [_moved(frame, shift) for frame in group.train]
+            group.test = [_moved(frame, shift) for frame in group.test]
+            group.aabb = self.relative(group.aabb)
+        self.box, self.points, self.most = (self.relative(t) for t in (self.box, self.points, self.most))
+
+    def relative(self, points: Tensor | None) -> Tensor | None:
+        """Return points [..., 3] in the files' coordinates relative to `origin`, float32."""
+        if points is None:
+            return None
+        return (points.double() - torch.tensor(self.origin, dtype=torch.float64)).to(torch.float32)
 
     def bounds(
         self,
@@ -72,6 +98,15 @@ class SceneFrames:
         if self.most is None:
             return cube, "a cube about what the cameras look at, with all cameras inside (a guess)"
         return clipped(cube, self.most), "a cube with all cameras inside, within the file's aabb_scale (a guess)"
+
+
+def _moved(frame: PosedFrame, shift: np.ndarray) -> PosedFrame:
+    """Return the frame with its camera moved by -shift [3]."""
+    if not shift.any():
+        return frame
+    c2w = frame.c2w.copy()
+    c2w[:3, 3] -= shift
+    return replace(frame, c2w=c2w)
 
 
 def blender_frames(root: Path) -> SceneFrames:
@@ -136,5 +171,5 @@ def nerfstudio_frames(root: Path, holdout_every: int) -> SceneFrames:
 
 def _with_points(scene: SceneFrames, points: Points | None) -> SceneFrames:
     if points is not None:
-        scene.points, scene.points_file = points
+        scene.points, scene.points_file = scene.relative(points.xyz), points.file
     return scene

@@ -1,0 +1,130 @@
+"""Reads what a `transforms.json` says of its cameras' lenses and of parts of pictures that are not to be learned.
+
+Lenses other than pinholes are refused: rays through a distorted picture would miss by many pixels at its edge.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from mclnf_fast.data.readers.files import read_matrix, read_number
+from mclnf_fast.errors import InputError
+
+_log = logging.getLogger("mclnf_fast")
+# Models whose coefficients may all be zero, which makes them pinholes.
+PINHOLE_MODELS = (
+    "PINHOLE",
+    "SIMPLE_PINHOLE",
+    "OPENCV",
+    "FULL_OPENCV",
+    "SIMPLE_RADIAL",
+    "RADIAL",
+    "PERSPECTIVE",
+)
+FOCALS = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y")
+DEGREES = {"x_fov": "camera_angle_x", "y_fov": "camera_angle_y"}  # the same angles, in degrees
+MATRICES = ("intrinsic_matrix", "intrinsics", "K")
+# Keys by which writers say that a picture is no pinhole's, beside `camera_model`.
+OTHER_LENS = re.compile(
+    r"(is_)?(fisheye|equirectangular|panorama|panoramic|spherical|latlong|lat_long|omnidirectional|orthographic)"
+    r"|(is_)?cylindrical|f_?theta\w*|fisheye_\w+"
+)
+KINDS = ("projection", "projection_type", "camera_type", "lens", "lens_type", "lens_model")  # if they are words
+DISTORTION = re.compile(
+    r"k[1-9]|p[1-4]|s[1-4]|b[12]|tau_[xy]|skew|(radial_|tangential_)?distortion(_params|_parameters|_coeffs"
+    r"|_coefficients)?"
+)
+MASK = re.compile(r"\w*mask\w*|black_transparent")
+
+
+def read_intrinsics(contents: list[dict[str, Any]], path: Path) -> dict[str, float]:
+    """Return the intrinsics in JSON objects; a later object's values replace an earlier one's.
+
+    An object's own focal lengths or fields of view, in whichever key, replace all of those of earlier ones.
+
+    Raises:
+        InputError: a panorama, a fisheye or another camera model, a distortion coefficient other than 0, a rolling
+            shutter, a value that is no number.
+
+    >>> read_intrinsics([{"w": 8, "fl_x": 5}, {"camera_angle_x": 1}], Path("transforms.json"))
+    {'w': 8.0, 'camera_angle_x': 1.0}
+    """
+    intrinsics: dict[str, float] = {}
+    for content in contents:
+        _check_lens(content, path)
+        own = _matrix_of(content, path)
+        for key in (*FOCALS, *DEGREES, "cx", "cy", "w", "h"):
+            value = read_number(content, key, path)
+            if value is not None:
+                own.setdefault(DEGREES.get(key, key), math.radians(value) if key in DEGREES else value)
+        # A frame's angle beside the file's focal length: what the frame says of itself stands above.
+        if any(key in own for key in FOCALS):
+            intrinsics = {key: value for key, value in intrinsics.items() if key not in FOCALS}
+        intrinsics |= own
+    return intrinsics
+
+
+def _matrix_of(content: dict[str, Any], path: Path) -> dict[str, float]:
+    """Return the intrinsics in a matrix of the object, by the names of the others."""
+    own: dict[str, float] = {}
+    for key in MATRICES:
+        if content.get(key) is None:
+            continue
+        matrix = read_matrix(content[key], f"{path}: key {key!r}", ((3, 3), (4, 4)))
+        if matrix[0, 1] or matrix[1, 0]:
+            raise InputError(f"{path}: key {key!r} must be without skew, was {matrix[:2, :2].tolist()}")
+        own = {"fl_x": matrix[0, 0], "fl_y": matrix[1, 1], "cx": matrix[0, 2], "cy": matrix[1, 2]}
+    return {key: float(value) for key, value in own.items()}
+
+
+def _check_lens(content: dict[str, Any], path: Path) -> None:
+    model = content.get("camera_model")
+    if model is not None and (not isinstance(model, str) or model.upper() not in PINHOLE_MODELS):
+        raise InputError(
+            f"{path}: camera_model must be a pinhole, was {model!r}: undistort the images first "
+            "(for example with colmap image_undistorter)"
+        )
+    for key, value in content.items():
+        if key in KINDS and isinstance(value, str) and value.upper() not in (*PINHOLE_MODELS, "PERSP"):
+            raise InputError(f"{path}: must be a pinhole camera, {key} was {value!r}: undistort the images first")
+        if OTHER_LENS.fullmatch(key) and value:
+            raise InputError(f"{path}: must be a pinhole camera, {key} was set: undistort the images first")
+        if key == "rolling_shutter" and _is_any(value, key, path):
+            raise InputError(f"{path}: must be without a rolling shutter, was {value!r}")
+        if DISTORTION.fullmatch(key) and _is_any(value, key, path):
+            was = f"{value:g}" if isinstance(value, (int, float)) else repr(value)[:80]
+            raise InputError(f"{path}: distortion coefficient {key!r} must be 0, was {was}: undistort the images first")
+
+
+def _is_any(value: object, key: str, path: Path) -> bool:
+    """Return whether a number, or one of a list or an object of numbers, is not 0."""
+    values = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    return any(bool(read_number({key: one}, key, path)) for one in values)
+
+
+def warn_of_masks(contents: list[dict[str, Any]], folder: Path, path: Path) -> None:
+    """Warn when a file or its frames, the objects `contents`, name masks, which are not obeyed.
+
+    Args:
+        contents: JSON objects of the file `path`.
+        folder: the folder that the masks' paths are relative to.
+        path: the file.
+
+    >>> warn_of_masks([{"file_path": "a.png"}], Path(), Path("transforms.json"))
+    """
+    keys: dict[str, int] = {}
+    lost = 0
+    for content in contents:
+        for key, value in content.items():
+            if MASK.fullmatch(key) and value:
+                keys[key] = keys.get(key, 0) + 1
+                if isinstance(value, str) and key.endswith("path"):
+                    lost += not (folder / value.replace("\0", "").replace("\\", "/")).is_file()
+    if keys:
+        named = ", ".join(f"{key} ({count} times)" for key, count in keys.items())
+        missing = f"; {lost} of these masks are not there" if lost else ""
+        _log.warning("%s: masks are not obeyed, masked pixels are learned: %s%s", path, named, missing)
