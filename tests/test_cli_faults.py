@@ -267,6 +267,13 @@ def test_an_error_of_our_own_is_one_line_and_keeps_its_traceback(capsys, monkeyp
         guarded(broken, [])
 
 
+def test_without_any_output(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["info"]) == 0
+    assert main(["inof"]) == 2
+
+
 def program(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mclnf_fast.cli", *words]
     env = {**os.environ, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"}
