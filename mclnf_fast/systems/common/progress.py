@@ -54,7 +54,7 @@ def progress(label: str, total: int | None, done: int = 0) -> Iterator[Callable[
         total: steps in all; None: unknown, or known to the loop alone.
         done: steps that a former process has made, which count for nothing in the time that is left.
     """
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         shape = _BAR if total else None
         with tqdm(total=total, initial=done, desc=label, leave=False, dynamic_ncols=True, bar_format=shape) as bar:
             left = TimeLeft((total or 0) - done)
