@@ -1,4 +1,4 @@
-"""The command line: `mclnf-fast run`, `table`, `bench`, `tune`, `info`."""
+"""The command line: `mclnf-fast run`, `table`, `data`, `bench`, `tune`, `info`."""
 
 from mclnf_fast.cli.command import main
 

@@ -129,6 +129,25 @@ def _table(words: list[str]) -> int:
     return 0
 
 
+def _data(words: list[str]) -> int:
+    from mclnf_fast.data import public_sets
+
+    known = public_sets.sources()
+    lines = [(source.name, f"{source.what} ({source.license})") for source in known.values()]
+    parser = CommandParser(
+        "mclnf-fast data", "Fetches the public data that results are of, each file checked.", f"data:\n{_listed(lines)}"
+    )
+    parser.add_argument("name", choices=list(known), metavar="NAME", help="one of those below")
+    parser.add_argument("--out", metavar="DIR", help="folder for the files; default: data/NAME")
+    options = _parsed(parser, words)
+    if options is not None:
+        folder = public_sets.download(options.name, options.out or pathlib.Path("data") / options.name)
+        source = known[options.name]
+        print(f"{len(source.files)} files in {folder}, every one as published (license: {source.license})")
+        print(f"learn from them: mclnf-fast run {source.system} --data {shlex.quote(str(folder))}")
+    return 0
+
+
 def _bench(words: list[str]) -> int:
     # The benchmarks live in the source checkout: beside the package, or in the current folder.
     beside = pathlib.Path(__file__).resolve().parents[2]
@@ -164,6 +183,7 @@ def _info(words: list[str]) -> int:
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "run": ("learn: mclnf-fast run NAME, with one of the systems below", _run),
     "table": ("tables and figures of finished runs: mclnf-fast table RUN [RUN ...] --out DIR", _table),
+    "data": ("fetch public data by name: mclnf-fast data NAME", _data),
     "bench": ("measure every op against its peers and the machine's limit", _bench),
     "tune": ("time the tiles of the Triton kernels on this GPU and keep the fastest", _tune),
     "info": ("what is installed and built, and which backend each op takes", _info),

@@ -109,8 +109,8 @@ def _fetch(source: Source, file: SourceFile, path: pathlib.Path) -> None:
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", None) or error
         raise InputError(
-            f"{source.name}: cannot fetch {address} ({reason}): without a network, fetch the folder {source.address} "
-            f"elsewhere and put {file.path} at {path}; files that are there are checked and kept"
+            f"{source.name}: cannot fetch {address} ({reason}): without a network here, fetch it elsewhere and put it "
+            f"at {path}; files that are there are checked and kept"
         ) from None
     if len(content) != file.bytes or _sha256(content) != file.sha256:
         size = f"more than {file.bytes}" if len(content) > file.bytes else f"{len(content)}"

@@ -170,6 +170,13 @@ def test_gray_pictures_of_16_bits_of_an_srn_object(tmp_path):
     assert load_objects(car).test[0].images[0, 0, 0].tolist() == [128, 128, 128, 255]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_json_of_any_unicode(tmp_path, encoding):
+    path = posed(tmp_path / "one") / "transforms.json"
+    path.write_bytes(path.read_text().encode(encoding))
+    assert len(through("scene", tmp_path)[0]) == 6
+
+
 @pytest.mark.parametrize("name", ["12:30:00.png", "1:2.png", "images/0:1.png"])
 def test_a_name_may_hold_a_colon(tmp_path, name):
     root = posed(tmp_path / "one", frame=lambda k: {"file_path": name} if k == 0 else {})

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from mclnf_fast import cli
 from mclnf_fast.data import public_sets as module
 from mclnf_fast.errors import InputError
 
@@ -85,7 +86,7 @@ def test_a_longer_answer_is_cut_off_and_refused(known: str, tmp_path: pathlib.Pa
 
 def test_without_a_network_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     monkeypatch.setattr(module, "sources", lambda: {"ours": source("http://127.0.0.1:9/")})
-    with pytest.raises(InputError, match=r"cannot fetch http://127.0.0.1:9/a%20b.bin .*put a b.bin at .*are checked"):
+    with pytest.raises(InputError, match=r"cannot fetch http://127.0.0.1:9/a%20b.bin .*put it at .*are checked"):
         module.download("ours", tmp_path / "got")
 
 
@@ -93,6 +94,13 @@ def test_a_folder_that_cannot_be_made_is_named(known: str, tmp_path: pathlib.Pat
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file/to/a b.bin cannot be written: Not a directory"):
         module.download("ours", tmp_path / "file")
+
+
+def test_the_command_prints_what_comes_next(known: str, tmp_path: pathlib.Path, capsys) -> None:
+    assert cli.main(["data", "ours", "--out", str(tmp_path / "my data")]) == 0
+    assert f"mclnf-fast run image --data '{tmp_path}/my data'" in capsys.readouterr().out
+    assert cli.main(["data", "our"]) == 2
+    assert "NAME" in capsys.readouterr().err
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

@@ -19,6 +19,7 @@ from mclnf_fast.fields.io import load_tensors
 from mclnf_fast.learn.meta.config import MetaConfig
 from mclnf_fast.learn.methods import METHODS
 from mclnf_fast.metrics import psnr
+from mclnf_fast.systems.city.options import CityConfig
 from mclnf_fast.systems.common.config_file import with_options
 from mclnf_fast.systems.signals.data import load, meta_initialization, random_initialization
 from mclnf_fast.systems.signals.options import (
@@ -269,3 +270,8 @@ def test_the_first_steps_are_by_the_optimizer_that_the_initialization_was_learne
     meta = MetaConfig(inner_steps=4, inner=inner, algorithm="reptile", inner_lr=0.02)
     config = dataclasses.replace(ImageConfig(), meta=meta).adapting()
     assert (config.warm_steps, config.warm_lr) == (warm, 0.02)
+
+
+def test_adams_rate_rises_within_a_few_steps_in_signals_and_slowly_in_a_city():
+    assert ImageConfig().adapting().ramp == AudioConfig().adapting().ramp == 8
+    assert CityConfig().adapting("mod").ramp == 64

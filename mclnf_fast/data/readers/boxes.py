@@ -20,6 +20,7 @@ MARGIN = 0.05  # of a footprint's side, on each side
 FAR = 8.0  # a ray counts as far as this many camera heights; shallower ones would reach for the horizon
 MOST_POINTS = 200_000  # torch.quantile takes 16 million values at most, and percentiles need far fewer
 FEWEST_POINTS = 50
+FARTHEST = 1e15  # scene units; points beyond count as infinite, since squares of their distances are in float32
 
 
 def cut_by_position(group: FrameGroup, nx: int, ny: int) -> list[FrameGroup]:
@@ -197,7 +198,7 @@ def read_points(root: Path, named: str | None) -> Tensor | None:
         path = safe_path(root, root, name, root / "transforms.json")
         if path.is_file():
             xyz = _npz_points(path) if path.suffix == ".npz" else _ply_points(path)
-            xyz = xyz[np.isfinite(xyz).all(1)]
+            xyz = xyz[(np.abs(xyz) < FARTHEST).all(1)]  # false for NaN, too
             if len(xyz) < FEWEST_POINTS:
                 raise InputError(f"{path}: must hold at least {FEWEST_POINTS} finite points, has {len(xyz)}")
             return torch.from_numpy(xyz[:: len(xyz) // MOST_POINTS + 1].copy())

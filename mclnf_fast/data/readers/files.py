@@ -21,7 +21,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`.
 
     Raises:
-        InputError: the file is missing, is no UTF-8 or no JSON, or holds something other than an object.
+        InputError: the file is missing, is no Unicode or no JSON, or holds something other than an object.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -31,7 +31,7 @@ def read_json(path: Path) -> dict[str, Any]:
     {'w': 8}
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())  # which finds out whether it is UTF-8, 16 or 32, with a mark or without
     except FileNotFoundError:
         raise InputError(f"{path}: must be a JSON file, was not there") from None
     # RecursionError: a file of 100,000 opening brackets must be an error of the file and not of the program.

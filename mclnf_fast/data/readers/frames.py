@@ -19,6 +19,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
 
 IMAGE_THREADS = 4  # Pillow decodes without Python's lock; more threads than this wait for the disk
+MOST_FOCAL = 1e9  # pixels; a file with more is damaged
 ANGLE_TOLERANCE = 0.02  # relative, between a focal length and a field of view that stand side by side
 Picture = TypeVar("Picture")
 
@@ -173,7 +174,7 @@ def pinhole_intrinsics(frame: PosedFrame, width: int, height: int) -> tuple[floa
                 f"{frame.image}: {key!r} in {frame.source.name} must be the image's {size}, was {known[key]:g}"
             )
     for key in ("camera_angle_x", "camera_angle_y"):
-        if key in known and not 0 < known[key] < math.pi:
+        if key in known and not 1e-9 < known[key] < math.pi:  # below it, the tangent may be 0
             raise InputError(f"{frame.source}: key {key!r} must be in (0, pi) radians, was {known[key]:g}")
     for axis, side in (("x", width), ("y", height)):
         if f"camera_angle_{axis}" not in known:
@@ -194,6 +195,11 @@ def pinhole_intrinsics(frame: PosedFrame, width: int, height: int) -> tuple[floa
             f"{frame.source}: must have 'fl_x' or 'camera_angle_x' (focal length) for {frame.name}, has none"
         )
     fy = fx if fy is None else fy
-    if not (fx > 0 and fy > 0):
-        raise InputError(f"{frame.source}: focal lengths must be positive, were {fx:g} and {fy:g}")
-    return fx, fy, known.get("cx", width / 2), known.get("cy", height / 2)
+    if not (0 < fx < MOST_FOCAL and 0 < fy < MOST_FOCAL):
+        raise InputError(
+            f"{frame.source}: focal lengths must be positive and below {MOST_FOCAL:g} pixels, were {fx:g} and {fy:g}"
+        )
+    cx, cy = known.get("cx", width / 2), known.get("cy", height / 2)
+    if not max(abs(cx), abs(cy)) < MOST_FOCAL:
+        raise InputError(f"{frame.source}: cx and cy must be below {MOST_FOCAL:g} pixels, were {cx:g} and {cy:g}")
+    return fx, fy, cx, cy

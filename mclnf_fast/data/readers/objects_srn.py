@@ -162,7 +162,7 @@ def srn_frames(folder: Path) -> list[PosedFrame]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: must be a text file, was not there") from None
     except (OSError, ValueError) as error:

@@ -225,7 +225,9 @@ class _Reader:
             part.texture, part.wrap = textures.texture(texture.name, picture, None), texture.wrap
             part.uv, part.textured = (uv * texture.scale + texture.offset).astype(np.float32), textured
             if not np.isfinite(part.uv).all():
-                raise InputError(f"{self.path}: places in textures must be finite, some are not")
+                raise InputError(
+                    f"{self.path}: places in textures must be finite, some are not (scaled by {texture.source})"
+                )
             # A texture stands for the color: many writers leave Kd at black beside it.
             linear[textured] = 1.0
         return part

@@ -110,6 +110,8 @@ def _texture(rest: str, source: str) -> ObjTexture:
             texture.scale, texture.offset = (pair, texture.offset) if option == "-s" else (texture.scale, pair)
         elif option not in HARMLESS and not _is_default(option, words, values):
             raise InputError(f"{source}: the option {option} {' '.join(words)} of map_Kd is not read")
+    if not (np.isfinite(texture.scale).all() and np.isfinite(texture.offset).all()):
+        raise InputError(f"{source}: -s and -o of map_Kd must be finite, were not")
     texture.name = rest
     if not rest:
         raise InputError(f"{source}: map_Kd must name a picture, names none")
