@@ -92,6 +92,7 @@ class _Lines:
         if now < self.next or (self.total and self.made >= self.total):
             return
         self.next = now + EVERY
-        share = f" of {self.total:,}, {100 * self.made // self.total} %" if self.total else ""
+        share = f" of {self.total:,}, {100 * self.made // self.total} %" if self.total else " done"
         rest = f", {_rest(seconds)}" if self.total and seconds is not None else ""
-        print(f"{self.label}: {self.made:,}{share}{rest}", file=sys.stderr, flush=True)
+        # Not among the errors: what a command prints there is the one line that ends it.
+        print(f"{self.label}: {self.made:,}{share}{rest}", flush=True)
