@@ -77,7 +77,7 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     record = _record(run, data, protocols, learned, extra)
     _result(protocols, params, wide, run, data).write(folder.path)
     record, report = run.finish(record, lambda *_: [Picture(**picture) for picture in drawn], write_city_report)
-    say(city_text(record, color=sys.stdout.isatty()))
+    say(city_text(record, color=sys.stdout is not None and sys.stdout.isatty()))
     say(f"report: {report}")
     return folder.path
 
