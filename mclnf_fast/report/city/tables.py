@@ -27,7 +27,8 @@ Methods = Mapping[str, CityResults]
 LOSS = 0.5  # dB below the block's first figure from which a cell is marked as lost
 NAME = 12  # characters of the longest block name in a terminal: six blocks fit into 100 columns
 _CSV = (("psnr_mean", "psnr", "last"), ("ssim_mean", "ssim", "last"), ("forgetting", "psnr", "forgetting"))
-TRIVIAL = "mean color of the training views"
+TRIVIAL = "mean color"
+TRIVIAL_NOTE = "Mean color: pictures of the mean color of the training views, which nobody has to learn."
 BUDGET = (
     "Steps in all and rays: over all blocks, those of a joint method too; replay takes twice as many rays per step. "
     "GFLOP: forward and backward of all samples of these rays, more of one wide network than of a module per block."
@@ -102,7 +103,8 @@ def _with_trivial(table: Table, values: Mapping[str, float | None]) -> Table:
     cells = tuple(Cell(db(values.get(head))) for head in table.heads)
     if all(cell.text == "-" for cell in cells):
         return table
-    return replace(table, rows=(Row("", "trivial", TRIVIAL, cells), *table.rows))
+    rows = (Row("", "trivial", TRIVIAL, cells), *table.rows)
+    return replace(table, rows=rows, notes=(*table.notes, TRIVIAL_NOTE))
 
 
 def _forgetting(results: CityResults) -> Cell:
