@@ -89,7 +89,8 @@ def info() -> Info:
                 elif taken is None:
                     reasons[name] = reason
             table.setdefault(str(device), {})[op] = {"backend": taken, "passed_over": reasons}
-    machine = f"{_processor()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
+    threads = torch.get_num_threads()
+    machine = f"{_processor()}, {threads} thread{'s' * (threads != 1)}, Python {platform.python_version()}"
     if torch.cuda.is_available():
         machine += f", {torch.cuda.get_device_name()}"
     versions = {p: _version(p) for p in _PACKAGES}

@@ -153,7 +153,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch)
         for _ in range(100):
             now += 1.0
             bar(1)
-    lines = capsys.readouterr().err.splitlines()
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "learning: 10 of 100, 10 %, 90 s left"
     assert len(lines) == 3
     assert all(line.isprintable() for line in lines)
@@ -161,7 +161,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch)
         for _ in range(20):
             now += 1.0
             bar(1)
-    assert capsys.readouterr().err == "reading: 10\n"
+    assert capsys.readouterr().out == "reading: 10 done\n"
     with progress("short", 3) as bar:
         bar(1)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr() == ("", "")

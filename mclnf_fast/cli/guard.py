@@ -45,7 +45,8 @@ def guarded(command: Callable[[list[str]], int], words: Sequence[str]) -> int:
         check_environment(os.environ)
         code = command(list(words))
         # Here and not at the end of the process, where Python would only print "Exception ignored".
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed before the start: `>&-`
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return _report("interrupted; --resume continues the run", INTERRUPTED)
@@ -160,7 +161,7 @@ def _bug(error: Exception) -> str:
 
 def _report(text: str, code: int) -> int:
     # A pipe that is closed, or a full disk, is no place for what is still buffered: Python would try again at its end.
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (stream for stream in (sys.stdout, sys.stderr) if stream is not None):
         try:
             stream.flush()
         except (OSError, ValueError):

@@ -171,7 +171,7 @@ def safe_path(root: Path, folder: Path, name: str, source: Path) -> Path:
     path = folder / name.replace("\\", "/")
     try:
         inside = path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, or a name that holds NUL
         raise InputError(f"{source}: file_path {name!r} cannot be resolved: {error}") from None
     if not inside:
         raise InputError(f"{source}: file_path must stay inside the data folder {root}, was {name!r}")

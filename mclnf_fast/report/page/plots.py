@@ -158,18 +158,19 @@ def step_axis(axes: Axes, steps: Sequence[int]) -> None:
 
 
 def shown_ticks(steps: Sequence[int]) -> list[int]:
-    """Return the steps that get a tick: the last, and before it those whose texts do not touch the next one's.
+    """Return the steps that get a tick: the first, the last, and between them those whose texts do not touch.
 
     >>> shown_ticks([0, 1, 4, 16, 20]), shown_ticks([1, 2, 4, 8])
     ([0, 1, 4, 20], [1, 2, 4, 8])
     """
     # By their distance on the axis and not by their number: 16 and 20 touch even if they are alone.
-    width = math.log2(place(steps[-1]) / place(steps[0]))
+    least = math.log2(place(steps[-1]) / place(steps[0])) / MOST_TICKS - 1e-9
     shown = [steps[-1]]
-    for step in reversed(steps[:-1]):
-        if math.log2(place(shown[0]) / place(step)) >= width / MOST_TICKS - 1e-9:
+    for step in reversed(steps[1:-1]):
+        after, before = (math.log2(place(a) / place(b)) for a, b in ((shown[0], step), (step, steps[0])))
+        if min(after, before) >= least:
             shown.insert(0, step)
-    return shown
+    return [steps[0], *shown] if len(steps) > 1 else shown
 
 
 def place(step: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from mclnf_fast.report.page.methods import Look
 from mclnf_fast.report.page.page import Page, Section, closing_sections, made_on, picture_block, write_page
 from mclnf_fast.report.page.plots import WIDE, Curves, draw_curves, new_figure, plain_axes, save
 from mclnf_fast.report.page.style import db, duration
-from mclnf_fast.report.page.tables import Cell, Column, Row, Table, build, terminal
+from mclnf_fast.report.page.tables import Cell, Column, Row, Table, build, terminal, terminal_width
 from mclnf_fast.report.record import InitializationRecord, Picture
 from mclnf_fast.report.starts.columns import care_note, mean_error
 
@@ -100,7 +101,7 @@ def terminal_text(record: InitializationRecord, description: Description, tiles:
         return "no results yet"
     title = f"{record.title}: PSNR in dB{description.scored}, mean ± standard error"
     care = care_note(record)
-    lines = [title, "", terminal(description.table), *([care] if care else []), ""]
+    lines = [title, "", terminal(description.table), *textwrap.wrap(care, terminal_width()), ""]
     lines += [f"{tile.label}: {tile.value}" for tile in tiles]
     return "\n".join(lines)
 

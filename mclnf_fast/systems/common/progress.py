@@ -54,7 +54,7 @@ def progress(label: str, total: int | None, done: int = 0) -> Iterator[Callable[
         total: steps in all; None: unknown, or known to the loop alone.
         done: steps that a former process has made, which count for nothing in the time that is left.
     """
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         shape = _BAR if total else None
         with tqdm(total=total, initial=done, desc=label, leave=False, dynamic_ncols=True, bar_format=shape) as bar:
             left = TimeLeft((total or 0) - done)
@@ -92,6 +92,7 @@ class _Lines:
         if now < self.next or (self.total and self.made >= self.total):
             return
         self.next = now + EVERY
-        share = f" of {self.total:,}, {100 * self.made // self.total} %" if self.total else ""
+        share = f" of {self.total:,}, {100 * self.made // self.total} %" if self.total else " done"
         rest = f", {_rest(seconds)}" if self.total and seconds is not None else ""
-        print(f"{self.label}: {self.made:,}{share}{rest}", file=sys.stderr, flush=True)
+        # Not among the errors: what a command prints there is the one line that ends it.
+        print(f"{self.label}: {self.made:,}{share}{rest}", flush=True)

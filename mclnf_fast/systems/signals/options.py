@@ -157,7 +157,7 @@ class SignalConfig(SystemConfig):
 
     quick_values: ClassVar[Values]
 
-    init_from: pathlib.Path | None = None
+    init_from: Annotated[pathlib.Path | None, arg(metavar="DIR")] = None
     """Folder of a former run whose meta-learned initializations are taken, instead of learning them."""
     methods: tuple[str, ...] = DEFAULT_METHODS
     """What to run side by side."""
