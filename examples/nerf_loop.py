@@ -29,9 +29,11 @@ def truth(origins: Tensor, directions: Tensor) -> Tensor:
     return torch.where((inside > 0)[:, None], 0.5 + hit / 1.2, BACKGROUND)
 
 
-def render(bank: mf.FieldBank, origins: Tensor, directions: Tensor, bins: int, seed: int | None) -> Tensor:
-    """Return the colors [R, 3] that a bank of one module has along rays; a seed jitters the bins."""
-    samples = mf.ops.march_rays(origins, directions, None, BOX, bins=bins, stratified=seed is not None, seed=seed or 0)
+def render(bank: mf.FieldBank, origins: Tensor, directions: Tensor, per_ray: int, seed: int | None) -> Tensor:
+    """Return the colors [R, 3] that a bank of one module has along rays, `per_ray` samples each; a seed jitters them."""
+    jitter = {"stratified": seed is not None, "seed": seed or 0}
+    # A ray is cut into bins, and each bin is a sample: a grid of occupied cells in place of None would leave some out.
+    samples = mf.ops.march_rays(origins, directions, None, BOX, bins=per_ray, **jitter)
     middle = (samples.t_starts + samples.t_ends)[:, None] / 2
     x = origins[samples.ray_ids] + middle * directions[samples.ray_ids]
     raw = bank(x[None])[0]  # [N, 4]: one module takes all points
@@ -43,7 +45,7 @@ def render(bank: mf.FieldBank, origins: Tensor, directions: Tensor, bins: int, s
 
 def main(quick: bool = False) -> dict[str, float]:
     """Train the field and return the PSNR of an unseen view before and after."""
-    size, bins, rays, steps = (16, 16, 256, 120) if quick else (48, 32, 1024, 800)
+    size, per_ray, rays, steps = (16, 16, 256, 120) if quick else (48, 32, 1024, 800)
     torch.manual_seed(0)
     cameras: Cameras = sphere_cameras(12, size, seed=0)
     every = [cameras.view_rays(k) for k in range(len(cameras))]
@@ -55,12 +57,12 @@ def main(quick: bool = False) -> dict[str, float]:
 
     def psnr() -> float:
         with torch.no_grad():
-            return float(-10 * (render(bank, *every[0], bins, None) - expected).square().mean().log10())
+            return float(-10 * (render(bank, *every[0], per_ray, None) - expected).square().mean().log10())
 
     before = psnr()
     for step in range(steps):
         pick = torch.randint(len(origins), (rays,))
-        loss = (render(bank, origins[pick], directions[pick], bins, seed=step) - colors[pick]).square().mean()
+        loss = (render(bank, origins[pick], directions[pick], per_ray, seed=step) - colors[pick]).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

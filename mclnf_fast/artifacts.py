@@ -5,8 +5,7 @@ Render a finished city from a new camera:
     import math
     import torch
     import mclnf_fast as mf
-    from mclnf_fast.render import Cameras
-    from mclnf_fast.render.cameras import look_at
+    from mclnf_fast.render import Cameras, look_at
 
     city = mf.load("outputs/city/2026-01-31_120000")
     low, high = city.cells.hull()                                       # the box of the city, in scene units

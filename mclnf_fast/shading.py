@@ -36,8 +36,8 @@ class Shading:
             and only gradients grow.
         color_activation: `sigmoid`, the only one that the compiled loss knows.
         background: `black`, `white`, a color (r, g, b) in [0, 1], or `last_sample`: the color of the ray's last sample
-            also stands behind it, whatever its density (the ground below a city, the sky of a photo); a ray without
-            samples is then black.
+            also stands behind it, whatever its density (the ground below a city, the sky of a photo).
+        missed: under `last_sample`, the color of a ray without samples (it misses the box in which the field lives).
         detach_last_density: the density of a ray's last sample gets no gradient. Needed if that sample's spacing is
             endless (1e10): its opacity is then a switch, whose derivative is 0 or overflows.
         view_directions: the field takes the unit direction of the ray after the position, 6 coordinates in place of 3.
@@ -56,6 +56,7 @@ class Shading:
     max_raw_density: float = math.inf
     color_activation: ColorActivation = "sigmoid"
     background: NamedBackground | Color = "black"
+    missed: Color = (0.0, 0.0, 0.0)
     detach_last_density: bool = False
     view_directions: bool = False
 
@@ -70,6 +71,7 @@ class Shading:
         if not _is_number(self.max_raw_density) or math.isnan(self.max_raw_density):
             raise InputError(f"max_raw_density must be a number, got {self.max_raw_density!r}")
         object.__setattr__(self, "background", _checked_background(self.background))
+        object.__setattr__(self, "missed", _checked_color("missed", self.missed))
 
     @property
     def background_color(self) -> Color | None:
@@ -107,6 +109,7 @@ class Shading:
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         plain["max_raw_density"] = None if self.max_raw_density == math.inf else self.max_raw_density
         plain["background"] = self.background if isinstance(self.background, str) else list(self.background)
+        plain["missed"] = list(self.missed)
         return plain
 
     @classmethod
@@ -140,11 +143,14 @@ def _is_number(value: object) -> bool:
 def _checked_background(value: object) -> NamedBackground | Color:
     if isinstance(value, str) and value in get_args(NamedBackground):
         return value  # type: ignore[return-value]  # checked against the Literal
+    return _checked_color("background", value, f"one of {', '.join(get_args(NamedBackground))}, or ")
+
+
+def _checked_color(name: str, value: object, or_else: str = "") -> Color:
     if isinstance(value, tuple | list) and len(value) == 3 and all(_is_number(v) and 0 <= v <= 1 for v in value):
         red, green, blue = (float(v) for v in value)
         return red, green, blue
-    names = ", ".join(get_args(NamedBackground))
-    raise InputError(f"background must be one of {names}, or three numbers in [0, 1], got {value!r}")
+    raise InputError(f"{name} must be {or_else}three numbers in [0, 1], got {value!r}")
 
 
 SCENE_SHADING = Shading("exp", density_first=True, max_raw_density=9.0, background="last_sample")

@@ -96,9 +96,10 @@ class Scene:
         name: name of the data in reports.
         blocks: at least one.
         aabb: [2, 3], scene units, a box about all blocks.
-        unit: the length that 1.0 stands for, such as "100 m".
+        unit: the length that 1.0 stands for, such as "100 m"; "scene" if the data do not say.
         origin: what was taken off the files' coordinates, scene units: a point p of the scene is p + origin there. It
             is 0 but for data so far from their origin that float32 could not hold them.
+        notes: how its box and its blocks came about, and what was changed, in sentences.
 
     Raises:
         InputError: no block, or `aabb` is no box.
@@ -115,6 +116,7 @@ class Scene:
     aabb: Tensor
     unit: str
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_aabb(self.aabb, f"aabb of scene {self.name!r}")

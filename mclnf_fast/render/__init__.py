@@ -1,6 +1,6 @@
 """Cameras, cells, and volume rendering of a bank: rays in, pixels and their loss out."""
 
-from mclnf_fast.render.cameras import Cameras
+from mclnf_fast.render.cameras import Cameras, look_at
 from mclnf_fast.render.cells import Cells
 from mclnf_fast.render.losses import ray_losses
 from mclnf_fast.render.occupancy import OccupancyGrid
@@ -20,6 +20,7 @@ __all__ = [
     "Rays",
     "RenderSettings",
     "Rendered",
+    "look_at",
     "ray_losses",
     "render_fused",
     "render_modules",

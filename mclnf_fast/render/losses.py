@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from mclnf_fast import ops
@@ -64,6 +65,11 @@ def ray_losses(
     rays = samples.packed_info.shape[0]
     if colors.shape[-1:] != (3,) or colors.numel() != 3 * rays:
         raise ValueError(f"colors must be [R, 3] or [T, R / T, 3] of {rays} rays, got {list(colors.shape)}")
+    target, missed = colors.reshape(-1, 3), settings.shading.missed
+    if settings.shading.background == "last_sample" and any(missed):
+        # The op has black for a ray without samples: of a target that is as much darker the error is the same.
+        empty = samples.packed_info[:, 1:] == 0
+        target = torch.where(empty, target - ops.constant(missed, target), target)
     weights, biases, tables = split_params(params, spec)
     x = samples.x
     if tables:  # the compiled loss takes features, not grids
@@ -75,7 +81,7 @@ def ray_losses(
         weights,
         biases,
         samples.deltas,
-        colors.reshape(-1, 3),
+        target,
         spec.mlp,
         settings.shading,
         ray_weight=ray_weight,

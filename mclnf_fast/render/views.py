@@ -60,8 +60,7 @@ def render_views(bank: FieldBank, cameras: Cameras, settings: RenderSettings, ce
     Example, a scene of one cell from above:
         >>> import torch
         >>> from mclnf_fast import FieldBank, FieldSpec
-        >>> from mclnf_fast.render import Cameras, Cells, RenderSettings, render_views
-        >>> from mclnf_fast.render.cameras import look_at
+        >>> from mclnf_fast.render import Cameras, Cells, RenderSettings, look_at, render_views
         >>> bank = FieldBank(FieldSpec(3, 4, width=8, hidden_layers=1), modules=1)
         >>> cells = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3]]))
         >>> camera = Cameras(look_at(torch.tensor([[0.0, 0.0, 4.0]]), torch.zeros(1, 3)), 8.0, 8.0, 4.0, 4.0, 8, 8)

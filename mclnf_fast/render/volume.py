@@ -92,14 +92,15 @@ def composite(
         background = ops.constant(fixed, color)
         out = ops.composite(density, color, t_starts, t_ends, packed_info, background, backend=settings.backend)
         return Rendered(out.color, out.opacity, out.depth)
+    missed = ops.constant(settings.shading.missed, color)
     if color.shape[0] == 0:
-        background = color.new_zeros(packed_info.shape[0], color.shape[1])
+        background = missed.expand(packed_info.shape[0], -1).contiguous()
         out = ops.composite(density, color, t_starts, t_ends, packed_info, background, backend=settings.backend)
         return Rendered(out.color, out.opacity, out.depth)
     # The depth of what is behind is the end of the last sample: a hole in the ground would else be at the camera.
     last = (packed_info.sum(1) - 1).clamp(min=0)
     hit = (packed_info[:, 1] > 0)[:, None]
-    background = torch.where(hit, color.index_select(0, last), color.new_zeros(()))
+    background = torch.where(hit, color.index_select(0, last), missed)
     out = ops.composite(density, color, t_starts, t_ends, packed_info, background, backend=settings.backend)
     end = torch.where(hit[:, 0], t_ends[last], t_ends.new_zeros(()))
     return Rendered(out.color, out.opacity, out.depth + (1 - out.opacity) * end)
@@ -197,7 +198,11 @@ def render_fused(
         early_stop_eps=early_stop_eps,
         backend=settings.backend,
     )
-    return Rendered(out.color, out.opacity, out.depth * cells.unit)
+    color = out.color
+    if behind is None and any(shading.missed):
+        # The op leaves a ray without samples black; the end of any sample lies in front of its camera.
+        color = torch.where((out.depth > 0)[:, None], color, ops.constant(shading.missed, color))
+    return Rendered(color, out.opacity, out.depth * cells.unit)
 
 
 def render_objects(

@@ -122,7 +122,7 @@ def _draw(runs: Sequence[FinishedRun], command: str, check: bool) -> Tables:
             drawings = draw_signals(run.folder, signals[-1], command)
             drawings = [replace(d, caption=f"{run.label}. {d.caption}") for d in drawings]
         elif isinstance(record, CityRecord):
-            table = city_table(run.label, record.methods, record.tasks, record.across)
+            table = city_table(run.label, record.methods, record.tasks, record.across, record.trivial)
             cities.append((table, record.command))
             drawings = city_strips(run.folder, run.label, record, command)
         else:

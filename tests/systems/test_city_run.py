@@ -106,6 +106,7 @@ def test_the_bank_on_disk_is_the_one_that_was_measured(finished, run_tiny):
 def test_the_result_is_seen_from_a_new_camera(finished, run_tiny):
     learned = mf.load(finished)
     assert (learned.system, learned.method, learned.modules) == ("city", "mim", ["block_1", "block_2"])
+    assert learned.frame.unit == "100 m"  # of MatrixCity
     config = read_config(yaml.safe_load((finished / "config.yaml").read_text()))
     assert learned.settings.samples_per_ray == config.field.samples_per_ray
     assert learned.shading == config.settings.shading

@@ -51,6 +51,7 @@ class FrameGroup:
         name: name of the block.
         train, test: frames; either may be empty.
         aabb: [2, 3], the file's own box, float64 as read; None: it has none.
+        held_out: the test frames are each so many-th of all, chosen by the reader; 0: the split is the data's.
 
     >>> len(FrameGroup("block_1").train)
     0
@@ -60,6 +61,7 @@ class FrameGroup:
     train: list[PosedFrame] = field(default_factory=list)
     test: list[PosedFrame] = field(default_factory=list)
     aabb: Tensor | None = None
+    held_out: int = 0
 
 
 def find_city(path: Path) -> tuple[Path, str] | None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mclnf_fast.data.readers.files import (
     frame_list,
     read_box,
@@ -24,6 +22,7 @@ from mclnf_fast.data.readers.files import (
 from mclnf_fast.data.readers.frames import PosedFrame
 from mclnf_fast.data.readers.lenses import read_intrinsics, warn_of_masks
 from mclnf_fast.data.readers.matrixcity import FrameGroup
+from mclnf_fast.data.readers.posed.cut_scene import hold_out
 from mclnf_fast.errors import InputError
 
 IMAGE_ENDINGS = ("", ".png", ".jpg", ".jpeg", ".webp")  # Blender's files leave them out
@@ -133,18 +132,9 @@ def read_nerfstudio(root: Path, holdout_every: int) -> tuple[FrameGroup, dict[st
         group.test = [f for w, f in frames if (w in test if test is not None else w not in (train or ()))]
         group.train = [f for w, f in frames if (w in train if train is not None else w not in (test or ()))]
     else:
-        is_test = _every(len(frames), holdout_every)
-        group.train = [f for (_, f), test_view in zip(frames, is_test, strict=True) if not test_view]
-        group.test = [f for (_, f), test_view in zip(frames, is_test, strict=True) if test_view]
+        group.train, group.test = hold_out([frame for _, frame in frames], holdout_every)
+        group.held_out = holdout_every
     return group, content
-
-
-def _every(count: int, step: int) -> np.ndarray:
-    """Return bool [count], true at each `step`-th from 0 on; never at a single one, which has to be trained on."""
-    chosen = np.zeros(count, bool)
-    if step > 0 and count > 1:
-        chosen[::step] = True
-    return chosen
 
 
 def _file_names(content: dict[str, Any], key: str, path: Path) -> set[str] | None:

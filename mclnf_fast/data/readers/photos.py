@@ -11,12 +11,14 @@ from torch import Tensor
 
 from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.data.photos import PhotoSets, photo_of, split_counts
+from mclnf_fast.data.readers.boxes import object_box
 from mclnf_fast.data.readers.decoding.pictures import covering_size, fit
 from mclnf_fast.data.readers.frames import PosedFrame, pinhole_intrinsics, read_image, reduced_size
 from mclnf_fast.data.readers.gather import MOST_BYTES
 from mclnf_fast.data.readers.options import PhotoReadOptions, Progress, options_of
+from mclnf_fast.data.readers.posed.scene_frames import SceneFrames, blender_frames, nerfstudio_frames
 from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout
-from mclnf_fast.data.readers.scenes import SceneFrames, blender_frames, file_reason, nerfstudio_frames
+from mclnf_fast.data.readers.scenes import file_reason
 from mclnf_fast.data.scene import ImageSet
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras, cat_cameras
@@ -149,7 +151,9 @@ def photo_bounds(cameras: Cameras, scene: SceneFrames, images: Tensor) -> tuple[
     bounds = [] if scene.points is None else _bounds_of_points(cameras, scene.points)
     if len(bounds) < len(cameras):
         names = tuple(str(k) for k in range(len(cameras)))
-        bounds += _bounds_of_box(cameras, scene.bounds(ImageSet(images, cameras, names)))
+        # Without cameras inside: between near and far no ray misses, and samples are best where the place is.
+        box, _ = scene.bounds(ImageSet(images, cameras, names), around=object_box)
+        bounds += _bounds_of_box(cameras, box)
     if not bounds:
         raise InputError(f"{scene.name}: photos must see the scene's points or its box, see neither")
     near, far = min(low for low, _ in bounds), max(high for _, high in bounds)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mclnf_fast.data.readers import matrixcity
-from mclnf_fast.data.readers.boxes import cell_box, cut_by_position, ground_height, object_box, read_points, scene_box
-from mclnf_fast.data.readers.files import read_box, read_json
-from mclnf_fast.data.readers.frames import PosedFrame, load_image_set
+from mclnf_fast.data.readers.boxes import cell_box, clipped, ground_height
+from mclnf_fast.data.readers.frames import load_image_set
 from mclnf_fast.data.readers.matrixcity import FrameGroup, find_city
-from mclnf_fast.data.readers.nerf_json import read_blender, read_nerfstudio
 from mclnf_fast.data.readers.options import SceneReadOptions, options_of
-from mclnf_fast.data.readers.origin import far_origin, warn_of_origin
+from mclnf_fast.data.readers.posed.cut_scene import cut_by_position, hold_out, with_test_views
+from mclnf_fast.data.readers.posed.scene_frames import SceneFrames, blender_frames, nerfstudio_frames
 from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout
 from mclnf_fast.data.scene import Block, ImageSet, Scene, check_aabb
 from mclnf_fast.errors import InputError
+
+OPTION = "the option"  # where a box is from, in a note
 
 
 def load_scene(path: str | Path, options: SceneReadOptions | None = None, **changes: Any) -> Scene:
@@ -34,11 +33,19 @@ def load_scene(path: str | Path, options: SceneReadOptions | None = None, **chan
 
     Returns:
         A `Scene`. One that lies so far from its origin (coordinates of a map) that float32 would move its cameras is
-        taken relative to `Scene.origin`, with a warning. A MatrixCity block's box is its file's `aabb`, else the 2-98 %
-        box of the points at which its corner rays meet the ground (z = 0), up to the lowest camera. Other scenes have
-        `aabb`, then the file's `aabb_points_2_98`, then the points' 2-98 % box, then that footprint, and for views from
-        all around an object a cube about it. A block cut by a grid has its own cameras' footprint, within the scene's
-        heights.
+        taken relative to `Scene.origin`, with a warning. Its notes name where its box is from: the first of
+
+        - the option `aabb`, then the file's `aabb`, as they are;
+        - the file's `aabb_points_2_98`, then the 2-98 % box of the sparse points (`decoding.points.read_points`), each
+          with the heights of the points;
+        - the 2-98 % box of the points at which the corner rays meet the ground, up to the lowest camera;
+        - for views from all around something a cube about the point that they look at: of a Blender scene as large as
+          the pictures' field of view there, otherwise with all cameras inside, since what stands behind is in the
+          pictures too. It is at most the cube that instant-ngp's `aabb_scale` names.
+
+        A block cut by a grid has its own cameras' footprint, within the heights of the scene (and within its box, if an
+        option or the file names one). A block that has none of the held-out views holds out its own, or is merged with
+        its neighbor: see `cut_scene.with_test_views`; the notes name it.
 
     Raises:
         InputError: an option is out of range, or the folder, a file, a pose, a path or a picture is not as it must be;
@@ -72,118 +79,6 @@ def load_scene(path: str | Path, options: SceneReadOptions | None = None, **chan
         _refuse_names(root, names)
         raise unknown_layout("scene", root)
     return read_with(reader, root, settings)
-
-
-@dataclass
-class SceneFrames:
-    """The frames of a scene, before its pictures are read and its box is known.
-
-    Coordinates are relative to `origin`: a scene far from the origin of its files is moved when the record is made.
-
-    Attributes:
-        name, unit: those of the scene.
-        groups: one per block of the data.
-        box: [2, 3], the file's percentile box of its points, when it has no other.
-        points: [P, 3], sparse points.
-        is_object: whether its views stand around an object.
-        origin: what was taken off the files' coordinates, see `Scene`.
-
-    >>> SceneFrames("lego", [FrameGroup("lego")], is_object=True).unit
-    'scene'
-    """
-
-    name: str
-    groups: list[FrameGroup]
-    box: Tensor | None = None
-    points: Tensor | None = None
-    is_object: bool = False
-    unit: str = "scene"
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
-
-    def __post_init__(self) -> None:
-        frames = [frame for group in self.groups for frame in (*group.train, *group.test)]
-        self.origin = far_origin(np.array([frame.c2w[:3, 3] for frame in frames]).reshape(-1, 3))
-        warn_of_origin(self.name, self.origin)
-        shift = np.array(self.origin)
-        # Taken off in float64; only what is left is rounded.
-        for group in self.groups:
-            group.train = [_moved(frame, shift) for frame in group.train]
-            group.test = [_moved(frame, shift) for frame in group.test]
-            group.aabb = self.relative(group.aabb)
-        self.box, self.points = self.relative(self.box), self.relative(self.points)
-
-    def relative(self, points: Tensor | None) -> Tensor | None:
-        """Return points [..., 3] in the files' coordinates relative to `origin`, float32."""
-        if points is None:
-            return None
-        return (points.double() - torch.tensor(self.origin, dtype=torch.float64)).to(torch.float32)
-
-    def bounds(self, views: ImageSet) -> Tensor:
-        """Return the box [2, 3] of a scene of one group, see `load_scene`; `views` are all of it."""
-        aabb = self.groups[0].aabb
-        if aabb is not None:
-            return aabb
-        return object_box(views.cameras) if self.is_object else scene_box(views, self.points, self.box)
-
-
-def _moved(frame: PosedFrame, shift: np.ndarray) -> PosedFrame:
-    """Return the frame with its camera moved by -shift [3]."""
-    if not shift.any():
-        return frame
-    c2w = frame.c2w.copy()
-    c2w[:3, 3] -= shift
-    return replace(frame, c2w=c2w)
-
-
-def blender_frames(root: Path) -> SceneFrames:
-    """Return the frames of `transforms_train.json` and its companions; their views stand around an object.
-
-    Raises:
-        InputError: as `load_scene` does.
-
-    >>> from mclnf_fast.data import procedural_cars, write_objects
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     tree = write_objects(procedural_cars(1, 1, views=2, size=8), f"{folder}/cars")
-    ...     path = tree / "car_000" / "transforms.json"
-    ...     _ = path.rename(path.with_name("transforms_train.json"))
-    ...     frames = blender_frames(tree / "car_000")
-    >>> len(frames.groups[0].train), frames.is_object
-    (2, True)
-    """
-    return SceneFrames(root.resolve().name, [read_blender(root)], is_object=True)
-
-
-def nerfstudio_frames(root: Path, holdout_every: int) -> SceneFrames:
-    """Return the frames of `transforms.json`: nerfstudio's, or one raw block of MatrixCity.
-
-    Raises:
-        InputError: as `load_scene` does.
-
-    >>> from mclnf_fast.data import procedural_cars, write_objects
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     tree = write_objects(procedural_cars(1, 1, views=2, size=8), f"{folder}/cars")
-    ...     frames = nerfstudio_frames(tree / "car_000", holdout_every=2)
-    >>> len(frames.groups[0].train), frames.is_object
-    (1, False)
-    """
-    name, path = root.resolve().name, root / "transforms.json"
-    content = read_json(path)
-    frames = content.get("frames")
-    if isinstance(frames, list) and frames and isinstance(frames[0], dict) and "rot_mat" in frames[0]:
-        # Only the raw dialect has `rot_mat`: this is one of its blocks, named alone.
-        group = FrameGroup(root.name, matrixcity.read_raw_folder(root, root))
-        if content.get("aabb") is not None:
-            group.aabb = read_box(content["aabb"], f"{path}: key 'aabb'")
-        return SceneFrames(name, [group], points=read_points(root, None), unit=matrixcity.UNIT)
-    group, content = read_nerfstudio(root, holdout_every)
-    box = None
-    if group.aabb is None and content.get("aabb_points_2_98") is not None:
-        box = read_box(content["aabb_points_2_98"], f"{path}: key 'aabb_points_2_98'")
-    points_file = content.get("ply_file_path")
-    points = read_points(root, points_file if isinstance(points_file, str) and points_file else None)
-    return SceneFrames(name, [group], box, points)
 
 
 def _grid_or_names(
@@ -229,32 +124,32 @@ def _load_scene(root: Path, frames: SceneFrames, options: SceneReadOptions) -> S
     """Read the pictures of all blocks and find their boxes."""
     aabb = None
     if options.aabb is not None:
-        aabb = frames.box = frames.relative(torch.as_tensor(options.aabb, dtype=torch.float64))
+        aabb = frames.relative(torch.as_tensor(options.aabb, dtype=torch.float64))
     for group in frames.groups:
         if not group.train and not group.test:
             raise InputError(f"{root}: block {group.name!r} must have at least one view, has none")
         # Only when the files name no test views: the data's own are those that figures are compared on.
         if not group.test:
-            group.train, group.test = _hold_out(group.train, options.holdout_every)
+            group.train, group.test = hold_out(group.train, options.holdout_every)
+            group.held_out = options.holdout_every
     grid, _ = _grid_or_names(options.blocks)
     if grid is not None:
         return _cut_scene(frames, grid, aabb, options)
-    blocks = []
+    blocks, sources = [], []
     for group in frames.groups:
         train, test = _load_views(group, options)
         views = train if len(train) else test
-        box = group.aabb if aabb is None else aabb
-        if box is None:
-            box = object_box(views.cameras) if frames.is_object else scene_box(views, frames.points, frames.box)
+        box, source = (aabb, OPTION) if aabb is not None else frames.bounds(views, group)
         blocks.append(Block(group.name, train, test, box))
-    return Scene(frames.name, tuple(blocks), _union([block.aabb for block in blocks]), frames.unit, frames.origin)
+        sources.append(source)
+    return _scene(frames, blocks, sources)
 
 
-def _hold_out(train: list[PosedFrame], every: int) -> tuple[list[PosedFrame], list[PosedFrame]]:
-    """Return training frames as those to train and those to test on, each `every`-th (0: none)."""
-    if every == 0 or len(train) < 2:
-        return train, []
-    return [frame for k, frame in enumerate(train) if k % every], train[::every]
+def _scene(frames: SceneFrames, blocks: list[Block], sources: list[str], notes: Sequence[str] = ()) -> Scene:
+    boxes = [f"Box of the scene: {source}." for source in dict.fromkeys(sources)]
+    sentences = (*frames.notes, *boxes, *(f"{note}." for note in notes))
+    union = _union([block.aabb for block in blocks])
+    return Scene(frames.name, tuple(blocks), union, frames.unit, frames.origin, sentences)
 
 
 def _load_views(group: FrameGroup, options: SceneReadOptions) -> tuple[ImageSet, ImageSet]:
@@ -270,22 +165,27 @@ def _cut_scene(frames: SceneFrames, grid: tuple[int, int], aabb: Tensor | None, 
     groups = frames.groups
     # One group first: blocks of the data may overlap, and a grid is about camera positions alone.
     joined = FrameGroup(frames.name, [f for g in groups for f in g.train], [f for g in groups for f in g.test], aabb)
+    # Of one group or of all: else moving a frame to the test views would change what the data themselves keep apart.
+    joined.held_out = min(group.held_out for group in groups)
     boxes = [group.aabb for group in groups if group.aabb is not None]
     if aabb is None and len(boxes) == len(groups):
         joined.aabb = _union(boxes)
-    cells = cut_by_position(joined, *grid)
-    train, test = _load_views(joined, options)
-    scene = joined.aabb if joined.aabb is not None else scene_box(train, frames.points, frames.box)
+    cells, notes = with_test_views(cut_by_position(joined, *grid), joined.held_out)
+    views = load_image_set(joined.train + joined.test, options.downscale, options.max_side)
+    train = views.pick(torch.arange(len(joined.train)))
+    scene, source = frames.bounds(train, joined)
     ground = ground_height(train.cameras) if frames.points is None else float(frames.points[:, 2].median())
     # Frames of a cell are the very objects of the group: their places in it are those of the pictures.
-    row = {id(frame): k for k, frame in enumerate(joined.train)}
-    test_row = {id(frame): k for k, frame in enumerate(joined.test)}
+    row = {id(frame): k for k, frame in enumerate(joined.train + joined.test)}
     blocks = []
     for cell in cells:
-        cell_train = train.pick(torch.tensor([row[id(frame)] for frame in cell.train], dtype=torch.int64))
-        cell_test = test.pick(torch.tensor([test_row[id(frame)] for frame in cell.test], dtype=torch.int64))
-        blocks.append(Block(cell.name, cell_train, cell_test, cell_box(cell_train, scene, ground)))
-    return Scene(frames.name, tuple(blocks), _union([block.aabb for block in blocks]), frames.unit, frames.origin)
+        cell_train, cell_test = (
+            views.pick(torch.tensor([row[id(frame)] for frame in part], dtype=torch.int64))
+            for part in (cell.train, cell.test)
+        )
+        box = cell_box(cell_train, scene, ground)
+        blocks.append(Block(cell.name, cell_train, cell_test, box if joined.aabb is None else clipped(box, scene)))
+    return _scene(frames, blocks, [OPTION if aabb is not None else source], notes)
 
 
 def _union(boxes: list[Tensor]) -> Tensor:

@@ -98,7 +98,7 @@ def write_city_report(folder: str | Path, record: CityRecord) -> Path:
 def _results(record: CityRecord, looks: dict[str, Look]) -> list[Block]:
     if not looks:
         return []
-    table = city_table("Results", record.methods, record.tasks, record.across)
+    table = city_table("Results", record.methods, record.tasks, record.across, record.trivial)
     return [TableBlock(table), LegendBlock(list(looks.values()))]
 
 
@@ -128,7 +128,7 @@ def _curves(record: CityRecord, looks: dict[str, Look]) -> list[Block]:
             plots.append(Plot(heading, svg(meta_figure(meta)), f"{caption}{seconds}."))
     if record.phases:
         plots.append(Plot("Time of each phase", svg(phase_figure(record.phases), shown)))
-    over_steps = steps_table(methods)
+    over_steps = steps_table(methods, record.trivial)
     blocks: list[Block] = [PlotsBlock(plots)] if plots else []
     return blocks + ([TableBlock(over_steps)] if over_steps else [])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from mclnf_fast.report.city.claims import changed, curve
 from mclnf_fast.report.page.blocks import HeatCell, HeatPanel
@@ -11,6 +12,7 @@ from mclnf_fast.report.page.style import db, duration, fixed
 from mclnf_fast.report.page.tables import (
     Cell,
     Column,
+    Row,
     Table,
     build,
     column,
@@ -25,6 +27,12 @@ Methods = Mapping[str, CityResults]
 LOSS = 0.5  # dB below the block's first figure from which a cell is marked as lost
 NAME = 12  # characters of the longest block name in a terminal: six blocks fit into 100 columns
 _CSV = (("psnr_mean", "psnr", "last"), ("ssim_mean", "ssim", "last"), ("forgetting", "psnr", "forgetting"))
+TRIVIAL = "mean color"
+TRIVIAL_NOTE = "Mean color: pictures of the mean color of the training views, which nobody has to learn."
+BUDGET = (
+    "Steps in all and rays: over all blocks, those of a joint method too; replay takes twice as many rays per step. "
+    "GFLOP: forward and backward of all samples of these rays, more of one wide network than of a module per block."
+)
 NOTE = (
     "PSNR of held-out views, mean over the blocks after the last one was learned. Forgetting: the mean loss of a block "
     "from when it was learned to the end; a bare 0 is exactly zero, bit for bit."
@@ -41,15 +49,20 @@ def city_looks(methods: Methods) -> dict[str, Look]:
 
 
 def city_table(
-    title: str, methods: Methods, blocks: Sequence[str], across: Mapping[str, float | None] | None = None
+    title: str,
+    methods: Methods,
+    blocks: Sequence[str],
+    across: Mapping[str, float | None] | None = None,
+    trivial: float | None = None,
 ) -> Table:
-    """Return the table of a city, a row per method: PSNR, SSIM, the first block, forgetting, time, parameters.
+    """Return the table of a city, a row per method: PSNR, SSIM, the first block, forgetting, time, budget, parameters.
 
     Args:
         title: of the table.
         methods: method -> results.
         blocks: their names, in the order in which they were learned.
         across: method -> PSNR of views over the whole city.
+        trivial: mean PSNR of what nobody has to learn, the mean color of the training pictures; None: no such row.
 
     >>> city_table("", {"mod": CityResults(psnr_mean=20.0)}, ["north"]).heads
     ('mean PSNR (dB)',)
@@ -70,10 +83,28 @@ def city_table(
         Column("whole-city views (dB)", cells({key: views.get(key) for key in methods}), "city"),
         column("time", methods, lambda key: duration(methods[key].seconds)),
         column("steps per block", methods, lambda key: fixed(methods[key].steps_per_block, ",.0f"), None),
+        column("steps in all", methods, lambda key: fixed(methods[key].steps_total, ",.0f"), None),
+        column("rays", methods, lambda key: fixed(methods[key].rays, ",.0f"), None),
+        column("GFLOP", methods, lambda key: _billions(methods[key].operations), None),
         column("parameters", methods, lambda key: fixed(methods[key].parameters, ",.0f")),
     ]
     note = f"{len(blocks)} blocks, one after another. {NOTE}" if blocks else NOTE
-    return build(title, shown, columns, notes=(note,))
+    budget = any(results.operations is not None for results in methods.values())
+    table = build(title, shown, columns, notes=(note, BUDGET) if budget else (note,))
+    return _with_trivial(table, {"mean PSNR (dB)": trivial})
+
+
+def _billions(count: int | None) -> str:
+    return fixed(None if count is None else count / 1e9, ",.0f")
+
+
+def _with_trivial(table: Table, values: Mapping[str, float | None]) -> Table:
+    """Return a table with a row above the methods: head -> PSNR of what nobody has to learn; as it is without any."""
+    cells = tuple(Cell(db(values.get(head))) for head in table.heads)
+    if all(cell.text == "-" for cell in cells):
+        return table
+    rows = (Row("", "trivial", TRIVIAL, cells), *table.rows)
+    return replace(table, rows=rows, notes=(*table.notes, TRIVIAL_NOTE))
 
 
 def _forgetting(results: CityResults) -> Cell:
@@ -83,8 +114,9 @@ def _forgetting(results: CityResults) -> Cell:
     return Cell(text, good=None if value is None else False if value >= LOSS else True if value <= 0.005 else None)
 
 
-def steps_table(methods: Methods) -> Table | None:
-    """Return PSNR over the steps of a block, a row per method; None if no method has a curve.
+def steps_table(methods: Methods, trivial: float | None = None) -> Table | None:
+    """Return PSNR over the steps of a block, a row per method; None if no method has a curve. `trivial`: see
+    `city_table`.
 
     >>> steps_table({"mod": CityResults(psnr_at_step={1: 10.0})}).heads
     ('step 1',)
@@ -97,7 +129,10 @@ def steps_table(methods: Methods) -> Table | None:
 
     note = "PSNR in dB of held-out views after so many steps on a block, mean over the blocks."
     shown = {key: look for key, look in city_looks(methods).items() if key in curves}
-    return build("PSNR over steps", shown, list(map(at_step, steps)), (note,)) if steps else None
+    if not steps:
+        return None
+    table = build("PSNR over steps", shown, list(map(at_step, steps)), (note,))
+    return _with_trivial(table, dict.fromkeys(table.heads, trivial))
 
 
 def summary_markdown(record: CityRecord) -> str:
@@ -106,8 +141,9 @@ def summary_markdown(record: CityRecord) -> str:
     >>> print(summary_markdown(CityRecord(system="city")).splitlines()[0])
     | method |
     """
-    parts = [markdown(city_table(record.title, record.methods, record.tasks, record.across))]
-    over_steps = steps_table(record.methods)
+    trivial = record.trivial
+    parts = [markdown(city_table(record.title, record.methods, record.tasks, record.across, trivial))]
+    over_steps = steps_table(record.methods, trivial)
     parts += [markdown(over_steps)] if over_steps else []
     tail = [record.machine] * bool(record.machine)
     tail += [f"{duration(record.seconds_total)} in all"] if record.seconds_total is not None else []

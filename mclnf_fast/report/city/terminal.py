@@ -42,8 +42,8 @@ def city_text(record: CityRecord, *, color: bool = False) -> str:
     """
     if not record.methods:
         return "no results yet"
-    over_steps = steps_table(record.methods)
-    parts = [matrix_table(record.methods, record.tasks, color=color, across=record.across)]
+    over_steps, trivial = steps_table(record.methods, record.trivial), record.trivial
+    parts = [matrix_table(record.methods, record.tasks, color=color, across=record.across, trivial=trivial)]
     parts += ["PSNR in dB over the steps of a block", terminal(over_steps, color=color)] if over_steps else []
     tail = [record.machine] * bool(record.machine)
     tail += [f"{duration(record.seconds_total)} in all"] if record.seconds_total is not None else []
@@ -57,6 +57,7 @@ def matrix_table(
     color: bool = False,
     width: int | None = None,
     across: Mapping[str, float | None] | None = None,
+    trivial: float | None = None,
 ) -> str:
     """Return the block-by-block PSNR of each method for a terminal, then one line per method.
 
@@ -71,6 +72,7 @@ def matrix_table(
         width: in characters, of this terminal by default; as many panels stand side by side as fit, and a panel that
             does not fit alone is left out.
         across: method -> PSNR of views over the whole city.
+        trivial: mean PSNR of the mean color of the training views; None: no such row.
 
     >>> "20.00" in matrix_table({"mod": CityResults(matrix=((20.0,),))}, ["north"])
     True
@@ -92,7 +94,7 @@ def matrix_table(
         rows = zip_longest(*group)
         lines += [_GAP.join(line if line is not None else b for line, b in zip(row, blank)).rstrip() for row in rows]
         lines.append("")
-    return "\n".join([*lines, terminal(city_table("", methods, blocks, across), color=color, width=width)])
+    return "\n".join([*lines, terminal(city_table("", methods, blocks, across, trivial), color=color, width=width)])
 
 
 def _panel(results: CityResults, look: Look, blocks: Sequence[str], color: bool, width: int) -> list[str]:

@@ -3,6 +3,7 @@
 from mclnf_fast.report.record.codec import from_json, to_json
 from mclnf_fast.report.record.files import read_record, record_from_json
 from mclnf_fast.report.record.parts import (
+    BlockFacts,
     Comparison,
     Facts,
     MetaTraining,
@@ -29,6 +30,7 @@ from mclnf_fast.report.record.records import (
 
 __all__ = [
     "VERSION",
+    "BlockFacts",
     "CityRecord",
     "CityResults",
     "Comparison",

@@ -101,6 +101,25 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class BlockFacts:
+    """What a block of a city is learned from and judged by.
+
+    Attributes:
+        train, test: how many views.
+        box: its box, lowest and highest corner in the units of the data, without the margin of its cell.
+        missed: share of the rays of its training views that miss its cell, and are not learned.
+        mean_color: PSNR in dB, mean over the test views, of pictures that show the mean color of the training views:
+            what nobody has to learn.
+    """
+
+    train: int = 0
+    test: int = 0
+    box: tuple[tuple[float, ...], ...] = ()
+    missed: Figure = None
+    mean_color: Figure = None
+
+
+@dataclass(frozen=True)
 class Views:
     """The views of the test objects of single-view fields, one entry per object.
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from mclnf_fast.report.record.codec import to_json
 from mclnf_fast.report.record.parts import (
+    BlockFacts,
     Comparison,
     Figure,
     MetaTraining,
@@ -76,7 +77,8 @@ class CityResults:
         psnr_at_step: step on a block -> mean over the blocks; `psnr_at_step_by_task`: the same block by block.
         seconds: of the training steps; `evaluation_seconds`: of the scoring in between.
         parameters: of all modules, or of the one network.
-        steps_per_block, steps_total: gradient steps.
+        steps_per_block, steps_total: gradient steps; `rays`: that they are trained on, replayed ones included;
+            `operations`: 6 per parameter and sample of a ray (2 forward, 4 backward), without scores and penalties.
         category: of the method (see `report.page.methods.CATEGORIES`).
         fisher: how Fisher information was used; "none" if it was not.
     """
@@ -94,6 +96,8 @@ class CityResults:
     parameters: int | None = None
     steps_per_block: int | None = None
     steps_total: int | None = None
+    rays: int | None = None
+    operations: int | None = None
     category: str = ""
     fisher: str = "none"
 
@@ -103,7 +107,7 @@ class CityRecord(Record):
     """A city learned block by block.
 
     Attributes:
-        tasks: the blocks, in the order in which they were learned.
+        tasks: the blocks, in the order in which they were learned; `block_facts`: block -> its views and its box.
         initializations: how `modules`, `joint` and `oml` were meta-learned, those that the methods needed.
         methods: method -> its results.
         across: method -> PSNR in dB of views over the whole city.
@@ -117,6 +121,13 @@ class CityRecord(Record):
     methods: Mapping[str, CityResults] = field(default_factory=dict)
     across: Mapping[str, Figure] = field(default_factory=dict)
     comparison: Comparison | None = None
+    block_facts: Mapping[str, BlockFacts] = field(default_factory=dict)
+
+    @property
+    def trivial(self) -> float | None:
+        """Mean over the blocks of `BlockFacts.mean_color`; None if it was not measured."""
+        values = [facts.mean_color for facts in self.block_facts.values() if facts.mean_color is not None]
+        return sum(values) / len(values) if values else None
 
 
 @dataclass(frozen=True)

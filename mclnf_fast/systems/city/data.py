@@ -7,15 +7,18 @@ from collections.abc import Callable
 
 import torch
 
-from mclnf_fast.data import Block, ImageSet, load_scene, write_city
+from mclnf_fast.data import Block, CityPaths, ImageSet, load_scene, write_city
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.params import Params
 from mclnf_fast.render import Cells, RenderSettings
 from mclnf_fast.spec import FieldSpec
+from mclnf_fast.systems.city.cover import Cover, cover, left_out
 from mclnf_fast.systems.city.episodes import hull_cell
 from mclnf_fast.systems.city.options import CityConfig
 from mclnf_fast.tasks.rays import PosedImages
+
+SSIM_SIDE = 11  # pixels: of its window
 
 
 def random_initialization(spec: FieldSpec, seed: int, device: torch.device | str = "cpu") -> Params:
@@ -27,7 +30,8 @@ def random_initialization(spec: FieldSpec, seed: int, device: torch.device | str
 class CityData:
     """Tasks in the order in which they are met, districts of blocks to meta-learn on, views across all blocks.
 
-    Tasks and cells are on the run's device, blocks and views on the CPU.
+    Tasks and cells are on the run's device, blocks and views on the CPU. `settings`: of the tasks; `unit`: what 1.0 of
+    the coordinates is, "" if the data do not say.
     """
 
     title: str
@@ -37,6 +41,9 @@ class CityData:
     districts: tuple[tuple[Block, ...], ...]
     across: ImageSet | None
     notes: list[str]
+    settings: RenderSettings
+    cover: Cover
+    unit: str
 
     def tasks_of_one_network(self, spec: FieldSpec, settings: RenderSettings) -> list[PosedImages]:
         """Return the same tasks for one network that lives in the hull of all cells."""
@@ -57,15 +64,12 @@ def _task(block: Block, cell: Cells, spec: FieldSpec, settings: RenderSettings, 
     )
 
 
-def load(config: CityConfig, advance: Callable[[int], object]) -> CityData:
-    """Read or make the data. Raise InputError if a folder is unusable.
+def _generated(
+    config: CityConfig, advance: Callable[[int], object]
+) -> tuple[CityPaths | None, tuple[tuple[Block, ...], ...]]:
+    """Return the procedural city, None if a folder is learned, and the districts to meta-learn on."""
 
-    advance: called with the number of pictures of the procedural city that were rendered since the last call.
-    """
-    notes: list[str] = []
-    options, meta_learned = config.data, bool(config.initializations)
-    procedural = None
-    if options.path is None or meta_learned:
+    def write(styles: int | None = None) -> CityPaths:
         rendered = 0
 
         def progress(done: int, total: int) -> None:
@@ -74,10 +78,33 @@ def load(config: CityConfig, advance: Callable[[int], object]) -> CityData:
             rendered = done
 
         # Cached between runs; rendering it takes longer than reading it.
-        procedural = write_city(quick=config.run.quick, seed=config.seed, progress=progress)
-    districts: tuple[tuple[Block, ...], ...] = ()
-    if procedural is not None and meta_learned:
-        districts = tuple(tuple(load_scene(path).blocks) for path in procedural.meta)
+        if styles is None:
+            return write_city(quick=config.run.quick, seed=config.seed, progress=progress)
+        # Without a target: districts of several styles are a city of their own, to be learned on alone.
+        counts = {"styles": styles, "meta_districts": styles, "train": 0, "test": 0, "city": 0}
+        return write_city(None, quick=config.run.quick, seed=config.seed, progress=progress, **counts)
+
+    options = config.data
+    target = write() if options.path is None else None
+    if not config.initializations:
+        return target, ()
+    if options.styles is None:
+        meta = write() if target is None else target
+    else:
+        meta = write(options.styles)
+    return target, tuple(tuple(load_scene(path).blocks) for path in meta.meta)
+
+
+def load(config: CityConfig, advance: Callable[[int], object]) -> CityData:
+    """Read or make the data. Raise InputError if a folder is unusable.
+
+    A block without a view to train or to test on is left out, and the notes say so.
+
+    advance: called with the number of pictures of the procedural city that were rendered since the last call.
+    """
+    notes: list[str] = []
+    options = config.data
+    procedural, districts = _generated(config, advance)
     across = None
     if options.path is None:
         assert procedural is not None
@@ -87,19 +114,33 @@ def load(config: CityConfig, advance: Callable[[int], object]) -> CityData:
         title = "a procedural city, block by block"
         notes.append("The city is procedural: rendered by an exact ray caster, read through the MatrixCity reader.")
     else:
-        scene = load_scene(options.path, blocks=options.blocks, max_side=options.max_side)
+        aabb = None if options.box is None else torch.tensor(options.box, dtype=torch.float64).reshape(2, 3)
+        scene = load_scene(options.path, blocks=options.blocks, max_side=options.max_side, aabb=aabb)
         title = f"{scene.name}, block by block"
-        if meta_learned:
-            notes.append("Initializations were meta-learned on procedural districts, not on this scene.")
-    for block in scene.blocks:
-        for kind, images in (("training", block.train), ("held-out", block.test)):
-            # Found here and not in the middle of the run, where the block would be learned in vain.
-            if len(images) == 0:
-                raise InputError(f"block {block.name}: must have at least one {kind} view, got none")
+        notes += scene.notes
+    if districts and (options.path is not None or options.styles is not None):
+        style = "one style" if options.styles in (None, 1) else f"{options.styles} styles"
+        notes.append(f"Initializations were meta-learned on other, procedural districts of {style}.")
+    # Found here and not in the middle of the run, where the block would be learned in vain.
+    unusable = {block.name: text for block in scene.blocks if (text := left_out(block))}
+    blocks = tuple(block for block in scene.blocks if block.name not in unusable)
+    if not blocks:
+        raise InputError(f"data: must have a block with views to train and to test on; {'; '.join(unusable.values())}")
+    notes += [f"{text}." for text in unusable.values()]
     field = config.field
-    cells = Cells(torch.stack([block.aabb for block in scene.blocks]), field.margin).to(config.run.device)
-    tasks = [
-        _task(block, Cells(cells.boxes[k : k + 1], field.margin), field.spec, config.settings, config.tile)
-        for k, block in enumerate(scene.blocks)
-    ]
-    return CityData(title, scene.blocks, tasks, cells, districts, across, notes)
+    cells = Cells(torch.stack([block.aabb for block in blocks]), field.margin).to(config.run.device)
+
+    def tasks_with(settings: RenderSettings) -> list[PosedImages]:
+        own = [Cells(box[None], field.margin) for box in cells.boxes]
+        return [_task(block, cell, field.spec, settings, config.tile) for block, cell in zip(blocks, own)]
+
+    tasks = tasks_with(config.settings)
+    covered = cover(tasks)
+    settings = covered.settings(config.settings)
+    unit = "" if scene.unit == "scene" else scene.unit
+    if settings != config.settings:
+        tasks = tasks_with(settings)
+    notes += covered.warnings
+    if min(blocks[0].test.images.shape[1:3]) < SSIM_SIDE:
+        notes.append(f"SSIM is left out: its window needs pictures of at least {SSIM_SIDE} x {SSIM_SIDE} pixels.")
+    return CityData(title, blocks, tasks, cells, districts, across, notes, settings, covered, unit)

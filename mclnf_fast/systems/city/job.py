@@ -52,6 +52,8 @@ def run_city(config: CityConfig, command: str | None = None) -> pathlib.Path:
     with run.reading(), progress("city", None) as bar:
         data = load(config, bar)
     say(f"{data.title}: {len(data.tasks)} blocks, {sum(len(t.pool) for t in data.tasks):,} training rays")
+    for note in data.notes:
+        say(f"note: {note}")
     run.save_phases()
 
     # One network with as many parameters as all modules: else the comparison would be one of sizes.
@@ -130,7 +132,7 @@ def _initializations(
 def _protocols(run: Run[CityConfig], data: CityData, wide: FieldSpec, params: dict[str, Params]) -> dict[str, Protocol]:
     """Return the methods over the blocks, each from where a former process left it."""
     config, blocks = run.config, len(data.tasks)
-    one = data.tasks_of_one_network(wide, config.settings)
+    one = data.tasks_of_one_network(wide, data.settings)
     plan = Plan(config.steps, logged_steps(config.steps), blocks, curves=True)
     protocols: dict[str, Protocol] = {}
     for name, cls in METHODS.items():
@@ -166,6 +168,7 @@ def _record(
         methods=methods,
         across=extra["city"],
         comparison=comparison(protocols),
+        block_facts=data.cover.facts,
     )
 
 
@@ -177,12 +180,13 @@ def _result(
     best = pictures.best_modules(protocols)
     name = next(iter(protocols)) if best is None else best
     protocol, config = protocols[name], run.config
-    modules, settings = stack(finished_modules(protocol)), config.settings
+    modules, settings = stack(finished_modules(protocol)), data.settings
+    frame = dataclasses.replace(SCENE, unit=data.unit) if data.unit else SCENE
     if best is None:
         bank, cells = bank_of(wide, protocol.method.init, modules), data.tasks_of_one_network(wide, settings)[0].cells
-        return Result(config.kind, bank, ["city"], SCENE, settings, cells, method=name)
+        return Result(config.kind, bank, ["city"], frame, settings, cells, method=name)
     bank = bank_of(config.field.spec, params["modules"], modules)
-    return Result(config.kind, bank, [task.name for task in data.tasks], SCENE, settings, data.cells, method=name)
+    return Result(config.kind, bank, [task.name for task in data.tasks], frame, settings, data.cells, method=name)
 
 
 __all__ = ["CityConfig", "quick_config", "run_city"]

@@ -7,8 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
+import torch
 from tyro.conf import OmitArgPrefixes
 
+from mclnf_fast.data.scene import check_aabb
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.fisher.scores import FimConfig
 from mclnf_fast.learn.meta.config import MetaConfig
@@ -53,10 +55,22 @@ class CityDataOptions(DataOptions):
     """Grid over the camera positions that cuts `data` into blocks, such as 2 2; MatrixCity brings its own blocks."""
     max_side: int = 160
     """Reduce the pictures of `data` to at most this many pixels per side."""
+    box: tuple[float, float, float, float, float, float] | None = None
+    """Box of the scene of `data`, in its units: x y z of the lowest corner, then of the highest. Default: from the file
+    (aabb), its points, or the cameras; the run says which."""
+
+    styles: int | None = None
+    """Styles of the procedural districts that initializations are learned on, a district of each: that of the
+    procedural city, and others of other heights, colors, scale and flight. Default: two districts of the first style
+    alone."""
 
     def check(self) -> None:
         super().check()
-        check_at_least(1, max_side=self.max_side)
+        check_at_least(1, max_side=self.max_side, styles=self.styles)
+        if self.box is not None:
+            if self.path is None:
+                raise InputError("box must be left out without data: a procedural city has its own")
+            check_aabb(torch.tensor(self.box, dtype=torch.float64).reshape(2, 3), "box")
         if self.blocks is not None and min(self.blocks) < 1:
             raise InputError(f"blocks must be two counts of at least 1, got {self.blocks}")
 
@@ -142,6 +156,8 @@ class CityConfig(SystemConfig):
         check_at_least(1, steps=self.steps, tile=self.tile)
         check_methods(self.methods)
         check_seed(self.seed)
+        if self.data.styles is not None and not self.initializations:
+            raise InputError("styles must be left out if no initialization is meta-learned (init, methods)")
         if self.fim.kind not in ("diag", "rank1"):
             # The others score points one by one, and a ray's points share one loss.
             raise InputError(f"fim.kind must be diag or rank1 for rays, got {self.fim.kind}")

@@ -16,7 +16,7 @@ from mclnf_fast.learn.protocol import Log, Protocol
 from mclnf_fast.metrics import mse_to_psnr, ssim
 from mclnf_fast.render import render_scene
 from mclnf_fast.render.volume import Rendered
-from mclnf_fast.systems.city.data import CityData
+from mclnf_fast.systems.city.data import SSIM_SIDE, CityData
 from mclnf_fast.systems.city.options import CityConfig
 from mclnf_fast.systems.city.results import finished_modules, psnr_curves, stack
 from mclnf_fast.systems.common.folder import RunFolder
@@ -89,7 +89,8 @@ def make(
             params, cameras = protocol.params_of(k), posed.test_cameras
             views = [posed.render(params, cameras, v).cpu() for v in range(len(cameras))]
             truth = task.test_images.cpu().to(torch.float32) / 255.0
-            ssims[name].append(float(ssim(torch.stack(views), truth).mean()))
+            if min(truth.shape[1:3]) >= SSIM_SIDE:
+                ssims[name].append(float(ssim(torch.stack(views), truth).mean()))
             renders[name] = views[0]
             quality[name] = float(mse_to_psnr((views[0] - truth[0]).square().mean()))
         caption = f"A held-out view of {task.name} after all blocks: truth, what each method sees, and its error."
@@ -101,7 +102,7 @@ def make(
         _from_above(config, data, protocols[best], listed)
         if data.across is not None:
             across = _across(config, data, protocols, listed)
-    averages = {name: {"ssim_mean": sum(values) / len(values)} for name, values in ssims.items()}
+    averages = {name: {"ssim_mean": sum(values) / len(values)} for name, values in ssims.items() if values}
     return pictures, {"ssim": averages, "city": across}
 
 
@@ -172,9 +173,7 @@ def _all_modules(
     protocol: Protocol, config: CityConfig, data: CityData, origins: Tensor, directions: Tensor
 ) -> Rendered:
     params, device = stack(finished_modules(protocol)), data.cells.boxes.device
-    out = render_scene(
-        params, config.field.spec, origins.to(device), directions.to(device), data.cells, config.settings
-    )
+    out = render_scene(params, config.field.spec, origins.to(device), directions.to(device), data.cells, data.settings)
     return Rendered(*(t.cpu() for t in out))
 
 

@@ -12,6 +12,7 @@ from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.protocol import Protocol
 from mclnf_fast.metrics import steps_to_reach
 from mclnf_fast.report.record import CityResults, Comparison
+from mclnf_fast.tasks.rays import PosedImages
 
 
 def finished_modules(protocol: Protocol) -> list[Params]:
@@ -48,6 +49,7 @@ def summary(protocol: Protocol) -> CityResults:
     # A resumed run may lack the curve of a block that another process had finished: only common steps have a mean.
     steps = sorted(set.intersection(*(set(c) for c in curves)))
     tasks, method = 1 if protocol.joint else protocol.tasks_done, protocol.method
+    rays = type(method).batches * method.config.batch * protocol.budget * tasks
     return CityResults(
         psnr_mean=sum(v for v in last if v is not None) / len(last),
         psnr_first_task_after_own=after_own[0],
@@ -62,9 +64,17 @@ def summary(protocol: Protocol) -> CityResults:
         parameters=sum(p.numel() for params in finished_modules(protocol) for p in params),
         steps_per_block=protocol.plan.steps,
         steps_total=protocol.budget * tasks,
+        rays=rays,
+        operations=6 * rays * _samples_per_ray(protocol) * sum(p.numel() for p in finished_modules(protocol)[0]),
         category=method.category,
         fisher=method.config.fim.use if isinstance(method, MIM) else "none",
     )
+
+
+def _samples_per_ray(protocol: Protocol) -> int:
+    task = protocol.tasks[0]
+    assert isinstance(task, PosedImages)
+    return task.settings.samples_per_ray
 
 
 def events(protocols: Mapping[str, Protocol]) -> list[dict[str, Any]]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mclnf_fast import data
-from mclnf_fast.data.objects import ObjectSets, ObjectViews
+from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import psnr
@@ -19,6 +17,7 @@ from mclnf_fast.render.objects import ObjectPool
 from mclnf_fast.report.record import InitializationRecord, Names, Views
 from mclnf_fast.systems.common.progress import progress
 from mclnf_fast.systems.common.run import Run, say
+from mclnf_fast.systems.single_view.objects import load
 from mclnf_fast.systems.single_view.options import INPUT_VIEWS, SingleViewConfig
 from mclnf_fast.systems.single_view.show import Show
 from mclnf_fast.systems.single_view.views import evenly, known_views, learned_from, split_views
@@ -39,25 +38,6 @@ def run_single_view(config: SingleViewConfig, command: str | None = None) -> pat
     return run_job(config, command, SingleViewJob, Pages(write_pictures, write_single_view_report, single_view_table))
 
 
-def load(config: SingleViewConfig, advance: Callable[[int, int], None] | None = None) -> ObjectSets:
-    """Return the objects of a folder, or procedural ones; `advance` is called with (done, in all).
-
-    Raises InputError if a folder is unusable.
-    """
-    objects = config.data
-    if objects.path is None:
-        views = objects.views or (2 * INPUT_VIEWS if config.convention == "learnit" else INPUT_VIEWS)
-        count = min(objects.objects, objects.limit or objects.objects)
-        test = min(objects.tests, max(1, count - 1))
-        return data.procedural_cars(
-            count, test, views=views, size=objects.size or 128, seed=config.seed, progress=advance
-        )
-    options: dict[str, Any] = {"limit": objects.limit, "views": objects.views, "seed": config.seed, "progress": advance}
-    if objects.test is not None:
-        options["test"] = objects.test
-    return data.load_objects(objects.path, size=objects.size, strict=objects.strict, **options)
-
-
 class SingleViewJob(RayJob[SingleViewConfig]):
     """One run: its objects, its initializations, and how each is fine-tuned."""
 
@@ -72,7 +52,8 @@ class SingleViewJob(RayJob[SingleViewConfig]):
         if not sets.train and set(config.initializations) != {"standard"}:
             raise InputError(
                 "initializations must be standard alone if the data holds no object to learn one from (it holds "
-                f"{len(sets.test)} to test on), got {', '.join(config.initializations)}"
+                f"{len(sets.test)} to test on), got {', '.join(config.initializations)}. Or give it as --test-data, "
+                "and a folder to learn from as --data (without --data: procedural cars)"
             )
         settings = config.settings(sets.near, sets.far)
         # The notebook learns from the first 25 views of an object and tests on the others.

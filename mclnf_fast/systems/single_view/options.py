@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pathlib
 import typing
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.settings import Convention, RenderSettings
@@ -28,6 +29,10 @@ INPUT_VIEWS = 25  # of an object with more: the notebook learns from these, and 
 class ObjectOptions(SplitOptions):
     """The objects to learn from and to test on, and their views."""
 
+    test_data: Annotated[pathlib.Path | None, arg(name="test-data")] = None
+    """Other folder (or mesh) to test on: all of its objects, or `test` many (of its own test set, if it has
+    one). Everything else is learned from `data`, or from the procedural objects; pictures must be of one size, and
+    scenes of one scale."""
     objects: int = 48
     """Procedural objects, those to test on included."""
     test: int | None = None
@@ -49,7 +54,7 @@ class ObjectOptions(SplitOptions):
             raise InputError(f"inputs must be all or at least 1, got {self.inputs}")
         if self.views is not None and self.views < 2:
             raise InputError(f"views must be at least 2, one to learn from and one to test on, got {self.views}")
-        if self.path is None and not self.tests < self.objects:
+        if self.path is None and self.test_data is None and not self.tests < self.objects:
             raise InputError(f"test must be below objects ({self.objects}), so that some remain, got {self.tests}")
 
     @property

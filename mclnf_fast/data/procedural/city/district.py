@@ -10,7 +10,8 @@ z = 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from mclnf_fast.data.graphics.raycast import Solids
 from mclnf_fast.data.procedural.city.parts import Kit, Rect
+from mclnf_fast.data.procedural.city.style import Style
 from mclnf_fast.errors import InputError
 
 CELL = 200.0
@@ -31,7 +33,6 @@ PARK_LOT, PLAZA_LOT = 3, 0  # lot = (x beyond the street) + 2 * (y beyond the st
 # Kind and relative height of the buildings on a lot's parcels, in the order in which the lot is cut. Fixed, not random:
 # heights drawn for each parcel would leave nothing to an initialization that is learned on other districts.
 ZONES = (("court", 0.4), ("podium", 0.75), ("slab", 0.5), ("stepped", 0.3), ("slab", 0.85), ("podium", 0.35))
-SUN = (0.48, -0.42, 0.77)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class District:
         origin: float32 [2], the lower corner of cell (0, 0) of these tables (the ring's corner).
         blocks: (nx, ny), the district proper.
         sun: float32 [3], unit direction towards the sun.
+        style: how it was built.
 
     >>> make_district(seed=0, blocks=(2, 1)).blocks
     (2, 1)
@@ -58,20 +60,25 @@ class District:
     origin: Tensor
     blocks: tuple[int, int]
     sun: Tensor
+    style: Style = field(default_factory=Style)
 
     def block_boxes(self) -> Tensor:
-        """Return the blocks' boxes, float32 [nx * ny, 2, 3], x fastest: cells in x and y, `HEIGHTS` in z."""
-        nx, ny = self.blocks
+        """Return the blocks' boxes, float32 [nx * ny, 2, 3], x fastest: cells in x and y, `HEIGHTS` in z, each times
+        what the style says."""
+        (nx, ny), side, style = self.blocks, CELL * self.style.span, self.style
         boxes = torch.empty(nx * ny, 2, 3, dtype=torch.float32)
+        ring = self.origin + RING * CELL
         for k in range(nx * ny):
-            low = self.origin + CELL * torch.tensor([RING + k % nx, RING + k // nx], dtype=torch.float32)
-            boxes[k, 0, :2], boxes[k, 1, :2] = low, low + CELL
-            boxes[k, 0, 2], boxes[k, 1, 2] = HEIGHTS
+            low = ring + side * torch.tensor([k % nx, k // nx], dtype=torch.float32)
+            boxes[k, 0, :2], boxes[k, 1, :2] = low, low + side
+            boxes[k, 0, 2], boxes[k, 1, 2] = HEIGHTS[0], HEIGHTS[1] * style.heights * style.room
         return boxes
 
 
-def make_district(seed: int, blocks: tuple[int, int] = (2, 2)) -> District:
-    """Lay out a district of `blocks` cells centered on the origin; the same seed gives the same district.
+def make_district(seed: int, blocks: tuple[int, int] = (2, 2), style: Style | None = None) -> District:
+    """Lay out a district of `blocks` centered on the origin; the same seed and style give the same district.
+
+    `style`: see `Style`; None: the default one, whose blocks are the cells of the plan.
 
     Raises:
         InputError: fewer than one or more than 16 blocks along an axis.
@@ -82,8 +89,9 @@ def make_district(seed: int, blocks: tuple[int, int] = (2, 2)) -> District:
     nx, ny = blocks
     if not (1 <= nx <= 16 and 1 <= ny <= 16):
         raise InputError(f"blocks: must be two counts from 1 to 16, was {blocks}")
-    origin = np.array([-(nx / 2 + RING) * CELL, -(ny / 2 + RING) * CELL])
-    shape = (nx + 2 * RING, ny + 2 * RING)
+    style = Style() if style is None else style
+    origin = np.array([-(nx / 2 * style.span + RING) * CELL, -(ny / 2 * style.span + RING) * CELL])
+    shape = (math.ceil(nx * style.span) + 2 * RING, math.ceil(ny * style.span) + 2 * RING)
     side = np.zeros((*shape, 2), np.float32)
     lots = np.zeros((*shape, 4), np.int64)
     kit = Kit()
@@ -95,9 +103,13 @@ def make_district(seed: int, blocks: tuple[int, int] = (2, 2)) -> District:
             lots[i, j, PARK_LOT] = PARK
             if rng.random() < 0.3:
                 lots[i, j, PLAZA_LOT] = PLAZA
-            _fill_cell(kit, rng, origin + CELL * np.array([i, j]), side[i, j], lots[i, j])
+            if style.lots is not None:
+                lots[i, j] = rng.choice((BUILT, PARK, PLAZA), 4, p=style.lots)
+            _fill_cell(kit, rng, origin + CELL * np.array([i, j]), side[i, j], lots[i, j], style.mixed)
     boxes, ellipsoids, materials = kit.arrays()
-    sun = torch.tensor(SUN, dtype=torch.float32)
+    for solids in (boxes, ellipsoids):
+        solids[:, [2, 5]] *= style.heights
+    sun = torch.tensor(style.sun, dtype=torch.float32)
     return District(
         solids=Solids(boxes, ellipsoids),
         materials=materials,
@@ -106,6 +118,7 @@ def make_district(seed: int, blocks: tuple[int, int] = (2, 2)) -> District:
         origin=torch.from_numpy(origin.astype(np.float32)),
         blocks=(nx, ny),
         sun=sun / sun.norm(),
+        style=style,
     )
 
 
@@ -121,7 +134,9 @@ def lot_rectangle(side: np.ndarray, lot: int) -> Rect:
     return x0, y0, x1, y1
 
 
-def _fill_cell(kit: Kit, rng: np.random.Generator, corner: np.ndarray, side: np.ndarray, lots: np.ndarray) -> None:
+def _fill_cell(
+    kit: Kit, rng: np.random.Generator, corner: np.ndarray, side: np.ndarray, lots: np.ndarray, mixed: bool
+) -> None:
     """Build on the four lots of a cell, and line its streets."""
     kit.move_to(float(corner[0]), float(corner[1]))
     for lot in range(4):
@@ -131,12 +146,12 @@ def _fill_cell(kit: Kit, rng: np.random.Generator, corner: np.ndarray, side: np.
         elif lots[lot] == PLAZA:
             _fill_plaza(kit, rng, rect)
         else:
-            _fill_built(kit, rng, rect)
+            _fill_built(kit, rng, rect, mixed)
     _line_streets(kit, rng, side)
 
 
-def _fill_built(kit: Kit, rng: np.random.Generator, rect: Rect) -> None:
-    """Halve the lot into parcels of at most 42 m and put a building on each, by its zone."""
+def _fill_built(kit: Kit, rng: np.random.Generator, rect: Rect, mixed: bool) -> None:
+    """Halve the lot into parcels of at most 42 m and put a building on each, by its zone or, if `mixed`, any."""
     uncut, parcel = [rect], 0
     while uncut:
         x0, y0, x1, y1 = uncut.pop()
@@ -149,6 +164,8 @@ def _fill_built(kit: Kit, rng: np.random.Generator, rect: Rect) -> None:
             continue
         inset = rng.uniform(1.5, 2.5, 4)
         kind, level = ZONES[parcel % len(ZONES)]
+        if mixed:
+            kind, level = ZONES[int(rng.integers(len(ZONES)))][0], float(rng.random())
         land = (x0 + inset[0], y0 + inset[1], x1 - inset[2], y1 - inset[3])
         kit.building(rng, land, TOP - 4.0, kind, level)
         parcel += 1

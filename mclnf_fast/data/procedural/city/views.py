@@ -12,14 +12,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mclnf_fast.data.procedural.city.style import Flight
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras, cat_cameras, look_at
 
 EXPAND = 1.15  # enough to look at a cell's corners from the side, without the neighbors' roofs
-FIELD_OF_VIEW = 48.0  # horizontal
-# Bands of pitch below the horizon with their share of the views; the last is near nadir.
-PITCHES = ((42.0, 55.0, 0.20), (55.0, 68.0, 0.35), (68.0, 80.0, 0.25), (80.0, 90.0, 0.20))
-BLOCK_ALTITUDE, CITY_ALTITUDE = (150.0, 280.0), (360.0, 460.0)
+CITY_ALTITUDE = (360.0, 460.0)
+FLIGHT = Flight()
 
 
 def expanded(box: Tensor, factor: float = EXPAND) -> Tensor:
@@ -67,12 +66,15 @@ def sees(cameras: Cameras, points: Tensor) -> Tensor:
 def _candidates(
     box: Tensor,
     pitch: tuple[float, float],
-    altitude: tuple[float, float],
+    flight: Flight,
     count: int,
     size: tuple[int, int],
     generator: torch.Generator,
 ) -> tuple[Cameras, Tensor]:
-    """Return random cameras that look at points of `box`, and their headings [count] in radians."""
+    """Return random cameras that look at points of `box`, and their headings [count] in radians.
+
+    Of `flight`, its pitches are left to the caller.
+    """
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float32)
@@ -84,11 +86,11 @@ def _candidates(
     )
     target = torch.cat([target, torch.zeros(count, 1, dtype=torch.float32)], 1)
     heading, down = uniform(0.0, 2 * math.pi), torch.deg2rad(uniform(*pitch))
-    height = uniform(*altitude)
+    height = uniform(*flight.altitude)
     back = height / torch.tan(down)
     position = target + torch.stack([-back * torch.cos(heading), -back * torch.sin(heading), height], 1)
     roll = torch.deg2rad(uniform(-4.0, 4.0))
-    focal = 0.5 * size[0] / math.tan(math.radians(FIELD_OF_VIEW / 2))
+    focal = 0.5 * size[0] / math.tan(math.radians(flight.field_of_view / 2))
     focals = torch.full((count,), focal, dtype=torch.float32)
     cx, cy = (
         torch.full((count,), size[0] / 2, dtype=torch.float32),
@@ -122,12 +124,12 @@ def _fitted(cameras: Cameras, limits: Tensor, generator: torch.Generator) -> tup
     return moved, ((high > low).all(1) & views_inside(moved, limits)).nonzero()[:, 0]
 
 
-def block_views(box: Tensor, count: int, size: tuple[int, int], seed: int) -> Cameras:
+def block_views(box: Tensor, count: int, size: tuple[int, int], seed: int, flight: Flight = FLIGHT) -> Cameras:
     """Return `count` views of the block with the box `box` [2, 3] (meters), pictures of `size` (width, height) pixels.
 
     Random views that keep inside the expanded cell are picked one by one for the gain of each: ground seen rarely so
     far, or never from that side. Uniform random views would leave corners that no picture shows. Another seed gives
-    other views of the same distribution.
+    other views of the same distribution. `flight`: their heights, pitches and field of view.
 
     Raises:
         InputError: a negative count, or no view fits (a box too small for the altitudes used).
@@ -139,7 +141,7 @@ def block_views(box: Tensor, count: int, size: tuple[int, int], seed: int) -> Ca
         raise InputError(f"count: must be a number of views >= 0, was {count}")
     generator = torch.Generator().manual_seed(seed)
     limits = expanded(box)
-    shares = torch.tensor([share for _, _, share in PITCHES], dtype=torch.float32)
+    shares = torch.tensor([share for _, _, share in flight.pitches], dtype=torch.float32)
     # Every band gets its rounded share; largest remainders fill up.
     # Counts and not probabilities: with 14 views, chance would leave some blocks without a view from above.
     quota = (shares * count).floor().to(torch.int64)
@@ -150,12 +152,12 @@ def block_views(box: Tensor, count: int, size: tuple[int, int], seed: int) -> Ca
     grid = torch.cat([grid, torch.zeros(len(grid), 1, dtype=torch.float32)], 1)
     coverage = torch.zeros(len(grid), 5, dtype=torch.float32)  # from four sides and from above
     chosen = []
-    for band, (low, high, _) in enumerate(PITCHES):
+    for band, (low, high, _) in enumerate(flight.pitches):
         if not int(quota[band]):
             continue
         pools, sides, fitting = [], [], 0
         for _ in range(20):
-            cameras, heading = _candidates(limits, (low, high), BLOCK_ALTITUDE, 400, size, generator)
+            cameras, heading = _candidates(limits, (low, high), flight, 400, size, generator)
             cameras, keep = _fitted(cameras, limits, generator)
             side = torch.full_like(heading, 4) if low >= 80.0 else torch.div(heading, math.pi / 2).floor().clamp(0, 3)
             pools.append(cameras[keep])
@@ -177,7 +179,7 @@ def block_views(box: Tensor, count: int, size: tuple[int, int], seed: int) -> Ca
             coverage[:, side[best]] += cover[best]
             chosen.append(pool[best : best + 1])
     if not chosen:
-        return _candidates(limits, PITCHES[0][:2], BLOCK_ALTITUDE, 1, size, generator)[0][0:0]
+        return _candidates(limits, flight.pitches[0][:2], flight, 1, size, generator)[0][0:0]
     joined = cat_cameras(chosen)
     # In random order: a run that takes only the first views must not get one band of pitches.
     return joined[torch.randperm(count, generator=generator)]
@@ -211,10 +213,10 @@ def city_views(boxes: Tensor, count: int, size: tuple[int, int], seed: int, ring
     centers[:, 2] = 0.0
     # Higher for larger districts, or no picture would hold all of their centers.
     scale = max(1.0, float((box[1] - box[0])[:2].max()) / 400.0)
-    altitude = (CITY_ALTITUDE[0] * scale, CITY_ALTITUDE[1] * scale)
+    flight = Flight((CITY_ALTITUDE[0] * scale, CITY_ALTITUDE[1] * scale))
     pools, fitting = [], 0
     for _ in range(120):
-        cameras, _ = _candidates(targets, (48.0, 80.0), altitude, 500, size, generator)
+        cameras, _ = _candidates(targets, (48.0, 80.0), flight, 500, size, generator)
         pools.append(cameras[(views_inside(cameras, limits) & sees(cameras, centers).all(1)).nonzero()[:, 0]])
         fitting += len(pools[-1])
         if fitting >= count:

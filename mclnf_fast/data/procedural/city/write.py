@@ -19,6 +19,7 @@ from mclnf_fast import cache
 from mclnf_fast.data.graphics import raycast
 from mclnf_fast.data.procedural.city.district import CELL, RING, make_district
 from mclnf_fast.data.procedural.city.render import CityRenderer
+from mclnf_fast.data.procedural.city.style import styles
 from mclnf_fast.data.procedural.city.views import block_views, city_views
 from mclnf_fast.data.readers.options import Progress
 from mclnf_fast.errors import InputError
@@ -41,6 +42,8 @@ class CityPlan:
         meta_train, meta_test: views per block of those.
         city: views of the whole target district.
         blocks: blocks along x and y of each district.
+        styles: of the districts for meta-learning, which take them in turn: 1: that of the target; more: it and others
+            that are drawn (`random_style`).
         seed: seed of the districts.
 
     >>> CityPlan(blocks=(1, 1), meta_districts=0, city=0).views()
@@ -57,6 +60,7 @@ class CityPlan:
     meta_test: int = 2
     city: int = 4
     blocks: tuple[int, int] = (2, 2)
+    styles: int = 1
     seed: int = 0
 
     def views(self) -> int:
@@ -104,8 +108,8 @@ def write_city(
     progress: Progress | None = None,
     **options: int | tuple[int, int],
 ) -> CityPaths:
-    """Render a city of target blocks and, for meta-learning, other districts of the same style, unless it is there
-    already.
+    """Render a city of target blocks and, for meta-learning, other districts of the same style or of several, unless
+    it is there already.
 
     Args:
         root: the folder to write; None: one in `city_cache_dir()` named after the options. If another version or other
@@ -133,7 +137,7 @@ def write_city(
         raise InputError(f"{unknown[0]}: must be one of {sorted(CityPlan.__dataclass_fields__)}")
     settings: dict = {**(QUICK if quick else {}), **options, "seed": seed}
     plan = CityPlan(**settings)
-    for name in ("width", "height", "samples"):
+    for name in ("width", "height", "samples", "styles"):
         if getattr(plan, name) < 1:
             raise InputError(f"{name}: must be >= 1, was {getattr(plan, name)}")
     for name in ("train", "test", "meta_districts", "meta_train", "meta_test", "city", "seed"):
@@ -242,8 +246,10 @@ def _write_all(build: Path, plan: CityPlan, workers: int, progress: Progress | N
         return None if progress is None else lambda k, _: progress(offset + k, total)
 
     size = (plan.width, plan.height)
+    looks = styles(plan.seed, plan.styles)
     for number in range(plan.meta_districts + 1):
-        district = make_district(plan.seed * 1000 + number, plan.blocks)
+        style = looks[max(number - 1, 0) % len(looks)]
+        district = make_district(plan.seed * 1000 + number, plan.blocks, style)
         renderer = CityRenderer(district)
         folder = build / (TARGET if number == 0 else f"{META}{number}") / "aerial"
         boxes = district.block_boxes()
@@ -253,7 +259,8 @@ def _write_all(build: Path, plan: CityPlan, workers: int, progress: Progress | N
             for split, count in zip(("train", "test"), counts, strict=True):
                 # One seed per split of each block, without overlap up to 4096 blocks and 64 districts.
                 view_seed = ((plan.seed * 64 + number) * 4096 + block) * 2 + (split == "test")
-                jobs.append((f"block_{block + 1}", split, box, block_views(box, count, size, view_seed), view_seed))
+                cameras = block_views(box, count, size, view_seed, style.flight)
+                jobs.append((f"block_{block + 1}", split, box, cameras, view_seed))
         if number == 0 and plan.city:
             whole = torch.stack([boxes[:, 0].amin(0), boxes[:, 1].amax(0)])
             view_seed = plan.seed * 64 + 17
@@ -263,7 +270,7 @@ def _write_all(build: Path, plan: CityPlan, workers: int, progress: Progress | N
             images = renderer.render(
                 cameras, samples=plan.samples, seed=view_seed, workers=workers, progress=progress_from(done)
             )
-            _write_split(folder, name, split, cameras, images, box)
+            _write_split(folder, name, split, cameras, style.colored(images), box)
             done += len(cameras)
 
 

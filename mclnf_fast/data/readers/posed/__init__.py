@@ -1,0 +1,1 @@
+"""What posed pictures of a scene share, whatever their layout: its frames, and how it is cut into blocks."""
