@@ -53,6 +53,7 @@ void check_like(const Device& device, const char* name, size_t i, const Tensor& 
     for (int64_t d = 0; same && d < p.dim(); ++d) same = t.size(d) == p.size(d);
     STD_TORCH_CHECK(same, "bank_step: ", name, "[", i, "] must have shape ", shape(p), " like params[", i,
                     "], got ", shape(t));
+    check_memory(name, t);
 }
 
 template <typename Device>
@@ -68,6 +69,7 @@ void check_numbers(const Device& device, const char* name, const Tensor& t, int6
     STD_TORCH_CHECK(device.has(t) && t.scalar_type() == dtype && t.dim() == 1 && t.size(0) == modules,
                     "bank_step: ", name, " must be ", kind, " [", modules, "] ", Device::kPlace, ", got ",
                     shape(t));
+    check_memory(name, t);
 }
 
 inline bool usable(double x) { return x >= 0 && std::isfinite(x); }
@@ -123,6 +125,7 @@ void bank_step(Tensors params, Tensors grads, Tensors exp_avg, Tensors exp_avg_s
                         "bank_step: params[", i, "] must be [", modules, ", ...] ", Device::kPlace,
                         " with the dtype of params[0], got ", shape(p));
         check_written("params", p);
+        check_memory("params", p);
     }
     check_list(device, "grads", grads, params);
     if (adam) {

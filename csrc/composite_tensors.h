@@ -13,12 +13,6 @@
 
 namespace mclnf {
 
-// Without asking the dispatcher if there is nothing to do: a call through it costs microseconds.
-inline Tensor contiguous_of(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
-inline OptTensor contiguous_of(const OptTensor& t) {
-    return t.has_value() ? OptTensor(contiguous_of(*t)) : OptTensor();
-}
-
 struct CompositeInputs {
     Tensor density, color, t_starts, t_ends;
     OptTensor packed_info, background;
@@ -31,12 +25,12 @@ struct CompositeInputs {
     CompositeInputs(const Tensor& density_, const Tensor& color_, const Tensor& t_starts_,
                     const Tensor& t_ends_, const OptTensor& packed_info_, const OptTensor& background_,
                     double eps_)
-        : density(contiguous_of(density_)),
-          color(contiguous_of(color_)),
-          t_starts(contiguous_of(t_starts_)),
-          t_ends(contiguous_of(t_ends_)),
-          packed_info(contiguous_of(packed_info_)),
-          background(contiguous_of(background_)),
+        : density(contiguous_of("density", density_)),
+          color(contiguous_of("color", color_)),
+          t_starts(contiguous_of("t_starts", t_starts_)),
+          t_ends(contiguous_of("t_ends", t_ends_)),
+          packed_info(contiguous_of("packed_info", packed_info_)),
+          background(contiguous_of("background", background_)),
           eps(eps_) {
         const ScalarType dtype = density.scalar_type();
         STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
@@ -110,10 +104,10 @@ struct CotangentTensors {
 
     CotangentTensors(const CompositeInputs& in, const OptTensor& color_, const OptTensor& opacity_,
                      const OptTensor& depth_, const OptTensor& weights_)
-        : color(contiguous_of(color_)),
-          opacity(contiguous_of(opacity_)),
-          depth(contiguous_of(depth_)),
-          weights(contiguous_of(weights_)) {
+        : color(contiguous_of("grad_color", color_)),
+          opacity(contiguous_of("grad_opacity", opacity_)),
+          depth(contiguous_of("grad_depth", depth_)),
+          weights(contiguous_of("grad_weights", weights_)) {
         check(in, color, in.rays * in.channels);
         check(in, opacity, in.rays);
         check(in, depth, in.rays);
@@ -225,8 +219,9 @@ Tensors9 composite_bwd_bwd(const Tensor& density, const Tensor& color, const Ten
     const Device device(in);
     in.gaps = device.check(in);
     const CotangentTensors g(in, grad_color, grad_opacity, grad_depth, grad_weights);
-    const OptTensor v[] = {contiguous_of(v_density), contiguous_of(v_color), contiguous_of(v_t_starts),
-                           contiguous_of(v_t_ends), contiguous_of(v_background)};
+    const OptTensor v[] = {contiguous_of("v_density", v_density), contiguous_of("v_color", v_color),
+                           contiguous_of("v_t_starts", v_t_starts), contiguous_of("v_t_ends", v_t_ends),
+                           contiguous_of("v_background", v_background)};
     for (int i : {0, 2, 3}) CotangentTensors::check(in, v[i], in.samples);
     CotangentTensors::check(in, v[1], in.color.numel());
     CotangentTensors::check(in, v[4], in.background ? in.background->numel() : -1);

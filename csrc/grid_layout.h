@@ -100,9 +100,7 @@ struct GridInputs {
 
     GridInputs(const Tensor& x_in, const Tensor& offsets_in, const Tensor& tables_in,
                const std::vector<int64_t>& ints, const std::vector<double>& floats)
-        : layout(ints, floats),
-          x(torch::stable::contiguous(x_in)),
-          tables(torch::stable::contiguous(tables_in)) {
+        : layout(ints, floats), x(contiguous_of("x", x_in)), tables(contiguous_of("tables", tables_in)) {
         const ScalarType dtype = x.scalar_type();
         STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
                         "grid: x must be float32 or float64");
@@ -142,7 +140,7 @@ struct GridInputs {
                     t.dim() == static_cast<int64_t>(shape.size());
         for (size_t d = 0; same && d < shape.size(); ++d) same = t.size(static_cast<int64_t>(d)) == shape[d];
         STD_TORCH_CHECK(same, "grid: ", name, " has a wrong shape, dtype or device");
-        return torch::stable::contiguous(t);
+        return contiguous_of(name, t);
     }
     std::vector<int64_t> x_shape() const { return {points, layout.dims}; }
     std::vector<int64_t> y_shape() const { return {points, layout.outputs()}; }

@@ -30,7 +30,7 @@ def truth(origins: Tensor, directions: Tensor) -> Tensor:
 
 
 def render(bank: mf.FieldBank, origins: Tensor, directions: Tensor, per_ray: int, seed: int | None) -> Tensor:
-    """Return the colors [R, 3] that a bank of one module has along rays, `per_ray` samples each; a seed jitters them."""
+    """Return the colors [R, 3] that a bank of one module has along rays, `per_ray` samples each; a seed adds jitter."""
     jitter = {"stratified": seed is not None, "seed": seed or 0}
     # A ray is cut into bins, and each bin is a sample: a grid of occupied cells in place of None would leave some out.
     samples = mf.ops.march_rays(origins, directions, None, BOX, bins=per_ray, **jitter)

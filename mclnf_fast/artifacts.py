@@ -187,7 +187,8 @@ class Learned(Result):
             raise InputError(f"box must be {wanted}, got {box}")
         cells = self.cells
         if cells is not None and box is not None:
-            cells = cells.append(torch.as_tensor(box)) if len(cells) else Cells(torch.as_tensor(box)[None])
+            edges = torch.as_tensor(box, dtype=torch.float32)
+            cells = cells.append(edges) if len(cells) else Cells(edges[None])
         # Checked before the bank is touched: a refused box leaves the result as it was.
         index = self.bank.append(state)
         self.cells = cells

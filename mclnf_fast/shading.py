@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from mclnf_fast.errors import InputError
@@ -29,7 +30,7 @@ class Shading:
     A shading is stored with every bank that renders: the same weights show another picture under another one.
 
     Attributes:
-        density_activation: `relu`: s = max(raw, 0); `exp`: s = exp(min(raw, max_raw_density)).
+        density_activation: `relu`: s = max(raw, 0); `exp`: s = exp(min(raw, max_raw_density)), and never infinite.
         density_first: the raw density is output 0 and the raw colors are outputs 1 to 3; otherwise the raw colors are
             outputs 0 to 2 and the raw density is output 3.
         max_raw_density: the largest raw density under `exp`. Beyond exp(9) a sample is opaque at any useful spacing,
@@ -96,7 +97,16 @@ class Shading:
         density = raw[..., 0] if self.density_first else raw[..., 3]
         if self.density_activation == "relu":
             return density.relu(), color
-        return density.clamp(max=self.max_raw_density).exp(), color
+        return density.clamp(max=self.max_raw_density_in(raw.dtype)).exp(), color
+
+    def max_raw_density_in(self, dtype: torch.dtype) -> float:
+        """Return the largest raw density under `exp` of a dtype, whose exponential is finite: an infinite one has no
+        usable derivative.
+
+        >>> Shading("exp").max_raw_density_in(torch.float32)
+        88
+        """
+        return min(self.max_raw_density, math.floor(math.log(torch.finfo(dtype).max)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the shading as plain data for JSON and YAML; `from_dict` reads it back.

@@ -50,7 +50,7 @@ def test_a_result_is_loaded_rendered_and_added_to(tmp_path: pathlib.Path) -> Non
     result = load(FOLDER / "load_and_render.py").main(quick=True, out=str(tmp_path / "city.png"))
     assert (tmp_path / "city.png").is_file()
     assert result["contrast"] > 10  # gray levels: a picture of something
-    assert (result["same"], result["modules"]) == (1.0, 3)
+    assert (result["same"], result["modules"]) == (1.0, 5)
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)

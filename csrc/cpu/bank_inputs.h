@@ -17,7 +17,7 @@ inline std::vector<int64_t> read_offsets(const char* name, const Tensor& t_in, i
     STD_TORCH_CHECK(t_in.is_cpu(), "mclnf_fast: ", name, " must be on the CPU like x");
     STD_TORCH_CHECK(t_in.scalar_type() == ScalarType::Long && t_in.dim() == 1 && t_in.numel() >= 1,
                     "mclnf_fast: ", name, " must be int64 [M + 1]");
-    const Tensor t = torch::stable::contiguous(t_in);
+    const Tensor t = contiguous_of(name, t_in);
     const int64_t* p = data<int64_t>(t);
     std::vector<int64_t> values(p, p + t.numel());
     STD_TORCH_CHECK(values.front() == 0 && values.back() == total, "mclnf_fast: ", name,

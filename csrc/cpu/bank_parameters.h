@@ -1,21 +1,15 @@
 // The bank's tensors, checked and turned into pointers: parameters, and whatever is shaped like them.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
-
 #include <cstdint>
 #include <vector>
 
 #include "bank_table.h"
 #include "fresh.h"
+#include "tensors.h"
 
 namespace mclnf {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 using Tensors = std::vector<Tensor>;
 
 template <class S>
@@ -38,7 +32,7 @@ inline void check_shape(const char* name, const Tensor& t, std::initializer_list
 inline Tensor plain(const char* name, const Tensor& t, ScalarType dtype) {
     STD_TORCH_CHECK(t.is_cpu(), "mclnf_fast: ", name, " must be on the CPU like x");
     STD_TORCH_CHECK(t.scalar_type() == dtype, "mclnf_fast: ", name, " has a dtype other than x");
-    return torch::stable::contiguous(t);
+    return contiguous_of(name, t);
 }
 
 // Tensors shaped like the parameters: [M, in, out] and [M, out] per layer.

@@ -102,7 +102,7 @@ GridInputs cpu_inputs(const Tensor& x, const Tensor& offsets, const Tensor& tabl
                       const std::vector<int64_t>& ints, const std::vector<double>& floats) {
     GridInputs in(x, offsets, tables, ints, floats);
     STD_TORCH_CHECK(offsets.is_cpu() && in.x.is_cpu(), "grid: offsets must be on x's device");
-    const Tensor plain = torch::stable::contiguous(offsets);
+    const Tensor plain = contiguous_of("offsets", offsets);
     const int64_t* values = pointer<int64_t>(plain);
     in.offsets.assign(values, values + in.modules + 1);
     STD_TORCH_CHECK(in.offsets.front() == 0 && in.offsets.back() == in.points,

@@ -26,7 +26,7 @@ class CudaGrid {
     CudaGrid(const Tensor& x, const Tensor& offsets, const Tensor& tables, const std::vector<int64_t>& ints,
              const std::vector<double>& floats)
         : in(x, offsets, tables, ints, floats),
-          offsets_(torch::stable::contiguous(offsets)),
+          offsets_(contiguous_of("offsets", offsets)),
           stream_(current_stream(in.x)) {
         check_place("offsets", offsets);
         check_place("tables", tables);

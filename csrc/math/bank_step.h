@@ -9,9 +9,9 @@ namespace mclnf {
 // The factors that all parameters of a module share.
 template <typename S>
 struct StepFactors {
-    S rate;                    // SGD: lr; Adam: lr sqrt(1 - b2^t) / (1 - b1^t)
-    S floor;                   // Adam: eps sqrt(1 - b2^t)
-    S blend1, decay2, blend2;  // Adam: 1 - b1, b2, 1 - b2
+    S rate;                            // SGD: lr; Adam: lr sqrt(1 - b2^t) / (1 - b1^t)
+    S floor;                           // Adam: eps sqrt(1 - b2^t)
+    S decay1, blend1, decay2, blend2;  // Adam: b1, 1 - b1, b2, 1 - b2
     S lam;
 };
 
@@ -22,9 +22,13 @@ MCLNF_HD inline StepFactors<S> step_factors(bool adam, double t, double lr, doub
                                             double eps, double lam) {
     const double first = adam && beta1 > 0 ? -std::expm1(t * std::log(beta1)) : 1.0;
     const double root = adam && beta2 > 0 ? std::sqrt(-std::expm1(t * std::log(beta2))) : 1.0;
-    return {static_cast<S>(lr * root / first), static_cast<S>(eps * root),
-            static_cast<S>(1.0 - beta1),       static_cast<S>(beta2),
-            static_cast<S>(1.0 - beta2),       static_cast<S>(lam)};
+    return {static_cast<S>(lr * root / first),
+            static_cast<S>(eps * root),
+            static_cast<S>(beta1),
+            static_cast<S>(1.0 - beta1),
+            static_cast<S>(beta2),
+            static_cast<S>(1.0 - beta2),
+            static_cast<S>(lam)};
 }
 
 // g + lam F (theta - anchor)
@@ -42,7 +46,11 @@ MCLNF_HD MCLNF_INLINE S sgd_step(const StepFactors<S>& c, S p, S g) {
 // division.
 template <typename S>
 MCLNF_HD MCLNF_INLINE S adam_step(const StepFactors<S>& c, S p, S g, S& m, S& v) {
-    m = m + c.blend1 * (g - m);
+    // From the nearer end: with beta1 = 0, m + (g - m) would lose a gradient that is small beside the old
+    // moment.
+    const bool mostly_old = c.blend1 < S(0.5);
+    const S from = mostly_old ? m : g, to = mostly_old ? g : m, by = mostly_old ? c.blend1 : c.decay1;
+    m = from + by * (to - from);
     v = c.decay2 * v + c.blend2 * g * g;
     return p - c.rate * (m / (std::sqrt(v) + c.floor));
 }

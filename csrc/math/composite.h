@@ -48,20 +48,24 @@ MCLNF_HD MCLNF_INLINE T dot_channels(const T* a, const T* b, int channels) {
 template <typename V>
 using ScalarOf = typename Lanes<V>::Scalar;
 
-// The intervals of the group that begins at sample `at`.
+// The intervals of the group that begins at sample `at`. An endless density (`raw`) counts as 0 in `density`,
+// the derivative of s by the length, and has no derivative of its own: over a length above 0 nothing behind
+// it is seen, however long it is, and an interval of length 0 has no weight, whatever its density (infinity
+// times 0 would make the whole ray NaN).
 template <typename V>
 struct Intervals {
-    V density, length, middle, s;
+    V density, length, middle, s, raw;
 };
 template <typename V, bool kWhole>
 MCLNF_HD MCLNF_INLINE Intervals<V> intervals_at(const CompositeRay<ScalarOf<V>>& ray, int64_t at, Part part) {
     const V start = load_lanes<V, kWhole>(ray.t_start + at, part);
     const V end = load_lanes<V, kWhole>(ray.t_end + at, part);
     Intervals<V> result;
-    result.density = load_lanes<V, kWhole>(ray.density + at, part);
+    result.raw = load_lanes<V, kWhole>(ray.density + at, part);
+    result.density = unless_endless(result.raw, result.raw);
     result.length = end - start;
     result.middle = (start + end) * ScalarOf<V>(0.5);
-    result.s = result.density * result.length;
+    result.s = where_zero(result.length, result.density, result.raw) * result.length;
     return result;
 }
 

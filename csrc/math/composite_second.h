@@ -35,7 +35,8 @@ MCLNF_HD MCLNF_INLINE Intervals<V> tangents_at(const Intervals<V>& in,
     const V end = v.t_end ? load_lanes<V, kWhole>(v.t_end + at, part) : V{};
     Intervals<V> tangents;
     tangents.density = v.density ? load_lanes<V, kWhole>(v.density + at, part) : V{};
-    tangents.length = end - start;
+    tangents.density = unless_endless(in.raw, tangents.density);
+    tangents.length = unless_endless(in.raw, V(end - start));
     tangents.middle = (start + end) * ScalarOf<V>(0.5);
     tangents.s = tangents.density * in.length + in.density * tangents.length;
     return tangents;

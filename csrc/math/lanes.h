@@ -78,6 +78,16 @@ template <typename T>
 MCLNF_HD MCLNF_INLINE int lanes_until_below(T v, T bound, int m) {
     return v < bound ? 0 : m;
 }
+// 0 in the lanes whose `v` is infinite, `a` in the others; NaN is not infinite.
+template <typename T>
+MCLNF_HD MCLNF_INLINE T unless_endless(T v, T a) {
+    return v == T(INFINITY) || v == T(-INFINITY) ? T(0) : a;
+}
+// `a` in the lanes whose `v` is 0, `b` in the others.
+template <typename T>
+MCLNF_HD MCLNF_INLINE T where_zero(T v, T a, T b) {
+    return v == T(0) ? a : b;
+}
 
 #if defined(__GNUC__) && !defined(__CUDACC__)
 #define MCLNF_WIDE 1
@@ -157,6 +167,11 @@ MCLNF_INLINE Float8 sums_after(Float8 v, Float8& total) {
 MCLNF_INLINE Float8 successors(Float8 v, Float8 next) {
     return MCLNF_SHUFFLE(v, next, 1, 2, 3, 4, 5, 6, 7, 8);
 }
+MCLNF_INLINE Float8 unless_endless(Float8 v, Float8 a) {
+    const Float8 endless = filled<Float8>(INFINITY);
+    return (v == endless) | (v == -endless) ? Float8{} : a;
+}
+MCLNF_INLINE Float8 where_zero(Float8 v, Float8 a, Float8 b) { return v == Float8{} ? a : b; }
 MCLNF_INLINE int lanes_until_below(Float8 v, float bound, int m) {
     const Int8 below = v < filled<Float8>(bound);
     int64_t pairs[4];

@@ -100,6 +100,14 @@ MCLNF_HD MCLNF_INLINE WarpLane<T> successors(WarpLane<T> v, WarpLane<T> next) {
     return {lane_of_warp() < 31 ? inside : first};
 }
 template <typename T>
+MCLNF_HD MCLNF_INLINE WarpLane<T> unless_endless(WarpLane<T> v, WarpLane<T> a) {
+    return {unless_endless(v.x, a.x)};
+}
+template <typename T>
+MCLNF_HD MCLNF_INLINE WarpLane<T> where_zero(WarpLane<T> v, WarpLane<T> a, WarpLane<T> b) {
+    return {where_zero(v.x, a.x, b.x)};
+}
+template <typename T>
 MCLNF_HD MCLNF_INLINE int lanes_until_below(WarpLane<T> v, T bound, int m) {
     const bool below = lane_of_warp() < m && v.x < bound;
     const unsigned lanes = MCLNF_IN_WARP(__ballot_sync(kWarp, below), below);

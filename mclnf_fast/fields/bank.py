@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mclnf_fast.fields.functional import evaluate_params, parameter_shapes
+from mclnf_fast.checks import check_tensor, check_tensors
+from mclnf_fast.fields.functional import check_field_spec, evaluate_params, parameter_shapes
 from mclnf_fast.fields.module import FieldModule
 from mclnf_fast.fields.routing import offsets_of_equal_shares, route
 from mclnf_fast.spec import FieldSpec, Grid, TriPlane
@@ -106,10 +107,12 @@ class FieldBank(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(spec, FieldSpec):
-            raise TypeError(f"spec must be a FieldSpec, got {type(spec).__name__}")
+        check_field_spec(spec)
         if isinstance(modules, bool) or not isinstance(modules, int) or modules < 0:
             raise ValueError(f"modules must be an int of at least 0, got {modules!r}")
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise TypeError(f"dtype must be a floating-point torch.dtype, got {dtype!r}")
+        device = _checked_device(device)
         self.spec = spec
         if init is None:
             init = initial_parameters(spec, 1, dtype, device, generator)
@@ -162,13 +165,12 @@ class FieldBank(nn.Module):
         params, spec = self.stacked, self.spec
         if offsets is not None and module_ids is not None:
             raise ValueError("give offsets or module_ids, not both")
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a tensor, got {type(x).__name__}")
+        check_tensor("x", x)
         if offsets is not None:
             return evaluate_params(params, spec, x, offsets, backend)
         if module_ids is not None:
-            if not isinstance(module_ids, Tensor) or module_ids.shape != x.shape[:1]:
-                raise ValueError(f"module_ids must be int64 [N] = [{x.shape[0]}], got {_shape(module_ids)}")
+            check_tensor("x", x, (None, spec.in_dim), what="[N, in_dim]")
+            check_tensor("module_ids", module_ids, (x.shape[0],), torch.int64, x.device, "[N]")
             order, grouped = route(module_ids, self.modules_count)
             y = evaluate_params(params, spec, x[order], grouped, backend)
             place = torch.empty_like(order)
@@ -188,15 +190,22 @@ class FieldBank(nn.Module):
 
         `state`: None for the shared initialization, a module as `to_module` gives it, or a sequence like `shared`
         (leading size 1). The parameters are new objects afterwards: hand them to the optimizer again.
+
+        Raises TypeError, ValueError if the state does not fit.
         """
         if isinstance(state, nn.Module):
-            state = FieldModule.read(state, self.spec)
+            state = FieldModule.read(state, self.spec, "state")
         new = self.shared if state is None else _checked(self.spec, state, 1, "state")
         self._fill([torch.cat((old, t.to(old))) for old, t in zip(self.stacked, new)])
         return self.modules_count - 1
 
     def to_module(self, index: int) -> FieldModule:
-        """Return module `index` as a `torch.nn.Module` of Linear layers (a copy). Raises IndexError out of range."""
+        """Return module `index` as a `torch.nn.Module` of Linear layers (a copy).
+
+        Raises TypeError if the index is no int, IndexError if it is out of range.
+        """
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise TypeError(f"index must be an int, got {type(index).__name__}")
         if not -self.modules_count <= index < self.modules_count:
             raise IndexError(f"index must lie in [0, {self.modules_count}), got {index}")
         return FieldModule(self.spec, [t[index].detach() for t in self.stacked])
@@ -206,16 +215,25 @@ class FieldBank(nn.Module):
         """Return a bank of ordinary modules: the `torch.nn.Linear` layers of each, in order, become its layers, and the
         tensors of its `grid`, if the spec has grids, their tables.
 
-        `spec` may be left out if the modules carry one (`FieldModule`). Raises ValueError if a module's layers do not
-        fit.
+        `spec` may be left out if the modules carry one (`FieldModule`). Raises TypeError, ValueError if a module's
+        layers do not fit.
         """
+        if not isinstance(modules, Iterable):
+            raise TypeError(f"modules must be a sequence of torch modules, got {type(modules).__name__}")
+        modules = list(modules)
         if not modules:
             raise ValueError("modules must hold at least one module, got none")
-        spec = spec or getattr(modules[0], "spec", None)
+        spec = getattr(modules[0], "spec", None) if spec is None else spec
         if spec is None:
             raise ValueError("spec must be given if the modules carry none")
-        read = [FieldModule.read(module, spec) for module in modules]
+        check_field_spec(spec)
+        read = [FieldModule.read(module, spec, f"modules[{m}]") for m, module in enumerate(modules)]
         init = read[0]
+        for m, tensors in enumerate(read):
+            for tensor in tensors:
+                if (tensor.dtype, tensor.device) != (init[0].dtype, init[0].device):
+                    first, other = f"{init[0].dtype} on {init[0].device}", f"{tensor.dtype} on {tensor.device}"
+                    raise TypeError(f"modules[{m}] must have all parameters in {first} like modules[0], got {other}")
         bank = cls(spec, 0, init[0].dtype, init[0].device, init=init)
         bank._fill([torch.cat(tensors) for tensors in zip(*read)])
         return bank
@@ -230,15 +248,20 @@ class FieldBank(nn.Module):
         return f"{self.spec}, modules={self.modules_count}"
 
 
-def _shape(value: object) -> str:
-    return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+def _checked_device(device: torch.device | str) -> torch.device:
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be a torch.device or its name, got {device!r}: {error}") from None
 
 
-def _checked(spec: FieldSpec, tensors: Sequence[Tensor], modules: int, name: str) -> Parameters:
+def _checked(spec: FieldSpec, value: Sequence[Tensor], modules: int, name: str) -> Parameters:
     shapes = [(modules, *s) for s in parameter_shapes(spec)]
+    tensors = check_tensors(name, value)
     if len(tensors) != len(shapes):
         raise ValueError(f"{name} must hold {len(shapes)} tensors (weights, biases, tables), got {len(tensors)}")
     for k, (tensor, shape) in enumerate(zip(tensors, shapes)):
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name}[{k}] must have shape {list(shape)}, got {list(tensor.shape)}")
+        check_tensor(f"{name}[{k}]", tensor, shape)
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name}[{k}] must have a floating-point dtype, got {tensor.dtype}")
     return tuple(tensors)

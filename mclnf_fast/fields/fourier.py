@@ -13,7 +13,7 @@ def gaussian_frequencies(count: int, dims: int, sigma: float, generator: torch.G
     >>> gaussian_frequencies(4, 2, 10.0, torch.Generator().manual_seed(0)).shape
     torch.Size([4, 2])
     """
-    return sigma * torch.randn(count, dims, generator=generator)
+    return sigma * torch.randn(count, dims, dtype=torch.float32, generator=generator)
 
 
 def fourier_features(x: Tensor, frequencies: Tensor) -> Tensor:

@@ -7,11 +7,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mclnf_fast.checks import check_tensor, check_tensors
 from mclnf_fast.ops import bank_mlp, grid_encode
 from mclnf_fast.spec import FieldSpec
 
 SplitParams = tuple[list[Tensor], list[Tensor], list[Tensor]]
 """Weights, biases and tables."""
+
+
+def check_field_spec(spec: object) -> None:
+    """Raise TypeError if `spec` is no `FieldSpec`.
+
+    >>> check_field_spec(FieldSpec(2, 3))
+    """
+    if not isinstance(spec, FieldSpec):
+        raise TypeError(f"spec must be a FieldSpec, got {type(spec).__name__}")
 
 
 def parameter_shapes(spec: FieldSpec) -> list[tuple[int, ...]]:
@@ -28,12 +38,14 @@ def split_params(params: Sequence[Tensor], spec: FieldSpec) -> SplitParams:
     """Split the flat tuple into weights [M, in, out] per layer, biases [M, out] per layer and tables
     [M, entries, features] per grid.
 
-    Raises ValueError if the number of tensors is not the spec's.
+    Raises TypeError if they are no tensors, ValueError if their number is not the spec's.
 
     >>> spec = FieldSpec(2, 3, width=16, hidden_layers=1)
     >>> [len(tensors) for tensors in split_params([torch.zeros(4, *s) for s in parameter_shapes(spec)], spec)]
     [2, 2, 0]
     """
+    check_field_spec(spec)
+    params = check_tensors("params", params)
     layers = len(spec.layer_shapes)
     expected = 2 * layers + len(spec.grids)
     if len(params) != expected:
@@ -41,8 +53,7 @@ def split_params(params: Sequence[Tensor], spec: FieldSpec) -> SplitParams:
             f"params must hold {expected} tensors ({layers} weights, {layers} biases, {len(spec.grids)} tables), "
             f"got {len(params)}"
         )
-    flat = list(params)
-    return flat[:layers], flat[layers : 2 * layers], flat[2 * layers :]
+    return params[:layers], params[layers : 2 * layers], params[2 * layers :]
 
 
 def encode_grids(
@@ -72,9 +83,7 @@ def encode_grids(
     """
     if not spec.grids:
         return x
-    if not isinstance(x, Tensor) or x.dim() != 2 or x.shape[1] != spec.in_dim:
-        got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"x must have shape [N, in_dim] = [*, {spec.in_dim}], got {got}")
+    check_tensor("x", x, (None, spec.in_dim), what="[N, in_dim]")
     pieces, done = [], 0
     for (grid, start, dims), table in zip(spec.grids, tables):
         if start > done:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mclnf_fast.checks import check_tensor
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.bank import FieldBank
 from mclnf_fast.spec import FieldSpec, from_dict, to_dict
@@ -19,9 +20,25 @@ from mclnf_fast.spec import FieldSpec, from_dict, to_dict
 FORMAT = "mclnf_fast/1"
 
 
+def check_path(path: object) -> pathlib.Path:
+    """Return the path of a file. Raises TypeError if it is none, InputError if no file can have it.
+
+    >>> check_path("bank").name
+    'bank'
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a str or a path, got {type(path).__name__}")
+    checked = pathlib.Path(path)
+    if not checked.name or "\0" in str(checked):
+        raise InputError(f"path must name a file, got {str(path)!r}")
+    return checked
+
+
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write to a temporary name, flush it to disk and rename: a reader sees the old file or the new one."""
-    path = pathlib.Path(path)
+    path = check_path(path)
+    if path.is_dir():
+        raise InputError(f"path must name a file, got the folder {str(path)!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -47,6 +64,9 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Write one safetensors file with `meta` (any JSON value) and a checksum in its header.
 
+    Raises TypeError, ValueError for a path, tensors or meta that no file can have or hold; OSError if it can't be
+    written.
+
     >>> import tempfile
     >>> path = f"{tempfile.mkdtemp()}/tensors"
     >>> save_tensors(path, {"x": torch.ones(2)}, {"unit": "m"})
@@ -55,8 +75,13 @@ def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], me
     """
     from safetensors.torch import save
 
+    for name, tensor in tensors.items():
+        check_tensor(f"tensors[{name!r}]", tensor)
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    text = json.dumps(dict(meta), sort_keys=True)
+    try:
+        text = json.dumps(dict(meta), sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"meta must hold plain data that JSON can hold: {error}") from None
     checksum = hashlib.sha256((_digest(plain) + text).encode()).hexdigest()
     content = save(plain, metadata={"format": FORMAT, "meta": text, "sha256": checksum})
     write_atomically(path, _ordered(content))
@@ -85,7 +110,7 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     """
     from safetensors import SafetensorError, safe_open
 
-    path = pathlib.Path(path)
+    path = check_path(path)
     if not path.is_file():
         raise InputError(f"checkpoint {path}: must be a file, but there is none")
     try:
@@ -107,12 +132,17 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 def save_bank(path: str | os.PathLike[str], bank: FieldBank, **meta: Any) -> None:
     """Write a bank as `path` (safetensors) with a JSON sidecar `path.json` that describes it to people.
 
+    Raises as `save_tensors`, and TypeError if `bank` is none.
+
     >>> import tempfile
     >>> path = f"{tempfile.mkdtemp()}/bank"
     >>> save_bank(path, FieldBank(FieldSpec(2, 3), modules=4), scene="city")
     >>> len(load_bank(path))
     4
     """
+    if not isinstance(bank, FieldBank):
+        raise TypeError(f"bank must be a FieldBank, got {type(bank).__name__}")
+    path = check_path(path)
     described = {"spec": to_dict(bank.spec), "modules": len(bank), **meta}
     save_tensors(path, bank.state_dict(), described)
     write_atomically(f"{os.fspath(path)}.json", (json.dumps(described, indent=1) + "\n").encode())

@@ -7,15 +7,14 @@ torch.optim keeps one step counter per tensor; a bank needs one per module, beca
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from mclnf_fast.checks import check_unit_interval
+from mclnf_fast.checks import check_number, check_tensor
 from mclnf_fast.learn.params import Params, check_like, check_modules, check_params
-from mclnf_fast.ops.bank_step import StepKind, Trust, bank_step
+from mclnf_fast.ops.bank_step import StepKind, Trust, bank_step, check_betas
 
 
 class BankOptimizer:
@@ -46,11 +45,8 @@ class BankOptimizer:
         self.params = _check_master(params)
         if kind not in ("adam", "sgd"):
             raise ValueError(f"kind must be 'adam' or 'sgd', got {kind!r}")
-        if not float(eps) >= 0:
-            raise ValueError(f"eps must be at least 0, got {eps}")
         self.kind: StepKind = kind
-        self.betas = (check_unit_interval(betas[0], "betas[0]"), check_unit_interval(betas[1], "betas[1]"))
-        self.eps = float(eps)
+        self.betas, self.eps = check_betas(betas), check_number("eps", eps, 0.0)
         device = self.params[0].device
         self._step = torch.zeros(self.modules, dtype=torch.float64, device=device)
         self._lr = torch.empty(self.modules, dtype=torch.float64, device=device)
@@ -97,32 +93,30 @@ class BankOptimizer:
         if not isinstance(trust, tuple) or len(trust) != 3:
             raise TypeError(f"trust must be (lam, fisher, anchor) or None, got {type(trust).__name__}")
         lam, fisher, anchor = trust
-        if not (float(lam) >= 0 and math.isfinite(lam)):
-            raise ValueError(f"trust's lam must be finite and at least 0, got {lam}")
+        lam = check_number("trust's lam", lam, 0.0)
         fisher = check_like(fisher, self.params, "trust's fisher")
         anchor = check_like(anchor, self.params, "trust's anchor")
         like = self.params[0].detach()
-        self._trust = Trust(
-            float(lam), tuple(f.detach().to(like) for f in fisher), tuple(a.detach().to(like) for a in anchor)
-        )
+        self._trust = Trust(lam, tuple(f.detach().to(like) for f in fisher), tuple(a.detach().to(like) for a in anchor))
 
     def set_lr(self, lr: float | Tensor, modules: int | Iterable[int] | Tensor | None = None) -> None:
         """Set the rate, one for all or one each [m], of all modules or of those named. Raises ValueError."""
         rows = slice(None) if modules is None else check_modules(modules, self.modules)
         if isinstance(lr, Tensor):
             count = len(rows) if isinstance(rows, list) else self.modules
+            check_tensor("lr", lr)
             if lr.dim() > 1 or (lr.dim() == 1 and lr.shape[0] != count):
                 raise ValueError(f"lr must be a float or [{count}], got {tuple(lr.shape)}")
             if not bool((torch.isfinite(lr) & (lr >= 0)).all()):
                 raise ValueError(f"lr must be finite and at least 0, got {lr.tolist()}")
             self._lr[rows] = lr.detach().to(self._lr)
-        elif not (float(lr) >= 0 and math.isfinite(lr)):
-            raise ValueError(f"lr must be finite and at least 0, got {lr}")
-        elif isinstance(rows, list):
-            self._lr[rows] = float(lr)
+            return
+        rate = check_number("lr", lr, 0.0)
+        if isinstance(rows, list):
+            self._lr[rows] = rate
         else:  # at every step of a schedule
-            self._rate = float(lr)
-            self._lr.fill_(self._rate)
+            self._rate = rate
+            self._lr.fill_(rate)
 
     def step(self, grads: Sequence[Tensor] | None = None) -> None:
         """Make one step of every module that is not frozen.
@@ -133,6 +127,8 @@ class BankOptimizer:
         Raises: TypeError, if a gradient has another dtype; ValueError, if one is missing or has another shape.
         Nothing is changed then.
         """
+        if grads is not None and not isinstance(grads, (list, tuple)):
+            raise TypeError(f"grads must be a sequence of tensors like the parameters, got {type(grads).__name__}")
         gradients = [p.grad for p in self.params] if grads is None else list(grads)
         for i, g in enumerate(gradients):
             if g is None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from mclnf_fast.checks import check_tensor
+
 Params = tuple[Tensor, ...]
 ParamPair = tuple[Sequence[Tensor], Sequence[Tensor]]
 LossFn = Callable[[Params, int], Tensor]
@@ -34,6 +36,7 @@ def check_params(params: Sequence[Tensor], name: str = "params") -> Params:
         if not isinstance(p, Tensor) or not p.is_floating_point():
             got = f"a {p.dtype} tensor" if isinstance(p, Tensor) else type(p).__name__
             raise TypeError(f"{name}[{i}] must be a floating-point tensor [M, ...], got {got}")
+        check_tensor(f"{name}[{i}]", p)
         if p.dim() == 0 or p.shape[0] != params[0].shape[0]:
             raise ValueError(
                 f"{name}[{i}] must be [M, ...] with the M of {name}[0] {tuple(params[0].shape)}, got {tuple(p.shape)}"
@@ -60,6 +63,7 @@ def check_like(other: Sequence[Tensor], params: Params, name: str) -> Params:
     for i, (t, p) in enumerate(zip(other, params, strict=True)):
         if not isinstance(t, Tensor):
             raise TypeError(f"{name}[{i}] must be a tensor {tuple(p.shape)}, got {type(t).__name__}")
+        check_tensor(f"{name}[{i}]", t)
         if t.shape != p.shape:
             raise ValueError(f"{name}[{i}] must be {tuple(p.shape)} like its parameter, got {tuple(t.shape)}")
     return tuple(other)

@@ -6,17 +6,68 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from mclnf_fast.checks import check_tensor, values_can_be_read
+from mclnf_fast.checks import check_tensor, check_tensors, values_can_be_read
 from mclnf_fast.spec import FieldSpec
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 HALVES = (torch.float16, torch.bfloat16)
+CAST = (torch.float32, *HALVES)  # what autocast casts
 
 
 def in_transform() -> bool:
-    """Return whether the call is inside a torch.func transform (grad, vmap, ...), whose tensors are wrappers."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is not None
+    """Return whether the call is inside a torch.func transform (grad, vmap, jvp, ...), whose tensors are wrappers, or
+    inside `torch.autograd.forward_ad.dual_level`, whose tensors carry tangents.
+
+    Compiled ops would drop the tangents, and only PyTorch's own operators pass the wrappers.
+    """
+    return not torch.compiler.is_compiling() and transform_level()
+
+
+def transform_level() -> bool:
+    """Return whether a transform or a dual level is entered, also while torch.compile traces one.
+
+    It must not be traced itself: a trace reads no state of functorch.
+    """
+    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+
+
+def is_transformed(tensor: Tensor) -> bool:
+    """Return whether a torch.func transform maps over this tensor or differentiates in it, or it has a tangent.
+
+    A wrapper alone is no sign: inside a transform the results of operators on constants are wrapped as well.
+    """
+    functorch = torch._C._functorch
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
+        return True
+    if not functorch.is_functorch_wrapped_tensor(tensor):
+        return False
+    if functorch.is_batchedtensor(tensor) or (functorch.is_gradtrackingtensor(tensor) and tensor.requires_grad):
+        return True
+    return is_transformed(functorch.get_unwrapped(tensor))
+
+
+def refuse_transformed(op: str, remedy: str, **arguments: object) -> None:
+    """Raise RuntimeError if a transform works on one of these arguments of an op that none passes.
+
+    Constants of a function that is transformed pass: they have no derivative in it.
+    """
+    if not in_transform():
+        return
+    for name, value in arguments.items():
+        listed = value if isinstance(value, (list, tuple)) else [value]
+        if any(is_transformed(t) for t in listed if isinstance(t, Tensor)):
+            raise RuntimeError(
+                f"{op}: {name} must be a constant inside torch.func transforms (grad, vmap, jvp, ...) and "
+                f"torch.autograd.forward_ad, got one that is transformed. {remedy}"
+            )
+
+
+def refuse_mapped(name: str, tensor: Tensor) -> None:
+    """Raise ValueError if torch.func.vmap maps over a tensor whose values an op needs to know."""
+    if in_transform() and torch._C._functorch.is_batchedtensor(tensor):
+        raise ValueError(f"{name} must be the same for every mapped call, got one that torch.func.vmap maps over")
 
 
 def autocast_enabled(x: Tensor) -> bool:
@@ -24,14 +75,20 @@ def autocast_enabled(x: Tensor) -> bool:
     return x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
 
 
-def check_offsets(name: str, offsets: Tensor, total: int, what: str = "points") -> None:
-    """Check int64 offsets [M + 1] that start at 0, never go down and end at `total`.
+def check_offsets(
+    name: str, offsets: Tensor, groups: int | None, total: int, device: torch.device, what: str = "points"
+) -> None:
+    """Check int64 offsets [groups + 1] (None: any number) that start at 0, never go down and end at `total`.
 
     Raises ValueError or TypeError; the values are read only if that costs no synchronization.
     """
-    check_tensor(name, offsets, dtype=torch.int64)
-    if offsets.dim() != 1 or offsets.numel() < 1:
-        raise ValueError(f"{name} must have shape [M + 1], got {list(offsets.shape)}")
+    if groups is None:
+        check_tensor(name, offsets, (None,), torch.int64, device, "[R + 1]")
+    else:
+        check_tensor(name, offsets, (groups + 1,), torch.int64, device, "[M + 1]")
+    if not offsets.numel():
+        raise ValueError(f"{name} must have at least one entry, got none")
+    refuse_mapped(name, offsets)
     if not values_can_be_read(offsets) or in_transform():
         return
     # Up to 64 offsets a list is faster than three operators of torch.
@@ -67,7 +124,11 @@ def check_spec(spec: FieldSpec) -> None:
 
 
 def check_layers(
-    weights: Sequence[Tensor], biases: Sequence[Tensor], spec: FieldSpec, dtype: torch.dtype, device: torch.device
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    spec: FieldSpec,
+    dtype: torch.dtype | Sequence[torch.dtype],
+    device: torch.device,
 ) -> int:
     """Check the parameters of a bank and return the number of its modules."""
     layers = spec.layer_shapes
@@ -81,12 +142,29 @@ def check_layers(
     return modules
 
 
-def check_bank(
-    x: Tensor, offsets: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: FieldSpec
-) -> None:
-    """Check the arguments that every op over a bank takes; errors as `bank_mlp` states them."""
+def check_field(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: FieldSpec, cast: bool = False
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Check points and parameters of a bank, and return weights and biases as lists.
+
+    cast: whether autocast casts them afterwards, so that they need not have one dtype. Errors as `bank_mlp` states.
+    """
+    weights, biases = check_tensors("weights", weights), check_tensors("biases", biases)
     check_spec(spec)
     check_tensor("x", x, (None, spec.in_dim), FLOATS, what="[N, in_dim]")
-    modules = check_layers(weights, biases, spec, x.dtype, x.device)
-    check_tensor("offsets", offsets, (modules + 1,), torch.int64, x.device, "[M + 1]")
-    check_offsets("offsets", offsets, x.shape[0])
+    check_layers(weights, biases, spec, CAST if cast else x.dtype, x.device)
+    return weights, biases
+
+
+def check_bank(
+    x: Tensor,
+    offsets: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    spec: FieldSpec,
+    cast: bool = False,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Check the arguments that every op over a bank takes; as `check_field`, and the offsets."""
+    weights, biases = check_field(x, weights, biases, spec, cast)
+    check_offsets("offsets", offsets, weights[0].shape[0], x.shape[0], x.device)
+    return weights, biases

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from mclnf_fast.errors import BackendError, InputError
-from mclnf_fast.ops._checks import FLOATS, in_transform
+from mclnf_fast.ops._checks import FLOATS, transform_level
 
 Reason = Callable[[torch.device, torch.dtype], str | None]
 
@@ -59,14 +59,16 @@ class Op:
 
     def __init__(self, name: str, passes_transforms: bool) -> None:
         self.name = name
-        self._passes_transforms = passes_transforms
         self._functions: dict[str, Callable[..., Any]] = {}
-        self._choose = _chooser(name, self._functions)
+        self._choose = _chooser(name, passes_transforms, self._functions)
 
     def serving(self, backend: str | None, device: torch.device, dtype: torch.dtype) -> Callable[..., Any]:
-        """Return the function of the backend that serves a call. Raises as `select` and `select_in_transform`."""
-        if not self._passes_transforms and in_transform():
-            return _registry[self.name][select_in_transform(self.name, backend)].load()
+        """Return the function of the backend that serves a call.
+
+        Raises TypeError if `backend` is no string, and as `select` and `select_in_transform`.
+        """
+        if backend is not None and not isinstance(backend, str):
+            raise TypeError(f"backend must be one of {', '.join(NAMES)} or None, got {type(backend).__name__}")
         # In two steps, since a trace takes a name as a constant, but no function.
         return self._functions[self._choose(backend, device, dtype)]
 
@@ -74,7 +76,8 @@ class Op:
 def register(op: str, *, passes_transforms: bool = False, **backends: Backend) -> Op:
     """Enter an op with its backends, in the order in which `"auto"` asks them.
 
-    passes_transforms: whether a torch.func transform may reach the compiled backends; else it takes the reference.
+    passes_transforms: whether the compiled backends serve inside a torch.func transform too, of an op that has no
+    derivative and refuses transformed tensors itself; else the reference serves there.
     Raises ValueError if a backend has a name that is none of `NAMES`.
     """
     for backend in backends:
@@ -173,7 +176,8 @@ def select(op: str, backend: str | None, device: torch.device, dtype: torch.dtyp
 
 
 def select_in_transform(op: str, backend: str | None) -> str:
-    """Return the name of the backend inside a torch.func transform, which only PyTorch's own operators pass through.
+    """Return the name of the backend inside a torch.func transform or forward-mode differentiation, which only
+    PyTorch's own operators pass through.
 
     That is the reference. Raises BackendError if another backend is asked for by name.
     """
@@ -181,11 +185,11 @@ def select_in_transform(op: str, backend: str | None) -> str:
         backend = os.environ.get(VARIABLE, "auto")
     if backend not in ("auto", "reference"):
         raise BackendError(
-            f"{op}: backend {backend!r} can't serve a call inside a torch.func transform (grad, vmap, ...). "
-            "Remedy: use backend='auto' or 'reference', or torch.autograd.grad"
+            f"{op}: backend {backend!r} can't serve a call inside a torch.func transform (grad, vmap, jvp, ...) or "
+            "torch.autograd.forward_ad. Remedy: use backend='auto' or 'reference', or torch.autograd.grad"
         )
     if backend == "auto":
-        text = "%s: reference taken inside a torch.func transform: compiled ops do not pass it"
+        text = "%s: reference taken inside a torch.func transform or forward_ad: compiled ops do not pass it"
         _log_once((op, "transform", ""), text, op)
     return "reference"
 
@@ -197,20 +201,24 @@ def _log_once(key: tuple[str, str, str], text: str, *values: object) -> None:
 
 
 def _chooser(
-    op: str, functions: dict[str, Callable[..., Any]]
+    op: str, passes_transforms: bool, functions: dict[str, Callable[..., Any]]
 ) -> Callable[[str | None, torch.device, torch.dtype], str]:
-    """Return `select` for one op, as a call whose result a trace takes as a constant: the installation does not change
-    while a process runs. The function of each backend that it names is put into `functions`.
+    """Return `select` and `select_in_transform` for one op, as a call whose result a trace takes as a constant: the
+    installation does not change while a process runs. The function of each backend that it names is put into
+    `functions`.
 
     For that reason each answer is saved as well: a search takes longer than an op of a few microseconds.
     """
-    answers: dict[tuple[str | None, str | None, torch.device, torch.dtype], str] = {}
+    answers: dict[tuple[str | None, str | None, torch.device, torch.dtype, bool], str] = {}
 
     def choose(backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
-        key = (backend, os.environ.get(VARIABLE), device, dtype)
+        # Asked here, and so of the transforms inside a trace too: there a compiled op would drop a tangent in silence.
+        transformed = not passes_transforms and transform_level()
+        key = (backend, os.environ.get(VARIABLE), device, dtype, transformed)
         name = answers.get(key)
         if name is None:
-            name = answers[key] = select(op, backend, device, dtype)
+            name = select_in_transform(op, backend) if transformed else select(op, backend, device, dtype)
+            answers[key] = name
             functions[name] = _registry[op][name].load()
         return name
 

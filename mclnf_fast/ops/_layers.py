@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mclnf_fast.encodings import Composite, Encoding, Frequency, LogFrequency, SphericalHarmonics
+from mclnf_fast.encodings import Composite, Encoding, Frequency, Identity, LogFrequency, SphericalHarmonics
 from mclnf_fast.ops._constants import constant
+from mclnf_fast.spec import ACTIVATIONS
 
 
 def activate(kind: str, z: Tensor, w0: float) -> Tensor:
     """Return a(z), elementwise, for an activation of `mclnf_fast.spec.ACTIVATIONS`; `w0` belongs to `sine` alone.
+
+    Raises ValueError for any other.
 
     >>> activate("relu", torch.tensor([-1.0, 2.0]), 30.0)
     tensor([0., 2.])
@@ -28,7 +31,9 @@ def activate(kind: str, z: Tensor, w0: float) -> Tensor:
         return torch.sigmoid(z)
     if kind == "exp":
         return torch.exp(z)
-    return z
+    if kind == "none":
+        return z
+    raise ValueError(f"kind must be one of {', '.join(ACTIVATIONS)}, got {kind!r}")
 
 
 def spherical_harmonics(degree: int, d: Tensor) -> Tensor:
@@ -53,6 +58,8 @@ def spherical_harmonics(degree: int, d: Tensor) -> Tensor:
 def encode(encoding: Encoding, x: Tensor) -> Tensor:
     """Return the features [..., encoded_dim] of x [..., in_dim], for an encoding without a grid.
 
+    Raises TypeError for any other encoding: one that is defined nowhere would silently be the identity.
+
     >>> from mclnf_fast.spec import Frequency
     >>> encode(Frequency(4), torch.rand(5, 3)).shape
     torch.Size([5, 24])
@@ -68,4 +75,6 @@ def encode(encoding: Encoding, x: Tensor) -> Tensor:
         waves = torch.stack((angles.sin(), angles.cos()), -2).flatten(-3)
         raw = isinstance(encoding, Frequency) and encoding.include_input
         return torch.cat((x, waves), -1) if raw else waves
-    return x
+    if type(encoding) is Identity:
+        return x
+    raise TypeError(f"encoding must be one that `encode` defines, without a grid, got {encoding!r}")

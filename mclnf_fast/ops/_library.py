@@ -43,12 +43,9 @@ def _stale() -> str | None:
     Without the check a library left over from before an edit would run a `tanh` network as a `sigmoid` one, or fail in
     the middle of a call.
     """
-    # A library built before it had `name_table` is compared by its other signatures alone.
-    reported = hasattr(torch.ops.mclnf_fast, "name_table")
-    known = schemas.COMPILED if reported else schemas.COMPILED[:-1]
-    if (name := schemas.difference("mclnf_fast", known)) is not None:
+    if (name := schemas.difference("mclnf_fast", schemas.COMPILED)) is not None:
         return f"the compiled library is of another version than this package (its op {name} differs); build it again"
-    if reported and torch.ops.mclnf_fast.name_table() != packing.name_table():
+    if torch.ops.mclnf_fast.name_table() != packing.name_table():
         return "the compiled library numbers the names of csrc/names.h otherwise than this package; build it again"
     return None
 

@@ -184,7 +184,8 @@ def ray_loss(
 
     def loss(params: Sequence[Tensor], step: int) -> Tensor:
         batch = pool.batch(pool.draw(objects, rays, generator, views, columns))
-        noise = torch.rand(len(objects), rays, pool.settings.samples_per_ray, generator=generator).to(pool.device)
+        shape = len(objects), rays, pool.settings.samples_per_ray
+        noise = torch.rand(shape, dtype=torch.float32, generator=generator).to(pool.device)
         samples, _ = sample_between(batch.origins, batch.directions, pool.settings, noise)
         return ray_losses(params, spec, samples, batch.colors, pool.settings)
 

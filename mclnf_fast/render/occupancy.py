@@ -66,7 +66,7 @@ class OccupancyGrid:
             raise InputError(f"decay must be above 0 and at most 1, got {decay!r}")
         if isinstance(grow, bool) or not isinstance(grow, int) or grow < 0:
             raise InputError(f"grow must be an int of at least 0, got {grow!r}")
-        box = torch.tensor([[-1.0] * 3, [1.0] * 3]) if aabb is None else aabb
+        box = torch.tensor([[-1.0] * 3, [1.0] * 3], dtype=torch.float32) if aabb is None else aabb
         if not isinstance(box, Tensor) or box.shape != (2, 3):
             raise InputError(f"aabb must be [2, 3], got {getattr(box, 'shape', type(box).__name__)}")
         if not bool(torch.isfinite(box).all()) or not bool((box[0] < box[1]).all()):
@@ -74,7 +74,7 @@ class OccupancyGrid:
         self.threshold, self.decay, self.grow = float(threshold), float(decay), grow
         self.aabb = box.detach().to(device=device, dtype=torch.float32)
         self.updates = 0
-        self._density = torch.zeros((levels, *size), device=device)
+        self._density = torch.zeros((levels, *size), dtype=torch.float32, device=device)
         self._grid = torch.ones_like(self._density, dtype=torch.bool)
 
     @property
@@ -113,7 +113,7 @@ class OccupancyGrid:
         size = torch.tensor(self._density.shape[1:], device=self.aabb.device) * STRATA
         axes = [torch.arange(int(n), device=self.aabb.device) for n in size]
         corners = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-        jitter = torch.rand(corners.shape, generator=generator, device=self.aabb.device)
+        jitter = torch.rand(corners.shape, dtype=torch.float32, generator=generator, device=self.aabb.device)
         middle, half = self.aabb.mean(0), (self.aabb[1] - self.aabb[0]) / 2
         points = middle + half * 2.0**level * ((corners + jitter) / size * 2 - 1)
         values = torch.cat([_checked(density(part), part) for part in points.split(CHUNK)])

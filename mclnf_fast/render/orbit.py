@@ -95,7 +95,7 @@ def orbit(cameras: Cameras, frames: int) -> Cameras:
     pose = frame @ look_at(local, torch.zeros_like(local))
     pose[:, :, 3] += middle
     means = (float(getattr(cameras, name).double().mean()) for name in ("fx", "fy", "cx", "cy"))
-    fx, fy, cx, cy = (torch.tensor(mean) for mean in means)
+    fx, fy, cx, cy = (torch.tensor(mean, dtype=torch.float32) for mean in means)
     return Cameras(pose.to(torch.float32), fx, fy, cx, cy, cameras.width, cameras.height)
 
 

@@ -120,7 +120,7 @@ def even_angles(views: int) -> Tensor:
     >>> even_angles(2).tolist()
     [0.0, 1.5707963705062866]
     """
-    return torch.arange(views) * (math.pi / views)
+    return torch.arange(views, dtype=torch.float32) * (math.pi / views)
 
 
 def random_angles(tasks: int, views: int, generator: torch.Generator) -> Tensor:
@@ -129,7 +129,7 @@ def random_angles(tasks: int, views: int, generator: torch.Generator) -> Tensor:
     >>> random_angles(2, 3, torch.Generator()).shape
     torch.Size([2, 3])
     """
-    return math.pi * torch.rand(tasks, views, generator=generator)
+    return math.pi * torch.rand(tasks, views, dtype=torch.float32, generator=generator)
 
 
 def field_values(params: Sequence[Tensor], spec: FieldSpec, features: Tensor, backend: str = "auto") -> Tensor:

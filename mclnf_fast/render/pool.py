@@ -122,7 +122,7 @@ class RayPool:
         row, column = rest // self.columns, rest % self.columns
         high = (self.height - row * self.tile).clamp(max=self.tile)
         wide = (self.width - column * self.tile).clamp(max=self.tile)
-        u = torch.rand(2, tiles.numel(), generator=generator)
+        u = torch.rand(2, tiles.numel(), dtype=torch.float32, generator=generator)
         y = row * self.tile + torch.minimum((u[0] * high).long(), high - 1)
         x = column * self.tile + torch.minimum((u[1] * wide).long(), wide - 1)
         ids = (view * self.height + y) * self.width + x
@@ -178,7 +178,7 @@ class RayPools:
     def in_tiles(self, tiles: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return one uniform pixel of each tile int64 [R], and the factors [R] of `RayPool.in_tiles` over all pools."""
         owner = torch.bucketize(tiles, self._tiles[1:], right=True)
-        ids, factors = torch.empty_like(tiles), torch.empty(len(tiles))
+        ids, factors = torch.empty_like(tiles), torch.empty(len(tiles), dtype=torch.float32)
         for k, pool in enumerate(self.pools):
             rows = owner == k
             pool_ids, pool_factors = pool.in_tiles(tiles[rows] - self._tiles[k], generator)

@@ -81,7 +81,7 @@ def render_views(bank: FieldBank, cameras: Cameras, settings: RenderSettings, ce
             views.append(_render_each(params, bank.spec, origins, directions, settings))
     if not views:
         shape = (*(() if scene else (len(bank),)), 0, cameras.height, cameras.width)
-        return Rendered(*(torch.empty(*shape, *rest, device=device) for rest in ((3,), (), ())))
+        return Rendered(*(torch.empty(*shape, *rest, dtype=torch.float32, device=device) for rest in ((3,), (), ())))
     axis = 0 if scene else 1
     size = (cameras.height, cameras.width)
     return Rendered(*(torch.stack(pixels, axis).unflatten(axis + 1, size) for pixels in zip(*views)))

@@ -184,7 +184,7 @@ def pixel_places(height: int, width: int) -> Tensor:
     >>> pixel_places(1, 2).tolist()
     [[0.0, 0.0], [0.0, 0.5]]
     """
-    rows, columns = torch.arange(height) / height, torch.arange(width) / width
+    rows, columns = torch.arange(height, dtype=torch.float32) / height, torch.arange(width, dtype=torch.float32) / width
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
 
 

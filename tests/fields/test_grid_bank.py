@@ -141,9 +141,9 @@ def test_from_modules_of_other_code() -> None:
     others = [Other(entries, 2) for _ in range(2)]
     bank = mf.FieldBank.from_modules(others, spec)
     assert torch.equal(bank.grid[0], torch.stack([o.grid[0] for o in others]))
-    with pytest.raises(ValueError, match=r"grid\[0\] of a module must have shape .*got \[4, 2\]"):
+    with pytest.raises(ValueError, match=r"modules\[0\]: grid\[0\] must have shape .*got \[4, 2\]"):
         mf.FieldBank.from_modules([Other(4, 2)], spec)
-    with pytest.raises(ValueError, match="a module must have 1 tensors in `grid`, got 0"):
+    with pytest.raises(ValueError, match=r"modules\[0\] must have 1 tensors in `grid`, got 0"):
         mf.FieldBank.from_modules([others[0].net], spec)
 
 

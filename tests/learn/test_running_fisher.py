@@ -135,3 +135,14 @@ def test_errors() -> None:
         full_fisher_scores(torch.ones(3))
     with pytest.raises(ValueError, match="damping"):
         rank1_fisher_scores(torch.ones(3, 2), 0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_decay_has_the_precision_of_the_bank(dtype: torch.dtype) -> None:
+    running = RunningFisher(0.9)
+    first, second = torch.rand(2, 3, 4, dtype=dtype), torch.rand(2, 3, 4, dtype=dtype)
+    for batch in (first, second):
+        running.update(((batch,), (batch[:, 0],)))
+    assert running.fisher is not None
+    want = 0.9 * first.double() + (1 - 0.9) * second.double()
+    torch.testing.assert_close(running.fisher[0][0].double(), want, rtol=2 * torch.finfo(dtype).eps, atol=0)

@@ -97,3 +97,24 @@ def test_frequencies_of_a_sine_layer_and_an_encoding(need, w0: float) -> None:
         angle = (torch.tensor(2.0**k * math.pi) * z[:, 0]).double()
         torch.testing.assert_close(y[:, 2 * k], angle.sin().float(), rtol=0, atol=1.2e-7)
         torch.testing.assert_close(y[:, 2 * k + 1], angle.cos().float(), rtol=0, atol=1.2e-7)
+
+
+@pytest.mark.parametrize("activation", ["none", *BOUNDS])
+@pytest.mark.parametrize("huge", [1e5, 1e9, 3e38, math.inf, math.nan])
+def test_a_huge_coordinate_changes_no_bit_of_other_rows(need, activation: str, huge: float) -> None:
+    """Rows that lie in one vector with it, in the encoding and in the activations, forward and backward."""
+    need("bank_mlp", "cpu")
+    spec = mf.FieldSpec(2, 3, 24, 2, activation=activation, encoding=mf.Frequency(6, include_input=True))
+    bank = mf.FieldBank(spec, 1, generator=torch.Generator().manual_seed(0))
+
+    def results(x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.clone().requires_grad_()
+        y = bank(x, backend="cpu")
+        return y.detach(), torch.autograd.grad(y.sum(), x)[0]
+
+    x = torch.rand(1, 100, 2) * 40
+    extreme = x.clone()
+    extreme[0, 37, 1] = huge
+    others = torch.arange(100) != 37
+    for result, want in zip(results(extreme), results(x), strict=True):
+        torch.testing.assert_close(result[0, others], want[0, others], rtol=0, atol=0, equal_nan=True)

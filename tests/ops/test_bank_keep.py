@@ -174,3 +174,23 @@ def test_the_size_of_the_pool(need, value: str, error: str) -> None:
     assert (done.stdout.strip() == "True") == (not error), done.stderr
     if error:
         assert f"MCLNF_FAST_POOL_MB must be a whole number of megabytes, {error}" in done.stderr
+
+
+@pytest.mark.parametrize("points", [1, 63, 64, 200, 1000])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_dtype_of_the_result_depends_on_nothing_else(need, points: int, autocast: bool, dtype: torch.dtype) -> None:
+    """Neither on the number of points nor on whether a gradient is asked for, which decide what is saved."""
+    need("bank_mlp", "cpu", dtype)
+    case = make(SPECS["relu"], [points]).to(dtype)
+    results = []
+    for grad in (False, True):
+        case.require(x=False, parameters=grad)
+        with torch.autocast("cpu", torch.float16, enabled=autocast):
+            y = case.run("cpu")
+        assert y.dtype == (torch.float16 if autocast else dtype)
+        results.append(y.detach())
+        if grad:
+            leaves = torch.autograd.grad(y.float().square().sum(), case.leaves)
+            assert all(g.dtype == t.dtype for g, t in zip(leaves, case.leaves, strict=True))
+    assert torch.equal(*results)

@@ -290,15 +290,19 @@ def test_opcheck(need, requires: bool) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"rays": torch.tensor([0, 4, 8])}, ValueError, "offsets must end at the number of points, 9"),
+        ({"rays": torch.tensor([0, 4, 8])}, ValueError, "rays must end at the number of points, 9"),
         ({"rays": torch.zeros(0, dtype=torch.int64)}, ValueError, "rays must have at least one entry, got none"),
         ({"rays": torch.tensor([0.0, 4.0, 9.0])}, TypeError, "rays must have dtype torch.int64"),
         (
             {"ray_offsets": torch.tensor([0, 1, 3])},
             ValueError,
-            "ray_offsets must go from 0 up to the 2 rays, got 0 ... 3",
+            r"ray_offsets must end at the number of rays, 2, got ray_offsets\[-1\] = 3",
         ),
-        ({"ray_offsets": torch.tensor([0, 2])}, ValueError, r"offsets must have shape \[M \+ 1\] = \[3\], got \[2\]"),
+        (
+            {"ray_offsets": torch.tensor([0, 2])},
+            ValueError,
+            r"ray_offsets must have shape \[M \+ 1\] = \[3\], got \[2\]",
+        ),
         ({"deltas": torch.zeros(9, 1)}, ValueError, r"deltas must have shape \[N\] = \[9\], got \[9, 1\]"),
         ({"target": torch.zeros(2, 4)}, ValueError, r"target must have shape \[R, 3\] = \[2, 3\], got \[2, 4\]"),
         ({"target": torch.zeros(2, 3).double()}, TypeError, "target must have dtype torch.float32"),
@@ -327,3 +331,19 @@ def test_misuse_of_fields_and_shadings() -> None:
         Shading("softplus")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_raw_density must be a number, got nan"):
         Shading(max_raw_density=float("nan"))
+
+
+@backends
+@pytest.mark.parametrize("kept", ["weights", "biases"])
+def test_second_derivatives_in_some_of_the_parameters(need, backend: str, kept: str) -> None:
+    need("bank_ray_mse", backend, torch.float64)
+    p = problem("relu", "city", torch.float64, counts=[[20, 5]])
+    for t in (*p.case.weights, *p.case.biases):
+        t.requires_grad_(False)
+    leaf = getattr(p.case, kept)[-1].requires_grad_()
+
+    def gradient(backend: str) -> torch.Tensor:
+        (first,) = torch.autograd.grad(p.loss(backend).sum(), leaf, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), leaf)[0]
+
+    torch.testing.assert_close(gradient(backend), gradient("reference"))

@@ -247,3 +247,16 @@ def test_any_strides(need, backend: str) -> None:
     one.grads = [torch.ones(1, 1).expand(3, 4)]
     other.grads = [torch.ones(3, 4)]
     assert_same(one.run(backend), other.run(backend))
+
+
+@backends
+@dtypes
+def test_without_a_first_moment_the_gradient_is_kept_exactly(need, backend: str, dtype: torch.dtype) -> None:
+    """However large the old moment is beside it, with beta1 = 0 it is forgotten; with a small one nearly so."""
+    need("bank_step", backend, dtype)
+    for beta in (0.0, 0.25):
+        state = State(2, ((5,),), dtype)
+        state.grads, state.exp_avg = [torch.full((2, 5), 1e-3, dtype=dtype)], [torch.full((2, 5), 1e6, dtype=dtype)]
+        exact = beta * 1e6 + (1 - beta) * state.grads[0].double()
+        state.run(backend, betas=(beta, 0.9))
+        torch.testing.assert_close(state.exp_avg[0].double(), exact, rtol=torch.finfo(dtype).eps, atol=0)

@@ -227,3 +227,23 @@ def test_packed_info_that_lies_stays_inside_the_arrays(emulated: Any, counts: li
         inputs[4] = inputs[4].clone()
         inputs[4][4] = torch.tensor(row)
         all_ops(emulated, inputs, cotangents, tangents, 0.0, torch.float32)
+
+
+@dtypes
+@pytest.mark.parametrize("counts", [[40, 33, 12], [3, 5, 2]])
+def test_an_endless_density_over_no_length(
+    emulated: Any, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, counts: list[int]
+) -> None:
+    """No weight and nothing that is not finite, with a warp a ray and a thread a ray."""
+    case = packed(counts, 3)
+    density, starts, ends = case["density"], case["t_starts"], case["t_ends"]
+    assert density is not None
+    assert starts is not None
+    assert ends is not None
+    density[1], density[sum(counts) - 1] = torch.inf, torch.inf
+    ends[1] = starts[1]
+    check(emulated, monkeypatch, with_others(case, "one"), 0.0, dtype)
+    inputs, cotangents, tangents = with_others(case, "one")
+    results = all_ops(emulated, inputs, cotangents, tangents, 0.0, dtype)
+    assert all(bool(t.isfinite().all()) for t in results)
+    assert float(results[3][1]) == 0

@@ -373,7 +373,7 @@ BAD = [
         ValueError,
         "needs densities",
     ),
-    ({"early_stop_eps": -0.1}, ValueError, "early_stop_eps must be in"),
+    ({"early_stop_eps": -0.1}, ValueError, "early_stop_eps must be at least 0 and below 1, got -0.1"),
     ({"bins": 0}, ValueError, "bins must be"),
     ({"bins": 2.0}, ValueError, "bins must be"),
     ({"bins": None}, ValueError, "exactly one of bins and step"),

@@ -235,7 +235,7 @@ WRONG: dict[str, tuple[Call, type[Exception], str]] = {
     "a head": ({"density": "sine"}, ValueError, "density must be one of none, relu"),
     "both behind": ({"background": torch.zeros(3), "last_behind": True}, ValueError, "background must be None if"),
     "background": ({"background": torch.zeros(4)}, ValueError, r"background must have shape .*\[3\], got \[4\]"),
-    "early stop": ({"early_stop_eps": 1.0}, ValueError, r"early_stop_eps must be in \[0, 1\), got 1.0"),
+    "early stop": ({"early_stop_eps": 1.0}, ValueError, "early_stop_eps must be at least 0 and below 1, got 1.0"),
     "offsets": ({"ray_offsets": torch.tensor([0, 5, 5, 9, 22])}, ValueError, "ray_offsets must end at the"),
     "directions": ({"view_directions": torch.zeros(23, 1)}, ValueError, r"view_directions must .*\] = \[23, 0\], got"),
     "occupancy": ({"occupancy": torch.ones(2, 2)}, ValueError, r"occupancy must be \[X, Y, Z\]"),
@@ -264,3 +264,17 @@ def test_a_cuda_graph_captures_it(need: Callable[..., str]) -> None:
         t.fill_(-1)
     graph.replay()
     assert all(torch.equal(a, b) for a, b in zip(found, wanted))
+
+
+@pytest.mark.parametrize("backend", ["triton", "cpu", "reference"])
+def test_a_density_that_overflows_is_opaque(need: Callable[..., str], gpu_or_cpu: str, backend: str) -> None:
+    """Nothing is seen behind it, and no pixel is anything but a number."""
+    device = gpu_or_cpu if backend == "triton" else "cpu"
+    need("render_rays", backend, device=device)
+    arguments = call(mf.FieldSpec(3, 4, 16, 1), device=device, bins=6, max_raw_density=math.inf)
+    arguments["biases"][-1][:, 0] = 1e3
+    with torch.no_grad():
+        pixels = mf.ops.render_rays(**arguments, backend=backend)
+        once = mf.ops.render_rays(**arguments | {"max_raw_density": 80.0}, backend=backend)
+    assert all(bool(t.isfinite().all()) for t in pixels)
+    assert worst(pixels, once) < 1e-5

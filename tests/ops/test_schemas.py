@@ -47,6 +47,9 @@ def test_a_library_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch
         patch.setattr(schemas, "COMPILED", ("bank_mlp_fwd(Tensor x) -> Tensor", *schemas.COMPILED[1:]))
         assert "its op bank_mlp_fwd differs" in str(_library._stale())
     with monkeypatch.context() as patch:
+        patch.setattr(schemas, "COMPILED", (*schemas.COMPILED[:-1], "table_of_names() -> str"))
+        assert "its op table_of_names differs" in str(_library._stale())  # an older library that lacks an op
+    with monkeypatch.context() as patch:
         patch.setitem(packing.LIMITS, "grid_levels", 65)
         assert "numbers the names of csrc/names.h otherwise" in str(_library._stale())
     assert _library._stale() is None

@@ -29,20 +29,26 @@ def city_cache(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def run_tiny(city_cache: pathlib.Path) -> Iterator[Callable[..., int]]:
+def run_tiny(city_cache: pathlib.Path) -> Callable[..., int]:
     """`run_tiny("--out", folder, ...)`: `mclnf-fast run city` on the tiny city, in this process; its exit code."""
     from mclnf_fast.cli import main
     from mclnf_fast.systems.city import data as city_data
     from mclnf_fast.systems.common import run
 
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((city_data, "write_city"), (run, "SAVE_EVERY")):
-            patch.setattr(module, name, getattr(module, name))  # so that leaving the context puts it back
-        patch.setenv("MCLNF_FAST_CACHE", str(city_cache))
-        shrink()
-        yield lambda *words: main(["run", "city", *map(str, words)])
-    torch.set_num_threads(threads)
+    def run_one(*words: object) -> int:
+        threads = torch.get_num_threads()
+        # Around each run and not around the session: tests of other files share this process, and a city of theirs.
+        with pytest.MonkeyPatch.context() as patch:
+            for module, name in ((city_data, "write_city"), (run, "SAVE_EVERY")):
+                patch.setattr(module, name, getattr(module, name))  # so that leaving the context puts it back
+            patch.setenv("MCLNF_FAST_CACHE", str(city_cache))
+            shrink()
+            try:
+                return main(["run", "city", *map(str, words)])
+            finally:
+                torch.set_num_threads(threads)
+
+    return run_one
 
 
 @pytest.fixture(scope="session")

@@ -116,7 +116,7 @@ MCLNF_LANE bool vbeyond(const VF (&x)[N], float bound) {
 // remainder of the first part is exact, so that r keeps its bits even when x is next to a multiple of pi/2.
 // N vectors side by side, here and below: a single one mostly waits for its last step.
 #define MCLNF_EACH for (int i = 0; i < N; ++i)
-static constexpr float kMaxNearAngle = 32768.0f;
+static constexpr float kMaxNearAngle = 32768.0f, kMaxFarAngle = 268435456.0f;
 template <int N>
 MCLNF_LANE void vreduce_near(const VF (&x)[N], VF (&r)[N], VI (&q)[N]) {
     const VF magic = vset<float>(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
@@ -166,28 +166,33 @@ MCLNF_LANE void vsincos_reduced(const VF (&r)[N], const VI (&q)[N], VF (&s)[N], 
 }
 #undef MCLNF_EACH
 
-// sin and cos; beyond |x| = 2^28 the library's.
+// sin and cos; beyond |x| = 2^28 the library's. Each lane by its own angle alone: a row must not change its
+// bits with its neighbors.
 MCLNF_LANE void vsincos(VF x, VF& s, VF& c) {
     VF r[1], sine[1], cosine[1];
     VI q[1];
 #if MCLNF_VBYTES >= 32  // without a fused multiply-add the single-precision reduction is not exact
-    if (__builtin_expect(!vbeyond(x, kMaxNearAngle), 1)) {
-        vreduce_near({x}, r, q);
-    } else
-#endif
-    {
-        if (vbeyond(x, 268435456.0f)) {
-            for (int i = 0; i < Simd<float>::width; ++i) {
-                s[i] = std::sin(x[i]);
-                c[i] = std::cos(x[i]);
-            }
-            return;
-        }
-        r[0] = vreduce_far(x, q[0]);
+    vreduce_near({x}, r, q);
+    if (__builtin_expect(vbeyond(x, kMaxNearAngle), 0)) {
+        VI far_q;
+        const VF far_r = vreduce_far(x, far_q);
+        const VI far = (x > kMaxNearAngle) | (x < -kMaxNearAngle);
+        r[0] = far ? far_r : r[0];
+        q[0] = far ? far_q : q[0];
     }
+#else
+    r[0] = vreduce_far(x, q[0]);
+#endif
     vsincos_reduced(r, q, sine, cosine);
     s = sine[0];
     c = cosine[0];
+    if (__builtin_expect(vbeyond(x, kMaxFarAngle), 0)) {
+        for (int i = 0; i < Simd<float>::width; ++i) {
+            if (!(x[i] > kMaxFarAngle || x[i] < -kMaxFarAngle)) continue;
+            s[i] = std::sin(x[i]);
+            c[i] = std::cos(x[i]);
+        }
+    }
 }
 MCLNF_LANE void vsincos(VD x, VD& s, VD& c) {
     s = vlanes(x, [](double a) { return std::sin(a); });

@@ -26,6 +26,13 @@ static void attenuate(S* alpha, S* through, int count) {
     }
 }
 
+// x, infinite lanes as 0; NaN stays NaN.
+template <class S>
+MCLNF_LANE Vec<S> endless_to_zero(Vec<S> x) {
+    const Vec<S> endless = vset<S>(S(INFINITY));
+    return (x == endless) | (x == -endless) ? Vec<S>{} : x;
+}
+
 template <class S>
 class RayErrors {
     static constexpr int L = Panel<S>::lanes, W = Simd<S>::width, kOutputs = 4, kColors = 3;
@@ -101,8 +108,11 @@ class RayErrors {
         std::memset(delta_.values + tile.points, 0, sizeof(S) * (tile.panels * L - tile.points));
         for (int p = 0; p < tile.panels; ++p) {
             const S* density = value_.panel(p) + density_ * L;
-            for (int t = 0; t < L; t += W)
-                vstore(alpha_.panel(p) + t, vload(density + t) * vload(delta_.panel(p) + t));
+            for (int t = 0; t < L; t += W) {
+                const Vec<S> sigma = vload(density + t), delta = vload(delta_.panel(p) + t);
+                // An interval of length 0 has no weight, also if its density is infinite.
+                vstore(alpha_.panel(p) + t, delta == 0 ? endless_to_zero<S>(sigma) * delta : sigma * delta);
+            }
             attenuate(alpha_.panel(p), through_.panel(p), L);
         }
     }

@@ -62,7 +62,9 @@ class RunningFisher:
             self._count = torch.zeros(modules, dtype=torch.int64, device=batch[0].device)
         check_like(batch, self._state, "fisher")
         # A first batch counts whole: mixed into zeros at a decay of 0.9, F would be a tenth of what it should be.
-        rate = torch.where(self._count == 0, 1.0, 1.0 - self.decay)
+        # In float64, the largest dtype of a bank: torch.where of two numbers gives the default dtype.
+        rate = torch.full((modules,), 1.0 - self.decay, dtype=torch.float64, device=self._count.device)
+        rate = torch.where(self._count == 0, 1.0, rate)
         if active is not None:
             if not isinstance(active, Tensor) or active.dtype != torch.bool or active.shape != (modules,):
                 raise ValueError(f"active must be a bool tensor [{modules}] or None, got {active!r}")

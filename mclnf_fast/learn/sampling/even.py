@@ -62,10 +62,10 @@ class EvenSampler:
         self._place = torch.empty_like(self._item).scatter_(0, self._item, _range(items).to(self.device))
         self.block = check_positive_int(block, "block")
         self.blocks = -(-items // block)
-        self._size = torch.full((self.blocks,), float(block), device=self.device)
+        self._size = torch.full((self.blocks,), float(block), dtype=torch.float32, device=self.device)
         self._size[-1] = items - (self.blocks - 1) * block
         # -1 is unknown: 0 is a score, that of samples which are fitted exactly.
-        self.scores = torch.full((modules, self.blocks), -1.0, device=self.device)
+        self.scores = torch.full((modules, self.blocks), -1.0, dtype=torch.float32, device=self.device)
         self._ahead: tuple[Tensor, Tensor | None] | None = None
         self._spread()
 
@@ -84,8 +84,8 @@ class EvenSampler:
     def _draw_window(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Return the draws of all steps of a window at once, [M, WINDOW, count]: drawing is then a small part of a
         step."""
-        turns = torch.rand(self.modules, WINDOW, generator=generator).argsort(1)[:, :, None]
-        jitter = torch.rand(self.modules, WINDOW, count, generator=generator)
+        turns = torch.rand(self.modules, WINDOW, dtype=torch.float32, generator=generator).argsort(1)[:, :, None]
+        jitter = torch.rand(self.modules, WINDOW, count, dtype=torch.float32, generator=generator)
         u = ((torch.arange(count) + (turns + jitter) / WINDOW) / count).to(self.device)
         if self._sum is None:
             # Rounding in fp32 can bring u to 1, which lies behind the last item.
@@ -141,7 +141,7 @@ class EvenSampler:
     def probabilities(self) -> Tensor:
         """Return p of every item, [M, n]; each row sums to 1."""
         if self._mass is None:
-            return torch.full((self.modules, self.items), 1 / self.items, device=self.device)
+            return torch.full((self.modules, self.items), 1 / self.items, dtype=torch.float32, device=self.device)
         return (self._mass / self._size).repeat_interleave(self.block, 1)[:, self._place]
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -37,7 +37,7 @@ class ScorePool:
         self.n = torch.tensor(self.sizes, device=device, dtype=torch.float64)
         position = torch.arange(blocks * BLOCK, device=device).reshape(blocks, BLOCK)
         inside = position < self.n[:, None, None]
-        self.q = torch.where(inside, UNSEEN, PADDING)  # fp32 [M, blocks, BLOCK]
+        self.q = torch.where(inside, UNSEEN, PADDING).to(torch.float32)  # [M, blocks, BLOCK]
         self.seen, self.unseen = block_sums(self.q)
         self.prior = torch.full_like(self.n, UNSEEN)
         self._count = inside.sum(2).double()  # [M, blocks]
@@ -140,7 +140,8 @@ class ScorePool:
         mean = self._pick(self._root_mean, rows)[:, None]
         known = mean > 0
         slope = torch.where(known, self.mix / torch.where(known, mean, 1.0), 0.0)
-        return torch.where(known, 1.0 - self.mix, 1.0), slope, slope * self._prior_root(rows)
+        base = torch.where(known, 1.0 - self.mix, 1.0).to(torch.float32)
+        return base, slope, slope * self._prior_root(rows)
 
     def _density(self, rows: Sequence[int], q: Tensor) -> Tensor:
         mean = self._pick(self._root_mean, rows)[:, None]

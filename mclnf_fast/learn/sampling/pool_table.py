@@ -115,7 +115,7 @@ class TablePool(ScorePool):
         mean = dense.sum(1, keepdim=True) / n
         known = mean > 0
         # Where every root is 1 the density is exactly 1: base + (1 - base) is.
-        base = torch.where(known, 1.0 - self.mix, 1.0)
+        base = torch.where(known, 1.0 - self.mix, 1.0).to(torch.float32)
         dense.mul_((1.0 - base) / torch.where(known, mean, 1.0)).add_(base)
         torch.cumsum(dense, 1, out=running)
         # An item ends in this part; from the next on it is behind.

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast.checks import check_tensor, check_tensors
 from mclnf_fast.ops import _triton
-from mclnf_fast.ops._checks import HALVES, autocast_enabled, check_bank
+from mclnf_fast.ops._checks import CAST, autocast_enabled, check_bank
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, register
 from mclnf_fast.ops.bank_mlp import autograd, reference
 from mclnf_fast.ops.bank_mlp.saved import saved_values
@@ -49,7 +48,8 @@ def bank_mlp(
         TypeError, ValueError: an argument of a wrong type, dtype, shape or device, or offsets that do not start at 0,
             go down, or do not end at N; the message names the argument, what it must be and what it was. Values of
             offsets are read on the CPU alone, since a GPU would have to wait: wrong ones there never lead outside the
-            tensors, but rows that no module owns are left unset.
+            tensors, but rows that no module owns are left unset. A tensor that is not dense, or whose memory was freed,
+            is refused as well.
         BackendError: the backend asked for can't serve.
         DeviceMemoryError: the device's memory is too small (`triton`); a `torch.OutOfMemoryError` with the remedy.
 
@@ -60,16 +60,16 @@ def bank_mlp(
         >>> bank_mlp(torch.rand(5, 2), torch.tensor([0, 2, 5]), list(bank.weight), list(bank.bias), spec).shape
         torch.Size([5, 3])
     """
-    weights, biases = check_tensors("weights", weights), check_tensors("biases", biases)
-    check_tensor("x", x, what="[N, in_dim]")
-    if x.dtype in (torch.float32, *HALVES) and autocast_enabled(x):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        with torch.autocast(x.device.type, enabled=False):
-            cast = [t.to(dtype) for t in (*weights, *biases)]
-            return bank_mlp(x.to(dtype), offsets, cast[: len(weights)], cast[len(weights) :], spec, backend)
-    check_bank(x, offsets, weights, biases, spec)
-    y: Tensor = _OP.serving(backend, x.device, x.dtype)(x, offsets, weights, biases, spec)
-    return y
+    cast = isinstance(x, Tensor) and x.dtype in CAST and autocast_enabled(x)
+    weights, biases = check_bank(x, offsets, weights, biases, spec, cast)
+    if not cast:
+        y: Tensor = _OP.serving(backend, x.device, x.dtype)(x, offsets, weights, biases, spec)
+        return y
+    dtype = torch.get_autocast_dtype(x.device.type)
+    function = _OP.serving(backend, x.device, dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        y = function(x.to(dtype), offsets, [w.to(dtype) for w in weights], [b.to(dtype) for b in biases], spec)
+        return y
 
 
 def _cpu(x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], spec: FieldSpec) -> Tensor:
@@ -78,7 +78,7 @@ def _cpu(x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor]
         x, weights, biases = x.float(), [w.float() for w in weights], [b.float() for b in biases]
     ints, floats = spec.packed
     if values := saved_values(x, (*weights, *biases), spec):
-        return torch.ops.mclnf_fast.bank_mlp_fwd_keep(x, offsets, weights, biases, ints, floats, values)[0]
+        return torch.ops.mclnf_fast.bank_mlp_fwd_keep(x, offsets, weights, biases, ints, floats, values)[0].to(dtype)
     return torch.ops.mclnf_fast.bank_mlp_fwd(x, offsets, weights, biases, ints, floats).to(dtype)
 
 

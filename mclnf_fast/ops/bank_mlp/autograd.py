@@ -15,18 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _library
+from mclnf_fast.ops._autograd import Joined, direction, join_ops, no_setup, shapes_like, third
 from mclnf_fast.packing import NetworkHeader
 
 
-def shapes_like(tensors: list[Tensor], needed: bool = True) -> list[Tensor]:
-    """Return unset tensors of these shapes, or none of them."""
-    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors] if needed else []
-
-
-def _fwd_fake(
+def forward_fake(
     x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], ints: Any, floats: Any
 ) -> Tensor:
+    """Return the shape of `bank_mlp_fwd`."""
     return x.new_empty(x.shape[0], NetworkHeader.of(ints).out_dim)
 
 
@@ -36,7 +32,7 @@ def _saving_fake(
     return x.new_empty(x.shape[0], NetworkHeader.of(ints).out_dim), x.new_empty(values)
 
 
-def _bwd_fake(
+def backward_fake(
     x: Tensor,
     offsets: Tensor,
     weights: list[Tensor],
@@ -46,8 +42,9 @@ def _bwd_fake(
     floats: Any,
     need_x: bool,
     need_params: bool,
-    kept: Tensor | None,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Return the shapes of `bank_mlp_bwd`."""
     grad_x = x.new_empty(x.shape[0] if need_x else 0, NetworkHeader.of(ints).in_dim)
     return grad_x, shapes_like(weights, need_params), shapes_like(biases, need_params)
 
@@ -65,25 +62,28 @@ def second_fake(
     floats: Any,
     need_x: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
+    """Return the shapes of `bank_mlp_bwd_bwd`."""
     grad_grad_y = torch.empty_like(grad_y, memory_format=torch.contiguous_format)
     grad_x = x.new_empty(x.shape[0] if need_x else 0, NetworkHeader.of(ints).in_dim)
     return grad_x, shapes_like(weights), shapes_like(biases), grad_grad_y
 
 
-def _save(ctx: Any, x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], *more: Tensor) -> None:
+def save(ctx: Any, x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], *more: Tensor) -> None:
+    """Save the arguments of the bank, and more tensors behind the offsets."""
     ctx.layers = len(weights)
     ctx.save_for_backward(x, offsets, *more, *weights, *biases)
 
 
-def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """Save what the backward of `bank_mlp_fwd` takes."""
     x, offsets, weights, biases, ctx.ints, ctx.floats = inputs[:6]
-    _save(ctx, x, offsets, weights, biases)
+    save(ctx, x, offsets, weights, biases)
     ctx.need_params = any(t.requires_grad for t in (*weights, *biases))
     ctx.saved_activations = None
 
 
 def _saving_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    _fwd_setup(ctx, inputs, output)
+    forward_setup(ctx, inputs, output)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # else autograd makes zeros as large as the saved activations
     ctx.saved_activations = output[1].detach()
@@ -117,16 +117,9 @@ def _saving_backward(ctx: Any, grad_y: Tensor | None, grad_saved: Any) -> tuple[
     return (*_fwd_backward(ctx, grad_y), None)
 
 
-def direction(cotangents: Any, like: list[Tensor]) -> list[Tensor]:
-    """Return the cotangents of a list of outputs as tangents; zeros for a missing one."""
-    if not cotangents:
-        return [torch.zeros_like(t) for t in like]
-    return [torch.zeros_like(t) if c is None else c for c, t in zip(cotangents, like)]
-
-
 def _bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, offsets, weights, biases, grad_y, ctx.ints, ctx.floats = inputs[:7]
-    _save(ctx, x, offsets, weights, biases, grad_y)
+    save(ctx, x, offsets, weights, biases, grad_y)
     ctx.set_materialize_grads(False)
 
 
@@ -152,27 +145,12 @@ def _bwd_backward(ctx: Any, cot_x: Tensor | None, cot_w: Any, cot_b: Any) -> tup
     return grad_x if need_x else None, None, list(grad_w), list(grad_b), grad_grad_y, None, None, None, None, None
 
 
-def third(ctx: Any, *grads: Any) -> Any:
-    """Raise RuntimeError: there is no third derivative."""
-    raise RuntimeError(
-        "mclnf_fast.bank_mlp: third derivatives are not implemented in the compiled backends; use backend='reference'"
-    )
-
-
-def no_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """Save nothing, for an op without a derivative."""
-
-
 def join() -> None:
-    """Give the compiled ops shapes and derivatives; when the op is imported, so that a trace meets finished ops."""
-    if not _library.available("cpu"):
-        return
-    lib = torch.library
-    for name, fake, backward, setup in (
-        ("bank_mlp_fwd", _fwd_fake, _fwd_backward, _fwd_setup),
-        ("bank_mlp_fwd_keep", _saving_fake, _saving_backward, _saving_setup),
-        ("bank_mlp_bwd", _bwd_fake, _bwd_backward, _bwd_setup),
-        ("bank_mlp_bwd_bwd", second_fake, third, no_setup),
-    ):
-        lib.register_fake(f"mclnf_fast::{name}", fake)
-        lib.register_autograd(f"mclnf_fast::{name}", backward, setup_context=setup)
+    """Give the compiled ops shapes and derivatives."""
+    join_ops(
+        "mclnf_fast",
+        Joined("bank_mlp_fwd", forward_fake, _fwd_backward, forward_setup),
+        Joined("bank_mlp_fwd_keep", _saving_fake, _saving_backward, _saving_setup),
+        Joined("bank_mlp_bwd", backward_fake, _bwd_backward, _bwd_setup),
+        Joined("bank_mlp_bwd_bwd", second_fake, third("bank_mlp"), no_setup),
+    )

@@ -7,17 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast.checks import check_tensor, check_tensors
+from mclnf_fast.checks import check_tensor
 from mclnf_fast.ops import _triton
-from mclnf_fast.ops._checks import HALVES, autocast_enabled, check_bank
+from mclnf_fast.ops._checks import HALVES, check_bank
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, register
-from mclnf_fast.ops.bank_mlp import bank_mlp
+from mclnf_fast.ops._losses import FieldPoints, checked_mean
 from mclnf_fast.ops.bank_mse import autograd, reference
 from mclnf_fast.spec import FieldSpec
 
-REDUCTIONS = ("mean", "sum")
-
-autograd.join()
+autograd.join("mclnf_fast")
 
 
 def bank_mse(
@@ -68,80 +66,41 @@ def bank_mse(
         >>> loss.shape
         torch.Size([2])
     """
-    weights, biases = check_tensors("weights", weights), check_tensors("biases", biases)
-    check_bank(x, offsets, weights, biases, spec)
+    weights, biases = check_bank(x, offsets, weights, biases, spec)
     points = x.shape[0]
     check_tensor("target", target, (points, spec.out_dim), x.dtype, x.device, "[N, out_dim]")
     if sample_weight is not None:
         check_tensor("sample_weight", sample_weight, (points,), x.dtype, x.device, "[N]")
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    mean = checked_mean(reduction)
     function = _OP.serving(backend, x.device, x.dtype)
-    loss: Tensor = function(x, offsets, weights, biases, target, sample_weight, spec, reduction == "mean")
+    loss: Tensor = function(FieldPoints(x, offsets, weights, biases, spec), target, sample_weight, mean)
     return loss
 
 
 def _in_steps(
-    x: Tensor,
-    offsets: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    target: Tensor,
-    sample_weight: Tensor | None,
-    spec: FieldSpec,
-    mean: bool,
-    backend: str = "reference",
+    points: FieldPoints, target: Tensor, sample_weight: Tensor | None, mean: bool, backend: str = "reference"
 ) -> Tensor:
     """Return the losses by `bank_mlp` of a backend and the squared error after it."""
-    y = bank_mlp(x, offsets, weights, biases, spec, backend)
-    if y.dtype in HALVES:
-        y = y.float()  # squares of half numbers overflow
+    y = points.outputs(backend)
     weight = None if sample_weight is None else sample_weight.to(y.dtype)
-    return reference.squared_error(y, offsets, target.to(y.dtype), weight, mean)
+    return reference.squared_error(y, points.offsets, target.to(y.dtype), weight, mean)
 
 
-def _fused(x: Tensor, target: Tensor, sample_weight: Tensor | None) -> bool:
-    """Return whether the parameters alone are differentiated, in the dtype of x: one sweep serves."""
-    return not autocast_enabled(x) and not any(t is not None and t.requires_grad for t in (x, target, sample_weight))
+def _cpu(points: FieldPoints, target: Tensor, sample_weight: Tensor | None, mean: bool) -> Tensor:
+    if points.x.dtype in HALVES or not points.parameters_alone(target, sample_weight):
+        return _in_steps(points, target, sample_weight, mean, "cpu")
+    *bank, spec = points
+    op = torch.ops.mclnf_fast.bank_mse_fwd
+    return op(*bank, target, sample_weight, *spec.packed, mean, points.need_gradients)[0]
 
 
-def _need_parameters(weights: list[Tensor], biases: list[Tensor]) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in (*weights, *biases))
-
-
-def _cpu(
-    x: Tensor,
-    offsets: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    target: Tensor,
-    sample_weight: Tensor | None,
-    spec: FieldSpec,
-    mean: bool,
-) -> Tensor:
-    if x.dtype in HALVES or not _fused(x, target, sample_weight):
-        return _in_steps(x, offsets, weights, biases, target, sample_weight, spec, mean, "cpu")
-    need = _need_parameters(weights, biases)
-    bank = (x, offsets, weights, biases, target, sample_weight)
-    return torch.ops.mclnf_fast.bank_mse_fwd(*bank, *spec.packed, mean, need)[0]
-
-
-def _triton_sweep(
-    x: Tensor,
-    offsets: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    target: Tensor,
-    sample_weight: Tensor | None,
-    spec: FieldSpec,
-    mean: bool,
-) -> Tensor:
-    if not _fused(x, target, sample_weight):
-        return _in_steps(x, offsets, weights, biases, target, sample_weight, spec, mean, "triton")
+def _triton_sweep(points: FieldPoints, target: Tensor, sample_weight: Tensor | None, mean: bool) -> Tensor:
+    if not points.parameters_alone(target, sample_weight):
+        return _in_steps(points, target, sample_weight, mean, "triton")
     from mclnf_fast.ops.bank_mse.triton import ops  # takes a second, with Triton
 
-    need = _need_parameters(weights, biases)
-    return ops.bank_mse(x, offsets, weights, biases, target, sample_weight, spec, mean, need)
+    x, offsets, weights, biases, spec = points
+    return ops.bank_mse(x, offsets, weights, biases, target, sample_weight, spec, mean, points.need_gradients)
 
 
 _OP = register(

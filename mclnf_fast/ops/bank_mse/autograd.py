@@ -11,10 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import register_autograd, register_fake
 
-from mclnf_fast.ops import _library
-from mclnf_fast.ops.bank_mlp.autograd import direction, no_setup, shapes_like
+from mclnf_fast.ops._autograd import Joined, direction, join_ops, no_setup, shapes_like, third
 
 
 def gradients_like(tensors: list[Tensor], needed: bool) -> list[Tensor]:
@@ -118,25 +116,12 @@ def _bwd_backward(ops: Any, ctx: Any, cot_w: Any, cot_b: Any) -> tuple[Any, ...]
     return None, None, list(grad_w), list(grad_b), None, None, grad_cotangent, none, none, None, None, None
 
 
-def _third(ctx: Any, *grads: Any) -> Any:
-    raise RuntimeError(
-        "mclnf_fast.bank_mse: third derivatives are not implemented in the compiled backends; use backend='reference'"
-    )
-
-
-def register(namespace: str) -> None:
+def join(namespace: str) -> None:
     """Join the three ops of a namespace."""
     ops = getattr(torch.ops, namespace)
-    for name, fake, backward, setup in (
-        ("bank_mse_fwd", _fwd_fake, functools.partial(_fwd_backward, ops), _fwd_setup),
-        ("bank_mse_bwd", _gradients_fake, functools.partial(_bwd_backward, ops), _bwd_setup),
-        ("bank_mse_bwd_bwd", _gradients_fake, _third, no_setup),
-    ):
-        register_fake(f"{namespace}::{name}", fake)
-        register_autograd(f"{namespace}::{name}", backward, setup_context=setup)
-
-
-def join() -> None:
-    """Join the compiled ops; when the op is imported, so that a trace meets finished ops."""
-    if _library.available("cpu"):
-        register("mclnf_fast")
+    join_ops(
+        namespace,
+        Joined("bank_mse_fwd", _fwd_fake, functools.partial(_fwd_backward, ops), _fwd_setup),
+        Joined("bank_mse_bwd", _gradients_fake, functools.partial(_bwd_backward, ops), _bwd_setup),
+        Joined("bank_mse_bwd_bwd", _gradients_fake, third("bank_mse"), no_setup),
+    )

@@ -8,12 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mclnf_fast.checks import check_tensor, check_tensors, values_can_be_read
-from mclnf_fast.ops._checks import HALVES, autocast_enabled, check_bank, in_transform
+from mclnf_fast.checks import check_tensor
+from mclnf_fast.ops._checks import HALVES, check_field, check_offsets
 from mclnf_fast.ops._constants import constant
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cuda_library, register
-from mclnf_fast.ops.bank_mlp import bank_mlp
-from mclnf_fast.ops.bank_mse.api import REDUCTIONS
+from mclnf_fast.ops._losses import FieldPoints, checked_mean
 from mclnf_fast.ops.bank_ray_mse import autograd
 from mclnf_fast.ops.bank_ray_mse.reference import ray_errors
 from mclnf_fast.shading import Shading
@@ -84,16 +83,15 @@ def bank_ray_mse(
         ... ).shape
         torch.Size([2])
     """
-    shading = shading or Shading()
-    weights, biases = check_tensors("weights", weights), check_tensors("biases", biases)
-    for name, tensor in (("rays", rays), ("ray_offsets", ray_offsets)):
-        check_tensor(name, tensor, (None,), torch.int64, x.device, "[R + 1]" if name == "rays" else "[M + 1]")
-        if not tensor.numel():
-            raise ValueError(f"{name} must have at least one entry, got none")
-    _check_within(ray_offsets, rays)
+    shading = Shading() if shading is None else shading
+    if not isinstance(shading, Shading):
+        raise TypeError(f"shading must be a Shading or None, got {type(shading).__name__}")
+    weights, biases = check_field(x, weights, biases, spec)
+    points = x.shape[0]
+    check_offsets("rays", rays, None, points, x.device)
+    count = rays.shape[0] - 1
+    check_offsets("ray_offsets", ray_offsets, weights[0].shape[0], count, x.device, "rays")
     offsets = rays.index_select(0, ray_offsets)
-    check_bank(x, offsets, weights, biases, spec)
-    points, count = x.shape[0], rays.shape[0] - 1
     if spec.out_dim != 4:
         raise ValueError(f"spec must have out_dim 4, a density and three colors, got {spec.out_dim}")
     check_tensor("deltas", deltas, (points,), x.dtype, x.device, "[N]")
@@ -106,16 +104,18 @@ def bank_ray_mse(
             raise ValueError("background must be None if shading.background is 'last_sample', got a tensor")
     elif shading.background != "black" and (color := shading.background_color) is not None:
         background = constant(color, x)
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    mean = checked_mean(reduction)
     function = _OP.serving(backend, x.device, x.dtype)
-    rendered = RayBatch(rays, ray_offsets, deltas, target, ray_weight, background)
-    loss: Tensor = function(x, offsets, weights, biases, rendered, spec, shading, reduction == "mean")
+    batch = RayBatch(rays, ray_offsets, deltas, target, ray_weight, background)
+    loss: Tensor = function(FieldPoints(x, offsets, weights, biases, spec), batch, shading, mean)
     return loss
 
 
 class RayBatch(NamedTuple):
-    """The rays of a call beside the bank's points: which points each has, and which color it must be."""
+    """The rays of a call beside the bank's points: which points each has, and which color it must be.
+
+    Both offsets come first; the others may be differentiated.
+    """
 
     rays: Tensor
     ray_offsets: Tensor
@@ -125,66 +125,26 @@ class RayBatch(NamedTuple):
     background: Tensor | None
 
 
-def _in_steps(
-    x: Tensor,
-    offsets: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    batch: RayBatch,
-    spec: FieldSpec,
-    shading: Shading,
-    mean: bool,
-    backend: str = "reference",
-) -> Tensor:
+def _in_steps(points: FieldPoints, batch: RayBatch, shading: Shading, mean: bool, backend: str = "reference") -> Tensor:
     """Return the losses by `bank_mlp`, `composite` and the squared error, each of a backend."""
-    raw = bank_mlp(x, offsets, weights, biases, spec, backend)
-    if raw.dtype in HALVES:
-        raw = raw.float()
+    raw = points.outputs(backend)
     weight, behind = (None if t is None else t.to(raw.dtype) for t in (batch.ray_weight, batch.background))
     pixels = (batch.deltas.to(raw.dtype), batch.target.to(raw.dtype), weight, behind)
     return ray_errors(raw, batch.rays, batch.ray_offsets, *pixels, shading, mean, backend)
 
 
-def _cpu(
-    x: Tensor,
-    offsets: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    batch: RayBatch,
-    spec: FieldSpec,
-    shading: Shading,
-    mean: bool,
-) -> Tensor:
-    differentiated = (x, batch.deltas, batch.target, batch.ray_weight, batch.background)
-    fused = x.dtype in (torch.float32, torch.float64) and not autocast_enabled(x)
-    if not fused or any(t is not None and t.requires_grad for t in differentiated):
-        return _in_steps(x, offsets, weights, biases, batch, spec, shading, mean, "cpu")
-    need = torch.is_grad_enabled() and any(t.requires_grad for t in (*weights, *biases))
-    bank = (x, offsets, weights, biases, *batch)
-    return torch.ops.mclnf_fast.bank_ray_mse_fwd(*bank, *spec.packed, *autograd.packed(shading), mean, need)[0]
+def _cpu(points: FieldPoints, batch: RayBatch, shading: Shading, mean: bool) -> Tensor:
+    *bank, spec = points
+    dtype = points.x.dtype
+    if dtype in HALVES or not points.parameters_alone(*batch[2:]):
+        return _in_steps(points, batch, shading, mean, "cpu")
+    op = torch.ops.mclnf_fast.bank_ray_mse_fwd
+    return op(*bank, *batch, *spec.packed, *autograd.packed(shading, dtype), mean, points.need_gradients)[0]
 
 
-def _cuda(
-    x: Tensor,
-    offsets: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    batch: RayBatch,
-    spec: FieldSpec,
-    shading: Shading,
-    mean: bool,
-) -> Tensor:
+def _cuda(points: FieldPoints, batch: RayBatch, shading: Shading, mean: bool) -> Tensor:
     # No CUDA kernel fuses them; each step takes the best backend that it has there.
-    return _in_steps(x, offsets, weights, biases, batch, spec, shading, mean, "auto")
-
-
-def _check_within(ray_offsets: Tensor, rays: Tensor) -> None:
-    """Raise for offsets out of range, which indexing would not name."""
-    count = rays.shape[0] - 1
-    if values_can_be_read(ray_offsets) and not in_transform():
-        first, last = int(ray_offsets[0]), int(ray_offsets[-1])
-        if (first, last) != (0, count) or bool((ray_offsets.diff() < 0).any()):
-            raise ValueError(f"ray_offsets must go from 0 up to the {count} rays, got {first} ... {last}")
+    return _in_steps(points, batch, shading, mean, "auto")
 
 
 _OP = register(

@@ -10,19 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import register_autograd, register_fake
 
-from mclnf_fast.ops import _library
-from mclnf_fast.ops.bank_mlp.autograd import shapes_like
+from mclnf_fast.ops._autograd import Joined, join_ops, shapes_like
 from mclnf_fast.ops.bank_mse.autograd import scale
 from mclnf_fast.ops.bank_ray_mse.reference import ray_errors
 from mclnf_fast.shading import Shading
 
 
-def packed(shading: Shading) -> tuple[bool, bool, bool, bool, float]:
-    """Return a shading as the numbers that the compiled op takes."""
+def packed(shading: Shading, dtype: torch.dtype) -> tuple[bool, bool, bool, bool, float]:
+    """Return a shading as the numbers that the compiled op takes for outputs of a dtype."""
     exponential, last_behind = shading.density_activation == "exp", shading.background == "last_sample"
-    return last_behind, shading.detach_last_density, exponential, shading.density_first, shading.max_raw_density
+    largest = shading.max_raw_density_in(dtype)
+    return last_behind, shading.detach_last_density, exponential, shading.density_first, largest
 
 
 def _unpacked(last_behind: bool, detach: bool, exponential: bool, density_first: bool, max_raw: float) -> Shading:
@@ -75,14 +74,14 @@ def _backward(ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
         if not differentiable:
             weights, biases = ([t.detach().requires_grad_() for t in part] for part in (weights, biases))
         raw = torch.ops.mclnf_fast.bank_mlp_fwd(x, offsets, weights, biases, *ctx.net)
-        asked = (rays, ray_offsets, widths, target, ray_weight, background)
-        loss = ray_errors(raw, *asked, _unpacked(*ctx.shading), ctx.mean, "cpu")
-        grads = torch.autograd.grad(loss, (*weights, *biases), cotangent, create_graph=differentiable)
-    return None, None, list(grads[: ctx.layers]), list(grads[ctx.layers :]), *none
+        batch = (rays, ray_offsets, widths, target, ray_weight, background)
+        loss = ray_errors(raw, *batch, _unpacked(*ctx.shading), ctx.mean, "cpu")
+        asked = [t for t in (*weights, *biases) if t.requires_grad]
+        formed = iter(torch.autograd.grad(loss, asked, cotangent, create_graph=differentiable))
+        grads = [next(formed) if t.requires_grad else None for t in (*weights, *biases)]
+    return None, None, grads[: ctx.layers], grads[ctx.layers :], *none
 
 
 def join() -> None:
-    """Give the compiled op its shapes and derivative; when the op is imported, so that a trace meets a finished op."""
-    if _library.available("cpu"):
-        register_fake("mclnf_fast::bank_ray_mse_fwd", _fake)
-        register_autograd("mclnf_fast::bank_ray_mse_fwd", _backward, setup_context=_setup)
+    """Give the compiled op its shapes and derivative."""
+    join_ops("mclnf_fast", Joined("bank_ray_mse_fwd", _fake, _backward, _setup))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mclnf_fast.checks import check_tensor, check_tensors, values_can_be_read
+from mclnf_fast.checks import check_number, check_tensor, check_tensors, values_can_be_read
+from mclnf_fast.ops._checks import refuse_transformed
 from mclnf_fast.ops._dispatch import Backend, Reason, always, cpu_library, cuda_library, register
 from mclnf_fast.ops.bank_step import autograd, reference
 from mclnf_fast.ops.bank_step.reference import StepKind, Trust
 
 DTYPES = (torch.float32, torch.float64)
+REMEDY = "A step works in place and has no derivative: differentiate through learn.meta.adapt"
 
 autograd.join()
 
@@ -62,8 +63,9 @@ def bank_step(
 
     Raises:
         TypeError: an argument has a wrong type or dtype.
-        ValueError: a wrong number of tensors, shape, device or value; nothing is changed then. Values of
-            tensors (lr, step) are read on the CPU only, and not while `torch.compile` traces.
+        ValueError: a wrong number of tensors, shape, device or value, or memory that was freed; nothing is changed
+            then. Values of tensors (lr, step) are read on the CPU only, and not while `torch.compile` traces.
+        RuntimeError: a torch.func transform or forward-mode differentiation works on one of the tensors.
         BackendError: a backend asked for by name can't serve.
 
     Example:
@@ -80,10 +82,12 @@ def bank_step(
     if kind not in ("adam", "sgd"):
         raise ValueError(f"kind must be 'adam' or 'sgd', got {kind!r}")
     region = _check_trust(trust)
-    if not isinstance(lr, Tensor) and (not isinstance(lr, (int, float)) or not (lr >= 0 and math.isfinite(lr))):
-        raise ValueError(f"lr must be finite and at least 0, or a tensor float64 [M], got {lr!r}")
+    rate = lr if isinstance(lr, Tensor) else check_number("lr", lr, 0.0)
+    betas, eps = check_betas(betas), check_number("eps", eps, 0.0)
+    refuse_transformed("bank_step", REMEDY, params=params, grads=grads, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
+    check_tensor("step", step, what="[M]")
     function = _OP.serving(backend, params[0].device, params[0].dtype)
-    state = _State(params, grads, exp_avg, exp_avg_sq, step, lr, active)
+    state = _State(params, grads, exp_avg, exp_avg_sq, step, rate, active)
     with torch.no_grad():
         function(state, kind, betas, eps, region)
 
@@ -101,7 +105,7 @@ class _State(NamedTuple):
 
 
 def _reference(state: _State, kind: StepKind, betas: tuple[float, float], eps: float, trust: Trust | None) -> None:
-    _check(state, kind, betas, eps, trust)
+    _check(state, kind, trust)
     rates = state.lr if isinstance(state.lr, Tensor) else torch.full_like(state.step, state.lr)
     reference.bank_step(*state[:5], rates, state.active, kind, betas, float(eps), trust)
 
@@ -109,7 +113,7 @@ def _reference(state: _State, kind: StepKind, betas: tuple[float, float], eps: f
 def _compiled(state: _State, kind: StepKind, betas: tuple[float, float], eps: float, trust: Trust | None) -> None:
     compiling = torch.compiler.is_compiling()
     if compiling:
-        _check(state, kind, betas, eps, trust)
+        _check(state, kind, trust)
     params, grads, exp_avg, exp_avg_sq, step, lr, active = state
     rates, rate = (lr, 0.0) if isinstance(lr, Tensor) else (None, float(lr))
     lam, fisher, anchor = trust or (0.0, (), ())
@@ -122,8 +126,15 @@ def _compiled(state: _State, kind: StepKind, betas: tuple[float, float], eps: fl
         torch.ops.mclnf_fast.bank_step(params, grads, exp_avg, exp_avg_sq, step, rates, rate, active, *options)
     except (RuntimeError, TypeError):
         if not compiling:
-            _check(state, kind, betas, eps, trust)
+            _check(state, kind, trust)
         raise
+
+
+def check_betas(betas: object) -> tuple[float, float]:
+    """Return Adam's decays. Raises TypeError, ValueError."""
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise TypeError(f"betas must be two numbers, got {betas if isinstance(betas, tuple) else type(betas).__name__}")
+    return check_number("betas[0]", betas[0], 0.0, 1.0), check_number("betas[1]", betas[1], 0.0, 1.0)
 
 
 def _listed(name: str, value: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -136,15 +147,13 @@ def _check_trust(trust: Trust | tuple[float, Sequence[Tensor], Sequence[Tensor]]
         return None
     if not isinstance(trust, tuple) or len(trust) != 3:
         raise TypeError(f"trust must be (lam, fisher, anchor) or None, got {type(trust).__name__}")
-    lam = float(trust[0])
-    if not (lam >= 0 and math.isfinite(lam)):
-        raise ValueError(f"trust's lam must be finite and at least 0, got {lam}")
+    lam = check_number("trust's lam", trust[0], 0.0)
     if lam == 0:
         return None
     return Trust(lam, _listed("trust's fisher", trust[1]), _listed("trust's anchor", trust[2]))
 
 
-def _check(state: _State, kind: StepKind, betas: tuple[float, float], eps: float, trust: Trust | None) -> None:
+def _check(state: _State, kind: StepKind, trust: Trust | None) -> None:
     params, grads, exp_avg, exp_avg_sq, step, lr, active = state
     for i, p in enumerate(params):
         check_tensor(f"params[{i}]", p, dtype=DTYPES if i == 0 else params[0].dtype, device=params[0].device)
@@ -170,10 +179,6 @@ def _check(state: _State, kind: StepKind, betas: tuple[float, float], eps: float
         check_tensor("lr", lr, (modules,), torch.float64, device, "[M]")
     if active is not None:
         check_tensor("active", active, (modules,), torch.bool, device, "[M]")
-    if not all(0.0 <= float(b) < 1.0 for b in betas):
-        raise ValueError(f"betas must be at least 0 and below 1, got {betas}")
-    if not float(eps) >= 0:
-        raise ValueError(f"eps must be at least 0, got {eps}")
     for name, values in {"step": step, "lr": lr}.items():
         if not isinstance(values, Tensor) or not values_can_be_read(values):
             continue

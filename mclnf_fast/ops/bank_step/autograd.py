@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _library
+from mclnf_fast.ops._autograd import Joined, join_ops
 
 
 def _fake(*arguments: Any) -> None:
@@ -21,6 +20,5 @@ def _fake(*arguments: Any) -> None:
 
 
 def join() -> None:
-    """Give the compiled op its shapes; when the op is imported, so that a trace meets a finished op."""
-    if _library.available("cpu"):
-        torch.library.register_fake("mclnf_fast::bank_step", _fake)
+    """Give the compiled op its shapes."""
+    join_ops("mclnf_fast", Joined("bank_step", _fake))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mclnf_fast.checks import check_tensor, values_can_be_read
-from mclnf_fast.ops._checks import in_transform
+from mclnf_fast.checks import check_number, check_tensor, values_can_be_read
+from mclnf_fast.ops._checks import in_transform, refuse_mapped
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cuda_library, register
 from mclnf_fast.ops.composite import autograd, reference
 from mclnf_fast.ops.composite.autograd import CompositeInputs
@@ -41,8 +41,9 @@ def composite(
         density: [N], or [R, S] if every ray has S samples; per unit of t. Not checked to be positive.
         color: [N, C] or [R, S, C], any C >= 1.
         t_starts: like density, the begin of each sample, in order along a ray.
-        t_ends: like density, its end. Values are not checked: an interval of length 0 has no weight, and a backward
-            one counts with its negative length, as the formula says.
+        t_ends: like density, its end. Values are not checked: an interval of length 0 has no weight, whatever its
+            density, and a backward one counts with its negative length, as the formula says. An endless density has no
+            gradient in t.
         packed_info: int64 [R, 2], (first sample, count) of each ray, in increasing order, without overlap;
             samples that belong to no ray have weight and gradient 0. None: the dense layout. Values are
             checked on the CPU, not on an accelerator (which would have to wait) and not while `torch.compile`
@@ -50,7 +51,8 @@ def composite(
         background: color behind the samples, [C] or [R, C]; None: black.
         early_stop_eps: in [0, 1). Above 0, the samples of a ray from the first with `T_i < early_stop_eps` on
             contribute nothing and have no gradient.
-        backend: "auto", "cuda", "cpu" or "reference".
+        backend: "auto", "cuda", "cpu" or "reference". Inside torch.func transforms and forward-mode differentiation
+            the reference serves.
 
     Tensors share one device and are float64 throughout, or float32, float16 and bfloat16 in any mixture:
     these are computed in float32 and the results have density's dtype.
@@ -136,14 +138,14 @@ def _check(
     rays = like[0]
     if packed_info is not None:
         check_tensor("packed_info", packed_info, (None, 2), torch.int64, device, "[R, 2]")
+        refuse_mapped("packed_info", packed_info)
         rays = packed_info.shape[0]
     if background is not None:
         channels = color.shape[-1]
         each = isinstance(background, Tensor) and background.dim() == 2
         shape = (rays, channels) if each else (channels,)
         check_tensor("background", background, shape, dtypes, device, "[C] or [R, C]; here")
-    if not 0 <= early_stop_eps < 1:
-        raise ValueError(f"early_stop_eps must be in [0, 1), got {early_stop_eps!r}")
+    check_number("early_stop_eps", early_stop_eps, 0.0, 1.0)
 
 
 def _check_segments(packed_info: Tensor | None, samples: int) -> None:
@@ -165,7 +167,6 @@ def _check_segments(packed_info: Tensor | None, samples: int) -> None:
 
 _OP = register(
     "composite",
-    passes_transforms=True,
     cuda=Backend(cuda_library, _cuda),
     cpu=Backend(cpu_library, _cpu),
     reference=Backend(always, _reference),

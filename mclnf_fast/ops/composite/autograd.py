@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _library
-from mclnf_fast.ops._checks import in_transform
+from mclnf_fast.ops._autograd import Joined, join_ops, no_setup, third
 
 _Optional = Tensor | None
 CompositeInputs = tuple[Tensor, Tensor, Tensor, Tensor, _Optional, _Optional]
@@ -20,7 +19,7 @@ CompositeInputs = tuple[Tensor, Tensor, Tensor, Tensor, _Optional, _Optional]
 def forward(inputs: CompositeInputs, early_stop_eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return color, opacity, depth and weights of (density, color, t_starts, t_ends, packed_info, background)."""
     results: tuple[Tensor, Tensor, Tensor, Tensor]
-    if torch.compiler.is_compiling() or in_transform():
+    if torch.compiler.is_compiling():
         results = torch.ops.mclnf_fast.composite_fwd(*inputs, early_stop_eps)
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
         results = _Eager.apply(early_stop_eps, *inputs)
@@ -168,19 +167,11 @@ def _bwd_backward(ctx: Any, *tangents: _Optional) -> tuple[_Optional, ...]:
     return (*grads, None, None, None, None)
 
 
-def _third(ctx: Any, *cotangents: _Optional) -> tuple[_Optional, ...]:
-    raise NotImplementedError(
-        "composite: the compiled backends are differentiable twice, not three times; use backend='reference'"
-    )
-
-
 def join() -> None:
-    """Give the compiled ops shapes and derivatives; when the op is imported, so that a trace meets finished ops."""
-    if not _library.available("cpu"):
-        return
-    torch.library.register_fake("mclnf_fast::composite_fwd", _fwd_fake)
-    torch.library.register_fake("mclnf_fast::composite_bwd", _bwd_fake)
-    torch.library.register_fake("mclnf_fast::composite_bwd_bwd", _bwd_bwd_fake)
-    torch.library.register_autograd("mclnf_fast::composite_fwd", _fwd_backward, setup_context=_fwd_setup)
-    torch.library.register_autograd("mclnf_fast::composite_bwd", _bwd_backward, setup_context=_bwd_setup)
-    torch.library.register_autograd("mclnf_fast::composite_bwd_bwd", _third)
+    """Give the compiled ops shapes and derivatives."""
+    join_ops(
+        "mclnf_fast",
+        Joined("composite_fwd", _fwd_fake, _fwd_backward, _fwd_setup),
+        Joined("composite_bwd", _bwd_fake, _bwd_backward, _bwd_setup),
+        Joined("composite_bwd_bwd", _bwd_bwd_fake, third("composite"), no_setup),
+    )

@@ -60,7 +60,11 @@ def _dense(
     background: Tensor | None,
     early_stop_eps: float,
 ) -> Composite:
-    s = density * (t_ends - t_starts)
+    length, endless = t_ends - t_starts, density.isinf()
+    # An interval of length 0 has no weight, whatever its density; nothing behind an endless one is seen, however long
+    # it is, so that it has no derivative. Infinity times 0 would make the whole ray NaN.
+    s = torch.where(endless, 0.0, density) * length
+    s = torch.where(endless & (length != 0), (density * length).detach(), s)
     before = torch.cat([s.new_zeros(s.shape[0], 1), s.cumsum(1)], dim=1)[:, : s.shape[1]]
     transmittance = torch.exp(-before)
     weights = transmittance * -torch.expm1(-s)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast.checks import check_tensor, check_tensors, values_can_be_read
+from mclnf_fast.checks import check_bool, check_number, check_tensor, check_tensors, values_can_be_read
 from mclnf_fast.ops import _triton
 from mclnf_fast.ops._checks import HALVES, check_bank, in_transform
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, register
@@ -79,14 +79,15 @@ def fisher_scores(
         >>> fisher_scores(x, offsets, list(bank.weight), list(bank.bias), residual, None, spec).scores.shape
         torch.Size([5])
     """
-    weights, biases = check_tensors("weights", weights), check_tensors("biases", biases)
-    check_bank(x, offsets, weights, biases, spec)
+    weights, biases = check_bank(x, offsets, weights, biases, spec)
     if in_transform():
-        raise RuntimeError("fisher_scores: must be called outside torch.func transforms (grad, vmap, ...)")
+        raise RuntimeError(
+            "fisher_scores: must be called outside torch.func transforms (grad, vmap, jvp, ...) and "
+            "torch.autograd.forward_ad: it is not differentiable"
+        )
     points, dtype = x.shape[0], x.dtype
     check_tensor("grad_y", grad_y, (points, spec.out_dim), dtype, x.device, "[N, out_dim]")
-    if isinstance(damping, bool) or not isinstance(damping, (int, float)) or not damping >= 0:
-        raise ValueError(f"damping must be a number of at least 0, got {damping!r}")
+    damping, grads = check_number("damping", damping, 0.0, finite=False), check_bool("grads", grads)
     information = None if fisher is None else _checked_fisher(fisher, weights, biases, x)
     samples = _count_samples(sample_ids, points, offsets.numel() - 1, x.device, num_samples)
     function = _OP.serving(backend, x.device, dtype)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _library
+from mclnf_fast.ops._autograd import Joined, join_ops, no_setup, shapes_like
 
 _Out = tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
 
 
 def _out(scores: Tensor, weights: list[Tensor], biases: list[Tensor], sums: bool) -> _Out:
-    def like(tensors: list[Tensor]) -> list[Tensor]:
-        return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors] if sums else []
-
-    return scores, like(weights), like(biases), like(weights), like(biases)
+    grad_w, grad_b = shapes_like(weights, sums), shapes_like(biases, sums)
+    return scores, grad_w, grad_b, shapes_like(weights, sums), shapes_like(biases, sums)
 
 
 def _points_fake(
@@ -59,14 +56,10 @@ def _refuse(ctx: Any, *grads: Any) -> Any:
     )
 
 
-def _no_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """Save nothing: there is no derivative."""
-
-
 def join() -> None:
-    """Give the compiled ops their shapes; when the op is imported, so that a trace meets finished ops."""
-    if not _library.available("cpu"):
-        return
-    for name, fake in (("fisher_points", _points_fake), ("fisher_segments", _segments_fake)):
-        torch.library.register_fake(f"mclnf_fast::{name}", fake)
-        torch.library.register_autograd(f"mclnf_fast::{name}", _refuse, setup_context=_no_setup)
+    """Give the compiled ops their shapes."""
+    join_ops(
+        "mclnf_fast",
+        Joined("fisher_points", _points_fake, _refuse, no_setup),
+        Joined("fisher_segments", _segments_fake, _refuse, no_setup),
+    )

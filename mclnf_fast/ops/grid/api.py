@@ -54,11 +54,13 @@ def grid_encode(x: Tensor, offsets: Tensor, tables: Tensor, encoding: Grid, back
     if not isinstance(encoding, Grid):
         raise TypeError(f"encoding must be a HashGrid or a TriPlane, got {type(encoding).__name__}")
     check_tensor("x", x, (None, None), FLOATS, what="[N, dims]")
-    layout = encoding.layout(x.shape[1])
+    try:
+        layout = encoding.layout(x.shape[1])
+    except ValueError as error:
+        raise ValueError(f"x must have the coordinates of encoding, got shape {list(x.shape)}: {error}") from None
     shape = (None, layout.entries, layout.features)
     check_tensor("tables", tables, shape, x.dtype, x.device, "[M, entries, features]")
-    check_tensor("offsets", offsets, (tables.shape[0] + 1,), torch.int64, x.device, "[M + 1]")
-    check_offsets("offsets", offsets, x.shape[0])
+    check_offsets("offsets", offsets, tables.shape[0], x.shape[0], x.device)
     function = _OP.serving(backend, x.device, x.dtype)
     dtype = x.dtype
     if dtype in HALVES:

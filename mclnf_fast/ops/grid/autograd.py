@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _library
+from mclnf_fast.ops._autograd import Joined, join_ops, no_setup, third
 from mclnf_fast.packing import GridHeader
 
 
@@ -82,19 +82,11 @@ def _bwd_backward(ctx: Any, tangent_x: Tensor | None, tangent_tables: Tensor | N
     return grad_x, None, grad_tables, grad_grad_y, None, None, None, None
 
 
-def _third(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-    raise NotImplementedError(
-        "grid_encode: the compiled backends are differentiable twice, not three times; use backend='reference'"
-    )
-
-
 def join() -> None:
-    """Give the compiled ops shapes and derivatives; when the op is imported, so that a trace meets finished ops."""
-    if not _library.available("cpu"):
-        return
-    torch.library.register_fake("mclnf_fast::grid_encode_fwd", _fwd_fake)
-    torch.library.register_fake("mclnf_fast::grid_encode_bwd", _bwd_fake)
-    torch.library.register_fake("mclnf_fast::grid_encode_bwd_bwd", _bwd_bwd_fake)
-    torch.library.register_autograd("mclnf_fast::grid_encode_fwd", _fwd_backward, setup_context=_fwd_setup)
-    torch.library.register_autograd("mclnf_fast::grid_encode_bwd", _bwd_backward, setup_context=_bwd_setup)
-    torch.library.register_autograd("mclnf_fast::grid_encode_bwd_bwd", _third)
+    """Give the compiled ops shapes and derivatives."""
+    join_ops(
+        "mclnf_fast",
+        Joined("grid_encode_fwd", _fwd_fake, _fwd_backward, _fwd_setup),
+        Joined("grid_encode_bwd", _bwd_fake, _bwd_backward, _bwd_setup),
+        Joined("grid_encode_bwd_bwd", _bwd_bwd_fake, third("grid_encode"), no_setup),
+    )

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import torch
 from torch import Tensor
 
-from mclnf_fast.checks import check_tensor, values_can_be_read
+from mclnf_fast.checks import check_bool, check_no_nan, check_number, check_tensor, values_can_be_read
+from mclnf_fast.ops._checks import refuse_transformed
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cuda_library, register
 from mclnf_fast.ops.march import autograd, reference
 from mclnf_fast.ops.march.reference import MOST_BINS, Samples
+
+REMEDY = "The samples of a ray have no derivative: differentiate in positions computed from them"
 
 autograd.join()
 
@@ -68,6 +72,7 @@ def march_rays(
         TypeError: an argument has a wrong type or dtype.
         ValueError: a wrong shape, device or value. NaN and infinity in rays and a box whose lowest corner is not below
             its highest are checked on the CPU only; elsewhere such rays have no samples.
+        RuntimeError: a torch.func transform or forward-mode differentiation works on one of the tensors.
         BackendError: a backend asked for by name can't serve.
 
     Example:
@@ -76,16 +81,19 @@ def march_rays(
         >>> march_rays(origins, directions, None, box, bins=2).t_starts.tolist()
         [1.0, 2.0]
     """
+    refuse_transformed("march_rays", REMEDY, origins=origins, directions=directions, occupancy=occupancy, aabb=aabb)
+    refuse_transformed("march_rays", REMEDY, near=near, far=far)
     rays, device, dtype = check_box(origins, directions, aabb)
     grid = check_occupancy(occupancy, device, early_stop_eps)
     chosen_bins, chosen_step = check_bins(bins, step)
+    check_bool("stratified", stratified)
     near_each, near_value = _bound("near", near, rays, device, dtype)
     far_each, far_value = _bound("far", far, rays, device, dtype)
     if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
         raise ValueError(f"seed must be a 64-bit integer, got {seed!r}")
     function = _OP.serving(backend, device, dtype)
     bounds = (near_each, far_each, near_value, far_value)
-    options = (chosen_bins, chosen_step, bool(stratified), seed, float(early_stop_eps))
+    options = (chosen_bins, chosen_step, stratified, seed, float(early_stop_eps))
     samples: Samples = function(origins, directions, grid, aabb, bounds, options)
     return samples
 
@@ -127,8 +135,7 @@ def check_box(origins: Tensor, directions: Tensor, aabb: Tensor) -> tuple[int, t
 
 def check_occupancy(occupancy: Tensor | None, device: torch.device, early_stop_eps: float) -> Tensor | None:
     """Check the occupancy and return it with its levels, [L, X, Y, Z]."""
-    if not 0 <= early_stop_eps < 1:
-        raise ValueError(f"early_stop_eps must be in [0, 1), got {early_stop_eps!r}")
+    check_number("early_stop_eps", early_stop_eps, 0.0, 1.0)
     if occupancy is not None:
         check_tensor("occupancy", occupancy, None, (torch.bool, torch.float32), device, "[X, Y, Z] or [L, X, Y, Z]")
         if occupancy.dim() not in (3, 4) or occupancy.numel() == 0:
@@ -139,6 +146,7 @@ def check_occupancy(occupancy: Tensor | None, device: torch.device, early_stop_e
             raise ValueError(f"occupancy must have at most 32 levels, got {occupancy.shape[0]}")
         if occupancy.numel() >= 2**31:
             raise ValueError(f"occupancy must have fewer than 2^31 cells, got {list(occupancy.shape)}")
+        _check_cells(occupancy)
     if early_stop_eps > 0 and (occupancy is None or occupancy.dtype != torch.float32):
         kind = "None" if occupancy is None else str(occupancy.dtype)
         raise ValueError(f"early_stop_eps above 0 needs densities, a float32 occupancy, got occupancy {kind}")
@@ -153,9 +161,25 @@ def check_bins(bins: int | None, step: float | None) -> tuple[int, float]:
         if isinstance(bins, bool) or not isinstance(bins, int) or not 1 <= bins <= MOST_BINS:
             raise ValueError(f"bins must be an int of 1 ... {MOST_BINS}, got {bins!r}")
         return bins, 0.0
-    if not isinstance(step, (int, float)) or not (step > 0 and math.isfinite(step)):
+    if not check_number("step", step) > 0:
         raise ValueError(f"step must be a positive number, got {step!r}")
-    return 0, float(step)
+    return 0, float(step)  # type: ignore[arg-type]  # one of the two is given
+
+
+# The last grid of densities that was looked at, as a weak reference, and its version then: a pass over a grid of 128^3
+# cells in every call would take as long as a small march.
+_looked_at: list[tuple[weakref.ref[Tensor], int]] = []
+
+
+def _check_cells(occupancy: Tensor) -> None:
+    """Raise ValueError for a NaN among densities, which would count as empty."""
+    if occupancy.dtype == torch.bool or not values_can_be_read(occupancy):
+        return
+    version = -1 if occupancy.is_inference() else occupancy._version
+    if version >= 0 and _looked_at and _looked_at[0][0]() is occupancy and _looked_at[0][1] == version:
+        return
+    check_no_nan("occupancy", occupancy)
+    _looked_at[:] = [(weakref.ref(occupancy), version)]
 
 
 def _bound(
@@ -164,10 +188,9 @@ def _bound(
     """Return near or far as the kernels take it: a tensor, or None and the number."""
     if isinstance(value, Tensor):
         check_tensor(name, value, (rays,), dtype, device, "[R]")
+        check_no_nan(name, value)
         return value, 0.0
-    if not isinstance(value, (int, float)) or math.isnan(value):
-        raise ValueError(f"{name} must be a number or a tensor [R], got {value!r}")
-    return None, float(value)
+    return None, check_number(name, value, finite=False)
 
 
 def _cpu_reason(device: torch.device, dtype: torch.dtype) -> str | None:

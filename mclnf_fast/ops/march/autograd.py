@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops import _library
+from mclnf_fast.ops._autograd import Joined, join_ops
 
 
 def _fake(
@@ -38,7 +38,5 @@ def _backward(ctx: object, *cotangents: Tensor | None) -> tuple[None, ...]:
 
 
 def join() -> None:
-    """Give the compiled op its shapes; when the op is imported, so that a trace meets a finished op."""
-    if _library.available("cpu"):
-        torch.library.register_fake("mclnf_fast::march_rays_fwd", _fake)
-        torch.library.register_autograd("mclnf_fast::march_rays_fwd", _backward, setup_context=_setup)
+    """Give the compiled op its shapes."""
+    join_ops("mclnf_fast", Joined("march_rays_fwd", _fake, _backward, _setup))

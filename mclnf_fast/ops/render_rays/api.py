@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mclnf_fast.checks import check_tensor, check_tensors
+from mclnf_fast.checks import check_bool, check_number, check_tensor, check_tensors
 from mclnf_fast.ops import _triton
-from mclnf_fast.ops._checks import HALVES, check_layers, check_offsets, check_spec
+from mclnf_fast.ops._checks import HALVES, check_layers, check_offsets, check_spec, refuse_transformed
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cuda_library, register
 from mclnf_fast.ops.march.api import check_bins, check_box, check_occupancy
 from mclnf_fast.ops.render_rays import reference
@@ -91,7 +91,8 @@ def render_rays(
         TypeError: an argument has a wrong type or dtype.
         ValueError: a wrong shape, device or value; values of tensors are read on the CPU only. Elsewhere a ray that is
             not finite shows the background, and one that no module has is black.
-        RuntimeError: a gradient was asked for.
+        RuntimeError: a gradient was asked for, or a torch.func transform or forward-mode differentiation works on one
+            of the tensors.
         BackendError: a backend asked for by name can't serve.
 
     Example:
@@ -106,17 +107,16 @@ def render_rays(
         torch.Size([1, 3])
     """
     weights, biases = check_tensors("weights", weights), check_tensors("biases", biases)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (*weights, *biases)):
-        raise RuntimeError(
-            "render_rays has no gradient, got parameters that require one: call it under torch.no_grad(), or train "
-            "through march_rays, bank_mlp and composite (mclnf_fast.render.render_modules)"
-        )
+    tensors = {"origins": origins, "directions": directions, "weights": weights, "biases": biases, "aabb": aabb}
+    tensors |= {"occupancy": occupancy, "view_directions": view_directions, "background": background}
+    _refuse_gradients(tensors)
     with torch.no_grad():
         rays, device, dtype = check_box(origins, directions, aabb)
         _check_field(rays, device, dtype, ray_offsets, weights, biases, spec, view_directions)
         check_occupancy(occupancy, device, 0.0)
         check_bins(bins, step)
-        options = Options(bins, step, near, far, bool(last_behind), density, color, max_raw_density, early_stop_eps)
+        check_bool("last_behind", last_behind)
+        options = Options(bins, step, near, far, last_behind, density, color, max_raw_density, early_stop_eps)
         _check_options(options)
         if background is not None:
             _check_background(background, (rays, spec.out_dim - 1), dtype, device, options)
@@ -126,6 +126,18 @@ def render_rays(
             origins, directions, ray_offsets, *field, aabb, occupancy, view_directions, background, options
         )
         return pixels
+
+
+def _refuse_gradients(arguments: dict[str, object]) -> None:
+    refuse_transformed("render_rays", "It has no derivative: use march_rays, bank_mlp and composite", **arguments)
+    if not torch.is_grad_enabled():
+        return
+    for name, value in arguments.items():
+        if any(isinstance(t, Tensor) and t.requires_grad for t in (value if isinstance(value, list) else [value])):
+            raise RuntimeError(
+                f"render_rays has no gradient, got {name} that require one: call it under torch.no_grad(), or train "
+                "through march_rays, bank_mlp and composite (mclnf_fast.render.render_modules)"
+            )
 
 
 def _op_by_op(
@@ -187,23 +199,18 @@ def _check_field(
     if kind not in (dtype, *HALVES):
         raise TypeError(f"weights must have dtype {dtype} like the rays, float16 or bfloat16, got {kind}")
     modules = check_layers(weights, biases, spec, kind, device)
-    check_tensor("ray_offsets", ray_offsets, (modules + 1,), torch.int64, device, "[M + 1]")
-    check_offsets("ray_offsets", ray_offsets, rays, "rays")
+    check_offsets("ray_offsets", ray_offsets, modules, rays, device, "rays")
     if view_directions is not None or spec.in_dim > 3:
         check_tensor("view_directions", view_directions, (rays, spec.in_dim - 3), dtype, device, "[R, in_dim - 3]")
 
 
 def _check_options(options: Options) -> None:
-    check_bins(options.bins, options.step)
     for name in ("near", "far", "max_raw_density"):
-        value = getattr(options, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-            raise ValueError(f"{name} must be a number, got {value!r}")
+        check_number(name, getattr(options, name), finite=False)
     for name in ("density", "color"):
         if (kind := getattr(options, name)) not in HEADS:
             raise ValueError(f"{name} must be one of {', '.join(HEADS)}, got {kind!r}")
-    if not 0 <= options.early_stop_eps < 1:
-        raise ValueError(f"early_stop_eps must be in [0, 1), got {options.early_stop_eps!r}")
+    check_number("early_stop_eps", options.early_stop_eps, 0.0, 1.0)
 
 
 def _check_background(
@@ -234,7 +241,6 @@ def _by(backend: str) -> Callable[..., Pixels]:
 
 _OP = register(
     "render_rays",
-    passes_transforms=True,
     triton=Backend(_triton_reason, _triton_kernel),
     cuda=Backend(cuda_library, _by("auto")),
     cpu=Backend(cpu_library, _by("cpu")),

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops import _memory
-from mclnf_fast.ops.bank_mlp.autograd import direction, no_setup, second_fake, shapes_like, third
+from mclnf_fast.ops._autograd import Joined, direction, join_ops, no_setup, shapes_like, third
+from mclnf_fast.ops.bank_mlp.autograd import backward_fake, forward_fake, forward_setup, save, second_fake
 from mclnf_fast.ops.bank_mlp.triton import sweeps
 from mclnf_fast.ops.bank_mlp.triton.second import Direction, second
 from mclnf_fast.ops.triton import launch, plain
 from mclnf_fast.ops.triton.bank import Bank
-from mclnf_fast.ops.triton.define import define
-from mclnf_fast.packing import NetworkHeader
+from mclnf_fast.ops.triton.define import NAMESPACE, define
 from mclnf_fast.spec import FieldSpec
 
 Gradients = tuple[Tensor, list[Tensor], list[Tensor]]
@@ -125,44 +125,9 @@ def _second_op(
     return grad_x, grad_w, grad_b, grad_grad_y
 
 
-_forward = define("bank_mlp_fwd", _forward_op)
+define("bank_mlp_fwd", _forward_op)
 _backward = define("bank_mlp_bwd", _backward_op)
 _second = define("bank_mlp_bwd_bwd", _second_op)
-
-
-@_forward.register_fake
-def _(x: Tensor, offsets: Tensor, weights: Any, biases: Any, ints: Any, floats: Any) -> Tensor:
-    return x.new_empty(x.shape[0], NetworkHeader.of(ints).out_dim)
-
-
-@_backward.register_fake
-def _(
-    x: Tensor,
-    offsets: Tensor,
-    weights: Any,
-    biases: Any,
-    grad_y: Tensor,
-    ints: Any,
-    floats: Any,
-    need_x: bool,
-    need_params: bool,
-) -> Gradients:
-    grad_x = x.new_empty(x.shape[0] if need_x else 0, NetworkHeader.of(ints).in_dim)
-    return grad_x, shapes_like(weights, need_params), shapes_like(biases, need_params)
-
-
-_second.register_fake(second_fake)
-
-
-def _save(ctx: Any, x: Tensor, offsets: Tensor, weights: Any, biases: Any, *more: Tensor) -> None:
-    ctx.layers = len(weights)
-    ctx.save_for_backward(x, offsets, *more, *weights, *biases)
-
-
-def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    *bank, ctx.ints, ctx.floats = inputs
-    _save(ctx, *bank)
-    ctx.need_params = any(t.requires_grad for t in (*bank[2], *bank[3]))
 
 
 def _forward_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
@@ -176,7 +141,7 @@ def _forward_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
 
 def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, offsets, weights, biases, grad_y, ctx.ints, ctx.floats, ctx.need_x, ctx.need_params = inputs
-    _save(ctx, x, offsets, weights, biases, grad_y)
+    save(ctx, x, offsets, weights, biases, grad_y)
     ctx.set_materialize_grads(False)
 
 
@@ -193,9 +158,12 @@ def _backward_backward(ctx: Any, cot_x: Tensor | None, cot_w: Any, cot_b: Any) -
     return grad_x if need_x else None, None, grad_w, grad_b, grad_grad_y, None, None, None, None
 
 
-_forward.register_autograd(_forward_backward, setup_context=_forward_setup)
-_backward.register_autograd(_backward_backward, setup_context=_backward_setup)
-_second.register_autograd(third, setup_context=no_setup)
+join_ops(
+    NAMESPACE,
+    Joined("bank_mlp_fwd", forward_fake, _forward_backward, forward_setup),
+    Joined("bank_mlp_bwd", backward_fake, _backward_backward, _backward_setup),
+    Joined("bank_mlp_bwd_bwd", second_fake, third("bank_mlp"), no_setup),
+)
 
 
 def bank_mlp(x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], spec: FieldSpec) -> Tensor:

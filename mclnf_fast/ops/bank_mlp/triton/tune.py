@@ -107,7 +107,7 @@ def problem(entry: Entry, points: int, modules: int, device: torch.device) -> Pr
     g = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=g).to(device, dtype)
+        return torch.randn(shape, dtype=torch.float32, generator=g).to(device, dtype)
 
     return Problem(
         spec,

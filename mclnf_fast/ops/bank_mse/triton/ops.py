@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops import _memory
+from mclnf_fast.ops._autograd import shapes_like
 from mclnf_fast.ops.bank_mlp.triton import sweeps
 from mclnf_fast.ops.bank_mlp.triton.ops import interleaved, zeroed
 from mclnf_fast.ops.bank_mlp.triton.second import Direction, second
 from mclnf_fast.ops.bank_mse import autograd
 from mclnf_fast.ops.triton import launch, plain
 from mclnf_fast.ops.triton.bank import Bank, layer_chunks
-from mclnf_fast.ops.triton.define import define
+from mclnf_fast.ops.triton.define import NAMESPACE, define
 from mclnf_fast.ops.triton.error import SquaredError
 from mclnf_fast.spec import FieldSpec
 
@@ -75,7 +76,7 @@ def _bwd(
         autograd.scale(grad_w, cotangent, x.dtype)
         autograd.scale(grad_b, cotangent, x.dtype)
         return grad_w, grad_b
-    grad_w, grad_b = autograd.shapes_like(weights), autograd.shapes_like(biases)
+    grad_w, grad_b = shapes_like(weights), shapes_like(biases)
     if x.shape[0] == 0:
         return zeroed(grad_w), zeroed(grad_b)
     bank = Bank(launch.network(ints, floats), x, offsets, tuple(weights), tuple(biases))
@@ -101,7 +102,7 @@ def _bwd_bwd(
     mean: bool,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the Hessian of <cotangent [M], losses> times the tangents."""
-    grad_w, grad_b = autograd.shapes_like(weights), autograd.shapes_like(biases)
+    grad_w, grad_b = shapes_like(weights), shapes_like(biases)
     if x.shape[0] == 0:
         return zeroed(grad_w), zeroed(grad_b)
     bank = Bank(launch.network(ints, floats), x, offsets, tuple(weights), tuple(biases))
@@ -114,7 +115,7 @@ def _bwd_bwd(
 
 for name, function in (("bank_mse_fwd", _fwd), ("bank_mse_bwd", _bwd), ("bank_mse_bwd_bwd", _bwd_bwd)):
     define(name, function)
-autograd.register("mclnf_fast_triton")
+autograd.join(NAMESPACE)
 
 
 def bank_mse(

@@ -1,0 +1,146 @@
+"""A legal call of every op as keyword arguments, for tests that change an argument or put it into a transform."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import mclnf_fast as mf
+
+Call = dict[str, Any]
+
+
+def _bank(spec: mf.FieldSpec, modules: int, dtype: torch.dtype) -> Call:
+    weights = [torch.randn(modules, *shape, dtype=dtype) * shape[0] ** -0.5 for shape in spec.layer_shapes]
+    biases = [0.3 * torch.randn(modules, shape[1], dtype=dtype) for shape in spec.layer_shapes]
+    return {"weights": weights, "biases": biases, "spec": spec}
+
+
+def bank_mlp(dtype: torch.dtype) -> Call:
+    spec = mf.FieldSpec(2, 3, 8, 2, activation="tanh", encoding=mf.Frequency(2))
+    return {"x": torch.rand(7, 2, dtype=dtype), "offsets": torch.tensor([0, 3, 7]), **_bank(spec, 2, dtype)}
+
+
+def bank_mse(dtype: torch.dtype) -> Call:
+    more = {"target": torch.rand(7, 3, dtype=dtype), "sample_weight": torch.rand(7, dtype=dtype), "reduction": "mean"}
+    return {**bank_mlp(dtype), **more}
+
+
+def bank_ray_mse(dtype: torch.dtype) -> Call:
+    return {
+        "x": torch.rand(9, 3, dtype=dtype),
+        "rays": torch.tensor([0, 3, 3, 5, 9]),
+        "ray_offsets": torch.tensor([0, 2, 4]),
+        **_bank(mf.FieldSpec(3, 4, 8, 1, activation="tanh"), 2, dtype),
+        "deltas": torch.rand(9, dtype=dtype) + 0.1,
+        "target": torch.rand(4, 3, dtype=dtype),
+        "shading": mf.Shading("exp", max_raw_density=9.0),
+        "ray_weight": torch.rand(4, dtype=dtype),
+        "background": torch.rand(3, dtype=dtype),
+        "reduction": "sum",
+    }
+
+
+def composite(dtype: torch.dtype) -> Call:
+    starts = torch.rand(9, dtype=dtype)
+    return {
+        "density": torch.rand(9, dtype=dtype) * 2,
+        "color": torch.rand(9, 3, dtype=dtype),
+        "t_starts": starts,
+        "t_ends": starts + 0.1 + torch.rand(9, dtype=dtype),
+        "packed_info": torch.tensor([[0, 3], [3, 0], [4, 5]]),
+        "background": torch.rand(3, dtype=dtype),
+        "early_stop_eps": 0.0,
+    }
+
+
+def grid_encode(dtype: torch.dtype) -> Call:
+    grid = mf.HashGrid(levels=2, features=2, base=3, finest=5, interpolation="smoothstep")
+    return {
+        "x": torch.rand(7, 2, dtype=dtype) * 1.8 - 0.9,
+        "offsets": torch.tensor([0, 3, 7]),
+        "tables": torch.randn(2, grid.layout(2).entries, 2, dtype=dtype),
+        "encoding": grid,
+    }
+
+
+def _rays(dtype: torch.dtype) -> Call:
+    box = torch.tensor([[-1.0] * 3, [1.0] * 3], dtype=dtype)
+    return {"origins": torch.rand(5, 3, dtype=dtype) - 2, "directions": torch.rand(5, 3, dtype=dtype) + 1, "aabb": box}
+
+
+def march_rays(dtype: torch.dtype) -> Call:
+    return {
+        **_rays(dtype),
+        "occupancy": torch.rand(3, 4, 5) + 0.1,
+        "bins": 6,
+        "near": torch.rand(5, dtype=dtype),
+        "far": torch.rand(5, dtype=dtype) + 5,
+        "stratified": True,
+        "seed": 3,
+        "early_stop_eps": 0.01,
+    }
+
+
+def render_rays(dtype: torch.dtype) -> Call:
+    return {
+        **_rays(dtype),
+        "ray_offsets": torch.tensor([0, 2, 5]),
+        **_bank(mf.FieldSpec(6, 4, 8, 1), 2, dtype),
+        "occupancy": torch.rand(3, 4, 5) + 0.1,
+        "view_directions": torch.rand(5, 3, dtype=dtype),
+        "bins": 6,
+        "near": 0.1,
+        "far": 9.0,
+        "background": torch.rand(3, dtype=dtype),
+        "density": "exp",
+        "color": "sigmoid",
+        "max_raw_density": 9.0,
+        "last_behind": False,
+        "early_stop_eps": 0.01,
+    }
+
+
+def fisher_scores(dtype: torch.dtype) -> Call:
+    call = bank_mlp(dtype)
+    fisher = tuple([torch.rand_like(t) for t in call[name]] for name in ("weights", "biases"))
+    more = {
+        "grad_y": torch.rand(7, 3, dtype=dtype),
+        "fisher": fisher,
+        "sample_ids": torch.tensor([0, 0, 1, 2, 1, 3, 4]),
+    }
+    return {**call, **more, "damping": 1e-6, "grads": True, "num_samples": 5}
+
+
+def bank_step(dtype: torch.dtype) -> Call:
+    def like(low: float) -> list[Tensor]:
+        return [torch.rand(2, 3, 4, dtype=dtype) + low, torch.rand(2, 4, dtype=dtype) + low]
+
+    return {
+        "params": like(0.0),
+        "grads": like(-0.5),
+        "exp_avg": like(-0.5),
+        "exp_avg_sq": like(0.0),
+        "step": torch.tensor([1.0, 4.0], dtype=torch.float64),
+        "lr": torch.tensor([1e-2, 1e-3], dtype=torch.float64),
+        "active": torch.tensor([True, True]),
+        "kind": "adam",
+        "betas": (0.9, 0.99),
+        "eps": 1e-8,
+        "trust": (0.5, like(0.0), like(0.0)),
+    }
+
+
+CALLS: dict[str, Callable[[torch.dtype], Call]] = {
+    make.__name__: make
+    for make in (
+        bank_mlp, bank_mse, bank_ray_mse, composite, grid_encode, march_rays, render_rays, fisher_scores, bank_step,
+    )
+}  # fmt: skip
+
+
+def run(op: str, call: Call) -> Any:
+    return getattr(mf.ops, op)(**call)
