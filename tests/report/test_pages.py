@@ -24,6 +24,7 @@ from mclnf_fast.report.city.claims import tiles
 from mclnf_fast.report.page.methods import method
 from mclnf_fast.report.page.page import named_texts
 from mclnf_fast.report.page.plots import draw_curves, new_figure, plain_axes, save, shown_ticks
+from mclnf_fast.report.page.tables import Cell, Row, Table, terminal
 from mclnf_fast.report.protocol.qualitative import _most_different
 from mclnf_fast.report.starts.descriptions import DESCRIPTIONS
 
@@ -101,6 +102,11 @@ def test_a_method_of_a_plugin_stands_with_its_category() -> None:
 
     shown = looks({"mim": "MCL", "offline": "OL", "anchored_to_something": "CL", "er": "CL"})
     assert [look.category for look in shown.values()] == ["OL", "CL", "CL", "MCL"]
+
+
+def test_a_row_without_a_category_has_an_empty_cell() -> None:
+    rows = (Row("", "mean", "mean picture", (Cell("1"),)), Row("CL", "er", "ER", (Cell("2"),)))
+    assert "?" not in terminal(Table("", ("PSNR",), rows))
 
 
 def row(last: float) -> dict[str, Any]:

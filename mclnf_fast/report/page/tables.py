@@ -203,7 +203,7 @@ def terminal(table: Table, *, color: bool = False, width: int | None = None) -> 
         names = [row.category, row.name] if table.has_categories else [row.name]
         # A blank in the place of the star, or the digits of a column would not stand below each other.
         cells = [row.cells[c].text + ("*" if row.cells[c].rank == 1 else " " * stars) for c in kept]
-        lines.append([*map(one_line, names), *cells])
+        lines.append([*(one_line(name) if name else "" for name in names), *cells])  # a baseline has no category
     widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
     groups = _fitting(widths[:left], widths[left:], width or terminal_width())
     blocks = []
