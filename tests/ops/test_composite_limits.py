@@ -89,6 +89,24 @@ def test_a_density_that_is_no_number_stays_none(need: Callable[..., str], backen
     assert out.opacity.isnan().all()
 
 
+@backends
+@dtypes
+@pytest.mark.parametrize("optical", [0.3, 12.0, 20.0, 60.0])
+def test_the_derivative_of_a_dense_sample_is_what_light_is_left(
+    need: Callable[..., str], backend: str, dtype: torch.dtype, optical: float
+) -> None:
+    # Two samples of length 1 over a background b: dC/ds_0 = exp(-s_0) (c_0 - b - w (c_1 - b)), w = 1 - exp(-s_1).
+    need("composite", backend, dtype)
+    density = torch.tensor([optical, 0.5], dtype=dtype, requires_grad=True)
+    color, background = torch.tensor([[1.0], [2.0]], dtype=dtype), torch.tensor([0.25], dtype=dtype)
+    start = torch.tensor([0.0, 1.0], dtype=dtype)
+    result = composite(density, color, start, start + 1, torch.tensor([[0, 2]]), background, backend=backend)
+    (gradient,) = torch.autograd.grad(result.color.sum(), density)
+    weight = 1 - math.exp(-0.5)
+    truth = math.exp(-optical) * (0.75 - weight * 1.75)
+    assert abs(float(gradient[0]) / truth - 1) < (1e-12 if dtype == torch.float64 else 1e-4)
+
+
 @places.backends("bank_ray_mse")
 @dtypes
 @pytest.mark.parametrize("activation", ["relu", "exp"])

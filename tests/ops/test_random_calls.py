@@ -155,7 +155,7 @@ def composite(rng: random.Random) -> Call:
     samples, channels = int(counts.sum()), rng.choice((1, 3, 4))
     edges = normal(rng, samples).abs().cumsum(0)
     given: dict[str, Any] = {
-        "density": normal(rng, samples).abs() * rng.choice((0.1, 1.0, 3.0)),
+        "density": normal(rng, samples).abs() * rng.choice((0.1, 1.0, 30.0)),
         "color": normal(rng, samples, channels),
         "t_starts": edges,
         "t_ends": edges + normal(rng, samples).abs(),

@@ -67,7 +67,8 @@ def _dense(
     s = torch.where(endless & (length != 0), (density * length).detach(), s)
     before = torch.cat([s.new_zeros(s.shape[0], 1), s.cumsum(1)], dim=1)[:, : s.shape[1]]
     transmittance = torch.exp(-before)
-    weights = transmittance * -torch.expm1(-s)
+    # The derivative of expm1 is its result plus 1, which is 0 from s = 37 on (17 in float32), where exp(-s) is not.
+    weights = transmittance * torch.where(s < 0.5, -torch.expm1(-s), 1 - torch.exp(-s))
     if early_stop_eps > 0:
         lit = (transmittance < early_stop_eps).cumsum(1) == 0
         weights = torch.where(lit, weights, 0.0)
