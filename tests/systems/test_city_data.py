@@ -19,6 +19,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.render import Cameras, Cells, look_at
 from mclnf_fast.report.city.tables import city_table, steps_table
+from mclnf_fast.report.page.tables import terminal
 from mclnf_fast.report.record import read_record
 from mclnf_fast.systems.city import data as city_data
 from mclnf_fast.systems.city.cover import cover, crosses
@@ -171,6 +172,8 @@ def test_tables_have_the_row_that_nobody_has_to_learn():
     assert table.rows[1].cells[table.heads.index("rays")].text == "80"
     assert [cell.text for cell in steps_table(methods, 12.345).rows[0].cells] == ["12.35", "12.35"]
     assert [row.key for row in city_table("", methods, ["north"]).rows] == ["mod"]
+    # It belongs to no category of methods: its place stays empty.
+    assert terminal(table).splitlines()[1].split()[:2] == ["mean", "color"]
 
 
 def test_initializations_are_learned_on_districts_of_several_styles(run_tiny, tmp_path, monkeypatch):
