@@ -53,15 +53,15 @@ __global__ void __launch_bounds__(kThreads)
         }
         // A warp's points are mostly of one module: its lanes agree before one of them writes: 32 atomics on
         // one address would wait for each other.
-        const bool one = __all_sync(0xffffffff, module == __shfl_sync(0xffffffff, module, 0));
-        if (one) {
+        const bool one_module = __all_sync(0xffffffff, module == __shfl_sync(0xffffffff, module, 0));
+        if (one_module) {
             for (int half = 16; half > 0; half /= 2) {
                 const unsigned long long other = __shfl_xor_sync(0xffffffff, bits, half);
                 bits = other > bits ? other : bits;
             }
         }
         // An old value, that a cache may hold, is at most the new one.
-        if ((!one || threadIdx.x % 32 == 0) && bits > job.largest[module])
+        if ((!one_module || threadIdx.x % 32 == 0) && bits > job.largest[module])
             atomicMax(job.largest + module, bits);
         item.row += down;
         item.column += across;

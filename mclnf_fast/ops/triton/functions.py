@@ -171,6 +171,74 @@ def tile_of(offsets, starts, tile, modules, STEPS: tl.constexpr, ROWS: tl.conste
 
 
 @triton.jit
+def block_of(
+    offsets,
+    starts,
+    place,
+    modules,
+    STEPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    SIZE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Return the tile of a program's place as `tile_of` does, and a block of its SIZE columns, with those that exist.
+
+    The blocks of a tile are next to each other, so that its inputs stay in the cache.
+    """
+    blocks: tl.constexpr = (SIZE + COLUMNS - 1) // COLUMNS
+    module, rows, live = tile_of(offsets, starts, place // blocks, modules, STEPS, ROWS)
+    n = (place % blocks) * COLUMNS + tl.arange(0, COLUMNS)
+    return module, rows, live, n, n < SIZE
+
+
+@triton.jit
+def chunk_of(
+    offsets,
+    chunks,
+    place,
+    modules,
+    points_per_chunk,
+    STEPS: tl.constexpr,
+    HIGH: tl.constexpr,
+    SIZE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Return the chunk of a program's place, its block of HIGH blocks of rows, a block of its SIZE columns with those
+    that exist, and its first point and the one behind its last."""
+    broad: tl.constexpr = (SIZE + COLUMNS - 1) // COLUMNS
+    wide = tl.zeros((), tl.int64)
+    chunk = place // (HIGH * broad)
+    block = (place // broad) % HIGH
+    module = module_of(chunks, chunk, modules, STEPS)
+    n = (place % broad) * COLUMNS + tl.arange(0, COLUMNS)
+    wanted = n < SIZE
+    begin = tl.load(offsets + module) + (chunk - tl.load(chunks + module)) * (wide + points_per_chunk)
+    end = tl.minimum(begin + points_per_chunk, tl.load(offsets + module + 1))
+    return chunk, block, n, wanted, begin, end
+
+
+@triton.jit
+def store_gradient(total, bias, sums, chunk, block, n, wanted, LAYER: tl.constexpr, ROWS: tl.constexpr):
+    """Store a block of a chunk's share of a layer's gradient, and the sums of the biases behind it.
+
+    sums: float32 [chunks, (above + below + 1) outputs]. total [ROWS, COLUMNS], bias [COLUMNS]: of the block's rows, the
+    features' behind the others, and of the columns n, those `wanted`.
+    """
+    ABOVE: tl.constexpr = LAYER.above
+    BELOW: tl.constexpr = LAYER.below
+    OUT: tl.constexpr = LAYER.outputs
+    wide = tl.zeros((), tl.int64)
+    above: tl.constexpr = (ABOVE + ROWS - 1) // ROWS
+    share = sums + (wide + chunk) * ((ABOVE + BELOW + 1) * OUT)
+    i = tl.arange(0, ROWS)
+    top = tl.where(block < above, block * ROWS, ABOVE + (block - above) * ROWS)
+    bottom = tl.where(block < above, ABOVE, ABOVE + BELOW)
+    to = share + (top + i)[:, None] * OUT + n[None, :]
+    tl.store(to, total, mask=(top + i < bottom)[:, None] & wanted[None, :])
+    tl.store(share + (ABOVE + BELOW) * OUT + n, bias, mask=wanted & (wide + block == 0))
+
+
+@triton.jit
 def matrix(w, module, first, rows, IN: tl.constexpr, OUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Return rows first ... first + rows - 1 of a module's weights [IN, OUT], padded with zeros to [ROWS, COLUMNS]."""
     k = tl.arange(0, ROWS)

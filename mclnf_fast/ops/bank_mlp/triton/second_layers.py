@@ -17,10 +17,11 @@ from mclnf_fast.ops.triton.encoding import encode_both
 from mclnf_fast.ops.triton.functions import (
     RELU,
     activate,
+    block_of,
+    chunk_of,
     first_derivative,
-    module_of,
     second_derivative,
-    tile_of,
+    store_gradient,
 )
 
 
@@ -65,10 +66,7 @@ def layer_tangents(
     DEPTH: tl.constexpr = BLOCK.depth
     blocks: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
-        tile = place // blocks
-        module, rows, live = tile_of(offsets, starts, tile, modules, STEPS, ROWS)
-        n = (place % blocks) * COLUMNS + tl.arange(0, COLUMNS)
-        wanted = n < OUT
+        module, rows, live, n, wanted = block_of(offsets, starts, place, modules, STEPS, ROWS, OUT, COLUMNS)
         k = tl.arange(0, DEPTH)
         w = module.to(tl.int64) * ((ABOVE + BELOW) * OUT) + n[None, :]
         z = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -147,10 +145,7 @@ def layer_gradients(
     DEPTH: tl.constexpr = BLOCK.depth
     blocks: tl.constexpr = (COUNT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
-        tile = place // blocks
-        module, rows, live = tile_of(offsets, starts, tile, modules, STEPS, ROWS)
-        n = (place % blocks) * COLUMNS + tl.arange(0, COLUMNS)
-        wanted = n < COUNT
+        module, rows, live, n, wanted = block_of(offsets, starts, place, modules, STEPS, ROWS, COUNT, COLUMNS)
         k = tl.arange(0, DEPTH)
         w = module.to(tl.int64) * (INPUTS.total * OUT) + (INPUTS.first + n)[None, :] * OUT
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -219,13 +214,9 @@ def layer_weight_gradients(
     high: tl.constexpr = above + (BELOW + ROWS - 1) // ROWS
     broad: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(chunks + modules) * (high * broad), tl.num_programs(0)):
-        chunk = place // (high * broad)
-        block = (place // broad) % high
-        module = module_of(chunks, chunk, modules, STEPS)
-        n = (place % broad) * COLUMNS + tl.arange(0, COLUMNS)
-        wanted = n < OUT
-        begin = tl.load(offsets + module) + (chunk - tl.load(chunks + module)) * (wide + points_per_chunk)
-        end = tl.minimum(begin + points_per_chunk, tl.load(offsets + module + 1))
+        chunk, block, n, wanted, begin, end = chunk_of(
+            offsets, chunks, place, modules, points_per_chunk, STEPS, high, OUT, COLUMNS
+        )
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
         bias = tl.zeros((COLUMNS,), tl.float32)
         for point in range(begin, end, DEPTH):
@@ -251,10 +242,4 @@ def layer_weight_gradients(
                 d_tile = tl.load(d + from_, mask=mask, other=0.0)
                 total = tl.dot(tl.trans(at), d_tile, total, input_precision=PRECISION)
             bias += tl.sum(e_tile.to(tl.float32), 0)
-        share = sums + (wide + chunk) * ((ABOVE + BELOW + 1) * OUT)
-        i = tl.arange(0, ROWS)
-        first = tl.where(block < above, block * ROWS, ABOVE + (block - above) * ROWS)
-        stop = tl.where(block < above, ABOVE, ABOVE + BELOW)
-        to = share + (first + i)[:, None] * OUT + n[None, :]
-        tl.store(to, total, mask=(first + i < stop)[:, None] & wanted[None, :])
-        tl.store(share + (ABOVE + BELOW) * OUT + n, bias, mask=wanted & (wide + block == 0))
+        store_gradient(total, bias, sums, chunk, block, n, wanted, LAYER, ROWS)

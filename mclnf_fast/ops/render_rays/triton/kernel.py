@@ -87,12 +87,12 @@ def next_samples(
     ask = live & (ready == 0) & (k < bins)
     begin = edge(k, bins, enter, leave, width)
     stop = edge(k + 1, bins, enter, leave, width)
-    found = ask & (stop > begin)
+    sampled = ask & (stop > begin)
     if SCENE.x > 0:
         t = 0.5 * (begin + stop)
-        found = found & occupied(occupancy, aabb, ox + dx * t, oy + dy * t, oz + dz * t, found, SCENE)
-    ready = ready | found
-    k += (ask & (found == 0)).to(tl.int32)
+        sampled = sampled & occupied(occupancy, aabb, ox + dx * t, oy + dy * t, oz + dz * t, sampled, SCENE)
+    ready = ready | sampled
+    k += (ask & (sampled == 0)).to(tl.int32)
     return ready, k
 
 
