@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 from posed_trees import FOCAL, SIZE, looking_down, ring, write_posed
-from tiny_city import OPTIONS
+from tiny_city import OPTIONS, PLAN
 
 import mclnf_fast as mf
 from mclnf_fast.cli import main
+from mclnf_fast.data import write_city
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.render import Cameras, Cells, look_at
 from mclnf_fast.report.city.tables import city_table, steps_table
+from mclnf_fast.report.page.tables import terminal
 from mclnf_fast.report.record import read_record
 from mclnf_fast.systems.city import data as city_data
 from mclnf_fast.systems.city.cover import cover, crosses
@@ -171,17 +173,22 @@ def test_tables_have_the_row_that_nobody_has_to_learn():
     assert table.rows[1].cells[table.heads.index("rays")].text == "80"
     assert [cell.text for cell in steps_table(methods, 12.345).rows[0].cells] == ["12.35", "12.35"]
     assert [row.key for row in city_table("", methods, ["north"]).rows] == ["mod"]
+    # It belongs to no category of methods: its place stays empty.
+    assert terminal(table).splitlines()[1].split()[:2] == ["mean", "color"]
 
 
-def test_initializations_are_learned_on_districts_of_several_styles(run_tiny, tmp_path, monkeypatch):
+def test_initializations_are_learned_on_districts_of_several_styles(tmp_path, monkeypatch):
     asked = []
-    real = city_data.write_city
 
-    def recorded(root: None = None, **options: object) -> object:
+    def tiny(**options: object) -> object:
         asked.append(options)
-        return real(**options)
+        return write_city(tmp_path / f"city_{len(asked)}", **PLAN)
 
-    monkeypatch.setattr(city_data, "write_city", recorded)
-    assert run_tiny("--out", tmp_path / "run", *OPTIONS, "--methods", "mod", "--styles", "2") == 0
+    monkeypatch.setattr(city_data, "write_city", tiny)
+    data = city_data.load(with_options(CityConfig(), {"methods": ("mod",), "styles": 2}), lambda _: None)
     assert [options.get("styles") for options in asked] == [None, 2]
-    assert (asked[1]["meta_districts"], asked[1]["train"]) == (2, 0)
+    assert (asked[1]["meta_districts"], asked[1]["train"], asked[1]["city"]) == (2, 0, 0)
+    assert "Initializations were meta-learned on other, procedural districts of 2 styles." in data.notes
+    folder = write_posed(tmp_path / "photos", *looking_down(PLACES))
+    load(folder, init="meta", methods=("mod",), styles=2)
+    assert [options.get("styles") for options in asked] == [None, 2, 2]  # no target where a folder is learned

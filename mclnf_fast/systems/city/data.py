@@ -81,8 +81,16 @@ def _generated(
         if styles is None:
             return write_city(quick=config.run.quick, seed=config.seed, progress=progress)
         # Without a target: districts of several styles are a city of their own, to be learned on alone.
-        counts = {"styles": styles, "meta_districts": styles, "train": 0, "test": 0, "city": 0}
-        return write_city(None, quick=config.run.quick, seed=config.seed, progress=progress, **counts)
+        return write_city(
+            quick=config.run.quick,
+            seed=config.seed,
+            progress=progress,
+            styles=styles,
+            meta_districts=styles,
+            train=0,
+            test=0,
+            city=0,
+        )
 
     options = config.data
     target = write() if options.path is None else None
