@@ -142,10 +142,18 @@ def test_a_corrupt_file_is_named(tmp_path: Path) -> None:
         read_record(file)
 
 
-FORMER = sorted([*RESULTS.glob("*.json"), *(RESULTS / "starts").glob("*.json")])
+COMMITTED = sorted([*RESULTS.glob("*.json"), *(RESULTS / "starts").glob("*.json")])
+RECORDS = [f for f in COMMITTED if '"system"' in f.read_text()[:200]]
+TODAY = [f for f in RECORDS if "version" in json.loads(f.read_text())]
+FORMER = [f for f in RECORDS if f not in TODAY] + sorted((Path(__file__).parent / "former").glob("*.json"))
 
 
-@pytest.mark.parametrize("file", [f for f in FORMER if '"system"' in f.read_text()[:200]], ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", TODAY, ids=lambda f: f.stem)
+def test_committed_results_of_today_are_read_and_written_again(file: Path) -> None:
+    assert read_record(file).to_json() == json.loads(file.read_text())
+
+
+@pytest.mark.parametrize("file", FORMER, ids=lambda f: f.stem)
 def test_committed_results_of_before_are_read(file: Path) -> None:
     data = json.loads(file.read_text())
     record = read_record(file)
