@@ -118,8 +118,10 @@ def test_spherical_harmonics_are_orthonormal() -> None:
 def test_agrees_at_every_number_of_points(need, backend: str, points: int, modules: int) -> None:
     need("bank_mlp", backend)
     spec = mf.FieldSpec(3, 4, 32, 2, encoding=mf.Frequency(4))
-    case = make(spec, spread(points, modules))
-    assert_no_worse(case.run(backend), case.run("reference"), case.to(torch.float64).run("reference"))
+    # Of few points, several banks: the rounding errors of four values are a matter of luck.
+    cases = [make(spec, spread(points, modules), seed=seed) for seed in range(max(1, 64 // max(points, 1)))]
+    own, same = (torch.cat([case.run(name) for case in cases]) for name in (backend, "reference"))
+    assert_no_worse(own, same, torch.cat([case.to(torch.float64).run("reference") for case in cases]))
 
 
 @compiled

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,12 @@ WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")  # Pillow's modes
 _BIG = threading.RLock()
 _FAULTS = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, AttributeError,
            MemoryError, RuntimeError, struct.error, zlib.error)  # fmt: skip
+
+
+def _return_freed_memory() -> None:
+    """Return freed memory to the system if the C library can: it keeps some for each thread, a whole picture here."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager
@@ -76,6 +83,8 @@ def open_picture(
             if count > MOST_PIXELS:
                 raise InputError(f"{path}: must have at most {MOST_PIXELS} pixels, has {size[0]}x{size[1]}")
             with _BIG if count > BIG_PIXELS else nullcontext():
+                if count > BIG_PIXELS:
+                    _return_freed_memory()
                 opened.load()  # decodes all of it: a corrupt file fails here and not as a gray stripe
                 yield opened, size
     except InputError:
