@@ -171,12 +171,16 @@ def test_a_command_that_was_refused_for_its_data_can_be_mended(tmp_path, capsys)
     assert (tmp_path / "run" / "metrics.json").exists()
 
 
-def test_a_block_without_a_validation_view(tmp_path, capsys):
+def test_a_block_without_a_test_view_is_merged_with_its_neighbor(tmp_path, capsys):
     content = posed_folder(tmp_path / "data")
     content["test_filenames"] = ["images/0.png"]
     write(tmp_path / "data", content)
-    line = refusal(capsys, "run", "city", "--data", tmp_path / "data", "--blocks", "2", "1", *SMALL)
-    assert "must have at least one held-out view, got none" in line
+    run = tmp_path / "run"
+    words = ["run", "city", "--data", tmp_path / "data", "--blocks", "2", "1", *SMALL, "--out", run]
+    assert main([str(word) for word in words]) == 0
+    note = "block_1 has 2 views, none to test on: merged with block_2."
+    assert note in capsys.readouterr().out
+    assert note in json.loads((run / "metrics.json").read_text())["notes"]
 
 
 @pytest.mark.parametrize(
