@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -28,25 +29,39 @@ def city_cache(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@contextlib.contextmanager
+def tiny(city_cache: pathlib.Path) -> Iterator[None]:
+    """The tiny city in place of the procedural one, and no longer: tests of other files share this process."""
+    from mclnf_fast.systems.city import data as city_data
+    from mclnf_fast.systems.common import run
+
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((city_data, "write_city"), (run, "SAVE_EVERY")):
+            patch.setattr(module, name, getattr(module, name))  # so that leaving the context puts it back
+        patch.setenv("MCLNF_FAST_CACHE", str(city_cache))
+        shrink()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tiny_data(city_cache: pathlib.Path) -> Iterator[None]:
+    """For a test that reads the tiny city itself."""
+    with tiny(city_cache):
+        yield
+
+
 @pytest.fixture(scope="session")
 def run_tiny(city_cache: pathlib.Path) -> Callable[..., int]:
     """`run_tiny("--out", folder, ...)`: `mclnf-fast run city` on the tiny city, in this process; its exit code."""
     from mclnf_fast.cli import main
-    from mclnf_fast.systems.city import data as city_data
-    from mclnf_fast.systems.common import run
 
     def run_one(*words: object) -> int:
-        threads = torch.get_num_threads()
-        # Around each run and not around the session: tests of other files share this process, and a city of theirs.
-        with pytest.MonkeyPatch.context() as patch:
-            for module, name in ((city_data, "write_city"), (run, "SAVE_EVERY")):
-                patch.setattr(module, name, getattr(module, name))  # so that leaving the context puts it back
-            patch.setenv("MCLNF_FAST_CACHE", str(city_cache))
-            shrink()
-            try:
-                return main(["run", "city", *map(str, words)])
-            finally:
-                torch.set_num_threads(threads)
+        with tiny(city_cache):
+            return main(["run", "city", *map(str, words)])
 
     return run_one
 

@@ -89,7 +89,7 @@ def test_events_are_one_line_each(finished):
         assert list(last["psnr"].values()) == summary[name]["matrix"][-1]
 
 
-def test_the_bank_on_disk_is_the_one_that_was_measured(finished, run_tiny):
+def test_the_bank_on_disk_is_the_one_that_was_measured(finished, tiny_data):
     bank = load_bank(finished / "bank.safetensors")
     described = json.loads((finished / "bank.safetensors.json").read_text())
     assert described["method"] == "mim"
