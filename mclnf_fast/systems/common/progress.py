@@ -61,7 +61,7 @@ def progress(label: str, total: int | None, done: int = 0) -> Iterator[Callable[
 
             def update(steps: int = 1) -> None:
                 bar.update(steps)
-                seconds = left.seconds(bar.n - done) if bar.total else None
+                seconds = left.seconds(int(bar.n) - done) if bar.total else None
                 if seconds is not None:
                     bar.set_postfix_str(_rest(seconds), refresh=False)
 
