@@ -110,3 +110,14 @@ def put(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(put(v) for v in value)
     return value
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """PyTorch's default dtype is another one within."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from legal_calls import CALLS, run
+from places import default_dtype
 from torch import Tensor
 
 import mclnf_fast as mf
@@ -39,16 +39,6 @@ from mclnf_fast.render.orbit import orbit
 from mclnf_fast.render.parallel_beam import back_project, even_angles, project, random_angles
 from mclnf_fast.render.pool import RayPools
 from mclnf_fast.tasks.coords import pixel_places
-
-
-@contextlib.contextmanager
-def default(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def tensors(value: Any) -> list[Tensor]:
@@ -180,7 +170,7 @@ def assert_same(a: Any, b: Any) -> None:
 def test_a_default_of_float64_changes_no_bit(work: str) -> None:
     with torch.no_grad():
         want = WORK[work]()
-        with default(torch.float64):
+        with default_dtype(torch.float64):
             result = WORK[work]()
     assert_same(result, want)
 
@@ -196,12 +186,12 @@ def copied(value: Any) -> Any:
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("op", CALLS)
 def test_a_default_of_float64_changes_no_op(op: str, backend: str) -> None:
-    with default(torch.float32):
+    with default_dtype(torch.float32):
         torch.manual_seed(0)
         given = CALLS[op](torch.float32)
     again = [copied(given), copied(given)]
     with torch.no_grad():
         want = run(op, {**again[0], "backend": backend})
-        with default(torch.float64):
+        with default_dtype(torch.float64):
             result = run(op, {**again[1], "backend": backend})
     assert_same([again[1], result], [again[0], want])  # an op in place changes its arguments

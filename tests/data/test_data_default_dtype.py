@@ -1,7 +1,6 @@
 """A default dtype of float64, as people in tomography have it, changes nothing of what is read or made."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import torch
 from gltf_files import textured
 from media_trees import picture
+from places import default_dtype
 from posed import posed
 
 from mclnf_fast.data import (
@@ -27,16 +27,6 @@ from mclnf_fast.data import (
 )
 from mclnf_fast.data.procedural.phantoms import procedural_phantoms
 from mclnf_fast.data.readers.objects_mesh import read_mesh
-
-
-@contextlib.contextmanager
-def default(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def tensors(value: Any) -> list[torch.Tensor]:
@@ -87,7 +77,7 @@ def test_nothing_depends_on_the_default_dtype(tmp_path, door):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     want = tensors(DOORS[door](tmp_path / "one"))
-    with default(torch.float64):
+    with default_dtype(torch.float64):
         got = tensors(DOORS[door](tmp_path / "two"))
     assert len(got) == len(want) > 0
     for mine, theirs in zip(got, want, strict=True):
