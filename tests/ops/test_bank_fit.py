@@ -274,7 +274,8 @@ def test_opcheck(need, backend: str, draws: str) -> None:
     arguments = (
         case.data.x, None, case.data.target, None, by_layer[0], [torch.zeros_like(t) for t in by_layer[0]],
         [torch.zeros_like(t) for t in by_layer[0]], state.steps, state.steps + 2, Schedule().rates(2), 0, True, 0.9,
-        0.999, 1e-8, 0.5, by_layer[1], by_layer[2], *rule, 0, 0, numbers, torch.tensor([1]), none, None, 1, *case.spec.packed,
+        0.999, 1e-8, 0.5, by_layer[1], by_layer[2], *rule, 0, 0, numbers, torch.tensor([1]), none, None, 1,
+        *case.spec.packed,
     )  # fmt: skip
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(torch.ops.mclnf_fast.bank_fit.default, arguments, test_utils=tests)
@@ -310,7 +311,7 @@ def changed(case: fit_cases.Case, **options: Any) -> dict[str, Any]:
         (ValueError, "watch.check_every", {"watch": Watch(stop_loss=1.0, check_every=0)}),
         (TypeError, "state", {"state": None}),
         (TypeError, "data", {"data": None}),
-        (ValueError, "weights", {"spec": dataclasses.replace(SINE, width=8)}),
+        (ValueError, "state.params", {"spec": dataclasses.replace(SINE, width=8)}),
     ],
 )
 def test_refuses(error: type[Exception], match: str, options: dict[str, Any]) -> None:
@@ -334,7 +335,7 @@ def test_refuses_a_module_without_samples() -> None:
 
 def test_refuses_a_state_of_another_kind() -> None:
     case = fit_cases.make()
-    with pytest.raises(ValueError, match="exp_avg must be empty for SGD"):
+    with pytest.raises(ValueError, match="exp_avg must be empty for"):
         ops.bank_fit(**changed(case, rule=FitRule(kind="sgd")))
     with pytest.raises(ValueError, match="exp_avg must hold 6 tensors"):
         ops.bank_fit(**changed(case, state=case.state("sgd")))

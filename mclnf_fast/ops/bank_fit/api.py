@@ -10,10 +10,11 @@ from torch import Tensor
 
 from mclnf_fast.checks import check_number, check_positive_int, check_tensor, check_tensors, values_can_be_read
 from mclnf_fast.ops._autograd import Joined, join_ops
-from mclnf_fast.ops._checks import check_layers, check_offsets, check_spec, refuse_transformed
+from mclnf_fast.ops._checks import check_offsets, check_spec, refuse_transformed
 from mclnf_fast.ops._dispatch import Backend, Reason, always, cpu_library, register
 from mclnf_fast.ops.bank_fit import reference
 from mclnf_fast.ops.bank_fit.call import FitCall
+from mclnf_fast.ops.bank_fit.schedule import Schedule
 from mclnf_fast.ops.bank_fit.types import Draws, FitData, FitLog, FitRule, FitState, Watch
 from mclnf_fast.ops.bank_step import Trust, check_betas
 from mclnf_fast.ops.draw_ids.api import check_integer, wrapped_seed
@@ -126,25 +127,30 @@ def _checked(
 
 def _check_state(state: FitState, spec: FieldSpec, x: Tensor, rule: FitRule) -> int:
     """Check the state and return the number of its modules."""
-    layers = len(spec.layer_shapes)
+    shapes = [*spec.layer_shapes, *(shape[1:] for shape in spec.layer_shapes)]
     params = check_tensors("state.params", state.params)
-    if len(params) != 2 * layers:
-        raise ValueError(f"state.params must hold {2 * layers} tensors, weights then biases, got {len(params)}")
-    modules = check_layers(params[:layers], params[layers:], spec, x.dtype, x.device)
+    if len(params) != len(shapes):
+        raise ValueError(f"state.params must hold {len(shapes)} tensors, weights then biases, got {len(params)}")
+    modules = len(params[0]) if params[0].dim() else 0
+    for i, (p, shape) in enumerate(zip(params, shapes)):
+        check_tensor(f"state.params[{i}]", p, (modules, *shape), x.dtype, x.device, "[M, in, out] or [M, out]")
+    if not isinstance(rule.schedule, Schedule):
+        raise TypeError(f"rule.schedule must be a Schedule, got {type(rule.schedule).__name__}")
     if rule.kind not in ("adam", "sgd"):
         raise ValueError(f"rule.kind must be 'adam' or 'sgd', got {rule.kind!r}")
     moments = {"state.exp_avg": state.exp_avg, "state.exp_avg_sq": state.exp_avg_sq}
-    for name, tensors in moments.items():
+    for name, value in moments.items():
+        tensors = check_tensors(name, value)
         if len(tensors) != (len(params) if rule.kind == "adam" else 0):
-            wanted = f"hold {len(params)} tensors like state.params" if rule.kind == "adam" else "be empty for SGD"
-            raise ValueError(f"{name} must {wanted}, got {len(tensors)} (FitState.begin makes them)")
+            wanted = f"hold {len(params)} tensors like state.params" if rule.kind == "adam" else "be empty"
+            raise ValueError(f"{name} must {wanted} for rule.kind {rule.kind!r}, got {len(tensors)}")
         for i, (t, p) in enumerate(zip(tensors, params)):
             check_tensor(f"{name}[{i}]", t, tuple(p.shape), p.dtype, p.device, f"like state.params[{i}]")
     check_tensor("state.steps", state.steps, (modules,), torch.int64, x.device, "[M]")
     for name, changed in {"state.params": params, **moments, "state.steps": (state.steps,)}.items():
         if any(size > 1 and stride == 0 for t in changed for size, stride in zip(t.shape, t.stride())):
             raise ValueError(f"{name} must not be expanded: it is changed in place")
-    check_betas(rule.betas)
+    check_betas(rule.betas, "rule.betas")
     check_number("rule.eps", rule.eps, 0.0)
     return modules
 
@@ -198,10 +204,10 @@ def _check_trust(rule: FitRule, state: FitState) -> Trust | None:
 def _check_draws(draws: Draws, modules: int, sizes: Tensor, goal: Tensor, state: FitState) -> Tensor:
     """Check the draws and return the numbers that they are keyed by, int64 [M]."""
     device = sizes.device
-    if draws.rule not in RULES:
+    if not isinstance(draws.rule, str) or draws.rule not in RULES:
         raise ValueError(f"draws.rule must be one of {', '.join(RULES)}, got {draws.rule!r}")
     check_positive_int(draws.batch, "draws.batch")
-    wrapped_seed(draws.seed)
+    wrapped_seed(draws.seed, "draws.seed")
     check_integer(draws.task, "draws.task", MOST["task"])
     numbers = torch.arange(modules, device=device) if draws.modules is None else draws.modules
     check_tensor("draws.modules", numbers, (modules,), torch.int64, device, "[M]")
@@ -217,7 +223,7 @@ def _check_draws(draws: Draws, modules: int, sizes: Tensor, goal: Tensor, state:
     moving = (goal > state.steps).tolist()
     for m, n in enumerate(sizes.tolist()):
         if moving[m] and not 1 <= n <= MOST["sample"]:
-            raise ValueError(f"data must have samples for module {m}, got {n}")
+            raise ValueError(f"data.x and data.offsets must have samples for module {m}, got {n}")
         if moving[m] and draws.rule in ("uniform", "even") and draws.batch > n:
             raise ValueError(
                 f"draws.batch must be at most the {n} samples of module {m}, got {draws.batch}; "

@@ -78,7 +78,7 @@ def draw_ids(
         check_tensor(name, values, (count,), torch.int64, device, "[M]")
         if count and values_can_be_read(values) and not least <= int(values.min()) <= int(values.max()) < 1 << 32:
             raise ValueError(f"{name} must be at least {least} and below 2^32, got {values.tolist()}")
-    if rule not in RULES:
+    if not isinstance(rule, str) or rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     seed, task = wrapped_seed(seed), check_integer(task, "task", reference.MOST["task"])
     function = _OP.serving(backend, device, torch.int64)
@@ -95,12 +95,12 @@ def check_integer(value: int, name: str, most: int) -> int:
     return value
 
 
-def wrapped_seed(seed: int) -> int:
+def wrapped_seed(seed: int, name: str = "seed") -> int:
     """Return the 64 bits of a seed as a signed number, which is what an op takes. Raises TypeError, ValueError."""
     if not isinstance(seed, int) or isinstance(seed, bool):
-        raise TypeError(f"seed must be an int, got {type(seed).__name__}")
+        raise TypeError(f"{name} must be an int, got {type(seed).__name__}")
     if not -(1 << 63) <= seed < 1 << 64:
-        raise ValueError(f"seed must have 64 bits, got {seed}")
+        raise ValueError(f"{name} must have 64 bits, got {seed}")
     return (seed + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
