@@ -57,10 +57,13 @@ def test_figures_are_written_in_one_way() -> None:
 
 def test_a_lead_that_is_lost_at_the_end_is_not_praised() -> None:
     rows = {"mod": {"16": 18.0, "640": 19.0}, "mod_random": {"16": 17.0, "640": 19.5}}
-    record = city({"summary": {m: {"psnr_at_step": curve} for m, curve in rows.items()}})
+    blocks = {"mod": [{"640": 18.9}, {"640": 19.1}], "mod_random": [{"640": 19.5}, {"640": 19.5}]}
+    record = city(
+        {"summary": {m: {"psnr_at_step": curve, "psnr_at_step_by_task": blocks[m]} for m, curve in rows.items()}}
+    )
     (tile,) = (t for t in tiles(record) if "random initialization" in t.label)
     assert (tile.value, tile.good) == ("-0.50 dB", False)
-    assert tile.label.endswith("at the last step, 640 (+1.00 dB at step 16)")
+    assert tile.label.replace("\u00a0", " ").endswith("at the last step, 640 (+1.00 dB at step 16) (± 0.10 dB)")
 
 
 def test_phases_have_a_unit_and_the_processor_a_name(tmp_path: pathlib.Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mclnf_fast.report.page.blocks import Tile
+from mclnf_fast.report.page.leads import lead_tile, paired
 from mclnf_fast.report.page.methods import Look
 from mclnf_fast.report.page.style import db, number
 from mclnf_fast.report.page.tables import Table, column
@@ -89,7 +90,8 @@ def tiles(record: InitializationRecord, looks: Mapping[str, Look]) -> list[Tile]
         gap = lead(record, "meta", key) if key != "meta" else None
         if gap is not None:
             name = look.name if look in CLASSICAL else f"{look.name} initialization"
-            out.append(Tile(db(gap, sign=True, unit=True), f"against the {name}", gap > 0))
+            pairs = paired(record.initializations["meta"].after, record.initializations[key].after)
+            out.append(lead_tile(*(pairs or (gap, None)), f"against the {name}"))
     return out
 
 

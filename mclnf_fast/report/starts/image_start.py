@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mclnf_fast.report.page.blocks import Tile
+from mclnf_fast.report.page.leads import lead_tile, paired
 from mclnf_fast.report.page.methods import Look
 from mclnf_fast.report.page.style import db, number
 from mclnf_fast.report.page.tables import Table, column
@@ -118,9 +119,9 @@ def tiles(record: InitializationRecord, looks: Mapping[str, Look]) -> list[Tile]
     for key, name in (("standard", "a random"), ("matched", "the matched")):
         other = means.get(key)
         if other is not None:
-            gap = meta[0] - other[0]
             label = f"against {name} initialization after {inner} steps"
-            out.append(Tile(db(gap, sign=True, unit=True), label, gap > 0))
+            pairs = paired(*(record.initializations[k].curve.get(inner) for k in ("meta", key)))
+            out.append(lead_tile(*(pairs or (meta[0] - other[0], None)), label))
     out += [_adam(record.initializations[key], look, inner) for key, look in looks.items() if key.startswith("adam_")]
     return out + _at_the_end(record, looks)
 
@@ -136,7 +137,8 @@ def _at_the_end(record: InitializationRecord, looks: Mapping[str, Look]) -> list
     best = max(others, key=lambda key: others[key])
     gap = curves["meta"][last][0] - others[best]
     label = f"against {looks[best].name}, the best other, after {last:,} steps"
-    return [Tile(db(gap, sign=True, unit=True), label, gap > 0)]
+    pairs = paired(*(record.initializations[key].curve.get(last) for key in ("meta", best)))
+    return [lead_tile(*(pairs or (gap, None)), label)]
 
 
 def _adam(results: InitializationResults, look: Look, inner: int) -> Tile:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mclnf_fast.report.page.blocks import Tile
+from mclnf_fast.report.page.leads import lead_tile, paired
 from mclnf_fast.report.page.methods import Look
 from mclnf_fast.report.page.page import Section
 from mclnf_fast.report.page.style import db
@@ -93,9 +94,9 @@ def tiles(record: InitializationRecord, wording: Wording) -> list[Tile]:
     for key in ("matched", "standard", "constant", "shuffled", *TRIVIAL):
         other = ends.get(key)
         if other is not None:
-            gap = meta[0] - other[0]
             label = f"against the {looks[key].name}" + " initialization" * (key not in TRIVIAL)
-            out.append(Tile(db(gap, sign=True, unit=True), label, gap > 0))
+            pairs = paired(record.initializations["meta"].after, record.initializations[key].after)
+            out.append(lead_tile(*(pairs or (meta[0] - other[0], None)), label))
     return out
 
 

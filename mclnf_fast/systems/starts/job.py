@@ -29,7 +29,6 @@ from mclnf_fast.report.record import (
     from_json,
 )
 from mclnf_fast.spec import FieldSpec
-from mclnf_fast.systems.common.progress import progress
 from mclnf_fast.systems.common.result import Result, bank_of
 from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.starts.distill import Matching, distilled
@@ -240,8 +239,8 @@ class StartJob(Generic[C]):
         look: Look | None = None,
     ) -> Trace:
         """Return the fine-tuning of modules `before` [T, ...]; see `trace.traced`."""
-        with self.phases("adapting"), progress(name, tuning.steps) as bar:
-            return traced(before, tuning, score, look, bar)
+        with self.phases("adapting"), self.run.watched(name, tuning.steps) as advance:
+            return traced(before, tuning, score, look, advance)
 
     def tried(self) -> Tried | None:
         """Return what the choice of rates and biases cost, the same for every initialization; None without one."""
