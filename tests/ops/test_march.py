@@ -234,6 +234,30 @@ def test_density_stops_the_ray(backend: str) -> None:
     assert stopped.t_starts.tolist() == [2.0]
 
 
+@backends
+def test_the_ray_ends_beyond_the_depth_and_not_at_it(backend: str) -> None:
+    """Density 1 in bins of 1/2: exp(-1) of the light is left before the third bin, which is kept, as 1 is not below."""
+    need(backend)
+    rays, density = ray((-2.0, 0.2, 0.0), (1.0, 0.0, 0.0)), torch.ones(2, 2, 2)
+    stopped = march_rays(*rays, density, box(), bins=4, early_stop_eps=math.exp(-1.0), backend=backend)
+    assert stopped.t_starts.tolist() == [1.0, 1.5, 2.0]
+
+
+@backends
+@pytest.mark.parametrize(("axis", "side"), itertools.product(range(3), (0, -1)))
+def test_a_ray_along_a_face_is_in_the_cells_behind_it(backend: str, axis: int, side: int) -> None:
+    """The upper face belongs to the last cells, not to ones beyond them."""
+    need(backend)
+    along, other = (axis + 1) % 3, (axis + 2) % 3
+    origin, direction = [0.0] * 3, [0.0] * 3
+    origin[axis], origin[along], origin[other], direction[along] = (-1.0, 1.0)[side], -3.0, -0.9, 1.0
+    grid = torch.zeros(4, 4, 4, dtype=torch.bool)
+    grid.select(axis, side)[:] = True
+    found = march_rays(*ray(tuple(origin), tuple(direction)), grid, box(), bins=4, backend=backend)
+    assert found.t_starts.tolist() == [2.0, 2.5, 3.0, 3.5]
+    assert march_rays(*ray(tuple(origin), tuple(direction)), ~grid, box(), bins=4, backend=backend).t_starts.numel() == 0
+
+
 @compiled
 def test_any_strides(backend: str) -> None:
     need(backend)
