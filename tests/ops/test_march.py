@@ -160,6 +160,17 @@ def test_a_point_belongs_to_the_finest_level(backend: str) -> None:
     assert (found.t_starts[0] - 5, found.t_ends[-1] - 5) == (2.0, 4.0)
 
 
+@backends
+def test_the_border_of_a_level_belongs_to_the_finer_one(backend: str) -> None:
+    """Two bins of length 2 whose middles lie on the faces of the unit box."""
+    need(backend)
+    for level, kept in ((0, 2), (1, 0)):
+        grid = torch.zeros(2, 4, 4, 4, dtype=torch.bool)
+        grid[level] = True
+        found = march_rays(*ray((-5.0, 0.1, 0.1), (1.0, 0.0, 0.0)), grid, box(), bins=2, backend=backend)
+        assert found.packed_info.tolist() == [[0, kept]]
+
+
 def assert_tiles(found: Samples, whole: Samples) -> None:
     """The bins of each ray join up, go up, and cover what the single bins of `whole` cover."""
     for (first, count), (where, one) in zip(found.packed_info.tolist(), whole.packed_info.tolist()):
