@@ -227,6 +227,9 @@ def test_steps_and_bins(backend: str) -> None:
     assert found.t_starts.tolist() == [1.0, 1.75, 2.5]
     assert found.t_ends.tolist() == [1.75, 2.5, 3.0]
     assert march_rays(*rays, None, box(), step=100.0, backend=backend).packed_info.tolist() == [[0, 1]]
+    # The quotient of length and step underflows to 0: there is one bin still.
+    rays = ray((0.0, 0.0, 0.0), (1.0, 0.0, 0.0))
+    assert march_rays(*rays, None, box(-1e-8, 1e-8), step=3e38, backend=backend).packed_info.tolist() == [[0, 1]]
 
 
 @backends
