@@ -15,7 +15,16 @@ import tyro
 
 from mclnf_fast.cli.parser import help_width
 from mclnf_fast.errors import InputError
-from mclnf_fast.systems.common.config_file import options_of, read_config, value_of, with_options
+from mclnf_fast.systems.common.config_file import (
+    from_plain,
+    options_of,
+    read_config,
+    read_mapping,
+    value_of,
+    with_options,
+)
+from mclnf_fast.systems.common.folder import former_run
+from mclnf_fast.systems.common.idle import Idle, name_idle
 from mclnf_fast.systems.common.options import SystemConfig, option_value
 from mclnf_fast.systems.common.renamed import refuse_renamed, refuse_unknown, with_new_names
 
@@ -46,6 +55,10 @@ def read_options(name: str, defaults: Callable[[str, Sequence[str]], C], words: 
     config = _parsed(name, default, words)
     if config is not None:
         _check_files(config)
+        config.check()
+        idle = config.idle() if config.run.resume is None else _other_than_resumed(config)
+        for sentence in name_idle(config, default, idle):
+            print(f"note: {sentence}", flush=True)
     return config
 
 
@@ -64,6 +77,18 @@ def _of_file(default: C, file: pathlib.Path, words: Sequence[str]) -> C:
             raise InputError(f"--config takes all options from {file}: it cannot stand beside --{flag}")
     config = read_config(type(default), file / "config.yaml" if file.is_dir() else file, "config")
     return with_options(config, {"out": None, "resume": None})
+
+
+def _other_than_resumed(config: C) -> Idle:
+    """Return the options of which the run to be resumed began with another value, which it keeps."""
+    file = former_run(config.run.resumed, config.kind) / "config.yaml"
+    former = from_plain(type(config), read_mapping(file, "resume"))
+    places = ("out", "resume", "quick", "config")
+    return {
+        option.flag: f"with resume (the run began with {value_of(former, option)})"
+        for option in options_of(type(config))
+        if option.flag not in places and value_of(config, option) != value_of(former, option)
+    }
 
 
 def _check_files(config: SystemConfig) -> None:

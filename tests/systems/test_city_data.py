@@ -129,9 +129,9 @@ def test_the_result_of_a_run_keeps_the_color_of_missed_rays(tmp_path):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["--box", "0", "0", "0", "1", "1", "1"], ["box must be left out without data"]),
+        (["--box", "0", "0", "0", "1", "1", "1"], ["box has no effect without data, got 0.0 0.0"]),
         (["--styles", "0"], ["styles must be at least 1"]),
-        (["--styles", "2", "--init", "random"], ["styles must be left out if no initialization is meta-learned"]),
+        (["--styles", "2", "--init", "random"], ["styles has no effect if no initialization"]),
         (["--data", "photos", "--box", "0", "0", "0", "1", "1", "-1"], ["box: the upper corner must be above"]),
         (["--data", "photos", "--box", "0", "0", "0", "1", "1", "nan"], ["box: the upper corner must be above"]),
     ],

@@ -13,7 +13,15 @@ from mclnf_fast.learn.methods.mod_even import ModEven
 from mclnf_fast.learn.methods.mod_random import ModRandom
 from mclnf_fast.learn.methods.offline import Offline
 from mclnf_fast.learn.methods.oml import OML
-from mclnf_fast.learn.methods.table import METHODS, MethodEntry, check_methods, entry, entry_of, register_method
+from mclnf_fast.learn.methods.table import (
+    METHODS,
+    MethodEntry,
+    check_methods,
+    entry,
+    entry_of,
+    register_method,
+    unread_options,
+)
 
 __all__ = [
     "ER",
@@ -37,4 +45,5 @@ __all__ = [
     "entry",
     "entry_of",
     "register_method",
+    "unread_options",
 ]

@@ -124,7 +124,7 @@ class Method:
     `category` is MCL-NF's (arXiv 2504.05806, Table 1): OL offline, CL continual, CML continual after meta-learning, MOL
     offline after meta-learning, MCL meta-learned through the sequence. `initialization` names where it begins, `joint`
     methods meet all tasks at once as one, `modular` ones have a module per task and are as wide as their share.
-    `batches` counts the mini-batches of a step.
+    `batches` counts the mini-batches of a step; `options` are the fields of `AdaptConfig` that no plain method reads.
 
     Args:
         tasks: the tasks in their order, each of the same S signals.
@@ -138,6 +138,7 @@ class Method:
     joint: ClassVar[bool] = False
     modular: ClassVar[bool] = False
     batches: ClassVar[int] = 1
+    options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, tasks: Sequence[Task], init: Params, config: AdaptConfig, seed: int) -> None:
         self.tasks, self.init, self.config, self.seed = tasks, init, config, seed

@@ -18,6 +18,7 @@ class ER(Method):
     Episodic Memories in Continual Learning", arXiv 1902.10486)."""
 
     batches = 2
+    options = ("memory",)
 
     def __init__(self, tasks: Sequence[Task], init: Params, config: AdaptConfig, seed: int) -> None:
         super().__init__(tasks, init, config, seed)

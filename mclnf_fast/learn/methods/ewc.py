@@ -16,6 +16,7 @@ class EWC(Method):
     at its end (Kirkpatrick et al., arXiv 1612.00796); or one running F and the last theta (online EWC, Schwarz et al.,
     arXiv 1805.06370). The penalty is the trust region of the bank optimizer."""
 
+    options = ("ewc_lam", "ewc_online", "ewc_decay")
     tasks: Sequence[ScoredTask]
 
     def __init__(self, tasks: Sequence[Task], init: Params, config: AdaptConfig, seed: int) -> None:

@@ -17,6 +17,7 @@ from mclnf_fast.learn.task import ScoredTask, Task, check_scored
 class MIM(Mod):
     """As `Mod`, with Fisher information to choose the samples, to weight their loss, or both (arXiv 2504.05806)."""
 
+    options = ("fim",)
     tasks: Sequence[ScoredTask]
 
     def __init__(self, tasks: Sequence[Task], init: Params, config: AdaptConfig, seed: int) -> None:

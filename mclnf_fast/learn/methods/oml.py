@@ -13,6 +13,7 @@ class OML(Method):
 
     category = "MCL"
     initialization = "oml"
+    options = ("fast_layers",)
 
     def trained(self) -> Params:
         fast = fast_mask(self.params, self.config.fast_layers)

@@ -215,6 +215,21 @@ def check_methods(names: Sequence[str], option: str = "methods") -> None:
         raise InputError(f"{option} must be among {', '.join(METHODS)}, got {', '.join(unknown)}{reasons}")
 
 
+def unread_options(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the fields of `AdaptConfig` that belong to methods, none of them among these: they change nothing.
+
+    >>> unread_options(["mim", "er"])
+    ('ewc_lam', 'ewc_online', 'ewc_decay', 'fast_layers')
+    """
+    methods = [METHODS[name] for name in names]
+    known = [entry.method for entry in BUILT_IN]
+    # A method of a plugin may read anything.
+    if not all(method in known for method in methods):
+        return ()
+    read = {option for method in methods for option in method.options}
+    return tuple(dict.fromkeys(option for method in known for option in method.options if option not in read))
+
+
 def _plugins(known: Mapping[str, MethodEntry]) -> tuple[dict[str, MethodEntry], dict[str, str]]:
     """Return the methods of installed packages, and one line per plugin that cannot be used, by entry point."""
     added: dict[str, MethodEntry] = {}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Callable
 
 import torch
 
-from mclnf_fast.data import Block, CityPaths, ImageSet, load_scene, write_city
+from mclnf_fast.data import Block, CityPaths, ImageSet, Scene, load_scene, write_city
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.params import Params
@@ -15,7 +16,7 @@ from mclnf_fast.render import Cells, RenderSettings
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.city.cover import Cover, cover, left_out
 from mclnf_fast.systems.city.episodes import hull_cell
-from mclnf_fast.systems.city.options import CityConfig
+from mclnf_fast.systems.city.options import CityConfig, CityDataOptions
 from mclnf_fast.tasks.rays import PosedImages
 
 SSIM_SIDE = 11  # pixels: of its window
@@ -31,7 +32,7 @@ class CityData:
     """Tasks in the order in which they are met, districts of blocks to meta-learn on, views across all blocks.
 
     Tasks and cells are on the run's device, blocks and views on the CPU. `settings`: of the tasks; `unit`: what 1.0 of
-    the coordinates is, "" if the data do not say.
+    the coordinates is, "" if the data do not say; `origin`: what was taken off the data's coordinates, see `Scene`.
     """
 
     title: str
@@ -44,6 +45,7 @@ class CityData:
     settings: RenderSettings
     cover: Cover
     unit: str
+    origin: tuple[float, float, float]
 
     def tasks_of_one_network(self, spec: FieldSpec, settings: RenderSettings) -> list[PosedImages]:
         """Return the same tasks for one network that lives in the hull of all cells."""
@@ -103,6 +105,23 @@ def _generated(
     return target, tuple(tuple(load_scene(path).blocks) for path in meta.meta)
 
 
+def _read(path: pathlib.Path, options: CityDataOptions) -> Scene:
+    """Read the scene of a folder. Raise InputError if it is unusable, or none of its blocks is."""
+    aabb = None if options.box is None else torch.tensor(options.box, dtype=torch.float64).reshape(2, 3)
+    scene = load_scene(path, blocks=options.blocks, max_side=options.max_side, aabb=aabb)
+    _usable(scene)
+    return scene
+
+
+def _usable(scene: Scene) -> tuple[tuple[Block, ...], list[str]]:
+    """Return the blocks that can be learned, and why the others can't. Raise InputError if there is none."""
+    unusable = {block.name: text for block in scene.blocks if (text := left_out(block))}
+    blocks = tuple(block for block in scene.blocks if block.name not in unusable)
+    if not blocks:
+        raise InputError(f"data: must have a block with views to train and to test on; {'; '.join(unusable.values())}")
+    return blocks, [f"{text}." for text in unusable.values()]
+
+
 def load(config: CityConfig, advance: Callable[[int], object]) -> CityData:
     """Read or make the data. Raise InputError if a folder is unusable.
 
@@ -112,9 +131,11 @@ def load(config: CityConfig, advance: Callable[[int], object]) -> CityData:
     """
     notes: list[str] = []
     options = config.data
+    # Looked at before districts are rendered, which takes minutes: a wrong path must not cost them.
+    given = None if options.path is None else _read(options.path, options)
     procedural, districts = _generated(config, advance)
     across = None
-    if options.path is None:
+    if given is None:
         assert procedural is not None
         scene = load_scene(procedural.target)
         # Views that cross all blocks are no block of their own: nobody learns from them.
@@ -122,19 +143,15 @@ def load(config: CityConfig, advance: Callable[[int], object]) -> CityData:
         title = "a procedural city, block by block"
         notes.append("The city is procedural: rendered by an exact ray caster, read through the MatrixCity reader.")
     else:
-        aabb = None if options.box is None else torch.tensor(options.box, dtype=torch.float64).reshape(2, 3)
-        scene = load_scene(options.path, blocks=options.blocks, max_side=options.max_side, aabb=aabb)
+        scene = given
         title = f"{scene.name}, block by block"
         notes += scene.notes
     if districts and (options.path is not None or options.styles is not None):
         style = "one style" if options.styles in (None, 1) else f"{options.styles} styles"
         notes.append(f"Initializations were meta-learned on other, procedural districts of {style}.")
-    # Found here and not in the middle of the run, where the block would be learned in vain.
-    unusable = {block.name: text for block in scene.blocks if (text := left_out(block))}
-    blocks = tuple(block for block in scene.blocks if block.name not in unusable)
-    if not blocks:
-        raise InputError(f"data: must have a block with views to train and to test on; {'; '.join(unusable.values())}")
-    notes += [f"{text}." for text in unusable.values()]
+    # Found now and not in the middle of the run, where the block would be learned in vain.
+    blocks, reasons = _usable(scene)
+    notes += reasons
     field = config.field
     cells = Cells(torch.stack([block.aabb for block in blocks]), field.margin).to(config.run.device)
 
@@ -151,4 +168,4 @@ def load(config: CityConfig, advance: Callable[[int], object]) -> CityData:
     notes += covered.warnings
     if min(blocks[0].test.images.shape[1:3]) < SSIM_SIDE:
         notes.append(f"SSIM is left out: its window needs pictures of at least {SSIM_SIDE} x {SSIM_SIDE} pixels.")
-    return CityData(title, blocks, tasks, cells, districts, across, notes, settings, covered, unit)
+    return CityData(title, blocks, tasks, cells, districts, across, notes, settings, covered, unit, scene.origin)

@@ -181,7 +181,7 @@ def _result(
     name = next(iter(protocols)) if best is None else best
     protocol, config = protocols[name], run.config
     modules, settings = stack(finished_modules(protocol)), data.settings
-    frame = dataclasses.replace(SCENE, unit=data.unit) if data.unit else SCENE
+    frame = dataclasses.replace(SCENE, unit=data.unit or SCENE.unit, origin=data.origin)
     if best is None:
         bank, cells = bank_of(wide, protocol.method.init, modules), data.tasks_of_one_network(wide, settings)[0].cells
         return Result(config.kind, bank, ["city"], frame, settings, cells, method=name)

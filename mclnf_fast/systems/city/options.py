@@ -20,6 +20,7 @@ from mclnf_fast.render import RenderSettings
 from mclnf_fast.spec import FieldSpec, Frequency
 from mclnf_fast.systems.common.checks import check_at_least, check_seed
 from mclnf_fast.systems.common.config_file import Values, from_plain, with_options
+from mclnf_fast.systems.common.idle import Idle, flags, idle_of_methods
 from mclnf_fast.systems.common.options import DataOptions, FieldOptions, SystemConfig
 
 DEFAULT_METHODS = ("mod_random", "finetune", "mod", "mim")
@@ -68,11 +69,13 @@ class CityDataOptions(DataOptions):
         super().check()
         check_at_least(1, max_side=self.max_side, styles=self.styles)
         if self.box is not None:
-            if self.path is None:
-                raise InputError("box must be left out without data: a procedural city has its own")
             check_aabb(torch.tensor(self.box, dtype=torch.float64).reshape(2, 3), "box")
         if self.blocks is not None and min(self.blocks) < 1:
             raise InputError(f"blocks must be two counts of at least 1, got {self.blocks}")
+
+    def idle(self) -> Idle:
+        # A procedural city has its own blocks, size and box.
+        return flags(("blocks", "max_side", "box"), "without data") if self.path is None else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +159,6 @@ class CityConfig(SystemConfig):
         check_at_least(1, steps=self.steps, tile=self.tile)
         check_methods(self.methods)
         check_seed(self.seed)
-        if self.data.styles is not None and not self.initializations:
-            raise InputError("styles must be left out if no initialization is meta-learned (init, methods)")
         if self.fim.kind not in ("diag", "rank1"):
             # The others score points one by one, and a ray's points share one loss.
             raise InputError(f"fim.kind must be diag or rank1 for rays, got {self.fim.kind}")
@@ -168,6 +169,20 @@ class CityConfig(SystemConfig):
                 raise InputError(f"adapt.fast-layers must lie in {allowed}, got {self.adapt.fast_layers}")
             if self.meta_joint.algorithm == "reptile":
                 raise InputError("meta-joint.algorithm must be maml for oml, which leaves layers alone, got reptile")
+
+    def baseline(self) -> CityConfig:
+        return quick_config() if self.run.quick else CityConfig()
+
+    def idle(self) -> Idle:
+        idle = {**super().idle(), **idle_of_methods(self.methods, self.fim, self.adapt.ewc_online)}
+        learned, without = self.initializations, "if no initialization of the kind is meta-learned (init, methods)"
+        if not learned:
+            idle |= {"styles": without, "adapt.ramp": without}
+        idle |= {} if "modules" in learned else {"meta": without}
+        idle |= {} if learned & {"joint", "oml"} else {"meta-joint": without}
+        if "fim" in idle and "mod_even" not in self.methods:
+            idle["tile"] = "with these methods"
+        return idle
 
     @property
     def settings(self) -> RenderSettings:

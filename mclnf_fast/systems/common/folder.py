@@ -94,16 +94,8 @@ class RunFolder:
 
         Raises InputError if it is not the folder of a run.
         """
-        if path is None:
-            runs = sorted(pathlib.Path("outputs", system).glob("*/config.yaml"))
-            if not runs:
-                raise InputError(f"resume: outputs/{system} must hold a run to continue, but it holds none")
-            # Folders are named by their time, so the last name is the newest; times of files change with a copy.
-            path = runs[-1].parent
-        file = path / "config.yaml"
-        if not file.is_file():
-            raise InputError(f"resume: {path} must be the folder of a run (with config.yaml), but it is not")
-        config = read_mapping(file, "resume")
+        path = former_run(path, system)
+        config = read_mapping(path / "config.yaml", "resume")
         folder = cls(path)
         try:
             lock(path)
@@ -182,6 +174,22 @@ class RunFolder:
             # Those of this process may be in use by another thread.
             if not file.name.endswith(f".{os.getpid()}.tmp"):
                 file.unlink(missing_ok=True)
+
+
+def former_run(path: pathlib.Path | None, system: str) -> pathlib.Path:
+    """Return the folder of a run that was begun before: `path`, or the newest under outputs/<system>.
+
+    Raises InputError if there is none.
+    """
+    if path is None:
+        runs = sorted(pathlib.Path("outputs", system).glob("*/config.yaml"))
+        if not runs:
+            raise InputError(f"resume: outputs/{system} must hold a run to continue, but it holds none")
+        # Folders are named by their time, so the last name is the newest; times of files change with a copy.
+        path = runs[-1].parent
+    if not (path / "config.yaml").is_file():
+        raise InputError(f"resume: {path} must be the folder of a run (with config.yaml), but it is not")
+    return path
 
 
 def _must_be_empty(out: pathlib.Path) -> None:

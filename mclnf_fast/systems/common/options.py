@@ -18,6 +18,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from mclnf_fast.errors import InputError
 from mclnf_fast.systems.common.checks import check_at_least, check_device
 from mclnf_fast.systems.common.config_file import Option, options_of, value_of
+from mclnf_fast.systems.common.idle import Idle, collected
 
 Backend = Literal["auto", "reference", "cpu", "triton"]
 # Far beyond what is of use, and what allocations or threads of this size would do is end the process without a word
@@ -57,6 +58,11 @@ class RunOptions:
     """Where to learn: cpu, cuda, or one of several GPUs, such as cuda:1."""
     backend: Backend = "auto"
     """Which implementation of the ops to use; auto takes the fastest that can serve."""
+
+    @property
+    def resumed(self) -> pathlib.Path | None:
+        """The folder that `resume` names; None: the newest."""
+        return pathlib.Path(self.resume) if self.resume not in (None, "", "auto") else self.out
 
     def check(self) -> None:
         """Raise InputError if an option is out of range."""
@@ -134,6 +140,15 @@ class SystemConfig:
     def flags_without_effect(cls) -> tuple[str, ...]:
         """Return the flags that a shared group brings, and that `check` refuses: the help leaves them out."""
         return ()
+
+    def baseline(self) -> SystemConfig:
+        """Return what these options were before anybody changed them: the defaults, of the same preset."""
+        return type(self)()
+
+    def idle(self) -> Idle:
+        """Return the options that have no effect beside the others, and when: `name_idle` names those that were set.
+        A group says so of its own by a method `idle`; a subclass adds what follows from several groups."""
+        return collected(self)
 
     def check(self) -> None:
         """Raise InputError if an option is out of range."""

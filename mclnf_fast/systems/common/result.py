@@ -34,12 +34,35 @@ class Frame:
         axes: their names, in the order of a point's numbers.
         low, high: their range, one number per axis; None if nothing bounds them (then look at the cells).
         unit: what 1.0 is.
+        origin: what was taken off the data's coordinates, one number per axis: a point p of this frame is p + origin in
+            the files. Empty: nothing was.
     """
 
     axes: tuple[str, ...]
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
     unit: str = ""
+    origin: tuple[float, ...] = ()
+
+    def to_data(self, points: Tensor) -> Tensor:
+        """Return points [..., D] of this frame in the coordinates of the data's files, such as those of a map, float64.
+
+        >>> Frame(("x", "y"), origin=(500000.0, 0.0)).to_data(torch.tensor([[0.25, 1.0]])).tolist()
+        [[500000.25, 1.0]]
+        """
+        points = points.to(torch.float64)
+        # In float64: float32 can't hold coordinates of a map to a centimeter, which is why the origin was taken off.
+        return points + torch.tensor(self.origin, dtype=torch.float64, device=points.device) if self.origin else points
+
+    def from_data(self, points: Tensor) -> Tensor:
+        """Return points [..., D] in the coordinates of the data's files in this frame, float32; best given as float64.
+
+        >>> Frame(("x", "y"), origin=(500000.0, 0.0)).from_data(torch.tensor([500000.25, 1.0])).tolist()
+        [0.25, 1.0]
+        """
+        points = points.to(torch.float64)
+        origin = torch.tensor(self.origin or (0.0,), dtype=torch.float64, device=points.device)
+        return (points - origin).to(torch.float32)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Frame:
@@ -49,7 +72,7 @@ class Frame:
         ('x',)
         """
         low, high = (None if data.get(key) is None else tuple(data[key]) for key in ("low", "high"))
-        return cls(tuple(data["axes"]), low, high, data.get("unit", ""))
+        return cls(tuple(data["axes"]), low, high, data.get("unit", ""), tuple(map(float, data.get("origin", ()))))
 
 
 SCENE = Frame(("x", "y", "z"), unit="unit of the data")

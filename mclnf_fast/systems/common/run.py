@@ -21,6 +21,7 @@ from mclnf_fast.ops import select
 from mclnf_fast.report.record import Facts, Picture, Record
 from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import Phases, RunFolder, plain
+from mclnf_fast.systems.common.idle import name_idle
 from mclnf_fast.systems.common.options import SystemConfig
 from mclnf_fast.systems.common.progress import progress
 
@@ -259,9 +260,11 @@ def begin(config: C, ops: Sequence[str], command: str | None = None) -> Run[C]:
     for op in ops:
         select(op, options.backend, torch.device(options.device), torch.float32)
     fresh = options.resume is None
+    if fresh and command is None:  # the command line has looked at what was typed
+        for sentence in name_idle(config, config.baseline(), config.idle()):
+            say(f"note: {sentence}")
     if options.resume is not None:
-        known = pathlib.Path(options.resume) if options.resume not in ("", "auto") else options.out
-        folder, described = RunFolder.reopen(known, config.kind, command)
+        folder, described = RunFolder.reopen(options.resumed, config.kind, command)
         config = from_plain(type(config), described)
     else:
         folder = RunFolder.create(options.out, config.kind, plain(config), command)

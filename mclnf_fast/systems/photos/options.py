@@ -12,6 +12,7 @@ from mclnf_fast.learn.meta.config import MetaConfig
 from mclnf_fast.render import RenderSettings
 from mclnf_fast.systems.common.checks import check_at_least, check_positive
 from mclnf_fast.systems.common.config_file import Values
+from mclnf_fast.systems.common.idle import Idle
 from mclnf_fast.systems.common.options import SplitOptions
 from mclnf_fast.systems.starts.options import REPTILE, FineTuneOptions, RayFieldOptions, RayStartConfig, defaults_from
 
@@ -44,6 +45,9 @@ class PhotoOptions(SplitOptions):
         check_at_least(3, photos=self.photos, limit=self.limit)
         check_at_least(0, validation=self.validation)
         check_at_least(8, size=self.size)
+
+    def idle(self) -> Idle:
+        return {"limit": "without data"} if self.path is None else {"photos": "with data"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +120,10 @@ class PhotosConfig(RayStartConfig):
     """Cameras of other test photos that a photo's field is rendered from, if the truth under its light is known."""
     frames: int = 24
     """Frames of the way from one photo to another."""
+
+    def idle(self) -> Idle:
+        # Nobody knows how a real place looks under another photo's light.
+        return {**super().idle(), **({} if self.data.path is None else {"others": "with data"})}
 
     def check(self) -> None:
         super().check()

@@ -13,11 +13,12 @@ from tyro.conf import OmitArgPrefixes, arg
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.fisher.scores import FimConfig
 from mclnf_fast.learn.meta.config import MetaConfig
-from mclnf_fast.learn.methods import AdaptConfig, AdaptOptions, check_methods
+from mclnf_fast.learn.methods import METHODS, AdaptConfig, AdaptOptions, check_methods
 from mclnf_fast.learn.methods.table import BUILT_IN
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.common.checks import check_at_least, check_positive, wide_spec
 from mclnf_fast.systems.common.config_file import Values, with_options
+from mclnf_fast.systems.common.idle import Idle, flags, idle_of_methods
 from mclnf_fast.systems.common.options import FieldOptions, SplitOptions, SystemConfig
 
 # Per second, not per clip: speech of 3 s gained 2 dB by it (mod 34.15 to 36.08, mim 35.22 to 37.29).
@@ -33,6 +34,7 @@ class SignalOptions(SplitOptions):
     """Refuse a folder with an unreadable file, instead of leaving the file out with a warning."""
 
     axes: ClassVar[int]
+    of_files: ClassVar[tuple[str, ...]] = ()  # options of reading files alone
 
     @property
     def parts(self) -> tuple[int, ...]:
@@ -54,12 +56,17 @@ class SignalOptions(SplitOptions):
         if min(self.parts) < 1:
             raise InputError(f"the numbers of tasks must be at least 1, got {self.parts}")
 
+    def idle(self) -> Idle:
+        # Procedural signals are made as large as they are wanted.
+        return flags(("strict", *self.of_files), "without data") if self.path is None else {}
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageOptions(SignalOptions):
     """The images to learn, and how each is cut into patches."""
 
     axes: ClassVar[int] = 2
+    of_files: ClassVar[tuple[str, ...]] = ("resize", "channels")
 
     patches: tuple[int, int] = (2, 2)
     """Patches that an image is cut into, rows and columns: the tasks."""
@@ -81,6 +88,7 @@ class VideoOptions(SignalOptions):
     """The videos to learn, and how each is cut into groups of frames."""
 
     axes: ClassVar[int] = 3
+    of_files: ClassVar[tuple[str, ...]] = ("stride",)
 
     groups: int = 4
     """Groups of successive frames that a clip is cut into: the tasks."""
@@ -101,6 +109,7 @@ class AudioOptions(SignalOptions):
     """The clips to learn, and how each is cut into windows."""
 
     axes: ClassVar[int] = 1
+    of_files: ClassVar[tuple[str, ...]] = ("peak",)
 
     windows: int = 4
     """Windows that a clip is cut into: the tasks."""
@@ -195,6 +204,22 @@ class SignalConfig(SystemConfig):
             raise InputError(f"adapt.fast-layers must lie in {layers}, got {self.adapt.fast_layers}")
         if "oml" in self.methods and self.meta.algorithm == "reptile":
             raise InputError("meta.algorithm must be maml for oml, whose inner loop leaves layers alone, got reptile")
+
+    def baseline(self) -> SignalConfig:
+        return quick_config(self.kind) if self.run.quick else type(self)()
+
+    def idle(self) -> Idle:
+        guided = (self.meta.fim_inner, self.meta.fim_outer) != ("none", "none") and "mim" in self.methods
+        idle = {**super().idle(), **idle_of_methods(self.methods, self.fim, self.adapt.ewc_online, guided)}
+        if all(METHODS[name].initialization == "random" for name in self.methods):
+            without = "if no method begins at a meta-learned initialization"
+            return idle | {"meta": without, "init-from": without, "adapt.ramp": without}
+        if self.init_from is not None:
+            # How many steps it takes at which rate still decides the first steps at test time.
+            read = ("inner", "inner_steps", "inner_lr", "fim_inner", "fim_outer")
+            names = [item.name for item in dataclasses.fields(MetaConfig) if item.name not in read]
+            idle |= flags(names, "with init-from", "meta")
+        return idle
 
     def spec(self, channels: int, tasks: int, modular: bool) -> FieldSpec:
         """Return a module's architecture, or that of one network with as many parameters as `tasks` modules."""

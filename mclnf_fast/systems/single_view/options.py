@@ -15,6 +15,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.render.settings import Convention, RenderSettings
 from mclnf_fast.systems.common.checks import check_at_least
 from mclnf_fast.systems.common.config_file import Values, with_options
+from mclnf_fast.systems.common.idle import Idle
 from mclnf_fast.systems.common.options import SplitOptions, option_value
 from mclnf_fast.systems.single_view.views import Inputs
 from mclnf_fast.systems.starts.options import FineTuneOptions, RayFieldOptions, RayStartConfig, preset_config
@@ -56,6 +57,11 @@ class ObjectOptions(SplitOptions):
             raise InputError(f"views must be at least 2, one to learn from and one to test on, got {self.views}")
         if self.path is None and self.test_data is None and not self.tests < self.objects:
             raise InputError(f"test must be below objects ({self.objects}), so that some remain, got {self.tests}")
+
+    def idle(self) -> Idle:
+        if self.path is not None:
+            return {"objects": "with data"}
+        return {"strict": "without data"} if self.test_data is None else {}
 
     @property
     def tests(self) -> int:
@@ -156,6 +162,12 @@ class SingleViewConfig(RayStartConfig):
         super().check()
         check_at_least(1, curve_views=self.curve_views, check_steps=self.check_steps)
         check_at_least(0, orbit_frames=self.orbit_frames)
+
+    def baseline(self) -> SingleViewConfig:
+        return single_view_preset(self.preset, quick=self.run.quick, convention=self.convention)
+
+    def idle(self) -> Idle:
+        return {**super().idle(), **({} if self.checked_every else {"check-steps": "without check-every"})}
 
     @property
     def checked_every(self) -> int:

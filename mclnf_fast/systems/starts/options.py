@@ -15,6 +15,7 @@ from mclnf_fast.learn.meta.config import MetaConfig
 from mclnf_fast.spec import FieldSpec, LogFrequency
 from mclnf_fast.systems.common.checks import check_at_least, check_seed
 from mclnf_fast.systems.common.config_file import Values, with_options
+from mclnf_fast.systems.common.idle import Idle, flags
 from mclnf_fast.systems.common.options import FieldOptions, SystemConfig, option_value
 from mclnf_fast.systems.starts.tuning import TuneOptions
 
@@ -61,6 +62,17 @@ class StartConfig(SystemConfig):
     @classmethod
     def flags_without_effect(cls) -> tuple[str, ...]:
         return tuple(f"meta.{name.replace('_', '-')}" for name in cls.unused)
+
+    def baseline(self) -> StartConfig:
+        return preset_config(type(self), self.preset, quick=self.run.quick)
+
+    def idle(self) -> Idle:
+        idle, names = super().idle(), getattr(self, "initializations", INITIALIZATIONS)
+        if not {"constant", "matched"} & set(names):
+            idle["match-steps"] = "without constant or matched among the initializations"
+        if set(names) == {"standard"}:
+            idle |= flags(("meta", "check-every", "check-steps"), "with the standard initialization alone")
+        return idle
 
     def check(self) -> None:
         super().check()
@@ -179,6 +191,12 @@ class RayStartConfig(StartConfig):
     """Adam steps in which `constant` and `matched` are distilled, each."""
     check_every: int | None = None
     """Outer steps between two checks of the initialization on unseen data; 0: none. They change nothing."""
+
+    def idle(self) -> Idle:
+        idle = super().idle()
+        if len(self.tune.grid(self.adapt.rate)) == 1:
+            idle |= flags(("steps", "tasks"), "without tune.rates or tune.density-bias", "tune")
+        return idle
 
     def check(self) -> None:
         super().check()

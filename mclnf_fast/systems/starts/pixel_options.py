@@ -9,6 +9,7 @@ from tyro.conf import OmitArgPrefixes
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.systems.common.checks import check_at_least
+from mclnf_fast.systems.common.idle import Idle, flags
 from mclnf_fast.systems.common.options import SplitOptions
 from mclnf_fast.systems.starts.options import UNUSED, StartConfig
 
@@ -38,6 +39,11 @@ class PictureOptions(SplitOptions):
         # Below 16 the SSIM window does not fit; above 2048 one step would hold gigabytes of activations.
         if not 16 <= self.size <= 2048:
             raise InputError(f"size must lie in 16 ... 2048, got {self.size}")
+
+    def idle(self) -> Idle:
+        if self.path is None:
+            return flags(("resize", "strict"), "without data")
+        return {"count": "with data"}
 
     @property
     def procedural(self) -> int:
