@@ -86,9 +86,10 @@ class CoordTask:
         x, y = self.x.index_select(0, ids.flatten()), self._flat_y.index_select(0, (ids + row).flatten())
         return x.reshape(*ids.shape, -1), y.reshape(*ids.shape, -1)
 
-    def fit_data(self) -> FitData:
-        """Return the samples as they lie, for `ops.bank_fit`."""
-        return FitData(self.x, self.y)
+    def fit_data(self) -> FitData | None:
+        """Return the samples as they lie, for `ops.bank_fit`; None in a subclass with draws or a loss of its own."""
+        plain = (getattr(type(self), name) is getattr(CoordTask, name) for name in ("draw", "take", "draw_in", "loss"))
+        return FitData(self.x, self.y) if all(plain) else None
 
     def draw_in(self, items: Tensor, generator: torch.Generator) -> tuple[Batch, Tensor | None]:
         return self.take(items), None
