@@ -21,7 +21,7 @@ from mclnf_fast.spec import (
 )
 
 if TYPE_CHECKING:
-    from mclnf_fast.artifacts import load
+    from mclnf_fast.artifacts import load, pretrained
 
 __version__ = "0.1.0"
 
@@ -42,14 +42,15 @@ __all__ = [
     "load",
     "load_bank",
     "ops",
+    "pretrained",
     "save_bank",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # `load` knows every system, and so nearly the whole package: `import mclnf_fast` alone needs torch and numpy only.
-    if name == "load":
-        from mclnf_fast.artifacts import load
+    # They know every system, and so nearly the whole package: `import mclnf_fast` alone needs torch and numpy only.
+    if name in ("load", "pretrained"):
+        from mclnf_fast import artifacts
 
-        return load
+        return getattr(artifacts, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -166,8 +166,9 @@ class SignalConfig(SystemConfig):
 
     quick_values: ClassVar[Values]
 
-    init_from: Annotated[pathlib.Path | None, arg(metavar="DIR")] = None
-    """Folder of a former run whose meta-learned initializations are taken, instead of learning them."""
+    init_from: Annotated[pathlib.Path | None, arg(metavar="DIR|NAME")] = None
+    """Take the meta-learned initializations from the folder of a former run, or that of the modules from the package
+    (`face_patches` for image, `speech` for audio), instead of learning them."""
     methods: tuple[str, ...] = DEFAULT_METHODS
     """What to run side by side."""
     seeds: tuple[int, ...] = (0,)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from mclnf_fast.errors import InputError
 from mclnf_fast.fields import FieldBank
 from mclnf_fast.learn.meta.episodes import DrawnEpisodes
 from mclnf_fast.learn.meta.inits import Distilled, shuffled
@@ -29,6 +30,7 @@ from mclnf_fast.report.record import (
     from_json,
 )
 from mclnf_fast.spec import FieldSpec
+from mclnf_fast.systems.common.pretrained import initialization_from
 from mclnf_fast.systems.common.progress import progress
 from mclnf_fast.systems.common.result import Result, bank_of
 from mclnf_fast.systems.common.run import Run, begin, say
@@ -136,6 +138,8 @@ class StartJob(Generic[C]):
     def learn(self, initial: Params) -> tuple[Params, dict[str, Any]]:
         """Return the meta-learned initialization [1, ...], and what to report of the learning; goes on from where a
         former process left it."""
+        if self.config.init_from is not None:
+            return self.former(self.config.init_from, initial)
         meta = self.config.meta
         # The seed alone decides an outer step, so that a resumed run draws what an uninterrupted one would have drawn.
         episodes = DrawnEpisodes(self.tasks, self.draw, meta.tasks)
@@ -151,6 +155,16 @@ class StartJob(Generic[C]):
         curve = [[step, float(mse_to_psnr(loss))] for step, loss in loss_curve(learner.curve)]
         about: dict[str, Any] = {"curve": curve, "seconds": learner.seconds}
         return learner.params, about | ({} if self.check_every is None else {"checks": checks})
+
+    def former(self, where: pathlib.Path, initial: Params) -> tuple[Params, dict[str, object]]:
+        """Return the initialization [1, ...] of a former run or of the package. Raise InputError if it does not fit."""
+        device = self.config.run.device
+        there, here = initialization_from(where, self.config.kind, device), self.result(bank_of(self.spec, initial), [])
+        # A field that was learned in other units of length would be as wrong as one of another architecture.
+        for name, theirs, ours in (("network", there.bank.spec, self.spec), ("scale", there.scale, here.scale)):
+            if theirs != ours:
+                raise InputError(f"init-from: {where} must have the {name} {ours}, got {theirs}")
+        return tuple(p.detach() for p in there.bank.shared), {"source": str(where)}
 
     def initializations(self) -> tuple[dict[InitializationName, Params], dict[str, Any]]:
         """Return the initializations to compare, in a fixed order, and what to report of the learning."""
