@@ -45,6 +45,20 @@ namespace mclnf {
     X(kGridDense, dense, 0)  \
     X(kGridHashed, hashed, 1)
 
+// How `bank_fit` and `draw_ids` choose the samples of a step: mclnf_fast/ops/draws.
+#define MCLNF_DRAW_RULES(X)     \
+    X(kDrawUniform, uniform, 0) \
+    X(kDrawEven, even, 1)       \
+    X(kDrawWhole, whole, 2)     \
+    X(kDrawGiven, given, 3)
+
+// Why a module of `bank_fit` makes no further step.
+#define MCLNF_FIT_ENDS(X)        \
+    X(kFitSteps, steps, 0)       \
+    X(kFitTarget, target, 1)     \
+    X(kFitDiverged, diverged, 2) \
+    X(kFitFrozen, frozen, 3)
+
 // The integers of FieldSpec.packed: a head, then kEncodingFields of them per encoding.
 #define MCLNF_NET_FIELDS(X)                       \
     X(kNetInDim, in_dim, 0)                       \
@@ -92,6 +106,8 @@ namespace mclnf {
     X(GridInterpolation, interpolation, MCLNF_INTERPOLATIONS) \
     X(GridReduction, grid_reduction, MCLNF_GRID_REDUCTIONS)   \
     X(GridTable, grid_table, MCLNF_GRID_TABLES)               \
+    X(DrawRule, draw_rule, MCLNF_DRAW_RULES)                  \
+    X(FitEnd, fit_end, MCLNF_FIT_ENDS)                        \
     X(NetField, net_field, MCLNF_NET_FIELDS)                  \
     X(EncodingField, encoding_field, MCLNF_ENCODING_FIELDS)   \
     X(GridField, grid_field, MCLNF_GRID_FIELDS)               \

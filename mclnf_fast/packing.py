@@ -72,6 +72,24 @@ class GridTable(enum.IntEnum):
     HASHED = 1
 
 
+class DrawRule(enum.IntEnum):
+    """How the samples of a step are chosen: `ops.draw_ids`."""
+
+    UNIFORM = 0
+    EVEN = 1
+    WHOLE = 2
+    GIVEN = 3
+
+
+class FitEnd(enum.IntEnum):
+    """Why a module of `ops.bank_fit` makes no further step in a call."""
+
+    STEPS = 0
+    TARGET = 1
+    DIVERGED = 2
+    FROZEN = 3
+
+
 class NetworkHeader(NamedTuple):
     """The first integers of a packed network; `skips` is a bit mask of layers, `encodings` counts the parts behind."""
 
@@ -200,6 +218,8 @@ def name_table() -> str:
         "interpolation": Interpolation,
         "grid_reduction": GridReduction,
         "grid_table": GridTable,
+        "draw_rule": DrawRule,
+        "fit_end": FitEnd,
     }
     records = {
         "net_field": NetworkHeader._fields,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import mclnf_fast as mf
+from mclnf_fast.ops.bank_fit import Draws, FitData, FitRule, FitState, Schedule, Watch
 
 Call = dict[str, Any]
 
@@ -134,13 +135,70 @@ def bank_step(dtype: torch.dtype) -> Call:
     }
 
 
+def draw_ids(dtype: torch.dtype) -> Call:
+    return {
+        "sizes": torch.tensor([9, 4]),
+        "batch": 5,
+        "steps": torch.tensor([0, 17]),
+        "rule": "even",
+        "seed": 3,
+        "task": 1,
+        "modules": torch.tensor([1, 0]),
+    }
+
+
+def bank_fit(dtype: torch.dtype) -> Call:
+    """Its arguments are records: "data.x" is the field x of data."""
+    spec = mf.FieldSpec(2, 3, 8, 1, activation="tanh")
+    bank = _bank(spec, 2, dtype)
+
+    def like(low: float) -> list[Tensor]:
+        return [torch.rand_like(p) + low for p in (*bank["weights"], *bank["biases"])]
+
+    return {
+        "state.params": [*bank["weights"], *bank["biases"]],
+        "state.exp_avg": like(-0.5),
+        "state.exp_avg_sq": like(0.0),
+        "state.steps": torch.tensor([1, 4]),
+        "data.x": torch.rand(7, 2, dtype=dtype),
+        "data.target": torch.rand(7, 3, dtype=dtype),
+        "data.offsets": torch.tensor([0, 3, 7]),
+        "data.weight": torch.rand(7, dtype=dtype),
+        "spec": spec,
+        "steps": torch.tensor([2, 1]),
+        "draws.rule": "uniform",
+        "draws.batch": 3,
+        "draws.seed": 3,
+        "draws.task": 1,
+        "draws.modules": torch.tensor([1, 0]),
+        "rule.schedule": Schedule(1e-3),
+        "rule.kind": "adam",
+        "rule.betas": (0.9, 0.99),
+        "rule.eps": 1e-8,
+        "rule.trust": (0.5, like(0.0), like(0.0)),
+        "watch.losses_at": (2, 3),
+        "watch.params_at": (3,),
+        "watch.stop_loss": torch.tensor([0.0, 0.1], dtype=torch.float64),
+        "watch.check_every": 2,
+    }
+
+
+RECORDS = {"state": FitState, "data": FitData, "draws": Draws, "rule": FitRule, "watch": Watch}
+
 CALLS: dict[str, Callable[[torch.dtype], Call]] = {
     make.__name__: make
     for make in (
         bank_mlp, bank_mse, bank_ray_mse, composite, grid_encode, march_rays, render_rays, fisher_scores, bank_step,
+        draw_ids, bank_fit,
     )
 }  # fmt: skip
 
 
 def run(op: str, call: Call) -> Any:
-    return getattr(mf.ops, op)(**call)
+    arguments: Call = {}
+    records: dict[str, Call] = {}
+    for name, value in call.items():
+        record, _, field = name.rpartition(".")
+        (records.setdefault(record, {}) if record else arguments)[field] = value
+    arguments |= {name: RECORDS[name](**fields) for name, fields in records.items()}
+    return getattr(mf.ops, op)(**arguments)

@@ -26,6 +26,8 @@ struct Plan {
     std::vector<Run> runs;
     int64_t slots = 0;
 
+    Plan() = default;
+
     // For results of each item alone, whose bits no cut changes: large runs, and enough of them for all
     // threads.
     static Plan free(const std::vector<int64_t>& offsets) {

@@ -1,55 +1,13 @@
 // The optimizer step of a bank on the CPU: one pass over memory; threads share the parameters, the arithmetic
 // is csrc/math/bank_step.h.
-#include "math/bank_step.h"
-
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 
-#include "bank_step_tensors.h"
-#include "rays.h"
-
-// Iterations do not depend on each other, even if two of the tensors are the same.
-#if defined(__clang__)
-#define MCLNF_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#elif defined(__GNUC__)
-#define MCLNF_INDEPENDENT _Pragma("GCC ivdep")
-#else
-#define MCLNF_INDEPENDENT
-#endif
+#include "step_range.h"
 
 namespace mclnf {
 namespace {
-
-template <typename S, bool kAdam, bool kTrust>
-MCLNF_INLINE void step_values(const StepFactors<S>& factors, const Streams<S>& t, int64_t n) {
-    const StepFactors<S> c = factors;
-    S *const p = t.p, *const m = t.m, *const v = t.v;
-    const S *const g = t.g, *const fisher = t.fisher, *const anchor = t.anchor;
-    MCLNF_INDEPENDENT
-    for (int64_t i = 0; i < n; ++i) {
-        const S gradient = kTrust ? pulled(c, g[i], p[i], fisher[i], anchor[i]) : g[i];
-        if (kAdam) {
-            S m_new = m[i], v_new = v[i];
-            p[i] = adam_step(c, p[i], gradient, m_new, v_new);
-            m[i] = m_new;
-            v[i] = v_new;
-        } else {
-            p[i] = sgd_step(c, p[i], gradient);
-        }
-    }
-}
-
-// Clones can't be templates, hence one function per type.
-#define MCLNF_STEP_RANGE(S)                                                                 \
-    MCLNF_CLONES void step_range(const StepFactors<S>& c, const Streams<S>& t, int64_t n) { \
-        if (t.m && t.fisher) return step_values<S, true, true>(c, t, n);                    \
-        if (t.m) return step_values<S, true, false>(c, t, n);                               \
-        if (t.fisher) return step_values<S, false, true>(c, t, n);                          \
-        step_values<S, false, false>(c, t, n);                                              \
-    }
-MCLNF_STEP_RANGE(float)
-MCLNF_STEP_RANGE(double)
 
 // Neighboring modules that make the same step; `before` counts the modules of the runs before it.
 template <typename S>

@@ -8,11 +8,13 @@ from mclnf_fast.ops._dispatch import backends, passed_over, registered, select, 
 from mclnf_fast.ops._layers import activate, encode
 from mclnf_fast.ops._library import why_not_loaded
 from mclnf_fast.ops._segment_sum import segment_sum
+from mclnf_fast.ops.bank_fit import bank_fit
 from mclnf_fast.ops.bank_mlp import bank_mlp
 from mclnf_fast.ops.bank_mse import bank_mse
 from mclnf_fast.ops.bank_ray_mse import Shading, bank_ray_mse
 from mclnf_fast.ops.bank_step import Trust, bank_step
 from mclnf_fast.ops.composite import composite
+from mclnf_fast.ops.draw_ids import draw_ids
 from mclnf_fast.ops.fisher import FisherResult, fisher_scores
 from mclnf_fast.ops.grid import grid_encode
 from mclnf_fast.ops.march import march_rays
@@ -25,12 +27,14 @@ __all__ = [
     "Trust",
     "activate",
     "backends",
+    "bank_fit",
     "bank_mlp",
     "bank_mse",
     "bank_ray_mse",
     "bank_step",
     "composite",
     "constant",
+    "draw_ids",
     "encode",
     "fisher_scores",
     "grid_encode",

@@ -99,6 +99,17 @@ def test_thin_samples_keep_their_weight(backend: str) -> None:
 
 
 @backends
+def test_float_exponentials_are_right_to_the_last_bits(backend: str) -> None:
+    """Of a sample of optical depth s and an opaque one behind it: weights 1 - exp(-s) and exp(-s), within 2 ulp."""
+    need(backend)
+    s = torch.cat([torch.logspace(-6, 1.25, 2000), torch.linspace(0.01, 80, 2000)])
+    density, starts = torch.stack([s, torch.full_like(s, 200.0)], 1), torch.tensor([0.0, 1.0]).expand(len(s), 2)
+    found = composite(density, torch.zeros(len(s), 2, 3), starts, starts + 1, backend=backend).weights.double()
+    exact = torch.stack([-torch.expm1(-s.double()), torch.exp(-s.double())], 1)
+    assert float((found / exact - 1).abs().max()) <= 4 * 2.0**-24
+
+
+@backends
 def test_rays_without_samples_see_the_background(backend: str) -> None:
     need(backend)
     background = torch.rand(3)

@@ -109,6 +109,28 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "encoding": (None, "no", 3, object()),
     "shading": ("relu", 0, "", {}, object()),
     "trust": ("no", 3, (1.0,), ("a", [], []), (math.nan, [], []), (-1.0, [], []), (None, [], [])),
+    "batch": (None, 0, -3, "no", 2.5, True),
+    "draws.batch": (None, 0, -3, "no", 2.5, True, 4, 1 << 40),
+    "rule": (None, "no", 3, ["even"]),
+    "draws.rule": (None, "no", 3, ["even"]),
+    "task": (None, -1, "no", 2.5, 1 << 24, True),
+    "draws.task": (None, -1, "no", 2.5, 1 << 24, True),
+    "draws.seed": (None, "no", 2.5, 1 << 64, True),
+    "steps": (None, -1, "no", 2.5, 1 << 32, True, -torch.ones(2).long()),
+    "state.steps": (-torch.ones(2).long(), torch.tensor([0, 1 << 32])),
+    "sizes": (torch.tensor([0, 4]), torch.tensor([1 << 32, 4])),
+    "modules": (torch.tensor([-1, 4]), torch.tensor([1 << 32, 4])),
+    "draws.modules": (torch.tensor([-1, 4]), torch.tensor([1 << 32, 4])),
+    "data.offsets": (torch.tensor([0, 8, 7]), torch.tensor([1, 3, 7]), torch.tensor([0, 3, 6])),
+    "rule.schedule": (None, "no", 3, object()),
+    "rule.kind": (None, "no", 3, ["adam"], "sgd"),
+    "rule.betas": (None, "no", 0.9, (0.9,), (0.9, 1.0), (math.nan, 0.9), ("a", "b"), (0.9, None)),
+    "rule.eps": (None, "no", -1.0, math.nan, math.inf, [1.0], True),
+    "rule.trust": ("no", 3, (1.0,), ("a", [], []), (math.nan, [], []), (-1.0, [], []), (None, [], [])),
+    "watch.losses_at": (None, 3, "no", (0,), (2, 1), (1, 1), (1.5,), (True,)),
+    "watch.params_at": (None, 3, "no", (0,), (2, 1), (1, 1), (1.5,)),
+    "watch.stop_loss": ("no", -1.0, math.nan, [1.0], True),
+    "watch.check_every": (None, 0, "no", 2.5, True),
     "packed_info": (
         torch.tensor([[0, 3], [2, 1], [4, 5]]), torch.tensor([[0, 3], [3, 0], [4, 6]]), -torch.ones(3, 2).long(),
     ),
@@ -120,7 +142,8 @@ VALUES: dict[str, tuple[Any, ...]] = {
 
 NOT_NAN = ("origins", "directions", "aabb", "occupancy", "near", "far", "lr", "step", "fisher")
 OPTIONAL = ("sample_weight", "ray_weight", "background", "packed_info", "occupancy", "sample_ids", "fisher", "active",
-            "trust", "num_samples", "shading", "backend")  # fmt: skip
+            "trust", "num_samples", "shading", "backend", "modules", "data.offsets", "data.weight", "draws.modules",
+            "rule.trust", "watch.stop_loss")  # fmt: skip
 LEGAL = {
     ("march_rays", "occupancy", "one axis more"),
     ("march_rays", "occupancy", "last axis cut"),

@@ -46,6 +46,11 @@ def test_a_drawing_in_two_levels_is_a_file_of_eight_bits() -> None:
     assert float(exact_from(torch.rand(1, 5000))) < 160.0  # floats: what float32 holds, and not infinity
 
 
+def test_values_closer_than_float32_tells_apart_around_1_are_no_levels() -> None:
+    resampled = torch.tensor([[0.0, 1e-30, 0.25, 0.5, 1.0]])
+    assert exact_from(resampled).tolist() == pytest.approx([155.28], abs=0.01)  # 10 log10(12 * 2^48)
+
+
 def test_exact_signals_are_said_and_left_out_of_the_mean() -> None:
     run = statistics({"mod": {"curve": {"psnr": {"0": [9, 9, 9], "1": [20, 30, 40], "8": [134.6, 50.0, 52.0]}}},
                       "mim": {"curve": {"psnr": {"0": [9, 9, 9], "1": [20, 30, 40], "8": [59.0, 70.0, 88.0]}}}},

@@ -130,11 +130,12 @@ def _compiled(state: _State, kind: StepKind, betas: tuple[float, float], eps: fl
         raise
 
 
-def check_betas(betas: object) -> tuple[float, float]:
+def check_betas(betas: object, name: str = "betas") -> tuple[float, float]:
     """Return Adam's decays. Raises TypeError, ValueError."""
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-        raise TypeError(f"betas must be two numbers, got {betas if isinstance(betas, tuple) else type(betas).__name__}")
-    return check_number("betas[0]", betas[0], 0.0, 1.0), check_number("betas[1]", betas[1], 0.0, 1.0)
+        got = betas if isinstance(betas, tuple) else type(betas).__name__
+        raise TypeError(f"{name} must be two numbers, got {got}")
+    return check_number(f"{name}[0]", betas[0], 0.0, 1.0), check_number(f"{name}[1]", betas[1], 0.0, 1.0)
 
 
 def _listed(name: str, value: Sequence[Tensor]) -> Sequence[Tensor]:

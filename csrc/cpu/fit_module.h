@@ -1,0 +1,262 @@
+// One module's steps of `bank_fit`: draw, gather, gradients, optimizer.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "bank_inputs.h"
+#include "draw_ids.h"
+#include "step_range.h"
+
+namespace mclnf {
+
+// The samples of a module: x [n, in_dim], target [n, out_dim] and, if they have weights, weight [n].
+template <class S>
+struct FitSamples {
+    const S *x, *target, *weight;
+    int64_t n;
+};
+
+struct FitOptions {
+    DrawRule rule;
+    int64_t batch, seed, task, sgd_steps, check_every;
+    bool adam;
+    double beta1, beta2, eps, lam;
+    const double* rates;  // of step 0, 1, ... of a task
+};
+
+// A tensor of the state [modules, size]; m and v are null for SGD, fisher and anchor without a trust region.
+template <class S>
+struct FitTensor {
+    S *p, *m, *v;
+    const S *fisher, *anchor;
+    int64_t size;
+};
+
+// All that the steps of a call read and write. Modules share nothing that is written.
+template <class S>
+struct Fit {
+    const Net& net;
+    FitOptions options;
+    std::vector<FitSamples<S>> samples;        // per module
+    std::vector<FitTensor<S>> tensors;         // per layer: the weights, then the biases
+    const int64_t* ids;                        // [K, modules, batch] of kDrawGiven
+    const int64_t* module_numbers;             // that the draws are keyed by
+    int64_t* steps;                            // made, per module
+    std::vector<int64_t> first, goal;          // of `steps`, at the beginning and at the end of the call
+    int64_t* ends;                             // a FitEnd per module
+    std::vector<int64_t> log_at, snapshot_at;  // numbers of steps, ascending
+    S* losses;                                 // [log_at, modules]
+    std::vector<std::vector<S*>> snapshots;    // [snapshot_at][tensor]
+    const double* stop_loss;                   // per module; null: none stops
+    double* checked;                           // the last loss over all samples, per module
+
+    int64_t modules() const { return static_cast<int64_t>(samples.size()); }
+    int64_t batch_of(int64_t m) const { return options.rule == kDrawWhole ? samples[m].n : options.batch; }
+    // Runs that a module's step is cut into: what threads could share.
+    int64_t runs_of(int64_t m) const {
+        return static_cast<int64_t>(Plan::fixed({0, batch_of(m)}, kMinPoints).runs.size());
+    }
+};
+
+// Makes steps of one module after the other; a thread has one, with the memory that they need. `Each` calls
+// f(run) for all runs of a plan, which may be on several threads.
+template <class S, class Each>
+class FitSteps {
+  public:
+    FitSteps(const Fit<S>& fit, const Each& each)
+        : fit_(fit),
+          net_(fit.net),
+          each_(each),
+          grads_(net_.parameters),
+          weights_(net_.layers.size()),
+          biases_(net_.layers.size()) {}
+
+    // Makes `count` more steps of module m, or fewer if it ends; returns whether there are more to make.
+    bool run(int64_t m, int64_t count) {
+        for (size_t l = 0; l < weights_.size(); ++l) {
+            weights_[l] = at(2 * l, m).p;
+            biases_[l] = at(2 * l + 1, m).p;
+        }
+        for (int64_t i = 0; i < count && fit_.steps[m] < fit_.goal[m]; ++i)
+            if (!step(m)) return false;
+        return fit_.steps[m] < fit_.goal[m];
+    }
+
+  private:
+    FitTensor<S> at(size_t t, int64_t m) const {
+        FitTensor<S> share = fit_.tensors[t];
+        const int64_t offset = m * share.size;
+        share.p += offset;
+        if (share.m) share.m += offset, share.v += offset;
+        if (share.fisher) share.fisher += offset, share.anchor += offset;
+        return share;
+    }
+
+    // False if the module ends.
+    bool step(int64_t m) {
+        const int64_t k = fit_.steps[m];
+        const double loss = sweep(fit_.samples[m], ids_of(m, k), fit_.batch_of(m), true);
+        log(m, k + 1, loss);
+        const FitOptions& o = fit_.options;
+        const bool adam = o.adam && k >= o.sgd_steps;
+        const StepFactors<S> factors = step_factors<S>(adam, static_cast<double>(k - o.sgd_steps + 1),
+                                                       o.rates[k], o.beta1, o.beta2, o.eps, o.lam);
+        if (!std::isfinite(loss) || !can_step(m, adam, factors)) {
+            fit_.ends[m] = kFitDiverged;
+            return false;
+        }
+        const S* gradient = grads_.data();
+        for (size_t t = 0; t < fit_.tensors.size(); ++t) {
+            const FitTensor<S> s = at(t, m);
+            step_range(factors,
+                       {s.p, adam ? s.m : nullptr, adam ? s.v : nullptr, gradient, s.fisher, s.anchor},
+                       s.size);
+            gradient += s.size;
+        }
+        fit_.steps[m] = k + 1;
+        snapshot(m, k + 1);
+        return !at_target(m, k + 1);
+    }
+
+    // Whether the step leaves finite numbers: checked before it, since afterwards the last finite state is
+    // lost.
+    bool can_step(int64_t m, bool adam, const StepFactors<S>& factors) const {
+        constexpr S kLargest = std::numeric_limits<S>::max();
+        S gradient = largest(grads_.data(), net_.parameters);
+        if (!std::isfinite(gradient)) return false;
+        if (factors.lam != S(0)) {
+            S pull = S(0);
+            for (size_t t = 0; t < fit_.tensors.size(); ++t) {
+                const FitTensor<S> s = at(t, m);
+                for (int64_t i = 0; i < s.size; ++i) {
+                    const S g = std::abs(pulled(factors, S(0), s.p[i], s.fisher[i], s.anchor[i]));
+                    pull = g < pull ? pull : g;  // NaN stays
+                }
+            }
+            gradient += pull;
+            if (!std::isfinite(gradient)) return false;
+        }
+        // Adam squares the gradient; SGD multiplies it.
+        return adam ? gradient < std::sqrt(kLargest) : factors.rate * gradient < kLargest / 2;
+    }
+
+    const int64_t* ids_of(int64_t m, int64_t k) {
+        const FitOptions& o = fit_.options;
+        if (o.rule == kDrawWhole) return nullptr;
+        if (o.rule == kDrawGiven) return fit_.ids + ((k - fit_.first[m]) * fit_.modules() + m) * o.batch;
+        ids_.resize(o.batch + 1);
+        draw_batch(o.rule, draw_counter(o.seed, o.task, fit_.module_numbers[m], k), fit_.samples[m].n,
+                   o.batch, ids_.data());
+        return ids_.data();
+    }
+
+    // The loss of the samples `ids` (null: all) and, if asked for, its gradients in grads_. Cut into runs by
+    // the batch's own size alone, so that neither the modules beside it nor the threads change a bit.
+    double sweep(const FitSamples<S>& samples, const int64_t* ids, int64_t n, bool gradients) {
+        if (n != planned_) {
+            plan_ = Plan::fixed({0, n}, kMinPoints);
+            planned_ = n;
+            errors_.resize(plan_.runs.size());
+            partial_.resize(plan_.slots * net_.parameters);
+        }
+        const S scale = S(1) / static_cast<S>(n * net_.out_dim);
+        each_(static_cast<int64_t>(plan_.runs.size()), [&](int64_t r) {
+            const Run& run = plan_.runs[r];
+            S* const grads = run.slot < 0 ? grads_.data() : partial_.data() + run.slot * net_.parameters;
+            errors_[r] = sweep_run(samples, ids, run, scale, gradients ? grads : nullptr);
+        });
+        if (gradients && plan_.slots > 0) add_partial();
+        double total = 0;
+        for (const double error : errors_) total += error;
+        return total;
+    }
+
+    double sweep_run(const FitSamples<S>& samples, const int64_t* ids, const Run& run, S scale,
+                     S* grads) const {
+        static thread_local std::vector<S> rows;
+        static thread_local std::vector<S*> layers;
+        const int64_t in = net_.in_dim, out = net_.out_dim, size = run.size();
+        ModulePoints<S> points{{weights_.data(), biases_.data()}, samples.x + run.begin * in, size};
+        OutputGradient<S> output;
+        output.target = samples.target + run.begin * out;
+        output.weight = samples.weight ? samples.weight + run.begin : nullptr;
+        output.scale = scale;
+        if (ids) {
+            rows.resize(size * (in + out + 1));
+            S *x = rows.data(), *target = x + size * in, *weight = target + size * out;
+            for (int64_t i = 0; i < size; ++i) {
+                const int64_t id = ids[run.begin + i];
+                for (int64_t d = 0; d < in; ++d) x[i * in + d] = samples.x[id * in + d];
+                for (int64_t d = 0; d < out; ++d) target[i * out + d] = samples.target[id * out + d];
+                if (samples.weight) weight[i] = samples.weight[id];
+            }
+            points.x = x;
+            output.target = target;
+            output.weight = samples.weight ? weight : nullptr;
+        }
+        BackwardResults<S> results;
+        if (grads) {
+            const size_t count = net_.layers.size();
+            layers.resize(2 * count);
+            for (size_t l = 0; l < count; ++l) {
+                layers[l] = grads;
+                layers[count + l] = grads + net_.layers[l].weights();
+                grads = layers[count + l] + net_.layers[l].out;
+            }
+            results.grads = {layers.data(), layers.data() + count};
+        }
+        double error = 0;
+        results.error = &error;
+        bank_table<S>().backward(net_, points, output, results);
+        return error;
+    }
+
+    // In the order of the runs, as RunSums adds.
+    void add_partial() {
+        const int64_t size = net_.parameters;
+        const S* from = partial_.data();
+        for (int64_t i = 0; i < size; ++i) grads_[i] = from[i] + from[size + i];
+        for (int64_t slot = 2; slot < plan_.slots; ++slot)
+            for (int64_t i = 0; i < size; ++i) grads_[i] += from[slot * size + i];
+    }
+
+    void log(int64_t m, int64_t steps, double loss) const {
+        const auto place = std::lower_bound(fit_.log_at.begin(), fit_.log_at.end(), steps);
+        if (place == fit_.log_at.end() || *place != steps) return;
+        fit_.losses[(place - fit_.log_at.begin()) * fit_.modules() + m] = static_cast<S>(loss);
+    }
+    void snapshot(int64_t m, int64_t steps) const {
+        const auto place = std::lower_bound(fit_.snapshot_at.begin(), fit_.snapshot_at.end(), steps);
+        if (place == fit_.snapshot_at.end() || *place != steps) return;
+        const std::vector<S*>& to = fit_.snapshots[place - fit_.snapshot_at.begin()];
+        for (size_t t = 0; t < to.size(); ++t) {
+            const FitTensor<S> s = at(t, m);
+            std::copy(s.p, s.p + s.size, to[t] + m * s.size);
+        }
+    }
+    // Whether the loss over all samples has come down to the module's target; looked at now and then.
+    bool at_target(int64_t m, int64_t steps) {
+        if (!fit_.stop_loss || steps % fit_.options.check_every != 0) return false;
+        fit_.checked[m] = sweep(fit_.samples[m], nullptr, fit_.samples[m].n, false);
+        if (!(fit_.checked[m] <= fit_.stop_loss[m])) return false;
+        fit_.ends[m] = kFitTarget;
+        return true;
+    }
+
+    const Fit<S>& fit_;
+    const Net& net_;
+    const Each& each_;
+    std::vector<S> grads_,
+        partial_;  // of all layers, weights and biases in turn; `partial_` has a row per run
+    std::vector<S*> weights_, biases_;
+    Plan plan_;
+    int64_t planned_ = -1;
+    std::vector<double> errors_;
+    std::vector<int64_t> ids_;
+};
+
+}  // namespace mclnf

@@ -1,0 +1,17 @@
+// The optimizer step over a range of values, which the ops `bank_step` and `bank_fit` share.
+#pragma once
+
+#include "bank_step_tensors.h"
+#include "math/bank_step.h"
+
+namespace mclnf {
+
+// Steps n values: Adam if the streams have moments, with a trust region if they have a Fisher matrix.
+void step_range(const StepFactors<float>& factors, const Streams<float>& values, int64_t n);
+void step_range(const StepFactors<double>& factors, const Streams<double>& values, int64_t n);
+
+// The largest magnitude of n values; not a finite number if one of them is none.
+float largest(const float* values, int64_t n);
+double largest(const double* values, int64_t n);
+
+}  // namespace mclnf

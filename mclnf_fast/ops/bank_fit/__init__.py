@@ -1,0 +1,8 @@
+"""Many steps of many modules in one call: draws, losses, gradients and optimizer."""
+
+from mclnf_fast.ops.bank_fit.api import bank_fit
+from mclnf_fast.ops.bank_fit.schedule import Schedule
+from mclnf_fast.ops.bank_fit.types import Draws, FitData, FitLog, FitRule, FitState, Watch
+from mclnf_fast.packing import FitEnd
+
+__all__ = ["Draws", "FitData", "FitEnd", "FitLog", "FitRule", "FitState", "Schedule", "Watch", "bank_fit"]

@@ -1,0 +1,323 @@
+"""The public fit: it checks its arguments, and a backend makes the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.checks import check_number, check_positive_int, check_tensor, check_tensors, values_can_be_read
+from mclnf_fast.ops._autograd import Joined, join_ops
+from mclnf_fast.ops._checks import check_offsets, check_spec, refuse_transformed
+from mclnf_fast.ops._dispatch import Backend, Reason, always, cpu_library, register
+from mclnf_fast.ops.bank_fit import reference
+from mclnf_fast.ops.bank_fit.call import FitCall
+from mclnf_fast.ops.bank_fit.schedule import Schedule
+from mclnf_fast.ops.bank_fit.types import Draws, FitData, FitLog, FitRule, FitState, Watch
+from mclnf_fast.ops.bank_step import Trust, check_betas
+from mclnf_fast.ops.draw_ids.api import check_integer, wrapped_seed
+from mclnf_fast.ops.draw_ids.reference import MOST
+from mclnf_fast.packing import DrawRule
+from mclnf_fast.spec import FieldSpec
+
+DTYPES = (torch.float32, torch.float64)
+REMEDY = "A fit works in place and has no derivative: differentiate through learn.meta.adapt"
+RULES = {rule.name.lower(): rule for rule in DrawRule}
+
+
+def _fake(x: Tensor, offsets: Any, target: Any, weight: Any, params: list[Tensor], *rest: Any) -> tuple[Any, ...]:
+    log_at, snapshot_at = rest[19], rest[20]
+    modules = params[0].shape[0]
+    snapshots = [torch.empty_like(p) for _ in range(len(snapshot_at)) for p in params]
+    ends = x.new_empty(modules, dtype=torch.int64)
+    return x.new_empty(len(log_at), modules), snapshots, ends, x.new_empty(modules, dtype=torch.float64)
+
+
+join_ops("mclnf_fast", Joined("bank_fit", _fake))
+
+
+def bank_fit(
+    state: FitState,
+    data: FitData,
+    spec: FieldSpec,
+    steps: int | Tensor,
+    *,
+    draws: Draws | None = None,
+    rule: FitRule | None = None,
+    watch: Watch | None = None,
+    backend: str | None = "auto",
+) -> FitLog:
+    """Make many steps of every module of a bank, each on its own samples, in one call; the state is changed in place.
+
+    A step of module m with k steps behind it:
+
+        ids  = the samples that `draws` gives it (see `ops.draw_ids`), a function of seed, task, module and k alone
+        loss = mean over ids and outputs of weight (f_m(x) - target)^2                       as `ops.bank_mse`
+        one step of SGD or Adam with the rate `rule.schedule.rate(k)`, with the trust region  as `ops.bank_step`
+
+    so step k is the same whatever the modules beside it, the number of threads and the cut into calls. On the CPU a
+    core keeps a module for many steps, with parameters, moments and gradients in its cache, and no thread waits for
+    another between steps; the bits are those of the loop over `draw_ids`, `bank_mse` (of one module) and `bank_step`.
+
+    Args:
+        state: parameters, moments and step counts; changed in place.
+        data: samples of every module.
+        spec: the architecture, without a learned grid.
+        steps: to make in this call, at least 0; one number, or int64 [M]: modules with 0 are frozen.
+        draws, rule, watch: see `Draws`, `FitRule`, `Watch`; None: their defaults.
+        backend: `"auto"`, or a name; see `mclnf_fast.info()`.
+
+    Returns: see `FitLog`.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type, dtype, shape, device or value (a module without samples, a
+            batch above a module's samples, a state of another spec); nothing is changed then. Values of tensors are
+            read on the CPU only.
+        RuntimeError: a torch.func transform or forward-mode differentiation works on one of the tensors.
+        BackendError: a backend asked for by name can't serve.
+
+    A module whose loss or gradient is not finite (NaN in its samples, a rate that is too large) ends with its last
+    finite state, is named in the log and stops none of the others.
+
+    Example:
+        >>> import mclnf_fast as mf
+        >>> from mclnf_fast.ops.bank_fit import Schedule
+        >>> spec = mf.FieldSpec(1, 1, width=16, hidden_layers=2, activation="sine(10)")
+        >>> bank, x = mf.FieldBank(spec, modules=3), torch.linspace(-1, 1, 64)[:, None]
+        >>> target = torch.stack([torch.sin(k * x) for k in (1, 2, 3)])
+        >>> state = FitState.begin([*bank.weight, *bank.bias])  # the bank's own parameters
+        >>> rule = FitRule(Schedule(1e-3))
+        >>> log = bank_fit(state, FitData(x, target), spec, 200, draws=Draws(batch=32), rule=rule,
+        ...                watch=Watch(losses_at=(1, 200)))
+        >>> log.losses.shape, bool((log.losses[1] < log.losses[0]).all())
+        (torch.Size([2, 3]), True)
+    """
+    call = _checked(state, data, spec, steps, draws or Draws(), rule or FitRule(), watch or Watch())
+    function = _OP.serving(backend, call.data.x.device, call.data.x.dtype)
+    with torch.no_grad():
+        log: FitLog = function(call)
+    return log
+
+
+def _checked(
+    state: FitState, data: FitData, spec: FieldSpec, steps: int | Tensor, draws: Draws, rule: FitRule, watch: Watch
+) -> FitCall:
+    for name, value, kind in (
+        ("state", state, FitState),
+        ("data", data, FitData),
+        ("draws", draws, Draws),
+        ("rule", rule, FitRule),
+        ("watch", watch, Watch),
+    ):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+    check_spec(spec)
+    check_tensor("data.x", data.x, (None, spec.in_dim), DTYPES, what="[N, in_dim]")
+    modules = _check_state(state, spec, data.x, rule)
+    refuse_transformed("bank_fit", REMEDY, params=state.params, x=data.x, target=data.target)
+    sizes = _check_data(data, spec, modules)
+    goal = _goal(state, steps, modules)
+    trust = _check_trust(rule, state)
+    numbers = _check_draws(draws, modules, sizes, goal, state)
+    stop_loss = _check_watch(watch, modules, data.x.device)
+    return FitCall(state, data, spec, goal, draws, RULES[draws.rule], numbers, rule, trust, watch, stop_loss)
+
+
+def _check_state(state: FitState, spec: FieldSpec, x: Tensor, rule: FitRule) -> int:
+    """Check the state and return the number of its modules."""
+    shapes = [*spec.layer_shapes, *(shape[1:] for shape in spec.layer_shapes)]
+    params = check_tensors("state.params", state.params)
+    if len(params) != len(shapes):
+        raise ValueError(f"state.params must hold {len(shapes)} tensors, weights then biases, got {len(params)}")
+    modules = len(params[0]) if params[0].dim() else 0
+    for i, (p, shape) in enumerate(zip(params, shapes)):
+        check_tensor(f"state.params[{i}]", p, (modules, *shape), x.dtype, x.device, "[M, in, out] or [M, out]")
+    if not isinstance(rule.schedule, Schedule):
+        raise TypeError(f"rule.schedule must be a Schedule, got {type(rule.schedule).__name__}")
+    if rule.kind not in ("adam", "sgd"):
+        raise ValueError(f"rule.kind must be 'adam' or 'sgd', got {rule.kind!r}")
+    moments = {"state.exp_avg": state.exp_avg, "state.exp_avg_sq": state.exp_avg_sq}
+    for name, value in moments.items():
+        tensors = check_tensors(name, value)
+        if len(tensors) != (len(params) if rule.kind == "adam" else 0):
+            wanted = f"hold {len(params)} tensors like state.params" if rule.kind == "adam" else "be empty"
+            raise ValueError(f"{name} must {wanted} for rule.kind {rule.kind!r}, got {len(tensors)}")
+        for i, (t, p) in enumerate(zip(tensors, params)):
+            check_tensor(f"{name}[{i}]", t, tuple(p.shape), p.dtype, p.device, f"like state.params[{i}]")
+    check_tensor("state.steps", state.steps, (modules,), torch.int64, x.device, "[M]")
+    for name, changed in {"state.params": params, **moments, "state.steps": (state.steps,)}.items():
+        if any(size > 1 and stride == 0 for t in changed for size, stride in zip(t.shape, t.stride())):
+            raise ValueError(f"{name} must not be expanded: it is changed in place")
+    check_betas(rule.betas, "rule.betas")
+    check_number("rule.eps", rule.eps, 0.0)
+    return modules
+
+
+def _check_data(data: FitData, spec: FieldSpec, modules: int) -> Tensor:
+    """Check the samples and return how many each module has, int64 [M]."""
+    x, out = data.x, spec.out_dim
+    if data.offsets is None:
+        shape: tuple[int, ...] = (modules, x.shape[0], out)
+        what = "[M, n, out_dim]"
+        sizes = torch.full((modules,), x.shape[0], dtype=torch.int64, device=x.device)
+    else:
+        check_offsets("data.offsets", data.offsets, modules, x.shape[0], x.device)
+        shape, what, sizes = (x.shape[0], out), "[N, out_dim]", data.offsets.diff()
+    check_tensor("data.target", data.target, shape, x.dtype, x.device, what)
+    if data.weight is not None:
+        check_tensor("data.weight", data.weight, shape[:-1], x.dtype, x.device, "a weight per sample")
+    return sizes
+
+
+def _goal(state: FitState, steps: int | Tensor, modules: int) -> Tensor:
+    """Return the numbers of steps at the end of the call, int64 [M]."""
+    if not isinstance(steps, Tensor):
+        return state.steps + check_integer(steps, "steps", MOST["step"])
+    check_tensor("steps", steps, (modules,), torch.int64, state.steps.device, "[M]")
+    if modules and values_can_be_read(steps) and int(steps.min()) < 0:
+        raise ValueError(f"steps must be at least 0, got {steps.tolist()}")
+    return state.steps + steps
+
+
+def _check_trust(rule: FitRule, state: FitState) -> Trust | None:
+    """Return the trust region, None if it is off."""
+    if rule.trust is None:
+        return None
+    if not isinstance(rule.trust, tuple) or len(rule.trust) != 3:
+        raise TypeError(f"rule.trust must be (lam, fisher, anchor) or None, got {type(rule.trust).__name__}")
+    lam = check_number("rule.trust's lam", rule.trust[0], 0.0)
+    if lam == 0:
+        return None
+    lists: list[list[Tensor]] = []
+    for name, value in (("fisher", rule.trust[1]), ("anchor", rule.trust[2])):
+        tensors = check_tensors(f"rule.trust's {name}", value)
+        if len(tensors) != len(state.params):
+            raise ValueError(f"rule.trust's {name} must hold {len(state.params)} tensors, got {len(tensors)}")
+        for i, (t, p) in enumerate(zip(tensors, state.params)):
+            check_tensor(f"rule.trust's {name}[{i}]", t, tuple(p.shape), p.dtype, p.device, f"like state.params[{i}]")
+        lists.append(tensors)
+    return Trust(lam, *lists)
+
+
+def _check_draws(draws: Draws, modules: int, sizes: Tensor, goal: Tensor, state: FitState) -> Tensor:
+    """Check the draws and return the numbers that they are keyed by, int64 [M]."""
+    device = sizes.device
+    if not isinstance(draws.rule, str) or draws.rule not in RULES:
+        raise ValueError(f"draws.rule must be one of {', '.join(RULES)}, got {draws.rule!r}")
+    check_positive_int(draws.batch, "draws.batch")
+    wrapped_seed(draws.seed, "draws.seed")
+    check_integer(draws.task, "draws.task", MOST["task"])
+    numbers = torch.arange(modules, device=device) if draws.modules is None else draws.modules
+    check_tensor("draws.modules", numbers, (modules,), torch.int64, device, "[M]")
+    if draws.rule == "given":
+        check_tensor("draws.ids", draws.ids, (None, modules, None), torch.int64, device, "[K, M, batch]")
+    elif draws.ids is not None:
+        raise ValueError(f"draws.ids must be None with the rule {draws.rule!r}: it draws its own samples")
+    if not modules or not values_can_be_read(sizes, numbers, state.steps, goal):
+        return numbers
+    for name, values in (("draws.modules", numbers), ("state.steps", state.steps), ("the last step", goal)):
+        if not 0 <= int(values.min()) <= int(values.max()) <= MOST["module"]:
+            raise ValueError(f"{name} must be at least 0 and below 2^32, got {values.tolist()}")
+    moving = (goal > state.steps).tolist()
+    for m, n in enumerate(sizes.tolist()):
+        if moving[m] and not 1 <= n <= MOST["sample"]:
+            raise ValueError(f"data.x and data.offsets must have samples for module {m}, got {n}")
+        if moving[m] and draws.rule in ("uniform", "even") and draws.batch > n:
+            raise ValueError(
+                f"draws.batch must be at most the {n} samples of module {m}, got {draws.batch}; "
+                "the rule 'whole' takes every sample in every step"
+            )
+    if draws.ids is not None:
+        _check_ids(draws.ids, sizes, (goal - state.steps), moving)
+    return numbers
+
+
+def _check_ids(ids: Tensor, sizes: Tensor, steps: Tensor, moving: Sequence[bool]) -> None:
+    if ids.shape[0] < int(steps.max()):
+        raise ValueError(f"draws.ids must have a row for each of {int(steps.max())} steps, got {ids.shape[0]}")
+    if any(moving) and ids.shape[2] == 0:
+        raise ValueError("draws.ids must name at least one sample per step, got none")
+    wrong = (ids < 0) | (ids >= sizes[None, :, None])
+    wrong &= torch.tensor(moving, dtype=torch.bool)[None, :, None]
+    if bool(wrong.any()):
+        k, m, j = wrong.nonzero()[0].tolist()
+        value = int(ids[k, m, j])
+        raise IndexError(f"draws.ids must be in [0, {int(sizes[m])}) for module {m}, got ids[{k}, {m}, {j}] = {value}")
+
+
+def _check_watch(watch: Watch, modules: int, device: torch.device) -> Tensor | None:
+    """Check what is watched and return the losses to stop at, float64 [M], or None."""
+    for name in ("losses_at", "params_at"):
+        numbers = getattr(watch, name)
+        if isinstance(numbers, str | Tensor) or not isinstance(numbers, Sequence):
+            raise TypeError(f"watch.{name} must be a sequence of ints, got {type(numbers).__name__}")
+        for number in numbers:
+            check_positive_int(number, f"watch.{name}")
+        if list(numbers) != sorted(set(numbers)):
+            raise ValueError(f"watch.{name} must ascend, got {list(numbers)}")
+    check_positive_int(watch.check_every, "watch.check_every")
+    if watch.stop_loss is None:
+        return None
+    if isinstance(watch.stop_loss, Tensor):
+        check_tensor("watch.stop_loss", watch.stop_loss, (modules,), torch.float64, device, "[M]")
+        return watch.stop_loss
+    loss = check_number("watch.stop_loss", watch.stop_loss, 0.0)
+    return torch.full((modules,), loss, dtype=torch.float64, device=device)
+
+
+def _cpu(call: FitCall) -> FitLog:
+    state, data, rule = call.state, call.data, call.rule
+    adam = rule.kind == "adam"
+    trust = call.trust or Trust(0.0, (), ())
+    lists = [call.by_layer(t) for t in (state.params, state.exp_avg, state.exp_avg_sq)]
+    torch.autograd.graph.increment_version((*state.params, *state.exp_avg, *state.exp_avg_sq, state.steps))
+    losses, snapshots, ends, checked = torch.ops.mclnf_fast.bank_fit(
+        data.x,
+        data.offsets,
+        data.target,
+        data.weight,
+        *lists,
+        state.steps,
+        call.goal,
+        call.rates(),
+        rule.schedule.sgd_steps,
+        adam,
+        *rule.betas,
+        rule.eps,
+        trust.lam,
+        call.by_layer(trust.fisher),
+        call.by_layer(trust.anchor),
+        int(call.draw_rule),
+        call.batch,
+        call.draws.ids,
+        wrapped_seed(call.draws.seed),
+        call.draws.task,
+        call.numbers,
+        torch.tensor(list(call.watch.losses_at), dtype=torch.int64),
+        torch.tensor(list(call.watch.params_at), dtype=torch.int64),
+        call.stop_loss,
+        call.watch.check_every,
+        *call.spec.packed,
+    )
+    size = len(state.params)
+    params = [call.by_kind(snapshots[i : i + size]) for i in range(0, len(snapshots), size)]
+    return FitLog(losses, params, ends, checked)
+
+
+def _dtype_first(reason: Reason) -> Reason:
+    def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+        if dtype not in DTYPES:
+            return f"it works on float32 and float64, got {dtype}"
+        return reason(device, dtype)
+
+    return why_not
+
+
+_OP = register(
+    "bank_fit",
+    passes_transforms=True,
+    cpu=Backend(_dtype_first(cpu_library), _cpu),
+    reference=Backend(always, reference.bank_fit),
+)

@@ -1,0 +1,64 @@
+"""A checked call of a fit, as every backend takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from mclnf_fast.ops.bank_fit.types import Draws, FitData, FitRule, FitState, Watch
+from mclnf_fast.ops.bank_step import Trust
+from mclnf_fast.packing import DrawRule
+from mclnf_fast.spec import FieldSpec
+
+
+class FitCall(NamedTuple):
+    """The arguments of `ops.bank_fit`, checked, with what follows from them.
+
+    Attributes:
+        goal: int64 [M], steps of each module at the end of the call.
+        numbers: int64 [M], what the draws are keyed by.
+        trust: None if it is off.
+        stop_loss: float64 [M] or None.
+    """
+
+    state: FitState
+    data: FitData
+    spec: FieldSpec
+    goal: Tensor
+    draws: Draws
+    draw_rule: DrawRule
+    numbers: Tensor
+    rule: FitRule
+    trust: Trust | None
+    watch: Watch
+    stop_loss: Tensor | None
+
+    @property
+    def batch(self) -> int:
+        """Samples per module and step; 0: all."""
+        if self.draw_rule == DrawRule.WHOLE:
+            return 0
+        return self.draws.batch if self.draws.ids is None else self.draws.ids.shape[2]
+
+    def rates(self) -> Tensor:
+        """Return the rates of all steps up to the last one, float64."""
+        return self.rule.schedule.rates(int(self.goal.max()) if len(self.goal) else 0)
+
+    def by_layer(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return weights and then biases as weight and bias of one layer after the other, as the compiled op does."""
+        layers = len(tensors) // 2
+        return [t for l in range(layers) for t in (tensors[l], tensors[layers + l])]
+
+    def by_kind(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the order of `by_layer` as weights and then biases."""
+        return (*tensors[0::2], *tensors[1::2])
+
+    def samples(self, m: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return x [n, in_dim], target [n, out_dim] and weight [n] of a module."""
+        x, target, offsets, weight = self.data
+        if offsets is None:
+            return x, target[m], None if weight is None else weight[m]
+        rows = slice(int(offsets[m]), int(offsets[m + 1]))
+        return x[rows], target[rows], None if weight is None else weight[rows]

@@ -1,0 +1,97 @@
+"""The definition of a fit in plain PyTorch: a loop over modules and steps."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.ops.bank_fit.call import FitCall
+from mclnf_fast.ops.bank_fit.types import FitLog
+from mclnf_fast.ops.bank_mlp import bank_mlp
+from mclnf_fast.ops.bank_mse.reference import squared_error
+from mclnf_fast.ops.bank_step import StepKind, Trust
+from mclnf_fast.ops.bank_step.reference import bank_step
+from mclnf_fast.ops.draw_ids.reference import draw_ids
+from mclnf_fast.packing import DrawRule, FitEnd
+
+
+@torch.no_grad()
+def bank_fit(call: FitCall) -> FitLog:
+    """Make the steps of `mclnf_fast.ops.bank_fit`, one module after the other."""
+    state, watch = call.state, call.watch
+    modules, like = len(state.steps), call.data.x
+    losses = like.new_full((len(watch.losses_at), modules), math.nan)
+    params = [tuple(torch.full_like(p, math.nan) for p in state.params) for _ in watch.params_at]
+    ends = torch.full((modules,), int(FitEnd.FROZEN), dtype=torch.int64, device=like.device)
+    checked = torch.full((modules,), math.nan, dtype=torch.float64, device=like.device)
+    log, rates = FitLog(losses, params, ends, checked), call.rates().tolist()
+    for m in range(modules):
+        if int(call.goal[m]) > int(state.steps[m]):
+            ends[m] = int(_fit_module(call, m, rates, log))
+    return log
+
+
+def _fit_module(call: FitCall, m: int, rates: list[float], log: FitLog) -> FitEnd:
+    """Make the steps of one module and return why it ends."""
+    state, watch = call.state, call.watch
+    one = slice(m, m + 1)
+    params, exp_avg, exp_avg_sq = ([t[one] for t in ts] for ts in (state.params, state.exp_avg, state.exp_avg_sq))
+    trust = call.trust and Trust(call.trust.lam, *([t[one] for t in tensors] for tensors in call.trust[1:]))
+    first = int(state.steps[m])
+    for k in range(first, int(call.goal[m])):
+        loss, grads = _gradients(call, m, _ids(call, m, k, k - first), params)
+        if k + 1 in watch.losses_at:
+            log.losses[list(watch.losses_at).index(k + 1), m] = loss
+        kind: StepKind = "adam" if call.rule.kind == "adam" and k >= call.rule.schedule.sgd_steps else "sgd"
+        moments = (exp_avg, exp_avg_sq) if kind == "adam" else ([], [])
+        changed = [t.clone() for t in (*params, *exp_avg, *exp_avg_sq)]
+        made = torch.full((1,), float(k - call.rule.schedule.sgd_steps), dtype=torch.float64, device=loss.device)
+        rate = torch.full_like(made, rates[k])
+        bank_step(params, grads, *moments, made, rate, None, kind, call.rule.betas, call.rule.eps, trust)
+        after = (*params, *exp_avg, *exp_avg_sq)
+        if not all(bool(torch.isfinite(t).all()) for t in (loss, *grads, *after)):
+            for t, before in zip(after, changed):
+                t.copy_(before)
+            return FitEnd.DIVERGED
+        state.steps[m] = k + 1
+        if k + 1 in watch.params_at:
+            for to, p in zip(log.params[list(watch.params_at).index(k + 1)], params):
+                to[one] = p
+        if call.stop_loss is not None and (k + 1) % watch.check_every == 0:
+            log.checked[m] = _loss(call, m, None, params).double()
+            if bool(log.checked[m] <= call.stop_loss[m]):
+                return FitEnd.TARGET
+    return FitEnd.STEPS
+
+
+def _ids(call: FitCall, m: int, k: int, row: int) -> Tensor | None:
+    """Return the samples of step k, int64 [batch]; None: all of them."""
+    if call.draw_rule == DrawRule.WHOLE:
+        return None
+    if call.draws.ids is not None:
+        return call.draws.ids[row, m]
+    size = torch.tensor([len(call.samples(m)[0])], device=call.numbers.device)
+    step = torch.full_like(size, k)
+    draws = call.draws
+    return draw_ids(size, call.numbers[m : m + 1], step, draws.batch, call.draw_rule, draws.seed, draws.task)[0]
+
+
+def _loss(call: FitCall, m: int, ids: Tensor | None, params: list[Tensor]) -> Tensor:
+    x, target, weight = call.samples(m)
+    if ids is not None:
+        x, target, weight = x[ids], target[ids], None if weight is None else weight[ids]
+    offsets = torch.tensor([0, len(x)], device=x.device)
+    layers = len(params) // 2
+    y = bank_mlp(x, offsets, params[:layers], params[layers:], call.spec, "reference")
+    return squared_error(y, offsets, target, weight, True)[0]
+
+
+def _gradients(call: FitCall, m: int, ids: Tensor | None, params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Return the loss of the samples and its gradients."""
+    leaves = [p.detach().requires_grad_() for p in params]
+    with torch.enable_grad():
+        loss = _loss(call, m, ids, leaves)
+        grads = torch.autograd.grad(loss, leaves)
+    return loss.detach(), list(grads)

@@ -1,0 +1,162 @@
+"""What a fit takes and returns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mclnf_fast.ops.bank_fit.schedule import Schedule
+from mclnf_fast.ops.bank_step import StepKind, Trust
+from mclnf_fast.packing import FitEnd
+
+DrawName = Literal["uniform", "even", "whole", "given"]
+
+
+class FitData(NamedTuple):
+    """The samples of every module, resident for the whole fit.
+
+    Attributes:
+        x: coordinates [N, in_dim], grouped by module; without offsets [n, in_dim], the same for all modules.
+        target: [N, out_dim]; without offsets [M, n, out_dim].
+        offsets: int64 [M + 1], or None.
+        weight: of the samples' squared errors, [N]; without offsets [M, n]; None: ones.
+    """
+
+    x: Tensor
+    target: Tensor
+    offsets: Tensor | None = None
+    weight: Tensor | None = None
+
+
+@dataclasses.dataclass
+class FitState:
+    """All that a module's next step depends on beside the data: with it a fit goes on to the same bits.
+
+    Attributes:
+        params: weights of all layers [M, in, out], then biases [M, out].
+        exp_avg, exp_avg_sq: Adam's moments, like params; empty for SGD.
+        steps: int64 [M], the steps that each module has made of its task.
+    """
+
+    params: tuple[Tensor, ...]
+    exp_avg: tuple[Tensor, ...]
+    exp_avg_sq: tuple[Tensor, ...]
+    steps: Tensor
+
+    @classmethod
+    def begin(cls, params: Sequence[Tensor], kind: StepKind = "adam") -> FitState:
+        """Return the state of parameters that have made no step; they are changed in place.
+
+        >>> FitState.begin([torch.zeros(3, 2, 1), torch.zeros(3, 1)]).steps
+        tensor([0, 0, 0])
+        """
+        params = tuple(p.detach() for p in params)
+        zeros = [[torch.zeros_like(p, memory_format=torch.contiguous_format) for p in params] for _ in range(2)]
+        m, v = zeros if kind == "adam" else ([], [])
+        return cls(params, tuple(m), tuple(v), torch.zeros(len(params[0]), dtype=torch.int64, device=params[0].device))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the state as named tensors, to be saved.
+
+        >>> list(FitState.begin([torch.zeros(3, 1)], "sgd").tensors())
+        ['steps', 'params.0']
+        """
+        lists = {"params": self.params, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
+        return {"steps": self.steps} | {f"{name}.{i}": t for name, ts in lists.items() for i, t in enumerate(ts)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """Which samples a step takes.
+
+    Args:
+        rule: "uniform" or "even" (see `ops.draw_ids`), "whole": every sample in every step, or "given".
+        batch: samples per module and step; not of "whole" and "given".
+        seed, task: of the random numbers.
+        modules: int64 [M], the numbers that the draws are keyed by; None: 0 ... M - 1.
+        ids: int64 [K, M, batch] of "given": the samples of the call's steps.
+
+    >>> Draws("even", batch=64).batch
+    64
+    """
+
+    rule: DrawName = "uniform"
+    batch: int = 256
+    seed: int = 0
+    task: int = 0
+    modules: Tensor | None = None
+    ids: Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class FitRule:
+    """How a step changes the parameters.
+
+    Args:
+        schedule: rates of the steps.
+        kind: "adam" or "sgd".
+        betas, eps: Adam's.
+        trust: (lam, fisher, anchor) as `ops.bank_step` takes it, fisher and anchor like `FitState.params`; or None.
+
+    >>> FitRule(Schedule(1e-2)).kind
+    'adam'
+    """
+
+    schedule: Schedule = dataclasses.field(default_factory=Schedule)
+    kind: StepKind = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    trust: Trust | tuple[float, Sequence[Tensor], Sequence[Tensor]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """What is written down on the way, and when a module stops by itself.
+
+    Args:
+        losses_at: numbers of steps, ascending: the mini-batch loss of the step that completes each is returned.
+        params_at: numbers of steps, ascending, after which the parameters are copied.
+        stop_loss: a module stops when its loss over all its samples is at most this, one for all or float64 [M]; None:
+            none stops.
+        check_every: steps between two looks at that loss, counted from the task's first step.
+
+    >>> Watch(losses_at=[1, 10]).check_every
+    100
+    """
+
+    losses_at: Sequence[int] = ()
+    params_at: Sequence[int] = ()
+    stop_loss: float | Tensor | None = None
+    check_every: int = 100
+
+
+class FitLog(NamedTuple):
+    """What a fit returns beside the state, which it changes.
+
+    Attributes:
+        losses: [losses_at, M], NaN where a module did not make that step in this call.
+        params: a tuple of tensors like the parameters for each number of `params_at`, NaN where a module did not come
+            there in this call.
+        ends: int64 [M], a `FitEnd` each: STEPS (all steps made), TARGET, DIVERGED (its next step has a loss or a
+            gradient that is not finite, or leaves parameters that are not; the state is the one before it), FROZEN (no
+            step was asked for).
+        checked: float64 [M], the loss over all samples at the last look at it; NaN without a look.
+    """
+
+    losses: Tensor
+    params: list[tuple[Tensor, ...]]
+    ends: Tensor
+    checked: Tensor
+
+    def modules(self, end: FitEnd) -> list[int]:
+        """Return the modules with this end.
+
+        >>> log = FitLog(torch.zeros(0, 2), [], torch.tensor([0, 2]), torch.zeros(2))
+        >>> log.modules(FitEnd.DIVERGED)
+        [1]
+        """
+        return [m for m, value in enumerate(self.ends.tolist()) if value == end]
