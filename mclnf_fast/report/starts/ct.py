@@ -17,7 +17,7 @@ from mclnf_fast.report.page.style import db, number
 from mclnf_fast.report.page.tables import Table, column
 from mclnf_fast.report.protocol.qualitative import Labels, qualitative_picture
 from mclnf_fast.report.record import InitializationRecord, Picture
-from mclnf_fast.report.starts.columns import care_columns, curves_of, mean_error, milestone_columns, time_column
+from mclnf_fast.report.starts.columns import capped, care_columns, curves_of, mean_error, milestone_columns, time_column
 from mclnf_fast.report.starts.initializations import (
     LOOKS,
     SHOWN,
@@ -49,7 +49,7 @@ def describe(record: InitializationRecord) -> Description:
     >>> describe(InitializationRecord(system="ct")).unit
     'slice'
     """
-    looks = looks_of(record, (*CLASSICAL, *LOOKS))
+    record, looks = capped(record), looks_of(record, (*CLASSICAL, *LOOKS))
     intro = (
         "An initialization is meta-learned on slices of which many projections are known. It, and others to compare it "
         f"with, are fine-tuned on {record.projections} parallel projections of a slice that was never seen, each at "

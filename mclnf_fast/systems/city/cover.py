@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.data import Block
-from mclnf_fast.metrics import mse_to_psnr
+from mclnf_fast.metrics import EIGHT_BITS, mse_to_psnr
 from mclnf_fast.render import Cells, RenderSettings
 from mclnf_fast.report.record import BlockFacts
 from mclnf_fast.tasks.rays import PosedImages
@@ -98,9 +98,9 @@ def mean_color_psnr(train: Tensor, test: Tensor, unmasked: tuple[Tensor | None, 
     """
     means = [view.mean(0) for view in _pixels(train, unmasked[0])]
     color = torch.stack(means).mean(0) / 255
-    # At most 120 dB, as `PosedImages` has it of an exact view.
-    errors = [(view / 255 - color).square().mean().clamp(min=1e-12) for view in _pixels(test, unmasked[1])]
-    return float(mse_to_psnr(torch.stack(errors)).mean())
+    errors = [(view / 255 - color).square().mean() for view in _pixels(test, unmasked[1])]
+    # As `PosedImages` has it of an exact view.
+    return float(mse_to_psnr(torch.stack(errors)).clamp(max=EIGHT_BITS).mean())
 
 
 def _pixels(images: Tensor, unmasked: Tensor | None) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ from mclnf_fast.learn.meta.episodes import DrawnEpisodes
 from mclnf_fast.learn.meta.inits import Distilled, shuffled
 from mclnf_fast.learn.meta.trainer import CURVE_POINTS, MetaTrainer, loss_curve
 from mclnf_fast.learn.params import LossFn, Params
-from mclnf_fast.metrics import log_steps, mse_to_psnr
+from mclnf_fast.metrics import EIGHT_BITS, log_steps, mse_to_psnr
 from mclnf_fast.report.record import (
     InitializationRecord,
     InitializationResults,
@@ -122,6 +122,10 @@ class StartJob(Generic[C]):
     def task_names(self) -> Names:
         """Return the names of the tasks."""
         raise NotImplementedError
+
+    def exact_from(self) -> Sequence[float]:
+        """Return the PSNR in dB from which each test task counts as exact."""
+        return [EIGHT_BITS] * len(self.task_names().test)
 
     def complete(self, record: InitializationRecord) -> InitializationRecord:
         """Return the record of the run with its title, notes, sizes and what else only the system knows; keeps the
@@ -253,6 +257,7 @@ class StartJob(Generic[C]):
             **self.run.facts(),
             names=self.task_names(),
             steps=(0, *log_steps(self.config.steps)),
+            exact_from=tuple(self.exact_from()),
             meta=from_json(MetaTraining, about),
             trials=self.tried(),
             initializations={name: from_json(InitializationResults, row) for name, row in rows.items()},
