@@ -57,6 +57,7 @@ def test_a_frames_own_focal_length_in_any_key_stands_above_the_files(tmp_path, d
         ({"distortion_params": [0, 0, 0.1, 0]}, "distortion_params"),
         ({"rolling_shutter": [0, 0, 0.01]}, "rolling.shutter"),
         ({"K": [[20, 1, 8], [0, 20, 6], [0, 0, 1]]}, "'K' must be without skew"),
+        ({"K": [[20, 0, 8], [1, 20, 6], [0, 0, 1]]}, "'K' must be without skew"),
         ({"camera_angle_x": 0.5}, "'fl_x' and 'camera_angle_x' .* must agree"),
     ],
 )

@@ -253,7 +253,9 @@ class Statistics:
                     return float(step)
                 # Logged steps double: along the logarithm they are evenly spaced, as the plots show them.
                 share = (target - before[1]) / (value - before[1])
-                return float(2.0 ** (math.log2(before[0]) + share * (math.log2(step) - math.log2(before[0]))))
+                between = 2.0 ** (math.log2(before[0]) + share * (math.log2(step) - math.log2(before[0])))
+                # By rounding it may lie behind the step that has the value, which a table would round up further.
+                return min(float(step), between)
             before = (step, value)
         return None
 
