@@ -174,6 +174,17 @@ def test_derivatives_at_the_kink_of_the_density(need, backend: str, shading: Sha
 
 
 @backends
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_density_that_is_no_number_is_not_taken_for_an_empty_one(need, backend: str, dtype: torch.dtype) -> None:
+    need("bank_ray_mse", backend, dtype)
+    p = problem("linear", "plain", dtype, counts=[[3, 4], [5]])
+    p.shading = Shading()
+    with torch.no_grad():
+        p.case.biases[0][0, 3] = torch.nan
+    assert p.loss(backend).isnan().tolist() == [True, False]
+
+
+@backends
 def test_the_last_bin_may_be_endless(need, backend: str) -> None:
     need("bank_ray_mse", backend)
     p = problem("relu", "bins", torch.float32, counts=[[16, 16]])
