@@ -13,6 +13,7 @@ from mclnf_fast.learn.fit.options import FitOptions
 from mclnf_fast.learn.fit.source import Samples
 from mclnf_fast.learn.fit.summary import FitSummary
 from mclnf_fast.learn.params import Params, part_of, split_pair
+from mclnf_fast.learn.sampling.even import curve_order
 from mclnf_fast.metrics import MOST_PSNR, log_steps, mse_to_psnr
 from mclnf_fast.ops import bank_fit, bank_mse
 from mclnf_fast.ops.bank_fit import Draws, FitData, FitEnd, FitRule, FitState, Watch
@@ -132,6 +133,19 @@ def _diverged(steps: int) -> str:
     return f"it diverged after {steps} steps and keeps its last finite state; a smaller lr may cure it"
 
 
+def _ordered(samples: Sequence[Samples]) -> list[Samples]:
+    """Return samples in an order in which neighbors are alike: even draws then cover a signal evenly."""
+    result: list[Samples] = []
+    before, order, x = None, None, None
+    for one in samples:
+        if one.x is not before:
+            before, order = one.x, curve_order(one.x)
+            x = one.x[order]
+        assert x is not None
+        result.append(one._replace(x=x, y=one.y[order]))
+    return result
+
+
 class _Group:
     """Modules of a chunk that draw by one rule."""
 
@@ -144,6 +158,8 @@ class _Group:
         if name == "drawn":
             self.draws = Draws(options.draws, options.batch, options.seed, modules=numbers)
         self.shared = all(s.x is samples[0].x for s in samples)
+        if name == "drawn" and options.draws == "even":
+            samples = _ordered(samples)
         if self.shared:
             self.data = FitData(samples[0].x, torch.stack([s.y for s in samples]))
         else:

@@ -19,7 +19,8 @@ class FitOptions:
     """Options of `mclnf_fast.fit` beside the number of steps.
 
     Args:
-        draws: which samples a step takes: "even", "uniform" (see `ops.draw_ids`) or "whole": all of them.
+        draws: which samples a step takes: "even" along a space-filling curve through the coordinates, "uniform" (see
+            `ops.draw_ids`), or "whole": all of them.
         batch: samples per module and step; a module that has no more takes all of them in every step.
         lr: rate of Adam at the first step, from which it falls along a cosine to a hundredth.
         rule: in place of that; without a trust region.

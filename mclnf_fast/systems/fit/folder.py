@@ -60,10 +60,10 @@ class FolderSource:
             return Skipped(name, str(signal))
         *grid, channels = signal.values.shape
         # Here and not in the threads, of which two might make the same coordinates: one tensor for all is meant.
-        order, x = self.places.along_curve(tuple(grid))
+        x = self.places.grid(tuple(grid))
         about: dict[str, object] = {"size": grid}
         if signal.rate is not None:
             about["rate"] = signal.rate
         if signal.changes:
             about["changes"] = signal.changes
-        return Samples(x, signal.values.reshape(-1, channels)[order], name, about)
+        return Samples(x, signal.values.reshape(-1, channels), name, about)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from mclnf_fast.data.cut import Cut
 from mclnf_fast.data.signals import SPAN_PER_SECOND, SignalKind
-from mclnf_fast.learn.sampling.even import hilbert_order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +60,6 @@ class Places:
             step = (high - low) / max(1, size - 1 if self.ends else size)
             axes.append(low + step * torch.arange(size, dtype=torch.float32))
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(shape))
-
-    @functools.lru_cache(maxsize=64)  # noqa: B019
-    def along_curve(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Return the samples of a grid in an order in which neighbors are alike, int64 [n], and their coordinates: even
-        draws then cover a signal evenly."""
-        order = hilbert_order(shape) if math.prod(shape) > 1 else torch.zeros(1, dtype=torch.int64)
-        return order, self.grid(shape)[order]
 
     def described(self) -> dict[str, object]:
         """Return the coordinates as plain data."""
