@@ -141,6 +141,16 @@ def test_absurd_pixels_are_refused(tmp_path, monkeypatch):
         load_videos(path, frames=1)
 
 
+def test_stretched_pixels_count_as_what_they_become(tmp_path, monkeypatch):
+    monkeypatch.setattr(clips, "MOST_PIXELS", 64 * 64 * 2)
+    for aspect in (Fraction(2), Fraction(1, 2)):
+        load_videos(clip(tmp_path / "a.mp4", np.zeros((64, 64, 3), np.uint8), sample_aspect_ratio=aspect), frames=1)
+    for aspect in (Fraction(3), Fraction(1, 3)):
+        path = clip(tmp_path / "b.mp4", np.zeros((64, 64, 3), np.uint8), sample_aspect_ratio=aspect)
+        with pytest.raises(InputError, match=r"b\.mp4: must have at most 8192 pixels per frame, has 64x64"):
+            load_videos(path, frames=1)
+
+
 @pytest.mark.parametrize(
     ("kind", "bits"),
     [("yuv420p", 8), ("yuv420p10le", 10), ("yuv422p10le", 10), ("yuv444p10le", 10), ("yuv420p12le", 12)],

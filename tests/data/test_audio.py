@@ -100,6 +100,19 @@ def test_resampling_passes_below_the_lower_rates_half_and_stops_above():
     np.testing.assert_array_equal(resample(np.arange(5, dtype=np.float32), 8000, 8000), np.arange(5))
 
 
+def test_a_resampled_length_is_rounded_up():
+    for count, rate, new in ((7, 8000, 12000), (8, 8000, 12000), (1, 16000, 8000), (10, 48000, 44100)):
+        assert len(resample(np.ones(count, np.float32), rate, new)) == -(-count * new // rate)
+
+
+@pytest.mark.parametrize("ending", ["wav", "aiff"])
+def test_a_file_that_lost_its_last_samples_is_torn(tmp_path, ending):
+    path = make.sound(tmp_path / f"a.{ending}", make.tone(0.1, 16000))
+    path.write_bytes(path.read_bytes()[:-4])  # two samples of 1600: less than what is passed over in an mp3
+    with pytest.raises(InputError, match=r"bytes were promised"):
+        load_audio(path)
+
+
 def test_where_a_window_begins(tmp_path):
     quiet, loud = make.tone(0.5, 16000, loud=0.05), make.tone(0.5, 16000, loud=0.8)
     hiss = 1e-3 * np.random.default_rng(0).standard_normal(8000).astype(np.float32)

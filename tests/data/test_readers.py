@@ -22,6 +22,9 @@ from mclnf_fast.data import (
     register_reader,
 )
 from mclnf_fast.data.readers import registry
+from mclnf_fast.data.readers.layouts import DataFile, Layout
+from mclnf_fast.data.readers.options import SplitReadOptions
+from mclnf_fast.data.readers.split import split_files
 from mclnf_fast.errors import InputError
 
 PLUGINS = pathlib.Path(__file__).resolve().parents[1] / "plugins"
@@ -115,6 +118,13 @@ def test_every_kind_has_readers_with_one_name_each():
         names = [reader.name for reader in readers(kind)]
         assert names
         assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(("count", "tested"), [(2, 1), (9, 2), (10, 3), (14, 4)])
+def test_a_share_of_files_is_rounded_half_up(count, tested):
+    files = [DataFile(pathlib.Path(str(k)), str(k)) for k in range(count)]
+    split = split_files(Layout("some", {"all": files}), SplitReadOptions(test=0.25), 0)
+    assert (len(split.test), len(split.train)) == (tested, count - tested)
 
 
 def test_a_reader_can_be_named(tmp_path):

@@ -96,6 +96,17 @@ def test_the_score_of_an_item_that_is_a_sample_is_the_latest():
     assert given.sampler.inner.scores(torch.tensor([[1], [4]])).tolist() == [[5.0], [5.0]]
 
 
+@pytest.mark.parametrize("draws", ["even", "independent"])
+def test_the_first_batch_leaves_no_scores(draws):
+    """It is scored against its own Fisher alone, which says nothing of the next batch."""
+    given = GuidedSteps(curve(0), FimConfig(use="sample", refresh=REFRESH, draws=draws), 16)
+    params = tuple(p.repeat(2, *([1] * (p.dim() - 1))).requires_grad_() for p in start())
+    for step, known in ((0, False), (REFRESH, True)):
+        given.gradients(params, step, torch.Generator().manual_seed(step))
+        p = given.sampler.probabilities()
+        assert bool((p.amax(1) > 1.001 * p.amin(1)).all()) == known
+
+
 def test_the_sampler_knows_the_scores():
     given = guided(mix=0.5)
     n = given.task.items

@@ -43,6 +43,22 @@ def test_constant_is_the_mean_of_the_learned_outputs_everywhere() -> None:
     assert left(made, outputs(LEARNED, unseen), unseen).mean() == pytest.approx(1.0, abs=0.1)
 
 
+def test_the_rate_falls_to_a_twentieth() -> None:
+    """A loss of one weight with a gradient of constant sign: each step of Adam is about its rate."""
+    seen: list[float] = []
+
+    def line(params: Params, x: Tensor) -> Tensor:
+        if params[0].requires_grad:
+            seen.append(float(params[0].detach()))
+        return params[0][:, None] * x
+
+    far = torch.full((1, 1), 1e6, dtype=torch.float64)
+    matched((0 * far,), (far,), line, lambda step: torch.ones(1, 2, 1, dtype=torch.float64), steps=41, lr=0.1)
+    made = torch.tensor(seen).diff()  # 40 of the 41 steps
+    wanted = 0.1 * 0.05 ** (torch.arange(40) / 40)
+    torch.testing.assert_close(made, wanted, rtol=1e-2, atol=0)
+
+
 @pytest.mark.parametrize("distill", [matched, constant])
 def test_the_residual_is_that_of_points_no_step_saw(distill) -> None:
     made = distill(RANDOM, LEARNED, outputs, points, steps=7)

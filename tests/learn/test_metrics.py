@@ -15,6 +15,7 @@ from mclnf_fast.learn import (
     log_steps,
     mse_to_psnr,
     psnr,
+    si_sdr,
     ssim,
     steps_to_reach,
 )
@@ -70,6 +71,22 @@ def test_ssim() -> None:
         ssim(a[:, :8], b[:, :8])
     with pytest.raises(ValueError, match="target"):
         ssim(a, b[:1])
+
+
+def test_si_sdr() -> None:
+    """The formula of arXiv 1811.02508 without means: a constant added to either signal, and a factor, do not count."""
+    pytest.importorskip("torchmetrics")
+    g = torch.Generator().manual_seed(0)
+    target, noise = torch.randn(2, 500, generator=g, dtype=torch.float64), torch.randn(2, 500, generator=g).double()
+    pred = target + 0.1 * noise
+    t, p = (x - x.mean(1, keepdim=True) for x in (target, pred))
+    part = (p * t).sum(1, keepdim=True) / t.square().sum(1, keepdim=True) * t
+    wanted = 10 * torch.log10(part.square().sum(1) / (p - part).square().sum(1))
+    torch.testing.assert_close(si_sdr(pred, target), wanted)
+    torch.testing.assert_close(si_sdr(3 * pred + 5, target - 2), wanted)
+    silent = si_sdr(pred, torch.stack([target[0], torch.full((500,), 0.5, dtype=torch.float64)]))
+    torch.testing.assert_close(silent[0], wanted[0])
+    assert silent[1] == -math.inf
 
 
 def test_ssim_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

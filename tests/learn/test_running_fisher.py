@@ -53,6 +53,14 @@ def test_rank1_equals_the_inverse() -> None:
     torch.testing.assert_close(rank1_fisher_scores(g, 0.1), expected)
 
 
+def test_rank1_of_gradients_along_their_mean_has_no_rest_below_zero() -> None:
+    """In float32 |g|^2 - (u g)^2 is as often below 0 as above; over a small damping that would be the whole score."""
+    u = torch.nn.functional.normalize(torch.randn(1, 200, generator=torch.Generator().manual_seed(0)))
+    lengths = torch.linspace(0.5, 2.0, 64)[:, None]
+    scores = rank1_fisher_scores(lengths * u, 1e-9)
+    assert bool((scores >= (lengths[:, 0].square() / lengths.square().mean()) * (1 - 1e-5)).all())
+
+
 @pytest.mark.parametrize("scores", [diagonal_fisher_scores, full_fisher_scores, rank1_fisher_scores])
 def test_scaling_leaves_scores_as_they_are(scores) -> None:
     g = random_grads(20, 8)

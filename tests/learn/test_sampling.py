@@ -89,6 +89,19 @@ def test_unseen_items_count_as_the_mean_score() -> None:
     torch.testing.assert_close(sampler.probabilities()[0], 0.5 * root / root.sum() + 0.125)
 
 
+def test_the_mean_of_the_scores_forgets_slowly() -> None:
+    """Unseen items count as a running mean of the updates, of which a new one is a tenth."""
+    sampler = FisherSampler(4, mix=0.5)
+    for scores in ([1.0, 7.0], [10.0, 30.0], [0.0, 0.0]):
+        sampler.update(torch.tensor([[0, 1]]), torch.tensor([scores]))
+    mean = 0.9 * (0.9 * 4 + 0.1 * 20)
+    root = torch.tensor([0.0, 0.0, mean, mean], dtype=torch.float64).sqrt()
+    torch.testing.assert_close(sampler.probabilities()[0], 0.5 * root / root.sum() + 0.125)
+    sampler.update(torch.tensor([[0]]), torch.tensor([[2.0]]))
+    root = torch.tensor([2.0, 0.0, 0.9 * mean + 0.2, 0.9 * mean + 0.2], dtype=torch.float64).sqrt()
+    torch.testing.assert_close(sampler.probabilities()[0], 0.5 * root / root.sum() + 0.125)
+
+
 def test_all_zero_scores_are_uniform() -> None:
     sampler = FisherSampler(5)
     sampler.update(torch.arange(5)[None], torch.zeros(1, 5))

@@ -104,6 +104,16 @@ def test_modules_are_independent(kind: str, residual: str, source: str) -> None:
             assert len(alone) == end - begin
 
 
+def test_rank1_of_gradients_along_their_mean_has_no_rest_below_zero() -> None:
+    """All at one point, in float32: what rounding leaves across the mean would be the whole score."""
+    spec = FieldSpec(2, 1, 16, 1, activation="none")
+    params, *_ = bank(spec, (40,), dtype=torch.float32)
+    x, residual = torch.tensor([[0.3, -0.7]]).expand(40, 2).contiguous(), torch.linspace(0.5, 2.0, 40)[:, None]
+    found = scorer("rank1", spec, 1, damping=1e-9)(params, x, torch.tensor([0, 40]), residual).scores
+    along = residual[:, 0].square()
+    assert bool((found >= along / along.mean() * (1 - 1e-4)).all())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_carry_no_unit_of_the_loss(kind: str) -> None:
     params, x, offsets, r = bank()

@@ -157,6 +157,33 @@ def test_float32_is_as_near_the_truth_as_pytorch(need, backend: str, shading: st
         assert_no_worse(f, s, t, str(k), terms=3000)
 
 
+@compiled
+@pytest.mark.parametrize("shading", [Shading(), Shading("exp", max_raw_density=0.5)], ids=["relu", "exp"])
+def test_derivatives_at_the_kink_of_the_density(need, backend: str, shading: Shading) -> None:
+    """Raw density 0 under relu: no gradient, as torch has it; the bound itself under exp: the whole one."""
+    need("bank_ray_mse", backend, torch.float64)
+    p = problem("linear", "plain", counts=[[3, 4]])
+    p.shading, p.background = shading, torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+    kink = 0.0 if shading.density_activation == "relu" else shading.max_raw_density
+    with torch.no_grad():
+        p.case.weights[0].zero_()
+        p.case.biases[0].copy_(torch.tensor([0.3, -0.2, 0.1, kink]))
+    found, want = (torch.autograd.grad(p.loss(b).sum(), p.case.biases)[0] for b in (backend, "reference"))
+    assert bool(found[0, 3] == 0) == (shading.density_activation == "relu")
+    torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-12)
+
+
+@backends
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_density_that_is_no_number_is_not_taken_for_an_empty_one(need, backend: str, dtype: torch.dtype) -> None:
+    need("bank_ray_mse", backend, dtype)
+    p = problem("linear", "plain", dtype, counts=[[3, 4], [5]])
+    p.shading = Shading()
+    with torch.no_grad():
+        p.case.biases[0][0, 3] = torch.nan
+    assert p.loss(backend).isnan().tolist() == [True, False]
+
+
 @backends
 def test_the_last_bin_may_be_endless(need, backend: str) -> None:
     need("bank_ray_mse", backend)

@@ -166,9 +166,13 @@ def test_many_float_steps_are_no_worse_than_torch(need, backend: str) -> None:
 @backends
 @kinds
 @pytest.mark.parametrize("trust", [False, True])
-def test_inactive_modules_keep_every_bit(need, backend: str, kind: str, trust: bool) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_inactive_modules_keep_every_bit(need, backend: str, kind: str, trust: bool, shared: bool) -> None:
+    """Also between modules of one clock and one rate, which are stepped as one range."""
     need("bank_step", backend)
     state = State(9, kind=kind)
+    if shared:
+        state.step.fill_(3), state.lr.fill_(0.1)
     active = torch.tensor([0, 1, 1, 0, 0, 1, 0, 1, 0], dtype=torch.bool)
     options: dict[str, Any] = {"trust": state.trust} if trust else {}
     free, before = state.copy().run(backend, **options), state.copy()

@@ -160,6 +160,17 @@ def test_a_point_belongs_to_the_finest_level(backend: str) -> None:
     assert (found.t_starts[0] - 5, found.t_ends[-1] - 5) == (2.0, 4.0)
 
 
+@backends
+def test_the_border_of_a_level_belongs_to_the_finer_one(backend: str) -> None:
+    """Two bins of length 2 whose middles lie on the faces of the unit box."""
+    need(backend)
+    for level, kept in ((0, 2), (1, 0)):
+        grid = torch.zeros(2, 4, 4, 4, dtype=torch.bool)
+        grid[level] = True
+        found = march_rays(*ray((-5.0, 0.1, 0.1), (1.0, 0.0, 0.0)), grid, box(), bins=2, backend=backend)
+        assert found.packed_info.tolist() == [[0, kept]]
+
+
 def assert_tiles(found: Samples, whole: Samples) -> None:
     """The bins of each ray join up, go up, and cover what the single bins of `whole` cover."""
     for (first, count), (where, one) in zip(found.packed_info.tolist(), whole.packed_info.tolist()):
@@ -216,6 +227,9 @@ def test_steps_and_bins(backend: str) -> None:
     assert found.t_starts.tolist() == [1.0, 1.75, 2.5]
     assert found.t_ends.tolist() == [1.75, 2.5, 3.0]
     assert march_rays(*rays, None, box(), step=100.0, backend=backend).packed_info.tolist() == [[0, 1]]
+    # The quotient of length and step underflows to 0: there is one bin still.
+    rays = ray((0.0, 0.0, 0.0), (1.0, 0.0, 0.0))
+    assert march_rays(*rays, None, box(-1e-8, 1e-8), step=3e38, backend=backend).packed_info.tolist() == [[0, 1]]
 
 
 @backends
@@ -232,6 +246,31 @@ def test_density_stops_the_ray(backend: str) -> None:
     density[2] = math.inf
     stopped = march_rays(*rays, density, box(), bins=16, early_stop_eps=0.1, backend=backend)
     assert stopped.t_starts.tolist() == [2.0]
+
+
+@backends
+def test_the_ray_ends_beyond_the_depth_and_not_at_it(backend: str) -> None:
+    """Density 1 in bins of 1/2: exp(-1) of the light is left before the third bin, which is kept, as 1 is not below."""
+    need(backend)
+    rays, density = ray((-2.0, 0.2, 0.0), (1.0, 0.0, 0.0)), torch.ones(2, 2, 2)
+    stopped = march_rays(*rays, density, box(), bins=4, early_stop_eps=math.exp(-1.0), backend=backend)
+    assert stopped.t_starts.tolist() == [1.0, 1.5, 2.0]
+
+
+@backends
+@pytest.mark.parametrize(("axis", "side"), itertools.product(range(3), (0, -1)))
+def test_a_ray_along_a_face_is_in_the_cells_behind_it(backend: str, axis: int, side: int) -> None:
+    """The upper face belongs to the last cells, not to ones beyond them."""
+    need(backend)
+    along, other = (axis + 1) % 3, (axis + 2) % 3
+    origin, direction = [0.0] * 3, [0.0] * 3
+    origin[axis], origin[along], origin[other], direction[along] = (-1.0, 1.0)[side], -3.0, -0.9, 1.0
+    grid = torch.zeros(4, 4, 4, dtype=torch.bool)
+    grid.select(axis, side)[:] = True
+    rays = ray(tuple(origin), tuple(direction))
+    found, none = (march_rays(*rays, g, box(), bins=4, backend=backend) for g in (grid, ~grid))
+    assert found.t_starts.tolist() == [2.0, 2.5, 3.0, 3.5]
+    assert none.packed_info.tolist() == [[0, 0]]
 
 
 @compiled

@@ -85,6 +85,23 @@ def test_scaled_keeps_the_field_of_view():
         cameras.scaled(0)
 
 
+def test_resized_stretches_each_axis_by_its_own_factor():
+    cameras = some_cameras()
+    wide = cameras.resized(21, 10)
+    for name, factor in (("fx", 3), ("cx", 3), ("fy", 2), ("cy", 2)):
+        torch.testing.assert_close(getattr(wide, name), factor * getattr(cameras, name))
+    assert (wide.width, wide.height) == (21, 10)
+
+
+def test_roll_turns_a_camera_about_its_own_axis():
+    """By a quarter of a turn its right points where its up was, and its up where its left was."""
+    position, target = torch.tensor([[1.0, -4.0, 2.0]]), torch.zeros(1, 3)
+    upright = look_at(position, target)[0]
+    rolled = look_at(position, target, torch.tensor([math.pi / 2]))[0]
+    wanted = torch.stack([upright[:, 1], -upright[:, 0], upright[:, 2], upright[:, 3]], -1)
+    torch.testing.assert_close(rolled, wanted)
+
+
 def test_look_at_points_there_with_z_up():
     pose = look_at(torch.tensor([[3.0, -2.0, 5.0], [0.0, 0.0, 9.0]]), torch.zeros(2, 3))
     check_poses(pose)

@@ -110,6 +110,15 @@ def test_steps_to_a_psnr_run_along_the_logarithm_of_the_step() -> None:
     assert run.steps_to("mod", 14.5) is None
 
 
+def test_steps_to_a_psnr_are_rounded_up_but_not_beyond_the_step_that_has_it() -> None:
+    run = statistics(by_hand({"1": [11.0], "8": [24.0], "300": [30.0]}))
+    table = steps_to_reach(run, "x")
+    assert table is not None
+    # 2^(3 * 4/13) = 1.9 and 2^(3 * 9/13) = 4.2; at 300 the last bit of the logarithm must not make it 301.
+    cells = dict(zip(table.heads, (cell.text for cell in table.rows[0].cells)))
+    assert {head: cells[head] for head in ("15 dB", "20 dB", "30 dB")} == {"15 dB": "2", "20 dB": "5", "30 dB": "300"}
+
+
 def test_seeds_that_do_not_fit_are_refused() -> None:
     metrics = run_metrics(methods=["mod"], seeds=2, signals=3)
     metrics["seeds"]["1"]["methods"]["mod"]["curve"]["psnr"]["1"] = [1.0]

@@ -47,6 +47,13 @@ def test_the_center_of_mass_stands_where_it_is(size):
             )  # half a pixel is the mistake that is easy to make
 
 
+def test_what_is_moved_off_one_end_of_a_projection_does_not_come_in_at_the_other():
+    """At half a turn the centers are a whole detector apart: the last value goes, and the others are one further on."""
+    lines = torch.rand(1, 1, 16, generator=torch.Generator().manual_seed(0)) + 0.5
+    moved = classical._centered(lines, torch.tensor([torch.pi]))[0, 0]
+    assert moved == pytest.approx([0.0, *(16 * lines[0, 0, :-1]).tolist()], abs=1e-4)
+
+
 def test_scales_are_those_of_the_slice():
     disk = torch.zeros(1, 33, 33)
     rows, columns = torch.meshgrid(*[torch.arange(33) - 16] * 2, indexing="ij")
