@@ -23,6 +23,7 @@ EXAMPLES = """\
 mclnf-fast run city --quick         a first run, in under a minute
 mclnf-fast run NAME --help          the options of a system
 mclnf-fast run NAME --config FILE   with the options in the config.yaml of a run
+source <(mclnf-fast --print-completion bash)   completes commands and options
 """
 
 
@@ -75,11 +76,22 @@ def _dispatch(words: list[str]) -> int:
 
         print(f"mclnf-fast {__version__}")
         return 0
+    if words[0] == "--print-completion":
+        return _print_completion(words[1:])
     if words[0] not in COMMANDS:
         names = ", ".join(COMMANDS)
         near = did_you_mean(words[0], COMMANDS)
         raise InputError(f"the command must be one of {names}, got {words[0]!r:.80}{near} (see mclnf-fast --help)")
     return COMMANDS[words[0]][1](words[1:])
+
+
+def _print_completion(words: list[str]) -> int:
+    from mclnf_fast.cli.completion import SHELLS, completion
+
+    if len(words) != 1 or words[0] not in SHELLS:
+        raise InputError(f"--print-completion must name one of {', '.join(SHELLS)}, got {' '.join(words) or 'none'}")
+    print(completion(words[0], COMMANDS), end="")
+    return 0
 
 
 # Each command imports its own room, so that `info` and `bench` run without the packages of the reports.

@@ -168,6 +168,10 @@ class Budgets:
         """Return the predictions after the last budget."""
         return self._predicted(self.budgets[-1]) if self.through else self.predictions()
 
+    def reading(self) -> dict[str, float]:
+        """Return what was measured last; see `Protocol.reading`. Waits for the device."""
+        return self.protocol.reading()
+
     def step(self) -> None:
         """Make one training step; after the last of a run, measure it."""
         self.protocol.step()

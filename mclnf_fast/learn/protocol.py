@@ -128,6 +128,16 @@ class Protocol:
         """Return the parameters that answer for a task now."""
         return self.method.params_of(task)
 
+    def reading(self) -> dict[str, float]:
+        """Return what was measured last: `loss`, the mean of the last mini-batch, and `psnr`, the quality of the task
+        at its last logged step, of all signals; waits for the device."""
+        losses, curve = self.method.losses, self.curves[-1] if self.curves else {}
+        figures = {} if losses is None else {"loss": float(losses.mean())}
+        if curve:
+            quality = curve[max(curve)]
+            figures["psnr"] = sum(quality) / len(quality)
+        return figures
+
     def step(self) -> None:
         """Make one training step: with the logs before the first and after it, and after the last step of a task its
         evaluation."""

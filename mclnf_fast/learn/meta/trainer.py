@@ -90,6 +90,7 @@ class MetaTrainer:
         """Points [outer steps, score, validation score or None]."""
         self.seconds = 0.0
         """Of the outer steps, without validation."""
+        self.losses: Tensor | None = None  # of the last outer step, [M]
 
     @property
     def total(self) -> int:
@@ -111,6 +112,11 @@ class MetaTrainer:
         """The initialization as it is now, [1, ...], detached."""
         return tuple(p.detach().clone() for p in self.learner.init)
 
+    def reading(self) -> dict[str, float]:
+        """Return what was measured last: `loss`, the mean over the tasks of the last outer step; waits for the
+        device."""
+        return {} if self.losses is None else {"loss": float(self.losses.mean())}
+
     def step(self) -> None:
         """Make one outer step."""
         began = time.perf_counter()
@@ -122,6 +128,7 @@ class MetaTrainer:
             losses = self.learner.step(episode.support, episode.query, episode.modules)["query_loss"]
         else:
             losses = self.learner.step(episode.support, episode.modules)["last_loss"]
+        self.losses = losses.detach()  # on the device: nobody waits for it here
         every = config.validate_every
         validated = every > 0 and self.validation is not None and (self.made % every == 0 or self.done)
         spacing = 1 if self.curve_points is None else max(1, config.steps // self.curve_points)

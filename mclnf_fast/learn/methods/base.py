@@ -145,6 +145,7 @@ class Method:
         self.params = self.fresh()
         self.task: int | None = None  # that is being learned
         self.made = 0  # steps on it
+        self.losses: Tensor | None = None  # of the last mini-batch, [S]
         self.warm = 0 if self.initialization == "random" else config.warm_steps
         self.optimizer: BankOptimizer | None = None
 
@@ -203,6 +204,7 @@ class Method:
 
     def gradient(self, losses: Tensor) -> Sequence[Tensor]:
         """Return the gradient of each module's own loss [S]."""
+        self.losses = losses.detach()  # on the device: nobody waits for it here
         # A sum: signals share no parameter, and a mean would shorten an SGD step the more of them there are.
         return torch.autograd.grad(losses.sum(), self.trained())
 

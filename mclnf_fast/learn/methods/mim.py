@@ -29,7 +29,9 @@ class MIM(Mod):
         self.guided = GuidedSteps(self.tasks[k], self.config.fim, self.config.batch)
 
     def gradients(self, k: int, step: int, generator: torch.Generator) -> Sequence[Tensor]:
-        return self.guided.gradients(self.params, step, generator)
+        gradients = self.guided.gradients(self.params, step, generator)
+        self.losses = self.guided.losses
+        return gradients
 
     def memories(self) -> dict[str, Memory]:
         # "informed" in the states of all versions.

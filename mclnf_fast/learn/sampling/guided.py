@@ -31,6 +31,7 @@ class GuidedSteps:
         self.task, self.config, self.batch = task, config, batch
         self.scorer = FisherScorer(task.spec, task.modules, config, task.backend)
         self.sampler = make_sampler(task, config) if config.use in ("sample", "both") else None
+        self.losses: Tensor | None = None  # of the last mini-batch [S]; a sweep that scores does not give them
 
     def gradients(self, params: Params, step: int, generator: torch.Generator) -> Sequence[Tensor]:
         """Return the gradients of every module's loss on a mini-batch of step number `step`, from 0."""
@@ -56,7 +57,9 @@ class GuidedSteps:
                 return tuple(g / self.batch for g in scored.grads)
             by_loss = loss_weights(q, self.config, self.task.spec.num_parameters)
             weights = by_loss if weights is None else weights * by_loss
-        return torch.autograd.grad(self.task.loss(params, batch, weights, step).sum(), params)
+        losses = self.task.loss(params, batch, weights, step)
+        self.losses = losses.detach()
+        return torch.autograd.grad(losses.sum(), params)
 
     def _scored(self, params: Params, batch: Batch, weights: Tensor | None, step: int, grads: bool) -> Scored:
         points = self.task.points(params, batch, step)

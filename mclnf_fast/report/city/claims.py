@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mclnf_fast.report.page.blocks import Tile
+from mclnf_fast.report.page.leads import lead_tile, paired
 from mclnf_fast.report.page.methods import JOINT, in_order, method
 from mclnf_fast.report.page.style import db, listed
 from mclnf_fast.report.record import CityRecord, CityResults
@@ -109,7 +110,9 @@ def tiles(record: CityRecord) -> list[Tile]:
         label = f"meta-learned against random initialization at the last step, {step:,}"
         if len(gains) > 1:
             label += f" ({db(gains[0][1], sign=True, unit=True)} at step {gains[0][0]:,})"
-        out.append(Tile(db(gain, sign=True, unit=True), label, gain > 0))
+        learned, random = ([row.get(step) for row in results[m].psnr_at_step_by_task] for m in ("mod", "mod_random"))
+        pairs = paired(learned, random)
+        out.append(lead_tile(gain, None if pairs is None else pairs[1], label))
     for m in ("mim", "mod"):
         mean = results[m].psnr_mean if m in results else None
         if mean is not None:
@@ -178,9 +181,12 @@ def _fisher(record: CityRecord) -> list[str]:
     if mim is None or mod is None:
         return []
     gap = mim - mod
+    pairs = paired(*(record.methods[m].matrix[-1] if record.methods[m].matrix else () for m in ("mim", "mod")))
+    error = 0.0 if pairs is None or pairs[1] is None else pairs[1]
+    within = f", within the error over the blocks, {db(error)}" if abs(gap) <= error else ""
     verdict = (
-        f"level with plain modules ({db(gap, sign=True)} dB)"
-        if abs(gap) < _LEVEL
+        f"level with plain modules ({db(gap, sign=True)} dB{within})"
+        if within or abs(gap) < _LEVEL
         else f"{db(abs(gap))} dB {'above' if gap > 0 else 'below'} plain modules"
     )
     return [f"With Fisher information the mean PSNR is {verdict}: {db(mim)} against {db(mod)} dB."]

@@ -166,6 +166,14 @@ class Statistics:
         """Return the estimate at the run's last step."""
         return self.at(key, self.last, measure)
 
+    def lead_error(self, key: str, other: str) -> float | None:
+        """Return the standard error of the lead of one method over another at the last step, signal by signal."""
+        ours, theirs = (self.values(m, "psnr").get(self.last) for m in (key, other))
+        if ours is None or theirs is None or ours.shape != theirs.shape:
+            return None
+        gaps = estimate(np.minimum(ours, self.ceilings) - np.minimum(theirs, self.ceilings))
+        return None if gaps is None else gaps.error
+
     def trivial(self, measure: str = "psnr") -> Estimate | None:
         """Return the estimate of what nobody has to learn; None if it was not measured."""
         answer = self.record.trivial

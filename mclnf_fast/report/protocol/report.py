@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mclnf_fast.report.page.blocks import Block, LegendBlock, RelationsBlock, SoundsBlock, TableBlock, Take, Tile
+from mclnf_fast.report.page.leads import lead_tile
 from mclnf_fast.report.page.page import Page, Section, closing_sections, grouped_pictures, made_on, write_page
 from mclnf_fast.report.page.style import db, duration
 from mclnf_fast.report.page.tables import Cell, Row, Table, terminal
@@ -181,7 +182,7 @@ def _rival(run: Statistics, ours: str) -> list[Tile]:
     best = max(rivals, key=lambda m: rivals[m])
     gap = last.level - rivals[best]
     label = f"{run.looks[ours].name} against {run.looks[best].name}, the best other that learns in sequence"
-    return [Tile(db(gap, sign=True, unit=True), label, gap > 0)]
+    return [lead_tile(gap, run.lead_error(ours, best), label)]
 
 
 def _facts(run: Statistics) -> list[str]:

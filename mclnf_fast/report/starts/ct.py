@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mclnf_fast.report.page.blocks import Tile
+from mclnf_fast.report.page.leads import lead_tile, paired
 from mclnf_fast.report.page.methods import Look
 from mclnf_fast.report.page.style import db, number
 from mclnf_fast.report.page.tables import Table, column
 from mclnf_fast.report.protocol.qualitative import Labels, qualitative_picture
 from mclnf_fast.report.record import InitializationRecord, Picture
-from mclnf_fast.report.starts.columns import care_columns, curves_of, mean_error, milestone_columns, time_column
+from mclnf_fast.report.starts.columns import capped, care_columns, curves_of, mean_error, milestone_columns, time_column
 from mclnf_fast.report.starts.initializations import (
     LOOKS,
     SHOWN,
@@ -48,7 +49,7 @@ def describe(record: InitializationRecord) -> Description:
     >>> describe(InitializationRecord(system="ct")).unit
     'slice'
     """
-    looks = looks_of(record, (*CLASSICAL, *LOOKS))
+    record, looks = capped(record), looks_of(record, (*CLASSICAL, *LOOKS))
     intro = (
         "An initialization is meta-learned on slices of which many projections are known. It, and others to compare it "
         f"with, are fine-tuned on {record.projections} parallel projections of a slice that was never seen, each at "
@@ -89,7 +90,8 @@ def tiles(record: InitializationRecord, looks: Mapping[str, Look]) -> list[Tile]
         gap = lead(record, "meta", key) if key != "meta" else None
         if gap is not None:
             name = look.name if look in CLASSICAL else f"{look.name} initialization"
-            out.append(Tile(db(gap, sign=True, unit=True), f"against the {name}", gap > 0))
+            pairs = paired(record.initializations["meta"].after, record.initializations[key].after)
+            out.append(lead_tile(*(pairs or (gap, None)), f"against the {name}"))
     return out
 
 

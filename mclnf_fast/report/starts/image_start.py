@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mclnf_fast.report.page.blocks import Tile
+from mclnf_fast.report.page.leads import lead_tile, paired
 from mclnf_fast.report.page.methods import Look
 from mclnf_fast.report.page.style import db, number
 from mclnf_fast.report.page.tables import Table, column
@@ -18,6 +19,7 @@ from mclnf_fast.report.protocol.qualitative import Labels, qualitative_picture
 from mclnf_fast.report.record import InitializationRecord, InitializationResults, Picture
 from mclnf_fast.report.starts.columns import (
     TRIVIAL,
+    capped,
     care_columns,
     curves_of,
     mean_error,
@@ -83,7 +85,7 @@ def describe(record: InitializationRecord) -> Description:
     >>> describe(InitializationRecord(system="image-start")).unit
     'image'
     """
-    looks = image_looks(record)
+    record, looks = capped(record), image_looks(record)
     note = "PSNR in dB after the last step."
     return Description(looks, table_of(record, looks), tiles(record, looks), "", INTRO, "image", note)
 
@@ -118,9 +120,9 @@ def tiles(record: InitializationRecord, looks: Mapping[str, Look]) -> list[Tile]
     for key, name in (("standard", "a random"), ("matched", "the matched")):
         other = means.get(key)
         if other is not None:
-            gap = meta[0] - other[0]
             label = f"against {name} initialization after {inner} steps"
-            out.append(Tile(db(gap, sign=True, unit=True), label, gap > 0))
+            pairs = paired(*(record.initializations[k].curve.get(inner) for k in ("meta", key)))
+            out.append(lead_tile(*(pairs or (meta[0] - other[0], None)), label))
     out += [_adam(record.initializations[key], look, inner) for key, look in looks.items() if key.startswith("adam_")]
     return out + _at_the_end(record, looks)
 
@@ -136,7 +138,8 @@ def _at_the_end(record: InitializationRecord, looks: Mapping[str, Look]) -> list
     best = max(others, key=lambda key: others[key])
     gap = curves["meta"][last][0] - others[best]
     label = f"against {looks[best].name}, the best other, after {last:,} steps"
-    return [Tile(db(gap, sign=True, unit=True), label, gap > 0)]
+    pairs = paired(*(record.initializations[key].curve.get(last) for key in ("meta", best)))
+    return [lead_tile(*(pairs or (gap, None)), label)]
 
 
 def _adam(results: InitializationResults, look: Look, inner: int) -> Tile:

@@ -16,6 +16,7 @@ from typing import Annotated, ClassVar, Literal
 from tyro.conf import OmitArgPrefixes, arg
 
 from mclnf_fast.errors import InputError
+from mclnf_fast.systems.common.callbacks.writers import WriterName
 from mclnf_fast.systems.common.checks import check_at_least, check_device
 from mclnf_fast.systems.common.config_file import Option, options_of, value_of
 from mclnf_fast.systems.common.idle import Idle, collected
@@ -58,6 +59,8 @@ class RunOptions:
     """Where to learn: cpu, cuda, or one of several GPUs, such as cuda:1."""
     backend: Backend = "auto"
     """Which implementation of the ops to use; auto takes the fastest that can serve."""
+    writers: tuple[WriterName, ...] = ()
+    """Where else losses and PSNR are written while the run learns: tensorboard (into the run folder), wandb."""
 
     @property
     def resumed(self) -> pathlib.Path | None:

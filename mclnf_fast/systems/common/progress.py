@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
 
 from tqdm import tqdm
 
 from mclnf_fast.report.page.style import duration
+from mclnf_fast.systems.common.callbacks.base import Reading
 
 FIRST_LINE, EVERY = 10.0, 30.0  # seconds until the first line without a terminal, and between two of them
+LOOK = 0.5  # seconds between two looks at the figures, for which a GPU is waited for
 
 
 class TimeLeft:
@@ -45,8 +48,14 @@ class TimeLeft:
         return since / steps * (self.total - made) if steps > 0 else None
 
 
+class Update(Protocol):
+    """Takes the number of steps just made, and what returns the figures to show: `loss`, and `psnr` in dB."""
+
+    def __call__(self, steps: int = 1, reading: Reading | None = None) -> object: ...
+
+
 @contextmanager
-def progress(label: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], object]]:
+def progress(label: str, total: int | None, done: int = 0) -> Iterator[Update]:
     """Show how far a loop is, and yield the function that takes the number of steps just made.
 
     Args:
@@ -57,17 +66,27 @@ def progress(label: str, total: int | None, done: int = 0) -> Iterator[Callable[
     if sys.stderr is not None and sys.stderr.isatty():
         shape = _BAR if total else None
         with tqdm(total=total, initial=done, desc=label, leave=False, dynamic_ncols=True, bar_format=shape) as bar:
-            left = TimeLeft((total or 0) - done)
+            left, shown, due = TimeLeft((total or 0) - done), "", 0.0
 
-            def update(steps: int = 1) -> None:
-                bar.update(steps)
-                seconds = left.seconds(int(bar.n) - done) if bar.total else None
-                if seconds is not None:
-                    bar.set_postfix_str(_rest(seconds), refresh=False)
+            def update(steps: int = 1, reading: Reading | None = None) -> None:
+                nonlocal shown, due
+                seconds = left.seconds(int(bar.n) + steps - done) if bar.total else None
+                if reading is not None and time.monotonic() >= due:
+                    shown, due = _figures(reading()), time.monotonic() + LOOK
+                parts = [shown] * bool(shown) + ([_rest(seconds)] if seconds is not None else [])
+                if parts:
+                    bar.set_postfix_str(", ".join(parts), refresh=False)
+                bar.update(steps)  # last: it draws
 
             yield update
     else:
         yield _Lines(label, total, done)
+
+
+def _figures(figures: Mapping[str, float]) -> str:
+    """Return figures as a bar shows them, such as `loss 1.2e-03, 21.3 dB`."""
+    forms = {"loss": "loss {:.2g}", "psnr": "{:.1f} dB"}
+    return ", ".join(form.format(figures[name]) for name, form in forms.items() if name in figures)
 
 
 def _rest(seconds: float) -> str:
@@ -85,7 +104,7 @@ class _Lines:
         self.left = TimeLeft((total or 0) - done)
         self.next = self.left.began + FIRST_LINE
 
-    def __call__(self, steps: int = 1) -> None:
+    def __call__(self, steps: int = 1, reading: Reading | None = None) -> None:
         self.made += steps
         seconds = self.left.seconds(self.made - self.done)
         now = time.monotonic()
@@ -93,6 +112,7 @@ class _Lines:
             return
         self.next = now + EVERY
         share = f" of {self.total:,}, {100 * self.made // self.total} %" if self.total else " done"
+        figures = "" if reading is None else _figures(reading())
         rest = f", {_rest(seconds)}" if self.total and seconds is not None else ""
         # Not among the errors: what a command prints there is the one line that ends it.
-        print(f"{self.label}: {self.made:,}{share}{rest}", flush=True)
+        print(f"{self.label}: {self.made:,}{share}{f', {figures}' if figures else ''}{rest}", flush=True)

@@ -19,6 +19,8 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.info import info
 from mclnf_fast.ops import select
 from mclnf_fast.report.record import Facts, Picture, Record
+from mclnf_fast.systems.common.callbacks.base import Callback, Reading, Watch, begin_callbacks, current, end_callbacks
+from mclnf_fast.systems.common.callbacks.writers import make_writers
 from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import Phases, RunFolder, plain
 from mclnf_fast.systems.common.idle import name_idle
@@ -41,7 +43,7 @@ class Learner(Protocol):
         """Steps in all."""
 
     def step(self) -> None:
-        """Make one step."""
+        """Make one step. A learner may also have `reading()`, which returns figures of the last one (loss, psnr)."""
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return all that decides the next step and what has been measured, as tensors and plain data."""
@@ -77,6 +79,7 @@ class Run(Generic[C]):
         phases: seconds of each of its phases, those of former processes included.
         ops: those that it calls, for the report.
         fresh: whether this process has begun it.
+        callbacks: what is told how it goes on.
     """
 
     config: C
@@ -84,6 +87,7 @@ class Run(Generic[C]):
     phases: Phases
     ops: tuple[str, ...]
     fresh: bool
+    callbacks: tuple[Callback, ...] = ()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -117,6 +121,25 @@ class Run(Generic[C]):
             learner.load_state_dict(*state)
         return state[1]
 
+    @contextmanager
+    def watched(self, label: str, total: int, done: int = 0) -> Iterator[Callable[[Reading], None]]:
+        """Show how far a loop is, and tell callbacks; yield the function to be called after each step, with one that
+        returns what was measured last.
+
+        Args:
+            label: what is done.
+            total: steps in all.
+            done: those that a former process has made.
+        """
+        watch = Watch(self.callbacks, label, total, done)
+        with progress(label, total, done) as bar:
+
+            def advance(reading: Reading) -> None:
+                bar(1, reading)
+                watch.step(reading)
+
+            yield advance
+
     def advance(
         self, learner: Learner, name: str, stretch: Stretch, save: Callable[[], Mapping[str, object]] = dict
     ) -> Iterator[int]:
@@ -133,12 +156,13 @@ class Run(Generic[C]):
             self.folder.save_state(name, tensors, {**meta, **save()})
 
         done, total = learner.made - stretch.begin, stretch.end - stretch.begin
-        with self.phases(stretch.phase), progress(stretch.label, total, done) as bar:
+        reading: Reading = getattr(learner, "reading", dict)
+        with self.phases(stretch.phase), self.watched(stretch.label, total, done) as advance:
             saved = time.monotonic()
             while learner.made < stretch.end:
                 with _finite(learner, stretch):
                     learner.step()
-                bar(1)
+                advance(reading)
                 yield learner.made
                 if learner.made >= stretch.end or time.monotonic() - saved > SAVE_EVERY:
                     keep()
@@ -201,6 +225,7 @@ class Run(Generic[C]):
         # Before the report, so that the results are kept if its page cannot be written.
         self.folder.write_json("metrics.json", record.to_json())
         page = report(self.folder.path, record)
+        end_callbacks(record)
         self.folder.release()
         return record, page
 
@@ -259,6 +284,7 @@ def begin(config: C, ops: Sequence[str], command: str | None = None) -> Run[C]:
     # Before any data are read or made, which may take minutes.
     for op in ops:
         select(op, options.backend, torch.device(options.device), torch.float32)
+    end_callbacks()  # of a run that was stopped in this process
     fresh = options.resume is None
     if fresh and command is None:  # the command line has looked at what was typed
         for sentence in name_idle(config, config.baseline(), config.idle()):
@@ -269,10 +295,22 @@ def begin(config: C, ops: Sequence[str], command: str | None = None) -> Run[C]:
     else:
         folder = RunFolder.create(options.out, config.kind, plain(config), command)
         _begun[:] = [folder]
+    writers = _writers(config, folder, fresh)
     if threads := config.run.threads:
         torch.set_num_threads(threads)
     folder.clean()
     state = folder.load_state("run")
     with folder.must_fit("run"):
         phases = {} if state is None else {str(name): float(s) for name, s in state[1]["phases"].items()}
-    return Run(config, folder, Phases(phases), tuple(ops), fresh)
+    callbacks = (*writers, *current())
+    begin_callbacks(callbacks, config, folder.path)
+    return Run(config, folder, Phases(phases), tuple(ops), fresh, callbacks)
+
+
+def _writers(config: SystemConfig, folder: RunFolder, fresh: bool) -> list[Callback]:
+    try:
+        return make_writers(config.run.writers)
+    except InputError:
+        if fresh:
+            folder.discard()
+        raise

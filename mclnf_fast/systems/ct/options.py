@@ -13,7 +13,7 @@ from mclnf_fast.learn.meta.config import MetaConfig
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.common.checks import check_at_least, check_positive, check_rates
 from mclnf_fast.systems.common.config_file import Values
-from mclnf_fast.systems.common.idle import Idle
+from mclnf_fast.systems.common.idle import REPLACED, Idle
 from mclnf_fast.systems.common.options import FieldOptions
 from mclnf_fast.systems.starts.options import (
     INITIALIZATIONS,
@@ -61,7 +61,7 @@ class SliceOptions(PictureOptions):
             )
 
     def idle(self) -> Idle:
-        return {**super().idle(), **({} if self.path is None else {"jitter": "with data"})}
+        return {**super().idle(), **({} if self.path is None else {"jitter": REPLACED})}
 
 
 @dataclasses.dataclass(frozen=True)

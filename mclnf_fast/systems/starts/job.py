@@ -18,7 +18,7 @@ from mclnf_fast.learn.meta.episodes import DrawnEpisodes
 from mclnf_fast.learn.meta.inits import Distilled, shuffled
 from mclnf_fast.learn.meta.trainer import CURVE_POINTS, MetaTrainer, loss_curve
 from mclnf_fast.learn.params import LossFn, Params
-from mclnf_fast.metrics import log_steps, mse_to_psnr
+from mclnf_fast.metrics import EIGHT_BITS, log_steps, mse_to_psnr
 from mclnf_fast.report.record import (
     InitializationRecord,
     InitializationResults,
@@ -29,7 +29,6 @@ from mclnf_fast.report.record import (
     from_json,
 )
 from mclnf_fast.spec import FieldSpec
-from mclnf_fast.systems.common.progress import progress
 from mclnf_fast.systems.common.result import Result, bank_of
 from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.starts.distill import Matching, distilled
@@ -123,6 +122,10 @@ class StartJob(Generic[C]):
     def task_names(self) -> Names:
         """Return the names of the tasks."""
         raise NotImplementedError
+
+    def exact_from(self) -> Sequence[float]:
+        """Return the PSNR in dB from which each test task counts as exact."""
+        return [EIGHT_BITS] * len(self.task_names().test)
 
     def complete(self, record: InitializationRecord) -> InitializationRecord:
         """Return the record of the run with its title, notes, sizes and what else only the system knows; keeps the
@@ -240,8 +243,8 @@ class StartJob(Generic[C]):
         look: Look | None = None,
     ) -> Trace:
         """Return the fine-tuning of modules `before` [T, ...]; see `trace.traced`."""
-        with self.phases("adapting"), progress(name, tuning.steps) as bar:
-            return traced(before, tuning, score, look, bar)
+        with self.phases("adapting"), self.run.watched(name, tuning.steps) as advance:
+            return traced(before, tuning, score, look, advance)
 
     def tried(self) -> Tried | None:
         """Return what the choice of rates and biases cost, the same for every initialization; None without one."""
@@ -254,6 +257,7 @@ class StartJob(Generic[C]):
             **self.run.facts(),
             names=self.task_names(),
             steps=(0, *log_steps(self.config.steps)),
+            exact_from=tuple(self.exact_from()),
             meta=from_json(MetaTraining, about),
             trials=self.tried(),
             initializations={name: from_json(InitializationResults, row) for name, row in rows.items()},

@@ -12,6 +12,7 @@ from torch import Tensor
 from mclnf_fast.learn.meta.adapt import fine_tune
 from mclnf_fast.learn.params import Params
 from mclnf_fast.metrics import log_steps
+from mclnf_fast.systems.common.callbacks.base import Reading
 from mclnf_fast.systems.starts.tuning import Tuning
 
 
@@ -38,7 +39,7 @@ def traced(
     tuning: Tuning,
     score: Callable[[Params], Sequence[float]],
     look: Look | None,
-    advance: Callable[[int], object],
+    advance: Callable[[Reading], object],
 ) -> Trace:
     """Return the fine-tuning of modules `before` [T, ...], scored before the first step and after 1, 2, 4, ... and the
     last step; the clock stands still while they are scored.
@@ -48,7 +49,7 @@ def traced(
         tuning: how they are fine-tuned.
         score: parameters -> a score per task.
         look: what is kept of the pictures; None: nothing.
-        advance: called with 1 after every step.
+        advance: called after every step, with a function that returns the figures of the last one.
     """
     steps = tuning.steps
     looked = {} if look is None else {k: look.picture(before) for k in look.steps if k == 0}
@@ -59,10 +60,14 @@ def traced(
     seconds = 0.0
     began = time.perf_counter()
 
+    def reading() -> dict[str, float]:
+        scores = curve[next(reversed(curve))]
+        return {"loss": float(losses[-1].mean()), "psnr": sum(scores) / len(scores)}
+
     def after(step: int, params: Params, loss: Tensor) -> None:
         nonlocal began, seconds
-        advance(1)
         losses.append(loss.detach())  # on the device: a copy per step would wait for it each time
+        advance(reading)
         if step in wanted:
             # Scoring can take longer than the steps; a time that held it would compare nothing.
             seconds += time.perf_counter() - began
