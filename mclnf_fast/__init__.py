@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mclnf_fast import ops
 from mclnf_fast.errors import BackendError, InputError
-from mclnf_fast.fields import FieldBank, load_bank, save_bank
+from mclnf_fast.fields import FieldBank, FieldDataset, load_bank, save_bank
 from mclnf_fast.info import info
 from mclnf_fast.shading import Shading
 from mclnf_fast.spec import (
@@ -21,7 +21,8 @@ from mclnf_fast.spec import (
 )
 
 if TYPE_CHECKING:
-    from mclnf_fast.artifacts import load
+    from mclnf_fast.artifacts import load, pretrained
+    from mclnf_fast.systems.fit.api import fit
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "BackendError",
     "Composite",
     "FieldBank",
+    "FieldDataset",
     "FieldSpec",
     "Frequency",
     "HashGrid",
@@ -38,18 +40,24 @@ __all__ = [
     "Shading",
     "SphericalHarmonics",
     "TriPlane",
+    "fit",
     "info",
     "load",
     "load_bank",
     "ops",
+    "pretrained",
     "save_bank",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # `load` knows every system, and so nearly the whole package: `import mclnf_fast` alone needs torch and numpy only.
-    if name == "load":
-        from mclnf_fast.artifacts import load
+    # They know every system, and so nearly the whole package: `import mclnf_fast` alone needs torch and numpy only.
+    if name == "fit":
+        from mclnf_fast.systems.fit.api import fit
 
-        return load
+        return fit
+    if name in ("load", "pretrained"):
+        from mclnf_fast import artifacts
+
+        return getattr(artifacts, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

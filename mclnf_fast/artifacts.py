@@ -29,14 +29,16 @@ from torch import Tensor, nn
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.fourier import fourier_features
 from mclnf_fast.learn.params import Params
+from mclnf_fast.ops.bank_step import StepKind
 from mclnf_fast.render import Cameras, Cells, RenderSettings, render_views
 from mclnf_fast.shading import NamedBackground
+from mclnf_fast.systems.common.pretrained import pretrained_result
 from mclnf_fast.systems.common.result import Frame, Result, bank_of, read_result
 from mclnf_fast.systems.ct.field import fine_tune_slice, slice_values
 from mclnf_fast.systems.image_start.field import fine_tune_image, image_values
 from mclnf_fast.systems.starts.ray_field import RayField, RayInitialization, as_bytes, between
 
-__all__ = ["Frame", "Learned", "interpolate", "load"]
+__all__ = ["Frame", "Learned", "interpolate", "load", "pretrained"]
 
 RAYS = ("single-view", "photos")
 ADAPTED = {"single-view": "pictures and cameras", "photos": "pictures and cameras", "image-start": "an image",
@@ -223,7 +225,8 @@ class Learned(Result):
             start = RayInitialization(initial, spec, self._ray_settings("adapt", 0), self.scale, **self.tuning)  # type: ignore[arg-type]  # as `RayInitialization.options` wrote them
             params = start.adapt(data, view, steps=count, seed=seed)
         elif self.frequencies is not None:
-            params = fine_tune_slice(initial, spec, self.frequencies, (data, view), count, self._rate())
+            kind: StepKind = "adam" if self.tuning.get("optimizer") == "adam" else "sgd"
+            params = fine_tune_slice(initial, spec, self.frequencies, (data, view), count, self._rate(), kind)
         else:
             params = fine_tune_image(initial, spec, data, count, self._rate())
         return self._with(params, [name])
@@ -285,6 +288,28 @@ def load(run: str | pathlib.Path, device: torch.device | str = "cpu") -> Learned
     ['window 1']
     """
     result = read_result(run, device)
+    return Learned(**{field.name: getattr(result, field.name) for field in dataclasses.fields(result)})
+
+
+def pretrained(name: str, device: torch.device | str = "cpu") -> Learned:
+    """Return an initialization that comes with the package, to be fine-tuned with `adapt` or taken by `append`.
+
+    Args:
+        name: faces (image-start, portraits), phantoms (ct, head phantoms), face_patches (image, a quarter of a
+            portrait), speech (audio, a quarter of a second).
+        device: where it is to be.
+
+    Returns: a result without modules; `about` says what it was learned from, under which license, and by which command.
+
+    Raises InputError if there is none of this name.
+
+    >>> faces = pretrained("faces")
+    >>> faces.adapt(torch.rand(32, 32, 3), steps=2).picture(64).shape
+    torch.Size([1, 64, 64, 3])
+    >>> faces.about["license"]
+    'works of the US Congress: public domain'
+    """
+    result = pretrained_result(name, device)
     return Learned(**{field.name: getattr(result, field.name) for field in dataclasses.fields(result)})
 
 

@@ -32,6 +32,10 @@ def mse_to_psnr(mse: float | Tensor, max: float = 1.0) -> Tensor:
     return 20.0 * math.log10(max) - 10.0 * torch.log10(value)
 
 
+EIGHT_BITS = 10 * math.log10(12 * 255**2)
+"""PSNR in dB from which a picture of 8 bits counts as exact, see `exact_from`."""
+
+
 def exact_from(values: Tensor) -> Tensor:
     """Return the PSNR in dB from which each signal counts as exact: what its file can hold, and no more, float64 [S].
 

@@ -186,7 +186,7 @@ def test_a_block_without_a_test_view_is_merged_with_its_neighbor(tmp_path, capsy
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["fly"], ["the command must be one of run, table", "'fly'"]),
+        (["fly"], ["the command must be one of run, fit, table", "'fly'"]),
         (["run"], ["must be followed by the name of a system", "got nothing"]),
         (
             ["run", "village"],

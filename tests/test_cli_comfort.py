@@ -53,7 +53,7 @@ def test_the_help_of_run_lists_the_systems(capsys):
     assert main(["--help"]) == 0
     whole = capsys.readouterr().out
     assert max(map(len, (text + whole).splitlines())) <= 80
-    assert all(f"\n  {name} " in whole for name in ("run", "table", "bench", "tune", "info"))
+    assert all(f"\n  {name} " in whole for name in ("run", "fit", "table", "bench", "tune", "info"))
 
 
 @pytest.mark.parametrize(

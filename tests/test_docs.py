@@ -122,11 +122,21 @@ def options() -> dict[str, set[str]]:
     return found
 
 
+def of_fit() -> set[str]:
+    with contextlib.redirect_stdout(io.StringIO()) as written:
+        assert cli.main(["fit", "--help"]) == 0
+    return set(re.findall(r"--[a-z][\w.-]*", written.getvalue()))
+
+
 def test_options_in_the_documentation_exist(options: dict[str, set[str]]) -> None:
-    every = set().union(*options.values())
+    fit = of_fit()
+    every = set().union(fit, *options.values())
     for page in CURRENT:
         text = page.read_text().replace("\\\n", " ")
         # Commands, in a block or in a sentence, with the options that follow on the same line.
+        for rest in re.findall(r"mclnf-fast fit([^\n`|]*)", text):
+            for option in re.findall(r"(?<!\S)(--[a-z][\w.-]*)", rest):
+                assert option in fit, f"{name_of(page)}: mclnf-fast fit {option}"
         for name, rest in re.findall(r"mclnf-fast run ([a-z-]+)([^\n`|]*)", text):
             if page.name == "plugins.md" and name == "line":
                 continue  # the system that the page adds

@@ -120,6 +120,16 @@ def test_every_source_is_in_the_build(tmp_path: pathlib.Path) -> None:
     assert there - listed == set()
 
 
+def test_every_data_file_is_in_the_wheel(project: dict[str, Any]) -> None:
+    package = ROOT / "mclnf_fast"
+    patterns = project["tool"]["setuptools"]["package-data"]["mclnf_fast"]
+    listed = {file for pattern in patterns for file in package.glob(pattern)}
+    there = {file for file in package.rglob("*") if file.is_file() and "__pycache__" not in file.parts}
+    built = {".py", ".so", ".pyc"}
+    assert {str(file.relative_to(package)) for file in there - listed if file.suffix not in built} == set()
+    assert package / "pretrained" / "faces.safetensors" in listed
+
+
 def test_the_import_needs_torch_and_numpy_only() -> None:
     done = run(f"""
 import sys

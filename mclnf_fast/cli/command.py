@@ -126,6 +126,15 @@ def _parsed(parser: CommandParser, words: list[str]) -> argparse.Namespace | Non
         return None
 
 
+def _fit(words: list[str]) -> int:
+    from mclnf_fast.cli.fit import fit, fit_parser
+
+    options = _parsed(fit_parser(), words)
+    if options is not None:
+        fit(options)
+    return 0
+
+
 def _table(words: list[str]) -> int:
     from mclnf_fast.report import table
 
@@ -194,6 +203,7 @@ def _info(words: list[str]) -> int:
 
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "run": ("learn: mclnf-fast run NAME, with one of the systems below", _run),
+    "fit": ("a folder of pictures, sounds or clips into one bank: mclnf-fast fit DIR --out FILE", _fit),
     "table": ("tables and figures of finished runs: mclnf-fast table RUN [RUN ...] --out DIR", _table),
     "data": ("fetch public data by name: mclnf-fast data NAME", _data),
     "bench": ("measure every op against its peers and the machine's limit", _bench),

@@ -31,6 +31,7 @@ from mclnf_fast.data.readers.photos import load_photos
 from mclnf_fast.data.readers.registry import Reader, readers, register_reader
 from mclnf_fast.data.readers.scenes import load_scene
 from mclnf_fast.data.readers.videos import load_videos
+from mclnf_fast.data.readers.whole import FileReadOptions, SignalFiles
 from mclnf_fast.data.scene import Block, ImageSet, Scene
 from mclnf_fast.data.signals import SignalKind, Signals, SignalSets
 
@@ -42,6 +43,7 @@ __all__ = [
     "CityPlan",
     "CityRenderer",
     "District",
+    "FileReadOptions",
     "ImageReadOptions",
     "ImageSet",
     "ObjectReadOptions",
@@ -52,6 +54,7 @@ __all__ = [
     "Reader",
     "Scene",
     "SceneReadOptions",
+    "SignalFiles",
     "SignalKind",
     "SignalSets",
     "Signals",

@@ -31,9 +31,11 @@ class ImageSet:
         images: uint8 [V, H, W, 3], sRGB.
         cameras: V cameras of H x W pixels, positions in scene units.
         names: V names (paths of the files inside their data folder).
+        unmasked: bool [V, H, W], the pixels that are not masked; the others carry no loss and are not scored. None:
+            all.
 
     Raises:
-        InputError: images of another shape or dtype, another number of names.
+        InputError: images or masks of another shape or dtype, another number of names.
 
     >>> from mclnf_fast.data import turntable
     >>> views = ImageSet(torch.zeros(2, 8, 8, 3, dtype=torch.uint8), turntable(2, 8), ("a", "b"))
@@ -44,6 +46,7 @@ class ImageSet:
     images: Tensor
     cameras: Cameras
     names: tuple[str, ...]
+    unmasked: Tensor | None = None
 
     def __post_init__(self) -> None:
         # uint8 and not float: a quarter of the memory, and cities have thousands of pictures.
@@ -53,12 +56,17 @@ class ImageSet:
         if len(self.names) != len(self.cameras):
             raise InputError(f"names: must be {len(self.cameras)}, one per view, were {len(self.names)}")
 
+        mask = self.unmasked
+        if mask is not None and (tuple(mask.shape) != shape[:3] or mask.dtype != torch.bool):
+            raise InputError(f"unmasked: must be bool {shape[:3]}, was {mask.dtype} {tuple(mask.shape)}")
+
     def __len__(self) -> int:
         return len(self.names)
 
     def pick(self, index: Tensor) -> ImageSet:
         """Return the views `index` (int64 [K]), in its order."""
-        return ImageSet(self.images[index], self.cameras[index], tuple(self.names[int(i)] for i in index))
+        unmasked = None if self.unmasked is None else self.unmasked[index]
+        return ImageSet(self.images[index], self.cameras[index], tuple(self.names[int(i)] for i in index), unmasked)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from mclnf_fast.data.record_checks import first_repeated
 from mclnf_fast.errors import InputError
 
 SignalKind = Literal["image", "video", "audio"]
+# Half the range of the coordinates of sound. Per second, not per clip: speech of 3 s gained 2 dB by it (`mod` 34.15 to
+# 36.08 dB, `mim` 35.22 to 37.29).
+SPAN_PER_SECOND = 50.0
 LAYOUT = {"image": "[S, H, W, C]", "video": "[S, F, H, W, C]", "audio": "[S, L, 1]"}
 
 

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -36,6 +37,22 @@ def check_path(path: object) -> pathlib.Path:
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write to a temporary name, flush it to disk and rename: a reader sees the old file or the new one."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file to be written piece by piece, as `write_atomically` writes one.
+
+    >>> import tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "two")
+    >>> with atomic_file(path) as file:
+    ...     _ = file.write(b"a"), file.write(b"b"), print(path.exists())
+    False
+    >>> path.read_bytes()
+    b'ab'
+    """
     path = check_path(path)
     if path.is_dir():
         raise InputError(f"path must name a file, got the folder {str(path)!r}")
@@ -43,7 +60,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -91,9 +108,18 @@ def _ordered(content: bytes) -> bytes:
     """Return the same safetensors file with its header in a fixed order: the library writes the metadata in a random
     one, and the same tensors must give the same bytes."""
     length = int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    return header_bytes(json.loads(content[8 : 8 + length])) + content[8 + length :]
+
+
+def header_bytes(entries: Mapping[str, Any]) -> bytes:
+    """Return the header of a safetensors file in front of its tensors, its length first.
+
+    >>> header_bytes({})
+    b'\\x08\\x00\\x00\\x00\\x00\\x00\\x00\\x00{}      '
+    """
+    header = json.dumps(entries, sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # the tensors begin at a multiple of 8
-    return len(header).to_bytes(8, "little") + header + content[8 + length :]
+    return len(header).to_bytes(8, "little") + header
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -108,25 +134,63 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     >>> load_tensors(path)
     ({}, {'step': 3})
     """
+    path = check_path(path)
+    with opened(path) as file:
+        header = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    meta = _meta(path, header)
+    if hashlib.sha256((_digest(tensors) + header.get("meta", "")).encode()).hexdigest() != header.get("sha256"):
+        raise InputError(f"checkpoint {path}: must match its checksum, but its bytes have changed since it was written")
+    return tensors, meta
+
+
+def load_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the meta that `save_tensors` wrote, without the tensors; nothing is compared with the checksum.
+
+    Raises InputError as `load_tensors`.
+
+    >>> import tempfile
+    >>> path = f"{tempfile.mkdtemp()}/tensors"
+    >>> save_tensors(path, {}, {"step": 3})
+    >>> load_meta(path)
+    {'step': 3}
+    """
+    path = check_path(path)
+    with opened(path) as file:
+        return _meta(path, file.metadata() or {})
+
+
+def _meta(path: pathlib.Path, header: Mapping[str, str]) -> dict[str, Any]:
+    if header.get("format") != FORMAT:
+        raise InputError(f"checkpoint {path}: must have format {FORMAT}, got {header.get('format')!r}")
+    try:
+        return dict(json.loads(header["meta"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"checkpoint {path}: must have a header of plain data, but: {error!r:.200}") from None
+
+
+@contextmanager
+def opened(path: pathlib.Path) -> Iterator[Any]:
+    """Open a safetensors file, whose tensors are read when they are asked for. Raises InputError if it is none.
+
+    >>> import tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "tensors")
+    >>> save_tensors(path, {"x": torch.ones(2)}, {})
+    >>> with opened(path) as file:
+    ...     print(file.get_slice("x")[1:])
+    tensor([1.])
+    """
     from safetensors import SafetensorError, safe_open
 
-    path = check_path(path)
     if not path.is_file():
         raise InputError(f"checkpoint {path}: must be a file, but there is none")
     try:
         with safe_open(str(path), framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            yield file
+    except InputError:
+        raise
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"checkpoint {path}: must be a whole safetensors file, but reading it gave: {error}") from None
-    if header.get("format") != FORMAT:
-        raise InputError(f"checkpoint {path}: must have format {FORMAT}, got {header.get('format')!r}")
-    if hashlib.sha256((_digest(tensors) + header.get("meta", "")).encode()).hexdigest() != header.get("sha256"):
-        raise InputError(f"checkpoint {path}: must match its checksum, but its bytes have changed since it was written")
-    try:
-        return tensors, dict(json.loads(header["meta"]))
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"checkpoint {path}: must have a header of plain data, but: {error!r:.200}") from None
 
 
 def save_bank(path: str | os.PathLike[str], bank: FieldBank, **meta: Any) -> None:

@@ -13,6 +13,9 @@ from mclnf_fast.learn.fisher.fisher import (
 )
 from mclnf_fast.learn.fisher.scores import FimConfig, FisherScorer, Scored, fim_loss_weights
 from mclnf_fast.learn.fisher.theory import clipped_weights, fisher_quadratic, weighted_sgd_bound
+from mclnf_fast.learn.fit.options import FitOptions
+from mclnf_fast.learn.fit.source import Samples, SampleSource, Skipped
+from mclnf_fast.learn.fit.summary import FitProgress, FitSummary
 from mclnf_fast.learn.meta.adapt import adapt, fine_tune
 from mclnf_fast.learn.meta.config import MetaConfig
 from mclnf_fast.learn.meta.episodes import DrawnEpisodes, Episode, TaskEpisodes
@@ -55,6 +58,9 @@ __all__ = [
     "FimConfig",
     "FisherSampler",
     "FisherScorer",
+    "FitOptions",
+    "FitProgress",
+    "FitSummary",
     "GradNCP",
     "LossFn",
     "MetaConfig",
@@ -69,8 +75,11 @@ __all__ = [
     "Reptile",
     "Reservoir",
     "RunningFisher",
+    "SampleSource",
+    "Samples",
     "Scored",
     "ScoredTask",
+    "Skipped",
     "StepCurve",
     "Task",
     "TaskEpisodes",

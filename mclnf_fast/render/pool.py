@@ -30,7 +30,7 @@ class Pool(Protocol):
     """Rays to draw from: those of one set of images (`RayPool`), or of several (`RayPools`)."""
 
     def __len__(self) -> int:
-        """Return the number of rays."""
+        """Return the number of rays that are drawn."""
 
     @property
     def tiles(self) -> int:
@@ -39,11 +39,24 @@ class Pool(Protocol):
     def batch(self, ids: Tensor) -> RayBatch:
         """Return the rays of ids int64 [R]."""
 
+    def pixel_ids(self, rays: Tensor) -> Tensor:
+        """Return the ids of rays that are drawn, int64 [R] from 0 to len(self) - 1."""
+
     def uniform(self, count: int, generator: torch.Generator) -> Tensor:
         """Return `count` ids, uniform with replacement."""
 
     def in_tiles(self, tiles: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return one uniform ray of each tile int64 [R], and the factors [R] of `RayPool.in_tiles`."""
+
+
+class _Drawn(NamedTuple):
+    """The pixels that are drawn, if some are masked: their ids in order, and tile by tile, with the number of each
+    tile's pixels and where they begin."""
+
+    ids: Tensor
+    by_tile: Tensor
+    counts: Tensor
+    begins: Tensor
 
 
 class RayPool:
@@ -56,9 +69,11 @@ class RayPool:
         images: uint8 [V, H, W, 3], on any device. Ids are drawn on the CPU, so that a seed means the same on each.
         cameras: V cameras of the same size, on the images' device.
         tile: side of a tile in pixels; tiles at the right and lower border may be smaller.
+        unmasked: bool [V, H, W], the pixels that are drawn; None: all. A tile without any is none.
 
     Raises:
-        InputError: images of another shape or type, cameras that do not fit them, a tile below 1.
+        InputError: images or `unmasked` of another shape or type, cameras that do not fit them, a tile below 1, no
+            pixel to draw.
 
     >>> from mclnf_fast.render.cameras import look_at
     >>> cameras = Cameras(look_at(4 * torch.eye(3)[:1], torch.zeros(1, 3)), 8.0, 8.0, 4.0, 4.0, 8, 8)
@@ -67,7 +82,7 @@ class RayPool:
     (torch.Size([5, 3]), 64, 4)
     """
 
-    def __init__(self, images: Tensor, cameras: Cameras, tile: int = 8) -> None:
+    def __init__(self, images: Tensor, cameras: Cameras, tile: int = 8, unmasked: Tensor | None = None) -> None:
         if images.dim() != 4 or images.shape[-1] != 3 or images.dtype != torch.uint8:
             raise InputError(f"images must be uint8 [V, H, W, 3], got {images.dtype} {list(images.shape)}")
         views, height, width = images.shape[:3]
@@ -82,14 +97,43 @@ class RayPool:
         self._colors = images.reshape(-1, 3)
         self.width, self.height = width, height
         self.columns, self.rows = -(-width // tile), -(-height // tile)
+        self.unmasked = unmasked
+        self._drawn: _Drawn | None = None
+        if unmasked is not None:
+            if unmasked.shape != images.shape[:3] or unmasked.dtype != torch.bool or not bool(unmasked.any()):
+                raise InputError(
+                    f"unmasked must be bool [{views}, {height}, {width}] with a pixel that is, got {unmasked.dtype} "
+                    f"{list(unmasked.shape)}"
+                )
+            # Where nothing is masked, the draws are those of a pool without masks.
+            self._drawn = None if bool(unmasked.all()) else self._only(unmasked.cpu())
+
+    def _only(self, unmasked: Tensor) -> _Drawn:
+        """Return the unmasked pixels, on the CPU as all that is drawn."""
+        ids = unmasked.flatten().nonzero()[:, 0]
+        view, rest = ids // (self.width * self.height), ids % (self.width * self.height)
+        row, column = rest // self.width // self.tile, rest % self.width // self.tile
+        tiles = (view * self.rows + row) * self.columns + column
+        order = tiles.argsort(stable=True)
+        counts = tiles[order].unique_consecutive(return_counts=True)[1]
+        return _Drawn(ids, ids[order], counts, counts.cumsum(0) - counts)
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels of all views, which ids count, drawn or not."""
+        return self._colors.shape[0]
 
     def __len__(self) -> int:
-        return self._colors.shape[0]
+        return self.pixels if self._drawn is None else len(self._drawn.ids)
+
+    def pixel_ids(self, rays: Tensor) -> Tensor:
+        """Return the pixel ids of rays, int64 [R] from 0 to len(self) - 1."""
+        return rays if self._drawn is None else self._drawn.ids[rays]
 
     @property
     def tiles(self) -> int:
         """Number of tiles over all views."""
-        return len(self.cameras) * self.rows * self.columns
+        return len(self.cameras) * self.rows * self.columns if self._drawn is None else len(self._drawn.counts)
 
     def batch(self, ids: Tensor) -> RayBatch:
         """Return the rays of flat pixel ids int64 [R] (view, row, column; row-major), on the images' device."""
@@ -100,10 +144,12 @@ class RayPool:
 
     def uniform(self, count: int, generator: torch.Generator) -> Tensor:
         """Return `count` pixel ids, uniform with replacement."""
-        return torch.randint(len(self), (count,), generator=generator)
+        return self.pixel_ids(torch.randint(len(self), (count,), generator=generator))
 
     def tile_sizes(self) -> Tensor:
-        """Return the number of pixels of every tile, int64 [tiles]."""
+        """Return the number of pixels of every tile that are drawn, int64 [tiles]."""
+        if self._drawn is not None:
+            return self._drawn.counts.clone()
         heights = torch.full((self.rows,), self.tile)
         heights[-1] = self.height - self.tile * (self.rows - 1)
         widths = torch.full((self.columns,), self.tile)
@@ -117,6 +163,12 @@ class RayPool:
 
         It makes an estimate that is unbiased over tiles unbiased over pixels, and is 1 if all tiles are of one size.
         """
+        if self._drawn is not None:
+            counts = self._drawn.counts[tiles]
+            u = torch.rand(tiles.numel(), dtype=torch.float32, generator=generator)
+            within = torch.minimum((u * counts).long(), counts - 1)
+            ids = self._drawn.by_tile[self._drawn.begins[tiles] + within]
+            return ids, counts.to(torch.float32) * (self.tiles / len(self))
         per_view = self.rows * self.columns
         view, rest = tiles // per_view, tiles % per_view
         row, column = rest // self.columns, rest % self.columns
@@ -151,11 +203,12 @@ class RayPools:
         if not pools:
             raise InputError("pools must hold at least one pool, got none")
         self.pools = tuple(pools)
-        self._ids = torch.tensor([0, *(len(p) for p in pools)]).cumsum(0)
+        self._ids = torch.tensor([0, *(p.pixels for p in pools)]).cumsum(0)
+        self._rays = torch.tensor([0, *(len(p) for p in pools)]).cumsum(0)
         self._tiles = torch.tensor([0, *(p.tiles for p in pools)]).cumsum(0)
 
     def __len__(self) -> int:
-        return int(self._ids[-1])
+        return int(self._rays[-1])
 
     @property
     def tiles(self) -> int:
@@ -173,7 +226,16 @@ class RayPools:
 
     def uniform(self, count: int, generator: torch.Generator) -> Tensor:
         """Return `count` ids, uniform with replacement."""
-        return torch.randint(len(self), (count,), generator=generator)
+        return self.pixel_ids(torch.randint(len(self), (count,), generator=generator))
+
+    def pixel_ids(self, rays: Tensor) -> Tensor:
+        """Return the ids of rays, int64 [R] from 0 to len(self) - 1."""
+        owner = torch.bucketize(rays, self._rays[1:], right=True)
+        ids = torch.empty_like(rays)
+        for k, pool in enumerate(self.pools):
+            rows = owner == k
+            ids[rows] = pool.pixel_ids(rays[rows] - self._rays[k]) + self._ids[k]
+        return ids
 
     def in_tiles(self, tiles: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return one uniform pixel of each tile int64 [R], and the factors [R] of `RayPool.in_tiles` over all pools."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.task import Batch, Points
+from mclnf_fast.metrics import EIGHT_BITS, mse_to_psnr
 from mclnf_fast.render.cameras import Cameras
 from mclnf_fast.render.cells import Cells
 from mclnf_fast.render.losses import ray_losses
@@ -65,14 +66,18 @@ class RayTask:
         """Return `count` uniform rays. Raises InputError if `modules` names more than the one signal."""
         if modules is not None and len(modules) != 1:
             raise InputError(f"modules must name the one signal of this task, got {len(modules)}")
-        return self.take(self.pool.uniform(count, generator)[None])
+        return self._batch(self.pool.uniform(count, generator))
 
     def take(self, ids: Tensor) -> Batch:
-        return tuple(t[None] for t in self.pool.batch(ids[0]))
+        # A sample is a ray that may be drawn; the pool counts all pixels, masked ones too.
+        return self._batch(self.pool.pixel_ids(ids[0]))
+
+    def _batch(self, pixel_ids: Tensor) -> Batch:
+        return tuple(t[None] for t in self.pool.batch(pixel_ids))
 
     def draw_in(self, items: Tensor, generator: torch.Generator) -> tuple[Batch, Tensor]:
         ids, factor = self.pool.in_tiles(items[0], generator)
-        return self.take(ids[None]), factor[None]
+        return self._batch(ids), factor[None]
 
     def loss(self, params: Params, batch: Batch, weights: Tensor | None = None, seed: int = 0) -> Tensor:
         rays, ray_weight = _rays(batch), None if weights is None else weights[0]
@@ -124,6 +129,8 @@ class PosedImages(RayTask):
         cells: the one cell in which the module lives (len 1).
         spec, settings: of the field and of its rendering.
         tile: side of a tile in pixels.
+        unmasked: which pixels of the training and of the held-out views are not masked, bool [V, H, W] each; None: all.
+            The others carry no loss and are not scored.
     """
 
     pool: RayPool
@@ -137,9 +144,11 @@ class PosedImages(RayTask):
         spec: FieldSpec,
         settings: RenderSettings,
         tile: int = 8,
+        unmasked: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> None:
-        super().__init__(name, RayPool(*train, tile), cells, spec, settings)
+        super().__init__(name, RayPool(*train, tile, unmasked[0]), cells, spec, settings)
         self.test_images, self.test_cameras = test
+        self.test_unmasked = unmasked[1]
 
     @torch.no_grad()
     def render(self, params: Params, cameras: Cameras, view: int) -> Tensor:
@@ -155,14 +164,22 @@ class PosedImages(RayTask):
 
     @torch.no_grad()
     def evaluate_views(self, params: Params) -> list[float]:
-        """Return the PSNR in dB of every held-out view, at most 120."""
+        """Return the PSNR in dB of every held-out view, at most what 8 bits can hold, 58.9."""
         scores = []
         for view in range(len(self.test_cameras)):
-            truth = self.test_images[view].to(torch.float32) / 255.0
-            error = (self.render(params, self.test_cameras, view) - truth).square().mean(dtype=torch.float64)
-            # An exact view (a constant background, say) has no error; 120 dB keeps means finite.
-            scores.append(float(-10.0 * torch.log10(error.clamp(min=1e-12))))
+            error = self.view_error(self.render(params, self.test_cameras, view), view)
+            # Below the error of rounding to 8 bits a view is exact: larger figures would only raise means.
+            scores.append(min(float(mse_to_psnr(error)), EIGHT_BITS))
         return scores
+
+    def view_error(self, picture: Tensor, view: int) -> Tensor:
+        """Return the mean squared error of a picture [H, W, 3] of a held-out view, over its pixels that are not masked,
+        fp64."""
+        truth = self.test_images[view].to(picture)
+        errors = (picture - truth / 255.0).square()
+        return (errors if self.test_unmasked is None else errors[self.test_unmasked[view].to(picture.device)]).mean(
+            dtype=torch.float64
+        )
 
     @staticmethod
     def joined(tasks: Sequence[PosedImages]) -> RayTask:

@@ -1,7 +1,6 @@
 """What a `transforms.json` says of its cameras is obeyed, refused by its key, or warned of, through every door."""
 
 import json
-import logging
 import math
 
 import numpy as np
@@ -93,22 +92,8 @@ def test_a_camera_that_moves_while_it_looks_is_refused(tmp_path):
         through("scene", tmp_path)
 
 
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize(("key", "there"), [("mask_path", True), ("mask_path", False), ("dynamic_mask", False)])
-def test_masks_are_warned_of(tmp_path, caplog, door, key, there):
-    root = posed(tmp_path / "one", frame=lambda k: {key: f"masks/{k}.png"} if k < 4 else {})
-    if there:
-        (root / "masks").mkdir()
-        for k in range(4):
-            Image.new("L", (16, 12)).save(root / f"masks/{k}.png")
-    with caplog.at_level(logging.WARNING, "mclnf_fast"):
-        through(door, tmp_path)
-    assert rf"masks are not obeyed, masked pixels are learned: {key} (4 times)" in caplog.text
-    assert ("4 of these masks are not there" in caplog.text) == (key == "mask_path" and not there)
-
-
-def test_a_city_warns_of_masks_and_refuses_panoramas_too(tmp_path, caplog):
-    root = posed(tmp_path / "one", frame=lambda k: {"mask_path": "m.png"})
+def test_a_city_refuses_panoramas_too(tmp_path):
+    root = posed(tmp_path / "one")
     content = json.loads((root / "transforms.json").read_text())
     for frame in content["frames"]:
         frame["file_path"] = "../../images/" + frame["file_path"].split("/")[1]
@@ -116,9 +101,7 @@ def test_a_city_warns_of_masks_and_refuses_panoramas_too(tmp_path, caplog):
     block.mkdir(parents=True)
     (root / "transforms.json").unlink()
     (block / "transforms_train.json").write_text(json.dumps(content))
-    with caplog.at_level(logging.WARNING, "mclnf_fast"):
-        load_scene(root, holdout_every=0)
-    assert "mask_path (6 times)" in caplog.text
+    load_scene(root, holdout_every=0)
     (block / "transforms_train.json").write_text(json.dumps(content | {"equirectangular": True}))
     with pytest.raises(InputError, match="equirectangular"):
         load_scene(root)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mclnf_fast.learn.sampling.even import WINDOW, EvenSampler, hilbert_order
+from mclnf_fast.learn.sampling.even import WINDOW, EvenSampler, curve_order, hilbert_order
 
 
 def scored(items: int, modules: int = 1, seed: int = 0, **options: object) -> EvenSampler:
@@ -207,3 +207,23 @@ def test_bad_scores_draws_and_states():
         sampler.load_state_dict(EvenSampler(40, 1).state_dict())
     with pytest.raises(ValueError, match=r"state\['ahead.items'\] must be \[1, 16, k\], got \(1, 3, 2\)"):
         sampler.load_state_dict({"scores": sampler.scores, "ahead.items": torch.zeros(1, 3, 2, dtype=torch.int64)})
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (16, 16), (4, 8), (4, 4, 4), (13,)])
+def test_points_of_a_grid_are_ordered_as_its_cells(shape):
+    """Each axis by its own range, so that sides of any length make a cube."""
+    axes = [torch.linspace(-1, 3, size) for size in shape]
+    x = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(shape))
+    order = curve_order(x)
+    assert torch.equal(order.sort().values, torch.arange(len(x)))
+    if len(set(shape)) == 1:
+        assert torch.equal(order, hilbert_order(shape))
+    mixed = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(x[mixed][curve_order(x[mixed])], x[order])
+
+
+def test_points_without_a_range_keep_their_order():
+    for x in (torch.zeros(3, 2), torch.zeros(0, 2), torch.zeros(1, 2), torch.rand(3, 40), torch.zeros(3, 0)):
+        assert curve_order(x).tolist() == list(range(len(x)))
+    x = torch.tensor([[0.0, float("nan")], [1.0, 0.0]])
+    assert sorted(curve_order(x).tolist()) == [0, 1]

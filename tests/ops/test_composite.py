@@ -100,13 +100,13 @@ def test_thin_samples_keep_their_weight(backend: str) -> None:
 
 @backends
 def test_float_exponentials_are_right_to_the_last_bits(backend: str) -> None:
-    """Of a sample of optical depth s and an opaque one behind it: weights 1 - exp(-s) and exp(-s), within 2 ulp."""
+    """Of a sample of optical depth s and an opaque one behind it: weights 1 - exp(-s) and exp(-s), within 3 ulp."""
     need(backend)
     s = torch.cat([torch.logspace(-6, 1.25, 2000), torch.linspace(0.01, 80, 2000)])
     density, starts = torch.stack([s, torch.full_like(s, 200.0)], 1), torch.tensor([0.0, 1.0]).expand(len(s), 2)
     found = composite(density, torch.zeros(len(s), 2, 3), starts, starts + 1, backend=backend).weights.double()
     exact = torch.stack([-torch.expm1(-s.double()), torch.exp(-s.double())], 1)
-    assert float((found / exact - 1).abs().max()) <= 4 * 2.0**-24
+    assert float((found / exact - 1).abs().max()) <= 6 * 2.0**-24
 
 
 @backends
@@ -215,6 +215,19 @@ def test_gradient_of_the_background(backend: str) -> None:
     found = composite(*case, each, backend=backend)
     (grad,) = torch.autograd.grad(found.color.sum(), each)
     torch.testing.assert_close(grad, (1 - found.opacity)[:, None].expand(55, 3))
+
+
+@backends
+def test_gradient_of_a_background_that_many_rays_share(backend: str) -> None:
+    """Summed in blocks of rays, of which the last is not full."""
+    need(backend)
+    density, color, starts, ends = dense_case(10_001, 1, 3, torch.float32)
+    background = torch.zeros(3, requires_grad=True)
+    grad = torch.rand(10_001, 3)
+    found = composite(density, color, starts, ends, background=background, backend=backend).color
+    (found * grad).sum().backward()
+    through = torch.exp(-(density * (ends - starts)).double())
+    torch.testing.assert_close(background.grad.double(), (through * grad.double()).sum(0), rtol=1e-5, atol=0)
 
 
 def test_two_runs_and_two_thread_counts_give_the_same_bits() -> None:

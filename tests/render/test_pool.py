@@ -5,7 +5,7 @@ import torch
 from fields import generator, some_images
 
 from mclnf_fast.errors import InputError
-from mclnf_fast.render import RayPool
+from mclnf_fast.render import Cameras, RayPool, look_at
 from mclnf_fast.render.pool import RayPools
 
 SIZES = [(2, 8, 8, 4), (2, 10, 7, 4), (1, 5, 3, 8), (3, 9, 9, 1), (1, 1, 13, 4)]  # views, width, height, tile
@@ -146,3 +146,45 @@ def test_draws_in_tiles_of_several_pools_are_unbiased_over_pixels():
 def test_no_pools_are_refused():
     with pytest.raises(InputError, match="pools must hold at least one pool, got none"):
         RayPools([])
+
+
+def test_masked_pixels_are_never_drawn() -> None:
+    cameras = Cameras(look_at(4 * torch.eye(3)[:2], torch.zeros(2, 3)), 8.0, 8.0, 4.0, 4.0, 9, 7)
+    images = torch.randint(256, (2, 7, 9, 3), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    unmasked = torch.rand(2, 7, 9, generator=generator) < 0.4
+    unmasked[0, :4, :4] = False  # a whole tile
+    pool = RayPool(images, cameras, tile=4, unmasked=unmasked)
+    assert len(pool) == int(unmasked.sum())
+    assert pool.pixels == unmasked.numel()
+    ids = pool.uniform(20_000, generator)
+    assert bool(unmasked.flatten()[ids].all())
+    assert len(ids.unique()) == len(pool)
+    counts = torch.bincount(ids, minlength=pool.pixels)[unmasked.flatten()]
+    assert counts.float().std() < 2 * (20_000 / len(pool)) ** 0.5  # even
+    assert pool.tiles == 2 * 2 * 3 - 1
+    assert int(pool.tile_sizes().sum()) == len(pool)
+    tiles = torch.arange(pool.tiles).repeat_interleave(2000)
+    ids, factors = pool.in_tiles(tiles, generator)
+    assert bool(unmasked.flatten()[ids].all())
+    assert len(ids.unique()) == len(pool)
+    # Tiles are drawn evenly: with its factor each pixel counts alike.
+    weights = torch.zeros(pool.pixels).index_add(0, ids, factors / len(ids))[unmasked.flatten()]
+    assert weights.sum() == pytest.approx(1.0, abs=1e-4)
+    assert (weights * len(pool)).tolist() == pytest.approx([1.0] * len(pool), abs=0.2)
+    both = RayPools([pool, RayPool(images, cameras, tile=4)])
+    assert len(both) == len(pool) + unmasked.numel()
+    drawn = both.uniform(20_000, generator)
+    assert bool(torch.cat([unmasked.flatten(), torch.ones(unmasked.numel(), dtype=torch.bool)])[drawn].all())
+    assert len(drawn.unique()) == len(both)
+
+
+def test_without_a_mask_that_masks_the_draws_are_the_same() -> None:
+    cameras = Cameras(look_at(4 * torch.eye(3)[:1], torch.zeros(1, 3)), 8.0, 8.0, 4.0, 4.0, 8, 8)
+    images = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
+    plain, all_seen = (RayPool(images, cameras, 4, mask) for mask in (None, torch.ones(1, 8, 8, dtype=torch.bool)))
+    draws = [pool.uniform(50, torch.Generator().manual_seed(1)) for pool in (plain, all_seen)]
+    assert torch.equal(*draws)
+    for wrong in (torch.zeros(1, 8, 8, dtype=torch.bool), torch.ones(1, 8, 7, dtype=torch.bool), torch.ones(1, 8, 8)):
+        with pytest.raises(InputError, match="unmasked must be bool"):
+            RayPool(images, cameras, 4, wrong)

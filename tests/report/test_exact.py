@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.metrics import MOST_PSNR, exact_from, mse_to_psnr
+from mclnf_fast.metrics import EIGHT_BITS, MOST_PSNR, exact_from, mse_to_psnr
+from mclnf_fast.report.city.tables import city_table, heat_panels, steps_table
 from mclnf_fast.report.page.tables import terminal
 from mclnf_fast.report.protocol.counts import Statistics
 from mclnf_fast.report.protocol.tables import Labelled, details, results, signal_csv_lines, text
-from mclnf_fast.report.record import SignalRecord, record_from_json
+from mclnf_fast.report.record import (
+    CityResults,
+    InitializationRecord,
+    InitializationResults,
+    Names,
+    SignalRecord,
+    record_from_json,
+)
+from mclnf_fast.report.starts import image_start
+from mclnf_fast.report.starts.initializations import unit_table
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.tasks.coords import CoordTask
 
@@ -103,3 +114,44 @@ def test_the_trivial_row_stands_first_without_a_rank() -> None:
     assert second.cells[0].text == "9.00 ± 0.00"
     lines = [line for line in signal_csv_lines(Labelled("speech", run)) if line[2] == "silence"]
     assert [line[3:7] for line in lines] == [["psnr", "no steps", 0, "24.0"]]
+
+
+def test_initializations_beyond_what_a_file_holds_are_exact() -> None:
+    rows = {
+        "meta": InitializationResults(curve={0: (20.0, 22.0), 8: (64.0, 99.0)}, after=(64.0, 99.0)),
+        "standard": InitializationResults(curve={0: (10.0, 12.0), 8: (40.92, 200.0)}, after=(40.92, 200.0)),
+    }
+    record = InitializationRecord(
+        system="image-start", steps=(0, 8), exact_from=(58.92, 58.92), initializations=rows,
+        names=Names((), (), ("a", "b")),
+    )  # fmt: skip
+    description = image_start.describe(record)
+    cells = {row.key: dict(zip(description.table.heads, (c.text for c in row.cells))) for row in description.table.rows}
+    assert cells["meta"]["step 8"] == "exact"
+    assert cells["meta"]["best (step)"] == "exact (8)"
+    assert cells["standard"]["step 8"] == "49.92 ± 9.00"  # of the second picture no more than its file holds
+    assert any(note.startswith("Exact: ") for note in description.table.notes)
+    text = image_start.image_start_table(record)
+    assert "64" not in text
+    assert "200" not in text
+    units = unit_table(record, description)
+    assert [[c.text for c in row.cells] for row in units.rows] == [["exact", "40.92"], ["exact", "exact"]]
+    before = image_start.describe(replace(record, exact_from=()))  # runs of before do not say
+    assert "81.50" in str(before.table)
+
+
+def test_blocks_of_a_city_that_are_exact() -> None:
+    both = CityResults(psnr_mean=EIGHT_BITS, psnr_at_step={4: EIGHT_BITS}, matrix=((30.0, None), (30.0, EIGHT_BITS)))
+    table = city_table("", {"mod": both}, ["north", "south"])
+    assert table.rows[0].cells[0].text == "exact"
+    steps = steps_table({"mod": both})
+    assert steps is not None
+    assert steps.rows[0].cells[0].text == "exact"
+    assert heat_panels({"mod": both}, ["north", "south"])[0].rows[1][1][1].text == "exact"
+
+
+def test_an_exact_view_counts_with_what_its_file_holds() -> None:
+    from mclnf_fast.systems.city.cover import mean_color_psnr
+
+    gray = torch.full((1, 4, 4, 3), 51, dtype=torch.uint8)
+    assert mean_color_psnr(gray, gray) == pytest.approx(EIGHT_BITS)

@@ -21,8 +21,10 @@ from mclnf_fast.cli import main
 from mclnf_fast.info import info
 from mclnf_fast.report import write_signal_report
 from mclnf_fast.report.city.claims import tiles
+from mclnf_fast.report.city.maps import _log_ticks
+from mclnf_fast.report.page.blocks import TableBlock
 from mclnf_fast.report.page.methods import method
-from mclnf_fast.report.page.page import named_texts
+from mclnf_fast.report.page.page import Page, Section, named_texts, write_page
 from mclnf_fast.report.page.plots import draw_curves, new_figure, plain_axes, save, shown_ticks
 from mclnf_fast.report.page.tables import Cell, Row, Table, terminal
 from mclnf_fast.report.protocol.qualitative import _most_different
@@ -133,3 +135,18 @@ def test_the_table_takes_runs_of_every_system(tmp_path: pathlib.Path) -> None:
     assert all(f"a run of {name}" in page for name in DESCRIPTIONS)
     lines = (tmp_path / "out" / "table.csv").read_text().splitlines()
     assert sum(",meta,psnr,logged," in line for line in lines) == 2 * len(DESCRIPTIONS)
+
+
+def test_powers_of_ten_are_written_in_one_way() -> None:
+    assert [text for _, text in _log_ticks(1.8, 5.2)] == ["100", "1,000", "1e4", "1e5"]
+    assert [text for _, text in _log_ticks(-4.1, 0.1)] == ["1e-4", "0.001", "0.01", "0.1", "1"]
+
+
+def test_a_table_of_many_columns_is_set_closer_and_scrolls_apart_from_its_notes(tmp_path: pathlib.Path) -> None:
+    for columns, dense in ((9, False), (10, True)):
+        table = Table("", tuple(map(str, range(columns))), (Row("", "a", "a", (Cell("1"),) * columns),), ("a note",))
+        text = write_page(tmp_path / "page.html", Page("", {}, [Section("s", [TableBlock(table)])])).read_text()
+        assert ('class="wide dense"' in text) == dense
+        inside = text.split('<div class="scroll">')[1].split("</div>")[0]
+        assert "</table>" in inside
+        assert "a note" not in inside

@@ -31,7 +31,7 @@ def test_many_projections_give_the_slice_back(size):
     truth, angles = off_center(size), even_angles(60)
     lines = project(truth, angles)
     ramp = float(psnr(back_project(lines, angles).clamp(0, 1), truth))
-    assert float(psnr(classical.sart(lines, angles, 0.3).clamp(0, 1), truth)) > ramp + 5.0
+    assert float(psnr(classical.sart(lines, angles, 0.3, 3).clamp(0, 1), truth)) > ramp + 5.0
     assert float(psnr(classical.hann(lines, angles).clamp(0, 1), truth)) > ramp - 6.0  # the window blurs
 
 
@@ -39,7 +39,7 @@ def test_many_projections_give_the_slice_back(size):
 def test_the_center_of_mass_stands_where_it_is(size):
     truth, angles = off_center(size), even_angles(60)
     lines, places = project(truth, angles), torch.arange(size, dtype=torch.float64)
-    for made in (classical.hann(lines, angles), classical.sart(lines, angles, 0.3)):
+    for made in (classical.hann(lines, angles), classical.sart(lines, angles, 0.3, 3)):
         for dim in (1, 2):
             weights, exact = (t.double().clamp(min=0).sum((0, 3 - dim)) for t in (made, truth))
             assert float((weights @ places) / weights.sum()) == pytest.approx(
@@ -59,18 +59,44 @@ def test_scales_are_those_of_the_slice():
     rows, columns = torch.meshgrid(*[torch.arange(33) - 16] * 2, indexing="ij")
     disk[0][rows.square() + columns.square() <= 100] = 0.7
     lines, angles = project(disk, even_angles(90)), even_angles(90)
-    for made in (classical.hann(lines, angles), classical.sart(lines, angles, 0.3)):
+    for made in (classical.hann(lines, angles), classical.sart(lines, angles, 0.3, 3)):
         assert float(made[0, 12:21, 12:21].mean()) == pytest.approx(0.7, abs=0.02)
 
 
-def test_the_best_relaxation_is_that_of_the_slices_it_is_tried_on():
+def test_the_best_relaxation_and_sweeps_are_those_of_the_slices_they_are_tried_on():
     sets = procedural_phantoms(6, 24, seed=0, test=2, validation=2, jitter=1.0)
     truth, angles = sets.validation.values[..., 0], even_angles(6)
     lines = project(truth, angles)
-    scores = {r: float(psnr(classical.sart(lines, angles, r).clamp(0, 1), truth, keep_first=True).mean())
-              for r in classical.RELAXATIONS}  # fmt: skip
-    assert classical.best_relaxation(lines, angles, truth) == max(scores, key=scores.__getitem__)
+    scores = {(r, k): float(psnr(classical.sart(lines, angles, r, k).clamp(0, 1), truth, keep_first=True).mean())
+              for r in classical.RELAXATIONS for k in classical.SWEEPS}  # fmt: skip
+    assert classical.best_sart(lines, angles, truth) == max(scores, key=scores.__getitem__)
     assert len({round(s, 6) for s in scores.values()}) == len(scores)
+
+
+def test_the_linear_estimate_is_that_of_ridge_regression():
+    slices = procedural_phantoms(12, 16, seed=0, test=2, validation=2, jitter=1.0).train.values[..., 0]
+    angles = even_angles(3)
+    lines = project(slices, angles)
+    truth, measured = slices[6:], lines[6:]
+    estimate = classical.linear_estimate(slices[:6], lines[:6], 1e-3)(measured, angles)
+    x, p = slices[:6].flatten(1).double(), lines[:6].flatten(1).double()
+    centered = p - p.mean(0)
+    weight = 1e-3 * centered.square().sum() * torch.eye(p.shape[1], dtype=torch.float64)
+    matrix = torch.linalg.solve(centered.T @ centered + weight, centered.T @ (x - x.mean(0)))
+    exact = x.mean(0) + (measured.flatten(1).double() - p.mean(0)) @ matrix
+    assert torch.allclose(estimate.flatten(1).double(), exact, atol=1e-5)
+    scores = [
+        float(psnr(classical.linear_estimate(slices[:6], lines[:6], r)(measured, angles).clamp(0, 1), truth,
+                   keep_first=True).mean()) for r in classical.RIDGES
+    ]  # fmt: skip
+    best = classical.best_linear((slices[:6], lines[:6]), (truth, measured), angles)(measured, angles).clamp(0, 1)
+    assert float(psnr(best, truth, keep_first=True).mean()) == max(scores)
+
+
+def test_the_linear_estimate_from_one_slice_is_that_slice():
+    slices, angles = off_center(16), even_angles(3)
+    lines = project(slices, angles)
+    assert torch.equal(classical.linear_estimate(slices, lines, 1e-8)(lines, angles), slices)
 
 
 def test_three_sweeps_each_from_the_last():
@@ -82,7 +108,7 @@ def test_three_sweeps_each_from_the_last():
     picture = None
     for _ in range(3):
         picture = iradon_sart(integrals, degrees, image=picture, relaxation=0.3, clip=(0.0, 1.0))
-    assert np.allclose(classical.sart(lines, angles, 0.3)[0].numpy(), picture, atol=1e-6)
+    assert np.allclose(classical.sart(lines, angles, 0.3, 3)[0].numpy(), picture, atol=1e-6)
 
 
 def test_without_scikit_image_the_rows_are_left_out_with_the_reason(tmp_path, monkeypatch):
@@ -92,7 +118,7 @@ def test_without_scikit_image_the_rows_are_left_out_with_the_reason(tmp_path, mo
         "--count", "6", "--test", "2", "--size", "16", "--steps", "2", "--width", "8", "--hidden-layers", "2",
         "--frequencies", "8", "--initializations", "standard", "--rates", "3", "--threads", "1",
     ], tmp_path / "run")  # fmt: skip
-    assert list(found["initializations"]) == ["standard", "fbp", "mean"]
+    assert list(found["initializations"]) == ["standard", "fbp", "linear", "mean"]
     assert any("scikit-image is not installed" in note and "mclnf-fast[ct]" in note for note in found["notes"])
     with pytest.raises(InputError, match=r"sart needs scikit-image, of the extra 'ct'"):
-        classical.sart(torch.zeros(1, 2, 4), even_angles(2), 0.1)
+        classical.sart(torch.zeros(1, 2, 4), even_angles(2), 0.1, 3)

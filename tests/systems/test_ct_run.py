@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
 from typing import Any
@@ -28,7 +29,7 @@ from mclnf_fast.systems.starts.options import preset_config
 TINY = [
     "--count", "6", "--test", "2", "--size", "16", "--steps", "4", "--width", "8", "--hidden-layers", "2",
     "--frequencies", "8", "--meta-views", "5", "--match-steps", "5", "--meta.steps", "6", "--meta.tasks", "2",
-    "--meta.inner-steps", "2", "--rates", "3", "0.3", "--threads", "1",
+    "--meta.inner-steps", "2", "--rates", "0.03", "0.003", "--threads", "1",
 ]  # fmt: skip
 
 
@@ -49,12 +50,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 def test_a_run_writes_all_that_a_report_needs(finished):
     metrics = metrics_of(finished)
-    assert list(metrics["initializations"]) == [*STARTS, *CLASSICAL, "mean"]
+    assert list(metrics["initializations"]) == [*STARTS, *CLASSICAL, "linear", "mean"]
     for name in STARTS:
         row = metrics["initializations"][name]
         assert list(row["curve"]) == ["0", "1", "2", "4"]
         assert list(row["fit"]) == ["0", "1", "2"]  # the losses before the steps that follow
-        assert row["lr"] in (3.0, 0.3)
+        assert row["lr"] in (0.03, 0.003)
         assert all(len(values) == 2 for values in (*row["curve"].values(), row["after"]))
     assert metrics["projections"] == 6
     assert not set(metrics["names"]["train"]) & set(metrics["names"]["test"])
@@ -88,8 +89,8 @@ def test_scores_are_those_of_the_pictures(finished):
 
 def test_rates_are_judged_by_their_results(tmp_path, monkeypatch):
     monkeypatch.setattr(ct, "TUNED_ON", 1)
-    found = run(tmp_path / "rates", "--initializations", "standard", "--rates", "1e-6", "3")
-    assert found["initializations"]["standard"]["lr"] == 3.0  # the other stays where it began
+    found = run(tmp_path / "rates", "--initializations", "standard", "--rates", "1e-6", "0.03")
+    assert found["initializations"]["standard"]["lr"] == 0.03  # the other stays where it began
     assert "curve" not in found["meta"]
     assert mf.load(tmp_path / "rates").initialization == "standard"
 
@@ -97,7 +98,7 @@ def test_rates_are_judged_by_their_results(tmp_path, monkeypatch):
 def test_a_learned_start_serves_a_users_sinogram(finished):
     start = mf.load(finished)
     assert start.frequencies.shape == (8, 2)
-    assert start.tuning["steps"] == 4
+    assert (start.tuning["steps"], start.tuning["optimizer"]) == (4, "adam")
     truth, angles = predictions(finished, "truth")[..., 0] / 255, even_angles(6)
     sinogram = project(truth[:1], angles)[0]
     field = start.adapt(sinogram.numpy(), angles.numpy())
@@ -154,8 +155,19 @@ def test_a_folder_of_slices(tmp_path):
         pixels = torch.zeros(24, 24, dtype=torch.uint8)
         pixels[6 + k : 14 + k, 8:16] = 200
         Image.fromarray(pixels.numpy()).save(tmp_path / "in" / f"{k}.png")
-    found = run(tmp_path / "out", "--data", tmp_path / "in", "--test", "1", "--initializations", "standard", "meta")
-    assert list(found["initializations"]) == ["standard", "meta", *CLASSICAL, "mean"]
+    found = run_system(
+        "ct",
+        TINY[4:],
+        tmp_path / "out",
+        "--data",
+        tmp_path / "in",
+        "--test",
+        "1",
+        "--initializations",
+        "standard",
+        "meta",
+    )
+    assert list(found["initializations"]) == ["standard", "meta", *CLASSICAL, "linear", "mean"]
     assert len(found["names"]["test"]) == 1
 
 
@@ -169,7 +181,9 @@ def test_the_papers_numbers():
     meta = config.meta
     assert (meta.algorithm, meta.inner_lr, meta.inner_steps, meta.outer_lr) == ("reptile", 10.0, 12, 5e-5)
     assert (meta.steps, config.data.meta_views, config.data.views, config.steps) == (100_000, 20, 6, 1000)
-    assert config.rates == (10.0,)
+    assert (config.rates, config.optimizer, config.meta.inner) == ((10.0,), "sgd", "sgd")
+    with pytest.raises(InputError, match="optimizer must be one of adam, sgd, got 'lbfgs'"):
+        dataclasses.replace(config, optimizer="lbfgs").check()
     assert defaults_of("ct", ["--preset=paper"]) == config
     for words in ([], ["--quick"]):
         defaults_of("ct", words).check()

@@ -33,12 +33,8 @@ from mclnf_fast.systems.common.idle import name_idle
         ("video --stride 2", "stride has no effect without data"),
         ("audio --no-peak", "peak has no effect without data"),
         ("single-view --strict", "strict has no effect without data"),
-        ("single-view --data . --objects 9", "objects has no effect with data"),
         ("photos --limit 9", "limit has no effect without data"),
-        ("photos --data . --photos 9", "photos has no effect with data"),
-        ("image-start --data . --count 9", "count has no effect with data"),
         ("ct --resize", "resize has no effect without data"),
-        ("ct --data . --jitter 0.5", "jitter has no effect with data"),
     ],
 )
 def test_options_of_the_data_without_effect_are_refused(refused, words, part):
@@ -69,6 +65,11 @@ def only_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("photos --preset paper --tune.steps 9", ["tune.steps"]),
         ("photos --tune.steps 9", []),
         ("image-start --quick --preset paper", []),
+        # A folder stands in the place of procedural data, as was meant.
+        ("single-view --data . --objects 9", ["objects"]),
+        ("photos --data . --photos 9 --others 2", ["others", "photos"]),
+        ("image-start --data . --count 9", ["count"]),
+        ("ct --data . --jitter 0.5", ["jitter"]),
     ],
 )
 def test_other_options_without_effect_are_noted(capsys, only_read, words, notes):

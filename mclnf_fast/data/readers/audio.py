@@ -61,13 +61,20 @@ def load_audio(folder: str | Path, options: AudioReadOptions | None = None, **ch
     torch.Size([1, 400, 1])
     """
     settings = options_of(AudioReadOptions, options, changes)
-    _window_length(settings)
+    window_length(settings)
     path = Path(folder)
     return read_with(choose_signals("audio", path, settings.reader), path, settings)
 
 
-def _window_length(options: AudioReadOptions) -> int:
-    """Return the samples per window; InputError when an option is out of range."""
+def window_length(options: AudioReadOptions) -> int:
+    """Return the samples per window.
+
+    Raises:
+        InputError: an option out of range.
+
+    >>> window_length(AudioReadOptions(seconds=0.5))
+    8000
+    """
     rate, seconds = options.rate, options.seconds
     if not (1000 <= rate <= 192000):
         raise InputError(f"rate: must be from 1000 to 192000 samples per second, was {rate}")
@@ -82,7 +89,7 @@ def _window_length(options: AudioReadOptions) -> int:
 
 
 def _read_audio(layout: Layout, options: AudioReadOptions) -> SignalSets:
-    length = _window_length(options)
+    length = window_length(options)
     if not options.by_folder:
         layout.pools = {k: [DataFile(x.path, x.name) for x in files] for k, files in layout.pools.items()}
     split = split_files(layout, options, options.validation)
@@ -118,7 +125,7 @@ def read_windows(path: Path, options: AudioReadOptions) -> FileSignals:
     >>> len(windows.values), windows.labels
     (2, ['@0s', '@0.05s'])
     """
-    length, rate, most = _window_length(options), options.rate, options.windows_per_file
+    length, rate, most = window_length(options), options.rate, options.windows_per_file
     samples, file_rate = decode_sound(path)
     changes = []
     peak = float(np.abs(samples).max())

@@ -34,6 +34,7 @@ class PosedFrame:
         c2w: camera-to-world matrix, float64 [4, 4], OpenGL's axes.
         intrinsics: those of fl_x, fl_y, cx, cy, w, h, camera_angle_x, camera_angle_y that the files have.
         source: the file that names the picture, for messages.
+        mask: path of a picture whose 0 is masked; None without one.
 
     >>> PosedFrame(Path("a.png"), "a.png", np.eye(4), {"fl_x": 8.0}, Path("transforms.json")).name
     'a.png'
@@ -44,6 +45,7 @@ class PosedFrame:
     c2w: np.ndarray
     intrinsics: dict[str, float]
     source: Path
+    mask: Path | None = None
 
 
 def reduced_size(width: int, height: int, downscale: float, max_side: int | None) -> tuple[int, int]:
@@ -113,7 +115,21 @@ def load_image_set(
     cameras = frame_cameras(frames, [size for _, size in pictures])
     reduced = pictures[0][0].shape
     images = torch.from_numpy(np.stack([image for image, _ in pictures]))
-    return ImageSet(images, cameras.resized(reduced[1], reduced[0]), tuple(frame.name for frame in frames))
+    unmasked = _unmasked(frames, pictures[0][1], (reduced[1], reduced[0]))
+    return ImageSet(images, cameras.resized(reduced[1], reduced[0]), tuple(frame.name for frame in frames), unmasked)
+
+
+def _unmasked(frames: list[PosedFrame], size: tuple[int, int], reduced: tuple[int, int]) -> torch.Tensor | None:
+    """Return which pixels of frames of `size` in their files are not masked, bool [V, h, w]; None without masks."""
+    from mclnf_fast.data.readers.posed.masks import read_unmasked
+
+    if all(frame.mask is None for frame in frames):
+        return None
+    unmasked = torch.ones(len(frames), reduced[1], reduced[0], dtype=torch.bool)
+    for k, frame in enumerate(frames):
+        if frame.mask is not None:
+            unmasked[k] = torch.from_numpy(read_unmasked(frame.mask, size, reduced))
+    return unmasked
 
 
 def read_pictures(frames: list[PosedFrame], read: Callable[[Path], Picture]) -> list[Picture]:

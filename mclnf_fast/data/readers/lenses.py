@@ -5,7 +5,6 @@ Lenses other than pinholes are refused: rays through a distorted picture would m
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 from mclnf_fast.data.readers.files import read_matrix, read_number
 from mclnf_fast.errors import InputError
 
-_log = logging.getLogger("mclnf_fast")
 # Models whose coefficients may all be zero, which makes them pinholes.
 PINHOLE_MODELS = (
     "PINHOLE",
@@ -104,27 +102,3 @@ def _is_any(value: object, key: str, path: Path) -> bool:
     """Return whether a number, or one of a list or an object of numbers, is not 0."""
     values = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
     return any(bool(read_number({key: one}, key, path)) for one in values)
-
-
-def warn_of_masks(contents: list[dict[str, Any]], folder: Path, path: Path) -> None:
-    """Warn when a file or its frames, the objects `contents`, name masks, which are not obeyed.
-
-    Args:
-        contents: JSON objects of the file `path`.
-        folder: the folder that the masks' paths are relative to.
-        path: the file.
-
-    >>> warn_of_masks([{"file_path": "a.png"}], Path(), Path("transforms.json"))
-    """
-    keys: dict[str, int] = {}
-    lost = 0
-    for content in contents:
-        for key, value in content.items():
-            if MASK.fullmatch(key) and value:
-                keys[key] = keys.get(key, 0) + 1
-                if isinstance(value, str) and key.endswith("path"):
-                    lost += not (folder / value.replace("\0", "").replace("\\", "/")).is_file()
-    if keys:
-        named = ", ".join(f"{key} ({count} times)" for key, count in keys.items())
-        missing = f"; {lost} of these masks are not there" if lost else ""
-        _log.warning("%s: masks are not obeyed, masked pixels are learned: %s%s", path, named, missing)

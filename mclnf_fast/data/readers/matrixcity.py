@@ -25,7 +25,8 @@ from mclnf_fast.data.readers.files import (
     safe_path,
 )
 from mclnf_fast.data.readers.frames import PosedFrame
-from mclnf_fast.data.readers.lenses import read_intrinsics, warn_of_masks
+from mclnf_fast.data.readers.lenses import read_intrinsics
+from mclnf_fast.data.readers.posed import masks
 from mclnf_fast.errors import InputError
 
 RAW_SCALE = 100.0  # the raw 3x3 part is 0.01 R, and raw meters are 0.01 units
@@ -140,13 +141,12 @@ def _read_split(root: Path, name: str) -> FrameGroup:
             continue
         content = read_json(path)
         listed = frame_list(content, path)
-        warn_of_masks([content, *listed], path.parent, path)
         for k, frame in enumerate(listed):
             image = safe_path(root, path.parent, read_file_name(frame, "file_path", path), path)
             c2w = read_pose(frame.get("transform_matrix"), f"{path}: frames[{k}] transform_matrix")
-            frames.append(
-                PosedFrame(image, relative_name(root, image), c2w, read_intrinsics([content, frame], path), path)
-            )
+            intrinsics = read_intrinsics([content, frame], path)
+            mask = masks.read_mask_path(root, path.parent, (content, frame), path)
+            frames.append(PosedFrame(image, relative_name(root, image), c2w, intrinsics, path, mask))
         if group.aabb is None and content.get("aabb") is not None:
             group.aabb = read_box(content["aabb"], f"{path}: key 'aabb'")
     return group
@@ -183,7 +183,6 @@ def read_raw_folder(root: Path, folder: Path) -> list[PosedFrame]:
     content = read_json(path)
     frames = []
     listed = frame_list(content, path)
-    warn_of_masks([content, *listed], folder, path)
     for k, frame in enumerate(listed):
         index = read_number(frame, "frame_index", path)
         if index is None or index != int(index) or index < 0:
@@ -197,5 +196,7 @@ def read_raw_folder(root: Path, folder: Path) -> list[PosedFrame]:
         c2w[:3, 3] /= RAW_SCALE
         c2w = read_pose(np.ascontiguousarray(c2w), name)
         image = safe_path(root, folder, f"{int(index):04d}.png", path)
-        frames.append(PosedFrame(image, relative_name(root, image), c2w, read_intrinsics([content, frame], path), path))
+        intrinsics = read_intrinsics([content, frame], path)
+        mask = masks.read_mask_path(root, folder, (content, frame), path)
+        frames.append(PosedFrame(image, relative_name(root, image), c2w, intrinsics, path, mask))
     return frames

@@ -20,9 +20,10 @@ from mclnf_fast.data.readers.files import (
     safe_path,
 )
 from mclnf_fast.data.readers.frames import PosedFrame
-from mclnf_fast.data.readers.lenses import read_intrinsics, warn_of_masks
+from mclnf_fast.data.readers.lenses import read_intrinsics
 from mclnf_fast.data.readers.matrixcity import FrameGroup
 from mclnf_fast.data.readers.posed.cut_scene import hold_out
+from mclnf_fast.data.readers.posed.masks import read_mask_path
 from mclnf_fast.errors import InputError
 
 IMAGE_ENDINGS = ("", ".png", ".jpg", ".jpeg", ".webp")  # Blender's files leave them out
@@ -44,7 +45,6 @@ def named_frames(root: Path, path: Path, content: dict[str, Any]) -> list[tuple[
     """
     frames = []
     listed = frame_list(content, path)
-    warn_of_masks([content, *listed], path.parent, path)
     for k, frame in enumerate(listed):
         written = read_file_name(frame, "file_path", path)
         image = safe_path(root, path.parent, written, path)
@@ -61,7 +61,8 @@ def named_frames(root: Path, path: Path, content: dict[str, Any]) -> list[tuple[
             if frame.get(key) not in (None, frame["transform_matrix"]):
                 raise InputError(f"{path}: frames[{k}] must have one pose, {key!r} was another (a moving camera)")
         intrinsics = read_intrinsics([content, frame], path)
-        frames.append((written, PosedFrame(image, relative_name(root, image), c2w, intrinsics, path)))
+        mask = read_mask_path(root, path.parent, (content, frame), path)
+        frames.append((written, PosedFrame(image, relative_name(root, image), c2w, intrinsics, path, mask)))
     return frames
 
 

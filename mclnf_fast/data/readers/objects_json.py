@@ -11,6 +11,7 @@ from mclnf_fast.data.readers.files import read_json, read_number, safe_path
 from mclnf_fast.data.readers.frames import PosedFrame
 from mclnf_fast.data.readers.layouts import SPLITS, DataFile, Layout, folders_in
 from mclnf_fast.data.readers.nerf_json import named_frames
+from mclnf_fast.data.readers.posed.masks import refuse_masks
 from mclnf_fast.data.record_checks import first_repeated
 from mclnf_fast.errors import InputError
 
@@ -156,4 +157,7 @@ def _frames(root: Path, path: Path) -> list[PosedFrame]:
     # The file itself may be a link to somewhere else.
     safe_path(root, path.parent, path.name, path)
     content: dict[str, Any] = read_json(path)
-    return [frame for _, frame in named_frames(root, path, content)]
+    frames = [frame for _, frame in named_frames(root, path, content)]
+    # Of objects too a mask may hide what occludes them: taken for transparency, it would be learned as white.
+    refuse_masks(frames, "objects")
+    return frames

@@ -16,6 +16,7 @@ from mclnf_fast.data.readers.decoding.pictures import covering_size, fit
 from mclnf_fast.data.readers.frames import PosedFrame, pinhole_intrinsics, read_image, reduced_size
 from mclnf_fast.data.readers.gather import MOST_BYTES
 from mclnf_fast.data.readers.options import PhotoReadOptions, Progress, options_of
+from mclnf_fast.data.readers.posed.masks import refuse_masks
 from mclnf_fast.data.readers.posed.scene_frames import SceneFrames, blender_frames, nerfstudio_frames
 from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout
 from mclnf_fast.data.readers.scenes import file_reason
@@ -72,6 +73,7 @@ def _load_photos(root: Path, scene: SceneFrames, options: PhotoReadOptions) -> P
     frames = [*group.test, *group.train][: options.limit]
     if not frames:
         raise InputError(f"{root}: must hold photos, has none")
+    refuse_masks(frames, "photos")
     keeps_split = bool(own_tests) and options.test is None
     tests, validations = split_counts(
         len(frames), min(own_tests, len(frames) - 1) if keeps_split else options.test, options.validation

@@ -11,6 +11,7 @@ from torch import Tensor
 from mclnf_fast.checks import check_positive_int, check_unit_interval
 
 WINDOW = 16  # steps after which the draws have been everywhere
+CURVE_BITS = 12  # cells of a curve per axis
 
 
 class EvenSampler:
@@ -182,9 +183,32 @@ def hilbert_order(shape: tuple[int, ...]) -> Tensor:
     [0, 1, 3, 2]
     """
     cells = torch.cartesian_prod(*(torch.arange(size) for size in shape)).reshape(-1, len(shape))
-    axes = list(cells.unbind(1))
     # A grid of one cell needs no bit, but a shift by -1 is an error.
-    bits = max(1, (max(shape) - 1).bit_length())
+    return _along_curve(cells, max(1, (max(shape) - 1).bit_length()))
+
+
+def curve_order(x: Tensor) -> Tensor:
+    """Return points [n, d] along the Hilbert curve of the box around them: their ids, int64 [n].
+
+    Of points with more than 31 coordinates the order is their own.
+
+    >>> curve_order(torch.tensor([[0.0, 0.0], [0.0, 9.0], [2.0, 0.0], [2.0, 9.0]])).tolist()
+    [0, 1, 3, 2]
+    """
+    n, d = x.shape
+    if n < 2 or not 0 < d <= 31:
+        return torch.arange(n, device=x.device)
+    # Each axis by its own range: a clip of 16 frames is as long in time as it is wide.
+    bits = min(CURVE_BITS, 62 // d)
+    values = x.detach().double().nan_to_num(0.0, 0.0, 0.0)
+    low, high = values.amin(0), values.amax(0)
+    cells = ((values - low) / (high - low).clamp(min=1e-300) * ((1 << bits) - 1)).round().long()
+    return _along_curve(cells, bits)
+
+
+def _along_curve(cells: Tensor, bits: int) -> Tensor:
+    """Return cells int64 [n, d] of a cube with 2^bits a side along its Hilbert curve: their ids [n]."""
+    axes = list(cells.unbind(1))
     level = 1 << (bits - 1)
     while level > 1:
         low = level - 1
@@ -207,4 +231,4 @@ def hilbert_order(shape: tuple[int, ...]) -> Tensor:
     for bit in range(bits - 1, -1, -1):
         for axis in axes:
             index = (index << 1) | (((axis ^ turn) >> bit) & 1)
-    return index.argsort()
+    return index.argsort(stable=True)

@@ -172,7 +172,9 @@ def _log_ticks(low: float, high: float) -> list[tuple[float, str]]:
 
 
 def _power(value: float) -> str:
-    return f"{value:.2g}" if 1e-3 <= value < 1e4 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    if 10 <= value < 1e4:  # else 1,000 would be 1e+03 beside 1e4
+        return f"{value:,.0f}"
+    return f"{value:.2g}" if 1e-3 <= value < 10 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def _tint(module: int) -> str:

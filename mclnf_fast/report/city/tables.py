@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from mclnf_fast.metrics import EIGHT_BITS
 from mclnf_fast.report.city.claims import changed, curve
 from mclnf_fast.report.page.blocks import HeatCell, HeatPanel
 from mclnf_fast.report.page.methods import Look, looks
@@ -71,14 +72,21 @@ def city_table(
     views = across or {}
 
     def cells(values: Mapping[str, float | None]) -> dict[str, Cell]:
-        return ranked(values, lambda key: db(values[key]))
+        return ranked(values, lambda key: psnr_text(values[key]))
 
     short = short_name(first)
     columns = [
         Column("mean PSNR (dB)", cells({key: r.psnr_mean for key, r in methods.items()}), "mean"),
         column("SSIM", methods, lambda key: fixed(methods[key].ssim_mean, ".3f")),
-        column(f"{first}, when learned (dB)", methods, lambda key: db(methods[key].psnr_first_task_after_own), short),
-        column(f"{first}, at the end (dB)", methods, lambda key: db(methods[key].psnr_first_task_after_all), "at end"),
+        column(
+            f"{first}, when learned (dB)", methods, lambda key: psnr_text(methods[key].psnr_first_task_after_own), short
+        ),
+        column(
+            f"{first}, at the end (dB)",
+            methods,
+            lambda key: psnr_text(methods[key].psnr_first_task_after_all),
+            "at end",
+        ),
         Column("forgetting (dB)", {key: _forgetting(r) for key, r in methods.items()}, "forgotten"),
         Column("whole-city views (dB)", cells({key: views.get(key) for key in methods}), "city"),
         column("time", methods, lambda key: duration(methods[key].seconds)),
@@ -100,7 +108,7 @@ def _billions(count: int | None) -> str:
 
 def _with_trivial(table: Table, values: Mapping[str, float | None]) -> Table:
     """Return a table with a row above the methods: head -> PSNR of what nobody has to learn; as it is without any."""
-    cells = tuple(Cell(db(values.get(head))) for head in table.heads)
+    cells = tuple(Cell(psnr_text(values.get(head))) for head in table.heads)
     if all(cell.text == "-" for cell in cells):
         return table
     rows = (Row("", "trivial", TRIVIAL, cells), *table.rows)
@@ -125,7 +133,7 @@ def steps_table(methods: Methods, trivial: float | None = None) -> Table | None:
     steps = sorted({step for c in curves.values() for step in c})
 
     def at_step(step: int) -> Column:
-        return column(f"step {step:,}", curves, lambda key: db(curves[key].get(step)))
+        return column(f"step {step:,}", curves, lambda key: psnr_text(curves[key].get(step)))
 
     note = "PSNR in dB of held-out views after so many steps on a block, mean over the blocks."
     shown = {key: look for key, look in city_looks(methods).items() if key in curves}
@@ -199,7 +207,7 @@ def _heat_cell(matrix: Sequence[Sequence[float | None]], k: int, i: int, scale: 
     change = None if first is None else value - first
     text = "" if change is None else "no change" if change == 0 else db(change, sign=True)
     heat = 0.5 if high <= low else (value - low) / (high - low)
-    return HeatCell(db(value), f"{100 * heat:.0f}", text, change is not None and change <= -LOSS)
+    return HeatCell(psnr_text(value), f"{100 * heat:.0f}", text, change is not None and change <= -LOSS)
 
 
 def block_names(matrix: Sequence[Sequence[float | None]], blocks: Sequence[str]) -> list[str]:
@@ -210,6 +218,15 @@ def block_names(matrix: Sequence[Sequence[float | None]], blocks: Sequence[str])
     """
     count = max([len(matrix), *map(len, matrix)]) if matrix else 0
     return [blocks[i] if i < len(blocks) else f"block {i + 1}" for i in range(count)]
+
+
+def psnr_text(value: float | None) -> str:
+    """Return a PSNR as text: `exact` from what pictures of 8 bits can hold.
+
+    >>> psnr_text(20.0), psnr_text(EIGHT_BITS)
+    ('20.00', 'exact')
+    """
+    return "exact" if value is not None and value >= EIGHT_BITS - 1e-6 else db(value)
 
 
 def short_name(text: str, room: int = NAME) -> str:

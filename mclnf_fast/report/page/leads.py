@@ -37,5 +37,5 @@ def lead_tile(gap: float, error: float | None, label: str) -> Tile:
     if error is None:  # a single task or signal
         return Tile(value, f"{label} (its error is unknown)")
     if abs(gap) <= error:
-        return Tile(value, f"{label} (within the error, ± {db(error, unit=True)})")
-    return Tile(value, f"{label} (± {db(error, unit=True)})", gap > 0)
+        return Tile(value, f"{label} (within the error, ±\u00a0{db(error, unit=True)})")
+    return Tile(value, f"{label} (±\u00a0{db(error, unit=True)})", gap > 0)

@@ -256,6 +256,7 @@ class InitializationRecord(Record):
         trials: how the rate of each initialization was chosen; None: it was given.
         initializations: name -> its results on the test tasks, in the order in which they are shown.
         size: (height, width) of the pictures in pixels.
+        exact_from: PSNR in dB from which a test task counts as exact, one figure each: what its file can hold.
         views, orbit: of single-view fields; `photos`: of photos of a place; `projections`: per CT slice;
             `inner_steps`: of the meta-training of images.
     """
@@ -267,6 +268,7 @@ class InitializationRecord(Record):
     trials: Tried | None = None
     initializations: Mapping[str, InitializationResults] = field(default_factory=dict)
     size: tuple[int, ...] = ()
+    exact_from: tuple[Figure, ...] = ()
     views: Views | None = None
     orbit: Orbit | None = None
     photos: Photos | None = None

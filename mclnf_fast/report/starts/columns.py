@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from mclnf_fast.report.page.methods import Look
 from mclnf_fast.report.page.style import db, duration, number
@@ -39,6 +40,46 @@ def estimate(mean: Mean | None) -> str:
     return db(mean[0]) if mean[1] is None else f"{db(mean[0])} ± {db(mean[1])}"
 
 
+def capped(record: InitializationRecord) -> InitializationRecord:
+    """Return the record with no PSNR above what the files of its test tasks can hold: beyond it, dB mean nothing.
+
+    >>> capped(InitializationRecord(system="ct")).exact_from
+    ()
+    """
+    ceilings = [c for c in record.exact_from if c is not None]
+
+    def cap(values: Sequence[float | None]) -> tuple[float | None, ...]:
+        if len(values) != len(ceilings):
+            return tuple(values)
+        return tuple(None if v is None else min(v, c) for v, c in zip(values, ceilings))
+
+    if not ceilings:
+        return record
+    rows = {
+        key: replace(
+            row,
+            after=cap(row.after),
+            input=None if row.input is None else cap(row.input),
+            whole=None if row.whole is None else cap(row.whole),
+            others=None if row.others is None else cap(row.others),
+            curve={step: cap(values) for step, values in row.curve.items()},
+        )
+        for key, row in record.initializations.items()
+    }
+    return replace(record, initializations=rows)
+
+
+def psnr_text(record: InitializationRecord, mean: Mean | None) -> str:
+    """Return a mean PSNR over the test tasks as text: `exact` if all of them are, in a `capped` record.
+
+    >>> psnr_text(InitializationRecord(system="ct", exact_from=(58.92, 58.92)), (58.92, 0.0))
+    'exact'
+    """
+    ceilings = [c for c in record.exact_from if c is not None]
+    exact = bool(ceilings) and mean is not None and mean[0] >= statistics.fmean(ceilings) - 1e-6
+    return "exact" if exact else estimate(mean)
+
+
 def curves_of(record: InitializationRecord, looks: Mapping[str, Look]) -> dict[str, dict[int, Mean]]:
     """Return step -> mean PSNR and standard error over the test tasks, of each initialization.
 
@@ -49,6 +90,7 @@ def curves_of(record: InitializationRecord, looks: Mapping[str, Look]) -> dict[s
     {'meta': {0: (11.0, 1.0)}}
     """
     curves: dict[str, dict[int, Mean]] = {}
+    record = capped(record)
     for key in looks:
         rows = sorted(record.initializations[key].curve.items())
         curves[key] = {step: mean for step, values in rows if (mean := mean_error(values)) is not None}
@@ -60,7 +102,7 @@ def step_columns(record: InitializationRecord, looks: Mapping[str, Look], steps:
     curves = curves_of(record, looks)
 
     def at_step(step: int) -> Column:
-        return column(f"step {step:,}", looks, lambda key: estimate(curves[key].get(step)))
+        return column(f"step {step:,}", looks, lambda key: psnr_text(record, curves[key].get(step)))
 
     return list(map(at_step, steps))
 
@@ -89,7 +131,7 @@ def milestone_columns(
     def best(key: str) -> str:
         steps = curves[key]
         step = max(steps, key=lambda k: (steps[k][0], -k), default=None)
-        return "-" if step is None else f"{db(steps[step][0])} ({step:,})"
+        return "-" if step is None else f"{psnr_text(record, (steps[step][0], None))} ({step:,})"
 
     # A figure without steps in an earlier column would read as one at that step.
     columns = [Column(c.head, {k: c.cells[k] for k in moving}) for c in step_columns(record, looks, chosen)]

@@ -17,7 +17,7 @@ from mclnf_fast.report.page.style import db, number
 from mclnf_fast.report.page.tables import Table, column
 from mclnf_fast.report.protocol.qualitative import Labels, qualitative_picture
 from mclnf_fast.report.record import InitializationRecord, Picture
-from mclnf_fast.report.starts.columns import care_columns, curves_of, mean_error, milestone_columns, time_column
+from mclnf_fast.report.starts.columns import capped, care_columns, curves_of, mean_error, milestone_columns, time_column
 from mclnf_fast.report.starts.initializations import (
     LOOKS,
     SHOWN,
@@ -38,9 +38,18 @@ FBP = Look("fbp", "back-projection", "", "#0072b2", "#62b5ea", "D", "filtered ba
 HANN = Look(
     "hann", "Hann filter", "", "#3c6e71", "#86c5c9", "H", "scikit-image's back-projection, Hann window on the ramp"
 )
-SART = Look("sart", "SART", "", "#b3261e", "#ff8f85", "p", "scikit-image's SART, 3 sweeps at the best relaxation")
+SART = Look("sart", "SART", "", "#b3261e", "#ff8f85", "p", "scikit-image's SART, best relaxation and sweeps")
 MEAN = Look("mean", "mean slice", "", "#b98a00", "#e0bd4a", "X", "the mean of the training slices, no projection used")
-CLASSICAL = (FBP, HANN, SART, MEAN)  # they take no steps: their PSNR is shown at the last step alone
+LINEAR = Look(
+    "linear",
+    "linear estimate",
+    "",
+    "#5b5f97",
+    "#a9adf0",
+    "v",
+    "the best linear estimate, fitted to the training slices",
+)
+CLASSICAL = (FBP, HANN, SART, LINEAR, MEAN)  # they take no steps: their PSNR is shown at the last step alone
 
 
 def describe(record: InitializationRecord) -> Description:
@@ -49,7 +58,7 @@ def describe(record: InitializationRecord) -> Description:
     >>> describe(InitializationRecord(system="ct")).unit
     'slice'
     """
-    looks = looks_of(record, (*CLASSICAL, *LOOKS))
+    record, looks = capped(record), looks_of(record, (*CLASSICAL, *LOOKS))
     intro = (
         "An initialization is meta-learned on slices of which many projections are known. It, and others to compare it "
         f"with, are fine-tuned on {record.projections} parallel projections of a slice that was never seen, each at "
@@ -124,7 +133,7 @@ def write_pictures(folder: str | Path, record: InitializationRecord) -> list[Pic
         "initialization before and after its steps.",
         "PSNR of slices over steps on their projections: mean and standard error over the test slices.",
     )
-    axes = ("SGD steps on the projections", "PSNR of slices (dB)")
+    axes = ("steps on the projections", "PSNR of slices (dB)")
     curves = curves_of(record, looks)
     return write_sheet_and_curve(place, partial(_sheet, place, record, looks), looks, curves, axes, captions)
 

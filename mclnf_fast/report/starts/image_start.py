@@ -19,6 +19,7 @@ from mclnf_fast.report.protocol.qualitative import Labels, qualitative_picture
 from mclnf_fast.report.record import InitializationRecord, InitializationResults, Picture
 from mclnf_fast.report.starts.columns import (
     TRIVIAL,
+    capped,
     care_columns,
     curves_of,
     mean_error,
@@ -84,7 +85,7 @@ def describe(record: InitializationRecord) -> Description:
     >>> describe(InitializationRecord(system="image-start")).unit
     'image'
     """
-    looks = image_looks(record)
+    record, looks = capped(record), image_looks(record)
     note = "PSNR in dB after the last step."
     return Description(looks, table_of(record, looks), tiles(record, looks), "", INTRO, "image", note)
 

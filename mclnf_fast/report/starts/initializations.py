@@ -55,6 +55,9 @@ NOT_CLAIMED = (
 SHOWN = 4  # the most test pictures in a sheet
 
 
+EXACT = "Exact: the error is below what the levels of the file leave open; in means a task then counts with that PSNR."
+
+
 @dataclass(frozen=True)
 class Description:
     """What the report of one system shows and says.
@@ -91,8 +94,9 @@ def results_table(
     record: InitializationRecord, looks: Mapping[str, Look], columns: Sequence[Column], note: str
 ) -> Table:
     """Return the table of a run from its columns, with a note below, and one on what each row was given."""
-    care = care_note(record)
-    return build(record.title, looks, columns, first="initialization", notes=(note, care) if care else (note,))
+    exact = EXACT if any(cell.text.startswith("exact") for c in columns for cell in c.cells.values()) else ""
+    notes = tuple(text for text in (note, care_note(record), exact) if text)
+    return build(record.title, looks, columns, first="initialization", notes=notes)
 
 
 def terminal_text(record: InitializationRecord, description: Description, tiles: Sequence[Tile]) -> str:
@@ -209,12 +213,22 @@ def lead(record: InitializationRecord, key: str, other: str, step: int | None = 
     return None if means[0] is None or means[1] is None else means[0][0] - means[1][0]
 
 
+def psnr_of(record: InitializationRecord, k: int, value: float | None) -> str:
+    """Return the PSNR of test task k as text: `exact` above what its file can hold.
+
+    >>> psnr_of(InitializationRecord(system="ct", exact_from=(58.92,)), 0, 64.0)
+    'exact'
+    """
+    ceiling = record.exact_from[k] if k < len(record.exact_from) else None
+    return "exact" if value is not None and ceiling is not None and value >= ceiling else db(value)
+
+
 def unit_table(record: InitializationRecord, description: Description) -> Table:
     """Return the PSNR of each test task after the last step, a column per initialization."""
     looks = description.looks
     columns = [record.initializations[key].after for key in looks]
     rows = tuple(
-        Row("", "", name, tuple(Cell(db(c[i]) if i < len(c) else "-") for c in columns))
+        Row("", "", name, tuple(Cell(psnr_of(record, i, c[i]) if i < len(c) else "-") for c in columns))
         for i, name in enumerate(record.names.test if looks else ())
     )
     heads = tuple(look.name for look in looks.values())

@@ -12,7 +12,15 @@ from mclnf_fast.report.page.page import Section
 from mclnf_fast.report.page.style import db
 from mclnf_fast.report.page.tables import Column, Table, column
 from mclnf_fast.report.record import InitializationRecord, InitializationResults
-from mclnf_fast.report.starts.columns import TRIVIAL, care_columns, estimate, mean_error, milestone_columns, time_column
+from mclnf_fast.report.starts.columns import (
+    TRIVIAL,
+    capped,
+    care_columns,
+    mean_error,
+    milestone_columns,
+    psnr_text,
+    time_column,
+)
 from mclnf_fast.report.starts.initializations import (
     LOOKS,
     MEAN,
@@ -50,7 +58,7 @@ class Wording:
 
 def describe(record: InitializationRecord, wording: Wording, between: Section | None = None) -> Description:
     """Return what the report of initializations that are fine-tuned on rays shows and says."""
-    looks = looks_of(record, ROWS)
+    record, looks = capped(record), looks_of(record, ROWS)
     note = f"PSNR in dB, mean ± standard error over the test {wording.unit}s. {wording.note}".rstrip()
     return Description(
         looks,
@@ -68,7 +76,8 @@ def _table(record: InitializationRecord, looks: dict[str, Look], wording: Wordin
     columns = milestone_columns(record, looks)
 
     def end(head: str, field: str) -> Column:
-        return column(head, looks, lambda key: estimate(mean_error(_figures(record.initializations[key], field))))
+        rows = record.initializations
+        return column(head, looks, lambda key: psnr_text(record, mean_error(_figures(rows[key], field))))
 
     columns += [end(head, field) for head, field in wording.ends]
     return results_table(record, looks, [*columns, *care_columns(record, looks), time_column(record, looks)], note)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from mclnf_fast.data import Block
-from mclnf_fast.metrics import mse_to_psnr
+from mclnf_fast.metrics import EIGHT_BITS, mse_to_psnr
 from mclnf_fast.render import Cells, RenderSettings
 from mclnf_fast.report.record import BlockFacts
 from mclnf_fast.tasks.rays import PosedImages
@@ -53,6 +53,8 @@ def cover(tasks: Iterable[PosedImages]) -> Cover:
         pool, outside = task.pool, 0
         for view in range(len(pool.cameras)):  # view by view: all rays of a block at once may take gigabytes
             misses = ~crosses(*pool.cameras.view_rays(view), task.cells)
+            if pool.unmasked is not None:
+                misses &= pool.unmasked[view].flatten().to(misses.device)
             total += pool.images[view].reshape(-1, 3)[misses].sum(0, dtype=torch.float64).cpu()
             outside += int(misses.sum())
         count += outside
@@ -61,7 +63,7 @@ def cover(tasks: Iterable[PosedImages]) -> Cover:
             test=len(task.test_cameras),
             box=tuple(tuple(round(v, 6) for v in corner) for corner in task.cells.boxes[0].tolist()),
             missed=outside / len(pool),
-            mean_color=mean_color_psnr(pool.images, task.test_images),
+            mean_color=mean_color_psnr(pool.images, task.test_images, (pool.unmasked, task.test_unmasked)),
         )
     if not count:
         return Cover(facts, None, [])
@@ -85,18 +87,27 @@ def crosses(origins: Tensor, directions: Tensor, cell: Cells) -> Tensor:
     return enters < leaves
 
 
-def mean_color_psnr(train: Tensor, test: Tensor) -> float:
+def mean_color_psnr(train: Tensor, test: Tensor, unmasked: tuple[Tensor | None, Tensor | None] = (None, None)) -> float:
     """Return the PSNR in dB of the mean color of `train` on the pictures `test` (uint8 [V, H, W, 3]), mean over views.
+
+    unmasked: of either, the pixels that are not masked, bool [V, H, W]; None: all.
 
     >>> black, gray = torch.zeros(1, 2, 2, 3, dtype=torch.uint8), torch.full((1, 2, 2, 3), 51, dtype=torch.uint8)
     >>> round(mean_color_psnr(black, gray), 2)
     13.98
     """
-    sums = [view.reshape(-1, 3).to(torch.float64).mean(0) for view in train]
-    color = torch.stack(sums).mean(0) / 255
-    # At most 120 dB, as `PosedImages` has it of an exact view.
-    errors = [(view.reshape(-1, 3).to(torch.float64) / 255 - color).square().mean().clamp(min=1e-12) for view in test]
-    return float(mse_to_psnr(torch.stack(errors)).mean())
+    means = [view.mean(0) for view in _pixels(train, unmasked[0])]
+    color = torch.stack(means).mean(0) / 255
+    errors = [(view / 255 - color).square().mean() for view in _pixels(test, unmasked[1])]
+    # As `PosedImages` has it of an exact view.
+    return float(mse_to_psnr(torch.stack(errors)).clamp(max=EIGHT_BITS).mean())
+
+
+def _pixels(images: Tensor, unmasked: Tensor | None) -> Iterator[Tensor]:
+    """Yield the pixels of each view that are not masked, float64 [P, 3]."""
+    for view, picture in enumerate(images):
+        kept = picture.reshape(-1, 3) if unmasked is None else picture[unmasked[view].to(picture.device)]
+        yield kept.to(torch.float64)
 
 
 def left_out(block: Block) -> str:

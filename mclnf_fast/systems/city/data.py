@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -63,6 +63,7 @@ def _task(block: Block, cell: Cells, spec: FieldSpec, settings: RenderSettings, 
         spec,
         settings,
         tile,
+        (block.train.unmasked, block.test.unmasked),
     )
 
 
@@ -122,6 +123,16 @@ def _usable(scene: Scene) -> tuple[tuple[Block, ...], list[str]]:
     return blocks, [f"{text}." for text in unusable.values()]
 
 
+def _masked(blocks: Sequence[Block]) -> list[str]:
+    """Return a sentence on the masks of blocks; none without them."""
+    every = [views.unmasked for block in blocks for views in (block.train, block.test)]
+    masks = [mask for mask in every if mask is not None]
+    if not masks:
+        return []
+    pixels, masked = sum(mask.numel() for mask in masks), sum(int((~mask).sum()) for mask in masks)
+    return [f"Masks are obeyed: {masked / pixels:.1%} of the pixels carry no loss and are not scored."]
+
+
 def load(config: CityConfig, advance: Callable[[int], object]) -> CityData:
     """Read or make the data. Raise InputError if a folder is unusable.
 
@@ -165,7 +176,7 @@ def load(config: CityConfig, advance: Callable[[int], object]) -> CityData:
     unit = "" if scene.unit == "scene" else scene.unit
     if settings != config.settings:
         tasks = tasks_with(settings)
-    notes += covered.warnings
+    notes += covered.warnings + _masked(blocks)
     if min(blocks[0].test.images.shape[1:3]) < SSIM_SIDE:
         notes.append(f"SSIM is left out: its window needs pictures of at least {SSIM_SIDE} x {SSIM_SIDE} pixels.")
     return CityData(title, blocks, tasks, cells, districts, across, notes, settings, covered, unit, scene.origin)

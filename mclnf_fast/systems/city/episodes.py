@@ -35,6 +35,7 @@ def one_pool(pools: Sequence[RayPool]) -> RayPool | None:
     """Return all pools as one, whose rays can be asked for at once; None if their images differ in size."""
     if len({(pool.width, pool.height) for pool in pools}) != 1:
         return None
+    # Only asked for rays by their ids: what may be drawn, its parts know.
     return RayPool(torch.cat([pool.images for pool in pools]), cat_cameras([pool.cameras for pool in pools]))
 
 
@@ -65,7 +66,8 @@ class BlockEpisodes:
         self.kind, self.spec, self.settings, self.config = kind, spec, settings, config
         groups = [[block] for blocks in districts for block in blocks] if kind == "modules" else list(districts)
         self.pools = [
-            [RayPool(b.train.images.to(device), b.train.cameras.to(device)) for b in blocks] for blocks in groups
+            [RayPool(b.train.images.to(device), b.train.cameras.to(device), unmasked=b.train.unmasked) for b in blocks]
+            for blocks in groups
         ]
         self.blocks = min(len(blocks) for blocks in groups)
         boxes = [Cells(torch.stack([block.aabb for block in blocks])) for blocks in groups]
@@ -74,7 +76,7 @@ class BlockEpisodes:
         flat = [pool for pools in self.pools for pool in pools]
         # One gather over all pools instead of one per block: on a GPU each costs a launch.
         self._whole = one_pool(flat)
-        self._begin = list(itertools.accumulate((len(pool) for pool in flat), initial=0))  # of each in `_whole`
+        self._begin = list(itertools.accumulate((pool.pixels for pool in flat), initial=0))  # of each in `_whole`
         self._row = list(itertools.accumulate((len(pools) for pools in self.pools), initial=0))
 
     @property

@@ -90,9 +90,9 @@ def make(
             views = [posed.render(params, cameras, v).cpu() for v in range(len(cameras))]
             truth = task.test_images.cpu().to(torch.float32) / 255.0
             if min(truth.shape[1:3]) >= SSIM_SIDE:
-                ssims[name].append(float(ssim(torch.stack(views), truth).mean()))
+                ssims[name].append(float(ssim(_filled(torch.stack(views), truth, posed.test_unmasked), truth).mean()))
             renders[name] = views[0]
-            quality[name] = float(mse_to_psnr((views[0] - truth[0]).square().mean()))
+            quality[name] = float(mse_to_psnr(posed.view_error(views[0], 0)))
         caption = f"A held-out view of {task.name} after all blocks: truth, what each method sees, and its error."
         report.triptych(listed(f"{task.name}.png", "triptych", caption), _truth(task, 0), renders, quality)
     best = best_modules(protocols)
@@ -104,6 +104,11 @@ def make(
             across = _across(config, data, protocols, listed)
     averages = {name: {"ssim_mean": sum(values) / len(values)} for name, values in ssims.items() if values}
     return pictures, {"ssim": averages, "city": across}
+
+
+def _filled(views: Tensor, truth: Tensor, unmasked: Tensor | None) -> Tensor:
+    """Return pictures [V, H, W, 3] with the truth where it is masked: SSIM needs whole windows."""
+    return views if unmasked is None else torch.where(unmasked[..., None].cpu(), views, truth)
 
 
 def _strip(
@@ -118,7 +123,7 @@ def _strip(
         steps = [s for s in psnr_curves(protocol)[0] if s > 0]
         # From the files: the first steps of a resumed run were drawn by another process.
         rows[name] = [_read(folder.images / "steps" / f"{name}_{s}.png") for s in steps]
-        quality[name] = [float(mse_to_psnr((image - truth).square().mean())) for image in rows[name]]
+        quality[name] = [float(mse_to_psnr(data.tasks[0].view_error(image, 0))) for image in rows[name]]
     if rows:
         caption = f"Refinement of a held-out view of {data.tasks[0].name}, by gradient steps on this block."
         report.strip(listed("refinement.png", "strip", caption), truth, rows, steps, quality)
@@ -131,7 +136,7 @@ def _fisher(config: CityConfig, data: CityData, protocol: Protocol, listed: Call
     generator = torch.Generator().manual_seed(config.seed)
     batch = task.draw(min(4096, len(task.pool)), generator)
     scorer = FisherScorer(task.spec, 1, FimConfig(source="ema"), task.backend)
-    whole = task.take(torch.arange(pixels)[None])
+    whole = tuple(t[None] for t in task.pool.batch(torch.arange(pixels)))
     for rays in (batch, whole):  # the first batch is what the second is scored against
         p = task.points(params, rays)
         scores = scorer(params, p.x, p.offsets, p.grad_y, sample_ids=p.sample_ids, num_samples=p.num_samples).scores

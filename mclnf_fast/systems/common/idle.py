@@ -14,6 +14,10 @@ Idle = dict[str, str]
 """Flag without dashes, or the group that it begins with -> when it has no effect, such as "without data"."""
 
 
+REPLACED = "with data"
+"""When options of procedural data have no effect: a folder stands in their place, as was meant."""
+
+
 def name_idle(config: object, baseline: object, idle: Idle) -> list[str]:
     """Return a sentence per option that was changed and has no effect.
 
@@ -39,7 +43,7 @@ def name_idle(config: object, baseline: object, idle: Idle) -> list[str]:
         if when is not None and value != value_of(baseline, option):
             shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
             sentences.append(f"{option.flag} has no effect {when}, got {shown}")
-            if option.path[0] == "data":
+            if option.path[0] == "data" and when != REPLACED:
                 raise InputError(f"{sentences[-1]}: leave it out")
     return sentences
 

@@ -97,6 +97,7 @@ class Result:
         frequencies: of the random Fourier features that the modules take in place of the coordinates, [F, D].
         initialization: name of the initialization.
         method: that learned the modules.
+        about: of a result that came with the package: what it was learned from, its license, command and commit.
     """
 
     system: str
@@ -110,6 +111,7 @@ class Result:
     frequencies: Tensor | None = None
     initialization: str = "meta"
     method: str = ""
+    about: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, count in (("modules", len(self.modules)), ("cells", len(self.cells or self.modules))):
@@ -121,8 +123,8 @@ class Result:
         """How the outputs become pixels; None of images, sound and video, whose outputs are the values."""
         return None if self.settings is None else self.settings.shading
 
-    def write(self, folder: pathlib.Path) -> None:
-        """Write the result into a run folder, whole or not at all."""
+    def write(self, folder: pathlib.Path, name: str = FILE) -> None:
+        """Write the result into a run folder, whole or not at all; `name`: of the file."""
         meta: dict[str, object] = {
             "system": self.system,
             "names": list(self.modules),
@@ -143,7 +145,9 @@ class Result:
         if self.frequencies is not None:
             # float32 -> JSON -> float32 gives the same bits: JSON's numbers are written with all their digits.
             meta["frequencies"] = self.frequencies.cpu().tolist()
-        save_bank(folder / FILE, self.bank, **meta)
+        if self.about:
+            meta["about"] = dict(self.about)
+        save_bank(folder / name, self.bank, **meta)
 
 
 def read_result(run: str | pathlib.Path, device: torch.device | str = "cpu") -> Result:
@@ -157,7 +161,7 @@ def read_result(run: str | pathlib.Path, device: torch.device | str = "cpu") -> 
     folder = pathlib.Path(run)
     # The bank first: a folder may hold both, if a run of version 0.1 was resumed by a later one.
     if (folder / FILE).is_file():
-        return _from_bank(folder, device)
+        return read_bank(folder / FILE, device)
     if (folder / INITIALIZATION_FILE).is_file():
         return _from_initialization(folder / INITIALIZATION_FILE, device)
     if not folder.is_dir():
@@ -171,8 +175,17 @@ def read_result(run: str | pathlib.Path, device: torch.device | str = "cpu") -> 
     raise InputError(f"run must be the folder of a run, with {FILE} in it, got {run}")
 
 
-def _from_bank(folder: pathlib.Path, device: torch.device | str) -> Result:
-    file = folder / FILE
+def read_bank(file: pathlib.Path, device: torch.device | str = "cpu") -> Result:
+    """Return the result in a file that `Result.write` wrote.
+
+    Raises InputError if there is none, or it is corrupt.
+
+    >>> import tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> Result("audio", FieldBank(FieldSpec(1, 1, 8, 1)), ["window 1"], Frame(("time",))).write(folder, "bank")
+    >>> read_bank(folder / "bank").modules
+    ['window 1']
+    """
     bank = load_bank(file).to(device)
     _, meta = load_tensors(file)
     try:
@@ -182,7 +195,7 @@ def _from_bank(folder: pathlib.Path, device: torch.device | str) -> Result:
         )
         if "system" not in meta:  # version 0.1 wrote banks for cities alone
             method = meta["method"]
-            return Result("city", bank, list(boxes), SCENE, _city_settings(folder), cells, method=method)
+            return Result("city", bank, list(boxes), SCENE, _city_settings(file.parent), cells, method=method)
         settings = None
         if "settings" in meta:
             settings = RenderSettings.from_dict({**meta["settings"], "shading": meta["shading"]})
@@ -201,6 +214,7 @@ def _from_bank(folder: pathlib.Path, device: torch.device | str) -> Result:
             frequencies,
             meta.get("initialization", ""),
             meta.get("method", ""),
+            meta.get("about", {}),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"checkpoint {file}: must hold the result of a run, but: {error!r}") from None

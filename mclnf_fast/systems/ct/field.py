@@ -9,6 +9,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.fields.fourier import fourier_features
 from mclnf_fast.learn.meta.adapt import fine_tune
 from mclnf_fast.learn.params import Params
+from mclnf_fast.ops.bank_step import StepKind
 from mclnf_fast.render.parallel_beam import field_pictures, scan_loss
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.tasks.coords import pixel_places
@@ -32,16 +33,22 @@ def slice_values(params: Params, spec: FieldSpec, frequencies: Tensor, size: int
 
 
 def fine_tune_slice(
-    params: Params, spec: FieldSpec, frequencies: Tensor, projections: tuple[object, object], steps: int, lr: float
+    params: Params,
+    spec: FieldSpec,
+    frequencies: Tensor,
+    projections: tuple[object, object],
+    steps: int,
+    lr: float,
+    optimizer: StepKind = "sgd",
 ) -> Params:
-    """Return the module [1, ...] of a slice, by SGD steps from an initialization on all projections at once.
+    """Return the module [1, ...] of a slice, by steps from an initialization on all projections at once.
 
     Args:
         params, spec, frequencies: the initialization [1, ...], and the frequencies [F, 2] of its features.
         projections: a sinogram [V, N], of each detector the mean density along its ray over the picture's side (the
             line integral over that side), as `render.project` has it, and the angles [V] of its projections, radians;
             arrays or tensors.
-        steps, lr: of SGD.
+        steps, lr, optimizer: how it is fine-tuned.
 
     Raises InputError if they do not fit each other.
     """
@@ -57,4 +64,4 @@ def fine_tune_slice(
     features = pixel_features(sinogram.shape[1], frequencies)
     loss = scan_loss(sinogram[None].to(device), angles.to(device), features, spec)
     # `fine_tune` takes at least one step; none is how the initialization itself is shown.
-    return fine_tune(params, loss, steps, lr) if steps else params
+    return fine_tune(params, loss, steps, lr, kind=optimizer) if steps else params

@@ -26,9 +26,10 @@ from mclnf_fast.render.parallel_beam import (
     scan_loss,
 )
 from mclnf_fast.report.record import InitializationRecord
+from mclnf_fast.systems.common.pretrained import initialization_from
 from mclnf_fast.systems.common.result import Result
 from mclnf_fast.systems.common.run import Run, say
-from mclnf_fast.systems.ct.classical import MISSING, classical, skimage_installed
+from mclnf_fast.systems.ct.classical import MISSING, best_linear, classical, skimage_installed
 from mclnf_fast.systems.ct.field import pixel_features
 from mclnf_fast.systems.ct.options import CtConfig
 from mclnf_fast.systems.starts.distill import Matching
@@ -76,10 +77,7 @@ class CtJob(PixelJob[CtConfig]):
         super().__init__(run, load_pictures(config, 1, make), config.field.spec)
         sets, device, self.names = self.sets, config.run.device, config.initializations
         self.match_steps = config.match_steps
-        generator = torch.Generator().manual_seed(config.seed)
-        # Of the run and not of each network: all modules of a bank share their inputs.
-        frequencies = gaussian_frequencies(config.field.frequencies, 2, config.field.sigma, generator)
-        self.frequencies = frequencies.to(device)
+        self.frequencies = self.inputs().to(device)
         self.features = pixel_features(config.data.size, self.frequencies)
         parts = (sets.train, sets.validation, sets.test)
         shapes: tuple[Tensor | None, ...] = (None, None, None)
@@ -89,6 +87,17 @@ class CtJob(PixelJob[CtConfig]):
         self.train, validation, self.test = (Slices(p, e, device) for p, e in zip(parts, shapes))
         # Of a few pictures none was kept back; a rate chosen on the training slices is then the best there is.
         self.validation = validation if len(validation) else self.train
+
+    def inputs(self) -> Tensor:
+        """Return the frequencies of the networks' features: of the run and not of each network, since all modules of a
+        bank share their inputs; those that an initialization of a former run was learned with."""
+        config = self.config
+        if config.init_from is not None:
+            there = initialization_from(config.init_from, config.kind).frequencies
+            if there is not None and len(there) == config.field.frequencies:
+                return there
+        generator = torch.Generator().manual_seed(config.seed)
+        return gaussian_frequencies(config.field.frequencies, 2, config.field.sigma, generator)
 
     def describe_network(self) -> str:
         return f"{self.spec.num_parameters:,} parameters on {self.config.field.frequencies} frequencies"
@@ -128,7 +137,7 @@ class CtJob(PixelJob[CtConfig]):
         def trial(modules: Params, rates: Tensor) -> list[float]:
             ids = torch.arange(count).repeat(len(grid))
             loss = self.loss(self.validation, ids, even_angles(self.config.data.views))
-            pictures = self.values(fine_tune(modules, loss, self.config.steps, rates))
+            pictures = self.values(fine_tune(modules, loss, self.config.steps, rates, kind=self.config.optimizer))
             return psnr(pictures, self.validation.images[ids.to(pictures.device)], keep_first=True).tolist()
 
         return Trials(grid, count, self.config.steps, trial)
@@ -138,11 +147,16 @@ class CtJob(PixelJob[CtConfig]):
         angles, rows = even_angles(self.config.data.views), {}
         tried = torch.arange(min(TUNED_ON, len(self.validation)))
         known = self.validation.measured(tried, angles), angles, self.validation.images[tried]
+        there = self.train.images, self.train.measured(torch.arange(len(self.train)), angles)
         measured = self.test.measured(torch.arange(len(self.test)), angles)
-        for name, (reconstruct, relaxation) in classical(*known).items():
+        for name, (reconstruct, relaxation, sweeps) in classical(*known).items():
             began = time.perf_counter()
             pictures = reconstruct(measured, angles).clamp(0, 1)
-            rows[name] = self.reconstructed(name, pictures, time.perf_counter() - began) | {"lr": relaxation}
+            row = self.reconstructed(name, pictures, time.perf_counter() - began)
+            rows[name] = row | {"lr": relaxation, "steps": sweeps}
+        began = time.perf_counter()
+        pictures = best_linear(there, (known[2], known[0]), angles)(measured, angles).clamp(0, 1)
+        rows["linear"] = self.reconstructed("linear", pictures, time.perf_counter() - began)
         mean = self.train.images.mean(0).expand_as(self.test.images)
         rows["mean"] = self.reconstructed("mean", mean, 0.0)
         return rows
@@ -150,7 +164,7 @@ class CtJob(PixelJob[CtConfig]):
     def fine_tune(self, name: str, initialization: Params) -> tuple[dict[str, Tensor], Row]:
         count, lr = len(self.test), self.choices[name].lr
         loss = self.loss(self.test, torch.arange(count), even_angles(self.config.data.views))
-        state, row = self.follow(name, initialization, Tuning(loss, self.config.steps, lr))
+        state, row = self.follow(name, initialization, Tuning(loss, self.config.steps, lr, self.config.optimizer))
         say(f"{name}: {sum(row['after']) / count:.2f} dB, rate {lr:g}, in {row['seconds']:.0f} s")
         return state, row
 
@@ -166,7 +180,8 @@ class CtJob(PixelJob[CtConfig]):
 
     def tuning_options(self) -> dict[str, object]:
         choice = self.choices.get("meta")
-        return {"steps": self.config.steps, "lr": self.config.rates[0] if choice is None else choice.lr}
+        rate = self.config.rates[0] if choice is None else choice.lr
+        return {"steps": self.config.steps, "lr": rate, "optimizer": self.config.optimizer}
 
     def result(self, bank: FieldBank, modules: list[str]) -> Result:
         result = super().result(bank, modules)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from tyro.conf import OmitArgPrefixes
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.meta.config import MetaConfig
+from mclnf_fast.ops.bank_step import StepKind
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.common.checks import check_at_least, check_positive, check_rates
 from mclnf_fast.systems.common.config_file import Values
-from mclnf_fast.systems.common.idle import Idle
+from mclnf_fast.systems.common.idle import REPLACED, Idle
 from mclnf_fast.systems.common.options import FieldOptions
 from mclnf_fast.systems.starts.options import (
     INITIALIZATIONS,
@@ -61,7 +62,7 @@ class SliceOptions(PictureOptions):
             )
 
     def idle(self) -> Idle:
-        return {**super().idle(), **({} if self.path is None else {"jitter": "with data"})}
+        return {**super().idle(), **({} if self.path is None else {"jitter": REPLACED})}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,16 +93,19 @@ class CtConfig(PixelConfig):
     presets: ClassVar[Mapping[str, Values]] = {
         "paper": {},
         "small": {
-            # Without the rate 30: it collapsed, and each rate to choose from costs a fine-tuning of its own.
-            "count": 70, "size": 64, "width": 64, "hidden-layers": 3, "frequencies": 64, "steps": 256,
-            "rates": (10.0, 3.0, 1.0),
-            "meta.steps": 200, "meta.tasks": 4, "meta.inner-lr": 3.0, "meta.outer-lr": 3e-3,
+            # The frequencies decide most: from 6 projections those of 30 fit noise between the rays (21 dB on slices
+            # kept back), of 8 give 26 and of 5 give 28. SGD in place of Adam has 20.9 dB where Adam has 21.4.
+            "count": 70, "size": 64, "width": 64, "hidden-layers": 3, "frequencies": 64, "sigma": 5.0, "steps": 256,
+            "optimizer": "adam", "rates": (1e-2, 3e-3, 1e-3), "match-steps": 1000,
+            "meta.steps": 150, "meta.tasks": 4, "meta.inner": "adam", "meta.inner-steps": 24, "meta.inner-lr": 3e-3,
+            "meta.outer-lr": 3e-3,
         },
     }  # fmt: skip
     quick_values: ClassVar[Values] = {
-        "count": 46, "test": 3, "size": 32, "width": 64, "hidden-layers": 3, "frequencies": 64, "steps": 128,
-        "rates": (10.0, 3.0, 1.0), "match-steps": 1000,
-        "meta.steps": 100, "meta.tasks": 4, "meta.inner-lr": 3.0, "meta.outer-lr": 3e-3,
+        "count": 46, "test": 3, "size": 32, "width": 64, "hidden-layers": 3, "frequencies": 64, "sigma": 5.0,
+        "steps": 128, "optimizer": "adam", "rates": (1e-2, 3e-3), "match-steps": 1000,
+        "meta.steps": 50, "meta.tasks": 4, "meta.inner": "adam", "meta.inner-steps": 24, "meta.inner-lr": 3e-3,
+        "meta.outer-lr": 3e-3,
     }  # fmt: skip
 
     data: OmitArgPrefixes[SliceOptions] = dataclasses.field(default_factory=SliceOptions)
@@ -109,11 +113,13 @@ class CtConfig(PixelConfig):
     field: OmitArgPrefixes[SliceFieldOptions] = dataclasses.field(default_factory=SliceFieldOptions)
     """The network."""
     steps: int = 1000
-    """SGD steps on the projections of an unseen slice, of every initialization alike."""
+    """Steps on the projections of an unseen slice, of every initialization alike."""
+    optimizer: StepKind = "sgd"
+    """What makes these steps, of every initialization alike."""
     meta: MetaConfig = META
     """Meta-training of the initialization."""
     rates: tuple[float, ...] = (10.0,)
-    """Rates of the SGD steps on unseen slices. Of several each initialization takes its best one, found on slices that
+    """Rates of the steps on unseen slices. Of several each initialization takes its best one, found on slices that
     are not tested on, and not learned from either if there are enough."""
     initializations: tuple[InitializationName, ...] = INITIALIZATIONS
     """Which to compare: standard, random; constant and matched, other random weights, distilled to the meta-learned
@@ -125,6 +131,8 @@ class CtConfig(PixelConfig):
         super().check()
         check_at_least(1, match_steps=self.match_steps)
         check_rates("rates", self.rates)
+        if self.optimizer not in get_args(StepKind):
+            raise InputError(f"optimizer must be one of {', '.join(get_args(StepKind))}, got {self.optimizer!r}")
         check_initializations(self.initializations)
 
 

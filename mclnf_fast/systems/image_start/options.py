@@ -53,6 +53,7 @@ class ImageStartConfig(PixelConfig):
     """Learns an initialization for images that fits an unseen one in two steps (MAML), and shows what others need."""
 
     kind: ClassVar[str] = "image-start"
+    read_after: ClassVar[tuple[str, ...]] = ("inner_steps", "inner_lr")
     presets: ClassVar[Mapping[str, Values]] = {
         "paper": {},
         "small": {

@@ -12,7 +12,7 @@ from mclnf_fast.learn.meta.config import MetaConfig
 from mclnf_fast.render import RenderSettings
 from mclnf_fast.systems.common.checks import check_at_least, check_positive
 from mclnf_fast.systems.common.config_file import Values
-from mclnf_fast.systems.common.idle import Idle
+from mclnf_fast.systems.common.idle import REPLACED, Idle
 from mclnf_fast.systems.common.options import SplitOptions
 from mclnf_fast.systems.starts.options import REPTILE, FineTuneOptions, RayFieldOptions, RayStartConfig, defaults_from
 
@@ -47,7 +47,7 @@ class PhotoOptions(SplitOptions):
         check_at_least(8, size=self.size)
 
     def idle(self) -> Idle:
-        return {"limit": "without data"} if self.path is None else {"photos": "with data"}
+        return {"limit": "without data"} if self.path is None else {"photos": REPLACED}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +123,7 @@ class PhotosConfig(RayStartConfig):
 
     def idle(self) -> Idle:
         # Nobody knows how a real place looks under another photo's light.
-        return {**super().idle(), **({} if self.data.path is None else {"others": "with data"})}
+        return {**super().idle(), **({} if self.data.path is None else {"others": REPLACED})}
 
     def check(self) -> None:
         super().check()

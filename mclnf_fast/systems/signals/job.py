@@ -22,6 +22,7 @@ from mclnf_fast.metrics import MOST_PSNR, exact_from, log_steps, measures
 from mclnf_fast.report.page.style import duration
 from mclnf_fast.report.record import Names, SeedResults, SignalRecord, Trivial, from_json
 from mclnf_fast.systems.common.folder import RunFolder
+from mclnf_fast.systems.common.pretrained import initialization_from, is_pretrained
 from mclnf_fast.systems.common.result import Frame, Result, bank_of
 from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.signals.data import cut_of, load, meta_initialization, random_initialization, tasks_of
@@ -137,6 +138,8 @@ class _Job:
         config, name = self.config, f"start_{seed}_{one.name}"
         assert one.kind is not None
         if config.init_from is not None:
+            if is_pretrained(config.init_from):
+                return self._shipped(config.init_from, one)
             return self._former(config.init_from, name, random)
         # Methods without Fisher information share one initialization, whatever `mim` asks for.
         plain = dataclasses.replace(config.meta, fim_inner="none", fim_outer="none")
@@ -158,8 +161,20 @@ class _Job:
         about = {"curve": trainer.curve, "seconds": trainer.seconds, "outer_steps": trainer.made}
         return trainer.params, {**about, "parameters": sum(p.numel() for p in trainer.params)}
 
+    def _shipped(self, where: pathlib.Path, one: _Initialization) -> tuple[Params, dict[str, object]]:
+        """Return an initialization that comes with the package. Raise InputError if it is of another kind."""
+        result = initialization_from(where, self.config.kind, self.config.run.device)
+        if result.initialization != one.name:
+            raise InputError(f"init-from: {where} has the initialization {result.initialization}, but not {one.name}")
+        if result.bank.spec != self.module:
+            raise InputError(f"init-from: {where} must hold a network of {self.module}, got {result.bank.spec}")
+        params = tuple(p.detach() for p in result.bank.shared)
+        return params, {"source": str(where), "parameters": sum(p.numel() for p in params)}
+
     def _former(self, folder: pathlib.Path, name: str, random: Params) -> tuple[Params, dict[str, Any]]:
         """Return the initialization of a former run. Raise InputError if it has none, or one of another network."""
+        if not folder.is_dir():
+            initialization_from(folder, self.config.kind)  # raises, and lists the names of those that are shipped
         state = RunFolder(folder).load_state(name)
         if state is None:
             raise InputError(f"init-from: {folder} must be a run folder with the initialization {name}, but has none")

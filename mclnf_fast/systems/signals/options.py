@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes, arg
 
+from mclnf_fast.data.signals import SPAN_PER_SECOND
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.fisher.scores import FimConfig
 from mclnf_fast.learn.meta.config import MetaConfig
@@ -21,8 +22,6 @@ from mclnf_fast.systems.common.config_file import Values, with_options
 from mclnf_fast.systems.common.idle import Idle, flags, idle_of_methods
 from mclnf_fast.systems.common.options import FieldOptions, SplitOptions, SystemConfig
 
-# Per second, not per clip: speech of 3 s gained 2 dB by it (mod 34.15 to 36.08, mim 35.22 to 37.29).
-SPAN_PER_SECOND = 50.0
 DEFAULT_METHODS = tuple(one.name for one in BUILT_IN)
 
 
@@ -166,8 +165,9 @@ class SignalConfig(SystemConfig):
 
     quick_values: ClassVar[Values]
 
-    init_from: Annotated[pathlib.Path | None, arg(metavar="DIR")] = None
-    """Folder of a former run whose meta-learned initializations are taken, instead of learning them."""
+    init_from: Annotated[pathlib.Path | None, arg(metavar="DIR|NAME")] = None
+    """Take the meta-learned initializations from the folder of a former run, or that of the modules from the package
+    (`face_patches` for image, `speech` for audio), instead of learning them."""
     methods: tuple[str, ...] = DEFAULT_METHODS
     """What to run side by side."""
     seeds: tuple[int, ...] = (0,)

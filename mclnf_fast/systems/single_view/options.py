@@ -15,7 +15,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.render.settings import Convention, RenderSettings
 from mclnf_fast.systems.common.checks import check_at_least
 from mclnf_fast.systems.common.config_file import Values, with_options
-from mclnf_fast.systems.common.idle import Idle
+from mclnf_fast.systems.common.idle import REPLACED, Idle
 from mclnf_fast.systems.common.options import SplitOptions, option_value
 from mclnf_fast.systems.single_view.views import Inputs
 from mclnf_fast.systems.starts.options import FineTuneOptions, RayFieldOptions, RayStartConfig, preset_config
@@ -60,7 +60,7 @@ class ObjectOptions(SplitOptions):
 
     def idle(self) -> Idle:
         if self.path is not None:
-            return {"objects": "with data"}
+            return {"objects": REPLACED}
         return {"strict": "without data"} if self.test_data is None else {}
 
     @property

@@ -13,12 +13,13 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from mclnf_fast.errors import InputError
 from mclnf_fast.fields import FieldBank
 from mclnf_fast.learn.meta.episodes import DrawnEpisodes
 from mclnf_fast.learn.meta.inits import Distilled, shuffled
 from mclnf_fast.learn.meta.trainer import CURVE_POINTS, MetaTrainer, loss_curve
 from mclnf_fast.learn.params import LossFn, Params
-from mclnf_fast.metrics import log_steps, mse_to_psnr
+from mclnf_fast.metrics import EIGHT_BITS, log_steps, mse_to_psnr
 from mclnf_fast.report.record import (
     InitializationRecord,
     InitializationResults,
@@ -29,6 +30,7 @@ from mclnf_fast.report.record import (
     from_json,
 )
 from mclnf_fast.spec import FieldSpec
+from mclnf_fast.systems.common.pretrained import initialization_from
 from mclnf_fast.systems.common.result import Result, bank_of
 from mclnf_fast.systems.common.run import Run, begin, say
 from mclnf_fast.systems.starts.distill import Matching, distilled
@@ -123,6 +125,10 @@ class StartJob(Generic[C]):
         """Return the names of the tasks."""
         raise NotImplementedError
 
+    def exact_from(self) -> Sequence[float]:
+        """Return the PSNR in dB from which each test task counts as exact."""
+        return [EIGHT_BITS] * len(self.task_names().test)
+
     def complete(self, record: InitializationRecord) -> InitializationRecord:
         """Return the record of the run with its title, notes, sizes and what else only the system knows; keeps the
         true pictures beside the others."""
@@ -135,6 +141,8 @@ class StartJob(Generic[C]):
     def learn(self, initial: Params) -> tuple[Params, dict[str, Any]]:
         """Return the meta-learned initialization [1, ...], and what to report of the learning; goes on from where a
         former process left it."""
+        if self.config.init_from is not None:
+            return self.former(self.config.init_from, initial)
         meta = self.config.meta
         # The seed alone decides an outer step, so that a resumed run draws what an uninterrupted one would have drawn.
         episodes = DrawnEpisodes(self.tasks, self.draw, meta.tasks)
@@ -150,6 +158,16 @@ class StartJob(Generic[C]):
         curve = [[step, float(mse_to_psnr(loss))] for step, loss in loss_curve(learner.curve)]
         about: dict[str, Any] = {"curve": curve, "seconds": learner.seconds}
         return learner.params, about | ({} if self.check_every is None else {"checks": checks})
+
+    def former(self, where: pathlib.Path, initial: Params) -> tuple[Params, dict[str, object]]:
+        """Return the initialization [1, ...] of a former run or of the package. Raise InputError if it does not fit."""
+        device = self.config.run.device
+        there, here = initialization_from(where, self.config.kind, device), self.result(bank_of(self.spec, initial), [])
+        # A field that was learned in other units of length would be as wrong as one of another architecture.
+        for name, theirs, ours in (("network", there.bank.spec, self.spec), ("scale", there.scale, here.scale)):
+            if theirs != ours:
+                raise InputError(f"init-from: {where} must have the {name} {ours}, got {theirs}")
+        return tuple(p.detach() for p in there.bank.shared), {"source": str(where)}
 
     def initializations(self) -> tuple[dict[InitializationName, Params], dict[str, Any]]:
         """Return the initializations to compare, in a fixed order, and what to report of the learning."""
@@ -253,6 +271,7 @@ class StartJob(Generic[C]):
             **self.run.facts(),
             names=self.task_names(),
             steps=(0, *log_steps(self.config.steps)),
+            exact_from=tuple(self.exact_from()),
             meta=from_json(MetaTraining, about),
             trials=self.tried(),
             initializations={name: from_json(InitializationResults, row) for name, row in rows.items()},

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pathlib
 import typing
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.meta.config import MetaConfig
@@ -49,6 +50,7 @@ class StartConfig(SystemConfig):
     presets: ClassVar[Mapping[str, Values]]
     quick_values: ClassVar[Values]
     unused: ClassVar[tuple[str, ...]] = UNUSED  # options of meta-training that have no effect here
+    read_after: ClassVar[tuple[str, ...]] = ()  # those that also decide the steps on unseen tasks
 
     preset: str = "small"
     """What the other options begin from."""
@@ -58,6 +60,9 @@ class StartConfig(SystemConfig):
     """Steps of fine-tuning, of every initialization alike."""
     meta: MetaConfig = REPTILE
     """Meta-training of the initialization."""
+    init_from: Annotated[pathlib.Path | None, arg(metavar="DIR|NAME")] = None
+    """Take the meta-learned initialization from the folder of a former run, or one that comes with the package (`faces`
+    for image-start, `phantoms` for ct), instead of learning it."""
 
     @classmethod
     def flags_without_effect(cls) -> tuple[str, ...]:
@@ -71,7 +76,13 @@ class StartConfig(SystemConfig):
         if not {"constant", "matched"} & set(names):
             idle["match-steps"] = "without constant or matched among the initializations"
         if set(names) == {"standard"}:
-            idle |= flags(("meta", "check-every", "check-steps"), "with the standard initialization alone")
+            alone = "with the standard initialization alone"
+            return idle | flags(("meta", "init-from", "check-every", "check-steps"), alone)
+        if self.init_from is not None:
+            names_of_meta = [item.name for item in dataclasses.fields(MetaConfig) if item.name not in self.read_after]
+            idle |= flags(names_of_meta, "with init-from", "meta") | flags(
+                ("check-every", "check-steps"), "with init-from"
+            )
         return idle
 
     def check(self) -> None:

@@ -9,7 +9,7 @@ from tyro.conf import OmitArgPrefixes
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.systems.common.checks import check_at_least
-from mclnf_fast.systems.common.idle import Idle, flags
+from mclnf_fast.systems.common.idle import REPLACED, Idle, flags
 from mclnf_fast.systems.common.options import SplitOptions
 from mclnf_fast.systems.starts.options import UNUSED, StartConfig
 
@@ -43,7 +43,7 @@ class PictureOptions(SplitOptions):
     def idle(self) -> Idle:
         if self.path is None:
             return flags(("resize", "strict"), "without data")
-        return {"count": "with data"}
+        return {"count": REPLACED}
 
     @property
     def procedural(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from mclnf_fast.data.signals import SignalSets
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import FieldBank
 from mclnf_fast.learn.params import Params, repeated
+from mclnf_fast.metrics import exact_from
 from mclnf_fast.report.record import InitializationRecord, Names
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.systems.common.result import PICTURE, Result
@@ -80,6 +81,10 @@ class PixelJob(StartJob[C]):
 
     def task_names(self) -> Names:
         return Names(tuple(self.sets.train.names), test=tuple(self.sets.test.names))
+
+    def exact_from(self) -> Sequence[float]:
+        values: list[float] = exact_from(self.sets.test.values).tolist()
+        return values
 
     def score(self, params: Params) -> list[float]:
         """Return the PSNR of each test picture."""

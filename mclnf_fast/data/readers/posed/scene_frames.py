@@ -115,15 +115,9 @@ def blender_frames(root: Path) -> SceneFrames:
     Raises:
         InputError: as `load_scene` does.
 
-    >>> from mclnf_fast.data import procedural_cars, write_objects
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     tree = write_objects(procedural_cars(1, 1, views=2, size=8), f"{folder}/cars")
-    ...     path = tree / "car_000" / "transforms.json"
-    ...     _ = path.rename(path.with_name("transforms_train.json"))
-    ...     frames = blender_frames(tree / "car_000")
-    >>> len(frames.groups[0].train), frames.is_object
-    (2, True)
+    >>> blender_frames(Path("nowhere"))
+    Traceback (most recent call last):
+    mclnf_fast.errors.InputError: nowhere/transforms_train.json: must be a JSON file, was not there
     """
     return SceneFrames(root.resolve().name, [read_blender(root)], is_object=True)
 
@@ -134,13 +128,9 @@ def nerfstudio_frames(root: Path, holdout_every: int) -> SceneFrames:
     Raises:
         InputError: as `load_scene` does.
 
-    >>> from mclnf_fast.data import procedural_cars, write_objects
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     tree = write_objects(procedural_cars(1, 1, views=2, size=8), f"{folder}/cars")
-    ...     frames = nerfstudio_frames(tree / "car_000", holdout_every=2)
-    >>> len(frames.groups[0].train), frames.is_object
-    (1, False)
+    >>> nerfstudio_frames(Path("nowhere"), holdout_every=8)
+    Traceback (most recent call last):
+    mclnf_fast.errors.InputError: nowhere/transforms.json: must be a JSON file, was not there
     """
     name, path = root.resolve().name, root / "transforms.json"
     content = read_json(path)
