@@ -34,7 +34,7 @@ def _elsewhere(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "must"),
     [
-        ("MCLNF_FAST_ISA", "sse", "avx512, avx2 or portable"),
+        ("MCLNF_FAST_ISA", "sse", "avx512, avx2, neon or portable"),
         ("MCLNF_FAST_BF16_DOT", "7", "0 or 1"),
         ("MCLNF_FAST_POOL_MB", "many", "a whole number of megabytes"),
         ("MCLNF_FAST_POOL_MB", "9" * 30, "a whole number of megabytes"),

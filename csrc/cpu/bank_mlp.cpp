@@ -16,10 +16,11 @@ namespace {
 std::string chosen_set() {
     const char* forced = std::getenv("MCLNF_FAST_ISA");
     const std::string name = forced ? forced : "";
-    STD_TORCH_CHECK(name.empty() || name == "avx512" || name == "avx2" || name == "portable",
-                    "the environment variable MCLNF_FAST_ISA must be avx512, "
-                    "avx2 or portable, got ",
-                    name);
+    STD_TORCH_CHECK(
+        name.empty() || name == "avx512" || name == "avx2" || name == "neon" || name == "portable",
+        "the environment variable MCLNF_FAST_ISA must be avx512, "
+        "avx2, neon or portable, got ",
+        name);
 #if defined(__x86_64__)
     const bool has2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #ifdef MCLNF_EMULATE
@@ -30,12 +31,19 @@ std::string chosen_set() {
 #endif
     STD_TORCH_CHECK(name != "avx512" || has512, "MCLNF_FAST_ISA=avx512, but this processor lacks it");
     STD_TORCH_CHECK(name != "avx2" || has2, "MCLNF_FAST_ISA=avx2, but this processor lacks it");
+    STD_TORCH_CHECK(name != "neon", "MCLNF_FAST_ISA=neon, but this processor is no aarch64");
     if (name.empty()) return has512 ? "avx512" : has2 ? "avx2" : "portable";
 #else
-    STD_TORCH_CHECK(name.empty() || name == "portable", "MCLNF_FAST_ISA=", name,
-                    ", but this processor is no x86-64");
+#if defined(MCLNF_HAS_NEON)  // every aarch64 processor has it
+    const char* best = "neon";
+#else
+    const char* best = "portable";
 #endif
-    return name.empty() ? "portable" : name;
+    STD_TORCH_CHECK(name.empty() || name == best || name == "portable", "MCLNF_FAST_ISA=", name,
+                    ", but this processor is no ", name == "neon" ? "aarch64" : "x86-64");
+    if (name.empty()) return best;
+#endif
+    return name;
 }
 
 // The memory in which the runs of a plan save their activations. If there is not room for all, a share of the
@@ -221,6 +229,8 @@ const BankTable<float>& bank_table<float>() {
 #if defined(__x86_64__)
     if (set == "avx512") return avx512::table_float;
     if (set == "avx2") return avx2::table_float;
+#elif defined(MCLNF_HAS_NEON)
+    if (set == "neon") return neon::table_float;
 #endif
     return portable::table_float;
 }
@@ -229,6 +239,8 @@ const BankTable<double>& bank_table<double>() {
     static const std::string set = chosen_set();
 #if defined(__x86_64__)
     if (set == "avx512" || set == "avx2") return avx2::table_double;
+#elif defined(MCLNF_HAS_NEON)
+    if (set == "neon") return neon::table_double;
 #endif
     return portable::table_double;
 }

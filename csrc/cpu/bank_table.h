@@ -8,6 +8,11 @@
 #include "bf16.h"
 #include "net.h"
 
+// The registers of 128 bits of a 64-bit ARM processor, which holds its bytes in the order of the others.
+#if defined(__aarch64__) && !defined(__AARCH64EB__)
+#define MCLNF_HAS_NEON 1
+#endif
+
 namespace mclnf {
 
 // The parameters, or tensors shaped like them, of one module: a pointer per layer.
@@ -138,7 +143,7 @@ inline int64_t saved_values(const Net& net, int64_t n, int lanes) {
 }
 
 // The fastest set that this processor has, or the one that MCLNF_FAST_ISA names
-// (avx512, avx2, portable).
+// (avx512, avx2, neon, portable).
 template <class S>
 const BankTable<S>& bank_table();
 template <>
@@ -160,6 +165,10 @@ namespace avx2 {
 extern const BankTable<float> table_float;
 extern const BankTable<double> table_double;
 }  // namespace avx2
+namespace neon {
+extern const BankTable<float> table_float;
+extern const BankTable<double> table_double;
+}  // namespace neon
 namespace portable {
 extern const BankTable<float> table_float;
 extern const BankTable<double> table_double;

@@ -10,6 +10,8 @@
 #include "tensors.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(MCLNF_HAS_NEON)
+#include <arm_neon.h>
 #endif
 
 namespace mclnf {
@@ -20,7 +22,8 @@ using Clock = std::chrono::steady_clock;
 
 // A multiply-add takes 4 cycles and two are started in each: 8 chains fill the unit, 12 leave slack.
 constexpr int kChains = 12;
-constexpr int kSteps = 4096;  // some microseconds between two looks at the clock
+constexpr int kNeonChains = 24;  // four are started in each cycle by the larger ARM processors
+constexpr int kSteps = 4096;     // some microseconds between two looks at the clock
 
 typedef float Four __attribute__((vector_size(16)));
 constexpr float kFactor = 0.999f, kTerm = 0.001f;  // the chains stay near 1: no denormals, no infinity
@@ -70,11 +73,23 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) float run_bf16()
     for (int i = 1; i < kChains; ++i) a[0] = _mm512_add_ps(a[0], a[i]);
     return _mm512_cvtss_f32(a[0]);
 }
+#elif defined(MCLNF_HAS_NEON)
+float run_neon() {
+    const float32x4_t factor = vdupq_n_f32(kFactor), term = vdupq_n_f32(kTerm);
+    float32x4_t a[kNeonChains];
+    for (int i = 0; i < kNeonChains; ++i) a[i] = vdupq_n_f32(static_cast<float>(i));
+    for (int step = 0; step < kSteps; ++step)
+#pragma GCC unroll 24
+        for (int i = 0; i < kNeonChains; ++i) a[i] = vfmaq_f32(term, a[i], factor);
+    for (int i = 1; i < kNeonChains; ++i) a[0] = vaddq_f32(a[0], a[i]);
+    return vaddvq_f32(a[0]);
+}
 #endif
 
 struct Loop {
     float (*run)();
     int lanes;  // multiply-adds of one instruction
+    int chains = kChains;
 };
 
 Loop loop_of(const std::string& set, bool bf16) {
@@ -85,6 +100,8 @@ Loop loop_of(const std::string& set, bool bf16) {
     }
     if (set == "avx512") return {run_avx512, 16};
     if (set == "avx2") return {run_avx2, 8};
+#elif defined(MCLNF_HAS_NEON)
+    if (set == "neon") return bf16 ? Loop{nullptr, 0} : Loop{run_neon, 4, kNeonChains};
 #endif
     return bf16 ? Loop{nullptr, 0} : Loop{run_portable, 4};
 }
@@ -111,7 +128,7 @@ double cpu_fma_limit(double seconds, bool bf16) {
     });
     const double taken = std::chrono::duration<double>(Clock::now() - begin).count();
     STD_TORCH_CHECK(odd == 0, "cpu_fma_limit: the chains went astray");
-    return 2.0 * static_cast<double>(rounds) * kSteps * kChains * loop.lanes / taken * 1e-9;
+    return 2.0 * static_cast<double>(rounds) * kSteps * loop.chains * loop.lanes / taken * 1e-9;
 }
 
 }  // namespace

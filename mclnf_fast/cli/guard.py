@@ -23,7 +23,7 @@ TRACEBACK = "MCLNF_FAST_TRACEBACK"
 UNUSABLE, BUG, INTERRUPTED = 2, 1, 130
 # C++ checks these too, but with a RuntimeError, and some of them only at the first large tensor.
 _ALLOWED = {
-    "MCLNF_FAST_ISA": (r"avx512|avx2|portable", "avx512, avx2 or portable"),
+    "MCLNF_FAST_ISA": (r"avx512|avx2|neon|portable", "avx512, avx2, neon or portable"),
     "MCLNF_FAST_BF16_DOT": (r"[01]", "0 or 1"),
     "MCLNF_FAST_POOL_MB": (r"[0-9]{1,9}", "a whole number of megabytes below 1000000000"),
 }
@@ -119,7 +119,7 @@ def check_environment(environment: Mapping[str, str]) -> None:
     >>> check_environment({"MCLNF_FAST_ISA": "avx2"})
     >>> check_environment({"MCLNF_FAST_ISA": "sse"})
     Traceback (most recent call last):
-    mclnf_fast.errors.InputError: the environment variable MCLNF_FAST_ISA must be avx512, avx2 or portable, got 'sse'
+    mclnf_fast.errors.InputError: the environment variable MCLNF_FAST_ISA must be avx512, avx2, neon or portable, got 'sse'
     """
     for name, (pattern, what) in _ALLOWED.items():
         value = environment.get(name, "")

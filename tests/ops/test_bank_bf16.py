@@ -279,7 +279,7 @@ for activation in ("relu", "sine", "softplus", "exp"):
 """
 
 
-@pytest.mark.parametrize("isa", ["avx2", "portable"])
+@pytest.mark.parametrize("isa", ["avx2", "neon", "portable"])
 def test_without_the_instruction_one_rounding_of_float32(isa: str) -> None:
     done = run(CONVERTED, MCLNF_FAST_ISA=isa)
     if "this processor" in done.stderr:

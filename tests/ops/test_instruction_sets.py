@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import platform
 import subprocess
 import sys
 
@@ -70,7 +71,7 @@ def run(isa: str, code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "neon", "portable"])
 def test_every_instruction_set_agrees_with_the_reference(need, isa: str) -> None:
     need("bank_mlp", "cpu")
     done = run(isa, CHECK)
@@ -84,11 +85,12 @@ def test_an_unknown_set_is_refused_and_named(need) -> None:
     need("bank_mlp", "cpu")
     done = run("sse9", "import torch, mclnf_fast; torch.ops.mclnf_fast.cpu_instruction_set()")
     assert done.returncode != 0
-    assert "MCLNF_FAST_ISA must be avx512, avx2 or portable, got sse9" in done.stderr
+    assert "MCLNF_FAST_ISA must be avx512, avx2, neon or portable, got sse9" in done.stderr
 
 
 def test_the_fastest_set_is_taken(need) -> None:
     need("bank_mlp", "cpu")
     taken = torch.ops.mclnf_fast.cpu_instruction_set()
-    want = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "portable")
+    without = "neon" if platform.machine() in ("aarch64", "arm64") else "portable"
+    want = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), without)
     assert taken == os.environ.get("MCLNF_FAST_ISA", want)

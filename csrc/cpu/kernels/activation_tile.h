@@ -74,7 +74,7 @@ static void activate_as(double w0, int rows, int vectors, const ActivationRows<S
         }
 }
 
-#if MCLNF_VBYTES >= 32
+#if MCLNF_FUSED
 // As `activate_as` for the sine, over whole panels: a row's vectors go through the polynomials side by side,
 // which a call per vector would leave to wait for each other. A row with an angle beyond the range of the
 // single-precision reduction takes the general way.
@@ -115,7 +115,7 @@ static void activate_sine(double w0, int rows, ActivationRows<float> to) {
 // `kind` (an Activation) over `vectors` vectors of each row.
 template <class S>
 static void activate(int kind, double w0, int rows, int vectors, const ActivationRows<S>& to) {
-#if MCLNF_VBYTES >= 32
+#if MCLNF_FUSED
     if constexpr (std::is_same_v<S, float>)
         if (kind == kSine && vectors == kColumnVectors && (to.derivative || !to.tangent))
             return to.tangent      ? activate_sine<true, true>(w0, rows, to)

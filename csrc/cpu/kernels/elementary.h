@@ -84,6 +84,8 @@ MCLNF_LANE bool vany(VI mask) {
     return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
 #elif MCLNF_VBYTES == 32
     return _mm256_movemask_ps((__m256)mask) != 0;
+#elif defined(MCLNF_NEON)
+    return vmaxvq_u32((uint32x4_t)mask) != 0;
 #else
     return (mask[0] | mask[1] | mask[2] | mask[3]) != 0;
 #endif
@@ -171,7 +173,7 @@ MCLNF_LANE void vsincos_reduced(const VF (&r)[N], const VI (&q)[N], VF (&s)[N], 
 MCLNF_LANE void vsincos(VF x, VF& s, VF& c) {
     VF r[1], sine[1], cosine[1];
     VI q[1];
-#if MCLNF_VBYTES >= 32  // without a fused multiply-add the single-precision reduction is not exact
+#if MCLNF_FUSED  // without a fused multiply-add the single-precision reduction is not exact
     vreduce_near({x}, r, q);
     if (__builtin_expect(vbeyond(x, kMaxNearAngle), 0)) {
         VI far_q;

@@ -4,15 +4,15 @@
 
 // Vectors of columns and rows that one call of the register kernel covers: 24 accumulators of 32 registers,
 // or 12 of 16. More would spill; fewer would not hide the latency of the multiply-add.
-static constexpr int kColumnVectors = MCLNF_VBYTES == 64 ? 4 : 2;
+static constexpr int kColumnVectors = MCLNF_REGISTERS == 32 ? 4 : 2;
 static constexpr int kRows = 6;
 
 // Rows of a block if few vectors of columns leave registers free and the lhs is not packed: as many as fill
 // the multiply-adds' latency, and whole cache lines of an lhs whose rows lie side by side.
 template <int NV>
 static constexpr int kTall = kRows;
-static constexpr int kTallest = MCLNF_VBYTES == 64 ? 16 : kRows;
-#if MCLNF_VBYTES == 64
+static constexpr int kTallest = MCLNF_REGISTERS == 32 ? 16 : kRows;
+#if MCLNF_REGISTERS == 32
 template <>
 constexpr int kTall<1> = 16;
 template <>
@@ -52,7 +52,7 @@ MCLNF_LANE void with_vectors(int vectors, const F& f) {
         break;
         MCLNF_VECTORS(1)
         MCLNF_VECTORS(2)
-#if MCLNF_VBYTES == 64
+#if MCLNF_REGISTERS == 32
         MCLNF_VECTORS(3)
         MCLNF_VECTORS(4)
 #endif

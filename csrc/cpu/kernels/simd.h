@@ -4,7 +4,19 @@
 // region and namespace (see bank_avx512.cpp), which is why it has no include
 // guard and includes nothing: a function compiled for AVX-512 must never be
 // merged by the linker with its twin for an older processor. The including file
-// defines MCLNF_VBYTES.
+// defines MCLNF_VBYTES, and MCLNF_NEON for that instruction set.
+
+// Whether a multiply-add rounds once, and how many vectors the registers hold.
+#if MCLNF_VBYTES >= 32 || defined(MCLNF_NEON)
+#define MCLNF_FUSED 1
+#else
+#define MCLNF_FUSED 0
+#endif
+#if MCLNF_VBYTES == 64 || defined(MCLNF_NEON)
+#define MCLNF_REGISTERS 32
+#else
+#define MCLNF_REGISTERS 16
+#endif
 
 template <class S>
 struct Simd;
@@ -64,6 +76,9 @@ MCLNF_LANE VD vfma(VD a, VD b, VD c) { return (VD)_mm512_fmadd_pd((__m512d)a, (_
 #elif MCLNF_VBYTES == 32
 MCLNF_LANE VF vfma(VF a, VF b, VF c) { return (VF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 MCLNF_LANE VD vfma(VD a, VD b, VD c) { return (VD)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c); }
+#elif defined(MCLNF_NEON)
+MCLNF_LANE VF vfma(VF a, VF b, VF c) { return (VF)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+MCLNF_LANE VD vfma(VD a, VD b, VD c) { return (VD)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b); }
 #else
 MCLNF_LANE VF vfma(VF a, VF b, VF c) { return a * b + c; }
 MCLNF_LANE VD vfma(VD a, VD b, VD c) { return a * b + c; }
