@@ -14,11 +14,16 @@
 #include "math/spherical.h"
 
 #define MCLNF_VBYTES 64
+#ifdef __clang__
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma"))), apply_to = function)
+#else
 #pragma GCC push_options
 #ifdef MCLNF_EMULATE
 #pragma GCC target("avx2,fma")
 #else
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma")
+#endif
 #endif
 namespace mclnf {
 namespace avx512_bf16 {
@@ -42,5 +47,9 @@ namespace avx512_bf16 {
 const BankTable<Bf16> table = {"avx512_bf16", Panel<float>::lanes, &bf16_forward, &bf16_backward, nullptr};
 }  // namespace avx512_bf16
 }  // namespace mclnf
+#ifdef __clang__
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 #endif

@@ -8,6 +8,9 @@
 #include <vector>
 
 #include "bank_inputs.h"
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 namespace mclnf {
 
@@ -120,7 +123,8 @@ bool wants_dot() {
     has = std::string(bank_table<float>().name) == "avx512";
 #elif defined(__x86_64__)
     has = std::string(bank_table<float>().name) == "avx512" && __builtin_cpu_supports("avx512bf16");
-    fast = !__builtin_cpu_supports("amx-bf16");
+    unsigned a = 0, b = 0, c = 0, d = 0;  // by the number of its bit: clang before 16 knows no name for AMX
+    fast = !(__get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1));
 #endif
     STD_TORCH_CHECK(value != "1" || has,
                     "MCLNF_FAST_BF16_DOT=1, but this processor (or MCLNF_FAST_ISA) lacks AVX512-BF16");
@@ -136,8 +140,9 @@ const BankTable<Bf16>& bank_table<Bf16>() {
     static const BankTable<Bf16> chosen = [] {
         BankTable<Bf16> table{"converted", bank_table<float>().lanes, &converted_forward, &converted_backward,
                               &converted_second};
+        [[maybe_unused]] const bool dot = wants_dot();  // everywhere: it refuses a wrong environment
 #if defined(__x86_64__)
-        if (wants_dot()) {
+        if (dot) {
             table.name = avx512_bf16::table.name;
             table.forward = avx512_bf16::table.forward;
             table.backward = avx512_bf16::table.backward;

@@ -169,7 +169,7 @@ MCLNF_INLINE Float8 successors(Float8 v, Float8 next) {
 }
 MCLNF_INLINE Float8 unless_endless(Float8 v, Float8 a) {
     const Float8 endless = filled<Float8>(INFINITY);
-    return (v == endless) | (v == -endless) ? Float8{} : a;
+    return ((v == endless) | (v == -endless)) ? Float8{} : a;
 }
 MCLNF_INLINE Float8 where_zero(Float8 v, Float8 a, Float8 b) { return v == Float8{} ? a : b; }
 MCLNF_INLINE int lanes_until_below(Float8 v, float bound, int m) {

@@ -21,13 +21,14 @@ struct PairsTransposed {
 // pairs of outputs up to a multiple of 8, the last ones zero. The points become those from 2 * pair on.
 static void transpose_pairs(int outputs, int lanes, const uint32_t* in, int pair, const PairsTransposed& D) {
     constexpr int L = Panel<float>::lanes;
-    typedef uint32_t Q __attribute__((vector_size(32), aligned(4), may_alias));
+    typedef uint32_t Q __attribute__((vector_size(32), may_alias));
+    typedef uint32_t Any __attribute__((vector_size(32), aligned(4), may_alias));
     typedef uint16_t H __attribute__((vector_size(32), aligned(4), may_alias));
     for (int k = 0; k < pairs_of(outputs); k += 8)
         for (int c = 0; c < lanes; c += 8) {
             const uint32_t* p = in + (int64_t)k * L + c;
             Q q[8];
-            for (int i = 0; i < 8; ++i) q[i] = *(const Q*)(p + i * L);
+            for (int i = 0; i < 8; ++i) q[i] = *(const Any*)(p + i * L);
             transpose8(q);
             for (int i = 0; i < 8; i += 2) {
                 const H a = (H)q[i], b = (H)q[i + 1];

@@ -30,7 +30,7 @@ static void attenuate(S* alpha, S* through, int count) {
 template <class S>
 MCLNF_LANE Vec<S> endless_to_zero(Vec<S> x) {
     const Vec<S> endless = vset<S>(S(INFINITY));
-    return (x == endless) | (x == -endless) ? Vec<S>{} : x;
+    return ((x == endless) | (x == -endless)) ? Vec<S>{} : x;
 }
 
 template <class S>

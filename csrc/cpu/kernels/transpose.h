@@ -46,19 +46,20 @@ static void transpose_panel(int rows, int lanes, const S* in, int point, const T
     constexpr int L = Panel<S>::lanes;
 #if MCLNF_VBYTES >= 32
     if constexpr (sizeof(S) == 4) {
-        typedef S Q __attribute__((vector_size(32), aligned(4), may_alias));
+        typedef S Q __attribute__((vector_size(32), may_alias));
+        typedef S Any __attribute__((vector_size(32), aligned(4), may_alias));
         for (int r = 0; r < rows; r += 8) {
             Q total = {};
             for (int c = 0; c < lanes; c += 8) {
                 const S* p = in + (int64_t)r * L + c;
                 Q q[8];
-                for (int i = 0; i < 8; ++i) q[i] = *(const Q*)(p + i * L);
+                for (int i = 0; i < 8; ++i) q[i] = *(const Any*)(p + i * L);
                 transpose8(q);
                 S* o = D.row(point + c, r);
-                for (int i = 0; i < 8; ++i) *(Q*)(o + i * L) = q[i];
+                for (int i = 0; i < 8; ++i) *(Any*)(o + i * L) = q[i];
                 total = total + (((q[0] + q[1]) + (q[2] + q[3])) + ((q[4] + q[5]) + (q[6] + q[7])));
             }
-            if (bias) *(Q*)(bias + r) = *(Q*)(bias + r) + total;
+            if (bias) *(Any*)(bias + r) = *(Any*)(bias + r) + total;
         }
         return;
     }
