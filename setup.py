@@ -11,6 +11,7 @@ so.
   MCLNF_EMULATE=1        the CPU library's AVX-512 kernels, those over bf16 pairs included, compiled for AVX2 with the
                          missing instructions emulated: for tests of these kernels (MCLNF_FAST_ISA=avx512) on
                          processors without AVX-512; slow
+  CXX                    the C++ compiler; GCC and clang are tested, on Linux
   TORCH_CUDA_ARCH_LIST   architectures of the CUDA library, such as "8.0 9.0"
   MAX_JOBS               compile jobs at a time
 """
@@ -20,9 +21,11 @@ from __future__ import annotations
 import concurrent.futures
 import glob
 import os
+import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -37,6 +40,15 @@ def flag(name: str) -> bool:
 
 def say(text: str) -> None:
     print(f"mclnf_fast: {text}", flush=True)
+
+
+# The kernels are written in vectors of GCC and clang, which cl does not have: on Windows clang-cl compiles them. The
+# rules for Windows and macOS are NOT TESTED there.
+WINDOWS_FLAGS = [
+    *("/nologo", "/std:c++17", "/MD", "/EHsc", "/O2", "/DNDEBUG"),
+    *("/clang:-ffp-contract=off", "/clang:-fno-math-errno", "/clang:-O3", TARGET),
+]
+UNTESTED = {"win32": "Windows", "darwin": "macOS"}
 
 
 def cpu_arguments() -> tuple[list[str], list[str]]:
@@ -119,8 +131,12 @@ def extensions() -> tuple[list, dict]:
     depends = sorted([*glob.glob("csrc/**/*.h", recursive=True), *glob.glob("csrc/cuda/*.cu")])
     if not builds():
         return [Extension("mclnf_fast._C_cpu", sources, depends=depends)], {}
-    compiler = os.environ.get("CXX", "c++").split()[-1]
-    if shutil.which(compiler) is None and shutil.which("g++") is None:
+    if sys.platform in UNTESTED:
+        say(f"the build rules for {UNTESTED[sys.platform]} have not been tested; a report of what happens is welcome")
+    if sys.platform == "darwin":  # torch is built for one architecture, some Pythons are for two
+        os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
+    compiler = "clang-cl" if sys.platform == "win32" else os.environ.get("CXX", "c++").split()[-1]
+    if shutil.which(compiler) is None and (sys.platform == "win32" or shutil.which("g++") is None):
         say(f"nothing compiled: no C++ compiler ({compiler}) found; the PyTorch reference serves every op")
         return [], {}
     try:
@@ -140,7 +156,11 @@ def extensions() -> tuple[list, dict]:
             cuda = [e for e in self.extensions if hasattr(e, "mclnf_nvcc")]
             self.extensions = [e for e in self.extensions if e not in cuda]
             try:
-                super().build_extensions()
+                if sys.platform == "win32":
+                    for extension in self.extensions:
+                        self.build_by_clang_cl(extension)
+                else:
+                    super().build_extensions()
             except (RuntimeError, OSError, subprocess.CalledProcessError, BaseError) as error:
                 # A compiler that fails leaves a working pure-Python install.
                 say(f"nothing compiled: the C++ compiler failed ({error}); the PyTorch reference serves every op")
@@ -154,19 +174,32 @@ def extensions() -> tuple[list, dict]:
                     say(f"CUDA library not built: nvcc failed ({error}); everything else works without it")
                     self.extensions.remove(extension)
 
-        def build_cuda(self, extension) -> None:
-            nvcc, flags = extension.mclnf_nvcc, [*nvcc_targets(extension.mclnf_nvcc), *NVCC_FLAGS]
+        def objects(self, extension, command: list[str], to: Callable[[str], list[str]]) -> list[str]:
+            """Compile each source by `command` and the words `to` that name the object's file; return these files."""
             include = [f"-I{path}" for path in extension.include_dirs]
             os.makedirs(self.build_temp, exist_ok=True)
 
             def compiled(source: str) -> str:
                 target = os.path.join(self.build_temp, os.path.basename(source) + ".o")
-                subprocess.run([nvcc, "-c", source, "-o", target, *flags, *include], check=True)
+                subprocess.run([*command, *include, source, *to(target)], check=True)
                 return target
 
             jobs = int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))
             with concurrent.futures.ThreadPoolExecutor(max(jobs, 1)) as pool:
-                objects = list(pool.map(compiled, extension.sources))
+                return list(pool.map(compiled, extension.sources))
+
+        def build_by_clang_cl(self, extension) -> None:
+            objects = self.objects(extension, ["clang-cl", "/c", *WINDOWS_FLAGS], lambda target: [f"/Fo{target}"])
+            output = self.get_ext_fullpath(extension.name)
+            os.makedirs(os.path.dirname(output), exist_ok=True)
+            folders = [f"/LIBPATH:{path}" for path in extension.library_dirs]
+            libraries = ["c10.lib", "torch_cpu.lib", "torch.lib"]
+            command = ["clang-cl", "/nologo", "/LD", *objects, f"/Fe{output}", "/link", *folders, *libraries]
+            subprocess.run(command, check=True)
+
+        def build_cuda(self, extension) -> None:
+            nvcc, flags = extension.mclnf_nvcc, [*nvcc_targets(extension.mclnf_nvcc), *NVCC_FLAGS]
+            objects = self.objects(extension, [nvcc, "-c", *flags], lambda target: ["-o", target])
             output = self.get_ext_fullpath(extension.name)
             os.makedirs(os.path.dirname(output), exist_ok=True)
             # The CUDA runtime is linked statically and torch's shims are found at load time, in the torch
