@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+
+import emulated_cuda
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -30,3 +33,22 @@ def run_python(folder: pathlib.Path, environment: dict[str, str], *arguments: st
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
     return done.stdout
+
+
+def compiled(compiler: str, sources: list[pathlib.Path], folder: pathlib.Path) -> list[str]:
+    """Compile with the flags of setup.py, every warning an error; return the objects."""
+    from torch.utils import cpp_extension
+
+    flags, _ = emulated_cuda.build_script().cpu_arguments()
+    system = [word for path in cpp_extension.include_paths() for word in ("-isystem", path)]
+    include = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc' / 'cpu'}", *system]
+
+    def one(source: pathlib.Path) -> str:
+        target = folder / f"{source.stem}.{compiler}.o"
+        command = [compiler, *flags, "-Werror", "-fPIC", *include, "-c", str(source), "-o", str(target)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-5000:]
+        return str(target)
+
+    with concurrent.futures.ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", "2"))) as pool:
+        return list(pool.map(one, sources))
