@@ -35,7 +35,7 @@ def fit_parser() -> CommandParser:
     add("--target-psnr", float, "a field stops at this PSNR in dB, looked at every 100 steps", metavar="DB")
     parser.add_argument("--decode", metavar="DIR", help="write what was learned back as files")
     parser.add_argument("--resume", action="store_true", help="continue a fit that was stopped, with the same options")
-    add("--start", str, "file of a bank, or name of an initialization of the package", metavar="START")
+    add("--start", str, "file of a bank, folder of a run, or an initialization of the package (faces)", metavar="START")
     parser.add_argument("--kind", choices=("image", "audio", "video"), help="default: what the folder has most of")
     add("--limit", int, "at most so many files")
     add("--width", int, "width of a field; default: that of --start, or 64")

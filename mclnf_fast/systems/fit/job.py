@@ -29,7 +29,7 @@ class FitJob:
         reading: how files are read.
         options: of the fit.
         steps, target_psnr: as `mclnf_fast.fit`.
-        start: a file, or the name of an initialization that comes with the package.
+        start: a file, the folder of a run, or the name of an initialization that comes with the package.
         width, hidden_layers, w0: of the fields; None: those of the start, or the defaults.
         strict: refuse an unusable file.
         decode: folder for the signals that the fields have learned.
