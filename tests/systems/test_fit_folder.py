@@ -111,7 +111,7 @@ def test_resumed_to_the_same_bits(pictures, capsys, monkeypatch) -> None:
     assert "interrupted; --resume continues" in capsys.readouterr().err
     assert "bank.parts holds a fit that was stopped; --resume" in refusal(capsys, pictures, "--out", "bank", *SMALL)
     assert run(pictures, "--out", "bank", *SMALL, "--resume") == 0
-    assert pathlib.Path("bank").read_bytes()[-2000:] == pathlib.Path("whole").read_bytes()[-2000:]
+    assert pathlib.Path("bank").read_bytes() == pathlib.Path("whole").read_bytes()
     assert "out: bank must be new" in refusal(capsys, pictures, "--out", "bank", *SMALL)
     assert run(pictures, "--out", "bank", *SMALL, "--resume", "--decode", "back") == 0  # of a finished one
     assert "4 signals in back" in capsys.readouterr().out

@@ -88,8 +88,8 @@ def run_fit(job: FitJob) -> FitSummary:
         if parts.is_dir() and not any(parts.iterdir()):
             parts.rmdir()
     print(report(summary))
-    rate = f"{summary.seconds:.1f} s, {summary.fields_per_second:.3g} fields/s"
-    print(f"{len(summary)} fields in {job.out} ({rate})", flush=True)
+    rate = f" ({summary.seconds:.1f} s, {summary.fields_per_second:.3g} fields/s)" if summary.seconds else ""
+    print(f"{len(summary)} fields in {job.out}{rate}", flush=True)
     if job.decode is not None:
         written = decode_bank(job.out, job.decode)
         print(f"{len(written)} signals in {job.decode}", flush=True)
