@@ -75,7 +75,8 @@ constexpr const char* kStepSchemas[] = {
     // empty
     // moments for SGD) and steps int64 [M], up to goal int64 [M]. offsets None: x [n, in_dim] is shared, and
     // target [M, n, out_dim]. rates float64 [S] by step; the first sgd_steps are plain SGD. rule: a DrawRule;
-    // ids int64 [K, M, batch] of the rule `given`. -> mini-batch losses [log_at, M], parameters at
+    // ids int64 [K, M, batch] of the rule `given`, with weights like them or None. -> mini-batch losses
+    // [log_at, M], parameters at
     // snapshot_at
     // (list after list), a FitEnd per module, the last loss over all samples that was checked against
     // stop_loss
@@ -83,7 +84,8 @@ constexpr const char* kStepSchemas[] = {
     "exp_avg, Tensor(c!)[] exp_avg_sq, Tensor(d!) steps, Tensor goal, Tensor rates, int sgd_steps, bool "
     "adam, "
     "float beta1, float beta2, float eps, float lam, Tensor[] fisher, Tensor[] anchor, int rule, int batch, "
-    "Tensor? ids, int seed, int task, Tensor module_numbers, Tensor log_at, Tensor snapshot_at, Tensor? "
+    "Tensor? ids, Tensor? ids_weight, int seed, int task, Tensor module_numbers, Tensor log_at, Tensor "
+    "snapshot_at, Tensor? "
     "stop_loss, int check_every, " NET ") -> (Tensor, Tensor[], Tensor, Tensor)",
     // -> ids int64 [M, batch] of samples, by the rule uniform or even; sizes, modules, steps int64 [M]
     "draw_ids(Tensor sizes, Tensor modules, Tensor steps, int batch, int rule, int seed, int task) -> Tensor",

@@ -149,10 +149,10 @@ using FitResults = std::tuple<Tensor, Tensors, Tensor, Tensor>;
 FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight, Tensors params,
                     Tensors exp_avg, Tensors exp_avg_sq, Tensor steps, Tensor goal, Tensor rates,
                     int64_t sgd_steps, bool adam, double beta1, double beta2, double eps, double lam,
-                    Tensors fisher, Tensors anchor, int64_t rule, int64_t batch, OptTensor ids, int64_t seed,
-                    int64_t task, Tensor module_numbers, Tensor log_at, Tensor snapshot_at,
-                    OptTensor stop_loss, int64_t check_every, std::vector<int64_t> net_ints,
-                    std::vector<double> net_floats) {
+                    Tensors fisher, Tensors anchor, int64_t rule, int64_t batch, OptTensor ids,
+                    OptTensor ids_weight, int64_t seed, int64_t task, Tensor module_numbers, Tensor log_at,
+                    Tensor snapshot_at, OptTensor stop_loss, int64_t check_every,
+                    std::vector<int64_t> net_ints, std::vector<double> net_floats) {
     const Net net(net_ints, net_floats);
     const ScalarType dtype = x.scalar_type();
     const int64_t modules = steps.numel();
@@ -194,7 +194,11 @@ FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight
         const OptTensor stops = stop_loss
                                     ? OptTensor(numbers("stop_loss", *stop_loss, modules, ScalarType::Double))
                                     : OptTensor();
-        const OptTensor given = ids ? OptTensor(contiguous_of("ids", *ids)) : OptTensor();
+        const OptTensor given = contiguous_of("ids", ids);
+        const OptTensor given_weight =
+            ids_weight ? OptTensor(plain("ids_weight", *ids_weight, dtype)) : OptTensor();
+        STD_TORCH_CHECK(!given_weight || (given && given_weight->numel() == given->numel()),
+                        "bank_fit: ids_weight must be like ids");
 
         Tensor losses = torch::stable::new_empty(x, {logs.numel(), modules});
         Tensor ends = torch::stable::new_empty(goals, {modules}, ScalarType::Long);
@@ -209,6 +213,7 @@ FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight
                    {},
                    {},
                    pointer<int64_t>(given),
+                   pointer<S>(given_weight),
                    pointer<int64_t>(keys),
                    clock.write<int64_t>(0),
                    {},

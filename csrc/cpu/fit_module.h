@@ -44,6 +44,7 @@ struct Fit {
     std::vector<FitSamples<S>> samples;        // per module
     std::vector<FitTensor<S>> tensors;         // per layer: the weights, then the biases
     const int64_t* ids;                        // [K, modules, batch] of kDrawGiven
+    const S* ids_weight;                       // like ids; null: ones
     const int64_t* module_numbers;             // that the draws are keyed by
     int64_t* steps;                            // made, per module
     std::vector<int64_t> first, goal;          // of `steps`, at the beginning and at the end of the call
@@ -99,7 +100,8 @@ class FitSteps {
     // False if the module ends.
     bool step(int64_t m) {
         const int64_t k = fit_.steps[m];
-        const double loss = sweep(fit_.samples[m], ids_of(m, k), fit_.batch_of(m), true);
+        const Batch batch = batch_at(m, k);
+        const double loss = sweep(fit_.samples[m], batch, true);
         log(m, k + 1, loss);
         const FitOptions& o = fit_.options;
         const bool adam = o.adam && k >= o.sgd_steps;
@@ -144,19 +146,30 @@ class FitSteps {
         return adam ? gradient < std::sqrt(kLargest) : factors.rate * gradient < kLargest / 2;
     }
 
-    const int64_t* ids_of(int64_t m, int64_t k) {
+    // The samples of a step; no ids: all of them. `weight`, or null, is each draw's own.
+    struct Batch {
+        const int64_t* ids;
+        const S* weight;
+        int64_t size;
+    };
+
+    Batch batch_at(int64_t m, int64_t k) {
         const FitOptions& o = fit_.options;
-        if (o.rule == kDrawWhole) return nullptr;
-        if (o.rule == kDrawGiven) return fit_.ids + ((k - fit_.first[m]) * fit_.modules() + m) * o.batch;
+        if (o.rule == kDrawWhole) return {nullptr, nullptr, fit_.samples[m].n};
+        if (o.rule == kDrawGiven) {
+            const int64_t row = ((k - fit_.first[m]) * fit_.modules() + m) * o.batch;
+            return {fit_.ids + row, fit_.ids_weight ? fit_.ids_weight + row : nullptr, o.batch};
+        }
         ids_.resize(o.batch + 1);
         draw_batch(o.rule, draw_counter(o.seed, o.task, fit_.module_numbers[m], k), fit_.samples[m].n,
                    o.batch, ids_.data());
-        return ids_.data();
+        return {ids_.data(), nullptr, o.batch};
     }
 
-    // The loss of the samples `ids` (null: all) and, if asked for, its gradients in grads_. Cut into runs by
+    // The loss of a batch and, if asked for, its gradients in grads_. Cut into runs by
     // the batch's own size alone, so that neither the modules beside it nor the threads change a bit.
-    double sweep(const FitSamples<S>& samples, const int64_t* ids, int64_t n, bool gradients) {
+    double sweep(const FitSamples<S>& samples, const Batch& batch, bool gradients) {
+        const int64_t n = batch.size;
         if (n != planned_) {
             plan_ = Plan::fixed({0, n}, kMinPoints);
             planned_ = n;
@@ -167,7 +180,7 @@ class FitSteps {
         each_(static_cast<int64_t>(plan_.runs.size()), [&](int64_t r) {
             const Run& run = plan_.runs[r];
             S* const grads = run.slot < 0 ? grads_.data() : partial_.data() + run.slot * net_.parameters;
-            errors_[r] = sweep_run(samples, ids, run, scale, gradients ? grads : nullptr);
+            errors_[r] = sweep_run(samples, batch, run, scale, gradients ? grads : nullptr);
         });
         if (gradients && plan_.slots > 0) add_partial();
         double total = 0;
@@ -175,7 +188,7 @@ class FitSteps {
         return total;
     }
 
-    double sweep_run(const FitSamples<S>& samples, const int64_t* ids, const Run& run, S scale,
+    double sweep_run(const FitSamples<S>& samples, const Batch& batch, const Run& run, S scale,
                      S* grads) const {
         static thread_local std::vector<S> rows;
         static thread_local std::vector<S*> layers;
@@ -185,18 +198,21 @@ class FitSteps {
         output.target = samples.target + run.begin * out;
         output.weight = samples.weight ? samples.weight + run.begin : nullptr;
         output.scale = scale;
-        if (ids) {
+        if (batch.ids) {
             rows.resize(size * (in + out + 1));
+            const bool weighted = samples.weight || batch.weight;
             S *x = rows.data(), *target = x + size * in, *weight = target + size * out;
             for (int64_t i = 0; i < size; ++i) {
-                const int64_t id = ids[run.begin + i];
+                const int64_t id = batch.ids[run.begin + i];
                 for (int64_t d = 0; d < in; ++d) x[i * in + d] = samples.x[id * in + d];
                 for (int64_t d = 0; d < out; ++d) target[i * out + d] = samples.target[id * out + d];
-                if (samples.weight) weight[i] = samples.weight[id];
+                if (weighted)
+                    weight[i] = (samples.weight ? samples.weight[id] : S(1)) *
+                                (batch.weight ? batch.weight[run.begin + i] : S(1));
             }
             points.x = x;
             output.target = target;
-            output.weight = samples.weight ? weight : nullptr;
+            output.weight = weighted ? weight : nullptr;
         }
         BackwardResults<S> results;
         if (grads) {
@@ -241,7 +257,7 @@ class FitSteps {
     // Whether the loss over all samples has come down to the module's target; looked at now and then.
     bool at_target(int64_t m, int64_t steps) {
         if (!fit_.stop_loss || steps % fit_.options.check_every != 0) return false;
-        fit_.checked[m] = sweep(fit_.samples[m], nullptr, fit_.samples[m].n, false);
+        fit_.checked[m] = sweep(fit_.samples[m], {nullptr, nullptr, fit_.samples[m].n}, false);
         if (!(fit_.checked[m] <= fit_.stop_loss[m])) return false;
         fit_.ends[m] = kFitTarget;
         return true;

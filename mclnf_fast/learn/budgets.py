@@ -172,9 +172,10 @@ class Budgets:
         """Return what was measured last; see `Protocol.reading`. Waits for the device."""
         return self.protocol.reading()
 
-    def step(self) -> None:
-        """Make one training step; after the last of a run, measure it."""
-        self.protocol.step()
+    def step(self, most: int = 1) -> None:
+        """Make at least one training step and up to `most` (see `Protocol.step`); after the last of a run, measure
+        it."""
+        self.protocol.step(most)
         if self.protocol.done:
             self._measure()
             self._run += 1

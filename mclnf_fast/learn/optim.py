@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mclnf_fast.checks import check_number, check_tensor
 from mclnf_fast.learn.params import Params, check_like, check_modules, check_params
+from mclnf_fast.ops.bank_fit import FitState
 from mclnf_fast.ops.bank_step import StepKind, Trust, bank_step, check_betas
 
 
@@ -146,6 +147,17 @@ class BankOptimizer:
             eps=self.eps,
             trust=self._trust,
         )
+
+    def fit_state(self, steps: int) -> FitState:
+        """Return parameters and moments for `ops.bank_fit`, which changes them in place; `steps` is the number made on
+        the task. What it then makes is counted by `count`."""
+        made = torch.full((self.modules,), steps, dtype=torch.int64, device=self.params[0].device)
+        params = tuple(p.detach() for p in self.params)
+        return FitState(params, tuple(self._exp_avg), tuple(self._exp_avg_sq), made)
+
+    def count(self, steps: int) -> None:
+        """Count steps of all modules that `ops.bank_fit` has made from `fit_state`."""
+        self._step += steps
 
     def zero_grad(self) -> None:
         """Set every `p.grad` to None."""

@@ -138,8 +138,9 @@ class Protocol:
             figures["psnr"] = sum(quality) / len(quality)
         return figures
 
-    def step(self) -> None:
-        """Make one training step: with the logs before the first and after it, and after the last step of a task its
+    def step(self, most: int = 1) -> None:
+        """Make at least one training step, and up to `most` if one call can make them and none but the last is to be
+        logged: with the logs before the first step of a task and after this one, and after the last step of a task its
         evaluation."""
         method, k = self.method, 0 if self.joint else self.tasks_done
         if method.task is None:
@@ -149,10 +150,16 @@ class Protocol:
             self._log(k)
         # A log before the first step stops the clock.
         self._train()
-        method.step(k, method.made)
+        method.steps(k, min(most, self._next_stop() - method.made))
         self._log(k)
         if method.made == self.budget:
             self._finish(k)
+
+    def _next_stop(self) -> int:
+        """Return the next number of steps on the task after which it is logged or ends."""
+        per_step = self.budget // self.plan.steps
+        logged = (step * per_step for step in self.plan.logged)
+        return min((step for step in logged if step > self.method.made), default=self.budget)
 
     def _log(self, k: int) -> None:
         """Log task k if this step is to be logged."""

@@ -6,7 +6,7 @@ adds what Fisher scores need: where the network is evaluated, and the gradient o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import torch
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.params import Params
+from mclnf_fast.ops.bank_fit import FitData
 from mclnf_fast.ops.fisher import Points
 from mclnf_fast.spec import FieldSpec
 
-__all__ = ["Batch", "Points", "ScoredTask", "Task", "join"]
+__all__ = ["Batch", "FittedTask", "Points", "ScoredTask", "Task", "fit_data", "join"]
 
 Batch = tuple[Tensor, ...]
 """Samples of S modules side by side: tensors [S, k, ...]."""
@@ -89,6 +90,30 @@ class ScoredTask(Task, Protocol):
     def outputs(self, params: Params, batch: Batch, seed: int = 0) -> Iterator[Points]:
         """Yield the same for each output channel of the samples (a value, a pixel's color) in place of the loss, which
         is what the Gauss-Newton form of the Fisher information needs."""
+
+
+class FittedTask(ScoredTask, Protocol):
+    """A `ScoredTask` whose items are its samples, all in memory, and whose loss is a field's mean squared error."""
+
+    def fit_data(self) -> FitData | None:
+        """Return the samples of all signals; None if a subclass has changed what a sample or its loss is."""
+
+
+def fit_data(task: Task) -> FitData | None:
+    """Return the samples of a task as they lie in memory, whose loss is the squared error of a field; None if it is of
+    another kind. `ops.bank_fit` then makes many steps in one call.
+
+    It calls the task's own `fit_data`, which need not be there.
+
+    >>> import torch
+    >>> from mclnf_fast.spec import FieldSpec
+    >>> from mclnf_fast.tasks import CoordTask
+    >>> task = CoordTask("line", torch.rand(4, 1), torch.rand(2, 4, 1), FieldSpec(1, 1, 8, 1))
+    >>> fit_data(task).target.shape
+    torch.Size([2, 4, 1])
+    """
+    own: Callable[[], FitData | None] | None = getattr(task, "fit_data", None)
+    return None if own is None else own()
 
 
 def check_scored(tasks: Sequence[Task], method: str) -> Sequence[ScoredTask]:

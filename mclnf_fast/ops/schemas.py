@@ -46,9 +46,9 @@ COMPILED = (
     " Tensor[] fisher, Tensor[] anchor) -> ()",
     "bank_fit(Tensor x, Tensor? offsets, Tensor target, Tensor? weight, Tensor(a!)[] params, Tensor(b!)[] exp_avg,"
     " Tensor(c!)[] exp_avg_sq, Tensor(d!) steps, Tensor goal, Tensor rates, int sgd_steps, bool adam, float beta1,"
-    " float beta2, float eps, float lam, Tensor[] fisher, Tensor[] anchor, int rule, int batch, Tensor? ids, int seed,"
-    " int task, Tensor module_numbers, Tensor log_at, Tensor snapshot_at, Tensor? stop_loss, int check_every,"
-    f" {NET}) -> (Tensor, Tensor[], Tensor, Tensor)",
+    " float beta2, float eps, float lam, Tensor[] fisher, Tensor[] anchor, int rule, int batch, Tensor? ids, Tensor?"
+    " ids_weight, int seed, int task, Tensor module_numbers, Tensor log_at, Tensor snapshot_at, Tensor? stop_loss,"
+    f" int check_every, {NET}) -> (Tensor, Tensor[], Tensor, Tensor)",
     "draw_ids(Tensor sizes, Tensor modules, Tensor steps, int batch, int rule, int seed, int task) -> Tensor",
     f"composite_fwd({SAMPLES}, float early_stop_eps) -> (Tensor, Tensor, Tensor, Tensor)",
     f"composite_bwd({SAMPLES}, {COTANGENTS}, float early_stop_eps, bool need_color, bool need_t, bool need_background)"

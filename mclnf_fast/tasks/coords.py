@@ -11,6 +11,7 @@ from mclnf_fast import ops
 from mclnf_fast.learn.params import LossFn, Params, split_pair
 from mclnf_fast.learn.task import Batch, Points
 from mclnf_fast.metrics import MOST_PSNR, mse_to_psnr
+from mclnf_fast.ops.bank_fit import FitData
 from mclnf_fast.spec import FieldSpec
 
 CHUNK = 1 << 18  # points evaluated at once: the outputs of a whole video would not fit
@@ -84,6 +85,11 @@ class CoordTask:
         # Half the time of `x[ids]`, which looks at every dimension of the ids.
         x, y = self.x.index_select(0, ids.flatten()), self._flat_y.index_select(0, (ids + row).flatten())
         return x.reshape(*ids.shape, -1), y.reshape(*ids.shape, -1)
+
+    def fit_data(self) -> FitData | None:
+        """Return the samples as they lie, for `ops.bank_fit`; None in a subclass with draws or a loss of its own."""
+        plain = (getattr(type(self), name) is getattr(CoordTask, name) for name in ("draw", "take", "draw_in", "loss"))
+        return FitData(self.x, self.y) if all(plain) else None
 
     def draw_in(self, items: Tensor, generator: torch.Generator) -> tuple[Batch, Tensor | None]:
         return self.take(items), None

@@ -156,8 +156,8 @@ def test_a_method_takes_the_gradient_of_each_signals_own_mean_loss():
     task, optimizer = given.tasks[0], torch.optim.Adam(expected, lr=CONFIG.lr)
     given.begin(0)
     for step in range(4):
-        seed = ((given.seed * 1_000_003 + 0) * 1_000_003 + step) % (1 << 63)
-        batch = task.draw(CONFIG.batch, torch.Generator().manual_seed(seed))
+        batch, weights = given.draw(0, step, given.generator(0, step))
+        assert weights is None
         optimizer.param_groups[0]["lr"] = given.rate(step)
         optimizer.zero_grad()
         task.loss(expected, batch).sum().backward()
@@ -216,7 +216,7 @@ def test_replay_counts_old_samples_as_much_as_new_ones():
     given.begin(1)
     grads = given.gradients(1, 0, torch.Generator().manual_seed(8))
     generator = torch.Generator().manual_seed(8)
-    new = given.tasks[1].draw(given.config.batch, generator)
+    new, _ = given.draw(1, 0, generator)
     old = given.memory.draw(given.config.batch, generator)
     both = given.tasks[1].loss(given.params, new) + given.tasks[1].loss(given.params, old)
     expected = torch.autograd.grad(both.sum(), given.params)

@@ -103,6 +103,9 @@ def loop(case: Case, steps: int, draws: Draws, rule: FitRule, watch: Watch | Non
             if draws.rule != "whole":
                 x, target, weight = x[ids], target[ids], None if weight is None else weight[ids]
             offsets = torch.tensor([0, len(x)])
+            if draws.weights is not None:
+                own = draws.weights[k, m]
+                weight = own if weight is None else weight * own
             half = case.layers
             loss = ops.bank_mse(x, offsets, params[:half], params[half:], target, case.spec, weight)
             optimizer.step(torch.autograd.grad(loss.sum(), params))

@@ -26,6 +26,7 @@ DRAWS = {
     "even": Draws("even", 40, seed=5),
     "whole": Draws("whole"),
     "given": Draws("given", ids=GIVEN),
+    "given with weights": Draws("given", ids=GIVEN, weights=torch.rand(9, 3, 33) + 0.5),
 }
 SCHEDULES = {
     "constant": Schedule(1e-3),
@@ -45,7 +46,7 @@ def fit(case: fit_cases.Case, state: FitState, steps: Any, backend: str = "auto"
 def test_bits_of_the_loop(need, backend: str, draws: str, schedule: str) -> None:
     """Parameters, moments, losses and copies on the way."""
     need("bank_fit", backend)
-    case = fit_cases.make(shared=draws != "uniform", weighted=draws == "even")
+    case = fit_cases.make(shared=draws != "uniform", weighted=draws in ("even", "given with weights"))
     options = {"draws": DRAWS[draws], "rule": FitRule(SCHEDULES[schedule]), "watch": Watch((1, 4, 9), (3, 9))}
     expected, log = fit_cases.loop(case, 9, **options)
     state = case.state()
@@ -137,14 +138,17 @@ def test_the_bits_of_any_number_of_threads(need, backend: str, modules: int) -> 
 
 @compiled
 @pytest.mark.parametrize("spec", [SINE, RELU], ids=["sine", "relu"])
-@pytest.mark.parametrize("draws", ["uniform", "even", "whole"])
+@pytest.mark.parametrize("draws", ["uniform", "even", "whole", "given with weights"])
 @pytest.mark.parametrize("trusted", [False, True])
 def test_agrees_with_the_reference(need, backend: str, spec, draws: str, trusted: bool) -> None:
     """In fp64, where rounding leaves ten digits after a few steps of Adam."""
     need("bank_fit", backend, torch.float64)
     case = fit_cases.make(spec, shared=False, weighted=True, dtype=torch.float64)
     rule = FitRule(SCHEDULES["warm"], trust=case.trust() if trusted else None)
-    options = {"draws": DRAWS[draws], "rule": rule, "watch": Watch((1, 6), (6,), stop_loss=0.0, check_every=3)}
+    chosen = DRAWS[draws]
+    if chosen.weights is not None:
+        chosen = dataclasses.replace(chosen, weights=chosen.weights.double())
+    options = {"draws": chosen, "rule": rule, "watch": Watch((1, 6), (6,), stop_loss=0.0, check_every=3)}
     known, state = case.state(), case.state()
     log, result = fit(case, known, 6, "reference", **options), fit(case, state, 6, backend, **options)
     for a, b in zip(known.params, state.params, strict=True):
@@ -270,7 +274,7 @@ def test_opcheck(need, backend: str, draws: str) -> None:
     state, half = case.state(), case.layers
     by_layer = [[t for l in range(half) for t in (ts[l], ts[half + l])] for ts in (state.params, *case.trust()[1:])]
     numbers, none = torch.arange(3), torch.zeros(0, dtype=torch.int64)
-    rule = {"uniform": (0, 20, None), "given": (3, 33, GIVEN)}[draws]
+    rule = {"uniform": (0, 20, None, None), "given": (3, 33, GIVEN, torch.rand(9, 3, 33))}[draws]
     arguments = (
         case.data.x, None, case.data.target, None, by_layer[0], [torch.zeros_like(t) for t in by_layer[0]],
         [torch.zeros_like(t) for t in by_layer[0]], state.steps, state.steps + 2, Schedule().rates(2), 0, True, 0.9,
@@ -296,6 +300,8 @@ def changed(case: fit_cases.Case, **options: Any) -> dict[str, Any]:
         (ValueError, "draws.task", {"draws": Draws(batch=20, task=1 << 24)}),
         (TypeError, "draws.ids", {"draws": Draws("given")}),
         (ValueError, "draws.ids", {"draws": Draws("uniform", 20, ids=GIVEN)}),
+        (ValueError, "draws.weights", {"draws": Draws("uniform", 20, weights=torch.ones(2, 3, 20))}),
+        (ValueError, "draws.weights", {"draws": Draws("given", ids=GIVEN, weights=torch.ones(9, 3, 32))}),
         (ValueError, "a row for each of 10 steps", {"draws": Draws("given", ids=GIVEN), "steps": 10}),
         (IndexError, r"ids\[0, 0, 0\] = 200", {"draws": Draws("given", ids=torch.full((2, 3, 1), 200))}),
         (ValueError, "draws.modules", {"draws": Draws(batch=20, modules=torch.tensor([0, 1, -1]))}),

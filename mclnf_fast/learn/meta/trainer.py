@@ -117,8 +117,8 @@ class MetaTrainer:
         device."""
         return {} if self.losses is None else {"loss": float(self.losses.mean())}
 
-    def step(self) -> None:
-        """Make one outer step."""
+    def step(self, most: int = 1) -> None:
+        """Make one outer step, whatever `most`: an episode decides the next."""
         began = time.perf_counter()
         outer, config = self.made, self.config
         # A prime keeps the steps of two seeds apart; one generator for all steps would have to be saved with its state.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Protocol
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.fisher.scores import FimConfig
+from mclnf_fast.learn.methods.fitted import drawn_ids, fit_steps
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import Params, check_like, part_of
-from mclnf_fast.learn.task import Task
+from mclnf_fast.learn.task import Batch, Task, fit_data
+from mclnf_fast.ops.bank_fit import Draws, Schedule
 
 Category = Literal["OL", "CL", "CML", "MOL", "MCL"]
 InitializationName = Literal["random", "modules", "joint", "oml"]
@@ -173,34 +176,81 @@ class Method:
         """Return a fresh Adam for task k."""
         return BankOptimizer(self.trained(), kind="adam", lr=self.config.lr)
 
-    def rate(self, step: int) -> float:
-        """Return adam's rate at its step `step` from 0."""
+    @functools.cached_property
+    def schedule(self) -> Schedule:
+        """Rates of the steps of a task: SGD's, then Adam's."""
         config = self.config
-        # From a random initialization there is nothing that long first steps could undo.
-        rise = min(1.0, (step + 1) / config.ramp) if self.warm else 1.0
-        if config.schedule == "exponential":
-            # Less one, so that the last step has `lr_end` itself.
-            share = min(1.0, step / max(1, config.decay_steps - self.warm - 1))
-            return rise * config.lr * math.pow(config.lr_end / config.lr, share)
-        return config.lr * rise * math.pow(config.hold / max(config.hold, step + 1), config.fall)
+        return Schedule(
+            config.lr,
+            config.schedule,
+            sgd_steps=self.warm,
+            sgd_lr=config.warm_lr,
+            # From a random initialization there is nothing that long first steps could undo.
+            ramp=config.ramp if self.warm else 1,
+            hold=config.hold,
+            power=config.fall,
+            lr_end=config.lr_end,
+            steps=config.decay_steps,
+        )
+
+    def rate(self, step: int) -> float:
+        """Return Adam's rate at its step `step` from 0."""
+        return self.schedule.rate(self.warm + step)
+
+    def steps(self, k: int, most: int) -> None:
+        """Make at least one step on task k, and up to `most` if one call can make them: `made` counts them."""
+        fitted = fit_steps(self, k, most)
+        if not fitted:
+            self.step(k, self.made)
 
     def step(self, k: int, step: int) -> None:
         """Make step `step` on task k."""
+        optimizer = self.optimizer_at(k, step)
+        if step >= self.warm:
+            optimizer.set_lr(self.rate(step - self.warm))
+        optimizer.step(self.gradients(k, step, self.generator(k, step)))
+        self.made = step + 1
+
+    def optimizer_at(self, k: int, step: int) -> BankOptimizer:
+        """Return the optimizer of step `step` on task k: a fresh Adam at the first one after SGD's."""
         if step == self.warm and self.warm:
             self.optimizer = self._optimizer(k, step)
         assert self.optimizer is not None
-        if step >= self.warm:
-            self.optimizer.set_lr(self.rate(step - self.warm))
-        # Seed, task and step decide the samples, not what was drawn before: a resumed run needs no generator state.
-        generator = torch.Generator().manual_seed(((self.seed * 1_000_003 + k) * 1_000_003 + step) % (1 << 63))
-        self.optimizer.step(self.gradients(k, step, generator))
-        self.made = step + 1
+        return self.optimizer
+
+    def generator(self, k: int, step: int) -> torch.Generator:
+        """Return the random numbers of a step. Seed, task and step decide them, not what was drawn before: a resumed
+        run needs no state of a generator."""
+        return torch.Generator().manual_seed(((self.seed * 1_000_003 + k) * 1_000_003 + step) % (1 << 63))
+
+    def next_draws(self, k: int, most: int) -> Draws | None:
+        """Return the draws of the next steps on task k, up to `most`, if nothing but them decides these steps; None if
+        the next step is to be made by `step`."""
+        return Draws(batch=self.config.batch, seed=self.draw_seed, task=k) if self.makes_steps_as(Method) else None
+
+    @property
+    def draw_seed(self) -> int:
+        """The 64 bits of the seed that counted draws take."""
+        return self.seed % (1 << 64)
+
+    def makes_steps_as(self, base: type[Method]) -> bool:
+        """Whether this class makes a step as its base does, apart from the trust region."""
+        names = ("step", "draw", "gradients", "gradient", "trained", "rate", "optimizer_at")
+        return all(getattr(type(self), name) is getattr(base, name) for name in names)
 
     def gradients(self, k: int, step: int, generator: torch.Generator) -> Sequence[Tensor]:
         """Return the gradient of the loss on a mini-batch, in the trained parameters."""
         task = self.tasks[k]
         # The step is the loss's seed: sample points along rays change with it, and are the same in a resumed run.
-        return self.gradient(task.loss(self.params, task.draw(self.config.batch, generator), None, step))
+        batch, weights = self.draw(k, step, generator)
+        return self.gradient(task.loss(self.params, batch, weights, step))
+
+    def draw(self, k: int, step: int, generator: torch.Generator) -> tuple[Batch, Tensor | None]:
+        """Return the mini-batch of a step and the weights [S, k] of its samples; None: ones."""
+        task = self.tasks[k]
+        if fit_data(task) is None:
+            return task.draw(self.config.batch, generator), None
+        return task.take(drawn_ids(self, k, step)), None
 
     def gradient(self, losses: Tensor) -> Sequence[Tensor]:
         """Return the gradient of each module's own loss [S]."""

@@ -26,7 +26,8 @@ class ER(Method):
 
     def gradients(self, k: int, step: int, generator: torch.Generator) -> Sequence[Tensor]:
         task = self.tasks[k]
-        loss = task.loss(self.params, task.draw(self.config.batch, generator), None, step)
+        batch, weights = self.draw(k, step, generator)
+        loss = task.loss(self.params, batch, weights, step)
         # Before the first task has ended there is nothing to replay: the step is that of fine-tuning.
         if self.memory:
             loss = loss + task.loss(self.params, self.memory.draw(self.config.batch, generator), None, step)

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.learn.methods.base import AdaptConfig, Memory
+from mclnf_fast.learn.methods.fitted import sampled_draws
 from mclnf_fast.learn.methods.mod import Mod
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.sampling.guided import GuidedSteps
 from mclnf_fast.learn.task import ScoredTask, Task, check_scored
+from mclnf_fast.ops.bank_fit import Draws
 
 
 class MIM(Mod):
@@ -29,9 +31,16 @@ class MIM(Mod):
         self.guided = GuidedSteps(self.tasks[k], self.config.fim, self.config.batch)
 
     def gradients(self, k: int, step: int, generator: torch.Generator) -> Sequence[Tensor]:
-        gradients = self.guided.gradients(self.params, step, generator)
+        uniform = None if self.guided.sampler is not None else self.draw(k, step, generator)[0]
+        gradients = self.guided.gradients(self.params, step, generator, uniform)
         self.losses = self.guided.losses
         return gradients
+
+    def next_draws(self, k: int, most: int) -> Draws | None:
+        free = self.guided.free_steps(self.made)
+        if not free or self.guided.sampler is None or not self.makes_steps_as(MIM):
+            return None
+        return sampled_draws(self, self.guided.sampler, k, min(most, free))
 
     def memories(self) -> dict[str, Memory]:
         # "informed" in the states of all versions.

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.learn.methods.base import AdaptConfig, Memory
+from mclnf_fast.learn.methods.fitted import sampled_draws
 from mclnf_fast.learn.methods.mod import Mod
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.sampling.even import EvenSampler
 from mclnf_fast.learn.task import ScoredTask, Task, check_scored
+from mclnf_fast.ops.bank_fit import Draws
 
 
 class ModEven(Mod):
@@ -27,6 +29,9 @@ class ModEven(Mod):
         super().begin(k)
         task = self.tasks[k]
         self.sampler = EvenSampler(task.items, task.modules, task.curve, mix=0.0)
+
+    def next_draws(self, k: int, most: int) -> Draws | None:
+        return sampled_draws(self, self.sampler, k, most) if self.makes_steps_as(ModEven) else None
 
     def gradients(self, k: int, step: int, generator: torch.Generator) -> Sequence[Tensor]:
         task = self.tasks[k]

@@ -33,11 +33,22 @@ class GuidedSteps:
         self.sampler = make_sampler(task, config) if config.use in ("sample", "both") else None
         self.losses: Tensor | None = None  # of the last mini-batch [S]; a sweep that scores does not give them
 
-    def gradients(self, params: Params, step: int, generator: torch.Generator) -> Sequence[Tensor]:
-        """Return the gradients of every module's loss on a mini-batch of step number `step`, from 0."""
+    def free_steps(self, step: int) -> int:
+        """Return how many steps from step number `step` on neither score a sample nor weight a loss by scores."""
+        if self.sampler is None or self.config.use != "sample":
+            return 0
+        return -step % self.config.refresh
+
+    def gradients(
+        self, params: Params, step: int, generator: torch.Generator, uniform: Batch | None = None
+    ) -> Sequence[Tensor]:
+        """Return the gradients of every module's loss on a mini-batch of step number `step`, from 0.
+
+        uniform: the mini-batch of a step whose samples the scores do not choose; None: drawn here.
+        """
         items = drawn = weights = None
         if self.sampler is None:
-            batch = self.task.draw(self.batch, generator)
+            batch = self.task.draw(self.batch, generator) if uniform is None else uniform
         else:
             items, drawn = self.sampler.draw(self.batch, step, generator)
             batch, factors = self.task.draw_in(items, generator)

@@ -28,7 +28,7 @@ RULES = {rule.name.lower(): rule for rule in DrawRule}
 
 
 def _fake(x: Tensor, offsets: Any, target: Any, weight: Any, params: list[Tensor], *rest: Any) -> tuple[Any, ...]:
-    log_at, snapshot_at = rest[19], rest[20]
+    log_at, snapshot_at = rest[20], rest[21]
     modules = params[0].shape[0]
     snapshots = [torch.empty_like(p) for _ in range(len(snapshot_at)) for p in params]
     ends = x.new_empty(modules, dtype=torch.int64)
@@ -213,8 +213,14 @@ def _check_draws(draws: Draws, modules: int, sizes: Tensor, goal: Tensor, state:
     check_tensor("draws.modules", numbers, (modules,), torch.int64, device, "[M]")
     if draws.rule == "given":
         check_tensor("draws.ids", draws.ids, (None, modules, None), torch.int64, device, "[K, M, batch]")
-    elif draws.ids is not None:
-        raise ValueError(f"draws.ids must be None with the rule {draws.rule!r}: it draws its own samples")
+        if draws.weights is not None:
+            assert draws.ids is not None
+            shape, dtype = tuple(draws.ids.shape), state.params[0].dtype
+            check_tensor("draws.weights", draws.weights, shape, dtype, device, "like draws.ids")
+    else:
+        for name, value in (("draws.ids", draws.ids), ("draws.weights", draws.weights)):
+            if value is not None:
+                raise ValueError(f"{name} must be None with the rule {draws.rule!r}: it draws its own samples")
     if not modules or not values_can_be_read(sizes, numbers, state.steps, goal):
         return numbers
     for name, values in (("draws.modules", numbers), ("state.steps", state.steps), ("the last step", goal)):
@@ -292,6 +298,7 @@ def _cpu(call: FitCall) -> FitLog:
         int(call.draw_rule),
         call.batch,
         call.draws.ids,
+        call.draws.weights,
         wrapped_seed(call.draws.seed),
         call.draws.task,
         call.numbers,

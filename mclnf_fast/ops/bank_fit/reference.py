@@ -41,7 +41,8 @@ def _fit_module(call: FitCall, m: int, rates: list[float], log: FitLog) -> FitEn
     trust = call.trust and Trust(call.trust.lam, *([t[one] for t in tensors] for tensors in call.trust[1:]))
     first = int(state.steps[m])
     for k in range(first, int(call.goal[m])):
-        loss, grads = _gradients(call, m, _ids(call, m, k, k - first), params)
+        weights = None if call.draws.weights is None else call.draws.weights[k - first, m]
+        loss, grads = _gradients(call, m, _ids(call, m, k, k - first), weights, params)
         if k + 1 in watch.losses_at:
             log.losses[list(watch.losses_at).index(k + 1), m] = loss
         kind: StepKind = "adam" if call.rule.kind == "adam" and k >= call.rule.schedule.sgd_steps else "sgd"
@@ -60,7 +61,7 @@ def _fit_module(call: FitCall, m: int, rates: list[float], log: FitLog) -> FitEn
             for to, p in zip(log.params[list(watch.params_at).index(k + 1)], params):
                 to[one] = p
         if call.stop_loss is not None and (k + 1) % watch.check_every == 0:
-            log.checked[m] = _loss(call, m, None, params).double()
+            log.checked[m] = _loss(call, m, None, None, params).double()
             if bool(log.checked[m] <= call.stop_loss[m]):
                 return FitEnd.TARGET
     return FitEnd.STEPS
@@ -78,20 +79,24 @@ def _ids(call: FitCall, m: int, k: int, row: int) -> Tensor | None:
     return draw_ids(size, call.numbers[m : m + 1], step, draws.batch, call.draw_rule, draws.seed, draws.task)[0]
 
 
-def _loss(call: FitCall, m: int, ids: Tensor | None, params: list[Tensor]) -> Tensor:
+def _loss(call: FitCall, m: int, ids: Tensor | None, weights: Tensor | None, params: list[Tensor]) -> Tensor:
     x, target, weight = call.samples(m)
     if ids is not None:
         x, target, weight = x[ids], target[ids], None if weight is None else weight[ids]
+    if weights is not None:
+        weight = weights if weight is None else weight * weights
     offsets = torch.tensor([0, len(x)], device=x.device)
     layers = len(params) // 2
     y = bank_mlp(x, offsets, params[:layers], params[layers:], call.spec, "reference")
     return squared_error(y, offsets, target, weight, True)[0]
 
 
-def _gradients(call: FitCall, m: int, ids: Tensor | None, params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def _gradients(
+    call: FitCall, m: int, ids: Tensor | None, weights: Tensor | None, params: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
     """Return the loss of the samples and its gradients."""
     leaves = [p.detach().requires_grad_() for p in params]
     with torch.enable_grad():
-        loss = _loss(call, m, ids, leaves)
+        loss = _loss(call, m, ids, weights, leaves)
         grads = torch.autograd.grad(loss, leaves)
     return loss.detach(), list(grads)

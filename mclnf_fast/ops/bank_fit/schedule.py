@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Literal
 
@@ -86,4 +87,10 @@ class Schedule:
 
     def rates(self, count: int) -> Tensor:
         """Return the rates of the steps 0 ... count - 1, float64 [count]."""
-        return torch.tensor([self.rate(step) for step in range(count)], dtype=torch.float64)
+        # To a power of two, so that a fit in many calls asks for few lengths.
+        return _rates(self, 1 << max(0, count - 1).bit_length())[:count]
+
+
+@functools.lru_cache(maxsize=32)
+def _rates(schedule: Schedule, count: int) -> Tensor:
+    return torch.tensor([schedule.rate(step) for step in range(count)], dtype=torch.float64)

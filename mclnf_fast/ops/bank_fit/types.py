@@ -79,6 +79,7 @@ class Draws:
         seed, task: of the random numbers.
         modules: int64 [M], the numbers that the draws are keyed by; None: 0 ... M - 1.
         ids: int64 [K, M, batch] of "given": the samples of the call's steps.
+        weights: [K, M, batch] of "given": what each of these draws counts, times the sample's own weight; None: ones.
 
     >>> Draws("even", batch=64).batch
     64
@@ -90,6 +91,7 @@ class Draws:
     task: int = 0
     modules: Tensor | None = None
     ids: Tensor | None = None
+    weights: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)

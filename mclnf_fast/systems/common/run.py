@@ -42,8 +42,9 @@ class Learner(Protocol):
     def total(self) -> int:
         """Steps in all."""
 
-    def step(self) -> None:
-        """Make one step. A learner may also have `reading()`, which returns figures of the last one (loss, psnr)."""
+    def step(self, most: int = 1) -> None:
+        """Make at least one step, and up to `most` if it can make several in one call. A learner may also have
+        `reading()`, which returns figures of the last one (loss, psnr)."""
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return all that decides the next step and what has been measured, as tensors and plain data."""
@@ -63,6 +64,38 @@ class Stretch:
     phase: str
     begin: int
     end: int
+
+
+class Advance(Protocol):
+    """Takes what returns the figures measured last, and the number of steps just made."""
+
+    def __call__(self, reading: Reading, steps: int = 1) -> None: ...
+
+
+class Pace:
+    """Chooses how many steps a call makes: as many as take between a tenth and four tenths of a second, so that a stop,
+    the progress and the state on disk never wait long.
+
+    >>> pace = Pace()
+    >>> for _ in range(3):
+    ...     with pace:
+    ...         pass  # learner.step(pace.most)
+    >>> pace.most
+    8
+    """
+
+    def __init__(self) -> None:
+        self.most = 1
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        seconds = time.monotonic() - self._began
+        if seconds < 0.1:
+            self.most = min(2 * self.most, 1 << 16)
+        elif seconds > 0.4:
+            self.most = max(1, self.most // 2)
 
 
 C = TypeVar("C", bound=SystemConfig)
@@ -122,9 +155,9 @@ class Run(Generic[C]):
         return state[1]
 
     @contextmanager
-    def watched(self, label: str, total: int, done: int = 0) -> Iterator[Callable[[Reading], None]]:
-        """Show how far a loop is, and tell callbacks; yield the function to be called after each step, with one that
-        returns what was measured last.
+    def watched(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
+        """Show how far a loop is, and tell callbacks; yield the function to be called after each step, or several, with
+        one that returns what was measured last.
 
         Args:
             label: what is done.
@@ -134,16 +167,17 @@ class Run(Generic[C]):
         watch = Watch(self.callbacks, label, total, done)
         with progress(label, total, done) as bar:
 
-            def advance(reading: Reading) -> None:
-                bar(1, reading)
-                watch.step(reading)
+            def advance(reading: Reading, steps: int = 1) -> None:
+                bar(steps, reading)
+                watch.step(reading, steps)
 
             yield advance
 
     def advance(
         self, learner: Learner, name: str, stretch: Stretch, save: Callable[[], Mapping[str, object]] = dict
     ) -> Iterator[int]:
-        """Learn to the end of a stretch, step by step; yields the steps made after each.
+        """Learn to the end of a stretch, one call of the learner's `step` after the other; yields the steps made after
+        each.
 
         The state is kept under `name` every ten seconds and at the end: a kill costs at most that much.
 
@@ -158,11 +192,11 @@ class Run(Generic[C]):
         done, total = learner.made - stretch.begin, stretch.end - stretch.begin
         reading: Reading = getattr(learner, "reading", dict)
         with self.phases(stretch.phase), self.watched(stretch.label, total, done) as advance:
-            saved = time.monotonic()
-            while learner.made < stretch.end:
-                with _finite(learner, stretch):
-                    learner.step()
-                advance(reading)
+            saved, pace = time.monotonic(), Pace()
+            while (before := learner.made) < stretch.end:
+                with _finite(learner, stretch), pace:
+                    learner.step(min(pace.most, stretch.end - before))
+                advance(reading, learner.made - before)
                 yield learner.made
                 if learner.made >= stretch.end or time.monotonic() - saved > SAVE_EVERY:
                     keep()

@@ -19,7 +19,7 @@ Reading = Callable[[], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Watched:
-    """A step that was made.
+    """A step that was made, or several in one call.
 
     Attributes:
         label: what is learned, as at the progress bar, such as `block_2 (2/4) mim`.
@@ -31,14 +31,17 @@ class Watched:
     step: int
     total: int
     reading: Reading
+    new: int = 1
+    """Steps since the callback was told the last time."""
 
     def due(self, points: int = 200) -> bool:
-        """Return whether this is one of about `points` steps that are evenly spread, or the last.
+        """Return whether one of about `points` steps that are evenly spread is among the new ones, or the last is.
 
         >>> [k for k in range(1, 9) if Watched("", k, 8, dict).due(points=3)]
         [2, 4, 6, 8]
         """
-        return self.step % max(1, self.total // points) == 0 or self.step == self.total
+        every = max(1, self.total // points)
+        return self.step // every > (self.step - self.new) // every or self.step == self.total
 
 
 class Callback:
@@ -59,7 +62,7 @@ class Callback:
         """A run begins, or goes on, with these options in this folder; its data are not read yet."""
 
     def step(self, watched: Watched) -> None:
-        """A step was made, of meta-training, learning or fine-tuning."""
+        """A step, or several in one call, were made of meta-training, learning or fine-tuning."""
 
     def end(self, record: Record | None) -> None:
         """The run has ended: `record` is the content of its metrics.json; None if it was stopped."""
@@ -126,8 +129,8 @@ class Watch:
     def __init__(self, callbacks: Sequence[Callback], label: str, total: int, done: int) -> None:
         self.callbacks, self.label, self.total, self.made = callbacks, label, total, done
 
-    def step(self, reading: Reading) -> None:
-        """One step was made."""
-        self.made += 1
+    def step(self, reading: Reading, new: int = 1) -> None:
+        """So many steps were made."""
+        self.made += new
         for callback in self.callbacks:
-            callback.step(Watched(self.label, self.made, self.total, reading))
+            callback.step(Watched(self.label, self.made, self.total, reading, new))
