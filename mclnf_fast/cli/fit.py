@@ -22,7 +22,7 @@ def fit_parser() -> CommandParser:
     >>> fit_parser().parse_args(["faces", "--out", "bank", "--steps", "10"]).steps
     10
     """
-    about = "Turns a folder of pictures, sounds or clips into one bank: a field for each, fitted by steps of Adam."
+    about = "Turns a folder of pictures, sounds or clips into one bank, a field for each."
     parser = CommandParser("mclnf-fast fit", about, EXAMPLES)
 
     def add(flag: str, kind: Any, help: str, default: Any = None, metavar: str = "N") -> None:
@@ -35,7 +35,7 @@ def fit_parser() -> CommandParser:
     add("--target-psnr", float, "a field stops at this PSNR in dB, looked at every 100 steps", metavar="DB")
     parser.add_argument("--decode", metavar="DIR", help="write what was learned back as files")
     parser.add_argument("--resume", action="store_true", help="continue a fit that was stopped, with the same options")
-    add("--start", str, "file of a bank, or name of an initialization of the package", metavar="START")
+    add("--start", str, "file of a bank, folder of a run, or an initialization of the package (faces)", metavar="START")
     parser.add_argument("--kind", choices=("image", "audio", "video"), help="default: what the folder has most of")
     add("--limit", int, "at most so many files")
     add("--width", int, "width of a field; default: that of --start, or 64")
@@ -51,7 +51,7 @@ def fit_parser() -> CommandParser:
     add("--frames", int, "frames of a clip", 16)
     add("--stride", int, "take every stride-th frame", 1)
     add("--batch", int, "samples per step and field; all of them if it has no more", 256)
-    add("--lr", float, "rate of Adam, which falls along a cosine", 2e-3, "LR")
+    add("--lr", float, "rate of Adam, which falls along a cosine; default: by the field, 2e-3 at width 64", None, "LR")
     add("--seed", int, "seed of all random numbers", 0)
     add("--threads", int, "CPU threads; default: the number that PyTorch chooses")
     parser.add_argument("--strict", action="store_true", help="refuse a folder with an unusable file")
