@@ -117,9 +117,9 @@ def check_environment(environment: Mapping[str, str]) -> None:
     """Raise InputError if a variable of this package has a value that is none.
 
     >>> check_environment({"MCLNF_FAST_ISA": "avx2"})
-    >>> check_environment({"MCLNF_FAST_ISA": "sse"})
+    >>> check_environment({"MCLNF_FAST_BF16_DOT": "yes"})
     Traceback (most recent call last):
-    mclnf_fast.errors.InputError: the environment variable MCLNF_FAST_ISA must be avx512, avx2, neon or portable, got 'sse'
+    mclnf_fast.errors.InputError: the environment variable MCLNF_FAST_BF16_DOT must be 0 or 1, got 'yes'
     """
     for name, (pattern, what) in _ALLOWED.items():
         value = environment.get(name, "")
