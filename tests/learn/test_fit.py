@@ -16,6 +16,7 @@ import mclnf_fast as mf
 from mclnf_fast.fields import load_bank, save_bank
 from mclnf_fast.learn.fit import FitOptions, FitProgress, Samples, Skipped, TensorSource
 from mclnf_fast.learn.fit import store as stores
+from mclnf_fast.learn.fit.options import usual_rate
 from mclnf_fast.learn.sampling.even import curve_order
 from mclnf_fast.ops.bank_fit import Draws, FitData, FitEnd, FitRule, FitState, Schedule, bank_fit
 
@@ -101,7 +102,7 @@ def test_modules_of_different_sizes_are_as_they_are_alone() -> None:
     for m, n in enumerate(sizes):
         state = FitState.begin(mf.FieldBank(SPEC, 1, generator=torch.Generator().manual_seed(0)).stacked)
         draws = Draws("even" if n > 32 else "whole", 32, modules=one[m : m + 1])
-        rule = FitOptions().rule_for(STEPS)
+        rule = FitOptions().rule_for(SPEC, STEPS)
         order = curve_order(xs[m]) if n > 32 else slice(None)
         bank_fit(state, FitData(xs[m][order], ys[m][order][None]), SPEC, STEPS, draws=draws, rule=rule)
         assert all(torch.equal(p[m], q[0]) for p, q in zip(bank.stacked, state.params, strict=True))
@@ -391,3 +392,13 @@ def test_the_order_of_the_samples_is_no_matter() -> None:
     expected, _ = fit(x, y)
     mixed = torch.randperm(len(x), generator=torch.Generator().manual_seed(2))
     assert_same(fit(x[mixed], y[:, mixed])[0], expected)
+
+
+def test_the_usual_rate_of_a_siren_falls_with_width_depth_and_frequency() -> None:
+    usual = usual_rate(mf.FieldSpec(2, 3, 64, 3, activation="sine"))
+    for changes in ({"width": 128}, {"hidden_layers": 5}, {"w0": 60.0}):
+        assert (
+            usual_rate(mf.FieldSpec(2, 3, **{"width": 64, "hidden_layers": 3, "activation": "sine", **changes})) < usual
+        )
+    for spec in (SPEC, mf.FieldSpec(2, 3, 256), mf.FieldSpec(2, 3, 8, 0, activation="sine")):
+        assert usual_rate(spec) == 2e-3

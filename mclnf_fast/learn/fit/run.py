@@ -77,8 +77,8 @@ def _fitted(
     if target_psnr is not None:
         target_psnr = check_number("target_psnr", target_psnr)
     start.check_total(source.total)
-    plan = Plan(start.spec, steps, options.stop_loss(target_psnr), options.rule_for(steps), options)
-    work = _Work(source, start, plan, options.described(steps, target_psnr), progress or (lambda _: None))
+    plan = Plan(start.spec, steps, options.stop_loss(target_psnr), options.rule_for(start.spec, steps), options)
+    work = _Work(source, start, plan, options.described(start.spec, steps, target_psnr), progress or (lambda _: None))
     return work.run()
 
 

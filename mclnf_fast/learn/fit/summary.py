@@ -48,7 +48,7 @@ class FitSummary:
         faults: why a module learned nothing or diverged, by its number.
         skipped: signals that could not be read, which have no module.
         notes: one line for each thing that was done otherwise than asked.
-        seconds: of fitting.
+        seconds: of fitting; 0 if a finished file was read.
     """
 
     names: list[str]
@@ -80,8 +80,8 @@ class FitSummary:
         dB = f"{known.mean():.2f} dB (worst {known.min():.2f})" if len(known) else "no PSNR"
         faults = f", {len(self.faults)} faulty" if self.faults else ""
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
-        rate = f"{self.seconds:.1f} s, {self.fields_per_second:.1f} fields/s"
-        return f"{len(self)} fields: {dB}{faults}{skipped}; {rate}"
+        rate = f"; {self.seconds:.1f} s, {self.fields_per_second:.3g} fields/s" if self.seconds else ""
+        return f"{len(self)} fields: {dB}{faults}{skipped}{rate}"
 
     def to_plain(self) -> dict[str, Any]:
         """Return the summary without the curves of losses, as data that JSON can hold.

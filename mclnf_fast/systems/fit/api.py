@@ -13,6 +13,8 @@ from mclnf_fast.learn.fit import FitOptions, FitSummary, SampleSource, Start, fi
 from mclnf_fast.learn.fit.options import options_from
 from mclnf_fast.learn.fit.run import Show
 from mclnf_fast.spec import FieldSpec
+from mclnf_fast.systems.common.pretrained import is_pretrained, pretrained_names, pretrained_result
+from mclnf_fast.systems.common.result import read_result
 from mclnf_fast.systems.fit.folder import FolderSource
 from mclnf_fast.systems.fit.places import Places
 
@@ -47,7 +49,8 @@ def fit(
         steps: of every module.
         start: where modules begin. None: at one random initialization, the same for all. A bank of one module, or of
             none, whose shared initialization is taken; a bank of M modules; parameters [1, ...] or [M, ...]; a file of
-            `save_bank`; what `mclnf_fast.load` returns; or the name of an initialization that comes with the package.
+            `save_bank`; what `mclnf_fast.load` returns, or the folder that it takes; or the name of an initialization
+            that comes with the package, such as "faces".
         target_psnr: a module stops when its PSNR over all its samples is at least this, in dB, looked at every
             `options.check_every` steps.
         options: see `FitOptions`; None: its defaults.
@@ -92,21 +95,27 @@ def fit(
 def resolved_start(start: object) -> tuple[object, Places | None]:
     """Return a start as `Start` takes it, with the coordinates that it was learned in; None: unknown.
 
-    Raises InputError if it is no file and no name of one.
+    Raises InputError if it is no file, no run and no name.
 
     >>> resolved_start(None)
     (None, None)
     """
+    if isinstance(start, str | os.PathLike) and not pathlib.Path(start).is_file():
+        path = pathlib.Path(start)
+        if is_pretrained(path):
+            start = pretrained_result(str(start))
+        elif path.is_dir():
+            start = read_result(path)
+        else:
+            names = ", ".join(pretrained_names())
+            raise InputError(f"start: {start} must be the file of a bank, the folder of a run, or one of {names}")
     frame, bank = getattr(start, "frame", None), getattr(start, "bank", None)
     if isinstance(bank, FieldBank):  # a result of a run
         known = frame is not None and frame.low and frame.high
         return bank, Places.of_frame(frame.low, frame.high, frame.unit) if frame is not None and known else None
     if not isinstance(start, str | os.PathLike):
         return start, None
-    path = pathlib.Path(start)
-    if not path.is_file():
-        raise InputError(f"start: {start} must be a file of a bank, but there is none")
-    meta, saved = load_meta(path), load_bank(path)
+    meta, saved = load_meta(start), load_bank(start)
     try:
         if "fit" in meta:
             places = meta["fit"]["source"].get("places")

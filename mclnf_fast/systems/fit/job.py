@@ -29,7 +29,7 @@ class FitJob:
         reading: how files are read.
         options: of the fit.
         steps, target_psnr: as `mclnf_fast.fit`.
-        start: a file, or the name of an initialization that comes with the package.
+        start: a file, the folder of a run, or the name of an initialization that comes with the package.
         width, hidden_layers, w0: of the fields; None: those of the start, or the defaults.
         strict: refuse an unusable file.
         decode: folder for the signals that the fields have learned.
@@ -88,8 +88,8 @@ def run_fit(job: FitJob) -> FitSummary:
         if parts.is_dir() and not any(parts.iterdir()):
             parts.rmdir()
     print(report(summary))
-    rate = f"{summary.seconds:.1f} s, {summary.fields_per_second:.3g} fields/s"
-    print(f"{len(summary)} fields in {job.out} ({rate})", flush=True)
+    rate = f" ({summary.seconds:.1f} s, {summary.fields_per_second:.3g} fields/s)" if summary.seconds else ""
+    print(f"{len(summary)} fields in {job.out}{rate}", flush=True)
     if job.decode is not None:
         written = decode_bank(job.out, job.decode)
         print(f"{len(written)} signals in {job.decode}", flush=True)
