@@ -64,6 +64,7 @@ def test_the_help_of_run_lists_the_systems(capsys):
         (["run", "city", "--stesp", "3"], "run city has no option --stesp; it has --steps"),
         (["table", "x", "--uot", "y"], "table: the following arguments are required: --out"),
         (["table", "x", "--out", "y", "--chek"], "unknown argument --chek; did you mean --check?"),
+        (["fit", "x", "--out", "y", "--steps=--"], "fit: argument --steps: expected one argument"),
         (["tune", "--onyl", "x"], "unknown argument --onyl; did you mean --only?"),
     ],
 )

@@ -14,11 +14,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from mclnf_fast.cli import main
+from mclnf_fast.cli.fit import fit_parser
+from mclnf_fast.learn.fit import FitSummary
 from mclnf_fast.systems import registry
 from mclnf_fast.systems.common.config_file import from_plain, options_of
 from mclnf_fast.systems.common.folder import RunFolder, plain
+from mclnf_fast.systems.fit import job
 
 CASES = int(os.environ.get("MCLNF_FUZZ_CASES", "800"))
 SEED = int(os.environ.get("MCLNF_FUZZ_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
@@ -108,6 +112,25 @@ def test_random_command_lines(capsys, checked_only):
         return words
 
     try_all(capsys, (line() for _ in range(CASES)))
+
+
+def test_random_command_lines_of_fit(tmp_path, capsys, monkeypatch):
+    """On a folder of one small picture: a folder of the machine could be a large one."""
+    print(f"seed {SEED}")
+    rng = random.Random(SEED)
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
+    monkeypatch.setattr(job, "fit_source", lambda *rest: FitSummary.joined([]))
+    actions = [action for action in fit_parser()._actions if action.option_strings and action.dest != "help"]
+    flags = [action.option_strings[-1] for action in actions]
+
+    def line() -> list[str]:
+        words = ["fit", "a.png", "--out", f"bank{rng.random()}"]
+        for _ in range(rng.randint(1, 3)):
+            flag = rng.choice([flag for flag in flags if flag != "--decode"])
+            words += [f"{flag}={rng.choice(WORDS)}"] if rng.random() < 0.2 else [flag, rng.choice(WORDS)]
+        return words
+
+    try_all(capsys, (line() for _ in range(CASES // 2)))
 
 
 def test_random_run_folders(tmp_path, capsys, checked_only):

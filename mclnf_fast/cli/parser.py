@@ -49,6 +49,10 @@ class CommandParser(argparse.ArgumentParser):
             flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
             name = unknown[0].partition("=")[0]
             self.error(f"unknown argument {unknown[0]}{did_you_mean(name, flags)}")
+        for action in self._actions:
+            # argparse takes `--steps=--` for an option without a value, and hands on an empty list (until Python 3.12).
+            if action.nargs is None and isinstance(getattr(options, action.dest, None), list):
+                self.error(f"argument {'/'.join(action.option_strings)}: expected one argument")
         return options
 
     def error(self, message: str) -> NoReturn:

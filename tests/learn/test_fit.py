@@ -276,6 +276,19 @@ def test_a_full_disk_leaves_what_is_written_usable(tmp_path: pathlib.Path, monke
     assert_same(bank, expected)
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path: pathlib.Path) -> None:
+    x, y = signals()
+    file = tmp_path / "bank"
+    with pytest.raises(KeyboardInterrupt):
+        fit(x, y, chunk=2, file=file, progress=Stop(1))
+    for left in (tmp_path / ".bank.1.tmp", tmp_path / "bank.parts" / ".state.safetensors.1.tmp"):
+        left.write_bytes(b"half")
+    other = tmp_path / ".other.1.tmp"
+    other.write_bytes(b"of another file")
+    fit(x, y, file=file, resume=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.1.tmp", "bank", "bank.json"]
+
+
 def test_starts(tmp_path: pathlib.Path) -> None:
     x, y = signals()
     learned, _ = fit(x, y, steps=7)

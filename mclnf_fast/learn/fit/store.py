@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import glob
 import json
 import os
 import pathlib
@@ -167,7 +168,8 @@ class FileStore:
             meta = self._meta(dataclasses.replace(summary, seconds=0.0))
             self._written(self.file, lambda path: join_banks(path, parts, **meta))
         # Also what a process left that was killed in between.
-        for part in (*parts, self.folder / STATE):
+        killed = [*self.folder.glob(".*.tmp"), *self.file.parent.glob(f".{glob.escape(self.file.name)}.*.tmp")]
+        for part in (*parts, self.folder / STATE, *killed):
             part.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
@@ -183,7 +185,7 @@ class FileStore:
             write(path)
         except OSError as error:
             reason = error.strerror or str(error)
-            if error.errno in FULL:
+            if error.errno in FULL and self.count:
                 reason += f" ({self.count} finished fields stay in {self.folder}, each file a bank of its own)"
             raise OSError(error.errno, reason, str(path)) from error
 
