@@ -68,7 +68,10 @@ def render_rays(
     written to memory, nothing waits for the host (a CUDA graph can capture it), and the bits do not depend on the order
     in which rays are worked on. Weights may be bfloat16 or float16 there: features and activations are rounded to that
     type, coordinates are not. Networks too wide for its registers (beyond 128; beyond 64 in exact float32) and
-    spherical harmonics of the position go op by op, as in the other backends, which compute in the rays' type.
+    spherical harmonics of the position go op by op, as in `cuda` and `reference`, which compute in the rays' type.
+
+    In `cpu` it is one op too, in the rays' type: 64 rays at a time take turns in a block of samples, and a ray whose
+    transmittance has fallen below 2^-24 gives its place to the next: what lies behind would change no float32 pixel.
 
     Args:
         origins: [R, 3], float32 or float64, grouped by module.
