@@ -3,6 +3,7 @@
     python examples/fit_images.py            # 16 drawn portraits of 64 x 64
     python examples/fit_images.py --quick    # 4 of them, a few seconds
 
+`mf.fit` does all of this in one call; here every part of a step can be changed.
 Your own pictures: replace `procedural_faces` by `mclnf_fast.data.load_images(folder, size=64)`.
 """
 

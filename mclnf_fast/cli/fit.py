@@ -22,7 +22,7 @@ def fit_parser() -> CommandParser:
     >>> fit_parser().parse_args(["faces", "--out", "bank", "--steps", "10"]).steps
     10
     """
-    about = "Turns a folder of pictures, sounds or clips into one bank: a field for each, fitted by steps of Adam."
+    about = "Turns a folder of pictures, sounds or clips into one bank, a field for each."
     parser = CommandParser("mclnf-fast fit", about, EXAMPLES)
 
     def add(flag: str, kind: Any, help: str, default: Any = None, metavar: str = "N") -> None:

@@ -163,7 +163,7 @@ def test_a_rate_that_diverges_is_named_by_module() -> None:
     assert all(bool(p.isfinite().all()) for p in bank.stacked)
 
 
-@pytest.mark.parametrize("call", [1, 3, 4])
+@pytest.mark.parametrize("call", [1, 3, 5, 7])
 def test_resumed_to_the_same_bits(tmp_path: pathlib.Path, call: int) -> None:
     x, y = signals()
     expected, known = fit(x, y, chunk=2)

@@ -270,6 +270,12 @@ def test_names_that_lead_out_of_the_folder_are_not_written(tmp_path) -> None:
     assert not pathlib.Path("outside.png").exists()
 
 
+def test_the_help_fits_the_terminal(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("--help") == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 def test_the_histogram_fits_the_terminal() -> None:
     values = [20 + 0.37 * k for k in range(60)] + [math.nan]
     text = histogram(values)

@@ -173,8 +173,7 @@ class _Group:
         self.ends = torch.full((len(ids),), int(FitEnd.FROZEN), device=device)
         finite = torch.tensor([chunk._finite(m) for m in ids], device=device)
         self.ends[~finite] = int(FitEnd.DIVERGED)
-        self._pace = 0.0  # seconds per step of all modules at work
-        self._steps = 4
+        self._steps = 1  # of the next call
 
     @property
     def active(self) -> int:

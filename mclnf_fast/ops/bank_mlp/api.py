@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops import _triton
+from mclnf_fast.ops._autograd import COMPILED
 from mclnf_fast.ops._checks import CAST, autocast_enabled, check_bank
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, register
 from mclnf_fast.ops.bank_mlp import autograd, reference
@@ -78,8 +79,8 @@ def _cpu(x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor]
         x, weights, biases = x.float(), [w.float() for w in weights], [b.float() for b in biases]
     ints, floats = spec.packed
     if values := saved_values(x, (*weights, *biases), spec):
-        return torch.ops.mclnf_fast.bank_mlp_fwd_keep(x, offsets, weights, biases, ints, floats, values)[0].to(dtype)
-    return torch.ops.mclnf_fast.bank_mlp_fwd(x, offsets, weights, biases, ints, floats).to(dtype)
+        return COMPILED.bank_mlp_fwd_keep(x, offsets, weights, biases, ints, floats, values)[0].to(dtype)
+    return COMPILED.bank_mlp_fwd(x, offsets, weights, biases, ints, floats).to(dtype)
 
 
 _OP = register(

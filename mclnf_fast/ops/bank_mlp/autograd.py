@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops._autograd import Joined, direction, join_ops, no_setup, shapes_like, third
+from mclnf_fast.ops._autograd import COMPILED, Joined, direction, join_ops, no_setup, shapes_like, third
 from mclnf_fast.packing import NetworkHeader
 
 
@@ -97,7 +97,7 @@ def _fwd_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
     if torch.is_grad_enabled():
         # The graph goes on (inner steps of MAML, for one): with activations it would grow by them in every step.
         ctx.saved_activations = None
-    grad_x, grad_w, grad_b = torch.ops.mclnf_fast.bank_mlp_bwd(
+    grad_x, grad_w, grad_b = COMPILED.bank_mlp_bwd(
         x, offsets, weights, biases, grad_y, ctx.ints, ctx.floats, need_x, need_params, saved
     )
     none = [None] * ctx.layers
@@ -129,7 +129,7 @@ def _bwd_backward(ctx: Any, cot_x: Tensor | None, cot_w: Any, cot_b: Any) -> tup
 
     tangent_x = None if cot_x is None or cot_x.shape != x.shape else cot_x  # None: zeros
     need_x = ctx.needs_input_grad[0]
-    grad_x, grad_w, grad_b, grad_grad_y = torch.ops.mclnf_fast.bank_mlp_bwd_bwd(
+    grad_x, grad_w, grad_b, grad_grad_y = COMPILED.bank_mlp_bwd_bwd(
         x,
         offsets,
         weights,

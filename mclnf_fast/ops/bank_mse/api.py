@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from mclnf_fast.checks import check_tensor
 from mclnf_fast.ops import _triton
+from mclnf_fast.ops._autograd import COMPILED
 from mclnf_fast.ops._checks import HALVES, check_bank
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, register
 from mclnf_fast.ops._losses import FieldPoints, checked_mean
@@ -58,6 +58,7 @@ def bank_mse(
         As `bank_mlp`, naming `target`, `sample_weight` and `reduction` besides.
 
     Example:
+        >>> import torch
         >>> import mclnf_fast as mf
         >>> spec = mf.FieldSpec(2, 3, width=16, hidden_layers=1)
         >>> bank, x, offsets = mf.FieldBank(spec, modules=2), torch.rand(5, 2), torch.tensor([0, 2, 5])
@@ -90,8 +91,9 @@ def _cpu(points: FieldPoints, target: Tensor, sample_weight: Tensor | None, mean
     if points.x.dtype in HALVES or not points.parameters_alone(target, sample_weight):
         return _in_steps(points, target, sample_weight, mean, "cpu")
     *bank, spec = points
-    op = torch.ops.mclnf_fast.bank_mse_fwd
-    return op(*bank, target, sample_weight, *spec.packed, mean, points.need_gradients)[0]
+    loss: Tensor
+    loss, *_ = COMPILED.bank_mse_fwd(*bank, target, sample_weight, *spec.packed, mean, points.need_gradients)
+    return loss
 
 
 def _triton_sweep(points: FieldPoints, target: Tensor, sample_weight: Tensor | None, mean: bool) -> Tensor:

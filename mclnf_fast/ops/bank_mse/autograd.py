@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops._autograd import Joined, direction, join_ops, no_setup, shapes_like, third
+from mclnf_fast.ops._autograd import Joined, direction, join_ops, joined, no_setup, shapes_like, third
 
 
 def gradients_like(tensors: list[Tensor], needed: bool) -> list[Tensor]:
@@ -51,7 +51,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             "mclnf_fast.bank_mse_fwd: the compiled op is differentiable in weights and biases alone; "
             "mclnf_fast.ops.bank_mse takes the steps one by one if x, target or sample_weight requires a gradient"
         )
-    ctx.layers = len(weights)
+    ctx.layers, ctx.dtype = len(weights), x.dtype
     ctx.save_for_backward(x, offsets, target, weight, *weights, *biases)
 
 
@@ -83,11 +83,10 @@ def _fwd_backward(ops: Any, ctx: Any, cotangent: Tensor | None, *_: Any) -> tupl
     # They serve once. Saved for a second backward they would stay with the graph, in every inner step of MAML.
     ctx.known = [], []
     if known_w and not torch.is_grad_enabled() and type(cotangent) is Tensor:
-        bank = _saved(ctx)
         # On a GPU the comparison with 1 would wait for the device, which costs more than the product.
-        if cotangent.device.type != "cpu" or bank[0].dtype != known_w[0].dtype or not bool((cotangent == 1).all()):
-            scale(known_w, cotangent, bank[0].dtype)
-            scale(known_b, cotangent, bank[0].dtype)
+        if cotangent.device.type != "cpu" or ctx.dtype != known_w[0].dtype or not bool((cotangent == 1).all()):
+            scale(known_w, cotangent, ctx.dtype)
+            scale(known_b, cotangent, ctx.dtype)
     else:
         known_w, known_b = ops.bank_mse_bwd(*_saved(ctx), cotangent, known_w, known_b, ctx.ints, ctx.floats, ctx.mean)
     return None, None, list(known_w), list(known_b), *(None,) * 6
@@ -118,7 +117,7 @@ def _bwd_backward(ops: Any, ctx: Any, cot_w: Any, cot_b: Any) -> tuple[Any, ...]
 
 def join(namespace: str) -> None:
     """Join the three ops of a namespace."""
-    ops = getattr(torch.ops, namespace)
+    ops = joined(namespace)
     join_ops(
         namespace,
         Joined("bank_mse_fwd", _fwd_fake, functools.partial(_fwd_backward, ops), _fwd_setup),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from mclnf_fast.checks import check_tensor
+from mclnf_fast.ops._autograd import COMPILED
 from mclnf_fast.ops._checks import HALVES, check_field, check_offsets
 from mclnf_fast.ops._constants import constant
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cuda_library, register
@@ -73,6 +73,7 @@ def bank_ray_mse(
         `reduction` besides.
 
     Example:
+        >>> import torch
         >>> import mclnf_fast as mf
         >>> spec = mf.FieldSpec(3, 4, width=16, hidden_layers=1)
         >>> bank = mf.FieldBank(spec, modules=2)
@@ -138,7 +139,7 @@ def _cpu(points: FieldPoints, batch: RayBatch, shading: Shading, mean: bool) -> 
     dtype = points.x.dtype
     if dtype in HALVES or not points.parameters_alone(*batch[2:]):
         return _in_steps(points, batch, shading, mean, "cpu")
-    op = torch.ops.mclnf_fast.bank_ray_mse_fwd
+    op = COMPILED.bank_ray_mse_fwd
     return op(*bank, *batch, *spec.packed, *autograd.packed(shading, dtype), mean, points.need_gradients)[0]
 
 

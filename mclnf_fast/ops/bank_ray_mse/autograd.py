@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops._autograd import Joined, join_ops, shapes_like
+from mclnf_fast.ops._autograd import COMPILED, Joined, join_ops, shapes_like
 from mclnf_fast.ops.bank_mse.autograd import scale
 from mclnf_fast.ops.bank_ray_mse.reference import ray_errors
 from mclnf_fast.shading import Shading
@@ -73,7 +73,7 @@ def _backward(ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
     with torch.enable_grad():
         if not differentiable:
             weights, biases = ([t.detach().requires_grad_() for t in part] for part in (weights, biases))
-        raw = torch.ops.mclnf_fast.bank_mlp_fwd(x, offsets, weights, biases, *ctx.net)
+        raw = COMPILED.bank_mlp_fwd(x, offsets, weights, biases, *ctx.net)
         batch = (rays, ray_offsets, widths, target, ray_weight, background)
         loss = ray_errors(raw, *batch, _unpacked(*ctx.shading), ctx.mean, "cpu")
         asked = [t for t in (*weights, *biases) if t.requires_grad]

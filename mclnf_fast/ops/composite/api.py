@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.checks import check_number, check_tensor, values_can_be_read
+from mclnf_fast.ops._autograd import COMPILED
 from mclnf_fast.ops._checks import in_transform, refuse_mapped
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cuda_library, register
 from mclnf_fast.ops.composite import autograd, reference
-from mclnf_fast.ops.composite.autograd import CompositeInputs
 from mclnf_fast.ops.composite.reference import Composite
 
 _HALF_OR_SINGLE = (torch.float32, torch.float16, torch.bfloat16)
@@ -86,6 +86,10 @@ def composite(
     return result if density.dtype == dtype else Composite(*(t.to(density.dtype) for t in result))
 
 
+CompositeInputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
+"""Density, color, t_starts, t_ends, packed_info and background."""
+
+
 def _reference(inputs: CompositeInputs, early_stop_eps: float) -> Composite:
     _check_segments(inputs[4], inputs[0].shape[0])
     return reference.composite(*inputs, early_stop_eps)
@@ -95,7 +99,7 @@ def _cpu(inputs: CompositeInputs, early_stop_eps: float) -> Composite:
     if torch.compiler.is_compiling():
         return _cuda(inputs, early_stop_eps)
     try:  # the kernel checks packed_info on its way through it; a check here first would be a second pass over it
-        return Composite(*autograd.forward(inputs, early_stop_eps))
+        return Composite(*COMPILED.composite_fwd(*inputs, early_stop_eps))
     except RuntimeError:
         _check_segments(inputs[4], inputs[0].shape[0])
         raise
@@ -103,7 +107,7 @@ def _cpu(inputs: CompositeInputs, early_stop_eps: float) -> Composite:
 
 def _cuda(inputs: CompositeInputs, early_stop_eps: float) -> Composite:
     _check_segments(inputs[4], inputs[0].shape[0])
-    return Composite(*autograd.forward(inputs, early_stop_eps))
+    return Composite(*COMPILED.composite_fwd(*inputs, early_stop_eps))
 
 
 def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:

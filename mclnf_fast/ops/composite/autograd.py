@@ -10,39 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops._autograd import Joined, join_ops, no_setup, third
+from mclnf_fast.ops._autograd import COMPILED, Joined, join_ops, no_setup, third
 
 _Optional = Tensor | None
-CompositeInputs = tuple[Tensor, Tensor, Tensor, Tensor, _Optional, _Optional]
-
-
-def forward(inputs: CompositeInputs, early_stop_eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return color, opacity, depth and weights of (density, color, t_starts, t_ends, packed_info, background)."""
-    results: tuple[Tensor, Tensor, Tensor, Tensor]
-    if torch.compiler.is_compiling():
-        results = torch.ops.mclnf_fast.composite_fwd(*inputs, early_stop_eps)
-    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-        results = _Eager.apply(early_stop_eps, *inputs)
-    else:
-        with torch._C._AutoDispatchBelowAutograd():
-            results = torch.ops.mclnf_fast.composite_fwd(*inputs, early_stop_eps)
-    return results
-
-
-class _Eager(torch.autograd.Function):
-    """The derivative that is registered below, at a third of the cost of the way through the registration (tens of
-    microseconds, which small batches notice)."""
-
-    @staticmethod
-    def forward(ctx: Any, early_stop_eps: float, *inputs: _Optional) -> tuple[Tensor, ...]:
-        with torch._C._AutoDispatchBelowAutograd():
-            results: tuple[Tensor, ...] = torch.ops.mclnf_fast.composite_fwd(*inputs, early_stop_eps)
-        _fwd_setup(ctx, (*inputs, early_stop_eps), results)
-        return results
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: _Optional) -> tuple[_Optional, ...]:
-        return (None, *_gradients(ctx, ctx.needs_input_grad[1:], cotangents))
 
 
 def _rays(density: Tensor, packed_info: _Optional) -> int:
@@ -120,18 +90,13 @@ def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
     ctx.set_materialize_grads(False)  # the kernels skip an output that nobody used
 
 
-def _gradients(ctx: Any, needs: tuple[bool, ...], cotangents: tuple[_Optional, ...]) -> tuple[_Optional, ...]:
-    """Return the gradients of the six inputs that the forward saved."""
+def _fwd_backward(ctx: Any, *cotangents: _Optional) -> tuple[_Optional, ...]:
     if all(g is None for g in cotangents):
-        return (None,) * 6
-    _, color, start, end, _, background = needs
-    arguments = (*ctx.saved_tensors, *cotangents, ctx.early_stop_eps, color, start or end, background)
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        gradients = torch.ops.mclnf_fast.composite_bwd(*arguments)
-    else:
-        with torch._C._AutoDispatchBelowAutograd():
-            gradients = torch.ops.mclnf_fast.composite_bwd(*arguments)
-    density_grad, color_grad, start_grad, end_grad, background_grad = gradients
+        return (None,) * 7
+    _, color, start, end, _, background, _ = ctx.needs_input_grad
+    density_grad, color_grad, start_grad, end_grad, background_grad = COMPILED.composite_bwd(
+        *ctx.saved_tensors, *cotangents, ctx.early_stop_eps, color, start or end, background
+    )
     return (
         density_grad,
         color_grad if color else None,
@@ -139,11 +104,8 @@ def _gradients(ctx: Any, needs: tuple[bool, ...], cotangents: tuple[_Optional, .
         end_grad if end else None,
         None,
         background_grad if background else None,
+        None,
     )
-
-
-def _fwd_backward(ctx: Any, *cotangents: _Optional) -> tuple[_Optional, ...]:
-    return (*_gradients(ctx, ctx.needs_input_grad[:6], cotangents), None)
 
 
 def _bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -159,7 +121,7 @@ def _bwd_backward(ctx: Any, *tangents: _Optional) -> tuple[_Optional, ...]:
     if all(v is None for v in tangents):
         return (None,) * 14
     saved = ctx.saved_tensors
-    gradients = torch.ops.mclnf_fast.composite_bwd_bwd(*saved, *tangents, ctx.early_stop_eps)
+    gradients = COMPILED.composite_bwd_bwd(*saved, *tangents, ctx.early_stop_eps)
     by_input, by_cotangent = list(gradients[:5]), gradients[5:]
     by_input.insert(4, None)
     # Tensors that were not given have no gradient: background and the cotangents may be None.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mclnf_fast.checks import check_bool, check_number, check_tensor, check_tensors, values_can_be_read
 from mclnf_fast.ops import _triton
+from mclnf_fast.ops._autograd import COMPILED
 from mclnf_fast.ops._checks import HALVES, check_bank, in_transform
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, register
 from mclnf_fast.ops._segment_sum import segment_sum
@@ -221,7 +222,7 @@ def _cpu_sweep(
     call: FisherCall, bounds: Tensor | None, shares: Tensor, fisher: ParameterLists | None, sums: bool
 ) -> Sums:
     points = bounds is None
-    op = torch.ops.mclnf_fast.fisher_points if points else torch.ops.mclnf_fast.fisher_segments
+    op = COMPILED.fisher_points if points else COMPILED.fisher_segments
     segments = () if points else (bounds, shares)
     known = fisher or ([], [])
     bank = (call.x, call.offsets, call.weights, call.biases, call.grad_y)

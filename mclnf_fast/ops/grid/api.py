@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mclnf_fast.checks import check_tensor
 from mclnf_fast.grids import Grid, TriPlane
+from mclnf_fast.ops._autograd import COMPILED
 from mclnf_fast.ops._checks import FLOATS, HALVES, check_offsets
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cuda_library, register
 from mclnf_fast.ops.grid import autograd, reference
@@ -45,6 +45,7 @@ def grid_encode(x: Tensor, offsets: Tensor, tables: Tensor, encoding: Grid, back
         BackendError: the backend asked for can't serve.
 
     Example:
+        >>> import torch
         >>> import mclnf_fast as mf
         >>> grid = mf.HashGrid(levels=2, features=4, base=8, finest=16)
         >>> tables = torch.rand(2, grid.layout(3).entries, 4)
@@ -73,7 +74,7 @@ def grid_encode(x: Tensor, offsets: Tensor, tables: Tensor, encoding: Grid, back
 
 
 def _compiled(x: Tensor, offsets: Tensor, tables: Tensor, encoding: Grid) -> Tensor:
-    return torch.ops.mclnf_fast.grid_encode_fwd(x, offsets, tables, *encoding.layout(x.shape[1]).packed)
+    return COMPILED.grid_encode_fwd(x, offsets, tables, *encoding.layout(x.shape[1]).packed)
 
 
 _OP = register(

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from mclnf_fast.ops._autograd import Joined, join_ops, no_setup, third
+from mclnf_fast.ops._autograd import COMPILED, Joined, join_ops, no_setup, third
 from mclnf_fast.packing import GridHeader
 
 
@@ -56,9 +55,7 @@ def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _fwd_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
     x, _, tables = ctx.needs_input_grad[:3]
-    grad_x, grad_tables = torch.ops.mclnf_fast.grid_encode_bwd(
-        *ctx.saved_tensors, grad_y, ctx.ints, ctx.floats, x, tables
-    )
+    grad_x, grad_tables = COMPILED.grid_encode_bwd(*ctx.saved_tensors, grad_y, ctx.ints, ctx.floats, x, tables)
     return grad_x if x else None, None, grad_tables if tables else None, None, None
 
 
@@ -75,7 +72,7 @@ def _bwd_backward(ctx: Any, tangent_x: Tensor | None, tangent_tables: Tensor | N
         return (None,) * 8
     x, _, tables, grad_y = ctx.needs_input_grad[:4]
     tables = tables and tangent_x is not None  # grad_tables does not depend on the tables
-    gradients = torch.ops.mclnf_fast.grid_encode_bwd_bwd(
+    gradients = COMPILED.grid_encode_bwd_bwd(
         *ctx.saved_tensors, tangent_x, tangent_tables, ctx.ints, ctx.floats, x, tables, grad_y
     )
     grad_x, grad_tables, grad_grad_y = (g if needed else None for g, needed in zip(gradients, (x, tables, grad_y)))

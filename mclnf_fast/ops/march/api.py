@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.checks import check_bool, check_no_nan, check_number, check_tensor, values_can_be_read
+from mclnf_fast.ops._autograd import COMPILED
 from mclnf_fast.ops._checks import refuse_transformed
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cuda_library, register
 from mclnf_fast.ops.march import autograd, reference
@@ -113,7 +114,7 @@ def _reference(
 def _compiled(
     origins: Tensor, directions: Tensor, grid: Tensor | None, aabb: Tensor, bounds: _Bounds, options: _Options
 ) -> Samples:
-    return Samples(*torch.ops.mclnf_fast.march_rays_fwd(origins, directions, grid, aabb, *bounds, *options))
+    return Samples(*COMPILED.march_rays_fwd(origins, directions, grid, aabb, *bounds, *options))
 
 
 def check_box(origins: Tensor, directions: Tensor, aabb: Tensor) -> tuple[int, torch.device, torch.dtype]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops import _memory
-from mclnf_fast.ops._autograd import Joined, direction, join_ops, no_setup, shapes_like, third
+from mclnf_fast.ops._autograd import Joined, direction, join_ops, joined, no_setup, shapes_like, third
 from mclnf_fast.ops.bank_mlp.autograd import backward_fake, forward_fake, forward_setup, save, second_fake
 from mclnf_fast.ops.bank_mlp.triton import sweeps
 from mclnf_fast.ops.bank_mlp.triton.second import Direction, second
@@ -126,15 +126,18 @@ def _second_op(
 
 
 define("bank_mlp_fwd", _forward_op)
-_backward = define("bank_mlp_bwd", _backward_op)
-_second = define("bank_mlp_bwd_bwd", _second_op)
+define("bank_mlp_bwd", _backward_op)
+define("bank_mlp_bwd_bwd", _second_op)
+_OPS = joined(NAMESPACE)
 
 
 def _forward_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
     x, offsets, *rest = ctx.saved_tensors
     need_x, need_params = ctx.needs_input_grad[0], ctx.need_params
     weights, biases = rest[: ctx.layers], rest[ctx.layers :]
-    grad_x, grad_w, grad_b = _backward(x, offsets, weights, biases, grad_y, ctx.ints, ctx.floats, need_x, need_params)
+    grad_x, grad_w, grad_b = _OPS.bank_mlp_bwd(
+        x, offsets, weights, biases, grad_y, ctx.ints, ctx.floats, need_x, need_params
+    )
     none = [None] * ctx.layers
     return grad_x if need_x else None, None, grad_w or none, grad_b or none, None, None
 
@@ -152,7 +155,7 @@ def _backward_backward(ctx: Any, cot_x: Tensor | None, cot_w: Any, cot_b: Any) -
     directed = ctx.need_params and any(c is not None for c in (*(cot_w or ()), *(cot_b or ())))
     along = [direction(c, t) if directed else [] for c, t in ((cot_w, weights), (cot_b, biases))]
     tangent_x = cot_x if ctx.need_x else None
-    grad_x, grad_w, grad_b, grad_grad_y = _second(
+    grad_x, grad_w, grad_b, grad_grad_y = _OPS.bank_mlp_bwd_bwd(
         x, offsets, weights, biases, grad_y, tangent_x, *along, ctx.ints, ctx.floats, need_x
     )
     return grad_x if need_x else None, None, grad_w, grad_b, grad_grad_y, None, None, None, None
@@ -169,4 +172,4 @@ join_ops(
 def bank_mlp(x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], spec: FieldSpec) -> Tensor:
     """Evaluate as `mf.ops.bank_mlp` by the Triton kernels."""
     x, spec = plain.without_spherical(x, spec)
-    return torch.ops.mclnf_fast_triton.bank_mlp_fwd(x, offsets, weights, biases, *spec.packed)
+    return _OPS.bank_mlp_fwd(x, offsets, weights, biases, *spec.packed)

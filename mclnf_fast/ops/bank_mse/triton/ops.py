@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops import _memory
-from mclnf_fast.ops._autograd import shapes_like
+from mclnf_fast.ops._autograd import joined, shapes_like
 from mclnf_fast.ops.bank_mlp.triton import sweeps
 from mclnf_fast.ops.bank_mlp.triton.ops import interleaved, zeroed
 from mclnf_fast.ops.bank_mlp.triton.second import Direction, second
@@ -116,6 +116,7 @@ def _bwd_bwd(
 for name, function in (("bank_mse_fwd", _fwd), ("bank_mse_bwd", _bwd), ("bank_mse_bwd_bwd", _bwd_bwd)):
     define(name, function)
 autograd.join(NAMESPACE)
+_OPS = joined(NAMESPACE)
 
 
 def bank_mse(
@@ -132,4 +133,4 @@ def bank_mse(
     """Return the losses of `mf.ops.bank_mse` by the Triton kernels, differentiable in weights and biases."""
     x, spec = plain.without_spherical(x, spec)
     bank = (x, offsets, weights, biases, target, weight)
-    return torch.ops.mclnf_fast_triton.bank_mse_fwd(*bank, *spec.packed, mean, need_params)[0]
+    return _OPS.bank_mse_fwd(*bank, *spec.packed, mean, need_params)[0]
