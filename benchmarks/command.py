@@ -13,10 +13,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from benchmarks import cases, device, limit, machine, runner, table, timing
 from mclnf_fast.cli.parser import CommandParser
+from mclnf_fast.cpus import use_threads
 from mclnf_fast.errors import InputError
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
@@ -34,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--only", metavar="PATTERN", help="cases whose id holds this or matches it (forward*,maml)")
     p.add_argument("--quick", action="store_true", help="a few cases in about a minute; no torch.compile, no memory")
-    p.add_argument("--threads", type=int, metavar="N", help="threads of every contender; default: torch's")
+    p.add_argument("--threads", type=int, metavar="N", help="threads of every contender; default: one per usable CPU")
     p.add_argument("--seconds", type=float, metavar="S", help="time budget of a contender in a case")
     p.add_argument("--out", type=pathlib.Path, metavar="FILE", help="JSON of the results; a plot goes beside it")
     p.add_argument(
@@ -66,8 +65,7 @@ def main(given: Sequence[str]) -> int:
         raise InputError(f"--suite {options.suite} {reason}. Remedy: a machine with one, or --dry-run, without figures")
     if options.out is not None and options.out.suffix != ".json":
         raise InputError(f"--out must end in .json, got {str(options.out)!r}")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     with timing.brief() if options.dry_run else contextlib.nullcontext():
         data = run(suite, picked, options)
     path = target(options, data)

@@ -122,6 +122,18 @@ constexpr const char* kRenderSchemas[] = {
     "(Tensor, Tensor, Tensor, Tensor)",
 };
 
+constexpr const char* kPixelSchemas[] = {
+    // The pixels of rays through one module each; aabb, occupancy, bins and step as march_rays_fwd takes
+    // them,
+    // view_directions [R, in_dim - 3], background [C] or [R, C], density and color: an Activation each
+    // -> color [R, C], opacity [R], depth [R]
+    "render_rays_fwd(Tensor origins, Tensor directions, Tensor ray_offsets, Tensor[] weights, Tensor[] "
+    "biases, "
+    "Tensor aabb, Tensor? occupancy, Tensor? view_directions, Tensor? background, " NET
+    ", int bins, float step, float near, float far, bool last_behind, int density, int color, float "
+    "max_raw_density, float early_stop_eps) -> (Tensor, Tensor, Tensor)",
+};
+
 // x [N, dims] grouped by module, offsets int64 [M + 1], tables [M, entries, features] and the grid as
 // GridLayout.packed (mclnf_fast/grids.py) gives it; y is [N, outputs].
 #define GRID "Tensor x, Tensor offsets, Tensor tables"
@@ -166,6 +178,7 @@ STABLE_TORCH_LIBRARY(MCLNF_LIBRARY, m) {
     define(m, kFisherSchemas);
     define(m, kStepSchemas);
     define(m, kRenderSchemas);
+    define(m, kPixelSchemas);
     define(m, kGridSchemas);
     define(m, kLibrarySchemas);
 }

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mclnf_fast.cpus import wait_briefly
+
+wait_briefly()  # before the first import of torch
+
+# isort: split
 from mclnf_fast import ops
 from mclnf_fast.errors import BackendError, InputError
 from mclnf_fast.fields import FieldBank, FieldDataset, load_bank, save_bank

@@ -17,7 +17,7 @@ import mclnf_fast
 
 PACKAGE = pathlib.Path(mclnf_fast.__file__).parent
 
-GROUND = ("errors", "checks", "cache", "packing", "spec", "encodings", "grids", "shading", "metrics")
+GROUND = ("cpus", "errors", "checks", "cache", "packing", "spec", "encodings", "grids", "shading", "metrics")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(GROUND, GROUND),
     "ops": GROUND,

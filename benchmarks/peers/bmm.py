@@ -11,6 +11,8 @@ from benchmarks.contender import Contender, Unsupported
 from benchmarks.correctness import joined
 from benchmarks.peers import plain
 from benchmarks.work.bank import OUT_DIM, Bank
+from benchmarks.work.fitting import LR as FIT_LR
+from benchmarks.work.fitting import Fit
 from benchmarks.work.maml import Maml
 from benchmarks.work.nerf import LR, Nerf, sample, shade, stepper
 
@@ -152,6 +154,33 @@ def eager_step(
     return stepper(name, gradients, step, arrange)
 
 
+def fit_loop(work: Fit) -> Contender:
+    """Return a training loop as an experienced PyTorch user writes it: stacked bmm, randint, fused Adam."""
+    return fit_with("bmm", work, lambda f: f)
+
+
+def fit_with(name: str, work: Fit, wrap: Callable[[Layers], Layers]) -> Contender:
+    """Return the loop; `wrap` is put round the network."""
+    layers, rows = len(work.weights), torch.arange(work.modules)[:, None]
+    x, target = work.coordinates, work.target
+    freqs = plain.frequencies(work.spec, work.device)
+
+    @wrap
+    def field(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+        return plain.bmm_mlp(plain.encode(x, freqs), weights, biases, work.spec)
+
+    def step(leaves: list[Tensor], optimizer: torch.optim.Adam, ids: Tensor) -> None:
+        y = field(x[ids], leaves[:layers], leaves[layers:])
+        optimizer.zero_grad()
+        (y - target[rows, ids]).square().mean((1, 2)).sum().backward()
+        optimizer.step()
+
+    def draw(k: int) -> Tensor:
+        return torch.randint(work.samples, (work.modules, work.batch))
+
+    return work.looped(name, lambda leaves: torch.optim.Adam(leaves, lr=FIT_LR, fused=True), step, draw)
+
+
 OPS: dict[str, Callable[..., Contender]] = {
     "forward": forward,
     "forward_backward": forward_backward,
@@ -159,4 +188,5 @@ OPS: dict[str, Callable[..., Contender]] = {
     "maml": maml,
     "meta": maml,
     "nerf_step": nerf_step,
+    "fit_loop": fit_loop,
 }

@@ -10,6 +10,7 @@ import torch
 from benchmarks.contender import Contender, Unsupported
 from benchmarks.peers import bmm
 from benchmarks.work.bank import Bank
+from benchmarks.work.fitting import Fit
 
 
 def missing() -> str | None:
@@ -39,4 +40,10 @@ def squared_error(work: Bank) -> Contender:
     return bmm.errors_with(work, _evaluator(work))
 
 
-OPS = {"forward": forward, "forward_backward": forward_backward, "squared_error": squared_error}
+def fit_loop(work: Fit) -> Contender:
+    """Return the loop with its network compiled."""
+    torch.compiler.reset()
+    return bmm.fit_with("compile", work, lambda f: torch.compile(f, fullgraph=True, dynamic=False))
+
+
+OPS = {"fit_loop": fit_loop, "forward": forward, "forward_backward": forward_backward, "squared_error": squared_error}

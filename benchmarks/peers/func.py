@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 
 import torch
@@ -13,6 +13,8 @@ from benchmarks.contender import Contender, Unsupported
 from benchmarks.correctness import joined
 from benchmarks.peers import per_sample, plain
 from benchmarks.work.bank import Bank
+from benchmarks.work.fitting import LR as FIT_LR
+from benchmarks.work.fitting import Fit
 from benchmarks.work.maml import Maml
 
 Stacked = dict[str, Tensor]
@@ -139,7 +141,40 @@ def maml(work: Maml) -> Contender:
     return Contender("func", run, outputs, note=note)
 
 
+def fit_loop(work: Fit) -> Contender:
+    """Return the loop with vmap(grad) of the functional call, and Adam over the stacked parameters."""
+    net, _, names = _network(work)
+    x, target, rows = work.coordinates, work.target, torch.arange(work.modules)[:, None]
+
+    def loss(params: Stacked, x: Tensor, y: Tensor) -> Tensor:
+        return (functional_call(net, params, (x,)) - y).square().mean()
+
+    gradient = vmap(grad(loss))
+    layers = len(names) // 2
+
+    def turned(tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [t.transpose(1, 2).contiguous() if k < layers else t for k, t in enumerate(tensors)]
+
+    def step(leaves: list[Tensor], optimizer: torch.optim.Adam, ids: Tensor) -> None:
+        grads = gradient(dict(zip(names, (t.detach() for t in leaves))), x[ids], target[rows, ids])
+        for leaf, name in zip(leaves, names):
+            leaf.grad = grads[name]
+        optimizer.step()
+
+    def draw(k: int) -> Tensor:
+        return torch.randint(work.samples, (work.modules, work.batch))
+
+    def leaves_of() -> list[Tensor]:
+        return [t.requires_grad_() for t in turned(work.start())]
+
+    def adam(leaves: list[Tensor]) -> torch.optim.Adam:
+        return torch.optim.Adam(leaves, lr=FIT_LR, fused=True)
+
+    return work.looped("func", adam, step, draw, turned, leaves_of)
+
+
 OPS: dict[str, Callable[..., Contender]] = {
+    "fit_loop": fit_loop,
     "forward": forward,
     "forward_backward": forward_backward,
     "fisher_scores": fisher,

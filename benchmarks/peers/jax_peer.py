@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.contender import Contender, Unsupported
+from benchmarks.contender import Contender, Outputs, Unsupported
 from benchmarks.correctness import joined
 from benchmarks.peers import importable, plain
 from benchmarks.peers.per_sample import CHUNKS
 from benchmarks.work.bank import Bank
 from benchmarks.work.fisher import DAMPING, Fisher
+from benchmarks.work.fitting import LR as FIT_LR
+from benchmarks.work.fitting import Fit
 from benchmarks.work.maml import Maml
 
 
@@ -201,7 +203,56 @@ def maml(work: Maml) -> Contender:
     )
 
 
+def fit_loop(work: Fit) -> Contender:
+    """Return jit(scan(vmap(grad))) with Adam, its draws inside: all steps of a call are one program."""
+    import jax
+    import jax.numpy as jnp
+
+    layers = len(work.weights)
+    x, target = _array(work.coordinates), _array(work.target)
+    evaluate = _mlp(work)
+
+    def gradients(theta: Any, ids: Any) -> Any:
+        def loss(theta: Any, ids: Any, target: Any) -> Any:
+            return ((evaluate(theta[:layers], theta[layers:], x[ids]) - target[ids]) ** 2).mean()
+
+        return jax.vmap(jax.grad(loss))(theta, ids, target)
+
+    def adam(state: Any, ids: Any) -> Any:
+        theta, m, v, t = state
+        t = t + 1
+        g = gradients(theta, ids)
+        m = [0.9 * a + 0.1 * b for a, b in zip(m, g)]
+        v = [0.999 * a + 0.001 * b * b for a, b in zip(v, g)]
+        first, second = 1 - 0.9**t, 1 - 0.999**t
+        theta = [p - FIT_LR * (a / first) / (jnp.sqrt(b / second) + 1e-8) for p, a, b in zip(theta, m, v)]
+        return theta, m, v, t
+
+    def drawn(carry: Any, _: Any) -> Any:
+        state, key = carry
+        key, own = jax.random.split(key)
+        return (adam(state, jax.random.randint(own, (work.modules, work.batch), 0, work.samples)), key), None
+
+    def begin() -> Any:
+        theta = [_array(t) for t in work.start()]
+        zeros = [jnp.zeros_like(t) for t in theta]
+        return theta, zeros, zeros, jnp.zeros(())
+
+    loop = jax.jit(lambda carry: jax.lax.scan(drawn, carry, None, length=work.steps)[0])
+    carry = (begin(), jax.random.PRNGKey(0))
+    one = jax.jit(adam)
+
+    def check() -> Outputs:
+        state = begin()
+        for ids in work.ids:
+            state = one(state, jnp.asarray(ids.numpy()))
+        return joined("parameters", [_tensor(t) for t in state[0]])
+
+    return Contender("jax", lambda: jax.block_until_ready(loop(carry)), check=check)
+
+
 OPS: dict[str, Callable[..., Contender]] = {
+    "fit_loop": fit_loop,
     "forward": forward,
     "forward_backward": forward_backward,
     "fisher_scores": fisher,

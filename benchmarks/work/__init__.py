@@ -24,6 +24,7 @@ FILES = {
     "nerf_step": "nerf",
     "single_view_step": "bins",
     "bank_step": "optimizer",
+    "fit_loop": "fitting",
     "grid": "grid",
     "grid_backward": "grid",
     "render_rays": "fused",

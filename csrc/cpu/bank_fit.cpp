@@ -55,15 +55,23 @@ void run(const Fit<S>& fit) {
         for (const int64_t m : shared) steps.run(m, most);
     }
     if (alone.empty()) return;
-    const int64_t workers = std::min<int64_t>(threads, static_cast<int64_t>(alone.size()));
+    // Below this a second thread costs more than it brings, most of all where another process holds its core.
+    constexpr double kSmallest = 4e6;  // floating-point operations
+    double work = 0;
+    for (const int64_t m : alone)
+        work +=
+            6.0 * static_cast<double>(fit.net.parameters * fit.batch_of(m) * (fit.goal[m] - fit.first[m]));
+    const int64_t useful = std::max<int64_t>(1, static_cast<int64_t>(work / kSmallest)),
+                  workers = std::min({threads, static_cast<int64_t>(alone.size()), useful});
     const int64_t slice = slice_of(most, static_cast<int64_t>(alone.size()), workers);
     FitQueue queue(std::move(alone));
-    torch::stable::parallel_for(0, workers, 1, [&](int64_t, int64_t) {
+    const auto worker = [&](int64_t, int64_t) {
         const OnThisThread each;
         FitSteps<S, OnThisThread> steps(fit, each);
         for (int64_t m = queue.take(); m >= 0; m = queue.take())
             if (steps.run(m, slice)) queue.put_back(m);
-    });
+    };
+    workers == 1 ? worker(0, 1) : torch::stable::parallel_for(0, workers, 1, worker);
 }
 
 // A list of int64 or float64 numbers, contiguous on the CPU.

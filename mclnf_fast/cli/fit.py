@@ -53,7 +53,11 @@ def fit_parser() -> CommandParser:
     add("--batch", int, "samples per step and field; all of them if it has no more", 256)
     add("--lr", float, "rate of Adam, which falls along a cosine; default: by the field, 2e-3 at width 64", None, "LR")
     add("--seed", int, "seed of all random numbers", 0)
-    add("--threads", int, "CPU threads; default: the number that PyTorch chooses")
+    add(
+        "--threads",
+        int,
+        "CPU threads; default: one per CPU that this process may use (affinity, cgroup)",
+    )
     parser.add_argument("--strict", action="store_true", help="refuse a folder with an unusable file")
     return parser
 

@@ -59,6 +59,10 @@ COMPILED = (
     "march_rays_fwd(Tensor origins, Tensor directions, Tensor? occupancy, Tensor aabb, Tensor? near, Tensor? far,"
     " float near_value, float far_value, int bins, float step, bool stratified, int seed, float early_stop_eps)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
+    "render_rays_fwd(Tensor origins, Tensor directions, Tensor ray_offsets, Tensor[] weights, Tensor[] biases, Tensor"
+    f" aabb, Tensor? occupancy, Tensor? view_directions, Tensor? background, {NET}, int bins, float step, float near,"
+    " float far, bool last_behind, int density, int color, float max_raw_density, float early_stop_eps)"
+    " -> (Tensor, Tensor, Tensor)",
     f"grid_encode_fwd({GRID}, {LAYOUT}) -> Tensor",
     f"grid_encode_bwd({GRID}, Tensor grad_y, {LAYOUT}, bool need_x, bool need_tables) -> (Tensor, Tensor)",
     f"grid_encode_bwd_bwd({GRID}, Tensor grad_y, Tensor? tangent_x, Tensor? tangent_tables, {LAYOUT}, bool need_x,"

@@ -32,7 +32,9 @@ def scene(spec: mf.FieldSpec, count: int = 24) -> Scene:
 
 
 def worst(found: Rendered, wanted: Rendered) -> float:
-    return max(float((a - b).abs().max()) for a, b in zip(found, wanted))
+    """Of colors and opacities, and of depths as a share of the largest."""
+    scale = max(1.0, float(wanted.depth.abs().max()))
+    return max(float((a - b).abs().max()) / s for a, b, s in zip(found, wanted, (1.0, 1.0, scale)))
 
 
 @pytest.mark.parametrize("spec", [SPEC, VIEWED, GRID], ids=["position", "view", "grid"])

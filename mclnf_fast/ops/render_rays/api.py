@@ -12,11 +12,19 @@ from torch import Tensor
 
 from mclnf_fast.checks import check_bool, check_number, check_tensor, check_tensors
 from mclnf_fast.ops import _triton
-from mclnf_fast.ops._checks import HALVES, check_layers, check_offsets, check_spec, refuse_transformed
+from mclnf_fast.ops._autograd import Joined, join_ops
+from mclnf_fast.ops._checks import (
+    HALVES,
+    check_layers,
+    check_offsets,
+    check_spec,
+    refuse_transformed,
+)
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cuda_library, register
 from mclnf_fast.ops.march.api import check_bins, check_box, check_occupancy
 from mclnf_fast.ops.render_rays import reference
 from mclnf_fast.ops.render_rays.reference import Options, Pixels
+from mclnf_fast.packing import Activation
 from mclnf_fast.spec import ACTIVATIONS, FieldSpec
 
 HEADS = tuple(kind for kind in ACTIVATIONS if kind != "sine")
@@ -60,7 +68,10 @@ def render_rays(
     written to memory, nothing waits for the host (a CUDA graph can capture it), and the bits do not depend on the order
     in which rays are worked on. Weights may be bfloat16 or float16 there: features and activations are rounded to that
     type, coordinates are not. Networks too wide for its registers (beyond 128; beyond 64 in exact float32) and
-    spherical harmonics of the position go op by op, as in the other backends, which compute in the rays' type.
+    spherical harmonics of the position go op by op, as in `cuda` and `reference`, which compute in the rays' type.
+
+    In `cpu` it is one op too, in the rays' type: 64 rays at a time take turns in a block of samples, and a ray whose
+    transmittance has fallen below 2^-24 gives its place to the next: what lies behind would change no float32 pixel.
 
     Args:
         origins: [R, 3], float32 or float64, grouped by module.
@@ -235,6 +246,53 @@ def _triton_kernel(*call: Any) -> Pixels:
     return _op_by_op(*call) if pixels is None else pixels  # None: the registers do not hold the network
 
 
+def _cpu(
+    origins: Tensor,
+    directions: Tensor,
+    ray_offsets: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    spec: FieldSpec,
+    aabb: Tensor,
+    occupancy: Tensor | None,
+    view_directions: Tensor | None,
+    background: Tensor | None,
+    options: Options,
+) -> Pixels:
+    pixels = torch.ops.mclnf_fast.render_rays_fwd(
+        origins,
+        directions,
+        ray_offsets,
+        [w.to(origins.dtype) for w in weights],
+        [b.to(origins.dtype) for b in biases],
+        aabb,
+        occupancy if occupancy is None or occupancy.dim() == 4 else occupancy[None],
+        view_directions,
+        background,
+        *spec.packed,
+        options.bins or 0,
+        options.step or 0.0,
+        options.near,
+        options.far,
+        options.last_behind,
+        Activation[options.density.upper()],
+        Activation[options.color.upper()],
+        options.max_raw_density,
+        options.early_stop_eps,
+    )
+    return Pixels(*pixels)
+
+
+def _fake(
+    origins: Tensor, directions: Tensor, ray_offsets: Tensor, weights: Any, biases: list[Tensor], *rest: Any
+) -> Any:
+    rays = origins.shape[0]
+    return origins.new_empty(rays, biases[-1].shape[1] - 1), origins.new_empty(rays), origins.new_empty(rays)
+
+
+join_ops("mclnf_fast", Joined("render_rays_fwd", _fake))
+
+
 def _by(backend: str) -> Callable[..., Pixels]:
     return functools.partial(_op_by_op, backend=backend)
 
@@ -243,6 +301,6 @@ _OP = register(
     "render_rays",
     triton=Backend(_triton_reason, _triton_kernel),
     cuda=Backend(cuda_library, _by("auto")),
-    cpu=Backend(cpu_library, _by("cpu")),
+    cpu=Backend(cpu_library, _cpu),
     reference=Backend(always, _by("reference")),
 )

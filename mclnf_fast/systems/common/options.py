@@ -54,7 +54,7 @@ class RunOptions:
     """Continue the run in this folder, with the options that it began with; without a folder: the run in --out, or the
     newest."""
     threads: int | None = None
-    """CPU threads; default: the number that PyTorch chooses."""
+    """CPU threads; default: one per CPU that this process may use (affinity, CPU limit of its cgroup)."""
     device: str = "cpu"
     """Where to learn: cpu, cuda, or one of several GPUs, such as cuda:1."""
     backend: Backend = "auto"

@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from mclnf_fast.cpus import use_threads
 from mclnf_fast.errors import InputError
 from mclnf_fast.info import info
 from mclnf_fast.ops import select
@@ -330,8 +331,7 @@ def begin(config: C, ops: Sequence[str], command: str | None = None) -> Run[C]:
         folder = RunFolder.create(options.out, config.kind, plain(config), command)
         _begun[:] = [folder]
     writers = _writers(config, folder, fresh)
-    if threads := config.run.threads:
-        torch.set_num_threads(threads)
+    use_threads(config.run.threads)
     folder.clean()
     state = folder.load_state("run")
     with folder.must_fit("run"):

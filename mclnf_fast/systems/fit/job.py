@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
-import torch
-
+from mclnf_fast.cpus import use_threads
 from mclnf_fast.data import FileReadOptions, SignalFiles
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.fit import FitOptions, FitSummary
@@ -33,7 +32,7 @@ class FitJob:
         width, hidden_layers, w0: of the fields; None: those of the start, or the defaults.
         strict: refuse an unusable file.
         decode: folder for the signals that the fields have learned.
-        threads: None: as PyTorch chooses.
+        threads: None: one per CPU that this process may use.
     """
 
     folder: pathlib.Path
@@ -56,8 +55,7 @@ def run_fit(job: FitJob) -> FitSummary:
 
     Raises InputError if an option or the folder is unusable.
     """
-    if job.threads is not None:
-        torch.set_num_threads(job.threads)
+    use_threads(job.threads)
     _check_out(job.out, job.options.resume)
     files = SignalFiles(job.folder, job.reading)
     shape = {"width": job.width, "hidden_layers": job.hidden_layers, "w0": job.w0}
