@@ -12,16 +12,6 @@ namespace {
 
 constexpr int kTile = 64;  // bins at a time: the bits of a word
 
-inline int first_bit(uint64_t word) {
-#if defined(__GNUC__)
-    return __builtin_ctzll(word);
-#else
-    int bit = 0;
-    while (!((word >> bit) & 1)) ++bit;
-    return bit;
-#endif
-}
-
 template <typename T>
 MCLNF_INLINE int64_t keep_bins(const March<T>& in, const MarchedRay<T>& ray, uint64_t* words) {
     double depth = 0;

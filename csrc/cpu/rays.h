@@ -17,6 +17,17 @@
 
 namespace mclnf {
 
+// The number of the lowest bit that is set; of a word with one.
+inline int first_bit(uint64_t word) {
+#if defined(__GNUC__)
+    return __builtin_ctzll(word);
+#else
+    int bit = 0;
+    while (!((word >> bit) & 1)) ++bit;
+    return bit;
+#endif
+}
+
 // Calls f(first ray, one past the last) on shares of about equal work; work(r) is the weight of ray r, about
 // its number of samples. A ray is worked on by one thread from end to end, so that the shares change nothing
 // in the results.

@@ -10,6 +10,7 @@
 #include "bank_inputs.h"
 #include "march_tensors.h"
 #include "math/exponential.h"
+#include "rays.h"
 
 namespace mclnf {
 namespace {
@@ -64,16 +65,6 @@ struct Slot {
     S optical = 0, opacity = 0, depth = 0, end = 0;
     int first = 0, count = 0;  // its samples in this turn
 };
-
-inline int lowest_bit(uint64_t word) {
-#if defined(__GNUC__)
-    return __builtin_ctzll(word);
-#else
-    int bit = 0;
-    while (!((word >> bit) & 1)) ++bit;
-    return bit;
-#endif
-}
 
 // One thread's rays of one module.
 template <class S>
@@ -153,7 +144,7 @@ class RayTurns {
             const int64_t extra = in_ - 3;
             const S* view = r_.view ? r_.view + slot.ray * extra : nullptr;
             for (; slot.count < most && points < kPoints && advance(slot); ++slot.count, ++points) {
-                const int32_t bin = static_cast<int32_t>(slot.next - kBits) + lowest_bit(slot.word);
+                const int32_t bin = static_cast<int32_t>(slot.next - kBits) + first_bit(slot.word);
                 slot.word &= slot.word - 1;
                 const S start = march_edge(slot.marched, false, bin),
                         end = march_edge(slot.marched, false, bin + 1);

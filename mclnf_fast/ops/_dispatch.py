@@ -13,7 +13,7 @@ import functools
 import importlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -245,6 +245,18 @@ def cuda_library(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cuda":
         return f"it works on CUDA tensors, got {device}"
     return _library.why_not("cuda")
+
+
+def by_dtype(reason: Reason, dtypes: Sequence[torch.dtype]) -> Reason:
+    """Return the reason of a compiled library behind that of the dtype, of an op that takes some dtypes alone."""
+
+    def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+        if dtype not in dtypes:
+            names = " and ".join(str(d).removeprefix("torch.") for d in dtypes)
+            return f"it works on {names} parameters, got {dtype}"
+        return reason(device, dtype)
+
+    return why_not
 
 
 def always(device: torch.device, dtype: torch.dtype) -> str | None:

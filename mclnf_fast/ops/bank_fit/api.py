@@ -11,7 +11,7 @@ from torch import Tensor
 from mclnf_fast.checks import check_number, check_positive_int, check_tensor, check_tensors, values_can_be_read
 from mclnf_fast.ops._autograd import Joined, join_ops
 from mclnf_fast.ops._checks import check_offsets, check_spec, refuse_transformed
-from mclnf_fast.ops._dispatch import Backend, Reason, always, cpu_library, register
+from mclnf_fast.ops._dispatch import Backend, always, by_dtype, cpu_library, register
 from mclnf_fast.ops.bank_fit import reference
 from mclnf_fast.ops.bank_fit.call import FitCall
 from mclnf_fast.ops.bank_fit.schedule import Schedule
@@ -313,18 +313,9 @@ def _cpu(call: FitCall) -> FitLog:
     return FitLog(losses, params, ends, checked)
 
 
-def _dtype_first(reason: Reason) -> Reason:
-    def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
-        if dtype not in DTYPES:
-            return f"it works on float32 and float64, got {dtype}"
-        return reason(device, dtype)
-
-    return why_not
-
-
 _OP = register(
     "bank_fit",
     passes_transforms=True,
-    cpu=Backend(_dtype_first(cpu_library), _cpu),
+    cpu=Backend(by_dtype(cpu_library, DTYPES), _cpu),
     reference=Backend(always, reference.bank_fit),
 )

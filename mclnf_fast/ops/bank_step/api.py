@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mclnf_fast.checks import check_number, check_tensor, check_tensors, values_can_be_read
 from mclnf_fast.ops._checks import refuse_transformed
-from mclnf_fast.ops._dispatch import Backend, Reason, always, cpu_library, cuda_library, register
+from mclnf_fast.ops._dispatch import Backend, always, by_dtype, cpu_library, cuda_library, register
 from mclnf_fast.ops.bank_step import autograd, reference
 from mclnf_fast.ops.bank_step.reference import StepKind, Trust
 
@@ -187,21 +187,10 @@ def _check(state: _State, kind: StepKind, trust: Trust | None) -> None:
             raise ValueError(f"{name} must be finite and at least 0, got {values.tolist()}")
 
 
-def _dtype_first(reason: Reason) -> Reason:
-    """Return the reason of a compiled library behind that of the parameters' dtype."""
-
-    def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
-        if dtype not in DTYPES:
-            return f"it works on float32 and float64 parameters, got {dtype}"
-        return reason(device, dtype)
-
-    return why_not
-
-
 _OP = register(
     "bank_step",
     passes_transforms=True,
-    cuda=Backend(_dtype_first(cuda_library), _compiled),
-    cpu=Backend(_dtype_first(cpu_library), _compiled),
+    cuda=Backend(by_dtype(cuda_library, DTYPES), _compiled),
+    cpu=Backend(by_dtype(cpu_library, DTYPES), _compiled),
     reference=Backend(always, _reference),
 )
