@@ -184,7 +184,8 @@ print((time.perf_counter() - start) / count)
 @pytest.mark.parametrize("each", [1, 4])
 def test_two_threads_beside_busy_processes_do_not_collapse(need, each: int) -> None:
     """Two threads against one within one run: with the library's own default above ten, since a thread that waits holds
-    its core; here 0.5 beside one busy process per core and 1.7 beside four, where every loop ends with its last thread.
+    its core; with 3,000 spins 0.5 beside one busy process per core and 1.7 beside four, where every loop ends with its
+    last thread.
     """
     need("bank_mse", "cpu")
     if cpus.usable_cpus() < 2:
