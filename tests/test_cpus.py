@@ -106,13 +106,40 @@ def test_a_command_is_told_from_the_programs_of_others(words: list[str], ours: b
     assert cpus.is_command(words) == ours
 
 
+@pytest.mark.parametrize(
+    ("load", "usable", "busy"),
+    [
+        ("0.00 0.10 0.20 1/90 7\n", 4, False),
+        ("0.90 0.40 0.20 2/90 7\n", 4, True),  # one process beside us, and we may use all four
+        ("0.90 0.40 0.20 1/90 7\n", 4, False),  # it has just ended
+        ("0.20 0.40 0.20 5/90 7\n", 4, False),  # of a moment
+        ("1.90 1.40 0.20 3/90 7\n", 2, False),  # two of four CPUs are left
+        ("2.90 1.40 0.20 4/90 7\n", 2, True),
+        ("", 4, False),
+        ("damaged by hand 1 2", 4, False),
+    ],
+)
+def test_others_are_busy_if_they_leave_too_few_cpus(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, load: str, usable: int, busy: bool
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(cpus, "usable_cpus", lambda: usable)
+    (tmp_path / "loadavg").write_text(load)
+    assert cpus.others_are_busy(tmp_path / "loadavg") == busy
+    assert not cpus.others_are_busy(tmp_path / "none")
+
+
 @pytest.mark.parametrize("chosen", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "ACTIVE"}])
 def test_the_users_own_choice_stays(monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str]) -> None:
     monkeypatch.setattr(sys, "orig_argv", OURS)
     monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(cpus, "others_are_busy", lambda: False)
     environment = dict(chosen)
     cpus.wait_briefly(environment)
-    assert environment == (chosen or {"GOMP_SPINCOUNT": cpus.SPINS})
+    assert environment == (chosen or {"GOMP_SPINCOUNT": cpus.SPINS_ALONE})
+    monkeypatch.setattr(cpus, "others_are_busy", lambda: True)
+    cpus.wait_briefly(beside := dict(chosen))
+    assert beside == (chosen or {"GOMP_SPINCOUNT": cpus.SPINS_BESIDE_OTHERS})
 
 
 def test_a_command_waits_briefly_and_a_program_that_imports_us_is_left_alone() -> None:
@@ -127,7 +154,8 @@ def test_a_command_waits_briefly_and_a_program_that_imports_us_is_left_alone() -
     )
     if "GOMP_SPINCOUNT" not in shown.stderr:
         pytest.skip("torch's threads are of another library than GNU's")
-    assert f"GOMP_SPINCOUNT = '{cpus.SPINS}'" in shown.stderr
+    spins = (cpus.SPINS_ALONE, cpus.SPINS_BESIDE_OTHERS)
+    assert any(f"GOMP_SPINCOUNT = '{n}'" in shown.stderr for n in spins)
 
 
 STEPS = """
@@ -163,7 +191,7 @@ def test_two_threads_beside_busy_processes_do_not_collapse(need, each: int) -> N
         pytest.skip("one core alone")
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(each * cpus.usable_cpus())]
     try:
-        environment = {**os.environ, "GOMP_SPINCOUNT": cpus.SPINS}
+        environment = {**os.environ, "GOMP_SPINCOUNT": cpus.SPINS_BESIDE_OTHERS}
         one, two = (
             float(subprocess.check_output([sys.executable, "-c", STEPS, threads], env=environment, text=True))
             for threads in ("1", "2")
