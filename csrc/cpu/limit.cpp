@@ -22,7 +22,7 @@ using Clock = std::chrono::steady_clock;
 
 // A multiply-add takes 4 cycles and two are started in each: 8 chains fill the unit, 12 leave slack.
 constexpr int kChains = 12;
-constexpr int kSteps = 4096;     // some microseconds between two looks at the clock
+constexpr int kSteps = 4096;  // some microseconds between two looks at the clock
 
 typedef float Four __attribute__((vector_size(16)));
 constexpr float kFactor = 0.999f, kTerm = 0.001f;  // the chains stay near 1: no denormals, no infinity
