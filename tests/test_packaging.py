@@ -63,6 +63,28 @@ def test_the_oldest_torch_is_the_target_of_the_build(project: dict[str, Any]) ->
     assert (int(target[1], 16), int(target[2], 16)) == (int(major), int(minor))
 
 
+@pytest.mark.parametrize(("name", "system"), [("win32", "Windows"), ("darwin", "macOS")])
+def test_a_build_says_that_its_rules_are_untested_there(name: str, system: str) -> None:
+    """And without a compiler it leaves the PyTorch reference, as on Linux."""
+    code = (
+        "import sys, shutil, os, runpy; setup = runpy.run_path('setup.py'); sys.argv = ['setup.py', 'build_ext']\n"
+        f"sys.platform = {name!r}; shutil.which = lambda name: None; print(setup['extensions']())\n"
+        "print(os.environ.get('ARCHFLAGS', ''))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in ("MCLNF_NO_EXT", "CXX", "ARCHFLAGS")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    if "No module named 'setuptools" in done.stderr or "cannot import name" in done.stderr:
+        pytest.skip("setuptools of the build's version is not installed here")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"mclnf_fast: the build rules for {system} have not been tested")
+    assert f"no C++ compiler ({'clang-cl' if name == 'win32' else 'c++'}) found" in lines[1]
+    assert lines[2] == "([], {})"
+    assert lines[3].startswith("-arch " if name == "darwin" else "")
+
+
 def test_versions_agree(project: dict[str, Any], readme: str) -> None:
     version = project["project"]["version"]
     assert f'__version__ = "{version}"' in (ROOT / "mclnf_fast" / "__init__.py").read_text()

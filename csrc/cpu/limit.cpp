@@ -22,8 +22,7 @@ using Clock = std::chrono::steady_clock;
 
 // A multiply-add takes 4 cycles and two are started in each: 8 chains fill the unit, 12 leave slack.
 constexpr int kChains = 12;
-constexpr int kNeonChains = 24;  // four are started in each cycle by the larger ARM processors
-constexpr int kSteps = 4096;     // some microseconds between two looks at the clock
+constexpr int kSteps = 4096;  // some microseconds between two looks at the clock
 
 typedef float Four __attribute__((vector_size(16)));
 constexpr float kFactor = 0.999f, kTerm = 0.001f;  // the chains stay near 1: no denormals, no infinity
@@ -74,6 +73,8 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) float run_bf16()
     return _mm512_cvtss_f32(a[0]);
 }
 #elif defined(MCLNF_HAS_NEON)
+constexpr int kNeonChains = 24;  // four are started in each cycle by the larger ARM processors
+
 float run_neon() {
     const float32x4_t factor = vdupq_n_f32(kFactor), term = vdupq_n_f32(kTerm);
     float32x4_t a[kNeonChains];
