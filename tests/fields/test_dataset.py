@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import pathlib
@@ -58,6 +59,9 @@ def test_batches_of_a_loader(saved, workers: int) -> None:
     path, bank = saved
     fields = mf.FieldDataset(path)
     fields[0]  # the file is open when workers begin
+    # A forked worker that collects a frame of a video, left by another test, would wait for its scaler's threads, which
+    # are not there.
+    gc.collect()
     vectors, abouts = zip(*DataLoader(fields, batch_size=2, num_workers=workers))
     assert torch.equal(torch.cat(vectors), torch.cat([p.flatten(1) for p in bank.stacked], 1))
     assert torch.cat([about["label"] for about in abouts]).tolist() == [0, 1, 0, 1, 0]
