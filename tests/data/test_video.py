@@ -1,6 +1,11 @@
 """`load_videos`: frames in their order, cuts, short and one-frame and corrupt videos, and VoxCeleb2's folders."""
 
+import gc
+import os
+import signal
 import struct
+import time
+from fractions import Fraction
 
 import media_trees as make
 import numpy as np
@@ -8,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mclnf_fast.data import load_videos
+from mclnf_fast.data.readers.decoding import clips
 from mclnf_fast.errors import InputError
 
 av = pytest.importorskip("av", reason="PyAV is not installed (extra media)")
@@ -163,3 +169,28 @@ def test_real_videos(shared_data):
     assert tuple(signs.test.values.shape) == (1, 16, 64, 64, 3)
     moved = (signs.test.values[0, 1:] - signs.test.values[0, :-1]).abs().mean((1, 2, 3))
     assert float(moved.max()) > 0.005
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork is not there")
+def test_frames_do_not_stop_a_forked_process() -> None:
+    """A frame that was left over and is collected in a forked process, such as a data loader's worker: with a scaler of
+    its own it would wait for that one's threads, which are not there."""
+    frame = av.VideoFrame.from_ndarray(np.zeros((720, 640), dtype=np.uint8), format="yuv420p")
+    clips._upright(frame, Fraction(1))
+    left_over: list[object] = [frame]
+    left_over.append(left_over)  # what the collector alone frees
+    del frame, left_over
+    child = os.fork()
+    if child == 0:
+        gc.collect()
+        os._exit(0)
+    for _ in range(200):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.05)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended
+    assert status == 0

@@ -147,6 +147,17 @@ def _pixel_aspect(path: Path, stream: Any) -> Fraction:
     return aspect
 
 
+def _converted(frame: Any, form: str) -> Any:
+    """Return a frame in another pixel format, by a scaler whose threads end here.
+
+    A frame's own scaler lives as long as the frame. Were that collected in a forked process, such as a worker of a data
+    loader, it would wait forever for threads that are not there.
+    """
+    from av.video.reformatter import VideoReformatter
+
+    return VideoReformatter().reformat(frame, format=form)
+
+
 def _upright(frame: Any, aspect: Fraction) -> Image.Image:
     """Return a decoded frame as a picture of mode RGB with square pixels, turned as the file asks."""
     from PIL import Image
@@ -155,11 +166,11 @@ def _upright(frame: Any, aspect: Fraction) -> Image.Image:
     depth = max(component.bits for component in frame.format.components)
     if depth > 8 and not frame.format.is_rgb and len(frame.format.components) >= 3:
         # Straight to RGB, the library shifts where it must scale if colors have fewer pixels than gray: 2 of 255 less.
-        frame = frame.reformat(format=f"yuv{'a' if is_clear else ''}444p{depth}le")
+        frame = _converted(frame, f"yuv{'a' if is_clear else ''}444p{depth}le")
     if is_clear:
-        picture = on_white(frame.to_ndarray(format="rgba"))
+        picture = on_white(_converted(frame, "rgba").to_ndarray())
     else:
-        picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
+        picture = Image.fromarray(_converted(frame, "rgb24").to_ndarray())
     if aspect != 1:
         # The shorter side grows, so that no pixel is lost.
         wide, high = picture.size
