@@ -42,7 +42,7 @@ def join_ops(namespace: str, *ops: Joined) -> None:
         if op.backward is not None and op.setup is not None:
             torch.library.register_autograd(f"{namespace}::{op.name}", op.backward, setup_context=op.setup)
             registered = getattr(getattr(torch.ops, namespace), op.name).default
-            setattr(joined(namespace), op.name, _short_way(op.name, registered, op.backward, op.setup))
+            setattr(joined(namespace), op.name, _short_way(f"{namespace}_{op.name}", registered, op.backward, op.setup))
 
 
 def joined(namespace: str) -> Any:
@@ -84,7 +84,9 @@ def _short_way(name: str, op: Any, backward: Callable[..., Any], setup: Callable
         return (None, None, *_flat(gradients, lists))
 
     parts = {"forward": staticmethod(function_forward), "backward": staticmethod(function_backward)}
-    function: Any = type(name, (torch.autograd.Function,), parts)  # the node of the graph takes its name
+    function: Any = type(
+        name, (torch.autograd.Function,), parts
+    )  # the name of the graph's node, by which it is known as ours
 
     def call(*arguments: Any) -> Any:
         if torch.compiler.is_compiling() or transform_level():
