@@ -218,11 +218,11 @@ def test_offline_meets_all_blocks_at_once_with_the_steps_of_all(tmp_path, monkey
     assert (counted, stream.tasks_done) == ([], 0)
     drawn: list[Any] = []
     one = stream.method.tasks[0]
-    take = one.take
-    monkeypatch.setattr(one, "take", lambda ids: drawn.append(ids) or take(ids))
+    batch = one.pool.batch
+    monkeypatch.setattr(one.pool, "batch", lambda ids: drawn.append(ids) or batch(ids))
     stream.learn(2, counted.append)
     assert sum(counted) == len(drawn) == 3 * STEPS
-    ids = torch.cat(drawn, 1)
+    ids = torch.cat(drawn)
     rays = len(stream.tasks[0].pool)
     assert [int(((ids >= k * rays) & (ids < (k + 1) * rays)).sum()) > 60 for k in range(3)] == [True] * 3
     assert [list(c) for c in stream.curves] == [[0, 1, 4, STEPS]] * 3
