@@ -136,7 +136,8 @@ class FitSteps {
                 const FitTensor<S> s = at(t, m);
                 for (int64_t i = 0; i < s.size; ++i) {
                     const S g = std::abs(pulled(factors, S(0), s.p[i], s.fisher[i], s.anchor[i]));
-                    pull = g < pull ? pull : g;  // NaN stays
+                    if (!std::isfinite(g)) return false;  // a maximum would lose a NaN
+                    pull = std::max(pull, g);
                 }
             }
             gradient += pull;
@@ -166,8 +167,8 @@ class FitSteps {
         return {ids_.data(), nullptr, o.batch};
     }
 
-    // The loss of a batch and, if asked for, its gradients in grads_. Cut into runs by
-    // the batch's own size alone, so that neither the modules beside it nor the threads change a bit.
+    // The loss of a batch and, if asked for, its gradients in grads_. Cut into runs by the batch's own size
+    // alone, so that neither the modules beside it nor the threads change a bit.
     double sweep(const FitSamples<S>& samples, const Batch& batch, bool gradients) {
         const int64_t n = batch.size;
         if (n != planned_) {
@@ -266,8 +267,8 @@ class FitSteps {
     const Fit<S>& fit_;
     const Net& net_;
     const Each& each_;
-    std::vector<S> grads_,
-        partial_;  // of all layers, weights and biases in turn; `partial_` has a row per run
+    // Of all layers, weights and biases in turn; `partial_` has a row per run.
+    std::vector<S> grads_, partial_;
     std::vector<S*> weights_, biases_;
     Plan plan_;
     int64_t planned_ = -1;

@@ -226,6 +226,21 @@ def test_a_module_that_diverges_keeps_its_last_finite_state(need, backend: str, 
 
 
 @backends
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_trust_region_that_is_not_finite_ends_its_module(need, backend: str, value: float) -> None:
+    """Wherever it stands among finite numbers: the step would leave parameters that are not finite."""
+    need("bank_fit", backend)
+    case = fit_cases.make()
+    lam, fisher, anchor = case.trust()
+    fisher[0][1, 0, 3] = value
+    state = case.state()
+    log = fit(case, state, 3, backend, draws=Draws("whole"), rule=FitRule(Schedule(1e-3), trust=(lam, fisher, anchor)))
+    assert log.modules(FitEnd.DIVERGED) == [1]
+    assert state.steps.tolist() == [3, 0, 3]
+    assert all(bool(torch.isfinite(t).all()) for t in (*state.params, *state.exp_avg, *state.exp_avg_sq))
+
+
+@backends
 def test_nothing_to_do(need, backend: str) -> None:
     need("bank_fit", backend)
     case = fit_cases.make()
