@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import (
@@ -21,6 +20,7 @@ from mclnf_fast.fields.io import (
     load_meta,
     load_tensors,
     opened,
+    tensor_bytes,
     write_atomically,
 )
 
@@ -79,7 +79,7 @@ def join_banks(path: str | os.PathLike[str], parts: Sequence[pathlib.Path], **me
             digest.update(f"{name} {dtype} {tuple(entries[name]['shape'])}".encode())
             for part in parts[:1] if _is_shared(name) else parts:
                 with opened(part) as bank:
-                    content = _bytes(bank.get_tensor(name))
+                    content = tensor_bytes(bank.get_tensor(name))
                 digest.update(content)
                 file.write(content)
         entries["__metadata__"]["sha256"] = hashlib.sha256((digest.hexdigest() + text).encode()).hexdigest()
@@ -90,10 +90,6 @@ def join_banks(path: str | os.PathLike[str], parts: Sequence[pathlib.Path], **me
 
 def _is_shared(name: str) -> bool:
     return name.startswith("shared_")
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
 
 
 def _shapes(part: pathlib.Path) -> tuple[dict[str, tuple[int, ...]], torch.dtype, int]:

@@ -36,13 +36,6 @@ class Case:
         x, target, offsets, _ = self.data
         return [len(x)] * len(target) if offsets is None else offsets.diff().tolist()
 
-    def samples(self, m: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        x, target, offsets, weight = self.data
-        if offsets is None:
-            return x, target[m], None if weight is None else weight[m]
-        rows = slice(int(offsets[m]), int(offsets[m + 1]))
-        return x[rows], target[rows], None if weight is None else weight[rows]
-
     def trust(self, lam: float = 0.5) -> tuple[float, list[Tensor], list[Tensor]]:
         generator = torch.Generator().manual_seed(4)
         fisher = [torch.rand(p.shape, generator=generator, dtype=p.dtype) for p in self.params]
@@ -93,7 +86,7 @@ def loop(case: Case, steps: int, draws: Draws, rule: FitRule, watch: Watch | Non
             if k == rule.schedule.sgd_steps and rule.kind == "adam":
                 optimizer = BankOptimizer(params, "adam", betas=rule.betas, eps=rule.eps, trust=trust)
             optimizer.set_lr(rule.schedule.rate(k))
-            x, target, weight = case.samples(m)
+            x, target, weight = case.data.module(m)
             if draws.rule == "given":
                 assert draws.ids is not None
                 ids = draws.ids[k, m]

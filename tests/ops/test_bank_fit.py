@@ -174,7 +174,7 @@ def test_modules_stop_at_their_loss(need, backend: str) -> None:
     made = int(state.steps[0])
     assert made in range(5, 40, 5)
     assert state.steps[1:].tolist() == [40, 40]
-    x, target, _ = case.samples(0)
+    x, target, _ = case.data.module(0)
     half = case.layers
     first = [p[:1] for p in state.params]
     y = ops.bank_mlp(x, torch.tensor([0, 60]), first[:half], first[half:], case.spec)

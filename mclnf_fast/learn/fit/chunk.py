@@ -24,7 +24,7 @@ POINTS = 1 << 18  # evaluated at once
 NOT_FINITE = "its samples are not all finite (NaN or infinity): it keeps its initialization"
 
 
-class Plan(NamedTuple):
+class FitPlan(NamedTuple):
     """What all chunks of a fit have in common."""
 
     spec: FieldSpec
@@ -52,7 +52,7 @@ class Chunk:
         params: their parameters [m, ...]; changed in place.
     """
 
-    def __init__(self, plan: Plan, first: int, samples: Sequence[Samples], params: Params) -> None:
+    def __init__(self, plan: FitPlan, first: int, samples: Sequence[Samples], params: Params) -> None:
         self.plan, self.samples, self.seconds = plan, samples, 0.0
         whole = [plan.options.draws == "whole" or len(s.x) <= plan.options.batch for s in samples]
         members = {"drawn": [m for m, w in enumerate(whole) if not w], "whole": [m for m, w in enumerate(whole) if w]}

@@ -15,7 +15,8 @@ from mclnf_fast.checks import check_number, check_positive_int
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import FieldBank, load_bank
 from mclnf_fast.fields.functional import check_field_spec
-from mclnf_fast.learn.fit.chunk import Chunk, Plan
+from mclnf_fast.fields.io import tensor_bytes
+from mclnf_fast.learn.fit.chunk import Chunk, FitPlan
 from mclnf_fast.learn.fit.options import FitOptions
 from mclnf_fast.learn.fit.source import Samples, SampleSource, Skipped
 from mclnf_fast.learn.fit.start import Start
@@ -77,7 +78,7 @@ def _fitted(
     if target_psnr is not None:
         target_psnr = check_number("target_psnr", target_psnr)
     start.check_total(source.total)
-    plan = Plan(start.spec, steps, options.stop_loss(target_psnr), options.rule_for(start.spec, steps), options)
+    plan = FitPlan(start.spec, steps, options.stop_loss(target_psnr), options.rule_for(start.spec, steps), options)
     work = _Work(source, start, plan, options.described(start.spec, steps, target_psnr), progress or (lambda _: None))
     return work.run()
 
@@ -86,7 +87,7 @@ class _Work:
     """A fit at work."""
 
     def __init__(
-        self, source: SampleSource, start: Start, plan: Plan, described: Mapping[str, Any], show: Show
+        self, source: SampleSource, start: Start, plan: FitPlan, described: Mapping[str, Any], show: Show
     ) -> None:
         self.source, self.start, self.plan, self.show = source, start, plan, show
         options = plan.options
@@ -195,7 +196,7 @@ class _Work:
         self.show(FitProgress(fields, self.source.total, skipped, psnr, seconds))
 
 
-def _none(plan: Plan) -> tuple[Tensor, Tensor, Tensor, tuple[int, ...], Tensor]:
+def _none(plan: FitPlan) -> tuple[Tensor, Tensor, Tensor, tuple[int, ...], Tensor]:
     ints = torch.zeros(0, dtype=torch.int64)
     return torch.zeros(0, dtype=torch.float64), ints, ints, plan.losses_at, torch.zeros(len(plan.losses_at), 0)
 
@@ -210,6 +211,6 @@ def _digest(samples: Sequence[Samples]) -> str:
     for one in samples:
         digest.update(one.name.encode("utf-8", "surrogateescape"))
         for tensor in (one.y,) if one.x is before else one[:2]:
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(tensor_bytes(tensor))
         before = one.x
     return digest.hexdigest()

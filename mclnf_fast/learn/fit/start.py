@@ -12,6 +12,7 @@ from torch import Tensor
 from mclnf_fast.checks import check_tensor, check_tensors
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import FieldBank, initial_parameters, load_bank
+from mclnf_fast.fields.io import tensor_bytes
 from mclnf_fast.learn.params import Params
 from mclnf_fast.spec import FieldSpec
 
@@ -89,5 +90,5 @@ class Start:
         digest = hashlib.sha256()
         for p in self.params:
             check_tensor("start", p)
-            digest.update(p.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(tensor_bytes(p))
         return digest.hexdigest()

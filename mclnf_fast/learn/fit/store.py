@@ -8,7 +8,7 @@ import glob
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -180,7 +180,7 @@ class FileStore:
         described = {**self.described, "summary": plain}
         return {"spec": to_dict(self.spec), "modules": len(summary), **columns, "fit": described}
 
-    def _written(self, path: pathlib.Path, write: Any) -> None:
+    def _written(self, path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
         try:
             write(path)
         except OSError as error:

@@ -199,8 +199,7 @@ class Method:
 
     def steps(self, k: int, most: int) -> None:
         """Make at least one step on task k, and up to `most` if one call can make them: `made` counts them."""
-        fitted = fit_steps(self, k, most)
-        if not fitted:
+        if not fit_steps(self, k, most):
             self.step(k, self.made)
 
     def step(self, k: int, step: int) -> None:

@@ -54,11 +54,3 @@ class FitCall(NamedTuple):
     def by_kind(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the order of `by_layer` as weights and then biases."""
         return (*tensors[0::2], *tensors[1::2])
-
-    def samples(self, m: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return x [n, in_dim], target [n, out_dim] and weight [n] of a module."""
-        x, target, offsets, weight = self.data
-        if offsets is None:
-            return x, target[m], None if weight is None else weight[m]
-        rows = slice(int(offsets[m]), int(offsets[m + 1]))
-        return x[rows], target[rows], None if weight is None else weight[rows]

@@ -73,14 +73,14 @@ def _ids(call: FitCall, m: int, k: int, row: int) -> Tensor | None:
         return None
     if call.draws.ids is not None:
         return call.draws.ids[row, m]
-    size = torch.tensor([len(call.samples(m)[0])], device=call.numbers.device)
+    size = torch.tensor([len(call.data.module(m)[0])], device=call.numbers.device)
     step = torch.full_like(size, k)
     draws = call.draws
     return draw_ids(size, call.numbers[m : m + 1], step, draws.batch, call.draw_rule, draws.seed, draws.task)[0]
 
 
 def _loss(call: FitCall, m: int, ids: Tensor | None, weights: Tensor | None, params: list[Tensor]) -> Tensor:
-    x, target, weight = call.samples(m)
+    x, target, weight = call.data.module(m)
     if ids is not None:
         x, target, weight = x[ids], target[ids], None if weight is None else weight[ids]
     if weights is not None:

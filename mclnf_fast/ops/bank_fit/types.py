@@ -31,6 +31,18 @@ class FitData(NamedTuple):
     offsets: Tensor | None = None
     weight: Tensor | None = None
 
+    def module(self, m: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return x [n, in_dim], target [n, out_dim] and weight [n] of a module.
+
+        >>> FitData(torch.zeros(4, 2), torch.zeros(3, 4, 1)).module(1)[1].shape
+        torch.Size([4, 1])
+        """
+        x, target, offsets, weight = self
+        if offsets is None:
+            return x, target[m], None if weight is None else weight[m]
+        rows = slice(int(offsets[m]), int(offsets[m + 1]))
+        return x[rows], target[rows], None if weight is None else weight[rows]
+
 
 @dataclasses.dataclass
 class FitState:

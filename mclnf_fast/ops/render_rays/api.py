@@ -246,19 +246,10 @@ def _triton_kernel(*call: Any) -> Pixels:
     return _op_by_op(*call) if pixels is None else pixels  # None: the registers do not hold the network
 
 
-def _cpu(
-    origins: Tensor,
-    directions: Tensor,
-    ray_offsets: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    spec: FieldSpec,
-    aabb: Tensor,
-    occupancy: Tensor | None,
-    view_directions: Tensor | None,
-    background: Tensor | None,
-    options: Options,
-) -> Pixels:
+def _cpu(*call: Any) -> Pixels:
+    origins, directions, ray_offsets, weights, biases, spec, aabb, occupancy, view_directions, background, options = (
+        call
+    )
     pixels = torch.ops.mclnf_fast.render_rays_fwd(
         origins,
         directions,

@@ -73,7 +73,7 @@ def progress(label: str, total: int | None, done: int = 0) -> Iterator[Update]:
                 seconds = left.seconds(int(bar.n) + steps - done) if bar.total else None
                 if reading is not None and time.monotonic() >= due:
                     shown, due = _figures(reading()), time.monotonic() + LOOK
-                parts = [shown] * bool(shown) + ([_rest(seconds)] if seconds is not None else [])
+                parts = [shown] * bool(shown) + ([time_left(seconds)] if seconds is not None else [])
                 if parts:
                     bar.set_postfix_str(", ".join(parts), refresh=False)
                 bar.update(steps)  # last: it draws
@@ -89,7 +89,12 @@ def _figures(figures: Mapping[str, float]) -> str:
     return ", ".join(form.format(figures[name]) for name, form in forms.items() if name in figures)
 
 
-def _rest(seconds: float) -> str:
+def time_left(seconds: float) -> str:
+    """Return a time in words.
+
+    >>> time_left(7.3)
+    '7 s left'
+    """
     return f"{seconds:.0f} s left" if seconds < 99.5 else f"{duration(seconds)} left"
 
 
@@ -113,6 +118,6 @@ class _Lines:
         self.next = now + EVERY
         share = f" of {self.total:,}, {100 * self.made // self.total} %" if self.total else " done"
         figures = "" if reading is None else _figures(reading())
-        rest = f", {_rest(seconds)}" if self.total and seconds is not None else ""
+        rest = f", {time_left(seconds)}" if self.total and seconds is not None else ""
         # Not among the errors: what a command prints there is the one line that ends it.
         print(f"{self.label}: {self.made:,}{share}{f', {figures}' if figures else ''}{rest}", flush=True)

@@ -20,7 +20,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.info import info
 from mclnf_fast.ops import select
 from mclnf_fast.report.record import Facts, Picture, Record
-from mclnf_fast.systems.common.callbacks.base import Callback, Reading, Watch, begin_callbacks, current, end_callbacks
+from mclnf_fast.systems.common.callbacks.base import Callback, Reading, Watched, begin_callbacks, current, end_callbacks
 from mclnf_fast.systems.common.callbacks.writers import make_writers
 from mclnf_fast.systems.common.config_file import from_plain
 from mclnf_fast.systems.common.folder import Phases, RunFolder, plain
@@ -165,12 +165,15 @@ class Run(Generic[C]):
             total: steps in all.
             done: those that a former process has made.
         """
-        watch = Watch(self.callbacks, label, total, done)
+        made = done
         with progress(label, total, done) as bar:
 
             def advance(reading: Reading, steps: int = 1) -> None:
+                nonlocal made
+                made += steps
                 bar(steps, reading)
-                watch.step(reading, steps)
+                for callback in self.callbacks:
+                    callback.step(Watched(label, made, total, reading, steps))
 
             yield advance
 

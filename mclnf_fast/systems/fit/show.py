@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from mclnf_fast.learn.fit import FitProgress, FitSummary
+from mclnf_fast.systems.common.progress import time_left
 
 EVERY = 30.0  # seconds between two lines without a terminal
 WIDTH = 80
@@ -29,7 +30,7 @@ def shown_progress() -> Iterator[Callable[[FitProgress], None]]:
         if made > 0 and seconds > 1:
             parts.append(f"{made / seconds:.3g} fields/s")
             if now.total:
-                parts.append(f"{_time((now.total - now.skipped - now.done) * seconds / made)} left")
+                parts.append(time_left(max(0.0, (now.total - now.skipped - now.done) * seconds / made)))
         if math.isfinite(now.psnr):
             parts.append(f"mean {now.psnr:.1f} dB")
         return ", ".join(parts)
@@ -55,13 +56,6 @@ def shown_progress() -> Iterator[Callable[[FitProgress], None]]:
                 print(f"fit: {text}", flush=True)
 
         yield print_line
-
-
-def _time(seconds: float) -> str:
-    seconds = max(0.0, seconds)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def histogram(values: Sequence[float], width: int = WIDTH) -> str:

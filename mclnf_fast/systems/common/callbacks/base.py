@@ -116,21 +116,3 @@ def current() -> tuple[Callback, ...]:
     1
     """
     return tuple(_outside)
-
-
-class Watch:
-    """Tells callbacks of each step of one loop.
-
-    Args:
-        callbacks: to be called.
-        label, total, done: as `progress` takes them.
-    """
-
-    def __init__(self, callbacks: Sequence[Callback], label: str, total: int, done: int) -> None:
-        self.callbacks, self.label, self.total, self.made = callbacks, label, total, done
-
-    def step(self, reading: Reading, new: int = 1) -> None:
-        """So many steps were made."""
-        self.made += new
-        for callback in self.callbacks:
-            callback.step(Watched(self.label, self.made, self.total, reading, new))
