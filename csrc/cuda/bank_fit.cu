@@ -30,8 +30,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Blocks take the next module when they are done with one: who takes which does not show in what it learns.
 template <typename S, bool kNear>
-__global__ void __launch_bounds__(kFitThreads* kFitMostBlocks)
-    fit_kernel(const __grid_constant__ FitCall<S> call) {
+__global__ void __launch_bounds__(kFitMostThreads, 1) fit_kernel(const __grid_constant__ FitCall<S> call) {
     const FitMemory<S> memory = fit_memory<S, kNear>(call);
     const int numbers = call.net.rows() * (call.plan.points + 4);
     for (int i = static_cast<int>(threadIdx.x); i < numbers; i += FitTeam::all().threads)

@@ -61,7 +61,8 @@ constexpr int64_t kFitControl = 256;    // bytes of results of warps, at the beg
 constexpr int64_t kFitReserved = 1024;  // bytes that a multiprocessor keeps of each block
 constexpr int kFitLeastPoints = 32;     // eight threads with four points each are side by side
 constexpr int kFitMostPoints = 256;
-constexpr int kFitMostBlocks = 3;  // of 168 registers per thread each
+constexpr int kFitMostBlocks = 2;
+static_assert(kFitMostBlocks * kFitThreads <= kFitMostThreads, "255 registers per thread");
 
 MCLNF_HD constexpr int64_t in_sixteens(int64_t bytes) { return (bytes + 15) / 16 * 16; }
 
