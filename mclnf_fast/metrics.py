@@ -90,8 +90,8 @@ def ssim(pred: Tensor, target: Tensor) -> Tensor:
 
         SSIM = (2 m_p m_t + K1^2) (2 c + K2^2) / ((m_p^2 + m_t^2 + K1^2) (v_p + v_t + K2^2))
 
-    Channels apart and averaged, the image reflected at its borders, every pixel counted, as torchmetrics does. Code that
-    Channels apart and averaged, the image reflected at its borders, every pixel counted, as in torchmetrics. Code that
+    Channels apart and averaged, the image reflected at its borders, every pixel counted, as in torchmetrics. Code
+    that leaves out the border (scikit-image) differs in the third digit on small images.
 
     Args:
         pred, target: [V, H, W, C], values in [0, 1], H and W at least 11.
