@@ -93,6 +93,19 @@ def test_rates(schedule: str) -> None:
     check(case, 9, 1e-12, draws=Draws("even", 20), rule=FitRule(test_bank_fit.SCHEDULES[schedule]))
 
 
+def test_sines_of_any_angle() -> None:
+    """Beside each other: angles up to 50, and such up to 16 million, which take another way; all without rounding."""
+    spec = mf.FieldSpec(1, 1, width=6, hidden_layers=1, activation="sine(1000)")
+    case = fit_cases.make(spec, 2, 65)
+    case.data.x.copy_(torch.linspace(-1, 1, 65)[:, None])
+    case.params[0].copy_(torch.tensor([0.03125, 16384.0, -16384.0, 8.0, -1.0, 33.0]))
+    case.params[2].zero_()
+    rule = FitRule(Schedule(1e-4), "sgd")
+    check(case, 1, 1e-6, draws=Draws("whole"), rule=rule, watch=Watch((1,)))
+    close, _ = fit(case, 1, draws=Draws("whole"), rule=rule)
+    assert float((close.params[0] - case.params[0]).abs().max()) > 1e-3  # a step that shows
+
+
 @pytest.mark.parametrize("rule", ["uniform", "even"])
 def test_draws_are_those_of_draw_ids(rule: Any) -> None:
     """To the bit: a step on the ids that `ops.draw_ids` gives."""
