@@ -38,8 +38,9 @@ class Curve(NamedTuple):
     seconds: float = 0.0
 
 
-def run(setting: Setting, place: Place, parts: int, looks: Sequence[int] = LOOKS) -> Curve:
-    """Return the curve of one run; module k * S + s is part k of signal s."""
+def run(setting: Setting, place: Place, parts: int, looks: Sequence[int] = LOOKS, most: float = math.inf) -> Curve:
+    """Return the curve of one run, which ends once `most` operations are made; module k * S + s is part k of signal
+    s."""
     config = dataclasses.replace(place.config, lr=setting.lr)
     learner, task = method(NAMED[setting.name], setting.options, place._replace(config=config)), place.task
     curve, spent = Curve([], []), 0.0
@@ -53,6 +54,8 @@ def run(setting: Setting, place: Place, parts: int, looks: Sequence[int] = LOOKS
         psnr = mse_to_psnr(errors / (parts * task.items * task.y.shape[-1])).clamp(max=MOST_PSNR)
         curve.psnr.append(psnr.tolist())
         curve.passes.append(passes(learner))
+        if curve.passes[-1] >= most:
+            break
     return curve._replace(seconds=spent)
 
 
@@ -93,21 +96,26 @@ def paired(mine: Sequence[float], other: Sequence[float]) -> list[float]:
     return [round(statistics.fmean(gains), 3), round(error, 3)]
 
 
-def summary(setting: Setting, curves: Sequence[Curve], uniform: dict[str, list[float]], batch: int) -> dict[str, Any]:
-    """Return the row of a contender; `uniform`: what uniform draws have by signal at the last step and the budget."""
-    last = by_signal([c.psnr[-1] for c in curves])
-    equal = by_signal([at_budget(c, budget(batch)) for c in curves])
+def at_steps(curves: Sequence[Curve], uniform: Sequence[Curve], batch: int) -> dict[str, Any]:
+    """Return what a sampler has after all steps, held against uniform draws signal by signal."""
+    ends = [by_signal([c.psnr[-1] for c in runs]) for runs in (curves, uniform)]
     return {
-        "options": dict(setting.options),
-        "lr": setting.lr,
         "steps": {str(level): steps_to(curves, level) for level in LEVELS},
-        "psnr": round(statistics.fmean(last), 3),
-        "difference": paired(last, uniform["last"]),
-        "psnr_equal": round(statistics.fmean(equal), 3),
-        "difference_equal": paired(equal, uniform["equal"]),
+        "psnr": round(statistics.fmean(ends[0]), 3),
+        "difference": paired(*ends),
         "operations": round(curves[0].passes[-1] / budget(batch), 3),
         "milliseconds": round(1e3 * min(c.seconds for c in curves) / STEPS, 3),
-        "by_signal": {"last": [round(v, 3) for v in last], "equal": [round(v, 3) for v in equal]},
+        "by_signal": [round(v, 3) for v in ends[0]],
+    }
+
+
+def at_operations(curves: Sequence[Curve], uniform: Sequence[Curve], batch: int) -> dict[str, Any]:
+    """Return what a sampler has after the operations of uniform draws, held against them signal by signal."""
+    ends = [by_signal([at_budget(c, budget(batch)) for c in runs]) for runs in (curves, uniform)]
+    return {
+        "psnr": round(statistics.fmean(ends[0]), 3),
+        "difference": paired(*ends),
+        "by_signal": [round(v, 3) for v in ends[0]],
     }
 
 

@@ -9,7 +9,7 @@ from benchmarks.sampling.contenders import CONTENDERS
 from benchmarks.sampling.measure import paired
 
 OURS = "fisher_even"
-AIMS = {"psnr": ("last", "equal steps"), "psnr_equal": ("equal", "equal operations")}
+AIMS = {"psnr": "equal steps", "psnr_equal": "equal operations"}
 INTRODUCTION = """# Which samples a step takes
 
 Uniform and even draws, ours by Fisher scores, and the selectors of the literature, all from the same initialization,
@@ -18,12 +18,12 @@ signal: 2,304 pixels of a face or 4,000 samples of speech. Each sampler has five
 Adam's rate), tried on signals that were neither meta-trained on nor tested on. The best one by PSNR after 512 steps is
 in all columns but the last, which has the best one by PSNR at equal operations.
 
-- *Δ*: difference from uniform draws in dB, mean over test signals (each the mean of two seeds) ± standard error over
-  them.
+- *Δ*: difference from uniform draws in dB, mean over test signals ± standard error over them (speech: means of two
+  seeds).
 - *operations*: matrix products of all layers, of the selection too, relative to uniform's. Training takes three for
   each sample, a look at a sample one, a step that also scores by Fisher information five, a scoring of NINT six.
 - *Δ at equal operations*: as many operations as 512 uniform steps take, so fewer steps if all samples are looked at.
-- *ms*: CPU time of a step of all modules with its selection, on one thread, runs in turn, the less of two seeds.
+- *ms*: CPU time of a step of all modules with its selection, on one thread, runs in turn.
 
 Definitions: soft mining (arXiv 2312.00075), INT (2405.10531), EVOS (2412.10153; its loss on the Laplacian is left out:
 all minimize the squared error), NINT (2511.15487) and the selection of GradNCP (2302.00617), from the publications and,
@@ -60,7 +60,7 @@ def _section(name: str, entry: Mapping[str, Any]) -> str:
         cells = [*steps, f"{row['psnr']['psnr']:.2f}", _gain(contender.name, row["psnr"]["difference"])]
         cells += [f"{row['psnr']['operations']:.2f}"]
         cells += [f"{row['psnr']['milliseconds']:.2f}"]
-        cells += [_gain(contender.name, row["psnr_equal"]["difference_equal"])]
+        cells += [_gain(contender.name, row["psnr_equal"]["difference"])]
         lines.append(f"| {contender.title} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *(f"- {verdict(entry['rows'], aim)}" for aim in AIMS)])
 
@@ -71,8 +71,7 @@ def _gain(name: str, difference: list[float]) -> str:
 
 def verdict(rows: Mapping[str, Any], aim: str) -> str:
     """Return which sampler is best at equal steps or operations, and how far ours is from it, signal by signal."""
-    key, title = AIMS[aim]
-    values = {name: row[aim]["by_signal"][key] for name, row in rows.items()}
+    title, values = AIMS[aim], {name: row[aim]["by_signal"] for name, row in rows.items()}
     best = max(values, key=lambda name: sum(values[name]))
     titles = {c.name: c.title.replace("*", "") for c in CONTENDERS}
     if best == OURS:
