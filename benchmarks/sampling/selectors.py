@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.autograd.forward_ad as forward_mode
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from mclnf_fast import ops
 from mclnf_fast.learn.meta.gradncp import prune_scores
@@ -263,9 +263,9 @@ def kernel_scores(task: CoordTask, params: Params, residuals: Tensor) -> Tensor:
 
     leaves = tuple(p.detach().requires_grad_() for p in params)
     along = torch.autograd.grad(outputs(leaves), leaves, residuals.flatten(0, 1))
-    with torch.no_grad(), forward_mode.dual_level():
-        changed = outputs(tuple(forward_mode.make_dual(p.detach(), v) for p, v in zip(params, along)))
-        tangent = forward_mode.unpack_dual(changed).tangent
+    with torch.no_grad(), forward_ad.dual_level():
+        changed = outputs(tuple(forward_ad.make_dual(p.detach(), v) for p, v in zip(params, along)))
+        tangent = forward_ad.unpack_dual(changed).tangent
     return tangent.reshape(residuals.shape).norm(dim=-1)
 
 
