@@ -3,6 +3,8 @@
 // another between steps.
 #include <torch/csrc/stable/library.h>
 
+#include <atomic>
+
 #include "fit_call.h"
 #include "fit_queue.h"
 
@@ -19,9 +21,12 @@ struct OnThisThread {
 struct OnAllThreads {
     template <class F>
     void operator()(int64_t count, const F& f) const {
-        torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t r = begin; r < end; ++r) f(r);
-        });
+        // One after the other to whoever is free: a foreign process may hold one of the cores.
+        std::atomic<int64_t> next{0};
+        torch::stable::parallel_for(0, std::min<int64_t>(torch::stable::get_num_threads(), count), 1,
+                                    [&](int64_t, int64_t) {
+                                        for (int64_t r = next++; r < count; r = next++) f(r);
+                                    });
     }
 };
 

@@ -123,7 +123,6 @@ class FitSteps {
     // Whether the step leaves finite numbers: checked before it, since afterwards the last finite state is
     // lost.
     bool can_step(int64_t m, bool adam, const StepFactors<S>& factors) const {
-        constexpr S kLargest = std::numeric_limits<S>::max();
         S gradient = largest(grads_.data(), net_.parameters);
         if (!std::isfinite(gradient)) return false;
         if (factors.lam != S(0)) {
@@ -139,8 +138,7 @@ class FitSteps {
             gradient += pull;
             if (!std::isfinite(gradient)) return false;
         }
-        // Adam squares the gradient; SGD multiplies it.
-        return adam ? gradient < std::sqrt(kLargest) : factors.rate * gradient < kLargest / 2;
+        return bounded_step(factors, adam, gradient, std::numeric_limits<S>::max());
     }
 
     FitBatch<S> batch_at(int64_t m, int64_t k) {

@@ -42,6 +42,7 @@ def fit_steps(method: Method, k: int, most: int) -> int:
             data = rays.fit_rays(draws.ids.flatten())
             draws = dataclasses.replace(draws, ids=torch.arange(draws.ids.numel()).reshape(draws.ids.shape))
     assert data is not None
+    draws = draws.to(method.params[0].device)  # samplers draw on the CPU: a seed means the same on every device
     optimizer = method.optimizer_at(k, first)
     rule = FitRule(method.schedule, optimizer.kind, optimizer.betas, optimizer.eps, optimizer.trust)
     state, watch = optimizer.fit_state(first), Watch(losses_at=(first + count,))

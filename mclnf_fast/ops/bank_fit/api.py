@@ -18,13 +18,11 @@ from mclnf_fast.checks import (
 )
 from mclnf_fast.ops._autograd import Joined, join_ops
 from mclnf_fast.ops._checks import check_offsets, check_spec, refuse_transformed
-from mclnf_fast.ops._constants import constant
-from mclnf_fast.ops._dispatch import Backend, always, by_dtype, cpu_library, register
-from mclnf_fast.ops.bank_fit import reference
+from mclnf_fast.ops._dispatch import Backend, always, by_dtype, cpu_library, cuda_library, register
+from mclnf_fast.ops.bank_fit import compiled, reference
 from mclnf_fast.ops.bank_fit.call import FitCall
 from mclnf_fast.ops.bank_fit.schedule import Schedule
 from mclnf_fast.ops.bank_fit.types import Draws, FitData, FitLog, FitRays, FitRule, FitState, Watch
-from mclnf_fast.ops.bank_ray_mse.autograd import packed as packed_shading
 from mclnf_fast.ops.bank_step import Trust, check_betas
 from mclnf_fast.ops.draw_ids.api import check_integer, wrapped_seed
 from mclnf_fast.ops.draw_ids.reference import MOST
@@ -80,6 +78,8 @@ def bank_fit(
     so step k is the same whatever the modules beside it, the number of threads and the cut into calls. On the CPU a
     core keeps a module for many steps, with parameters, moments and gradients in its cache, and no thread waits for
     another between steps; the bits are those of the loop over `draw_ids`, `bank_mse` (of one module) and `bank_step`.
+    On CUDA a block of threads does, in the memory of one multiprocessor; the draws are the same, the bits others than
+    the CPU's, as sums have another order. A call waits for the device once, to learn which rates it needs.
 
     Args:
         state: parameters, moments and step counts; changed in place.
@@ -94,7 +94,8 @@ def bank_fit(
     Raises:
         TypeError, ValueError: an argument of a wrong type, dtype, shape, device or value (a module without samples, a
             batch above a module's samples, a state of another spec); nothing is changed then. Values of tensors are
-            read on the CPU only.
+            read on the CPU only: on CUDA a module without samples, or with an id that is none of them, ends as
+            DIVERGED before that step.
         RuntimeError: a torch.func transform or forward-mode differentiation works on one of the tensors.
         BackendError: a backend asked for by name can't serve.
 
@@ -333,80 +334,16 @@ def _check_watch(watch: Watch, modules: int, device: torch.device) -> Tensor | N
     return torch.full((modules,), loss, dtype=torch.float64, device=device)
 
 
-def _cpu(call: FitCall) -> FitLog:
-    data = call.data
-    assert isinstance(data, FitData)
-    own = (data.x, data.offsets, data.target, data.weight)
-    return _log(call, torch.ops.mclnf_fast.bank_fit(*own, *_steps(call), *call.spec.packed))
-
-
-def _ray_cpu(call: FitCall) -> FitLog:
-    rays = call.data
-    assert isinstance(rays, FitRays)
-    color = rays.shading.background_color
-    own = (rays.origins, rays.directions, rays.view, rays.offsets, rays.colors, rays.weight)
-    cut = (rays.samples_per_ray, rays.near, rays.far, rays.jitter)
-    return _log(
-        call,
-        torch.ops.mclnf_fast.bank_ray_fit(
-            *own,
-            None if color is None else constant(color, rays.origins),
-            *cut,
-            *packed_shading(rays.shading, rays.origins.dtype),
-            *_steps(call),
-            *call.spec.packed,
-        ),
-    )
-
-
-def _steps(call: FitCall) -> tuple[Any, ...]:
-    """Return the arguments `STEPS` of the compiled ops, which change the state."""
-    state, rule = call.state, call.rule
-    trust = call.trust or Trust(0.0, (), ())
-    lists = [call.by_layer(t) for t in (state.params, state.exp_avg, state.exp_avg_sq)]
-    torch.autograd.graph.increment_version((*state.params, *state.exp_avg, *state.exp_avg_sq, state.steps))
-    return (
-        *lists,
-        state.steps,
-        call.goal,
-        call.rates(),
-        rule.schedule.sgd_steps,
-        rule.kind == "adam",
-        *rule.betas,
-        rule.eps,
-        trust.lam,
-        call.by_layer(trust.fisher),
-        call.by_layer(trust.anchor),
-        int(call.draw_rule),
-        call.batch,
-        call.draws.ids,
-        call.draws.weights,
-        wrapped_seed(call.draws.seed),
-        call.draws.task,
-        call.numbers,
-        torch.tensor(list(call.watch.losses_at), dtype=torch.int64),
-        torch.tensor(list(call.watch.params_at), dtype=torch.int64),
-        call.stop_loss,
-        call.watch.check_every,
-    )
-
-
-def _log(call: FitCall, results: tuple[Any, ...]) -> FitLog:
-    losses, snapshots, ends, checked = results
-    size = len(call.state.params)
-    params = [call.by_kind(snapshots[i : i + size]) for i in range(0, len(snapshots), size)]
-    return FitLog(losses, params, ends, checked)
-
-
 _OP = register(
     "bank_fit",
     passes_transforms=True,
-    cpu=Backend(by_dtype(cpu_library, DTYPES), _cpu),
+    cuda=Backend(by_dtype(cuda_library, DTYPES), compiled.bank_fit),
+    cpu=Backend(by_dtype(cpu_library, DTYPES), compiled.bank_fit),
     reference=Backend(always, reference.bank_fit),
 )
 _RAY_OP = register(
     "bank_ray_fit",
     passes_transforms=True,
-    cpu=Backend(by_dtype(cpu_library, DTYPES), _ray_cpu),
+    cpu=Backend(by_dtype(cpu_library, DTYPES), compiled.bank_ray_fit),
     reference=Backend(always, reference.bank_fit),
 )

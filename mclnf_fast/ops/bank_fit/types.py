@@ -174,6 +174,15 @@ class Draws:
     ids: Tensor | None = None
     weights: Tensor | None = None
 
+    def to(self, device: torch.device | str) -> Draws:
+        """Return the same draws with their tensors on a device.
+
+        >>> Draws("given", ids=torch.zeros(1, 1, 1, dtype=torch.int64)).to("cpu").ids.shape
+        torch.Size([1, 1, 1])
+        """
+        modules, ids, weights = (None if t is None else t.to(device) for t in (self.modules, self.ids, self.weights))
+        return dataclasses.replace(self, modules=modules, ids=ids, weights=weights)
+
 
 @dataclasses.dataclass(frozen=True)
 class FitRule:
