@@ -161,6 +161,11 @@ class Method:
         """Return the parameters that take steps."""
         return self.params
 
+    @property
+    def frozen_layers(self) -> int:
+        """The number of first layers that `trained` leaves out."""
+        return 0
+
     def begin(self, k: int) -> None:
         """Get ready for task k, before its first step."""
         self.task, self.made = k, 0

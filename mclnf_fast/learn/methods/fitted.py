@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -12,7 +13,7 @@ from mclnf_fast import ops
 from mclnf_fast.errors import BackendError, InputError
 from mclnf_fast.learn.sampling.samplers import Sampler
 from mclnf_fast.learn.task import FittedTask, Task, fit_data, listed
-from mclnf_fast.ops.bank_fit import Draws, FitData, FitEnd, FitRays, FitRule, Watch
+from mclnf_fast.ops.bank_fit import Draws, FitData, FitEnd, FitRays, FitRule, FitState, Watch
 
 MOST_GIVEN = 128  # steps whose ids are made before a call: they take 8 bytes per sample
 REPLAYED = 1 << 23  # added to a task's number where old samples are drawn in it: they are drawn beside the new ones
@@ -41,8 +42,9 @@ def fit_steps(method: Method, k: int, most: int) -> int:
     data, draws = method.fit_samples(k, draws)
     draws = draws.to(method.params[0].device)  # samplers draw on the CPU: a seed means the same on every device
     optimizer = method.optimizer_at(k, first)
-    rule = FitRule(method.schedule, optimizer.kind, optimizer.betas, optimizer.eps, optimizer.trust)
-    state, watch = optimizer.fit_state(first), Watch(losses_at=(first + count,))
+    kind, frozen = optimizer.kind, method.frozen_layers
+    rule = FitRule(method.schedule, kind, optimizer.betas, optimizer.eps, optimizer.trust, frozen)
+    state, watch = _state(method, optimizer.fit_state(first)), Watch(losses_at=(first + count,))
     log = ops.bank_fit(state, data, task.spec, count, draws=draws, rule=rule, watch=watch, backend=task.backend)
     optimizer.count(count)
     optimizer.set_lr(method.schedule.rate(first + count - 1))
@@ -55,6 +57,20 @@ def fit_steps(method: Method, k: int, most: int) -> int:
     method.losses = log.losses[0]
     method.made = first + count
     return count
+
+
+def _state(method: Method, trained: FitState) -> FitState:
+    """Return the state of all parameters from that of the trained ones, with nothing for the others' moments."""
+    params = tuple(p.detach() for p in method.params)
+    if method.frozen_layers == 0:
+        return trained
+    moving = [i % (len(params) // 2) >= method.frozen_layers for i in range(len(params))]
+
+    def whole(moments: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        own = iter(moments)
+        return tuple(next(own) if moves else torch.zeros_like(p) for p, moves in zip(params, moving)) if moments else ()
+
+    return FitState(params, whole(trained.exp_avg), whole(trained.exp_avg_sq), trained.steps)
 
 
 def samples_of(task: Task, draws: Draws) -> tuple[FitData | FitRays, Draws]:
