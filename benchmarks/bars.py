@@ -25,6 +25,9 @@ def _one(bar: Bar, case: Case, rows: Rows, series: dict[str, timing.Series], our
     mine = by_name[ours[0]]
     if bar.what == "limit_share":
         row |= {"value": mine.get("limit_share"), "against": case.limit}
+    elif bar.what == "seconds":
+        if ours[0] in series:
+            row |= {"value": timing.median(series[ours[0]].seconds), "against": "the clock"}
     elif bar.what == "spread":
         if all(name in series for name in ours):
             ratios = {name: timing.ratio(series[name], series[ours[0]]) for name in ours}

@@ -14,8 +14,8 @@ from mclnf_fast.errors import InputError
 FOLDER = pathlib.Path(__file__).resolve().parent / "cases"
 SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "tf32": "tf32", "float64": "fp64"}
 TINY = {"points": 128, "modules": 4, "width": 16, "hidden": 2, "octaves": 3, "rays": 16, "samples": 4, "bins": 5}
-TINY |= {"resolution": 8, "levels": 2, "log2_size": 8, "peer_points": 16, "ray_points": 4, "steps": 2}
-BARS = ("limit_share", "speedup", "time_ratio", "spread", "memory_ratio")
+TINY |= {"resolution": 8, "levels": 2, "log2_size": 8, "peer_points": 16, "ray_points": 4, "steps": 2, "psnr": 0}
+BARS = ("limit_share", "speedup", "time_ratio", "seconds", "spread", "memory_ratio")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,9 @@ class Bar:
     """What a result must reach.
 
     what: `limit_share`, our GFLOP/s over the limit's, at least `must`; `speedup`, time of the best contender of
-    `against` over ours, at least; `time_ratio`, our time over that of `against`, at most; `spread`, the slowest of our
-    variants over the first, at most; `memory_ratio`, our peak memory over that of `against`, at most.
+    `against` over ours, at least; `time_ratio`, our time over that of `against`, at most; `seconds`, our time, at most;
+    `spread`, the slowest of our variants over the first, at most; `memory_ratio`, our peak memory over that of
+    `against`, at most.
     must None: only an aim.
     against: names of contenders; empty: every peer. needs: a property of the machine without which the bar is void.
     """

@@ -11,6 +11,7 @@ BAR_NAMES = {
     "limit_share": "of the",
     "speedup": "faster than",
     "time_ratio": "time of",
+    "seconds": "seconds by",
     "spread": "slowest:",
     "memory_ratio": "memory of",
 }
@@ -33,6 +34,8 @@ def figure(what: str, value: float | None) -> str:
     """Return a bar's figure in its own unit: a percentage of a limit, or a factor."""
     if value is None:
         return "-"
+    if what == "seconds":
+        return f"{number(value)} s"
     return f"{100 * value:.0f} %" if what == "limit_share" else f"{number(value)}x"
 
 

@@ -64,6 +64,16 @@ constexpr const char* kFisherSchemas[] = {
     ", bool sums) -> (Tensor, Tensor[], Tensor[], Tensor[], Tensor[])",
 };
 
+// The steps of a fit, which change params, exp_avg, exp_avg_sq (per layer the weights, then the biases; empty
+// moments for SGD) and steps int64 [M] in place, up to goal int64 [M]. rates float64 [S] by step; the first
+// sgd_steps are plain SGD. rule: a DrawRule; ids int64 [K, M, batch] of the rule `given`, with weights like
+// them or None.
+#define STEPS                                                                                             \
+    "Tensor(a!)[] params, Tensor(b!)[] exp_avg, Tensor(c!)[] exp_avg_sq, Tensor(d!) steps, Tensor goal, " \
+    "Tensor rates, int sgd_steps, bool adam, float beta1, float beta2, float eps, float lam, "            \
+    "Tensor[] fisher, Tensor[] anchor, int rule, int batch, Tensor? ids, Tensor? ids_weight, int seed, "  \
+    "int task, Tensor module_numbers, Tensor log_at, Tensor snapshot_at, Tensor? stop_loss, int check_every"
+
 constexpr const char* kStepSchemas[] = {
     // In place: params, exp_avg, exp_avg_sq (one tensor [M, ...] each) and step float64 [M]. lr float64 [M],
     // or None: lr_value; active bool [M], or None: all. exp_avg and exp_avg_sq are empty for SGD, fisher and
@@ -71,22 +81,20 @@ constexpr const char* kStepSchemas[] = {
     "bank_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avg, Tensor(c!)[] exp_avg_sq, "
     "Tensor(d!) step, Tensor? lr, float lr_value, Tensor? active, bool adam, float beta1, float beta2, "
     "float eps, float lam, Tensor[] fisher, Tensor[] anchor) -> ()",
-    // K steps of all modules, in place: params, exp_avg, exp_avg_sq (per layer the weights, then the biases;
-    // empty
-    // moments for SGD) and steps int64 [M], up to goal int64 [M]. offsets None: x [n, in_dim] is shared, and
-    // target [M, n, out_dim]. rates float64 [S] by step; the first sgd_steps are plain SGD. rule: a DrawRule;
-    // ids int64 [K, M, batch] of the rule `given`, with weights like them or None. -> mini-batch losses
-    // [log_at, M], parameters at
-    // snapshot_at
-    // (list after list), a FitEnd per module, the last loss over all samples that was checked against
-    // stop_loss
-    "bank_fit(Tensor x, Tensor? offsets, Tensor target, Tensor? weight, Tensor(a!)[] params, Tensor(b!)[] "
-    "exp_avg, Tensor(c!)[] exp_avg_sq, Tensor(d!) steps, Tensor goal, Tensor rates, int sgd_steps, bool "
-    "adam, "
-    "float beta1, float beta2, float eps, float lam, Tensor[] fisher, Tensor[] anchor, int rule, int batch, "
-    "Tensor? ids, Tensor? ids_weight, int seed, int task, Tensor module_numbers, Tensor log_at, Tensor "
-    "snapshot_at, Tensor? "
-    "stop_loss, int check_every, " NET ") -> (Tensor, Tensor[], Tensor, Tensor)",
+    // K steps of all modules. offsets None: x [n, in_dim] is shared, and target [M, n, out_dim]. ->
+    // mini-batch
+    // losses [log_at, M], parameters at snapshot_at (list after list), a FitEnd per module, the last loss
+    // over
+    // all samples that was checked against stop_loss
+    "bank_fit(Tensor x, Tensor? offsets, Tensor target, Tensor? weight, " STEPS ", " NET
+    ") -> (Tensor, Tensor[], Tensor, Tensor)",
+    // The same with rays [R, 3] in the box [-1, 1]^3 as samples, grouped by offsets; view [R, in_dim - 3],
+    // weight [R], background [3] or None.
+    "bank_ray_fit(Tensor origins, Tensor directions, Tensor? view, Tensor offsets, Tensor colors, Tensor? "
+    "weight, "
+    "Tensor? background, int bins, float near, float far, bool jitter, bool last_behind, bool hold_last, "
+    "bool exponential, bool density_first, float max_raw_density, " STEPS ", " NET
+    ") -> (Tensor, Tensor[], Tensor, Tensor)",
     // -> ids int64 [M, batch] of samples, by the rule uniform or even; sizes, modules, steps int64 [M]
     "draw_ids(Tensor sizes, Tensor modules, Tensor steps, int batch, int rule, int seed, int task) -> Tensor",
 };

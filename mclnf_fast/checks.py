@@ -61,24 +61,45 @@ def check_tensor(
     Traceback (most recent call last):
     ValueError: x must have shape [N, in_dim] = [*, 3], got [5, 2]
     """
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor{' ' + what if what else ''}, got {type(value).__name__}")
-    if value.layout is not torch.strided or value.is_nested:
-        kind = "a nested tensor" if value.is_nested else str(value.layout)
-        raise TypeError(f"{name} must be a dense tensor (torch.strided), got {kind}")
-    if shape is not None:
-        got = tuple(value.shape)
-        if len(got) != len(shape) or any(want is not None and want != have for want, have in zip(shape, got)):
-            sizes = "[" + ", ".join("*" if s is None else str(s) for s in shape) + "]"
-            raise ValueError(f"{name} must have shape {what + ' = ' if what else ''}{sizes}, got {list(got)}")
-    if dtype is not None:
-        allowed = (dtype,) if isinstance(dtype, torch.dtype) else tuple(dtype)
-        if value.dtype not in allowed:
-            raise TypeError(f"{name} must have dtype {' or '.join(map(str, allowed))}, got {value.dtype}")
-    if device is not None and value.device != device:
-        raise ValueError(f"{name} must be on {device} like the other tensors, got {value.device}")
+    # All at once: almost every call is right, and a small op has dozens of such checks.
+    if not (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and not value.is_nested
+        and (shape is None or value.shape == shape or _fits(value.shape, shape))
+        and (dtype is None or value.dtype is dtype or (isinstance(dtype, Sequence) and value.dtype in dtype))
+        and (device is None or value.device == device)
+    ):
+        raise _refusal(name, value, shape, dtype, device, what)
     if not torch.compiler.is_compiling():
         _check_memory(name, value)
+
+
+def _refusal(
+    name: str,
+    value: object,
+    shape: Sequence[int | None] | None,
+    dtype: torch.dtype | Sequence[torch.dtype] | None,
+    device: torch.device | None,
+    what: str,
+) -> Exception:
+    """Return the error of a tensor that `check_tensor` refuses."""
+    if not isinstance(value, Tensor):
+        return TypeError(f"{name} must be a tensor{' ' + what if what else ''}, got {type(value).__name__}")
+    if value.layout is not torch.strided or value.is_nested:
+        kind = "a nested tensor" if value.is_nested else str(value.layout)
+        return TypeError(f"{name} must be a dense tensor (torch.strided), got {kind}")
+    if shape is not None and not _fits(value.shape, shape):
+        sizes = "[" + ", ".join("*" if s is None else str(s) for s in shape) + "]"
+        return ValueError(f"{name} must have shape {what + ' = ' if what else ''}{sizes}, got {list(value.shape)}")
+    allowed = (dtype,) if isinstance(dtype, torch.dtype) or dtype is None else tuple(dtype)
+    if dtype is not None and value.dtype not in allowed:
+        return TypeError(f"{name} must have dtype {' or '.join(map(str, allowed))}, got {value.dtype}")
+    return ValueError(f"{name} must be on {device} like the other tensors, got {value.device}")
+
+
+def _fits(got: Sequence[int], shape: Sequence[int | None]) -> bool:
+    return len(got) == len(shape) and all(want is None or want == have for want, have in zip(shape, got))
 
 
 def _check_memory(name: str, value: Tensor) -> None:

@@ -20,7 +20,6 @@ _PACKAGES = (
     "tyro",
     "matplotlib",
     "jinja2",
-    "torchmetrics",
 )
 
 

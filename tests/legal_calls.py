@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import mclnf_fast as mf
-from mclnf_fast.ops.bank_fit import Draws, FitData, FitRule, FitState, Schedule, Watch
+from mclnf_fast.ops.bank_fit import Draws, FitData, FitRays, FitRule, FitState, Schedule, Watch
+from mclnf_fast.shading import SCENE_SHADING
 
 Call = dict[str, Any]
 
@@ -150,6 +151,36 @@ def draw_ids(dtype: torch.dtype) -> Call:
 def bank_fit(dtype: torch.dtype) -> Call:
     """Its arguments are records: "data.x" is the field x of data."""
     spec = mf.FieldSpec(2, 3, 8, 1, activation="tanh")
+    data = {
+        "data.x": torch.rand(7, 2, dtype=dtype),
+        "data.target": torch.rand(7, 3, dtype=dtype),
+        "data.offsets": torch.tensor([0, 3, 7]),
+        "data.weight": torch.rand(7, dtype=dtype),
+    }
+    return _fit(spec, dtype) | data
+
+
+def bank_ray_fit(dtype: torch.dtype) -> Call:
+    """`bank_fit` on rays."""
+    spec = mf.FieldSpec(6, 4, 8, 1, activation="tanh")
+    origins = torch.nn.functional.normalize(torch.randn(7, 3, dtype=dtype), dim=1) * 3
+    data = {
+        "data.origins": origins,
+        "data.directions": -origins / 3,
+        "data.colors": torch.rand(7, 3, dtype=dtype),
+        "data.offsets": torch.tensor([0, 3, 7]),
+        "data.shading": SCENE_SHADING,
+        "data.samples_per_ray": 5,
+        "data.near": 0.5,
+        "data.far": 4.0,
+        "data.jitter": True,
+        "data.view": -origins / 3,
+        "data.weight": torch.rand(7, dtype=dtype),
+    }
+    return _fit(spec, dtype) | data
+
+
+def _fit(spec: mf.FieldSpec, dtype: torch.dtype) -> Call:
     bank = _bank(spec, 2, dtype)
 
     def like(low: float) -> list[Tensor]:
@@ -160,10 +191,6 @@ def bank_fit(dtype: torch.dtype) -> Call:
         "state.exp_avg": like(-0.5),
         "state.exp_avg_sq": like(0.0),
         "state.steps": torch.tensor([1, 4]),
-        "data.x": torch.rand(7, 2, dtype=dtype),
-        "data.target": torch.rand(7, 3, dtype=dtype),
-        "data.offsets": torch.tensor([0, 3, 7]),
-        "data.weight": torch.rand(7, dtype=dtype),
         "spec": spec,
         "steps": torch.tensor([2, 1]),
         "draws.rule": "uniform",
@@ -189,7 +216,7 @@ CALLS: dict[str, Callable[[torch.dtype], Call]] = {
     make.__name__: make
     for make in (
         bank_mlp, bank_mse, bank_ray_mse, composite, grid_encode, march_rays, render_rays, fisher_scores, bank_step,
-        draw_ids, bank_fit,
+        draw_ids, bank_fit, bank_ray_fit,
     )
 }  # fmt: skip
 
@@ -200,5 +227,7 @@ def run(op: str, call: Call) -> Any:
     for name, value in call.items():
         record, _, field = name.rpartition(".")
         (records.setdefault(record, {}) if record else arguments)[field] = value
+    if "origins" in records.get("data", ()):
+        arguments["data"] = FitRays(**records.pop("data"))
     arguments |= {name: RECORDS[name](**fields) for name, fields in records.items()}
-    return getattr(mf.ops, op)(**arguments)
+    return getattr(mf.ops, {"bank_ray_fit": "bank_fit"}.get(op, op))(**arguments)

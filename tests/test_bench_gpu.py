@@ -59,6 +59,8 @@ def test_the_bars_are_those_of_the_design() -> None:
         assert found.pop((f"modules/{name}", "spread")) == (1.5, 1.15)
     for name in ("1x64", "1x128", "16x64"):
         assert found.pop((f"tcnn/forward/{name}/bf16", "speedup")) == (1.0, None)
+    assert found.pop(("loop/132x64", "seconds")) == (0.2, 0.06)
+    assert found.pop(("pictures/10000", "seconds")) == (10.0, None)
     assert found == {}
     quick = {c.id for c in cases.pick(GPU, None, quick=True)}
     assert {"forward/16x64/bf16", "forward/16x128/bf16", "fisher/all/tf32", "nerf/tf32"} <= quick
@@ -103,6 +105,8 @@ def test_every_tensor_is_on_the_device_of_the_case(case: cases.Case, monkeypatch
     if case.op in ("march", "composite", "composite_backward", "render_rays"):
         return
     assert {t.device.type for t in problem.truth().values()} == {"meta"}
+    if case.op in ("fit_loop", "fit_pictures"):  # torch's fused Adam works on none
+        return
     found = 0
     for name in case.peers:
         # Compiled, or not on such tensors: adam fused.

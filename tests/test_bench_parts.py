@@ -86,6 +86,8 @@ def test_bars_in_both_directions() -> None:
     assert judged("speedup", 3.0, {"ours": 1.0, "peer": 2.9})["passed"] is False
     assert judged("time_ratio", 1.5, {"ours": 3.0, "peer": 2.0})["passed"] is True
     assert judged("time_ratio", 1.5, {"ours": 3.1, "peer": 2.0})["passed"] is False
+    assert judged("seconds", 0.2, {"ours": 0.2})["passed"] is True
+    assert judged("seconds", 0.2, {"ours": 0.21, "peer": 1.0})["passed"] is False
     case = case_of(bars=(cases.Bar("speedup", 1.0, needs="bf16_dot"),))
     row = bars.evaluate(case, [{"name": "ours"}], {}, ["ours"])[0]
     assert (row["void"] == "this machine has no bf16_dot") == (not limit.has("bf16_dot"))

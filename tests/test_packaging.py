@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-OPTIONAL = ("tyro", "tqdm", "yaml", "PIL", "matplotlib", "jinja2", "torchmetrics", "safetensors")
+OPTIONAL = ("tyro", "tqdm", "yaml", "PIL", "matplotlib", "jinja2", "safetensors")
 TOP_LEVEL = {
     ".ci", ".clang-format", ".github", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff",
     "CONTRIBUTING.md", "LICENSE", "README.md", "benchmarks", "csrc", "docs", "examples", "mclnf_fast", "pyproject.toml",

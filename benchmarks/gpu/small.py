@@ -15,6 +15,7 @@ from benchmarks.contender import Contender
 
 BANK = {"modules": 3, "points": 301, "hidden": 2, "octaves": 3, "shares": "zipf"}
 EQUAL = {"modules": 3, "points": 303, "hidden": 2, "octaves": 3, "width": 32}
+FIT = {"modules": 3, "samples": 99, "batch": 71, "steps": 3, "hidden": 3, "octaves": 0, "w0": 10.0, "dtype": "float32"}
 RAYS = {"modules": 3, "rays": 33, "samples": 9, "bins": 9, "resolution": 7, "hidden": 2, "octaves": 3, "width": 32}
 GRID = {"points": 301, "modules": 1, "levels": 3, "features": 2, "log2_size": 9, "resolution": 9}
 SHAPES: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -33,6 +34,7 @@ SHAPES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("grid_backward", {**GRID, "kind": "hash"}),
     ("grid_backward", {**GRID, "kind": "triplane"}),
     ("bank_step", {**BANK, "width": 32, "dtype": "float32"}),
+    *(("fit_loop", {**FIT, "width": width}) for width in (37, 64, 128)),
     ("render_rays", {**RAYS, "dtype": "float32"}),
     ("nerf_step", {**RAYS, "dtype": "float32"}),
 )

@@ -161,7 +161,7 @@ def fit_loop(work: Fit) -> Contender:
 
 def fit_with(name: str, work: Fit, wrap: Callable[[Layers], Layers]) -> Contender:
     """Return the loop; `wrap` is put round the network."""
-    layers, rows = len(work.weights), torch.arange(work.modules)[:, None]
+    layers, rows = len(work.weights), torch.arange(work.modules, device=work.device)[:, None]
     x, target = work.coordinates, work.target
     freqs = plain.frequencies(work.spec, work.device)
 
@@ -176,7 +176,7 @@ def fit_with(name: str, work: Fit, wrap: Callable[[Layers], Layers]) -> Contende
         optimizer.step()
 
     def draw(k: int) -> Tensor:
-        return torch.randint(work.samples, (work.modules, work.batch))
+        return torch.randint(work.samples, (work.modules, work.batch), device=work.device)
 
     return work.looped(name, lambda leaves: torch.optim.Adam(leaves, lr=FIT_LR, fused=True), step, draw)
 

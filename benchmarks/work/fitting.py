@@ -35,7 +35,7 @@ class Fit(Bank):
         self.coordinates = self.x[: self.samples]
         self.target = self.grad_y.view(modules, self.samples, -1)
         generator = torch.Generator().manual_seed(7)
-        self.ids = torch.randint(self.samples, (CHECKED, modules, self.batch), generator=generator)
+        self.ids = torch.randint(self.samples, (CHECKED, modules, self.batch), generator=generator).to(device)
         # `flops` is of the bank's points: of a step there are `batch` per module.
         assert self.flops is not None
         share = 3 * sum(r * c for r, c in self.spec.layer_shapes) - self.spec.layer_shapes[0][0] * self.spec.width
@@ -68,10 +68,10 @@ class Fit(Bank):
 
     def stepped(self) -> Contender:
         """Return the loop over our ops: what `bank_fit` saves."""
-        offsets = torch.arange(self.modules + 1) * self.batch
-        rows = (torch.arange(self.modules) * self.samples)[:, None]
+        offsets = torch.arange(self.modules + 1, device=self.device) * self.batch
+        rows = (torch.arange(self.modules, device=self.device) * self.samples)[:, None]
         flat, layers = self.target.flatten(0, 1), len(self.weights)
-        sizes = torch.full((self.modules,), self.samples)
+        sizes = torch.full((self.modules,), self.samples, device=self.device)
 
         def step(leaves: list[Tensor], optimizer: BankOptimizer, ids: Tensor) -> None:
             x, y = self.coordinates[ids.flatten()], flat[(ids + rows).flatten()]
@@ -117,7 +117,7 @@ class Fit(Bank):
         leaves = [t.double().requires_grad_() for t in self.start()]
         layers, optimizer = len(self.weights), torch.optim.Adam(leaves, lr=LR)
         x, target = self.coordinates.double(), self.target.double()
-        rows = torch.arange(self.modules)[:, None]
+        rows = torch.arange(self.modules, device=self.device)[:, None]
         for ids in self.ids:
             y = reference.mlp(x[ids], leaves[:layers], leaves[layers:], self.spec)
             optimizer.zero_grad()

@@ -3,8 +3,9 @@
 // another between steps.
 #include <torch/csrc/stable/library.h>
 
-#include "bank_step_tensors.h"
-#include "fit_module.h"
+#include <atomic>
+
+#include "fit_call.h"
 #include "fit_queue.h"
 
 namespace mclnf {
@@ -20,9 +21,12 @@ struct OnThisThread {
 struct OnAllThreads {
     template <class F>
     void operator()(int64_t count, const F& f) const {
-        torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t r = begin; r < end; ++r) f(r);
-        });
+        // One after the other to whoever is free: a foreign process may hold one of the cores.
+        std::atomic<int64_t> next{0};
+        torch::stable::parallel_for(0, std::min<int64_t>(torch::stable::get_num_threads(), count), 1,
+                                    [&](int64_t, int64_t) {
+                                        for (int64_t r = next++; r < count; r = next++) f(r);
+                                    });
     }
 };
 
@@ -74,85 +78,100 @@ void run(const Fit<S>& fit) {
     workers == 1 ? worker(0, 1) : torch::stable::parallel_for(0, workers, 1, worker);
 }
 
-// A list of int64 or float64 numbers, contiguous on the CPU.
-Tensor numbers(const char* name, const Tensor& t, int64_t count, ScalarType dtype) {
-    STD_TORCH_CHECK(
-        t.is_cpu() && t.scalar_type() == dtype && t.dim() == 1 && (count < 0 || t.size(0) == count),
-        "bank_fit: ", name, " has a wrong dtype, place or shape");
-    return contiguous_of(name, t);
-}
-std::vector<int64_t> listed(const Tensor& t) {
-    const int64_t* p = pointer<int64_t>(t);
-    return std::vector<int64_t>(p, p + t.numel());
-}
+using FitResults = std::tuple<Tensor, Tensors, Tensor, Tensor>;
 
-// The tensors of a bank as lists that are changed in place: layer after layer, the weights [M, in, out], then
-// the biases [M, out].
-struct BankValues {
-    std::vector<Values> tensors;
+// x: a tensor of the samples. Each module has samples, n of them or none.
+template <class S>
+FitResults make_steps(const Net& net, const FitArguments& in, const Tensor& x,
+                      std::vector<FitSamples<S>> samples, const FitRays<S>* rays) {
+    const ScalarType dtype = x.scalar_type();
+    const int64_t modules = in.steps.numel();
+    BankValues p("params", net, modules, dtype, in.params), m("exp_avg", net, modules, dtype, in.exp_avg),
+        v("exp_avg_sq", net, modules, dtype, in.exp_avg_sq), f("fisher", net, modules, dtype, in.fisher),
+        a("anchor", net, modules, dtype, in.anchor);
+    STD_TORCH_CHECK(p.tensors.size() == 2 * net.layers.size(),
+                    "bank_fit: params must hold two tensors a layer");
+    STD_TORCH_CHECK(!in.adam || (!m.tensors.empty() && !v.tensors.empty()),
+                    "bank_fit: Adam needs its moments");
+    STD_TORCH_CHECK(in.lam == 0 || (!f.tensors.empty() && !a.tensors.empty()),
+                    "bank_fit: a trust region needs fisher and anchor");
 
-    BankValues(const char* name, const Net& net, int64_t modules, ScalarType dtype, const Tensors& list) {
-        if (list.empty()) return;
-        STD_TORCH_CHECK(list.size() == 2 * net.layers.size(), "bank_fit: ", name,
-                        " must hold two tensors a layer");
-        for (size_t t = 0; t < list.size(); ++t) {
-            const Layer& layer = net.layers[t / 2];
-            STD_TORCH_CHECK(list[t].is_cpu() && list[t].scalar_type() == dtype, "bank_fit: ", name,
-                            " must be on the CPU with the dtype of x");
-            if (t % 2 == 0)
-                check_shape(name, list[t], {modules, layer.in, layer.out});
-            else
-                check_shape(name, list[t], {modules, layer.out});
-            check_memory(name, list[t]);
-            check_written(name, list[t]);
-            tensors.emplace_back(Tensors{list[t]});
+    check_written("steps", in.steps);
+    Values clock({numbers("steps", in.steps, modules, ScalarType::Long)});
+    const Tensor goals = numbers("goal", in.goal, modules, ScalarType::Long),
+                 keys = numbers("module_numbers", in.module_numbers, modules, ScalarType::Long),
+                 logs = numbers("log_at", in.log_at, -1, ScalarType::Long),
+                 shots = numbers("snapshot_at", in.snapshot_at, -1, ScalarType::Long),
+                 rate = numbers("rates", in.rates, -1, ScalarType::Double);
+    const OptTensor stops = in.stop_loss
+                                ? OptTensor(numbers("stop_loss", *in.stop_loss, modules, ScalarType::Double))
+                                : OptTensor();
+    const OptTensor given = contiguous_of("ids", in.ids);
+    const OptTensor given_weight =
+        in.ids_weight ? OptTensor(plain("ids_weight", *in.ids_weight, dtype)) : OptTensor();
+    STD_TORCH_CHECK(!given_weight || (given && given_weight->numel() == given->numel()),
+                    "bank_fit: ids_weight must be like ids");
+
+    Tensor losses = torch::stable::new_empty(x, {logs.numel(), modules});
+    Tensor ends = torch::stable::new_empty(goals, {modules}, ScalarType::Long);
+    Tensor checked = torch::stable::new_empty(rate, {modules}, ScalarType::Double);
+    constexpr S kNaN = std::numeric_limits<S>::quiet_NaN();
+    std::fill_n(out_pointer<S>(losses), losses.numel(), kNaN);
+    std::fill_n(out_pointer<double>(checked), modules, std::numeric_limits<double>::quiet_NaN());
+
+    Fit<S> fit{net,
+               {static_cast<DrawRule>(in.rule), in.batch, in.seed, in.task, in.sgd_steps, in.check_every,
+                in.adam, in.beta1, in.beta2, in.eps, in.lam, pointer<double>(rate)},
+               std::move(samples),
+               {},
+               pointer<int64_t>(given),
+               pointer<S>(given_weight),
+               pointer<int64_t>(keys),
+               clock.write<int64_t>(0),
+               {},
+               listed(goals),
+               out_pointer<int64_t>(ends),
+               listed(logs),
+               listed(shots),
+               out_pointer<S>(losses),
+               {},
+               pointer<double>(stops),
+               out_pointer<double>(checked),
+               rays};
+    fit.first.assign(fit.steps, fit.steps + modules);
+    for (size_t t = 0; t < p.tensors.size(); ++t) {
+        const Layer& layer = net.layers[t / 2];
+        const int64_t size = t % 2 == 0 ? layer.weights() : layer.out;
+        fit.tensors.push_back({p.at<S>(t), in.adam ? m.at<S>(t) : nullptr, in.adam ? v.at<S>(t) : nullptr,
+                               in.lam != 0 ? f.at<S>(t) : nullptr, in.lam != 0 ? a.at<S>(t) : nullptr, size});
+    }
+    for (int64_t i = 0; i < modules; ++i) fit.ends[i] = fit.goal[i] > fit.first[i] ? kFitSteps : kFitFrozen;
+    check_calls(fit, given, rate.numel());
+    // NaN stays for a module that does not come so far.
+    Tensors snapshots;
+    for (size_t s = 0; s < fit.snapshot_at.size(); ++s) {
+        fit.snapshots.emplace_back();
+        for (const Tensor& like : in.params) {
+            std::vector<int64_t> shape;
+            for (int64_t d = 0; d < like.dim(); ++d) shape.push_back(like.size(d));
+            snapshots.push_back(torch::stable::new_empty(x, shape));
+            S* values = out_pointer<S>(snapshots.back());
+            std::fill_n(values, like.numel(), kNaN);
+            fit.snapshots.back().push_back(values);
         }
     }
-    template <class S>
-    S* at(size_t t) const {
-        return tensors.empty() ? nullptr : tensors[t].write<S>(0);
-    }
-    void put_back() {
-        for (Values& t : tensors) t.put_back();
-    }
-};
-
-// Refuses what would make a step read or divide beyond its arguments.
-template <class S>
-void check_calls(const Fit<S>& fit, const OptTensor& given, int64_t rates) {
-    const FitOptions& o = fit.options;
-    STD_TORCH_CHECK(o.rule >= kDrawUniform && o.rule <= kDrawGiven, "bank_fit: unknown rule");
-    STD_TORCH_CHECK(o.rule == kDrawWhole || (o.batch >= 1 && o.batch <= int64_t(1) << 31),
-                    "bank_fit: batch out of range");
-    STD_TORCH_CHECK(o.task >= 0 && o.task <= kMaxDrawTask, "bank_fit: task out of range");
-    STD_TORCH_CHECK(o.sgd_steps >= 0 && o.check_every >= 1,
-                    "bank_fit: sgd_steps or check_every out of range");
-    int64_t most = 0;
-    for (int64_t m = 0; m < fit.modules(); ++m) {
-        if (fit.goal[m] <= fit.first[m]) continue;
-        most = std::max(most, fit.goal[m] - fit.first[m]);
-        STD_TORCH_CHECK(fit.first[m] >= 0 && fit.goal[m] <= rates,
-                        "bank_fit: rates must reach to each module's goal");
-        STD_TORCH_CHECK(fit.samples[m].n >= 1 && fit.samples[m].n <= kMaxDrawNumber, "bank_fit: module ", m,
-                        " must have samples");
-        STD_TORCH_CHECK(fit.module_numbers[m] >= 0 && fit.module_numbers[m] <= kMaxDrawNumber &&
-                            fit.goal[m] <= kMaxDrawNumber,
-                        "bank_fit: a module's number or step is out of range");
-    }
-    if (o.rule != kDrawGiven) return;
-    STD_TORCH_CHECK(given && given->is_cpu() && given->scalar_type() == ScalarType::Long &&
-                        given->dim() == 3 && given->size(0) >= most && given->size(1) == fit.modules() &&
-                        given->size(2) == o.batch,
-                    "bank_fit: ids must be int64 [K, M, batch]");
-    const int64_t* id = pointer<int64_t>(*given);
-    for (int64_t k = 0; k < given->size(0); ++k)
-        for (int64_t m = 0; m < fit.modules(); ++m)
-            for (int64_t j = 0; j < o.batch; ++j, ++id)
-                STD_TORCH_CHECK(fit.goal[m] <= fit.first[m] || (*id >= 0 && *id < fit.samples[m].n),
-                                "bank_fit: ids[", k, ", ", m, ", ", j, "] is no sample of its module");
+    run(fit);
+    clock.put_back();
+    for (BankValues* written : {&p, &m, &v}) written->put_back();
+    return {losses, snapshots, ends, checked};
 }
 
-using FitResults = std::tuple<Tensor, Tensors, Tensor, Tensor>;
+// The first sample of each module, and their number behind them.
+std::vector<int64_t> begins_of(const Tensor& offsets, int64_t samples, int64_t modules) {
+    std::vector<int64_t> begins = read_offsets("offsets", offsets, samples);
+    STD_TORCH_CHECK(static_cast<int64_t>(begins.size()) == modules + 1, "bank_fit: offsets must be [M + 1]");
+    return begins;
+}
 
 FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight, Tensors params,
                     Tensors exp_avg, Tensors exp_avg_sq, Tensor steps, Tensor goal, Tensor rates,
@@ -164,6 +183,10 @@ FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight
     const Net net(net_ints, net_floats);
     const ScalarType dtype = x.scalar_type();
     const int64_t modules = steps.numel();
+    const FitArguments arguments{params, exp_avg,     exp_avg_sq, steps,      goal, rates,  sgd_steps,
+                                 adam,   beta1,       beta2,      eps,        lam,  fisher, anchor,
+                                 rule,   batch,       ids,        ids_weight, seed, task,   module_numbers,
+                                 log_at, snapshot_at, stop_loss,  check_every};
     return by_dtype(x, [&](auto zero) -> FitResults {
         using S = decltype(zero);
         x = plain("x", x, dtype);
@@ -173,102 +196,78 @@ FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight
         const int64_t points = x.size(0);
         // Without offsets all modules share the coordinates.
         std::vector<int64_t> begins;
-        if (offsets) {
-            begins = read_offsets("offsets", *offsets, points);
-            STD_TORCH_CHECK(static_cast<int64_t>(begins.size()) == modules + 1,
-                            "bank_fit: offsets must be [M + 1]");
-        }
+        if (offsets) begins = begins_of(*offsets, points, modules);
         const int64_t rows = offsets ? points : modules * points;
         STD_TORCH_CHECK(target.numel() == rows * net.out_dim && (!weight || weight->numel() == rows),
                         "bank_fit: target and weight must have a row per sample");
-
-        BankValues p("params", net, modules, dtype, params), m("exp_avg", net, modules, dtype, exp_avg),
-            v("exp_avg_sq", net, modules, dtype, exp_avg_sq), f("fisher", net, modules, dtype, fisher),
-            a("anchor", net, modules, dtype, anchor);
-        STD_TORCH_CHECK(p.tensors.size() == 2 * net.layers.size(),
-                        "bank_fit: params must hold two tensors a layer");
-        STD_TORCH_CHECK(!adam || (!m.tensors.empty() && !v.tensors.empty()),
-                        "bank_fit: Adam needs its moments");
-        STD_TORCH_CHECK(lam == 0 || (!f.tensors.empty() && !a.tensors.empty()),
-                        "bank_fit: a trust region needs fisher and anchor");
-
-        check_written("steps", steps);
-        Values clock({numbers("steps", steps, modules, ScalarType::Long)});
-        const Tensor goals = numbers("goal", goal, modules, ScalarType::Long),
-                     keys = numbers("module_numbers", module_numbers, modules, ScalarType::Long),
-                     logs = numbers("log_at", log_at, -1, ScalarType::Long),
-                     shots = numbers("snapshot_at", snapshot_at, -1, ScalarType::Long),
-                     rate = numbers("rates", rates, -1, ScalarType::Double);
-        const OptTensor stops = stop_loss
-                                    ? OptTensor(numbers("stop_loss", *stop_loss, modules, ScalarType::Double))
-                                    : OptTensor();
-        const OptTensor given = contiguous_of("ids", ids);
-        const OptTensor given_weight =
-            ids_weight ? OptTensor(plain("ids_weight", *ids_weight, dtype)) : OptTensor();
-        STD_TORCH_CHECK(!given_weight || (given && given_weight->numel() == given->numel()),
-                        "bank_fit: ids_weight must be like ids");
-
-        Tensor losses = torch::stable::new_empty(x, {logs.numel(), modules});
-        Tensor ends = torch::stable::new_empty(goals, {modules}, ScalarType::Long);
-        Tensor checked = torch::stable::new_empty(rate, {modules}, ScalarType::Double);
-        constexpr S kNaN = std::numeric_limits<S>::quiet_NaN();
-        std::fill_n(out_pointer<S>(losses), losses.numel(), kNaN);
-        std::fill_n(out_pointer<double>(checked), modules, std::numeric_limits<double>::quiet_NaN());
-
-        Fit<S> fit{net,
-                   {static_cast<DrawRule>(rule), batch, seed, task, sgd_steps, check_every, adam, beta1,
-                    beta2, eps, lam, pointer<double>(rate)},
-                   {},
-                   {},
-                   pointer<int64_t>(given),
-                   pointer<S>(given_weight),
-                   pointer<int64_t>(keys),
-                   clock.write<int64_t>(0),
-                   {},
-                   listed(goals),
-                   out_pointer<int64_t>(ends),
-                   listed(logs),
-                   listed(shots),
-                   out_pointer<S>(losses),
-                   {},
-                   pointer<double>(stops),
-                   out_pointer<double>(checked)};
-        fit.first.assign(fit.steps, fit.steps + modules);
-        for (size_t t = 0; t < p.tensors.size(); ++t) {
-            const Layer& layer = net.layers[t / 2];
-            const int64_t size = t % 2 == 0 ? layer.weights() : layer.out;
-            fit.tensors.push_back({p.at<S>(t), adam ? m.at<S>(t) : nullptr, adam ? v.at<S>(t) : nullptr,
-                                   lam != 0 ? f.at<S>(t) : nullptr, lam != 0 ? a.at<S>(t) : nullptr, size});
-        }
+        std::vector<FitSamples<S>> samples;
         for (int64_t i = 0; i < modules; ++i) {
             const int64_t row = offsets ? begins[i] : i * points, n = offsets ? begins[i + 1] - row : points;
-            fit.samples.push_back({data<S>(x) + (offsets ? row : 0) * net.in_dim,
-                                   data<S>(target) + row * net.out_dim,
-                                   weight ? data<S>(*weight) + row : nullptr, n});
-            fit.ends[i] = fit.goal[i] > fit.first[i] ? kFitSteps : kFitFrozen;
+            samples.push_back({data<S>(x) + (offsets ? row : 0) * net.in_dim,
+                               data<S>(target) + row * net.out_dim, weight ? data<S>(*weight) + row : nullptr,
+                               n});
         }
-        check_calls(fit, given, rate.numel());
-        // NaN stays for a module that does not come so far.
-        Tensors snapshots;
-        for (size_t s = 0; s < fit.snapshot_at.size(); ++s) {
-            fit.snapshots.emplace_back();
-            for (const Tensor& like : params) {
-                std::vector<int64_t> shape;
-                for (int64_t d = 0; d < like.dim(); ++d) shape.push_back(like.size(d));
-                snapshots.push_back(torch::stable::new_empty(x, shape));
-                S* values = out_pointer<S>(snapshots.back());
-                std::fill_n(values, like.numel(), kNaN);
-                fit.snapshots.back().push_back(values);
-            }
+        return make_steps<S>(net, arguments, x, std::move(samples), nullptr);
+    });
+}
+
+FitResults bank_ray_fit(Tensor origins, Tensor directions, OptTensor view, Tensor offsets, Tensor colors,
+                        OptTensor weight, OptTensor background, int64_t bins, double near, double far,
+                        bool jitter, bool last_behind, bool hold_last, bool exponential, bool density_first,
+                        double max_raw_density, Tensors params, Tensors exp_avg, Tensors exp_avg_sq,
+                        Tensor steps, Tensor goal, Tensor rates, int64_t sgd_steps, bool adam, double beta1,
+                        double beta2, double eps, double lam, Tensors fisher, Tensors anchor, int64_t rule,
+                        int64_t batch, OptTensor ids, OptTensor ids_weight, int64_t seed, int64_t task,
+                        Tensor module_numbers, Tensor log_at, Tensor snapshot_at, OptTensor stop_loss,
+                        int64_t check_every, std::vector<int64_t> net_ints, std::vector<double> net_floats) {
+    const Net net(net_ints, net_floats);
+    const ScalarType dtype = origins.scalar_type();
+    const int64_t modules = steps.numel(), rays = offsets.numel() ? colors.size(0) : 0;
+    const FitArguments arguments{params, exp_avg,     exp_avg_sq, steps,      goal, rates,  sgd_steps,
+                                 adam,   beta1,       beta2,      eps,        lam,  fisher, anchor,
+                                 rule,   batch,       ids,        ids_weight, seed, task,   module_numbers,
+                                 log_at, snapshot_at, stop_loss,  check_every};
+    return by_dtype(origins, [&](auto zero) -> FitResults {
+        using S = decltype(zero);
+        origins = plain("origins", origins, dtype);
+        directions = plain("directions", directions, dtype);
+        colors = plain("colors", colors, dtype);
+        for (OptTensor* t : {&view, &weight, &background})
+            if (*t) *t = plain("view, weight and background", **t, dtype);
+        const int64_t extra = net.in_dim - 3;
+        STD_TORCH_CHECK(net.out_dim == 4 && extra >= 0 && (extra == 0 || view),
+                        "bank_fit: a field of rays must have out_dim 4, and view with in_dim above 3");
+        for (const Tensor* t : {&origins, &directions, &colors})
+            STD_TORCH_CHECK(t->numel() == 3 * rays,
+                            "bank_fit: origins, directions and colors must be [R, 3]");
+        STD_TORCH_CHECK(!extra || view->numel() == extra * rays, "bank_fit: view must be [R, in_dim - 3]");
+        STD_TORCH_CHECK(!weight || weight->numel() == rays, "bank_fit: weight must be [R]");
+        STD_TORCH_CHECK(!background || background->numel() == 3, "bank_fit: background must be [3]");
+        STD_TORCH_CHECK(bins >= 1 && bins <= kMaxBins, "bank_fit: bins out of range");
+        const std::vector<int64_t> begins = begins_of(offsets, rays, modules);
+        std::vector<FitSamples<S>> samples;
+        for (int64_t i = 0; i < modules; ++i) {
+            const int64_t row = begins[i];
+            samples.push_back({data<S>(origins) + 3 * row, data<S>(colors) + 3 * row,
+                               weight ? data<S>(*weight) + row : nullptr, begins[i + 1] - row,
+                               data<S>(directions) + 3 * row,
+                               extra ? data<S>(*view) + extra * row : nullptr});
         }
-        run(fit);
-        clock.put_back();
-        for (BankValues* written : {&p, &m, &v}) written->put_back();
-        return {losses, snapshots, ends, checked};
+        FitRays<S> cut{bins, static_cast<S>(near), static_cast<S>(far), jitter, {}};
+        cut.shading.background = pointer<S>(background);
+        cut.shading.last_behind = last_behind;
+        cut.shading.hold_last = hold_last;
+        cut.shading.exponential = exponential;
+        cut.shading.density_row = density_first ? 0 : 3;
+        cut.shading.max_raw_density = static_cast<S>(max_raw_density);
+        return make_steps<S>(net, arguments, origins, std::move(samples), &cut);
     });
 }
 
 }  // namespace
 }  // namespace mclnf
 
-STABLE_TORCH_LIBRARY_IMPL(mclnf_fast, CPU, m) { m.impl("bank_fit", TORCH_BOX(&mclnf::bank_fit)); }
+STABLE_TORCH_LIBRARY_IMPL(mclnf_fast, CPU, m) {
+    m.impl("bank_fit", TORCH_BOX(&mclnf::bank_fit));
+    m.impl("bank_ray_fit", TORCH_BOX(&mclnf::bank_ray_fit));
+}

@@ -12,6 +12,7 @@ namespace mclnf {
 
 // Points below which a run is not worth cutting further: packed weights and partial sums would cost more.
 constexpr int64_t kMinPoints = 512;
+constexpr int64_t kMinRays = 64;  // a ray has many points
 
 // A run of items (points, or segments, or rays) of one module. `slot` < 0: the module's only run, which
 // writes its sums in place; otherwise the row of the partial sums that it fills.

@@ -10,8 +10,6 @@ namespace mclnf {
 
 namespace {
 
-constexpr int64_t kMinRays = 64;  // of a run; a ray has many points
-
 template <class S>
 struct RayInputs : BankInputs<S> {
     std::vector<int64_t> rays, ray_offsets;  // the first point of each ray, the first ray of each module

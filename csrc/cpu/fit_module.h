@@ -9,16 +9,10 @@
 
 #include "bank_inputs.h"
 #include "draw_ids.h"
+#include "fit_samples.h"
 #include "step_range.h"
 
 namespace mclnf {
-
-// The samples of a module: x [n, in_dim], target [n, out_dim] and, if they have weights, weight [n].
-template <class S>
-struct FitSamples {
-    const S *x, *target, *weight;
-    int64_t n;
-};
 
 struct FitOptions {
     DrawRule rule;
@@ -54,13 +48,15 @@ struct Fit {
     std::vector<std::vector<S*>> snapshots;    // [snapshot_at][tensor]
     const double* stop_loss;                   // per module; null: none stops
     double* checked;                           // the last loss over all samples, per module
+    const FitRays<S>* rays = nullptr;          // null: the samples are the field's own
 
+    // Numbers of a sample's target.
+    int64_t outputs() const { return rays ? 3 : net.out_dim; }
+    Plan plan(int64_t n) const { return Plan::fixed({0, n}, rays ? kMinRays : kMinPoints); }
     int64_t modules() const { return static_cast<int64_t>(samples.size()); }
     int64_t batch_of(int64_t m) const { return options.rule == kDrawWhole ? samples[m].n : options.batch; }
     // Runs that a module's step is cut into: what threads could share.
-    int64_t runs_of(int64_t m) const {
-        return static_cast<int64_t>(Plan::fixed({0, batch_of(m)}, kMinPoints).runs.size());
-    }
+    int64_t runs_of(int64_t m) const { return static_cast<int64_t>(plan(batch_of(m)).runs.size()); }
 };
 
 // Makes steps of one module after the other; a thread has one, with the memory that they need. `Each` calls
@@ -100,8 +96,8 @@ class FitSteps {
     // False if the module ends.
     bool step(int64_t m) {
         const int64_t k = fit_.steps[m];
-        const Batch batch = batch_at(m, k);
-        const double loss = sweep(fit_.samples[m], batch, true);
+        const FitBatch<S> batch = batch_at(m, k);
+        const double loss = sweep(fit_.samples[m], batch, k, true);
         log(m, k + 1, loss);
         const FitOptions& o = fit_.options;
         const bool adam = o.adam && k >= o.sgd_steps;
@@ -127,7 +123,6 @@ class FitSteps {
     // Whether the step leaves finite numbers: checked before it, since afterwards the last finite state is
     // lost.
     bool can_step(int64_t m, bool adam, const StepFactors<S>& factors) const {
-        constexpr S kLargest = std::numeric_limits<S>::max();
         S gradient = largest(grads_.data(), net_.parameters);
         if (!std::isfinite(gradient)) return false;
         if (factors.lam != S(0)) {
@@ -143,18 +138,10 @@ class FitSteps {
             gradient += pull;
             if (!std::isfinite(gradient)) return false;
         }
-        // Adam squares the gradient; SGD multiplies it.
-        return adam ? gradient < std::sqrt(kLargest) : factors.rate * gradient < kLargest / 2;
+        return bounded_step(factors, adam, gradient, std::numeric_limits<S>::max());
     }
 
-    // The samples of a step; no ids: all of them. `weight`, or null, is each draw's own.
-    struct Batch {
-        const int64_t* ids;
-        const S* weight;
-        int64_t size;
-    };
-
-    Batch batch_at(int64_t m, int64_t k) {
+    FitBatch<S> batch_at(int64_t m, int64_t k) {
         const FitOptions& o = fit_.options;
         if (o.rule == kDrawWhole) return {nullptr, nullptr, fit_.samples[m].n};
         if (o.rule == kDrawGiven) {
@@ -167,21 +154,25 @@ class FitSteps {
         return {ids_.data(), nullptr, o.batch};
     }
 
-    // The loss of a batch and, if asked for, its gradients in grads_. Cut into runs by the batch's own size
-    // alone, so that neither the modules beside it nor the threads change a bit.
-    double sweep(const FitSamples<S>& samples, const Batch& batch, bool gradients) {
+    // The loss of a batch in step k and, if asked for, its gradients in grads_. Cut into runs by the batch's
+    // own size alone, so that neither the modules beside it nor the threads change a bit.
+    double sweep(const FitSamples<S>& samples, const FitBatch<S>& batch, int64_t k, bool gradients) {
         const int64_t n = batch.size;
         if (n != planned_) {
-            plan_ = Plan::fixed({0, n}, kMinPoints);
+            plan_ = fit_.plan(n);
             planned_ = n;
             errors_.resize(plan_.runs.size());
             partial_.resize(plan_.slots * net_.parameters);
         }
-        const S scale = S(1) / static_cast<S>(n * net_.out_dim);
+        const S scale = S(1) / static_cast<S>(n * fit_.outputs());
+        // All rays of the batch at once: their jitter is keyed by their place in it.
+        const FitSamples<S> rays = fit_.rays ? drawn(samples, batch, 0, n, batch_rows_) : samples;
         each_(static_cast<int64_t>(plan_.runs.size()), [&](int64_t r) {
             const Run& run = plan_.runs[r];
             S* const grads = run.slot < 0 ? grads_.data() : partial_.data() + run.slot * net_.parameters;
-            errors_[r] = sweep_run(samples, batch, run, scale, gradients ? grads : nullptr);
+            S* const to = gradients ? grads : nullptr;
+            errors_[r] = fit_.rays ? sweep_rays(rays, run, gradients ? k : -1, scale, to)
+                                   : sweep_points(samples, batch, run, scale, to);
         });
         if (gradients && plan_.slots > 0) add_partial();
         double total = 0;
@@ -189,32 +180,37 @@ class FitSteps {
         return total;
     }
 
-    double sweep_run(const FitSamples<S>& samples, const Batch& batch, const Run& run, S scale,
-                     S* grads) const {
+    double sweep_points(const FitSamples<S>& samples, const FitBatch<S>& batch, const Run& run, S scale,
+                        S* grads) const {
         static thread_local std::vector<S> rows;
-        static thread_local std::vector<S*> layers;
-        const int64_t in = net_.in_dim, out = net_.out_dim, size = run.size();
-        ModulePoints<S> points{{weights_.data(), biases_.data()}, samples.x + run.begin * in, size};
+        const FitSamples<S> own = drawn(samples, batch, run.begin, run.end, rows);
         OutputGradient<S> output;
-        output.target = samples.target + run.begin * out;
-        output.weight = samples.weight ? samples.weight + run.begin : nullptr;
+        output.target = own.target;
+        output.weight = own.weight;
         output.scale = scale;
-        if (batch.ids) {
-            rows.resize(size * (in + out + 1));
-            const bool weighted = samples.weight || batch.weight;
-            S *x = rows.data(), *target = x + size * in, *weight = target + size * out;
-            for (int64_t i = 0; i < size; ++i) {
-                const int64_t id = batch.ids[run.begin + i];
-                for (int64_t d = 0; d < in; ++d) x[i * in + d] = samples.x[id * in + d];
-                for (int64_t d = 0; d < out; ++d) target[i * out + d] = samples.target[id * out + d];
-                if (weighted)
-                    weight[i] = (samples.weight ? samples.weight[id] : S(1)) *
-                                (batch.weight ? batch.weight[run.begin + i] : S(1));
-            }
-            points.x = x;
-            output.target = target;
-            output.weight = weighted ? weight : nullptr;
-        }
+        return backward(own.x, own.n, output, grads);
+    }
+
+    // jitter: the seed of it; below 0: none.
+    double sweep_rays(const FitSamples<S>& batch, const Run& run, int64_t jitter, S scale, S* grads) const {
+        static thread_local CutRays<S> cut;
+        cut.run(*fit_.rays, batch, run.begin, run.end, jitter, net_.in_dim);
+        Pixels<S> pixels = fit_.rays->shading;
+        pixels.rays = cut.first.data();
+        pixels.count = run.size();
+        pixels.deltas = cut.deltas.data();
+        pixels.target = batch.target + 3 * run.begin;
+        pixels.weight = batch.weight ? batch.weight + run.begin : nullptr;
+        OutputGradient<S> output;
+        output.pixels = &pixels;
+        output.scale = scale;
+        return backward(cut.x.data(), cut.first.back(), output, grads);
+    }
+
+    // The error of n points and, if asked for, its gradients in grads.
+    double backward(const S* x, int64_t n, const OutputGradient<S>& output, S* grads) const {
+        static thread_local std::vector<S*> layers;
+        const ModulePoints<S> points{{weights_.data(), biases_.data()}, x, n};
         BackwardResults<S> results;
         if (grads) {
             const size_t count = net_.layers.size();
@@ -230,6 +226,13 @@ class FitSteps {
         results.error = &error;
         bank_table<S>().backward(net_, points, output, results);
         return error;
+    }
+
+    // The samples begin ... end - 1 of a batch.
+    FitSamples<S> drawn(const FitSamples<S>& from, const FitBatch<S>& batch, int64_t begin, int64_t end,
+                        std::vector<S>& rows) const {
+        const int64_t in = fit_.rays ? 3 : net_.in_dim;
+        return gather(from, batch, begin, end, {in, fit_.outputs(), net_.in_dim - in}, rows);
     }
 
     // In the order of the runs, as RunSums adds.
@@ -258,7 +261,7 @@ class FitSteps {
     // Whether the loss over all samples has come down to the module's target; looked at now and then.
     bool at_target(int64_t m, int64_t steps) {
         if (!fit_.stop_loss || steps % fit_.options.check_every != 0) return false;
-        fit_.checked[m] = sweep(fit_.samples[m], {nullptr, nullptr, fit_.samples[m].n}, false);
+        fit_.checked[m] = sweep(fit_.samples[m], {nullptr, nullptr, fit_.samples[m].n}, steps, false);
         if (!(fit_.checked[m] <= fit_.stop_loss[m])) return false;
         fit_.ends[m] = kFitTarget;
         return true;
@@ -268,7 +271,7 @@ class FitSteps {
     const Net& net_;
     const Each& each_;
     // Of all layers, weights and biases in turn; `partial_` has a row per run.
-    std::vector<S> grads_, partial_;
+    std::vector<S> grads_, partial_, batch_rows_;
     std::vector<S*> weights_, biases_;
     Plan plan_;
     int64_t planned_ = -1;

@@ -9,14 +9,13 @@
 
 #include "bank_inputs.h"
 #include "march_tensors.h"
-#include "math/exponential.h"
 #include "rays.h"
+#include "shade.h"
 
 namespace mclnf {
 namespace {
 
 constexpr int kBits = 64;              // bins that are marched at a time: the bits of a word
-constexpr int kPoints = 512;           // samples that are evaluated side by side
 constexpr int64_t kSlots = 64;         // rays that take turns in them
 constexpr int64_t kRaysAtOnce = 1024;  // of a module, that a thread takes
 // Below this transmittance a sample changes no pixel: half a unit of float32 in a color of 1.
@@ -36,24 +35,6 @@ struct Renderer {
     int channels() const { return net.out_dim - 1; }
 };
 
-template <class S>
-MCLNF_INLINE S head(int kind, S x) {
-    switch (kind) {
-        case kRelu:
-            return x < S(0) ? S(0) : x;  // NaN stays
-        case kExp:
-            return exp_of(x);
-        case kSigmoid:
-            return S(1) / (S(1) + exp_of(-x));
-        case kSoftplus:
-            return (x > S(0) ? x : S(0)) + std::log1p(exp_of(x > S(0) ? -x : x));
-        case kTanh:
-            return std::tanh(x);
-        default:
-            return x;
-    }
-}
-
 // A ray on its way: where it is, and what it has gathered (its color is gathered in the output).
 template <class S>
 struct Slot {
@@ -64,6 +45,7 @@ struct Slot {
     double march_depth = 0;
     S optical = 0, opacity = 0, depth = 0, end = 0;
     int first = 0, count = 0;  // its samples in this turn
+    int light = 0;             // where its transmittances before them, and behind the last, begin
 };
 
 // One thread's rays of one module.
@@ -77,6 +59,11 @@ class RayTurns {
         starts_.resize(kPoints);
         ends_.resize(kPoints);
         last_.resize(kSlots * r_.channels());
+        lengths_.resize(kPoints);
+        density_.resize(kPoints);
+        alpha_.resize(kPoints);
+        color_.resize(kPoints * r_.channels());
+        light_.resize(kPoints + kSlots);
     }
 
     // False if a ray has too many bins.
@@ -93,8 +80,12 @@ class RayTurns {
             }
             if (!active) return fits;
             const int points = gather(std::max(1, kPoints / active));
-            if (points > 0)
+            if (points > 0) {
                 bank_table<S>().forward(r_.net, {parameters_, x_.data(), points}, y_.data(), nullptr);
+                shade(y_.data(), lengths_.data(), points, r_.channels(), r_.density, r_.color,
+                      r_.max_raw_density, {density_.data(), alpha_.data(), color_.data()});
+                lighten();
+            }
             for (Slot<S>& slot : slots_)
                 if (slot.ray >= 0) composite(slot);
         }
@@ -151,6 +142,7 @@ class RayTurns {
                 const S middle = (start + end) * S(0.5);
                 starts_[points] = start;
                 ends_[points] = end;
+                lengths_[points] = end - start;
                 S* x = x_.data() + static_cast<int64_t>(points) * in_;
                 for (int axis = 0; axis < 3; ++axis) x[axis] = o[axis] + d[axis] * middle;
                 for (int64_t e = 0; e < extra; ++e) x[3 + e] = view[e];
@@ -159,23 +151,33 @@ class RayTurns {
         return points;
     }
 
+    // The transmittance before each sample of a ray and behind the last, for all rays.
+    void lighten() {
+        int n = 0;
+        for (Slot<S>& slot : slots_) {
+            slot.light = n;
+            if (slot.ray < 0) continue;
+            light_[n++] = slot.optical;
+            for (int i = slot.first; i < slot.first + slot.count; ++i)
+                light_[n++] = slot.optical += density_[i];
+        }
+        attenuate(light_.data(), n);
+    }
+
     void composite(Slot<S>& slot) {
         S* const color = color_of(slot);
         S* const last = last_.data() + (&slot - slots_.data()) * r_.channels();
         for (int i = slot.first; i < slot.first + slot.count; ++i) {
-            const S* y = y_.data() + static_cast<int64_t>(i) * out_;
-            const S raw = y[0] > r_.max_raw_density ? r_.max_raw_density : y[0];
-            const S s = head(r_.density, raw) * (ends_[i] - starts_[i]);
-            const S w = exp_of(-slot.optical) * -expm1_of(-s);
+            const S* light = light_.data() + slot.light + (i - slot.first);
+            const S w = light[0] * alpha_[i];
             for (int c = 0; c < r_.channels(); ++c) {
-                last[c] = head(r_.color, y[c + 1]);
+                last[c] = color_[c * kPoints + i];
                 color[c] += w * last[c];
             }
             slot.opacity += w;
             slot.depth += w * (starts_[i] + ends_[i]) * S(0.5);
-            slot.optical += s;
             slot.end = ends_[i];
-            if (exp_of(-slot.optical) < r_.dark) return finish(slot, last);
+            if (light[1] < r_.dark) return finish(slot, last);
         }
         if (!advance(slot)) finish(slot, last);
     }
@@ -199,7 +201,8 @@ class RayTurns {
     const int64_t in_, out_;
     int64_t next_ray_ = 0, end_ray_ = 0;
     std::vector<Slot<S>> slots_;
-    std::vector<S> x_, y_, starts_, ends_, last_;  // last_: the color of each slot's last sample
+    std::vector<S> x_, y_, starts_, ends_, lengths_, density_, alpha_, color_, light_;
+    std::vector<S> last_;  // the color of each slot's last sample
 };
 
 template <class S>

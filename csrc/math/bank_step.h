@@ -55,4 +55,11 @@ MCLNF_HD MCLNF_INLINE S adam_step(const StepFactors<S>& c, S p, S g, S& m, S& v)
     return p - c.rate * (m / (std::sqrt(v) + c.floor));
 }
 
+// Whether a step leaves finite numbers, known before it is made: `gradient` is the largest magnitude of the
+// gradients with their pulls, and Adam squares it while SGD multiplies it.
+template <typename S>
+MCLNF_HD inline bool bounded_step(const StepFactors<S>& c, bool adam, S gradient, S most) {
+    return adam ? gradient < std::sqrt(most) : c.rate * gradient < most / 2;
+}
+
 }  // namespace mclnf

@@ -28,6 +28,17 @@ struct DrawCounter {
     }
 };
 
+MCLNF_HD MCLNF_INLINE DrawCounter draw_counter(int64_t seed, int64_t task, int64_t module, int64_t step) {
+    const uint64_t bits = static_cast<uint64_t>(seed);
+    return {{static_cast<uint32_t>(bits), static_cast<uint32_t>(bits >> 32)},
+            static_cast<uint32_t>(task),
+            static_cast<uint32_t>(module),
+            static_cast<uint32_t>(step)};
+}
+
+constexpr int64_t kMaxDrawTask = (int64_t(1) << 24) - 1;
+constexpr int64_t kMaxDrawNumber = (int64_t(1) << 32) - 1;  // of a module, a step or a sample
+
 // One of n < 2^32 samples from 64 random bits, by the high word of a product: the remainder in its place
 // would prefer small ids, and 32 bits would show beyond a million samples.
 MCLNF_HD MCLNF_INLINE int64_t uniform_id(uint32_t high, uint32_t low, uint64_t n) {

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.params import Params
-from mclnf_fast.ops.bank_fit import FitData
+from mclnf_fast.ops.bank_fit import FitData, FitRays
 from mclnf_fast.ops.fisher import Points
 from mclnf_fast.spec import FieldSpec
 
-__all__ = ["Batch", "FittedTask", "Points", "ScoredTask", "Task", "fit_data", "join"]
+__all__ = ["Batch", "FittedTask", "ListedTask", "Points", "ScoredTask", "Task", "fit_data", "join", "listed"]
 
 Batch = tuple[Tensor, ...]
 """Samples of S modules side by side: tensors [S, k, ...]."""
@@ -97,6 +97,32 @@ class FittedTask(ScoredTask, Protocol):
 
     def fit_data(self) -> FitData | None:
         """Return the samples of all signals; None if a subclass has changed what a sample or its loss is."""
+
+
+class ListedTask(ScoredTask, Protocol):
+    """A `ScoredTask` of one signal whose samples are too many to lie in memory, but are rays, known by their ids."""
+
+    def fit_rays(self, ids: Tensor) -> FitRays:
+        """Return the samples of int64 ids [R] as rays for `ops.bank_fit`."""
+
+    def uniform_ids(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return the ids int64 [count] that `draw` takes with this generator."""
+
+    def ids_in(self, items: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Return the ids int64 [count] and the factors that `draw_in` takes with this generator of items [count]."""
+
+
+def listed(task: Task) -> ListedTask | None:
+    """Return a task that gives `ops.bank_fit` the rays of its ids; None if it is none or a subclass has changed what a
+    sample or its loss is: its own `is_listed` says so, which need not be there.
+
+    >>> import torch
+    >>> from mclnf_fast.spec import FieldSpec
+    >>> from mclnf_fast.tasks import CoordTask
+    >>> listed(CoordTask("line", torch.rand(4, 1), torch.rand(2, 4, 1), FieldSpec(1, 1, 8, 1))) is None
+    True
+    """
+    return task if getattr(task, "is_listed", False) else None  # type: ignore[return-value]  # known only now
 
 
 def fit_data(task: Task) -> FitData | None:

@@ -22,6 +22,13 @@ SAMPLES = "Tensor density, Tensor color, Tensor t_starts, Tensor t_ends, Tensor?
 COTANGENTS = "Tensor? grad_color, Tensor? grad_opacity, Tensor? grad_depth, Tensor? grad_weights"
 GRID = "Tensor x, Tensor offsets, Tensor tables"
 LAYOUT = "int[] grid_ints, float[] grid_floats"
+# The steps of a fit: parameters, moments and step counts, which are changed in place, and how each step is made.
+STEPS = (
+    "Tensor(a!)[] params, Tensor(b!)[] exp_avg, Tensor(c!)[] exp_avg_sq, Tensor(d!) steps, Tensor goal, Tensor rates,"
+    " int sgd_steps, bool adam, float beta1, float beta2, float eps, float lam, Tensor[] fisher, Tensor[] anchor,"
+    " int rule, int batch, Tensor? ids, Tensor? ids_weight, int seed, int task, Tensor module_numbers, Tensor log_at,"
+    " Tensor snapshot_at, Tensor? stop_loss, int check_every"
+)
 
 COMPILED = (
     f"bank_mlp_fwd({BANK}, {NET}) -> Tensor",
@@ -44,11 +51,11 @@ COMPILED = (
     "bank_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avg, Tensor(c!)[] exp_avg_sq, Tensor(d!) step,"
     " Tensor? lr, float lr_value, Tensor? active, bool adam, float beta1, float beta2, float eps, float lam,"
     " Tensor[] fisher, Tensor[] anchor) -> ()",
-    "bank_fit(Tensor x, Tensor? offsets, Tensor target, Tensor? weight, Tensor(a!)[] params, Tensor(b!)[] exp_avg,"
-    " Tensor(c!)[] exp_avg_sq, Tensor(d!) steps, Tensor goal, Tensor rates, int sgd_steps, bool adam, float beta1,"
-    " float beta2, float eps, float lam, Tensor[] fisher, Tensor[] anchor, int rule, int batch, Tensor? ids, Tensor?"
-    " ids_weight, int seed, int task, Tensor module_numbers, Tensor log_at, Tensor snapshot_at, Tensor? stop_loss,"
-    f" int check_every, {NET}) -> (Tensor, Tensor[], Tensor, Tensor)",
+    f"bank_fit(Tensor x, Tensor? offsets, Tensor target, Tensor? weight, {STEPS}, {NET})"
+    " -> (Tensor, Tensor[], Tensor, Tensor)",
+    "bank_ray_fit(Tensor origins, Tensor directions, Tensor? view, Tensor offsets, Tensor colors, Tensor? weight,"
+    " Tensor? background, int bins, float near, float far, bool jitter, bool last_behind, bool hold_last, bool"
+    f" exponential, bool density_first, float max_raw_density, {STEPS}, {NET}) -> (Tensor, Tensor[], Tensor, Tensor)",
     "draw_ids(Tensor sizes, Tensor modules, Tensor steps, int batch, int rule, int seed, int task) -> Tensor",
     f"composite_fwd({SAMPLES}, float early_stop_eps) -> (Tensor, Tensor, Tensor, Tensor)",
     f"composite_bwd({SAMPLES}, {COTANGENTS}, float early_stop_eps, bool need_color, bool need_t, bool need_background)"

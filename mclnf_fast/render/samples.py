@@ -80,7 +80,9 @@ def points_along(origins: Tensor, directions: Tensor, ray_ids: Tensor, t: Tensor
     >>> points_along(torch.zeros(1, 3), torch.ones(1, 3), torch.tensor([0]), torch.tensor([2.0])).tolist()
     [[2.0, 2.0, 2.0]]
     """
-    return torch.addcmul(origins.index_select(0, ray_ids), directions.index_select(0, ray_ids), t[:, None])
+    # In two operations: whether `addcmul` rounds once or twice depends on the processor, and a fit in one call must
+    # give the same bits.
+    return origins.index_select(0, ray_ids) + directions.index_select(0, ray_ids) * t[:, None]
 
 
 def with_view_directions(x: Tensor, directions: Tensor, shading: Shading) -> Tensor:

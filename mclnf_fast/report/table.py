@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,16 @@ from mclnf_fast.report.protocol.relations import relations
 from mclnf_fast.report.protocol.report import NOT_CLAIMED
 from mclnf_fast.report.protocol.run_folder import FinishedRun, read_runs
 from mclnf_fast.report.protocol.run_pictures import Drawing, draw_figures, draw_signals
-from mclnf_fast.report.protocol.tables import Labelled, details, results, signal_csv_lines, sizes, steps_to_reach
+from mclnf_fast.report.protocol.tables import (
+    SIGNAL_HEADS,
+    Labelled,
+    details,
+    each_signal,
+    results,
+    signal_csv_lines,
+    sizes,
+    steps_to_reach,
+)
 from mclnf_fast.report.record import CityRecord, InitializationRecord, SignalRecord
 from mclnf_fast.report.starts.descriptions import DESCRIPTIONS, initialization_csv_lines
 
@@ -74,6 +84,8 @@ class Tables:
 def write_tables(runs: Sequence[str | Path], out: str | Path, command: str, *, check: bool = False) -> list[Path]:
     """Write `table.md`, `table.csv`, `table.html` and the figures into `out`; return their paths.
 
+    Of runs that learn signals also `signals.csv`: what the means in their tables are of, signal by signal.
+
     Files of these names are replaced, others in `out` are left alone; nothing is written before everything is drawn.
 
     Args:
@@ -100,7 +112,11 @@ def write_tables(runs: Sequence[str | Path], out: str | Path, command: str, *, c
     try:
         # Figures first: a table.md that is there never links to one that is not.
         written += [figure.drawing.save(target / figure.file) for figure in tables.figures]
-        for name, content in (("table.md", text), ("table.csv", csv_text(lines))):
+        files = {"table.md": text, "table.csv": csv_text(lines)}
+        if tables.signals:
+            each = itertools.chain.from_iterable(map(each_signal, tables.signals))
+            files["signals.csv"] = csv_text(each, names=SIGNAL_HEADS)
+        for name, content in files.items():
             write_atomically(target / name, content.encode("utf-8"))
             written.append(target / name)
         written.append(write_page(target / "table.html", _page(target, tables)))

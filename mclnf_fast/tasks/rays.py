@@ -10,16 +10,18 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.task import Batch, Points
 from mclnf_fast.metrics import EIGHT_BITS, mse_to_psnr
+from mclnf_fast.ops.bank_fit import FitRays
 from mclnf_fast.render.cameras import Cameras
 from mclnf_fast.render.cells import Cells
 from mclnf_fast.render.losses import ray_losses
 from mclnf_fast.render.pool import Pool, RayBatch, RayPool, RayPools
-from mclnf_fast.render.samples import Rays, RaySamples, sample_in_cells
+from mclnf_fast.render.samples import Rays, RaySamples, sample_in_cells, to_cells
 from mclnf_fast.render.settings import RenderSettings
 from mclnf_fast.render.volume import composite_samples, evaluate_samples, render_fused, render_modules
 from mclnf_fast.spec import FieldSpec
@@ -67,6 +69,38 @@ class RayTask:
         if modules is not None and len(modules) != 1:
             raise InputError(f"modules must name the one signal of this task, got {len(modules)}")
         return self._batch(self.pool.uniform(count, generator))
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether `fit_rays` gives the samples and the loss of this class: not in a subclass with draws or a loss of
+        its own, nor with what `ops.bank_fit` has not: learned grids, a color for rays that miss the cell."""
+        names = ("draw", "take", "draw_in", "loss", "_batch")
+        shading = self.settings.shading
+        own = all(getattr(type(self), name) is getattr(RayTask, name) for name in names)
+        missed = shading.background == "last_sample" and any(shading.missed)
+        return own and self.settings.convention == "cell" and not self.spec.grids and not missed
+
+    def fit_rays(self, ids: Tensor) -> FitRays:
+        batch, settings = self.pool.batch(ids), self.settings
+        rays = Rays.through_one_module(batch.origins, batch.directions)
+        origins, directions = to_cells(rays, self.cells)
+        return FitRays(
+            origins,
+            directions,
+            batch.colors,
+            rays.offsets,
+            settings.shading,
+            settings.samples_per_ray,
+            settings.near / self.cells.unit,
+            settings.far / self.cells.unit,
+            view=normalize(batch.directions, dim=-1) if settings.shading.view_directions else None,
+        )
+
+    def uniform_ids(self, count: int, generator: torch.Generator) -> Tensor:
+        return self.pool.uniform(count, generator)
+
+    def ids_in(self, items: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        return self.pool.in_tiles(items, generator)
 
     def take(self, ids: Tensor) -> Batch:
         # A sample is a ray that may be drawn; the pool counts all pixels, masked ones too.

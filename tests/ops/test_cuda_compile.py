@@ -47,20 +47,21 @@ def nvcc() -> str | None:
     return emulated_cuda.build_script().find_nvcc()
 
 
-def compiled(source: pathlib.Path, arch: int, folder: pathlib.Path, extra: tuple[str, ...] = ()) -> list[Kernel]:
-    """One architecture; the host's half of the file with the first one alone."""
+def command(what: str, source: pathlib.Path, target: pathlib.Path, gencode: str) -> list[str]:
     from torch.utils import cpp_extension
 
+    include = [f"-I{path}" for path in (ROOT / "csrc", *cpp_extension.include_paths())]
+    flags = emulated_cuda.build_script().NVCC_FLAGS
+    return [str(nvcc()), what, str(source), "-o", str(target), f"-gencode={gencode}", *flags, *include]
+
+
+def compiled(source: pathlib.Path, arch: int, folder: pathlib.Path, extra: tuple[str, ...] = ()) -> list[Kernel]:
+    """One architecture; the host's half of the file with the first one alone."""
     if f"compute_{arch}" not in subprocess.run([str(nvcc()), "--list-gpu-arch"], capture_output=True, text=True).stdout:
         pytest.skip(f"this nvcc does not know sm_{arch}")
     what = "-c" if arch == ARCHITECTURES[0] else "-cubin"
-    include = [f"-I{path}" for path in (ROOT / "csrc", *cpp_extension.include_paths())]
-    target = folder / f"{source.stem}_{arch}.o"
-    command = [
-        str(nvcc()), what, str(source), "-o", str(target), f"-gencode=arch=compute_{arch},code=sm_{arch}",
-        *emulated_cuda.build_script().NVCC_FLAGS, *include, "-Xptxas", "-v", *extra,
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    call = command(what, source, folder / f"{source.stem}_{arch}.o", f"arch=compute_{arch},code=sm_{arch}")
+    done = subprocess.run([*call, "-Xptxas", "-v", *extra], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-5000:]
     return kernels(done.stderr)
 
@@ -76,6 +77,10 @@ def test_every_kernel_compiles_and_fits_the_registers(arch: int, tmp_path: pathl
         assert report, f"{source.name} has no kernel for sm_{arch}"
         spilling = [kernel for kernel in report if kernel.spill > SPILL]
         assert not spilling, f"{source.name} spills more than {SPILL} bytes on sm_{arch}: {spilling}"
+        fits = [kernel for kernel in report if "fit_kernel" in kernel.name]
+        assert len(fits) == (3 if source.name == "bank_fit.cu" else 0), source.name
+        # A block of 256 threads has a multiprocessor, and two of 128 share one, by 64 Ki registers.
+        assert all(-(-kernel.registers // 8) * 8 * 256 <= 1 << 16 for kernel in fits), fits
         large = [kernel for kernel in report if kernel.shared > SHARED]
         assert not large, f"{source.name} asks for more shared memory than sm_{arch} gives: {large}"
 
@@ -101,3 +106,20 @@ def test_spills_are_seen(tmp_path: pathlib.Path) -> None:
     assert kernel.spill > SPILL
     assert kernel.registers <= 32
     assert kernel.shared == 8 << 10
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(nvcc() is None, reason="nvcc was not found")
+def test_the_near_kernel_of_a_fit_reads_shared_memory_as_such(tmp_path: pathlib.Path) -> None:
+    """What its products read: by instructions for shared memory, 16 bytes at once. A pointer that may lead elsewhere
+    would be read by slower ones, and no other test would tell."""
+    target = tmp_path / "fit.ptx"
+    call = command("-ptx", ROOT / "csrc" / "cuda" / "bank_fit.cu", target, "arch=compute_90,code=compute_90")
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-5000:]
+    bodies = {part.split("(", 1)[0]: part for part in target.read_text().split("\n.entry ")[1:]}
+    (near,) = (body for name, body in bodies.items() if "fit_kernelIfLb1E" in name)
+    (far,) = (body for name, body in bodies.items() if "fit_kernelIfLb0E" in name)
+    assert near.count("ld.shared.v4.f32") > 30
+    assert near.count("ld.v4.f32") == 0
+    assert far.count("ld.v4.f32") > 30

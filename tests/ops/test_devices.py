@@ -14,6 +14,7 @@ from torch import Tensor
 import mclnf_fast as mf
 from mclnf_fast.errors import DeviceMemoryError
 from mclnf_fast.ops import _constants, _memory
+from mclnf_fast.ops.bank_fit import Draws, FitData, FitState
 from mclnf_fast.ops.triton import launch
 
 SPEC = mf.FieldSpec(3, 4, 32, 2, encoding=mf.Frequency(4), skips=(1,))
@@ -95,7 +96,27 @@ OPS: dict[str, Callable[[str], tuple[Tensor, Run]]] = {
     "grid": gridded,
     "step": stepped,
 }
-on_gpu = pytest.mark.parametrize("op", [pytest.param(name, marks=places.gpu) for name in OPS])
+
+
+def fitted(device: str) -> tuple[Tensor, Run]:
+    spec = mf.FieldSpec(2, 3, 64, 2, activation="sine(10)")
+    start = [torch.randn(2, *shape, device=device) * 0.1 for shape in spec.layer_shapes]
+    start += [torch.zeros(2, shape[1], device=device) for shape in spec.layer_shapes]
+    target = torch.rand(2, 90, 3, device=device)
+
+    def run(x: Tensor) -> list[Tensor]:
+        state = FitState.begin([t.clone() for t in start])
+        mf.ops.bank_fit(state, FitData(x, target), spec, 3, draws=Draws("even", 40))
+        return list(state.params)
+
+    return torch.rand(90, 2, device=device), run
+
+
+# Those that wait for the device, once a call: a graph captures none.
+WAITING: dict[str, Callable[[str], tuple[Tensor, Run]]] = {"fit": fitted}
+ALL = OPS | WAITING
+on_gpu = pytest.mark.parametrize("op", [pytest.param(name, marks=places.gpu) for name in ALL])
+captured = pytest.mark.parametrize("op", [pytest.param(name, marks=places.gpu) for name in OPS])
 
 
 def close(found: list[Tensor], wanted: list[Tensor]) -> None:
@@ -109,7 +130,7 @@ def close(found: list[Tensor], wanted: list[Tensor]) -> None:
 @on_gpu
 def test_an_op_runs_on_the_current_stream(op: str) -> None:
     """Its input is written there, behind a kernel that takes its time: on another stream an op would read zeros."""
-    given, run = OPS[op]("cuda")
+    given, run = ALL[op]("cuda")
     wanted, late = run(given), torch.zeros_like(given)
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
@@ -121,9 +142,9 @@ def test_an_op_runs_on_the_current_stream(op: str) -> None:
     close(found, wanted)
 
 
-@on_gpu
+@captured
 def test_a_graph_captures_forward_and_backward(op: str) -> None:
-    given, run = OPS[op]("cuda")
+    given, run = ALL[op]("cuda")
     static, other = given.clone(), given.flip(0)
     wanted = run(other)
     side = torch.cuda.Stream()
@@ -146,10 +167,10 @@ def test_a_graph_captures_forward_and_backward(op: str) -> None:
 @on_gpu
 def test_a_device_that_is_not_the_current_one(op: str) -> None:
     torch.manual_seed(0)
-    given, run = OPS[op]("cuda:0")
+    given, run = ALL[op]("cuda:0")
     wanted = run(given)
     torch.manual_seed(0)
-    given, run = OPS[op]("cuda:1")
+    given, run = ALL[op]("cuda:1")
     found = run(given)
     assert torch.cuda.current_device() == 0
     assert all(t.device == torch.device("cuda", 1) for t in found)
@@ -159,7 +180,7 @@ def test_a_device_that_is_not_the_current_one(op: str) -> None:
 @places.devices
 def test_the_runs_above_are_sound(device: str) -> None:
     """Each gives something, and something else for another input: the tests of streams and graphs see a difference."""
-    for name, build in OPS.items():
+    for name, build in ALL.items():
         given, run = build(device)
         found, other = run(given), run(torch.zeros_like(given))
         assert all(bool(t.isfinite().all()) for t in found), name

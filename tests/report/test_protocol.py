@@ -16,7 +16,15 @@ from mclnf_fast.learn.methods import METHODS
 from mclnf_fast.report.page.methods import CATEGORIES, in_order, method
 from mclnf_fast.report.page.tables import csv_text, markdown, terminal
 from mclnf_fast.report.protocol.counts import estimate
-from mclnf_fast.report.protocol.tables import Labelled, details, results, signal_csv_lines, steps_to_reach
+from mclnf_fast.report.protocol.tables import (
+    SIGNAL_HEADS,
+    Labelled,
+    details,
+    each_signal,
+    results,
+    signal_csv_lines,
+    steps_to_reach,
+)
 
 KEYS = list(METHODS)
 
@@ -244,6 +252,21 @@ def test_values_that_are_left_out_are_counted() -> None:
     assert run.left_out("psnr") == {}
     assert run.left_out("si_sdr") == {"er": (2, 6)}
     assert details(run, "x").notes[-1] == "SI-SDR of ER: 2 of 6 values were not finite and are left out."
+
+
+def test_every_mean_and_error_can_be_formed_again_from_the_signals() -> None:
+    run = statistics(run_metrics(methods=["mod", "er"], seeds=2, signals=3))
+    text = csv_text(each_signal(Labelled("a, b", run)), names=SIGNAL_HEADS)
+    rows = [
+        r for r in csv.DictReader(io.StringIO(text)) if (r["method"], r["metric"], r["step"]) == ("er", "psnr", "4096")
+    ]
+    assert [(r["seed"], r["signal"]) for r in rows] == [(seed, name) for seed in run.seeds for name in run.signals]
+    values = np.array([float(r["value"]) for r in rows]).reshape(2, 3)
+    found = run.final("er")
+    assert found is not None
+    assert found.error is not None
+    assert values.mean() == pytest.approx(found.mean, abs=1e-4)
+    assert values.mean(0).std(ddof=1) / 3**0.5 == pytest.approx(found.error, abs=1e-4)
 
 
 def test_csv_holds_every_figure_and_the_command() -> None:

@@ -44,7 +44,8 @@ def test_tables_of_runs_of_every_kind(tmp_path: Path, image_run: Path, city_run:
     names = sorted(p.name for p in out.iterdir())
     assert names == [
         "a_test_city_strip.png", "faces_2_x_2_patches_qualitative.png", "forgetting.png", "meta_training.png",
-        "mim_against_mod.png", "psnr_over_steps.png", "table.csv", "table.html", "table.md",
+        "mim_against_mod.png", "psnr_over_steps.png", "signals.csv", "table.csv", "table.html",
+        "table.md",
     ]  # fmt: skip
     text = (out / "table.md").read_text()
     for part in (

@@ -201,11 +201,12 @@ class _Group:
             watch=Watch(plan.losses_at, (), plan.stop_loss, plan.options.check_every),
             backend=plan.options.backend,
         )
+        ended = working & (log.ends != int(FitEnd.STEPS))
+        bool(ended.any())  # waits for a GPU, which may only just have begun
         pace = (time.perf_counter() - began) / count
         # At most four times as many: the first call pays for threads and caches, and is no measure.
         self._steps = max(1, min(4 * self._steps, int(seconds / max(pace, 1e-9))))
         self.losses = log.losses.where(log.losses.isfinite() | self.losses.isnan(), self.losses)
-        ended = working & (log.ends != int(FitEnd.STEPS))
         self.ends = log.ends.where(ended | (working & (self.state.steps == plan.steps)), self.ends)
 
     def errors(self) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.fisher.scores import FimConfig
-from mclnf_fast.learn.methods.fitted import drawn_ids, fit_steps
+from mclnf_fast.learn.methods.fitted import drawn_ids, fit_steps, uniform_draws
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import Params, check_like, part_of
 from mclnf_fast.learn.task import Batch, Task, fit_data
@@ -225,7 +225,7 @@ class Method:
     def next_draws(self, k: int, most: int) -> Draws | None:
         """Return the draws of the next steps on task k, up to `most`, if nothing but them decides these steps; None if
         the next step is to be made by `step`."""
-        return Draws(batch=self.config.batch, seed=self.draw_seed, task=k) if self.makes_steps_as(Method) else None
+        return uniform_draws(self, k, most) if self.makes_steps_as(Method) else None
 
     @property
     def draw_seed(self) -> int:

@@ -31,7 +31,7 @@ class ModEven(Mod):
         self.sampler = EvenSampler(task.items, task.modules, task.curve, mix=0.0)
 
     def next_draws(self, k: int, most: int) -> Draws | None:
-        return sampled_draws(self, self.sampler, k, most) if self.makes_steps_as(ModEven) else None
+        return sampled_draws(self, self.sampler, k, most, weighted=False) if self.makes_steps_as(ModEven) else None
 
     def gradients(self, k: int, step: int, generator: torch.Generator) -> Sequence[Tensor]:
         task = self.tasks[k]

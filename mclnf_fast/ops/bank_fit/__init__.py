@@ -2,7 +2,7 @@
 
 from mclnf_fast.ops.bank_fit.api import bank_fit
 from mclnf_fast.ops.bank_fit.schedule import Schedule
-from mclnf_fast.ops.bank_fit.types import Draws, FitData, FitLog, FitRule, FitState, Watch
+from mclnf_fast.ops.bank_fit.types import Draws, FitData, FitLog, FitRays, FitRule, FitState, Watch
 from mclnf_fast.packing import FitEnd
 
-__all__ = ["Draws", "FitData", "FitEnd", "FitLog", "FitRule", "FitState", "Schedule", "Watch", "bank_fit"]
+__all__ = ["Draws", "FitData", "FitEnd", "FitLog", "FitRays", "FitRule", "FitState", "Schedule", "Watch", "bank_fit"]

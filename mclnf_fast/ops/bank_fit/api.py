@@ -8,18 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mclnf_fast.checks import check_number, check_positive_int, check_tensor, check_tensors, values_can_be_read
+from mclnf_fast.checks import (
+    check_bool,
+    check_number,
+    check_positive_int,
+    check_tensor,
+    check_tensors,
+    values_can_be_read,
+)
 from mclnf_fast.ops._autograd import Joined, join_ops
 from mclnf_fast.ops._checks import check_offsets, check_spec, refuse_transformed
-from mclnf_fast.ops._dispatch import Backend, always, by_dtype, cpu_library, register
-from mclnf_fast.ops.bank_fit import reference
+from mclnf_fast.ops._dispatch import Backend, always, by_dtype, cpu_library, cuda_library, register
+from mclnf_fast.ops.bank_fit import compiled, reference
 from mclnf_fast.ops.bank_fit.call import FitCall
 from mclnf_fast.ops.bank_fit.schedule import Schedule
-from mclnf_fast.ops.bank_fit.types import Draws, FitData, FitLog, FitRule, FitState, Watch
+from mclnf_fast.ops.bank_fit.types import Draws, FitData, FitLog, FitRays, FitRule, FitState, Watch
 from mclnf_fast.ops.bank_step import Trust, check_betas
 from mclnf_fast.ops.draw_ids.api import check_integer, wrapped_seed
 from mclnf_fast.ops.draw_ids.reference import MOST
+from mclnf_fast.ops.march.reference import MOST_BINS
 from mclnf_fast.packing import DrawRule
+from mclnf_fast.shading import Shading
 from mclnf_fast.spec import FieldSpec
 
 DTYPES = (torch.float32, torch.float64)
@@ -27,20 +36,28 @@ REMEDY = "A fit works in place and has no derivative: differentiate through lear
 RULES = {rule.name.lower(): rule for rule in DrawRule}
 
 
-def _fake(x: Tensor, offsets: Any, target: Any, weight: Any, params: list[Tensor], *rest: Any) -> tuple[Any, ...]:
-    log_at, snapshot_at = rest[20], rest[21]
+def _shapes(x: Tensor, params: list[Tensor], log_at: Tensor, snapshot_at: Tensor) -> tuple[Any, ...]:
     modules = params[0].shape[0]
     snapshots = [torch.empty_like(p) for _ in range(len(snapshot_at)) for p in params]
     ends = x.new_empty(modules, dtype=torch.int64)
     return x.new_empty(len(log_at), modules), snapshots, ends, x.new_empty(modules, dtype=torch.float64)
 
 
-join_ops("mclnf_fast", Joined("bank_fit", _fake))
+def _fake(x: Tensor, offsets: Any, target: Any, weight: Any, params: list[Tensor], *rest: Any) -> tuple[Any, ...]:
+    return _shapes(x, params, rest[20], rest[21])
+
+
+def _ray_fake(origins: Tensor, *rest: Any) -> tuple[Any, ...]:
+    params = rest[15]
+    return _shapes(origins, params, rest[36], rest[37])
+
+
+join_ops("mclnf_fast", Joined("bank_fit", _fake), Joined("bank_ray_fit", _ray_fake))
 
 
 def bank_fit(
     state: FitState,
-    data: FitData,
+    data: FitData | FitRays,
     spec: FieldSpec,
     steps: int | Tensor,
     *,
@@ -55,15 +72,18 @@ def bank_fit(
 
         ids  = the samples that `draws` gives it (see `ops.draw_ids`), a function of seed, task, module and k alone
         loss = mean over ids and outputs of weight (f_m(x) - target)^2                       as `ops.bank_mse`
+               or over rays and channels of weight (pixel - color)^2                         as `ops.bank_ray_mse`
         one step of SGD or Adam with the rate `rule.schedule.rate(k)`, with the trust region  as `ops.bank_step`
 
     so step k is the same whatever the modules beside it, the number of threads and the cut into calls. On the CPU a
     core keeps a module for many steps, with parameters, moments and gradients in its cache, and no thread waits for
     another between steps; the bits are those of the loop over `draw_ids`, `bank_mse` (of one module) and `bank_step`.
+    On CUDA a block of threads does, in the memory of one multiprocessor; the draws are the same, the bits others than
+    the CPU's, as sums have another order. A call waits for the device once, to learn which rates it needs.
 
     Args:
         state: parameters, moments and step counts; changed in place.
-        data: samples of every module.
+        data: samples of every module: points (`FitData`) or rays (`FitRays`).
         spec: the architecture, without a learned grid.
         steps: to make in this call, at least 0; one number, or int64 [M]: modules with 0 are frozen.
         draws, rule, watch: see `Draws`, `FitRule`, `Watch`; None: their defaults.
@@ -74,7 +94,8 @@ def bank_fit(
     Raises:
         TypeError, ValueError: an argument of a wrong type, dtype, shape, device or value (a module without samples, a
             batch above a module's samples, a state of another spec); nothing is changed then. Values of tensors are
-            read on the CPU only.
+            read on the CPU only: on CUDA a module without samples, or with an id that is none of them, ends as
+            DIVERGED before that step.
         RuntimeError: a torch.func transform or forward-mode differentiation works on one of the tensors.
         BackendError: a backend asked for by name can't serve.
 
@@ -95,18 +116,26 @@ def bank_fit(
         (torch.Size([2, 3]), True)
     """
     call = _checked(state, data, spec, steps, draws or Draws(), rule or FitRule(), watch or Watch())
-    function = _OP.serving(backend, call.data.x.device, call.data.x.dtype)
+    op = _RAY_OP if isinstance(data, FitRays) else _OP
+    function = op.serving(backend, call.data.x.device, call.data.x.dtype)
     with torch.no_grad():
         log: FitLog = function(call)
     return log
 
 
 def _checked(
-    state: FitState, data: FitData, spec: FieldSpec, steps: int | Tensor, draws: Draws, rule: FitRule, watch: Watch
+    state: FitState,
+    data: FitData | FitRays,
+    spec: FieldSpec,
+    steps: int | Tensor,
+    draws: Draws,
+    rule: FitRule,
+    watch: Watch,
 ) -> FitCall:
+    if not isinstance(data, FitData | FitRays):
+        raise TypeError(f"data must be a FitData or a FitRays, got {type(data).__name__}")
     for name, value, kind in (
         ("state", state, FitState),
-        ("data", data, FitData),
         ("draws", draws, Draws),
         ("rule", rule, FitRule),
         ("watch", watch, Watch),
@@ -114,10 +143,14 @@ def _checked(
         if not isinstance(value, kind):
             raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
     check_spec(spec)
-    check_tensor("data.x", data.x, (None, spec.in_dim), DTYPES, what="[N, in_dim]")
+    if isinstance(data, FitRays):
+        check_tensor("data.origins", data.origins, (None, 3), DTYPES, what="[R, 3]")
+    else:
+        check_tensor("data.x", data.x, (None, spec.in_dim), DTYPES, what="[N, in_dim]")
     modules = _check_state(state, spec, data.x, rule)
-    refuse_transformed("bank_fit", REMEDY, params=state.params, x=data.x, target=data.target)
-    sizes = _check_data(data, spec, modules)
+    tensors = {f"data.{name}": value for name, value in zip(data._fields, data) if isinstance(value, Tensor)}
+    refuse_transformed("bank_fit", REMEDY, params=state.params, **tensors)
+    sizes = _check_rays(data, spec, modules) if isinstance(data, FitRays) else _check_data(data, spec, modules)
     goal = _goal(state, steps, modules)
     trust = _check_trust(rule, state)
     numbers = _check_draws(draws, modules, sizes, goal, state)
@@ -161,14 +194,42 @@ def _check_data(data: FitData, spec: FieldSpec, modules: int) -> Tensor:
     if data.offsets is None:
         shape: tuple[int, ...] = (modules, x.shape[0], out)
         what = "[M, n, out_dim]"
-        sizes = torch.full((modules,), x.shape[0], dtype=torch.int64, device=x.device)
     else:
         check_offsets("data.offsets", data.offsets, modules, x.shape[0], x.device)
-        shape, what, sizes = (x.shape[0], out), "[N, out_dim]", data.offsets.diff()
+        shape, what = (x.shape[0], out), "[N, out_dim]"
     check_tensor("data.target", data.target, shape, x.dtype, x.device, what)
     if data.weight is not None:
         check_tensor("data.weight", data.weight, shape[:-1], x.dtype, x.device, "a weight per sample")
-    return sizes
+    return data.sizes
+
+
+def _check_rays(rays: FitRays, spec: FieldSpec, modules: int) -> Tensor:
+    """Check the rays and return how many each module has, int64 [M]."""
+    x = rays.origins
+    count, extra = x.shape[0], spec.in_dim - 3
+    if spec.out_dim != 4 or extra < 0:
+        raise ValueError(
+            f"spec must have out_dim 4 and in_dim 3 or more for rays, got {spec.out_dim} and {spec.in_dim}"
+        )
+    check_offsets("data.offsets", rays.offsets, modules, count, x.device, "rays")
+    for name in ("directions", "colors"):
+        check_tensor(f"data.{name}", getattr(rays, name), (count, 3), x.dtype, x.device, "[R, 3]")
+    if (rays.view is None) != (extra == 0):
+        wanted = f"[R, {extra}] for a field of {spec.in_dim} inputs" if extra else "None for a field of places"
+        raise ValueError(f"data.view must be {wanted}, got {'None' if rays.view is None else 'a tensor'}")
+    if rays.view is not None:
+        check_tensor("data.view", rays.view, (count, extra), x.dtype, x.device, "[R, in_dim - 3]")
+    if rays.weight is not None:
+        check_tensor("data.weight", rays.weight, (count,), x.dtype, x.device, "[R]")
+    if not isinstance(rays.shading, Shading):
+        raise TypeError(f"data.shading must be a Shading, got {type(rays.shading).__name__}")
+    if check_positive_int(rays.samples_per_ray, "data.samples_per_ray") > MOST_BINS:
+        raise ValueError(f"data.samples_per_ray must be at most {MOST_BINS}, got {rays.samples_per_ray}")
+    near = check_number("data.near", rays.near, 0.0)
+    if not check_number("data.far", rays.far, 0.0, finite=False) > near:
+        raise ValueError(f"data.far must be above data.near, {near}, got {rays.far}")
+    check_bool("data.jitter", rays.jitter)
+    return rays.sizes
 
 
 def _goal(state: FitState, steps: int | Tensor, modules: int) -> Tensor:
@@ -229,7 +290,7 @@ def _check_draws(draws: Draws, modules: int, sizes: Tensor, goal: Tensor, state:
     moving = (goal > state.steps).tolist()
     for m, n in enumerate(sizes.tolist()):
         if moving[m] and not 1 <= n <= MOST["sample"]:
-            raise ValueError(f"data.x and data.offsets must have samples for module {m}, got {n}")
+            raise ValueError(f"data must have samples for module {m}, got {n}")
         if moving[m] and draws.rule in ("uniform", "even") and draws.batch > n:
             raise ValueError(
                 f"draws.batch must be at most the {n} samples of module {m}, got {draws.batch}; "
@@ -273,49 +334,16 @@ def _check_watch(watch: Watch, modules: int, device: torch.device) -> Tensor | N
     return torch.full((modules,), loss, dtype=torch.float64, device=device)
 
 
-def _cpu(call: FitCall) -> FitLog:
-    state, data, rule = call.state, call.data, call.rule
-    adam = rule.kind == "adam"
-    trust = call.trust or Trust(0.0, (), ())
-    lists = [call.by_layer(t) for t in (state.params, state.exp_avg, state.exp_avg_sq)]
-    torch.autograd.graph.increment_version((*state.params, *state.exp_avg, *state.exp_avg_sq, state.steps))
-    losses, snapshots, ends, checked = torch.ops.mclnf_fast.bank_fit(
-        data.x,
-        data.offsets,
-        data.target,
-        data.weight,
-        *lists,
-        state.steps,
-        call.goal,
-        call.rates(),
-        rule.schedule.sgd_steps,
-        adam,
-        *rule.betas,
-        rule.eps,
-        trust.lam,
-        call.by_layer(trust.fisher),
-        call.by_layer(trust.anchor),
-        int(call.draw_rule),
-        call.batch,
-        call.draws.ids,
-        call.draws.weights,
-        wrapped_seed(call.draws.seed),
-        call.draws.task,
-        call.numbers,
-        torch.tensor(list(call.watch.losses_at), dtype=torch.int64),
-        torch.tensor(list(call.watch.params_at), dtype=torch.int64),
-        call.stop_loss,
-        call.watch.check_every,
-        *call.spec.packed,
-    )
-    size = len(state.params)
-    params = [call.by_kind(snapshots[i : i + size]) for i in range(0, len(snapshots), size)]
-    return FitLog(losses, params, ends, checked)
-
-
 _OP = register(
     "bank_fit",
     passes_transforms=True,
-    cpu=Backend(by_dtype(cpu_library, DTYPES), _cpu),
+    cuda=Backend(by_dtype(cuda_library, DTYPES), compiled.bank_fit),
+    cpu=Backend(by_dtype(cpu_library, DTYPES), compiled.bank_fit),
+    reference=Backend(always, reference.bank_fit),
+)
+_RAY_OP = register(
+    "bank_ray_fit",
+    passes_transforms=True,
+    cpu=Backend(by_dtype(cpu_library, DTYPES), compiled.bank_ray_fit),
     reference=Backend(always, reference.bank_fit),
 )

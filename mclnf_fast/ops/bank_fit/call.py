@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mclnf_fast.ops.bank_fit.types import Draws, FitData, FitRule, FitState, Watch
+from mclnf_fast.ops.bank_fit.types import Draws, FitData, FitRays, FitRule, FitState, Watch
 from mclnf_fast.ops.bank_step import Trust
 from mclnf_fast.packing import DrawRule
 from mclnf_fast.spec import FieldSpec
@@ -24,7 +24,7 @@ class FitCall(NamedTuple):
     """
 
     state: FitState
-    data: FitData
+    data: FitData | FitRays
     spec: FieldSpec
     goal: Tensor
     draws: Draws

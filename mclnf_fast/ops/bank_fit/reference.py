@@ -8,13 +8,17 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops.bank_fit.call import FitCall
-from mclnf_fast.ops.bank_fit.types import FitLog
+from mclnf_fast.ops.bank_fit.types import FitLog, FitRays
 from mclnf_fast.ops.bank_mlp import bank_mlp
 from mclnf_fast.ops.bank_mse.reference import squared_error
+from mclnf_fast.ops.bank_ray_mse.reference import ray_errors
 from mclnf_fast.ops.bank_step import StepKind, Trust
 from mclnf_fast.ops.bank_step.reference import bank_step
 from mclnf_fast.ops.draw_ids.reference import draw_ids
+from mclnf_fast.ops.march import march_rays
 from mclnf_fast.packing import DrawRule, FitEnd
+
+UNIT_BOX = ((-1.0,) * 3, (1.0,) * 3)
 
 
 @torch.no_grad()
@@ -42,7 +46,7 @@ def _fit_module(call: FitCall, m: int, rates: list[float], log: FitLog) -> FitEn
     first = int(state.steps[m])
     for k in range(first, int(call.goal[m])):
         weights = None if call.draws.weights is None else call.draws.weights[k - first, m]
-        loss, grads = _gradients(call, m, _ids(call, m, k, k - first), weights, params)
+        loss, grads = _gradients(call, m, k, _ids(call, m, k, k - first), weights, params)
         if k + 1 in watch.losses_at:
             log.losses[list(watch.losses_at).index(k + 1), m] = loss
         kind: StepKind = "adam" if call.rule.kind == "adam" and k >= call.rule.schedule.sgd_steps else "sgd"
@@ -61,7 +65,7 @@ def _fit_module(call: FitCall, m: int, rates: list[float], log: FitLog) -> FitEn
             for to, p in zip(log.params[list(watch.params_at).index(k + 1)], params):
                 to[one] = p
         if call.stop_loss is not None and (k + 1) % watch.check_every == 0:
-            log.checked[m] = _loss(call, m, None, None, params).double()
+            log.checked[m] = _loss(call, m, None, None, None, params).double()
             if bool(log.checked[m] <= call.stop_loss[m]):
                 return FitEnd.TARGET
     return FitEnd.STEPS
@@ -73,30 +77,68 @@ def _ids(call: FitCall, m: int, k: int, row: int) -> Tensor | None:
         return None
     if call.draws.ids is not None:
         return call.draws.ids[row, m]
-    size = torch.tensor([len(call.data.module(m)[0])], device=call.numbers.device)
+    size = call.data.sizes[m : m + 1].to(call.numbers.device)
     step = torch.full_like(size, k)
     draws = call.draws
     return draw_ids(size, call.numbers[m : m + 1], step, draws.batch, call.draw_rule, draws.seed, draws.task)[0]
 
 
-def _loss(call: FitCall, m: int, ids: Tensor | None, weights: Tensor | None, params: list[Tensor]) -> Tensor:
+def _loss(
+    call: FitCall, m: int, k: int | None, ids: Tensor | None, weights: Tensor | None, params: list[Tensor]
+) -> Tensor:
+    """Return the loss of samples of a module; k: the step whose jitter rays have, None: none."""
+    layers = len(params) // 2
+    bank = params[:layers], params[layers:]
+    if isinstance(call.data, FitRays):
+        return _ray_loss(call.data.drawn(m, ids, weights), k, call, *bank)
     x, target, weight = call.data.module(m)
     if ids is not None:
         x, target, weight = x[ids], target[ids], None if weight is None else weight[ids]
     if weights is not None:
         weight = weights if weight is None else weight * weights
     offsets = torch.tensor([0, len(x)], device=x.device)
-    layers = len(params) // 2
-    y = bank_mlp(x, offsets, params[:layers], params[layers:], call.spec, "reference")
+    y = bank_mlp(x, offsets, *bank, call.spec, "reference")
     return squared_error(y, offsets, target, weight, True)[0]
 
 
+def _ray_loss(rays: FitRays, k: int | None, call: FitCall, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """Return the loss of the rays of one module."""
+    box = rays.origins.new_tensor(UNIT_BOX)
+    jitter = rays.jitter and k is not None
+    cut = march_rays(
+        rays.origins,
+        rays.directions,
+        None,
+        box,
+        bins=rays.samples_per_ray,
+        near=rays.near,
+        far=rays.far,
+        stratified=jitter,
+        seed=k or 0,
+        backend="reference",
+    )
+    t = (cut.t_starts + cut.t_ends) * 0.5
+    x = rays.origins[cut.ray_ids] + rays.directions[cut.ray_ids] * t[:, None]
+    if rays.view is not None:
+        x = torch.cat((x, rays.view[cut.ray_ids]), 1)
+    offsets = torch.tensor([0, len(x)], device=x.device)
+    raw = bank_mlp(x, offsets, weights, biases, call.spec, "reference")
+    first = torch.cat((cut.packed_info[:, 0], offsets[1:]))
+    color = rays.shading.background_color
+    background = None if color is None else x.new_tensor(color)
+    deltas = cut.t_ends - cut.t_starts
+    errors = ray_errors(
+        raw, first, rays.offsets, deltas, rays.colors, rays.weight, background, rays.shading, True, "reference"
+    )
+    return errors[0]
+
+
 def _gradients(
-    call: FitCall, m: int, ids: Tensor | None, weights: Tensor | None, params: list[Tensor]
+    call: FitCall, m: int, k: int, ids: Tensor | None, weights: Tensor | None, params: list[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the loss of the samples and its gradients."""
     leaves = [p.detach().requires_grad_() for p in params]
     with torch.enable_grad():
-        loss = _loss(call, m, ids, weights, leaves)
+        loss = _loss(call, m, k, ids, weights, leaves)
         grads = torch.autograd.grad(loss, leaves)
     return loss.detach(), list(grads)

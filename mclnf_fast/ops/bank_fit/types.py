@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from mclnf_fast.ops.bank_fit.schedule import Schedule
 from mclnf_fast.ops.bank_step import StepKind, Trust
 from mclnf_fast.packing import FitEnd
+from mclnf_fast.shading import Shading
 
 DrawName = Literal["uniform", "even", "whole", "given"]
 
@@ -31,6 +33,13 @@ class FitData(NamedTuple):
     offsets: Tensor | None = None
     weight: Tensor | None = None
 
+    @property
+    def sizes(self) -> Tensor:
+        """Number of samples of each module, int64 [M]."""
+        if self.offsets is not None:
+            return self.offsets.diff()
+        return torch.full((len(self.target),), len(self.x), dtype=torch.int64, device=self.x.device)
+
     def module(self, m: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return x [n, in_dim], target [n, out_dim] and weight [n] of a module.
 
@@ -42,6 +51,66 @@ class FitData(NamedTuple):
             return x, target[m], None if weight is None else weight[m]
         rows = slice(int(offsets[m]), int(offsets[m + 1]))
         return x[rows], target[rows], None if weight is None else weight[rows]
+
+
+class FitRays(NamedTuple):
+    """Rays of every module as its samples, resident for the whole fit.
+
+    The loss of a sample is that of `ops.bank_ray_mse`: the squared error of the pixel that the ray's points are
+    composited to. In each step a ray is cut into intervals between its entry and exit of the box [-1, 1]^3, whose
+    borders are jittered by the number of the step and the ray's place in the batch, with a point in the middle of each
+    (`ops.march_rays`).
+
+    Attributes:
+        origins, directions: [R, 3] in the box's coordinates, grouped by module.
+        colors: [R, 3] in 0 ... 1.
+        offsets: int64 [M + 1]; module m has the rays offsets[m] ... offsets[m+1]-1.
+        shading: the meaning of the 4 outputs, and what stands behind the points (black if a ray has none and its
+            last one would).
+        samples_per_ray: intervals of a ray.
+        near, far: where rays begin and end, in lengths of their directions.
+        jitter: whether the borders are jittered.
+        view: [R, in_dim - 3], what the field takes behind a place; None if it takes places alone.
+        weight: of the rays' squared errors, [R]; None: ones.
+    """
+
+    origins: Tensor
+    directions: Tensor
+    colors: Tensor
+    offsets: Tensor
+    shading: Shading
+    samples_per_ray: int = 48
+    near: float = 0.0
+    far: float = math.inf
+    jitter: bool = True
+    view: Tensor | None = None
+    weight: Tensor | None = None
+
+    @property
+    def x(self) -> Tensor:
+        """The origins, whose dtype and device are those of a fit."""
+        return self.origins
+
+    @property
+    def sizes(self) -> Tensor:
+        """Number of rays of each module, int64 [M]."""
+        return self.offsets.diff()
+
+    def drawn(self, m: int, ids: Tensor | None, weights: Tensor | None) -> FitRays:
+        """Return the rays `ids` of a module (None: all of them) as the rays of one module, weighted by `weights`."""
+        rows = torch.arange(int(self.offsets[m]), int(self.offsets[m + 1]), device=self.origins.device)
+        rows = rows if ids is None else rows[ids]
+        weight = None if self.weight is None else self.weight[rows]
+        if weights is not None:
+            weight = weights if weight is None else weight * weights
+        return self._replace(
+            origins=self.origins[rows],
+            directions=self.directions[rows],
+            colors=self.colors[rows],
+            offsets=torch.tensor([0, len(rows)], device=rows.device),
+            view=None if self.view is None else self.view[rows],
+            weight=weight,
+        )
 
 
 @dataclasses.dataclass
@@ -104,6 +173,15 @@ class Draws:
     modules: Tensor | None = None
     ids: Tensor | None = None
     weights: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Draws:
+        """Return the same draws with their tensors on a device.
+
+        >>> Draws("given", ids=torch.zeros(1, 1, 1, dtype=torch.int64)).to("cpu").ids.shape
+        torch.Size([1, 1, 1])
+        """
+        modules, ids, weights = (None if t is None else t.to(device) for t in (self.modules, self.ids, self.weights))
+        return dataclasses.replace(self, modules=modules, ids=ids, weights=weights)
 
 
 @dataclasses.dataclass(frozen=True)

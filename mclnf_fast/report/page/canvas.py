@@ -122,13 +122,22 @@ def resize(pixels: np.ndarray, scale: float) -> PilImage.Image:
     return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
 
 
+def encoded(image: PilImage.Image) -> bytes:
+    """Return an image as a PNG.
+
+    >>> encoded(Sheet(1, 1).image)[1:4]
+    b'PNG'
+    """
+    buffer = io.BytesIO()
+    # The highest level takes 17 times as long for 6 % fewer bytes: 9 of the 60 seconds of a small run of the city.
+    image.save(buffer, format="PNG", compress_level=4)
+    return buffer.getvalue()
+
+
 def save_image(path: str | Path, image: PilImage.Image) -> Path:
     """Write a PNG, whole or not at all; return its path."""
-    buffer = io.BytesIO()
-    # Slower to write, but pages carry their pictures inside.
-    image.save(buffer, format="PNG", optimize=True)
     target = Path(path)
-    write_atomically(target, buffer.getvalue())
+    write_atomically(target, encoded(image))
     return target
 
 

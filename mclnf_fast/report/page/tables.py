@@ -252,8 +252,8 @@ def paint(text: str, code: str, color: bool) -> str:
     return f"{code}{text}{OFF}" if color else text
 
 
-def csv_text(lines: Iterable[Sequence[object]], *, heads: bool = True) -> str:
-    """Return rows of figures as CSV under `CSV_HEADS`.
+def csv_text(lines: Iterable[Sequence[object]], *, heads: bool = True, names: Sequence[str] | None = None) -> str:
+    """Return rows of figures as CSV under `names`, or `CSV_HEADS`.
 
     >>> csv_text([["a run", "CL", "er", "psnr", "last", 64, "20.0", "", 1, 1, ""]], heads=False)
     'a run,CL,er,psnr,last,64,20.0,,1,1,\\n'
@@ -261,6 +261,6 @@ def csv_text(lines: Iterable[Sequence[object]], *, heads: bool = True) -> str:
     out = io.StringIO()
     # The writer's default is CR LF, unlike every other text file of a run.
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerows([CSV_HEADS] if heads else [])
+    writer.writerows([names or CSV_HEADS] if heads else [])
     writer.writerows(lines)
     return out.getvalue()

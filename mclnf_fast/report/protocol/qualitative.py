@@ -23,6 +23,7 @@ from mclnf_fast.report.page.canvas import (
     Array,
     Sheet,
     as_array,
+    encoded,
     enlarge,
     resize,
     small_print,
@@ -148,14 +149,10 @@ def small_enough(draw: Callable[[int], PilImage.Image], rows: int, most: int = 1
     >>> small_enough(lambda count: Image.new("RGB", (count, 1)), 4)[1]
     4
     """
-    import io
-
     # By trial: how well the rows compress is not known before they are drawn.
     for count in range(rows, 0, -1):
         image = draw(count)
-        buffer = io.BytesIO()
-        image.save(buffer, format="PNG", optimize=True)
-        if len(buffer.getvalue()) <= most or count == 1:
+        if len(encoded(image)) <= most or count == 1:
             return image, count
     raise ValueError(f"rows must be at least 1, got {rows}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -163,6 +164,22 @@ def signal_csv_lines(r: Labelled) -> Iterator[list[object]]:
             value = run.figure(m, name)
             if value is not None:
                 yield [*head, name, "mean over seeds", "", repr(value), "", "", len(run.rows[m]), run.command]
+
+
+SIGNAL_HEADS = ("run", "method", "metric", "step", "seed", "signal", "value")
+
+
+def each_signal(r: Labelled) -> Iterator[list[object]]:
+    """Yield what the tables' means are of, one per line under `SIGNAL_HEADS`: each method's value of every signal with
+    every seed, from which errors and paired differences can be formed again."""
+    run = r.run
+    for m, measure in itertools.product(run.methods, run.measures):
+        best = run.best(m)
+        shown = {*MILESTONES, run.last, best[0] if best else run.last} if measure == "psnr" else {run.last}
+        for step, values in run.values(m, measure).items():
+            for seed, row in zip(run.rows[m] if step in shown else (), values):
+                for name, value in zip(run.signals, row.tolist(), strict=True):
+                    yield [r.label, m, measure, step, seed, name, f"{value:.4f}"]
 
 
 def _estimates(run: Statistics, m: str) -> Iterator[tuple[str, str, int | str, Estimate]]:

@@ -125,6 +125,7 @@ inline float __uint_as_float(unsigned x) { return emulated_bits<float>(x); }
 inline long long __double_as_longlong(double x) { return emulated_bits<long long>(x); }
 inline double __longlong_as_double(long long x) { return emulated_bits<double>(x); }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
 
 // Called without a namespace in device code.
 template <typename T>

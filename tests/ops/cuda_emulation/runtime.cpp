@@ -1,3 +1,5 @@
+#include <cstdlib>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -43,7 +45,14 @@ cudaError_t cudaGetDevice(int* device) {
     *device = 0;
     return cudaSuccess;
 }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-    *value = 4;
+// Of compute capability 9.0, unless MCLNF_EMULATION_SHARED gives a block less memory.
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+    if (attribute == cudaDevAttrMultiProcessorCount) {
+        *value = 4;
+        return cudaSuccess;
+    }
+    const char* shared = getenv("MCLNF_EMULATION_SHARED");
+    *value = shared && *shared ? std::stoi(shared) : 227 << 10;
+    if (attribute == cudaDevAttrMaxSharedMemoryPerMultiprocessor) *value += 1 << 10;
     return cudaSuccess;
 }

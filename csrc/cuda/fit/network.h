@@ -1,0 +1,66 @@
+// A network as the kernel of `bank_fit` takes it.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "call.h"
+#include "net.h"
+
+namespace mclnf {
+
+// The padded layers of a network.
+inline FitNet fit_net(const Net& net) {
+    FitNet to{};
+    to.layers = static_cast<int>(net.layers.size());
+    to.in_dim = net.in_dim;
+    to.out_dim = net.out_dim;
+    to.encoded = net.encoded;
+    to.width = to.layers > 1 ? net.layers[0].out : 0;
+    to.activation = net.activation;
+    to.output_activation = net.output_activation;
+    to.in_place = derivative_in_value(net.activation);
+    to.w0 = net.w0;
+    int64_t at = 0;
+    for (size_t l = 0; l < net.layers.size(); ++l) {
+        const Layer& layer = net.layers[l];
+        FitLayer& padded_layer = to.layer[l];
+        const int encoded = layer.skip ? layer.from_encoding() : 0, stride = row_stride(layer.out);
+        const int64_t bias = at + static_cast<int64_t>(padded(layer.from_prev) + padded(encoded)) * stride;
+        STD_TORCH_CHECK(bias + stride < (int64_t(1) << 30),
+                        "bank_fit: a module has too many parameters for CUDA");
+        padded_layer = {layer.from_prev,       encoded, layer.out, stride, static_cast<int>(at),
+                        static_cast<int>(bias)};
+        at = bias + stride;
+    }
+    to.values = static_cast<int>(at);
+    return to;
+}
+
+// The features of its encoding, in threads' shares.
+inline std::vector<FitFeature> fit_features(const Net& net) {
+    std::vector<FitFeature> features;
+    int row = 0;
+    for (const EncodingPart& part : net.parts) {
+        if (part.kind == kSpherical) {
+            features.push_back({kSpherical, part.start, row, part.option, 0.0});
+            row += part.features();
+            continue;
+        }
+        if (part.kind == kIdentity || part.option)
+            for (int d = 0; d < part.dims; ++d)
+                features.push_back({kIdentity, part.start + d, row++, 0, 0.0});
+        for (const double frequency : part.frequencies) {
+            for (int d = 0; d < part.dims; ++d)
+                features.push_back({kFrequency, part.start + d, row + d, row + part.dims + d, frequency});
+            row += 2 * part.dims;
+        }
+    }
+    return features;
+}
+
+inline FitShape fit_shape(const FitNet& net, int bytes, bool adam, int64_t batch) {
+    return {net.values, net.rows(), std::max(net.width, net.out_dim), bytes, adam, batch};
+}
+
+}  // namespace mclnf

@@ -1,0 +1,242 @@
+// The steps of one module by a block: draw, gradients, optimizer, and what is written down on the way.
+#pragma once
+
+#include <limits>
+
+#include "sweep.h"
+
+namespace mclnf {
+
+template <typename S>
+constexpr S kMost = std::numeric_limits<S>::max();
+
+// The first of an ascending list that is `value`, or -1.
+__device__ inline int64_t place_of(const int64_t* list, int64_t count, int64_t value) {
+    int64_t low = 0, high = count;
+    while (low < high) {
+        const int64_t middle = low + (high - low) / 2;
+        if (list[middle] < value)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < count && list[low] == value ? low : -1;
+}
+
+template <typename S>
+class FitSteps {
+  public:
+    __device__ FitSteps(const FitCall<S>& call, const FitMemory<S>& memory)
+        : c_(call), net_(call.net), mem_(memory), sweep_(call, memory) {}
+
+    __device__ void run(int64_t module) {
+        m_ = module;
+        const int64_t first = c_.steps[m_], goal = c_.goal[m_];
+        clear();
+        if (goal <= first) return end(kFitFrozen, first);
+        // What the caller can't look at without waiting for the device.
+        if (!take_samples() || first < 0 || goal > c_.rate_count || goal > kMaxDrawNumber ||
+            (c_.rule == kDrawGiven && goal - first > c_.id_rows))
+            return end(kFitDiverged, first);
+        load();
+        FitEnd reason = kFitSteps;
+        int64_t k = first;
+        // One sweep in the code for steps and for looks at the loss: it is nearly all of the kernel.
+        for (bool look = false; look || k < goal;) {
+            look ? take_all() : take_batch(k, k - first);
+            const double error = sweep_.run(batch_, !look);
+            if (look) {
+                look = false;
+                if (!at_target(error)) continue;
+                reason = kFitTarget;
+                break;
+            }
+            if (!step(k, error)) {
+                reason = kFitDiverged;
+                break;
+            }
+            copy_params(++k);
+            look = c_.stop_loss && k % c_.check_every == 0;
+        }
+        store();
+        end(reason, k);
+    }
+
+  private:
+    __device__ static bool leads() { return threadIdx.x == 0; }
+
+    __device__ void end(FitEnd reason, int64_t steps) const {
+        if (!leads()) return;
+        c_.ends[m_] = reason;
+        c_.steps[m_] = steps;
+    }
+
+    // f(tensor, number in a module's share of it, number in the padded parameters)
+    template <typename F>
+    __device__ void each_parameter(const F& f) const {
+        for (int l = 0; l < net_.layers; ++l) {
+            const FitLayer layer = net_.layer[l];
+            each_value(layer.prev, layer.out, [&](int r, int o) {
+                f(2 * l, r * layer.out + o, layer.weight + r * layer.stride + o);
+            });
+            each_value(layer.encoded, layer.out, [&](int r, int o) {
+                f(2 * l, (layer.prev + r) * layer.out + o, layer.skip_weight() + r * layer.stride + o);
+            });
+            each_value(1, layer.out, [&](int, int o) { f(2 * l + 1, o, layer.bias + o); });
+        }
+    }
+    // Where this module's share of a tensor begins.
+    __device__ int64_t share(int t) const {
+        const FitLayer& layer = net_.layer[t / 2];
+        return m_ * layer.out * (t % 2 == 0 ? layer.prev + layer.encoded : 1);
+    }
+
+    __device__ void clear() const {
+        for (int64_t i = threadIdx.x; i < c_.logs; i += blockDim.x) c_.losses[i * c_.modules + m_] = S(NAN);
+        if (leads()) c_.checked[m_] = NAN;
+        for (int s = 0; s < c_.snapshots; ++s)
+            each_parameter([&](int t, int i, int) { copy(s, t)[i] = S(NAN); });
+    }
+    __device__ S* copy(int s, int t) const { return c_.copies[s * 2 * net_.layers + t] + share(t); }
+
+    __device__ bool take_samples() {
+        const int64_t begin = c_.offsets ? c_.offsets[m_] : m_ * c_.rows;
+        batch_.samples = c_.offsets ? c_.offsets[m_ + 1] - begin : c_.rows;
+        batch_.x = c_.x + (c_.offsets ? begin * net_.in_dim : 0);
+        batch_.target = c_.target + begin * net_.out_dim;
+        batch_.weight = c_.weight ? c_.weight + begin : nullptr;
+        return batch_.samples >= 1 && batch_.samples <= kMaxDrawNumber &&
+               (!c_.offsets || (begin >= 0 && begin + batch_.samples <= c_.rows));
+    }
+
+    __device__ void load() const {
+        each_parameter([&](int t, int i, int at) {
+            const FitTensor<S>& tensor = c_.tensors[t];
+            mem_.params[at] = tensor.p[share(t) + i];
+            if (!mem_.m) return;
+            mem_.m[at] = tensor.m[share(t) + i];
+            mem_.v[at] = tensor.v[share(t) + i];
+        });
+    }
+    __device__ void store() const {
+        each_parameter([&](int t, int i, int at) {
+            const FitTensor<S>& tensor = c_.tensors[t];
+            tensor.p[share(t) + i] = mem_.params[at];
+            if (!mem_.m) return;
+            tensor.m[share(t) + i] = mem_.m[at];
+            tensor.v[share(t) + i] = mem_.v[at];
+        });
+    }
+
+    __device__ void take_batch(int64_t k, int64_t row) {
+        batch_.rule = c_.rule;
+        batch_.size = c_.rule == kDrawWhole ? batch_.samples : c_.batch;
+        batch_.counter = draw_counter(c_.seed, c_.task, c_.numbers[m_], k);
+        batch_.place = c_.rule == kDrawEven ? window_place(batch_.counter) : 0;
+        const int64_t drawn = (row * c_.modules + m_) * c_.batch;
+        batch_.ids = c_.rule == kDrawGiven ? c_.ids + drawn : nullptr;
+        batch_.ids_weight = c_.ids_weight ? c_.ids_weight + drawn : nullptr;
+    }
+
+    __device__ void take_all() {
+        batch_.rule = kDrawWhole;
+        batch_.size = batch_.samples;
+        batch_.ids_weight = nullptr;
+    }
+
+    // Makes step k with the gradients and the error of its batch; false if the module ends before it.
+    __device__ bool step(int64_t k, double error) {
+        StepFactors<S> factors = c_.factors;
+        factors.rate = c_.rates[k].rate;
+        factors.floor = c_.rates[k].floor;
+        const bool adam = c_.adam && k >= c_.sgd_steps, trust = factors.lam != S(0);
+        S gradient = S(0), pull = S(0);
+        each_parameter([&](int t, int i, int at) {
+            gradient = larger(gradient, mem_.grads[at]);
+            if (trust) pull = larger(pull, pulled_by(factors, S(0), t, i, at));
+        });
+        const double loss = loss_of_block(error, gradient, pull);
+        log(k + 1, loss);
+        if (!std::isfinite(loss) || !(gradient + pull <= kMost<S>) ||
+            !bounded_step(factors, adam, gradient + pull, kMost<S>))
+            return false;
+        each_parameter([&](int t, int i, int at) {
+            S& p = mem_.params[at];
+            const S g = trust ? pulled_by(factors, mem_.grads[at], t, i, at) : mem_.grads[at];
+            if (adam) {
+                S& m = mem_.m ? mem_.m[at] : c_.tensors[t].m[share(t) + i];
+                S& v = mem_.m ? mem_.v[at] : c_.tensors[t].v[share(t) + i];
+                S m_new = m, v_new = v;
+                p = adam_step(factors, p, g, m_new, v_new);
+                m = m_new;
+                v = v_new;
+            } else {
+                p = sgd_step(factors, p, g);
+            }
+        });
+        return true;
+    }
+    __device__ S pulled_by(const StepFactors<S>& factors, S g, int t, int i, int at) const {
+        const FitTensor<S>& tensor = c_.tensors[t];
+        return pulled(factors, g, mem_.params[at], tensor.fisher[share(t) + i], tensor.anchor[share(t) + i]);
+    }
+    // The larger magnitude; infinity once one of them is no number.
+    __device__ static S larger(S most, S value) {
+        const S size = value < S(0) ? -value : value;
+        if (!(size <= kMost<S>)) return S(INFINITY);
+        return size > most ? size : most;
+    }
+
+    // The mean of the batch from the threads' errors, added in one order, and the largest of the block. A sum
+    // that the dtype does not hold is infinite, as where it is made in that dtype. A barrier: what all
+    // threads have read before it may be written behind it.
+    __device__ double loss_of_block(double error, S& gradient, S& pull) const {
+        for (int by = 16; by > 0; by /= 2) {
+            error += __shfl_xor_sync(0xffffffffu, error, by);
+            gradient = larger(gradient, __shfl_xor_sync(0xffffffffu, gradient, by));
+            pull = larger(pull, __shfl_xor_sync(0xffffffffu, pull, by));
+        }
+        const int warp = static_cast<int>(threadIdx.x) / 32;
+        if (threadIdx.x % 32 == 0) {
+            mem_.errors[warp] = error;
+            mem_.largest[warp] = gradient;
+            mem_.largest[kFitMostWarps + warp] = pull;
+        }
+        __syncthreads();
+        double total = 0;
+        for (int w = 0; w < FitTeam::all().warps(); ++w) {
+            total += mem_.errors[w];
+            gradient = larger(gradient, mem_.largest[w]);
+            pull = larger(pull, mem_.largest[kFitMostWarps + w]);
+        }
+        __syncthreads();
+        if (total > kMost<S>) return INFINITY;
+        return total * static_cast<double>(sweep_.scale_of(batch_));
+    }
+
+    __device__ void log(int64_t steps, double loss) const {
+        const int64_t place = place_of(c_.log_at, c_.logs, steps);
+        if (place >= 0 && leads()) c_.losses[place * c_.modules + m_] = static_cast<S>(loss);
+    }
+    __device__ void copy_params(int64_t steps) const {
+        const int64_t place = place_of(c_.snapshot_at, c_.snapshots, steps);
+        if (place < 0) return;
+        each_parameter([&](int t, int i, int at) { copy(static_cast<int>(place), t)[i] = mem_.params[at]; });
+    }
+    // Whether the loss over all samples has come down to the module's target.
+    __device__ bool at_target(double error) {
+        S nothing = S(0), none = S(0);
+        const double loss = loss_of_block(error, nothing, none);
+        if (leads()) c_.checked[m_] = loss;
+        return loss <= c_.stop_loss[m_];
+    }
+
+    const FitCall<S>& c_;
+    const FitNet& net_;
+    const FitMemory<S>& mem_;
+    FitSweep<S> sweep_;
+    int64_t m_ = 0;
+    FitBatch<S> batch_ = {};
+};
+
+}  // namespace mclnf
