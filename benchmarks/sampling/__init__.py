@@ -1,0 +1,1 @@
+"""The selectors of samples that `benchmarks.sampling_peers` compares, each from its publication."""
