@@ -68,10 +68,11 @@ constexpr const char* kFisherSchemas[] = {
 // moments for SGD) and steps int64 [M] in place, up to goal int64 [M]. rates float64 [S] by step; the first
 // sgd_steps are plain SGD. rule: a DrawRule; ids int64 [K, M, batch] of the rule `given`, with weights like
 // them or None.
-#define STEPS                                                                                             \
-    "Tensor(a!)[] params, Tensor(b!)[] exp_avg, Tensor(c!)[] exp_avg_sq, Tensor(d!) steps, Tensor goal, " \
-    "Tensor rates, int sgd_steps, bool adam, float beta1, float beta2, float eps, float lam, "            \
-    "Tensor[] fisher, Tensor[] anchor, int rule, int batch, Tensor? ids, Tensor? ids_weight, int seed, "  \
+#define STEPS                                                                                                \
+    "Tensor(a!)[] params, Tensor(b!)[] exp_avg, Tensor(c!)[] exp_avg_sq, Tensor(d!) steps, Tensor goal, "    \
+    "Tensor rates, int sgd_steps, bool adam, int frozen_layers, float beta1, float beta2, float eps, float " \
+    "lam, "                                                                                                  \
+    "Tensor[] fisher, Tensor[] anchor, int rule, int batch, Tensor? ids, Tensor? ids_weight, int seed, "     \
     "int task, Tensor module_numbers, Tensor log_at, Tensor snapshot_at, Tensor? stop_loss, int check_every"
 
 constexpr const char* kStepSchemas[] = {

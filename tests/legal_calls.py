@@ -203,6 +203,7 @@ def _fit(spec: mf.FieldSpec, dtype: torch.dtype) -> Call:
         "rule.betas": (0.9, 0.99),
         "rule.eps": 1e-8,
         "rule.trust": (0.5, like(0.0), like(0.0)),
+        "rule.frozen_layers": 1,
         "watch.losses_at": (2, 3),
         "watch.params_at": (3,),
         "watch.stop_loss": torch.tensor([0.0, 0.1], dtype=torch.float64),

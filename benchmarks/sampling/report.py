@@ -37,7 +37,7 @@ information."""
 def markdown(content: Mapping[str, Any]) -> str:
     """Return the page."""
     parts = [INTRODUCTION]
-    parts += [_section(name, entry) for name, entry in content.items() if "rows" in entry]
+    parts += [(_section if "rows" in entry else _tried)(name, entry) for name, entry in content.items()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -63,6 +63,26 @@ def _section(name: str, entry: Mapping[str, Any]) -> str:
         cells += [_gain(contender.name, row["psnr_equal"]["difference"])]
         lines.append(f"| {contender.title} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *(f"- {verdict(entry['rows'], aim)}" for aim in AIMS)])
+
+
+def _tried(name: str, entry: Mapping[str, Any]) -> str:
+    """Return the best of the settings that were tried, where none has been compared on test signals."""
+    signals, made = entry["signals"], entry["made"]["tune"]
+    lines = [
+        f"## {name} initialization, on the signals tuned on",
+        "",
+        f"Not compared on test signals: the best settings on the {signals['tuning']} signals that chose them, one "
+        f"seed, so without an error. `{made['command']}`, {made['machine']}, torch {made['torch']}, the engine at "
+        f"commit {made['commit']}.",
+        "",
+        "| | PSNR at equal steps | at equal operations |",
+        "|---|---:|---:|",
+    ]
+    for contender in CONTENDERS:
+        rows = entry["tuned"][contender.name]["tried"]
+        best = [max(row[aim] for row in rows) for aim in AIMS]
+        lines.append(f"| {contender.title} | " + " | ".join(f"{value:.2f}" for value in best) + " |")
+    return "\n".join(lines)
 
 
 def _gain(name: str, difference: list[float]) -> str:

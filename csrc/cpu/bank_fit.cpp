@@ -121,7 +121,7 @@ FitResults make_steps(const Net& net, const FitArguments& in, const Tensor& x,
 
     Fit<S> fit{net,
                {static_cast<DrawRule>(in.rule), in.batch, in.seed, in.task, in.sgd_steps, in.check_every,
-                in.adam, in.beta1, in.beta2, in.eps, in.lam, pointer<double>(rate)},
+                in.adam, in.frozen_layers, in.beta1, in.beta2, in.eps, in.lam, pointer<double>(rate)},
                std::move(samples),
                {},
                pointer<int64_t>(given),
@@ -175,18 +175,19 @@ std::vector<int64_t> begins_of(const Tensor& offsets, int64_t samples, int64_t m
 
 FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight, Tensors params,
                     Tensors exp_avg, Tensors exp_avg_sq, Tensor steps, Tensor goal, Tensor rates,
-                    int64_t sgd_steps, bool adam, double beta1, double beta2, double eps, double lam,
-                    Tensors fisher, Tensors anchor, int64_t rule, int64_t batch, OptTensor ids,
-                    OptTensor ids_weight, int64_t seed, int64_t task, Tensor module_numbers, Tensor log_at,
-                    Tensor snapshot_at, OptTensor stop_loss, int64_t check_every,
+                    int64_t sgd_steps, bool adam, int64_t frozen_layers, double beta1, double beta2,
+                    double eps, double lam, Tensors fisher, Tensors anchor, int64_t rule, int64_t batch,
+                    OptTensor ids, OptTensor ids_weight, int64_t seed, int64_t task, Tensor module_numbers,
+                    Tensor log_at, Tensor snapshot_at, OptTensor stop_loss, int64_t check_every,
                     std::vector<int64_t> net_ints, std::vector<double> net_floats) {
     const Net net(net_ints, net_floats);
     const ScalarType dtype = x.scalar_type();
     const int64_t modules = steps.numel();
-    const FitArguments arguments{params, exp_avg,     exp_avg_sq, steps,      goal, rates,  sgd_steps,
-                                 adam,   beta1,       beta2,      eps,        lam,  fisher, anchor,
-                                 rule,   batch,       ids,        ids_weight, seed, task,   module_numbers,
-                                 log_at, snapshot_at, stop_loss,  check_every};
+    const FitArguments arguments{params,     exp_avg,    exp_avg_sq,    steps,          goal,   rates,
+                                 sgd_steps,  adam,       frozen_layers, beta1,          beta2,  eps,
+                                 lam,        fisher,     anchor,        rule,           batch,  ids,
+                                 ids_weight, seed,       task,          module_numbers, log_at, snapshot_at,
+                                 stop_loss,  check_every};
     return by_dtype(x, [&](auto zero) -> FitResults {
         using S = decltype(zero);
         x = plain("x", x, dtype);
@@ -215,18 +216,20 @@ FitResults bank_ray_fit(Tensor origins, Tensor directions, OptTensor view, Tenso
                         OptTensor weight, OptTensor background, int64_t bins, double near, double far,
                         bool jitter, bool last_behind, bool hold_last, bool exponential, bool density_first,
                         double max_raw_density, Tensors params, Tensors exp_avg, Tensors exp_avg_sq,
-                        Tensor steps, Tensor goal, Tensor rates, int64_t sgd_steps, bool adam, double beta1,
-                        double beta2, double eps, double lam, Tensors fisher, Tensors anchor, int64_t rule,
-                        int64_t batch, OptTensor ids, OptTensor ids_weight, int64_t seed, int64_t task,
-                        Tensor module_numbers, Tensor log_at, Tensor snapshot_at, OptTensor stop_loss,
-                        int64_t check_every, std::vector<int64_t> net_ints, std::vector<double> net_floats) {
+                        Tensor steps, Tensor goal, Tensor rates, int64_t sgd_steps, bool adam,
+                        int64_t frozen_layers, double beta1, double beta2, double eps, double lam,
+                        Tensors fisher, Tensors anchor, int64_t rule, int64_t batch, OptTensor ids,
+                        OptTensor ids_weight, int64_t seed, int64_t task, Tensor module_numbers,
+                        Tensor log_at, Tensor snapshot_at, OptTensor stop_loss, int64_t check_every,
+                        std::vector<int64_t> net_ints, std::vector<double> net_floats) {
     const Net net(net_ints, net_floats);
     const ScalarType dtype = origins.scalar_type();
     const int64_t modules = steps.numel(), rays = offsets.numel() ? colors.size(0) : 0;
-    const FitArguments arguments{params, exp_avg,     exp_avg_sq, steps,      goal, rates,  sgd_steps,
-                                 adam,   beta1,       beta2,      eps,        lam,  fisher, anchor,
-                                 rule,   batch,       ids,        ids_weight, seed, task,   module_numbers,
-                                 log_at, snapshot_at, stop_loss,  check_every};
+    const FitArguments arguments{params,     exp_avg,    exp_avg_sq,    steps,          goal,   rates,
+                                 sgd_steps,  adam,       frozen_layers, beta1,          beta2,  eps,
+                                 lam,        fisher,     anchor,        rule,           batch,  ids,
+                                 ids_weight, seed,       task,          module_numbers, log_at, snapshot_at,
+                                 stop_loss,  check_every};
     return by_dtype(origins, [&](auto zero) -> FitResults {
         using S = decltype(zero);
         origins = plain("origins", origins, dtype);

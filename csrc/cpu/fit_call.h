@@ -17,6 +17,7 @@ struct FitArguments {
     const Tensor &steps, &goal, &rates;
     int64_t sgd_steps;
     bool adam;
+    int64_t frozen_layers;
     double beta1, beta2, eps, lam;
     const Tensors &fisher, &anchor;
     int64_t rule, batch;
@@ -78,6 +79,8 @@ void check_calls(const Fit<S>& fit, const OptTensor& given, int64_t rates) {
     STD_TORCH_CHECK(o.rule == kDrawWhole || (o.batch >= 1 && o.batch <= int64_t(1) << 31),
                     "bank_fit: batch out of range");
     STD_TORCH_CHECK(o.task >= 0 && o.task <= kMaxDrawTask, "bank_fit: task out of range");
+    STD_TORCH_CHECK(o.frozen_layers >= 0 && o.frozen_layers < static_cast<int64_t>(fit.net.layers.size()),
+                    "bank_fit: frozen_layers out of range");
     STD_TORCH_CHECK(o.sgd_steps >= 0 && o.check_every >= 1,
                     "bank_fit: sgd_steps or check_every out of range");
     int64_t most = 0;

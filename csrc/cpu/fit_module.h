@@ -18,6 +18,7 @@ struct FitOptions {
     DrawRule rule;
     int64_t batch, seed, task, sgd_steps, check_every;
     bool adam;
+    int64_t frozen_layers;  // first ones that stay as they are
     double beta1, beta2, eps, lam;
     const double* rates;  // of step 0, 1, ... of a task
 };
@@ -70,7 +71,9 @@ class FitSteps {
           each_(each),
           grads_(net_.parameters),
           weights_(net_.layers.size()),
-          biases_(net_.layers.size()) {}
+          biases_(net_.layers.size()) {
+        for (int64_t t = 0; t < 2 * fit.options.frozen_layers; ++t) frozen_ += fit.tensors[t].size;
+    }
 
     // Makes `count` more steps of module m, or fewer if it ends; returns whether there are more to make.
     bool run(int64_t m, int64_t count) {
@@ -107,8 +110,8 @@ class FitSteps {
             fit_.ends[m] = kFitDiverged;
             return false;
         }
-        const S* gradient = grads_.data();
-        for (size_t t = 0; t < fit_.tensors.size(); ++t) {
+        const S* gradient = grads_.data() + frozen_;
+        for (size_t t = 2 * o.frozen_layers; t < fit_.tensors.size(); ++t) {
             const FitTensor<S> s = at(t, m);
             step_range(factors,
                        {s.p, adam ? s.m : nullptr, adam ? s.v : nullptr, gradient, s.fisher, s.anchor},
@@ -123,11 +126,11 @@ class FitSteps {
     // Whether the step leaves finite numbers: checked before it, since afterwards the last finite state is
     // lost.
     bool can_step(int64_t m, bool adam, const StepFactors<S>& factors) const {
-        S gradient = largest(grads_.data(), net_.parameters);
+        S gradient = largest(grads_.data() + frozen_, net_.parameters - frozen_);
         if (!std::isfinite(gradient)) return false;
         if (factors.lam != S(0)) {
             S pull = S(0);
-            for (size_t t = 0; t < fit_.tensors.size(); ++t) {
+            for (size_t t = 2 * fit_.options.frozen_layers; t < fit_.tensors.size(); ++t) {
                 const FitTensor<S> s = at(t, m);
                 for (int64_t i = 0; i < s.size; ++i) {
                     const S g = std::abs(pulled(factors, S(0), s.p[i], s.fisher[i], s.anchor[i]));
@@ -273,6 +276,7 @@ class FitSteps {
     // Of all layers, weights and biases in turn; `partial_` has a row per run.
     std::vector<S> grads_, partial_, batch_rows_;
     std::vector<S*> weights_, biases_;
+    int64_t frozen_ = 0;  // numbers of the layers that stay
     Plan plan_;
     int64_t planned_ = -1;
     std::vector<double> errors_;

@@ -137,10 +137,10 @@ using FitResults = std::tuple<Tensor, Tensors, Tensor, Tensor>;
 
 FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight, Tensors params,
                     Tensors exp_avg, Tensors exp_avg_sq, Tensor steps, Tensor goal, Tensor rates,
-                    int64_t sgd_steps, bool adam, double beta1, double beta2, double eps, double lam,
-                    Tensors fisher, Tensors anchor, int64_t rule, int64_t batch, OptTensor ids,
-                    OptTensor ids_weight, int64_t seed, int64_t task, Tensor module_numbers, Tensor log_at,
-                    Tensor snapshot_at, OptTensor stop_loss, int64_t check_every,
+                    int64_t sgd_steps, bool adam, int64_t frozen_layers, double beta1, double beta2,
+                    double eps, double lam, Tensors fisher, Tensors anchor, int64_t rule, int64_t batch,
+                    OptTensor ids, OptTensor ids_weight, int64_t seed, int64_t task, Tensor module_numbers,
+                    Tensor log_at, Tensor snapshot_at, OptTensor stop_loss, int64_t check_every,
                     std::vector<int64_t> net_ints, std::vector<double> net_floats) {
     const DeviceOf guard(x);
     const Net net(net_ints, net_floats);
@@ -154,6 +154,8 @@ FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight
                     "bank_fit: batch out of range");
     STD_TORCH_CHECK(task >= 0 && task <= kMaxDrawTask, "bank_fit: task out of range");
     STD_TORCH_CHECK(sgd_steps >= 0 && check_every >= 1, "bank_fit: sgd_steps or check_every out of range");
+    STD_TORCH_CHECK(frozen_layers >= 0 && frozen_layers < static_cast<int64_t>(net.layers.size()),
+                    "bank_fit: frozen_layers out of range");
     const FitArguments in(x, net, modules);
     x = in.checked("x", x, dtype, {-1, net.in_dim});
     const int64_t points = x.size(0);
@@ -246,6 +248,7 @@ FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight
         call.stop_loss = pointer<double>(stop_loss);
         call.checked = out_pointer<double>(checked);
         call.adam = adam;
+        call.frozen = 2 * static_cast<int>(frozen_layers);
         launch_fit(call, x, stream);
     };
     dtype == ScalarType::Double ? run(double()) : run(float());

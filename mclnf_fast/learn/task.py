@@ -102,8 +102,11 @@ class FittedTask(ScoredTask, Protocol):
 class ListedTask(ScoredTask, Protocol):
     """A `ScoredTask` of one signal whose samples are too many to lie in memory, but are rays, known by their ids."""
 
-    def fit_rays(self, ids: Tensor) -> FitRays:
-        """Return the samples of int64 ids [R] as rays for `ops.bank_fit`."""
+    def batch(self, ids: Tensor) -> Batch:
+        """Return the samples of int64 ids [R], tensors [R, ...]."""
+
+    def fit_rays(self, batch: Batch) -> FitRays:
+        """Return samples [R, ...] as rays for `ops.bank_fit`."""
 
     def uniform_ids(self, count: int, generator: torch.Generator) -> Tensor:
         """Return the ids int64 [count] that `draw` takes with this generator."""

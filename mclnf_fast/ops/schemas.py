@@ -25,7 +25,8 @@ LAYOUT = "int[] grid_ints, float[] grid_floats"
 # The steps of a fit: parameters, moments and step counts, which are changed in place, and how each step is made.
 STEPS = (
     "Tensor(a!)[] params, Tensor(b!)[] exp_avg, Tensor(c!)[] exp_avg_sq, Tensor(d!) steps, Tensor goal, Tensor rates,"
-    " int sgd_steps, bool adam, float beta1, float beta2, float eps, float lam, Tensor[] fisher, Tensor[] anchor,"
+    " int sgd_steps, bool adam, int frozen_layers, float beta1, float beta2, float eps, float lam, Tensor[] fisher,"
+    " Tensor[] anchor,"
     " int rule, int batch, Tensor? ids, Tensor? ids_weight, int seed, int task, Tensor module_numbers, Tensor log_at,"
     " Tensor snapshot_at, Tensor? stop_loss, int check_every"
 )

@@ -80,20 +80,21 @@ class RayTask:
         missed = shading.background == "last_sample" and any(shading.missed)
         return own and self.settings.convention == "cell" and not self.spec.grids and not missed
 
-    def fit_rays(self, ids: Tensor) -> FitRays:
-        batch, settings = self.pool.batch(ids), self.settings
-        rays = Rays.through_one_module(batch.origins, batch.directions)
-        origins, directions = to_cells(rays, self.cells)
+    def batch(self, ids: Tensor) -> RayBatch:
+        return self.pool.batch(ids)
+
+    def fit_rays(self, batch: Batch) -> FitRays:
+        (origins, directions, colors), settings = batch, self.settings
+        rays = Rays.through_one_module(origins, directions)
         return FitRays(
-            origins,
-            directions,
-            batch.colors,
+            *to_cells(rays, self.cells),
+            colors,
             rays.offsets,
             settings.shading,
             settings.samples_per_ray,
             settings.near / self.cells.unit,
             settings.far / self.cells.unit,
-            view=normalize(batch.directions, dim=-1) if settings.shading.view_directions else None,
+            view=normalize(directions, dim=-1) if settings.shading.view_directions else None,
         )
 
     def uniform_ids(self, count: int, generator: torch.Generator) -> Tensor:

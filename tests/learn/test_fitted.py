@@ -21,7 +21,7 @@ from mclnf_fast.learn.task import Batch
 from mclnf_fast.tasks.coords import CoordTask
 
 ALL = {**METHODS, "mod_random": ModRandom, "mod_even": ModEven}
-FITTED = sorted(set(ALL) - {"er", "oml", "mim_weight"})
+FITTED = sorted(set(ALL) - {"mim_weight"})
 STEPS = 19
 
 

@@ -23,7 +23,7 @@ from mclnf_fast.tasks.rays import PosedImages
 
 SPEC = FieldSpec(3, 4, 8, 2, encoding=Frequency(2))
 CELLS = Cells(torch.tensor([[[-1.0, -2.0, -1.0], [3.0, 1.0, 1.0]]]))
-FITTED = sorted(set(ALL) - {"er", "oml", "mim_weight"})
+FITTED = sorted(set(ALL) - {"mim_weight"})
 
 
 @pytest.fixture(autouse=True)

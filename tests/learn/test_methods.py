@@ -8,6 +8,7 @@ from curves import CONFIG, curve, flat, method, start, train
 from torch import Tensor
 
 from mclnf_fast.learn.methods import ER, EWC, METHODS, MIM, OML, FineTune, Method, Mod
+from mclnf_fast.learn.methods.fitted import replayed_ids
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.tasks.coords import CoordTask
 
@@ -128,11 +129,13 @@ def test_replay_draws_from_its_memory_after_the_first_task_only(monkeypatch):
     er = through(ER([numbered(0), numbered(1), numbered(2)], start(), CONFIG, 0), 40)
     new, old = losses[:40], losses[40:]
     assert all(bool((y == 0).all()) for _, y in new)
-    assert len(old) == 2 * 2 * 40
-    for task, pairs in ((1, old[:80]), (2, old[80:])):
-        assert all(bool((y == task).all()) for _, y in pairs[0::2])
-        seen = torch.stack([y for _, y in pairs[1::2]])
-        assert seen.shape[2] == CONFIG.batch
+    assert all(y.shape[1] == CONFIG.batch for _, y in new)
+    assert len(old) == 2 * 40
+    for task, batches in ((1, old[:40]), (2, old[40:])):
+        both = torch.stack([y for _, y in batches])
+        assert both.shape[2] == 2 * CONFIG.batch
+        assert bool((both[:, :, : CONFIG.batch] == task).all())
+        seen = both[:, :, CONFIG.batch :]
         assert set(seen.unique().tolist()) == {float(k) for k in range(task)}
     assert len(er.memory) == CONFIG.memory
 
@@ -215,9 +218,8 @@ def test_replay_counts_old_samples_as_much_as_new_ones():
     given.finish(0)
     given.begin(1)
     grads = given.gradients(1, 0, torch.Generator().manual_seed(8))
-    generator = torch.Generator().manual_seed(8)
-    new, _ = given.draw(1, 0, generator)
-    old = given.memory.draw(given.config.batch, generator)
+    new, _ = Method.draw(given, 1, 0, torch.Generator().manual_seed(8))
+    old = given.memory.take(replayed_ids(given, 1, range(1), len(given.memory))[0])
     both = given.tasks[1].loss(given.params, new) + given.tasks[1].loss(given.params, old)
     expected = torch.autograd.grad(both.sum(), given.params)
     for found, wanted in zip(grads, expected, strict=True):

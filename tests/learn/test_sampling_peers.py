@@ -1,11 +1,14 @@
-"""The selectors of the literature do what they are said to do."""
+"""The selectors of the literature do what they are said to do, and the page shows the measured figures."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 import torch
 
-from benchmarks.sampling import contenders, measure, selectors
+from benchmarks import sampling_peers
+from benchmarks.sampling import contenders, measure, report, selectors
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.methods import AdaptConfig
 from mclnf_fast.spec import FieldSpec
@@ -160,3 +163,12 @@ def test_psnr_at_a_budget_lies_between_two_looks():
     assert measure.at_budget(curve, 50.0) == [10.0, 20.0]
     assert measure.at_budget(curve, 900.0) == [20.0, 40.0]
     assert measure.paired([1.0, 3.0], [0.0, 0.0]) == [2.0, 1.0]
+
+
+def test_the_page_is_made_of_the_results():
+    content = json.loads(sampling_peers.FILE.read_text())
+    assert sampling_peers.PAGE.read_text() == report.markdown(content)
+    for entry in content.values():
+        # No setting was chosen on the signals that are reported.
+        assert entry["signals"]["tuning"] > 0
+        assert set(entry["tuned"]) == set(contenders.NAMED)

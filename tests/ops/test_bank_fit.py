@@ -13,6 +13,7 @@ import torch
 from fit_cases import RELU, SINE, assert_same
 
 from mclnf_fast import ops
+from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.ops.bank_fit import Draws, FitData, FitEnd, FitLog, FitRule, FitState, Schedule, Watch
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -74,6 +75,38 @@ def test_bits_of_the_loop_with_every_optimizer(need, backend: str, kind, dtype, 
     state = case.state(kind)
     fit(case, state, 7, backend, draws=draws, rule=rule)
     assert_same(state, expected)
+
+
+@backends
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+def test_the_first_layers_can_stay(need, backend: str, kind: Any, frozen: int) -> None:
+    """The others move as the loop over the steps moves them alone; the moments of those that stay are not touched."""
+    need("bank_fit", backend)
+    case = fit_cases.make(weighted=True)
+    lam, fisher, anchor = case.trust()
+    layers = case.layers
+    moving = [i for i in range(len(case.params)) if i % layers >= frozen]
+    state, wanted = case.state(kind), [p.clone() for p in case.params]
+    trust = (lam, [fisher[i] for i in moving], [anchor[i] for i in moving])
+    alone = BankOptimizer([wanted[i] for i in moving], kind, 1e-2, trust=trust)
+    assert case.data.weight is not None
+    for k in range(3):
+        ids = ops.draw_ids(torch.full((3,), 200), 40, k, seed=5).to(case.data.x.device)
+        leaves = [p.detach().requires_grad_() for p in wanted]
+        rows = torch.arange(3, device=ids.device)[:, None]
+        x, target = case.data.x[ids].flatten(0, 1), case.data.target[rows, ids].flatten(0, 1)
+        offsets, weight = torch.arange(4, device=ids.device) * 40, case.data.weight[rows, ids].flatten()
+        pair = leaves[:layers], leaves[layers:]
+        loss = ops.bank_mse(x, offsets, *pair, target, case.spec, weight, backend="reference")
+        alone.step(torch.autograd.grad(loss.sum(), [leaves[i] for i in moving]))
+    rule = FitRule(Schedule(1e-2), kind, trust=(lam, fisher, anchor), frozen_layers=frozen)
+    fit(case, state, 3, backend, draws=Draws("uniform", 40, seed=5), rule=rule)
+    for i, (p, w) in enumerate(zip(state.params, wanted, strict=True)):
+        torch.testing.assert_close(p, w, rtol=2e-3, atol=2e-5)
+        assert torch.equal(p, case.params[i]) == (i not in moving)
+        if kind == "adam":
+            assert bool((state.exp_avg_sq[i] != 0).any()) == (i in moving)
 
 
 @bitwise
@@ -294,7 +327,7 @@ def test_opcheck(need, backend: str, draws: str) -> None:
     rule = {"uniform": (0, 20, None, None), "given": (3, 33, places.put(GIVEN), torch.rand(9, 3, 33))}[draws]
     arguments = (
         case.data.x, None, case.data.target, None, by_layer[0], [torch.zeros_like(t) for t in by_layer[0]],
-        [torch.zeros_like(t) for t in by_layer[0]], state.steps, state.steps + 2, rates, 0, True, 0.9,
+        [torch.zeros_like(t) for t in by_layer[0]], state.steps, state.steps + 2, rates, 0, True, 0, 0.9,
         0.999, 1e-8, 0.5, by_layer[1], by_layer[2], *rule, 0, 0, numbers, torch.tensor([1]), none, None, 1,
         *case.spec.packed,
     )  # fmt: skip
@@ -328,6 +361,8 @@ def changed(case: fit_cases.Case, **options: Any) -> dict[str, Any]:
         (ValueError, "rule.kind", {"rule": FitRule(kind="momentum")}),
         (ValueError, "betas", {"rule": FitRule(betas=(0.9, 1.0))}),
         (TypeError, "trust", {"rule": FitRule(trust=3)}),
+        (ValueError, "rule.frozen_layers", {"rule": FitRule(frozen_layers=3)}),
+        (TypeError, "rule.frozen_layers", {"rule": FitRule(frozen_layers=True)}),
         (ValueError, "watch.losses_at", {"watch": Watch(losses_at=(2, 1))}),
         (ValueError, "watch.params_at", {"watch": Watch(params_at=(0,))}),
         (ValueError, "watch.stop_loss", {"watch": Watch(stop_loss=-1.0)}),

@@ -87,10 +87,30 @@ def test_networks(name: str) -> None:
     check(case, 2, 1e-11, draws=Draws("uniform", 77), rule=FitRule(Schedule(1e-3)), watch=Watch((1, 2)))
 
 
+@pytest.mark.parametrize("frozen", [1, 2])
+def test_the_first_layers_can_stay(frozen: int) -> None:
+    case = fit_cases.make(dtype=torch.float64)
+    rule = FitRule(Schedule(1e-2), trust=case.trust(), frozen_layers=frozen)
+    check(case, 3, 1e-12, draws=Draws("even", 20), rule=rule)
+
+
 @pytest.mark.parametrize("schedule", test_bank_fit.SCHEDULES)
 def test_rates(schedule: str) -> None:
     case = fit_cases.make(modules=1, samples=40, dtype=torch.float64)
     check(case, 9, 1e-12, draws=Draws("even", 20), rule=FitRule(test_bank_fit.SCHEDULES[schedule]))
+
+
+def test_sines_of_any_angle() -> None:
+    """Beside each other: angles up to 50, and such up to 16 million, which take another way; all without rounding."""
+    spec = mf.FieldSpec(1, 1, width=6, hidden_layers=1, activation="sine(1000)")
+    case = fit_cases.make(spec, 2, 65)
+    case.data.x.copy_(torch.linspace(-1, 1, 65)[:, None])
+    case.params[0].copy_(torch.tensor([0.03125, 16384.0, -16384.0, 8.0, -1.0, 33.0]))
+    case.params[2].zero_()
+    rule = FitRule(Schedule(1e-4), "sgd")
+    check(case, 1, 1e-6, draws=Draws("whole"), rule=rule, watch=Watch((1,)))
+    close, _ = fit(case, 1, draws=Draws("whole"), rule=rule)
+    assert float((close.params[0] - case.params[0]).abs().max()) > 1e-3  # a step that shows
 
 
 @pytest.mark.parametrize("rule", ["uniform", "even"])
@@ -200,7 +220,8 @@ def raw(case: fit_cases.Case, state: FitState, **changes: Any) -> dict[str, Any]
     call = {
         "x": x, "offsets": offsets, "target": target, "weight": weight, "params": by_layer[0], "exp_avg": by_layer[1],
         "exp_avg_sq": by_layer[2], "steps": state.steps, "goal": state.steps + 2, "rates": Schedule().rates(2),
-        "sgd_steps": 0, "adam": True, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "lam": 0.0, "fisher": [], "anchor": [],
+        "sgd_steps": 0, "adam": True, "frozen_layers": 0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "lam": 0.0,
+        "fisher": [], "anchor": [],
         "rule": 0, "batch": 20, "ids": None, "ids_weight": None, "seed": 0, "task": 0,
         "module_numbers": torch.arange(3), "log_at": torch.tensor([1]), "snapshot_at": none, "stop_loss": None,
         "check_every": 1, "net_ints": ints, "net_floats": floats,
@@ -245,7 +266,7 @@ def test_unfit_arguments_are_refused_before_anything_is_written(emulated: Any) -
         elif isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
             bad = [value[:-1], [t[:1] for t in value], [t[..., :-1] for t in value], [t.half() for t in value]]
             bad += [[t[..., :1].expand_as(t) for t in value]]
-        elif name in ("rule", "batch", "sgd_steps", "check_every", "task"):
+        elif name in ("rule", "batch", "sgd_steps", "frozen_layers", "check_every", "task"):
             bad = [-1]
         elif name in ("net_ints", "net_floats"):
             bad = [value[:-1]]
@@ -253,7 +274,7 @@ def test_unfit_arguments_are_refused_before_anything_is_written(emulated: Any) -
             with pytest.raises((RuntimeError, NotImplementedError)):
                 emulated.bank_fit(**{**call, name: other})
             tried += 1
-    for changes in ({"rule": 3}, {"rule": 9}, {"lam": 1.0}, {"ids_weight": torch.ones(2, 3, 20)}):
+    for changes in ({"rule": 3}, {"rule": 9}, {"frozen_layers": 3}, {"lam": 1.0}, {"ids_weight": torch.ones(2, 3, 20)}):
         with pytest.raises(RuntimeError):
             emulated.bank_fit(**{**call, **changes})
     assert tried > 40

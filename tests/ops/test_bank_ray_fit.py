@@ -245,7 +245,7 @@ def test_opcheck(need, backend: str) -> None:
     arguments = (
         rays.origins, rays.directions, None, rays.offsets, rays.colors, None, None, 13, 0.0, math.inf, True, True,
         False, True, True, 9.0, by_layer, zeros, [t.clone() for t in zeros], state.steps, state.steps + 2,
-        Schedule().rates(2), 0, True, 0.9, 0.999, 1e-8, 0.0, [], [], 0, 20, None, None, 0, 0, torch.arange(3),
+        Schedule().rates(2), 0, True, 0, 0.9, 0.999, 1e-8, 0.0, [], [], 0, 20, None, None, 0, 0, torch.arange(3),
         torch.tensor([1]), torch.tensor([2]), None, 1, *case.spec.packed,
     )  # fmt: skip
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")

@@ -73,6 +73,7 @@ struct FitCall {
     int* next;                 // module that waits for a block
     unsigned char* workspace;  // of all blocks
     bool adam;
+    int frozen;  // first tensors that stay as they are
 };
 static_assert(sizeof(FitCall<float>) <= 4096 && sizeof(FitCall<double>) <= 4096, "parameters of a kernel");
 

@@ -5,25 +5,9 @@
 #include "call.h"
 #include "cuda/launch.h"
 #include "math/common.h"
+#include "numbers.h"
 
 namespace mclnf {
-
-__device__ inline float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
-__device__ inline double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
-
-// Neighboring numbers, read or written at once.
-template <typename S, int N>
-struct alignas(N * sizeof(S) < 16 ? N * sizeof(S) : 16) Chunk {
-    S v[N];
-};
-template <int N, typename S>
-__device__ inline Chunk<S, N> read_chunk(const S* p) {
-    return *reinterpret_cast<const Chunk<S, N>*>(p);
-}
-template <int N, typename S>
-__device__ inline void write_chunk(S* p, const Chunk<S, N>& chunk) {
-    *reinterpret_cast<Chunk<S, N>*>(p) = chunk;
-}
 
 // A factor [count, k] of a product. kAlong: memory runs along k, with `stride` between the rows; otherwise
 // across it, with `stride` from one k to the next.

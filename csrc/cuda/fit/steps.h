@@ -152,6 +152,7 @@ class FitSteps {
         const bool adam = c_.adam && k >= c_.sgd_steps, trust = factors.lam != S(0);
         S gradient = S(0), pull = S(0);
         each_parameter([&](int t, int i, int at) {
+            if (t < c_.frozen) return;
             gradient = larger(gradient, mem_.grads[at]);
             if (trust) pull = larger(pull, pulled_by(factors, S(0), t, i, at));
         });
@@ -161,6 +162,7 @@ class FitSteps {
             !bounded_step(factors, adam, gradient + pull, kMost<S>))
             return false;
         each_parameter([&](int t, int i, int at) {
+            if (t < c_.frozen) return;
             S& p = mem_.params[at];
             const S g = trust ? pulled_by(factors, mem_.grads[at], t, i, at) : mem_.grads[at];
             if (adam) {

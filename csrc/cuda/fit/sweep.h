@@ -7,48 +7,55 @@
 
 namespace mclnf {
 
-__device__ inline void sine_of(float x, float& s, float& c) { sincosf(x, &s, &c); }
-__device__ inline void sine_of(double x, double& s, double& c) { sincos(x, &s, &c); }
-
-// z -> a(z) and a'(z)
-template <typename S>
-__device__ inline void activate(int kind, S w0, S z, S& value, S& derivative) {
-    value = z;
-    derivative = S(1);
+// z -> a(z) in its place and a'(z)
+template <typename S, int N>
+__device__ inline void activate(int kind, S w0, S (&values)[N], S (&derivatives)[N]) {
+    const auto each = [&](const auto& f) {
+        MCLNF_UNROLL
+        for (int n = 0; n < N; ++n) f(values[n], derivatives[n]);
+    };
     switch (kind) {
         case kRelu:
-            // Written so that NaN stays NaN: a maximum would hide it behind a 0.
-            value = z < S(0) ? S(0) : z;
-            derivative = z > S(0) ? S(1) : S(0);
-            break;
+            return each([](S& z, S& derivative) {
+                derivative = z > S(0) ? S(1) : S(0);
+                // Written so that NaN stays NaN: a maximum would hide it behind a 0.
+                z = z < S(0) ? S(0) : z;
+            });
         case kSine: {
-            S cosine;
-            sine_of(w0 * z, value, cosine);
-            derivative = w0 * cosine;
-            break;
+            bool all_near = true;
+            each([&](S& z, S&) {
+                z *= w0;
+                all_near = all_near && near(z);
+            });
+            // Side by side if none is far: the bits are the same.
+            if (all_near)
+                each([](S& z, S& cosine) { near_sine(z, z, cosine); });
+            else
+                each([](S& z, S& cosine) { sine_of(z, z, cosine); });
+            return each([&](S&, S& derivative) { derivative *= w0; });
         }
-        case kSoftplus: {
-            // Of -|z|, whose exponential can't overflow.
-            const S u = std::exp(z < S(0) ? z : -z), q = S(1) / (S(1) + u);
-            value = (z > S(0) ? z : S(0)) + std::log1p(u);
-            derivative = z < S(0) ? u * q : q;
-            break;
-        }
+        case kSoftplus:
+            return each([](S& z, S& derivative) {
+                // Of -|z|, whose exponential can't overflow.
+                const S u = std::exp(z < S(0) ? z : -z), q = S(1) / (S(1) + u);
+                derivative = z < S(0) ? u * q : q;
+                z = (z > S(0) ? z : S(0)) + std::log1p(u);
+            });
         case kTanh:
-            value = std::tanh(z);
-            derivative = S(1) - value * value;
-            break;
-        case kSigmoid: {
-            const S u = std::exp(z < S(0) ? z : -z), q = S(1) / (S(1) + u);
-            value = z < S(0) ? u * q : q;
-            derivative = u * q * q;
-            break;
-        }
+            return each([](S& z, S& derivative) {
+                z = std::tanh(z);
+                derivative = S(1) - z * z;
+            });
+        case kSigmoid:
+            return each([](S& z, S& derivative) {
+                const S u = std::exp(z < S(0) ? z : -z), q = S(1) / (S(1) + u);
+                derivative = u * q * q;
+                z = z < S(0) ? u * q : q;
+            });
         case kExp:
-            value = derivative = std::exp(z);
-            break;
+            return each([](S& z, S& derivative) { z = derivative = std::exp(z); });
         default:
-            break;
+            return each([](S&, S& derivative) { derivative = S(1); });
     }
 }
 
@@ -196,12 +203,15 @@ class FitSweep {
     __device__ void activate_layer(int l) const {
         S *values = row(net_.hidden(l)), *derivatives = row(net_.derivatives(l));
         const S w0 = static_cast<S>(net_.w0);
-        each_value(net_.width, points_, [&](int r, int p) {
-            S value, derivative;
-            activate(net_.activation, w0, values[r * stride_ + p], value, derivative);
-            values[r * stride_ + p] = value;
-            if (!net_.in_place) derivatives[r * stride_ + p] = derivative;
-        });
+        // Fours of points: their number in a row is a power of two.
+        const int fours = points_ / 4, shift = __popc(static_cast<unsigned>(fours - 1));
+        for (int i = static_cast<int>(threadIdx.x); i < net_.width * fours; i += FitTeam::all().threads) {
+            const int at = (i >> shift) * stride_ + (i & (fours - 1)) * 4;
+            Chunk<S, 4> value = read_chunk<4>(values + at), derivative;
+            activate(net_.activation, w0, value.v, derivative.v);
+            write_chunk(values + at, value);
+            if (!net_.in_place) write_chunk(derivatives + at, derivative);
+        }
     }
 
     // Outputs against targets: the error, and the gradient of the outputs' pre-activations in their place.
@@ -210,13 +220,13 @@ class FitSweep {
         const S w0 = static_cast<S>(net_.w0), twice = S(2) * scale;
         double error = 0;
         each_value(net_.out_dim, points_, [&](int r, int p) {
-            S value, derivative;
             S& z = outputs[r * stride_ + p];
-            activate(net_.output_activation, w0, z, value, derivative);
-            const S e = value - batch.target[static_cast<int64_t>(mem_.ids[p]) * net_.out_dim + r];
+            S value[1] = {z}, derivative[1];
+            activate(net_.output_activation, w0, value, derivative);
+            const S e = value[0] - batch.target[static_cast<int64_t>(mem_.ids[p]) * net_.out_dim + r];
             const S share = mem_.weights[p] * e;
             error += static_cast<double>(share * e);
-            if (gradients) z = twice * share * derivative;
+            if (gradients) z = twice * share * derivative[0];
         });
         return error;
     }
@@ -246,11 +256,12 @@ class FitSweep {
                        });
         }
         for (int o = team.thread(); o < layer.out; o += team.threads) {
-            S sum = S(0);
+            Chunk<S, 4> sums = {};
             for (int p = 0; p < points_; p += 4) {
                 const Chunk<S, 4> four = read_chunk<4>(gradient + o * stride_ + p);
-                for (const S g : four.v) sum += g;
+                for (int n = 0; n < 4; ++n) sums.v[n] += four.v[n];
             }
+            const S sum = (sums.v[0] + sums.v[1]) + (sums.v[2] + sums.v[3]);
             S& bias = mem_.grads[layer.bias + o];
             bias = first ? sum : bias + sum;
         }

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.fisher.scores import FimConfig
-from mclnf_fast.learn.methods.fitted import drawn_ids, fit_steps, uniform_draws
+from mclnf_fast.learn.methods.fitted import drawn_ids, fit_steps, samples_of, uniform_draws
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import Params, check_like, part_of
 from mclnf_fast.learn.task import Batch, Task, fit_data
-from mclnf_fast.ops.bank_fit import Draws, Schedule
+from mclnf_fast.ops.bank_fit import Draws, FitData, FitRays, Schedule
 
 Category = Literal["OL", "CL", "CML", "MOL", "MCL"]
 InitializationName = Literal["random", "modules", "joint", "oml"]
@@ -161,6 +161,11 @@ class Method:
         """Return the parameters that take steps."""
         return self.params
 
+    @property
+    def frozen_layers(self) -> int:
+        """The number of first layers that `trained` leaves out."""
+        return 0
+
     def begin(self, k: int) -> None:
         """Get ready for task k, before its first step."""
         self.task, self.made = k, 0
@@ -226,6 +231,10 @@ class Method:
         """Return the draws of the next steps on task k, up to `most`, if nothing but them decides these steps; None if
         the next step is to be made by `step`."""
         return uniform_draws(self, k, most) if self.makes_steps_as(Method) else None
+
+    def fit_samples(self, k: int, draws: Draws) -> tuple[FitData | FitRays, Draws]:
+        """Return the samples of the steps of `next_draws` on task k, and the draws among them."""
+        return samples_of(self.tasks[k], draws)
 
     @property
     def draw_seed(self) -> int:

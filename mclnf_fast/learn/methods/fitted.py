@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 from mclnf_fast import ops
 from mclnf_fast.errors import BackendError, InputError
 from mclnf_fast.learn.sampling.samplers import Sampler
-from mclnf_fast.learn.task import FittedTask, fit_data, listed
-from mclnf_fast.ops.bank_fit import Draws, FitData, FitEnd, FitRays, FitRule, Watch
+from mclnf_fast.learn.task import FittedTask, Task, fit_data, listed
+from mclnf_fast.ops.bank_fit import Draws, FitData, FitEnd, FitRays, FitRule, FitState, Watch
 
 MOST_GIVEN = 128  # steps whose ids are made before a call: they take 8 bytes per sample
+REPLAYED = 1 << 23  # added to a task's number where old samples are drawn in it: they are drawn beside the new ones
 MOST_RAYS = 1 << 18  # that lie in memory for a call: 36 bytes each, more with view directions
 
 
@@ -35,17 +37,14 @@ def fit_steps(method: Method, k: int, most: int) -> int:
     draws = method.next_draws(k, count)
     if draws is None or (draws.ids is None and draws.batch > task.samples):
         return 0
-    data: FitData | FitRays | None = fit_data(task)
     if draws.ids is not None:
         count = len(draws.ids)
-        if (rays := listed(task)) is not None:
-            data = rays.fit_rays(draws.ids.flatten())
-            draws = dataclasses.replace(draws, ids=torch.arange(draws.ids.numel()).reshape(draws.ids.shape))
-    assert data is not None
+    data, draws = method.fit_samples(k, draws)
     draws = draws.to(method.params[0].device)  # samplers draw on the CPU: a seed means the same on every device
     optimizer = method.optimizer_at(k, first)
-    rule = FitRule(method.schedule, optimizer.kind, optimizer.betas, optimizer.eps, optimizer.trust)
-    state, watch = optimizer.fit_state(first), Watch(losses_at=(first + count,))
+    kind, frozen = optimizer.kind, method.frozen_layers
+    rule = FitRule(method.schedule, kind, optimizer.betas, optimizer.eps, optimizer.trust, frozen)
+    state, watch = _state(method, optimizer.fit_state(first)), Watch(losses_at=(first + count,))
     log = ops.bank_fit(state, data, task.spec, count, draws=draws, rule=rule, watch=watch, backend=task.backend)
     optimizer.count(count)
     optimizer.set_lr(method.schedule.rate(first + count - 1))
@@ -60,21 +59,66 @@ def fit_steps(method: Method, k: int, most: int) -> int:
     return count
 
 
+def _state(method: Method, trained: FitState) -> FitState:
+    """Return the state of all parameters from that of the trained ones, with nothing for the others' moments."""
+    params = tuple(p.detach() for p in method.params)
+    if method.frozen_layers == 0:
+        return trained
+    moving = [i % (len(params) // 2) >= method.frozen_layers for i in range(len(params))]
+
+    def whole(moments: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        own = iter(moments)
+        return tuple(next(own) if moves else torch.zeros_like(p) for p, moves in zip(params, moving)) if moments else ()
+
+    return FitState(params, whole(trained.exp_avg), whole(trained.exp_avg_sq), trained.steps)
+
+
+def samples_of(task: Task, draws: Draws) -> tuple[FitData | FitRays, Draws]:
+    """Return the samples of a task that `ops.bank_fit` serves, and the draws among them."""
+    rays, data = listed(task), fit_data(task)
+    if rays is None:
+        assert data is not None
+        return data, draws
+    assert draws.ids is not None
+    # Of rays those that are drawn alone are formed, one after the other.
+    rows = torch.arange(draws.ids.numel()).reshape(draws.ids.shape)
+    return rays.fit_rays(rays.batch(draws.ids.flatten())), dataclasses.replace(draws, ids=rows)
+
+
 def drawn_ids(method: Method, k: int, step: int) -> Tensor:
     """Return the ids int64 [S, batch] of a step on task k, as `ops.bank_fit` draws them."""
-    task = method.tasks[k]
-    sizes = torch.full((task.modules,), task.samples)  # on the CPU: a seed means the same on every device
-    return ops.draw_ids(sizes, method.config.batch, step, seed=method.draw_seed, task=k)
+    return _counted_ids(method, method.tasks[k].samples, range(step, step + 1), k)[0]
+
+
+def replayed_ids(method: Method, k: int, steps: range, size: int) -> Tensor:
+    """Return uniform ids int64 [K, S, batch] among `size` samples of old tasks for K steps on task k."""
+    return _counted_ids(method, size, steps, k + REPLAYED)
+
+
+def uniform_ids(method: Method, k: int, steps: range) -> Tensor:
+    """Return uniform ids int64 [K, S, batch] for K steps on task k."""
+    rays, batch = listed(method.tasks[k]), method.config.batch
+    if rays is None:
+        return _counted_ids(method, method.tasks[k].samples, steps, k)
+    return torch.stack([rays.uniform_ids(batch, method.generator(k, step)) for step in steps])[:, None]
+
+
+def _counted_ids(method: Method, size: int, steps: range, task: int) -> Tensor:
+    """Return ids int64 [K, S, batch] by counted random numbers, as `ops.bank_fit` draws them from the task of this
+    number."""
+    signals, batch = method.tasks[0].modules, method.config.batch
+    # All steps in one call, each signal in each of them as a module. On the CPU: a seed means the same on every device.
+    step, signal = (t.flatten() for t in torch.meshgrid(torch.tensor(steps), torch.arange(signals), indexing="ij"))
+    sizes = torch.full_like(step, size)
+    ids = ops.draw_ids(sizes, batch, step, seed=method.draw_seed, task=task, modules=signal)
+    return ids.reshape(len(steps), signals, batch)
 
 
 def uniform_draws(method: Method, k: int, most: int) -> Draws:
     """Return uniform draws for the next steps, up to `most`, on a task that `ops.bank_fit` serves."""
-    task, batch = method.tasks[k], method.config.batch
-    rays = listed(task)
-    if rays is None:
-        return Draws(batch=batch, seed=method.draw_seed, task=k)
-    ids = [rays.uniform_ids(batch, method.generator(k, step)) for step in _next_steps(method, most, True)]
-    return Draws("given", ids=torch.stack(ids)[:, None])
+    if listed(method.tasks[k]) is None:
+        return Draws(batch=method.config.batch, seed=method.draw_seed, task=k)
+    return Draws("given", ids=uniform_ids(method, k, next_steps(method, k, most)))
 
 
 def sampled_draws(method: Method, sampler: Sampler, k: int, most: int, weighted: bool = True) -> Draws:
@@ -84,7 +128,7 @@ def sampled_draws(method: Method, sampler: Sampler, k: int, most: int, weighted:
     """
     rays, batch = listed(method.tasks[k]), method.config.batch
     all_ids, all_weights = [], []
-    for step in _next_steps(method, most, rays is not None):
+    for step in next_steps(method, k, most):
         generator = method.generator(k, step)
         ids, weights = sampler.draw(batch, step, generator)
         weights = weights if weighted else None
@@ -102,10 +146,10 @@ def sampled_draws(method: Method, sampler: Sampler, k: int, most: int, weighted:
     return Draws("given", ids=ids, weights=torch.stack([ones if w is None else w for w in all_weights]))
 
 
-def _next_steps(method: Method, most: int, rays: bool) -> range:
-    """Return the numbers of the next steps, up to `most`, whose samples are listed before a call."""
-    room = max(1, MOST_RAYS // method.config.batch) if rays else MOST_GIVEN
-    return range(method.made, method.made + min(most, MOST_GIVEN, room))
+def next_steps(method: Method, k: int, most: int) -> range:
+    """Return the numbers of the next steps on task k, up to `most`, whose samples are listed before a call."""
+    room = MOST_RAYS // (method.batches * method.config.batch) if listed(method.tasks[k]) else MOST_GIVEN
+    return range(method.made, method.made + min(most, MOST_GIVEN, max(1, room)))
 
 
 def _serves(task: FittedTask, param: Tensor) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from mclnf_fast.learn.meta.oml import fast_mask
 from mclnf_fast.learn.methods.base import Method
+from mclnf_fast.learn.methods.fitted import uniform_draws
 from mclnf_fast.learn.params import Params
+from mclnf_fast.ops.bank_fit import Draws
 
 
 class OML(Method):
@@ -14,6 +16,13 @@ class OML(Method):
     category = "MCL"
     initialization = "oml"
     options = ("fast_layers",)
+
+    @property
+    def frozen_layers(self) -> int:
+        return max(0, len(self.params) // 2 - self.config.fast_layers)
+
+    def next_draws(self, k: int, most: int) -> Draws | None:
+        return uniform_draws(self, k, most) if self.makes_steps_as(OML) else None
 
     def trained(self) -> Params:
         fast = fast_mask(self.params, self.config.fast_layers)

@@ -72,9 +72,12 @@ class Reservoir:
         """Return `count` samples per signal, uniform, with replacement. Raise ValueError if nothing was seen yet."""
         if not self:
             raise ValueError("the memory must have seen a task before it is drawn from, got none")
-        signals = self.samples[0].shape[0]
-        ids = torch.randint(len(self), (signals, count), generator=generator).to(self.samples[0].device)
-        rows = torch.arange(signals, device=ids.device)[:, None]
+        return self.take(torch.randint(len(self), (self.samples[0].shape[0], count), generator=generator))
+
+    def take(self, ids: Tensor) -> Batch:
+        """Return the kept samples of int64 ids [S, k]."""
+        ids = ids.to(self.samples[0].device)
+        rows = torch.arange(len(ids), device=ids.device)[:, None]
         return tuple(t[rows, ids] for t in self.samples)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -44,12 +44,12 @@ def _shapes(x: Tensor, params: list[Tensor], log_at: Tensor, snapshot_at: Tensor
 
 
 def _fake(x: Tensor, offsets: Any, target: Any, weight: Any, params: list[Tensor], *rest: Any) -> tuple[Any, ...]:
-    return _shapes(x, params, rest[20], rest[21])
+    return _shapes(x, params, rest[21], rest[22])
 
 
 def _ray_fake(origins: Tensor, *rest: Any) -> tuple[Any, ...]:
     params = rest[15]
-    return _shapes(origins, params, rest[36], rest[37])
+    return _shapes(origins, params, rest[37], rest[38])
 
 
 join_ops("mclnf_fast", Joined("bank_fit", _fake), Joined("bank_ray_fit", _ray_fake))
@@ -185,6 +185,7 @@ def _check_state(state: FitState, spec: FieldSpec, x: Tensor, rule: FitRule) -> 
             raise ValueError(f"{name} must not be expanded: it is changed in place")
     check_betas(rule.betas, "rule.betas")
     check_number("rule.eps", rule.eps, 0.0)
+    check_integer(rule.frozen_layers, "rule.frozen_layers", len(spec.layer_shapes) - 1)
     return modules
 
 

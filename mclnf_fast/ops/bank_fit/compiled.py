@@ -58,6 +58,7 @@ def _steps(call: FitCall) -> tuple[Any, ...]:
         call.rates().to(device),
         rule.schedule.sgd_steps,
         rule.kind == "adam",
+        rule.frozen_layers,
         *rule.betas,
         rule.eps,
         trust.lam,

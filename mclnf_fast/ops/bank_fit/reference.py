@@ -42,19 +42,23 @@ def _fit_module(call: FitCall, m: int, rates: list[float], log: FitLog) -> FitEn
     state, watch = call.state, call.watch
     one = slice(m, m + 1)
     params, exp_avg, exp_avg_sq = ([t[one] for t in ts] for ts in (state.params, state.exp_avg, state.exp_avg_sq))
-    trust = call.trust and Trust(call.trust.lam, *([t[one] for t in tensors] for tensors in call.trust[1:]))
+    layers = len(params) // 2
+    moving = [i for i in range(len(params)) if i % layers >= call.rule.frozen_layers]
+    trust = call.trust and Trust(call.trust.lam, *([ts[i][one] for i in moving] for ts in call.trust[1:]))
     first = int(state.steps[m])
     for k in range(first, int(call.goal[m])):
         weights = None if call.draws.weights is None else call.draws.weights[k - first, m]
-        loss, grads = _gradients(call, m, k, _ids(call, m, k, k - first), weights, params)
+        loss, gradients = _gradients(call, m, k, _ids(call, m, k, k - first), weights, params)
+        grads = [gradients[i] for i in moving]
         if k + 1 in watch.losses_at:
             log.losses[list(watch.losses_at).index(k + 1), m] = loss
         kind: StepKind = "adam" if call.rule.kind == "adam" and k >= call.rule.schedule.sgd_steps else "sgd"
-        moments = (exp_avg, exp_avg_sq) if kind == "adam" else ([], [])
+        first_moments, second = ([ts[i] for i in moving] if kind == "adam" else [] for ts in (exp_avg, exp_avg_sq))
         changed = [t.clone() for t in (*params, *exp_avg, *exp_avg_sq)]
         made = torch.full((1,), float(k - call.rule.schedule.sgd_steps), dtype=torch.float64, device=loss.device)
         rate = torch.full_like(made, rates[k])
-        bank_step(params, grads, *moments, made, rate, None, kind, call.rule.betas, call.rule.eps, trust)
+        own = [params[i] for i in moving]
+        bank_step(own, grads, first_moments, second, made, rate, None, kind, call.rule.betas, call.rule.eps, trust)
         after = (*params, *exp_avg, *exp_avg_sq)
         if not all(bool(torch.isfinite(t).all()) for t in (loss, *grads, *after)):
             for t, before in zip(after, changed):

@@ -193,6 +193,7 @@ class FitRule:
         kind: "adam" or "sgd".
         betas, eps: Adam's.
         trust: (lam, fisher, anchor) as `ops.bank_step` takes it, fisher and anchor like `FitState.params`; or None.
+        frozen_layers: the first layers, so many of them, stay as they are; the last is always trained.
 
     >>> FitRule(Schedule(1e-2)).kind
     'adam'
@@ -203,6 +204,7 @@ class FitRule:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     trust: Trust | tuple[float, Sequence[Tensor], Sequence[Tensor]] | None = None
+    frozen_layers: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
