@@ -35,8 +35,9 @@ from mclnf_fast.learn.sampling.even import hilbert_order
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.tasks.coords import CoordTask
 
-FILE = pathlib.Path(__file__).parent / "results" / "sampling_peers.json"
-PAGE = pathlib.Path(__file__).parents[1] / "docs" / "results" / "sampling_peers.md"
+ROOT = pathlib.Path(__file__).parents[1]
+FILE = ROOT / "benchmarks" / "results" / "sampling_peers.json"
+PAGE = ROOT / "docs" / "results" / "sampling_peers.md"
 BATCH, RATES, AIMS = 128, (2e-3, 1e-3, 4e-3), ("psnr", "psnr_equal")
 SEEDS = {"image": (0,), "audio": (0, 1)}  # fewer signals of speech, more seeds
 PLAIN_RATES = (*RATES, 1.4e-3, 2.8e-3)  # of samplers without options: as many settings as the others have

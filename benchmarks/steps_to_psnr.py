@@ -1,11 +1,12 @@
-"""Steps that modules need to 25, 30 and 35 dB, from a random and from meta-learned initializations: `python -m
+"""Steps that modules need to 25, 30, 35 and 40 dB, from a random and from meta-learned initializations: `python -m
 benchmarks.steps_to_psnr image DIR` or `audio DIR`.
 
-Modules of width 32, a quarter of each signal to a module, all of them side by side. The random initialization has the
-best of three rates for each level, the meta-learned ones the default rate alone. Meta-training is by MAML through four
-SGD steps, which the modules then make first (before Adam, whose rate rises over `ramp` steps), or by Reptile through
-sixteen steps of Adam, which then trains on at once. Prints a row per initialization, and writes
-`benchmarks/results/steps_to_psnr_NAME.json` (about two minutes on one core).
+Modules of width 32 (`--width`), a quarter of each signal to a module, all of them side by side. The random
+initialization and the one that Reptile learned through sixteen steps of Adam have, for each level, the best of the same
+frequencies of the sines and rates of Adam, and the latter a row with the defaults beside it. The default, MAML through
+four SGD steps, which the modules then make first (before Adam, whose rate rises over `ramp` steps), has its defaults
+alone. Prints a row per initialization, and writes `benchmarks/results/steps_to_psnr_NAME.json` (about four minutes on
+one core, at width 32).
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ from mclnf_fast.spec import FieldSpec
 from mclnf_fast.tasks.coords import CoordTask
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-LEVELS = (25, 30, 35)
-RATES = (1e-3, 2e-3, 4e-3)  # of the random initialization; the default is the first
+LEVELS = (25, 30, 35, 40)
+FREQUENCIES = (30.0, 42.0)  # of the sines; the default is the first. Lower and higher ones were slower for all.
+RATES = (5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3)
+DEFAULT = f"{FREQUENCIES[0]:g}, {RATES[2]:g}"
 LAST = 1024
 LOOKS = sorted({1, 2, 4, 8, 12, *range(16, 128, 4), *range(128, 512, 8), *range(512, LAST + 1, 32)})
 MAML = MetaConfig(steps=300, tasks=32)
@@ -87,21 +90,61 @@ def steps_to(
     """Return the first looked-at step with a mean PSNR of each level (None: not within LAST), and the curve."""
     method, curve = cls([task], init, config, 0), {}
     method.begin(0)
-    for step in range(LAST):
-        method.step(0, step)
-        if step + 1 in LOOKS:
-            errors = task.squared_errors(task.predict(method.params_of(0))).reshape(parts, -1).sum(0)
-            curve[step + 1] = float(mse_to_psnr(errors / (parts * task.items * task.y.shape[-1])).mean())
-            if curve[step + 1] >= LEVELS[-1]:
-                break
+    for look in LOOKS:
+        while method.made < look:
+            method.steps(0, look - method.made)
+        errors = task.squared_errors(task.predict(method.params_of(0))).reshape(parts, -1).sum(0)
+        curve[look] = float(mse_to_psnr(errors / (parts * task.items * task.y.shape[-1])).mean())
+        if curve[look] >= LEVELS[-1]:
+            break
     reached = {str(level): next((s for s, v in curve.items() if v >= level), None) for level in LEVELS}
     return reached, {str(s): round(v, 2) for s, v in curve.items() if s & (s - 1) == 0}
 
 
 def least(rows: Iterable[dict[str, int | None]]) -> dict[str, int | None]:
-    """Return the fewest steps to each level over several rates."""
+    """Return the fewest steps to each level over several choices."""
     found = list(rows)
     return {str(k): min((s for row in found if (s := row[str(k)]) is not None), default=None) for k in LEVELS}
+
+
+def chosen(tried: dict[str, dict[str, int | None]]) -> dict[str, list[str]]:
+    """Return the choices with the fewest steps to each level; none if it was not reached."""
+    best = least(tried.values())
+    return {level: [name for name, row in tried.items() if row[level] == s] if s else [] for level, s in best.items()}
+
+
+def first_parameters(this: Kind, spec: FieldSpec) -> Params:
+    """Return a random initialization [1, ...] that puts out the middle of the signals' range."""
+    *rest, last = initial_parameters(spec, 1, generator=torch.Generator().manual_seed(0))
+    return (*rest, last + this.offset)
+
+
+def measure(this: Kind, width: int) -> dict[str, Any]:
+    """Return the rows: steps to each level and curve of each initialization."""
+    parts = this.cut.tasks
+    rows: dict[str, Any] = {}
+    tried: dict[str, dict[str, dict[str, int | None]]] = {"random": {}, "Reptile through Adam": {}}
+    for frequency in FREQUENCIES:
+        spec = FieldSpec(len(this.cut.grid), this.sets.test.values.shape[-1], width, 3, "sine", w0=frequency)
+        random = first_parameters(this, spec)
+        train, test = (side_by_side(this.cut, part, spec) for part in (this.sets.train, this.sets.test))
+        reptile = learned(train, random, REPTILE)
+        for rate in RATES:
+            config = AdaptConfig(fall=this.fall, lr=rate, warm_steps=0)
+            for name, cls, init in (("random", ModRandom, random), ("Reptile through Adam", Mod, reptile)):
+                choice = f"{frequency:g}, {rate:g}"
+                tried[name][choice], curve = steps_to(cls, test, init, config, parts)
+                if choice == DEFAULT:
+                    rows[name] = {"steps": tried[name][choice], "curve": curve}
+        if frequency == FREQUENCIES[0]:
+            maml = learned(train, random, this.maml)
+            for ramp in (64, 8):
+                config = AdaptConfig(fall=this.fall, warm_lr=this.maml.inner_lr, ramp=ramp)
+                steps, curve = steps_to(Mod, test, maml, config, parts)
+                rows[f"MAML, ramp {ramp}"] = {"steps": steps, "curve": curve}
+    for name, choices in tried.items():
+        rows[f"{name}, best"] = {"steps": least(choices.values()), "chosen": chosen(choices), "tried": choices}
+    return rows
 
 
 def main() -> None:
@@ -110,31 +153,19 @@ def main() -> None:
     parser.add_argument("kind", choices=("image", "audio"))
     parser.add_argument("folder")
     parser.add_argument("--name", help="of the results; default: the kind")
+    parser.add_argument("--width", type=int, default=32)
     arguments = parser.parse_args()
     this = kind(arguments.kind, arguments.folder)
-    channels, parts = this.sets.test.values.shape[-1], this.cut.tasks
-    spec = FieldSpec(len(this.cut.grid), channels, 32, 3, "sine", w0=30.0)
-    *rest, last = initial_parameters(spec, 1, generator=torch.Generator().manual_seed(0))
-    random: Params = (*rest, last + this.offset)
-    train, test = (side_by_side(this.cut, part, spec) for part in (this.sets.train, this.sets.test))
-    rows: dict[str, Any] = {}
-    tried = [steps_to(ModRandom, test, random, AdaptConfig(fall=this.fall, lr=lr), parts) for lr in RATES]
-    rows["random, best of three rates"] = {"steps": least(t[0] for t in tried), "curve": tried[0][1]}
-    maml = learned(train, random, this.maml)
-    for ramp in (64, 8):
-        config = AdaptConfig(fall=this.fall, warm_lr=this.maml.inner_lr, ramp=ramp)
-        steps, curve = steps_to(Mod, test, maml, config, parts)
-        rows[f"MAML, ramp {ramp}"] = {"steps": steps, "curve": curve}
-    config = AdaptConfig(fall=this.fall, warm_steps=0)
-    steps, curve = steps_to(Mod, test, learned(train, random, REPTILE), config, parts)
-    rows["Reptile through Adam"] = {"steps": steps, "curve": curve}
+    rows = measure(this, arguments.width)
     for name, row in rows.items():
         cells = ", ".join(f"{level} dB: {steps or '-'}" for level, steps in row["steps"].items())
-        print(f"{name:28} {cells}; step 1 {row['curve']['1']:.1f}, step 16 {row['curve']['16']:.1f} dB")
+        print(f"{name:28} {cells}")
+    options = "" if arguments.width == 32 else f" --width {arguments.width}"
     content = {
-        "command": f"python -m benchmarks.steps_to_psnr {arguments.kind} DIR",
+        "command": f"python -m benchmarks.steps_to_psnr {arguments.kind} DIR{options}",
         "signals": {"train": len(this.sets.train), "test": len(this.sets.test)},
         "test": list(this.sets.test.names),
+        "width": arguments.width,
         "rows": rows,
     }
     file = RESULTS / f"steps_to_psnr_{arguments.name or arguments.kind}.json"

@@ -172,3 +172,12 @@ def test_the_page_is_made_of_the_results():
         # No setting was chosen on the signals that are reported.
         assert entry["signals"]["tuning"] > 0
         assert set(entry["tuned"]) == set(contenders.NAMED)
+    text = " ".join((sampling_peers.ROOT / "docs" / "systems" / "signals.md").read_text().split())
+    faces, speech = content["faces, meta-learned"]["rows"], content["speech, meta-learned"]["rows"]
+    for name in ("fisher_even", "even", "error_even", "soft_mining"):
+        for rows in (faces, speech):
+            gain, error = rows[name]["psnr_equal"]["difference"]
+            assert f"{gain:.2f} ± {error:.2f}" in text, name
+    for rows, best in ((faces, "nint"), (speech, "int")):
+        gain, error = measure.paired(rows[best]["psnr"]["by_signal"], rows["fisher_even"]["psnr"]["by_signal"])
+        assert f"{gain:.2f} ± {error:.2f}" in text, best
