@@ -39,3 +39,11 @@ def test_the_table_over_projections_is_of_the_runs(row: str):
 
 def test_sart_has_as_many_sweeps_as_the_table_says():
     assert [rows(name)["sart"]["steps"] for name in ("ct", "ct12", "ct24")] == [30, 30, 30]
+
+
+def test_the_trials_of_frequencies_are_of_the_benchmark():
+    trials = json.loads((ROOT / "benchmarks" / "results" / "starts" / "ct_frequencies.json").read_text())["rows"]
+    text = (ROOT / "docs" / "systems" / "ct.md").read_text().splitlines()
+    titles = [f"{row['sigma']:g}, {'Adam' if row['optimizer'] == 'adam' else 'SGD'}" for row in trials]
+    assert f"| frequencies, optimizer | {' | '.join(titles)} |" in text
+    assert f"| PSNR | {' | '.join(format(row['psnr'], '.1f') for row in trials)} |" in text

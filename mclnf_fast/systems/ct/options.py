@@ -93,8 +93,8 @@ class CtConfig(PixelConfig):
     presets: ClassVar[Mapping[str, Values]] = {
         "paper": {},
         "small": {
-            # The frequencies decide most: from 6 projections those of 30 fit noise between the rays (21 dB on slices
-            # kept back), of 8 give 26 and of 5 give 28. SGD in place of Adam has 20.9 dB where Adam has 21.4.
+            # The frequencies decide most: from 6 projections high ones fit noise between the rays. Tried on slices kept
+            # back by benchmarks/ct_frequencies.py.
             "count": 70, "size": 64, "width": 64, "hidden-layers": 3, "frequencies": 64, "sigma": 5.0, "steps": 256,
             "optimizer": "adam", "rates": (1e-2, 3e-3, 1e-3), "match-steps": 1000,
             "meta.steps": 150, "meta.tasks": 4, "meta.inner": "adam", "meta.inner-steps": 24, "meta.inner-lr": 3e-3,
