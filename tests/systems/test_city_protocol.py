@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_city import OneStep
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn import FimConfig
@@ -28,6 +29,12 @@ SPEC = FieldSpec(3, 4, 8, 1)
 CELL = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3]]))
 STEPS = 9
 PLAN = Plan(STEPS, (0, 1, 4, STEPS), 3, curves=True)
+
+
+@pytest.fixture(autouse=True)
+def _one_step_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that there is a state after each of them, whatever `ops.bank_fit` could make at once."""
+    monkeypatch.setattr(module, "Pace", OneStep)
 
 
 class Stopped(Exception):
