@@ -37,7 +37,7 @@ def posed(k: int, spec: FieldSpec = SPEC, masked: bool = False, cls: type[PosedI
     places = 4 * torch.nn.functional.normalize(torch.randn(3, 3, generator=generator), dim=1)
     cameras = Cameras(look_at(places, torch.zeros(3, 3)), 6.0, 6.0, 5.0, 4.5, 10, 9)
     images = torch.randint(256, (3, 9, 10, 3), dtype=torch.uint8, generator=generator)
-    settings = RenderSettings(7, near=0.5, far=9.0)
+    settings = RenderSettings(7, near=3.0, far=4.5)  # both end rays within the cell
     shading = dataclasses.replace(settings.shading, view_directions=spec.in_dim == 6)
     settings = dataclasses.replace(settings, shading=shading)
     unmasked = torch.rand(images.shape[:3], generator=generator) < 0.7 if masked else None
