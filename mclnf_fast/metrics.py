@@ -11,6 +11,7 @@ from torch import Tensor
 from mclnf_fast.checks import check_positive_int
 
 MOST_PSNR = 200.0  # dB that stand for an error of exactly 0: infinity is no JSON, and has no mean
+WINDOW = 11  # pixels of SSIM's window on a side
 Matrix = Tensor | Sequence[Sequence[float]]
 
 
@@ -115,9 +116,6 @@ def ssim(pred: Tensor, target: Tensor) -> Tensor:
     bell = torch.exp(-((offsets / 1.5) ** 2) / 2)
     bell = bell / bell.sum()
     return torch.stack([_similarity(p, t, bell[:, None] * bell) for p, t in zip(pred.detach(), target.detach())])
-
-
-WINDOW = 11  # pixels of SSIM's window on a side
 
 
 def _similarity(pred: Tensor, target: Tensor, window: Tensor) -> Tensor:

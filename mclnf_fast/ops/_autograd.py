@@ -84,9 +84,8 @@ def _short_way(name: str, op: Any, backward: Callable[..., Any], setup: Callable
         return (None, None, *_flat(gradients, lists))
 
     parts = {"forward": staticmethod(function_forward), "backward": staticmethod(function_backward)}
-    function: Any = type(
-        name, (torch.autograd.Function,), parts
-    )  # the name of the graph's node, by which it is known as ours
+    # Its name is that of the graph's node, by which it is known as ours.
+    function: Any = type(name, (torch.autograd.Function,), parts)
 
     def call(*arguments: Any) -> Any:
         if torch.compiler.is_compiling() or transform_level():

@@ -61,9 +61,9 @@ def fit_steps(method: Method, k: int, most: int) -> int:
 
 def _state(method: Method, trained: FitState) -> FitState:
     """Return the state of all parameters from that of the trained ones, with nothing for the others' moments."""
-    params = tuple(p.detach() for p in method.params)
     if method.frozen_layers == 0:
         return trained
+    params = tuple(p.detach() for p in method.params)
     moving = [i % (len(params) // 2) >= method.frozen_layers for i in range(len(params))]
 
     def whole(moments: Sequence[Tensor]) -> tuple[Tensor, ...]:
