@@ -108,8 +108,9 @@ MCLNF_LANE bool vbeyond(const VF (&x)[N], float bound) {
     for (int i = 1; i < N; ++i) largest = _mm512_range_ps(largest, (__m512)x[i], 0b1011);
     return vbeyond((VF)largest, bound);
 #else
+    const VI magnitude = VI{} + INT_MAX;
     VI mask = {};
-    for (int i = 0; i < N; ++i) mask = mask | (x[i] > bound) | (x[i] < -bound);
+    for (int i = 0; i < N; ++i) mask = mask | ((VF)((VI)x[i] & magnitude) > bound);
     return vany(mask);
 #endif
 }
@@ -157,13 +158,14 @@ MCLNF_LANE void vsincos_reduced(const VF (&r)[N], const VI (&q)[N], VF (&s)[N], 
     MCLNF_EACH low[i] = vfma(z[i], vset<float>(-0.5f), vset<float>(1.0f));
     MCLNF_EACH ps[i] = vfma(ps[i] * z[i], r[i], r[i]);
     MCLNF_EACH pc[i] = vfma(pc[i] * z[i], z[i], low[i]);
+    // Bit 0 of q exchanges sine and cosine; bit 1 of q, and of q + 1, is the sign. All of them in the sign's
+    // place, where a blend reads its choice.
     const VI sign = VI{} + INT_MIN;
     MCLNF_EACH {
-        const VI odd = (q[i] & 1) != 0;
-        const VF a = odd ? pc[i] : ps[i], b = odd ? ps[i] : pc[i];
-        // Bit 1 of q, and of q + 1, is the sign.
-        s[i] = (VF)((VI)a ^ ((q[i] << 30) & sign));
-        c[i] = (VF)((VI)b ^ (((q[i] + 1) << 30) & sign));
+        const VI low_bit = q[i] << 31, high_bit = q[i] << 30;
+        const VF a = low_bit < 0 ? pc[i] : ps[i], b = low_bit < 0 ? ps[i] : pc[i];
+        s[i] = (VF)((VI)a ^ (high_bit & sign));
+        c[i] = (VF)((VI)b ^ ((high_bit ^ low_bit) & sign));
     }
 }
 #undef MCLNF_EACH

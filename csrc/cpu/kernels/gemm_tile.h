@@ -6,9 +6,9 @@
 // broadcast, in whatever order the weights are stored, and never transposed. Weight gradients, which have
 // outputs in the lanes, are in weight_gradient.h.
 
-// The left factor, A[m * row_stride + k * column_stride]. Packed: blocks of kRows rows one after another,
-// [K][kRows] each, so that the register kernel reads it front to back; unpacked, each row of a block would be
-// a stream of its own, more than the prefetcher follows.
+// The left factor, A[m * row_stride + k * column_stride]. Packed: blocks of rows (`block_rows`) one after
+// another, [K][rows] each, so that the register kernel reads it front to back; unpacked, each row of a block
+// would be a stream of its own, more than the prefetcher follows.
 template <class S>
 struct Lhs {
     const S* values;
@@ -107,10 +107,12 @@ static void product_rows(const Product<S>& p, Prefetch& prefetch) {
         for (; !p.factors.A.packed && m + kTall<NV> <= p.M; m += kTall<NV>)
             product_block<S, kTall<NV>, NV, Adjacent>(p, m, prefetch);
     }
-    for (; m < p.M; m += kRows)
-        with_rows(std::min(kRows, p.M - m), [&](auto rows) __attribute__((always_inline)) {
-            product_block<S, decltype(rows)::value, NV, Adjacent>(p, m, prefetch);
+    for (int rows; m < p.M; m += rows) {
+        rows = block_rows(p.M - m);
+        with_rows(rows, [&](auto count) __attribute__((always_inline)) {
+            product_block<S, decltype(count)::value, NV, Adjacent>(p, m, prefetch);
         });
+    }
 }
 
 // Values of a column of B that stay in registers with all of its neighbors: products of no more are bound by
@@ -191,8 +193,8 @@ static void product(const Product<S>& p) {
 template <class S>
 static Lhs<S> pack(int M, int K, const Lhs<S>& A, S* out) {
     const int64_t row_stride = A.row_stride, column_stride = A.column_stride;
-    for (int m = 0; m < M; m += kRows) {
-        const int rows = std::min(kRows, M - m);
+    for (int m = 0, rows; m < M; m += rows) {
+        rows = block_rows(M - m);
         const S* a = A.values + m * row_stride;
         S* o = out + (int64_t)m * K;
         if (rows == kRows) {  // a constant, which the compiler unrolls

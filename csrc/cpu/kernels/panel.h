@@ -19,6 +19,13 @@ template <>
 constexpr int kTall<2> = 8;
 #endif
 
+// Rows of the next block if `left` are left. A block of 16 registers needs four rows to fill the
+// multiply-adds' latency: the last two blocks share rather than leave less to the last.
+MCLNF_LANE int block_rows(int left) {
+    const bool shared = MCLNF_REGISTERS == 16 && left > kRows && left < kRows + 4;
+    return shared ? (left + 1) / 2 : std::min(kRows, left);
+}
+
 template <class S>
 struct Panel {
     static constexpr int W = Simd<S>::width;

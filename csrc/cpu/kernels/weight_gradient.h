@@ -56,10 +56,12 @@ static void each_gradient_block(int rows, int outputs, const F& f) {
     constexpr int W = Simd<S>::width, L = Panel<S>::lanes;
     for (int o = 0; o < outputs; o += L)
         with_vectors(std::min(L, outputs - o + W - 1) / W, [&](auto vectors) __attribute__((always_inline)) {
-            for (int i = 0; i < rows; i += kRows)
-                with_rows(std::min(kRows, rows - i), [&](auto count) __attribute__((always_inline)) {
+            for (int i = 0, block; i < rows; i += block) {
+                block = block_rows(rows - i);
+                with_rows(block, [&](auto count) __attribute__((always_inline)) {
                     f.template block<decltype(count)::value, decltype(vectors)::value>(i, o);
                 });
+            }
         });
 }
 
