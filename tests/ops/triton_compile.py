@@ -25,13 +25,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 import mclnf_fast as mf
-from mclnf_fast.ops.bank_mlp.triton import backward, forward, second_layers
+from mclnf_fast.ops.bank_mlp.triton import backward, encoding, forward, second_layers
 from mclnf_fast.ops.fisher.triton import kernels as fisher
 from mclnf_fast.ops.fisher.triton import sweep
 from mclnf_fast.ops.fisher.triton import table as fisher_table
 from mclnf_fast.ops.render_rays.triton import kernel as rays
 from mclnf_fast.ops.render_rays.triton import table as rays_table
-from mclnf_fast.ops.triton import encoding, error, launch, layers, reduce, table
+from mclnf_fast.ops.triton import error, launch, layers, reduce, table
 from mclnf_fast.packing import Activation
 
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

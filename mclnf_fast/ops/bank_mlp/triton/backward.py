@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.triton.encoding import feature_derivative
+from mclnf_fast.ops.bank_mlp.triton.encoding import feature_derivative
 from mclnf_fast.ops.triton.functions import (
     NONE,
     RELU,

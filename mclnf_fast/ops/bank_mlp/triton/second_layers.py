@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.triton.encoding import encode_both
+from mclnf_fast.ops.bank_mlp.triton.encoding import encode_both
 from mclnf_fast.ops.triton.functions import (
     RELU,
     activate,
