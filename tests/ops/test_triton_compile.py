@@ -46,6 +46,8 @@ def test_every_entry_of_the_tables_fits(arch: int) -> None:
         "backward of the error", "second tangents", "second gradients", "second outer", "squared error", "features",
         "fisher walk", "fisher sums", "fisher reduce",
     }  # fmt: skip
+    more = [row for row in rows if row["counts"] != [1, 16, 37]]
+    assert not more, f"another kernel for some counts of modules, points or tiles: {more}"
     spilling = [row for row in rows if row["stack"] > STACK]
     assert not spilling, f"more than {STACK} bytes of spills on sm_{arch}: {spilling}"
     large = [row for row in rows if row["shared"] > SHARED[arch]]

@@ -47,7 +47,7 @@ class Bank:
         self.precision = precision(self.x.dtype)
         self.table = tiles.tiles(self.x.device)
         self.kind = table.product_kind(self.x.dtype, self.precision == "tf32")
-        self.shared = {"modules": self.modules, "STEPS": launch.halvings(self.modules), "PRECISION": self.precision}
+        self.shared = {"modules": self.modules, "PRECISION": self.precision}
 
     def tile(self, shapes: table.ShapePair) -> tuple[table.Shape, int]:
         """Return the shape for modules of this size, and an upper bound of the tiles."""

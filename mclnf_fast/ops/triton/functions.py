@@ -148,23 +148,23 @@ def encode(x, rows, live, table, first, IN: tl.constexpr, FEATURES: tl.constexpr
 
 
 @triton.jit
-def module_of(starts, tile, modules, STEPS: tl.constexpr):
-    """Return the module m with starts[m] <= tile < starts[m + 1]; STEPS halvings reach it among `modules`."""
+def module_of(starts, tile, modules):
+    """Return the module m with starts[m] <= tile < starts[m + 1], by bisection. The number of halvings is no constant:
+    a kernel for each would be compiled again as modules are appended."""
     low = 0
     high = modules
-    for _ in tl.static_range(STEPS):
+    while high - low > 1:
         middle = (low + high) // 2
-        inside = middle > low
         before = tl.load(starts + middle) <= tile
-        low = tl.where(inside & before, middle, low)
-        high = tl.where(inside & (before == 0), middle, high)
+        low = tl.where(before, middle, low)
+        high = tl.where(before, high, middle)
     return low
 
 
 @triton.jit
-def tile_of(offsets, starts, tile, modules, STEPS: tl.constexpr, ROWS: tl.constexpr):
+def tile_of(offsets, starts, tile, modules, ROWS: tl.constexpr):
     """Return the module of a tile, the ROWS points that it covers, and which of them exist."""
-    module = module_of(starts, tile, modules, STEPS)
+    module = module_of(starts, tile, modules)
     begin = tl.load(offsets + module) + (tile - tl.load(starts + module)).to(tl.int64) * ROWS
     rows = begin + tl.arange(0, ROWS)
     return module, rows, rows < tl.load(offsets + module + 1)
@@ -176,7 +176,6 @@ def block_of(
     starts,
     place,
     modules,
-    STEPS: tl.constexpr,
     ROWS: tl.constexpr,
     SIZE: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -186,7 +185,7 @@ def block_of(
     The blocks of a tile are next to each other, so that its inputs stay in the cache.
     """
     blocks: tl.constexpr = (SIZE + COLUMNS - 1) // COLUMNS
-    module, rows, live = tile_of(offsets, starts, place // blocks, modules, STEPS, ROWS)
+    module, rows, live = tile_of(offsets, starts, place // blocks, modules, ROWS)
     n = (place % blocks) * COLUMNS + tl.arange(0, COLUMNS)
     return module, rows, live, n, n < SIZE
 
@@ -198,7 +197,6 @@ def chunk_of(
     place,
     modules,
     points_per_chunk,
-    STEPS: tl.constexpr,
     HIGH: tl.constexpr,
     SIZE: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -209,7 +207,7 @@ def chunk_of(
     wide = tl.zeros((), tl.int64)
     chunk = place // (HIGH * broad)
     block = (place // broad) % HIGH
-    module = module_of(chunks, chunk, modules, STEPS)
+    module = module_of(chunks, chunk, modules)
     n = (place % broad) * COLUMNS + tl.arange(0, COLUMNS)
     wanted = n < SIZE
     begin = tl.load(offsets + module) + (chunk - tl.load(chunks + module)) * (wide + points_per_chunk)

@@ -18,7 +18,7 @@ from mclnf_fast.ops.triton.functions import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules"])
 def layer_forward(
     h,
     x,
@@ -30,7 +30,6 @@ def layer_forward(
     weight,
     bias,
     modules,
-    STEPS: tl.constexpr,
     LAYER: tl.constexpr,
     SAVE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -51,7 +50,7 @@ def layer_forward(
     DEPTH: tl.constexpr = BLOCK.depth
     blocks: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
-        module, rows, live, n, wanted = block_of(offsets, starts, place, modules, STEPS, ROWS, OUT, COLUMNS)
+        module, rows, live, n, wanted = block_of(offsets, starts, place, modules, ROWS, OUT, COLUMNS)
         k = tl.arange(0, DEPTH)
         w = weight + module.to(tl.int64) * ((ABOVE + BELOW) * OUT) + n[None, :]
         z = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -73,7 +72,7 @@ def layer_forward(
             tl.store(derivatives + to, first_derivative(z, LAYER.activation, LAYER.w0).to(kind), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules"])
 def layer_gradient(
     d,
     derivatives,
@@ -82,7 +81,6 @@ def layer_gradient(
     starts,
     weight,
     modules,
-    STEPS: tl.constexpr,
     INPUTS: tl.constexpr,
     OUT: tl.constexpr,
     ACTIVATED: tl.constexpr,
@@ -101,7 +99,7 @@ def layer_gradient(
     DEPTH: tl.constexpr = BLOCK.depth
     blocks: tl.constexpr = (COUNT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
-        module, rows, live, n, wanted = block_of(offsets, starts, place, modules, STEPS, ROWS, COUNT, COLUMNS)
+        module, rows, live, n, wanted = block_of(offsets, starts, place, modules, ROWS, COUNT, COLUMNS)
         k = tl.arange(0, DEPTH)
         w = weight + module.to(tl.int64) * (INPUTS.total * OUT) + (INPUTS.first + n)[None, :] * OUT
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -119,7 +117,7 @@ def layer_gradient(
         tl.store(g + to, total.to(g.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules", "points_per_chunk"])
 def layer_weight_gradient(
     h,
     x,
@@ -130,7 +128,6 @@ def layer_weight_gradient(
     table,
     modules,
     points_per_chunk,
-    STEPS: tl.constexpr,
     LAYER: tl.constexpr,
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -154,7 +151,7 @@ def layer_weight_gradient(
     broad: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(chunks + modules) * (high * broad), tl.num_programs(0)):
         chunk, block, n, wanted, begin, end = chunk_of(
-            offsets, chunks, place, modules, points_per_chunk, STEPS, high, OUT, COLUMNS
+            offsets, chunks, place, modules, points_per_chunk, high, OUT, COLUMNS
         )
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
         bias = tl.zeros((COLUMNS,), tl.float32)

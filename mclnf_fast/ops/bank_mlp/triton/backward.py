@@ -120,7 +120,7 @@ def layer_backward(
     return address, g, ge
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules", "tiles_per_chunk"])
 def fused_backward(
     x,
     grad_y,
@@ -134,7 +134,6 @@ def fused_backward(
     biases,
     modules,
     tiles_per_chunk,
-    STEPS: tl.constexpr,
     NET: tl.constexpr,
     NEED_X: tl.constexpr,
     NEED_PARAMETERS: tl.constexpr,
@@ -157,7 +156,7 @@ def fused_backward(
     FEATURES_PAD: tl.constexpr = NET.features_pad
     wide = tl.zeros((), tl.int64)  # turns a loop's variable into an offset beyond 2^31
     for chunk in range(tl.program_id(0), tl.load(chunks + modules), tl.num_programs(0)):
-        module = module_of(chunks, chunk, modules, STEPS)
+        module = module_of(chunks, chunk, modules)
         first = (chunk - tl.load(chunks + module)) * tiles_per_chunk
         tiles = tl.load(starts + module + 1) - tl.load(starts + module)
         share = sums + (wide + chunk) * NET.parameters

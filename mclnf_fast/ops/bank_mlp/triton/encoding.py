@@ -48,7 +48,7 @@ def encode_both(
     return value, tangent
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["points"])
 def features_gradient(
     x,
     along_x,

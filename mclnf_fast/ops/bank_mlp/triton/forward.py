@@ -12,7 +12,7 @@ import triton.language as tl
 from mclnf_fast.ops.triton.functions import activate, encode, layer_pre_activations, tile_of
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules"])
 def fused_forward(
     x,
     y,
@@ -22,7 +22,6 @@ def fused_forward(
     weights,
     biases,
     modules,
-    STEPS: tl.constexpr,
     NET: tl.constexpr,
     ROWS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -33,7 +32,7 @@ def fused_forward(
     """
     kind = x.dtype.element_ty
     for tile in range(tl.program_id(0), tl.load(starts + modules), tl.num_programs(0)):
-        module, rows, live = tile_of(offsets, starts, tile, modules, STEPS, ROWS)
+        module, rows, live = tile_of(offsets, starts, tile, modules, ROWS)
         encoded = encode(x, rows, live, table, 0, NET.coordinates, NET.features, NET.features_pad).to(kind)
         h = encoded
         for l in tl.static_range(NET.layers - 1):

@@ -25,7 +25,7 @@ from mclnf_fast.ops.triton.functions import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules"])
 def layer_tangents(
     h,
     ht,
@@ -43,7 +43,6 @@ def layer_tangents(
     along,
     along_bias,
     modules,
-    STEPS: tl.constexpr,
     LAYER: tl.constexpr,
     ALONG: tl.constexpr,
     ALONG_X: tl.constexpr,
@@ -66,7 +65,7 @@ def layer_tangents(
     DEPTH: tl.constexpr = BLOCK.depth
     blocks: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
-        module, rows, live, n, wanted = block_of(offsets, starts, place, modules, STEPS, ROWS, OUT, COLUMNS)
+        module, rows, live, n, wanted = block_of(offsets, starts, place, modules, ROWS, OUT, COLUMNS)
         k = tl.arange(0, DEPTH)
         w = module.to(tl.int64) * ((ABOVE + BELOW) * OUT) + n[None, :]
         z = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -111,7 +110,7 @@ def layer_tangents(
         tl.store(yt + to, zt.to(kind), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules"])
 def layer_gradients(
     d,
     e,
@@ -124,7 +123,6 @@ def layer_gradients(
     weight,
     along,
     modules,
-    STEPS: tl.constexpr,
     INPUTS: tl.constexpr,
     OUT: tl.constexpr,
     KIND: tl.constexpr,
@@ -145,7 +143,7 @@ def layer_gradients(
     DEPTH: tl.constexpr = BLOCK.depth
     blocks: tl.constexpr = (COUNT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
-        module, rows, live, n, wanted = block_of(offsets, starts, place, modules, STEPS, ROWS, COUNT, COLUMNS)
+        module, rows, live, n, wanted = block_of(offsets, starts, place, modules, ROWS, COUNT, COLUMNS)
         k = tl.arange(0, DEPTH)
         w = module.to(tl.int64) * (INPUTS.total * OUT) + (INPUTS.first + n)[None, :] * OUT
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -180,7 +178,7 @@ def layer_gradients(
         tl.store(gt + to, total_t.to(gt.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules", "points_per_chunk"])
 def layer_weight_gradients(
     h,
     ht,
@@ -194,7 +192,6 @@ def layer_weight_gradients(
     table,
     modules,
     points_per_chunk,
-    STEPS: tl.constexpr,
     LAYER: tl.constexpr,
     ALONG_X: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -215,7 +212,7 @@ def layer_weight_gradients(
     broad: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(chunks + modules) * (high * broad), tl.num_programs(0)):
         chunk, block, n, wanted, begin, end = chunk_of(
-            offsets, chunks, place, modules, points_per_chunk, STEPS, high, OUT, COLUMNS
+            offsets, chunks, place, modules, points_per_chunk, high, OUT, COLUMNS
         )
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
         bias = tl.zeros((COLUMNS,), tl.float32)

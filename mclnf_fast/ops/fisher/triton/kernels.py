@@ -77,7 +77,7 @@ def row_of(first, i, ABOVE: tl.constexpr, BELOW: tl.constexpr, COLUMNS: tl.const
     return row, row < tl.where(above, ABOVE, ABOVE + BELOW)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules", "samples_per_chunk"])
 def sample_sums(
     h,
     x,
@@ -94,7 +94,6 @@ def sample_sums(
     damping,
     modules,
     samples_per_chunk,
-    STEPS: tl.constexpr,
     LAYER: tl.constexpr,
     H_STRIDE: tl.constexpr,
     D_STRIDE: tl.constexpr,
@@ -131,7 +130,7 @@ def sample_sums(
     for place in range(tl.program_id(0), tl.load(chunks + modules) * (high * broad), tl.num_programs(0)):
         chunk = place // (high * broad)
         block = place % (high * broad)
-        module = module_of(chunks, chunk, modules, STEPS)
+        module = module_of(chunks, chunk, modules)
         first = (block // broad) * ROWS
         n = (block % broad) * COLUMNS + tl.arange(0, COLUMNS)
         wanted = n < OUT
@@ -196,7 +195,7 @@ def sample_sums(
             tl.store(squares + to_bias, bias_square, mask=wanted & (wide + first == 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules"])
 def reduce_samples(
     sums,
     squares,

@@ -70,7 +70,7 @@ def layer_before(
     return g
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules"])
 def fused_sweep(
     x,
     grad_y,
@@ -83,7 +83,6 @@ def fused_sweep(
     weights,
     biases,
     modules,
-    STEPS: tl.constexpr,
     NET: tl.constexpr,
     WIDTH_STRIDE: tl.constexpr,
     OUT_STRIDE: tl.constexpr,
@@ -100,7 +99,7 @@ def fused_sweep(
     LAYERS: tl.constexpr = NET.layers
     wide = tl.zeros((), tl.int64)  # turns a loop's variable into an offset beyond 2^31
     for tile in range(tl.program_id(0), tl.load(starts + modules), tl.num_programs(0)):
-        module, rows, live = tile_of(offsets, starts, tile, modules, STEPS, ROWS)
+        module, rows, live = tile_of(offsets, starts, tile, modules, ROWS)
         own_rows = (wide + tl.program_id(0)) * ROWS + tl.arange(0, ROWS)
         encoded = encode(x, rows, live, table, 0, NET.coordinates, NET.features, NET.features_pad).to(kind)
         n = tl.arange(0, NET.outputs_pad)

@@ -96,7 +96,7 @@ def next_samples(
     return ready, k
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules", "rays_per_chunk"])
 def render(
     rays,
     scene,
@@ -109,7 +109,6 @@ def render(
     limits,
     modules,
     rays_per_chunk,
-    STEPS: tl.constexpr,
     NET: tl.constexpr,
     SCENE: tl.constexpr,
     ROWS: tl.constexpr,
@@ -131,7 +130,7 @@ def render(
     OUT_PAD: tl.constexpr = NET.outputs_pad
     wide = tl.zeros((), tl.int64)
     for chunk in range(tl.program_id(0), tl.load(starts + modules), tl.num_programs(0)):
-        module = module_of(starts, chunk, modules, STEPS)
+        module = module_of(starts, chunk, modules)
         next = tl.load(offsets + module) + (chunk - tl.load(starts + module)) * (wide + rays_per_chunk)
         end = tl.minimum(next + rays_per_chunk, tl.load(offsets + module + 1))
         none = tl.zeros((ROWS,), tl.float32)

@@ -166,7 +166,6 @@ def _launch(
             tuple(numbers),
             modules,
             per_chunk,
-            STEPS=launch.halvings(modules),
             NET=net.constants(),
             SCENE=scene,
             ROWS=shape.rows,
