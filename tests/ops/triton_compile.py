@@ -5,9 +5,9 @@ tables for each kernel and kind of numbers.
 Triton is asked which kernel it would launch for a call in which every count (modules, points of a chunk ...) is 1, 16
 or 37. One JSON object a line for each kernel that it takes for different ones: kernel, kind, width, the tile, the
 counts that it is for, registers, bytes of the stack frame (spills go there), shared memory, programs that a
-multiprocessor holds at a time, instructions (of a warp that takes every branch once) and how many of them round to an
-integer or convert to tf32, columns of tensor memory, how many warp-group matrix instructions there are, products that
-warps repeat, and whether it only traps.
+multiprocessor holds at a time; instructions (of a warp that takes every branch once), how many of them round down to
+an integer, how many would if each feature of a tile were formed once, and how many convert to tf32; columns of tensor
+memory, how many warp-group matrix instructions there are, products that warps repeat, and whether it only traps.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ INDICES |= dict.fromkeys(("offsets", "segments", "owned"), torch.int64)
 INDICES |= dict.fromkeys(("scores", "squares", "fisher_w", "fisher_b", "scale"), SINGLE)
 TUPLES = {"rays": (SINGLE,) * 3, "scene": (SINGLE, torch.uint8, SINGLE), "pixels": (SINGLE,) * 3}
 LIMITS = {"limits": (1.0, 2.0, 0.5, 20.0, 30.0), "damping": 0.5}
+FLOORS = 2  # of a sine
 COUNTED = ("modules", "points", "tiles_per_chunk", "points_per_chunk", "samples_per_chunk", "rays_per_chunk", "first")
 COUNTS = (1, 16, 37)  # what Triton tells apart: one, a multiple of 16, another number
 HEADS = {"density": Activation.EXP.value, "color": Activation.SIGMOID.value}
@@ -223,6 +224,11 @@ def repeated(ttgir: str) -> int:
     return sum(rows.get(name, 0) > int(height) for height, name in tiles)
 
 
+def features_of(net: launch.Network, shape: table.Shape, block: launch.BlockSize | None) -> int:
+    """How many features a program forms at a time."""
+    return shape.rows * launch.padded(net.features) if block is None else block.rows * block.depth
+
+
 def main(arch: int, wanted: str = "", few: bool = False) -> None:
     seen: set[tuple[str, str]] = set()
     for name, kind, net, shape, kernel, constants in entries(arch):
@@ -245,6 +251,13 @@ def main(arch: int, wanted: str = "", few: bool = False) -> None:
             row |= {"programs": programs(registers, result.metadata.shared, shape.warps, arch)}
             row |= {"instructions": len(code)}
             row |= {"floors": sum(op.startswith("FRND") for op in code)}
+            block = constants.get("BLOCK")
+            values = (
+                block.rows * block.depth
+                if isinstance(block, launch.BlockSize)
+                else shape.rows * launch.padded(net.features)
+            )
+            row |= {"features_once": FLOORS * values // (32 * shape.warps)}
             row |= {"to_tf32": sum(op.startswith("F2F.TF32") or op.startswith("F2FP.TF32") for op in code)}
             row |= {
                 "tensor_memory": getattr(result.metadata, "tmem_size", 0) or 0,

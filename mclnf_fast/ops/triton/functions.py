@@ -130,21 +130,46 @@ def second_derivative(z, KIND: tl.constexpr, W0: tl.constexpr):
 
 
 @triton.jit
-def encode(x, rows, live, table, first, IN: tl.constexpr, FEATURES: tl.constexpr, COLUMNS: tl.constexpr):
-    """Return features first ... first + COLUMNS - 1 of the rows' points, [ROWS, COLUMNS]; 0 beyond the last feature.
+def features_of(x, rows, live, table, c, IN: tl.constexpr, FEATURES: tl.constexpr):
+    """Return features c [COLUMNS] of the rows' points; see `encode`."""
+    exists = c < FEATURES
+    dim = tl.load(table + c, mask=exists, other=0.0).to(tl.int32)
+    frequency = tl.load(table + FEATURES + c, mask=exists, other=0.0)
+    half = tl.load(table + 2 * FEATURES + c, mask=exists, other=0.0)[None, :]
+    mask = live[:, None] & exists[None, :]
+    v = tl.load(x + rows[:, None] * IN + dim[None, :], mask=mask, other=0.0).to(tl.float32)
+    return tl.where(half < 0, v, sine(v * frequency[None, :], half))
+
+
+@triton.jit
+def encode(
+    x,
+    rows,
+    live,
+    table,
+    first,
+    IN: tl.constexpr,
+    FEATURES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    KIND: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Return features first ... first + COLUMNS - 1 of the rows' points, [ROWS, COLUMNS] in the type KIND; 0 beyond the
+    last feature. PRECISION: how the products that take them multiply float32.
 
     table [3, FEATURES]: the coordinate that a feature reads, its frequency, and 0 for a sine, 0.5 for a cosine, -1 for
     the coordinate itself.
     """
     c = first + tl.arange(0, COLUMNS)
-    exists = c < FEATURES
-    dim = tl.load(table + c, mask=exists, other=0.0).to(tl.int32)
-    frequency = tl.load(table + FEATURES + c, mask=exists, other=0.0)
-    half = tl.load(table + 2 * FEATURES + c, mask=exists, other=0.0)
-    mask = live[:, None] & exists[None, :]
-    v = tl.load(x + rows[:, None] * IN + dim[None, :], mask=mask, other=0.0).to(tl.float32)
-    half = half[None, :]
-    return tl.where(half < 0, v, sine(v * frequency[None, :], half))
+    if tl.float32 == KIND and PRECISION == "ieee":  # no matrix instructions: one layout, which a branch spills
+        features = features_of(x, rows, live, table, c, IN, FEATURES)
+    else:
+        features = tl.zeros((rows.shape[0], COLUMNS), KIND)
+        # A branch that is always taken: its result has one layout, in which a feature is formed once. Beside products,
+        # the compiler forms the features anew in the layout of each, and in every warp that shares a row.
+        if tl.num_programs(0) > 0:
+            features = features_of(x, rows, live, table, c, IN, FEATURES).to(KIND)
+    return features
 
 
 @triton.jit

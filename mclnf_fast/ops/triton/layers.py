@@ -41,7 +41,7 @@ def layer_forward(
     Programs: tiles of points times blocks of columns of outputs, the blocks of a tile next to each other so that its
     inputs stay in the cache.
     """
-    kind = x.dtype.element_ty
+    kind: tl.constexpr = x.dtype.element_ty
     ABOVE: tl.constexpr = LAYER.above
     BELOW: tl.constexpr = LAYER.below
     OUT: tl.constexpr = LAYER.outputs
@@ -61,7 +61,7 @@ def layer_forward(
             z = tl.dot(a, b, z, input_precision=PRECISION)
         for first in range(0, BELOW, DEPTH):
             i = first + k
-            a = encode(x, rows, live, table, first, LAYER.coordinates, LAYER.features, DEPTH).to(kind)
+            a = encode(x, rows, live, table, first, LAYER.coordinates, LAYER.features, DEPTH, kind, PRECISION)
             b = tl.load(w + (ABOVE + i)[:, None] * OUT, mask=(i < BELOW)[:, None] & wanted[None, :], other=0.0)
             z = tl.dot(a, b, z, input_precision=PRECISION)
         z += tl.load(bias + module.to(tl.int64) * OUT + n, mask=wanted, other=0.0).to(tl.float32)[None, :]
@@ -138,7 +138,7 @@ def layer_weight_gradient(
     Programs: chunks times blocks of [rows inputs, columns outputs]; a chunk's points go by `depth` at a time, and their
     order is that of memory.
     """
-    kind = x.dtype.element_ty
+    kind: tl.constexpr = x.dtype.element_ty
     ABOVE: tl.constexpr = LAYER.above
     BELOW: tl.constexpr = LAYER.below
     OUT: tl.constexpr = LAYER.outputs
@@ -164,7 +164,9 @@ def layer_weight_gradient(
                 mask = live[:, None] & (i < ABOVE)[None, :]
                 a = tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask, other=0.0)
             else:
-                a = encode(x, t, live, table, (block - above) * ROWS, LAYER.coordinates, LAYER.features, ROWS).to(kind)
+                a = encode(
+                    x, t, live, table, (block - above) * ROWS, LAYER.coordinates, LAYER.features, ROWS, kind, PRECISION
+                )
             total = tl.dot(tl.trans(a), e, total, input_precision=PRECISION)
             bias += tl.sum(e.to(tl.float32), 0)
         store_gradient(total, bias, sums, chunk, block, n, wanted, LAYER, ROWS)

@@ -166,7 +166,7 @@ def fused_backward(
             more = wide + tile > first
             rows = tl.load(offsets + module) + (wide + tile) * ROWS + tl.arange(0, ROWS)
             live = rows < end
-            encoded = encode(x, rows, live, table, 0, NET.coordinates, NET.features, NET.features_pad).to(kind)
+            encoded = encode(x, rows, live, table, 0, NET.coordinates, NET.features, FEATURES_PAD, kind, PRECISION)
             inputs, derivatives, z = forward_again(
                 encoded, weights, biases, module, NET, NET.output_activation != NONE or LOSS, kind, PRECISION
             )

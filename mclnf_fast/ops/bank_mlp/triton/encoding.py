@@ -19,20 +19,19 @@ def feature_derivative(v, frequency, half):
 
 
 @triton.jit
-def encode_both(
+def features_both(
     x,
     along_x,
     rows,
     live,
     table,
-    first,
+    c,
     IN: tl.constexpr,
     FEATURES: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    KIND: tl.constexpr,
     ALONG_X: tl.constexpr,
 ):
-    """Return `encode` and the tangents of the features along along_x [N, IN]; without ALONG_X those are zeros."""
-    c = first + tl.arange(0, COLUMNS)
+    """Return features c [COLUMNS] of the rows' points and their tangents; see `encode_both`."""
     exists = c < FEATURES
     dim = tl.load(table + c, mask=exists, other=0.0).to(tl.int32)
     frequency = tl.load(table + FEATURES + c, mask=exists, other=0.0)[None, :]
@@ -45,6 +44,33 @@ def encode_both(
     if ALONG_X:
         t = tl.load(along_x + place, mask=mask, other=0.0).to(tl.float32)
         tangent = t * feature_derivative(v, frequency, half)
+    return value.to(KIND), tangent.to(KIND)
+
+
+@triton.jit
+def encode_both(
+    x,
+    along_x,
+    rows,
+    live,
+    table,
+    first,
+    IN: tl.constexpr,
+    FEATURES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    KIND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ALONG_X: tl.constexpr,
+):
+    """Return `encode` and the tangents of the features along along_x [N, IN]; without ALONG_X those are zeros."""
+    c = first + tl.arange(0, COLUMNS)
+    if tl.float32 == KIND and PRECISION == "ieee":  # as in `encode`
+        value, tangent = features_both(x, along_x, rows, live, table, c, IN, FEATURES, KIND, ALONG_X)
+    else:
+        value = tl.zeros((rows.shape[0], COLUMNS), KIND)
+        tangent = tl.zeros((rows.shape[0], COLUMNS), KIND)
+        if tl.num_programs(0) > 0:
+            value, tangent = features_both(x, along_x, rows, live, table, c, IN, FEATURES, KIND, ALONG_X)
     return value, tangent
 
 

@@ -30,10 +30,10 @@ def fused_forward(
 
     Tile t of `starts` [modules + 1] holds ROWS points of one module; a program takes every num_programs-th one.
     """
-    kind = x.dtype.element_ty
+    kind: tl.constexpr = x.dtype.element_ty
     for tile in range(tl.program_id(0), tl.load(starts + modules), tl.num_programs(0)):
         module, rows, live = tile_of(offsets, starts, tile, modules, ROWS)
-        encoded = encode(x, rows, live, table, 0, NET.coordinates, NET.features, NET.features_pad).to(kind)
+        encoded = encode(x, rows, live, table, 0, NET.coordinates, NET.features, NET.features_pad, kind, PRECISION)
         h = encoded
         for l in tl.static_range(NET.layers - 1):
             z = layer_pre_activations(h, encoded, weights[l], biases[l], module, NET, l, PRECISION)

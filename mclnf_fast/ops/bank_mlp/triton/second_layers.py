@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.bank_mlp.triton.encoding import encode_both
+from mclnf_fast.ops.bank_mlp.triton.encoding import encode_both, features_both
 from mclnf_fast.ops.triton.functions import (
     RELU,
     activate,
@@ -54,7 +54,7 @@ def layer_tangents(
     With a curved activation also derivatives, curvatures [N, outputs] = a'(z) and a''(z) z'. ALONG, ALONG_X: whether
     the directions of the parameters and of x are given; else they are zeros. Programs: as `layer_forward`.
     """
-    kind = x.dtype.element_ty
+    kind: tl.constexpr = x.dtype.element_ty
     KIND: tl.constexpr = LAYER.activation
     W0: tl.constexpr = LAYER.w0
     ABOVE: tl.constexpr = LAYER.above
@@ -85,14 +85,16 @@ def layer_tangents(
         for first in range(0, BELOW, DEPTH):
             i = first + k
             mask_w = (i < BELOW)[:, None] & wanted[None, :]
-            a, at = encode_both(x, along_x, rows, live, table, first, LAYER.coordinates, LAYER.features, DEPTH, ALONG_X)
+            a, at = encode_both(
+                x, along_x, rows, live, table, first, LAYER.coordinates, LAYER.features, DEPTH, kind, PRECISION, ALONG_X
+            )
             b = tl.load(weight + w + (ABOVE + i)[:, None] * OUT, mask=mask_w, other=0.0)
-            z = tl.dot(a.to(kind), b, z, input_precision=PRECISION)
+            z = tl.dot(a, b, z, input_precision=PRECISION)
             if ALONG_X:
-                zt = tl.dot(at.to(kind), b, zt, input_precision=PRECISION)
+                zt = tl.dot(at, b, zt, input_precision=PRECISION)
             if ALONG:
                 v = tl.load(along + w + (ABOVE + i)[:, None] * OUT, mask=mask_w, other=0.0)
-                zt = tl.dot(a.to(kind), v, zt, input_precision=PRECISION)
+                zt = tl.dot(a, v, zt, input_precision=PRECISION)
         place_b = module.to(tl.int64) * OUT + n
         z += tl.load(bias + place_b, mask=wanted, other=0.0).to(tl.float32)[None, :]
         if ALONG:
@@ -199,7 +201,7 @@ def layer_weight_gradients(
 ):
     """Store a chunk's share of a layer's gradient, float32 [chunks, (above + below + 1) outputs]: its inputs times e
     plus their tangents times d, and the sums of e behind them. Programs: as `layer_weight_gradient`."""
-    kind = x.dtype.element_ty
+    kind: tl.constexpr = x.dtype.element_ty
     ABOVE: tl.constexpr = LAYER.above
     BELOW: tl.constexpr = LAYER.below
     OUT: tl.constexpr = LAYER.outputs
@@ -228,12 +230,9 @@ def layer_weight_gradients(
                 a = tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0)
                 at = tl.load(ht + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0)
             else:
-                feature = (block - above) * ROWS
-                a, at = encode_both(
-                    x, along_x, t, live, table, feature, LAYER.coordinates, LAYER.features, ROWS, ALONG_X
-                )
-                a = a.to(kind)
-                at = at.to(kind)
+                # This branch is a region of its own: `encode_both` would take 55 registers more of half types.
+                c = (block - above) * ROWS + tl.arange(0, ROWS)
+                a, at = features_both(x, along_x, t, live, table, c, LAYER.coordinates, LAYER.features, kind, ALONG_X)
             total = tl.dot(tl.trans(a), e_tile, total, input_precision=PRECISION)
             if ABOVE > 0 or ALONG_X:
                 d_tile = tl.load(d + from_, mask=mask, other=0.0)

@@ -37,10 +37,10 @@ def square(v):
 
 
 @triton.jit
-def live_features(x, rows, live, table, first, LAYER: tl.constexpr, COLUMNS: tl.constexpr):
+def live_features(x, rows, live, table, first, LAYER: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr):
     """Return `encode` with zeros in the rows that do not exist: their cosines are not 0, and the squares would
     count."""
-    a = encode(x, rows, live, table, first, LAYER.coordinates, LAYER.features, COLUMNS)
+    a = encode(x, rows, live, table, first, LAYER.coordinates, LAYER.features, COLUMNS, x.dtype.element_ty, PRECISION)
     return tl.where(live[:, None], a, 0.0).to(x.dtype.element_ty)
 
 
@@ -52,19 +52,30 @@ def live_outputs(h, rows, live, first, COUNT: tl.constexpr, STRIDE: tl.constexpr
 
 
 @triton.jit
-def layer_inputs(h, x, rows, live, table, first, LAYER: tl.constexpr, STRIDE: tl.constexpr, COLUMNS: tl.constexpr):
+def layer_inputs(
+    h,
+    x,
+    rows,
+    live,
+    table,
+    first,
+    LAYER: tl.constexpr,
+    STRIDE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Return inputs first ... of a layer, [rows, COLUMNS]: the `above` ones of the layer before, filled up to a
     multiple of COLUMNS, then the features."""
     padded: tl.constexpr = (LAYER.above + COLUMNS - 1) // COLUMNS * COLUMNS
     if LAYER.below == 0:
         a = live_outputs(h, rows, live, first, LAYER.above, STRIDE, COLUMNS)
     elif LAYER.above == 0:
-        a = live_features(x, rows, live, table, first, LAYER, COLUMNS)
+        a = live_features(x, rows, live, table, first, LAYER, COLUMNS, PRECISION)
     else:
         if first < padded:
             a = live_outputs(h, rows, live, first, LAYER.above, STRIDE, COLUMNS)
         else:
-            a = live_features(x, rows, live, table, first - padded, LAYER, COLUMNS)
+            a = live_features(x, rows, live, table, first - padded, LAYER, COLUMNS, PRECISION)
     return a
 
 
@@ -153,7 +164,7 @@ def sample_sums(
                 t = wide + point + tl.arange(0, DEPTH)
                 live = t < end
                 e = tl.load(d + t[:, None] * D_STRIDE + n[None, :], mask=live[:, None] & wanted[None, :], other=0.0)
-                a = layer_inputs(h, x, t, live, table, first, LAYER, H_STRIDE, ROWS)
+                a = layer_inputs(h, x, t, live, table, first, LAYER, H_STRIDE, ROWS, PRECISION)
                 e_square = square(e)
                 e_wide = e.to(tl.float32)
                 if SUMS:
@@ -175,7 +186,7 @@ def sample_sums(
                     t = wide + point + tl.arange(0, DEPTH)
                     live = t < stop
                     e = tl.load(d + t[:, None] * D_STRIDE + n[None, :], mask=live[:, None] & wanted[None, :], other=0.0)
-                    a = layer_inputs(h, x, t, live, table, first, LAYER, H_STRIDE, ROWS)
+                    a = layer_inputs(h, x, t, live, table, first, LAYER, H_STRIDE, ROWS, PRECISION)
                     g = tl.dot(tl.trans(a), e, g, input_precision=PRECISION)
                     c += tl.sum(e.to(tl.float32), 0)
                 if SUMS:

@@ -95,13 +95,13 @@ def fused_sweep(
     last gradients' OUT_STRIDE. derivatives: layers - 1 times [.., width], ROWS rows per program: memory of its own for
     the derivatives of the activations (relu's are read off `saved`).
     """
-    kind = x.dtype.element_ty
+    kind: tl.constexpr = x.dtype.element_ty
     LAYERS: tl.constexpr = NET.layers
     wide = tl.zeros((), tl.int64)  # turns a loop's variable into an offset beyond 2^31
     for tile in range(tl.program_id(0), tl.load(starts + modules), tl.num_programs(0)):
         module, rows, live = tile_of(offsets, starts, tile, modules, ROWS)
         own_rows = (wide + tl.program_id(0)) * ROWS + tl.arange(0, ROWS)
-        encoded = encode(x, rows, live, table, 0, NET.coordinates, NET.features, NET.features_pad).to(kind)
+        encoded = encode(x, rows, live, table, 0, NET.coordinates, NET.features, NET.features_pad, kind, PRECISION)
         n = tl.arange(0, NET.outputs_pad)
         mask = live[:, None] & (n < NET.outputs)[None, :]
         g = tl.load(grad_y + rows[:, None] * NET.outputs + n[None, :], mask=mask, other=0.0).to(tl.float32)
