@@ -65,8 +65,14 @@ def test_every_entry_of_the_tables_fits(arch: int) -> None:
     sines = {"backward": 2, "second tangents": 2, "second outer": 2, "features": 2}
     again = [row for row in rows if row["floors"] > sines.get(row["kernel"], 1) * row["features_once"] + BINS]
     assert not again, f"features that are formed more than once on sm_{arch}: {again}"
+    others = ("reduce", "fisher reduce", "squared error", "features")  # no products, or none of rounded numbers
+    tf32 = [row for row in rows if row["kernel"] not in others and row["kind"] == "tf32"]
+    cut = [row for row in tf32 if row["to_tf32"] == 0]
+    assert tf32, "no kernel multiplies tf32"
+    assert not cut, f"operands that the matrix instructions cut off to tf32 on sm_{arch}: {cut}"
+    # The squares of float16 points are float32 that is multiplied as tf32.
+    assert any(row["kind"] == "fp16" and row["to_tf32"] > 0 for row in rows)
     if arch == 90:
-        others = ("reduce", "fisher reduce", "squared error", "features")  # no products, or none of rounded numbers
         slow = [row for row in rows if row["hopper"] and row["warp_group"] == 0 and row["kernel"] not in others]
         assert not slow, f"no warp-group matrix instructions: {slow}"
         assert any(row["hopper"] for row in rows)

@@ -6,8 +6,8 @@ Triton is asked which kernel it would launch for a call in which every count (mo
 or 37. One JSON object a line for each kernel that it takes for different ones: kernel, kind, width, the tile, the
 counts that it is for, registers, bytes of the stack frame (spills go there), shared memory, programs that a
 multiprocessor holds at a time; instructions (of a warp that takes every branch once), how many of them round down to
-an integer, how many would if each feature of a tile were formed once, and how many convert to tf32; columns of tensor
-memory, how many warp-group matrix instructions there are, products that warps repeat, and whether it only traps.
+an integer, and how many would if each feature of a tile were formed once; how many of PTX round to tf32; columns of
+tensor memory, how many warp-group matrix instructions there are, products that warps repeat, and whether it only traps.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ def main(arch: int, wanted: str = "", few: bool = False) -> None:
                 else shape.rows * launch.padded(net.features)
             )
             row |= {"features_once": FLOORS * values // (32 * shape.warps)}
-            row |= {"to_tf32": sum(op.startswith("F2F.TF32") or op.startswith("F2FP.TF32") for op in code)}
+            row |= {"to_tf32": result.asm["ptx"].count("cvt.rna.tf32")}
             row |= {
                 "tensor_memory": getattr(result.metadata, "tmem_size", 0) or 0,
                 "traps": "trap;" in result.asm["ptx"],

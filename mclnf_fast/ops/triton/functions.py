@@ -9,6 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from mclnf_fast.ops.triton.products import rounded
 from mclnf_fast.packing import Activation
 
 # Kernels read no other globals than these.
@@ -154,8 +155,8 @@ def encode(
     KIND: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Return features first ... first + COLUMNS - 1 of the rows' points, [ROWS, COLUMNS] in the type KIND; 0 beyond the
-    last feature. PRECISION: how the products that take them multiply float32.
+    """Return features first ... first + COLUMNS - 1 of the rows' points, [ROWS, COLUMNS] in the type KIND, 0 beyond the
+    last: operands of products that multiply float32 as PRECISION says (`rounded`).
 
     table [3, FEATURES]: the coordinate that a feature reads, its frequency, and 0 for a sine, 0.5 for a cosine, -1 for
     the coordinate itself.
@@ -168,7 +169,7 @@ def encode(
         # A branch that is always taken: its result has one layout, in which a feature is formed once. Beside products,
         # the compiler forms the features anew in the layout of each, and in every warp that shares a row.
         if tl.num_programs(0) > 0:
-            features = features_of(x, rows, live, table, c, IN, FEATURES).to(KIND)
+            features = rounded(features_of(x, rows, live, table, c, IN, FEATURES).to(KIND), PRECISION)
     return features
 
 
@@ -259,38 +260,3 @@ def store_gradient(total, bias, sums, chunk, block, n, wanted, LAYER: tl.constex
     to = share + (top + i)[:, None] * OUT + n[None, :]
     tl.store(to, total, mask=(top + i < bottom)[:, None] & wanted[None, :])
     tl.store(share + (ABOVE + BELOW) * OUT + n, bias, mask=wanted & (wide + block == 0))
-
-
-@triton.jit
-def matrix(w, module, first, rows, IN: tl.constexpr, OUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Return rows first ... first + rows - 1 of a module's weights [IN, OUT], padded with zeros to [ROWS, COLUMNS]."""
-    k = tl.arange(0, ROWS)
-    n = tl.arange(0, COLUMNS)
-    address = w + module.to(tl.int64) * (IN * OUT) + (first + k)[:, None] * OUT + n[None, :]
-    return tl.load(address, mask=(k < rows)[:, None] & (n < OUT)[None, :], other=0.0)
-
-
-@triton.jit
-def vector(b, module, OUT: tl.constexpr, COLUMNS: tl.constexpr):
-    """Return a module's biases [OUT], padded with zeros."""
-    n = tl.arange(0, COLUMNS)
-    return tl.load(b + module.to(tl.int64) * OUT + n, mask=n < OUT, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def layer_pre_activations(h, encoded, w, b, module, NET: tl.constexpr, LAYER: tl.constexpr, PRECISION: tl.constexpr):
-    """Return z = (h, encoded) W + b of layer LAYER of a network (`launch.NetworkConstants`), [ROWS, outputs_pad].
-
-    The features come in behind h where the layer skips to them, and as h in the first layer.
-    """
-    above: tl.constexpr = NET.features if LAYER == 0 else NET.width
-    below: tl.constexpr = NET.features * ((NET.skips >> LAYER) & 1)
-    outputs: tl.constexpr = NET.outputs if NET.layers - 1 == LAYER else NET.width
-    above_pad: tl.constexpr = NET.features_pad if LAYER == 0 else NET.width_pad
-    outputs_pad: tl.constexpr = NET.outputs_pad if NET.layers - 1 == LAYER else NET.width_pad
-    upper = matrix(w, module, 0, above, above + below, outputs, above_pad, outputs_pad)
-    z = tl.dot(h, upper, input_precision=PRECISION)
-    if below > 0:
-        lower = matrix(w, module, above, below, above + below, outputs, NET.features_pad, outputs_pad)
-        z = tl.dot(encoded, lower, z, input_precision=PRECISION)
-    return z + vector(b, module, outputs, outputs_pad)[None, :]

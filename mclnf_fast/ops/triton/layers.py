@@ -16,6 +16,7 @@ from mclnf_fast.ops.triton.functions import (
     first_derivative,
     store_gradient,
 )
+from mclnf_fast.ops.triton.products import rounded
 
 
 @triton.jit(do_not_specialize=["modules"])
@@ -58,12 +59,12 @@ def layer_forward(
             i = first + k
             a = tl.load(h + rows[:, None] * ABOVE + i[None, :], mask=live[:, None] & (i < ABOVE)[None, :], other=0.0)
             b = tl.load(w + i[:, None] * OUT, mask=(i < ABOVE)[:, None] & wanted[None, :], other=0.0)
-            z = tl.dot(a, b, z, input_precision=PRECISION)
+            z = tl.dot(rounded(a, PRECISION), rounded(b, PRECISION), z, input_precision=PRECISION)
         for first in range(0, BELOW, DEPTH):
             i = first + k
             a = encode(x, rows, live, table, first, LAYER.coordinates, LAYER.features, DEPTH, kind, PRECISION)
             b = tl.load(w + (ABOVE + i)[:, None] * OUT, mask=(i < BELOW)[:, None] & wanted[None, :], other=0.0)
-            z = tl.dot(a, b, z, input_precision=PRECISION)
+            z = tl.dot(a, rounded(b, PRECISION), z, input_precision=PRECISION)
         z += tl.load(bias + module.to(tl.int64) * OUT + n, mask=wanted, other=0.0).to(tl.float32)[None, :]
         to = rows[:, None] * OUT + n[None, :]
         mask = live[:, None] & wanted[None, :]
@@ -107,7 +108,7 @@ def layer_gradient(
             o = first + k
             a = tl.load(d + rows[:, None] * OUT + o[None, :], mask=live[:, None] & (o < OUT)[None, :], other=0.0)
             b = tl.load(w + o[:, None], mask=(o < OUT)[:, None] & wanted[None, :], other=0.0)
-            total = tl.dot(a, b, total, input_precision=PRECISION)
+            total = tl.dot(rounded(a, PRECISION), rounded(b, PRECISION), total, input_precision=PRECISION)
         to = rows[:, None] * COUNT + n[None, :]
         mask = live[:, None] & wanted[None, :]
         if ACTIVATED:
@@ -162,11 +163,11 @@ def layer_weight_gradient(
             if block < above:
                 i = block * ROWS + tl.arange(0, ROWS)
                 mask = live[:, None] & (i < ABOVE)[None, :]
-                a = tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask, other=0.0)
+                a = rounded(tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask, other=0.0), PRECISION)
             else:
                 a = encode(
                     x, t, live, table, (block - above) * ROWS, LAYER.coordinates, LAYER.features, ROWS, kind, PRECISION
                 )
-            total = tl.dot(tl.trans(a), e, total, input_precision=PRECISION)
+            total = tl.dot(tl.trans(a), rounded(e, PRECISION), total, input_precision=PRECISION)
             bias += tl.sum(e.to(tl.float32), 0)
         store_gradient(total, bias, sums, chunk, block, n, wanted, LAYER, ROWS)

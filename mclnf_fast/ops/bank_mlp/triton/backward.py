@@ -17,10 +17,9 @@ from mclnf_fast.ops.triton.functions import (
     activate,
     encode,
     first_derivative,
-    layer_pre_activations,
-    matrix,
     module_of,
 )
+from mclnf_fast.ops.triton.products import layer_pre_activations, matrix, rounded
 from mclnf_fast.ops.triton.reduce import add_to
 
 
@@ -57,7 +56,7 @@ def forward_again(
             if l == LAYERS - 1:
                 derivatives = derivatives + (first_derivative(z, NET.output_activation, NET.w0),)
             else:
-                h = activate(z, NET.activation, NET.w0).to(KIND)
+                h = rounded(activate(z, NET.activation, NET.w0).to(KIND), PRECISION)
                 inputs = inputs + (h,)
                 if NET.activation > RELU:  # relu's is read off h
                     derivatives = derivatives + (first_derivative(z, NET.activation, NET.w0),)
@@ -95,7 +94,7 @@ def layer_backward(
     ABOVE_PAD: tl.constexpr = NET.features_pad if LAYER == 0 else NET.width_pad
     BELOW_PAD: tl.constexpr = NET.features_pad
     OUT_PAD: tl.constexpr = NET.outputs_pad if NET.layers - 1 == LAYER else NET.width_pad
-    d = g.to(h.dtype)
+    d = rounded(g.to(h.dtype), PRECISION)
     address -= (ABOVE + BELOW + 1) * OUT
     if NEED_PARAMETERS:
         add_weight_gradient(address, h, d, 0, ABOVE, more, OUT, ABOVE_PAD, OUT_PAD, PRECISION)
@@ -104,14 +103,14 @@ def layer_backward(
         o = tl.arange(0, OUT_PAD)
         add_to(address + (ABOVE + BELOW) * OUT + o, tl.sum(g, 0), o < OUT, more)
     if BELOW > 0 and NEED_X:
-        below = matrix(w, module, ABOVE, BELOW, ABOVE + BELOW, OUT, BELOW_PAD, OUT_PAD)
+        below = matrix(w, module, ABOVE, BELOW, ABOVE + BELOW, OUT, BELOW_PAD, OUT_PAD, PRECISION)
         ge = tl.dot(d, tl.trans(below), ge, input_precision=PRECISION)
     if LAYER == 0:
         if NEED_X:
-            above = matrix(w, module, 0, ABOVE, ABOVE + BELOW, OUT, ABOVE_PAD, OUT_PAD)
+            above = matrix(w, module, 0, ABOVE, ABOVE + BELOW, OUT, ABOVE_PAD, OUT_PAD, PRECISION)
             ge = tl.dot(d, tl.trans(above), ge, input_precision=PRECISION)
     else:
-        above = matrix(w, module, 0, ABOVE, ABOVE + BELOW, OUT, ABOVE_PAD, OUT_PAD)
+        above = matrix(w, module, 0, ABOVE, ABOVE + BELOW, OUT, ABOVE_PAD, OUT_PAD, PRECISION)
         g = tl.dot(d, tl.trans(above), input_precision=PRECISION)
         if NET.activation == RELU:
             g = tl.where(h > 0, g, 0.0)

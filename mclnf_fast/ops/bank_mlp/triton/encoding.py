@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from mclnf_fast.ops.triton.functions import sine
+from mclnf_fast.ops.triton.products import rounded
 
 
 @triton.jit
@@ -29,6 +30,7 @@ def features_both(
     IN: tl.constexpr,
     FEATURES: tl.constexpr,
     KIND: tl.constexpr,
+    PRECISION: tl.constexpr,
     ALONG_X: tl.constexpr,
 ):
     """Return features c [COLUMNS] of the rows' points and their tangents; see `encode_both`."""
@@ -44,7 +46,7 @@ def features_both(
     if ALONG_X:
         t = tl.load(along_x + place, mask=mask, other=0.0).to(tl.float32)
         tangent = t * feature_derivative(v, frequency, half)
-    return value.to(KIND), tangent.to(KIND)
+    return rounded(value.to(KIND), PRECISION), rounded(tangent.to(KIND), PRECISION)
 
 
 @triton.jit
@@ -65,12 +67,12 @@ def encode_both(
     """Return `encode` and the tangents of the features along along_x [N, IN]; without ALONG_X those are zeros."""
     c = first + tl.arange(0, COLUMNS)
     if tl.float32 == KIND and PRECISION == "ieee":  # as in `encode`
-        value, tangent = features_both(x, along_x, rows, live, table, c, IN, FEATURES, KIND, ALONG_X)
+        value, tangent = features_both(x, along_x, rows, live, table, c, IN, FEATURES, KIND, PRECISION, ALONG_X)
     else:
         value = tl.zeros((rows.shape[0], COLUMNS), KIND)
         tangent = tl.zeros((rows.shape[0], COLUMNS), KIND)
         if tl.num_programs(0) > 0:
-            value, tangent = features_both(x, along_x, rows, live, table, c, IN, FEATURES, KIND, ALONG_X)
+            value, tangent = features_both(x, along_x, rows, live, table, c, IN, FEATURES, KIND, PRECISION, ALONG_X)
     return value, tangent
 
 

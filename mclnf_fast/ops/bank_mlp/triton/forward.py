@@ -9,7 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.triton.functions import activate, encode, layer_pre_activations, tile_of
+from mclnf_fast.ops.triton.functions import activate, encode, tile_of
+from mclnf_fast.ops.triton.products import layer_pre_activations, rounded
 
 
 @triton.jit(do_not_specialize=["modules"])
@@ -37,7 +38,7 @@ def fused_forward(
         h = encoded
         for l in tl.static_range(NET.layers - 1):
             z = layer_pre_activations(h, encoded, weights[l], biases[l], module, NET, l, PRECISION)
-            h = activate(z, NET.activation, NET.w0).to(kind)
+            h = rounded(activate(z, NET.activation, NET.w0).to(kind), PRECISION)
         # A branch that is always taken, as in `add_weight_gradient`: else the compiler shares out all layers as suits
         # the last, whose tile is narrow, and warps beyond the rows of a small tile repeat what others do. That the
         # outputs are stored in it as well keeps the kernel at 128 registers on sm_90, not 182: two programs per

@@ -23,6 +23,7 @@ from mclnf_fast.ops.triton.functions import (
     second_derivative,
     store_gradient,
 )
+from mclnf_fast.ops.triton.products import rounded
 
 
 @triton.jit(do_not_specialize=["modules"])
@@ -75,12 +76,13 @@ def layer_tangents(
             from_ = rows[:, None] * ABOVE + i[None, :]
             mask = live[:, None] & (i < ABOVE)[None, :]
             mask_w = (i < ABOVE)[:, None] & wanted[None, :]
-            a = tl.load(h + from_, mask=mask, other=0.0)
-            b = tl.load(weight + w + i[:, None] * OUT, mask=mask_w, other=0.0)
+            a = rounded(tl.load(h + from_, mask=mask, other=0.0), PRECISION)
+            b = rounded(tl.load(weight + w + i[:, None] * OUT, mask=mask_w, other=0.0), PRECISION)
             z = tl.dot(a, b, z, input_precision=PRECISION)
-            zt = tl.dot(tl.load(ht + from_, mask=mask, other=0.0), b, zt, input_precision=PRECISION)
+            at = rounded(tl.load(ht + from_, mask=mask, other=0.0), PRECISION)
+            zt = tl.dot(at, b, zt, input_precision=PRECISION)
             if ALONG:
-                v = tl.load(along + w + i[:, None] * OUT, mask=mask_w, other=0.0)
+                v = rounded(tl.load(along + w + i[:, None] * OUT, mask=mask_w, other=0.0), PRECISION)
                 zt = tl.dot(a, v, zt, input_precision=PRECISION)
         for first in range(0, BELOW, DEPTH):
             i = first + k
@@ -88,12 +90,12 @@ def layer_tangents(
             a, at = encode_both(
                 x, along_x, rows, live, table, first, LAYER.coordinates, LAYER.features, DEPTH, kind, PRECISION, ALONG_X
             )
-            b = tl.load(weight + w + (ABOVE + i)[:, None] * OUT, mask=mask_w, other=0.0)
+            b = rounded(tl.load(weight + w + (ABOVE + i)[:, None] * OUT, mask=mask_w, other=0.0), PRECISION)
             z = tl.dot(a, b, z, input_precision=PRECISION)
             if ALONG_X:
                 zt = tl.dot(at, b, zt, input_precision=PRECISION)
             if ALONG:
-                v = tl.load(along + w + (ABOVE + i)[:, None] * OUT, mask=mask_w, other=0.0)
+                v = rounded(tl.load(along + w + (ABOVE + i)[:, None] * OUT, mask=mask_w, other=0.0), PRECISION)
                 zt = tl.dot(a, v, zt, input_precision=PRECISION)
         place_b = module.to(tl.int64) * OUT + n
         z += tl.load(bias + place_b, mask=wanted, other=0.0).to(tl.float32)[None, :]
@@ -155,12 +157,13 @@ def layer_gradients(
             from_ = rows[:, None] * OUT + o[None, :]
             mask = live[:, None] & (o < OUT)[None, :]
             mask_w = (o < OUT)[:, None] & wanted[None, :]
-            a = tl.load(d + from_, mask=mask, other=0.0)
-            b = tl.load(weight + w + o[:, None], mask=mask_w, other=0.0)
+            a = rounded(tl.load(d + from_, mask=mask, other=0.0), PRECISION)
+            b = rounded(tl.load(weight + w + o[:, None], mask=mask_w, other=0.0), PRECISION)
             total = tl.dot(a, b, total, input_precision=PRECISION)
-            total_t = tl.dot(tl.load(e + from_, mask=mask, other=0.0), b, total_t, input_precision=PRECISION)
+            at = rounded(tl.load(e + from_, mask=mask, other=0.0), PRECISION)
+            total_t = tl.dot(at, b, total_t, input_precision=PRECISION)
             if ALONG:
-                v = tl.load(along + w + o[:, None], mask=mask_w, other=0.0)
+                v = rounded(tl.load(along + w + o[:, None], mask=mask_w, other=0.0), PRECISION)
                 total_t = tl.dot(a, v, total_t, input_precision=PRECISION)
         to = rows[:, None] * COUNT + n[None, :]
         mask = live[:, None] & wanted[None, :]
@@ -227,15 +230,17 @@ def layer_weight_gradients(
             if block < above:
                 i = block * ROWS + tl.arange(0, ROWS)
                 mask_h = live[:, None] & (i < ABOVE)[None, :]
-                a = tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0)
-                at = tl.load(ht + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0)
+                a = rounded(tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0), PRECISION)
+                at = rounded(tl.load(ht + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0), PRECISION)
             else:
                 # This branch is a region of its own: `encode_both` would take 55 registers more of half types.
                 c = (block - above) * ROWS + tl.arange(0, ROWS)
-                a, at = features_both(x, along_x, t, live, table, c, LAYER.coordinates, LAYER.features, kind, ALONG_X)
-            total = tl.dot(tl.trans(a), e_tile, total, input_precision=PRECISION)
+                a, at = features_both(
+                    x, along_x, t, live, table, c, LAYER.coordinates, LAYER.features, kind, PRECISION, ALONG_X
+                )
+            total = tl.dot(tl.trans(a), rounded(e_tile, PRECISION), total, input_precision=PRECISION)
             if ABOVE > 0 or ALONG_X:
-                d_tile = tl.load(d + from_, mask=mask, other=0.0)
+                d_tile = rounded(tl.load(d + from_, mask=mask, other=0.0), PRECISION)
                 total = tl.dot(tl.trans(at), d_tile, total, input_precision=PRECISION)
             bias += tl.sum(e_tile.to(tl.float32), 0)
         store_gradient(total, bias, sums, chunk, block, n, wanted, LAYER, ROWS)

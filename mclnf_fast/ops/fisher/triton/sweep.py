@@ -20,10 +20,9 @@ from mclnf_fast.ops.triton.functions import (
     activate,
     encode,
     first_derivative,
-    layer_pre_activations,
-    matrix,
     tile_of,
 )
+from mclnf_fast.ops.triton.products import layer_pre_activations, matrix, rounded
 
 
 @triton.jit
@@ -61,8 +60,8 @@ def layer_before(
     inputs: tl.constexpr = NET.width + NET.features * ((NET.skips >> LAYER) & 1)
     outputs: tl.constexpr = NET.outputs if NET.layers - 1 == LAYER else NET.width
     outputs_pad: tl.constexpr = NET.outputs_pad if NET.layers - 1 == LAYER else NET.width_pad
-    above = matrix(w, module, 0, NET.width, inputs, outputs, NET.width_pad, outputs_pad)
-    g = tl.dot(g.to(above.dtype), tl.trans(above), input_precision=PRECISION)
+    above = matrix(w, module, 0, NET.width, inputs, outputs, NET.width_pad, outputs_pad, PRECISION)
+    g = tl.dot(rounded(g.to(above.dtype), PRECISION), tl.trans(above), input_precision=PRECISION)
     if NET.activation == RELU:
         g = tl.where(get(saved, rows, live, NET.width, STRIDE, NET.width_pad) > 0, g, 0.0)
     if NET.activation > RELU:
@@ -112,7 +111,7 @@ def fused_sweep(
                 if l == LAYERS - 1:
                     g = tl.where(mask, g * first_derivative(z, NET.output_activation, NET.w0), 0.0)
                 else:
-                    h = activate(z, NET.activation, NET.w0).to(kind)
+                    h = rounded(activate(z, NET.activation, NET.w0).to(kind), PRECISION)
                     put(saved[l], rows, h, live, NET.width, WIDTH_STRIDE, NET.width_pad)
                     if NET.activation > RELU:
                         derivative = first_derivative(z, NET.activation, NET.w0)

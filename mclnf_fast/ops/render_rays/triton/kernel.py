@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 
 from mclnf_fast.ops.render_rays.triton.rays import absorbed, edge, features, interval, occupied
-from mclnf_fast.ops.triton.functions import activate, layer_pre_activations, module_of
+from mclnf_fast.ops.triton.functions import activate, module_of
+from mclnf_fast.ops.triton.products import layer_pre_activations, rounded
 
 PROBES = tl.constexpr(4)  # bins that a ray passes at a time in search of an occupied one
 
@@ -21,10 +22,11 @@ def network(encoded, module, weights, biases, NET: tl.constexpr, PRECISION: tl.c
     """Return the module's outputs for features [ROWS, features_pad], float32 [ROWS, outputs_pad]: the layers of
     `fused_forward`, which takes fewer registers if its own stand in it."""
     OUT_PAD: tl.constexpr = NET.outputs_pad
+    encoded = rounded(encoded, PRECISION)
     h = encoded
     for l in tl.static_range(NET.layers - 1):
         z = layer_pre_activations(h, encoded, weights[l], biases[l], module, NET, l, PRECISION)
-        h = activate(z, NET.activation, NET.w0).to(encoded.dtype)
+        h = rounded(activate(z, NET.activation, NET.w0).to(encoded.dtype), PRECISION)
     y = tl.zeros((encoded.shape[0], OUT_PAD), tl.float32)
     if tl.num_programs(0) > 0:  # always, as in `fused_forward`: the last layer shares out its narrow tile apart
         last = layer_pre_activations(
