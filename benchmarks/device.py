@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import timing
 from benchmarks.contender import Contender
+from mclnf_fast.ops.triton.precision import multiplying
 
 OLDEST = (8, 0)
 FLUSH_BYTES = 1 << 28  # several times the second-level cache of any GPU yet
@@ -74,18 +75,9 @@ def slot(contender: Contender, times: int) -> float:
     return timing.median([begin.elapsed_time(end) * 1e-3 for begin, end in events]) / contender.share
 
 
-@contextlib.contextmanager
-def precision(tf32: bool | None) -> Iterator[None]:
+def precision(tf32: bool | None) -> contextlib.AbstractContextManager[None]:
     """Whether float32 is multiplied as tf32, by torch and by us; None leaves it as it is."""
-    if tf32 is None:
-        yield
-        return
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+    return contextlib.nullcontext() if tf32 is None else multiplying(tf32)
 
 
 def held(run: Callable[[], Any], tf32: bool) -> Callable[[], Any]:

@@ -19,6 +19,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 from places import here, made_on
 
 from mclnf_fast import ops
+from mclnf_fast.ops.triton.precision import multiplying
 
 DATA = pathlib.Path(os.environ.get("MCLNF_FAST_DATA", pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -81,12 +82,9 @@ def gpu_or_cpu() -> str:
 
 @pytest.fixture(params=[False, True], ids=["ieee", "tf32"])
 def tf32(request: pytest.FixtureRequest, gpu_or_cpu: str) -> Iterator[bool]:
-    """Both kinds of float32 product, whose Triton kernels differ; true where the result is rounded to 10 bits. The
-    interpreter multiplies exactly in both."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = request.param
-    yield request.param and gpu_or_cpu == "cuda"
-    torch.backends.cuda.matmul.allow_tf32 = before
+    """Both kinds of float32 product, whose Triton kernels differ; true where the operands are rounded to 10 bits."""
+    with multiplying(request.param):
+        yield request.param
 
 
 @pytest.fixture

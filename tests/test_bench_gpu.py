@@ -15,6 +15,7 @@ import torch
 import mclnf_fast as mf
 import mclnf_fast.cli as cli
 from mclnf_fast import render
+from mclnf_fast.ops.triton.precision import precision
 from mclnf_fast.render import Cells
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # benchmarks/ is no part of the package
@@ -233,22 +234,21 @@ def test_a_slot_of_many_short_runs_is_bounded() -> None:
 @pytest.mark.parametrize("dtype", rates.DTYPES)
 def test_the_limit_of_a_case_is_that_of_its_dtype(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(
-        rates, "_seconds", lambda run, where: (run(), seen.append(torch.backends.cuda.matmul.allow_tf32), 1e-3)[2]
-    )
+    monkeypatch.setattr(rates, "_seconds", lambda run, where: (run(), seen.append(precision(torch.float32)), 1e-3)[2])
     found = limit.meter("matmul", "cpu", dtype)
     assert found is not None
     assert found() == pytest.approx(2 * rates.CPU_SIDE**3 / 1e-3 * 1e-12)
     assert rates._factors("cpu", dtype)[2].dtype == rates.DTYPES[dtype]
     assert bool(rates._factors("cpu", dtype)[2].isfinite().all())
-    assert not torch.backends.cuda.matmul.allow_tf32
+    assert set(seen) == {"tf32" if dtype == "tf32" else "ieee"}
+    assert precision(torch.float32) == "ieee"
 
 
 def test_precision_is_set_for_a_run_and_given_back() -> None:
-    seen: list[bool] = []
+    seen: list[str] = []
     problem = work.make(case_of(shapes={**SHAPES, "dtype": "tf32"}))
-    problem.prepared(Contender("a", lambda: seen.append(torch.backends.cuda.matmul.allow_tf32))).run()
-    assert (seen, torch.backends.cuda.matmul.allow_tf32) == ([True], False)
+    problem.prepared(Contender("a", lambda: seen.append(precision(torch.float32)))).run()
+    assert (seen, precision(torch.float32)) == (["tf32"], "ieee")
     assert work.make(case_of()).tf32 is None  # on a CPU nobody touches it
 
 

@@ -195,8 +195,7 @@ def test_the_backward_keeps_its_limits(need) -> None:
 
 def test_blocks_of_weight_gradients(need, monkeypatch: pytest.MonkeyPatch) -> None:
     need("bank_mlp", "triton")
-    from mclnf_fast.ops.bank_mlp.triton import tune
-    from mclnf_fast.ops.triton import candidates
+    from mclnf_fast.ops.bank_mlp.triton import candidates, tune
 
     entry = next(e for e in candidates.entries(table.built_in(80)) if e.name == "outer ieee")
     narrow = [candidates.dataclasses.replace(entry, width=16, options=[(32, 32), (64, 16)])]

@@ -24,17 +24,6 @@ def test_tiles_cover_every_point_once(counts: list[int], rows: int) -> None:
     assert found[-1] <= launch.most_tiles(sum(counts), len(counts), rows)
 
 
-@given(st.integers(1, 10**6))
-def test_the_halvings_find_every_module(modules: int) -> None:
-    for wanted in {0, modules // 3, modules - 1}:
-        low, high = 0, modules
-        for _ in range(launch.halvings(modules)):
-            middle = (low + high) // 2
-            if middle > low:
-                low, high = (middle, high) if middle <= wanted else (low, middle)
-        assert low == wanted
-
-
 @given(st.integers(1, 1 << 40))
 def test_chunks_depend_on_the_problem_and_are_few(tiles: int) -> None:
     per_chunk = launch.tiles_per_chunk(tiles)

@@ -2,9 +2,12 @@
 or only the kernels with a word in their names: `python triton_compile.py 90 fisher`, or with `--few` one entry of the
 tables for each kernel and kind of numbers.
 
-One JSON object a line: kernel, kind, width, the tile, registers, bytes of the stack frame (spills go there), shared
-memory, columns of tensor memory, how many warp-group matrix instructions there are, products that warps repeat, and
-whether it only traps.
+Triton is asked which kernel it would launch for a call in which every count (modules, points of a chunk ...) is 1, 16
+or 37. One JSON object a line for each kernel that it takes for different ones: kernel, kind, width, the tile, the
+counts that it is for, registers, bytes of the stack frame (spills go there), shared memory, programs that a
+multiprocessor holds at a time; instructions (of a warp that takes every branch once), how many of them round down to
+an integer, and how many would if each feature of a tile were formed once; how many of PTX round to tf32; columns of
+tensor memory, how many warp-group matrix instructions there are, products that warps repeat, and whether it only traps.
 """
 
 from __future__ import annotations
@@ -20,37 +23,40 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import MockTensor, create_function_from_signature
 
 import mclnf_fast as mf
-from mclnf_fast.ops.bank_mlp.triton import backward, forward, second_layers
+from mclnf_fast.ops.bank_mlp.triton import backward, encoding, forward, second_layers
 from mclnf_fast.ops.fisher.triton import kernels as fisher
 from mclnf_fast.ops.fisher.triton import sweep
 from mclnf_fast.ops.fisher.triton import table as fisher_table
 from mclnf_fast.ops.render_rays.triton import kernel as rays
 from mclnf_fast.ops.render_rays.triton import table as rays_table
-from mclnf_fast.ops.triton import encoding, error, launch, layers, reduce, table
+from mclnf_fast.ops.triton import error, launch, layers, reduce, table
 from mclnf_fast.packing import Activation
 
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-POINTER = {"half": "*bf16", "tf32": "*fp32", "ieee": "*fp32"}
-FISHER_POINTER = {"bf16": "*bf16", "fp16": "*fp16", "tf32": "*fp32", "ieee": "*fp32"}
-INDICES = {"starts": "*i32", "chunks": "*i32", "table": "*fp32"}
-INDICES |= dict.fromkeys(("sums", "errors", "factors"), "*fp32")
-INDICES |= dict.fromkeys(("offsets", "segments", "owned"), "*i64")
-INDICES |= dict.fromkeys(("scores", "squares", "fisher_w", "fisher_b", "scale"), "*fp32")
-# Arguments that are tuples: pointers, and numbers.
-TUPLES = {"rays": ("*fp32",) * 3, "scene": ("*fp32", "*u8", "*fp32"), "pixels": ("*fp32",) * 3, "limits": ("fp32",) * 5}
-NUMBERS = {"damping": "fp32"}
-NUMBERS |= dict.fromkeys(
-    ("modules", "points", "tiles_per_chunk", "points_per_chunk", "samples_per_chunk", "rays_per_chunk", "first"), "i32"
-)
-STEPS = 10
+HALF, SINGLE = torch.bfloat16, torch.float32
+TYPE = {"half": HALF, "bf16": HALF, "fp16": torch.float16, "tf32": SINGLE, "ieee": SINGLE}
+KINDS = ("half", "tf32", "ieee")
+# Of the tensors whose type is not the call's.
+INDICES = {"starts": torch.int32, "chunks": torch.int32}
+INDICES |= dict.fromkeys(("table", "sums", "errors", "factors"), SINGLE)
+INDICES |= dict.fromkeys(("offsets", "segments", "owned"), torch.int64)
+INDICES |= dict.fromkeys(("scores", "squares", "fisher_w", "fisher_b", "scale"), SINGLE)
+TUPLES = {"rays": (SINGLE,) * 3, "scene": (SINGLE, torch.uint8, SINGLE), "pixels": (SINGLE,) * 3}
+LIMITS = {"limits": (1.0, 2.0, 0.5, 20.0, 30.0), "damping": 0.5}
+FLOORS = 2  # of a sine
+COUNTED = ("modules", "points", "tiles_per_chunk", "points_per_chunk", "samples_per_chunk", "rays_per_chunk", "first")
+COUNTS = (1, 16, 37)  # what Triton tells apart: one, a multiple of 16, another number
 HEADS = {"density": Activation.EXP.value, "color": Activation.SIGMOID.value}
 PLAIN = rays_table.SceneConstants(bins=64, levels=1, x=0, y=0, z=0, background=1, last=False, **HEADS)
 RICH = rays_table.SceneConstants(bins=0, levels=4, x=128, y=128, z=128, background=0, last=True, **HEADS)
+SHARED = {80: 164 << 10, 90: 228 << 10, 100: 228 << 10}  # of a multiprocessor
 UNSET = dict.fromkeys(("LOSS", "WEIGHTED", "SCALED", "MORE"), False)  # flags with a default
 
 
@@ -93,7 +99,7 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
     layer = launch.LayerConstants(3, 60, 256, 60, 256, Activation.RELU.value, 30.0)
     curved = layer._replace(activation=Activation.TANH.value, w0=1.0)
     inputs = launch.InputRange(0, 256, 256)
-    for kind in POINTER:
+    for kind in KINDS:
         more: dict[str, Any]
         for rows in (table.SMALL_TILE, own.layer.rows):
             shape = table.Shape(rows, own.layer.warps, own.layer.stages)
@@ -113,7 +119,7 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
             yield "second tangents", kind, net, shape, second_layers.layer_tangents, more
             more = {"INPUTS": inputs, "OUT": 256, "ALONG": True, "BLOCK": block}
             yield "second gradients", kind, net, shape, second_layers.layer_gradients, {**more, "KIND": 4}
-            more |= {"KIND": 0, "MORE": True, "g": "*fp32", "gt": "*fp32"}
+            more |= {"KIND": 0, "MORE": True, "g": SINGLE, "gt": SINGLE}
             yield "second gradients", kind, net, shape, second_layers.layer_gradients, more
         square["ALONG_X"] = True
         yield "second outer", kind, net, table.LAYER, second_layers.layer_weight_gradients, square
@@ -121,7 +127,7 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
         flags: dict[str, Any] = {"WEIGHTED": True, "GRADIENT": True, "TANGENT": True, "OUT": 140}
         flags["BLOCK"] = launch.BlockSize(shape.rows, table.LAYER_COLUMNS, 0)
         yield "squared error", kind, net, shape, error.squared_error, flags
-        through = {"IN": 3, "FEATURES": 60, "ALONG_X": True, "g": "*fp32", "gt": "*fp32"}
+        through = {"IN": 3, "FEATURES": 60, "ALONG_X": True, "g": SINGLE, "gt": SINGLE}
         through["BLOCK"] = launch.BlockSize(shape.rows, 64, table.LAYER_DEPTH)
         yield "features", kind, net, shape, encoding.features_gradient, through
     for scaled in (False, True):
@@ -135,7 +141,7 @@ def fisher_entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.
     for kind, width, again in fisher_table.SWEEP:
         net = network(width, 4, True, 120) if again else network(width, 4, width == 64)
         more: dict[str, Any] = {"WIDTH_STRIDE": width, "OUT_STRIDE": 8}
-        inner = ((POINTER | FISHER_POINTER)[kind],) * net.layers
+        inner = (TYPE[kind],) * net.layers
         more |= {"saved": inner[1:], "derivatives": inner[1:], "gradients": inner}
         shapes = fisher_table.sweep_shapes(kind, net, arch >= 100)
         for shape in dict.fromkeys(shapes or ()):
@@ -154,47 +160,60 @@ def fisher_entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.
     yield "fisher reduce", "ieee", net, table.Shape(fisher_table.REDUCED, 4), fisher.reduce_samples, more
 
 
-def compiled(
-    kind: str, net: launch.Network, shape: table.Shape, kernel: Any, constants: dict[str, Any], arch: int
-) -> Any:
-    """The kernel as Triton compiles it for compute capability arch / 10."""
+def source(
+    kind: str, net: launch.Network, shape: table.Shape, kernel: Any, constants: dict[str, Any], arch: int, count: int
+) -> tuple[ASTSource, dict[str, Any]]:
+    """What Triton compiles for a launch of the kernel in which every count is this, and its options: decided by the
+    code that decides it at a launch."""
     behind = {"coordinates": 6} if constants.get("rays_behind") else {}
-    known = {**UNSET, **TUPLES, "NET": net.constants()._replace(**behind), "STEPS": STEPS, "ROWS": shape.rows}
+    known: dict[str, Any] = {**UNSET, **LIMITS, "NET": net.constants()._replace(**behind), "ROWS": shape.rows}
     known |= {"PRECISION": "tf32" if kind == "tf32" else "ieee"}
-    known |= {"SQUARES": "tf32" if kind in ("tf32", "fp16") else "ieee", **constants}
-    pointer = (POINTER | FISHER_POINTER)[kind]
-    known |= {name: (pointer,) * net.layers for name in ("weights", "biases") if name in kernel.arg_names}
-    signature: dict[str, Any] = {}
-    hints = {}
-    for place, name in enumerate(kernel.arg_names):
-        if str(known.get(name)).startswith("*"):  # not the type that it has elsewhere
-            signature[name] = known[name]
-            hints[place,] = [["tt.divisibility", 16]]
-        elif isinstance(known.get(name), tuple) and isinstance(known[name][0], str):  # of pointers, one per layer say
-            signature[name] = known[name]
-            pointers = [k for k, kind_of in enumerate(known[name]) if kind_of.startswith("*")]
-            hints |= {(place, k): [["tt.divisibility", 16]] for k in pointers}
-        elif name in known:
-            signature[name] = "constexpr"
-        elif name in NUMBERS:
-            signature[name] = NUMBERS[name]
-        else:
-            signature[name] = INDICES.get(name, pointer)
-            hints[place,] = [["tt.divisibility", 16]]
-    own = {name: value for name, value in known.items() if signature.get(name) == "constexpr"}
+    known |= {"SQUARES": "tf32" if kind in ("tf32", "fp16") else "ieee"}
+    known |= {**TUPLES, **dict.fromkeys(("weights", "biases"), (TYPE[kind],) * net.layers), **INDICES, **constants}
+
+    def argument(parameter: Any) -> Any:
+        value = known.get(parameter.name, TYPE[kind])
+        if parameter.is_constexpr:
+            return value
+        if parameter.name in counts_of(kernel):
+            return count
+        if isinstance(value, tuple):
+            return tuple(MockTensor(v) if isinstance(v, torch.dtype) else v for v in value)
+        return MockTensor(value) if isinstance(value, torch.dtype) else value
+
+    backend = make_backend(GPUTarget("cuda", arch, 32))
     options = {"num_warps": shape.warps, "num_stages": shape.stages}
-    return triton.compile(ASTSource(kernel, signature, own, hints), target=GPUTarget("cuda", arch, 32), options=options)
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    bound, kinds, _ = bind(**{p.name: argument(p) for p in kernel.params}, **options)
+    parsed, signature, constexprs, attributes = kernel._pack_args(backend, options, bound, kinds, options)
+    return ASTSource(kernel, signature, constexprs, attributes), parsed.__dict__
 
 
-def usage(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of the stack frame of the one kernel in a cubin."""
+def counts_of(kernel: Any) -> list[str]:
+    """The numbers that a launch of the kernel is told; not tensors, not constants, not real numbers."""
+    return [p.name for p in kernel.params if not p.is_constexpr and p.name in COUNTED]
+
+
+def code_of(cubin: bytes) -> tuple[int, int, list[str]]:
+    """Registers and bytes of the stack frame of the one kernel in a cubin, and its instructions."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "kernel.cubin")
         pathlib.Path(path).write_bytes(cubin)
-        said = subprocess.run([CUOBJDUMP, "-res-usage", path], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+)", said)
-    assert found is not None, said
-    return int(found[1]), int(found[2])
+        usage, text = (
+            subprocess.run([CUOBJDUMP, what, path], capture_output=True, text=True, check=True).stdout
+            for what in ("-res-usage", "-sass")
+        )
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert found is not None, usage
+    code = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)", text)
+    return int(found[1]), int(found[2]), [name for name in code if name != "NOP"]
+
+
+def programs(registers: int, shared: int, warps: int, arch: int) -> int:
+    """How many programs a multiprocessor holds at a time: by registers, which go by 8 a thread, shared memory, of which
+    each program takes a KiB more, and 64 warps."""
+    by_registers = (65536 // (32 * -(-registers // 8) * 8)) // warps
+    return min(by_registers, SHARED[arch] // (shared + 1024), 64 // warps, 32)
 
 
 def repeated(ttgir: str) -> int:
@@ -205,20 +224,47 @@ def repeated(ttgir: str) -> int:
     return sum(rows.get(name, 0) > int(height) for height, name in tiles)
 
 
+def features_of(net: launch.Network, shape: table.Shape, block: launch.BlockSize | None) -> int:
+    """How many features a program forms at a time."""
+    return shape.rows * launch.padded(net.features) if block is None else block.rows * block.depth
+
+
 def main(arch: int, wanted: str = "", few: bool = False) -> None:
     seen: set[tuple[str, str]] = set()
     for name, kind, net, shape, kernel, constants in entries(arch):
         if wanted not in name or (few and (name, kind) in seen):
             continue
         seen.add((name, kind))
-        result = compiled(kind, net, shape, kernel, constants, arch)
-        registers, stack = usage(result.asm["cubin"])
-        row: dict[str, Any] = {"kernel": name, "kind": kind, "width": net.width, "held": net.saved}
-        row |= {"rows": shape.rows, "warps": shape.warps, "hopper": kind != "ieee" and shape.warp_group}
-        row |= {"registers": registers, "stack": stack, "shared": result.metadata.shared}
-        row |= {"tensor_memory": getattr(result.metadata, "tmem_size", 0) or 0, "traps": "trap;" in result.asm["ptx"]}
-        row |= {"warp_group": result.asm["ptx"].count("wgmma.mma_async"), "repeated": repeated(result.asm["ttgir"])}
-        print(json.dumps(row), flush=True)
+        kernels: dict[str, list[int]] = {}
+        sources = {}
+        for count in COUNTS:
+            made, options = source(kind, net, shape, kernel, constants, arch, count)
+            sources[made.hash()] = made
+            kernels.setdefault(made.hash(), []).append(count)
+        for key, counts in kernels.items():
+            result = triton.compile(sources[key], target=GPUTarget("cuda", arch, 32), options=options)
+            registers, stack, code = code_of(result.asm["cubin"])
+            row: dict[str, Any] = {"kernel": name, "kind": kind, "width": net.width, "held": net.saved}
+            row |= {"features": net.features, "skips": net.skips, "rows": shape.rows, "warps": shape.warps}
+            row |= {"counts": counts, "hopper": kind != "ieee" and shape.warp_group}
+            row |= {"registers": registers, "stack": stack, "shared": result.metadata.shared}
+            row |= {"programs": programs(registers, result.metadata.shared, shape.warps, arch)}
+            row |= {"instructions": len(code)}
+            row |= {"floors": sum(op.startswith("FRND") for op in code)}
+            block = constants.get("BLOCK")
+            values = (
+                block.rows * block.depth
+                if isinstance(block, launch.BlockSize)
+                else shape.rows * launch.padded(net.features)
+            )
+            row |= {"features_once": FLOORS * values // (32 * shape.warps)}
+            row |= {"to_tf32": result.asm["ptx"].count("cvt.rna.tf32")}
+            row |= {
+                "tensor_memory": getattr(result.metadata, "tmem_size", 0) or 0,
+                "traps": "trap;" in result.asm["ptx"],
+            }
+            row |= {"warp_group": result.asm["ptx"].count("wgmma.mma_async"), "repeated": repeated(result.asm["ttgir"])}
+            print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,10 @@ from torch import Tensor
 
 from mclnf_fast.ops.triton import launch, table, tiles
 from mclnf_fast.ops.triton.layers import layer_forward, layer_gradient
+from mclnf_fast.ops.triton.precision import precision
 from mclnf_fast.ops.triton.reduce import reduce_chunks
 
 INTERPRETED_PROGRAMS = 4  # of a persistent grid under the interpreter, which runs them one after another
-
-
-def precision(dtype: torch.dtype) -> str:
-    """Return how float32 is multiplied: as the setting of torch's own matrix products asks."""
-    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
 
 
 @functools.lru_cache(maxsize=64)
@@ -51,7 +47,7 @@ class Bank:
         self.precision = precision(self.x.dtype)
         self.table = tiles.tiles(self.x.device)
         self.kind = table.product_kind(self.x.dtype, self.precision == "tf32")
-        self.shared = {"modules": self.modules, "STEPS": launch.halvings(self.modules), "PRECISION": self.precision}
+        self.shared = {"modules": self.modules, "PRECISION": self.precision}
 
     def tile(self, shapes: table.ShapePair) -> tuple[table.Shape, int]:
         """Return the shape for modules of this size, and an upper bound of the tiles."""

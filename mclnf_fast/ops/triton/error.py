@@ -18,7 +18,7 @@ from mclnf_fast.ops.triton.bank import Bank, reduce
 from mclnf_fast.ops.triton.functions import module_of
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules", "points_per_chunk"])
 def squared_error(
     y,
     yt,
@@ -31,7 +31,6 @@ def squared_error(
     chunks,
     modules,
     points_per_chunk,
-    STEPS: tl.constexpr,
     OUT: tl.constexpr,
     WEIGHTED: tl.constexpr,
     GRADIENT: tl.constexpr,
@@ -44,7 +43,7 @@ def squared_error(
     ROWS: tl.constexpr = BLOCK.rows
     COLUMNS: tl.constexpr = BLOCK.columns
     for chunk in range(tl.program_id(0), tl.load(chunks + modules), tl.num_programs(0)):
-        module = module_of(chunks, chunk, modules, STEPS)
+        module = module_of(chunks, chunk, modules)
         begin = tl.load(offsets + module) + (chunk - tl.load(chunks + module)) * (wide + points_per_chunk)
         end = tl.minimum(begin + points_per_chunk, tl.load(offsets + module + 1))
         total = tl.zeros((ROWS,), tl.float32)
@@ -117,7 +116,6 @@ class SquaredError:
             chunks,
             bank.modules,
             per_chunk,
-            STEPS=bank.shared["STEPS"],
             OUT=y.shape[1],
             WEIGHTED=self.weight is not None,
             GRADIENT=wanted,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from mclnf_fast.ops.triton.products import rounded
 from mclnf_fast.packing import Activation
 
 # Kernels read no other globals than these.
@@ -130,41 +131,66 @@ def second_derivative(z, KIND: tl.constexpr, W0: tl.constexpr):
 
 
 @triton.jit
-def encode(x, rows, live, table, first, IN: tl.constexpr, FEATURES: tl.constexpr, COLUMNS: tl.constexpr):
-    """Return features first ... first + COLUMNS - 1 of the rows' points, [ROWS, COLUMNS]; 0 beyond the last feature.
+def features_of(x, rows, live, table, c, IN: tl.constexpr, FEATURES: tl.constexpr):
+    """Return features c [COLUMNS] of the rows' points; see `encode`."""
+    exists = c < FEATURES
+    dim = tl.load(table + c, mask=exists, other=0.0).to(tl.int32)
+    frequency = tl.load(table + FEATURES + c, mask=exists, other=0.0)
+    half = tl.load(table + 2 * FEATURES + c, mask=exists, other=0.0)[None, :]
+    mask = live[:, None] & exists[None, :]
+    v = tl.load(x + rows[:, None] * IN + dim[None, :], mask=mask, other=0.0).to(tl.float32)
+    return tl.where(half < 0, v, sine(v * frequency[None, :], half))
+
+
+@triton.jit
+def encode(
+    x,
+    rows,
+    live,
+    table,
+    first,
+    IN: tl.constexpr,
+    FEATURES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    KIND: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Return features first ... first + COLUMNS - 1 of the rows' points, [ROWS, COLUMNS] in the type KIND, 0 beyond the
+    last: operands of products that multiply float32 as PRECISION says (`rounded`).
 
     table [3, FEATURES]: the coordinate that a feature reads, its frequency, and 0 for a sine, 0.5 for a cosine, -1 for
     the coordinate itself.
     """
     c = first + tl.arange(0, COLUMNS)
-    exists = c < FEATURES
-    dim = tl.load(table + c, mask=exists, other=0.0).to(tl.int32)
-    frequency = tl.load(table + FEATURES + c, mask=exists, other=0.0)
-    half = tl.load(table + 2 * FEATURES + c, mask=exists, other=0.0)
-    mask = live[:, None] & exists[None, :]
-    v = tl.load(x + rows[:, None] * IN + dim[None, :], mask=mask, other=0.0).to(tl.float32)
-    half = half[None, :]
-    return tl.where(half < 0, v, sine(v * frequency[None, :], half))
+    if tl.float32 == KIND and PRECISION == "ieee":  # no matrix instructions: one layout, which a branch spills
+        features = features_of(x, rows, live, table, c, IN, FEATURES)
+    else:
+        features = tl.zeros((rows.shape[0], COLUMNS), KIND)
+        # A branch that is always taken: its result has one layout, in which a feature is formed once. Beside products,
+        # the compiler forms the features anew in the layout of each, and in every warp that shares a row.
+        if tl.num_programs(0) > 0:
+            features = rounded(features_of(x, rows, live, table, c, IN, FEATURES).to(KIND), PRECISION)
+    return features
 
 
 @triton.jit
-def module_of(starts, tile, modules, STEPS: tl.constexpr):
-    """Return the module m with starts[m] <= tile < starts[m + 1]; STEPS halvings reach it among `modules`."""
+def module_of(starts, tile, modules):
+    """Return the module m with starts[m] <= tile < starts[m + 1], by bisection. The number of halvings is no constant:
+    a kernel for each would be compiled again as modules are appended."""
     low = 0
     high = modules
-    for _ in tl.static_range(STEPS):
+    while high - low > 1:
         middle = (low + high) // 2
-        inside = middle > low
         before = tl.load(starts + middle) <= tile
-        low = tl.where(inside & before, middle, low)
-        high = tl.where(inside & (before == 0), middle, high)
+        low = tl.where(before, middle, low)
+        high = tl.where(before, high, middle)
     return low
 
 
 @triton.jit
-def tile_of(offsets, starts, tile, modules, STEPS: tl.constexpr, ROWS: tl.constexpr):
+def tile_of(offsets, starts, tile, modules, ROWS: tl.constexpr):
     """Return the module of a tile, the ROWS points that it covers, and which of them exist."""
-    module = module_of(starts, tile, modules, STEPS)
+    module = module_of(starts, tile, modules)
     begin = tl.load(offsets + module) + (tile - tl.load(starts + module)).to(tl.int64) * ROWS
     rows = begin + tl.arange(0, ROWS)
     return module, rows, rows < tl.load(offsets + module + 1)
@@ -176,7 +202,6 @@ def block_of(
     starts,
     place,
     modules,
-    STEPS: tl.constexpr,
     ROWS: tl.constexpr,
     SIZE: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -186,7 +211,7 @@ def block_of(
     The blocks of a tile are next to each other, so that its inputs stay in the cache.
     """
     blocks: tl.constexpr = (SIZE + COLUMNS - 1) // COLUMNS
-    module, rows, live = tile_of(offsets, starts, place // blocks, modules, STEPS, ROWS)
+    module, rows, live = tile_of(offsets, starts, place // blocks, modules, ROWS)
     n = (place % blocks) * COLUMNS + tl.arange(0, COLUMNS)
     return module, rows, live, n, n < SIZE
 
@@ -198,7 +223,6 @@ def chunk_of(
     place,
     modules,
     points_per_chunk,
-    STEPS: tl.constexpr,
     HIGH: tl.constexpr,
     SIZE: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -209,7 +233,7 @@ def chunk_of(
     wide = tl.zeros((), tl.int64)
     chunk = place // (HIGH * broad)
     block = (place // broad) % HIGH
-    module = module_of(chunks, chunk, modules, STEPS)
+    module = module_of(chunks, chunk, modules)
     n = (place % broad) * COLUMNS + tl.arange(0, COLUMNS)
     wanted = n < SIZE
     begin = tl.load(offsets + module) + (chunk - tl.load(chunks + module)) * (wide + points_per_chunk)
@@ -236,38 +260,3 @@ def store_gradient(total, bias, sums, chunk, block, n, wanted, LAYER: tl.constex
     to = share + (top + i)[:, None] * OUT + n[None, :]
     tl.store(to, total, mask=(top + i < bottom)[:, None] & wanted[None, :])
     tl.store(share + (ABOVE + BELOW) * OUT + n, bias, mask=wanted & (wide + block == 0))
-
-
-@triton.jit
-def matrix(w, module, first, rows, IN: tl.constexpr, OUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Return rows first ... first + rows - 1 of a module's weights [IN, OUT], padded with zeros to [ROWS, COLUMNS]."""
-    k = tl.arange(0, ROWS)
-    n = tl.arange(0, COLUMNS)
-    address = w + module.to(tl.int64) * (IN * OUT) + (first + k)[:, None] * OUT + n[None, :]
-    return tl.load(address, mask=(k < rows)[:, None] & (n < OUT)[None, :], other=0.0)
-
-
-@triton.jit
-def vector(b, module, OUT: tl.constexpr, COLUMNS: tl.constexpr):
-    """Return a module's biases [OUT], padded with zeros."""
-    n = tl.arange(0, COLUMNS)
-    return tl.load(b + module.to(tl.int64) * OUT + n, mask=n < OUT, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def layer_pre_activations(h, encoded, w, b, module, NET: tl.constexpr, LAYER: tl.constexpr, PRECISION: tl.constexpr):
-    """Return z = (h, encoded) W + b of layer LAYER of a network (`launch.NetworkConstants`), [ROWS, outputs_pad].
-
-    The features come in behind h where the layer skips to them, and as h in the first layer.
-    """
-    above: tl.constexpr = NET.features if LAYER == 0 else NET.width
-    below: tl.constexpr = NET.features * ((NET.skips >> LAYER) & 1)
-    outputs: tl.constexpr = NET.outputs if NET.layers - 1 == LAYER else NET.width
-    above_pad: tl.constexpr = NET.features_pad if LAYER == 0 else NET.width_pad
-    outputs_pad: tl.constexpr = NET.outputs_pad if NET.layers - 1 == LAYER else NET.width_pad
-    upper = matrix(w, module, 0, above, above + below, outputs, above_pad, outputs_pad)
-    z = tl.dot(h, upper, input_precision=PRECISION)
-    if below > 0:
-        lower = matrix(w, module, above, below, above + below, outputs, NET.features_pad, outputs_pad)
-        z = tl.dot(encoded, lower, z, input_precision=PRECISION)
-    return z + vector(b, module, outputs, outputs_pad)[None, :]

@@ -226,11 +226,6 @@ def inside(offsets: Tensor, points: int) -> Tensor:
     return offsets.clamp(0, points).cummax(0).values
 
 
-def halvings(modules: int) -> int:
-    """Return the steps of bisection that reach one of `modules`."""
-    return max(1, (max(modules, 1) - 1).bit_length())
-
-
 def small_modules(points: int, modules: int, rows: int) -> bool:
     """Return whether most of a tile of `rows` would be empty, because the modules are so small."""
     return 2 * points < rows * modules

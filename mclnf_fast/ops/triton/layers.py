@@ -16,9 +16,10 @@ from mclnf_fast.ops.triton.functions import (
     first_derivative,
     store_gradient,
 )
+from mclnf_fast.ops.triton.products import rounded
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules"])
 def layer_forward(
     h,
     x,
@@ -30,7 +31,6 @@ def layer_forward(
     weight,
     bias,
     modules,
-    STEPS: tl.constexpr,
     LAYER: tl.constexpr,
     SAVE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -42,7 +42,7 @@ def layer_forward(
     Programs: tiles of points times blocks of columns of outputs, the blocks of a tile next to each other so that its
     inputs stay in the cache.
     """
-    kind = x.dtype.element_ty
+    kind: tl.constexpr = x.dtype.element_ty
     ABOVE: tl.constexpr = LAYER.above
     BELOW: tl.constexpr = LAYER.below
     OUT: tl.constexpr = LAYER.outputs
@@ -51,7 +51,7 @@ def layer_forward(
     DEPTH: tl.constexpr = BLOCK.depth
     blocks: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
-        module, rows, live, n, wanted = block_of(offsets, starts, place, modules, STEPS, ROWS, OUT, COLUMNS)
+        module, rows, live, n, wanted = block_of(offsets, starts, place, modules, ROWS, OUT, COLUMNS)
         k = tl.arange(0, DEPTH)
         w = weight + module.to(tl.int64) * ((ABOVE + BELOW) * OUT) + n[None, :]
         z = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -59,12 +59,12 @@ def layer_forward(
             i = first + k
             a = tl.load(h + rows[:, None] * ABOVE + i[None, :], mask=live[:, None] & (i < ABOVE)[None, :], other=0.0)
             b = tl.load(w + i[:, None] * OUT, mask=(i < ABOVE)[:, None] & wanted[None, :], other=0.0)
-            z = tl.dot(a, b, z, input_precision=PRECISION)
+            z = tl.dot(rounded(a, PRECISION), rounded(b, PRECISION), z, input_precision=PRECISION)
         for first in range(0, BELOW, DEPTH):
             i = first + k
-            a = encode(x, rows, live, table, first, LAYER.coordinates, LAYER.features, DEPTH).to(kind)
+            a = encode(x, rows, live, table, first, LAYER.coordinates, LAYER.features, DEPTH, kind, PRECISION)
             b = tl.load(w + (ABOVE + i)[:, None] * OUT, mask=(i < BELOW)[:, None] & wanted[None, :], other=0.0)
-            z = tl.dot(a, b, z, input_precision=PRECISION)
+            z = tl.dot(a, rounded(b, PRECISION), z, input_precision=PRECISION)
         z += tl.load(bias + module.to(tl.int64) * OUT + n, mask=wanted, other=0.0).to(tl.float32)[None, :]
         to = rows[:, None] * OUT + n[None, :]
         mask = live[:, None] & wanted[None, :]
@@ -73,7 +73,7 @@ def layer_forward(
             tl.store(derivatives + to, first_derivative(z, LAYER.activation, LAYER.w0).to(kind), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules"])
 def layer_gradient(
     d,
     derivatives,
@@ -82,7 +82,6 @@ def layer_gradient(
     starts,
     weight,
     modules,
-    STEPS: tl.constexpr,
     INPUTS: tl.constexpr,
     OUT: tl.constexpr,
     ACTIVATED: tl.constexpr,
@@ -101,7 +100,7 @@ def layer_gradient(
     DEPTH: tl.constexpr = BLOCK.depth
     blocks: tl.constexpr = (COUNT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
-        module, rows, live, n, wanted = block_of(offsets, starts, place, modules, STEPS, ROWS, COUNT, COLUMNS)
+        module, rows, live, n, wanted = block_of(offsets, starts, place, modules, ROWS, COUNT, COLUMNS)
         k = tl.arange(0, DEPTH)
         w = weight + module.to(tl.int64) * (INPUTS.total * OUT) + (INPUTS.first + n)[None, :] * OUT
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -109,7 +108,7 @@ def layer_gradient(
             o = first + k
             a = tl.load(d + rows[:, None] * OUT + o[None, :], mask=live[:, None] & (o < OUT)[None, :], other=0.0)
             b = tl.load(w + o[:, None], mask=(o < OUT)[:, None] & wanted[None, :], other=0.0)
-            total = tl.dot(a, b, total, input_precision=PRECISION)
+            total = tl.dot(rounded(a, PRECISION), rounded(b, PRECISION), total, input_precision=PRECISION)
         to = rows[:, None] * COUNT + n[None, :]
         mask = live[:, None] & wanted[None, :]
         if ACTIVATED:
@@ -119,7 +118,7 @@ def layer_gradient(
         tl.store(g + to, total.to(g.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules", "points_per_chunk"])
 def layer_weight_gradient(
     h,
     x,
@@ -130,7 +129,6 @@ def layer_weight_gradient(
     table,
     modules,
     points_per_chunk,
-    STEPS: tl.constexpr,
     LAYER: tl.constexpr,
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -141,7 +139,7 @@ def layer_weight_gradient(
     Programs: chunks times blocks of [rows inputs, columns outputs]; a chunk's points go by `depth` at a time, and their
     order is that of memory.
     """
-    kind = x.dtype.element_ty
+    kind: tl.constexpr = x.dtype.element_ty
     ABOVE: tl.constexpr = LAYER.above
     BELOW: tl.constexpr = LAYER.below
     OUT: tl.constexpr = LAYER.outputs
@@ -154,7 +152,7 @@ def layer_weight_gradient(
     broad: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(chunks + modules) * (high * broad), tl.num_programs(0)):
         chunk, block, n, wanted, begin, end = chunk_of(
-            offsets, chunks, place, modules, points_per_chunk, STEPS, high, OUT, COLUMNS
+            offsets, chunks, place, modules, points_per_chunk, high, OUT, COLUMNS
         )
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
         bias = tl.zeros((COLUMNS,), tl.float32)
@@ -165,9 +163,11 @@ def layer_weight_gradient(
             if block < above:
                 i = block * ROWS + tl.arange(0, ROWS)
                 mask = live[:, None] & (i < ABOVE)[None, :]
-                a = tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask, other=0.0)
+                a = rounded(tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask, other=0.0), PRECISION)
             else:
-                a = encode(x, t, live, table, (block - above) * ROWS, LAYER.coordinates, LAYER.features, ROWS).to(kind)
-            total = tl.dot(tl.trans(a), e, total, input_precision=PRECISION)
+                a = encode(
+                    x, t, live, table, (block - above) * ROWS, LAYER.coordinates, LAYER.features, ROWS, kind, PRECISION
+                )
+            total = tl.dot(tl.trans(a), rounded(e, PRECISION), total, input_precision=PRECISION)
             bias += tl.sum(e.to(tl.float32), 0)
         store_gradient(total, bias, sums, chunk, block, n, wanted, LAYER, ROWS)

@@ -13,7 +13,7 @@ def add_to(address, value, mask, more):
     tl.store(address, before + value, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "modules"])
 def reduce_chunks(
     sums,
     chunks,

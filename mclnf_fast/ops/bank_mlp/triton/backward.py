@@ -10,17 +10,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.triton.encoding import feature_derivative
+from mclnf_fast.ops.bank_mlp.triton.encoding import feature_derivative
 from mclnf_fast.ops.triton.functions import (
     NONE,
     RELU,
     activate,
     encode,
     first_derivative,
-    layer_pre_activations,
-    matrix,
     module_of,
 )
+from mclnf_fast.ops.triton.products import layer_pre_activations, matrix, rounded
 from mclnf_fast.ops.triton.reduce import add_to
 
 
@@ -57,7 +56,7 @@ def forward_again(
             if l == LAYERS - 1:
                 derivatives = derivatives + (first_derivative(z, NET.output_activation, NET.w0),)
             else:
-                h = activate(z, NET.activation, NET.w0).to(KIND)
+                h = rounded(activate(z, NET.activation, NET.w0).to(KIND), PRECISION)
                 inputs = inputs + (h,)
                 if NET.activation > RELU:  # relu's is read off h
                     derivatives = derivatives + (first_derivative(z, NET.activation, NET.w0),)
@@ -95,7 +94,7 @@ def layer_backward(
     ABOVE_PAD: tl.constexpr = NET.features_pad if LAYER == 0 else NET.width_pad
     BELOW_PAD: tl.constexpr = NET.features_pad
     OUT_PAD: tl.constexpr = NET.outputs_pad if NET.layers - 1 == LAYER else NET.width_pad
-    d = g.to(h.dtype)
+    d = rounded(g.to(h.dtype), PRECISION)
     address -= (ABOVE + BELOW + 1) * OUT
     if NEED_PARAMETERS:
         add_weight_gradient(address, h, d, 0, ABOVE, more, OUT, ABOVE_PAD, OUT_PAD, PRECISION)
@@ -104,14 +103,14 @@ def layer_backward(
         o = tl.arange(0, OUT_PAD)
         add_to(address + (ABOVE + BELOW) * OUT + o, tl.sum(g, 0), o < OUT, more)
     if BELOW > 0 and NEED_X:
-        below = matrix(w, module, ABOVE, BELOW, ABOVE + BELOW, OUT, BELOW_PAD, OUT_PAD)
+        below = matrix(w, module, ABOVE, BELOW, ABOVE + BELOW, OUT, BELOW_PAD, OUT_PAD, PRECISION)
         ge = tl.dot(d, tl.trans(below), ge, input_precision=PRECISION)
     if LAYER == 0:
         if NEED_X:
-            above = matrix(w, module, 0, ABOVE, ABOVE + BELOW, OUT, ABOVE_PAD, OUT_PAD)
+            above = matrix(w, module, 0, ABOVE, ABOVE + BELOW, OUT, ABOVE_PAD, OUT_PAD, PRECISION)
             ge = tl.dot(d, tl.trans(above), ge, input_precision=PRECISION)
     else:
-        above = matrix(w, module, 0, ABOVE, ABOVE + BELOW, OUT, ABOVE_PAD, OUT_PAD)
+        above = matrix(w, module, 0, ABOVE, ABOVE + BELOW, OUT, ABOVE_PAD, OUT_PAD, PRECISION)
         g = tl.dot(d, tl.trans(above), input_precision=PRECISION)
         if NET.activation == RELU:
             g = tl.where(h > 0, g, 0.0)
@@ -120,7 +119,7 @@ def layer_backward(
     return address, g, ge
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules", "tiles_per_chunk"])
 def fused_backward(
     x,
     grad_y,
@@ -134,7 +133,6 @@ def fused_backward(
     biases,
     modules,
     tiles_per_chunk,
-    STEPS: tl.constexpr,
     NET: tl.constexpr,
     NEED_X: tl.constexpr,
     NEED_PARAMETERS: tl.constexpr,
@@ -157,7 +155,7 @@ def fused_backward(
     FEATURES_PAD: tl.constexpr = NET.features_pad
     wide = tl.zeros((), tl.int64)  # turns a loop's variable into an offset beyond 2^31
     for chunk in range(tl.program_id(0), tl.load(chunks + modules), tl.num_programs(0)):
-        module = module_of(chunks, chunk, modules, STEPS)
+        module = module_of(chunks, chunk, modules)
         first = (chunk - tl.load(chunks + module)) * tiles_per_chunk
         tiles = tl.load(starts + module + 1) - tl.load(starts + module)
         share = sums + (wide + chunk) * NET.parameters
@@ -167,7 +165,7 @@ def fused_backward(
             more = wide + tile > first
             rows = tl.load(offsets + module) + (wide + tile) * ROWS + tl.arange(0, ROWS)
             live = rows < end
-            encoded = encode(x, rows, live, table, 0, NET.coordinates, NET.features, NET.features_pad).to(kind)
+            encoded = encode(x, rows, live, table, 0, NET.coordinates, NET.features, FEATURES_PAD, kind, PRECISION)
             inputs, derivatives, z = forward_again(
                 encoded, weights, biases, module, NET, NET.output_activation != NONE or LOSS, kind, PRECISION
             )

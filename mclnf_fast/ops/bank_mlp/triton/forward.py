@@ -9,10 +9,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.triton.functions import activate, encode, layer_pre_activations, tile_of
+from mclnf_fast.ops.triton.functions import activate, encode, tile_of
+from mclnf_fast.ops.triton.products import layer_pre_activations, rounded
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules"])
 def fused_forward(
     x,
     y,
@@ -22,7 +23,6 @@ def fused_forward(
     weights,
     biases,
     modules,
-    STEPS: tl.constexpr,
     NET: tl.constexpr,
     ROWS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -31,14 +31,14 @@ def fused_forward(
 
     Tile t of `starts` [modules + 1] holds ROWS points of one module; a program takes every num_programs-th one.
     """
-    kind = x.dtype.element_ty
+    kind: tl.constexpr = x.dtype.element_ty
     for tile in range(tl.program_id(0), tl.load(starts + modules), tl.num_programs(0)):
-        module, rows, live = tile_of(offsets, starts, tile, modules, STEPS, ROWS)
-        encoded = encode(x, rows, live, table, 0, NET.coordinates, NET.features, NET.features_pad).to(kind)
+        module, rows, live = tile_of(offsets, starts, tile, modules, ROWS)
+        encoded = encode(x, rows, live, table, 0, NET.coordinates, NET.features, NET.features_pad, kind, PRECISION)
         h = encoded
         for l in tl.static_range(NET.layers - 1):
             z = layer_pre_activations(h, encoded, weights[l], biases[l], module, NET, l, PRECISION)
-            h = activate(z, NET.activation, NET.w0).to(kind)
+            h = rounded(activate(z, NET.activation, NET.w0).to(kind), PRECISION)
         # A branch that is always taken, as in `add_weight_gradient`: else the compiler shares out all layers as suits
         # the last, whose tile is narrow, and warps beyond the rows of a small tile repeat what others do. That the
         # outputs are stored in it as well keeps the kernel at 128 registers on sm_90, not 182: two programs per

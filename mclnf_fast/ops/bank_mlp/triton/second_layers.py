@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.triton.encoding import encode_both
+from mclnf_fast.ops.bank_mlp.triton.encoding import encode_both, features_both
 from mclnf_fast.ops.triton.functions import (
     RELU,
     activate,
@@ -23,9 +23,10 @@ from mclnf_fast.ops.triton.functions import (
     second_derivative,
     store_gradient,
 )
+from mclnf_fast.ops.triton.products import rounded
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules"])
 def layer_tangents(
     h,
     ht,
@@ -43,7 +44,6 @@ def layer_tangents(
     along,
     along_bias,
     modules,
-    STEPS: tl.constexpr,
     LAYER: tl.constexpr,
     ALONG: tl.constexpr,
     ALONG_X: tl.constexpr,
@@ -55,7 +55,7 @@ def layer_tangents(
     With a curved activation also derivatives, curvatures [N, outputs] = a'(z) and a''(z) z'. ALONG, ALONG_X: whether
     the directions of the parameters and of x are given; else they are zeros. Programs: as `layer_forward`.
     """
-    kind = x.dtype.element_ty
+    kind: tl.constexpr = x.dtype.element_ty
     KIND: tl.constexpr = LAYER.activation
     W0: tl.constexpr = LAYER.w0
     ABOVE: tl.constexpr = LAYER.above
@@ -66,7 +66,7 @@ def layer_tangents(
     DEPTH: tl.constexpr = BLOCK.depth
     blocks: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
-        module, rows, live, n, wanted = block_of(offsets, starts, place, modules, STEPS, ROWS, OUT, COLUMNS)
+        module, rows, live, n, wanted = block_of(offsets, starts, place, modules, ROWS, OUT, COLUMNS)
         k = tl.arange(0, DEPTH)
         w = module.to(tl.int64) * ((ABOVE + BELOW) * OUT) + n[None, :]
         z = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -76,24 +76,27 @@ def layer_tangents(
             from_ = rows[:, None] * ABOVE + i[None, :]
             mask = live[:, None] & (i < ABOVE)[None, :]
             mask_w = (i < ABOVE)[:, None] & wanted[None, :]
-            a = tl.load(h + from_, mask=mask, other=0.0)
-            b = tl.load(weight + w + i[:, None] * OUT, mask=mask_w, other=0.0)
+            a = rounded(tl.load(h + from_, mask=mask, other=0.0), PRECISION)
+            b = rounded(tl.load(weight + w + i[:, None] * OUT, mask=mask_w, other=0.0), PRECISION)
             z = tl.dot(a, b, z, input_precision=PRECISION)
-            zt = tl.dot(tl.load(ht + from_, mask=mask, other=0.0), b, zt, input_precision=PRECISION)
+            at = rounded(tl.load(ht + from_, mask=mask, other=0.0), PRECISION)
+            zt = tl.dot(at, b, zt, input_precision=PRECISION)
             if ALONG:
-                v = tl.load(along + w + i[:, None] * OUT, mask=mask_w, other=0.0)
+                v = rounded(tl.load(along + w + i[:, None] * OUT, mask=mask_w, other=0.0), PRECISION)
                 zt = tl.dot(a, v, zt, input_precision=PRECISION)
         for first in range(0, BELOW, DEPTH):
             i = first + k
             mask_w = (i < BELOW)[:, None] & wanted[None, :]
-            a, at = encode_both(x, along_x, rows, live, table, first, LAYER.coordinates, LAYER.features, DEPTH, ALONG_X)
-            b = tl.load(weight + w + (ABOVE + i)[:, None] * OUT, mask=mask_w, other=0.0)
-            z = tl.dot(a.to(kind), b, z, input_precision=PRECISION)
+            a, at = encode_both(
+                x, along_x, rows, live, table, first, LAYER.coordinates, LAYER.features, DEPTH, kind, PRECISION, ALONG_X
+            )
+            b = rounded(tl.load(weight + w + (ABOVE + i)[:, None] * OUT, mask=mask_w, other=0.0), PRECISION)
+            z = tl.dot(a, b, z, input_precision=PRECISION)
             if ALONG_X:
-                zt = tl.dot(at.to(kind), b, zt, input_precision=PRECISION)
+                zt = tl.dot(at, b, zt, input_precision=PRECISION)
             if ALONG:
-                v = tl.load(along + w + (ABOVE + i)[:, None] * OUT, mask=mask_w, other=0.0)
-                zt = tl.dot(a.to(kind), v, zt, input_precision=PRECISION)
+                v = rounded(tl.load(along + w + (ABOVE + i)[:, None] * OUT, mask=mask_w, other=0.0), PRECISION)
+                zt = tl.dot(a, v, zt, input_precision=PRECISION)
         place_b = module.to(tl.int64) * OUT + n
         z += tl.load(bias + place_b, mask=wanted, other=0.0).to(tl.float32)[None, :]
         if ALONG:
@@ -111,7 +114,7 @@ def layer_tangents(
         tl.store(yt + to, zt.to(kind), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules"])
 def layer_gradients(
     d,
     e,
@@ -124,7 +127,6 @@ def layer_gradients(
     weight,
     along,
     modules,
-    STEPS: tl.constexpr,
     INPUTS: tl.constexpr,
     OUT: tl.constexpr,
     KIND: tl.constexpr,
@@ -145,7 +147,7 @@ def layer_gradients(
     DEPTH: tl.constexpr = BLOCK.depth
     blocks: tl.constexpr = (COUNT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
-        module, rows, live, n, wanted = block_of(offsets, starts, place, modules, STEPS, ROWS, COUNT, COLUMNS)
+        module, rows, live, n, wanted = block_of(offsets, starts, place, modules, ROWS, COUNT, COLUMNS)
         k = tl.arange(0, DEPTH)
         w = module.to(tl.int64) * (INPUTS.total * OUT) + (INPUTS.first + n)[None, :] * OUT
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -155,12 +157,13 @@ def layer_gradients(
             from_ = rows[:, None] * OUT + o[None, :]
             mask = live[:, None] & (o < OUT)[None, :]
             mask_w = (o < OUT)[:, None] & wanted[None, :]
-            a = tl.load(d + from_, mask=mask, other=0.0)
-            b = tl.load(weight + w + o[:, None], mask=mask_w, other=0.0)
+            a = rounded(tl.load(d + from_, mask=mask, other=0.0), PRECISION)
+            b = rounded(tl.load(weight + w + o[:, None], mask=mask_w, other=0.0), PRECISION)
             total = tl.dot(a, b, total, input_precision=PRECISION)
-            total_t = tl.dot(tl.load(e + from_, mask=mask, other=0.0), b, total_t, input_precision=PRECISION)
+            at = rounded(tl.load(e + from_, mask=mask, other=0.0), PRECISION)
+            total_t = tl.dot(at, b, total_t, input_precision=PRECISION)
             if ALONG:
-                v = tl.load(along + w + o[:, None], mask=mask_w, other=0.0)
+                v = rounded(tl.load(along + w + o[:, None], mask=mask_w, other=0.0), PRECISION)
                 total_t = tl.dot(a, v, total_t, input_precision=PRECISION)
         to = rows[:, None] * COUNT + n[None, :]
         mask = live[:, None] & wanted[None, :]
@@ -180,7 +183,7 @@ def layer_gradients(
         tl.store(gt + to, total_t.to(gt.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules", "points_per_chunk"])
 def layer_weight_gradients(
     h,
     ht,
@@ -194,7 +197,6 @@ def layer_weight_gradients(
     table,
     modules,
     points_per_chunk,
-    STEPS: tl.constexpr,
     LAYER: tl.constexpr,
     ALONG_X: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -202,7 +204,7 @@ def layer_weight_gradients(
 ):
     """Store a chunk's share of a layer's gradient, float32 [chunks, (above + below + 1) outputs]: its inputs times e
     plus their tangents times d, and the sums of e behind them. Programs: as `layer_weight_gradient`."""
-    kind = x.dtype.element_ty
+    kind: tl.constexpr = x.dtype.element_ty
     ABOVE: tl.constexpr = LAYER.above
     BELOW: tl.constexpr = LAYER.below
     OUT: tl.constexpr = LAYER.outputs
@@ -215,7 +217,7 @@ def layer_weight_gradients(
     broad: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(chunks + modules) * (high * broad), tl.num_programs(0)):
         chunk, block, n, wanted, begin, end = chunk_of(
-            offsets, chunks, place, modules, points_per_chunk, STEPS, high, OUT, COLUMNS
+            offsets, chunks, place, modules, points_per_chunk, high, OUT, COLUMNS
         )
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
         bias = tl.zeros((COLUMNS,), tl.float32)
@@ -228,18 +230,17 @@ def layer_weight_gradients(
             if block < above:
                 i = block * ROWS + tl.arange(0, ROWS)
                 mask_h = live[:, None] & (i < ABOVE)[None, :]
-                a = tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0)
-                at = tl.load(ht + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0)
+                a = rounded(tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0), PRECISION)
+                at = rounded(tl.load(ht + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0), PRECISION)
             else:
-                feature = (block - above) * ROWS
-                a, at = encode_both(
-                    x, along_x, t, live, table, feature, LAYER.coordinates, LAYER.features, ROWS, ALONG_X
+                # This branch is a region of its own: `encode_both` would take 55 registers more of half types.
+                c = (block - above) * ROWS + tl.arange(0, ROWS)
+                a, at = features_both(
+                    x, along_x, t, live, table, c, LAYER.coordinates, LAYER.features, kind, PRECISION, ALONG_X
                 )
-                a = a.to(kind)
-                at = at.to(kind)
-            total = tl.dot(tl.trans(a), e_tile, total, input_precision=PRECISION)
+            total = tl.dot(tl.trans(a), rounded(e_tile, PRECISION), total, input_precision=PRECISION)
             if ABOVE > 0 or ALONG_X:
-                d_tile = tl.load(d + from_, mask=mask, other=0.0)
+                d_tile = rounded(tl.load(d + from_, mask=mask, other=0.0), PRECISION)
                 total = tl.dot(tl.trans(at), d_tile, total, input_precision=PRECISION)
             bias += tl.sum(e_tile.to(tl.float32), 0)
         store_gradient(total, bias, sums, chunk, block, n, wanted, LAYER, ROWS)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops.bank_mlp.triton.backward import fused_backward
+from mclnf_fast.ops.bank_mlp.triton.encoding import features_gradient
 from mclnf_fast.ops.bank_mlp.triton.forward import fused_forward
 from mclnf_fast.ops.triton import launch, table
 from mclnf_fast.ops.triton.bank import (
@@ -19,7 +20,6 @@ from mclnf_fast.ops.triton.bank import (
     reduce,
     totals,
 )
-from mclnf_fast.ops.triton.encoding import features_gradient
 from mclnf_fast.ops.triton.error import SquaredError
 from mclnf_fast.ops.triton.layers import layer_weight_gradient
 from mclnf_fast.ops.triton.tiles import architecture

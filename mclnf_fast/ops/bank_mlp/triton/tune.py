@@ -8,13 +8,12 @@ the others as they are.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import fnmatch
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,8 +24,9 @@ from mclnf_fast.errors import BackendError, InputError
 from mclnf_fast.ops import _triton
 from mclnf_fast.ops.bank_mlp import reference
 from mclnf_fast.ops.bank_mlp.triton import backward, forward, ops
+from mclnf_fast.ops.bank_mlp.triton.candidates import Entry, alone, entries
 from mclnf_fast.ops.triton import layers, tiles
-from mclnf_fast.ops.triton.candidates import Entry, alone, entries
+from mclnf_fast.ops.triton.precision import multiplying
 from mclnf_fast.ops.triton.table import Tiles, built_in
 from mclnf_fast.spec import FieldSpec
 
@@ -158,16 +158,6 @@ def by_the_clock(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-@contextlib.contextmanager
-def _products(kind: str) -> Iterator[None]:
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = kind == "tf32"
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-
-
 def measure(
     entry: Entry, table: Tiles, device: torch.device, timer: Timer, sizes: Sizes
 ) -> tuple[dict[Any, float], dict]:
@@ -177,7 +167,7 @@ def measure(
     timed, checked = problem(entry, points, modules, device), problem(entry, *sizes.checked, device)
     seconds: dict[Any, float] = {}
     refused: dict[str, str] = {}
-    with _products(entry.kind):
+    with multiplying(entry.kind == "tf32"):
         same = checked.reference(entry.backward, checked.x.dtype)
         truth = checked.reference(entry.backward, torch.float64)
         for option in dict.fromkeys([entry.chosen(table), *entry.options]):

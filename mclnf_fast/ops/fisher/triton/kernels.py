@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from mclnf_fast.ops.triton.functions import encode, module_of
+from mclnf_fast.ops.triton.products import rounded
 
 
 @triton.jit
@@ -37,34 +38,48 @@ def square(v):
 
 
 @triton.jit
-def live_features(x, rows, live, table, first, LAYER: tl.constexpr, COLUMNS: tl.constexpr):
+def live_features(x, rows, live, table, first, LAYER: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr):
     """Return `encode` with zeros in the rows that do not exist: their cosines are not 0, and the squares would
     count."""
-    a = encode(x, rows, live, table, first, LAYER.coordinates, LAYER.features, COLUMNS)
+    a = encode(x, rows, live, table, first, LAYER.coordinates, LAYER.features, COLUMNS, x.dtype.element_ty, PRECISION)
     return tl.where(live[:, None], a, 0.0).to(x.dtype.element_ty)
 
 
 @triton.jit
-def live_outputs(h, rows, live, first, COUNT: tl.constexpr, STRIDE: tl.constexpr, COLUMNS: tl.constexpr):
+def live_outputs(
+    h, rows, live, first, COUNT: tl.constexpr, STRIDE: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr
+):
     """Return columns first ... of the outputs h of the layer before, rows STRIDE apart, with zeros beyond COUNT."""
     i = first + tl.arange(0, COLUMNS)
-    return tl.load(h + rows[:, None] * STRIDE + i[None, :], mask=live[:, None] & (i < COUNT)[None, :], other=0.0)
+    mask = live[:, None] & (i < COUNT)[None, :]
+    return rounded(tl.load(h + rows[:, None] * STRIDE + i[None, :], mask=mask, other=0.0), PRECISION)
 
 
 @triton.jit
-def layer_inputs(h, x, rows, live, table, first, LAYER: tl.constexpr, STRIDE: tl.constexpr, COLUMNS: tl.constexpr):
+def layer_inputs(
+    h,
+    x,
+    rows,
+    live,
+    table,
+    first,
+    LAYER: tl.constexpr,
+    STRIDE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Return inputs first ... of a layer, [rows, COLUMNS]: the `above` ones of the layer before, filled up to a
     multiple of COLUMNS, then the features."""
     padded: tl.constexpr = (LAYER.above + COLUMNS - 1) // COLUMNS * COLUMNS
     if LAYER.below == 0:
-        a = live_outputs(h, rows, live, first, LAYER.above, STRIDE, COLUMNS)
+        a = live_outputs(h, rows, live, first, LAYER.above, STRIDE, COLUMNS, PRECISION)
     elif LAYER.above == 0:
-        a = live_features(x, rows, live, table, first, LAYER, COLUMNS)
+        a = live_features(x, rows, live, table, first, LAYER, COLUMNS, PRECISION)
     else:
         if first < padded:
-            a = live_outputs(h, rows, live, first, LAYER.above, STRIDE, COLUMNS)
+            a = live_outputs(h, rows, live, first, LAYER.above, STRIDE, COLUMNS, PRECISION)
         else:
-            a = live_features(x, rows, live, table, first - padded, LAYER, COLUMNS)
+            a = live_features(x, rows, live, table, first - padded, LAYER, COLUMNS, PRECISION)
     return a
 
 
@@ -77,7 +92,7 @@ def row_of(first, i, ABOVE: tl.constexpr, BELOW: tl.constexpr, COLUMNS: tl.const
     return row, row < tl.where(above, ABOVE, ABOVE + BELOW)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules", "samples_per_chunk"])
 def sample_sums(
     h,
     x,
@@ -94,7 +109,6 @@ def sample_sums(
     damping,
     modules,
     samples_per_chunk,
-    STEPS: tl.constexpr,
     LAYER: tl.constexpr,
     H_STRIDE: tl.constexpr,
     D_STRIDE: tl.constexpr,
@@ -131,7 +145,7 @@ def sample_sums(
     for place in range(tl.program_id(0), tl.load(chunks + modules) * (high * broad), tl.num_programs(0)):
         chunk = place // (high * broad)
         block = place % (high * broad)
-        module = module_of(chunks, chunk, modules, STEPS)
+        module = module_of(chunks, chunk, modules)
         first = (block // broad) * ROWS
         n = (block % broad) * COLUMNS + tl.arange(0, COLUMNS)
         wanted = n < OUT
@@ -148,22 +162,24 @@ def sample_sums(
             place_w = module.to(tl.int64) * ((ABOVE + BELOW) * OUT) + row[:, None] * OUT + n[None, :]
             weight = inverse(fisher_w + place_w, damping, mask)
             last = wanted & (wide + first == 0)
+            operand = rounded(weight.to(tl.bfloat16 if x.dtype.element_ty == tl.bfloat16 else tl.float32), SQUARES)
             bias_weight = inverse(fisher_b + module.to(tl.int64) * OUT + n, damping, last)
         if POINTS:
             for point in range(begin, end, DEPTH):
                 t = wide + point + tl.arange(0, DEPTH)
                 live = t < end
                 e = tl.load(d + t[:, None] * D_STRIDE + n[None, :], mask=live[:, None] & wanted[None, :], other=0.0)
-                a = layer_inputs(h, x, t, live, table, first, LAYER, H_STRIDE, ROWS)
-                e_square = square(e)
+                a = layer_inputs(h, x, t, live, table, first, LAYER, H_STRIDE, ROWS, PRECISION)
+                e_square = rounded(square(e), SQUARES)
                 e_wide = e.to(tl.float32)
                 if SUMS:
-                    total = tl.dot(tl.trans(a), e, total, input_precision=PRECISION)
-                    square_total = tl.dot(tl.trans(square(a)), e_square, square_total, input_precision=SQUARES)
+                    total = tl.dot(tl.trans(a), rounded(e, PRECISION), total, input_precision=PRECISION)
+                    a_square = rounded(square(a), SQUARES)
+                    square_total = tl.dot(tl.trans(a_square), e_square, square_total, input_precision=SQUARES)
                     bias += tl.sum(e_wide, 0)
                     bias_square += tl.sum(e_wide * e_wide, 0)
                 if SCORED:
-                    q = tl.dot(e_square, tl.trans(weight.to(e_square.dtype)), input_precision=SQUARES)
+                    q = tl.dot(e_square, tl.trans(operand), input_precision=SQUARES)
                     a_wide = a.to(tl.float32)
                     share = tl.sum(q * a_wide * a_wide, 1) + tl.sum(e_wide * e_wide * bias_weight[None, :], 1)
                     tl.store(shares + t, share, mask=live)
@@ -176,8 +192,8 @@ def sample_sums(
                     t = wide + point + tl.arange(0, DEPTH)
                     live = t < stop
                     e = tl.load(d + t[:, None] * D_STRIDE + n[None, :], mask=live[:, None] & wanted[None, :], other=0.0)
-                    a = layer_inputs(h, x, t, live, table, first, LAYER, H_STRIDE, ROWS)
-                    g = tl.dot(tl.trans(a), e, g, input_precision=PRECISION)
+                    a = layer_inputs(h, x, t, live, table, first, LAYER, H_STRIDE, ROWS, PRECISION)
+                    g = tl.dot(tl.trans(a), rounded(e, PRECISION), g, input_precision=PRECISION)
                     c += tl.sum(e.to(tl.float32), 0)
                 if SUMS:
                     total += g
@@ -196,7 +212,7 @@ def sample_sums(
             tl.store(squares + to_bias, bias_square, mask=wanted & (wide + first == 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules"])
 def reduce_samples(
     sums,
     squares,

@@ -20,10 +20,9 @@ from mclnf_fast.ops.triton.functions import (
     activate,
     encode,
     first_derivative,
-    layer_pre_activations,
-    matrix,
     tile_of,
 )
+from mclnf_fast.ops.triton.products import layer_pre_activations, matrix, rounded
 
 
 @triton.jit
@@ -61,8 +60,8 @@ def layer_before(
     inputs: tl.constexpr = NET.width + NET.features * ((NET.skips >> LAYER) & 1)
     outputs: tl.constexpr = NET.outputs if NET.layers - 1 == LAYER else NET.width
     outputs_pad: tl.constexpr = NET.outputs_pad if NET.layers - 1 == LAYER else NET.width_pad
-    above = matrix(w, module, 0, NET.width, inputs, outputs, NET.width_pad, outputs_pad)
-    g = tl.dot(g.to(above.dtype), tl.trans(above), input_precision=PRECISION)
+    above = matrix(w, module, 0, NET.width, inputs, outputs, NET.width_pad, outputs_pad, PRECISION)
+    g = tl.dot(rounded(g.to(above.dtype), PRECISION), tl.trans(above), input_precision=PRECISION)
     if NET.activation == RELU:
         g = tl.where(get(saved, rows, live, NET.width, STRIDE, NET.width_pad) > 0, g, 0.0)
     if NET.activation > RELU:
@@ -70,7 +69,7 @@ def layer_before(
     return g
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules"])
 def fused_sweep(
     x,
     grad_y,
@@ -83,7 +82,6 @@ def fused_sweep(
     weights,
     biases,
     modules,
-    STEPS: tl.constexpr,
     NET: tl.constexpr,
     WIDTH_STRIDE: tl.constexpr,
     OUT_STRIDE: tl.constexpr,
@@ -96,13 +94,13 @@ def fused_sweep(
     last gradients' OUT_STRIDE. derivatives: layers - 1 times [.., width], ROWS rows per program: memory of its own for
     the derivatives of the activations (relu's are read off `saved`).
     """
-    kind = x.dtype.element_ty
+    kind: tl.constexpr = x.dtype.element_ty
     LAYERS: tl.constexpr = NET.layers
     wide = tl.zeros((), tl.int64)  # turns a loop's variable into an offset beyond 2^31
     for tile in range(tl.program_id(0), tl.load(starts + modules), tl.num_programs(0)):
-        module, rows, live = tile_of(offsets, starts, tile, modules, STEPS, ROWS)
+        module, rows, live = tile_of(offsets, starts, tile, modules, ROWS)
         own_rows = (wide + tl.program_id(0)) * ROWS + tl.arange(0, ROWS)
-        encoded = encode(x, rows, live, table, 0, NET.coordinates, NET.features, NET.features_pad).to(kind)
+        encoded = encode(x, rows, live, table, 0, NET.coordinates, NET.features, NET.features_pad, kind, PRECISION)
         n = tl.arange(0, NET.outputs_pad)
         mask = live[:, None] & (n < NET.outputs)[None, :]
         g = tl.load(grad_y + rows[:, None] * NET.outputs + n[None, :], mask=mask, other=0.0).to(tl.float32)
@@ -113,7 +111,7 @@ def fused_sweep(
                 if l == LAYERS - 1:
                     g = tl.where(mask, g * first_derivative(z, NET.output_activation, NET.w0), 0.0)
                 else:
-                    h = activate(z, NET.activation, NET.w0).to(kind)
+                    h = rounded(activate(z, NET.activation, NET.w0).to(kind), PRECISION)
                     put(saved[l], rows, h, live, NET.width, WIDTH_STRIDE, NET.width_pad)
                     if NET.activation > RELU:
                         derivative = first_derivative(z, NET.activation, NET.w0)

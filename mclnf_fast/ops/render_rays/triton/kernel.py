@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 
 from mclnf_fast.ops.render_rays.triton.rays import absorbed, edge, features, interval, occupied
-from mclnf_fast.ops.triton.functions import activate, layer_pre_activations, module_of
+from mclnf_fast.ops.triton.functions import activate, module_of
+from mclnf_fast.ops.triton.products import layer_pre_activations, rounded
 
 PROBES = tl.constexpr(4)  # bins that a ray passes at a time in search of an occupied one
 
@@ -21,10 +22,11 @@ def network(encoded, module, weights, biases, NET: tl.constexpr, PRECISION: tl.c
     """Return the module's outputs for features [ROWS, features_pad], float32 [ROWS, outputs_pad]: the layers of
     `fused_forward`, which takes fewer registers if its own stand in it."""
     OUT_PAD: tl.constexpr = NET.outputs_pad
+    encoded = rounded(encoded, PRECISION)
     h = encoded
     for l in tl.static_range(NET.layers - 1):
         z = layer_pre_activations(h, encoded, weights[l], biases[l], module, NET, l, PRECISION)
-        h = activate(z, NET.activation, NET.w0).to(encoded.dtype)
+        h = rounded(activate(z, NET.activation, NET.w0).to(encoded.dtype), PRECISION)
     y = tl.zeros((encoded.shape[0], OUT_PAD), tl.float32)
     if tl.num_programs(0) > 0:  # always, as in `fused_forward`: the last layer shares out its narrow tile apart
         last = layer_pre_activations(
@@ -96,7 +98,7 @@ def next_samples(
     return ready, k
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["modules", "rays_per_chunk"])
 def render(
     rays,
     scene,
@@ -109,7 +111,6 @@ def render(
     limits,
     modules,
     rays_per_chunk,
-    STEPS: tl.constexpr,
     NET: tl.constexpr,
     SCENE: tl.constexpr,
     ROWS: tl.constexpr,
@@ -131,7 +132,7 @@ def render(
     OUT_PAD: tl.constexpr = NET.outputs_pad
     wide = tl.zeros((), tl.int64)
     for chunk in range(tl.program_id(0), tl.load(starts + modules), tl.num_programs(0)):
-        module = module_of(starts, chunk, modules, STEPS)
+        module = module_of(starts, chunk, modules)
         next = tl.load(offsets + module) + (chunk - tl.load(starts + module)) * (wide + rays_per_chunk)
         end = tl.minimum(next + rays_per_chunk, tl.load(offsets + module + 1))
         none = tl.zeros((ROWS,), tl.float32)

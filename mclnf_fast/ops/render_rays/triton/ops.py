@@ -15,8 +15,9 @@ from mclnf_fast.ops.render_rays.reference import Options, Pixels
 from mclnf_fast.ops.render_rays.triton.kernel import render
 from mclnf_fast.ops.render_rays.triton.table import SceneConstants, render_shape
 from mclnf_fast.ops.triton import launch
-from mclnf_fast.ops.triton.bank import precision, programs
+from mclnf_fast.ops.triton.bank import programs
 from mclnf_fast.ops.triton.define import define
+from mclnf_fast.ops.triton.precision import precision
 from mclnf_fast.ops.triton.table import Shape, product_kind
 from mclnf_fast.ops.triton.tiles import architecture
 from mclnf_fast.packing import EncodingKind, EncodingPart, NetworkHeader, PackedNetwork
@@ -165,7 +166,6 @@ def _launch(
             tuple(numbers),
             modules,
             per_chunk,
-            STEPS=launch.halvings(modules),
             NET=net.constants(),
             SCENE=scene,
             ROWS=shape.rows,

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from mclnf_fast.ops.triton.functions import sine
+from mclnf_fast.ops.triton.products import rounded
 
 
 @triton.jit
@@ -16,6 +17,36 @@ def feature_derivative(v, frequency, half):
     """Return the derivative of a feature in its coordinate v: of a sine (half 0), a cosine (0.5) or v itself (-1)."""
     wave = sine(v * frequency, tl.where(half == 0.5, 0.0, 0.5))
     return tl.where(half < 0, 1.0, frequency * tl.where(half == 0.5, -wave, wave))
+
+
+@triton.jit
+def features_both(
+    x,
+    along_x,
+    rows,
+    live,
+    table,
+    c,
+    IN: tl.constexpr,
+    FEATURES: tl.constexpr,
+    KIND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ALONG_X: tl.constexpr,
+):
+    """Return features c [COLUMNS] of the rows' points and their tangents; see `encode_both`."""
+    exists = c < FEATURES
+    dim = tl.load(table + c, mask=exists, other=0.0).to(tl.int32)
+    frequency = tl.load(table + FEATURES + c, mask=exists, other=0.0)[None, :]
+    half = tl.load(table + 2 * FEATURES + c, mask=exists, other=0.0)[None, :]
+    mask = live[:, None] & exists[None, :]
+    place = rows[:, None] * IN + dim[None, :]
+    v = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    value = tl.where(half < 0, v, sine(v * frequency, half))
+    tangent = tl.zeros(value.shape, tl.float32)
+    if ALONG_X:
+        t = tl.load(along_x + place, mask=mask, other=0.0).to(tl.float32)
+        tangent = t * feature_derivative(v, frequency, half)
+    return rounded(value.to(KIND), PRECISION), rounded(tangent.to(KIND), PRECISION)
 
 
 @triton.jit
@@ -29,26 +60,23 @@ def encode_both(
     IN: tl.constexpr,
     FEATURES: tl.constexpr,
     COLUMNS: tl.constexpr,
+    KIND: tl.constexpr,
+    PRECISION: tl.constexpr,
     ALONG_X: tl.constexpr,
 ):
     """Return `encode` and the tangents of the features along along_x [N, IN]; without ALONG_X those are zeros."""
     c = first + tl.arange(0, COLUMNS)
-    exists = c < FEATURES
-    dim = tl.load(table + c, mask=exists, other=0.0).to(tl.int32)
-    frequency = tl.load(table + FEATURES + c, mask=exists, other=0.0)[None, :]
-    half = tl.load(table + 2 * FEATURES + c, mask=exists, other=0.0)[None, :]
-    mask = live[:, None] & exists[None, :]
-    place = rows[:, None] * IN + dim[None, :]
-    v = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
-    value = tl.where(half < 0, v, sine(v * frequency, half))
-    tangent = tl.zeros(value.shape, tl.float32)
-    if ALONG_X:
-        t = tl.load(along_x + place, mask=mask, other=0.0).to(tl.float32)
-        tangent = t * feature_derivative(v, frequency, half)
+    if tl.float32 == KIND and PRECISION == "ieee":  # as in `encode`
+        value, tangent = features_both(x, along_x, rows, live, table, c, IN, FEATURES, KIND, PRECISION, ALONG_X)
+    else:
+        value = tl.zeros((rows.shape[0], COLUMNS), KIND)
+        tangent = tl.zeros((rows.shape[0], COLUMNS), KIND)
+        if tl.num_programs(0) > 0:
+            value, tangent = features_both(x, along_x, rows, live, table, c, IN, FEATURES, KIND, PRECISION, ALONG_X)
     return value, tangent
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["points"])
 def features_gradient(
     x,
     along_x,
