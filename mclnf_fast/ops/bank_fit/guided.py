@@ -20,12 +20,12 @@ class Blocks(NamedTuple):
     Attributes:
         samples: int64 [M], of each module.
         block: samples of a block, but for a module's last one.
-        count: of the module that has most of them.
+        most: blocks of the module that has most of them.
     """
 
     samples: Tensor
     block: int
-    count: int
+    most: int
 
     @property
     def last(self) -> Tensor:
@@ -34,8 +34,8 @@ class Blocks(NamedTuple):
 
     @property
     def sizes(self) -> Tensor:
-        """Samples of every block, float64 [M, count]; 0 behind a module's last one."""
-        before = torch.arange(self.count, device=self.samples.device) * self.block
+        """Samples of every block, float64 [M, most]; 0 behind a module's last one."""
+        before = torch.arange(self.most, device=self.samples.device) * self.block
         return (self.samples[:, None] - before).clamp(0, self.block).double()
 
 

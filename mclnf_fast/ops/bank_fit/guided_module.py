@@ -35,7 +35,7 @@ class GuidedModule:
         if self.state is not None:
             if k % WINDOW == 0:
                 self.state.window[self.row] = self.state.scores[self.row]
-            found = density(self.state.window[self.row, : self.blocks.count], self.blocks, self.guide.mix)
+            found = density(self.state.window[self.row, : self.blocks.most], self.blocks, self.guide.mix)
         step = torch.full_like(self.samples, k)
         parts = even_parts(draws.seed, draws.task, self.call.numbers[self.row], step, draws.batch)
         self.place, weights = places(parts, draws.batch, self.blocks, found)
@@ -72,7 +72,7 @@ class GuidedModule:
         """Take in what `scored` returned."""
         assert self.state is not None
         scores, *fisher = scored
-        row, count = self.row, self.blocks.count
+        row, count = self.row, self.blocks.most
         if len(scores):
             block = self.place // self.guide.block
             own = self.state.scores[row, :count]

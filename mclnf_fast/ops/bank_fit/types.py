@@ -161,8 +161,8 @@ class Draws:
     """Which samples a step takes.
 
     Args:
-        rule: "uniform" or "even" (see `ops.draw_ids`), "whole": every sample in every step, "given", or "guided": evenly
-            along a curve, and more where scores are high (see `Guide`), of points alone.
+        rule: "uniform" or "even" (see `ops.draw_ids`), "whole": every sample in every step, "given", or (of points)
+            "guided": evenly along a curve, and more where scores are high (see `Guide`).
         batch: samples per module and step; not of "whole" and "given".
         seed, task: of the random numbers.
         modules: int64 [M], the numbers that the draws are keyed by; None: 0 ... M - 1.
