@@ -63,6 +63,7 @@ class GuidedDraws {
         const double parts = static_cast<double>(kDrawWindow) * static_cast<double>(batch),
                      samples_per_part = static_cast<double>(n) / parts;
         const int64_t* const curve = guide.curves[module];
+        const int64_t last = blocks.count() - 1;
         int64_t block = 0;  // the draws ascend
         for (int64_t j = 0; j < batch; j += 4) {
             uint32_t words[4];
@@ -71,13 +72,14 @@ class GuidedDraws {
                 int64_t on_curve;
                 if (known) {
                     const double u = even_part(i, place, words[i - j]) / parts;
-                    while (block + 1 < blocks.count() && !(sum_[block] > u)) ++block;
+                    while (block < last && !(sum_[block] > u)) ++block;
                     on_curve = place_in_block(u, block, blocks, mass_[block], sum_[block]);
                     weight_[i] = static_cast<S>(draw_weight(block, blocks, mass_[block]));
+                    block_[i] = block;
                 } else {
                     on_curve = even_id(i, place, words[i - j], n, samples_per_part);
+                    block_[i] = on_curve / guide.block;
                 }
-                block_[i] = on_curve / guide.block;
                 ids_[i] = curve ? curve[on_curve] : on_curve;
             }
         }
