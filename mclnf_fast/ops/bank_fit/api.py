@@ -278,6 +278,8 @@ def _check_trust(rule: FitRule, state: FitState) -> Trust | None:
 
 def _check_guide(draws: Draws, data: FitData | FitRays, sizes: Tensor, state: FitState) -> Guide | None:
     """Return the options of the rule "guided", checked with its state; None of another rule."""
+    if not isinstance(draws.rule, str) or draws.rule not in RULES:
+        raise ValueError(f"draws.rule must be one of {', '.join(RULES)}, got {draws.rule!r}")
     guide = None
     if draws.rule != "guided":
         if draws.guide is not None:
@@ -294,8 +296,6 @@ def _check_guide(draws: Draws, data: FitData | FitRays, sizes: Tensor, state: Fi
 def _check_draws(draws: Draws, modules: int, sizes: Tensor, goal: Tensor, state: FitState) -> Tensor:
     """Check the draws and return the numbers that they are keyed by, int64 [M]."""
     device = sizes.device
-    if not isinstance(draws.rule, str) or draws.rule not in RULES:
-        raise ValueError(f"draws.rule must be one of {', '.join(RULES)}, got {draws.rule!r}")
     check_positive_int(draws.batch, "draws.batch")
     wrapped_seed(draws.seed, "draws.seed")
     check_integer(draws.task, "draws.task", MOST["task"])
