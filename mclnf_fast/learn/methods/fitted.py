@@ -45,7 +45,7 @@ def fit_steps(method: Method, k: int, most: int) -> int:
     kind, frozen = optimizer.kind, method.frozen_layers
     rule = FitRule(method.schedule, kind, optimizer.betas, optimizer.eps, optimizer.trust, frozen)
     state, watch = _state(method, optimizer.fit_state(first)), Watch(losses_at=(first + count,))
-    if draws.guide is not None and draws.guide.scores:
+    if draws.guide is not None and draws.guide.follows_scores:
         state.guide = method.guide_state()
     log = ops.bank_fit(state, data, task.spec, count, draws=draws, rule=rule, watch=watch, backend=task.backend)
     optimizer.count(count)

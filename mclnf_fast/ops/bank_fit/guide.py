@@ -54,7 +54,7 @@ class Guide:
     damping: float = 1e-3
 
     @property
-    def scores(self) -> bool:
+    def follows_scores(self) -> bool:
         """Whether scores decide the draws."""
         return self.mix > 0
 
@@ -146,7 +146,7 @@ def check_guide(guide: Guide, data: FitData, sizes: Tensor) -> None:
 
 def check_guide_state(state: GuideState | None, guide: Guide | None, params: Sequence[Tensor], sizes: Tensor) -> None:
     """Check the state of the rule; guide: None for another rule. Raises TypeError, ValueError, naming the argument."""
-    if guide is None or not guide.scores:
+    if guide is None or not guide.follows_scores:
         if state is not None:
             raise ValueError("state.guide must be None unless draws.rule is 'guided' with draws.guide.mix above 0")
         return
