@@ -146,13 +146,17 @@ def test_layers_that_stay_are_not_scored(need, backend: str, frozen: int) -> Non
     need("bank_guided_fit", backend, torch.float64)
     case = fit_cases.make(dtype=torch.float64)
     guide, rule = guide_of(case), FitRule(Schedule(1e-3), frozen_layers=frozen)
-    states = [state_of(case, guide) for _ in range(3)]
-    for state, name in zip(states, ("reference", backend, backend)):
-        fit(case, state, 20, guide, name, rule=rule if state is not states[2] else FitRule(Schedule(1e-3)))
+    states = [state_of(case, guide) for _ in range(2)]
+    for state, name in zip(states, ("reference", backend)):
+        assert state.guide is not None
+        state.guide.batches += 1
+        for f in state.guide.fisher:
+            f.fill_(0.5)
+        fit(case, state, 20, guide, name, rule=rule)
     for name, value in states[0].tensors().items():
         torch.testing.assert_close(states[1].tensors()[name], value, rtol=1e-9, atol=1e-11, msg=name)
     for i, f in enumerate(states[1].guide.fisher):  # type: ignore[union-attr]
-        assert bool((f != 0).any()) == (i % case.layers >= frozen)
+        assert bool((f != 0.5).any()) == (i % case.layers >= frozen)
 
 
 @compiled
