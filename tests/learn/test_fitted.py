@@ -100,9 +100,8 @@ def test_mim_scores_within_a_call(refresh: int, colors: int) -> None:
 
 
 @pytest.mark.parametrize("refresh", [3, 10, 16])
-def test_where_a_fit_cannot_score_it_makes_the_steps_between(
-    refresh: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_where_a_fit_cannot_score_it_makes_the_steps_between(refresh: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU."""
     expected = one_by_one(mim(refresh))
     serving = fitted._compiled
     monkeypatch.setattr(fitted, "_compiled", lambda op, *a: op != "bank_guided_fit" and serving(op, *a))
