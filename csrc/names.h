@@ -50,7 +50,8 @@ namespace mclnf {
     X(kDrawUniform, uniform, 0) \
     X(kDrawEven, even, 1)       \
     X(kDrawWhole, whole, 2)     \
-    X(kDrawGiven, given, 3)
+    X(kDrawGiven, given, 3)     \
+    X(kDrawGuided, guided, 4)
 
 // Why a module of `bank_fit` makes no further step.
 #define MCLNF_FIT_ENDS(X)        \

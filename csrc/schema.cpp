@@ -89,6 +89,16 @@ constexpr const char* kStepSchemas[] = {
     // all samples that was checked against stop_loss
     "bank_fit(Tensor x, Tensor? offsets, Tensor target, Tensor? weight, " STEPS ", " NET
     ") -> (Tensor, Tensor[], Tensor, Tensor)",
+    // The same with the rule `guided`: curve int64 [N] (without offsets [n]) holds the samples of each module
+    // in
+    // the order in which neighbors share scores; scores and window float64 [M, blocks], batches int64 [M] and
+    // the
+    // running Fisher (per layer the weights, then the biases) are changed in place, and empty with mix 0
+    "bank_guided_fit(Tensor x, Tensor? offsets, Tensor target, Tensor? weight, Tensor? curve, "
+    "Tensor(e!) scores, Tensor(f!) window, Tensor(g!) batches, Tensor(h!)[] running, float mix, float "
+    "smooth, "
+    "int block, int refresh, float decay, float damping, " STEPS ", " NET
+    ") -> (Tensor, Tensor[], Tensor, Tensor)",
     // The same with rays [R, 3] in the box [-1, 1]^3 as samples, grouped by offsets; view [R, in_dim - 3],
     // weight [R], background [3] or None.
     "bank_ray_fit(Tensor origins, Tensor directions, Tensor? view, Tensor offsets, Tensor colors, Tensor? "

@@ -73,12 +73,13 @@ class GridTable(enum.IntEnum):
 
 
 class DrawRule(enum.IntEnum):
-    """How the samples of a step are chosen: `ops.draw_ids`."""
+    """How the samples of a step are chosen: `ops.draw_ids`, `ops.bank_fit`."""
 
     UNIFORM = 0
     EVEN = 1
     WHOLE = 2
     GIVEN = 3
+    GUIDED = 4
 
 
 class FitEnd(enum.IntEnum):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import mclnf_fast as mf
-from mclnf_fast.ops.bank_fit import Draws, FitData, FitRays, FitRule, FitState, Schedule, Watch
+from mclnf_fast.ops.bank_fit import Draws, FitData, FitRays, FitRule, FitState, Guide, GuideState, Schedule, Watch
 from mclnf_fast.shading import SCENE_SHADING
 
 Call = dict[str, Any]
@@ -180,6 +180,20 @@ def bank_ray_fit(dtype: torch.dtype) -> Call:
     return _fit(spec, dtype) | data
 
 
+def bank_guided_fit(dtype: torch.dtype) -> Call:
+    """`bank_fit` with the draw rule "guided"."""
+    call = bank_fit(dtype) | {"draws.rule": "guided"}
+    guide = {"curve": torch.tensor([2, 0, 1, 1, 3, 2, 0]), "mix": 0.7, "smooth": 0.2, "block": 3, "refresh": 2}
+    state = {
+        "scores": torch.tensor([[1.5, -1.0], [0.0, 2.0]], dtype=torch.float64),
+        "window": torch.tensor([[1.0, -1.0], [-1.0, -1.0]], dtype=torch.float64),
+        "fisher": [torch.rand_like(p) for p in call["state.params"]],
+        "batches": torch.tensor([1, 2]),
+    }
+    call |= {f"draws.guide.{name}": value for name, value in {**guide, "decay": 0.8, "damping": 1e-3}.items()}
+    return call | {f"state.guide.{name}": value for name, value in state.items()}
+
+
 def _fit(spec: mf.FieldSpec, dtype: torch.dtype) -> Call:
     bank = _bank(spec, 2, dtype)
 
@@ -217,7 +231,7 @@ CALLS: dict[str, Callable[[torch.dtype], Call]] = {
     make.__name__: make
     for make in (
         bank_mlp, bank_mse, bank_ray_mse, composite, grid_encode, march_rays, render_rays, fisher_scores, bank_step,
-        draw_ids, bank_fit, bank_ray_fit,
+        draw_ids, bank_fit, bank_ray_fit, bank_guided_fit,
     )
 }  # fmt: skip
 
@@ -230,5 +244,8 @@ def run(op: str, call: Call) -> Any:
         (records.setdefault(record, {}) if record else arguments)[field] = value
     if "origins" in records.get("data", ()):
         arguments["data"] = FitRays(**records.pop("data"))
+    for record, kind in (("draws", Guide), ("state", GuideState)):
+        if f"{record}.guide" in records:
+            records[record]["guide"] = kind(**records.pop(f"{record}.guide"))  # type: ignore[operator]
     arguments |= {name: RECORDS[name](**fields) for name, fields in records.items()}
-    return getattr(mf.ops, {"bank_ray_fit": "bank_fit"}.get(op, op))(**arguments)
+    return getattr(mf.ops, {"bank_ray_fit": "bank_fit", "bank_guided_fit": "bank_fit"}.get(op, op))(**arguments)

@@ -24,6 +24,10 @@ in all columns but the last, which has the best one by PSNR at equal operations.
   each sample, a look at a sample one, a step that also scores by Fisher information five, a scoring of NINT six.
 - *Δ at equal operations*: as many operations as 512 uniform steps take, so fewer steps if all samples are looked at.
 - *ms*: CPU time of a step of all modules with its selection, on one thread, runs in turn; *s* is steps times ms.
+  Both are of before `ops.bank_fit` drew and scored by itself: since then a step of `mim` takes 1.07 to 1.15 times as
+  long as one of `mod`, where it took 1.25 to 1.91, and one of `mod_even` as long as one of `mod` (`python -m
+  benchmarks.guided_steps --out FILE`: 12 signals of 2,304 and 7,921 points, widths 32 and 64, batches of 128 and 256,
+  one core with AVX2; `benchmarks/results/guided_steps_zen4_avx2.json`, and `guided_steps_before_zen4_avx2.json`).
 
 Definitions: soft mining (arXiv 2312.00075), INT (2405.10531), EVOS (2412.10153; its loss on the Laplacian is left out:
 all minimize the squared error), NINT (2511.15487) and the selection of GradNCP (2302.00617), from the publications and,

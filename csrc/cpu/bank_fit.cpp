@@ -3,87 +3,19 @@
 // another between steps.
 #include <torch/csrc/stable/library.h>
 
-#include <atomic>
-
 #include "fit_call.h"
-#include "fit_queue.h"
+#include "fit_run.h"
 
 namespace mclnf {
 namespace {
-
-// f(r) for r = 0 ... count - 1, on this thread or on all.
-struct OnThisThread {
-    template <class F>
-    void operator()(int64_t count, const F& f) const {
-        for (int64_t r = 0; r < count; ++r) f(r);
-    }
-};
-struct OnAllThreads {
-    template <class F>
-    void operator()(int64_t count, const F& f) const {
-        // One after the other to whoever is free: a foreign process may hold one of the cores.
-        std::atomic<int64_t> next{0};
-        torch::stable::parallel_for(0, std::min<int64_t>(torch::stable::get_num_threads(), count), 1,
-                                    [&](int64_t, int64_t) {
-                                        for (int64_t r = next++; r < count; r = next++) f(r);
-                                    });
-    }
-};
-
-// Steps of a slice: few enough that the cores end together and that a core which a foreign process slows down
-// holds up little, and enough that the way of a module's state to another core costs nothing beside them.
-int64_t slice_of(int64_t steps, int64_t modules, int64_t threads) {
-    constexpr int64_t kSlicesPerThread = 64, kLeast = 16;
-    return std::max(kLeast, steps * modules / (threads * kSlicesPerThread));
-}
-
-template <class S>
-void run(const Fit<S>& fit) {
-    const int64_t threads = torch::stable::get_num_threads();
-    std::deque<int64_t> alone, shared;
-    int64_t most = 0;
-    for (int64_t m = 0; m < fit.modules(); ++m)
-        if (fit.goal[m] > fit.first[m]) {
-            alone.push_back(m);
-            most = std::max(most, fit.goal[m] - fit.first[m]);
-        }
-    // Fewer modules than cores, each with work for several: all cores on one module after the other.
-    if (static_cast<int64_t>(alone.size()) < threads) {
-        std::deque<int64_t> small;
-        for (const int64_t m : alone) (fit.runs_of(m) >= threads ? shared : small).push_back(m);
-        alone = std::move(small);
-    }
-    if (!shared.empty()) {
-        const OnAllThreads each;
-        FitSteps<S, OnAllThreads> steps(fit, each);
-        for (const int64_t m : shared) steps.run(m, most);
-    }
-    if (alone.empty()) return;
-    // Below this a second thread costs more than it brings, most of all where another process holds its core.
-    constexpr double kSmallest = 4e6;  // floating-point operations
-    double work = 0;
-    for (const int64_t m : alone)
-        work +=
-            6.0 * static_cast<double>(fit.net.parameters * fit.batch_of(m) * (fit.goal[m] - fit.first[m]));
-    const int64_t useful = std::max<int64_t>(1, static_cast<int64_t>(work / kSmallest)),
-                  workers = std::min({threads, static_cast<int64_t>(alone.size()), useful});
-    const int64_t slice = slice_of(most, static_cast<int64_t>(alone.size()), workers);
-    FitQueue queue(std::move(alone));
-    const auto worker = [&](int64_t, int64_t) {
-        const OnThisThread each;
-        FitSteps<S, OnThisThread> steps(fit, each);
-        for (int64_t m = queue.take(); m >= 0; m = queue.take())
-            if (steps.run(m, slice)) queue.put_back(m);
-    };
-    workers == 1 ? worker(0, 1) : torch::stable::parallel_for(0, workers, 1, worker);
-}
 
 using FitResults = std::tuple<Tensor, Tensors, Tensor, Tensor>;
 
 // x: a tensor of the samples. Each module has samples, n of them or none.
 template <class S>
 FitResults make_steps(const Net& net, const FitArguments& in, const Tensor& x,
-                      std::vector<FitSamples<S>> samples, const FitRays<S>* rays) {
+                      std::vector<FitSamples<S>> samples, const FitRays<S>* rays,
+                      const FitGuide<S>* guide = nullptr) {
     const ScalarType dtype = x.scalar_type();
     const int64_t modules = in.steps.numel();
     BankValues p("params", net, modules, dtype, in.params), m("exp_avg", net, modules, dtype, in.exp_avg),
@@ -137,7 +69,8 @@ FitResults make_steps(const Net& net, const FitArguments& in, const Tensor& x,
                {},
                pointer<double>(stops),
                out_pointer<double>(checked),
-               rays};
+               rays,
+               guide};
     fit.first.assign(fit.steps, fit.steps + modules);
     for (size_t t = 0; t < p.tensors.size(); ++t) {
         const Layer& layer = net.layers[t / 2];
@@ -160,7 +93,7 @@ FitResults make_steps(const Net& net, const FitArguments& in, const Tensor& x,
             fit.snapshots.back().push_back(values);
         }
     }
-    run(fit);
+    run_fit(fit);
     clock.put_back();
     for (BankValues* written : {&p, &m, &v}) written->put_back();
     return {losses, snapshots, ends, checked};
@@ -173,6 +106,34 @@ std::vector<int64_t> begins_of(const Tensor& offsets, int64_t samples, int64_t m
     return begins;
 }
 
+// Points as samples, and the tensors that hold them. Without offsets all modules share the coordinates.
+template <class S>
+struct PointSamples {
+    Tensor x, target;
+    OptTensor weight;
+    std::vector<int64_t> begins;  // of each module's points; none: shared
+    std::vector<FitSamples<S>> samples;
+
+    PointSamples(const Net& net, int64_t modules, const Tensor& x_in, const OptTensor& offsets,
+                 const Tensor& target_in, const OptTensor& weight_in)
+        : x(plain("x", x_in, x_in.scalar_type())),
+          target(plain("target", target_in, x_in.scalar_type())),
+          weight(weight_in ? OptTensor(plain("weight", *weight_in, x_in.scalar_type())) : OptTensor()) {
+        STD_TORCH_CHECK(x.dim() == 2 && x.size(1) == net.in_dim, "bank_fit: x must be [N, in_dim]");
+        const int64_t points = x.size(0);
+        if (offsets) begins = begins_of(*offsets, points, modules);
+        const int64_t rows = offsets ? points : modules * points;
+        STD_TORCH_CHECK(target.numel() == rows * net.out_dim && (!weight || weight->numel() == rows),
+                        "bank_fit: target and weight must have a row per sample");
+        for (int64_t i = 0; i < modules; ++i) {
+            const int64_t row = offsets ? begins[i] : i * points, n = offsets ? begins[i + 1] - row : points;
+            samples.push_back({data<S>(x) + (offsets ? row : 0) * net.in_dim,
+                               data<S>(target) + row * net.out_dim, weight ? data<S>(*weight) + row : nullptr,
+                               n});
+        }
+    }
+};
+
 FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight, Tensors params,
                     Tensors exp_avg, Tensors exp_avg_sq, Tensor steps, Tensor goal, Tensor rates,
                     int64_t sgd_steps, bool adam, int64_t frozen_layers, double beta1, double beta2,
@@ -181,7 +142,6 @@ FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight
                     Tensor log_at, Tensor snapshot_at, OptTensor stop_loss, int64_t check_every,
                     std::vector<int64_t> net_ints, std::vector<double> net_floats) {
     const Net net(net_ints, net_floats);
-    const ScalarType dtype = x.scalar_type();
     const int64_t modules = steps.numel();
     const FitArguments arguments{params,     exp_avg,    exp_avg_sq,    steps,          goal,   rates,
                                  sgd_steps,  adam,       frozen_layers, beta1,          beta2,  eps,
@@ -190,25 +150,39 @@ FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight
                                  stop_loss,  check_every};
     return by_dtype(x, [&](auto zero) -> FitResults {
         using S = decltype(zero);
-        x = plain("x", x, dtype);
-        target = plain("target", target, dtype);
-        if (weight) weight = plain("weight", *weight, dtype);
-        STD_TORCH_CHECK(x.dim() == 2 && x.size(1) == net.in_dim, "bank_fit: x must be [N, in_dim]");
-        const int64_t points = x.size(0);
-        // Without offsets all modules share the coordinates.
-        std::vector<int64_t> begins;
-        if (offsets) begins = begins_of(*offsets, points, modules);
-        const int64_t rows = offsets ? points : modules * points;
-        STD_TORCH_CHECK(target.numel() == rows * net.out_dim && (!weight || weight->numel() == rows),
-                        "bank_fit: target and weight must have a row per sample");
-        std::vector<FitSamples<S>> samples;
-        for (int64_t i = 0; i < modules; ++i) {
-            const int64_t row = offsets ? begins[i] : i * points, n = offsets ? begins[i + 1] - row : points;
-            samples.push_back({data<S>(x) + (offsets ? row : 0) * net.in_dim,
-                               data<S>(target) + row * net.out_dim, weight ? data<S>(*weight) + row : nullptr,
-                               n});
-        }
-        return make_steps<S>(net, arguments, x, std::move(samples), nullptr);
+        const PointSamples<S> points(net, modules, x, offsets, target, weight);
+        return make_steps<S>(net, arguments, points.x, points.samples, nullptr);
+    });
+}
+
+// The rule `guided`: `curve` in the layout of x's samples; scores and window float64 [M, blocks], batches
+// int64 [M] and the running Fisher, which are changed in place.
+FitResults bank_guided_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight, OptTensor curve,
+                           Tensor scores, Tensor window, Tensor batches, Tensors running, double mix,
+                           double smooth, int64_t block, int64_t refresh, double decay, double damping,
+                           Tensors params, Tensors exp_avg, Tensors exp_avg_sq, Tensor steps, Tensor goal,
+                           Tensor rates, int64_t sgd_steps, bool adam, int64_t frozen_layers, double beta1,
+                           double beta2, double eps, double lam, Tensors fisher, Tensors anchor, int64_t rule,
+                           int64_t batch, OptTensor ids, OptTensor ids_weight, int64_t seed, int64_t task,
+                           Tensor module_numbers, Tensor log_at, Tensor snapshot_at, OptTensor stop_loss,
+                           int64_t check_every, std::vector<int64_t> net_ints,
+                           std::vector<double> net_floats) {
+    const Net net(net_ints, net_floats);
+    const int64_t modules = steps.numel();
+    const FitArguments arguments{params,     exp_avg,    exp_avg_sq,    steps,          goal,   rates,
+                                 sgd_steps,  adam,       frozen_layers, beta1,          beta2,  eps,
+                                 lam,        fisher,     anchor,        rule,           batch,  ids,
+                                 ids_weight, seed,       task,          module_numbers, log_at, snapshot_at,
+                                 stop_loss,  check_every};
+    return by_dtype(x, [&](auto zero) -> FitResults {
+        using S = decltype(zero);
+        const PointSamples<S> points(net, modules, x, offsets, target, weight);
+        GuideTensors<S> tensors(net, modules, x.scalar_type(), {curve, scores, window, batches, running});
+        const FitGuide<S> guide =
+            tensors.guide({mix, smooth, decay, damping, block, refresh}, points.begins, points.samples);
+        const FitResults results = make_steps<S>(net, arguments, points.x, points.samples, nullptr, &guide);
+        tensors.put_back();
+        return results;
     });
 }
 
@@ -273,4 +247,5 @@ FitResults bank_ray_fit(Tensor origins, Tensor directions, OptTensor view, Tenso
 STABLE_TORCH_LIBRARY_IMPL(mclnf_fast, CPU, m) {
     m.impl("bank_fit", TORCH_BOX(&mclnf::bank_fit));
     m.impl("bank_ray_fit", TORCH_BOX(&mclnf::bank_ray_fit));
+    m.impl("bank_guided_fit", TORCH_BOX(&mclnf::bank_guided_fit));
 }

@@ -71,11 +71,90 @@ struct BankValues {
     }
 };
 
+// The tensors of the rule `guided`, and its state, which is changed in place.
+struct GuideArguments {
+    const OptTensor& curve;
+    const Tensor &scores, &window, &batches;
+    const Tensors& running;
+};
+template <class S>
+class GuideTensors {
+  public:
+    GuideTensors(const Net& net, int64_t modules, ScalarType dtype, const GuideArguments& in)
+        : curve_(contiguous_of("curve", in.curve)),
+          scores_(changed("scores", in.scores, {modules, in.scores.dim() == 2 ? in.scores.size(1) : 0},
+                          ScalarType::Double)),
+          window_(changed("window", in.window, {modules, scores_.row}, ScalarType::Double)),
+          batches_(changed("batches", in.batches, {modules}, ScalarType::Long)),
+          running_("running", net, modules, dtype, in.running) {
+        STD_TORCH_CHECK(!curve_ || (curve_->is_cpu() && curve_->scalar_type() == ScalarType::Long),
+                        "bank_fit: curve must be int64 on the CPU");
+    }
+    // options: without its tensors. begins: of each module's samples; empty: they share them, and the curve.
+    FitGuide<S> guide(FitGuide<S> options, const std::vector<int64_t>& begins,
+                      const std::vector<FitSamples<S>>& samples) const {
+        STD_TORCH_CHECK(options.block >= 1 && options.refresh >= 1 && options.mix >= 0 && options.mix < 1,
+                        "bank_fit: block, refresh or mix out of range");
+        const int64_t* const curve = pointer<int64_t>(curve_);
+        const bool scored = options.follows_scores();
+        STD_TORCH_CHECK(!scored || samples.empty() || !running_.tensors.empty(),
+                        "bank_fit: scores need a running Fisher");
+        int64_t rows = 0;
+        for (size_t m = 0; m < samples.size(); ++m) {
+            const int64_t begin = begins.empty() ? 0 : begins[m];
+            const ScoreBlocks blocks{samples[m].n, options.block};
+            rows = begin + blocks.n;
+            options.curves.push_back(curve ? curve + begin : nullptr);
+            STD_TORCH_CHECK(!scored || blocks.count() <= scores_.row,
+                            "bank_fit: scores must have a column per block");
+        }
+        STD_TORCH_CHECK(!curve_ || samples.empty() || curve_->numel() == rows,
+                        "bank_fit: curve must have a row per sample");
+        for (size_t m = 0;
+             curve && m < (begins.empty() ? std::min<size_t>(1, samples.size()) : samples.size()); ++m)
+            for (int64_t i = 0; i < samples[m].n; ++i)
+                STD_TORCH_CHECK(options.curves[m][i] >= 0 && options.curves[m][i] < samples[m].n,
+                                "bank_fit: curve must hold a module's own samples");
+        options.row = scores_.row;
+        options.scores = scores_.values.template write<double>(0);
+        options.window = window_.values.template write<double>(0);
+        options.batches = batches_.values.template write<int64_t>(0);
+        for (size_t t = 0; t < running_.tensors.size(); ++t)
+            options.fisher.push_back(running_.template at<S>(t));
+        return options;
+    }
+    void put_back() {
+        for (Numbers* numbers : {&scores_, &window_, &batches_}) numbers->values.put_back();
+        running_.put_back();
+    }
+
+  private:
+    struct Numbers {
+        Values values;
+        int64_t row;  // numbers of a module
+    };
+    static Numbers changed(const char* name, const Tensor& t, std::initializer_list<int64_t> shape,
+                           ScalarType dtype) {
+        STD_TORCH_CHECK(t.is_cpu() && t.scalar_type() == dtype, "bank_fit: ", name,
+                        " has a wrong dtype or place");
+        check_shape(name, t, shape);
+        check_memory(name, t);
+        check_written(name, t);
+        return {Values({t}), *(shape.end() - 1)};
+    }
+
+    OptTensor curve_;
+    Numbers scores_, window_, batches_;
+    BankValues running_;
+};
+
 // Refuses what would make a step read or divide beyond its arguments.
 template <class S>
 void check_calls(const Fit<S>& fit, const OptTensor& given, int64_t rates) {
     const FitOptions& o = fit.options;
-    STD_TORCH_CHECK(o.rule >= kDrawUniform && o.rule <= kDrawGiven, "bank_fit: unknown rule");
+    STD_TORCH_CHECK(o.rule >= kDrawUniform && o.rule <= kDrawGuided, "bank_fit: unknown rule");
+    STD_TORCH_CHECK((o.rule == kDrawGuided) == (fit.guide != nullptr),
+                    "bank_fit: the rule `guided` is that of bank_guided_fit, on points");
     STD_TORCH_CHECK(o.rule == kDrawWhole || (o.batch >= 1 && o.batch <= int64_t(1) << 31),
                     "bank_fit: batch out of range");
     STD_TORCH_CHECK(o.task >= 0 && o.task <= kMaxDrawTask, "bank_fit: task out of range");

@@ -9,6 +9,7 @@
 
 #include "bank_inputs.h"
 #include "draw_ids.h"
+#include "fit_guide.h"
 #include "fit_samples.h"
 #include "step_range.h"
 
@@ -50,6 +51,7 @@ struct Fit {
     const double* stop_loss;                   // per module; null: none stops
     double* checked;                           // the last loss over all samples, per module
     const FitRays<S>* rays = nullptr;          // null: the samples are the field's own
+    const FitGuide<S>* guide = nullptr;        // of kDrawGuided
 
     // Numbers of a sample's target.
     int64_t outputs() const { return rays ? 3 : net.out_dim; }
@@ -71,7 +73,8 @@ class FitSteps {
           each_(each),
           grads_(net_.parameters),
           weights_(net_.layers.size()),
-          biases_(net_.layers.size()) {
+          biases_(net_.layers.size()),
+          scores_(fit.guide, fit.net, fit.options.frozen_layers) {
         for (int64_t t = 0; t < 2 * fit.options.frozen_layers; ++t) frozen_ += fit.tensors[t].size;
     }
 
@@ -100,13 +103,14 @@ class FitSteps {
     bool step(int64_t m) {
         const int64_t k = fit_.steps[m];
         const FitBatch<S> batch = batch_at(m, k);
-        const double loss = sweep(fit_.samples[m], batch, k, true);
+        const bool scored = fit_.guide && fit_.guide->scores_at(k);
+        const double loss = scored ? scored_sweep(m, batch) : sweep(fit_.samples[m], batch, k, true);
         log(m, k + 1, loss);
         const FitOptions& o = fit_.options;
         const bool adam = o.adam && k >= o.sgd_steps;
         const StepFactors<S> factors = step_factors<S>(adam, static_cast<double>(k - o.sgd_steps + 1),
                                                        o.rates[k], o.beta1, o.beta2, o.eps, o.lam);
-        if (!std::isfinite(loss) || !can_step(m, adam, factors)) {
+        if (!std::isfinite(loss) || !can_step(m, adam, factors) || (scored && !scores_.finite())) {
             fit_.ends[m] = kFitDiverged;
             return false;
         }
@@ -118,6 +122,7 @@ class FitSteps {
                        s.size);
             gradient += s.size;
         }
+        if (scored) scores_.take_in(m, draws_);
         fit_.steps[m] = k + 1;
         snapshot(m, k + 1);
         return !at_target(m, k + 1);
@@ -151,9 +156,10 @@ class FitSteps {
             const int64_t row = ((k - fit_.first[m]) * fit_.modules() + m) * o.batch;
             return {fit_.ids + row, fit_.ids_weight ? fit_.ids_weight + row : nullptr, o.batch};
         }
+        const DrawCounter counter = draw_counter(o.seed, o.task, fit_.module_numbers[m], k);
+        if (fit_.guide) return draws_.draw(*fit_.guide, counter, m, fit_.samples[m].n, o.batch);
         ids_.resize(o.batch + 1);
-        draw_batch(o.rule, draw_counter(o.seed, o.task, fit_.module_numbers[m], k), fit_.samples[m].n,
-                   o.batch, ids_.data());
+        draw_batch(o.rule, counter, fit_.samples[m].n, o.batch, ids_.data());
         return {ids_.data(), nullptr, o.batch};
     }
 
@@ -161,37 +167,64 @@ class FitSteps {
     // own size alone, so that neither the modules beside it nor the threads change a bit.
     double sweep(const FitSamples<S>& samples, const FitBatch<S>& batch, int64_t k, bool gradients) {
         const int64_t n = batch.size;
-        if (n != planned_) {
-            plan_ = fit_.plan(n);
-            planned_ = n;
-            errors_.resize(plan_.runs.size());
-            partial_.resize(plan_.slots * net_.parameters);
-        }
+        plan(n);
         const S scale = S(1) / static_cast<S>(n * fit_.outputs());
         // All rays of the batch at once: their jitter is keyed by their place in it.
         const FitSamples<S> rays = fit_.rays ? drawn(samples, batch, 0, n, batch_rows_) : samples;
         each_(static_cast<int64_t>(plan_.runs.size()), [&](int64_t r) {
             const Run& run = plan_.runs[r];
-            S* const grads = run.slot < 0 ? grads_.data() : partial_.data() + run.slot * net_.parameters;
-            S* const to = gradients ? grads : nullptr;
+            S* const to = gradients ? gradients_of(run) : nullptr;
             errors_[r] = fit_.rays ? sweep_rays(rays, run, gradients ? k : -1, scale, to)
                                    : sweep_points(samples, batch, run, scale, to);
         });
-        if (gradients && plan_.slots > 0) add_partial();
+        if (gradients) add_partial(partial_, grads_);
+        return total_error();
+    }
+
+    // The loss of a batch of module m, its gradients in grads_, and the scores of its samples. The sweep is
+    // over the samples' own losses, which their scores are of; the mean comes behind it.
+    double scored_sweep(int64_t m, const FitBatch<S>& batch) {
+        plan(batch.size);
+        scores_.begin(m, batch.size, plan_);
+        const S scale = S(1) / static_cast<S>(fit_.outputs()), size = static_cast<S>(batch.size);
+        each_(static_cast<int64_t>(plan_.runs.size()), [&](int64_t r) {
+            static thread_local ParameterView<S> inverse, squares;
+            const Run& run = plan_.runs[r];
+            errors_[r] = sweep_points(fit_.samples[m], batch, run, scale, gradients_of(run),
+                                      scores_.of(run, inverse, squares));
+        });
+        add_partial(partial_, grads_);
+        add_partial(scores_.partial(), scores_.squares());
+        scores_.finish(batch);
+        for (S& gradient : grads_) gradient /= size;
+        return total_error() / static_cast<double>(batch.size);
+    }
+
+    void plan(int64_t n) {
+        if (n == planned_) return;
+        plan_ = fit_.plan(n);
+        planned_ = n;
+        errors_.resize(plan_.runs.size());
+        partial_.resize(plan_.slots * net_.parameters);
+    }
+    S* gradients_of(const Run& run) {
+        return run.slot < 0 ? grads_.data() : partial_.data() + run.slot * net_.parameters;
+    }
+    double total_error() const {
         double total = 0;
         for (const double error : errors_) total += error;
         return total;
     }
 
     double sweep_points(const FitSamples<S>& samples, const FitBatch<S>& batch, const Run& run, S scale,
-                        S* grads) const {
+                        S* grads, const FisherSweep<S>& fisher = {}) const {
         static thread_local std::vector<S> rows;
         const FitSamples<S> own = drawn(samples, batch, run.begin, run.end, rows);
         OutputGradient<S> output;
         output.target = own.target;
         output.weight = own.weight;
         output.scale = scale;
-        return backward(own.x, own.n, output, grads);
+        return backward(own.x, own.n, output, grads, fisher);
     }
 
     // jitter: the seed of it; below 0: none.
@@ -210,8 +243,9 @@ class FitSteps {
         return backward(cut.x.data(), cut.first.back(), output, grads);
     }
 
-    // The error of n points and, if asked for, its gradients in grads.
-    double backward(const S* x, int64_t n, const OutputGradient<S>& output, S* grads) const {
+    // The error of n points and, if asked for, its gradients in grads and what a Fisher sweep gives.
+    double backward(const S* x, int64_t n, const OutputGradient<S>& output, S* grads,
+                    const FisherSweep<S>& fisher = {}) const {
         static thread_local std::vector<S*> layers;
         const ModulePoints<S> points{{weights_.data(), biases_.data()}, x, n};
         BackwardResults<S> results;
@@ -225,6 +259,7 @@ class FitSteps {
             }
             results.grads = {layers.data(), layers.data() + count};
         }
+        results.fisher = fisher;
         double error = 0;
         results.error = &error;
         bank_table<S>().backward(net_, points, output, results);
@@ -238,13 +273,14 @@ class FitSteps {
         return gather(from, batch, begin, end, {in, fit_.outputs(), net_.in_dim - in}, rows);
     }
 
-    // In the order of the runs, as RunSums adds.
-    void add_partial() {
+    // In the order of the runs, as RunSums adds; a single run has written to `to` itself.
+    void add_partial(const std::vector<S>& partial, std::vector<S>& to) const {
+        if (plan_.slots == 0) return;
         const int64_t size = net_.parameters;
-        const S* from = partial_.data();
-        for (int64_t i = 0; i < size; ++i) grads_[i] = from[i] + from[size + i];
+        const S* from = partial.data();
+        for (int64_t i = 0; i < size; ++i) to[i] = from[i] + from[size + i];
         for (int64_t slot = 2; slot < plan_.slots; ++slot)
-            for (int64_t i = 0; i < size; ++i) grads_[i] += from[slot * size + i];
+            for (int64_t i = 0; i < size; ++i) to[i] += from[slot * size + i];
     }
 
     void log(int64_t m, int64_t steps, double loss) const {
@@ -281,6 +317,8 @@ class FitSteps {
     int64_t planned_ = -1;
     std::vector<double> errors_;
     std::vector<int64_t> ids_;
+    GuidedDraws<S> draws_;
+    StepScores<S> scores_;
 };
 
 }  // namespace mclnf

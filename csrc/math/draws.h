@@ -71,12 +71,16 @@ MCLNF_HD MCLNF_INLINE int window_place(const DrawCounter& at) {
     return place;
 }
 
-// Draw j of a batch that covers n samples like a grid: each lies in a stratum of its own, in the sixteenth of
-// it that the step's place in the window gives, shifted by 32 random bits.
+// Draw j of a batch that covers its samples like a grid: each lies in a stratum of its own, in the sixteenth
+// of it that the step's place in the window gives, shifted by 32 random bits. In sixteenths of strata.
+MCLNF_HD MCLNF_INLINE double even_part(int64_t j, int place, uint32_t bits) {
+    return static_cast<double>(j * kDrawWindow + place) + bits * (1.0 / 4294967296.0);
+}
+
+// The one of n samples at such a part.
 MCLNF_HD MCLNF_INLINE int64_t even_id(int64_t j, int place, uint32_t bits, int64_t n,
                                       double samples_per_part) {
-    const double part = static_cast<double>(j * kDrawWindow + place) + bits * (1.0 / 4294967296.0);
-    const int64_t id = static_cast<int64_t>(part * samples_per_part);
+    const int64_t id = static_cast<int64_t>(even_part(j, place, bits) * samples_per_part);
     return id < n ? id : n - 1;  // the product may round up to n
 }
 

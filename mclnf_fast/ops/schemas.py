@@ -54,6 +54,9 @@ COMPILED = (
     " Tensor[] fisher, Tensor[] anchor) -> ()",
     f"bank_fit(Tensor x, Tensor? offsets, Tensor target, Tensor? weight, {STEPS}, {NET})"
     " -> (Tensor, Tensor[], Tensor, Tensor)",
+    "bank_guided_fit(Tensor x, Tensor? offsets, Tensor target, Tensor? weight, Tensor? curve,"
+    " Tensor(e!) scores, Tensor(f!) window, Tensor(g!) batches, Tensor(h!)[] running, float mix, float smooth,"
+    f" int block, int refresh, float decay, float damping, {STEPS}, {NET}) -> (Tensor, Tensor[], Tensor, Tensor)",
     "bank_ray_fit(Tensor origins, Tensor directions, Tensor? view, Tensor offsets, Tensor colors, Tensor? weight,"
     " Tensor? background, int bins, float near, float far, bool jitter, bool last_behind, bool hold_last, bool"
     f" exponential, bool density_first, float max_raw_density, {STEPS}, {NET}) -> (Tensor, Tensor[], Tensor, Tensor)",

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mclnf_fast.learn.sampling.even import WINDOW, EvenSampler, curve_order, hilbert_order
+from mclnf_fast import ops
+from mclnf_fast.learn.sampling.even import EvenSampler, curve_order, hilbert_order
+from mclnf_fast.ops.draw_ids.reference import WINDOW
 
 
 def scored(items: int, modules: int = 1, seed: int = 0, **options: object) -> EvenSampler:
@@ -17,10 +19,9 @@ def scored(items: int, modules: int = 1, seed: int = 0, **options: object) -> Ev
     return sampler
 
 
-def windows(sampler: EvenSampler, batch: int, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+def windows(sampler: EvenSampler, batch: int, count: int) -> tuple[Tensor, Tensor]:
     """Ids and weights [steps, modules, batch] of whole windows."""
-    g = torch.Generator().manual_seed(seed)
-    drawn = [sampler.draw(batch, step, g) for step in range(count * WINDOW)]
+    drawn = [sampler.draw(batch, step) for step in range(count * WINDOW)]
     weights = [torch.ones_like(ids, dtype=torch.float32) if w is None else w for ids, w in drawn]
     return torch.stack([ids for ids, _ in drawn]), torch.stack(weights)
 
@@ -95,7 +96,7 @@ def test_a_first_step_within_a_window_is_unbiased_as_well(first):
     values = torch.arange(64.0)
     means = []
     for seed in range(300):
-        ids, weights = EvenSampler(64, 1).draw(4, first, torch.Generator().manual_seed(seed))
+        ids, weights = EvenSampler(64, 1, seed=seed).draw(4, first)
         assert weights is None
         means.append(float(values[ids].mean()))
     found = torch.tensor(means)
@@ -135,9 +136,48 @@ def test_every_draw_of_a_scored_pool_stands_in_its_stratum():
         assert bool((end - p[m, ids[:, m]] < stratum + 0.1 + 1e-5).all())
 
 
+def test_without_scores_the_draws_are_the_even_ones_of_the_op():
+    """Along the curve; whether scores are unknown or not asked for, and of a module that has none beside one that
+    has."""
+    curve = torch.randperm(50, generator=torch.Generator().manual_seed(1))
+    half = EvenSampler(50, 3, curve, seed=7, task=2)
+    half.update(torch.zeros(3, 1, dtype=torch.int64), torch.ones(3, 1))
+    half.scores[1] = -1.0
+    for sampler in (EvenSampler(50, 3, curve, seed=7, task=2), scored(50, 3, curve=curve, mix=0.0, task=2), half):
+        sampler.seed = 7
+        for step in (0, 5, 16, 40):
+            even = ops.draw_ids(torch.full((3,), 50), 6, step, rule="even", seed=7, task=2)
+            ids, weights = sampler.draw(6, step)
+            assert torch.equal(ids[1], curve[even[1]])
+            assert sampler is half or torch.equal(ids, curve[even])
+            assert (weights is None) == (sampler is not half)
+            if weights is not None:
+                assert weights[1].tolist() == [1.0] * 6
+
+
+def test_a_window_follows_the_scores_of_its_first_step():
+    """Whatever is scored within it, and wherever its draws are asked for."""
+    ends, middle = scored(64, mix=0.9, block=4), scored(64, mix=0.9, block=4)
+    twin = scored(64, mix=0.9, block=4)
+    later = torch.exp(2 * torch.randn(1, 64, generator=torch.Generator().manual_seed(8)))
+    every = torch.arange(64)[None]
+    for sampler in (ends, middle):
+        sampler.draw(8, 0)
+    middle.update(every, later)
+    for step in range(1, WINDOW):
+        assert all(torch.equal(a, b) for a, b in zip(ends.draw(8, step), middle.draw(8, step)))
+    ends.update(every, later)
+    twin.update(every, later)
+    drawn = [sampler.draw(8, WINDOW) for sampler in (ends, middle, twin)]
+    for ids, weights in drawn:
+        assert torch.equal(ids, drawn[0][0])
+        assert torch.equal(weights, drawn[0][1])
+    assert not torch.equal(drawn[0][1], scored(64, mix=0.9, block=4).draw(8, WINDOW)[1])
+
+
 def test_without_mix_nothing_is_learned_and_nothing_weighted():
     sampler = scored(40, mix=0.0)
-    assert sampler.draw(4, 0, torch.Generator().manual_seed(0))[1] is None
+    assert sampler.draw(4, 0)[1] is None
     assert bool((sampler.scores == -1).all())
     assert bool((sampler.probabilities() == 1 / 40).all())
 
@@ -150,21 +190,20 @@ def test_scores_are_running_means_of_blocks():
     sampler.update(torch.tensor([[0, 1]]), torch.tensor([[8.0, 1.0]]))
     assert sampler.scores.tolist() == [[0.75 * 4 + 0.25 * 8, 1.0]]
     sampler.update(torch.tensor([[3, 3]]), torch.tensor([[1.0, 3.0]]))  # two at once, as if one by one
-    torch.testing.assert_close(sampler.scores, torch.tensor([[5 * 0.75**2 + 2 * (1 - 0.75**2), 1.0]]))
+    assert sampler.scores[0].tolist() == pytest.approx([5 * 0.75**2 + 2 * (1 - 0.75**2), 1.0], rel=1e-14)
 
 
 @pytest.mark.parametrize("step", [0, 7])
 def test_the_state_decides_the_next_draw(step):
     first = scored(50, 2)
-    g = torch.Generator().manual_seed(0)
     for s in range(step):
-        first.draw(6, s, g)
+        first.draw(6, s)
     state = first.state_dict()
     kept = {key: value.clone() for key, value in state.items()}
     second = EvenSampler(50, 2, smooth=1.0)
     second.load_state_dict(state)
     for s in range(step, step + 2 * WINDOW):
-        one, two = (x.draw(6, s, torch.Generator().manual_seed(s)) for x in (first, second))
+        one, two = (x.draw(6, s) for x in (first, second))
         assert torch.equal(one[0], two[0])
         assert torch.equal(one[1], two[1])
         q = torch.rand(2, 6, generator=torch.Generator().manual_seed(s))
@@ -176,7 +215,10 @@ def test_the_state_decides_the_next_draw(step):
 def test_two_runs_with_one_seed_are_equal():
     one, two = windows(scored(30), 7, 2)[0], windows(scored(30), 7, 2)[0]
     assert torch.equal(one, two)
-    assert not torch.equal(one, windows(scored(30), 7, 2, seed=1)[0])
+    for other in ({"seed": 1}, {"task": 1}):
+        sampler = scored(30)
+        vars(sampler).update(other)
+        assert not torch.equal(one, windows(sampler, 7, 2)[0])
 
 
 @pytest.mark.parametrize(
@@ -202,11 +244,14 @@ def test_bad_scores_draws_and_states():
         with pytest.raises(ValueError, match="q must be finite"):
             sampler.update(torch.tensor([[0]]), torch.tensor([[bad]]))
     with pytest.raises(ValueError, match="count must be at least 1"):
-        sampler.draw(0, 0, torch.Generator())
+        sampler.draw(0, 0)
     with pytest.raises(ValueError, match="state\\['scores'\\] must be"):
         sampler.load_state_dict(EvenSampler(40, 1).state_dict())
-    with pytest.raises(ValueError, match=r"state\['ahead.items'\] must be \[1, 16, k\], got \(1, 3, 2\)"):
-        sampler.load_state_dict({"scores": sampler.scores, "ahead.items": torch.zeros(1, 3, 2, dtype=torch.int64)})
+    with pytest.raises(ValueError, match=r"state\['window'\] must be \(1, 1\), got nothing"):
+        sampler.load_state_dict({"scores": sampler.scores})
+    old = {"scores": torch.tensor([[3.0]]), "ahead.items": torch.zeros(1, 16, 2, dtype=torch.int64)}
+    sampler.load_state_dict(old)
+    assert sampler.scores.tolist() == sampler.window.tolist() == [[3.0]]
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (16, 16), (4, 8), (4, 4, 4), (13,)])

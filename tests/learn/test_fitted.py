@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from curves import CONFIG, assert_same_state, curve, flat, start
+from curves import CONFIG, SPEC, assert_same_state, curve, flat, start
 from torch import Tensor
 
 from mclnf_fast import ops
 from mclnf_fast.errors import InputError
+from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn import Plan, Protocol
 from mclnf_fast.learn.fisher.scores import FimConfig
-from mclnf_fast.learn.methods import METHODS, FineTune, Method, Mod, ModEven, ModRandom
+from mclnf_fast.learn.methods import METHODS, FineTune, Method, Mod, ModEven, ModRandom, fitted
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.task import Batch
 from mclnf_fast.tasks.coords import CoordTask
@@ -73,22 +75,89 @@ def test_the_bits_of_the_steps_one_by_one(name: str) -> None:
         assert (max(counts) > 1) == (name in FITTED and most > 1)
 
 
-@pytest.mark.parametrize(("refresh", "draws"), [(3, "even"), (10, "even"), (16, "even"), (3, "independent")])
-def test_mim_scores_at_every_refresh(refresh: int, draws: str) -> None:
-    """Blocks of steps between two scorings, in which a window of draws may end."""
+def mim(refresh: int, colors: int = 1, **switches: Any) -> Method:
+    """With signals of so many channels, unlike each other."""
+    method = made(METHODS["mim"], refresh)
+    method.config = dataclasses.replace(method.config, fim=FimConfig(use="sample", refresh=refresh, **switches))
+    if colors > 1:
+        spec = dataclasses.replace(SPEC, out_dim=colors)
+        scale = torch.linspace(0.3, 1.0, colors)
+        method.tasks = [CoordTask(t.name, t.x, t.y * scale, spec) for t in method.tasks]  # type: ignore[attr-defined]
+        method.init = initial_parameters(spec, 1, generator=torch.Generator().manual_seed(0))
+        method.params = method.fresh()
+    return method
 
-    def mim() -> Method:
-        method = made(METHODS["mim"], refresh)
-        method.config = dataclasses.replace(
-            method.config,
-            fim=FimConfig(use="sample", refresh=refresh, draws=draws),  # type: ignore[arg-type]
-        )
-        return method
 
-    expected = one_by_one(mim())
-    method, counts = in_calls(mim(), 1000)
+@pytest.mark.parametrize("refresh", [1, 3, 10, 16, 40])
+@pytest.mark.parametrize("colors", [1, 3])
+def test_mim_scores_within_a_call(refresh: int, colors: int) -> None:
+    """The bits of single steps, wherever calls, windows of draws and scorings begin."""
+    expected = one_by_one(mim(refresh, colors))
+    for most in (1, 4, 1000):
+        method, counts = in_calls(mim(refresh, colors), most)
+        assert_same_state(method, expected)
+        assert max(counts) == min(most, STEPS - 2)  # but for SGD's first steps
+
+
+@pytest.mark.parametrize("refresh", [3, 10, 16])
+def test_where_a_fit_cannot_score_it_makes_the_steps_between(refresh: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU."""
+    expected = one_by_one(mim(refresh))
+    serving = fitted._compiled
+    monkeypatch.setattr(fitted, "_compiled", lambda op, *a: op != "bank_guided_fit" and serving(op, *a))
+    method, counts = in_calls(mim(refresh), 1000)
     assert_same_state(method, expected)
-    assert max(counts) <= max(refresh - 1, 2)
+    assert 1 < max(counts) <= max(refresh - 1, 2)
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"draws": "independent"},
+        {"kind": "rank1"},
+        {"source": "batch"},
+        {"residual": "gauss_newton"},
+        {"mix": 0.0},
+    ],
+)
+def test_other_scores_are_made_step_by_step(switches: dict[str, Any]) -> None:
+    expected = one_by_one(mim(4, **switches))
+    method, counts = in_calls(mim(4, **switches), 1000)
+    assert_same_state(method, expected)
+    assert max(counts) <= 3
+
+
+def test_the_switches_of_the_scores_reach_the_fit() -> None:
+    """Each of them changes what is learned, as it does step by step."""
+    plain = in_calls(mim(5), 1000)[0]
+    for name, value in {"smooth": 0.5, "decay": 0.3, "damping": 0.1, "mix": 0.5}.items():
+        method, counts = in_calls(mim(5, **{name: value}), 1000)
+        assert max(counts) == STEPS - 2
+        assert_same_state(method, one_by_one(mim(5, **{name: value})))
+        assert not torch.equal(flat(method.params), flat(plain.params)), name
+
+
+@pytest.mark.parametrize("name", ["mim", "mod_even"])
+def test_a_state_of_an_older_version_goes_on(name: str) -> None:
+    """It holds the draws of a window themselves: scores and running Fisher are taken, and draws follow them."""
+    method = made(ALL[name], refresh=3)
+    method.begin(0)
+    while method.made < 11:
+        method.steps(0, 11 - method.made)
+    state = method.state_dict()
+    scores = state.pop("informed.sampler.window", None)
+    at = "informed.sampler" if name == "mim" else "sampler"
+    old = {"scores": torch.zeros(2, 3), "ahead.items": torch.zeros(2, 16, 16, dtype=torch.int64)}
+    if scores is not None:
+        old["scores"] = state["informed.sampler.scores"].float()
+    resumed = made(ALL[name], refresh=3)
+    resumed.load_state_dict(state | {f"{at}.{key}": value for key, value in old.items()})
+    resumed.steps(0, STEPS - 11)
+    assert all(bool(p.isfinite().all()) for p in resumed.params)
+    if name == "mim":
+        short = {key: value for key, value in state.items() if "ahead" not in key}
+        with pytest.raises(ValueError, match=r"state\['window'\] must be \(2, 3\), got nothing"):
+            made(ALL[name], refresh=3).load_state_dict(short)
 
 
 def test_batches_above_the_samples_are_drawn_step_by_step() -> None:

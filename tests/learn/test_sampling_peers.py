@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import sampling_peers
+from benchmarks import guided_steps, sampling_peers
 from benchmarks.sampling import contenders, measure, report, selectors
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn.methods import AdaptConfig
@@ -181,3 +181,10 @@ def test_the_page_is_made_of_the_results():
     for rows, best in ((faces, "nint"), (speech, "int")):
         gain, error = measure.paired(rows[best]["psnr"]["by_signal"], rows["fisher_even"]["psnr"]["by_signal"])
         assert f"{gain:.2f} ± {error:.2f}" in text, best
+
+
+def test_steps_of_every_method_are_timed():
+    row = guided_steps.measure(8, 6, 16, rounds=2, block=17)
+    assert row["mim / mod"] == pytest.approx(row["mim"] / row["mod"], rel=0.5)  # of rounded figures
+    assert row["points"] == 36
+    assert min(row[name] for name in guided_steps.METHODS_IN_TURN) > 0

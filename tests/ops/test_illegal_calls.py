@@ -122,6 +122,14 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "modules": (torch.tensor([-1, 4]), torch.tensor([1 << 32, 4])),
     "draws.modules": (torch.tensor([-1, 4]), torch.tensor([1 << 32, 4])),
     "data.offsets": (torch.tensor([0, 8, 7]), torch.tensor([1, 3, 7]), torch.tensor([0, 3, 6])),
+    "draws.guide.curve": (torch.tensor([2, 0, 1, 1, 3, 2, 2]), torch.tensor([3, 0, 1, 1, 3, 2, 0])),
+    "draws.guide.mix": (None, "no", -0.1, 1.0, math.nan, [0.5], True),
+    "draws.guide.smooth": (None, "no", 0.0, 1.5, math.nan, [0.5], True),
+    "draws.guide.block": (None, 0, -3, "no", 2.5, True),
+    "draws.guide.refresh": (None, 0, -3, "no", 2.5, True),
+    "draws.guide.decay": (None, "no", -0.1, 1.0, math.nan, [0.5], True),
+    "draws.guide.damping": (None, "no", 0.0, -1.0, math.nan, [0.5], True),
+    "state.guide.batches": (-torch.ones(2).long(),),
     "rule.schedule": (None, "no", 3, object()),
     "rule.kind": (None, "no", 3, ["adam"], "sgd"),
     "rule.betas": (None, "no", 0.9, (0.9,), (0.9, 1.0), (math.nan, 0.9), ("a", "b"), (0.9, None)),
@@ -140,10 +148,23 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "ray_offsets": (torch.tensor([0, 9, 4]), torch.tensor([1, 2, 4])),
 }  # fmt: skip
 
-NOT_NAN = ("origins", "directions", "aabb", "occupancy", "near", "far", "lr", "step", "fisher")
+NOT_NAN = (
+    "origins",
+    "directions",
+    "aabb",
+    "occupancy",
+    "near",
+    "far",
+    "lr",
+    "step",
+    "fisher",
+    "state.guide.scores",
+    "state.guide.window",
+    "state.guide.fisher",
+)
 OPTIONAL = ("sample_weight", "ray_weight", "background", "packed_info", "occupancy", "sample_ids", "fisher", "active",
             "trust", "num_samples", "shading", "backend", "modules", "data.offsets", "data.weight", "draws.modules",
-            "rule.trust", "watch.stop_loss")  # fmt: skip
+            "draws.guide.curve", "rule.trust", "watch.stop_loss")  # fmt: skip
 LEGAL = {
     ("march_rays", "occupancy", "one axis more"),
     ("march_rays", "occupancy", "last axis cut"),

@@ -31,7 +31,8 @@ struct SquaredError {
                     // A lane without a point has weight 0 and a finite output: that of the last point.
                     const Vec<S> share = vload(w + v * W), e = vload(y.panel(p) + i) - vload(d.panel(p) + i);
                     sum = vfma(share * e, e, sum);
-                    vstore(d.panel(p) + i, twice * share * e);
+                    // The error's gradient first, then its weight, as a Fisher score takes them one by one.
+                    vstore(d.panel(p) + i, twice * e * share);
                     if (dt) vstore(dt->panel(p) + i, twice * share * vload(tangent->panel(p) + i));
                 }
         }

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mclnf_fast.checks import check_positive_int, check_unit_interval
 from mclnf_fast.learn.params import ParamPair, Params, check_like, check_modules, check_params, flatten_pair, per_module
+from mclnf_fast.ops.fisher.running import mean_damping, running_mean
 
 
 class RunningFisher:
@@ -42,6 +43,16 @@ class RunningFisher:
         """int64 [M]: updates that each module has seen since its reset."""
         return self._count
 
+    def begin(self, params: ParamPair) -> tuple[Params, Tensor]:
+        """Return the state, like (weights, biases), and the clocks, which `ops.bank_fit` changes in place; zeros if
+        there are none yet."""
+        if self._state is None or self._count is None:
+            like = flatten_pair(params)
+            self._state = tuple(torch.zeros_like(p, requires_grad=False) for p in like)
+            self._num_weights = len(params[0])
+            self._count = torch.zeros(len(like[0]), dtype=torch.int64, device=like[0].device)
+        return self._state, self._count
+
     @torch.no_grad()
     def update(self, fisher: ParamPair, active: Tensor | None = None) -> None:
         """Take in a batch's diagonal Fisher.
@@ -70,9 +81,9 @@ class RunningFisher:
                 raise ValueError(f"active must be a bool tensor [{modules}] or None, got {active!r}")
             rate = torch.where(active, rate, 0.0)
         for state, new in zip(self._state, batch, strict=True):
+            # where: an inactive module must survive a NaN in the batch.
             r = per_module(rate.to(state.dtype), state)
-            # where, not lerp alone: an inactive module must survive a NaN in the batch.
-            state.copy_(torch.where(r > 0, torch.lerp(state, new.detach().to(state.dtype), r), state))
+            state.copy_(torch.where(r > 0, running_mean(state, new.detach().to(state.dtype), rate), state))
         self._count += 1 if active is None else active.to(torch.int64)
 
     def damping(self, relative: float = 1e-3) -> Tensor:
@@ -153,10 +164,7 @@ def relative_damping(fisher: Sequence[Tensor], relative: float = 1e-3) -> Tensor
     flat = check_params(fisher, "fisher")
     if not float(relative) > 0:
         raise ValueError(f"relative must be above 0, got {relative}")
-    total = torch.stack([f.flatten(1).sum(1) for f in flat]).sum(0)
-    size = sum(f[0].numel() for f in flat)
-    # A module without gradients has F = 0: without the floor its scores could be 0 / 0.
-    return (relative * total / size).clamp(min=torch.finfo(total.dtype).tiny)
+    return mean_damping(flat, float(relative))
 
 
 def diagonal_fisher_scores(per_sample_grads: Tensor, damping: float = 0.0, fisher: Tensor | None = None) -> Tensor:

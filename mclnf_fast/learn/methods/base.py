@@ -17,7 +17,7 @@ from mclnf_fast.learn.methods.fitted import drawn_ids, fit_steps, samples_of, un
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import Params, check_like, part_of
 from mclnf_fast.learn.task import Batch, Task, fit_data
-from mclnf_fast.ops.bank_fit import Draws, FitData, FitRays, Schedule
+from mclnf_fast.ops.bank_fit import Draws, FitData, FitRays, GuideState, Schedule
 
 Category = Literal["OL", "CL", "CML", "MOL", "MCL"]
 InitializationName = Literal["random", "modules", "joint", "oml"]
@@ -231,6 +231,10 @@ class Method:
         """Return the draws of the next steps on task k, up to `most`, if nothing but them decides these steps; None if
         the next step is to be made by `step`."""
         return uniform_draws(self, k, most) if self.makes_steps_as(Method) else None
+
+    def guide_state(self) -> GuideState | None:
+        """Return the scores that draws of the rule "guided" follow, which a call changes in place."""
+        return None
 
     def fit_samples(self, k: int, draws: Draws) -> tuple[FitData | FitRays, Draws]:
         """Return the samples of the steps of `next_draws` on task k, and the draws among them."""

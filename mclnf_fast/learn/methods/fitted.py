@@ -13,7 +13,7 @@ from mclnf_fast import ops
 from mclnf_fast.errors import BackendError, InputError
 from mclnf_fast.learn.sampling.samplers import Sampler
 from mclnf_fast.learn.task import FittedTask, Task, fit_data, listed
-from mclnf_fast.ops.bank_fit import Draws, FitData, FitEnd, FitRays, FitRule, FitState, Watch
+from mclnf_fast.ops.bank_fit import Draws, FitData, FitEnd, FitRays, FitRule, FitState, Guide, Watch
 
 MOST_GIVEN = 128  # steps whose ids are made before a call: they take 8 bytes per sample
 REPLAYED = 1 << 23  # added to a task's number where old samples are drawn in it: they are drawn beside the new ones
@@ -45,6 +45,8 @@ def fit_steps(method: Method, k: int, most: int) -> int:
     kind, frozen = optimizer.kind, method.frozen_layers
     rule = FitRule(method.schedule, kind, optimizer.betas, optimizer.eps, optimizer.trust, frozen)
     state, watch = _state(method, optimizer.fit_state(first)), Watch(losses_at=(first + count,))
+    if draws.guide is not None and draws.guide.follows_scores:
+        state.guide = method.guide_state()
     log = ops.bank_fit(state, data, task.spec, count, draws=draws, rule=rule, watch=watch, backend=task.backend)
     optimizer.count(count)
     optimizer.set_lr(method.schedule.rate(first + count - 1))
@@ -121,6 +123,14 @@ def uniform_draws(method: Method, k: int, most: int) -> Draws:
     return Draws("given", ids=uniform_ids(method, k, next_steps(method, k, most)))
 
 
+def guided_draws(method: Method, k: int, guide: Guide) -> Draws | None:
+    """Return draws of the rule "guided" of `ops.bank_fit` on a task that it serves; None if the rule does not."""
+    task, param, batch = cast(FittedTask, method.tasks[k]), method.params[0], method.config.batch
+    if fit_data(task) is None or batch > task.samples or not _compiled("bank_guided_fit", task, param):
+        return None
+    return Draws("guided", batch, method.draw_seed, k, guide=guide)
+
+
 def sampled_draws(method: Method, sampler: Sampler, k: int, most: int, weighted: bool = True) -> Draws:
     """Return the draws of a sampler for the next steps, up to `most`, on a task that `ops.bank_fit` serves.
 
@@ -155,9 +165,12 @@ def next_steps(method: Method, k: int, most: int) -> range:
 def _serves(task: FittedTask, param: Tensor) -> bool:
     """Return whether a compiled fit serves the task: the reference is a loop over modules."""
     op = "bank_ray_fit" if listed(task) is not None else "bank_fit" if fit_data(task) is not None else None
-    if op is None:
-        return False
+    return op is not None and _compiled(op, task, param)
+
+
+def _compiled(op: str, task: FittedTask, param: Tensor) -> bool:
+    """Return whether a compiled backend of an op serves a task with such parameters."""
     try:
         return ops.select(op, task.backend, param.device, param.dtype) != "reference"
-    except BackendError:  # one that has no fit is asked for by name
+    except BackendError:  # one that does not serve is asked for by name
         return False

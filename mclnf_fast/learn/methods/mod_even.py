@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from mclnf_fast.learn.methods.base import AdaptConfig, Memory
-from mclnf_fast.learn.methods.fitted import sampled_draws
+from mclnf_fast.learn.methods.base import AdaptConfig
+from mclnf_fast.learn.methods.fitted import guided_draws, sampled_draws
 from mclnf_fast.learn.methods.mod import Mod
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.sampling.even import EvenSampler
 from mclnf_fast.learn.task import ScoredTask, Task, check_scored
-from mclnf_fast.ops.bank_fit import Draws
+from mclnf_fast.ops.bank_fit import Draws, Guide
 
 
 class ModEven(Mod):
@@ -28,10 +28,13 @@ class ModEven(Mod):
     def begin(self, k: int) -> None:
         super().begin(k)
         task = self.tasks[k]
-        self.sampler = EvenSampler(task.items, task.modules, task.curve, mix=0.0)
+        self.sampler = EvenSampler(task.items, task.modules, task.curve, mix=0.0, seed=self.draw_seed, task=k)
 
     def next_draws(self, k: int, most: int) -> Draws | None:
-        return sampled_draws(self, self.sampler, k, most, weighted=False) if self.makes_steps_as(ModEven) else None
+        if not self.makes_steps_as(ModEven):
+            return None
+        draws = guided_draws(self, k, Guide(self.tasks[k].curve, mix=0.0))
+        return draws or sampled_draws(self, self.sampler, k, most, weighted=False)
 
     def gradients(self, k: int, step: int, generator: torch.Generator) -> Sequence[Tensor]:
         task = self.tasks[k]
@@ -40,20 +43,3 @@ class ModEven(Mod):
         # Items of unequal size (tiles at the border of a view) would count too much without their factors.
         weights = None if factors is None else factors.to(self.params[0].device)
         return self.gradient(task.loss(self.params, batch, weights, step))
-
-    def memories(self) -> dict[str, Memory]:
-        return {} if self.task is None else {"sampler": _Draws(self.sampler)}
-
-
-class _Draws:
-    """The draws of a window, which a resumed run must go on with."""
-
-    def __init__(self, sampler: EvenSampler) -> None:
-        self.sampler = sampler
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return self.sampler.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
-        # On the CPU, wherever the parameters are: a seed draws the same everywhere.
-        self.sampler.load_state_dict(state)

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.checks import check_positive_int, check_unit_interval
+from mclnf_fast.ops.bank_fit.guided import Blocks, Density, density, mixed_scores, places
+from mclnf_fast.ops.draw_ids.reference import WINDOW, even_parts
 
-WINDOW = 16  # steps after which the draws have been everywhere
 CURVE_BITS = 12  # cells of a curve per axis
 
 
 class EvenSampler:
     """Draws the mini-batches of M modules whose pools have the same n items: more where a gradient is long in the
-    Fisher metric, and everywhere evenly.
+    Fisher metric, and everywhere evenly. `ops.bank_fit` draws the same by its rule "guided", without a stop.
 
         p_i = mix sqrt(q_i) / sum_j sqrt(q_j) + (1 - mix) / n              as `FisherSampler`
         draw k of step s is the item at which the running sum of p along the curve passes u,
@@ -28,6 +29,7 @@ class EvenSampler:
     and gradients are alike: each batch covers the signal like a grid, and within `window` steps every stratum is
     covered without a gap. The residual of a single item forgets within a few steps what it was, since each step's
     noise moves it; what lasts is where a signal is hard. So scores are kept for blocks of neighbors, as running means.
+    The draws of a window, the steps 0 ... 15, 16 ... 31 and so on, follow the scores as they were at its first step.
 
     Args:
         curve: int64 [n], the items in an order in which neighbors are alike; None: their own order.
@@ -36,7 +38,7 @@ class EvenSampler:
         mix: share of the Fisher-guided part, in [0, 1); 0: even draws without scores.
         smooth: weight of a new score in a block's running mean, in (0, 1].
         block: neighbors on the curve that share a score.
-        device: where ids and weights shall be.
+        seed, task: of the random numbers, which are counted as those of `ops.draw_ids`.
 
     Raises: TypeError, ValueError, naming the argument.
     """
@@ -50,7 +52,8 @@ class EvenSampler:
         mix: float = 0.8,
         smooth: float = 0.1,
         block: int = 16,
-        device: torch.device | str = "cpu",
+        seed: int = 0,
+        task: int = 0,
     ) -> None:
         self.items, self.modules = check_positive_int(items, "items"), check_positive_int(modules, "modules")
         self.mix = check_unit_interval(mix, "mix")
@@ -58,115 +61,83 @@ class EvenSampler:
             raise ValueError(f"smooth must be above 0 and at most 1, got {smooth}")
         if curve is not None and (curve.shape != (items,) or not bool((curve.sort().values == _range(items)).all())):
             raise ValueError(f"curve must hold every item 0 ... {items - 1} once, got {tuple(curve.shape)}")
-        self.smooth, self.device = float(smooth), torch.device(device)
-        self._item = (_range(items) if curve is None else curve).to(self.device)
-        self._place = torch.empty_like(self._item).scatter_(0, self._item, _range(items).to(self.device))
+        self.smooth, self.seed, self.task = float(smooth), seed, task
+        self._item = _range(items) if curve is None else curve.cpu()
+        self._place = torch.empty_like(self._item).scatter_(0, self._item, _range(items))
         self.block = check_positive_int(block, "block")
-        self.blocks = -(-items // block)
-        self._size = torch.full((self.blocks,), float(block), dtype=torch.float32, device=self.device)
-        self._size[-1] = items - (self.blocks - 1) * block
+        self.blocks = Blocks(torch.full((modules,), items), block, -(-items // block))
         # -1 is unknown: 0 is a score, that of samples which are fitted exactly.
-        self.scores = torch.full((modules, self.blocks), -1.0, dtype=torch.float32, device=self.device)
-        self._ahead: tuple[Tensor, Tensor | None] | None = None
-        self._spread()
+        self.scores = torch.full((modules, self.blocks.most), -1.0, dtype=torch.float64)
+        self.window = self.scores.clone()  # the scores that the draws of the current window follow
+        self._ahead: tuple[tuple[int, int], Tensor, Tensor | None] | None = None
 
-    def draw(self, count: int, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Return `count` items per module in step number `step` of steps from 0.
+    def draw(self, count: int, step: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return `count` items per module in step number `step` of steps from 0; `generator` is not needed here.
 
         Returns: ids int64 [M, count] and weights [M, count] = 1 / (n p), None while they are all 1.
         """
         check_positive_int(count, "count")
+        key = (step // WINDOW, count)
+        if step % WINDOW == 0:
+            self.window = self.scores.clone()
+        if step % WINDOW == 0 or self._ahead is None or self._ahead[0] != key:
+            # All steps of a window at once: drawing is then a small part of a step.
+            self._ahead = (key, *self._draw_window(*key))
+        _, items, weights = self._ahead
         turn = step % WINDOW
-        if turn == 0 or self._ahead is None or self._ahead[0].shape[2] != count:  # the first step may stand anywhere
-            self._ahead = self._draw_window(count, generator)
-        items, weights = self._ahead
         return items[:, turn], None if weights is None else weights[:, turn]
 
-    def _draw_window(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Return the draws of all steps of a window at once, [M, WINDOW, count]: drawing is then a small part of a
-        step."""
-        turns = torch.rand(self.modules, WINDOW, dtype=torch.float32, generator=generator).argsort(1)[:, :, None]
-        jitter = torch.rand(self.modules, WINDOW, count, dtype=torch.float32, generator=generator)
-        u = ((torch.arange(count) + (turns + jitter) / WINDOW) / count).to(self.device)
-        if self._sum is None:
-            # Rounding in fp32 can bring u to 1, which lies behind the last item.
-            return self._item[(u * self.items).long().clamp_(max=self.items - 1)], None
-        assert self._mass is not None
-        u = u.flatten(1)
-        block = torch.searchsorted(self._sum, u, right=True).clamp_(max=self.blocks - 1)
-        mass, size = self._mass.gather(1, block), self._size[block]
-        inside = ((u - (self._sum.gather(1, block) - mass)) / mass).clamp_(0.0, 1.0) * size
-        place = block * self.block + torch.minimum(inside.long(), size.long() - 1)
+    def _draw_window(self, window: int, count: int) -> tuple[Tensor, Tensor | None]:
+        """Return the draws of all steps of a window, [M, WINDOW, count]."""
+        modules = torch.arange(self.modules).repeat_interleave(WINDOW)
+        steps = window * WINDOW + torch.arange(WINDOW).repeat(self.modules)
+        parts = even_parts(self.seed, self.task, modules, steps, count).reshape(self.modules, -1)
+        place, weights = places(parts, count, self.blocks, self._density(self.window))
         shape = (self.modules, WINDOW, count)
-        return self._item[place].reshape(shape), (size / (self.items * mass)).reshape(shape)
+        return self._item[place].reshape(shape), None if weights is None else weights.float().reshape(shape)
+
+    def _density(self, scores: Tensor) -> Density | None:
+        return density(scores, self.blocks, self.mix) if self.mix > 0 else None
 
     @torch.no_grad()
     def update(self, ids: Tensor, q: Tensor, weights: Tensor | None = None) -> None:
         """Take in the scores q [M, k] of items ids [M, k], for the windows to come; `weights` are not needed here.
 
-        Raises ValueError if a score is not finite or negative (on the CPU).
+        Raises ValueError if a score is not finite or negative.
         """
         if self.mix == 0:
             return
-        if q.device.type == "cpu" and not bool((torch.isfinite(q) & (q >= 0)).all()):
+        if not bool((torch.isfinite(q) & (q >= 0)).all()):
             raise ValueError("q must be finite and not negative, got a score that is not")
-        block = self._place[ids] // self.block
-        q = q.to(self.scores)
-        count = torch.zeros_like(self.scores).scatter_add_(1, block, torch.ones_like(q))
-        mean = torch.zeros_like(self.scores).scatter_add_(1, block, q) / count.clamp(min=1)
-        share = 1 - (1 - self.smooth) ** count  # as if they had come one by one
-        # A first score counts whole: it would be mixed with the -1 that stands for none.
-        known = torch.where(self.scores < 0, mean, torch.lerp(self.scores, mean, share))
-        self.scores = torch.where(count > 0, known, self.scores)
-        self._spread()
-
-    def _spread(self) -> None:
-        """Renew the mass of each block and its running sum; None while nothing is known."""
-        self._mass: Tensor | None = None
-        self._sum: Tensor | None = None
-        seen = self.scores >= 0
-        if self.mix == 0 or not bool(seen.any()):
-            return
-        uniform = self._size / self.items
-        root = torch.where(seen, self.scores.clamp(min=0), 0.0).sqrt() * self._size
-        mean = root.sum(1, keepdim=True) / (seen * self._size).sum(1, keepdim=True).clamp(min=1.0)
-        root = torch.where(seen, root, mean * self._size)  # a block that was never met counts as the others do
-        total = root.sum(1, keepdim=True)
-        share = torch.where(total > 0, root / torch.where(total > 0, total, 1.0), uniform)
-        # The uniform share bounds every weight by 1 / (1 - mix), however small the score of a block.
-        self._mass = torch.lerp(uniform.expand_as(share), share, self.mix)
-        # Divided by the sum as it was rounded: the last running sum is then exactly 1, with no u behind it.
-        running = self._mass.cumsum(1)
-        self._mass, self._sum = self._mass / running[:, -1:], running / running[:, -1:]
+        self.scores = mixed_scores(self.scores, self._place[ids] // self.block, q, self.smooth)
 
     def probabilities(self) -> Tensor:
-        """Return p of every item, [M, n]; each row sums to 1."""
-        if self._mass is None:
-            return torch.full((self.modules, self.items), 1 / self.items, dtype=torch.float32, device=self.device)
-        return (self._mass / self._size).repeat_interleave(self.block, 1)[:, self._place]
+        """Return p of every item by the latest scores, [M, n]; each row sums to 1."""
+        found = self._density(self.scores)
+        even = torch.full((self.modules, self.items), 1 / self.items, dtype=torch.float32)
+        if found is None:
+            return even
+        p = (found.mass / self.blocks.sizes).repeat_interleave(self.block, 1)[:, self._place]
+        return torch.where(found.known[:, None], p.float(), even)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return all that decides the next draws, except for the generator (copies)."""
-        # The draws of the window go along: made anew in a resumed run, they would be others.
-        state = {"scores": self.scores.clone()}
-        if self._ahead is not None:
-            state["ahead.items"] = self._ahead[0].clone()
-            if self._ahead[1] is not None:
-                state["ahead.weights"] = self._ahead[1].clone()
-        return state
+        """Return all that decides the next draws (copies)."""
+        return {"scores": self.scores.clone(), "window": self.window.clone()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state_dict` returned. Raises ValueError if an entry is missing or of another shape."""
+        """Take over what `state_dict` returned. Raises ValueError if an entry is missing or of another shape.
+
+        Of an older state, which has the draws of its window themselves, the scores are taken: the draws to come follow
+        them.
+        """
         shape = tuple(self.scores.shape)
-        if "scores" not in state or tuple(state["scores"].shape) != shape:
-            got = tuple(state["scores"].shape) if "scores" in state else "nothing"
-            raise ValueError(f"state['scores'] must be {shape}, got {got}")
-        self.scores = state["scores"].to(self.device)
-        items, weights = (state[k].to(self.device) if k in state else None for k in ("ahead.items", "ahead.weights"))
-        if items is not None and (items.dim() != 3 or items.shape[:2] != (self.modules, WINDOW)):
-            raise ValueError(f"state['ahead.items'] must be [{self.modules}, {WINDOW}, k], got {tuple(items.shape)}")
-        self._ahead = None if items is None else (items, weights)
-        self._spread()
+        window = "scores" if "ahead.items" in state and "window" not in state else "window"
+        for key in ("scores", window):
+            if key not in state or tuple(state[key].shape) != shape:
+                got = tuple(state[key].shape) if key in state else "nothing"
+                raise ValueError(f"state[{key!r}] must be {shape}, got {got}")
+        self.scores, self.window = (state[key].detach().cpu().double().clone() for key in ("scores", window))
+        self._ahead = None
 
 
 def _range(count: int) -> Tensor:

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.learn.fisher.scores import FimConfig, FisherScorer, Scored, fim_loss_weights
-from mclnf_fast.learn.params import Params, part_of
+from mclnf_fast.learn.params import Params, part_of, split_pair
+from mclnf_fast.learn.sampling.even import EvenSampler
 from mclnf_fast.learn.sampling.samplers import make_sampler
 from mclnf_fast.learn.task import Batch, ScoredTask
+from mclnf_fast.ops.bank_fit import Guide, GuideState
 
 
 class GuidedSteps:
@@ -25,12 +27,13 @@ class GuidedSteps:
         task: of S signals.
         config: what to do with the scores, and how they are formed.
         batch: samples per signal and step.
+        seed, number: of counted draws; the number is the task's.
     """
 
-    def __init__(self, task: ScoredTask, config: FimConfig, batch: int) -> None:
+    def __init__(self, task: ScoredTask, config: FimConfig, batch: int, seed: int = 0, number: int = 0) -> None:
         self.task, self.config, self.batch = task, config, batch
         self.scorer = FisherScorer(task.spec, task.modules, config, task.backend)
-        self.sampler = make_sampler(task, config) if config.use in ("sample", "both") else None
+        self.sampler = make_sampler(task, config, seed, number) if config.use in ("sample", "both") else None
         self.losses: Tensor | None = None  # of the last mini-batch [S]; a sweep that scores does not give them
 
     def free_steps(self, step: int) -> int:
@@ -38,6 +41,22 @@ class GuidedSteps:
         if self.sampler is None or self.config.use != "sample":
             return 0
         return -step % self.config.refresh
+
+    def guide(self) -> Guide | None:
+        """Return the options by which `ops.bank_fit` makes these steps; None if it has none for them."""
+        config = self.config
+        switches = (config.use, config.kind, config.source, config.residual, config.draws)
+        plain = switches == ("sample", "diag", "ema", "empirical", "even") and self.task.items == self.task.samples
+        if not plain or config.mix == 0 or not isinstance(self.sampler, EvenSampler):
+            return None
+        smooth, refresh, decay = config.smooth, config.refresh, config.decay
+        return Guide(self.task.curve, config.mix, smooth, self.sampler.block, refresh, decay, config.damping)
+
+    def guide_state(self, params: Params) -> GuideState:
+        """Return what `ops.bank_fit` changes in place as these steps would."""
+        assert isinstance(self.sampler, EvenSampler)
+        fisher, batches = self.scorer.running.begin(split_pair(params))
+        return GuideState(self.sampler.scores, self.sampler.window, fisher, batches)
 
     def gradients(
         self, params: Params, step: int, generator: torch.Generator, uniform: Batch | None = None

@@ -60,12 +60,15 @@ class IndependentSampler:
         self.inner.update(items, torch.where(old < 0, mean, torch.lerp(old, mean, self.smooth)), weights=weights)
 
 
-def make_sampler(task: ScoredTask, config: FimConfig) -> Sampler:
-    """Return the sampler that the configuration asks for."""
+def make_sampler(task: ScoredTask, config: FimConfig, seed: int = 0, number: int = 0) -> Sampler:
+    """Return the sampler that the configuration asks for; seed and number (of the task) of counted draws."""
     several = task.items != task.samples  # an item has neighbors enough in itself
     if config.draws == "independent":
         # The score of an item that is one sample has no sampling noise to average: the latest one stands.
         smooth = config.smooth if several else 1.0
         return IndependentSampler(task.items, task.modules, config.mix, config.refresh, smooth)
     block = 1 if several else BLOCK
-    return EvenSampler(task.items, task.modules, task.curve, mix=config.mix, smooth=config.smooth, block=block)
+    mix, smooth = config.mix, config.smooth
+    return EvenSampler(
+        task.items, task.modules, task.curve, mix=mix, smooth=smooth, block=block, seed=seed, task=number
+    )

@@ -21,6 +21,7 @@ from mclnf_fast.ops._checks import check_offsets, check_spec, refuse_transformed
 from mclnf_fast.ops._dispatch import Backend, always, by_dtype, cpu_library, cuda_library, register
 from mclnf_fast.ops.bank_fit import compiled, reference
 from mclnf_fast.ops.bank_fit.call import FitCall
+from mclnf_fast.ops.bank_fit.guide import Guide, check_guide, check_guide_state
 from mclnf_fast.ops.bank_fit.schedule import Schedule
 from mclnf_fast.ops.bank_fit.types import Draws, FitData, FitLog, FitRays, FitRule, FitState, Watch
 from mclnf_fast.ops.bank_step import Trust, check_betas
@@ -47,12 +48,22 @@ def _fake(x: Tensor, offsets: Any, target: Any, weight: Any, params: list[Tensor
     return _shapes(x, params, rest[21], rest[22])
 
 
+def _guided_fake(x: Tensor, *rest: Any) -> tuple[Any, ...]:
+    params = rest[14]
+    return _shapes(x, params, rest[36], rest[37])
+
+
 def _ray_fake(origins: Tensor, *rest: Any) -> tuple[Any, ...]:
     params = rest[15]
     return _shapes(origins, params, rest[37], rest[38])
 
 
-join_ops("mclnf_fast", Joined("bank_fit", _fake), Joined("bank_ray_fit", _ray_fake))
+join_ops(
+    "mclnf_fast",
+    Joined("bank_fit", _fake),
+    Joined("bank_ray_fit", _ray_fake),
+    Joined("bank_guided_fit", _guided_fake),
+)
 
 
 def bank_fit(
@@ -70,7 +81,8 @@ def bank_fit(
 
     A step of module m with k steps behind it:
 
-        ids  = the samples that `draws` gives it (see `ops.draw_ids`), a function of seed, task, module and k alone
+        ids  = the samples that `draws` gives it (see `ops.draw_ids`), a function of seed, task, module and k alone, and
+               with the rule "guided" of the module's scores in `state.guide` (see `Guide`)
         loss = mean over ids and outputs of weight (f_m(x) - target)^2                       as `ops.bank_mse`
                or over rays and channels of weight (pixel - color)^2                         as `ops.bank_ray_mse`
         one step of SGD or Adam with the rate `rule.schedule.rate(k)`, with the trust region  as `ops.bank_step`
@@ -116,7 +128,7 @@ def bank_fit(
         (torch.Size([2, 3]), True)
     """
     call = _checked(state, data, spec, steps, draws or Draws(), rule or FitRule(), watch or Watch())
-    op = _RAY_OP if isinstance(data, FitRays) else _OP
+    op = _RAY_OP if isinstance(data, FitRays) else _GUIDED_OP if call.guide is not None else _OP
     function = op.serving(backend, call.data.x.device, call.data.x.dtype)
     with torch.no_grad():
         log: FitLog = function(call)
@@ -153,9 +165,10 @@ def _checked(
     sizes = _check_rays(data, spec, modules) if isinstance(data, FitRays) else _check_data(data, spec, modules)
     goal = _goal(state, steps, modules)
     trust = _check_trust(rule, state)
+    guide = _check_guide(draws, data, sizes, state)
     numbers = _check_draws(draws, modules, sizes, goal, state)
     stop_loss = _check_watch(watch, modules, data.x.device)
-    return FitCall(state, data, spec, goal, draws, RULES[draws.rule], numbers, rule, trust, watch, stop_loss)
+    return FitCall(state, data, spec, goal, draws, RULES[draws.rule], numbers, rule, trust, watch, stop_loss, guide)
 
 
 def _check_state(state: FitState, spec: FieldSpec, x: Tensor, rule: FitRule) -> int:
@@ -263,11 +276,26 @@ def _check_trust(rule: FitRule, state: FitState) -> Trust | None:
     return Trust(lam, *lists)
 
 
+def _check_guide(draws: Draws, data: FitData | FitRays, sizes: Tensor, state: FitState) -> Guide | None:
+    """Return the options of the rule "guided", checked with its state; None of another rule."""
+    if not isinstance(draws.rule, str) or draws.rule not in RULES:
+        raise ValueError(f"draws.rule must be one of {', '.join(RULES)}, got {draws.rule!r}")
+    guide = None
+    if draws.rule != "guided":
+        if draws.guide is not None:
+            raise ValueError(f"draws.guide must be None with the rule {draws.rule!r}, got {type(draws.guide).__name__}")
+    elif isinstance(data, FitRays):
+        raise ValueError("draws.rule must not be 'guided' for rays, which it has no scores of: draw them by ids")
+    else:
+        guide = Guide() if draws.guide is None else draws.guide
+        check_guide(guide, data, sizes)
+    check_guide_state(state.guide, guide, state.params, sizes)
+    return guide
+
+
 def _check_draws(draws: Draws, modules: int, sizes: Tensor, goal: Tensor, state: FitState) -> Tensor:
     """Check the draws and return the numbers that they are keyed by, int64 [M]."""
     device = sizes.device
-    if not isinstance(draws.rule, str) or draws.rule not in RULES:
-        raise ValueError(f"draws.rule must be one of {', '.join(RULES)}, got {draws.rule!r}")
     check_positive_int(draws.batch, "draws.batch")
     wrapped_seed(draws.seed, "draws.seed")
     check_integer(draws.task, "draws.task", MOST["task"])
@@ -292,7 +320,7 @@ def _check_draws(draws: Draws, modules: int, sizes: Tensor, goal: Tensor, state:
     for m, n in enumerate(sizes.tolist()):
         if moving[m] and not 1 <= n <= MOST["sample"]:
             raise ValueError(f"data must have samples for module {m}, got {n}")
-        if moving[m] and draws.rule in ("uniform", "even") and draws.batch > n:
+        if moving[m] and draws.rule in ("uniform", "even", "guided") and draws.batch > n:
             raise ValueError(
                 f"draws.batch must be at most the {n} samples of module {m}, got {draws.batch}; "
                 "the rule 'whole' takes every sample in every step"
@@ -340,6 +368,20 @@ _OP = register(
     passes_transforms=True,
     cuda=Backend(by_dtype(cuda_library, DTYPES), compiled.bank_fit),
     cpu=Backend(by_dtype(cpu_library, DTYPES), compiled.bank_fit),
+    reference=Backend(always, reference.bank_fit),
+)
+
+
+def _why_not_guided(device: torch.device, dtype: torch.dtype) -> str | None:
+    reason = by_dtype(cuda_library, DTYPES)(device, dtype)
+    return reason or "its fit has no Fisher-guided draws: draw with the rule 'given'"
+
+
+_GUIDED_OP = register(
+    "bank_guided_fit",
+    passes_transforms=True,
+    cuda=Backend(_why_not_guided, compiled.bank_guided_fit),
+    cpu=Backend(by_dtype(cpu_library, DTYPES), compiled.bank_guided_fit),
     reference=Backend(always, reference.bank_fit),
 )
 _RAY_OP = register(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from mclnf_fast.ops.bank_fit.guide import Guide
 from mclnf_fast.ops.bank_fit.types import Draws, FitData, FitRays, FitRule, FitState, Watch
 from mclnf_fast.ops.bank_step import Trust
 from mclnf_fast.packing import DrawRule
@@ -21,6 +22,7 @@ class FitCall(NamedTuple):
         numbers: int64 [M], what the draws are keyed by.
         trust: None if it is off.
         stop_loss: float64 [M] or None.
+        guide: options of the rule "guided"; None for another.
     """
 
     state: FitState
@@ -34,6 +36,7 @@ class FitCall(NamedTuple):
     trust: Trust | None
     watch: Watch
     stop_loss: Tensor | None
+    guide: Guide | None
 
     @property
     def batch(self) -> int:

@@ -25,6 +25,28 @@ def bank_fit(call: FitCall) -> FitLog:
     return _log(call, OPS.bank_fit(*own, *_steps(call), *call.spec.packed))
 
 
+def bank_guided_fit(call: FitCall) -> FitLog:
+    """Make the steps of `mclnf_fast.ops.bank_fit` on points with the draw rule "guided", in one call."""
+    data, guide, state = call.data, call.guide, call.state.guide
+    assert isinstance(data, FitData)
+    assert guide is not None
+    none = torch.zeros(len(call.goal), 0, dtype=torch.float64, device=data.x.device)
+    changed: tuple[Any, ...] = (none, none.clone(), torch.zeros_like(call.goal), [])
+    if state is not None:
+        changed = (state.scores, state.window, state.batches, call.by_layer(state.fisher))
+        torch.autograd.graph.increment_version(tuple(state.tensors().values()))
+    return _log(
+        call,
+        OPS.bank_guided_fit(
+            *(data.x, data.offsets, data.target, data.weight, guide.curve),
+            *changed,
+            *(guide.mix, guide.smooth, guide.block, guide.refresh, guide.decay, guide.damping),
+            *_steps(call),
+            *call.spec.packed,
+        ),
+    )
+
+
 def bank_ray_fit(call: FitCall) -> FitLog:
     """Make the steps of `mclnf_fast.ops.bank_fit` on rays, in one call."""
     rays = call.data

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops.bank_fit.call import FitCall
+from mclnf_fast.ops.bank_fit.guided_module import GuidedModule
 from mclnf_fast.ops.bank_fit.types import FitLog, FitRays
 from mclnf_fast.ops.bank_mlp import bank_mlp
 from mclnf_fast.ops.bank_mse.reference import squared_error
@@ -46,9 +47,15 @@ def _fit_module(call: FitCall, m: int, rates: list[float], log: FitLog) -> FitEn
     moving = [i for i in range(len(params)) if i % layers >= call.rule.frozen_layers]
     trust = call.trust and Trust(call.trust.lam, *([ts[i][one] for i in moving] for ts in call.trust[1:]))
     first = int(state.steps[m])
+    guided = None if call.guide is None else GuidedModule(call, call.guide, m)
     for k in range(first, int(call.goal[m])):
-        weights = None if call.draws.weights is None else call.draws.weights[k - first, m]
-        loss, gradients = _gradients(call, m, k, _ids(call, m, k, k - first), weights, params)
+        if guided is None:
+            ids = _ids(call, m, k, k - first)
+            weights = None if call.draws.weights is None else call.draws.weights[k - first, m]
+        else:
+            ids, weights = guided.draw(k)
+        loss, gradients = _gradients(call, m, k, ids, weights, params)
+        scored = None if guided is None else guided.scored(k, params, moving)
         grads = [gradients[i] for i in moving]
         if k + 1 in watch.losses_at:
             log.losses[list(watch.losses_at).index(k + 1), m] = loss
@@ -60,10 +67,13 @@ def _fit_module(call: FitCall, m: int, rates: list[float], log: FitLog) -> FitEn
         own = [params[i] for i in moving]
         bank_step(own, grads, first_moments, second, made, rate, None, kind, call.rule.betas, call.rule.eps, trust)
         after = (*params, *exp_avg, *exp_avg_sq)
-        if not all(bool(torch.isfinite(t).all()) for t in (loss, *grads, *after)):
+        results = (loss, *grads, *after, *(scored or ()))
+        if not all(bool(torch.isfinite(t).all()) for t in results):
             for t, before in zip(after, changed):
                 t.copy_(before)
             return FitEnd.DIVERGED
+        if guided is not None and scored is not None:
+            guided.take_in(scored, moving)
         state.steps[m] = k + 1
         if k + 1 in watch.params_at:
             for to, p in zip(log.params[list(watch.params_at).index(k + 1)], params):

@@ -10,12 +10,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from mclnf_fast.ops.bank_fit.guide import Guide, GuideState
 from mclnf_fast.ops.bank_fit.schedule import Schedule
 from mclnf_fast.ops.bank_step import StepKind, Trust
 from mclnf_fast.packing import FitEnd
 from mclnf_fast.shading import Shading
 
-DrawName = Literal["uniform", "even", "whole", "given"]
+DrawName = Literal["uniform", "even", "whole", "given", "guided"]
 
 
 class FitData(NamedTuple):
@@ -121,15 +122,17 @@ class FitState:
         params: weights of all layers [M, in, out], then biases [M, out].
         exp_avg, exp_avg_sq: Adam's moments, like params; empty for SGD.
         steps: int64 [M], the steps that each module has made of its task.
+        guide: of the draw rule "guided" that follows scores; None with every other rule.
     """
 
     params: tuple[Tensor, ...]
     exp_avg: tuple[Tensor, ...]
     exp_avg_sq: tuple[Tensor, ...]
     steps: Tensor
+    guide: GuideState | None = None
 
     @classmethod
-    def begin(cls, params: Sequence[Tensor], kind: StepKind = "adam") -> FitState:
+    def begin(cls, params: Sequence[Tensor], kind: StepKind = "adam", guide: GuideState | None = None) -> FitState:
         """Return the state of parameters that have made no step; they are changed in place.
 
         >>> FitState.begin([torch.zeros(3, 2, 1), torch.zeros(3, 1)]).steps
@@ -138,7 +141,8 @@ class FitState:
         params = tuple(p.detach() for p in params)
         zeros = [[torch.zeros_like(p, memory_format=torch.contiguous_format) for p in params] for _ in range(2)]
         m, v = zeros if kind == "adam" else ([], [])
-        return cls(params, tuple(m), tuple(v), torch.zeros(len(params[0]), dtype=torch.int64, device=params[0].device))
+        steps = torch.zeros(len(params[0]), dtype=torch.int64, device=params[0].device)
+        return cls(params, tuple(m), tuple(v), steps, guide)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state as named tensors, to be saved.
@@ -147,7 +151,9 @@ class FitState:
         ['steps', 'params.0']
         """
         lists = {"params": self.params, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
-        return {"steps": self.steps} | {f"{name}.{i}": t for name, ts in lists.items() for i, t in enumerate(ts)}
+        own = {"steps": self.steps} | {f"{name}.{i}": t for name, ts in lists.items() for i, t in enumerate(ts)}
+        guide = {} if self.guide is None else self.guide.tensors()
+        return own | {f"guide.{name}": t for name, t in guide.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,12 +161,14 @@ class Draws:
     """Which samples a step takes.
 
     Args:
-        rule: "uniform" or "even" (see `ops.draw_ids`), "whole": every sample in every step, or "given".
+        rule: "uniform" or "even" (see `ops.draw_ids`), "whole": every sample in every step, "given", or (of points)
+            "guided": evenly along a curve, and more where scores are high (see `Guide`).
         batch: samples per module and step; not of "whole" and "given".
         seed, task: of the random numbers.
         modules: int64 [M], the numbers that the draws are keyed by; None: 0 ... M - 1.
         ids: int64 [K, M, batch] of "given": the samples of the call's steps.
         weights: [K, M, batch] of "given": what each of these draws counts, times the sample's own weight; None: ones.
+        guide: of "guided"; None: its defaults.
 
     >>> Draws("even", batch=64).batch
     64
@@ -173,6 +181,7 @@ class Draws:
     modules: Tensor | None = None
     ids: Tensor | None = None
     weights: Tensor | None = None
+    guide: Guide | None = None
 
     def to(self, device: torch.device | str) -> Draws:
         """Return the same draws with their tensors on a device.
@@ -181,7 +190,8 @@ class Draws:
         torch.Size([1, 1, 1])
         """
         modules, ids, weights = (None if t is None else t.to(device) for t in (self.modules, self.ids, self.weights))
-        return dataclasses.replace(self, modules=modules, ids=ids, weights=weights)
+        guide = None if self.guide is None else self.guide.to(device)
+        return dataclasses.replace(self, modules=modules, ids=ids, weights=weights, guide=guide)
 
 
 @dataclasses.dataclass(frozen=True)

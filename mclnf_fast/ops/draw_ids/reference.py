@@ -51,12 +51,26 @@ def draw_ids(sizes: Tensor, modules: Tensor, steps: Tensor, batch: int, rule: Dr
         high, low = words[:, 0::2][:, :batch], words[:, 1::2][:, :batch]
         n = sizes[:, None]
         return high * n + (low * n >> 32 & WORD) >> 32 & WORD
+    parts = even_parts(seed, task, modules, steps, batch)
+    return torch.minimum((parts * samples_per_part(sizes, batch)).long(), sizes[:, None] - 1)
+
+
+def samples_per_part(sizes: Tensor, batch: int) -> Tensor:
+    """Return the samples of modules of `sizes` int64 [M] in a sixteenth of a stratum, float64 [M, 1]."""
+    return sizes.double()[:, None] / (float(WINDOW) * batch)
+
+
+def even_parts(seed: int, task: int, modules: Tensor, steps: Tensor, batch: int) -> Tensor:
+    """Return where even draws lie, in sixteenths of the `batch` strata: float64 [M, batch] in [0, 16 batch).
+
+    >>> parts = even_parts(0, 0, torch.zeros(16, dtype=torch.int64), torch.arange(16), 2)
+    >>> (parts[:, 1].sort().values.long() - 16).tolist() == list(range(16))  # a window of steps is everywhere once
+    True
+    """
     turns = _words(seed, task, WINDOWS, modules, steps // WINDOW, WINDOW // 4)
     own = turns.gather(1, (steps % WINDOW)[:, None])
     before = torch.arange(WINDOW, device=steps.device) < (steps % WINDOW)[:, None]
     place = ((turns < own) | ((turns == own) & before)).sum(1, keepdim=True)
     bits = _words(seed, task, SAMPLES, modules, steps, (batch + 3) // 4)[:, :batch]
     parts = torch.arange(batch, device=steps.device) * WINDOW + place
-    samples_per_part = sizes.double() / (float(WINDOW) * batch)
-    ids = ((parts.double() + bits.double() * 2.0**-32) * samples_per_part[:, None]).long()
-    return torch.minimum(ids, sizes[:, None] - 1)
+    return parts.double() + bits.double() * 2.0**-32
