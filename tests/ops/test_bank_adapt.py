@@ -302,7 +302,7 @@ def test_opcheck(need, requires: bool, first_order: bool, one: bool) -> None:
     torch.library.opcheck(forward, (*shared, *case.spec.packed, True))
     with torch.no_grad():
         *adapted, losses, starts = forward(*shared, *case.spec.packed, True)
-        plain = tuple([p.detach() for p in t] if isinstance(t, list) else t for t in shared)
+        plain = ([p.detach() for p in params[:3]], [p.detach() for p in params[3:]], rates.detach(), *shared[3:])
         cotangents = ([torch.rand_like(t) for t in ts] for ts in adapted)
         arguments = (*plain, *case.spec.packed, starts, *cotangents, torch.rand_like(losses), True)
     torch.library.opcheck(backward, arguments)
