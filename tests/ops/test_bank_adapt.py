@@ -328,7 +328,7 @@ def test_a_second_derivative_is_refused(need, backend: str) -> None:
     params = leaves(case)
     result = Call(case).run(params, backend=backend).weights[0].square().sum()
     first = torch.autograd.grad(result, params, create_graph=True)
-    with pytest.raises(RuntimeError, match="bank_adapt: third derivatives .* use backend='reference'"):
+    with pytest.raises(RuntimeError, match=r"bank_adapt: third derivatives .* use backend='reference'"):
         torch.autograd.grad(first[0].sum(), params)
 
 
