@@ -17,7 +17,7 @@ import mclnf_fast as mf
 from mclnf_fast.data import procedural_faces
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn import MAML
-from mclnf_fast.tasks import CoordTask
+from mclnf_fast.tasks import CoordTask, whole_loss
 
 INNER_STEPS = 4
 
@@ -31,8 +31,7 @@ def make_task(images: Tensor, spec: mf.FieldSpec) -> CoordTask:
 
 def fit(learner: MAML, task: CoordTask) -> float:
     """Return the mean PSNR in dB over a task's images after the inner steps from the learner's initialization."""
-    whole = (task.x.expand(task.modules, -1, -1), task.y)
-    params = learner.adapt(learner.clone(task.modules), lambda p, step: task.loss(p, whole), create_graph=False)
+    params = learner.adapt(learner.clone(task.modules), whole_loss(task), create_graph=False)
     return float(task.evaluate(params).mean())
 
 

@@ -13,6 +13,9 @@
 
 namespace mclnf {
 
+// Points of a run, which packs weights and tangents of its own: few cuts, since modules keep the cores busy.
+constexpr int64_t kInnerPoints = 1024;
+
 // All that the steps of a call read. Modules share nothing that is written.
 template <class S>
 struct Adapt {
@@ -29,7 +32,7 @@ struct Adapt {
 
     int64_t modules() const { return static_cast<int64_t>(samples.size()); }
     int64_t batch_of(int64_t m) const { return batch > 0 ? batch : samples[m].n; }
-    Plan plan(int64_t n) const { return Plan::fixed({0, n}, kMinPoints); }
+    Plan plan(int64_t n) const { return Plan::fixed({0, n}, kInnerPoints); }
     const S* rates_of(int64_t m, int64_t k) const {
         return rates + (k * modules() + m) * static_cast<int64_t>(net.layers.size());
     }

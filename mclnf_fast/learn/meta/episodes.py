@@ -158,7 +158,8 @@ class TaskEpisodes:
             return loss(params, step, config.fim_inner, inner)
 
         def samples(steps: int) -> StepSamples:
-            return StepSamples(in_batches([draw(config.batch, step) for step in range(steps)]), config.batch)
+            batches = [draw(config.batch, step) for step in range(steps)]
+            return StepSamples(in_batches(batches), batches[0][0].shape[1])  # a batch of each task of a joint module
 
         # Scores are of the parameters: a step's samples are then known only when it comes.
         known = config.fim_inner == "none" and all(fit_data(task) is not None for task in self.tasks)
