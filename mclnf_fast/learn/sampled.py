@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.learn.params import LossFn, Params
-from mclnf_fast.learn.task import Batch
+from mclnf_fast.learn.task import Batch, ScoredTask, fit_data
 from mclnf_fast.ops.bank_fit import FitData
 from mclnf_fast.spec import FieldSpec
 
@@ -59,6 +59,32 @@ class SampledLoss:
     def __call__(self, params: Params, step: int) -> Tensor:
         """Return the losses of one step, [M]."""
         return self.loss(params, step)
+
+
+def drawn_loss(task: ScoredTask, count: int, generator: torch.Generator, modules: Tensor | None = None) -> LossFn:
+    """Return the loss over fresh uniform samples of a task in every step: a `SampledLoss` if the task lies in memory.
+
+    Args:
+        task: S signals side by side.
+        count: samples per module and step.
+        generator: of the draws.
+        modules: int64 [T], the signals to learn, module m on modules[m]; None: all.
+
+    >>> from mclnf_fast.fields import initial_parameters
+    >>> from mclnf_fast.spec import FieldSpec
+    >>> from mclnf_fast.tasks import CoordTask
+    >>> task = CoordTask("ramps", torch.rand(6, 2), torch.rand(3, 6, 1), FieldSpec(2, 1, 8, 1))
+    >>> drawn_loss(task, 4, torch.Generator())(initial_parameters(task.spec, 3), 0).shape
+    torch.Size([3])
+    """
+
+    def loss(params: Params, step: int) -> Tensor:
+        return task.loss(params, task.draw(count, generator, modules), seed=step)
+
+    def samples(steps: int) -> StepSamples:
+        return StepSamples(in_batches([task.draw(count, generator, modules) for _ in range(steps)]), count)
+
+    return loss if fit_data(task) is None else SampledLoss(loss, samples, task.spec, task.backend)
 
 
 def in_batches(batches: Sequence[Batch]) -> FitData:

@@ -17,7 +17,7 @@ from mclnf_fast.learn.meta.config import MetaConfig
 from mclnf_fast.learn.meta.episodes import Episode, TaskEpisodes
 from mclnf_fast.learn.meta.trainer import MetaTrainer, mean_psnr
 from mclnf_fast.learn.params import Params, repeated
-from mclnf_fast.learn.sampled import SampledLoss, StepSamples
+from mclnf_fast.learn.sampled import SampledLoss, StepSamples, drawn_loss
 from mclnf_fast.ops.bank_fit import FitData
 from mclnf_fast.spec import FieldSpec
 from mclnf_fast.tasks.coords import CoordTask, whole_loss
@@ -114,6 +114,22 @@ def test_the_draws_are_the_same(calls: list[str], kind: Any) -> None:
         of_step = x[:, k].flatten(0, 1), offsets, params[:half], params[half:], y[:, k].flatten(0, 1), SPEC
         assert torch.equal(ops.bank_mse(*of_step), by_step(params, k))
     assert torch.equal(*(generator.get_state() for generator in generators))
+
+
+def test_drawn_losses_are_those_of_the_loop(calls: list[str]) -> None:
+    """Of some of the signals, by the same draws; of a task with a loss of its own the loop alone."""
+    task, chosen = tasks()[0], torch.tensor([3, 1])
+    losses = [drawn_loss(task, 9, torch.Generator().manual_seed(7), chosen) for _ in range(2)]
+    for a, b in zip(
+        fine_tune(repeated(init(), 2), losses[0], 4, 0.02),
+        fine_tune(repeated(init(), 2), lambda params, step: losses[1](params, step), 4, 0.02),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert calls == ["bank_adapt"]
+    halved = drawn_loss(Halved(task.name, task.x, task.y, SPEC), 9, torch.Generator())
+    assert not isinstance(halved, SampledLoss)
+    assert halved(repeated(init(), 4), 0).shape == (4,)
 
 
 def hidden(loss: SampledLoss) -> Any:
