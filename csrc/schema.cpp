@@ -110,6 +110,24 @@ constexpr const char* kStepSchemas[] = {
     "draw_ids(Tensor sizes, Tensor modules, Tensor steps, int batch, int rule, int seed, int task) -> Tensor",
 };
 
+// The inner loop of meta-learning: K gradient steps of all modules. weights, biases [M, ...], or [1, ...]
+// that all modules begin at; rates [K, M, layers]; samples as bank_fit has them. ids [K, M, batch], or none:
+// batch > 0: the next ones in each step, batch = 0: all in each.
+#define INNER                                                                                             \
+    "Tensor[] weights, Tensor[] biases, Tensor rates, Tensor x, Tensor? offsets, Tensor target, Tensor? " \
+    "weight, Tensor? ids, Tensor? ids_weight, int batch, int frozen_layers, float clip, bool "            \
+    "first_order, " NET
+
+constexpr const char* kAdaptSchemas[] = {
+    // -> adapted weights and biases [M, ...], losses [K, M] before each step, and the parameters before each
+    // step but the first [M, K - 1, parameters] (none if not needed)
+    "bank_adapt_fwd(" INNER ", bool need_starts) -> (Tensor[], Tensor[], Tensor, Tensor)",
+    // -> gradients of weights and biases, and of rates ([0, M, layers] if not needed)
+    "bank_adapt_bwd(" INNER
+    ", Tensor starts, Tensor[] grad_weights, Tensor[] grad_biases, Tensor? grad_losses, bool need_rates) -> "
+    "(Tensor[], Tensor[], Tensor)",
+};
+
 // Volume rendering. Packed: density, t_starts, t_ends [N], color [N, C], packed_info int64 [R, 2] = (first
 // sample, count) of each ray. Dense (no packed_info): density, t_starts, t_ends [R, S], color [R, S, C].
 // background [C] or [R, C].
@@ -196,6 +214,7 @@ STABLE_TORCH_LIBRARY(MCLNF_LIBRARY, m) {
     define(m, kErrorSchemas);
     define(m, kFisherSchemas);
     define(m, kStepSchemas);
+    define(m, kAdaptSchemas);
     define(m, kRenderSchemas);
     define(m, kPixelSchemas);
     define(m, kGridSchemas);

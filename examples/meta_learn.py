@@ -16,8 +16,8 @@ from torch import Tensor
 import mclnf_fast as mf
 from mclnf_fast.data import procedural_faces
 from mclnf_fast.fields import initial_parameters
-from mclnf_fast.learn import MAML
-from mclnf_fast.tasks import CoordTask
+from mclnf_fast.learn import MAML, drawn_loss
+from mclnf_fast.tasks import CoordTask, whole_loss
 
 INNER_STEPS = 4
 
@@ -31,8 +31,7 @@ def make_task(images: Tensor, spec: mf.FieldSpec) -> CoordTask:
 
 def fit(learner: MAML, task: CoordTask) -> float:
     """Return the mean PSNR in dB over a task's images after the inner steps from the learner's initialization."""
-    whole = (task.x.expand(task.modules, -1, -1), task.y)
-    params = learner.adapt(learner.clone(task.modules), lambda p, step: task.loss(p, whole), create_graph=False)
+    params = learner.adapt(learner.clone(task.modules), whole_loss(task), create_graph=False)
     return float(task.evaluate(params).mean())
 
 
@@ -51,9 +50,7 @@ def main(quick: bool = False) -> dict[str, float]:
         chosen = torch.randperm(len(faces.train.values), generator=generator)[:4]
         task = make_task(faces.train.values[chosen], spec)
         # The support loss of each inner step and the query loss are over fresh samples of the same images.
-        info = learner.step(
-            lambda params, k, task=task: task.loss(params, task.draw(batch, generator)), modules=task.modules
-        )
+        info = learner.step(drawn_loss(task, batch, generator), modules=task.modules)
         if (step + 1) % (outer_steps // 3) == 0:
             print(f"outer step {step + 1}: loss {float(info['loss']):.4f} after {INNER_STEPS} inner steps")
     learned = fit(learner, test)

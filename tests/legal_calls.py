@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import mclnf_fast as mf
+from mclnf_fast.ops.bank_adapt import Batches
 from mclnf_fast.ops.bank_fit import Draws, FitData, FitRays, FitRule, FitState, Guide, GuideState, Schedule, Watch
 from mclnf_fast.shading import SCENE_SHADING
 
@@ -148,6 +149,24 @@ def draw_ids(dtype: torch.dtype) -> Call:
     }
 
 
+def bank_adapt(dtype: torch.dtype) -> Call:
+    """Its samples and batches are records, as those of `bank_fit`."""
+    return {
+        **_bank(mf.FieldSpec(2, 3, 8, 1, activation="tanh"), 2, dtype),
+        "data.x": torch.rand(7, 2, dtype=dtype),
+        "data.target": torch.rand(7, 3, dtype=dtype),
+        "data.offsets": torch.tensor([0, 3, 7]),
+        "data.weight": torch.rand(7, dtype=dtype),
+        "steps": 3,
+        "lr": torch.rand(3, 2, dtype=dtype),
+        "batches.ids": torch.tensor([[[0, 1], [3, 2]], [[2, 0], [0, 0]], [[1, 1], [2, 3]]]),
+        "batches.weights": torch.rand(3, 2, 2, dtype=dtype),
+        "frozen_layers": 1,
+        "clip_value": 0.5,
+        "first_order": False,
+    }
+
+
 def bank_fit(dtype: torch.dtype) -> Call:
     """Its arguments are records: "data.x" is the field x of data."""
     spec = mf.FieldSpec(2, 3, 8, 1, activation="tanh")
@@ -225,13 +244,13 @@ def _fit(spec: mf.FieldSpec, dtype: torch.dtype) -> Call:
     }
 
 
-RECORDS = {"state": FitState, "data": FitData, "draws": Draws, "rule": FitRule, "watch": Watch}
+RECORDS = {"state": FitState, "data": FitData, "draws": Draws, "rule": FitRule, "watch": Watch, "batches": Batches}
 
 CALLS: dict[str, Callable[[torch.dtype], Call]] = {
     make.__name__: make
     for make in (
         bank_mlp, bank_mse, bank_ray_mse, composite, grid_encode, march_rays, render_rays, fisher_scores, bank_step,
-        draw_ids, bank_fit, bank_ray_fit, bank_guided_fit,
+        draw_ids, bank_adapt, bank_fit, bank_ray_fit, bank_guided_fit,
     )
 }  # fmt: skip
 

@@ -25,7 +25,7 @@ def test_the_shipped_cases_fit_together() -> None:
     suite = cases.load_suite("cpu")
     for case in suite.cases:
         assert case.op in work.FILES
-        names = {"ours", "ours, first order", "ours, forward + backward", *case.peers}
+        names = {"ours", "ours, first order", "ours, forward + backward", "ours, op by op", *case.peers}
         names |= {variant["name"] for variant in case.variants}
         for peer in case.peers:
             assert case.op in peers._file(peer).OPS, (case.id, peer)

@@ -17,6 +17,8 @@ from benchmarks.contender import Contender, Outputs
 from benchmarks.correctness import joined
 from benchmarks.work.bank import Bank
 from mclnf_fast.learn import MAML
+from mclnf_fast.learn.sampled import SampledLoss, StepSamples
+from mclnf_fast.ops.bank_fit import FitData
 
 TASKS_AT_A_TIME = 8  # of the float64 truth, whose graph is large
 
@@ -53,10 +55,11 @@ class Maml(Bank):
         shape = (self.modules, -1, self.spec.in_dim)
         return self.x.view(shape), self.y, self.query_x.view(shape), self.query_y
 
-    def own_maml(self, name: str, first_order: bool, backend: str = "auto") -> Contender:
-        """`learn.MAML` as a user calls it."""
+    def own_maml(self, name: str, first_order: bool, backend: str = "auto", at_once: bool = True) -> Contender:
+        """`learn.MAML` as a user calls it; at_once: with a support loss that gives its samples, so that the inner loop
+        is one call."""
         learner = MAML(self.init, self.lr, self.steps, first_order=first_order)
-        support, query = self.losses(backend)
+        support, query = self.losses(backend, at_once)
 
         def run() -> tuple[Tensor, ...]:
             return learner.outer_gradient(support, query, self.modules)[1]
@@ -67,7 +70,7 @@ class Maml(Bank):
         """What tells a contender of first order from one of second."""
         return {"part": "first order:", "flops": self.first_order_flops} if first else {}
 
-    def losses(self, backend: str) -> tuple[Any, Any]:
+    def losses(self, backend: str, at_once: bool) -> tuple[Any, Any]:
         """Return the support and the query loss, as `learn` takes them."""
         layers = len(self.weights)
 
@@ -80,7 +83,10 @@ class Maml(Bank):
 
             return of
 
-        return loss(self.x, self.y), loss(self.query_x, self.query_y)
+        support, query = loss(self.x, self.y), loss(self.query_x, self.query_y)
+        data = FitData(self.x, self.y.flatten(0, 1), self.offsets)
+        known = SampledLoss(support, lambda steps: StepSamples(data, None), self.spec, backend)
+        return known if at_once else support, query
 
     def mover(self, start: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Any]:
         """What a peer does with the outer gradients of its start, tensors of its own: here, where no step is taken,
@@ -88,7 +94,8 @@ class Maml(Bank):
         return lambda grads: None
 
     def ours(self) -> list[Contender]:
-        return [self.own_maml("ours", False), self.own_maml("ours, first order", True)]
+        by_op = [self.own_maml("ours, op by op", False, at_once=False)] if self.device == "cpu" else []
+        return [self.own_maml("ours", False), *by_op, self.own_maml("ours, first order", True)]
 
     def truth(self) -> Outputs:
         return joined("grads", self._outer(False)) | joined("first order:grads", self._outer(True))

@@ -28,9 +28,9 @@ class Meta(Maml):
         super().__init__(op, shapes, device)
         self.tolerance = {"": 1e-4}
 
-    def own_maml(self, name: str, first_order: bool, backend: str = "auto") -> Contender:
+    def own_maml(self, name: str, first_order: bool, backend: str = "auto", at_once: bool = True) -> Contender:
         learner = MAML(self.init, self.lr, self.steps, first_order=first_order, outer_lr=OUTER_LR)
-        support, query = self.losses(backend)
+        support, query = self.losses(backend, at_once)
 
         def run() -> tuple[Tensor | None, ...]:
             learner.step(support, query, self.modules)

@@ -2,31 +2,12 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 
 #include "fit_module.h"
 #include "fit_queue.h"
+#include "threads.h"
 
 namespace mclnf {
-
-// f(r) for r = 0 ... count - 1, on this thread or on all.
-struct OnThisThread {
-    template <class F>
-    void operator()(int64_t count, const F& f) const {
-        for (int64_t r = 0; r < count; ++r) f(r);
-    }
-};
-struct OnAllThreads {
-    template <class F>
-    void operator()(int64_t count, const F& f) const {
-        // One after the other to whoever is free: a foreign process may hold one of the cores.
-        std::atomic<int64_t> next{0};
-        torch::stable::parallel_for(0, std::min<int64_t>(torch::stable::get_num_threads(), count), 1,
-                                    [&](int64_t, int64_t) {
-                                        for (int64_t r = next++; r < count; r = next++) f(r);
-                                    });
-    }
-};
 
 // Steps of a slice: few enough that the cores end together and that a core which a foreign process slows down
 // holds up little, and enough that the way of a module's state to another core costs nothing beside them.

@@ -28,6 +28,7 @@ from mclnf_fast.learn.methods.reservoir import Reservoir
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import LossFn, Params, flatten_pair, split_pair
 from mclnf_fast.learn.protocol import Plan, Protocol
+from mclnf_fast.learn.sampled import SampledLoss, StepSamples, drawn_loss
 from mclnf_fast.learn.sampling.even import EvenSampler, hilbert_order
 from mclnf_fast.learn.sampling.sampling import FisherSampler
 from mclnf_fast.learn.task import ScoredTask, Task, join
@@ -76,11 +77,13 @@ __all__ = [
     "Reservoir",
     "RunningFisher",
     "SampleSource",
+    "SampledLoss",
     "Samples",
     "Scored",
     "ScoredTask",
     "Skipped",
     "StepCurve",
+    "StepSamples",
     "Task",
     "TaskEpisodes",
     "Trust",
@@ -90,6 +93,7 @@ __all__ = [
     "clipped_weights",
     "constant",
     "diagonal_fisher_scores",
+    "drawn_loss",
     "fim_loss_weights",
     "fim_weights",
     "fine_tune",

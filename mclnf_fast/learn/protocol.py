@@ -95,6 +95,7 @@ class Protocol:
         """Of training."""
         self.evaluation_seconds = 0.0
         """Of evaluation, logging and its callback included."""
+        self._known: dict[int, tuple[Params, list[float]]] = {}  # of each task what was evaluated last, and how good
         self._began: float | None = None  # when the stretch of training began that the seconds do not hold yet
 
     @property
@@ -173,7 +174,7 @@ class Protocol:
         if self.plan.curves:
             for task in range(len(self.tasks)) if self.joint else (k,):
                 # A joint method is one network for all tasks: every task has a value at this step.
-                self.curves[task][step] = self.tasks[task].evaluate(self.params_of(task)).tolist()
+                self.curves[task][step] = self._quality(task)
         self.log(k, step, self.params_of(k))
         self.evaluation_seconds += time.perf_counter() - began
 
@@ -188,8 +189,18 @@ class Protocol:
         if self.joint:  # there is no time at which only some tasks had been learned
             self.matrix += [[None] * count for _ in range(count - 1)]
         evaluated = {"none": 0, "met": count if self.joint else k + 1, "all": count}[self.plan.matrix]
-        self.matrix.append([self.tasks[i].evaluate(self.params_of(i)).tolist() for i in range(evaluated)])
+        self.matrix.append([self._quality(i) for i in range(evaluated)])
         self.evaluation_seconds += time.perf_counter() - began
+
+    def _quality(self, task: int) -> list[float]:
+        """Return the quality of every signal of a task under the parameters that answer for it now."""
+        params = self.params_of(task)
+        known = self._known.get(task)
+        # A module that is finished answers for its task after every later one, and was evaluated at its last step.
+        if known is None or not all(map(torch.equal, known[0], params)):
+            known = tuple(p.detach().clone() for p in params), self.tasks[task].evaluate(params).tolist()
+            self._known[task] = known
+        return list(known[1])
 
     def _train(self) -> None:
         """Start the clock of training if it stands still."""

@@ -8,6 +8,7 @@ from mclnf_fast.ops._dispatch import backends, passed_over, registered, select, 
 from mclnf_fast.ops._layers import activate, encode
 from mclnf_fast.ops._library import why_not_loaded
 from mclnf_fast.ops._segment_sum import segment_sum
+from mclnf_fast.ops.bank_adapt import bank_adapt
 from mclnf_fast.ops.bank_fit import bank_fit
 from mclnf_fast.ops.bank_mlp import bank_mlp
 from mclnf_fast.ops.bank_mse import bank_mse
@@ -27,6 +28,7 @@ __all__ = [
     "Trust",
     "activate",
     "backends",
+    "bank_adapt",
     "bank_fit",
     "bank_mlp",
     "bank_mse",

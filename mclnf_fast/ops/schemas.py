@@ -30,6 +30,11 @@ STEPS = (
     " int rule, int batch, Tensor? ids, Tensor? ids_weight, int seed, int task, Tensor module_numbers, Tensor log_at,"
     " Tensor snapshot_at, Tensor? stop_loss, int check_every"
 )
+# The inner loop of meta-learning: parameters, rates [K, M, layers], samples as `bank_fit` has them.
+INNER = (
+    "Tensor[] weights, Tensor[] biases, Tensor rates, Tensor x, Tensor? offsets, Tensor target, Tensor? weight,"
+    f" Tensor? ids, Tensor? ids_weight, int batch, int frozen_layers, float clip, bool first_order, {NET}"
+)
 
 COMPILED = (
     f"bank_mlp_fwd({BANK}, {NET}) -> Tensor",
@@ -60,6 +65,9 @@ COMPILED = (
     "bank_ray_fit(Tensor origins, Tensor directions, Tensor? view, Tensor offsets, Tensor colors, Tensor? weight,"
     " Tensor? background, int bins, float near, float far, bool jitter, bool last_behind, bool hold_last, bool"
     f" exponential, bool density_first, float max_raw_density, {STEPS}, {NET}) -> (Tensor, Tensor[], Tensor, Tensor)",
+    f"bank_adapt_fwd({INNER}, bool need_starts) -> (Tensor[], Tensor[], Tensor, Tensor)",
+    f"bank_adapt_bwd({INNER}, Tensor starts, Tensor[] grad_weights, Tensor[] grad_biases, Tensor? grad_losses,"
+    " bool need_rates) -> (Tensor[], Tensor[], Tensor)",
     "draw_ids(Tensor sizes, Tensor modules, Tensor steps, int batch, int rule, int seed, int task) -> Tensor",
     f"composite_fwd({SAMPLES}, float early_stop_eps) -> (Tensor, Tensor, Tensor, Tensor)",
     f"composite_bwd({SAMPLES}, {COTANGENTS}, float early_stop_eps, bool need_color, bool need_t, bool need_background)"

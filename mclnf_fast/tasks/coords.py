@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mclnf_fast import ops
-from mclnf_fast.learn.params import LossFn, Params, split_pair
+from mclnf_fast.learn.params import Params, split_pair
+from mclnf_fast.learn.sampled import SampledLoss, StepSamples
 from mclnf_fast.learn.task import Batch, Points
 from mclnf_fast.metrics import MOST_PSNR, mse_to_psnr
 from mclnf_fast.ops.bank_fit import FitData
@@ -167,7 +168,7 @@ def coord_loss(
     )
 
 
-def whole_loss(task: CoordTask, modules: Tensor | None = None) -> LossFn:
+def whole_loss(task: CoordTask, modules: Tensor | None = None) -> SampledLoss:
     """Return the loss over all samples of a task in every step: `(params [S, ...], step) -> [S]`.
 
     Args:
@@ -181,7 +182,11 @@ def whole_loss(task: CoordTask, modules: Tensor | None = None) -> LossFn:
     y = task.y if modules is None else task.y.index_select(0, modules.to(task.y.device))
     # Outside of the loss: the batch is the same in every step, and a copy in each would be for nothing.
     batch = (task.x.repeat(len(y), 1, 1), y)
-    return lambda params, step: coord_loss(params, batch, task.spec, None, task.backend)
+
+    def loss(params: Params, step: int) -> Tensor:
+        return coord_loss(params, batch, task.spec, None, task.backend)
+
+    return SampledLoss(loss, lambda steps: StepSamples(FitData(task.x, y), None), task.spec, task.backend)
 
 
 def pixel_places(height: int, width: int) -> Tensor:

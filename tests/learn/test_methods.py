@@ -10,6 +10,7 @@ from torch import Tensor
 from mclnf_fast.learn.methods import ER, EWC, METHODS, MIM, OML, FineTune, Method, Mod
 from mclnf_fast.learn.methods.fitted import replayed_ids
 from mclnf_fast.learn.optim import BankOptimizer
+from mclnf_fast.learn.protocol import Plan, Protocol
 from mclnf_fast.tasks.coords import CoordTask
 
 JOINT, MODULAR = {"offline", "maml_offline"}, {"mod", "mod_random", "mod_even", "mim", "mim_weight"}
@@ -224,3 +225,28 @@ def test_replay_counts_old_samples_as_much_as_new_ones():
     expected = torch.autograd.grad(both.sum(), given.params)
     for found, wanted in zip(grads, expected, strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("cls", [Mod, FineTune])
+def test_a_task_is_not_evaluated_twice_under_the_same_parameters(cls, monkeypatch):
+    """A finished module answers for its task after all later ones; one network has changed by then."""
+    measured = []
+    evaluate = CoordTask.evaluate
+
+    def counted(self, params):
+        measured.append(self.name)
+        return evaluate(self, params)
+
+    monkeypatch.setattr(CoordTask, "evaluate", counted)
+    found = [curve(k) for k in range(3)]
+    steps, count = 6, len(found)
+    protocol = Protocol(cls, found, start(), CONFIG, Plan(steps, (0, 2, steps), curves=True), seed=0)
+    while not protocol.done:
+        protocol.step()
+    logged = 3 * count
+    assert len(measured) == logged + (0 if cls is Mod else count * (count - 1) // 2)
+    for k, row in enumerate(protocol.matrix):
+        assert row[k] == protocol.curves[k][steps]
+        assert all(row[i] == protocol.matrix[i][i] for i in range(k)) == (cls is Mod or k == 0)
+    monkeypatch.undo()
+    assert protocol.matrix[-1] == [t.evaluate(protocol.params_of(k)).tolist() for k, t in enumerate(found)]

@@ -139,6 +139,10 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "watch.params_at": (None, 3, "no", (0,), (2, 1), (1, 1), (1.5,)),
     "watch.stop_loss": ("no", -1.0, math.nan, [1.0], True),
     "watch.check_every": (None, 0, "no", 2.5, True),
+    "frozen_layers": (None, -1, "no", 2.5, 2, True),
+    "clip_value": (0.0, -1.0, "no", math.nan, math.inf, [1.0], True),
+    "first_order": (None, "no", 1),
+    "batches.ids": (torch.full((3, 2, 2), 3), -torch.ones(3, 2, 2).long()),
     "packed_info": (
         torch.tensor([[0, 3], [2, 1], [4, 5]]), torch.tensor([[0, 3], [3, 0], [4, 6]]), -torch.ones(3, 2).long(),
     ),
@@ -164,7 +168,7 @@ NOT_NAN = (
 )
 OPTIONAL = ("sample_weight", "ray_weight", "background", "packed_info", "occupancy", "sample_ids", "fisher", "active",
             "trust", "num_samples", "shading", "backend", "modules", "data.offsets", "data.weight", "draws.modules",
-            "draws.guide.curve", "rule.trust", "watch.stop_loss")  # fmt: skip
+            "draws.guide.curve", "rule.trust", "watch.stop_loss", "batches.weights")  # fmt: skip
 LEGAL = {
     ("march_rays", "occupancy", "one axis more"),
     ("march_rays", "occupancy", "last axis cut"),
@@ -173,6 +177,7 @@ LEGAL = {
     ("render_rays", "occupancy", "last axis cut"),
     ("render_rays", "occupancy", "first axis longer"),
     ("render_rays", "occupancy", "torch.bool"),
+    ("bank_adapt", "lr", "one axis less"),
 }  # of another shape or dtype, but allowed
 
 

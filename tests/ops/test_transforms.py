@@ -33,6 +33,7 @@ CONSTANT = {
     "render_rays": ("origins", "directions", "aabb", "weights", "biases", "view_directions", "background"),
     "fisher_scores": ("x", "weights", "biases", "grad_y"),
     "bank_step": ("params", "grads", "exp_avg", "exp_avg_sq"),
+    "bank_adapt": ("weights", "biases", "lr", "data.x", "data.target", "data.weight", "batches.weights"),
 }
 each_case = pytest.mark.parametrize(("op", "name"), CASES, ids=[f"{op}-{name}" for op, name in CASES])
 each_constant = pytest.mark.parametrize(("op", "name"), [(op, n) for op, names in CONSTANT.items() for n in names])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.checks import check_positive_int
+from mclnf_fast.learn.meta.at_once import adapt_at_once, fine_tune_at_once
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import LossFn, Params, check_params, per_module
 from mclnf_fast.ops.bank_step import StepKind
@@ -31,6 +32,8 @@ def adapt(
     """Return every module after gradient descent, differentiable in the initialization (MAML, arXiv 1703.03400, eq. 1).
 
         theta^(k+1) = theta^(k) - lr * grad L(theta^(k))
+
+    All steps are one call of `ops.bank_adapt` if the loss is a `SampledLoss` and a compiled backend serves.
 
     Args:
         params: flat tuple of tensors [M, ...]; not changed.
@@ -62,6 +65,12 @@ def adapt(
     modules = theta[0].shape[0]
     if isinstance(lr, Tensor) and lr.shape not in ((), (modules,)):
         raise ValueError(f"lr must be a float or [{modules}], got {tuple(lr.shape)}")
+    with torch.set_grad_enabled(create_graph and torch.is_grad_enabled()):
+        made = adapt_at_once(
+            theta, loss_fn, modules, steps, lr, first_order=first_order, update=update, clip_value=clip_value
+        )
+    if made is not None:
+        return made[0]
     if create_graph:
         # An initialization that needs no gradient still needs an inner one.
         theta = tuple(p if p.requires_grad else p.detach().requires_grad_() for p in theta)
@@ -107,6 +116,9 @@ def fine_tune(
 ) -> Params:
     """Adapt a bank without a graph, by SGD or Adam: the test-time and the Reptile inner loop.
 
+    All steps are one call of `ops.bank_adapt` or `ops.bank_fit` if the loss is a `SampledLoss`, nobody is called back
+    and a compiled backend serves.
+
     Args:
         params: flat tuple of tensors [M, ...]; not changed, the work is done on a copy.
         loss_fn: `(params, step) -> [M]`.
@@ -125,6 +137,10 @@ def fine_tune(
     [[1.0], [1.0]]
     """
     check_positive_int(steps, "steps")
+    if callback is None:
+        made = fine_tune_at_once(check_params(params), loss_fn, steps, lr, kind, betas, lr_end)
+        if made is not None:
+            return made[0]
     theta = tuple(p.detach().clone(memory_format=torch.contiguous_format) for p in check_params(params))
     optimizer = BankOptimizer(theta, kind=kind, lr=lr, betas=betas)
     for step in range(steps):

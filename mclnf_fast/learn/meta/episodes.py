@@ -17,8 +17,9 @@ from mclnf_fast.learn.fisher.scores import FimConfig, FisherScorer
 from mclnf_fast.learn.meta.config import MetaConfig, Use
 from mclnf_fast.learn.meta.gradncp import PrunedContext, bootstrapped
 from mclnf_fast.learn.params import LossFn, Params
+from mclnf_fast.learn.sampled import SampledLoss, StepSamples, in_batches
 from mclnf_fast.learn.sampling.guided import guided_batch
-from mclnf_fast.learn.task import Batch, ScoredTask
+from mclnf_fast.learn.task import Batch, ScoredTask, fit_data
 
 Kind = Literal["modules", "joint", "oml"]
 DrawLoss = Callable[[Tensor, torch.Generator], LossFn]
@@ -152,8 +153,18 @@ class TaskEpisodes:
         query_use: Use = "none" if self.validation else config.fim_outer
         # Two scorers: a running Fisher of adapted networks says little of those that begin.
         inner, outer = (FisherScorer(first.spec, modules, self.fim, first.backend) for _ in range(2))
+
+        def support(params: Params, step: int) -> Tensor:
+            return loss(params, step, config.fim_inner, inner)
+
+        def samples(steps: int) -> StepSamples:
+            batches = [draw(config.batch, step) for step in range(steps)]
+            return StepSamples(in_batches(batches), batches[0][0].shape[1])  # a batch of each task of a joint module
+
+        # Scores are of the parameters: a step's samples are then known only when it comes.
+        known = config.fim_inner == "none" and all(fit_data(task) is not None for task in self.tasks)
         return Episode(
-            lambda params, step: loss(params, step, config.fim_inner, inner),
+            SampledLoss(support, samples, first.spec, first.backend) if known else support,
             lambda params, step: loss(params, None, query_use, outer),
             modules,
         )

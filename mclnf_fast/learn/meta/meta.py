@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mclnf_fast.checks import check_positive_int
 from mclnf_fast.learn.meta.adapt import adapt, check_losses, fine_tune
+from mclnf_fast.learn.meta.at_once import adapt_at_once, fine_tune_at_once
 from mclnf_fast.learn.meta.oml import FastPart
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import LossFn, Params, check_shared, repeated
@@ -107,7 +108,8 @@ class MAML(MetaLearner):
 
     Exact to second order: the derivative runs through all inner steps, or not at all with `first_order`. On
     ops.bank_mlp an inner step then holds memory of the order of the parameters, since its backward
-    recomputes the activations.
+    recomputes the activations. All inner steps, and their derivative, are one call if the support loss is a
+    `SampledLoss`.
 
     Defaults are GradNCP's for images: inner 1e-2, 4 steps, outer Adam 1e-5, there with grad_clip 1.0. Other
     arguments: see `MetaLearner`.
@@ -154,11 +156,26 @@ class MAML(MetaLearner):
         """
         # No name for the adapted parameters: the backward frees each step's when it is through with it.
         losses = check_losses(
-            query_loss_fn(self.adapt(self.clone(modules), loss_fn), self.inner_steps), modules, "query_loss_fn"
+            query_loss_fn(self._adapted(loss_fn, modules), self.inner_steps), modules, "query_loss_fn"
         )
         # The mean is taken of the result, which is small, and not of every module's gradient on the way.
         grads = torch.autograd.grad(losses.sum(), self.init)
         return losses.detach(), tuple(g / modules for g in grads)
+
+    def _adapted(self, loss_fn: LossFn, modules: int) -> Params:
+        """Return M modules adapted from the initialization."""
+        # All modules begin at the one initialization: a copy for each would cost as much as the results.
+        made = adapt_at_once(
+            self.init,
+            loss_fn,
+            modules,
+            self.inner_steps,
+            self.inner_lr,
+            first_order=self.first_order,
+            update=self.update,
+            clip_value=self.clip_value,
+        )
+        return self.adapt(self.clone(modules), loss_fn) if made is None else made[0]
 
     def step(self, loss_fn: LossFn, query_loss_fn: LossFn | None = None, modules: int = 1) -> dict[str, Tensor]:
         """Make one outer step over a meta-batch of M tasks.
@@ -216,6 +233,17 @@ class Reptile(MetaLearner):
         Returns: `loss` (mean of `last_loss`), `last_loss` [M] at the last inner step, `grad_norm`; detached,
         not synchronized. Raises: TypeError, ValueError.
         """
+        adapted, last = self._tuned(loss_fn, modules)
+        with torch.no_grad():
+            grads = [p - a.mean(0, keepdim=True) for p, a in zip(self.init, adapted, strict=True)]
+        norm = self._outer_step(grads)
+        return {"loss": last.mean(), "last_loss": last, "grad_norm": norm}
+
+    def _tuned(self, loss_fn: LossFn, modules: int) -> tuple[Params, Tensor]:
+        """Return M modules fine-tuned from the initialization, and their losses [M] before the last step."""
+        made = fine_tune_at_once(self.clone(modules), loss_fn, self.inner_steps, self.inner_lr, self.inner)
+        if made is not None:
+            return made
         last: list[Tensor] = []
 
         def keep_last(params: Params, step: int) -> Tensor:
@@ -224,8 +252,4 @@ class Reptile(MetaLearner):
             last[:] = [losses.detach()]
             return losses
 
-        adapted = self.adapt(self.clone(modules), keep_last)
-        with torch.no_grad():
-            grads = [p - a.mean(0, keepdim=True) for p, a in zip(self.init, adapted, strict=True)]
-        norm = self._outer_step(grads)
-        return {"loss": last[0].mean(), "last_loss": last[0], "grad_norm": norm}
+        return self.adapt(self.clone(modules), keep_last), last[0]
