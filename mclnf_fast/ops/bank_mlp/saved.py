@@ -1,11 +1,11 @@
 """When the compiled forward saves the hidden activations for the backward, and how many.
 
-Computing them again costs a forward: a quarter of a training step, in arithmetic. Saving them costs their way to memory
-and back, which beside the arithmetic of AVX-512 is slow: on two cores of a Zen 5, saved against computed again, a forward
-and backward took 0.80 to 0.90 of the time while they stayed in the caches (4 MiB at width 64, 8 MiB at 128), 0.93 to 1.1
-beyond at width 128 and below, and 0.87 at width 256 however many there were. Narrower vectors take twice as long for the
-arithmetic and no longer for the way: with AVX2 (Zen 4, two cores) it took 0.75 to 0.85 from width 64 on, from 2 to
-256 MiB, and 0.86 to 1.0 at width 32.
+Computing them again costs a forward: a quarter of a training step, in arithmetic. Saving them costs their way to
+memory and back, which beside the arithmetic of AVX-512 is slow: on two cores of a Zen 5, saved against computed
+again, a forward and backward took 0.80 to 0.90 of the time while they stayed in the caches (4 MiB at width 64, 8 MiB
+at 128), 0.93 to 1.1 beyond at width 128 and below, and 0.87 at width 256 however many there were. Narrower vectors
+take twice as long for the arithmetic and no longer for the way: with AVX2 (Zen 4, two cores) it took 0.75 to 0.85
+from width 64 on, from 2 to 256 MiB, and 0.86 to 1.0 at width 32.
 """
 
 from __future__ import annotations
