@@ -24,6 +24,7 @@ Row = dict[str, Any]
 SCRIPT = pathlib.Path(__file__).parents[1] / "tests" / "ops" / "triton_compile.py"
 COUNTS = (1, 16, 37)
 FIGURES = ("registers", "stack", "programs", "instructions")
+# Of a row: the entry, and what is reported.
 ENTRY = ("kernel", "kind", "width", "features", "skips", "rows", "warps")
 
 
@@ -46,7 +47,8 @@ def entries(lines: Iterable[str]) -> list[list[Row]]:
     found: list[list[Row]] = []
     seen: set[int] = set(COUNTS)
     for line in lines:
-        row = json.loads(line)
+        read = json.loads(line)
+        row = {name: read[name] for name in (*ENTRY, "counts", *FIGURES) if name in read}
         if seen == set(COUNTS):
             found.append([])
             seen = set()
