@@ -88,8 +88,10 @@ class CoordTask:
         return x.reshape(*ids.shape, -1), y.reshape(*ids.shape, -1)
 
     def fit_data(self) -> FitData | None:
-        """Return the samples as they lie, for `ops.bank_fit`; None in a subclass with draws or a loss of its own."""
-        plain = (getattr(type(self), name) is getattr(CoordTask, name) for name in ("draw", "take", "draw_in", "loss"))
+        """Return the samples as they lie, for `ops.bank_fit`; None in a subclass with draws, a loss or scores of its
+        own."""
+        names = ("draw", "take", "draw_in", "loss", "points")
+        plain = (getattr(type(self), name) is getattr(CoordTask, name) for name in names)
         return FitData(self.x, self.y) if all(plain) else None
 
     def draw_in(self, items: Tensor, generator: torch.Generator) -> tuple[Batch, Tensor | None]:

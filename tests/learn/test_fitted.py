@@ -19,7 +19,7 @@ from mclnf_fast.learn import Plan, Protocol
 from mclnf_fast.learn.fisher.scores import FimConfig
 from mclnf_fast.learn.methods import METHODS, FineTune, Method, Mod, ModEven, ModRandom, fitted
 from mclnf_fast.learn.params import Params
-from mclnf_fast.learn.task import Batch
+from mclnf_fast.learn.task import Batch, Points
 from mclnf_fast.tasks.coords import CoordTask
 
 ALL = {**METHODS, "mod_random": ModRandom, "mod_even": ModEven}
@@ -191,10 +191,17 @@ class Absolute(CoordTask):
         return super().loss(params, batch, weights, seed).sqrt()
 
 
-def test_a_task_with_a_loss_of_its_own_keeps_it() -> None:
+class Centered(CoordTask):
+    def points(self, params: Params, batch: Batch, seed: int = 0) -> Points:
+        points = super().points(params, batch, seed)
+        return points._replace(grad_y=points.grad_y * (1 - points.x.square()))
+
+
+@pytest.mark.parametrize(("name", "task"), [("finetune", Absolute), ("mim", Centered)])
+def test_a_task_with_a_loss_or_scores_of_its_own_keeps_them(name: str, task: type[CoordTask]) -> None:
     def method() -> Method:
-        given = made(FineTune)
-        given.tasks = [Absolute(t.name, t.x, t.y, t.spec) for t in given.tasks]  # type: ignore[attr-defined]
+        given = made(ALL[name], refresh=1)
+        given.tasks = [task(t.name, t.x, t.y, t.spec) for t in given.tasks]  # type: ignore[attr-defined]
         return given
 
     stepped, counts = in_calls(method(), 9)
