@@ -16,6 +16,7 @@ from fit_cases import RELU, SINE, assert_same
 import mclnf_fast as mf
 from mclnf_fast import ops
 from mclnf_fast.ops.bank_fit import Draws, FitEnd, FitLog, FitRule, FitState, Schedule, Watch, compiled
+from mclnf_fast.packing import Precision
 
 ORDERS = ("reverse", "random:1", "random:2")
 # One that needs more than the rest, in fp64: its derivatives are no function of its values.
@@ -139,10 +140,10 @@ def test_the_order_of_threads_does_not_show(monkeypatch: pytest.MonkeyPatch, ord
 
 
 def plan(
-    emulated: Any, spec: mf.FieldSpec, block: int, dtype: torch.dtype = torch.float32, batch: int = 256
+    emulated: Any, spec: mf.FieldSpec, block: int, batch: int = 256, precision: Precision = Precision.FP32
 ) -> list[int]:
     """Points of a tile, what is in shared memory, its bytes, bytes of global memory, blocks on a multiprocessor."""
-    found: list[int] = emulated.fit_plan(*spec.packed, 4, True, batch, block)
+    found: list[int] = emulated.fit_plan(*spec.packed, 4, True, batch, block, precision, False)
     return found
 
 
@@ -224,7 +225,7 @@ def raw(case: fit_cases.Case, state: FitState, **changes: Any) -> dict[str, Any]
         "fisher": [], "anchor": [],
         "rule": 0, "batch": 20, "ids": None, "ids_weight": None, "seed": 0, "task": 0,
         "module_numbers": torch.arange(3), "log_at": torch.tensor([1]), "snapshot_at": none, "stop_loss": None,
-        "check_every": 1, "net_ints": ints, "net_floats": floats,
+        "check_every": 1, "precision": 0, "net_ints": ints, "net_floats": floats,
     }  # fmt: skip
     return call | changes
 
@@ -266,7 +267,7 @@ def test_unfit_arguments_are_refused_before_anything_is_written(emulated: Any) -
         elif isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
             bad = [value[:-1], [t[:1] for t in value], [t[..., :-1] for t in value], [t.half() for t in value]]
             bad += [[t[..., :1].expand_as(t) for t in value]]
-        elif name in ("rule", "batch", "sgd_steps", "frozen_layers", "check_every", "task"):
+        elif name in ("rule", "batch", "sgd_steps", "frozen_layers", "check_every", "task", "precision"):
             bad = [-1]
         elif name in ("net_ints", "net_floats"):
             bad = [value[:-1]]

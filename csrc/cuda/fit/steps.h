@@ -23,13 +23,18 @@ __device__ inline int64_t place_of(const int64_t* list, int64_t count, int64_t v
     return low < count && list[low] == value ? low : -1;
 }
 
-template <typename S>
+// With operands that are rounded, a block's parameters are these operands, and those that are learned stay in
+// global memory, where a step reads and writes them once.
+template <typename S, int kPrecision, bool kRays>
 class FitSteps {
+    static constexpr bool kRounded = kPrecision != kFp32;
+
   public:
     __device__ FitSteps(const FitCall<S>& call, const FitMemory<S>& memory)
         : c_(call), net_(call.net), mem_(memory), sweep_(call, memory) {}
 
-    __device__ void run(int64_t module) {
+    // Inlined, or the compiler would no longer see where the block's memory is.
+    __device__ MCLNF_INLINE void run(int64_t module) {
         m_ = module;
         const int64_t first = c_.steps[m_], goal = c_.goal[m_];
         clear();
@@ -102,8 +107,10 @@ class FitSteps {
     __device__ bool take_samples() {
         const int64_t begin = c_.offsets ? c_.offsets[m_] : m_ * c_.rows;
         batch_.samples = c_.offsets ? c_.offsets[m_ + 1] - begin : c_.rows;
-        batch_.x = c_.x + (c_.offsets ? begin * net_.in_dim : 0);
-        batch_.target = c_.target + begin * net_.out_dim;
+        batch_.x = c_.x + (c_.offsets ? begin * (kRays ? 3 : net_.in_dim) : 0);
+        batch_.target = c_.target + begin * (kRays ? 3 : net_.out_dim);
+        batch_.directions = kRays ? c_.rays.directions + 3 * begin : nullptr;
+        batch_.view = kRays && c_.rays.view ? c_.rays.view + (net_.in_dim - 3) * begin : nullptr;
         batch_.weight = c_.weight ? c_.weight + begin : nullptr;
         return batch_.samples >= 1 && batch_.samples <= kMaxDrawNumber &&
                (!c_.offsets || (begin >= 0 && begin + batch_.samples <= c_.rows));
@@ -112,16 +119,25 @@ class FitSteps {
     __device__ void load() const {
         each_parameter([&](int t, int i, int at) {
             const FitTensor<S>& tensor = c_.tensors[t];
-            mem_.params[at] = tensor.p[share(t) + i];
+            mem_.params[at] = operand(t, i, tensor.p[share(t) + i]);
             if (!mem_.m) return;
             mem_.m[at] = tensor.m[share(t) + i];
             mem_.v[at] = tensor.v[share(t) + i];
         });
     }
+    // Number i of tensor t as products take it: of a layer's features and biases as it is.
+    __device__ S operand(int t, int i, S value) const {
+        const FitLayer& layer = net_.layer[t / 2];
+        const bool product = kRounded && t > 0 && t % 2 == 0 && i < layer.prev * layer.out;
+        return product ? FitLayers<S, kPrecision>::rounded(value) : value;
+    }
+    __device__ S param(int t, int i, int at) const {
+        return kRounded ? c_.tensors[t].p[share(t) + i] : mem_.params[at];
+    }
     __device__ void store() const {
         each_parameter([&](int t, int i, int at) {
             const FitTensor<S>& tensor = c_.tensors[t];
-            tensor.p[share(t) + i] = mem_.params[at];
+            if (!kRounded) tensor.p[share(t) + i] = mem_.params[at];
             if (!mem_.m) return;
             tensor.m[share(t) + i] = mem_.m[at];
             tensor.v[share(t) + i] = mem_.v[at];
@@ -136,12 +152,14 @@ class FitSteps {
         const int64_t drawn = (row * c_.modules + m_) * c_.batch;
         batch_.ids = c_.rule == kDrawGiven ? c_.ids + drawn : nullptr;
         batch_.ids_weight = c_.ids_weight ? c_.ids_weight + drawn : nullptr;
+        batch_.jitter = c_.rays.jitter;
     }
 
     __device__ void take_all() {
         batch_.rule = kDrawWhole;
         batch_.size = batch_.samples;
         batch_.ids_weight = nullptr;
+        batch_.jitter = false;
     }
 
     // Makes step k with the gradients and the error of its batch; false if the module ends before it.
@@ -163,7 +181,7 @@ class FitSteps {
             return false;
         each_parameter([&](int t, int i, int at) {
             if (t < c_.frozen) return;
-            S& p = mem_.params[at];
+            S p = param(t, i, at);
             const S g = trust ? pulled_by(factors, mem_.grads[at], t, i, at) : mem_.grads[at];
             if (adam) {
                 S& m = mem_.m ? mem_.m[at] : c_.tensors[t].m[share(t) + i];
@@ -175,12 +193,14 @@ class FitSteps {
             } else {
                 p = sgd_step(factors, p, g);
             }
+            if (kRounded) c_.tensors[t].p[share(t) + i] = p;
+            mem_.params[at] = operand(t, i, p);
         });
         return true;
     }
     __device__ S pulled_by(const StepFactors<S>& factors, S g, int t, int i, int at) const {
         const FitTensor<S>& tensor = c_.tensors[t];
-        return pulled(factors, g, mem_.params[at], tensor.fisher[share(t) + i], tensor.anchor[share(t) + i]);
+        return pulled(factors, g, param(t, i, at), tensor.fisher[share(t) + i], tensor.anchor[share(t) + i]);
     }
     // The larger magnitude; infinity once one of them is no number.
     __device__ static S larger(S most, S value) {
@@ -223,7 +243,7 @@ class FitSteps {
     __device__ void copy_params(int64_t steps) const {
         const int64_t place = place_of(c_.snapshot_at, c_.snapshots, steps);
         if (place < 0) return;
-        each_parameter([&](int t, int i, int at) { copy(static_cast<int>(place), t)[i] = mem_.params[at]; });
+        each_parameter([&](int t, int i, int at) { copy(static_cast<int>(place), t)[i] = param(t, i, at); });
     }
     // Whether the loss over all samples has come down to the module's target.
     __device__ bool at_target(double error) {
@@ -236,7 +256,7 @@ class FitSteps {
     const FitCall<S>& c_;
     const FitNet& net_;
     const FitMemory<S>& mem_;
-    FitSweep<S> sweep_;
+    FitSweep<S, kPrecision, kRays> sweep_;
     int64_t m_ = 0;
     FitBatch<S> batch_ = {};
 };

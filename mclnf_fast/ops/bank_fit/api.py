@@ -27,12 +27,13 @@ from mclnf_fast.ops.bank_step import Trust, check_betas
 from mclnf_fast.ops.draw_ids.api import check_integer, wrapped_seed
 from mclnf_fast.ops.draw_ids.reference import MOST
 from mclnf_fast.ops.march.reference import MOST_BINS
-from mclnf_fast.packing import DrawRule
+from mclnf_fast.packing import DrawRule, Precision
 from mclnf_fast.shading import Shading
 from mclnf_fast.spec import FieldSpec
 
 DTYPES = (torch.float32, torch.float64)
 REMEDY = "A fit works in place and has no derivative: differentiate through learn.meta.adapt"
+PRECISIONS = [precision.name.lower() for precision in Precision]
 RULES = {rule.name.lower(): rule for rule in DrawRule}
 
 
@@ -116,7 +117,10 @@ def bank_fit(
         (torch.Size([2, 3]), True)
     """
     call = _checked(state, data, spec, steps, draws or Draws(), rule or FitRule(), watch or Watch())
-    op = _RAY_OP if isinstance(data, FitRays) else _OP
+    if call.rule.precision == "fp32":
+        op = _RAY_OP if isinstance(data, FitRays) else _OP
+    else:
+        op = _ROUNDED_RAY_OP if isinstance(data, FitRays) else _ROUNDED_OP
     function = op.serving(backend, call.data.x.device, call.data.x.dtype)
     with torch.no_grad():
         log: FitLog = function(call)
@@ -186,6 +190,8 @@ def _check_state(state: FitState, spec: FieldSpec, x: Tensor, rule: FitRule) -> 
     check_betas(rule.betas, "rule.betas")
     check_number("rule.eps", rule.eps, 0.0)
     check_integer(rule.frozen_layers, "rule.frozen_layers", len(spec.layer_shapes) - 1)
+    if not isinstance(rule.precision, str) or rule.precision not in PRECISIONS:
+        raise ValueError(f"rule.precision must be one of {', '.join(PRECISIONS)}, got {rule.precision!r}")
     return modules
 
 
@@ -335,6 +341,10 @@ def _check_watch(watch: Watch, modules: int, device: torch.device) -> Tensor | N
     return torch.full((modules,), loss, dtype=torch.float64, device=device)
 
 
+def _fp32_alone(device: torch.device, dtype: torch.dtype) -> str:
+    return "its products are fp32 (or fp64) ones, and rule.precision asks for rounded operands"
+
+
 _OP = register(
     "bank_fit",
     passes_transforms=True,
@@ -345,6 +355,22 @@ _OP = register(
 _RAY_OP = register(
     "bank_ray_fit",
     passes_transforms=True,
+    cuda=Backend(by_dtype(cuda_library, DTYPES), compiled.bank_ray_fit),
     cpu=Backend(by_dtype(cpu_library, DTYPES), compiled.bank_ray_fit),
+    reference=Backend(always, reference.bank_fit),
+)
+# With operands that are rounded.
+_ROUNDED_OP = register(
+    "bank_fit_rounded",
+    passes_transforms=True,
+    cuda=Backend(by_dtype(cuda_library, DTYPES[:1]), compiled.bank_fit),
+    cpu=Backend(_fp32_alone, compiled.bank_fit),
+    reference=Backend(always, reference.bank_fit),
+)
+_ROUNDED_RAY_OP = register(
+    "bank_ray_fit_rounded",
+    passes_transforms=True,
+    cuda=Backend(by_dtype(cuda_library, DTYPES[:1]), compiled.bank_ray_fit),
+    cpu=Backend(_fp32_alone, compiled.bank_ray_fit),
     reference=Backend(always, reference.bank_fit),
 )

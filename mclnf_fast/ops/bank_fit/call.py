@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mclnf_fast.ops.bank_fit.types import Draws, FitData, FitRays, FitRule, FitState, Watch
 from mclnf_fast.ops.bank_step import Trust
-from mclnf_fast.packing import DrawRule
+from mclnf_fast.packing import DrawRule, Precision
 from mclnf_fast.spec import FieldSpec
 
 
@@ -41,6 +41,11 @@ class FitCall(NamedTuple):
         if self.draw_rule == DrawRule.WHOLE:
             return 0
         return self.draws.batch if self.draws.ids is None else self.draws.ids.shape[2]
+
+    @property
+    def precision(self) -> Precision:
+        """Of the operands of products."""
+        return Precision[self.rule.precision.upper()]
 
     def rates(self) -> Tensor:
         """Return the rates of all steps up to the last one, float64."""

@@ -1,4 +1,4 @@
-"""A fit by the compiled libraries: one op, on the CPU and on CUDA; of rays on the CPU alone."""
+"""A fit by the compiled libraries: an op for points and one for rays, on the CPU and on CUDA."""
 
 from __future__ import annotations
 
@@ -75,6 +75,7 @@ def _steps(call: FitCall) -> tuple[Any, ...]:
         torch.tensor(list(call.watch.params_at), dtype=torch.int64, device=device),
         call.stop_loss,
         call.watch.check_every,
+        int(call.precision),
     )
 
 

@@ -16,6 +16,7 @@ from mclnf_fast.packing import FitEnd
 from mclnf_fast.shading import Shading
 
 DrawName = Literal["uniform", "even", "whole", "given"]
+PrecisionName = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 class FitData(NamedTuple):
@@ -194,6 +195,9 @@ class FitRule:
         betas, eps: Adam's.
         trust: (lam, fisher, anchor) as `ops.bank_step` takes it, fisher and anchor like `FitState.params`; or None.
         frozen_layers: the first layers, so many of them, stay as they are; the last is always trained.
+        precision: format to which the operands of all products but the first layer's are rounded: weights, activations
+            and the gradients of pre-activations. "fp32": none. Sums, parameters, moments, losses and all that works on
+            coordinates are in the dtype of the data; a gradient above 65504 times the mean's share overflows fp16.
 
     >>> FitRule(Schedule(1e-2)).kind
     'adam'
@@ -205,6 +209,7 @@ class FitRule:
     eps: float = 1e-8
     trust: Trust | tuple[float, Sequence[Tensor], Sequence[Tensor]] | None = None
     frozen_layers: int = 0
+    precision: PrecisionName = "fp32"
 
 
 @dataclasses.dataclass(frozen=True)
