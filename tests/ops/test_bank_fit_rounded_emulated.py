@@ -17,7 +17,6 @@ from test_bank_fit_emulated import SPECS, fit
 from torch import Tensor
 
 import mclnf_fast as mf
-from mclnf_fast.errors import BackendError
 from mclnf_fast.ops.bank_fit import Draws, FitData, FitRule, Schedule, Watch, api, compiled
 from mclnf_fast.ops.bank_fit.rounded import rounded
 from mclnf_fast.packing import Precision
@@ -28,7 +27,7 @@ UNIT = {"tf32": 2.0**-11, "bf16": 2.0**-8, "fp16": 2.0**-11}
 HIDDEN = mf.FieldSpec(2, 3, width=64, hidden_layers=3, activation="sine(10)")
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _on_the_emulation(need, emulated: Any, poisoned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """`backend="cpu"` runs the kernel of csrc/cuda, with rounded operands too."""
     need("bank_fit", "cpu")
@@ -36,10 +35,6 @@ def _on_the_emulation(need, emulated: Any, poisoned: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(api, "_ROUNDED_OP", api._OP)
 
 
-emulation = pytest.mark.usefixtures("_on_the_emulation")
-
-
-@emulation
 @pytest.mark.parametrize("name", NAMES)
 def test_numbers_are_rounded_as_the_formats_say(emulated: Any, name: str) -> None:
     """Ties, subnormals, what overflows, and what is no number."""
@@ -68,7 +63,6 @@ def rows_of(matrix: Tensor) -> Tensor:
     return memory
 
 
-@emulation
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("rows", "columns", "k"), [(16, 16, 16), (3, 64, 64), (64, 64, 32), (37, 32, 48), (64, 5, 64), (70, 128, 16)]
@@ -105,7 +99,6 @@ def distance(a: Any, b: Any) -> float:
     return max(float((x.double() - y.double()).abs().max()) for x, y in zip(a.params, b.params, strict=True))
 
 
-@emulation
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("spec", SPECS)
 def test_networks(name: str, spec: str) -> None:
@@ -123,7 +116,6 @@ def test_networks(name: str, spec: str) -> None:
         assert float((a - b).abs().mean()) < UNIT[name] / 8 * size + 3 * noise + 1e-7, (spec, size, noise)
 
 
-@emulation
 @pytest.mark.parametrize("name", NAMES)
 def test_numbers_that_are_exact_give_exact_products(name: str) -> None:
     """A network whose products round nothing, since its numbers have few bits: equal to fp32 up to sums' order."""
@@ -158,7 +150,6 @@ def torch_fit(case: fit_cases.Case, steps: int, lr: float, dtype: torch.dtype) -
     return [p.detach() for p in params]
 
 
-@emulation
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
 def test_error_beside_torch(name: str) -> None:
     """Against float64: at most twice that of PyTorch in the same dtype."""
@@ -177,7 +168,6 @@ def test_error_beside_torch(name: str) -> None:
     assert 0 < error(tf32.params) < error(state.params) * (1 if name == "bf16" else 2)
 
 
-@emulation
 @pytest.mark.parametrize("order", plain.ORDERS)
 @pytest.mark.parametrize("name", ["tf32", "bf16"])
 def test_the_order_of_threads_does_not_show(monkeypatch: pytest.MonkeyPatch, order: str, name: str) -> None:
@@ -191,7 +181,6 @@ def test_the_order_of_threads_does_not_show(monkeypatch: pytest.MonkeyPatch, ord
         assert torch.equal(a, b)
 
 
-@emulation
 @pytest.mark.parametrize("name", NAMES)
 def test_whole_fits(name: str) -> None:
     """Adam with warm steps, weights, a trust region, frozen layers, copies and modules that make other steps; and the
@@ -221,7 +210,6 @@ def test_whole_fits(name: str) -> None:
     assert_same(parts, state)
 
 
-@emulation
 def test_where_numbers_are_kept_does_not_show(emulated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = mf.FieldSpec(2, 3, width=24, hidden_layers=2, activation="sine(10)")
     case, seen = fit_cases.make(spec, 6, 60), {}
@@ -233,7 +221,6 @@ def test_where_numbers_are_kept_does_not_show(emulated: Any, monkeypatch: pytest
     assert len(seen) >= 3, seen.keys()
 
 
-@emulation
 @pytest.mark.parametrize("what", ["x", "target"])
 @pytest.mark.parametrize("name", ["tf32", "fp16"])
 def test_a_module_that_is_no_number_ends(name: str, what: str) -> None:
@@ -243,23 +230,3 @@ def test_a_module_that_is_no_number_ends(name: str, what: str) -> None:
     state, log = fit(case, 3, draws=Draws("whole"), rule=rule(name))
     assert log.modules(plain.FitEnd.DIVERGED) == [1]
     assert all(bool(p.isfinite().all()) for p in state.params)
-
-
-def test_the_cpu_refuses_by_name_and_auto_rounds(need) -> None:
-    """Without the emulation: the reference serves, as no other may."""
-    need("bank_fit", "cpu")
-    case = fit_cases.make()
-    how = {"draws": Draws("whole"), "rule": rule("bf16", Schedule(0.1), kind="sgd")}
-    with pytest.raises(BackendError, match=r"precision.*rounded"):
-        fit(case, 1, "cpu", **how)
-    auto, _ = fit(case, 1, "auto", **how)
-    reference, _ = fit(case, 1, "reference", **how)
-    assert_same(auto, reference)
-    plain_fp32, _ = fit(case, 1, "cpu", **{**how, "rule": rule("fp32", Schedule(0.1), kind="sgd")})
-    assert 0 < distance(auto, plain_fp32) < 0.01
-
-
-@pytest.mark.parametrize("wrong", ["half", "FP32", None, 3])
-def test_unknown_precisions_are_refused(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="precision"):
-        fit(fit_cases.make(), 1, "reference", rule=FitRule(precision=wrong))

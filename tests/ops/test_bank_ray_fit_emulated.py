@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+import test_bank_fit_emulated as points
 import test_bank_ray_fit as rays_on_the_cpu
 import torch
 from fit_cases import assert_same
@@ -51,18 +52,10 @@ def run(case: Case, steps: Any, backend: str = "cpu", **options: Any) -> tuple[F
 
 def check(case: Case, steps: Any, tolerance: float, **options: Any) -> tuple[FitState, FitLog]:
     """The state, losses, copies and ends of the definition."""
-    expected, log = run(case, steps, "reference", **options)
-    state, result = run(case, steps, **options)
-    close = {"rtol": tolerance, "atol": tolerance, "equal_nan": True}
-    for name, value in expected.tensors().items():
-        torch.testing.assert_close(state.tensors()[name], value, **close, msg=lambda text, name=name: f"{name}: {text}")
-    torch.testing.assert_close(result.losses, log.losses, **close)
-    torch.testing.assert_close(result.checked, log.checked, **close)
-    assert torch.equal(result.ends, log.ends)
-    for copied, known in zip(result.params, log.params, strict=True):
-        for a, b in zip(copied, known, strict=True):
-            torch.testing.assert_close(a, b, **close)
-    return state, result
+    expected = run(case, steps, "reference", **options)
+    result = run(case, steps, **options)
+    points.assert_near(result, expected, tolerance)
+    return result
 
 
 def moved(case: Case, state: FitState) -> float:
@@ -166,24 +159,14 @@ def test_rays_alone_that_all_miss_leave_the_field() -> None:
 
 def raw(case: Case, state: FitState, **changes: Any) -> dict[str, Any]:
     """The arguments of the op, by name."""
-    half, rays, none = len(case.params) // 2, case.rays, torch.zeros(0, dtype=torch.int64)
-    by_layer = [
-        [t for l in range(half) for t in (ts[l], ts[half + l])]
-        for ts in (state.params, state.exp_avg, state.exp_avg_sq)
-    ]
-    ints, floats = case.spec.packed
-    call = {
+    rays = case.rays
+    samples = {
         "origins": rays.origins, "directions": rays.directions, "view": rays.view, "offsets": rays.offsets,
         "colors": rays.colors, "weight": rays.weight, "background": torch.zeros(3), "bins": 13, "near": 0.0,
         "far": 9.0, "jitter": True, "last_behind": True, "hold_last": False, "exponential": True,
-        "density_first": True, "max_raw_density": 9.0, "params": by_layer[0], "exp_avg": by_layer[1],
-        "exp_avg_sq": by_layer[2], "steps": state.steps, "goal": state.steps + 2, "rates": Schedule().rates(2),
-        "sgd_steps": 0, "adam": True, "frozen_layers": 0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "lam": 0.0,
-        "fisher": [], "anchor": [], "rule": 0, "batch": 20, "ids": None, "ids_weight": None, "seed": 0, "task": 0,
-        "module_numbers": torch.arange(3), "log_at": torch.tensor([1]), "snapshot_at": none, "stop_loss": None,
-        "check_every": 1, "precision": 0, "net_ints": ints, "net_floats": floats,
+        "density_first": True, "max_raw_density": 9.0,
     }  # fmt: skip
-    return call | changes
+    return points.raw(case, state, **samples) | changes
 
 
 @pytest.mark.parametrize("what", ["no rays", "ids"])

@@ -55,8 +55,9 @@ void launch_fit(FitCall<S>& call, const Tensor& like, cudaStream_t stream) {
     call.workspace = out_pointer<unsigned char>(workspace);
     call.next = out_pointer<int>(next);
     auto kernel = fit_kernel<S, false, kPrecision, kRays>;
-    // Of float64 the general one alone: a kernel takes the compiler ten seconds per architecture.
-    if constexpr (sizeof(S) == 4)
+    // Of float64, and of rays in 16 bits, the general one alone: a kernel takes the compiler ten seconds per
+    // architecture.
+    if constexpr (sizeof(S) == 4 && !(kRays && kPrecision >= kBf16))
         if (plan.near()) kernel = fit_kernel<S, true, kPrecision, kRays>;
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(plan.shared)),

@@ -90,6 +90,34 @@ class FitSteps {
             each_value(1, layer.out, [&](int, int o) { f(2 * l + 1, o, layer.bias + o); });
         }
     }
+    // What of a parameter a step changes.
+    struct Numbers {
+        S p, m, v;
+    };
+    // write(t, number in a module's share, number in the padded parameters, what `read` gave for it) for rows
+    // of a layer of tensor t. Four of a thread's are read before the first is written, so that they come from
+    // global memory in one wait.
+    template <typename R, typename W>
+    __device__ void by_fours(int t, int rows, int first, int begin, const R& read, const W& write) const {
+        const FitLayer& layer = net_.layer[t / 2];
+        const FitTeam team = FitTeam::all();
+        for (int r0 = team.warp(); r0 < rows; r0 += 4 * team.warps())
+            for (int o = team.lane(); o < layer.out; o += 32) {
+                Numbers numbers[4];
+                MCLNF_UNROLL
+                for (int n = 0; n < 4; ++n) {
+                    const int r = r0 + n * team.warps();
+                    if (r < rows)
+                        numbers[n] = read(t, first + r * layer.out + o, begin + r * layer.stride + o);
+                }
+                MCLNF_UNROLL
+                for (int n = 0; n < 4; ++n) {
+                    const int r = r0 + n * team.warps();
+                    if (r < rows)
+                        write(t, first + r * layer.out + o, begin + r * layer.stride + o, numbers[n]);
+                }
+            }
+    }
     // Where this module's share of a tensor begins.
     __device__ int64_t share(int t) const {
         const FitLayer& layer = net_.layer[t / 2];
@@ -179,23 +207,39 @@ class FitSteps {
         if (!std::isfinite(loss) || !(gradient + pull <= kMost<S>) ||
             !bounded_step(factors, adam, gradient + pull, kMost<S>))
             return false;
-        each_parameter([&](int t, int i, int at) {
-            if (t < c_.frozen) return;
-            S p = param(t, i, at);
+        const auto read = [&](int t, int i, int at) {
+            const FitTensor<S>& tensor = c_.tensors[t];
+            const int64_t place = share(t) + i;
+            Numbers n{kRounded ? tensor.p[place] : mem_.params[at], S(0), S(0)};
+            if (adam) {
+                n.m = mem_.m ? mem_.m[at] : tensor.m[place];
+                n.v = mem_.m ? mem_.v[at] : tensor.v[place];
+            }
+            return n;
+        };
+        const auto make = [&](int t, int i, int at, Numbers n) {
+            const FitTensor<S>& tensor = c_.tensors[t];
+            const int64_t place = share(t) + i;
             const S g = trust ? pulled_by(factors, mem_.grads[at], t, i, at) : mem_.grads[at];
             if (adam) {
-                S& m = mem_.m ? mem_.m[at] : c_.tensors[t].m[share(t) + i];
-                S& v = mem_.m ? mem_.v[at] : c_.tensors[t].v[share(t) + i];
-                S m_new = m, v_new = v;
-                p = adam_step(factors, p, g, m_new, v_new);
-                m = m_new;
-                v = v_new;
+                n.p = adam_step(factors, n.p, g, n.m, n.v);
+                (mem_.m ? mem_.m[at] : tensor.m[place]) = n.m;
+                (mem_.m ? mem_.v[at] : tensor.v[place]) = n.v;
             } else {
-                p = sgd_step(factors, p, g);
+                n.p = sgd_step(factors, n.p, g);
             }
-            if (kRounded) c_.tensors[t].p[share(t) + i] = p;
-            mem_.params[at] = operand(t, i, p);
-        });
+            if (kRounded) tensor.p[place] = n.p;
+            mem_.params[at] = operand(t, i, n.p);
+        };
+        for (int t = c_.frozen; t < 2 * net_.layers; ++t) {
+            const FitLayer& layer = net_.layer[t / 2];
+            if (t % 2 == 1) {
+                by_fours(t, 1, 0, layer.bias, read, make);
+                continue;
+            }
+            by_fours(t, layer.prev, 0, layer.weight, read, make);
+            by_fours(t, layer.encoded, layer.prev * layer.out, layer.skip_weight(), read, make);
+        }
         return true;
     }
     __device__ S pulled_by(const StepFactors<S>& factors, S g, int t, int i, int at) const {

@@ -80,7 +80,8 @@ def bank_fit(
     core keeps a module for many steps, with parameters, moments and gradients in its cache, and no thread waits for
     another between steps; the bits are those of the loop over `draw_ids`, `bank_mse` (of one module) and `bank_step`.
     On CUDA a block of threads does, in the memory of one multiprocessor; the draws are the same, the bits others than
-    the CPU's, as sums have another order. A call waits for the device once, to learn which rates it needs.
+    the CPU's, as sums have another order. A call does not wait for the device if `steps` is one number and the state is
+    one that `FitState.begin` or such calls left: it then knows how many rates it needs.
 
     Args:
         state: parameters, moments and step counts; changed in place.
@@ -124,6 +125,7 @@ def bank_fit(
     function = op.serving(backend, call.data.x.device, call.data.x.dtype)
     with torch.no_grad():
         log: FitLog = function(call)
+    state.know(call.last)
     return log
 
 
@@ -159,7 +161,8 @@ def _checked(
     trust = _check_trust(rule, state)
     numbers = _check_draws(draws, modules, sizes, goal, state)
     stop_loss = _check_watch(watch, modules, data.x.device)
-    return FitCall(state, data, spec, goal, draws, RULES[draws.rule], numbers, rule, trust, watch, stop_loss)
+    last = _last(state, steps, goal)
+    return FitCall(state, data, spec, goal, last, draws, RULES[draws.rule], numbers, rule, trust, watch, stop_loss)
 
 
 def _check_state(state: FitState, spec: FieldSpec, x: Tensor, rule: FitRule) -> int:
@@ -247,6 +250,16 @@ def _goal(state: FitState, steps: int | Tensor, modules: int) -> Tensor:
     if modules and values_can_be_read(steps) and int(steps.min()) < 0:
         raise ValueError(f"steps must be at least 0, got {steps.tolist()}")
     return state.steps + steps
+
+
+def _last(state: FitState, steps: int | Tensor, goal: Tensor) -> int | None:
+    """Return a number that no goal passes, if that is known without waiting for the device."""
+    if not len(goal):
+        return 0
+    if values_can_be_read(goal):
+        return int(goal.max())
+    most = state.most_steps
+    return None if most is None or isinstance(steps, Tensor) else most + steps
 
 
 def _check_trust(rule: FitRule, state: FitState) -> Trust | None:

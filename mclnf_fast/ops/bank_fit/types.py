@@ -128,6 +128,29 @@ class FitState:
     exp_avg: tuple[Tensor, ...]
     exp_avg_sq: tuple[Tensor, ...]
     steps: Tensor
+    _bound: tuple[Tensor, int, int] | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def most_steps(self) -> int | None:
+        """Return a number of steps that no module has passed, known without waiting for the device; None if it isn't.
+
+        >>> FitState.begin([torch.zeros(3, 1)]).most_steps
+        0
+        """
+        if self._bound is None:
+            return None
+        steps, version, most = self._bound
+        return most if steps is self.steps and version == steps._version else None
+
+    def know(self, most: int | None) -> None:
+        """Remember a number of steps that no module has passed now, until `steps` is changed otherwise.
+
+        >>> state = FitState.begin([torch.zeros(3, 1)])
+        >>> state.know(None)
+        >>> state.most_steps is None
+        True
+        """
+        self._bound = None if most is None else (self.steps, self.steps._version, most)
 
     @classmethod
     def begin(cls, params: Sequence[Tensor], kind: StepKind = "adam") -> FitState:
@@ -139,7 +162,10 @@ class FitState:
         params = tuple(p.detach() for p in params)
         zeros = [[torch.zeros_like(p, memory_format=torch.contiguous_format) for p in params] for _ in range(2)]
         m, v = zeros if kind == "adam" else ([], [])
-        return cls(params, tuple(m), tuple(v), torch.zeros(len(params[0]), dtype=torch.int64, device=params[0].device))
+        steps = torch.zeros(len(params[0]), dtype=torch.int64, device=params[0].device)
+        state = cls(params, tuple(m), tuple(v), steps)
+        state.know(0)
+        return state
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state as named tensors, to be saved.
