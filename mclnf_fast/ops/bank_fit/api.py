@@ -355,7 +355,8 @@ def _check_watch(watch: Watch, modules: int, device: torch.device) -> Tensor | N
 
 
 def _fp32_alone(device: torch.device, dtype: torch.dtype) -> str:
-    return "its products are fp32 (or fp64) ones, and rule.precision asks for rounded operands"
+    reason = by_dtype(cpu_library, DTYPES)(device, dtype)
+    return reason or "its products are fp32 (or fp64) ones, and rule.precision asks for rounded operands"
 
 
 _OP = register(
