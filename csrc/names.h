@@ -60,6 +60,13 @@ namespace mclnf {
     X(kFitDiverged, diverged, 2) \
     X(kFitFrozen, frozen, 3)
 
+// Of the operands of `bank_fit`'s products, but those of the first layer.
+#define MCLNF_PRECISIONS(X) \
+    X(kFp32, fp32, 0)       \
+    X(kTf32, tf32, 1)       \
+    X(kBf16, bf16, 2)       \
+    X(kFp16, fp16, 3)
+
 // The integers of FieldSpec.packed: a head, then kEncodingFields of them per encoding.
 #define MCLNF_NET_FIELDS(X)                       \
     X(kNetInDim, in_dim, 0)                       \
@@ -109,6 +116,7 @@ namespace mclnf {
     X(GridTable, grid_table, MCLNF_GRID_TABLES)               \
     X(DrawRule, draw_rule, MCLNF_DRAW_RULES)                  \
     X(FitEnd, fit_end, MCLNF_FIT_ENDS)                        \
+    X(FitPrecision, precision, MCLNF_PRECISIONS)              \
     X(NetField, net_field, MCLNF_NET_FIELDS)                  \
     X(EncodingField, encoding_field, MCLNF_ENCODING_FIELDS)   \
     X(GridField, grid_field, MCLNF_GRID_FIELDS)               \

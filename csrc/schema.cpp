@@ -73,7 +73,9 @@ constexpr const char* kFisherSchemas[] = {
     "Tensor rates, int sgd_steps, bool adam, int frozen_layers, float beta1, float beta2, float eps, float " \
     "lam, "                                                                                                  \
     "Tensor[] fisher, Tensor[] anchor, int rule, int batch, Tensor? ids, Tensor? ids_weight, int seed, "     \
-    "int task, Tensor module_numbers, Tensor log_at, Tensor snapshot_at, Tensor? stop_loss, int check_every"
+    "int task, Tensor module_numbers, Tensor log_at, Tensor snapshot_at, Tensor? stop_loss, int "            \
+    "check_every, "                                                                                          \
+    "int precision"
 
 constexpr const char* kStepSchemas[] = {
     // In place: params, exp_avg, exp_avg_sq (one tensor [M, ...] each) and step float64 [M]. lr float64 [M],

@@ -91,6 +91,15 @@ class FitEnd(enum.IntEnum):
     FROZEN = 3
 
 
+class Precision(enum.IntEnum):
+    """The format of the operands of `ops.bank_fit`'s products, but those of the first layer; sums are fp32."""
+
+    FP32 = 0
+    TF32 = 1
+    BF16 = 2
+    FP16 = 3
+
+
 class NetworkHeader(NamedTuple):
     """The first integers of a packed network; `skips` is a bit mask of layers, `encodings` counts the parts behind."""
 
@@ -221,6 +230,7 @@ def name_table() -> str:
         "grid_table": GridTable,
         "draw_rule": DrawRule,
         "fit_end": FitEnd,
+        "precision": Precision,
     }
     records = {
         "net_field": NetworkHeader._fields,

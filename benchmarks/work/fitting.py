@@ -1,6 +1,7 @@
 """Whole training loops of many small fields: draws, squared error, gradients and Adam, `steps` steps per call.
 
-Shapes: those of the bank, with `samples` of each module (points counts them all), `batch` of a step, `steps` of a call.
+Shapes: those of the bank, with `samples` of each module (points counts them all), `batch` of a step, `steps` of a call
+and `precision`, that of the operands of products ("fp32"; with the dtype tf32, "tf32").
 All modules share their coordinates. Everyone draws its own samples in its own way; what is checked are the parameters
 after a few steps on given ones.
 """
@@ -41,8 +42,9 @@ class Fit(Bank):
         share = 3 * sum(r * c for r, c in self.spec.layer_shapes) - self.spec.layer_shapes[0][0] * self.spec.width
         self.flops = 2.0 * share * self.batch * modules * self.steps
         self.points = self.batch * modules * self.steps
+        self.precision = shapes.get("precision", "tf32" if self.tf32 else "fp32")
         # Adam's first steps have the full length whatever the gradient: where one is 0 but for rounding, they differ.
-        self.tolerance = {"": 1e-3}
+        self.tolerance = {"": 1e-3 if self.precision == "fp32" else 2e-2}
 
     def start(self) -> list[Tensor]:
         """Return a copy of the parameters, weights and then biases."""
@@ -53,7 +55,7 @@ class Fit(Bank):
 
     def fitted(self, name: str) -> Contender:
         """Return the loop in one call."""
-        data, rule = FitData(self.coordinates, self.target), FitRule(Schedule(LR))
+        data, rule = FitData(self.coordinates, self.target), FitRule(Schedule(LR), precision=self.precision)
         state = FitState.begin(self.start())
 
         def run() -> None:

@@ -28,6 +28,7 @@ FitResults make_steps(const Net& net, const FitArguments& in, const Tensor& x,
     STD_TORCH_CHECK(in.lam == 0 || (!f.tensors.empty() && !a.tensors.empty()),
                     "bank_fit: a trust region needs fisher and anchor");
 
+    STD_TORCH_CHECK(in.precision == kFp32, "bank_fit: the CPU's products are fp32 (or fp64) alone");
     check_written("steps", in.steps);
     Values clock({numbers("steps", in.steps, modules, ScalarType::Long)});
     const Tensor goals = numbers("goal", in.goal, modules, ScalarType::Long),
@@ -140,14 +141,14 @@ FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight
                     double eps, double lam, Tensors fisher, Tensors anchor, int64_t rule, int64_t batch,
                     OptTensor ids, OptTensor ids_weight, int64_t seed, int64_t task, Tensor module_numbers,
                     Tensor log_at, Tensor snapshot_at, OptTensor stop_loss, int64_t check_every,
-                    std::vector<int64_t> net_ints, std::vector<double> net_floats) {
+                    int64_t precision, std::vector<int64_t> net_ints, std::vector<double> net_floats) {
     const Net net(net_ints, net_floats);
     const int64_t modules = steps.numel();
-    const FitArguments arguments{params,     exp_avg,    exp_avg_sq,    steps,          goal,   rates,
-                                 sgd_steps,  adam,       frozen_layers, beta1,          beta2,  eps,
-                                 lam,        fisher,     anchor,        rule,           batch,  ids,
-                                 ids_weight, seed,       task,          module_numbers, log_at, snapshot_at,
-                                 stop_loss,  check_every};
+    const FitArguments arguments{params,     exp_avg,     exp_avg_sq,    steps,          goal,   rates,
+                                 sgd_steps,  adam,        frozen_layers, beta1,          beta2,  eps,
+                                 lam,        fisher,      anchor,        rule,           batch,  ids,
+                                 ids_weight, seed,        task,          module_numbers, log_at, snapshot_at,
+                                 stop_loss,  check_every, precision};
     return by_dtype(x, [&](auto zero) -> FitResults {
         using S = decltype(zero);
         const PointSamples<S> points(net, modules, x, offsets, target, weight);
@@ -165,15 +166,15 @@ FitResults bank_guided_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor
                            double beta2, double eps, double lam, Tensors fisher, Tensors anchor, int64_t rule,
                            int64_t batch, OptTensor ids, OptTensor ids_weight, int64_t seed, int64_t task,
                            Tensor module_numbers, Tensor log_at, Tensor snapshot_at, OptTensor stop_loss,
-                           int64_t check_every, std::vector<int64_t> net_ints,
+                           int64_t check_every, int64_t precision, std::vector<int64_t> net_ints,
                            std::vector<double> net_floats) {
     const Net net(net_ints, net_floats);
     const int64_t modules = steps.numel();
-    const FitArguments arguments{params,     exp_avg,    exp_avg_sq,    steps,          goal,   rates,
-                                 sgd_steps,  adam,       frozen_layers, beta1,          beta2,  eps,
-                                 lam,        fisher,     anchor,        rule,           batch,  ids,
-                                 ids_weight, seed,       task,          module_numbers, log_at, snapshot_at,
-                                 stop_loss,  check_every};
+    const FitArguments arguments{params,     exp_avg,     exp_avg_sq,    steps,          goal,   rates,
+                                 sgd_steps,  adam,        frozen_layers, beta1,          beta2,  eps,
+                                 lam,        fisher,      anchor,        rule,           batch,  ids,
+                                 ids_weight, seed,        task,          module_numbers, log_at, snapshot_at,
+                                 stop_loss,  check_every, precision};
     return by_dtype(x, [&](auto zero) -> FitResults {
         using S = decltype(zero);
         const PointSamples<S> points(net, modules, x, offsets, target, weight);
@@ -195,15 +196,15 @@ FitResults bank_ray_fit(Tensor origins, Tensor directions, OptTensor view, Tenso
                         Tensors fisher, Tensors anchor, int64_t rule, int64_t batch, OptTensor ids,
                         OptTensor ids_weight, int64_t seed, int64_t task, Tensor module_numbers,
                         Tensor log_at, Tensor snapshot_at, OptTensor stop_loss, int64_t check_every,
-                        std::vector<int64_t> net_ints, std::vector<double> net_floats) {
+                        int64_t precision, std::vector<int64_t> net_ints, std::vector<double> net_floats) {
     const Net net(net_ints, net_floats);
     const ScalarType dtype = origins.scalar_type();
     const int64_t modules = steps.numel(), rays = offsets.numel() ? colors.size(0) : 0;
-    const FitArguments arguments{params,     exp_avg,    exp_avg_sq,    steps,          goal,   rates,
-                                 sgd_steps,  adam,       frozen_layers, beta1,          beta2,  eps,
-                                 lam,        fisher,     anchor,        rule,           batch,  ids,
-                                 ids_weight, seed,       task,          module_numbers, log_at, snapshot_at,
-                                 stop_loss,  check_every};
+    const FitArguments arguments{params,     exp_avg,     exp_avg_sq,    steps,          goal,   rates,
+                                 sgd_steps,  adam,        frozen_layers, beta1,          beta2,  eps,
+                                 lam,        fisher,      anchor,        rule,           batch,  ids,
+                                 ids_weight, seed,        task,          module_numbers, log_at, snapshot_at,
+                                 stop_loss,  check_every, precision};
     return by_dtype(origins, [&](auto zero) -> FitResults {
         using S = decltype(zero);
         origins = plain("origins", origins, dtype);

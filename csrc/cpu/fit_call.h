@@ -25,7 +25,7 @@ struct FitArguments {
     int64_t seed, task;
     const Tensor &module_numbers, &log_at, &snapshot_at;
     const OptTensor& stop_loss;
-    int64_t check_every;
+    int64_t check_every, precision;
 };
 
 // A list of int64 or float64 numbers, contiguous on the CPU.

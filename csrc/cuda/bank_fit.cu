@@ -4,15 +4,29 @@
 //
 // Values of tensors (goals, offsets, ids) are on the device and are not read here: a module whose numbers are
 // out of range ends as one that diverged, before the step that would have used them.
-#include <algorithm>
 #include <cmath>
+#include <tuple>
 #include <vector>
 
-#include "bank_step_tensors.h"
+#include "fit/arguments.h"
+#include "fit/kernel.h"
 #include "fit/network.h"
-#include "fit/steps.h"
 
 namespace mclnf {
+
+// In files of their own.
+#define MCLNF_FIT(S, kPrecision, kRays) \
+    extern template void launch_fit<S, kPrecision, kRays>(FitCall<S>&, const Tensor&, cudaStream_t);
+MCLNF_FIT(float, kFp32, true)
+MCLNF_FIT(double, kFp32, true)
+MCLNF_FIT(float, kTf32, false)
+MCLNF_FIT(float, kTf32, true)
+MCLNF_FIT(float, kBf16, false)
+MCLNF_FIT(float, kBf16, true)
+MCLNF_FIT(float, kFp16, false)
+MCLNF_FIT(float, kFp16, true)
+#undef MCLNF_FIT
+
 namespace {
 
 // The factors of all steps of a call: they depend on the step's number alone, and in double take a thread as
@@ -28,166 +42,79 @@ __global__ void __launch_bounds__(kThreads)
     rates[k] = {factors.rate, factors.floor};
 }
 
-// Blocks take the next module when they are done with one: who takes which does not show in what it learns.
-template <typename S, bool kNear>
-__global__ void __launch_bounds__(kFitMostThreads, 1) fit_kernel(const __grid_constant__ FitCall<S> call) {
-    const FitMemory<S> memory = fit_memory<S, kNear>(call);
-    const int numbers = call.net.rows() * (call.plan.points + 4);
-    for (int i = static_cast<int>(threadIdx.x); i < numbers; i += FitTeam::all().threads)
-        memory.acts[i] = S(0);
-    for (int i = static_cast<int>(threadIdx.x); i < call.net.values; i += FitTeam::all().threads)
-        memory.params[i] = S(0);
-    FitSteps<S> steps(call, memory);
-    for (;;) {
-        __syncthreads();  // of the zeros, and of who reads the last module's number
-        if (threadIdx.x == 0) *memory.module = atomicAdd(call.next, 1);
-        __syncthreads();
-        const int64_t module = *memory.module;
-        if (module >= call.modules) break;
-        steps.run(module);
-    }
-}
-
-// Arguments of the op, checked as far as that goes without waiting for the device.
-class FitArguments {
-  public:
-    FitArguments(const Tensor& x, const Net& net, int64_t modules) : x_(x), net_(net), modules_(modules) {}
-
-    Tensor checked(const char* name, const Tensor& t, ScalarType dtype, std::vector<int64_t> shape) const {
-        STD_TORCH_CHECK(t.is_cpu() == x_.is_cpu() && t.get_device_index() == x_.get_device_index() &&
-                            t.scalar_type() == dtype,
-                        "bank_fit: ", name, " must be on the device of x, with its dtype");
-        bool same = t.dim() == static_cast<int64_t>(shape.size());
-        for (int64_t d = 0; same && d < t.dim(); ++d) same = shape[d] < 0 || t.size(d) == shape[d];
-        STD_TORCH_CHECK(same, "bank_fit: ", name, " has a wrong shape");
-        return contiguous_of(name, t);
-    }
-    OptTensor checked(const char* name, const OptTensor& t, ScalarType dtype,
-                      std::vector<int64_t> shape) const {
-        return t ? OptTensor(checked(name, *t, dtype, std::move(shape))) : OptTensor();
-    }
-    // Tensors like the parameters; those that are changed must not be expanded.
-    Values bank(const char* name, const Tensors& list, bool needed, bool changed) const {
-        if (!needed) return Values({});
-        STD_TORCH_CHECK(list.size() == 2 * net_.layers.size(), "bank_fit: ", name,
-                        " must hold two tensors a layer");
-        for (size_t t = 0; t < list.size(); ++t) {
-            const Layer& layer = net_.layers[t / 2];
-            const std::vector<int64_t> shape = t % 2 == 0
-                                                   ? std::vector<int64_t>{modules_, layer.in, layer.out}
-                                                   : std::vector<int64_t>{modules_, layer.out};
-            checked(name, list[t], x_.scalar_type(), shape);
-            if (changed) check_written(name, list[t]);
-        }
-        return Values(list);
-    }
-
-  private:
-    const Tensor& x_;
-    const Net& net_;
-    int64_t modules_;
-};
-
-int attribute(cudaDeviceAttr which) {
-    int device = 0, value = 0;
-    check_cuda(cudaGetDevice(&device), "bank_fit");
-    check_cuda(cudaDeviceGetAttribute(&value, which, device), "bank_fit");
-    return value;
-}
-
-FitLimits device_limits() {
-    return {attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
-            attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
-}
-
-// A list on the host as a tensor of bytes on the device.
-template <typename T>
-Tensor on_device(const std::vector<T>& list, const Tensor& like, cudaStream_t stream) {
-    const int64_t bytes = static_cast<int64_t>(list.size() * sizeof(T));
-    const Tensor to = torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
-    if (bytes > 0)
-        check_cuda(cudaMemcpyAsync(out_pointer<unsigned char>(to), list.data(), bytes, cudaMemcpyHostToDevice,
-                                   stream),
-                   "bank_fit");
-    return to;
-}
-
-template <typename S>
-void launch_fit(FitCall<S>& call, const Tensor& like, cudaStream_t stream) {
-    const FitPlan& plan = call.plan;
-    const int64_t blocks = std::min<int64_t>(
-        call.modules, static_cast<int64_t>(attribute(cudaDevAttrMultiProcessorCount)) * plan.blocks);
-    const Tensor workspace = torch::stable::new_empty(like, {blocks * plan.workspace}, ScalarType::Byte);
-    const Tensor next = torch::stable::new_zeros(like, {1}, ScalarType::Int);
-    call.workspace = out_pointer<unsigned char>(workspace);
-    call.next = out_pointer<int>(next);
-    auto kernel = fit_kernel<S, false>;
-    // Of float64 the general one alone: a kernel takes the compiler ten seconds per architecture.
-    if constexpr (sizeof(S) == 4)
-        if (plan.near()) kernel = fit_kernel<S, true>;
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(plan.shared)),
-               "bank_fit");
-    launch(kernel, static_cast<unsigned>(blocks), static_cast<unsigned>(plan.threads),
-           static_cast<size_t>(plan.shared), stream, call);
-    check_cuda(cudaGetLastError(), "bank_fit");
-}
-
 using FitResults = std::tuple<Tensor, Tensors, Tensor, Tensor>;
 
-FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight, Tensors params,
-                    Tensors exp_avg, Tensors exp_avg_sq, Tensor steps, Tensor goal, Tensor rates,
-                    int64_t sgd_steps, bool adam, int64_t frozen_layers, double beta1, double beta2,
-                    double eps, double lam, Tensors fisher, Tensors anchor, int64_t rule, int64_t batch,
-                    OptTensor ids, OptTensor ids_weight, int64_t seed, int64_t task, Tensor module_numbers,
-                    Tensor log_at, Tensor snapshot_at, OptTensor stop_loss, int64_t check_every,
-                    std::vector<int64_t> net_ints, std::vector<double> net_floats) {
-    const DeviceOf guard(x);
-    const Net net(net_ints, net_floats);
+// The samples, checked and contiguous: points, or rays with origins in x and colors in target.
+struct FitSource {
+    Tensor x, target;
+    OptTensor offsets, weight, directions, view, background;
+    FitRayCall<double> rays{};
+
+    template <typename S>
+    void put(FitCall<S>& call) const {
+        call.rows = x.size(0);
+        call.offsets = pointer<int64_t>(offsets);
+        call.x = pointer<S>(x);
+        call.target = pointer<S>(target);
+        call.weight = pointer<S>(weight);
+        call.rays = {pointer<S>(directions),
+                     pointer<S>(view),
+                     pointer<S>(background),
+                     rays.bins,
+                     static_cast<S>(rays.near),
+                     static_cast<S>(rays.far),
+                     rays.jitter,
+                     rays.last_behind,
+                     rays.hold_last,
+                     rays.exponential,
+                     rays.density_row,
+                     static_cast<S>(rays.max_raw_density)};
+    }
+};
+
+template <typename S, bool kRays>
+void launch_by_precision(FitCall<S>& call, int64_t precision, const Tensor& like, cudaStream_t stream) {
+    if constexpr (sizeof(S) == 4) switch (precision) {
+            case kTf32:
+                return launch_fit<S, kTf32, kRays>(call, like, stream);
+            case kBf16:
+                return launch_fit<S, kBf16, kRays>(call, like, stream);
+            case kFp16:
+                return launch_fit<S, kFp16, kRays>(call, like, stream);
+        }
+    launch_fit<S, kFp32, kRays>(call, like, stream);
+}
+
+FitResults make_steps(const Net& net, const FitChecks& check, const FitSource& source,
+                      const FitArguments& in) {
+    const Tensor& x = source.x;
     const ScalarType dtype = x.scalar_type();
-    const int64_t modules = steps.numel();
-    STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
-                    "bank_fit: x must be float32 or float64");
-    STD_TORCH_CHECK(modules <= 0x3fffffff, "bank_fit: too many modules for one launch");
-    STD_TORCH_CHECK(rule >= kDrawUniform && rule <= kDrawGiven, "bank_fit: unknown rule");
-    STD_TORCH_CHECK(rule == kDrawWhole || (batch >= 1 && batch <= int64_t(1) << 31),
-                    "bank_fit: batch out of range");
-    STD_TORCH_CHECK(task >= 0 && task <= kMaxDrawTask, "bank_fit: task out of range");
-    STD_TORCH_CHECK(sgd_steps >= 0 && check_every >= 1, "bank_fit: sgd_steps or check_every out of range");
-    STD_TORCH_CHECK(frozen_layers >= 0 && frozen_layers < static_cast<int64_t>(net.layers.size()),
-                    "bank_fit: frozen_layers out of range");
-    const FitArguments in(x, net, modules);
-    x = in.checked("x", x, dtype, {-1, net.in_dim});
-    const int64_t points = x.size(0);
-    // Without offsets all modules share the coordinates.
-    std::vector<int64_t> rows =
-        offsets ? std::vector<int64_t>{points} : std::vector<int64_t>{modules, points};
-    weight = in.checked("weight", weight, dtype, rows);
-    rows.push_back(net.out_dim);
-    target = in.checked("target", target, dtype, rows);
-    offsets = in.checked("offsets", offsets, ScalarType::Long, {modules + 1});
-    Values p = in.bank("params", params, true, true), m = in.bank("exp_avg", exp_avg, adam, true),
-           v = in.bank("exp_avg_sq", exp_avg_sq, adam, true), f = in.bank("fisher", fisher, lam != 0, false),
-           a = in.bank("anchor", anchor, lam != 0, false);
-    check_written("steps", steps);
-    in.checked("steps", steps, ScalarType::Long, {modules});
-    Values clock({steps});
-    goal = in.checked("goal", goal, ScalarType::Long, {modules});
-    module_numbers = in.checked("module_numbers", module_numbers, ScalarType::Long, {modules});
-    log_at = in.checked("log_at", log_at, ScalarType::Long, {-1});
-    snapshot_at = in.checked("snapshot_at", snapshot_at, ScalarType::Long, {-1});
-    rates = in.checked("rates", rates, ScalarType::Double, {-1});
-    stop_loss = in.checked("stop_loss", stop_loss, ScalarType::Double, {modules});
-    STD_TORCH_CHECK(rule != kDrawGiven || ids, "bank_fit: the rule `given` needs ids");
-    ids = in.checked("ids", ids, ScalarType::Long, {-1, modules, batch});
-    ids_weight = in.checked("ids_weight", ids_weight, dtype, {ids ? ids->size(0) : 0, modules, batch});
+    const int64_t modules = in.modules();
+    Values p = check.bank("params", in.params, true, true),
+           m = check.bank("exp_avg", in.exp_avg, in.adam, true),
+           v = check.bank("exp_avg_sq", in.exp_avg_sq, in.adam, true),
+           f = check.bank("fisher", in.fisher, in.lam != 0, false),
+           a = check.bank("anchor", in.anchor, in.lam != 0, false);
+    check_written("steps", in.steps);
+    check.checked("steps", in.steps, ScalarType::Long, {modules});
+    Values clock({in.steps});
+    const Tensor goal = check.checked("goal", in.goal, ScalarType::Long, {modules}),
+                 module_numbers =
+                     check.checked("module_numbers", in.module_numbers, ScalarType::Long, {modules}),
+                 log_at = check.checked("log_at", in.log_at, ScalarType::Long, {-1}),
+                 snapshot_at = check.checked("snapshot_at", in.snapshot_at, ScalarType::Long, {-1}),
+                 rates = check.checked("rates", in.rates, ScalarType::Double, {-1});
+    const OptTensor stop_loss = check.checked("stop_loss", in.stop_loss, ScalarType::Double, {modules}),
+                    ids = check.checked("ids", in.ids, ScalarType::Long, {-1, modules, in.batch}),
+                    ids_weight = check.checked("ids_weight", in.ids_weight, dtype,
+                                               {ids ? ids->size(0) : 0, modules, in.batch});
 
     const Tensor losses = torch::stable::new_empty(x, {log_at.numel(), modules});
     const Tensor ends = torch::stable::new_empty(goal, {modules}, ScalarType::Long);
     const Tensor checked = torch::stable::new_empty(rates, {modules}, ScalarType::Double);
     Tensors snapshots;
     for (int64_t s = 0; s < snapshot_at.numel(); ++s)
-        for (const Tensor& like : params) {
+        for (const Tensor& like : in.params) {
             std::vector<int64_t> shape;
             for (int64_t d = 0; d < like.dim(); ++d) shape.push_back(like.size(d));
             snapshots.push_back(torch::stable::new_empty(x, shape));
@@ -198,7 +125,8 @@ FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight
     const auto run = [&](auto zero) {
         using S = decltype(zero);
         FitCall<S> call{};
-        call.net = fit_net(net);
+        call.net = fit_net(net, static_cast<int>(in.precision), source.rays.bins > 0);
+        source.put(call);
         const std::vector<FitFeature> features = fit_features(net);
         const Tensor feature_list = on_device(features, x, stream);
         std::vector<S*> copies;
@@ -207,22 +135,19 @@ FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight
         const Tensor rate_list = torch::stable::new_empty(x, {rates.numel(), 2});
         if (rates.numel() > 0) {
             launch(rate_kernel<S>, blocks_for(rates.numel()), kThreads, 0, stream, pointer<double>(rates),
-                   rates.numel(), sgd_steps, adam, beta1, beta2, eps, out_pointer<FitRate<S>>(rate_list));
+                   rates.numel(), in.sgd_steps, in.adam, in.beta1, in.beta2, in.eps,
+                   out_pointer<FitRate<S>>(rate_list));
             check_cuda(cudaGetLastError(), "bank_fit: rates");
         }
-        call.plan =
-            fit_plan(fit_shape(call.net, sizeof(S), adam, rule == kDrawWhole ? 0 : batch), device_limits());
+        // Of rays the points of a step are many more than its samples.
+        const int64_t points = in.rule == kDrawWhole || call.rays.bins > 0 ? 0 : in.batch;
+        call.plan = fit_plan(fit_shape(call.net, sizeof(S), in.adam, points), device_limits());
         STD_TORCH_CHECK(call.plan.blocks > 0, "bank_fit: the device has too little shared memory");
-        call.factors = step_factors<S>(false, 1, 0, beta1, beta2, eps, lam);
+        call.factors = step_factors<S>(false, 1, 0, in.beta1, in.beta2, in.eps, in.lam);
         call.modules = modules;
-        call.rows = points;
-        call.offsets = pointer<int64_t>(offsets);
-        call.x = pointer<S>(x);
-        call.target = pointer<S>(target);
-        call.weight = pointer<S>(weight);
         call.features = pointer<FitFeature>(feature_list);
         call.feature_count = static_cast<int>(features.size());
-        for (size_t t = 0; t < params.size(); ++t)
+        for (size_t t = 0; t < in.params.size(); ++t)
             call.tensors[t] = {p.write<S>(t), m.write<S>(t), v.write<S>(t), f.read<S>(t), a.read<S>(t)};
         call.steps = clock.write<int64_t>(0);
         call.ends = out_pointer<int64_t>(ends);
@@ -230,12 +155,12 @@ FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight
         call.numbers = pointer<int64_t>(module_numbers);
         call.rates = pointer<FitRate<S>>(rate_list);
         call.rate_count = rates.numel();
-        call.sgd_steps = sgd_steps;
-        call.check_every = check_every;
-        call.rule = static_cast<int>(rule);
-        call.batch = batch;
-        call.seed = seed;
-        call.task = task;
+        call.sgd_steps = in.sgd_steps;
+        call.check_every = in.check_every;
+        call.rule = static_cast<int>(in.rule);
+        call.batch = in.batch;
+        call.seed = in.seed;
+        call.task = in.task;
         call.ids = pointer<int64_t>(ids);
         call.id_rows = ids ? ids->size(0) : 0;
         call.ids_weight = pointer<S>(ids_weight);
@@ -247,9 +172,12 @@ FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight
         call.copies = pointer<S*>(copy_list);
         call.stop_loss = pointer<double>(stop_loss);
         call.checked = out_pointer<double>(checked);
-        call.adam = adam;
-        call.frozen = 2 * static_cast<int>(frozen_layers);
-        launch_fit(call, x, stream);
+        call.adam = in.adam;
+        call.frozen = 2 * static_cast<int>(in.frozen_layers);
+        if (call.rays.bins > 0)
+            launch_by_precision<S, true>(call, in.precision, x, stream);
+        else
+            launch_by_precision<S, false>(call, in.precision, x, stream);
     };
     dtype == ScalarType::Double ? run(double()) : run(float());
     clock.put_back();
@@ -257,7 +185,84 @@ FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight
     return {losses, snapshots, ends, checked};
 }
 
+FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight, Tensors params,
+                    Tensors exp_avg, Tensors exp_avg_sq, Tensor steps, Tensor goal, Tensor rates,
+                    int64_t sgd_steps, bool adam, int64_t frozen_layers, double beta1, double beta2,
+                    double eps, double lam, Tensors fisher, Tensors anchor, int64_t rule, int64_t batch,
+                    OptTensor ids, OptTensor ids_weight, int64_t seed, int64_t task, Tensor module_numbers,
+                    Tensor log_at, Tensor snapshot_at, OptTensor stop_loss, int64_t check_every,
+                    int64_t precision, std::vector<int64_t> net_ints, std::vector<double> net_floats) {
+    const DeviceOf guard(x);
+    const Net net(net_ints, net_floats);
+    const FitArguments in{params,     exp_avg,     exp_avg_sq,    steps,          goal,   rates,
+                          sgd_steps,  adam,        frozen_layers, beta1,          beta2,  eps,
+                          lam,        fisher,      anchor,        rule,           batch,  ids,
+                          ids_weight, seed,        task,          module_numbers, log_at, snapshot_at,
+                          stop_loss,  check_every, precision};
+    const ScalarType dtype = x.scalar_type();
+    in.check_numbers(net, dtype);
+    const int64_t modules = in.modules();
+    const FitChecks check(x, net, modules);
+    x = check.checked("x", x, dtype, {-1, net.in_dim});
+    // Without offsets all modules share the coordinates.
+    std::vector<int64_t> rows =
+        offsets ? std::vector<int64_t>{x.size(0)} : std::vector<int64_t>{modules, x.size(0)};
+    FitSource source{x, target};
+    source.weight = check.checked("weight", weight, dtype, rows);
+    rows.push_back(net.out_dim);
+    source.target = check.checked("target", target, dtype, rows);
+    source.offsets = check.checked("offsets", offsets, ScalarType::Long, {modules + 1});
+    return make_steps(net, check, source, in);
+}
+
+FitResults bank_ray_fit(Tensor origins, Tensor directions, OptTensor view, Tensor offsets, Tensor colors,
+                        OptTensor weight, OptTensor background, int64_t bins, double near, double far,
+                        bool jitter, bool last_behind, bool hold_last, bool exponential, bool density_first,
+                        double max_raw_density, Tensors params, Tensors exp_avg, Tensors exp_avg_sq,
+                        Tensor steps, Tensor goal, Tensor rates, int64_t sgd_steps, bool adam,
+                        int64_t frozen_layers, double beta1, double beta2, double eps, double lam,
+                        Tensors fisher, Tensors anchor, int64_t rule, int64_t batch, OptTensor ids,
+                        OptTensor ids_weight, int64_t seed, int64_t task, Tensor module_numbers,
+                        Tensor log_at, Tensor snapshot_at, OptTensor stop_loss, int64_t check_every,
+                        int64_t precision, std::vector<int64_t> net_ints, std::vector<double> net_floats) {
+    const DeviceOf guard(origins);
+    const Net net(net_ints, net_floats);
+    const FitArguments in{params,     exp_avg,     exp_avg_sq,    steps,          goal,   rates,
+                          sgd_steps,  adam,        frozen_layers, beta1,          beta2,  eps,
+                          lam,        fisher,      anchor,        rule,           batch,  ids,
+                          ids_weight, seed,        task,          module_numbers, log_at, snapshot_at,
+                          stop_loss,  check_every, precision};
+    const ScalarType dtype = origins.scalar_type();
+    in.check_numbers(net, dtype);
+    const int64_t extra = net.in_dim - 3;
+    STD_TORCH_CHECK(net.out_dim == 4 && extra >= 0 && (extra == 0 || view),
+                    "bank_fit: a field of rays must have out_dim 4, and view with in_dim above 3");
+    STD_TORCH_CHECK(bins >= 1 && bins <= kMaxBins, "bank_fit: bins out of range");
+    const FitChecks check(origins, net, in.modules());
+    FitSource source{check.checked("origins", origins, dtype, {-1, 3}), colors};
+    const int64_t rays = source.x.size(0);
+    source.directions = check.checked("directions", directions, dtype, {rays, 3});
+    source.target = check.checked("colors", colors, dtype, {rays, 3});
+    if (extra) source.view = check.checked("view", view, dtype, {rays, extra});
+    source.weight = check.checked("weight", weight, dtype, {rays});
+    source.background = check.checked("background", background, dtype, {3});
+    source.offsets = check.checked("offsets", offsets, ScalarType::Long, {in.modules() + 1});
+    source.rays.bins = static_cast<int>(bins);
+    source.rays.near = near;
+    source.rays.far = far;
+    source.rays.jitter = jitter;
+    source.rays.last_behind = last_behind;
+    source.rays.hold_last = hold_last;
+    source.rays.exponential = exponential;
+    source.rays.density_row = density_first ? 0 : 3;
+    source.rays.max_raw_density = max_raw_density;
+    return make_steps(net, check, source, in);
+}
+
 }  // namespace
 }  // namespace mclnf
 
-MCLNF_CUDA_OPS(m) { m.impl("bank_fit", TORCH_BOX(&mclnf::bank_fit)); }
+MCLNF_CUDA_OPS(m) {
+    m.impl("bank_fit", TORCH_BOX(&mclnf::bank_fit));
+    m.impl("bank_ray_fit", TORCH_BOX(&mclnf::bank_ray_fit));
+}

@@ -28,7 +28,7 @@ STEPS = (
     " int sgd_steps, bool adam, int frozen_layers, float beta1, float beta2, float eps, float lam, Tensor[] fisher,"
     " Tensor[] anchor,"
     " int rule, int batch, Tensor? ids, Tensor? ids_weight, int seed, int task, Tensor module_numbers, Tensor log_at,"
-    " Tensor snapshot_at, Tensor? stop_loss, int check_every"
+    " Tensor snapshot_at, Tensor? stop_loss, int check_every, int precision"
 )
 # The inner loop of meta-learning: parameters, rates [K, M, layers], samples as `bank_fit` has them.
 INNER = (

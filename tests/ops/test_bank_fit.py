@@ -329,7 +329,7 @@ def test_opcheck(need, backend: str, draws: str) -> None:
         case.data.x, None, case.data.target, None, by_layer[0], [torch.zeros_like(t) for t in by_layer[0]],
         [torch.zeros_like(t) for t in by_layer[0]], state.steps, state.steps + 2, rates, 0, True, 0, 0.9,
         0.999, 1e-8, 0.5, by_layer[1], by_layer[2], *rule, 0, 0, numbers, torch.tensor([1]), none, None, 1,
-        *case.spec.packed,
+        0, *case.spec.packed,
     )  # fmt: skip
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(torch.ops.mclnf_fast.bank_fit.default, arguments, test_utils=tests)

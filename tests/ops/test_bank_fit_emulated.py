@@ -16,6 +16,7 @@ from fit_cases import RELU, SINE, assert_same
 import mclnf_fast as mf
 from mclnf_fast import ops
 from mclnf_fast.ops.bank_fit import Draws, FitEnd, FitLog, FitRule, FitState, Schedule, Watch, compiled
+from mclnf_fast.packing import Precision
 
 ORDERS = ("reverse", "random:1", "random:2")
 # One that needs more than the rest, in fp64: its derivatives are no function of its values.
@@ -52,16 +53,21 @@ def fit(case: fit_cases.Case, steps: Any, backend: str = "cpu", **options: Any) 
 
 def check(case: fit_cases.Case, steps: Any, tolerance: float, **options: Any) -> None:
     """The state, losses, copies and ends of the definition."""
-    expected, log = fit(case, steps, "reference", **options)
-    state, result = fit(case, steps, **options)
+    expected = fit(case, steps, "reference", **options)
+    assert_near(fit(case, steps, **options), expected, tolerance)
+
+
+def assert_near(result: tuple[FitState, FitLog], expected: tuple[FitState, FitLog], tolerance: float) -> None:
+    """All that two fits leave."""
+    (state, log), (known, known_log) = result, expected
     close = {"rtol": tolerance, "atol": tolerance, "equal_nan": True}
-    for name, value in expected.tensors().items():
+    for name, value in known.tensors().items():
         torch.testing.assert_close(state.tensors()[name], value, **close, msg=lambda text, name=name: f"{name}: {text}")
-    torch.testing.assert_close(result.losses, log.losses, **close)
-    torch.testing.assert_close(result.checked, log.checked, **close)
-    assert torch.equal(result.ends, log.ends)
-    for copied, known in zip(result.params, log.params, strict=True):
-        for a, b in zip(copied, known, strict=True):
+    torch.testing.assert_close(log.losses, known_log.losses, **close)
+    torch.testing.assert_close(log.checked, known_log.checked, **close)
+    assert torch.equal(log.ends, known_log.ends)
+    for copied, params in zip(log.params, known_log.params, strict=True):
+        for a, b in zip(copied, params, strict=True):
             torch.testing.assert_close(a, b, **close)
 
 
@@ -139,10 +145,10 @@ def test_the_order_of_threads_does_not_show(monkeypatch: pytest.MonkeyPatch, ord
 
 
 def plan(
-    emulated: Any, spec: mf.FieldSpec, block: int, dtype: torch.dtype = torch.float32, batch: int = 256
+    emulated: Any, spec: mf.FieldSpec, block: int, batch: int = 256, precision: Precision = Precision.FP32
 ) -> list[int]:
     """Points of a tile, what is in shared memory, its bytes, bytes of global memory, blocks on a multiprocessor."""
-    found: list[int] = emulated.fit_plan(*spec.packed, 4, True, batch, block)
+    found: list[int] = emulated.fit_plan(*spec.packed, 4, True, batch, block, precision, False)
     return found
 
 
@@ -171,14 +177,16 @@ def described(found: list[int]) -> str:
     return ", ".join([f"{-(-shared >> 10)} KiB", str(blocks), *([streamed] if streamed else [])])
 
 
-def test_the_table_of_plans(emulated: Any) -> None:
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.TF32])
+def test_the_table_of_plans(emulated: Any, precision: Precision) -> None:
     """That of docs/gpu.md is what the code decides for the shared memory of compute capability 9.0."""
     text = (pathlib.Path(__file__).parents[2] / "docs" / "gpu.md").read_text(encoding="utf-8")
     for width in (16, 32, 64, 128):
         specs = [mf.FieldSpec(2, 3, width=width, hidden_layers=depth, activation="sine") for depth in range(2, 7)]
-        plans = [plan(emulated, spec, 227 << 10) for spec in specs]
+        plans = [plan(emulated, spec, 227 << 10, precision=precision) for spec in specs]
         assert all(found[2] <= 227 << 10 for found in plans)
-        row = f"| {width} | " + " | ".join(described(found) for found in plans) + " |"
+        name = f"{width}, tf32" if precision else f"{width}"
+        row = f"| {name} | " + " | ".join(described(found) for found in plans) + " |"
         assert row in text, row
 
 
@@ -208,25 +216,28 @@ def test_tensors_of_any_stride(need) -> None:
     test_bank_fit.test_tensors_of_any_stride(need, "cpu")
 
 
-def raw(case: fit_cases.Case, state: FitState, **changes: Any) -> dict[str, Any]:
-    """The arguments of the op, by name."""
-    half, none = case.layers, torch.zeros(0, dtype=torch.int64)
+def raw(case: Any, state: FitState, **samples: Any) -> dict[str, Any]:
+    """The arguments of the ops by name, behind those of the samples."""
+    half, none = len(case.params) // 2, torch.zeros(0, dtype=torch.int64)
     by_layer = [
         [t for l in range(half) for t in (ts[l], ts[half + l])]
         for ts in (state.params, state.exp_avg, state.exp_avg_sq)
     ]
-    x, target, offsets, weight = case.data
     ints, floats = case.spec.packed
-    call = {
-        "x": x, "offsets": offsets, "target": target, "weight": weight, "params": by_layer[0], "exp_avg": by_layer[1],
+    return samples | {
+        "params": by_layer[0], "exp_avg": by_layer[1],
         "exp_avg_sq": by_layer[2], "steps": state.steps, "goal": state.steps + 2, "rates": Schedule().rates(2),
         "sgd_steps": 0, "adam": True, "frozen_layers": 0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "lam": 0.0,
         "fisher": [], "anchor": [],
         "rule": 0, "batch": 20, "ids": None, "ids_weight": None, "seed": 0, "task": 0,
         "module_numbers": torch.arange(3), "log_at": torch.tensor([1]), "snapshot_at": none, "stop_loss": None,
-        "check_every": 1, "net_ints": ints, "net_floats": floats,
+        "check_every": 1, "precision": 0, "net_ints": ints, "net_floats": floats,
     }  # fmt: skip
-    return call | changes
+
+
+def raw_points(case: fit_cases.Case, state: FitState, **changes: Any) -> dict[str, Any]:
+    x, target, offsets, weight = case.data
+    return raw(case, state, x=x, offsets=offsets, target=target, weight=weight) | changes
 
 
 @pytest.mark.parametrize("what", ["no samples", "offsets", "ids", "too few ids", "goal"])
@@ -245,7 +256,7 @@ def test_values_that_nobody_has_looked_at(emulated: Any, what: str) -> None:
     else:
         ids[0, 1, 7] = 207 if what == "ids" else 0
         changes = {"rule": 3, "ids": ids if what == "ids" else ids[:1]}
-    *_, ends, _ = emulated.bank_fit(**raw(case, state, **changes))
+    *_, ends, _ = emulated.bank_fit(**raw_points(case, state, **changes))
     ended = {"offsets": [0, 1], "too few ids": [0, 1, 2]}.get(what, [1])
     assert ends.tolist() == [FitEnd.DIVERGED if m in ended else FitEnd.STEPS for m in range(3)]
     for m in ended:
@@ -257,7 +268,7 @@ def test_values_that_nobody_has_looked_at(emulated: Any, what: str) -> None:
 def test_unfit_arguments_are_refused_before_anything_is_written(emulated: Any) -> None:
     case = fit_cases.make()
     state = case.state()
-    call, tried = raw(case, state, stop_loss=torch.zeros(3, dtype=torch.float64)), 0
+    call, tried = raw_points(case, state, stop_loss=torch.zeros(3, dtype=torch.float64)), 0
     for name, value in call.items():
         bad: list[Any] = []
         if isinstance(value, torch.Tensor):
@@ -266,7 +277,7 @@ def test_unfit_arguments_are_refused_before_anything_is_written(emulated: Any) -
         elif isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
             bad = [value[:-1], [t[:1] for t in value], [t[..., :-1] for t in value], [t.half() for t in value]]
             bad += [[t[..., :1].expand_as(t) for t in value]]
-        elif name in ("rule", "batch", "sgd_steps", "frozen_layers", "check_every", "task"):
+        elif name in ("rule", "batch", "sgd_steps", "frozen_layers", "check_every", "task", "precision"):
             bad = [-1]
         elif name in ("net_ints", "net_floats"):
             bad = [value[:-1]]

@@ -14,7 +14,7 @@ from fit_cases import SINE, assert_same
 from test_bank_guided_fit import fit, guide_of, state_of
 
 from mclnf_fast import ops
-from mclnf_fast.ops.bank_fit import Draws
+from mclnf_fast.ops.bank_fit import Draws, FitRule
 
 
 @pytest.mark.parametrize(
@@ -96,3 +96,12 @@ def test_refuses_what_another_rule_has_not() -> None:
         fit(case, state_of(case, guide), 2, guide, draws=Draws(batch=201))
     with pytest.raises(ValueError, match=r"draws\.ids must be None with the rule 'guided'"):
         fit(case, state_of(case, guide), 2, guide, draws=Draws(batch=20, ids=torch.zeros(2, 3, 20).long()))
+
+
+def test_refuses_rounded_operands() -> None:
+    case = fit_cases.make()
+    guide = guide_of(case)
+    state = state_of(case, guide)
+    with pytest.raises(ValueError, match="rule.precision must be 'fp32' with the rule 'guided', got 'tf32'"):
+        fit(case, state, 2, guide, rule=FitRule(precision="tf32"))
+    assert_same(state, state_of(case, guide))

@@ -22,6 +22,8 @@ from mclnf_fast.shading import OBJECT_SHADING, SCENE_SHADING, Shading
 pytestmark = pytest.mark.usefixtures("poisoned")
 backends = places.backends("bank_ray_fit")
 compiled = places.backends("bank_ray_fit", reference=False)
+# On CUDA sums have another order than in the ops of single steps.
+bitwise = pytest.mark.parametrize("backend", [pytest.param(("cpu", "cpu"), id="cpu")], indirect=True)
 
 PLACES = mf.FieldSpec(3, 4, width=16, hidden_layers=2, encoding=mf.Frequency(3))
 VIEWS = dataclasses.replace(PLACES, in_dim=6, encoding=mf.Identity())
@@ -135,7 +137,7 @@ DRAWS = {
 }
 
 
-@compiled
+@bitwise
 @pytest.mark.parametrize("draws", DRAWS)
 @pytest.mark.parametrize("shading", SHADINGS)
 def test_bits_of_the_loop(need, backend: str, draws: str, shading: str) -> None:
@@ -149,7 +151,7 @@ def test_bits_of_the_loop(need, backend: str, draws: str, shading: str) -> None:
     assert_same(state, expected)
 
 
-@compiled
+@bitwise
 @pytest.mark.parametrize("options", [{"jitter": False}, {"near": 0.5, "far": 2.5}, {"samples_per_ray": 130}], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bits_of_the_loop_with_every_cut(need, backend: str, options: dict[str, Any], dtype: torch.dtype) -> None:
@@ -246,7 +248,7 @@ def test_opcheck(need, backend: str) -> None:
         rays.origins, rays.directions, None, rays.offsets, rays.colors, None, None, 13, 0.0, math.inf, True, True,
         False, True, True, 9.0, by_layer, zeros, [t.clone() for t in zeros], state.steps, state.steps + 2,
         Schedule().rates(2), 0, True, 0, 0.9, 0.999, 1e-8, 0.0, [], [], 0, 20, None, None, 0, 0, torch.arange(3),
-        torch.tensor([1]), torch.tensor([2]), None, 1, *case.spec.packed,
+        torch.tensor([1]), torch.tensor([2]), None, 1, 0, *case.spec.packed,
     )  # fmt: skip
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(torch.ops.mclnf_fast.bank_ray_fit.default, arguments, test_utils=tests)

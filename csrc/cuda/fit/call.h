@@ -29,17 +29,35 @@ struct FitRate {
 
 struct FitNet {
     int layers, in_dim, out_dim, encoded, width;
+    int pad;  // rows of layers are padded to multiples of it
     int activation, output_activation;
     bool in_place;  // derivatives are read off the activations and overwrite them
     double w0;
-    int values;  // of the padded parameters
+    int values;    // of the padded parameters
+    int ray_rows;  // of samples that are rays: coordinates and spacings of their points
     FitLayer layer[kFitMaxLayers];
 
-    // First rows of the activations: features, hidden layers, derivatives, outputs.
-    MCLNF_HD int hidden(int l) const { return padded(encoded) + l * padded(width); }
+    // First rows of the activations: features, hidden layers, derivatives, outputs, and what rays need.
+    MCLNF_HD int hidden(int l) const { return padded(encoded) + l * padded(width, pad); }
     MCLNF_HD int derivatives(int l) const { return hidden(in_place ? l : layers - 1 + l); }
     MCLNF_HD int outputs() const { return hidden((in_place ? 1 : 2) * (layers - 1)); }
-    MCLNF_HD int rows() const { return outputs() + padded(out_dim); }
+    MCLNF_HD int places() const { return outputs() + padded(out_dim, pad); }
+    MCLNF_HD int rows() const { return places() + ray_rows; }
+};
+
+// How rays become pixels: `bins` intervals each between their entry and exit of the box, whose borders are
+// jittered by the number of the step. bins 0: the samples are points.
+template <typename S>
+struct FitRayCall {
+    const S *directions, *view, *background;  // [R, 3], [R, in_dim - 3] or null, [3] or null: black
+    int bins;
+    S near, far;
+    bool jitter;
+    bool last_behind;  // the color of a ray's last point is its background
+    bool hold_last;    // the density of a ray's last point gets no gradient
+    bool exponential;  // density is exp(min(raw, max_raw_density)), otherwise max(raw, 0)
+    int density_row;   // 0 or 3
+    S max_raw_density;
 };
 
 // A parameter of the kernel: 4 KB at most.
@@ -51,6 +69,7 @@ struct FitCall {
     int64_t modules, rows;   // rows: of x; a module's samples without offsets
     const int64_t* offsets;
     const S *x, *target, *weight;
+    FitRayCall<S> rays;
     const FitFeature* features;
     int feature_count;
     FitTensor<S> tensors[2 * kFitMaxLayers];
@@ -97,6 +116,7 @@ struct FitMemory {
     uint32_t* ids;                     // [points]
     S* weights;                        // [points]
     S *acts, *params, *grads, *m, *v;  // m and v: null if they are streamed
+    S* ray;                            // of one that needs several tiles
 };
 
 // kNear: all is in shared memory, which the compiler must see.
@@ -126,6 +146,7 @@ __device__ inline FitMemory<S> fit_memory(const FitCall<S>& c) {
     mem.grads = reinterpret_cast<S*>(take(plan.grads, values));
     mem.m = plan.moments ? reinterpret_cast<S*>(take(true, values)) : nullptr;
     mem.v = plan.moments ? reinterpret_cast<S*>(take(true, values)) : nullptr;
+    mem.ray = reinterpret_cast<S*>(far);
     return mem;
 }
 

@@ -16,21 +16,23 @@ constexpr int kFitThreads = 128, kFitMostThreads = 256;
 constexpr int kFitMostWarps = kFitMostThreads / 32;
 constexpr int kFitMaxLayers = kMaxHiddenLayers + 1;
 
-// Rows are padded so that four numbers are read at once; padding is 0 and adds nothing.
-MCLNF_HD constexpr int padded(int n) { return (n + 3) / 4 * 4; }
+// Rows are padded so that four numbers are read at once, or to whole instructions of the tensor cores;
+// padding is 0 and adds nothing.
+MCLNF_HD constexpr int padded(int n, int by = 4) { return (n + by - 1) / by * by; }
 // Between the rows of a matrix in shared memory: an odd multiple of four, so that eight neighboring rows lie
 // in different banks.
-constexpr int row_stride(int columns) {
-    return padded(columns) % 8 == 0 ? padded(columns) + 4 : padded(columns);
+constexpr int row_stride(int columns, int by = 4) {
+    return padded(columns, by) % 8 == 0 ? padded(columns, by) + 4 : padded(columns, by);
 }
 
-// A layer in the block's copy of a module: weights [padded(prev) + padded(encoded), stride], then the bias.
+// A layer in the block's copy of a module: weights [prev_rows + padded(encoded), stride], then the bias.
 struct FitLayer {
     int prev, encoded;  // rows fed by the layer before (by the encoding, in layer 0) and, of a skip, by it
     int out, stride;
-    int weight, bias;  // first number of each
+    int prev_rows, out_rows;  // of prev and out, padded
+    int weight, bias;         // first number of each
 
-    MCLNF_HD constexpr int skip_weight() const { return weight + padded(prev) * stride; }
+    MCLNF_HD constexpr int skip_weight() const { return weight + prev_rows * stride; }
 };
 
 // What the plan depends on.

@@ -23,13 +23,18 @@ __device__ inline int64_t place_of(const int64_t* list, int64_t count, int64_t v
     return low < count && list[low] == value ? low : -1;
 }
 
-template <typename S>
+// With operands that are rounded, a block's parameters are these operands, and those that are learned stay in
+// global memory, where a step reads and writes them once.
+template <typename S, int kPrecision, bool kRays>
 class FitSteps {
+    static constexpr bool kRounded = kPrecision != kFp32;
+
   public:
     __device__ FitSteps(const FitCall<S>& call, const FitMemory<S>& memory)
         : c_(call), net_(call.net), mem_(memory), sweep_(call, memory) {}
 
-    __device__ void run(int64_t module) {
+    // Inlined, or the compiler would no longer see where the block's memory is.
+    __device__ MCLNF_INLINE void run(int64_t module) {
         m_ = module;
         const int64_t first = c_.steps[m_], goal = c_.goal[m_];
         clear();
@@ -85,6 +90,34 @@ class FitSteps {
             each_value(1, layer.out, [&](int, int o) { f(2 * l + 1, o, layer.bias + o); });
         }
     }
+    // What of a parameter a step changes.
+    struct Numbers {
+        S p, m, v;
+    };
+    // write(t, number in a module's share, number in the padded parameters, what `read` gave for it) for rows
+    // of a layer of tensor t. Four of a thread's are read before the first is written, so that they come from
+    // global memory in one wait.
+    template <typename R, typename W>
+    __device__ void by_fours(int t, int rows, int first, int begin, const R& read, const W& write) const {
+        const FitLayer& layer = net_.layer[t / 2];
+        const FitTeam team = FitTeam::all();
+        for (int r0 = team.warp(); r0 < rows; r0 += 4 * team.warps())
+            for (int o = team.lane(); o < layer.out; o += 32) {
+                Numbers numbers[4];
+                MCLNF_UNROLL
+                for (int n = 0; n < 4; ++n) {
+                    const int r = r0 + n * team.warps();
+                    if (r < rows)
+                        numbers[n] = read(t, first + r * layer.out + o, begin + r * layer.stride + o);
+                }
+                MCLNF_UNROLL
+                for (int n = 0; n < 4; ++n) {
+                    const int r = r0 + n * team.warps();
+                    if (r < rows)
+                        write(t, first + r * layer.out + o, begin + r * layer.stride + o, numbers[n]);
+                }
+            }
+    }
     // Where this module's share of a tensor begins.
     __device__ int64_t share(int t) const {
         const FitLayer& layer = net_.layer[t / 2];
@@ -102,8 +135,10 @@ class FitSteps {
     __device__ bool take_samples() {
         const int64_t begin = c_.offsets ? c_.offsets[m_] : m_ * c_.rows;
         batch_.samples = c_.offsets ? c_.offsets[m_ + 1] - begin : c_.rows;
-        batch_.x = c_.x + (c_.offsets ? begin * net_.in_dim : 0);
-        batch_.target = c_.target + begin * net_.out_dim;
+        batch_.x = c_.x + (c_.offsets ? begin * (kRays ? 3 : net_.in_dim) : 0);
+        batch_.target = c_.target + begin * (kRays ? 3 : net_.out_dim);
+        batch_.directions = kRays ? c_.rays.directions + 3 * begin : nullptr;
+        batch_.view = kRays && c_.rays.view ? c_.rays.view + (net_.in_dim - 3) * begin : nullptr;
         batch_.weight = c_.weight ? c_.weight + begin : nullptr;
         return batch_.samples >= 1 && batch_.samples <= kMaxDrawNumber &&
                (!c_.offsets || (begin >= 0 && begin + batch_.samples <= c_.rows));
@@ -112,16 +147,25 @@ class FitSteps {
     __device__ void load() const {
         each_parameter([&](int t, int i, int at) {
             const FitTensor<S>& tensor = c_.tensors[t];
-            mem_.params[at] = tensor.p[share(t) + i];
+            mem_.params[at] = operand(t, i, tensor.p[share(t) + i]);
             if (!mem_.m) return;
             mem_.m[at] = tensor.m[share(t) + i];
             mem_.v[at] = tensor.v[share(t) + i];
         });
     }
+    // Number i of tensor t as products take it: of a layer's features and biases as it is.
+    __device__ S operand(int t, int i, S value) const {
+        const FitLayer& layer = net_.layer[t / 2];
+        const bool product = kRounded && t > 0 && t % 2 == 0 && i < layer.prev * layer.out;
+        return product ? FitLayers<S, kPrecision>::rounded(value) : value;
+    }
+    __device__ S param(int t, int i, int at) const {
+        return kRounded ? c_.tensors[t].p[share(t) + i] : mem_.params[at];
+    }
     __device__ void store() const {
         each_parameter([&](int t, int i, int at) {
             const FitTensor<S>& tensor = c_.tensors[t];
-            tensor.p[share(t) + i] = mem_.params[at];
+            if (!kRounded) tensor.p[share(t) + i] = mem_.params[at];
             if (!mem_.m) return;
             tensor.m[share(t) + i] = mem_.m[at];
             tensor.v[share(t) + i] = mem_.v[at];
@@ -136,12 +180,14 @@ class FitSteps {
         const int64_t drawn = (row * c_.modules + m_) * c_.batch;
         batch_.ids = c_.rule == kDrawGiven ? c_.ids + drawn : nullptr;
         batch_.ids_weight = c_.ids_weight ? c_.ids_weight + drawn : nullptr;
+        batch_.jitter = c_.rays.jitter;
     }
 
     __device__ void take_all() {
         batch_.rule = kDrawWhole;
         batch_.size = batch_.samples;
         batch_.ids_weight = nullptr;
+        batch_.jitter = false;
     }
 
     // Makes step k with the gradients and the error of its batch; false if the module ends before it.
@@ -161,26 +207,44 @@ class FitSteps {
         if (!std::isfinite(loss) || !(gradient + pull <= kMost<S>) ||
             !bounded_step(factors, adam, gradient + pull, kMost<S>))
             return false;
-        each_parameter([&](int t, int i, int at) {
-            if (t < c_.frozen) return;
-            S& p = mem_.params[at];
+        const auto read = [&](int t, int i, int at) {
+            const FitTensor<S>& tensor = c_.tensors[t];
+            const int64_t place = share(t) + i;
+            Numbers n{kRounded ? tensor.p[place] : mem_.params[at], S(0), S(0)};
+            if (adam) {
+                n.m = mem_.m ? mem_.m[at] : tensor.m[place];
+                n.v = mem_.m ? mem_.v[at] : tensor.v[place];
+            }
+            return n;
+        };
+        const auto make = [&](int t, int i, int at, Numbers n) {
+            const FitTensor<S>& tensor = c_.tensors[t];
+            const int64_t place = share(t) + i;
             const S g = trust ? pulled_by(factors, mem_.grads[at], t, i, at) : mem_.grads[at];
             if (adam) {
-                S& m = mem_.m ? mem_.m[at] : c_.tensors[t].m[share(t) + i];
-                S& v = mem_.m ? mem_.v[at] : c_.tensors[t].v[share(t) + i];
-                S m_new = m, v_new = v;
-                p = adam_step(factors, p, g, m_new, v_new);
-                m = m_new;
-                v = v_new;
+                n.p = adam_step(factors, n.p, g, n.m, n.v);
+                (mem_.m ? mem_.m[at] : tensor.m[place]) = n.m;
+                (mem_.m ? mem_.v[at] : tensor.v[place]) = n.v;
             } else {
-                p = sgd_step(factors, p, g);
+                n.p = sgd_step(factors, n.p, g);
             }
-        });
+            if (kRounded) tensor.p[place] = n.p;
+            mem_.params[at] = operand(t, i, n.p);
+        };
+        for (int t = c_.frozen; t < 2 * net_.layers; ++t) {
+            const FitLayer& layer = net_.layer[t / 2];
+            if (t % 2 == 1) {
+                by_fours(t, 1, 0, layer.bias, read, make);
+                continue;
+            }
+            by_fours(t, layer.prev, 0, layer.weight, read, make);
+            by_fours(t, layer.encoded, layer.prev * layer.out, layer.skip_weight(), read, make);
+        }
         return true;
     }
     __device__ S pulled_by(const StepFactors<S>& factors, S g, int t, int i, int at) const {
         const FitTensor<S>& tensor = c_.tensors[t];
-        return pulled(factors, g, mem_.params[at], tensor.fisher[share(t) + i], tensor.anchor[share(t) + i]);
+        return pulled(factors, g, param(t, i, at), tensor.fisher[share(t) + i], tensor.anchor[share(t) + i]);
     }
     // The larger magnitude; infinity once one of them is no number.
     __device__ static S larger(S most, S value) {
@@ -223,7 +287,7 @@ class FitSteps {
     __device__ void copy_params(int64_t steps) const {
         const int64_t place = place_of(c_.snapshot_at, c_.snapshots, steps);
         if (place < 0) return;
-        each_parameter([&](int t, int i, int at) { copy(static_cast<int>(place), t)[i] = mem_.params[at]; });
+        each_parameter([&](int t, int i, int at) { copy(static_cast<int>(place), t)[i] = param(t, i, at); });
     }
     // Whether the loss over all samples has come down to the module's target.
     __device__ bool at_target(double error) {
@@ -236,7 +300,7 @@ class FitSteps {
     const FitCall<S>& c_;
     const FitNet& net_;
     const FitMemory<S>& mem_;
-    FitSweep<S> sweep_;
+    FitSweep<S, kPrecision, kRays> sweep_;
     int64_t m_ = 0;
     FitBatch<S> batch_ = {};
 };

@@ -28,12 +28,13 @@ from mclnf_fast.ops.bank_step import Trust, check_betas
 from mclnf_fast.ops.draw_ids.api import check_integer, wrapped_seed
 from mclnf_fast.ops.draw_ids.reference import MOST
 from mclnf_fast.ops.march.reference import MOST_BINS
-from mclnf_fast.packing import DrawRule
+from mclnf_fast.packing import DrawRule, Precision
 from mclnf_fast.shading import Shading
 from mclnf_fast.spec import FieldSpec
 
 DTYPES = (torch.float32, torch.float64)
 REMEDY = "A fit works in place and has no derivative: differentiate through learn.meta.adapt"
+PRECISIONS = [precision.name.lower() for precision in Precision]
 RULES = {rule.name.lower(): rule for rule in DrawRule}
 
 
@@ -91,7 +92,8 @@ def bank_fit(
     core keeps a module for many steps, with parameters, moments and gradients in its cache, and no thread waits for
     another between steps; the bits are those of the loop over `draw_ids`, `bank_mse` (of one module) and `bank_step`.
     On CUDA a block of threads does, in the memory of one multiprocessor; the draws are the same, the bits others than
-    the CPU's, as sums have another order. A call waits for the device once, to learn which rates it needs.
+    the CPU's, as sums have another order. A call does not wait for the device if `steps` is one number and the state is
+    one that `FitState.begin` or such calls left: it then knows how many rates it needs.
 
     Args:
         state: parameters, moments and step counts; changed in place.
@@ -128,10 +130,14 @@ def bank_fit(
         (torch.Size([2, 3]), True)
     """
     call = _checked(state, data, spec, steps, draws or Draws(), rule or FitRule(), watch or Watch())
-    op = _RAY_OP if isinstance(data, FitRays) else _GUIDED_OP if call.guide is not None else _OP
+    if call.rule.precision == "fp32":
+        op = _RAY_OP if isinstance(data, FitRays) else _GUIDED_OP if call.guide is not None else _OP
+    else:
+        op = _ROUNDED_RAY_OP if isinstance(data, FitRays) else _ROUNDED_OP
     function = op.serving(backend, call.data.x.device, call.data.x.dtype)
     with torch.no_grad():
         log: FitLog = function(call)
+    state.know(call.last)
     return log
 
 
@@ -166,9 +172,13 @@ def _checked(
     goal = _goal(state, steps, modules)
     trust = _check_trust(rule, state)
     guide = _check_guide(draws, data, sizes, state)
+    if guide is not None and rule.precision != "fp32":
+        raise ValueError(f"rule.precision must be 'fp32' with the rule 'guided', got {rule.precision!r}")
     numbers = _check_draws(draws, modules, sizes, goal, state)
     stop_loss = _check_watch(watch, modules, data.x.device)
-    return FitCall(state, data, spec, goal, draws, RULES[draws.rule], numbers, rule, trust, watch, stop_loss, guide)
+    last = _last(state, steps, goal)
+    draw_rule = RULES[draws.rule]
+    return FitCall(state, data, spec, goal, last, draws, draw_rule, numbers, rule, trust, watch, stop_loss, guide)
 
 
 def _check_state(state: FitState, spec: FieldSpec, x: Tensor, rule: FitRule) -> int:
@@ -199,6 +209,8 @@ def _check_state(state: FitState, spec: FieldSpec, x: Tensor, rule: FitRule) -> 
     check_betas(rule.betas, "rule.betas")
     check_number("rule.eps", rule.eps, 0.0)
     check_integer(rule.frozen_layers, "rule.frozen_layers", len(spec.layer_shapes) - 1)
+    if not isinstance(rule.precision, str) or rule.precision not in PRECISIONS:
+        raise ValueError(f"rule.precision must be one of {', '.join(PRECISIONS)}, got {rule.precision!r}")
     return modules
 
 
@@ -254,6 +266,16 @@ def _goal(state: FitState, steps: int | Tensor, modules: int) -> Tensor:
     if modules and values_can_be_read(steps) and int(steps.min()) < 0:
         raise ValueError(f"steps must be at least 0, got {steps.tolist()}")
     return state.steps + steps
+
+
+def _last(state: FitState, steps: int | Tensor, goal: Tensor) -> int | None:
+    """Return a number that no goal passes, if that is known without waiting for the device."""
+    if not len(goal):
+        return 0
+    if values_can_be_read(goal):
+        return int(goal.max())
+    most = state.most_steps
+    return None if most is None or isinstance(steps, Tensor) else most + steps
 
 
 def _check_trust(rule: FitRule, state: FitState) -> Trust | None:
@@ -363,6 +385,11 @@ def _check_watch(watch: Watch, modules: int, device: torch.device) -> Tensor | N
     return torch.full((modules,), loss, dtype=torch.float64, device=device)
 
 
+def _fp32_alone(device: torch.device, dtype: torch.dtype) -> str:
+    reason = by_dtype(cpu_library, DTYPES)(device, dtype)
+    return reason or "its products are fp32 (or fp64) ones, and rule.precision asks for rounded operands"
+
+
 _OP = register(
     "bank_fit",
     passes_transforms=True,
@@ -387,6 +414,22 @@ _GUIDED_OP = register(
 _RAY_OP = register(
     "bank_ray_fit",
     passes_transforms=True,
+    cuda=Backend(by_dtype(cuda_library, DTYPES), compiled.bank_ray_fit),
     cpu=Backend(by_dtype(cpu_library, DTYPES), compiled.bank_ray_fit),
+    reference=Backend(always, reference.bank_fit),
+)
+# With operands that are rounded.
+_ROUNDED_OP = register(
+    "bank_fit_rounded",
+    passes_transforms=True,
+    cuda=Backend(by_dtype(cuda_library, DTYPES[:1]), compiled.bank_fit),
+    cpu=Backend(_fp32_alone, compiled.bank_fit),
+    reference=Backend(always, reference.bank_fit),
+)
+_ROUNDED_RAY_OP = register(
+    "bank_ray_fit_rounded",
+    passes_transforms=True,
+    cuda=Backend(by_dtype(cuda_library, DTYPES[:1]), compiled.bank_ray_fit),
+    cpu=Backend(_fp32_alone, compiled.bank_ray_fit),
     reference=Backend(always, reference.bank_fit),
 )

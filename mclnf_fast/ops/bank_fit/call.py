@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from mclnf_fast.ops.bank_fit.guide import Guide
 from mclnf_fast.ops.bank_fit.types import Draws, FitData, FitRays, FitRule, FitState, Watch
 from mclnf_fast.ops.bank_step import Trust
-from mclnf_fast.packing import DrawRule
+from mclnf_fast.packing import DrawRule, Precision
 from mclnf_fast.spec import FieldSpec
 
 
@@ -19,6 +20,7 @@ class FitCall(NamedTuple):
 
     Attributes:
         goal: int64 [M], steps of each module at the end of the call.
+        last: a number that none of them passes; None if that is known on the device alone.
         numbers: int64 [M], what the draws are keyed by.
         trust: None if it is off.
         stop_loss: float64 [M] or None.
@@ -29,6 +31,7 @@ class FitCall(NamedTuple):
     data: FitData | FitRays
     spec: FieldSpec
     goal: Tensor
+    last: int | None
     draws: Draws
     draw_rule: DrawRule
     numbers: Tensor
@@ -45,9 +48,17 @@ class FitCall(NamedTuple):
             return 0
         return self.draws.batch if self.draws.ids is None else self.draws.ids.shape[2]
 
-    def rates(self) -> Tensor:
-        """Return the rates of all steps up to the last one, float64."""
-        return self.rule.schedule.rates(int(self.goal.max()) if len(self.goal) else 0)
+    @property
+    def precision(self) -> Precision:
+        """Of the operands of products."""
+        return Precision[self.rule.precision.upper()]
+
+    def rates(self, device: torch.device | str = "cpu") -> Tensor:
+        """Return the rates of all steps up to the last one, or some more, float64."""
+        last = self.last
+        if last is None:
+            last = int(self.goal.max())  # waits for the device
+        return self.rule.schedule.rates(last, device)
 
     def by_layer(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return weights and then biases as weight and bias of one layer after the other, as the compiled op does."""

@@ -1,10 +1,12 @@
-"""A fit by the compiled libraries: one op, on the CPU and on CUDA; of rays on the CPU alone."""
+"""A fit by the compiled libraries: an op for points and one for rays, on the CPU and on CUDA."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mclnf_fast.ops._constants import constant
 from mclnf_fast.ops.bank_fit.call import FitCall
@@ -77,7 +79,7 @@ def _steps(call: FitCall) -> tuple[Any, ...]:
         *lists,
         state.steps,
         call.goal,
-        call.rates().to(device),
+        call.rates(device),
         rule.schedule.sgd_steps,
         rule.kind == "adam",
         rule.frozen_layers,
@@ -93,11 +95,18 @@ def _steps(call: FitCall) -> tuple[Any, ...]:
         wrapped_seed(call.draws.seed),
         call.draws.task,
         call.numbers,
-        torch.tensor(list(call.watch.losses_at), dtype=torch.int64, device=device),
-        torch.tensor(list(call.watch.params_at), dtype=torch.int64, device=device),
+        _numbers(tuple(call.watch.losses_at), device),
+        _numbers(tuple(call.watch.params_at), device),
         call.stop_loss,
         call.watch.check_every,
+        int(call.precision),
     )
+
+
+# On their device, since a copy to it would wait for what runs there.
+@functools.lru_cache(maxsize=32)
+def _numbers(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int64, device=device)
 
 
 def _log(call: FitCall, results: tuple[Any, ...]) -> FitLog:

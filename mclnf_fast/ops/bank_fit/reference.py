@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from mclnf_fast.ops.bank_fit import rounded
 from mclnf_fast.ops.bank_fit.call import FitCall
 from mclnf_fast.ops.bank_fit.guided_module import GuidedModule
 from mclnf_fast.ops.bank_fit.types import FitLog, FitRays
@@ -17,7 +18,7 @@ from mclnf_fast.ops.bank_step import StepKind, Trust
 from mclnf_fast.ops.bank_step.reference import bank_step
 from mclnf_fast.ops.draw_ids.reference import draw_ids
 from mclnf_fast.ops.march import march_rays
-from mclnf_fast.packing import DrawRule, FitEnd
+from mclnf_fast.packing import DrawRule, FitEnd, Precision
 
 UNIT_BOX = ((-1.0,) * 3, (1.0,) * 3)
 
@@ -111,8 +112,17 @@ def _loss(
     if weights is not None:
         weight = weights if weight is None else weight * weights
     offsets = torch.tensor([0, len(x)], device=x.device)
-    y = bank_mlp(x, offsets, *bank, call.spec, "reference")
+    y = _field(call, x, offsets, *bank, target.numel())
     return squared_error(y, offsets, target, weight, True)[0]
+
+
+def _field(
+    call: FitCall, x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], terms: int
+) -> Tensor:
+    """Return the outputs of the one module; terms: of the mean that its loss is."""
+    if call.precision == Precision.FP32:
+        return bank_mlp(x, offsets, weights, biases, call.spec, "reference")
+    return rounded.mlp(x, [w[0] for w in weights], [b[0] for b in biases], call.spec, call.precision, terms)
 
 
 def _ray_loss(rays: FitRays, k: int | None, call: FitCall, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
@@ -136,7 +146,7 @@ def _ray_loss(rays: FitRays, k: int | None, call: FitCall, weights: list[Tensor]
     if rays.view is not None:
         x = torch.cat((x, rays.view[cut.ray_ids]), 1)
     offsets = torch.tensor([0, len(x)], device=x.device)
-    raw = bank_mlp(x, offsets, weights, biases, call.spec, "reference")
+    raw = _field(call, x, offsets, weights, biases, rays.colors.numel())
     first = torch.cat((cut.packed_info[:, 0], offsets[1:]))
     color = rays.shading.background_color
     background = None if color is None else x.new_tensor(color)

@@ -85,12 +85,13 @@ class Schedule:
             return rise * self.lr * math.pow(self.lr_end / self.lr, share)
         return rise * (self.lr_end + (self.lr - self.lr_end) * (1 + math.cos(math.pi * share)) / 2)
 
-    def rates(self, count: int) -> Tensor:
+    def rates(self, count: int, device: torch.device | str = "cpu") -> Tensor:
         """Return the rates of the steps 0 ... count - 1, float64 [count]."""
         # To a power of two, so that a fit in many calls asks for few lengths.
-        return _rates(self, 1 << max(0, count - 1).bit_length())[:count]
+        return _rates(self, 1 << max(0, count - 1).bit_length(), torch.device(device))[:count]
 
 
+# On their device, since a copy to it would wait for what runs there.
 @functools.lru_cache(maxsize=32)
-def _rates(schedule: Schedule, count: int) -> Tensor:
-    return torch.tensor([schedule.rate(step) for step in range(count)], dtype=torch.float64)
+def _rates(schedule: Schedule, count: int, device: torch.device) -> Tensor:
+    return torch.tensor([schedule.rate(step) for step in range(count)], dtype=torch.float64, device=device)

@@ -17,6 +17,7 @@ from mclnf_fast.packing import FitEnd
 from mclnf_fast.shading import Shading
 
 DrawName = Literal["uniform", "even", "whole", "given", "guided"]
+PrecisionName = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 class FitData(NamedTuple):
@@ -130,6 +131,29 @@ class FitState:
     exp_avg_sq: tuple[Tensor, ...]
     steps: Tensor
     guide: GuideState | None = None
+    _bound: tuple[Tensor, int, int] | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def most_steps(self) -> int | None:
+        """Return a number of steps that no module has passed, known without waiting for the device; None if it isn't.
+
+        >>> FitState.begin([torch.zeros(3, 1)]).most_steps
+        0
+        """
+        if self._bound is None:
+            return None
+        steps, version, most = self._bound
+        return most if steps is self.steps and version == steps._version else None
+
+    def know(self, most: int | None) -> None:
+        """Remember a number of steps that no module has passed now, until `steps` is changed otherwise.
+
+        >>> state = FitState.begin([torch.zeros(3, 1)])
+        >>> state.know(None)
+        >>> state.most_steps is None
+        True
+        """
+        self._bound = None if most is None else (self.steps, self.steps._version, most)
 
     @classmethod
     def begin(cls, params: Sequence[Tensor], kind: StepKind = "adam", guide: GuideState | None = None) -> FitState:
@@ -142,7 +166,9 @@ class FitState:
         zeros = [[torch.zeros_like(p, memory_format=torch.contiguous_format) for p in params] for _ in range(2)]
         m, v = zeros if kind == "adam" else ([], [])
         steps = torch.zeros(len(params[0]), dtype=torch.int64, device=params[0].device)
-        return cls(params, tuple(m), tuple(v), steps, guide)
+        state = cls(params, tuple(m), tuple(v), steps, guide)
+        state.know(0)
+        return state
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state as named tensors, to be saved.
@@ -204,6 +230,9 @@ class FitRule:
         betas, eps: Adam's.
         trust: (lam, fisher, anchor) as `ops.bank_step` takes it, fisher and anchor like `FitState.params`; or None.
         frozen_layers: the first layers, so many of them, stay as they are; the last is always trained.
+        precision: format to which the operands of all products but the first layer's are rounded: weights, activations
+            and the gradients of pre-activations. "fp32": none. Sums, parameters, moments, losses and all that works on
+            coordinates are in the dtype of the data; a gradient above 65504 times the mean's share overflows fp16.
 
     >>> FitRule(Schedule(1e-2)).kind
     'adam'
@@ -215,6 +244,7 @@ class FitRule:
     eps: float = 1e-8
     trust: Trust | tuple[float, Sequence[Tensor], Sequence[Tensor]] | None = None
     frozen_layers: int = 0
+    precision: PrecisionName = "fp32"
 
 
 @dataclasses.dataclass(frozen=True)

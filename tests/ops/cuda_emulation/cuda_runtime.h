@@ -47,4 +47,5 @@ unsigned lane();
 }  // namespace emulation
 
 #include "intrinsics.h"
+#include "mma.h"
 #include "runtime.h"

@@ -7,8 +7,8 @@ namespace {
 // -> points of a tile, what is in shared memory (parameters 1, gradients 2, activations 4, moments 8), bytes
 // of it and of global memory, blocks on a multiprocessor
 std::vector<int64_t> fit_plan_of(std::vector<int64_t> net_ints, std::vector<double> net_floats, int64_t bytes,
-                                 bool adam, int64_t batch, int64_t block) {
-    const FitNet net = fit_net(Net(net_ints, net_floats));
+                                 bool adam, int64_t batch, int64_t block, int64_t precision, bool rays) {
+    const FitNet net = fit_net(Net(net_ints, net_floats), static_cast<int>(precision), rays);
     const FitPlan plan =
         fit_plan(fit_shape(net, static_cast<int>(bytes), adam, batch), {block, block + 1024});
     return {plan.points, plan.params + 2 * plan.grads + 4 * plan.activations + 8 * plan.moments, plan.shared,
@@ -20,7 +20,8 @@ std::vector<int64_t> fit_plan_of(std::vector<int64_t> net_ints, std::vector<doub
 
 STABLE_TORCH_LIBRARY_FRAGMENT(mclnf_fast_emulated, m) {
     m.def(
-        "fit_plan(int[] net_ints, float[] net_floats, int bytes, bool adam, int batch, int block) -> int[]");
+        "fit_plan(int[] net_ints, float[] net_floats, int bytes, bool adam, int batch, int block, int "
+        "precision, bool rays) -> int[]");
 }
 STABLE_TORCH_LIBRARY_IMPL(mclnf_fast_emulated, CompositeExplicitAutograd, m) {
     m.impl("fit_plan", TORCH_BOX(&mclnf::fit_plan_of));

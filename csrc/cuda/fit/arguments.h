@@ -1,0 +1,104 @@
+// The arguments of the fits, checked as far as that goes without waiting for the device.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "bank_step_tensors.h"
+#include "cuda/launch.h"
+#include "math/draws.h"
+#include "net.h"
+
+namespace mclnf {
+namespace {
+
+// What `bank_fit` and `bank_ray_fit` take beside the samples.
+struct FitArguments {
+    Tensors params, exp_avg, exp_avg_sq;
+    Tensor steps, goal, rates;
+    int64_t sgd_steps;
+    bool adam;
+    int64_t frozen_layers;
+    double beta1, beta2, eps, lam;
+    Tensors fisher, anchor;
+    int64_t rule, batch;
+    OptTensor ids, ids_weight;
+    int64_t seed, task;
+    Tensor module_numbers, log_at, snapshot_at;
+    OptTensor stop_loss;
+    int64_t check_every, precision;
+
+    int64_t modules() const { return steps.numel(); }
+    void check_numbers(const Net& net, ScalarType dtype) const {
+        STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
+                        "bank_fit: x must be float32 or float64");
+        STD_TORCH_CHECK(
+            precision == kFp32 || (dtype == ScalarType::Float && precision > 0 && precision <= kFp16),
+            "bank_fit: unknown precision, or one that float64 does not take");
+        STD_TORCH_CHECK(modules() <= 0x3fffffff, "bank_fit: too many modules for one launch");
+        STD_TORCH_CHECK(rule >= kDrawUniform && rule <= kDrawGiven, "bank_fit: unknown rule");
+        STD_TORCH_CHECK(rule == kDrawWhole || (batch >= 1 && batch <= int64_t(1) << 31),
+                        "bank_fit: batch out of range");
+        STD_TORCH_CHECK(task >= 0 && task <= kMaxDrawTask, "bank_fit: task out of range");
+        STD_TORCH_CHECK(sgd_steps >= 0 && check_every >= 1,
+                        "bank_fit: sgd_steps or check_every out of range");
+        STD_TORCH_CHECK(frozen_layers >= 0 && frozen_layers < static_cast<int64_t>(net.layers.size()),
+                        "bank_fit: frozen_layers out of range");
+        STD_TORCH_CHECK(rule != kDrawGiven || ids, "bank_fit: the rule `given` needs ids");
+    }
+};
+
+// Looks at tensors: on the device of x, with its dtype, of a shape.
+class FitChecks {
+  public:
+    FitChecks(const Tensor& x, const Net& net, int64_t modules) : x_(x), net_(net), modules_(modules) {}
+
+    Tensor checked(const char* name, const Tensor& t, ScalarType dtype, std::vector<int64_t> shape) const {
+        STD_TORCH_CHECK(t.is_cpu() == x_.is_cpu() && t.get_device_index() == x_.get_device_index() &&
+                            t.scalar_type() == dtype,
+                        "bank_fit: ", name, " must be on the device of x, with its dtype");
+        bool same = t.dim() == static_cast<int64_t>(shape.size());
+        for (int64_t d = 0; same && d < t.dim(); ++d) same = shape[d] < 0 || t.size(d) == shape[d];
+        STD_TORCH_CHECK(same, "bank_fit: ", name, " has a wrong shape");
+        return contiguous_of(name, t);
+    }
+    OptTensor checked(const char* name, const OptTensor& t, ScalarType dtype,
+                      std::vector<int64_t> shape) const {
+        return t ? OptTensor(checked(name, *t, dtype, std::move(shape))) : OptTensor();
+    }
+    // Tensors like the parameters; those that are changed must not be expanded.
+    Values bank(const char* name, const Tensors& list, bool needed, bool changed) const {
+        if (!needed) return Values({});
+        STD_TORCH_CHECK(list.size() == 2 * net_.layers.size(), "bank_fit: ", name,
+                        " must hold two tensors a layer");
+        for (size_t t = 0; t < list.size(); ++t) {
+            const Layer& layer = net_.layers[t / 2];
+            const std::vector<int64_t> shape = t % 2 == 0
+                                                   ? std::vector<int64_t>{modules_, layer.in, layer.out}
+                                                   : std::vector<int64_t>{modules_, layer.out};
+            checked(name, list[t], x_.scalar_type(), shape);
+            if (changed) check_written(name, list[t]);
+        }
+        return Values(list);
+    }
+
+  private:
+    const Tensor& x_;
+    const Net& net_;
+    int64_t modules_;
+};
+
+// A list on the host as a tensor of bytes on the device.
+template <typename T>
+Tensor on_device(const std::vector<T>& list, const Tensor& like, cudaStream_t stream) {
+    const int64_t bytes = static_cast<int64_t>(list.size() * sizeof(T));
+    const Tensor to = torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
+    if (bytes > 0)
+        check_cuda(cudaMemcpyAsync(out_pointer<unsigned char>(to), list.data(), bytes, cudaMemcpyHostToDevice,
+                                   stream),
+                   "bank_fit");
+    return to;
+}
+
+}  // namespace
+}  // namespace mclnf
