@@ -4,10 +4,12 @@ close."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 import mclnf_fast as mf
 
@@ -98,3 +100,32 @@ def assert_no_worse(found: Tensor, same_dtype: Tensor, truth: Tensor, name: str 
     allowed = 2 * rms(same_dtype.double() - truth) + (2 + terms**0.5 / 4) * torch.finfo(found.dtype).eps * rms(truth)
     error = rms(found.double() - truth)
     assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g} (values {rms(truth):.3g})"
+
+
+def nearest(t: Tensor) -> Tensor:
+    """The nearest numbers of 10 bits behind the leading one, halves away from zero."""
+    bits = t.float().contiguous().view(torch.int32)
+    return ((bits + 0x1000) & -0x2000).view(torch.float32).to(t.dtype)
+
+
+class Product(torch.autograd.Function):
+    """a b of rounded operands, and its derivatives as such products, to any order."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return torch.matmul(nearest(a), nearest(b))  # not `@`, which `Rounded` would take
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        return Product.apply(g, b.mT), Product.apply(a.mT, g)
+
+
+class Rounded(TorchFunctionMode):
+    """The products of a reference, of operands rounded as tf32 rounds them."""
+
+    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.Tensor.matmul:  # as `@` is known here
+            return Product.apply(*args)
+        return function(*args, **(kwargs or {}))

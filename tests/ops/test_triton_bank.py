@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from bank_cases import ACTIVATIONS, ENCODINGS, Case, assert_no_worse
+from bank_cases import ACTIVATIONS, ENCODINGS, Case, Rounded, assert_no_worse
 from torch import Tensor
 from torch.library import opcheck
 
@@ -24,7 +24,8 @@ def gradients(case: Case, backend: str, grad_y: Tensor) -> list[Tensor]:
 
 def agrees(case: Case, rounded: bool = False) -> None:
     """Value and gradients are no worse than the reference's in the same dtype; `rounded`: what the layers read has 10
-    bits, whose errors are held against the values alone."""
+    bits or 7, whose errors are held against the values, and in tf32 against twice those of the reference with operands
+    rounded so: a relu that a rounding turns on or off moves the gradients of few points by much."""
     exact = case.to(torch.float64)
     grad_y = torch.randn(case.x.shape[0], case.spec.out_dim, device=case.x.device)
     names = ["y", "x", *(f"weights[{l}]" for l in range(len(case.weights)))]
@@ -33,10 +34,15 @@ def agrees(case: Case, rounded: bool = False) -> None:
         [c.run(b), *gradients(c, b, grad_y)]
         for c, b in ((case, "triton"), (case, "reference"), (exact, "reference"))
     )  # fmt: skip
-    for name, a, r, t in zip(names, found, plain, truth):
+    tf32 = truth
+    if rounded and case.x.dtype == torch.float32:
+        with Rounded():
+            tf32 = [exact.run("reference"), *gradients(exact, "reference", grad_y)]
+    for name, a, r, t, near in zip(names, found, plain, truth, tf32):
         if rounded:
             assert a.dtype == r.dtype
-            assert float((a.double() - t).norm()) <= 2e-2 * float(t.norm()) + 1e-12, name
+            allowed = 2e-2 * float(t.norm()) + 2 * float((near - t).norm()) + 1e-12
+            assert float((a.double() - t).norm()) <= allowed, name
         else:
             assert_no_worse(a, r, t, name, terms=max(100, case.x.shape[0]))
 

@@ -3,14 +3,12 @@ are rounded so. On a GPU where there is one, else interpreted on the CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import torch
-from bank_cases import Case
+from bank_cases import Case, Rounded
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 import mclnf_fast as mf
 from mclnf_fast.ops.triton.precision import multiplying
@@ -25,35 +23,6 @@ SHARE = 0.2
 def _tf32() -> Iterator[None]:
     with multiplying(True):
         yield
-
-
-def nearest(t: Tensor) -> Tensor:
-    """The nearest numbers of 10 bits behind the leading one, halves away from zero."""
-    bits = t.float().contiguous().view(torch.int32)
-    return ((bits + 0x1000) & -0x2000).view(torch.float32).to(t.dtype)
-
-
-class Product(torch.autograd.Function):
-    """a b of rounded operands, and its derivatives as such products, to any order."""
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        ctx.save_for_backward(a, b)
-        return torch.matmul(nearest(a), nearest(b))  # not `@`, which `Rounded` would take
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
-        a, b = ctx.saved_tensors
-        return Product.apply(g, b.mT), Product.apply(a.mT, g)
-
-
-class Rounded(TorchFunctionMode):
-    """The reference's products, of rounded operands."""
-
-    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.Tensor.matmul:  # as `@` is known here
-            return Product.apply(*args)
-        return function(*args, **(kwargs or {}))
 
 
 def evaluate(case: Case, backend: str, grad_y: Tensor, second: bool) -> list[Tensor]:
