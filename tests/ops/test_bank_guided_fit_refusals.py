@@ -102,6 +102,6 @@ def test_refuses_rounded_operands() -> None:
     case = fit_cases.make()
     guide = guide_of(case)
     state = state_of(case, guide)
-    with pytest.raises(ValueError, match="rule.precision must be 'fp32' with the rule 'guided', got 'tf32'"):
+    with pytest.raises(ValueError, match=r"rule\.precision must be 'fp32' with the rule 'guided', got 'tf32'"):
         fit(case, state, 2, guide, rule=FitRule(precision="tf32"))
     assert_same(state, state_of(case, guide))
