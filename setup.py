@@ -73,6 +73,9 @@ def cpu_arguments() -> tuple[list[str], list[str]]:
 
 # Contraction is off, as on the CPU. `tests/ops/test_cuda_compile.py` compiles with these flags too.
 NVCC_FLAGS = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "--fmad=false", TARGET, "-DUSE_CUDA"]
+# Compiled by the driver when they are first used: on two cores their machine code for three architectures would make
+# a build minutes longer, for formats that save nothing beside tf32.
+JIT_SOURCES = ("bank_fit_bf16.cu", "bank_fit_fp16.cu")
 
 
 def find_nvcc() -> str | None:
@@ -95,19 +98,23 @@ def cuda_extension(include: list[str]) -> list:
 
 
 def nvcc_targets(nvcc: str) -> list[str]:
-    """The flags that name the architectures, those of TORCH_CUDA_ARCH_LIST that this nvcc knows."""
+    """The architectures of TORCH_CUDA_ARCH_LIST that this nvcc knows, such as "90"."""
     listed = os.environ.get("TORCH_CUDA_ARCH_LIST", "8.0 9.0 10.0").replace(";", " ").split()
     known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=False).stdout
-    flags: list[str] = []
-    last = ""
-    for name in listed:
-        number = name.replace("+PTX", "").replace(".", "")
-        if f"compute_{number.rstrip('af')}" in known:
-            flags += ["-gencode", f"arch=compute_{number},code=sm_{number}"]
-            last = number
-    if last:  # intermediate code of the newest one, so that later devices run as well
-        flags += ["-gencode", f"arch=compute_{last},code=compute_{last}"]
-    return flags
+    numbers = [name.replace("+PTX", "").replace(".", "") for name in listed]
+    return [number for number in numbers if f"compute_{number.rstrip('af')}" in known]
+
+
+def target_flags(source: str, targets: list[str]) -> list[str]:
+    """The flags that name the architectures of a source."""
+    if not targets:
+        return []
+    if source.endswith(JIT_SOURCES):
+        oldest = targets[0].rstrip("af")  # whose intermediate code every later device takes
+        return ["-gencode", f"arch=compute_{oldest},code=compute_{oldest}"]
+    flags = [flag for t in targets for flag in ("-gencode", f"arch=compute_{t},code=sm_{t}")]
+    # Intermediate code of the newest one, so that later devices run as well.
+    return [*flags, "-gencode", f"arch=compute_{targets[-1]},code=compute_{targets[-1]}"]
 
 
 def builds() -> bool:
@@ -174,14 +181,14 @@ def extensions() -> tuple[list, dict]:
                     say(f"CUDA library not built: nvcc failed ({error}); everything else works without it")
                     self.extensions.remove(extension)
 
-        def objects(self, extension, command: list[str], to: Callable[[str], list[str]]) -> list[str]:
-            """Compile each source by `command` and the words `to` that name the object's file; return these files."""
+        def objects(self, extension, command: list[str], words: Callable[[str, str], list[str]]) -> list[str]:
+            """Compile each source by `command` and its own words, which name the object's file; return these files."""
             include = [f"-I{path}" for path in extension.include_dirs]
             os.makedirs(self.build_temp, exist_ok=True)
 
             def compiled(source: str) -> str:
                 target = os.path.join(self.build_temp, os.path.basename(source) + ".o")
-                subprocess.run([*command, *include, source, *to(target)], check=True)
+                subprocess.run([*command, *include, source, *words(source, target)], check=True)
                 return target
 
             jobs = int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))
@@ -189,7 +196,7 @@ def extensions() -> tuple[list, dict]:
                 return list(pool.map(compiled, extension.sources))
 
         def build_by_clang_cl(self, extension) -> None:
-            objects = self.objects(extension, ["clang-cl", "/c", *WINDOWS_FLAGS], lambda target: [f"/Fo{target}"])
+            objects = self.objects(extension, ["clang-cl", "/c", *WINDOWS_FLAGS], lambda _, target: [f"/Fo{target}"])
             output = self.get_ext_fullpath(extension.name)
             os.makedirs(os.path.dirname(output), exist_ok=True)
             folders = [f"/LIBPATH:{path}" for path in extension.library_dirs]
@@ -198,8 +205,12 @@ def extensions() -> tuple[list, dict]:
             subprocess.run(command, check=True)
 
         def build_cuda(self, extension) -> None:
-            nvcc, flags = extension.mclnf_nvcc, [*nvcc_targets(extension.mclnf_nvcc), *NVCC_FLAGS]
-            objects = self.objects(extension, [nvcc, "-c", *flags], lambda target: ["-o", target])
+            nvcc, targets = extension.mclnf_nvcc, nvcc_targets(extension.mclnf_nvcc)
+            objects = self.objects(
+                extension,
+                [nvcc, "-c", *NVCC_FLAGS],
+                lambda source, target: [*target_flags(source, targets), "-o", target],
+            )
             output = self.get_ext_fullpath(extension.name)
             os.makedirs(os.path.dirname(output), exist_ok=True)
             # The CUDA runtime is linked statically and torch's shims are found at load time, in the torch

@@ -68,6 +68,23 @@ def compiled(source: pathlib.Path, arch: int, folder: pathlib.Path, extra: tuple
     return kernels(done.stderr)
 
 
+def test_rare_formats_are_intermediate_code_that_every_listed_device_takes() -> None:
+    build = emulated_cuda.build_script()
+    for name in build.JIT_SOURCES:
+        assert (ROOT / "csrc" / "cuda" / name).is_file()
+        assert build.target_flags(f"csrc/cuda/{name}", ["90a", "100"]) == [
+            "-gencode",
+            "arch=compute_90,code=compute_90",
+        ]
+    flags = build.target_flags("csrc/cuda/bank_fit.cu", ["80", "90a"])
+    assert flags[1::2] == [
+        "arch=compute_80,code=sm_80",
+        "arch=compute_90a,code=sm_90a",
+        "arch=compute_90a,code=compute_90a",
+    ]
+    assert build.target_flags("csrc/cuda/bank_fit.cu", []) == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(nvcc() is None, reason="nvcc was not found")
