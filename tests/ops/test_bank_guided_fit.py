@@ -335,7 +335,7 @@ def test_opcheck(need, backend: str, mix: float) -> None:
         case.data.x, None, case.data.target, None, guide.curve, own.scores, own.window, own.batches, fisher, mix, 0.3,
         8, 5, 0.9, 1e-3, by_layer, [torch.zeros_like(t) for t in by_layer], [torch.zeros_like(t) for t in by_layer],
         state.steps, state.steps + 2, rates, 0, True, 0, 0.9, 0.999, 1e-8, 0.0, [], [], 4, 20, None, None, 0, 0,
-        numbers, torch.tensor([1]), none, None, 1, *case.spec.packed,
+        numbers, torch.tensor([1]), none, None, 1, 0, *case.spec.packed,
     )  # fmt: skip
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(torch.ops.mclnf_fast.bank_guided_fit.default, arguments, test_utils=tests)
