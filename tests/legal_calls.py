@@ -265,6 +265,6 @@ def run(op: str, call: Call) -> Any:
         arguments["data"] = FitRays(**records.pop("data"))
     for record, kind in (("draws", Guide), ("state", GuideState)):
         if f"{record}.guide" in records:
-            records[record]["guide"] = kind(**records.pop(f"{record}.guide"))  # type: ignore[operator]
+            records[record]["guide"] = kind(**records.pop(f"{record}.guide"))
     arguments |= {name: RECORDS[name](**fields) for name, fields in records.items()}
     return getattr(mf.ops, {"bank_ray_fit": "bank_fit", "bank_guided_fit": "bank_fit"}.get(op, op))(**arguments)

@@ -71,8 +71,8 @@ class StepByStep:
 
 
 def trainer(kind: str, config: MetaConfig, wrap: Any = lambda episodes: episodes) -> MetaTrainer:
-    train = wrap(TaskEpisodes(kind, tasks(), config))  # type: ignore[arg-type]
-    validation = wrap(TaskEpisodes(kind, tasks(2), config, validation=True))  # type: ignore[arg-type]
+    train = wrap(TaskEpisodes(kind, tasks(), config))
+    validation = wrap(TaskEpisodes(kind, tasks(2), config, validation=True))
     return MetaTrainer(init(), train, config, 0, 1 if kind == "oml" else None, validation, mean_psnr)
 
 
@@ -158,7 +158,7 @@ def test_a_module_that_diverges_shows(calls: list[str]) -> None:
     y[2, 5] = torch.inf
     loss = whole_loss(CoordTask("one infinite", task.x, y, SPEC))
     for kind in ("sgd", "adam"):
-        tuned = fine_tune(repeated(init(), 4), loss, 3, 0.01, kind=kind)  # type: ignore[arg-type]
+        tuned = fine_tune(repeated(init(), 4), loss, 3, 0.01, kind=kind)
         for p in tuned:
             assert p.flatten(1).isnan().any(1).tolist() == [False, False, True, False]
     assert calls == ["bank_adapt", "bank_fit"]
@@ -167,7 +167,7 @@ def test_a_module_that_diverges_shows(calls: list[str]) -> None:
 def test_maml_through_one_call_has_the_gradient_of_the_loop(calls: list[str]) -> None:
     loss = whole_loss(tasks(dtype=torch.float64)[0])
     for options in ({}, {"first_order": True}):
-        learner = MAML(init(torch.float64), 0.1, 3, **options)  # type: ignore[arg-type]
+        learner = MAML(init(torch.float64), 0.1, 3, **options)
         at_once, by_step = (learner.outer_gradient(f, loss, 4) for f in (loss, hidden(loss)))
         torch.testing.assert_close(at_once[0], by_step[0], rtol=1e-10, atol=1e-12)
         for a, b in zip(at_once[1], by_step[1], strict=True):
@@ -179,10 +179,7 @@ def test_maml_through_one_call_has_the_gradient_of_the_loop(calls: list[str]) ->
 def test_reptile_reports_the_losses_before_its_last_step(calls: list[str]) -> None:
     loss = whole_loss(tasks()[0])
     for inner in ("sgd", "adam"):
-        at_once, by_step = (
-            Reptile(init(), 0.01, 3, inner=inner).step(f, 4)["last_loss"]  # type: ignore[arg-type]
-            for f in (loss, hidden(loss))
-        )
+        at_once, by_step = (Reptile(init(), 0.01, 3, inner=inner).step(f, 4)["last_loss"] for f in (loss, hidden(loss)))
         torch.testing.assert_close(at_once, by_step, rtol=1e-4, atol=1e-6)
     assert calls == ["bank_adapt", "bank_fit"]
 
@@ -223,7 +220,7 @@ def test_samples_of_another_number_of_modules_are_refused(need: Any) -> None:
     loss = whole_loss(tasks()[0])
     for kind in ("sgd", "adam"):
         with pytest.raises(ValueError, match=r"loss_fn must have one loss per module, \[3\], got samples of 4"):
-            fine_tune(repeated(init(), 3), loss, 2, 0.01, kind=kind)  # type: ignore[arg-type]
+            fine_tune(repeated(init(), 3), loss, 2, 0.01, kind=kind)
     with pytest.raises(ValueError, match=r"\[3\], got samples of 4"):
         MAML(init()).outer_gradient(loss, loss, 3)
 

@@ -82,7 +82,7 @@ def mim(refresh: int, colors: int = 1, **switches: Any) -> Method:
     if colors > 1:
         spec = dataclasses.replace(SPEC, out_dim=colors)
         scale = torch.linspace(0.3, 1.0, colors)
-        method.tasks = [CoordTask(t.name, t.x, t.y * scale, spec) for t in method.tasks]  # type: ignore[attr-defined]
+        method.tasks = [CoordTask(t.name, t.x, t.y * scale, spec) for t in method.tasks]
         method.init = initial_parameters(spec, 1, generator=torch.Generator().manual_seed(0))
         method.params = method.fresh()
     return method
@@ -201,7 +201,7 @@ class Centered(CoordTask):
 def test_a_task_with_a_loss_or_scores_of_its_own_keeps_them(name: str, task: type[CoordTask]) -> None:
     def method() -> Method:
         given = made(ALL[name], refresh=1)
-        given.tasks = [task(t.name, t.x, t.y, t.spec) for t in given.tasks]  # type: ignore[attr-defined]
+        given.tasks = [task(t.name, t.x, t.y, t.spec) for t in given.tasks]
         return given
 
     stepped, counts = in_calls(method(), 9)

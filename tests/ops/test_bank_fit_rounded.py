@@ -21,7 +21,7 @@ HIDDEN = mf.FieldSpec(2, 3, width=64, hidden_layers=3, activation="sine(10)")
 
 
 def rule(name: str) -> FitRule:
-    return FitRule(Schedule(1.0), "sgd", precision=name)  # type: ignore[arg-type]
+    return FitRule(Schedule(1.0), "sgd", precision=name)
 
 
 def moved(case: Any, state: FitState) -> float:

@@ -155,7 +155,7 @@ def test_layers_that_stay_are_not_scored(need, backend: str, frozen: int) -> Non
         fit(case, state, 20, guide, name, rule=rule)
     for name, value in states[0].tensors().items():
         torch.testing.assert_close(states[1].tensors()[name], value, rtol=1e-9, atol=1e-11, msg=name)
-    for i, f in enumerate(states[1].guide.fisher):  # type: ignore[union-attr]
+    for i, f in enumerate(states[1].guide.fisher):
         assert bool((f != 0.5).any()) == (i % case.layers >= frozen)
 
 

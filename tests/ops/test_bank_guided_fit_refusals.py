@@ -91,7 +91,7 @@ def test_refuses_what_another_rule_has_not() -> None:
     with pytest.raises(ValueError, match=r"draws\.guide must be None with the rule 'even'"):
         ops.bank_fit(case.state(), case.data, SINE, 2, draws=Draws("even", 20, guide=guide))
     with pytest.raises(TypeError, match=r"draws\.guide must be a Guide or None, got float"):
-        ops.bank_fit(case.state(), case.data, SINE, 2, draws=Draws("guided", 20, guide=0.8))  # type: ignore[arg-type]
+        ops.bank_fit(case.state(), case.data, SINE, 2, draws=Draws("guided", 20, guide=0.8))
     with pytest.raises(ValueError, match=r"draws\.batch must be at most the 200 samples of module 0"):
         fit(case, state_of(case, guide), 2, guide, draws=Draws(batch=201))
     with pytest.raises(ValueError, match=r"draws\.ids must be None with the rule 'guided'"):

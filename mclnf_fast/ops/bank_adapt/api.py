@@ -18,10 +18,11 @@ from mclnf_fast.checks import (
     values_can_be_read,
 )
 from mclnf_fast.ops._autograd import COMPILED
-from mclnf_fast.ops._checks import check_layers, check_offsets, check_spec, refuse_transformed
+from mclnf_fast.ops._checks import check_layers, check_spec, refuse_transformed
 from mclnf_fast.ops._dispatch import Backend, always, by_dtype, cpu_library, register
 from mclnf_fast.ops.bank_adapt import autograd, reference
 from mclnf_fast.ops.bank_adapt.call import AdaptCall, Adapted, Batches
+from mclnf_fast.ops.bank_fit.checked import check_samples
 from mclnf_fast.ops.bank_fit.types import FitData
 from mclnf_fast.ops.draw_ids.api import check_integer
 from mclnf_fast.ops.draw_ids.reference import MOST
@@ -134,7 +135,7 @@ def _checked(
             constants[f"batches.{name}"] = tensor
     refuse_transformed("bank_adapt", REMEDY, weights=weights, biases=biases, lr=lr, **constants)
     check_tensor("data.x", data.x, (None, spec.in_dim), DTYPES, what="[N, in_dim]")
-    modules = _check_data(data, spec)
+    modules = check_samples(data, spec)
     given = check_layers(weights, biases, spec, data.x.dtype, data.x.device)
     if given not in (1, modules):
         raise ValueError(f"weights must be of the {modules} modules of data or of one for all, got {given}")
@@ -154,22 +155,6 @@ def _checked(
     check_bool("first_order", first_order)
     rates = _rates(lr, (steps, modules, len(spec.layer_shapes)), data.x)
     return AdaptCall(weights, biases, rates, data, spec, batches, frozen_layers, clip, first_order)
-
-
-def _check_data(data: FitData, spec: FieldSpec) -> int:
-    """Check the samples and return the number of modules that they are of."""
-    x = data.x
-    if data.offsets is None:
-        check_tensor("data.target", data.target, (None, x.shape[0], spec.out_dim), x.dtype, x.device, "[M, n, out_dim]")
-        modules = data.target.shape[0]
-    else:
-        check_offsets("data.offsets", data.offsets, None, x.shape[0], x.device)
-        check_tensor("data.target", data.target, (x.shape[0], spec.out_dim), x.dtype, x.device, "[N, out_dim]")
-        modules = data.offsets.shape[0] - 1
-    if data.weight is not None:
-        shape = tuple(data.target.shape[:-1])
-        check_tensor("data.weight", data.weight, shape, x.dtype, x.device, "a weight per sample")
-    return modules
 
 
 def _check_batches(batches: Batches, data: FitData, modules: int, steps: int) -> None:
