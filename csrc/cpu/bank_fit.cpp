@@ -135,20 +135,11 @@ struct PointSamples {
     }
 };
 
-FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight, Tensors params,
-                    Tensors exp_avg, Tensors exp_avg_sq, Tensor steps, Tensor goal, Tensor rates,
-                    int64_t sgd_steps, bool adam, int64_t frozen_layers, double beta1, double beta2,
-                    double eps, double lam, Tensors fisher, Tensors anchor, int64_t rule, int64_t batch,
-                    OptTensor ids, OptTensor ids_weight, int64_t seed, int64_t task, Tensor module_numbers,
-                    Tensor log_at, Tensor snapshot_at, OptTensor stop_loss, int64_t check_every,
-                    int64_t precision, std::vector<int64_t> net_ints, std::vector<double> net_floats) {
+FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight, MCLNF_FIT_PARAMETERS,
+                    std::vector<int64_t> net_ints, std::vector<double> net_floats) {
     const Net net(net_ints, net_floats);
     const int64_t modules = steps.numel();
-    const FitArguments arguments{params,     exp_avg,     exp_avg_sq,    steps,          goal,   rates,
-                                 sgd_steps,  adam,        frozen_layers, beta1,          beta2,  eps,
-                                 lam,        fisher,      anchor,        rule,           batch,  ids,
-                                 ids_weight, seed,        task,          module_numbers, log_at, snapshot_at,
-                                 stop_loss,  check_every, precision};
+    const FitArguments arguments{MCLNF_FIT_ARGUMENTS};
     return by_dtype(x, [&](auto zero) -> FitResults {
         using S = decltype(zero);
         const PointSamples<S> points(net, modules, x, offsets, target, weight);
@@ -161,20 +152,11 @@ FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight
 FitResults bank_guided_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight, OptTensor curve,
                            Tensor scores, Tensor window, Tensor batches, Tensors running, double mix,
                            double smooth, int64_t block, int64_t refresh, double decay, double damping,
-                           Tensors params, Tensors exp_avg, Tensors exp_avg_sq, Tensor steps, Tensor goal,
-                           Tensor rates, int64_t sgd_steps, bool adam, int64_t frozen_layers, double beta1,
-                           double beta2, double eps, double lam, Tensors fisher, Tensors anchor, int64_t rule,
-                           int64_t batch, OptTensor ids, OptTensor ids_weight, int64_t seed, int64_t task,
-                           Tensor module_numbers, Tensor log_at, Tensor snapshot_at, OptTensor stop_loss,
-                           int64_t check_every, int64_t precision, std::vector<int64_t> net_ints,
+                           MCLNF_FIT_PARAMETERS, std::vector<int64_t> net_ints,
                            std::vector<double> net_floats) {
     const Net net(net_ints, net_floats);
     const int64_t modules = steps.numel();
-    const FitArguments arguments{params,     exp_avg,     exp_avg_sq,    steps,          goal,   rates,
-                                 sgd_steps,  adam,        frozen_layers, beta1,          beta2,  eps,
-                                 lam,        fisher,      anchor,        rule,           batch,  ids,
-                                 ids_weight, seed,        task,          module_numbers, log_at, snapshot_at,
-                                 stop_loss,  check_every, precision};
+    const FitArguments arguments{MCLNF_FIT_ARGUMENTS};
     return by_dtype(x, [&](auto zero) -> FitResults {
         using S = decltype(zero);
         const PointSamples<S> points(net, modules, x, offsets, target, weight);
@@ -190,21 +172,12 @@ FitResults bank_guided_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor
 FitResults bank_ray_fit(Tensor origins, Tensor directions, OptTensor view, Tensor offsets, Tensor colors,
                         OptTensor weight, OptTensor background, int64_t bins, double near, double far,
                         bool jitter, bool last_behind, bool hold_last, bool exponential, bool density_first,
-                        double max_raw_density, Tensors params, Tensors exp_avg, Tensors exp_avg_sq,
-                        Tensor steps, Tensor goal, Tensor rates, int64_t sgd_steps, bool adam,
-                        int64_t frozen_layers, double beta1, double beta2, double eps, double lam,
-                        Tensors fisher, Tensors anchor, int64_t rule, int64_t batch, OptTensor ids,
-                        OptTensor ids_weight, int64_t seed, int64_t task, Tensor module_numbers,
-                        Tensor log_at, Tensor snapshot_at, OptTensor stop_loss, int64_t check_every,
-                        int64_t precision, std::vector<int64_t> net_ints, std::vector<double> net_floats) {
+                        double max_raw_density, MCLNF_FIT_PARAMETERS, std::vector<int64_t> net_ints,
+                        std::vector<double> net_floats) {
     const Net net(net_ints, net_floats);
     const ScalarType dtype = origins.scalar_type();
     const int64_t modules = steps.numel(), rays = offsets.numel() ? colors.size(0) : 0;
-    const FitArguments arguments{params,     exp_avg,     exp_avg_sq,    steps,          goal,   rates,
-                                 sgd_steps,  adam,        frozen_layers, beta1,          beta2,  eps,
-                                 lam,        fisher,      anchor,        rule,           batch,  ids,
-                                 ids_weight, seed,        task,          module_numbers, log_at, snapshot_at,
-                                 stop_loss,  check_every, precision};
+    const FitArguments arguments{MCLNF_FIT_ARGUMENTS};
     return by_dtype(origins, [&](auto zero) -> FitResults {
         using S = decltype(zero);
         origins = plain("origins", origins, dtype);

@@ -6,27 +6,10 @@
 #include <algorithm>
 #include <vector>
 
-#include "bank_step_tensors.h"
+#include "fit_arguments.h"
 #include "fit_module.h"
 
 namespace mclnf {
-
-// What `bank_fit` and `bank_ray_fit` take beside the samples.
-struct FitArguments {
-    const Tensors &params, &exp_avg, &exp_avg_sq;
-    const Tensor &steps, &goal, &rates;
-    int64_t sgd_steps;
-    bool adam;
-    int64_t frozen_layers;
-    double beta1, beta2, eps, lam;
-    const Tensors &fisher, &anchor;
-    int64_t rule, batch;
-    const OptTensor &ids, &ids_weight;
-    int64_t seed, task;
-    const Tensor &module_numbers, &log_at, &snapshot_at;
-    const OptTensor& stop_loss;
-    int64_t check_every, precision;
-};
 
 // A list of int64 or float64 numbers, contiguous on the CPU.
 inline Tensor numbers(const char* name, const Tensor& t, int64_t count, ScalarType dtype) {

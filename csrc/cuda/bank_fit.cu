@@ -185,22 +185,13 @@ FitResults make_steps(const Net& net, const FitChecks& check, const FitSource& s
     return {losses, snapshots, ends, checked};
 }
 
-FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight, Tensors params,
-                    Tensors exp_avg, Tensors exp_avg_sq, Tensor steps, Tensor goal, Tensor rates,
-                    int64_t sgd_steps, bool adam, int64_t frozen_layers, double beta1, double beta2,
-                    double eps, double lam, Tensors fisher, Tensors anchor, int64_t rule, int64_t batch,
-                    OptTensor ids, OptTensor ids_weight, int64_t seed, int64_t task, Tensor module_numbers,
-                    Tensor log_at, Tensor snapshot_at, OptTensor stop_loss, int64_t check_every,
-                    int64_t precision, std::vector<int64_t> net_ints, std::vector<double> net_floats) {
+FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight, MCLNF_FIT_PARAMETERS,
+                    std::vector<int64_t> net_ints, std::vector<double> net_floats) {
     const DeviceOf guard(x);
     const Net net(net_ints, net_floats);
-    const FitArguments in{params,     exp_avg,     exp_avg_sq,    steps,          goal,   rates,
-                          sgd_steps,  adam,        frozen_layers, beta1,          beta2,  eps,
-                          lam,        fisher,      anchor,        rule,           batch,  ids,
-                          ids_weight, seed,        task,          module_numbers, log_at, snapshot_at,
-                          stop_loss,  check_every, precision};
+    const FitArguments in{MCLNF_FIT_ARGUMENTS};
     const ScalarType dtype = x.scalar_type();
-    in.check_numbers(net, dtype);
+    check_numbers(in, net, dtype);
     const int64_t modules = in.modules();
     const FitChecks check(x, net, modules);
     x = check.checked("x", x, dtype, {-1, net.in_dim});
@@ -218,22 +209,13 @@ FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight
 FitResults bank_ray_fit(Tensor origins, Tensor directions, OptTensor view, Tensor offsets, Tensor colors,
                         OptTensor weight, OptTensor background, int64_t bins, double near, double far,
                         bool jitter, bool last_behind, bool hold_last, bool exponential, bool density_first,
-                        double max_raw_density, Tensors params, Tensors exp_avg, Tensors exp_avg_sq,
-                        Tensor steps, Tensor goal, Tensor rates, int64_t sgd_steps, bool adam,
-                        int64_t frozen_layers, double beta1, double beta2, double eps, double lam,
-                        Tensors fisher, Tensors anchor, int64_t rule, int64_t batch, OptTensor ids,
-                        OptTensor ids_weight, int64_t seed, int64_t task, Tensor module_numbers,
-                        Tensor log_at, Tensor snapshot_at, OptTensor stop_loss, int64_t check_every,
-                        int64_t precision, std::vector<int64_t> net_ints, std::vector<double> net_floats) {
+                        double max_raw_density, MCLNF_FIT_PARAMETERS, std::vector<int64_t> net_ints,
+                        std::vector<double> net_floats) {
     const DeviceOf guard(origins);
     const Net net(net_ints, net_floats);
-    const FitArguments in{params,     exp_avg,     exp_avg_sq,    steps,          goal,   rates,
-                          sgd_steps,  adam,        frozen_layers, beta1,          beta2,  eps,
-                          lam,        fisher,      anchor,        rule,           batch,  ids,
-                          ids_weight, seed,        task,          module_numbers, log_at, snapshot_at,
-                          stop_loss,  check_every, precision};
+    const FitArguments in{MCLNF_FIT_ARGUMENTS};
     const ScalarType dtype = origins.scalar_type();
-    in.check_numbers(net, dtype);
+    check_numbers(in, net, dtype);
     const int64_t extra = net.in_dim - 3;
     STD_TORCH_CHECK(net.out_dim == 4 && extra >= 0 && (extra == 0 || view),
                     "bank_fit: a field of rays must have out_dim 4, and view with in_dim above 3");

@@ -14,7 +14,7 @@ from fit_cases import assert_same
 
 import mclnf_fast as mf
 from mclnf_fast.errors import BackendError
-from mclnf_fast.ops.bank_fit import Draws, FitRule, FitState, Schedule, Watch, api
+from mclnf_fast.ops.bank_fit import Draws, FitRule, FitState, Schedule, Watch, checked
 
 UNIT = {"tf32": 2.0**-11, "bf16": 2.0**-8, "fp16": 2.0**-11}
 HIDDEN = mf.FieldSpec(2, 3, width=64, hidden_layers=3, activation="sine(10)")
@@ -90,13 +90,13 @@ def test_unknown_precisions_are_refused(wrong: Any) -> None:
 
 def test_how_many_rates_a_call_needs_is_known_without_looking(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a device whose numbers are not read: until somebody else changes them."""
-    monkeypatch.setattr(api, "values_can_be_read", lambda *tensors: False)
+    monkeypatch.setattr(checked, "values_can_be_read", lambda *tensors: False)
     case = fit_cases.make(samples=20)
     state = case.state("sgd")
 
     def call(steps: Any) -> int | None:
-        checked = api._checked(state, case.data, case.spec, steps, Draws("whole"), FitRule(kind="sgd"), Watch())
-        return checked.last
+        rule = FitRule(kind="sgd")
+        return checked.checked(state, case.data, case.spec, steps, Draws("whole"), rule, Watch()).last
 
     def fit(steps: Any) -> None:
         mf.ops.bank_fit(state, case.data, case.spec, steps, draws=Draws("whole"), rule=FitRule(kind="sgd"))

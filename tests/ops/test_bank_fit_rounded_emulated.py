@@ -18,6 +18,7 @@ from torch import Tensor
 
 import mclnf_fast as mf
 from mclnf_fast.ops.bank_fit import Draws, FitData, FitRule, Schedule, Watch, api, compiled
+from mclnf_fast.ops.bank_fit.checked import checked
 from mclnf_fast.ops.bank_fit.rounded import rounded
 from mclnf_fast.packing import Precision
 
@@ -205,7 +206,7 @@ def test_whole_fits(name: str) -> None:
             torch.testing.assert_close(x, y, rtol=0, atol=16 * UNIT[name] * moved, equal_nan=True)
     parts = case.state()
     for some in ([2, 0, 3], [4, 0, 1]):
-        call = api._checked(parts, case.data, case.spec, torch.tensor(some), how["draws"], how["rule"], Watch())
+        call = checked(parts, case.data, case.spec, torch.tensor(some), how["draws"], how["rule"], Watch())
         compiled.bank_fit(call)
     assert_same(parts, state)
 

@@ -4,49 +4,31 @@
 #include <utility>
 #include <vector>
 
-#include "bank_step_tensors.h"
 #include "cuda/launch.h"
+#include "fit_arguments.h"
 #include "math/draws.h"
 #include "net.h"
 
 namespace mclnf {
 namespace {
 
-// What `bank_fit` and `bank_ray_fit` take beside the samples.
-struct FitArguments {
-    Tensors params, exp_avg, exp_avg_sq;
-    Tensor steps, goal, rates;
-    int64_t sgd_steps;
-    bool adam;
-    int64_t frozen_layers;
-    double beta1, beta2, eps, lam;
-    Tensors fisher, anchor;
-    int64_t rule, batch;
-    OptTensor ids, ids_weight;
-    int64_t seed, task;
-    Tensor module_numbers, log_at, snapshot_at;
-    OptTensor stop_loss;
-    int64_t check_every, precision;
-
-    int64_t modules() const { return steps.numel(); }
-    void check_numbers(const Net& net, ScalarType dtype) const {
-        STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
-                        "bank_fit: x must be float32 or float64");
-        STD_TORCH_CHECK(
-            precision == kFp32 || (dtype == ScalarType::Float && precision > 0 && precision <= kFp16),
-            "bank_fit: unknown precision, or one that float64 does not take");
-        STD_TORCH_CHECK(modules() <= 0x3fffffff, "bank_fit: too many modules for one launch");
-        STD_TORCH_CHECK(rule >= kDrawUniform && rule <= kDrawGiven, "bank_fit: unknown rule");
-        STD_TORCH_CHECK(rule == kDrawWhole || (batch >= 1 && batch <= int64_t(1) << 31),
-                        "bank_fit: batch out of range");
-        STD_TORCH_CHECK(task >= 0 && task <= kMaxDrawTask, "bank_fit: task out of range");
-        STD_TORCH_CHECK(sgd_steps >= 0 && check_every >= 1,
-                        "bank_fit: sgd_steps or check_every out of range");
-        STD_TORCH_CHECK(frozen_layers >= 0 && frozen_layers < static_cast<int64_t>(net.layers.size()),
-                        "bank_fit: frozen_layers out of range");
-        STD_TORCH_CHECK(rule != kDrawGiven || ids, "bank_fit: the rule `given` needs ids");
-    }
-};
+inline void check_numbers(const FitArguments& in, const Net& net, ScalarType dtype) {
+    STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
+                    "bank_fit: x must be float32 or float64");
+    STD_TORCH_CHECK(
+        in.precision == kFp32 || (dtype == ScalarType::Float && in.precision > 0 && in.precision <= kFp16),
+        "bank_fit: unknown precision, or one that float64 does not take");
+    STD_TORCH_CHECK(in.modules() <= 0x3fffffff, "bank_fit: too many modules for one launch");
+    STD_TORCH_CHECK(in.rule >= kDrawUniform && in.rule <= kDrawGiven, "bank_fit: unknown rule");
+    STD_TORCH_CHECK(in.rule == kDrawWhole || (in.batch >= 1 && in.batch <= int64_t(1) << 31),
+                    "bank_fit: batch out of range");
+    STD_TORCH_CHECK(in.task >= 0 && in.task <= kMaxDrawTask, "bank_fit: task out of range");
+    STD_TORCH_CHECK(in.sgd_steps >= 0 && in.check_every >= 1,
+                    "bank_fit: sgd_steps or check_every out of range");
+    STD_TORCH_CHECK(in.frozen_layers >= 0 && in.frozen_layers < static_cast<int64_t>(net.layers.size()),
+                    "bank_fit: frozen_layers out of range");
+    STD_TORCH_CHECK(in.rule != kDrawGiven || in.ids, "bank_fit: the rule `given` needs ids");
+}
 
 // Looks at tensors: on the device of x, with its dtype, of a shape.
 class FitChecks {
