@@ -132,15 +132,10 @@ _OP = register(
 )
 
 
-def _why_not_guided(device: torch.device, dtype: torch.dtype) -> str | None:
-    reason = by_dtype(cuda_library, DTYPES)(device, dtype)
-    return reason or "its fit has no Fisher-guided draws: draw with the rule 'given'"
-
-
 _GUIDED_OP = register(
     "bank_guided_fit",
     passes_transforms=True,
-    cuda=Backend(_why_not_guided, compiled.bank_guided_fit),
+    cuda=Backend(by_dtype(cuda_library, DTYPES), compiled.bank_guided_fit),
     cpu=Backend(by_dtype(cpu_library, DTYPES), compiled.bank_guided_fit),
     reference=Backend(always, reference.bank_fit),
 )
