@@ -85,8 +85,8 @@ def bank_fit(
     Raises:
         TypeError, ValueError: an argument of a wrong type, dtype, shape, device or value (a module without samples, a
             batch above a module's samples, a state of another spec); nothing is changed then. Values of tensors are
-            read on the CPU only: on CUDA a module without samples, or with an id that is none of them, ends as
-            DIVERGED before that step.
+            read on the CPU only: on CUDA a module without samples, or with an id (or a place of a curve) that is none
+            of them, ends as DIVERGED before that step.
         RuntimeError: a torch.func transform or forward-mode differentiation works on one of the tensors.
         BackendError: a backend asked for by name can't serve.
 
