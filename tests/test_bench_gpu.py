@@ -38,7 +38,7 @@ def test_the_shipped_cases_fit_together() -> None:
         assert case.device == "cuda"
         assert case.op in work.FILES
         assert case.limit in (None, "matmul", "copy"), case.id
-        names = {"ours", "ours, first order", "ours, forward + backward", *case.peers}
+        names = {"ours", "ours, first order", "ours, forward + backward", "ours, uniform draws", *case.peers}
         names |= {variant["name"] for variant in case.variants}
         for peer in case.peers:
             assert case.op in peers._file(peer).OPS, (case.id, peer)
@@ -104,7 +104,7 @@ def test_every_tensor_is_on_the_device_of_the_case(case: cases.Case, monkeypatch
     problem = work.make(dataclasses.replace(case, device="meta"))
     own = {name: t for name, t in vars(problem).items() if isinstance(t, torch.Tensor) and name != "given"}
     assert {name for name, t in own.items() if t.device.type != "meta"} == set()
-    if case.op in ("march", "composite", "composite_backward", "render_rays"):
+    if case.op in ("march", "composite", "composite_backward", "render_rays", "fit_guided"):
         return
     assert {t.device.type for t in problem.truth().values()} == {"meta"}
     if case.op in ("fit_loop", "fit_pictures"):  # torch's fused Adam works on none

@@ -25,6 +25,7 @@ FILES = {
     "single_view_step": "bins",
     "bank_step": "optimizer",
     "fit_loop": "fitting",
+    "fit_guided": "fitting",
     "fit_pictures": "pictures",
     "grid": "grid",
     "grid_backward": "grid",

@@ -3,7 +3,8 @@
 Shapes: those of the bank, with `samples` of each module (points counts them all), `batch` of a step, `steps` of a call
 and `precision`, that of the operands of products ("fp32"; with the dtype tf32, "tf32").
 All modules share their coordinates. Everyone draws its own samples in its own way; what is checked are the parameters
-after a few steps on given ones.
+after a few steps on given ones. Of `fit_guided`, Fisher-guided draws beside uniform ones, it is those of the first
+modules, and their scores, after a few steps that each score their samples.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from benchmarks.contender import Contender, Outputs
 from benchmarks.correctness import joined
 from benchmarks.work.bank import Bank
 from mclnf_fast.learn import BankOptimizer
-from mclnf_fast.ops.bank_fit import Draws, FitData, FitRule, FitState, Schedule
+from mclnf_fast.ops.bank_fit import Draws, FitData, FitRule, FitState, Guide, GuideState, Schedule
 from mclnf_fast.ops.bank_mlp import reference
 
 LR = 1e-3
 CHECKED = 3  # steps
+SCORED = 8  # modules, which the definition goes through one by one
 
 
 class Fit(Bank):
@@ -51,7 +53,34 @@ class Fit(Bank):
         return [t.clone() for t in (*self.weights, *self.biases)]
 
     def ours(self) -> list[Contender]:
+        if self.op == "fit_guided":
+            uniform = self.fitted("ours, uniform draws")
+            uniform.only = ("parameters",)
+            return [self.guided(), uniform]
         return [self.fitted("ours"), self.stepped()]
+
+    def guided(self) -> Contender:
+        """Return the loop in one call, with Fisher-guided draws."""
+        data, guide = FitData(self.coordinates, self.target), Guide()
+        state = FitState.begin(self.start())
+        state.guide = GuideState.begin(state.params, data, guide)
+        draws, rule = Draws("guided", self.batch, guide=guide), FitRule(Schedule(LR))
+
+        def run() -> None:
+            mf.ops.bank_fit(state, data, self.spec, self.steps, draws=draws, rule=rule)
+
+        only = ("guided parameters", "scores")
+        return Contender("ours", run, check=lambda: self.scored(torch.float32, "auto"), only=only)
+
+    def scored(self, dtype: torch.dtype, backend: str) -> Outputs:
+        """Return parameters and scores of the first modules after steps that score their samples."""
+        guide = Guide(refresh=1)
+        data = FitData(self.coordinates.to(dtype), self.target[:SCORED].to(dtype))
+        state = FitState.begin([t[:SCORED].to(dtype) for t in self.start()])
+        state.guide = GuideState.begin(state.params, data, guide)
+        draws, rule = Draws("guided", self.batch, guide=guide), FitRule(Schedule(LR))
+        mf.ops.bank_fit(state, data, self.spec, CHECKED, draws=draws, rule=rule, backend=backend)
+        return {**joined("guided parameters", list(state.params)), "scores": state.guide.scores}
 
     def fitted(self, name: str) -> Contender:
         """Return the loop in one call."""
@@ -125,7 +154,8 @@ class Fit(Bank):
             optimizer.zero_grad()
             (y - target[rows, ids]).square().mean((1, 2)).sum().backward()
             optimizer.step()
-        return joined("parameters", [t.detach() for t in leaves])
+        found = joined("parameters", [t.detach() for t in leaves])
+        return found | self.scored(torch.float64, "reference") if self.op == "fit_guided" else found
 
 
 WORK = Fit

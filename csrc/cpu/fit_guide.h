@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 #include "bank_parameters.h"
@@ -13,6 +12,7 @@
 #include "bank_table.h"
 #include "fit_samples.h"
 #include "math/guided_draws.h"
+#include "math/running_fisher.h"
 #include "step_range.h"
 
 namespace mclnf {
@@ -50,7 +50,7 @@ class GuidedDraws {
             if (module_ != module || window_ != window) {
                 mass_.resize(blocks.count());
                 sum_.resize(blocks.count());
-                known_ = score_density(row, blocks, guide.mix, mass_.data(), sum_.data());
+                known_ = score_density(AloneTeam(), row, blocks, guide.mix, mass_.data(), sum_.data());
                 module_ = module;
                 window_ = window;
             }
@@ -89,17 +89,11 @@ class GuidedDraws {
     // Takes the scores of the last draws into those of their blocks.
     void take_in(const FitGuide<S>& guide, int64_t module, const std::vector<S>& scores) const {
         double* const row = guide.scores + module * guide.row;
-        const double keep = 1.0 - guide.smooth;
         const size_t size = block_.size();
-        for (size_t j = 0; j < size;) {
-            const int64_t block = block_[j];
-            double sum = 0, left = 1;
-            int64_t count = 0;
-            for (; j < size && block_[j] == block; ++j, ++count) {
-                sum += static_cast<double>(scores[j]);
-                left *= keep;
-            }
-            row[block] = mixed_score(row[block], sum, count, left);
+        for (size_t j = 0, end; j < size; j = end) {
+            for (end = j + 1; end < size && block_[end] == block_[j];) ++end;
+            double& score = row[block_[j]];
+            score = block_score(score, scores.data() + j, static_cast<int64_t>(end - j), guide.smooth);
         }
     }
 
@@ -134,10 +128,7 @@ class StepScores {
         S* to = inverse_.data() + frozen_;
         for (size_t t = first_; t < guide_->fisher.size(); ++t) {
             const S* f = guide_->fisher[t] + m * size_of(t);
-            for (int64_t i = 0; i < size_of(t); ++i) {
-                const S sum = f[i] + damping;
-                *to++ = sum > 0 ? S(1) / sum : S(0);
-            }
+            for (int64_t i = 0; i < size_of(t); ++i) *to++ = inverse_fisher(f[i], damping);
         }
     }
     // What the sweep over a run writes. The views point to its results, and outlive it.
@@ -162,7 +153,7 @@ class StepScores {
         const S share = S(1) / static_cast<S>(batch.size);
         for (S& value : squares_) value *= share;
         if (known_ && batch.weight)
-            for (int64_t j = 0; j < batch.size; ++j) scores_[j] /= batch.weight[j] * batch.weight[j];
+            for (int64_t j = 0; j < batch.size; ++j) scores_[j] = own_score(scores_[j], batch.weight[j]);
     }
     bool finite() const {
         return std::isfinite(largest(squares_.data() + frozen_, moving_)) &&
@@ -175,7 +166,7 @@ class StepScores {
         for (size_t t = first_; t < guide_->fisher.size(); ++t) {
             S* f = guide_->fisher[t] + m * size_of(t);
             for (int64_t i = 0; i < size_of(t); ++i, ++from)
-                f[i] = known_ && rate != S(1) ? f[i] + rate * (*from - f[i]) : *from;
+                f[i] = running_fisher(!known_, rate, f[i], *from);
         }
         ++guide_->batches[m];
     }
@@ -195,8 +186,7 @@ class StepScores {
                 for (int64_t i = 0; i < size_of(t); ++i) sum += static_cast<double>(f[i]);
                 total += sum;
             }
-        return static_cast<S>(std::max(guide_->damping * total / static_cast<double>(moving_),
-                                       static_cast<double>(std::numeric_limits<S>::min())));
+        return mean_damping<S>(guide_->damping, total, moving_);
     }
 
     const FitGuide<S>* const guide_;

@@ -9,22 +9,25 @@
 #include <vector>
 
 #include "fit/arguments.h"
+#include "fit/guide_arguments.h"
 #include "fit/kernel.h"
 #include "fit/network.h"
 
 namespace mclnf {
 
 // In files of their own.
-#define MCLNF_FIT(S, kPrecision, kRays) \
-    extern template void launch_fit<S, kPrecision, kRays>(FitCall<S>&, const Tensor&, cudaStream_t);
-MCLNF_FIT(float, kFp32, true)
-MCLNF_FIT(double, kFp32, true)
-MCLNF_FIT(float, kTf32, false)
-MCLNF_FIT(float, kTf32, true)
-MCLNF_FIT(float, kBf16, false)
-MCLNF_FIT(float, kBf16, true)
-MCLNF_FIT(float, kFp16, false)
-MCLNF_FIT(float, kFp16, true)
+#define MCLNF_FIT(S, kPrecision, kRays, kGuided) \
+    extern template void launch_fit<S, kPrecision, kRays, kGuided>(FitCall<S>&, const Tensor&, cudaStream_t);
+MCLNF_FIT(float, kFp32, false, true)
+MCLNF_FIT(double, kFp32, false, true)
+MCLNF_FIT(float, kFp32, true, false)
+MCLNF_FIT(double, kFp32, true, false)
+MCLNF_FIT(float, kTf32, false, false)
+MCLNF_FIT(float, kTf32, true, false)
+MCLNF_FIT(float, kBf16, false, false)
+MCLNF_FIT(float, kBf16, true, false)
+MCLNF_FIT(float, kFp16, false, false)
+MCLNF_FIT(float, kFp16, true, false)
 #undef MCLNF_FIT
 
 namespace {
@@ -76,17 +79,18 @@ template <typename S, bool kRays>
 void launch_by_precision(FitCall<S>& call, int64_t precision, const Tensor& like, cudaStream_t stream) {
     if constexpr (sizeof(S) == 4) switch (precision) {
             case kTf32:
-                return launch_fit<S, kTf32, kRays>(call, like, stream);
+                return launch_fit<S, kTf32, kRays, false>(call, like, stream);
             case kBf16:
-                return launch_fit<S, kBf16, kRays>(call, like, stream);
+                return launch_fit<S, kBf16, kRays, false>(call, like, stream);
             case kFp16:
-                return launch_fit<S, kFp16, kRays>(call, like, stream);
+                return launch_fit<S, kFp16, kRays, false>(call, like, stream);
         }
-    launch_fit<S, kFp32, kRays>(call, like, stream);
+    launch_fit<S, kFp32, kRays, false>(call, like, stream);
 }
 
-FitResults make_steps(const Net& net, const FitChecks& check, const FitSource& source,
-                      const FitArguments& in) {
+// guide: null for another rule.
+FitResults make_steps(const Net& net, const FitChecks& check, const FitSource& source, const FitArguments& in,
+                      FitGuideTensors* guide = nullptr) {
     const Tensor& x = source.x;
     const ScalarType dtype = x.scalar_type();
     const int64_t modules = in.modules();
@@ -174,15 +178,36 @@ FitResults make_steps(const Net& net, const FitChecks& check, const FitSource& s
         call.checked = out_pointer<double>(checked);
         call.adam = in.adam;
         call.frozen = 2 * static_cast<int>(in.frozen_layers);
-        if (call.rays.bins > 0)
+        if (guide) {
+            const std::vector<FitGuideCall<S>> options{guide->call(call)};
+            const Tensor on_call = on_device(options, x, stream);
+            call.guide = pointer<FitGuideCall<S>>(on_call);
+            call.plan.workspace += options[0].plan.bytes;
+            launch_fit<S, kFp32, false, true>(call, x, stream);
+        } else if (call.rays.bins > 0)
             launch_by_precision<S, true>(call, in.precision, x, stream);
         else
             launch_by_precision<S, false>(call, in.precision, x, stream);
     };
     dtype == ScalarType::Double ? run(double()) : run(float());
     clock.put_back();
+    if (guide) guide->put_back();
     for (Values* written : {&p, &m, &v}) written->put_back();
     return {losses, snapshots, ends, checked};
+}
+
+// Points as samples. Without offsets all modules share the coordinates.
+FitSource points_of(const FitChecks& check, const Net& net, int64_t modules, const Tensor& x,
+                    const OptTensor& offsets, const Tensor& target, const OptTensor& weight) {
+    const ScalarType dtype = x.scalar_type();
+    FitSource source{check.checked("x", x, dtype, {-1, net.in_dim}), target};
+    std::vector<int64_t> rows =
+        offsets ? std::vector<int64_t>{x.size(0)} : std::vector<int64_t>{modules, x.size(0)};
+    source.weight = check.checked("weight", weight, dtype, rows);
+    rows.push_back(net.out_dim);
+    source.target = check.checked("target", target, dtype, rows);
+    source.offsets = check.checked("offsets", offsets, ScalarType::Long, {modules + 1});
+    return source;
 }
 
 FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight, MCLNF_FIT_PARAMETERS,
@@ -190,20 +215,27 @@ FitResults bank_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight
     const DeviceOf guard(x);
     const Net net(net_ints, net_floats);
     const FitArguments in{MCLNF_FIT_ARGUMENTS};
-    const ScalarType dtype = x.scalar_type();
-    check_numbers(in, net, dtype);
+    check_numbers(in, net, x.scalar_type());
+    const FitChecks check(x, net, in.modules());
+    return make_steps(net, check, points_of(check, net, in.modules(), x, offsets, target, weight), in);
+}
+
+FitResults bank_guided_fit(Tensor x, OptTensor offsets, Tensor target, OptTensor weight, OptTensor curve,
+                           Tensor scores, Tensor window, Tensor batches, Tensors running, double mix,
+                           double smooth, int64_t block, int64_t refresh, double decay, double damping,
+                           MCLNF_FIT_PARAMETERS, std::vector<int64_t> net_ints,
+                           std::vector<double> net_floats) {
+    const DeviceOf guard(x);
+    const Net net(net_ints, net_floats);
+    const FitArguments in{MCLNF_FIT_ARGUMENTS};
+    check_numbers(in, net, x.scalar_type(), true);
     const int64_t modules = in.modules();
     const FitChecks check(x, net, modules);
-    x = check.checked("x", x, dtype, {-1, net.in_dim});
-    // Without offsets all modules share the coordinates.
-    std::vector<int64_t> rows =
-        offsets ? std::vector<int64_t>{x.size(0)} : std::vector<int64_t>{modules, x.size(0)};
-    FitSource source{x, target};
-    source.weight = check.checked("weight", weight, dtype, rows);
-    rows.push_back(net.out_dim);
-    source.target = check.checked("target", target, dtype, rows);
-    source.offsets = check.checked("offsets", offsets, ScalarType::Long, {modules + 1});
-    return make_steps(net, check, source, in);
+    const FitSource source = points_of(check, net, modules, x, offsets, target, weight);
+    FitGuideTensors guide(
+        check, {mix, smooth, decay, damping, block, refresh}, modules,
+        {check.checked("curve", curve, ScalarType::Long, {x.size(0)}), scores, window, batches, running});
+    return make_steps(net, check, source, in, &guide);
 }
 
 FitResults bank_ray_fit(Tensor origins, Tensor directions, OptTensor view, Tensor offsets, Tensor colors,
@@ -246,5 +278,6 @@ FitResults bank_ray_fit(Tensor origins, Tensor directions, OptTensor view, Tenso
 
 MCLNF_CUDA_OPS(m) {
     m.impl("bank_fit", TORCH_BOX(&mclnf::bank_fit));
+    m.impl("bank_guided_fit", TORCH_BOX(&mclnf::bank_guided_fit));
     m.impl("bank_ray_fit", TORCH_BOX(&mclnf::bank_ray_fit));
 }

@@ -3,7 +3,7 @@
 
 namespace mclnf {
 
-template void launch_fit<float, kFp16, false>(FitCall<float>&, const Tensor&, cudaStream_t);
-template void launch_fit<float, kFp16, true>(FitCall<float>&, const Tensor&, cudaStream_t);
+template void launch_fit<float, kFp16, false, false>(FitCall<float>&, const Tensor&, cudaStream_t);
+template void launch_fit<float, kFp16, true, false>(FitCall<float>&, const Tensor&, cudaStream_t);
 
 }  // namespace mclnf

@@ -3,7 +3,7 @@
 
 namespace mclnf {
 
-template void launch_fit<float, kTf32, false>(FitCall<float>&, const Tensor&, cudaStream_t);
-template void launch_fit<float, kTf32, true>(FitCall<float>&, const Tensor&, cudaStream_t);
+template void launch_fit<float, kTf32, false, false>(FitCall<float>&, const Tensor&, cudaStream_t);
+template void launch_fit<float, kTf32, true, false>(FitCall<float>&, const Tensor&, cudaStream_t);
 
 }  // namespace mclnf

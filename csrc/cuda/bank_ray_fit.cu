@@ -3,7 +3,7 @@
 
 namespace mclnf {
 
-template void launch_fit<float, kFp32, true>(FitCall<float>&, const Tensor&, cudaStream_t);
-template void launch_fit<double, kFp32, true>(FitCall<double>&, const Tensor&, cudaStream_t);
+template void launch_fit<float, kFp32, true, false>(FitCall<float>&, const Tensor&, cudaStream_t);
+template void launch_fit<double, kFp32, true, false>(FitCall<double>&, const Tensor&, cudaStream_t);
 
 }  // namespace mclnf

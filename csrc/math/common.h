@@ -27,3 +27,11 @@
 #else
 #define MCLNF_UNROLL
 #endif
+
+// Before a function of this folder that calls what a thread of the GPU alone can do: nvcc compiles it for the
+// host as well, for which nobody calls it, and would warn of that.
+#if defined(__CUDACC__)
+#define MCLNF_TEAM_CALLS _Pragma("nv_exec_check_disable")
+#else
+#define MCLNF_TEAM_CALLS
+#endif

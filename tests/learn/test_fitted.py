@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import places
 import pytest
 import torch
 from curves import CONFIG, SPEC, assert_same_state, curve, flat, start
@@ -101,13 +102,37 @@ def test_mim_scores_within_a_call(refresh: int, colors: int) -> None:
 
 @pytest.mark.parametrize("refresh", [3, 10, 16])
 def test_where_a_fit_cannot_score_it_makes_the_steps_between(refresh: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU."""
+    """As where the library was not built with Fisher-guided draws."""
     expected = one_by_one(mim(refresh))
     serving = fitted._compiled
     monkeypatch.setattr(fitted, "_compiled", lambda op, *a: op != "bank_guided_fit" and serving(op, *a))
     method, counts = in_calls(mim(refresh), 1000)
     assert_same_state(method, expected)
     assert 1 < max(counts) <= max(refresh - 1, 2)
+
+
+@pytest.mark.parametrize("name", ["mim", "mod_even"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=places.gpu)])
+def test_guided_draws_take_one_call_on_every_device(name: str, device: str) -> None:
+    """The scores are where the parameters are, and a state that was saved there goes on one by one."""
+
+    def method() -> Method:
+        given = made(ALL[name], 5)
+        given.tasks = [CoordTask(t.name, t.x.to(device), t.y.to(device), t.spec, curve=order) for t in given.tasks]
+        given.init = tuple(p.to(device) for p in given.init)
+        given.params = given.fresh()
+        return given
+
+    order = torch.randperm(48, generator=torch.Generator().manual_seed(2))
+    expected, (called, counts) = one_by_one(method()), in_calls(method(), 1000)
+    assert max(counts) == STEPS - 2
+    torch.testing.assert_close(flat(called.params), flat(expected.params), rtol=1e-3, atol=1e-4)
+    resumed = method()
+    resumed.load_state_dict(called.state_dict())
+    for m in (called, resumed):
+        for step in range(STEPS, STEPS + 3):
+            m.step(1, step)
+    assert_same_state(resumed, called)
 
 
 @pytest.mark.parametrize(

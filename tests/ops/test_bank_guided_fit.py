@@ -27,7 +27,6 @@ from mclnf_fast.ops.bank_fit import (
     GuideState,
     Schedule,
     Watch,
-    api,
 )
 from mclnf_fast.ops.draw_ids.reference import even_parts
 
@@ -312,12 +311,6 @@ def test_tensors_of_any_stride(need, backend: str) -> None:
     fit(case, expected, 20, guide, backend)
     fit(case, strided, 20, wide, backend)
     assert_same(expected, strided)
-
-
-def test_on_cuda_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "cuda_library", lambda device, dtype: None)
-    reason = ops.why_not("bank_guided_fit", "cuda", torch.device("cuda"), torch.float32)
-    assert reason == "its fit has no Fisher-guided draws: draw with the rule 'given'"
 
 
 @compiled

@@ -14,7 +14,7 @@ from torch import Tensor
 import mclnf_fast as mf
 from mclnf_fast.errors import DeviceMemoryError
 from mclnf_fast.ops import _constants, _memory
-from mclnf_fast.ops.bank_fit import Draws, FitData, FitState
+from mclnf_fast.ops.bank_fit import Draws, FitData, FitState, Guide, GuideState
 from mclnf_fast.ops.triton import launch
 
 SPEC = mf.FieldSpec(3, 4, 32, 2, encoding=mf.Frequency(4), skips=(1,))
@@ -98,22 +98,26 @@ OPS: dict[str, Callable[[str], tuple[Tensor, Run]]] = {
 }
 
 
-def fitted(device: str) -> tuple[Tensor, Run]:
+def fitted(device: str, guide: Guide | None = None) -> tuple[Tensor, Run]:
     spec = mf.FieldSpec(2, 3, 64, 2, activation="sine(10)")
     start = [torch.randn(2, *shape, device=device) * 0.1 for shape in spec.layer_shapes]
     start += [torch.zeros(2, shape[1], device=device) for shape in spec.layer_shapes]
     target = torch.rand(2, 90, 3, device=device)
 
     def run(x: Tensor) -> list[Tensor]:
-        state = FitState.begin([t.clone() for t in start])
-        mf.ops.bank_fit(state, FitData(x, target), spec, 3, draws=Draws("even", 40))
-        return list(state.params)
+        state, data = FitState.begin([t.clone() for t in start]), FitData(x, target)
+        state.guide = None if guide is None else GuideState.begin(state.params, data, guide)
+        mf.ops.bank_fit(state, data, spec, 3, draws=Draws("even" if guide is None else "guided", 40, guide=guide))
+        return [*state.params, *(() if state.guide is None else (state.guide.scores, *state.guide.fisher))]
 
     return torch.rand(90, 2, device=device), run
 
 
 # Those that wait for the device, once a call: a graph captures none.
-WAITING: dict[str, Callable[[str], tuple[Tensor, Run]]] = {"fit": fitted}
+WAITING: dict[str, Callable[[str], tuple[Tensor, Run]]] = {
+    "fit": fitted,
+    "guided fit": lambda device: fitted(device, Guide(refresh=1)),
+}
 ALL = OPS | WAITING
 on_gpu = pytest.mark.parametrize("op", [pytest.param(name, marks=places.gpu) for name in ALL])
 captured = pytest.mark.parametrize("op", [pytest.param(name, marks=places.gpu) for name in OPS])

@@ -12,14 +12,18 @@
 namespace mclnf {
 namespace {
 
-inline void check_numbers(const FitArguments& in, const Net& net, ScalarType dtype) {
+inline void check_numbers(const FitArguments& in, const Net& net, ScalarType dtype, bool guided = false) {
     STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
                     "bank_fit: x must be float32 or float64");
     STD_TORCH_CHECK(
         in.precision == kFp32 || (dtype == ScalarType::Float && in.precision > 0 && in.precision <= kFp16),
         "bank_fit: unknown precision, or one that float64 does not take");
     STD_TORCH_CHECK(in.modules() <= 0x3fffffff, "bank_fit: too many modules for one launch");
-    STD_TORCH_CHECK(in.rule >= kDrawUniform && in.rule <= kDrawGiven, "bank_fit: unknown rule");
+    STD_TORCH_CHECK(in.rule >= kDrawUniform && in.rule <= kDrawGuided, "bank_fit: unknown rule");
+    STD_TORCH_CHECK((in.rule == kDrawGuided) == guided,
+                    "bank_fit: the rule `guided` is that of bank_guided_fit, on points");
+    STD_TORCH_CHECK(!guided || in.precision == kFp32,
+                    "bank_fit: products of the rule `guided` are fp32 (or fp64) alone");
     STD_TORCH_CHECK(in.rule == kDrawWhole || (in.batch >= 1 && in.batch <= int64_t(1) << 31),
                     "bank_fit: batch out of range");
     STD_TORCH_CHECK(in.task >= 0 && in.task <= kMaxDrawTask, "bank_fit: task out of range");

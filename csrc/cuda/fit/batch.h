@@ -19,7 +19,8 @@ struct FitBatch {
     int place;  // of kDrawEven
     const int64_t* ids;
     const S* ids_weight;
-    bool jitter;  // of rays; its seed is the step
+    bool jitter;           // of rays; its seed is the step
+    bool squared, scored;  // the sweep also forms the batch's Fisher, and the scores of its samples
 
     // Draw j; `known` is false if there is no such sample.
     __device__ int64_t id(int64_t j, bool& known) const {

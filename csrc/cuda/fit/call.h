@@ -60,6 +60,22 @@ struct FitRayCall {
     S max_raw_density;
 };
 
+// Options and state of the rule `guided`, in the device's memory: a kernel's parameters are full. With mix 0
+// nothing is scored, and the pointers to the state are null.
+template <typename S>
+struct FitGuideCall {
+    double mix, smooth, decay, damping;
+    int64_t block, refresh;
+    const int64_t* curve;  // the samples of each module in its order, like the rows of x; null: their own
+    int64_t row;           // blocks of a module in `scores` and `window`
+    double *scores, *window;
+    int64_t* batches;               // in the running Fisher
+    S* running[2 * kFitMaxLayers];  // the running Fisher, per tensor of the parameters
+    FitGuidePlan plan;
+
+    MCLNF_HD bool follows_scores() const { return mix > 0; }
+};
+
 // A parameter of the kernel: 4 KB at most.
 template <typename S>
 struct FitCall {
@@ -70,6 +86,7 @@ struct FitCall {
     const int64_t* offsets;
     const S *x, *target, *weight;
     FitRayCall<S> rays;
+    const FitGuideCall<S>* guide;  // null with another rule
     const FitFeature* features;
     int feature_count;
     FitTensor<S> tensors[2 * kFitMaxLayers];
@@ -117,6 +134,7 @@ struct FitMemory {
     S* weights;                        // [points]
     S *acts, *params, *grads, *m, *v;  // m and v: null if they are streamed
     S* ray;                            // of one that needs several tiles
+    unsigned char* guide;              // FitGuidePlan is of it
 };
 
 // kNear: all is in shared memory, which the compiler must see.
@@ -147,6 +165,7 @@ __device__ inline FitMemory<S> fit_memory(const FitCall<S>& c) {
     mem.m = plan.moments ? reinterpret_cast<S*>(take(true, values)) : nullptr;
     mem.v = plan.moments ? reinterpret_cast<S*>(take(true, values)) : nullptr;
     mem.ray = reinterpret_cast<S*>(far);
+    mem.guide = far;
     return mem;
 }
 

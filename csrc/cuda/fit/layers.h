@@ -84,20 +84,23 @@ class FitLayers {
 
     // From the gradients of the outputs' pre-activations, which are in their place, to those of the
     // parameters: added to mem.grads, or written there if it is the first tile. The caller waits afterwards.
-    __device__ void backward(bool first) const {
+    // Before those of a layer, before(l) may read its inputs and the gradients of its pre-activations.
+    template <typename F>
+    __device__ void backward(bool first, const F& before) const {
         for (int l = net_.layers - 1; l >= 0; --l) {
+            before(l);
             backward(l, first);
             if (l > 0) __syncthreads();
         }
     }
 
-  private:
     __device__ const S* input_of(int l) const { return row(l == 0 ? 0 : net_.hidden(l - 1)); }
     // dL/dz of a layer.
     __device__ S* gradient_of(int l) const {
         return row(l + 1 == net_.layers ? net_.outputs() : net_.derivatives(l));
     }
 
+  private:
     __device__ S lowered(S sum) const { return kPrecision == kFp16 ? sum * (S(1) / raised_) : sum; }
 
     __device__ void pre_activations(int l) const {

@@ -88,6 +88,39 @@ constexpr FitPlan fit_candidate(const FitShape& s, const FitLimits& limits, int 
     return plan;
 }
 
+// Where the rule `guided` keeps its numbers in a block's global memory: bytes behind what is streamed there.
+// One step in sixteen works on most of them, so that they take no shared memory from the others.
+struct FitGuidePlan {
+    int64_t inverse, squares;  // like the padded parameters: of 1 / F, and of the batch's Fisher
+    int64_t terms;             // of a layer's scores: a row per input, like those of the activations
+    int64_t ids, blocks;       // of the draws, in 64 bits
+    int64_t weights, scores;   // of the draws
+    int64_t mass, sum;         // of the blocks, in float64
+    int64_t bytes;
+};
+
+// inputs: of the layer that has most; blocks: of a module; with 0 none has a score.
+constexpr FitGuidePlan fit_guide_plan(const FitShape& s, int points, int inputs, int64_t batch,
+                                      int64_t blocks) {
+    FitGuidePlan plan{};
+    const auto take = [&](int64_t count, int64_t bytes) {
+        const int64_t begin = plan.bytes;
+        plan.bytes += in_sixteens(count * bytes);
+        return begin;
+    };
+    const bool scored = blocks > 0;
+    plan.inverse = take(scored ? s.values : 0, s.bytes);
+    plan.squares = take(scored ? s.values : 0, s.bytes);
+    plan.terms = take(scored ? int64_t(inputs) * (points + 4) : 0, s.bytes);
+    plan.ids = take(batch, 8);
+    plan.blocks = take(scored ? batch : 0, 8);
+    plan.weights = take(scored ? batch : 0, s.bytes);
+    plan.scores = take(scored ? batch : 0, s.bytes);
+    plan.mass = take(blocks, 8);
+    plan.sum = take(blocks, 8);
+    return plan;
+}
+
 // Points of a tile for which each thread has 32 results of a product: of wide layers fewer.
 constexpr int fit_points(const FitShape& s) {
     int points = kFitLeastPoints;

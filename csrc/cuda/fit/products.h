@@ -56,6 +56,13 @@ struct Side {
     }
 };
 
+template <typename S, int N>
+__device__ inline void square(S (&values)[4][N]) {
+    MCLNF_UNROLL
+    for (int i = 0; i < 4; ++i) MCLNF_UNROLL
+    for (int n = 0; n < N; ++n) values[i][n] *= values[i][n];
+}
+
 // A range of k, padded to fours, and where it begins in both factors.
 template <typename S>
 struct Range {
@@ -63,9 +70,13 @@ struct Range {
     int k;
 };
 
+// Which factors of a product enter by the squares of their numbers.
+enum class Squared { none, right, both };
+
 // result(row, column, chunk of neighboring columns) for all rows and columns of the sum over k of a and b;
 // each thread has kRows x kColumns results at a time.
-template <int kRows, int kColumns, typename S, bool kAlongA, bool kAlongB, int kRanges, typename F>
+template <int kRows, int kColumns, Squared kSquared, typename S, bool kAlongA, bool kAlongB, int kRanges,
+          typename F>
 __device__ inline void product_of(const FitTeam& team, const Factor<kAlongA>& a, const Factor<kAlongB>& b,
                                   const Range<S> (&ranges)[kRanges], const F& result) {
     using Rows = Side<kAlongA, kRows>;
@@ -86,6 +97,8 @@ __device__ inline void product_of(const FitTeam& team, const Factor<kAlongA>& a,
                 S left[4][kRows], right[4][kColumns];
                 rows.read(left, ranges[r].a, a.stride, k);
                 columns.read(right, ranges[r].b, b.stride, k);
+                if constexpr (kSquared == Squared::both) square(left);
+                if constexpr (kSquared != Squared::none) square(right);
                 MCLNF_UNROLL
                 for (int n = 0; n < 4; ++n) MCLNF_UNROLL
                 for (int i = 0; i < kRows; ++i) MCLNF_UNROLL
@@ -109,17 +122,17 @@ __device__ inline void product_of(const FitTeam& team, const Factor<kAlongA>& a,
 }
 
 // As many results per thread as there are threads for: the more of them, the fewer numbers are read for each.
-template <typename S, bool kAlongA, bool kAlongB, int kRanges, typename F>
+template <typename S, Squared kSquared = Squared::none, bool kAlongA, bool kAlongB, int kRanges, typename F>
 __device__ inline void product(const FitTeam& team, const Factor<kAlongA>& a, const Factor<kAlongB>& b,
                                const Range<S> (&ranges)[kRanges], const F& result) {
     constexpr int kMany = sizeof(S) == 4 ? 8 : 4;
     const int results = a.count * b.count;
     if (results >= 4 * kMany * team.threads)
-        product_of<kMany, 4>(team, a, b, ranges, result);
+        product_of<kMany, 4, kSquared>(team, a, b, ranges, result);
     else if (results >= 4 * team.threads)
-        product_of<4, 4>(team, a, b, ranges, result);
+        product_of<4, 4, kSquared>(team, a, b, ranges, result);
     else
-        product_of<1, 1>(team, a, b, ranges, result);
+        product_of<1, 1, kSquared>(team, a, b, ranges, result);
 }
 
 }  // namespace mclnf

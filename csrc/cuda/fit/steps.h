@@ -1,14 +1,11 @@
 // The steps of one module by a block: draw, gradients, optimizer, and what is written down on the way.
 #pragma once
 
-#include <limits>
-
+#include "guide.h"
+#include "parameters.h"
 #include "sweep.h"
 
 namespace mclnf {
-
-template <typename S>
-constexpr S kMost = std::numeric_limits<S>::max();
 
 // The first of an ascending list that is `value`, or -1.
 __device__ inline int64_t place_of(const int64_t* list, int64_t count, int64_t value) {
@@ -25,13 +22,15 @@ __device__ inline int64_t place_of(const int64_t* list, int64_t count, int64_t v
 
 // With operands that are rounded, a block's parameters are these operands, and those that are learned stay in
 // global memory, where a step reads and writes them once.
-template <typename S, int kPrecision, bool kRays>
+template <typename S, int kPrecision, bool kRays, bool kGuided>
 class FitSteps {
     static constexpr bool kRounded = kPrecision != kFp32;
 
   public:
     __device__ FitSteps(const FitCall<S>& call, const FitMemory<S>& memory)
-        : c_(call), net_(call.net), mem_(memory), sweep_(call, memory) {}
+        : c_(call), net_(call.net), mem_(memory), sweep_(call, memory), guide_(call, memory) {
+        if constexpr (kGuided) guide_.clear();
+    }
 
     // Inlined, or the compiler would no longer see where the block's memory is.
     __device__ MCLNF_INLINE void run(int64_t module) {
@@ -43,6 +42,8 @@ class FitSteps {
         if (!take_samples() || first < 0 || goal > c_.rate_count || goal > kMaxDrawNumber ||
             (c_.rule == kDrawGiven && goal - first > c_.id_rows))
             return end(kFitDiverged, first);
+        if constexpr (kGuided)
+            if (!guide_.begin(m_, batch_.samples)) return end(kFitDiverged, first);
         load();
         FitEnd reason = kFitSteps;
         int64_t k = first;
@@ -76,19 +77,9 @@ class FitSteps {
         c_.steps[m_] = steps;
     }
 
-    // f(tensor, number in a module's share of it, number in the padded parameters)
     template <typename F>
     __device__ void each_parameter(const F& f) const {
-        for (int l = 0; l < net_.layers; ++l) {
-            const FitLayer layer = net_.layer[l];
-            each_value(layer.prev, layer.out, [&](int r, int o) {
-                f(2 * l, r * layer.out + o, layer.weight + r * layer.stride + o);
-            });
-            each_value(layer.encoded, layer.out, [&](int r, int o) {
-                f(2 * l, (layer.prev + r) * layer.out + o, layer.skip_weight() + r * layer.stride + o);
-            });
-            each_value(1, layer.out, [&](int, int o) { f(2 * l + 1, o, layer.bias + o); });
-        }
+        mclnf::each_parameter(net_, f);
     }
     // What of a parameter a step changes.
     struct Numbers {
@@ -119,10 +110,7 @@ class FitSteps {
             }
     }
     // Where this module's share of a tensor begins.
-    __device__ int64_t share(int t) const {
-        const FitLayer& layer = net_.layer[t / 2];
-        return m_ * layer.out * (t % 2 == 0 ? layer.prev + layer.encoded : 1);
-    }
+    __device__ int64_t share(int t) const { return m_ * share_of(net_, t); }
 
     __device__ void clear() const {
         for (int64_t i = threadIdx.x; i < c_.logs; i += blockDim.x) c_.losses[i * c_.modules + m_] = S(NAN);
@@ -181,13 +169,14 @@ class FitSteps {
         batch_.ids = c_.rule == kDrawGiven ? c_.ids + drawn : nullptr;
         batch_.ids_weight = c_.ids_weight ? c_.ids_weight + drawn : nullptr;
         batch_.jitter = c_.rays.jitter;
+        if constexpr (kGuided) guide_.draw(batch_, k, row == 0);
     }
 
     __device__ void take_all() {
         batch_.rule = kDrawWhole;
         batch_.size = batch_.samples;
         batch_.ids_weight = nullptr;
-        batch_.jitter = false;
+        batch_.jitter = batch_.squared = batch_.scored = false;
     }
 
     // Makes step k with the gradients and the error of its batch; false if the module ends before it.
@@ -202,6 +191,8 @@ class FitSteps {
             gradient = larger(gradient, mem_.grads[at]);
             if (trust) pull = larger(pull, pulled_by(factors, S(0), t, i, at));
         });
+        if constexpr (kGuided)
+            if (!guide_.finish_scores(batch_)) gradient = S(INFINITY);
         const double loss = loss_of_block(error, gradient, pull);
         log(k + 1, loss);
         if (!std::isfinite(loss) || !(gradient + pull <= kMost<S>) ||
@@ -240,6 +231,7 @@ class FitSteps {
             by_fours(t, layer.prev, 0, layer.weight, read, make);
             by_fours(t, layer.encoded, layer.prev * layer.out, layer.skip_weight(), read, make);
         }
+        if constexpr (kGuided) guide_.take_in(batch_);
         return true;
     }
     __device__ S pulled_by(const StepFactors<S>& factors, S g, int t, int i, int at) const {
@@ -300,7 +292,8 @@ class FitSteps {
     const FitCall<S>& c_;
     const FitNet& net_;
     const FitMemory<S>& mem_;
-    FitSweep<S, kPrecision, kRays> sweep_;
+    FitSweep<S, kPrecision, kRays, kGuided> sweep_;
+    FitGuide<S> guide_;
     int64_t m_ = 0;
     FitBatch<S> batch_ = {};
 };

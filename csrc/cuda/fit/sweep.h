@@ -3,11 +3,12 @@
 
 #include "batch.h"
 #include "rays.h"
+#include "scores.h"
 
 namespace mclnf {
 
-// kRays: whether the samples are rays.
-template <typename S, int kPrecision, bool kRays>
+// kRays: whether the samples are rays; kGuided: whether they may be scored.
+template <typename S, int kPrecision, bool kRays, bool kGuided>
 class FitSweep {
     using Layers = FitLayers<S, kPrecision>;
 
@@ -16,7 +17,8 @@ class FitSweep {
         : c_(call), net_(call.net), mem_(memory), layers_(call, memory) {}
 
     // The sum of weighted squared errors over the batch, a share of which each thread returns; with
-    // `gradients` those of its mean are in mem.grads. Begins and ends with a barrier.
+    // `gradients` those of its mean are in mem.grads, and what the batch asks for beside them. Begins and
+    // ends with a barrier.
     __device__ double run(const FitBatch<S>& batch, bool gradients) {
         layers_.raise(scale_of(batch));
         double error;
@@ -35,6 +37,7 @@ class FitSweep {
   private:
     __device__ double run_points(const FitBatch<S>& batch, bool gradients) {
         const S scale = scale_of(batch);
+        const FitScores<S, kPrecision> scores(c_, mem_, layers_);
         double error = 0;
         for (int64_t begin = 0; begin < batch.size; begin += layers_.points()) {
             __syncthreads();
@@ -47,7 +50,10 @@ class FitSweep {
             error += compare(batch, scale, gradients);
             if (gradients) {
                 __syncthreads();
-                layers_.backward(begin == 0);
+                if constexpr (kGuided)
+                    layers_.backward(begin == 0, [&](int l) { scores.add_layer(l, batch, begin); });
+                else
+                    layers_.backward(begin == 0, [](int) {});
             }
         }
         return error;
@@ -80,7 +86,7 @@ class FitSweep {
                 }
                 if (!gradients || !any || !(whole || again)) continue;
                 if (!whole) tile.restore(bin);
-                layers_.backward(first);
+                layers_.backward(first, [](int) {});
                 first = false;
                 __syncthreads();
             }

@@ -39,7 +39,7 @@ class MIM(Mod):
     def next_draws(self, k: int, most: int) -> Draws | None:
         if self.guided.sampler is None or not self.makes_steps_as(MIM):
             return None
-        guide = self.guided.guide()
+        guide = self.guided.guide(self.params[0].device)
         if guide is not None and (draws := guided_draws(self, k, guide)) is not None:
             return draws
         # Without the fit's own scores, the steps between two scorings.

@@ -71,12 +71,17 @@ class EvenSampler:
         self.window = self.scores.clone()  # the scores that the draws of the current window follow
         self._ahead: tuple[tuple[int, int], Tensor, Tensor | None] | None = None
 
+    def move(self, device: torch.device | str) -> None:
+        """Move the scores to the device on which they are changed next: `draw` and `update` do on the CPU."""
+        self.scores, self.window = self.scores.to(device), self.window.to(device)
+
     def draw(self, count: int, step: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
         """Return `count` items per module in step number `step` of steps from 0; `generator` is not needed here.
 
         Returns: ids int64 [M, count] and weights [M, count] = 1 / (n p), None while they are all 1.
         """
         check_positive_int(count, "count")
+        self.move("cpu")
         key = (step // WINDOW, count)
         if step % WINDOW == 0:
             self.window = self.scores.clone()
@@ -109,11 +114,12 @@ class EvenSampler:
             return
         if not bool((torch.isfinite(q) & (q >= 0)).all()):
             raise ValueError("q must be finite and not negative, got a score that is not")
+        self.move("cpu")
         self.scores = mixed_scores(self.scores, self._place[ids] // self.block, q, self.smooth)
 
     def probabilities(self) -> Tensor:
         """Return p of every item by the latest scores, [M, n]; each row sums to 1."""
-        found = self._density(self.scores)
+        found = self._density(self.scores.cpu())
         even = torch.full((self.modules, self.items), 1 / self.items, dtype=torch.float32)
         if found is None:
             return even
@@ -122,7 +128,7 @@ class EvenSampler:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all that decides the next draws (copies)."""
-        return {"scores": self.scores.clone(), "window": self.window.clone()}
+        return {"scores": self.scores.cpu().clone(), "window": self.window.cpu().clone()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state_dict` returned. Raises ValueError if an entry is missing or of another shape.

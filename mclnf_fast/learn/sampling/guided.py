@@ -34,6 +34,7 @@ class GuidedSteps:
         self.task, self.config, self.batch = task, config, batch
         self.scorer = FisherScorer(task.spec, task.modules, config, task.backend)
         self.sampler = make_sampler(task, config, seed, number) if config.use in ("sample", "both") else None
+        self._curve = task.curve  # where it was asked for last: a copy to a GPU waits for what runs there
         self.losses: Tensor | None = None  # of the last mini-batch [S]; a sweep that scores does not give them
 
     def free_steps(self, step: int) -> int:
@@ -42,19 +43,21 @@ class GuidedSteps:
             return 0
         return -step % self.config.refresh
 
-    def guide(self) -> Guide | None:
-        """Return the options by which `ops.bank_fit` makes these steps; None if it has none for them."""
+    def guide(self, device: torch.device) -> Guide | None:
+        """Return the options by which `ops.bank_fit` makes these steps on a device; None if it has none for them."""
         config = self.config
         switches = (config.use, config.kind, config.source, config.residual, config.draws)
         plain = switches == ("sample", "diag", "ema", "empirical", "even") and self.task.items == self.task.samples
         if not plain or config.mix == 0 or not isinstance(self.sampler, EvenSampler):
             return None
         smooth, refresh, decay = config.smooth, config.refresh, config.decay
-        return Guide(self.task.curve, config.mix, smooth, self.sampler.block, refresh, decay, config.damping)
+        self._curve = None if self._curve is None else self._curve.to(device)
+        return Guide(self._curve, config.mix, smooth, self.sampler.block, refresh, decay, config.damping)
 
     def guide_state(self, params: Params) -> GuideState:
         """Return what `ops.bank_fit` changes in place as these steps would."""
         assert isinstance(self.sampler, EvenSampler)
+        self.sampler.move(params[0].device)
         fisher, batches = self.scorer.running.begin(split_pair(params))
         return GuideState(self.sampler.scores, self.sampler.window, fisher, batches)
 

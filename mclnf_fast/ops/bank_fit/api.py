@@ -85,8 +85,8 @@ def bank_fit(
     Raises:
         TypeError, ValueError: an argument of a wrong type, dtype, shape, device or value (a module without samples, a
             batch above a module's samples, a state of another spec); nothing is changed then. Values of tensors are
-            read on the CPU only: on CUDA a module without samples, or with an id that is none of them, ends as
-            DIVERGED before that step.
+            read on the CPU only: on CUDA a module without samples, or with an id (or a place of a curve) that is none
+            of them, ends as DIVERGED before that step.
         RuntimeError: a torch.func transform or forward-mode differentiation works on one of the tensors.
         BackendError: a backend asked for by name can't serve.
 
@@ -132,15 +132,10 @@ _OP = register(
 )
 
 
-def _why_not_guided(device: torch.device, dtype: torch.dtype) -> str | None:
-    reason = by_dtype(cuda_library, DTYPES)(device, dtype)
-    return reason or "its fit has no Fisher-guided draws: draw with the rule 'given'"
-
-
 _GUIDED_OP = register(
     "bank_guided_fit",
     passes_transforms=True,
-    cuda=Backend(_why_not_guided, compiled.bank_guided_fit),
+    cuda=Backend(by_dtype(cuda_library, DTYPES), compiled.bank_guided_fit),
     cpu=Backend(by_dtype(cpu_library, DTYPES), compiled.bank_guided_fit),
     reference=Backend(always, reference.bank_fit),
 )

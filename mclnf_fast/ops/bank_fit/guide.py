@@ -93,7 +93,9 @@ class GuideState:
         torch.Size([3, 3])
         """
         modules, device = len(params[0]), params[0].device
-        scores = torch.full((modules, blocks_of(data.sizes, guide.block)), -1.0, dtype=torch.float64, device=device)
+        # On CUDA, sizes are read from the device only if modules have samples of their own.
+        sizes = torch.tensor([len(data.x)]) if data.offsets is None else data.sizes
+        scores = torch.full((modules, blocks_of(sizes, guide.block)), -1.0, dtype=torch.float64, device=device)
         fisher = tuple(torch.zeros_like(p, memory_format=torch.contiguous_format) for p in params)
         return cls(scores, scores.clone(), fisher, torch.zeros(modules, dtype=torch.int64, device=device))
 
