@@ -26,6 +26,20 @@ def constant(values: Sequence[float] | tuple[tuple[float, ...], ...], like: Tens
     return saved_constant(tuple(values), like.dtype, like.device)
 
 
+def uploaded(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Return a tensor on a device; on its way from the CPU to a GPU without a wait of the host.
+
+    From pageable memory the host would wait until the device has come to the copy. So the values are copied to pinned
+    memory first, which the allocator of pinned memory holds until the device is through with it.
+
+    >>> uploaded(torch.tensor([1, 2]), "cpu")
+    tensor([1, 2])
+    """
+    if torch.device(device).type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 @functools.cache
 def saved_constant(
     values: tuple[float, ...] | tuple[tuple[float, ...], ...], dtype: torch.dtype, device: torch.device

@@ -81,8 +81,9 @@ class CoordTask:
 
     def take(self, ids: Tensor, modules: Tensor | None = None) -> Batch:
         """Return the samples of int64 ids [S, k]; of the signals `modules` [T], row t of ids [T, k] of modules[t]."""
-        row = self._row if modules is None else self._row[modules]
-        ids = ids.to(self.x.device)
+        device = self.x.device
+        row = self._row if modules is None else self._row.index_select(0, ops.uploaded(modules, device))
+        ids = ops.uploaded(ids, device)
         # Half the time of `x[ids]`, which looks at every dimension of the ids.
         x, y = self.x.index_select(0, ids.flatten()), self._flat_y.index_select(0, (ids + row).flatten())
         return x.reshape(*ids.shape, -1), y.reshape(*ids.shape, -1)

@@ -71,7 +71,8 @@ def fine_tune_at_once(
     if kind == "sgd":
         rates = lr if lr_end is None else _falling(lr, lr_end, steps, params[0])
         adapted = adapt_at_once(params, loss_fn, len(params[0]), steps, rates)
-        return None if adapted is None else (adapted[0], adapted[1][-1])
+        if adapted is not None:
+            return adapted[0], adapted[1][-1]
     if isinstance(lr, Tensor) or isinstance(lr_end, Tensor):  # a fit has one rate for all modules
         return None
     if not isinstance(loss_fn, SampledLoss) or not _serves("bank_fit", loss_fn, params):
