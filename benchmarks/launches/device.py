@@ -253,6 +253,7 @@ def _installed() -> Iterator[None]:
             (torch.cuda, "get_device_capability", lambda device=None: (9, 0)),
             (torch.cuda, "get_device_properties", lambda device=None: properties),
             (torch.cuda, "device", lambda device: contextlib.nullcontext()),
+            (torch.cuda, "current_stream", lambda device=None: types.SimpleNamespace(cuda_stream=0)),
             (torch.cuda, "is_current_stream_capturing", lambda: False),
             (torch.cuda, "synchronize", lambda device=None: _record().wait("synchronize")),
             (torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext()),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from mclnf_fast.ops._checks import in_transform
 
@@ -47,3 +48,46 @@ def saved_constant(
     """Return the values as a tensor that lives as long as the process, one for all calls."""
     with torch.inference_mode(False):  # an inference tensor could not be saved for a backward
         return torch.tensor(values, dtype=dtype).to(device)
+
+
+def offsets_of_equal_shares(modules: int, share: int, device: torch.device) -> Tensor:
+    """Return the offsets of modules with one share each, int64 [M + 1].
+
+    It must not be changed: on a GPU it is one tensor for all calls, and what follows from it is computed once.
+
+    >>> offsets_of_equal_shares(2, 5, torch.device("cpu")).tolist()
+    [0, 5, 10]
+    """
+    if device.type != "cuda" or torch.compiler.is_compiling() or in_transform():
+        return torch.arange(modules + 1, device=device) * share
+    if torch.cuda.is_current_stream_capturing():  # the memory is the graph's
+        return torch.arange(modules + 1, device=device) * share
+    # By stream: another one would have to wait for what this one computes.
+    return shared_offsets(modules, share, device, torch.cuda.current_stream(device).cuda_stream)
+
+
+@functools.lru_cache(maxsize=64)
+def shared_offsets(modules: int, share: int, device: torch.device, stream: int = 0) -> Tensor:
+    """Return the offsets of equal shares as a tensor that later calls on the stream get too."""
+    with torch.inference_mode(False):  # an inference tensor could not be saved for a backward
+        offsets = torch.arange(modules + 1, device=device) * share
+    _following[offsets] = {}
+    return offsets
+
+
+# Of offsets that nobody changes alone: whether others have changed is not known, when a CUDA graph writes to them.
+_following: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def following(offsets: Tensor, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+    """Return what `make` computes from the offsets, computed once for shared ones."""
+    known: dict[Hashable, Tensor] | None = _following.get(offsets)
+    if known is None:
+        return make()
+    if key not in known:
+        made = make()
+        # A graph that is captured owns its memory: what it computes is for its own launches.
+        if offsets.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return made
+        known[key] = made
+    return known[key]

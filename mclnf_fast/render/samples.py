@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from mclnf_fast import ops
-from mclnf_fast.fields.routing import offsets_of_equal_shares
 from mclnf_fast.render.cells import Cells
 from mclnf_fast.render.settings import LAST_DELTA, RenderSettings, check_convention
 from mclnf_fast.shading import Shading
@@ -40,7 +39,7 @@ class Rays(NamedTuple):
     @classmethod
     def through_one_module(cls, origins: Tensor, directions: Tensor) -> Rays:
         """Return rays [R, 3] that all go through the only module of a bank."""
-        return cls(origins, directions, torch.arange(2, device=origins.device) * origins.shape[0])
+        return cls(origins, directions, ops.offsets_of_equal_shares(1, origins.shape[0], origins.device))
 
 
 class RaySamples(NamedTuple):
@@ -250,8 +249,8 @@ def sample_between(
     ids = torch.arange(tasks * rays, device=x.device)
     samples = RaySamples(
         x,
-        offsets_of_equal_shares(tasks, rays * count, x.device),
-        offsets_of_equal_shares(tasks, rays, x.device),
+        ops.offsets_of_equal_shares(tasks, rays * count, x.device),
+        ops.offsets_of_equal_shares(tasks, rays, x.device),
         torch.stack((ids * count, torch.full_like(ids, count)), 1),
         ids.repeat_interleave(count),
         torch.zeros_like(deltas),

@@ -121,7 +121,7 @@ class CoordTask:
         pieces = []
         for begin in range(0, self.items, step):
             x = self.x[begin : begin + step]
-            offsets = torch.arange(self.modules + 1, device=x.device) * len(x)
+            offsets = ops.offsets_of_equal_shares(self.modules, len(x), x.device)
             y = ops.bank_mlp(x.repeat(self.modules, 1), offsets, weights, biases, self.spec, self.backend)
             pieces.append(y.reshape(self.modules, len(x), -1))
         return torch.cat(pieces, 1)
@@ -215,4 +215,4 @@ def coord_points(params: Params, batch: Batch, spec: FieldSpec, backend: str | N
 
 
 def _offsets(x: Tensor) -> Tensor:
-    return torch.arange(len(x) + 1, device=x.device) * x.shape[1]
+    return ops.offsets_of_equal_shares(len(x), x.shape[1], x.device)
