@@ -70,7 +70,7 @@ class RaySamples(NamedTuple):
     @property
     def boundaries(self) -> Tensor:
         """First sample of each ray, and the number of samples: int64 [R + 1]."""
-        return torch.cat((self.packed_info[:, 0], self.packed_info.new_tensor([self.x.shape[0]])))
+        return torch.cat((self.packed_info[:, 0], self.packed_info.new_full((1,), self.x.shape[0])))
 
 
 def points_along(origins: Tensor, directions: Tensor, ray_ids: Tensor, t: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def sample_in_cells(
     x = points_along(origins, directions, marched.ray_ids, middle)
     if settings.shading.view_directions:  # gathered only if needed: it is a row for every sample
         x = with_view_directions(x, rays.directions.index_select(0, marched.ray_ids), settings.shading)
-    starts = torch.cat((marched.packed_info[:, 0], marched.packed_info.new_tensor([x.shape[0]])))
+    starts = torch.cat((marched.packed_info[:, 0], marched.packed_info.new_full((1,), x.shape[0])))
     return RaySamples(
         x,
         starts[rays.offsets],
