@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import pathlib
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -55,21 +57,59 @@ def _row(name: str, gpu: SimulatedGpu, steps: int, calls: int) -> Row:
     return Row(name, sum(gpu.launches.values()) / steps, sum(gpu.waits.values()) / steps, calls)
 
 
+def host_ms(begin: Callable[[], Callable[[], None]], steps: int, rounds: int = 5) -> float:
+    """Return the CPU time of a step of tiny sizes in ms, mostly that of the way to the kernels: the least of some
+    rounds after one to warm up."""
+    times = []
+    for _ in range(1 + rounds):
+        make_steps = begin()
+        began = time.process_time()
+        make_steps()
+        times.append(time.process_time() - began)
+    return 1e3 * min(times[1:]) / steps
+
+
+def method_on_host(name: str, kind: str) -> float:
+    """Return `host_ms` of a method's own steps, one after the other, on the CPU."""
+
+    def begin() -> Callable[[], None]:
+        method = cases.method(name, kind, "cpu")
+        method.begin(0)
+
+        def make_steps() -> None:
+            for step in range(cases.STEPS):
+                method.step(0, step)
+
+        return make_steps
+
+    return host_ms(begin, cases.STEPS)
+
+
+def meta_on_host(name: str) -> float:
+    """Return `host_ms` of an outer step on the CPU."""
+    return host_ms(lambda: cases.trainer(name, "cpu").step, 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="part of the names of the rows")
     parser.add_argument("--by-name", action="store_true", help="also what was started, most often first")
     parser.add_argument("--json", type=pathlib.Path, help="file to write the rows to")
+    parser.add_argument("--host", action="store_true", help="in place of counts, CPU ms of a step on this machine")
     options = parser.parse_args()
-    counted: dict[str, Callable[[], tuple[Row, SimulatedGpu]]] = {}
+    counted: dict[str, tuple[Callable[[], tuple[Row, SimulatedGpu]], Callable[[], float]]] = {}
     for kind in cases.KINDS:
         for name in METHODS:
-            counted[f"{kind}: {name}"] = lambda name=name, kind=kind: of_method(name, kind)
+            counts, seconds = functools.partial(of_method, name, kind), functools.partial(method_on_host, name, kind)
+            counted[f"{kind}: {name}"] = counts, seconds
     for name in cases.META:
-        counted[f"meta: {name}"] = lambda name=name: of_meta(name)
+        counted[f"meta: {name}"] = functools.partial(of_meta, name), functools.partial(meta_on_host, name)
     rows = []
-    for name, count in counted.items():
+    for name, (count, on_host) in counted.items():
         if options.only not in name:
+            continue
+        if options.host:
+            print(f"{name:28} {on_host():8.2f} ms", flush=True)
             continue
         row, gpu = count()
         rows.append(row)

@@ -23,8 +23,7 @@ from mclnf_fast.tasks.rays import PosedImages
 
 IMAGES = FieldSpec(2, 3, 64, 3, activation="sine(30)")
 CITY = FieldSpec(3, 4, 64, 4, encoding=Frequency(10))
-STEPS = 32  # of a method, from its first step on
-ONE = "step by step"
+STEPS = 16  # of a method in a count: two calls of `mim`, which scores every 16 steps
 
 
 def images(k: int, device: str) -> CoordTask:

@@ -28,15 +28,18 @@ FREE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"
 # Kernels of an operator of PyTorch on CUDA, of those that start more than one; a lower bound.
 SEVERAL = {
     "constant_pad_nd": 2,
+    "pad": 2,
+    "nonzero": 2,
+    "repeat_interleave": 2,
     "sort": 2,
+    "index_put": 3,
     "_index_put_impl_": 3,
-    "randperm": 3,
-    "_unique2": 4,
     "unique_consecutive": 3,
+    "_unique2": 4,
 }
 # Operators whose result has a shape or a value that the host needs.
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal")
-# Kernels and waits of the ops of the CUDA library, as csrc/cuda/*.cu launches them: test_launches.py compares.
+# Kernels and copies of the ops of the CUDA library, and waits, as csrc/cuda/*.cu has them.
 LIBRARY = {
     "bank_step": (2, 0),  # the clocks, then all values
     # The list of features, copied without a wait; the rates; all steps.
@@ -175,7 +178,9 @@ class _Operators(TorchDispatchMode):
         waits = name in WAITS or (name == "repeat_interleave" and kwargs.get("output_size") is None)
         if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
             indices = [i for i in args[1] if i is not None]
-            waits = waits or any(i.dtype in (torch.bool, torch.uint8) for i in indices)
+            if any(i.dtype in (torch.bool, torch.uint8) for i in indices):
+                self.record.start("nonzero", SEVERAL["nonzero"])
+                self.record.wait("nonzero of a mask")
             for index in indices:
                 if not isinstance(index, OnGpu):
                     self.record.start(f"{name} (copy)")

@@ -58,12 +58,22 @@ def offsets_of_equal_shares(modules: int, share: int, device: torch.device) -> T
     >>> offsets_of_equal_shares(2, 5, torch.device("cpu")).tolist()
     [0, 5, 10]
     """
-    if device.type != "cuda" or torch.compiler.is_compiling() or in_transform():
-        return torch.arange(modules + 1, device=device) * share
-    if torch.cuda.is_current_stream_capturing():  # the memory is the graph's
+    traced = torch.compiler.is_compiling() or in_transform() or _fake()
+    # While a graph is captured, memory is the graph's.
+    if device.type != "cuda" or traced or torch.cuda.is_current_stream_capturing():
         return torch.arange(modules + 1, device=device) * share
     # By stream: another one would have to wait for what this one computes.
-    return shared_offsets(modules, share, device, torch.cuda.current_stream(device).cuda_stream)
+    key = (modules, share, device, torch.cuda.current_stream(device).cuda_stream)
+    offsets = shared_offsets(*key)
+    if offsets._version:  # somebody has changed it after all
+        shared_offsets.cache_clear()
+        offsets = shared_offsets(*key)
+    return offsets
+
+
+def _fake() -> bool:
+    """Return whether tensors that are made now have no values."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
 
 
 @functools.lru_cache(maxsize=64)
@@ -82,7 +92,7 @@ _following: WeakIdKeyDictionary = WeakIdKeyDictionary()
 def following(offsets: Tensor, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
     """Return what `make` computes from the offsets, computed once for shared ones."""
     known: dict[Hashable, Tensor] | None = _following.get(offsets)
-    if known is None:
+    if known is None or offsets._version:
         return make()
     if key not in known:
         made = make()

@@ -228,6 +228,19 @@ def test_a_signal_that_diverges_is_named() -> None:
         method.steps(0, 100)
 
 
+def test_on_a_gpu_a_signal_that_diverged_is_named_when_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look in every call would wait for the device."""
+    monkeypatch.setattr(fitted, "values_can_be_read", lambda *tensors: False)
+    method = made(Mod)
+    method.tasks[0].y[1, 5] = float("nan")  # type: ignore[attr-defined]
+    method.begin(0)
+    for _ in range(5):
+        method.steps(0, 50)
+    with pytest.raises(InputError, match=r"curve 0: .* of signal 1 is no longer finite after \d+ steps"):
+        method.finish(0)
+    method.check_finite()  # it is said once
+
+
 def test_a_protocol_stops_at_logged_steps() -> None:
     """And its logs, curves and matrix are those of single steps."""
 

@@ -54,6 +54,11 @@ def adapt_at_once(
     return (*weights, *biases), losses
 
 
+def adapts_at_once(loss_fn: LossFn, params: Params) -> bool:
+    """Return whether `adapt_at_once` serves if all layers, or the last ones, are adapted."""
+    return isinstance(loss_fn, SampledLoss) and _serves("bank_adapt", loss_fn, params)
+
+
 @torch.no_grad()
 def fine_tune_at_once(
     params: Params,

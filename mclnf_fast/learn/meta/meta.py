@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mclnf_fast.checks import check_positive_int
 from mclnf_fast.learn.meta.adapt import adapt, check_losses, fine_tune
-from mclnf_fast.learn.meta.at_once import adapt_at_once, fine_tune_at_once
+from mclnf_fast.learn.meta.at_once import adapt_at_once, adapts_at_once, fine_tune_at_once
 from mclnf_fast.learn.meta.oml import FastPart
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import LossFn, Params, check_shared, repeated
@@ -165,10 +165,10 @@ class MAML(MetaLearner):
         return losses.detach(), tuple((g if tuned is None else g.sum(0, keepdim=True)) / modules for g in grads)
 
     def _fine_tuned(self, loss_fn: LossFn, modules: int) -> Params | None:
-        """Return M modules adapted by one call of `ops.bank_fit`, without a graph, for the gradient of first order on a
-        GPU; None for another gradient, and where `ops.bank_adapt` gives it."""
+        """Return M modules adapted by one call of `ops.bank_fit`, without a graph, for a gradient of first order; None
+        for another one, or if `ops.bank_adapt` serves, which gives it."""
         plain = self.update is None and self.clip_value is None
-        if not (self.first_order and plain and self.init[0].device.type == "cuda"):
+        if not self.first_order or not plain or adapts_at_once(loss_fn, self.init):
             return None
         made = fine_tune_at_once(self.clone(modules), loss_fn, self.inner_steps, self.inner_lr)
         return None if made is None else tuple(p.requires_grad_() for p in made[0])
