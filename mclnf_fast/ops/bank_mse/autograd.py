@@ -71,13 +71,14 @@ def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.known = [t.detach() for t in grad_w], [t.detach() for t in grad_b]
 
 
-Scale = Callable[[list[Tensor], Tensor, torch.dtype], None]
+Scale = Callable[[list[Tensor], Tensor, torch.dtype], list[Tensor]]
 
 
-def scale(gradients: list[Tensor], by: Tensor, dtype: torch.dtype) -> None:
-    """Scale every module's gradients by its factor, in the list: each tensor is freed before the next is scaled."""
+def scale(gradients: list[Tensor], by: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Return every module's gradients times its factor, in the list: each tensor is freed before the next is scaled."""
     for k in range(len(gradients)):
         gradients[k] = (gradients[k] * by.view(-1, *([1] * (gradients[k].dim() - 1)))).to(dtype)
+    return gradients
 
 
 def _fwd_backward(ops: Any, scale: Scale, ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
@@ -91,7 +92,7 @@ def _fwd_backward(ops: Any, scale: Scale, ctx: Any, cotangent: Tensor | None, *_
         if cotangent.device.type != "cpu" or ctx.dtype != known_w[0].dtype or not bool((cotangent == 1).all()):
             known = [*known_w, *known_b]
             known_w, known_b = [], []
-            scale(known, cotangent, ctx.dtype)
+            known = scale(known, cotangent, ctx.dtype)
             known_w, known_b = known[: ctx.layers], known[ctx.layers :]
     else:
         known_w, known_b = ops.bank_mse_bwd(*_saved(ctx), cotangent, known_w, known_b, ctx.ints, ctx.floats, ctx.mean)

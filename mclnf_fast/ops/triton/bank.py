@@ -254,11 +254,9 @@ class LayerSums:
         self.parts = []
 
 
-def scaled(gradients: list[Tensor], factors: Tensor, dtype: torch.dtype, in_place: bool = False) -> list[Tensor]:
-    """Return gradients [M, ...] times their module's factor [M], in one launch; in place if that is allowed and they
-    have the dtype."""
-    gradients = [g.contiguous() for g in gradients]
-    to = [g if in_place and g.dtype == dtype else torch.empty_like(g, dtype=dtype) for g in gradients]
+def scaled(gradients: Sequence[Tensor], factors: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Return gradients [M, ...], contiguous, times their module's factor [M], in one launch."""
+    to = [torch.empty_like(g, dtype=dtype) for g in gradients]
     modules, sizes = len(factors), tuple(g[0].numel() for g in gradients)
     work = launch.grid(-(-modules * max(sizes) // 1024), programs(factors.device, 4))
     with on_device(factors.device):

@@ -117,13 +117,7 @@ def _bwd_bwd(
 
 for name, function in (("bank_mse_fwd", _fwd), ("bank_mse_bwd", _bwd), ("bank_mse_bwd_bwd", _bwd_bwd)):
     define(name, function)
-
-
-def _scale(gradients: list[Tensor], by: Tensor, dtype: torch.dtype) -> None:
-    gradients[:] = scaled(gradients, by, dtype, in_place=True)
-
-
-autograd.join(NAMESPACE, _scale)
+autograd.join(NAMESPACE, scaled)
 _OPS = joined(NAMESPACE)
 
 
