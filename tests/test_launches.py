@@ -49,6 +49,7 @@ MOST: dict[str, tuple[float, float]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton, whose launches are counted")
 def test_launches_and_waits_only_fall(tmp_path: pathlib.Path) -> None:
     # In a process of its own: what the package saves for a simulated GPU would stay.
