@@ -169,7 +169,7 @@ class Method:
 
     def begin(self, k: int) -> None:
         """Get ready for task k, before its first step."""
-        self.task, self.made = k, 0
+        self.task, self.made, self.ends = k, 0, []
         self.optimizer = self._optimizer(k, 0)
 
     def _optimizer(self, k: int, step: int) -> BankOptimizer:
