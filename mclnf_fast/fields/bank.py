@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mclnf_fast import ops
 from mclnf_fast.checks import check_tensor, check_tensors
 from mclnf_fast.fields.functional import check_field_spec, evaluate_params, parameter_shapes
 from mclnf_fast.fields.module import FieldModule
-from mclnf_fast.fields.routing import offsets_of_equal_shares, route
+from mclnf_fast.fields.routing import route
 from mclnf_fast.spec import FieldSpec, Grid, TriPlane
 
 Parameters = tuple[Tensor, ...]
@@ -181,7 +182,7 @@ class FieldBank(nn.Module):
                 f"x must have shape [M, n, in_dim] = [{self.modules_count}, *, {self.spec.in_dim}] "
                 f"if neither offsets nor module_ids is given, got {list(x.shape)}"
             )
-        shares = offsets_of_equal_shares(x.shape[0], x.shape[1], x.device)
+        shares = ops.offsets_of_equal_shares(x.shape[0], x.shape[1], x.device)
         return evaluate_params(params, spec, x.flatten(0, 1), shares, backend).unflatten(0, x.shape[:2])
 
     @torch.no_grad()

@@ -8,15 +8,6 @@ from torch import Tensor
 from mclnf_fast.checks import check_tensor, values_can_be_read
 
 
-def offsets_of_equal_shares(modules: int, share: int, device: torch.device) -> Tensor:
-    """Return offsets int64 [modules + 1] with which every module owns `share` points.
-
-    >>> offsets_of_equal_shares(2, 5, torch.device("cpu")).tolist()
-    [0, 5, 10]
-    """
-    return torch.arange(modules + 1, device=device) * share
-
-
 def route(module_ids: Tensor, modules: int) -> tuple[Tensor, Tensor]:
     """Group points by module, in their order within each.
 

@@ -153,7 +153,9 @@ class BankOptimizer:
         the task. What it then makes is counted by `count`."""
         made = torch.full((self.modules,), steps, dtype=torch.int64, device=self.params[0].device)
         params = tuple(p.detach() for p in self.params)
-        return FitState(params, tuple(self._exp_avg), tuple(self._exp_avg_sq), made)
+        state = FitState(params, tuple(self._exp_avg), tuple(self._exp_avg_sq), made)
+        state.know(steps)
+        return state
 
     def count(self, steps: int) -> None:
         """Count steps of all modules that `ops.bank_fit` has made from `fit_state`."""

@@ -205,6 +205,7 @@ class Protocol:
         device = self.method.params[0].device
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+        self.method.check_finite()
         if self._began is not None:
             self.seconds += time.perf_counter() - self._began
             self._began = None

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mclnf_fast import ops
 from mclnf_fast.learn.params import LossFn, Params
 from mclnf_fast.learn.task import Batch, ScoredTask, fit_data
 from mclnf_fast.ops.bank_fit import FitData
@@ -94,5 +95,5 @@ def in_batches(batches: Sequence[Batch]) -> FitData:
     torch.Size([60, 2])
     """
     x, y = (torch.stack([batch[i] for batch in batches], 1) for i in range(2))
-    offsets = torch.arange(len(x) + 1, device=x.device) * (x.shape[1] * x.shape[2])
+    offsets = ops.offsets_of_equal_shares(len(x), x.shape[1] * x.shape[2], x.device)
     return FitData(x.flatten(0, 2), y.flatten(0, 2), offsets)

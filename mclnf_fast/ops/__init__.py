@@ -3,7 +3,7 @@
 Other rooms take everything from here; modules with an underscore are for this package alone.
 """
 
-from mclnf_fast.ops._constants import constant
+from mclnf_fast.ops._constants import constant, offsets_of_equal_shares, uploaded
 from mclnf_fast.ops._dispatch import backends, passed_over, registered, select, why_not
 from mclnf_fast.ops._layers import activate, encode
 from mclnf_fast.ops._library import why_not_loaded
@@ -41,11 +41,13 @@ __all__ = [
     "fisher_scores",
     "grid_encode",
     "march_rays",
+    "offsets_of_equal_shares",
     "passed_over",
     "registered",
     "render_rays",
     "segment_sum",
     "select",
+    "uploaded",
     "why_not",
     "why_not_loaded",
 ]

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mclnf_fast import ops
 from mclnf_fast.fields.functional import evaluate_params
-from mclnf_fast.fields.routing import offsets_of_equal_shares
 from mclnf_fast.spec import FieldSpec
 
 
@@ -141,7 +141,7 @@ def field_values(params: Sequence[Tensor], spec: FieldSpec, features: Tensor, ba
     torch.Size([3, 5, 1])
     """
     tasks, count = features.shape[:2]
-    offsets = offsets_of_equal_shares(tasks, count, features.device)
+    offsets = ops.offsets_of_equal_shares(tasks, count, features.device)
     return evaluate_params(params, spec, features.flatten(0, 1), offsets, backend).reshape(tasks, count, -1)
 
 

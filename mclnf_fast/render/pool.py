@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from mclnf_fast import ops
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
 
@@ -137,7 +138,7 @@ class RayPool:
 
     def batch(self, ids: Tensor) -> RayBatch:
         """Return the rays of flat pixel ids int64 [R] (view, row, column; row-major), on the images' device."""
-        ids = ids.to(self._colors.device)
+        ids = ops.uploaded(ids, self._colors.device)
         pixels = self.width * self.height
         origins, directions = self.cameras.rays(ids // pixels, ids % pixels)
         return RayBatch(origins, directions, self._colors.index_select(0, ids).to(torch.float32) / 255.0)
@@ -221,7 +222,7 @@ class RayPools:
         owner = torch.bucketize(ids, self._ids[1:], right=True)
         batches = [pool.batch(ids[owner == k] - self._ids[k]) for k, pool in enumerate(self.pools)]
         # The batches lie pool after pool; the inverse of that sort brings the rays back into the order of `ids`.
-        back = owner.argsort(stable=True).argsort().to(batches[0].colors.device)
+        back = ops.uploaded(owner.argsort(stable=True).argsort(), batches[0].colors.device)
         return RayBatch(*(torch.cat(tensors)[back] for tensors in zip(*batches)))
 
     def uniform(self, count: int, generator: torch.Generator) -> Tensor:

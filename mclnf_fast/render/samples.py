@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from mclnf_fast import ops
-from mclnf_fast.fields.routing import offsets_of_equal_shares
 from mclnf_fast.render.cells import Cells
 from mclnf_fast.render.settings import LAST_DELTA, RenderSettings, check_convention
 from mclnf_fast.shading import Shading
@@ -40,7 +39,7 @@ class Rays(NamedTuple):
     @classmethod
     def through_one_module(cls, origins: Tensor, directions: Tensor) -> Rays:
         """Return rays [R, 3] that all go through the only module of a bank."""
-        return cls(origins, directions, torch.arange(2, device=origins.device) * origins.shape[0])
+        return cls(origins, directions, ops.offsets_of_equal_shares(1, origins.shape[0], origins.device))
 
 
 class RaySamples(NamedTuple):
@@ -71,7 +70,7 @@ class RaySamples(NamedTuple):
     @property
     def boundaries(self) -> Tensor:
         """First sample of each ray, and the number of samples: int64 [R + 1]."""
-        return torch.cat((self.packed_info[:, 0], self.packed_info.new_tensor([self.x.shape[0]])))
+        return torch.cat((self.packed_info[:, 0], self.packed_info.new_full((1,), self.x.shape[0])))
 
 
 def points_along(origins: Tensor, directions: Tensor, ray_ids: Tensor, t: Tensor) -> Tensor:
@@ -152,7 +151,7 @@ def sample_in_cells(
     x = points_along(origins, directions, marched.ray_ids, middle)
     if settings.shading.view_directions:  # gathered only if needed: it is a row for every sample
         x = with_view_directions(x, rays.directions.index_select(0, marched.ray_ids), settings.shading)
-    starts = torch.cat((marched.packed_info[:, 0], marched.packed_info.new_tensor([x.shape[0]])))
+    starts = torch.cat((marched.packed_info[:, 0], marched.packed_info.new_full((1,), x.shape[0])))
     return RaySamples(
         x,
         starts[rays.offsets],
@@ -250,8 +249,8 @@ def sample_between(
     ids = torch.arange(tasks * rays, device=x.device)
     samples = RaySamples(
         x,
-        offsets_of_equal_shares(tasks, rays * count, x.device),
-        offsets_of_equal_shares(tasks, rays, x.device),
+        ops.offsets_of_equal_shares(tasks, rays * count, x.device),
+        ops.offsets_of_equal_shares(tasks, rays, x.device),
         torch.stack((ids * count, torch.full_like(ids, count)), 1),
         ids.repeat_interleave(count),
         torch.zeros_like(deltas),

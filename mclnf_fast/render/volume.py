@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mclnf_fast import ops
 from mclnf_fast.fields import evaluate_params, split_params
-from mclnf_fast.fields.routing import offsets_of_equal_shares
 from mclnf_fast.render.cells import Cells
 from mclnf_fast.render.losses import check_field
 from mclnf_fast.render.samples import (
@@ -283,7 +282,7 @@ def evaluate_points(params: Sequence[Tensor], spec: FieldSpec, x: Tensor, settin
     >>> evaluate_points(initial_parameters(spec, 2), spec, torch.rand(2, 5, 3), RenderSettings.between()).shape
     torch.Size([2, 5, 4])
     """
-    offsets = offsets_of_equal_shares(x.shape[0], x.shape[1], x.device)
+    offsets = ops.offsets_of_equal_shares(x.shape[0], x.shape[1], x.device)
     raw = evaluate_params(params, spec, x.flatten(0, 1), offsets, settings.backend).reshape(*x.shape[:2], 4)
     density, color = settings.shading.density_and_color(raw)
     return torch.cat((color, density[..., None]), -1)

@@ -9,7 +9,7 @@ import torch
 
 import mclnf_fast as mf
 from mclnf_fast.fields import route
-from mclnf_fast.fields.routing import offsets_of_equal_shares
+from mclnf_fast.ops import offsets_of_equal_shares
 
 banks = st.integers(1, 9).flatmap(lambda m: st.tuples(st.just(m), st.lists(st.integers(0, m - 1), max_size=60)))
 

@@ -13,6 +13,7 @@ from mclnf_fast import ops
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn import MAML, Reptile, adapt, fine_tune
 from mclnf_fast.learn.fisher.scores import FimConfig
+from mclnf_fast.learn.meta import at_once
 from mclnf_fast.learn.meta.config import MetaConfig
 from mclnf_fast.learn.meta.episodes import Episode, TaskEpisodes
 from mclnf_fast.learn.meta.trainer import MetaTrainer, mean_psnr
@@ -233,3 +234,24 @@ def test_samples_without_a_batch_are_all_in_every_step(need: Any) -> None:
     whole = dataclasses.replace(loss, samples=lambda steps: in_two._replace(batch=None))
     a, b = (fine_tune(init(), f, 2, 0.1) for f in (loss, whole))
     assert not torch.allclose(a[0], b[0])
+
+
+@pytest.mark.parametrize("kind", ["first order", "reptile"])
+def test_plain_descent_is_a_fit_where_nothing_adapts_at_once(
+    kind: str, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA, which has no `bank_adapt`."""
+    config = dataclasses.replace(CONFIG, **KINDS[kind])  # type: ignore[arg-type]
+    expected = trainer("modules", config)
+    expected.step()
+    assert set(calls) == {"bank_adapt"}
+    calls.clear()
+    serves = at_once._serves
+    monkeypatch.setattr(at_once, "_serves", lambda op, *rest: op != "bank_adapt" and serves(op, *rest))
+    found = trainer("modules", config)
+    found.step()
+    assert set(calls) == {"bank_fit"}
+    torch.testing.assert_close(found.losses, expected.losses, rtol=1e-5, atol=1e-7)
+    for a, b in zip(found.learner.init, expected.learner.init, strict=True):
+        assert a.grad is not None
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-7)

@@ -253,6 +253,19 @@ def test_a_signal_that_diverges_is_named() -> None:
         method.steps(0, 100)
 
 
+def test_on_a_gpu_a_signal_that_diverged_is_named_when_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look in every call would wait for the device."""
+    monkeypatch.setattr(fitted, "values_can_be_read", lambda *tensors: False)
+    method = made(Mod)
+    method.tasks[0].y[1, 5] = float("nan")  # type: ignore[attr-defined]
+    method.begin(0)
+    for _ in range(5):
+        method.steps(0, 50)
+    with pytest.raises(InputError, match=r"curve 0: .* of signal 1 is no longer finite after \d+ steps"):
+        method.finish(0)
+    method.check_finite()  # it is said once
+
+
 # By the number of copies that there is room for: with enough a call for the two steps of SGD on a task, one for Adam's.
 CALLS = {Mod: {1: 16, 3: 6, 1000: 4}, Offline: {1: 7, 3: 3, 1000: 1}}
 

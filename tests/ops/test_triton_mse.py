@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -104,6 +105,38 @@ def test_pieces_chunks_and_two_runs(problem, tf32: bool, monkeypatch: pytest.Mon
     monkeypatch.setattr(launch, "CHUNKS", 3)
     for a, b in zip(derivatives(case, target, weight, "mean", "triton"), whole, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=(1e-3 if tf32 else 1e-5) * float(b.detach().abs().max()))
+
+
+def test_sums_of_layers_together_or_in_turn_have_the_same_bits(problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mclnf_fast.ops.triton import bank
+
+    case, target, weight = problem(mf.FieldSpec(3, 2, 12, 1, "tanh", "sigmoid"), COUNTS)
+    together = derivatives(case, target, weight, "mean", "triton")
+    monkeypatch.setattr(bank, "SUMS_BYTES", 0)
+    for a, b in zip(derivatives(case, target, weight, "mean", "triton"), together, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_offsets_whose_tiles_are_known_have_the_same_bits(problem) -> None:
+    from mclnf_fast.ops._constants import shared_offsets
+
+    case, target, weight = problem(mf.FieldSpec(3, 2, 12, 1, "tanh", "sigmoid"), [9] * 3)
+    expected = derivatives(case, target, weight, "mean", "triton")
+    shared = dataclasses.replace(case, offsets=shared_offsets(3, 9, case.offsets.device))
+    for _ in range(2):
+        for a, b in zip(derivatives(shared, target, weight, "mean", "triton"), expected, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_gradients_are_scaled_by_their_modules_factors(need, gpu_or_cpu: str, dtype: torch.dtype) -> None:
+    need("bank_mse", "triton", torch.float32, gpu_or_cpu)
+    from mclnf_fast.ops.triton.bank import scaled
+
+    gradients = [torch.randn(5, 30, 41, device=gpu_or_cpu), torch.randn(5, 3, device=gpu_or_cpu)]
+    factors = torch.linspace(-1, 2, 5, device=gpu_or_cpu)
+    for result, g in zip(scaled(gradients, factors, dtype), gradients, strict=True):
+        assert torch.equal(result, (g * factors.view(-1, *[1] * (g.dim() - 1))).to(dtype))
 
 
 @pytest.mark.parametrize("which", ["x", "target", "weight"])

@@ -84,9 +84,10 @@ def fim_weights(
     if lam == 0 or q.numel() == 0:
         # The pure form has the same weights at every strength above 0: only here can it be turned off.
         return torch.ones_like(q)
+    counts = None if groups is None else segment_sum(torch.ones_like(q), groups, group_count).clamp(min=1.0)
     # The raw q is of the order of the number of parameters: a strength would mean another thing at each width.
     if norm == "batch_mean":
-        q = _divide_by_mean(q, groups, group_count)
+        q = _divide_by_mean(q, groups, counts)
     elif norm == "params":
         assert num_params is not None
         q = q / num_params
@@ -94,7 +95,7 @@ def fim_weights(
     if clip is not None:
         # Without a clip the largest weight grows with the number of samples, and the largest safe step size falls.
         w = w.clamp(max=float(clip))
-    return _divide_by_mean(w, groups, group_count)
+    return _divide_by_mean(w, groups, counts)
 
 
 def weighted_mse(pred: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -144,14 +145,13 @@ def _weighted_squares(pred: Tensor, target: Tensor, weights: Tensor | None, shap
     return squares * weights.to(squares.dtype).unsqueeze(-1)
 
 
-def _divide_by_mean(values: Tensor, groups: Tensor | None, group_count: int) -> Tensor:
-    """Scale each group of `values` [S] to mean 1; an all-zero group becomes ones, a NaN stays one."""
-    if groups is None:
+def _divide_by_mean(values: Tensor, groups: Tensor | None, counts: Tensor | None) -> Tensor:
+    """Scale each group of `values` [S], of which there are counts [G], to mean 1; an all-zero group becomes ones, a NaN
+    stays one."""
+    if groups is None or counts is None:
         mean = values.mean()
     else:
-        total = segment_sum(values, groups, group_count)
-        count = segment_sum(torch.ones_like(values), groups, group_count)
-        mean = (total / count.clamp(min=1.0))[groups]
+        mean = (segment_sum(values, groups, len(counts)) / counts)[groups]
     # `ones + mean`: a mean of 0 gives ones, and a NaN is passed on, not hidden.
     return torch.where(mean > 0, values / torch.where(mean > 0, mean, 1.0), torch.ones_like(values) + mean)
 

@@ -80,10 +80,13 @@ class RunningFisher:
             if not isinstance(active, Tensor) or active.dtype != torch.bool or active.shape != (modules,):
                 raise ValueError(f"active must be a bool tensor [{modules}] or None, got {active!r}")
             rate = torch.where(active, rate, 0.0)
-        for state, new in zip(self._state, batch, strict=True):
-            # where: an inactive module must survive a NaN in the batch.
-            r = per_module(rate.to(state.dtype), state)
-            state.copy_(torch.where(r > 0, running_mean(state, new.detach().to(state.dtype), rate), state))
+        # All tensors side by side: one after the other is ten launches on a GPU for each.
+        like = self._state[0]
+        state, new = (torch.cat([t.detach().flatten(1).to(like.dtype) for t in ts], 1) for ts in (self._state, batch))
+        # where: an inactive module must survive a NaN in the batch.
+        mean = torch.where(rate[:, None] > 0, running_mean(state, new, rate), state)
+        parts = mean.split([t[0].numel() for t in self._state], 1)
+        torch._foreach_copy_(self._state, [part.view_as(t) for part, t in zip(parts, self._state, strict=True)])
         self._count += 1 if active is None else active.to(torch.int64)
 
     def damping(self, relative: float = 1e-3) -> Tensor:

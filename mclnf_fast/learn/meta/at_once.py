@@ -54,6 +54,11 @@ def adapt_at_once(
     return (*weights, *biases), losses
 
 
+def adapts_at_once(loss_fn: LossFn, params: Params) -> bool:
+    """Return whether `adapt_at_once` serves if all layers, or the last ones, are adapted."""
+    return isinstance(loss_fn, SampledLoss) and _serves("bank_adapt", loss_fn, params)
+
+
 @torch.no_grad()
 def fine_tune_at_once(
     params: Params,
@@ -71,7 +76,8 @@ def fine_tune_at_once(
     if kind == "sgd":
         rates = lr if lr_end is None else _falling(lr, lr_end, steps, params[0])
         adapted = adapt_at_once(params, loss_fn, len(params[0]), steps, rates)
-        return None if adapted is None else (adapted[0], adapted[1][-1])
+        if adapted is not None:
+            return adapted[0], adapted[1][-1]
     if isinstance(lr, Tensor) or isinstance(lr_end, Tensor):  # a fit has one rate for all modules
         return None
     if not isinstance(loss_fn, SampledLoss) or not _serves("bank_fit", loss_fn, params):

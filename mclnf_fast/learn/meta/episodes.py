@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from mclnf_fast import ops
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.fisher.scores import FimConfig, FisherScorer
 from mclnf_fast.learn.meta.config import MetaConfig, Use
@@ -187,5 +188,5 @@ class TaskEpisodes:
 
     def _context(self, batch: Batch) -> PrunedContext:
         (x, y), task = batch, self.tasks[0]
-        offsets = torch.arange(len(x) + 1, device=x.device) * x.shape[1]
+        offsets = ops.offsets_of_equal_shares(len(x), x.shape[1], x.device)
         return PrunedContext(x.flatten(0, 1), offsets, y.flatten(0, 1), task.spec, self.config.keep, task.backend)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mclnf_fast.checks import check_positive_int
 from mclnf_fast.learn.meta.adapt import adapt, check_losses, fine_tune
-from mclnf_fast.learn.meta.at_once import adapt_at_once, fine_tune_at_once
+from mclnf_fast.learn.meta.at_once import adapt_at_once, adapts_at_once, fine_tune_at_once
 from mclnf_fast.learn.meta.oml import FastPart
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import LossFn, Params, check_shared, repeated
@@ -154,13 +154,24 @@ class MAML(MetaLearner):
 
         Args: see `step`. Raises: TypeError, ValueError.
         """
+        tuned = self._fine_tuned(loss_fn, modules)
         # No name for the adapted parameters: the backward frees each step's when it is through with it.
         losses = check_losses(
-            query_loss_fn(self._adapted(loss_fn, modules), self.inner_steps), modules, "query_loss_fn"
+            query_loss_fn(tuned or self._adapted(loss_fn, modules), self.inner_steps), modules, "query_loss_fn"
         )
         # The mean is taken of the result, which is small, and not of every module's gradient on the way.
-        grads = torch.autograd.grad(losses.sum(), self.init)
-        return losses.detach(), tuple(g / modules for g in grads)
+        grads = torch.autograd.grad(losses.sum(), tuned or self.init)
+        # Of first order every module's gradient is that of the initialization.
+        return losses.detach(), tuple((g if tuned is None else g.sum(0, keepdim=True)) / modules for g in grads)
+
+    def _fine_tuned(self, loss_fn: LossFn, modules: int) -> Params | None:
+        """Return M modules adapted by one call of `ops.bank_fit`, without a graph, for a gradient of first order; None
+        for another one, or if `ops.bank_adapt` serves, which gives it."""
+        plain = self.update is None and self.clip_value is None
+        if not self.first_order or not plain or adapts_at_once(loss_fn, self.init):
+            return None
+        made = fine_tune_at_once(self.clone(modules), loss_fn, self.inner_steps, self.inner_lr)
+        return None if made is None else tuple(p.requires_grad_() for p in made[0])
 
     def _adapted(self, loss_fn: LossFn, modules: int) -> Params:
         """Return M modules adapted from the initialization."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.fisher.scores import FimConfig
-from mclnf_fast.learn.methods.fitted import drawn_ids, fit_steps, samples_of, uniform_draws
+from mclnf_fast.learn.methods.fitted import check_ends, drawn_ids, fit_steps, samples_of, uniform_draws
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import Params, check_like, part_of
 from mclnf_fast.learn.task import Batch, Task, fit_data
@@ -151,6 +151,7 @@ class Method:
         self.losses: Tensor | None = None  # of the last mini-batch, [S]
         self.warm = 0 if self.initialization == "random" else config.warm_steps
         self.optimizer: BankOptimizer | None = None
+        self.ends: list[tuple[str, Tensor, Tensor]] = []  # of calls: name of the task, ends, steps made
 
     def fresh(self) -> Params:
         """Return the initialization, a copy for every signal."""
@@ -168,7 +169,7 @@ class Method:
 
     def begin(self, k: int) -> None:
         """Get ready for task k, before its first step."""
-        self.task, self.made = k, 0
+        self.task, self.made, self.ends = k, 0, []
         self.optimizer = self._optimizer(k, 0)
 
     def _optimizer(self, k: int, step: int) -> BankOptimizer:
@@ -276,8 +277,13 @@ class Method:
         # A sum: signals share no parameter, and a mean would shorten an SGD step the more of them there are.
         return torch.autograd.grad(losses.sum(), self.trained())
 
+    def check_finite(self) -> None:
+        """Raise InputError if a loss or a gradient of the steps before was not finite; waits for the device."""
+        check_ends(self)
+
     def finish(self, k: int) -> None:
         """End task k, after its last step."""
+        self.check_finite()
         self.task, self.made, self.optimizer = None, 0, None
 
     def params_of(self, k: int) -> Params:
@@ -291,6 +297,7 @@ class Method:
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that decides the next step, as tensors (copies): with it a run that was stopped goes on to
         the same bits."""
+        self.check_finite()
         state = {f"params.{i}": p.detach().clone() for i, p in enumerate(self.params)}
         state |= {"task": torch.tensor(-1 if self.task is None else self.task), "made": torch.tensor(self.made)}
         parts: dict[str, Memory | BankOptimizer] = {**self.memories()}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast import ops
+from mclnf_fast.checks import values_can_be_read
 from mclnf_fast.errors import BackendError, InputError
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.sampling.samplers import Sampler
@@ -30,7 +31,8 @@ def fit_steps(method: Method, k: int, most: int, looks: Sequence[int] = ()) -> d
     """Make up to `most` steps on task k by `ops.bank_fit`; return the parameters after those of these steps that are
     named by `looks`, which ascend. None if the next step is of another kind: then none is made.
 
-    Raises InputError, which names the signals, if a loss or a gradient is no longer finite.
+    Raises InputError, which names the signals, if a loss or a gradient is no longer finite; on a GPU, which is not
+    waited for, `check_ends` does.
     """
     task, first = cast(FittedTask, method.tasks[k]), method.made
     # The step from SGD to Adam begins another call: the moments are made there.
@@ -56,15 +58,24 @@ def fit_steps(method: Method, k: int, most: int, looks: Sequence[int] = ()) -> d
     log = ops.bank_fit(state, data, task.spec, count, draws=draws, rule=rule, watch=watch, backend=task.backend)
     optimizer.count(count)
     optimizer.set_lr(method.schedule.rate(first + count - 1))
-    if diverged := log.modules(FitEnd.DIVERGED):
-        steps = [int(state.steps[m]) for m in diverged]
-        raise InputError(
-            f"{task.name}: the loss or a gradient of signal {', '.join(map(str, diverged[:5]))} is no longer finite "
-            f"after {min(steps)} steps: choose smaller rates"
-        )
+    method.ends.append((task.name, log.ends, state.steps))
+    if values_can_be_read(log.ends):
+        check_ends(method)
     method.losses = log.losses[0]
     method.made = first + count
     return dict(zip(looks, log.params, strict=True))
+
+
+def check_ends(method: Method) -> None:
+    """Raise InputError, which names the signals, if one of the calls since the last check has ended where a loss or a
+    gradient was no longer finite; waits for the device."""
+    ended, method.ends = method.ends, []
+    for name, ends, made in ended:
+        if diverged := [m for m, end in enumerate(ends.tolist()) if end == FitEnd.DIVERGED]:
+            raise InputError(
+                f"{name}: the loss or a gradient of signal {', '.join(map(str, diverged[:5]))} is no longer finite "
+                f"after {min(int(made[m]) for m in diverged)} steps: choose smaller rates"
+            )
 
 
 def _state(method: Method, trained: FitState) -> FitState:
@@ -78,7 +89,9 @@ def _state(method: Method, trained: FitState) -> FitState:
         own = iter(moments)
         return tuple(next(own) if moves else torch.zeros_like(p) for p, moves in zip(params, moving)) if moments else ()
 
-    return FitState(params, whole(trained.exp_avg), whole(trained.exp_avg_sq), trained.steps)
+    state = FitState(params, whole(trained.exp_avg), whole(trained.exp_avg_sq), trained.steps)
+    state.know(trained.most_steps)
+    return state
 
 
 def samples_of(task: Task, draws: Draws) -> tuple[FitData | FitRays, Draws]:
@@ -89,8 +102,9 @@ def samples_of(task: Task, draws: Draws) -> tuple[FitData | FitRays, Draws]:
         return data, draws
     assert draws.ids is not None
     # Of rays those that are drawn alone are formed, one after the other.
-    rows = torch.arange(draws.ids.numel()).reshape(draws.ids.shape)
-    return rays.fit_rays(rays.batch(draws.ids.flatten())), dataclasses.replace(draws, ids=rows)
+    batch = rays.batch(draws.ids.flatten())
+    rows = torch.arange(draws.ids.numel(), device=batch[0].device).reshape(draws.ids.shape)
+    return rays.fit_rays(batch), dataclasses.replace(draws, ids=rows)
 
 
 def drawn_ids(method: Method, k: int, step: int) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from mclnf_fast import ops
 from mclnf_fast.learn.fisher.scores import FimConfig, FisherScorer, Scored, fim_loss_weights
 from mclnf_fast.learn.params import Params, part_of, split_pair
 from mclnf_fast.learn.sampling.even import EvenSampler
@@ -126,7 +127,7 @@ def loss_weights(q: Tensor, config: FimConfig, num_params: int) -> Tensor:
     >>> loss_weights(torch.tensor([[1.0, 3.0]]), FimConfig(), num_params=10)
     tensor([[0.7500, 1.2500]])
     """
-    offsets = torch.arange(len(q) + 1, device=q.device) * q.shape[1]
+    offsets = ops.offsets_of_equal_shares(len(q), q.shape[1], q.device)
     return fim_loss_weights(q.flatten(), offsets, config, num_params=num_params).reshape(q.shape)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops._constants import constant
+from mclnf_fast.ops._constants import constant, uploaded
 from mclnf_fast.ops.bank_fit.call import FitCall
 from mclnf_fast.ops.bank_fit.types import FitData, FitLog, FitRays
 from mclnf_fast.ops.bank_ray_mse.autograd import packed
@@ -106,7 +106,7 @@ def _steps(call: FitCall) -> tuple[Any, ...]:
 # On their device, since a copy to it would wait for what runs there.
 @functools.lru_cache(maxsize=32)
 def _numbers(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.int64, device=device)
+    return uploaded(torch.tensor(numbers, dtype=torch.int64), device)
 
 
 def _log(call: FitCall, results: tuple[Any, ...]) -> FitLog:

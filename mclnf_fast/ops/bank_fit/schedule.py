@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.checks import check_number
+from mclnf_fast.ops._constants import uploaded
 
 Decay = Literal["constant", "hold", "exponential", "cosine"]
 DECAYS: tuple[Decay, ...] = ("constant", "hold", "exponential", "cosine")
@@ -94,4 +95,4 @@ class Schedule:
 # On their device, since a copy to it would wait for what runs there.
 @functools.lru_cache(maxsize=32)
 def _rates(schedule: Schedule, count: int, device: torch.device) -> Tensor:
-    return torch.tensor([schedule.rate(step) for step in range(count)], dtype=torch.float64, device=device)
+    return uploaded(torch.tensor([schedule.rate(step) for step in range(count)], dtype=torch.float64), device)

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from mclnf_fast.ops._constants import uploaded
 from mclnf_fast.ops.bank_fit.guide import Guide, GuideState
 from mclnf_fast.ops.bank_fit.schedule import Schedule
 from mclnf_fast.ops.bank_step import StepKind, Trust
@@ -215,7 +216,9 @@ class Draws:
         >>> Draws("given", ids=torch.zeros(1, 1, 1, dtype=torch.int64)).to("cpu").ids.shape
         torch.Size([1, 1, 1])
         """
-        modules, ids, weights = (None if t is None else t.to(device) for t in (self.modules, self.ids, self.weights))
+        modules, ids, weights = (
+            None if t is None else uploaded(t, device) for t in (self.modules, self.ids, self.weights)
+        )
         guide = None if self.guide is None else self.guide.to(device)
         return dataclasses.replace(self, modules=modules, ids=ids, weights=weights, guide=guide)
 

@@ -7,6 +7,7 @@ its backward only scales them. The gradient is differentiable in the parameters 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -70,13 +71,17 @@ def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.known = [t.detach() for t in grad_w], [t.detach() for t in grad_b]
 
 
-def scale(gradients: list[Tensor], by: Tensor, dtype: torch.dtype) -> None:
-    """Scale every module's gradients by its factor, in the list: each tensor is freed before the next is scaled."""
+Scale = Callable[[list[Tensor], Tensor, torch.dtype], list[Tensor]]
+
+
+def scale(gradients: list[Tensor], by: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Return every module's gradients times its factor, in the list: each tensor is freed before the next is scaled."""
     for k in range(len(gradients)):
         gradients[k] = (gradients[k] * by.view(-1, *([1] * (gradients[k].dim() - 1)))).to(dtype)
+    return gradients
 
 
-def _fwd_backward(ops: Any, ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
+def _fwd_backward(ops: Any, scale: Scale, ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if cotangent is None:
         return None, None, [None] * ctx.layers, [None] * ctx.layers, *(None,) * 6
     known_w, known_b = ctx.known
@@ -85,8 +90,10 @@ def _fwd_backward(ops: Any, ctx: Any, cotangent: Tensor | None, *_: Any) -> tupl
     if known_w and not torch.is_grad_enabled() and type(cotangent) is Tensor:
         # On a GPU the comparison with 1 would wait for the device, which costs more than the product.
         if cotangent.device.type != "cpu" or ctx.dtype != known_w[0].dtype or not bool((cotangent == 1).all()):
-            scale(known_w, cotangent, ctx.dtype)
-            scale(known_b, cotangent, ctx.dtype)
+            known = [*known_w, *known_b]
+            known_w, known_b = [], []
+            known = scale(known, cotangent, ctx.dtype)
+            known_w, known_b = known[: ctx.layers], known[ctx.layers :]
     else:
         known_w, known_b = ops.bank_mse_bwd(*_saved(ctx), cotangent, known_w, known_b, ctx.ints, ctx.floats, ctx.mean)
     return None, None, list(known_w), list(known_b), *(None,) * 6
@@ -115,12 +122,12 @@ def _bwd_backward(ops: Any, ctx: Any, cot_w: Any, cot_b: Any) -> tuple[Any, ...]
     return None, None, list(grad_w), list(grad_b), None, None, grad_cotangent, none, none, None, None, None
 
 
-def join(namespace: str) -> None:
-    """Join the three ops of a namespace."""
+def join(namespace: str, scale: Scale = scale) -> None:
+    """Join the three ops of a namespace; `scale` is how known gradients are scaled there."""
     ops = joined(namespace)
     join_ops(
         namespace,
-        Joined("bank_mse_fwd", _fwd_fake, functools.partial(_fwd_backward, ops), _fwd_setup),
+        Joined("bank_mse_fwd", _fwd_fake, functools.partial(_fwd_backward, ops, scale), _fwd_setup),
         Joined("bank_mse_bwd", _gradients_fake, functools.partial(_bwd_backward, ops), _bwd_setup),
         Joined("bank_mse_bwd_bwd", _gradients_fake, third("bank_mse"), no_setup),
     )

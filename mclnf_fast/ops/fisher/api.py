@@ -155,7 +155,7 @@ def _count_samples(
             raise ValueError(f"num_samples must be N = {points} where sample_ids is None, got {num_samples}")
         return points
     check_tensor("sample_ids", sample_ids, (points,), torch.int64, device, "[N]")
-    low, high = (int(v) for v in sample_ids.aminmax()) if points else (0, -1)
+    low, high = torch.stack(sample_ids.aminmax()).tolist() if points else (0, -1)  # one wait for a GPU
     samples = high + 1 if num_samples is None else num_samples
     # A sample's share of a module has the number module * S + sample, which must fit an int64.
     if low < 0 or high >= samples or samples * max(modules, 1) >= 2**63:
@@ -199,7 +199,8 @@ def _by_sweeps(call: FisherCall, sweep: Sweep) -> Sums:
     if call.sample_ids is not None:
         # Points of one sample side by side within their module: a sample's share of a module is a segment.
         index = torch.arange(modules + 1, device=call.x.device)
-        key = torch.repeat_interleave(index[:-1], call.offsets.diff()) * samples + call.sample_ids
+        owners = torch.repeat_interleave(index[:-1], call.offsets.diff(), output_size=call.x.shape[0])
+        key = owners * samples + call.sample_ids
         if key.numel() and bool((key[1:] < key[:-1]).any()):
             key, order = key.sort(stable=True)
             call = call._replace(x=call.x[order], grad_y=call.grad_y[order])

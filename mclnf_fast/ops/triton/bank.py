@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from mclnf_fast.ops._constants import following
 from mclnf_fast.ops.triton import launch, table, tiles
 from mclnf_fast.ops.triton.layers import layer_forward, layer_gradient
 from mclnf_fast.ops.triton.precision import precision
-from mclnf_fast.ops.triton.reduce import reduce_chunks
+from mclnf_fast.ops.triton.reduce import ColumnRange, reduce_chunks, scale_gradients
 
+SUMS_BYTES = 1 << 28  # of the chunks' sums of all layers at once
 INTERPRETED_PROGRAMS = 4  # of a persistent grid under the interpreter, which runs them one after another
 
 
@@ -38,16 +40,30 @@ class Bank:
     biases: tuple[Tensor, ...]
 
     def __post_init__(self) -> None:
-        self.x, self.offsets = self.x.contiguous(), launch.inside(self.offsets, self.x.shape[0])
+        self.x, self.given = self.x.contiguous(), self.offsets
+        self.points = self.x.shape[0]
+        self.offsets = self.following("inside", lambda: launch.inside(self.given, self.points))
         self.weights = tuple(t.contiguous() for t in self.weights)
         self.biases = tuple(t.contiguous() for t in self.biases)
-        self.points, self.modules = self.x.shape[0], self.weights[0].shape[0]
-        self.counts = self.offsets.diff()
+        self.modules = self.weights[0].shape[0]
         self.columns = launch.column_table(self.net, self.x.device)
         self.precision = precision(self.x.dtype)
         self.table = tiles.tiles(self.x.device)
         self.kind = table.product_kind(self.x.dtype, self.precision == "tf32")
         self.shared = {"modules": self.modules, "PRECISION": self.precision}
+
+    def following(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """Return what follows from the offsets and the number of points; computed once for offsets that stay."""
+        return following(self.given, (key, self.points), make)
+
+    @property
+    def counts(self) -> Tensor:
+        """Points of each module, int64 [M]."""
+        return self.following("counts", self.offsets.diff)
+
+    def starts(self, size: int) -> Tensor:
+        """Return the first piece of each module, int32 [M + 1], with ceil(points / size) pieces each."""
+        return self.following(("starts", size), lambda: launch.starts(self.counts, size))
 
     def tile(self, shapes: table.ShapePair) -> tuple[table.Shape, int]:
         """Return the shape for modules of this size, and an upper bound of the tiles."""
@@ -88,7 +104,12 @@ class Bank:
         ]
 
     def on_device(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.cuda.device(self.x.device) if self.x.device.type == "cuda" else contextlib.nullcontext()
+        return on_device(self.x.device)
+
+
+def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which launches go to a device."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def layer_shape(bank: Bank) -> tuple[table.Shape, int]:
@@ -101,14 +122,14 @@ def layer_chunks(bank: Bank) -> tuple[Tensor, int, int]:
     """Return the first chunk of every module, int32 [M + 1], an upper bound of the chunks, and the points of one."""
     shape, tiles = layer_shape(bank)
     per_chunk = launch.tiles_per_chunk(tiles) * shape.rows
-    return launch.starts(bank.counts, per_chunk), launch.most_tiles(bank.points, bank.modules, per_chunk), per_chunk
+    return bank.starts(per_chunk), launch.most_tiles(bank.points, bank.modules, per_chunk), per_chunk
 
 
 def layers(bank: Bank, save: bool) -> tuple[list[Tensor], list[Tensor]]:
     """Return the outputs of every layer, [N, out] each, and with `save` the derivatives of its activation."""
     net, x = bank.net, bank.x
     shape, tiles = layer_shape(bank)
-    starts = launch.starts(bank.counts, shape.rows)
+    starts = bank.starts(shape.rows)
     outputs: list[Tensor] = []
     derivatives: list[Tensor] = []
     for l, (_, out) in enumerate(net.shapes):
@@ -145,7 +166,7 @@ def backward_sweep(
     net, x = bank.net, bank.x
     outputs, derivatives = layers(bank, save=True)
     shape, tiles = layer_shape(bank)
-    starts = launch.starts(bank.counts, shape.rows)
+    starts = bank.starts(shape.rows)
     d = grad_y if isinstance(grad_y, Tensor) else grad_y(outputs[-1])
     d = d * derivatives[-1] if net.output_activation else d
 
@@ -176,33 +197,71 @@ def backward_sweep(
             d = g
 
 
+class Sums(NamedTuple):
+    """What a tensor [M, ...] receives: the chunks' sums [chunks, total] from column `first` on, added up per module."""
+
+    sums: Tensor
+    first: int
+    to: Tensor
+
+
 def reduce(
-    bank: Bank,
-    sums: Tensor,
-    chunks: Tensor,
-    first: int,
-    grad: Tensor,
-    factors: Tensor | None = None,
-    more: bool = False,
+    bank: Bank, parts: Sequence[Sums], chunks: Tensor, factors: Tensor | None = None, more: bool = False
 ) -> None:
-    """Store grad [M, ...]: the chunks' sums [chunks, parameters] from column `first` on, added up per module, times the
-    modules' factors float32 [M]; `more`: added to what is there."""
-    size = grad[0].numel()
-    block = min(1024, launch.padded(size))
-    shape = table.Shape(block, 4)
-    reduce_chunks[bank.grid(bank.modules * -(-size // block), shape)](
-        sums,
+    """Add up the chunks' sums of several tensors in one launch, times the modules' factors float32 [M]; `more`: added
+    to what is there."""
+    if not parts:
+        return
+    columns = tuple(ColumnRange(part.first, part.to[0].numel(), part.sums.shape[1]) for part in parts)
+    block = min(1024, launch.padded(max(c.size for c in columns)))
+    blocks = sum(-(-c.size // block) for c in columns)
+    reduce_chunks[bank.grid(bank.modules * blocks, table.Shape(block, 4))](
+        tuple(part.sums for part in parts),
         chunks,
-        grad,
-        first,
+        tuple(part.to for part in parts),
         bank.modules,
-        PARAMETERS=sums.shape[1],
-        SIZE=size,
+        COLUMNS=columns,
         BLOCK=block,
-        factors=sums if factors is None else factors,
+        factors=parts[0].sums if factors is None else factors,
         SCALED=factors is not None,
         MORE=more,
     )
+
+
+class LayerSums:
+    """The chunks' sums of one layer's weight gradient after another, added up in one launch if all of them fit a bound
+    of memory, else layer by layer."""
+
+    def __init__(self, bank: Bank, chunks: Tensor, most: int, factors: Tensor | None, more: bool) -> None:
+        self.bank, self.chunks, self.most, self.factors, self.more = bank, chunks, most, factors, more
+        self.together = 4 * most * bank.net.parameters <= SUMS_BYTES
+        self.parts: list[Sums] = []
+
+    def of_layer(self, l: int) -> Tensor:
+        """Return unset sums of a layer, float32 [chunks, (in + 1) out]: of its weights, then of its biases."""
+        rows, out = self.bank.net.shapes[l]
+        return torch.empty(self.most, (rows + 1) * out, dtype=torch.float32, device=self.bank.x.device)
+
+    def add(self, sums: Tensor, weight: Tensor, bias: Tensor) -> None:
+        """Add up a layer's sums, now or in `finish`."""
+        self.parts += [Sums(sums, 0, weight), Sums(sums, weight[0].numel(), bias)]
+        if not self.together:
+            self.finish()
+
+    def finish(self) -> None:
+        """Add up what is left."""
+        reduce(self.bank, self.parts, self.chunks, self.factors, self.more)
+        self.parts = []
+
+
+def scaled(gradients: Sequence[Tensor], factors: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Return gradients [M, ...], contiguous, times their module's factor [M], in one launch."""
+    to = [torch.empty_like(g, dtype=dtype) for g in gradients]
+    modules, sizes = len(factors), tuple(g[0].numel() for g in gradients)
+    work = launch.grid(-(-modules * max(sizes) // 1024), programs(factors.device, 4))
+    with on_device(factors.device):
+        scale_gradients[work](tuple(gradients), factors.contiguous(), tuple(to), modules, SIZES=sizes, BLOCK=1024)
+    return to
 
 
 def totals(grads: list[Tensor], pieces: int) -> list[Tensor]:

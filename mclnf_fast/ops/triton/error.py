@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mclnf_fast.ops.triton import launch, table
-from mclnf_fast.ops.triton.bank import Bank, reduce
+from mclnf_fast.ops.triton.bank import Bank, Sums, reduce
 from mclnf_fast.ops.triton.functions import module_of
 
 
@@ -94,7 +94,7 @@ class SquaredError:
     def reduce(self, bank: Bank, errors: Tensor, chunks: Tensor, more: bool) -> None:
         """Add up the chunks' sums into the losses, if they are asked for."""
         if self.losses is not None:
-            reduce(bank, errors[:, None], chunks, 0, self.losses, self.factors, more)
+            reduce(bank, [Sums(errors[:, None], 0, self.losses)], chunks, self.factors, more)
 
     def gradient(
         self, bank: Bank, y: Tensor, yt: Tensor | None, chunks: Tensor, per_chunk: int, more: bool, wanted: bool = True

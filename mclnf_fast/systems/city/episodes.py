@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mclnf_fast import ops
 from mclnf_fast.data import Block
 from mclnf_fast.learn.meta.config import MetaConfig
 from mclnf_fast.learn.meta.episodes import Episode, Kind
@@ -122,7 +123,7 @@ class BlockEpisodes:
         return RayBatch(*(torch.cat(tensors) for tensors in zip(*batches)))
 
     def _losses(self, params: Params, batch: RayBatch, cells: Cells, seed: int) -> Tensor:
-        offsets = torch.arange(len(cells) + 1, device=batch.origins.device) * self.config.batch
+        offsets = ops.offsets_of_equal_shares(len(cells), self.config.batch, batch.origins.device)
         if self.kind == "modules":
             return posed_loss(params, self.spec, batch, offsets, cells, self.settings, seed)
         # Second derivatives through `posed_loss` would take longer.

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mclnf_fast import ops
 from mclnf_fast.data.procedural.faces.faces import procedural_faces
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.fields.functional import evaluate_params
@@ -63,7 +64,7 @@ class ImageStartJob(PixelJob[ImageStartConfig]):
 
     def matching(self) -> Matching:
         def outputs(params: Params, x: Tensor) -> Tensor:
-            offsets = torch.arange(len(x) + 1, device=x.device) * x.shape[1]
+            offsets = ops.offsets_of_equal_shares(len(x), x.shape[1], x.device)
             return evaluate_params(params, self.spec, x.flatten(0, 1), offsets, self.config.run.backend)[None]
 
         # Every pixel in every step, as the tasks evaluate the network.

@@ -8,10 +8,10 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from mclnf_fast import ops
 from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.fields import FieldBank, initial_parameters
 from mclnf_fast.fields.functional import evaluate_params
-from mclnf_fast.fields.routing import offsets_of_equal_shares
 from mclnf_fast.learn.meta.adapt import fine_tune
 from mclnf_fast.learn.params import LossFn, Params
 from mclnf_fast.metrics import psnr
@@ -67,7 +67,7 @@ class RayJob(StartJob[C]):
         train, settings, generator = self.train, self.settings, torch.Generator().manual_seed(self.config.seed)
 
         def raw(params: Params, x: Tensor) -> Tensor:
-            offsets = offsets_of_equal_shares(x.shape[0], x.shape[1], x.device)
+            offsets = ops.offsets_of_equal_shares(x.shape[0], x.shape[1], x.device)
             return evaluate_params(params, self.spec, x.flatten(0, 1), offsets, settings.backend).unflatten(
                 0, x.shape[:2]
             )

@@ -15,7 +15,7 @@ from torch import Tensor
 from mclnf_fast.ops.bank_mlp.triton.second_layers import layer_gradients, layer_tangents, layer_weight_gradients
 from mclnf_fast.ops.bank_mlp.triton.sweeps import through_encoding
 from mclnf_fast.ops.triton import launch, table
-from mclnf_fast.ops.triton.bank import Bank, finish, layer_chunks, reduce, totals
+from mclnf_fast.ops.triton.bank import Bank, LayerSums, finish, layer_chunks, totals
 from mclnf_fast.ops.triton.error import SquaredError
 from mclnf_fast.packing import Activation
 
@@ -60,7 +60,7 @@ def _shape(bank: Bank) -> tuple[table.Shape, int, dict[str, Any]]:
 def _forward(bank: Bank, along: Direction) -> Saved:
     net, x = bank.net, bank.x
     shape, tiles, options = _shape(bank)
-    starts = launch.starts(bank.counts, shape.rows)
+    starts = bank.starts(shape.rows)
     saved = Saved([], [], [], [])
     for l, (_, out) in enumerate(net.shapes):
         curved = bank.points if Activation(net.activation_of(l)).curved else 0
@@ -139,7 +139,7 @@ def _piece(
     if grad_grad_y is not None:
         grad_grad_y.copy_(saved.tangents[-1])
     shape, tiles, tile_options = _shape(bank)
-    starts = launch.starts(bank.counts, shape.rows)
+    starts = bank.starts(shape.rows)
     chunks, most, per_chunk = layer_chunks(bank)
     if isinstance(output_gradient, Tensor):
         factors = None
@@ -175,10 +175,9 @@ def _piece(
             **tile_options,
         )
 
-    block = bank.weight_gradient_block()
+    block, gradients = bank.weight_gradient_block(), LayerSums(bank, chunks, most, factors, more)
     for l in reversed(range(net.layers)):
-        rows, out = net.shapes[l]
-        sums = torch.empty(most, (rows + 1) * out, dtype=torch.float32, device=x.device)
+        sums = gradients.of_layer(l)
         layer_weight_gradients[bank.grid(most * launch.weight_gradient_blocks(net, l, block.rows), shape)](
             saved.outputs[l - 1] if l > 0 else x,
             saved.tangents[l - 1] if l > 0 else x,
@@ -197,13 +196,13 @@ def _piece(
             **bank.shared,
             **bank.layer_options,
         )
-        reduce(bank, sums, chunks, 0, grads[2 * l], factors, more)
-        reduce(bank, sums, chunks, rows * out, grads[2 * l + 1], factors, more)
+        gradients.add(sums, grads[2 * l], grads[2 * l + 1])
         if grad_x is not None and net.below(l):
             inputs_gradient(l, net.inputs_below(l), Activation.NONE.value, features, True)
         if l > 0:
             to = [x.new_empty(bank.points, net.width) for _ in range(2)]
             inputs_gradient(l, net.inputs_above(l), net.activation, to, False)
             d, e = to
+    gradients.finish()
     if grad_x is not None:
         through_encoding(bank, along.x, features[0], features[1], grad_x)

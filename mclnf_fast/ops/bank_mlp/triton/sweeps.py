@@ -12,6 +12,8 @@ from mclnf_fast.ops.bank_mlp.triton.forward import fused_forward
 from mclnf_fast.ops.triton import launch, table
 from mclnf_fast.ops.triton.bank import (
     Bank,
+    LayerSums,
+    Sums,
     backward_sweep,
     finish,
     layer_chunks,
@@ -40,7 +42,7 @@ def forward(bank: Bank) -> Tensor:
         bank.x,
         y,
         bank.offsets,
-        launch.starts(bank.counts, shape.rows),
+        bank.starts(shape.rows),
         bank.columns,
         bank.weights,
         bank.biases,
@@ -74,7 +76,7 @@ def _fused(
     shape, tiles = bank.tile(shapes)
     per_chunk = launch.tiles_per_chunk(tiles)
     most = launch.most_tiles(bank.points, bank.modules, shape.rows * per_chunk)
-    chunks = launch.starts(bank.counts, shape.rows * per_chunk)
+    chunks = bank.starts(shape.rows * per_chunk)
     sums = torch.empty(most if grads else 0, net.parameters, dtype=torch.float32, device=x.device)
     error = output_gradient if isinstance(output_gradient, SquaredError) else None
     errors = torch.empty(0 if error is None else most, dtype=torch.float32, device=x.device)
@@ -84,7 +86,7 @@ def _fused(
         x if grad_x is None else grad_x,
         sums,
         bank.offsets,
-        launch.starts(bank.counts, shape.rows),
+        bank.starts(shape.rows),
         chunks,
         bank.columns,
         bank.weights,
@@ -102,12 +104,13 @@ def _fused(
         num_warps=shape.warps,
         num_stages=shape.stages,
     )
-    column = 0
+    parts, column = [], 0
     for grad in grads:
-        reduce(bank, sums, chunks, column, grad, None if error is None else error.factors)
+        parts.append(Sums(sums, column, grad))
         column += grad[0].numel()
-    if error is not None:
-        error.reduce(bank, errors, chunks, more=False)
+    if error is not None and error.losses is not None:
+        parts.append(Sums(errors[:, None], 0, error.losses))
+    reduce(bank, parts, chunks, None if error is None else error.factors)
 
 
 def _by_layers(bank: Bank, output_gradient: Tensor | SquaredError, grad_x: Tensor | None, grads: list[Tensor]) -> None:
@@ -136,12 +139,11 @@ def _piece_by_layers(
             return output_gradient
         return output_gradient.gradient(bank, y, None, chunks, per_chunk, more)[0]
 
-    block = bank.weight_gradient_block()
+    block, gradients = bank.weight_gradient_block(), LayerSums(bank, chunks, most, factors, more)
     for l, h, d in backward_sweep(bank, begin, features):
         if not grads:
             continue
-        rows, out = net.shapes[l]
-        sums = torch.empty(most, (rows + 1) * out, dtype=torch.float32, device=x.device)
+        sums = gradients.of_layer(l)
         layer_weight_gradient[bank.grid(most * launch.weight_gradient_blocks(net, l, block.rows), shape)](
             h,
             x,
@@ -156,8 +158,8 @@ def _piece_by_layers(
             **bank.shared,
             **bank.layer_options,
         )
-        reduce(bank, sums, chunks, 0, grads[2 * l], factors, more)
-        reduce(bank, sums, chunks, rows * out, grads[2 * l + 1], factors, more)
+        gradients.add(sums, grads[2 * l], grads[2 * l + 1])
+    gradients.finish()
     if grad_x is not None and features is not None:
         through_encoding(bank, None, features, features, grad_x)
 

@@ -13,7 +13,7 @@ from mclnf_fast.ops.bank_mlp.triton.ops import interleaved, zeroed
 from mclnf_fast.ops.bank_mlp.triton.second import Direction, second
 from mclnf_fast.ops.bank_mse import autograd
 from mclnf_fast.ops.triton import launch, plain
-from mclnf_fast.ops.triton.bank import Bank, layer_chunks
+from mclnf_fast.ops.triton.bank import Bank, layer_chunks, scaled
 from mclnf_fast.ops.triton.define import NAMESPACE, define
 from mclnf_fast.ops.triton.error import SquaredError
 from mclnf_fast.spec import FieldSpec
@@ -21,8 +21,12 @@ from mclnf_fast.spec import FieldSpec
 
 def _factors(bank: Bank, mean: bool, cotangent: Tensor | None = None) -> Tensor:
     """Return the factor of every module's sum of errors, float32 [M]."""
-    values = (bank.counts * bank.net.outputs).clamp(min=1) if mean else torch.ones_like(bank.counts)
-    factors = values.float().reciprocal()
+
+    def made() -> Tensor:
+        values = (bank.counts * bank.net.outputs).clamp(min=1) if mean else torch.ones_like(bank.counts)
+        return values.float().reciprocal()
+
+    factors = bank.following(("factors", mean and bank.net.outputs), made)
     return factors if cotangent is None else factors * cotangent.float()
 
 
@@ -72,10 +76,8 @@ def _bwd(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the gradients of <cotangent [M], losses>, from those of the losses if they are known."""
     if known_weights:
-        grad_w, grad_b = list(known_weights), list(known_biases)
-        autograd.scale(grad_w, cotangent, x.dtype)
-        autograd.scale(grad_b, cotangent, x.dtype)
-        return grad_w, grad_b
+        grads = scaled([*known_weights, *known_biases], cotangent, x.dtype)
+        return grads[: len(weights)], grads[len(weights) :]
     grad_w, grad_b = shapes_like(weights), shapes_like(biases)
     if x.shape[0] == 0:
         return zeroed(grad_w), zeroed(grad_b)
@@ -115,7 +117,7 @@ def _bwd_bwd(
 
 for name, function in (("bank_mse_fwd", _fwd), ("bank_mse_bwd", _bwd), ("bank_mse_bwd_bwd", _bwd_bwd)):
     define(name, function)
-autograd.join(NAMESPACE)
+autograd.join(NAMESPACE, scaled)
 _OPS = joined(NAMESPACE)
 
 

@@ -170,7 +170,7 @@ def _fused_sweep(bank: Bank, shapes: ShapePair, grad_y: Tensor) -> Iterator[tupl
         derivatives or (x,),
         gradients,
         bank.offsets,
-        launch.starts(bank.counts, shape.rows),
+        bank.starts(shape.rows),
         bank.columns,
         bank.weights,
         bank.biases,
