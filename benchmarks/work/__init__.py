@@ -26,6 +26,7 @@ FILES = {
     "bank_step": "optimizer",
     "fit_loop": "fitting",
     "fit_pictures": "pictures",
+    "fit_rays": "ray_fitting",
     "grid": "grid",
     "grid_backward": "grid",
     "render_rays": "fused",
