@@ -88,8 +88,9 @@ def alone(contender: Contender, seconds: float) -> dict[str, Any]:
     """
     times, ahead = (ALONE_TIMES, AHEAD) if seconds <= SHORT else (1, AHEAD[-1:])
     torch.cuda.synchronize()
+    host: list[float] = []  # of the first round: a queue that is full makes the host wait
     for buffers in ahead:
-        host, device, all_queued = [], [], True
+        device, all_queued = [], True
         for _ in range(times):
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             for _ in range(buffers):
@@ -97,7 +98,8 @@ def alone(contender: Contender, seconds: float) -> dict[str, Any]:
             begin.record()
             started = perf_counter()
             contender.run()
-            host.append(perf_counter() - started)
+            if buffers == ahead[0]:
+                host.append(perf_counter() - started)
             all_queued = all_queued and not begin.query()
             end.record()
             torch.cuda.synchronize()
