@@ -119,7 +119,9 @@ def test_parts_share_the_time(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None
 def test_a_command_ends_at_its_limit_with_its_children(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setattr(process, "GRACE", 0.5)
     begin = time.monotonic()
-    polite = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('ending')"
+    # In the background of a shell SIGINT is ignored, and a child would inherit that.
+    polite = "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    polite += "try: time.sleep(60)\nexcept KeyboardInterrupt: print('ending')"
     done = process.run([sys.executable, "-c", polite], 1.0, tmp_path)
     assert (done.late, done.code, done.last()) == (True, 0, "ending")
     deaf = "trap '' INT; echo started; sleep 60 & sleep 60; sleep 60"

@@ -34,8 +34,7 @@ def without_tyro() -> None:
 
     conf = types.ModuleType("tyro.conf")
     vars(conf).update(OmitArgPrefixes=OmitArgPrefixes, arg=lambda **options: None)
-    sys.modules.setdefault("tyro", types.ModuleType("tyro"))
-    sys.modules.setdefault("tyro.conf", conf)
+    sys.modules.update({"tyro": types.ModuleType("tyro"), "tyro.conf": conf})
 
 
 def method_of(job: str, device: str) -> Method:
