@@ -19,7 +19,7 @@ from benchmarks.contender import Contender  # noqa: E402
 from benchmarks.gpu import command, context, figures, plugin, process, steps, suite, summary  # noqa: E402
 from benchmarks.gpu.context import Outcome, Run  # noqa: E402
 from benchmarks.gpu.process import Done  # noqa: E402
-from benchmarks.gpu.programs import kernels, small, trace  # noqa: E402
+from benchmarks.gpu.programs import kernels, small, standin, trace  # noqa: E402
 
 
 def event(name: str, cat: str, ts: float, dur: float, **args: Any) -> dict[str, Any]:
@@ -294,8 +294,13 @@ def test_the_clock_in_a_dry_run(monkeypatch: pytest.MonkeyPatch, tmp_path, capsy
     written = summary.files(Run(ROOT, tmp_path, stem=f"gpu_dry_{command.today()}"))
     assert len(list(tmp_path.iterdir())) == len(written) <= context.FILES
     assert all(path.stat().st_size < context.FILE_BYTES for path in written)
-    kept = json.loads((tmp_path / f"gpu_dry_{command.today()}.json").read_text())
-    assert [part["part"] for part in kept["parts"]] == list(found)
+    parts = {
+        part["part"]: part["data"]
+        for part in json.loads((tmp_path / f"gpu_dry_{command.today()}.json").read_text())["parts"]
+    }
+    assert list(parts) == list(found)
+    if found["rest"] == "ok":  # no test is run twice, and none is left out
+        assert sum(len(parts[name]["passed"]) for name in ("tests", "rest")) == standin.TESTS[0] * standin.TESTS[1]
 
 
 def test_what_an_earlier_run_has_passed_is_left_out(tmp_path: pathlib.Path) -> None:

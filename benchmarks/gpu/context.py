@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,6 +56,11 @@ class Run:
     found: dict[str, Any] = dataclasses.field(default_factory=dict)
     report: Callable[[Outcome], None] = lambda outcome: None
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+    @functools.cached_property
+    def scratch(self) -> tempfile.TemporaryDirectory[str]:
+        """A folder for the run alone."""
+        return tempfile.TemporaryDirectory()
 
     @property
     def device(self) -> str:

@@ -165,7 +165,7 @@ def tests(part: str, first: bool) -> Any:
         with tempfile.TemporaryDirectory() as folder:
             work = pathlib.Path(folder)
             if run_.dry is not None:
-                places = (standin.tests(work, run_.dry / process.pace),)
+                places = (standin.tests(pathlib.Path(run_.scratch.name), run_.dry / process.pace),)
             marker = "not slow" if run_.cpu else "gpu"
             chosen = Selection(places, marker, frozenset(run_.known), first)
             # The sanitizers work beside the first tier.
