@@ -17,6 +17,10 @@ from mclnf_fast.ops.triton.precision import multiplying
 OLDEST = (8, 0)
 FLUSH_BYTES = 1 << 28  # several times the second-level cache of any GPU yet
 MOST_RUNS = 200  # in a slot
+AHEAD = (1, 4, 16, 64, 256)  # buffers of that size written before a run, until the host has queued all of it by then
+ALONE_TIMES = 5
+LONG = 4.0  # seconds of a round that is made once
+SHORT = 0.05  # seconds of a run that is made so often for these
 
 
 def unfit(device: str) -> str | None:
@@ -42,7 +46,7 @@ def synchronize(device: str) -> None:
 
 def clock(device: str) -> dict[str, Any]:
     """How `timing.in_turn` times contenders on a device."""
-    return {"slot": slot, "most": MOST_RUNS} if device == "cuda" else {}
+    return {"slot": slot, "most": MOST_RUNS, "long": LONG} if device == "cuda" else {}
 
 
 @functools.cache
@@ -73,6 +77,39 @@ def slot(contender: Contender, times: int) -> float:
         end.record()
     torch.cuda.synchronize()
     return timing.median([begin.elapsed_time(end) * 1e-3 for begin, end in events]) / contender.share
+
+
+def alone(contender: Contender, seconds: float) -> dict[str, Any]:
+    """Return `host_us`, microseconds in which the host queues a run, and `device_seconds`, what it takes on the device
+    if the host has queued all of it before the device begins (median and samples); None if the host can't: a run that
+    waits for the device, or has more launches than the queue holds.
+
+    seconds: of a run, about. The device is kept busy meanwhile by writing the buffer of `slot` several times.
+    """
+    times, ahead = (ALONE_TIMES, AHEAD) if seconds <= SHORT else (1, AHEAD[-1:])
+    torch.cuda.synchronize()
+    host: list[float] = []  # of the first round: a queue that is full makes the host wait
+    for buffers in ahead:
+        device, all_queued = [], True
+        for _ in range(times):
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            for _ in range(buffers):
+                _flushed().zero_()
+            begin.record()
+            started = perf_counter()
+            contender.run()
+            if buffers == ahead[0]:
+                host.append(perf_counter() - started)
+            all_queued = all_queued and not begin.query()
+            end.record()
+            torch.cuda.synchronize()
+            device.append(begin.elapsed_time(end) * 1e-3 / contender.share)
+        if all_queued:
+            break
+    return {
+        "host_us": timing.median(host) / contender.share * 1e6,
+        "device_seconds": {"median": timing.median(device), "samples": device} if all_queued else None,
+    }
 
 
 def precision(tf32: bool | None) -> contextlib.AbstractContextManager[None]:

@@ -137,7 +137,8 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str | None]:
 
 
 def commit() -> dict[str, Any]:
-    """`hash` and whether the tree is `dirty`, both None without git."""
+    """`hash` and whether the tree is `dirty`, both None without git; a copy without it has the hash that `MCLNF_COMMIT`
+    names."""
 
     def git(*words: str) -> str | None:
         command = ["git", "--no-optional-locks", "-C", str(ROOT), *words]
@@ -149,7 +150,7 @@ def commit() -> dict[str, Any]:
 
     head = git("rev-parse", "HEAD")
     changed = git("status", "--porcelain") if head else None
-    return {"hash": head, "dirty": None if changed is None else bool(changed)}
+    return {"hash": head or os.environ.get("MCLNF_COMMIT") or None, "dirty": None if changed is None else bool(changed)}
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:

@@ -51,7 +51,8 @@ def run_case(case: Case, seconds: float, skip: tuple[str, ...] = ()) -> dict[str
     """Return the result of a case.
 
     Correctness is checked first: a contender that is wrong is named and gets no figure, and if one of ours is wrong
-    the whole case gets none. `status` is `ok`, `red` or `skipped`.
+    the whole case gets none. `status` is `ok`, `red` or `skipped`. What was measured of a red case is only kept, as
+    `seconds_in_a_red_case`: on a machine that is lent for minutes, a tolerance that is wrong must not cost the figures.
     """
     result: dict[str, Any] = {
         "id": case.id,
@@ -80,14 +81,20 @@ def run_case(case: Case, seconds: float, skip: tuple[str, ...] = ()) -> dict[str
     if wrong:
         result |= {"status": "red", "reason": "; ".join(wrong)}
     gc.collect()
-    series = {}
+    series, raw = {}, {}
     if case.time and not wrong:
         meter = limit.meter(case.limit, case.device, case.shapes.get("dtype", "float32"))
         series = timing.in_turn(right, seconds, meter, **device.clock(case.device))
+    elif case.time:
+        raw = raw_seconds([c for c in found if verdicts[c.name].errors], seconds, case.device)
     for contender in found:
         row = describe(contender, problem, verdicts[contender.name])
         if contender.name in series:
             row |= figures(contender, series[contender.name], beside(contender, ours, series), problem, case)
+            if case.device == "cuda":
+                row |= device.alone(contender, row["seconds"]["median"] * contender.share)
+        if contender.name in raw:
+            row["seconds_in_a_red_case"] = raw[contender.name]
         result["contenders"].append(row)
     del problem, found, right
     gc.collect()
@@ -97,6 +104,15 @@ def run_case(case: Case, seconds: float, skip: tuple[str, ...] = ()) -> dict[str
                 row["memory"] = memory.in_fresh_process(case, row["name"])
     result["bars"] = [] if wrong else bars.evaluate(case, result["contenders"], series, ours)
     return result
+
+
+def raw_seconds(ran: list[Contender], seconds: float, where: str) -> dict[str, list[float]]:
+    """Return the seconds of every run of contenders of which one is wrong; nothing if they can't be timed."""
+    try:
+        series = timing.in_turn(ran, seconds, **device.clock(where)) if ran else {}
+    except Exception:  # the case is red already, and says why
+        return {}
+    return {name: own.seconds for name, own in series.items()}
 
 
 def beside(contender: Contender, ours: list[str], series: dict[str, timing.Series]) -> timing.Series | None:

@@ -157,6 +157,22 @@ def ratios(results: Sequence[Row]) -> list[str]:
     return lines
 
 
+def hosts(results: Sequence[Row]) -> list[str]:
+    """Return a line per case on a GPU: microseconds in which the host queues a call, and the call's milliseconds on the
+    device if the host is ahead of it; `waits` if it can't be."""
+    lines = []
+    for result in results:
+        each = [
+            f"{r['name']} {number(r['host_us'])} us ("
+            + (f"{number(r['device_seconds']['median'] * 1e3)} ms)" if r["device_seconds"] else "waits)")
+            for r in result["contenders"]
+            if "host_us" in r
+        ]
+        if each:
+            lines.append(f"  {result['id']:<30}" + ", ".join(each))
+    return lines
+
+
 def losses(results: Sequence[Row]) -> list[str]:
     """Return every case in which somebody is faster than we are."""
     lines = []
@@ -213,6 +229,7 @@ def page(data: Row, check: bool = False) -> str:
     ]
     for title, part in (
         ("time of every peer over ours:", ratios(data["cases"])),
+        ("host us a call (ms on the device alone):", hosts(data["cases"])),
         ("peak memory of one run, MiB:", memories(data["cases"])),
         ("where we lose:", losses(data["cases"]) or ["  nowhere"]),
         ("remarks:", remarks(data["cases"])),

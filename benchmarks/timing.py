@@ -99,6 +99,7 @@ def in_turn(
     least: int = LEAST,
     slot: Slot | None = None,
     most: int | None = None,
+    long: float = float("inf"),
 ) -> dict[str, Series]:
     """Time contenders in turn and return a series per contender. The order shifts by one each round, so that none
     always follows the same one.
@@ -107,6 +108,7 @@ def in_turn(
         seconds: time budget of a contender; sets the number of rounds, `least` at least.
         meter: measures the limit; called between every two slots.
         slot: (contender, times) -> seconds of a run; None: by the host's clock. most: of `times`; None: no bound.
+        long: seconds of a round above which there is one alone, whatever `least`.
     """
     slot = slot or _slot
     times: dict[str, int] = {}
@@ -115,7 +117,7 @@ def in_turn(
         took = slot(contender, 1) * contender.share
         times[contender.name] = min(max(1, round(SLOT / max(took, 1e-7))), most or sys.maxsize)
         cost += took * (times[contender.name] + 1)
-    rounds = min(max(int(seconds * len(contenders) / cost), least), MOST)
+    rounds = min(max(int(seconds * len(contenders) / cost), 1 if cost > long else least), MOST)
     found = {c.name: Series([], []) for c in contenders}
     was_enabled = gc.isenabled()
     gc.collect()

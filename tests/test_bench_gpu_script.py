@@ -13,9 +13,10 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # benchmarks/ is no part of the package
 
-from benchmarks.gpu import command, process, steps, suite, summary  # noqa: E402
+from benchmarks.gpu import command, figures, process, steps, suite, summary  # noqa: E402
+from benchmarks.gpu.command import Part  # noqa: E402
+from benchmarks.gpu.context import Outcome, Run  # noqa: E402
 from benchmarks.gpu.process import Done  # noqa: E402
-from benchmarks.gpu.steps import Outcome, Run  # noqa: E402
 
 FOUND = {
     "python": "3.12.3",
@@ -50,14 +51,16 @@ def test_the_whole_script_on_a_cpu(tmp_path: pathlib.Path) -> None:
     done = process.run([sys.executable, "-m", "benchmarks.gpu", "--cpu", "--out", str(tmp_path)], 300, ROOT)
     assert done.code == 0, done.output
     table = done.output[done.output.index("part       result") :].splitlines()
-    assert [line.split()[0] for line in table[1:8]] == ["machine", *command.NAMES]
+    assert [line.split()[0] for line in table if line[:1].isalpha()][1:-2] == ["machine", *command.names()]
     assert table[-1].startswith("all ok, ")
     assert "  memcheck: it watches a GPU" in table
     kept = json.loads(next(tmp_path.glob("gpu_cpu_*.json")).read_text())
-    assert [part["result"] for part in kept["parts"]] == ["ok", "skipped", "ok", "ok", "skipped", "skipped", "ok"]
-    assert kept["parts"][2]["data"]["passed"] > 5
+    results = {part["part"]: part["result"] for part in kept["parts"]}
+    skipped = dict.fromkeys(("memcheck", "racecheck"), "skipped")
+    assert results == {**dict.fromkeys(("machine", *command.names()), "ok"), **skipped}
+    assert len({part["part"]: part for part in kept["parts"]}["tests"]["data"]["passed"]) > 5
     assert len(list(tmp_path.glob("bench_gpu_cpu_*.json"))) == 1
-    assert "=== benchmarks.gpu.small cpu --check" in next(tmp_path.glob("*.log")).read_text()
+    assert "=== small -m benchmarks.gpu.programs.small cpu --check 0/1" in next(tmp_path.glob("*.log")).read_text()
 
 
 def test_without_a_gpu_it_reports_that_and_stops(monkeypatch: pytest.MonkeyPatch, tmp_path, capsys) -> None:
@@ -90,7 +93,7 @@ def test_a_part_that_breaks_does_not_hide_the_others(monkeypatch: pytest.MonkeyP
     ):
         seen.clear()
         named = zip(("build", "tests", "bench"), results)
-        monkeypatch.setattr(command, "PARTS", tuple((name, part(name, r), 0.5, 60.0) for name, r in named))
+        monkeypatch.setattr(command, "STAGES", tuple((Part(name, part(name, r), 0.5, 60.0),) for name, r in named))
         assert command.main(["--out", str(tmp_path)]) == code
         assert seen == ["build", "tests", "bench"]
         assert capsys.readouterr().out.splitlines()[-1].startswith(last)
@@ -98,26 +101,27 @@ def test_a_part_that_breaks_does_not_hide_the_others(monkeypatch: pytest.MonkeyP
 
 
 def test_parts_share_the_time(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    limits = {}
+    limits: dict[str, float] = {}
 
-    def part(run: Run, limit: float) -> Outcome:
-        limits[len(limits)] = limit
-        return Outcome("x", "ok", "")
+    def part(name: str, share: float, most: float) -> Part:
+        return Part(name, lambda run, limit: limits.update({name: limit}) or Outcome(name, "ok", ""), share, most)
 
     monkeypatch.setattr(steps, "look", lambda run, limit: (FOUND, ""))
-    monkeypatch.setattr(command, "PARTS", (("a", part, 0.5, 40.0), ("b", part, 0.5, 600.0), ("c", part, 1.0, 600.0)))
-    monkeypatch.setattr(command, "NAMES", ("a", "b", "c"))
-    assert command.main(["--out", str(tmp_path), "--minutes", "2", "--only", "a,b,c"]) == 0
-    assert limits[0] == 40.0
-    assert 55 < limits[1] <= 60.0
-    assert 115 < limits[2] <= 120.0
+    stages = ((part("a", 0.5, 40.0),), (part("b", 0.5, 600.0), part("beside", 0.5, 600.0)), (part("c", 1.0, 600.0),))
+    monkeypatch.setattr(command, "STAGES", stages)
+    assert command.main(["--out", str(tmp_path), "--minutes", "2", "--only", "a,b,beside,c"]) == 0
+    assert limits["a"] == 40.0
+    assert 55 < limits["b"] == limits["beside"] <= 60.0
+    assert 115 < limits["c"] <= 120.0
     assert command.main(["--out", str(tmp_path), "--minutes", "0.05", "--only", "a,b,c"]) == 3
 
 
 def test_a_command_ends_at_its_limit_with_its_children(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setattr(process, "GRACE", 0.5)
     begin = time.monotonic()
-    polite = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('ending')"
+    # In the background of a shell SIGINT is ignored, and a child would inherit that.
+    polite = "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    polite += "try: time.sleep(60)\nexcept KeyboardInterrupt: print('ending')"
     done = process.run([sys.executable, "-c", polite], 1.0, tmp_path)
     assert (done.late, done.code, done.last()) == (True, 0, "ending")
     deaf = "trap '' INT; echo started; sleep 60 & sleep 60; sleep 60"
@@ -164,8 +168,8 @@ def test_every_test_has_an_outcome_though_processes_die(tmp_path: pathlib.Path) 
     (tmp_path / "test_it.py").write_text(TESTS)
     (tmp_path / "test_broken.py").write_text("import no_such_package")
     (tmp_path / "test_other.py").write_text("def test_without_the_mark(): assert False")
-    found, output = suite.run(120, ROOT, tmp_path, [str(tmp_path)], "gpu", 2)
-    assert found.passed == 8 + 6, output
+    found, output = suite.run(120, ROOT, tmp_path, suite.Selection((str(tmp_path),), "gpu"), 2)
+    assert len(found.passed) == 8 + 6, output
     assert {test.rpartition("::")[2]: why for test, why in found.failed.items()} == {
         "test_bad": "assert 1 == 2",
         "test_dies": "its process died with code -9",
@@ -184,8 +188,8 @@ def test_tests_that_time_does_not_reach_are_counted(monkeypatch: pytest.MonkeyPa
         "import pytest, time\n@pytest.mark.gpu\n@pytest.mark.parametrize('k', range(40))\n"
         "def test_long(k): time.sleep(1 if k < 2 else 60)\n"
     )
-    found, output = suite.run(8, ROOT, tmp_path, [str(tmp_path)], "gpu", 1)
-    assert (found.failed, found.passed + found.left) == ({}, 40), output
+    found, output = suite.run(8, ROOT, tmp_path, suite.Selection((str(tmp_path),), "gpu"), 1)
+    assert (found.failed, len(found.passed) + found.left) == ({}, 40), output
     assert found.left >= 38
 
 
@@ -193,7 +197,7 @@ def test_tests_without_a_test_failed(run: Run, tmp_path: pathlib.Path) -> None:
     run.places = (str(tmp_path),)
     run.root = ROOT
     (tmp_path / "test_it.py").write_text("def test_without_the_mark(): pass")
-    outcome = steps.tests(run, 60)
+    outcome = suite.tests("tests", first=True)(run, 60)
     assert outcome.result == "failed"
     assert outcome.detail.startswith("no test was collected")
 
@@ -201,51 +205,57 @@ def test_tests_without_a_test_failed(run: Run, tmp_path: pathlib.Path) -> None:
 def test_a_build_is_for_this_gpu_and_must_leave_both_libraries(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
     monkeypatch.setattr(steps, "look", lambda run, limit: (FOUND, ""))
-    said = "noise\nmclnf_fast: CUDA library not built: nvcc was not found\n"
-    asked = answer(monkeypatch, Done(0, False, 1.0, said))
+    run.found = {**FOUND, "libraries": {"cpu": None, "cuda": "it does not load"}}
+    asked = answer(monkeypatch, Done(0, False, 1.0, "noise\nmclnf_fast: CUDA library not built: nvcc was not found\n"))
     (run.root / "mclnf_fast").mkdir()
     (run.root / steps.LIBRARIES["cpu"]).touch()
     outcome = steps.build(run, 60)
     assert "TORCH_CUDA_ARCH_LIST=9.0" in asked[0]
-    assert (outcome.result, outcome.detail) == (
-        "failed",
-        "cuda library not built: CUDA library not built: nvcc was not found",
-    )
+    reason = "cuda library not built: CUDA library not built: nvcc was not found"
+    assert (outcome.result, outcome.detail) == ("failed", reason)
     (run.root / steps.LIBRARIES["cuda"]).touch()
-    assert steps.build(run, 60).result == "ok"
-    monkeypatch.setattr(
-        steps, "look", lambda run, limit: ({**FOUND, "libraries": {"cpu": None, "cuda": "too new"}}, "")
-    )
+    outcome = steps.build(run, 60)
+    assert (outcome.result, outcome.lines) == ("ok", ["cuda before: it does not load"])
+    run.build = True
+    late = {**FOUND, "libraries": {"cpu": None, "cuda": "too new"}}
+    monkeypatch.setattr(steps, "look", lambda run, limit: (late, ""))
     assert steps.build(run, 60).detail == "cuda: too new"
-    answer(monkeypatch, Done(-9, True, 60.0, said))
+    answer(monkeypatch, Done(-9, True, 60.0, ""))
     assert "it took too long" in steps.build(run, 60).detail
 
 
-CLEAN = "forward: ok\ngrid: ok\n========= ERROR SUMMARY: 0 errors\n"
+def test_libraries_that_load_are_not_built_again(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    asked = answer(monkeypatch, Done(0, False, 1.0, ""))
+    assert steps.build(run, 60).detail == "not needed: cpu and cuda libraries built beforehand, loaded"
+    assert asked == []
+
+
+ROW = '{"name": "forward", "reason": null}\n'
+CLEAN = f"{ROW}{ROW}========= ERROR SUMMARY: 0 errors\n"
 BAD = (
-    "forward: ok\n========= Invalid __global__ write of size 4 bytes\n=========     at k+0x10\n"
+    f"{ROW}========= Invalid __global__ write of size 4 bytes\n=========     at k+0x10\n"
     "========= ERROR SUMMARY: 1 error\n"
 )
 RACE = (
     "========= Error: Race reported between Write access at k and Read access at k [64 hazards]\n"
     "========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)\n"
 )
-WARN = "march: ok\n========= RACECHECK SUMMARY: 2 hazards displayed (0 errors, 2 warnings)\n"
+WARN = f"{ROW}========= RACECHECK SUMMARY: 2 hazards displayed (0 errors, 2 warnings)\n"
 BLIND = "========= Error: Device not supported\nRuntimeError: CUDA error 999\n========= ERROR SUMMARY: 1 error\n"
 
 
 @pytest.mark.parametrize(
     ("done", "result", "detail"),
     [
-        (Done(0, False, 1, CLEAN), "ok", "ERROR SUMMARY: 0 errors, 2 ops"),
+        (Done(0, False, 1, CLEAN), "ok", "ERROR SUMMARY: 0 errors"),
         (Done(66, False, 1, BAD), "failed", "ERROR SUMMARY: 1 error"),
         (Done(66, False, 1, RACE), "failed", "RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)"),
-        (Done(0, False, 1, WARN), "ok", "RACECHECK SUMMARY: 2 hazards displayed (0 errors, 2 warnings), 1 ops"),
+        (Done(0, False, 1, WARN), "ok", "RACECHECK SUMMARY: 2 hazards displayed (0 errors, 2 warnings)"),
         (Done(1, False, 1, BLIND), "skipped", "compute-sanitizer can't watch here: Error: Device not supported"),
-        (Done(-9, True, 1, "forward: ok\n"), "cut", "time ran out after 1 ops, no error until then"),
+        (Done(-9, True, 1, ROW), "cut", "time ran out, no error until then"),
         (Done(-9, True, 1, BAD.rpartition("=========")[0]), "failed", "1 errors"),
         (Done(1, False, 1, CLEAN + "KeyError: 7\n"), "failed", "exit code 1: KeyError: 7"),
-        (Done(0, False, 1, "forward: ok\n"), "failed", "exit code 0: forward: ok"),
+        (Done(0, False, 1, "forward"), "failed", "exit code 0: forward"),
     ],
 )
 def test_the_report_of_the_sanitizer(done: Done, result: str, detail: str) -> None:
@@ -259,7 +269,9 @@ def test_without_the_sanitizer_it_is_skipped_and_reported(monkeypatch: pytest.Mo
     assert (found.result, found.skipped) == ("skipped", ["racecheck: compute-sanitizer is not found"])
     monkeypatch.setattr(steps, "tool", lambda name: f"/cuda/{name}")
     asked = answer(monkeypatch, Done(0, False, 1.0, CLEAN))
-    assert steps.sanitizer("memcheck")(run, 60).result == "ok"
+    outcome = steps.sanitizer("memcheck")(run, 60)
+    assert (outcome.result, outcome.detail) == ("ok", "ERROR SUMMARY: 0 errors, 6 ops")
+    assert sorted(words[-2] for words in asked) == ["0/3", "1/3", "2/3"]
     assert asked[0][:3] == ["/cuda/compute-sanitizer", "--tool", "memcheck"]
     assert asked[0][-1] == "PYTORCH_NO_CUDA_MEMORY_CACHING=1"
 
@@ -275,7 +287,7 @@ def test_every_bar_is_shown_and_every_case_is_listed() -> None:
            "reached": False, "void": None}  # fmt: skip
     data = {"cases": [result("a", bar=bar), result("b", "skipped")], "settings": {}, "limits": {}}
     done = Done(0, False, 9.0, "")
-    found = steps.measured(data, ["a", "b"], done)
+    found = figures.measured(data, ["a", "b"], done)
     assert (found.result, found.detail) == ("ok", "2 cases, 1 of 1 bars and 0 of 1 aims reached")
     words = "a of the matmul limit 31 % >= 25 % >= 45 % ok"
     assert " ".join(found.lines[1].split()) == words
@@ -285,8 +297,8 @@ def test_every_bar_is_shown_and_every_case_is_listed() -> None:
         "a, func: failed: no",
         "b, func: failed: no",
     ]
-    assert steps.measured(data, ["a", "b", "c"], Done(130, True, 9.0, "")).result == "cut"
-    red = steps.measured({**data, "cases": [result("a", "red")]}, ["a"], Done(1, False, 9.0, ""))
+    assert figures.measured(data, ["a", "b", "c"], Done(130, True, 9.0, "")).result == "cut"
+    red = figures.measured({**data, "cases": [result("a", "red")]}, ["a"], Done(1, False, 9.0, ""))
     assert (red.result, red.lines) == ("failed", ["a: because"])
 
 

@@ -1,9 +1,11 @@
-"""Build, tests, sanitizer and benchmark on a machine with a GPU, within ten minutes: `python -m benchmarks.gpu`.
+"""Ten minutes on a machine with a GPU: `python -m benchmarks.gpu`.
 
 command    options, the order of the parts, the time that each may take
-steps      the parts: machine, build, tests, sanitizer, benchmark
+context    the run that all parts belong to, and what a part reports
+steps      parts without figures: machine, build, every op once, compiling ahead, sanitizer
+figures    parts that measure: benchmark, kernels alone, steps of learning
 suite      the tests, in several processes (plugin is what they load)
 process    a command with a time limit
 summary    the table that is printed last
-look, small      run in processes of their own: what is there; every op once, small
+programs/  run in processes of their own
 """

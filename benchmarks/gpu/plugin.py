@@ -12,26 +12,50 @@ import os
 import pathlib
 import re
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
 SHARE, LOG, UNTIL = "MCLNF_TEST_SHARE", "MCLNF_TEST_LOG", "MCLNF_TEST_UNTIL"
+FIRST, KNOWN = "MCLNF_TEST_FIRST", "MCLNF_TEST_KNOWN"
 # What every later call of the process would meet too; memory that ran out is not of that kind.
 STICKY = re.compile(r"illegal memory access|illegal instruction|misaligned address|device-side assert|launch failure"
                     r"|unspecified launch|CUDA_ERROR_(?!OUT_OF_MEMORY|INVALID_VALUE)")  # fmt: skip
 
 
-class Share:
-    """Takes every `of`th test from `first` on, leaving those out that the log has.
+def mixed(nodeid: str) -> bytes:
+    """Return the place of a test in the order that mixes the files: no process has all that compile for long, and what
+    time does not reach is some of everything."""
+    return hashlib.sha1(nodeid.encode()).digest()
 
-    In an order that follows from the tests' names and mixes the files, so that no process has all that compile for
-    long, and what time does not reach is some of everything.
+
+def first_tier(names: Iterable[str]) -> list[str]:
+    """Return the tests that together have each value of each parameter of each test once: a few of the many
+    combinations, which reach every kernel.
+
+    >>> first_tier(["t.py::a[x-1]", "t.py::a[x-2]", "t.py::a[y-1]", "t.py::a[y-2]", "t.py::b"])
+    ['t.py::a[x-1]', 't.py::a[x-2]', 't.py::a[y-1]', 't.py::b']
     """
+    seen: set[tuple[str, int, str]] = set()
+    taken = []
+    for name in names:
+        test, _, values = name.partition("[")
+        new = {(test, place, value) for place, value in enumerate(values.rstrip("]").split("-"))} - seen
+        if new:
+            seen |= new
+            taken.append(name)
+    return taken
+
+
+class Share:
+    """Takes every `of`th test from `first` on, leaving those out that the log has; of the first tier alone if that is
+    asked for, and none that is known."""
 
     def __init__(self) -> None:
         self.first, self.of = (int(n) for n in os.environ[SHARE].split("/"))
         self.path, self.until = pathlib.Path(os.environ[LOG]), float(os.environ[UNTIL])
+        self.known = set(pathlib.Path(os.environ[KNOWN]).read_text().splitlines()) if os.environ.get(KNOWN) else set()
         self.session: Any = None
 
     def write(self, **line: Any) -> None:
@@ -47,7 +71,11 @@ class Share:
 
     @pytest.hookimpl(trylast=True)  # after those that leave out what is not asked for
     def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
-        mine = sorted(items, key=lambda item: hashlib.sha1(item.nodeid.encode()).digest())[self.first :: self.of]
+        names = sorted((item.nodeid for item in items), key=mixed)
+        if os.environ.get(FIRST):
+            names = first_tier(names)
+        chosen = set([name for name in names if name not in self.known][self.first :: self.of])
+        mine = sorted((item for item in items if item.nodeid in chosen), key=lambda item: mixed(item.nodeid))
         self.write(collected=len(mine))
         done = self.done()
         left = [item for item in mine if item.nodeid not in done]

@@ -1,14 +1,15 @@
-"""What is printed last, and the JSON."""
+"""What is printed last, and what is kept."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.gpu.steps import Outcome
+from benchmarks.gpu.context import FILE_BYTES, FILES, Outcome, Run
 
 SHOWN = {"ok": "ok", "failed": "FAILED", "cut": "CUT", "skipped": "skipped"}
 
@@ -39,7 +40,27 @@ def code(outcomes: Sequence[Outcome]) -> int:
     return 1 if "failed" in results else 3 if "cut" in results else 0
 
 
-def keep(path: pathlib.Path, outcomes: Sequence[Outcome], more: dict[str, Any]) -> None:
-    """Write the JSON."""
+def keep(run: Run, outcomes: Sequence[Outcome], more: dict[str, Any], seconds: float) -> None:
+    """Write the JSON and the table; whenever the run is killed, those of the parts before are whole."""
     data = {**more, "verdict": verdict(outcomes), "parts": [dataclasses.asdict(o) for o in outcomes]}
-    path.write_text(json.dumps(data, indent=1) + "\n")
+    for suffix, text in ((".json", json.dumps(data, indent=1)), (".txt", page(outcomes, seconds))):
+        path = run.out / f"{run.stem}{suffix}"
+        new = path.with_suffix(".new")
+        new.write_text(text + "\n", encoding="utf-8")
+        os.replace(new, path)
+
+
+def text(run: Run) -> str:
+    """Return the table as it is kept, and what a machine that carries few and small files would leave behind."""
+    written = files(run)
+    large = [
+        f"{path.name} is larger than {FILE_BYTES >> 20} MiB" for path in written if path.stat().st_size > FILE_BYTES
+    ]
+    large += [f"{len(written)} files, more than {FILES}"] * (len(written) > FILES)
+    table = run.out / f"{run.stem}.txt"
+    return "\n".join([*large, table.read_text(encoding="utf-8").rstrip() if table.exists() else ""])
+
+
+def files(run: Run) -> list[pathlib.Path]:
+    """Return the files of a run."""
+    return sorted(path for path in run.out.iterdir() if path.stem in (run.stem, f"bench_{run.stem}"))

@@ -27,6 +27,7 @@ FILES = {
     "fit_loop": "fitting",
     "fit_guided": "fitting",
     "fit_pictures": "pictures",
+    "fit_rays": "ray_fitting",
     "grid": "grid",
     "grid_backward": "grid",
     "render_rays": "fused",

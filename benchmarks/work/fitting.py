@@ -1,7 +1,8 @@
 """Whole training loops of many small fields: draws, squared error, gradients and Adam, `steps` steps per call.
 
 Shapes: those of the bank, with `samples` of each module (points counts them all), `batch` of a step, `steps` of a call
-and `precision`, that of the operands of products ("fp32"; with the dtype tf32, "tf32").
+and `precision`, that of the operands of products ("fp32"; with the dtype tf32, "tf32"), `draw`, the rule of the samples
+("uniform").
 All modules share their coordinates. Everyone draws its own samples in its own way; what is checked are the parameters
 after a few steps on given ones. Of `fit_guided`, Fisher-guided draws beside uniform ones, it is those of the first
 modules, and their scores, after a few steps that each score their samples.
@@ -26,6 +27,7 @@ from mclnf_fast.ops.bank_mlp import reference
 LR = 1e-3
 CHECKED = 3  # steps
 SCORED = 8  # modules, which the definition goes through one by one
+LOOPED = 256  # steps of a loop in Python that are timed on a GPU, where thousands take seconds
 
 
 class Fit(Bank):
@@ -45,6 +47,7 @@ class Fit(Bank):
         self.flops = 2.0 * share * self.batch * modules * self.steps
         self.points = self.batch * modules * self.steps
         self.precision = shapes.get("precision", "tf32" if self.tf32 else "fp32")
+        self.draw = shapes.get("draw", "uniform")
         # Adam's first steps have the full length whatever the gradient: where one is 0 but for rounding, they differ.
         self.tolerance = {"": 1e-3 if self.precision == "fp32" else 2e-2}
 
@@ -85,10 +88,12 @@ class Fit(Bank):
     def fitted(self, name: str) -> Contender:
         """Return the loop in one call."""
         data, rule = FitData(self.coordinates, self.target), FitRule(Schedule(LR), precision=self.precision)
-        state = FitState.begin(self.start())
+        params = self.start()
+        guide = GuideState.begin(params, data, Guide()) if self.draw == "guided" else None
+        state = FitState.begin(params, guide=guide)
 
         def run() -> None:
-            mf.ops.bank_fit(state, data, self.spec, self.steps, draws=Draws("uniform", self.batch), rule=rule)
+            mf.ops.bank_fit(state, data, self.spec, self.steps, draws=Draws(self.draw, self.batch), rule=rule)
 
         def check() -> Outputs:
             fresh, draws = FitState.begin(self.start()), Draws("given", ids=self.ids)
@@ -130,9 +135,10 @@ class Fit(Bank):
         make = leaves_of or (lambda: [t.requires_grad_() for t in self.start()])
         leaves = make()
         optimizer = optimizer_of(leaves)
+        steps = min(self.steps, LOOPED) if self.device == "cuda" else self.steps
 
         def run() -> None:
-            for k in range(self.steps):
+            for k in range(steps):
                 step(leaves, optimizer, draw(k))
 
         def check() -> Outputs:
@@ -142,7 +148,8 @@ class Fit(Bank):
                 step(fresh, other, ids)
             return joined("parameters", [t.detach() for t in arrange(fresh)])
 
-        return Contender(name, run, check=check)
+        note = f"timed over {steps} of {self.steps} steps" if steps < self.steps else ""
+        return Contender(name, run, check=check, share=steps / self.steps, note=note)
 
     def truth(self) -> Outputs:
         leaves = [t.double().requires_grad_() for t in self.start()]

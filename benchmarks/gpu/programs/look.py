@@ -1,7 +1,4 @@
-"""The GPU and the versions of this machine, as JSON on the last line: `python -m benchmarks.gpu.look`.
-
-In a process of its own: a driver that hangs, or a library that does not load, ends with it.
-"""
+"""The GPU and the versions of this machine, as JSON on the last line: `python -m benchmarks.gpu.programs.look`."""
 
 from __future__ import annotations
 
