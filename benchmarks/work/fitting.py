@@ -1,11 +1,10 @@
 """Whole training loops of many small fields: draws, squared error, gradients and Adam, `steps` steps per call.
 
 Shapes: those of the bank, with `samples` of each module (points counts them all), `batch` of a step, `steps` of a call
-and `precision`, that of the operands of products ("fp32"; with the dtype tf32, "tf32"), `draw`, the rule of the samples
-("uniform").
-All modules share their coordinates. Everyone draws its own samples in its own way; what is checked are the parameters
-after a few steps on given ones. Of `fit_guided`, Fisher-guided draws beside uniform ones, it is those of the first
-modules, and their scores, after a few steps that each score their samples.
+and `precision`, that of the operands of products ("fp32"; with the dtype tf32, "tf32"). All modules share their
+coordinates. Everyone draws its own samples in its own way; what is checked are the parameters after a few steps on
+given ones. Of `fit_guided`, Fisher-guided draws beside uniform ones, it is those of the first modules, and their
+scores, after a few steps that each score their samples.
 """
 
 from __future__ import annotations
@@ -47,7 +46,6 @@ class Fit(Bank):
         self.flops = 2.0 * share * self.batch * modules * self.steps
         self.points = self.batch * modules * self.steps
         self.precision = shapes.get("precision", "tf32" if self.tf32 else "fp32")
-        self.draw = shapes.get("draw", "uniform")
         # Adam's first steps have the full length whatever the gradient: where one is 0 but for rounding, they differ.
         self.tolerance = {"": 1e-3 if self.precision == "fp32" else 2e-2}
 
@@ -88,12 +86,10 @@ class Fit(Bank):
     def fitted(self, name: str) -> Contender:
         """Return the loop in one call."""
         data, rule = FitData(self.coordinates, self.target), FitRule(Schedule(LR), precision=self.precision)
-        params = self.start()
-        guide = GuideState.begin(params, data, Guide()) if self.draw == "guided" else None
-        state = FitState.begin(params, guide=guide)
+        state = FitState.begin(self.start())
 
         def run() -> None:
-            mf.ops.bank_fit(state, data, self.spec, self.steps, draws=Draws(self.draw, self.batch), rule=rule)
+            mf.ops.bank_fit(state, data, self.spec, self.steps, draws=Draws(batch=self.batch), rule=rule)
 
         def check() -> Outputs:
             fresh, draws = FitState.begin(self.start()), Draws("given", ids=self.ids)

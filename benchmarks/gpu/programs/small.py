@@ -42,14 +42,14 @@ SHAPES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("bank_step", {**BANK, "width": 32, "dtype": "float32"}),
     *(("fit_loop", {**FIT, "width": width}) for width in (37, 64, 128)),
     *(("fit_loop", {**FIT, "width": 64, "precision": precision}) for precision in ("tf32", "bf16", "fp16")),
-    ("fit_loop", {**FIT, "width": 32, "draw": "guided"}),
+    ("fit_guided", {**FIT, "width": 32}),
     ("fit_loop", {**FIT, "width": 64, "modules": 1, "samples": 1999, "batch": 1025}),
     *(("fit_rays", {**RAYS, "batch": 11, "steps": 3, "precision": p}) for p in ("fp32", "tf32")),
     ("maml", {**EQUAL, "dtype": "float32", "steps": 2, "lr": 0.01}),
     ("render_rays", {**RAYS, "dtype": "float32"}),
     ("nerf_step", {**RAYS, "dtype": "float32"}),
 )
-LABELS = ("kind", "width", "dtype", "precision", "draw", "modules")
+LABELS = ("kind", "width", "dtype", "precision", "modules")
 
 
 def problems(device: str, first: int = 0, of: int = 1) -> Iterator[tuple[str, work.Work, Contender]]:
