@@ -25,7 +25,6 @@ EMULATION = pathlib.Path(__file__).resolve().parent / "cuda_emulation"
 FLAGS = [
     "-std=c++17",
     "-O1",
-    "-g1",
     "-ffp-contract=off",
     "-fPIC",
     "-fvisibility=hidden",
@@ -33,7 +32,7 @@ FLAGS = [
     "-Wno-psabi",
     "-Wno-unknown-pragmas",
 ]
-SANITIZE = ("-fsanitize=address", "-fno-omit-frame-pointer")
+SANITIZE = ("-fsanitize=address", "-fno-omit-frame-pointer", "-g1")
 
 
 @functools.cache
@@ -58,13 +57,13 @@ def sources() -> list[pathlib.Path]:
 
 
 def build(sanitize: bool = False) -> pathlib.Path:
-    """The library's path. What was compiled before from the same text is taken from the temporary folder; processes
-    that run side by side wait for the first."""
+    """The library's path. What was compiled before from the same text, here or in another copy of the tree, is taken
+    from the temporary folder; processes that run side by side wait for the first."""
     from torch.utils import cpp_extension
 
     extra = SANITIZE if sanitize else ()
     include = [f"-I{path}" for path in (EMULATION, ROOT / "csrc", *cpp_extension.include_paths())]
-    flags = [*FLAGS, *extra, build_script().TARGET, "-DMCLNF_LIBRARY=mclnf_fast_emulated", *include]
+    flags = [*FLAGS, *extra, build_script().TARGET, "-DMCLNF_LIBRARY=mclnf_fast_emulated"]
     headers = sorted([*(ROOT / "csrc").rglob("*.h"), *EMULATION.glob("*.h")])
     common = hashlib.sha256("\n".join([compiler() or "", torch.__version__, *flags]).encode())
     for header in headers:
@@ -75,10 +74,10 @@ def build(sanitize: bool = False) -> pathlib.Path:
 
     def compiled(source: pathlib.Path) -> pathlib.Path:
         digest = common.copy()
-        digest.update(str(source).encode() + source.read_bytes())
+        digest.update(str(source.relative_to(ROOT)).encode() + source.read_bytes())
         target = folder / f"{source.stem}_{digest.hexdigest()[:20]}.o"
         if not target.exists():
-            run("-x", "c++", *flags, "-c", str(source), "-o", f"{target}.part")
+            run("-x", "c++", *flags, *include, "-c", str(source), "-o", f"{target}.part")
             pathlib.Path(f"{target}.part").replace(target)
         return target
 
