@@ -256,7 +256,8 @@ class LayerSums:
 
 
 def scaled(gradients: Sequence[Tensor], factors: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    """Return gradients [M, ...], contiguous, times their module's factor [M], in one launch."""
+    """Return gradients [M, ...] times their module's factor [M], in one launch."""
+    gradients = [g.contiguous() for g in gradients]
     to = [torch.empty_like(g, dtype=dtype) for g in gradients]
     modules, sizes = len(factors), tuple(g[0].numel() for g in gradients)
     work = launch.grid(-(-modules * max(sizes) // 1024), programs(factors.device, 4))
