@@ -130,12 +130,10 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
         through = {"IN": 3, "FEATURES": 60, "ALONG_X": True, "g": SINGLE, "gt": SINGLE}
         through["BLOCK"] = launch.BlockSize(shape.rows, 64, table.LAYER_DEPTH)
         yield "features", kind, net, shape, encoding.features_gradient, through
-    columns = tuple(reduce.ColumnRange(4096 * t, size, net.parameters) for t, size in enumerate((4096, 64, 1)))
-    for scaled in (False, True):
-        more = {"COLUMNS": columns, "BLOCK": 1024, "SCALED": scaled, "MORE": scaled}
-        more |= dict.fromkeys(("sums", "grads"), (SINGLE,) * len(columns))
-        yield "reduce", "ieee", net, table.Shape(1024, 4), reduce.reduce_chunks, more
-    more = {"SIZES": (4096, 64), "BLOCK": 1024, "gradients": (SINGLE,) * 2, "scaled": (HALF,) * 2}
+    tensors: dict[str, Any] = {"TENSORS": 3, "BLOCK": 1024, "columns": torch.int32}
+    more = {**tensors, **dict.fromkeys(("sums", "grads"), (SINGLE,) * 3), "scaled": 1, "more": 1}
+    yield "reduce", "ieee", net, table.Shape(1024, 4), reduce.reduce_chunks, more
+    more = {**tensors, **dict.fromkeys(("gradients", "scaled"), (SINGLE,) * 3)}
     yield "scale", "ieee", net, table.Shape(1024, 4), reduce.scale_gradients, more
     yield from fisher_entries(arch)
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops._constants import following
+from mclnf_fast.ops._constants import following, saved_constant
 from mclnf_fast.ops.triton import launch, table, tiles
 from mclnf_fast.ops.triton.layers import layer_forward, layer_gradient
 from mclnf_fast.ops.triton.precision import precision
@@ -219,12 +219,13 @@ def reduce(
         tuple(part.sums for part in parts),
         chunks,
         tuple(part.to for part in parts),
+        saved_constant(columns, torch.int32, bank.x.device),
+        parts[0].sums if factors is None else factors,
         bank.modules,
-        COLUMNS=columns,
+        scaled=int(factors is not None),
+        more=int(more),
+        TENSORS=len(parts),
         BLOCK=block,
-        factors=parts[0].sums if factors is None else factors,
-        SCALED=factors is not None,
-        MORE=more,
     )
 
 
@@ -255,12 +256,21 @@ class LayerSums:
 
 
 def scaled(gradients: Sequence[Tensor], factors: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    """Return gradients [M, ...], contiguous, times their module's factor [M], in one launch."""
+    """Return gradients [M, ...] times their module's factor [M], in one launch."""
+    gradients = [g.contiguous() for g in gradients]
     to = [torch.empty_like(g, dtype=dtype) for g in gradients]
     modules, sizes = len(factors), tuple(g[0].numel() for g in gradients)
     work = launch.grid(-(-modules * max(sizes) // 1024), programs(factors.device, 4))
     with on_device(factors.device):
-        scale_gradients[work](tuple(gradients), factors.contiguous(), tuple(to), modules, SIZES=sizes, BLOCK=1024)
+        scale_gradients[work](
+            tuple(gradients),
+            factors.contiguous(),
+            tuple(to),
+            saved_constant(sizes, torch.int32, factors.device),
+            modules,
+            TENSORS=len(to),
+            BLOCK=1024,
+        )
     return to
 
 
