@@ -21,7 +21,7 @@ struct ScoreBlocks {
 
 // One thread with all of the work. On CUDA the threads of a block share it: each(count, f) calls f(i) for i
 // below count and ends when all are done, once(f) gives all of them what one has computed.
-struct AloneTeam {
+struct SingleThread {
     template <typename F>
     MCLNF_INLINE void each(int64_t count, const F& f) const {
         for (int64_t i = 0; i < count; ++i) f(i);
