@@ -38,7 +38,7 @@ struct SingleThread {
 MCLNF_TEAM_CALLS
 template <typename Team>
 MCLNF_HD MCLNF_INLINE bool score_density(const Team& team, const double* scores, const ScoreBlocks& blocks,
-                                         double mix, double* __restrict__ mass, double* __restrict__ sum) {
+                                         double mix, double* mass, double* sum) {
     const int64_t count = blocks.count();
     team.each(count, [&](int64_t b) {
         mass[b] = scores[b] >= 0 ? sqrt(scores[b]) * static_cast<double>(blocks.samples(b)) : -1.0;
