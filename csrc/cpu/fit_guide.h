@@ -50,7 +50,7 @@ class GuidedDraws {
             if (module_ != module || window_ != window) {
                 mass_.resize(blocks.count());
                 sum_.resize(blocks.count());
-                known_ = score_density(AloneTeam(), row, blocks, guide.mix, mass_.data(), sum_.data());
+                known_ = score_density(SingleThread(), row, blocks, guide.mix, mass_.data(), sum_.data());
                 module_ = module;
                 window_ = window;
             }

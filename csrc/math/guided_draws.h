@@ -21,7 +21,7 @@ struct ScoreBlocks {
 
 // One thread with all of the work. On CUDA the threads of a block share it: each(count, f) calls f(i) for i
 // below count and ends when all are done, once(f) gives all of them what one has computed.
-struct AloneTeam {
+struct SingleThread {
     template <typename F>
     MCLNF_INLINE void each(int64_t count, const F& f) const {
         for (int64_t i = 0; i < count; ++i) f(i);
@@ -38,7 +38,7 @@ struct AloneTeam {
 MCLNF_TEAM_CALLS
 template <typename Team>
 MCLNF_HD MCLNF_INLINE bool score_density(const Team& team, const double* scores, const ScoreBlocks& blocks,
-                                         double mix, double* __restrict__ mass, double* __restrict__ sum) {
+                                         double mix, double* mass, double* sum) {
     const int64_t count = blocks.count();
     team.each(count, [&](int64_t b) {
         mass[b] = scores[b] >= 0 ? sqrt(scores[b]) * static_cast<double>(blocks.samples(b)) : -1.0;
