@@ -31,7 +31,7 @@ def _cpu(need) -> None:
 def values(case: Case, backend: str) -> list[Tensor]:
     """The output and the gradients of x, weights and biases."""
     y = case.require().run(backend)
-    cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
+    cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(BF16).to(y.dtype)
     return [y, *torch.autograd.grad(y, case.leaves, cotangent)]
 
 

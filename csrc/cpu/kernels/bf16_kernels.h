@@ -163,7 +163,6 @@ class Bf16BackwardSweep {
             forward(tile);
             for (int p = 0; p < tile.panels; ++p) output_gradient(tile, p);
             for (int l = last_; l >= 0; --l) {
-                if (weights_[l].features > 0) widen_gradient(l, tile);
                 if (out_.grads) parameter_gradients(l, tile);
                 if (l == 0 && !out_.grad_x) break;
                 for (int p = 0; p < tile.panels; ++p) to_inputs(l, p, tile.vectors(p));
@@ -201,15 +200,8 @@ class Bf16BackwardSweep {
                     Rows<float>(Z_, net_.out_dim), net_.out_dim, Pad::kZero);
         for (int i = 0; activated && i < net_.out_dim * L; ++i) Z_[i] *= derivative_[i];
         pair_rows(net_.out_dim, nv, Z_, d_.panel(p));
+        if (weights_[last_].features > 0) std::memcpy(dE_.panel(p), Z_, sizeof(float) * net_.out_dim * L);
         if (out_.grad_x && any_skip_) GE_.clear(p);
-    }
-
-    // dE_ = d_ in fp32, for the products with features.
-    void widen_gradient(int l, const Tile<float>& tile) {
-        const int outputs = net_.layers[l].out;
-        dE_.rows = padded<float>(outputs);
-        for (int p = 0; p < tile.panels; ++p)
-            widen_pairs(outputs, tile.vectors(p), d_.panel(p), dE_.panel(p));
     }
 
     void parameter_gradients(int l, const Tile<float>& tile) {
@@ -232,24 +224,34 @@ class Bf16BackwardSweep {
         each_gradient_block<float>(w.features, layer.out, sum);
     }
 
-    // g_ = the gradients of the pre-activations of the layer before layer l, rounded; those of the encoding
-    // stay fp32, since several layers add to them.
+    // g_ = the gradients of the pre-activations of the layer before layer l, rounded, and dE_ those that are
+    // not, if that layer reads features. The gradients of the encoding stay fp32: several layers add to them.
     void to_inputs(int l, int p, int vectors) {
         const Layer& layer = net_.layers[l];
         const Bf16Layer& w = weights_[l];
-        if (w.hidden > 0) {
-            DotResult to;
-            to.pairs = g_.panel(p);
-            to.epilogue = stores_derivative() ? kScale : net_.activation == kRelu ? kMask : kStore;
-            to.mask = H_[l - 1].panel(p);
-            to.factor = stores_derivative() ? D_[l - 1].panel(p) : nullptr;
-            dot_product(w.hidden, w.backward, {d_.panel(p), pairs_of(layer.out), vectors}, nullptr, to);
+        if (w.features > 0 && out_.grad_x) {
+            Product<float> into_features{
+                w.features, vectors, {layer.out, w.features_backward, dE_.panel(p)}, GE_.panel(p)};
+            into_features.accumulate = any_skip_;
+            product(into_features);
         }
-        if (w.features == 0 || !out_.grad_x) return;
-        Product<float> into_features{
-            w.features, vectors, {layer.out, w.features_backward, dE_.panel(p)}, GE_.panel(p)};
-        into_features.accumulate = any_skip_;
-        product(into_features);
+        if (w.hidden == 0) return;
+        const PairPanel from{d_.panel(p), pairs_of(layer.out), vectors};
+        const uint32_t* mask = H_[l - 1].panel(p);
+        const float* factor = stores_derivative() ? D_[l - 1].panel(p) : nullptr;
+        DotResult to;
+        if (weights_[l - 1].features == 0) {
+            to.pairs = g_.panel(p);
+            to.epilogue = factor ? kScale : net_.activation == kRelu ? kMask : kStore;
+            to.mask = mask;
+            to.factor = factor;
+            return dot_product(w.hidden, w.backward, from, nullptr, to);
+        }
+        to.rows = dE_.panel(p);
+        dot_product(w.hidden, w.backward, from, nullptr, to);
+        if (factor || net_.activation == kRelu)
+            times_derivative_of(w.hidden, vectors, mask, factor, dE_.panel(p));
+        pair_rows(w.hidden, vectors, dE_.panel(p), g_.panel(p));
     }
 
     void input_gradient(const Tile<float>& tile) {
@@ -270,7 +272,8 @@ class Bf16BackwardSweep {
     const int last_, panels_;
     const std::vector<Bf16Layer> weights_;
     const Rows<float> X_, E_, GE_, GX_;
-    Rows<float> dE_;  // gradients of a layer's pre-activations, as the products with features take them
+    // Gradients of a layer's pre-activations, not rounded: of layers that read features.
+    const Rows<float> dE_;
     const Transposed<float> dET_;
     float *const Z_, *const derivative_;  // one panel each: of a layer, and of the outputs
     std::vector<PairRows> H_;

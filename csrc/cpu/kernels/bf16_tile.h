@@ -76,15 +76,19 @@ static void pair_rows(int rows, int nv, const float* in, uint32_t* out) {
         }
 }
 
-// Pairs -> the rows that were rounded; of an odd last one, zeros behind it.
-static void widen_pairs(int rows, int nv, const uint32_t* in, float* out) {
+// d times the derivative of a relu whose values `mask` holds in pairs, or times the rows of `factor`.
+static void times_derivative_of(int rows, int nv, const uint32_t* mask, const float* factor, float* d) {
     constexpr int L = Panel<float>::lanes, W = Simd<float>::width;
-    for (int r = 0; r < rows; r += 2)
+    const VF zero = {};
+    for (int r = 0; r < rows; ++r)
         for (int v = 0; v < nv; ++v) {
-            const VI pair = pload(in + r / 2 * L + v * W);
-            float* p = out + r * L + v * W;
-            vstore(p, lower(pair));
-            vstore(p + L, upper(pair));
+            float* p = d + r * L + v * W;
+            if (factor) {
+                vstore(p, vload(p) * vload(factor + r * L + v * W));
+            } else {
+                const VI pair = pload(mask + r / 2 * L + v * W);
+                vstore(p, (r % 2 ? upper(pair) : lower(pair)) > zero ? vload(p) : zero);
+            }
         }
 }
 
