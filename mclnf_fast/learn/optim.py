@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.checks import check_number, check_tensor
-from mclnf_fast.learn.loss_scale import LossScale, all_finite
+from mclnf_fast.learn.mixed import LossScale, all_finite, masters_of, write_copies
 from mclnf_fast.learn.params import Params, check_like, check_modules, check_params, per_module
 from mclnf_fast.ops.bank_fit import FitState
 from mclnf_fast.ops.bank_step import StepKind, Trust, bank_step, check_betas
@@ -54,7 +54,7 @@ class BankOptimizer:
         loss_scale: bool = False,
     ) -> None:
         self.params = _checked(params)
-        self.masters = self._masters_of(masters)
+        self.masters = masters_of(self.params, masters)
         if kind not in ("adam", "sgd"):
             raise ValueError(f"kind must be 'adam' or 'sgd', got {kind!r}")
         self.kind: StepKind = kind
@@ -193,7 +193,7 @@ class BankOptimizer:
     def count(self, steps: int) -> None:
         """Count steps of all modules that `ops.bank_fit` has made from `fit_state`."""
         self._step += steps
-        self._write_copies()
+        write_copies(self.params, self.masters)
 
     def zero_grad(self) -> None:
         """Set every `p.grad` to None."""
@@ -301,32 +301,10 @@ class BankOptimizer:
             with torch.no_grad():
                 for i, m in enumerate(self.masters):
                     m.copy_(state[f"master.{i}"])
-            self._write_copies()
+            write_copies(self.params, self.masters)
         if self.loss_scale is not None:
             self.loss_scale.scale.copy_(state["scale"])
             self.loss_scale.good_steps.copy_(state["good_steps"])
-
-    def _masters_of(self, masters: Sequence[Tensor] | None) -> Params:
-        """Return the values that steps change: float32 ones of half parameters, else the parameters."""
-        if self.params[0].dtype in (torch.float32, torch.float64):
-            if masters is not None:
-                raise ValueError(f"masters must be None for params of {self.params[0].dtype}, got tensors")
-            return self.params
-        if masters is None:
-            return tuple(p.detach().float() for p in self.params)
-        given = check_like(masters, self.params, "masters")
-        for i, m in enumerate(given):
-            check_tensor(f"masters[{i}]", m, dtype=torch.float32, device=self.params[0].device)
-        self.masters = given
-        self._write_copies()
-        return given
-
-    @torch.no_grad()
-    def _write_copies(self) -> None:
-        """Set half parameters to the rounded values of the masters."""
-        for p, m in zip(self.params, self.masters):
-            if p is not m:
-                p.copy_(m)
 
     def _rounded(self, gradient: Tensor) -> Tensor:
         """Return a float32 gradient as one of the scaled loss in the parameters' type."""

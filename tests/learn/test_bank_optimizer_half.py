@@ -173,9 +173,9 @@ def test_float32_gradients_are_scaled_and_rounded() -> None:
 
 def test_errors() -> None:
     params = low(torch.bfloat16)
-    with pytest.raises(ValueError, match="loss_scale must be False for params of torch.float32"):
+    with pytest.raises(ValueError, match=r"loss_scale must be False for params of torch\.float32"):
         BankOptimizer(toy_params(2, dtype=torch.float32), loss_scale=True)
-    with pytest.raises(ValueError, match="masters must be None for params of torch.float32"):
+    with pytest.raises(ValueError, match=r"masters must be None for params of torch\.float32"):
         BankOptimizer(toy_params(2, dtype=torch.float32), masters=toy_params(2, dtype=torch.float32))
     with pytest.raises(TypeError, match=r"masters\[0\] must have dtype torch.float32"):
         BankOptimizer(params, masters=params)

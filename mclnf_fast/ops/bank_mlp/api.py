@@ -59,6 +59,7 @@ def bank_mlp(
         DeviceMemoryError: the device's memory is too small (`triton`); a `torch.OutOfMemoryError` with the remedy.
 
     Example:
+        >>> import torch
         >>> import mclnf_fast as mf
         >>> spec = mf.FieldSpec(2, 3, width=16, hidden_layers=1)
         >>> bank = mf.FieldBank(spec, modules=2)

@@ -1,9 +1,14 @@
-"""A loss scale per module: gradients of float16 that would underflow, and those that overflow."""
+"""What half parameters need beside an optimizer: float32 masters, and a loss scale per module."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from mclnf_fast.checks import check_tensor
+from mclnf_fast.learn.params import Params, check_like
 
 FIRST = 2.0**16
 MOST = 2.0**24
@@ -57,3 +62,38 @@ def all_finite(gradients: list[Tensor]) -> Tensor:
     [True, False]
     """
     return torch.stack([g.isfinite().flatten(1).all(1) for g in gradients]).all(0)
+
+
+def masters_of(params: Params, masters: Sequence[Tensor] | None) -> Params:
+    """Return the values that steps change: float32 tensors beside half parameters, which they set; else the parameters.
+
+    masters: those of half parameters; None: their values. Raises TypeError, ValueError.
+
+    >>> masters_of((torch.zeros(1, 2, dtype=torch.bfloat16),), None)[0].dtype
+    torch.float32
+    """
+    if params[0].dtype in (torch.float32, torch.float64):
+        if masters is not None:
+            raise ValueError(f"masters must be None for params of {params[0].dtype}, got tensors")
+        return params
+    if masters is None:
+        return tuple(p.detach().float() for p in params)
+    checked = check_like(masters, params, "masters")
+    for i, m in enumerate(checked):
+        check_tensor(f"masters[{i}]", m, dtype=torch.float32, device=params[0].device)
+    write_copies(params, checked)
+    return checked
+
+
+@torch.no_grad()
+def write_copies(params: Params, masters: Params) -> None:
+    """Set half parameters to the rounded values of their masters.
+
+    >>> low = (torch.zeros(1, 2, dtype=torch.bfloat16),)
+    >>> write_copies(low, (torch.ones(1, 2),))
+    >>> low[0].tolist()
+    [[1.0, 1.0]]
+    """
+    for p, m in zip(params, masters):
+        if p is not m:
+            p.copy_(m)
