@@ -172,7 +172,7 @@ def test_requested_outputs() -> None:
     both = values(case, "cpu")[1:]
     for x, parameters in ((True, False), (False, True)):
         y = case.require(x, parameters).run("cpu")
-        cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+        cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(BF16).to(y.dtype)
         found = torch.autograd.grad(y, case.leaves, cotangent)
         assert all(map(torch.equal, found, both[:1] if x else both[1:]))
 
