@@ -1,10 +1,12 @@
-"""Builds the compiled parts: a CPU library where there is a C++ compiler, a CUDA library where there is nvcc.
+"""Builds the compiled parts: a CPU library where there is a C++ compiler, a CUDA library where there is nvcc and torch
+has CUDA.
 
 Both use torch's stable ABI alone (no pybind, no ATen headers), so that one binary serves every Python and
 every torch from 2.11 on. Neither is needed: without them the package runs on its PyTorch reference and says
 so.
 
   MCLNF_NO_EXT=1         build nothing
+  MCLNF_CUDA=1           build the CUDA library for a torch without CUDA too, for a machine with one: it takes minutes
   MCLNF_NO_CUDA=1        build the CPU library only
   MCLNF_DEBUG=1          -O1 -g and assertions
   MCLNF_SANITIZE=1       address and undefined-behaviour sanitizers in the CPU library
@@ -83,18 +85,21 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc") or (at_home if os.path.exists(at_home) else None)
 
 
-def cuda_extension(include: list[str]) -> list:
-    sources = sorted(glob.glob("csrc/cuda/*.cu"))
+def cuda_extension(include: list[str], cuda_of_torch: str | None) -> list:
+    """The CUDA library as a list of one extension, or of none, with a line that says why."""
+    sources, nvcc = sorted(glob.glob("csrc/cuda/*.cu")), find_nvcc()
     if flag("MCLNF_NO_CUDA"):
-        say("CUDA library not built: MCLNF_NO_CUDA is set")
-        return []
-    nvcc = find_nvcc()
-    if not sources or nvcc is None:
-        say("CUDA library not built: " + ("nvcc was not found" if sources else "no sources"))
-        return []
-    extension = Extension("mclnf_fast._C_cuda", sources, include_dirs=include, py_limited_api=True)
-    extension.mclnf_nvcc = nvcc
-    return [extension]
+        why_not = "MCLNF_NO_CUDA is set"
+    elif cuda_of_torch is None and not flag("MCLNF_CUDA"):  # it could not be loaded: minutes for nothing
+        why_not = "torch was built without CUDA (MCLNF_CUDA=1 builds the library all the same)"
+    elif not sources or nvcc is None:
+        why_not = "nvcc was not found" if sources else "no sources"
+    else:
+        extension = Extension("mclnf_fast._C_cuda", sources, include_dirs=include, py_limited_api=True)
+        extension.mclnf_nvcc = nvcc
+        return [extension]
+    say(f"CUDA library not built: {why_not}")
+    return []
 
 
 def nvcc_targets(nvcc: str) -> list[str]:
@@ -147,6 +152,7 @@ def extensions() -> tuple[list, dict]:
         say(f"nothing compiled: no C++ compiler ({compiler}) found; the PyTorch reference serves every op")
         return [], {}
     try:
+        import torch
         from torch.utils import cpp_extension
     except ImportError:
         say("nothing compiled: torch is not importable at build time; the PyTorch reference serves every op")
@@ -233,7 +239,7 @@ def extensions() -> tuple[list, dict]:
     )
     include = [os.path.abspath("csrc"), *cpp_extension.include_paths()]
     build = Build.with_options(no_python_abi_suffix=True)
-    return [cpu, *cuda_extension(include)], {"build_ext": build, "bdist_wheel": Wheel}
+    return [cpu, *cuda_extension(include, torch.version.cuda)], {"build_ext": build, "bdist_wheel": Wheel}
 
 
 if __name__ == "__main__":  # not where a test asks for the flags

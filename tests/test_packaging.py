@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,39 @@ def test_a_build_says_that_its_rules_are_untested_there(name: str, system: str) 
     assert f"no C++ compiler ({'clang-cl' if name == 'win32' else 'c++'}) found" in lines[1]
     assert lines[2] == "([], {})"
     assert lines[3].startswith("-arch " if name == "darwin" else "")
+
+
+@pytest.mark.parametrize(
+    ("torch_has", "nvcc", "asked", "printed"),
+    [
+        ("13.0", "/bin/nvcc", {}, None),
+        (None, "/bin/nvcc", {"MCLNF_CUDA": "1"}, None),
+        (None, "/bin/nvcc", {}, "torch was built without CUDA (MCLNF_CUDA=1 builds the library all the same)"),
+        ("13.0", None, {}, "nvcc was not found"),
+        (None, None, {"MCLNF_CUDA": "1"}, "nvcc was not found"),
+        ("13.0", "/bin/nvcc", {"MCLNF_NO_CUDA": "1", "MCLNF_CUDA": "1"}, "MCLNF_NO_CUDA is set"),
+    ],
+)
+def test_the_cuda_library_is_built_for_a_torch_that_can_load_it(
+    torch_has: str | None,
+    nvcc: str | None,
+    asked: dict[str, str],
+    printed: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Or if it is asked for: nvcc takes minutes, for nothing beside a torch without CUDA."""
+    pytest.importorskip("setuptools.command.bdist_wheel", reason="the build's version of setuptools is not installed")
+    monkeypatch.chdir(ROOT)
+    for name in ("MCLNF_CUDA", "MCLNF_NO_CUDA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    cuda_extension = runpy.run_path("setup.py")["cuda_extension"]
+    monkeypatch.setitem(cuda_extension.__globals__, "find_nvcc", lambda: nvcc)
+    extensions = cuda_extension([], torch_has)
+    assert [e.mclnf_nvcc for e in extensions] == ([nvcc] if printed is None else [])
+    assert capsys.readouterr().out == ("" if printed is None else f"mclnf_fast: CUDA library not built: {printed}\n")
 
 
 def test_versions_agree(project: dict[str, Any], readme: str) -> None:

@@ -140,42 +140,36 @@ class Protocol:
         return figures
 
     def step(self, most: int = 1) -> None:
-        """Make at least one training step, and up to `most` if one call can make them and none but the last is to be
-        logged: with the logs before the first step of a task and after this one, and after the last step of a task its
-        evaluation."""
+        """Make at least one training step, and up to `most` if one call can make them: with the logs before the first
+        step of a task and of these, and after the last step of a task its evaluation."""
         method, k = self.method, 0 if self.joint else self.tasks_done
         if method.task is None:
             self.curves = self.curves[: self.tasks_done] + [{} for _ in (self.tasks if self.joint else (k,))]
             self._train()
             method.begin(k)
-            self._log(k)
+            if 0 in self.plan.logged:
+                self._log(k, 0, self.params_of(k))
         # A log before the first step stops the clock.
         self._train()
-        method.steps(k, min(most, self._next_stop() - method.made))
-        self._log(k)
+        # A joint method may make several steps for each one that is counted: only whole ones can be compared.
+        per_step, end = self.budget // self.plan.steps, min(method.made + most, self.budget)
+        logged = {step * per_step: step for step in self.plan.logged if method.made < step * per_step <= end}
+        # Not a call for each of them: the parameters are copied on the way, and looked at when the call is over.
+        for made, params in method.steps(k, end - method.made, sorted(logged)).items():
+            self._log(k, logged[made], params)
         if method.made == self.budget:
             self._finish(k)
 
-    def _next_stop(self) -> int:
-        """Return the next number of steps on the task after which it is logged or ends."""
-        per_step = self.budget // self.plan.steps
-        logged = (step * per_step for step in self.plan.logged)
-        return min((step for step in logged if step > self.method.made), default=self.budget)
-
-    def _log(self, k: int) -> None:
-        """Log task k if this step is to be logged."""
-        # A joint method may make several steps for each one that is counted: only whole ones can be compared.
-        step, rest = divmod(self.method.made, self.budget // self.plan.steps)
-        if rest or step not in self.plan.logged:
-            return
+    def _log(self, k: int, step: int, params: Params) -> None:
+        """Log task k after `step` steps, which left these parameters."""
         # The clock stops first: else a method that is looked at more often would seem to train longer.
         self._pause()
         began = time.perf_counter()
         if self.plan.curves:
             for task in range(len(self.tasks)) if self.joint else (k,):
                 # A joint method is one network for all tasks: every task has a value at this step.
-                self.curves[task][step] = self._quality(task)
-        self.log(k, step, self.params_of(k))
+                self.curves[task][step] = self._quality(task, params)
+        self.log(k, step, params)
         self.evaluation_seconds += time.perf_counter() - began
 
     def _finish(self, k: int) -> None:
@@ -189,12 +183,11 @@ class Protocol:
         if self.joint:  # there is no time at which only some tasks had been learned
             self.matrix += [[None] * count for _ in range(count - 1)]
         evaluated = {"none": 0, "met": count if self.joint else k + 1, "all": count}[self.plan.matrix]
-        self.matrix.append([self._quality(i) for i in range(evaluated)])
+        self.matrix.append([self._quality(i, self.params_of(i)) for i in range(evaluated)])
         self.evaluation_seconds += time.perf_counter() - began
 
-    def _quality(self, task: int) -> list[float]:
-        """Return the quality of every signal of a task under the parameters that answer for it now."""
-        params = self.params_of(task)
+    def _quality(self, task: int, params: Params) -> list[float]:
+        """Return the quality of every signal of a task under these parameters."""
         known = self._known.get(task)
         # A module that is finished answers for its task after every later one, and was evaluated at its last step.
         if known is None or not all(map(torch.equal, known[0], params)):

@@ -20,7 +20,7 @@ def why_not(library: str) -> str | None:
     if not path.exists():
         return (
             f"the compiled {library} library is not part of this install (reinstall with "
-            + ("a C++ compiler" if library == "cpu" else "nvcc and a C++ compiler")
+            + ("a C++ compiler" if library == "cpu" else "nvcc, a C++ compiler and a torch that has CUDA")
             + " at hand and without MCLNF_NO_EXT"
             + ("" if library == "cpu" else " or MCLNF_NO_CUDA")
             + "; pip install -v shows why it was left out)"

@@ -17,7 +17,7 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
 from mclnf_fast.learn import Plan, Protocol
 from mclnf_fast.learn.fisher.scores import FimConfig
-from mclnf_fast.learn.methods import METHODS, FineTune, Method, Mod, ModEven, ModRandom, fitted
+from mclnf_fast.learn.methods import METHODS, MIM, FineTune, Method, MIMWeight, Mod, ModEven, ModRandom, Offline, fitted
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.task import Batch, Points
 from mclnf_fast.tasks.coords import CoordTask
@@ -228,32 +228,40 @@ def test_a_signal_that_diverges_is_named() -> None:
         method.steps(0, 100)
 
 
-def test_a_protocol_stops_at_logged_steps() -> None:
-    """And its logs, curves and matrix are those of single steps."""
+# By the number of copies that there is room for: with enough a call for the two steps of SGD on a task, one for Adam's.
+CALLS = {Mod: {1: 16, 3: 6, 1000: 4}, Offline: {1: 7, 3: 3, 1000: 1}}
 
-    def run(most: int) -> tuple[Protocol, list[tuple[int, int]]]:
+
+@pytest.mark.parametrize("cls", [Mod, MIM, MIMWeight, Offline], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("room", [1, 3, 1000])
+def test_a_protocol_logs_within_a_call(cls: type[Method], room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its logs, curves, matrix and the parameters that are logged are those of single steps."""
+    monkeypatch.setattr(fitted, "MOST_COPIED", room * sum(p.nbytes for p in made(cls).params))
+
+    def run(most: int) -> tuple[Protocol, list[tuple[int, int]], list[Params], int]:
         logs: list[tuple[int, int]] = []
-        tasks = made(Mod).tasks
-        protocol = Protocol(
-            Mod,
-            tasks,
-            start(),
-            CONFIG,
-            Plan(20, (0, 1, 4, 16, 20), curves=True),
-            0,
-            lambda k, s, p: logs.append((k, s)),
-        )
+        logged: list[Params] = []
+
+        def log(k: int, step: int, params: Params) -> None:
+            logs.append((k, step))
+            logged.append(tuple(p.clone() for p in params))
+
+        plan = Plan(20, (0, 1, 4, 5, 6, 9, 16, 20), curves=True)
+        protocol = Protocol(cls, made(Mod).tasks, start(), CONFIG, plan, 0, log)
         calls = 0
         while not protocol.done:
             protocol.step(most)
             calls += 1
-        assert calls == 40 if most == 1 else calls < 14
-        return protocol, logs
+        return protocol, logs, logged, calls
 
-    (single, logs), (several, others) = run(1), run(1000)
-    assert logs == others == [(k, s) for k in range(2) for s in (0, 1, 4, 16, 20)]
+    (single, logs, params, steps), (several, others, copies, calls) = run(1), run(1000)
+    tasks = 1 if cls.joint else 2
+    assert logs == others == [(k, s) for k in range(tasks) for s in (0, 1, 4, 5, 6, 9, 16, 20)]
+    assert steps == 40
+    assert calls == CALLS.get(cls, {}).get(room, calls)
     assert single.curves == several.curves
     assert single.matrix == several.matrix
+    assert all(torch.equal(a, b) for one, other in zip(params, copies, strict=True) for a, b in zip(one, other))
 
 
 def test_the_draws_are_those_of_the_op() -> None:

@@ -218,10 +218,16 @@ class Method:
         """Return Adam's rate at its step `step` from 0."""
         return self.schedule.rate(self.warm + step)
 
-    def steps(self, k: int, most: int) -> None:
-        """Make at least one step on task k, and up to `most` if one call can make them: `made` counts them."""
-        if not fit_steps(self, k, most):
-            self.step(k, self.made)
+    def steps(self, k: int, most: int, looks: Sequence[int] = ()) -> dict[int, Params]:
+        """Make at least one step on task k, and up to `most` if one call can make them: `made` counts them.
+
+        Returns: of these steps those of `looks`, which ascend, each with the parameters that it left.
+        """
+        snapshots = fit_steps(self, k, most, looks)
+        if snapshots is not None:
+            return snapshots
+        self.step(k, self.made)
+        return {self.made: self.params_of(k)} if self.made in looks else {}
 
     def step(self, k: int, step: int) -> None:
         """Make step `step` on task k."""

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from mclnf_fast import ops
 from mclnf_fast.errors import BackendError, InputError
+from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.sampling.samplers import Sampler
 from mclnf_fast.learn.task import FittedTask, Task, fit_data, listed
 from mclnf_fast.ops.bank_fit import Draws, FitData, FitEnd, FitRays, FitRule, FitState, Guide, Watch
 
 MOST_GIVEN = 128  # steps whose ids are made before a call: they take 8 bytes per sample
 REPLAYED = 1 << 23  # added to a task's number where old samples are drawn in it: they are drawn beside the new ones
+MOST_COPIED = 1 << 26  # bytes of parameters that a call copies on its way
 MOST_RAYS = 1 << 18  # that lie in memory for a call: 36 bytes each, more with view directions
 
 
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
     from mclnf_fast.learn.methods.base import Method
 
 
-def fit_steps(method: Method, k: int, most: int) -> int:
-    """Make up to `most` steps on task k by `ops.bank_fit` and return how many; 0 if the next step is of another kind.
+def fit_steps(method: Method, k: int, most: int, looks: Sequence[int] = ()) -> dict[int, Params] | None:
+    """Make up to `most` steps on task k by `ops.bank_fit`; return the parameters after those of these steps that are
+    named by `looks`, which ascend. None if the next step is of another kind: then none is made.
 
     Raises InputError, which names the signals, if a loss or a gradient is no longer finite.
     """
@@ -33,10 +36,12 @@ def fit_steps(method: Method, k: int, most: int) -> int:
     # The step from SGD to Adam begins another call: the moments are made there.
     count = min(most, method.warm - first) if first < method.warm else most
     if not _serves(method, task):
-        return 0
+        return None
+    if len(looks) > (room := max(1, MOST_COPIED // sum(p.nbytes for p in method.params))):
+        count = min(count, looks[room - 1] - first)
     draws = method.next_draws(k, count)
     if draws is None or (draws.ids is None and draws.batch > task.samples):
-        return 0
+        return None
     if draws.ids is not None:
         count = len(draws.ids)
     data, draws = method.fit_samples(k, draws)
@@ -45,7 +50,8 @@ def fit_steps(method: Method, k: int, most: int) -> int:
     kind, frozen = optimizer.kind, method.frozen_layers
     precision = method.config.precision
     rule = FitRule(method.schedule, kind, optimizer.betas, optimizer.eps, optimizer.trust, frozen, precision)
-    state, watch = _state(method, optimizer.fit_state(first)), Watch(losses_at=(first + count,))
+    looks = [step for step in looks if step <= first + count]
+    state, watch = _state(method, optimizer.fit_state(first)), Watch(losses_at=(first + count,), params_at=looks)
     if draws.guide is not None and draws.guide.follows_scores:
         state.guide = method.guide_state()
     log = ops.bank_fit(state, data, task.spec, count, draws=draws, rule=rule, watch=watch, backend=task.backend)
@@ -59,7 +65,7 @@ def fit_steps(method: Method, k: int, most: int) -> int:
         )
     method.losses = log.losses[0]
     method.made = first + count
-    return count
+    return dict(zip(looks, log.params, strict=True))
 
 
 def _state(method: Method, trained: FitState) -> FitState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import re
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, TypedDict
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields.io import write_atomically
 from mclnf_fast.report.page.methods import DASHES, Dash, Look
-from mclnf_fast.report.page.style import missing_extra
+from mclnf_fast.report.page.style import PNG_LEVEL, missing_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +70,13 @@ def save(figure: Figure, path: str | Path) -> Path:
     if form not in figure.canvas.get_supported_filetypes():
         raise ValueError(f"path must end with .png, .svg or .pdf, got {target.name!r}")
     # Tight: labels beside and above the axes belong to the picture, however long a name is.
-    figure.savefig(buffer, format=form, dpi=160, facecolor="white", bbox_inches="tight", pad_inches=0.08)
+    write = functools.partial(
+        figure.savefig, buffer, format=form, dpi=160, facecolor="white", bbox_inches="tight", pad_inches=0.08
+    )
+    if form == "png":
+        write(pil_kwargs={"compress_level": PNG_LEVEL})
+    else:
+        write()
     write_atomically(target, buffer.getvalue())
     return target
 

@@ -6,6 +6,10 @@ import math
 
 from mclnf_fast.errors import InputError
 
+# The highest level takes 17 times as long for 6 % fewer bytes: 9 of the 60 seconds of a small run of the city.
+PNG_LEVEL = 4
+"""Of the compression of PNG files."""
+
 
 def finite(value: object) -> float | None:
     """Return `value` as a finite float; None for None, NaN, infinities, truth values and anything but a number.
