@@ -95,22 +95,24 @@ class Bank(Work):
     def own(self, name: str, backend: str = "auto") -> Contender:
         """Return the op as a caller of `mf.ops.bank_mlp` meets it."""
         layers = len(self.weights)
+        # As callers have them: half types belong to the parameters alone.
+        x, grad_y = (t.float() if self.dtype in LOW else t for t in (self.x, self.grad_y))
         if self.op == "forward":
 
             def forward() -> Tensor:
                 with torch.no_grad():
-                    return mf.ops.bank_mlp(self.x, self.offsets, self.weights, self.biases, self.spec, backend)
+                    return mf.ops.bank_mlp(x, self.offsets, self.weights, self.biases, self.spec, backend)
 
             return Contender(name, forward, lambda y: {"y": y})
         leaves = self.leaves()
 
         def gradients() -> tuple[Tensor, ...]:
-            y = mf.ops.bank_mlp(self.x, self.offsets, leaves[:layers], leaves[layers:], self.spec, backend)
-            return torch.autograd.grad(y, leaves, self.grad_y)
+            y = mf.ops.bank_mlp(x, self.offsets, leaves[:layers], leaves[layers:], self.spec, backend)
+            return torch.autograd.grad(y, leaves, grad_y)
 
         def fit() -> tuple[Tensor, ...]:
             weights, biases = leaves[:layers], leaves[layers:]
-            loss = mf.ops.bank_mse(self.x, self.offsets, weights, biases, self.grad_y, self.spec, backend=backend)
+            loss = mf.ops.bank_mse(x, self.offsets, weights, biases, grad_y, self.spec, backend=backend)
             return torch.autograd.grad(loss.sum(), leaves)
 
         run = fit if self.op == "squared_error" else gradients

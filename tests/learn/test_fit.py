@@ -369,6 +369,14 @@ def test_files_that_are_there_or_of_another_fit(tmp_path: pathlib.Path) -> None:
         fit(x, y, file=file, resume=True)
 
 
+def test_a_fit_of_another_precision_is_another_fit() -> None:
+    plain, bf16 = (
+        FitOptions(rule=FitRule(Schedule(1e-3), precision=p)).described(SPEC, 40, None) for p in ("fp32", "bf16")
+    )
+    assert plain["rule"] != bf16["rule"]
+    assert "precision" not in plain["rule"]  # files of former versions have none
+
+
 def test_a_corrupt_state_is_named(tmp_path: pathlib.Path) -> None:
     x, y = signals()
     with pytest.raises(KeyboardInterrupt):

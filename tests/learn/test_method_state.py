@@ -47,6 +47,29 @@ def test_stopping_anywhere_and_going_on_gives_the_same_bits(name, use):
             assert torch.equal(flat(resumed.params_of(k)), flat(whole.params_of(k)))
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", ALL)
+def test_stopping_and_going_on_in_a_half_type(name, precision):
+    """Masters, moments and loss scales are in the state; the rounded copies follow from them."""
+    whole = method(ALL[name], precision=precision)
+    total = STEPS * len(whole.tasks)
+    through(whole, 0, total)
+    assert all(p.dtype == torch.float32 for p in whole.params_of(0))
+    assert not torch.equal(flat(whole.params_of(0)), flat(through_all(method(ALL[name])).params_of(0)))
+    for cut in (1, 3, total // 2 + 1, total - 1):
+        stopped = method(ALL[name], precision=precision)
+        through(stopped, 0, cut)
+        resumed = method(ALL[name], precision=precision)
+        resumed.load_state_dict(stopped.state_dict())
+        through(resumed, cut, total)
+        assert_same_state(resumed, whole)
+
+
+def through_all(given: Method) -> Method:
+    through(given, 0, STEPS * len(given.tasks))
+    return given
+
+
 @pytest.mark.parametrize("cls", ALL.values(), ids=ALL)
 def test_one_seed_gives_the_same_bits_and_another_others(cls):
     first, second, third = (train(method(cls, seed=seed), 5) for seed in (1, 1, 2))

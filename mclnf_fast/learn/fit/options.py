@@ -100,12 +100,13 @@ class FitOptions:
         """Return what the bits of a fit depend on beside its samples, its architecture and its start, as plain data."""
         rule = self.rule_for(spec, steps)
         plain = {"kind": rule.kind, "betas": list(rule.betas), "eps": rule.eps}
+        rounded = {} if rule.precision == "fp32" else {"precision": rule.precision}
         about = {name: getattr(self, name) for name in ("draws", "batch", "peak", "check_every", "seed")}
         return {
             "steps": steps,
             "target_psnr": target_psnr,
             **about,
-            "rule": {**plain, "schedule": dataclasses.asdict(rule.schedule)},
+            "rule": {**plain, "schedule": dataclasses.asdict(rule.schedule), **rounded},
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -17,7 +18,11 @@ from mclnf_fast.learn.methods.fitted import check_ends, drawn_ids, fit_steps, sa
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import Params, check_like, part_of
 from mclnf_fast.learn.task import Batch, Task, fit_data
-from mclnf_fast.ops.bank_fit import Draws, FitData, FitRays, GuideState, Schedule
+from mclnf_fast.ops.bank_fit import Draws, FitData, FitRays, GuideState, PrecisionName, Schedule
+from mclnf_fast.ops.bank_step import StepKind
+from mclnf_fast.ops.triton.precision import multiplying
+
+HALVES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 Category = Literal["OL", "CL", "CML", "MOL", "MCL"]
 InitializationName = Literal["random", "modules", "joint", "oml"]
@@ -100,12 +105,14 @@ class AdaptConfig(AdaptOptions):
 
     fim: what MIM does with Fisher information. warm_steps, warm_lr: the first steps by SGD of methods with a
     meta-learned initialization, those that it was learned for. schedule: how Adam's rate falls: by `hold` and `fall`,
-    or exponentially from lr at the first to lr_end at the step `decay_steps` of a task.
+    or exponentially from lr at the first to lr_end at the step `decay_steps` of a task. precision: of the operands of
+    all products but those with coordinates or their features; parameters are float32 all the same.
     """
 
     warm_steps: int = 4
     warm_lr: float = 3e-2
     schedule: Literal["hold", "exponential"] = "hold"
+    precision: PrecisionName = "fp32"
     lr_end: float = 1e-4
     decay_steps: int = 1024
     fim: FimConfig = dataclasses.field(default_factory=FimConfig)
@@ -152,6 +159,7 @@ class Method:
         self.warm = 0 if self.initialization == "random" else config.warm_steps
         self.optimizer: BankOptimizer | None = None
         self.ends: list[tuple[str, Tensor, Tensor]] = []  # of calls: name of the task, ends, steps made
+        self.low: Params | None = None  # the parameters in a half type, at which losses are taken
 
     def fresh(self) -> Params:
         """Return the initialization, a copy for every signal."""
@@ -175,12 +183,20 @@ class Method:
     def _optimizer(self, k: int, step: int) -> BankOptimizer:
         """Return SGD for the first steps from a meta-learned initialization, then Adam."""
         if step < self.warm:
-            return BankOptimizer(self.trained(), kind="sgd", lr=self.config.warm_lr)
+            return self._fresh_optimizer("sgd", self.config.warm_lr)
         return self.adam(k)
 
     def adam(self, k: int) -> BankOptimizer:
         """Return a fresh Adam for task k."""
-        return BankOptimizer(self.trained(), kind="adam", lr=self.config.lr)
+        return self._fresh_optimizer("adam", self.config.lr)
+
+    def _fresh_optimizer(self, kind: StepKind, lr: float) -> BankOptimizer:
+        trained, half = self.trained(), HALVES.get(self.config.precision)
+        if half is None:
+            return BankOptimizer(trained, kind=kind, lr=lr)
+        self.low = tuple(p.detach().to(half).requires_grad_() for p in self.params)
+        copies = tuple(c for c, p in zip(self.low, self.params) if any(p is t for t in trained))
+        return BankOptimizer(copies, kind=kind, lr=lr, masters=trained, loss_scale=half == torch.float16)
 
     @functools.cached_property
     def schedule(self) -> Schedule:
@@ -219,7 +235,8 @@ class Method:
         optimizer = self.optimizer_at(k, step)
         if step >= self.warm:
             optimizer.set_lr(self.rate(step - self.warm))
-        optimizer.step(self.gradients(k, step, self.generator(k, step)))
+        with multiplying(tf32=True) if self.config.precision == "tf32" else contextlib.nullcontext():
+            optimizer.step(self.gradients(k, step, self.generator(k, step)))
         self.made = step + 1
 
     def optimizer_at(self, k: int, step: int) -> BankOptimizer:
@@ -262,7 +279,12 @@ class Method:
         task = self.tasks[k]
         # The step is the loss's seed: sample points along rays change with it, and are the same in a resumed run.
         batch, weights = self.draw(k, step, generator)
-        return self.gradient(task.loss(self.params, batch, weights, step))
+        return self.gradient(task.loss(self.learned_at, batch, weights, step))
+
+    @property
+    def learned_at(self) -> Params:
+        """The parameters at which losses are taken: in a half type if the precision is one."""
+        return self.params if self.low is None else self.low
 
     def draw(self, k: int, step: int, generator: torch.Generator) -> tuple[Batch, Tensor | None]:
         """Return the mini-batch of a step and the weights [S, k] of its samples; None: ones."""
@@ -274,8 +296,9 @@ class Method:
     def gradient(self, losses: Tensor) -> Sequence[Tensor]:
         """Return the gradient of each module's own loss [S]."""
         self.losses = losses.detach()  # on the device: nobody waits for it here
+        assert self.optimizer is not None
         # A sum: signals share no parameter, and a mean would shorten an SGD step the more of them there are.
-        return torch.autograd.grad(losses.sum(), self.trained())
+        return torch.autograd.grad(self.optimizer.scaled(losses).sum(), self.optimizer.params)
 
     def check_finite(self) -> None:
         """Raise InputError if a loss or a gradient of the steps before was not finite; waits for the device."""
@@ -284,7 +307,7 @@ class Method:
     def finish(self, k: int) -> None:
         """End task k, after its last step."""
         self.check_finite()
-        self.task, self.made, self.optimizer = None, 0, None
+        self.task, self.made, self.optimizer, self.low = None, 0, None, None
 
     def params_of(self, k: int) -> Params:
         """Return the parameters that answer for task k now."""

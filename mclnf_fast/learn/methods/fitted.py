@@ -37,7 +37,7 @@ def fit_steps(method: Method, k: int, most: int, looks: Sequence[int] = ()) -> d
     task, first = cast(FittedTask, method.tasks[k]), method.made
     # The step from SGD to Adam begins another call: the moments are made there.
     count = min(most, method.warm - first) if first < method.warm else most
-    if not _serves(task, method.params[0]):
+    if not _serves(method, task):
         return None
     if len(looks) > (room := max(1, MOST_COPIED // sum(p.nbytes for p in method.params))):
         count = min(count, looks[room - 1] - first)
@@ -50,7 +50,8 @@ def fit_steps(method: Method, k: int, most: int, looks: Sequence[int] = ()) -> d
     draws = draws.to(method.params[0].device)  # samplers draw on the CPU: a seed means the same on every device
     optimizer = method.optimizer_at(k, first)
     kind, frozen = optimizer.kind, method.frozen_layers
-    rule = FitRule(method.schedule, kind, optimizer.betas, optimizer.eps, optimizer.trust, frozen)
+    precision = method.config.precision
+    rule = FitRule(method.schedule, kind, optimizer.betas, optimizer.eps, optimizer.trust, frozen, precision)
     looks = [step for step in looks if step <= first + count]
     state, watch = _state(method, optimizer.fit_state(first)), Watch(losses_at=(first + count,), params_at=looks)
     if draws.guide is not None and draws.guide.follows_scores:
@@ -148,6 +149,8 @@ def guided_draws(method: Method, k: int, guide: Guide) -> Draws | None:
     task, param, batch = cast(FittedTask, method.tasks[k]), method.params[0], method.config.batch
     if fit_data(task) is None or batch > task.samples or not _compiled("bank_guided_fit", task, param):
         return None
+    if method.config.precision != "fp32":  # which no guided fit rounds to
+        return None
     return Draws("guided", batch, method.draw_seed, k, guide=guide)
 
 
@@ -182,10 +185,12 @@ def next_steps(method: Method, k: int, most: int) -> range:
     return range(method.made, method.made + min(most, MOST_GIVEN, max(1, room)))
 
 
-def _serves(task: FittedTask, param: Tensor) -> bool:
-    """Return whether a compiled fit serves the task: the reference is a loop over modules."""
+def _serves(method: Method, task: FittedTask) -> bool:
+    """Return whether a compiled fit serves the task at the method's precision: the reference is a loop over modules."""
     op = "bank_ray_fit" if listed(task) is not None else "bank_fit" if fit_data(task) is not None else None
-    return op is not None and _compiled(op, task, param)
+    if op is not None and method.config.precision != "fp32":
+        op += "_rounded"
+    return op is not None and _compiled(op, task, method.params[0])
 
 
 def _compiled(op: str, task: FittedTask, param: Tensor) -> bool:

@@ -32,7 +32,7 @@ class MIM(Mod):
 
     def gradients(self, k: int, step: int, generator: torch.Generator) -> Sequence[Tensor]:
         uniform = None if self.guided.sampler is not None else self.draw(k, step, generator)[0]
-        gradients = self.guided.gradients(self.params, step, generator, uniform)
+        gradients = self.guided.gradients(self.params, step, generator, uniform, self.optimizer)
         self.losses = self.guided.losses
         return gradients
 

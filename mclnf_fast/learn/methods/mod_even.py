@@ -42,4 +42,4 @@ class ModEven(Mod):
         batch, factors = task.draw_in(items, generator)
         # Items of unequal size (tiles at the border of a view) would count too much without their factors.
         weights = None if factors is None else factors.to(self.params[0].device)
-        return self.gradient(task.loss(self.params, batch, weights, step))
+        return self.gradient(task.loss(self.learned_at, batch, weights, step))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mclnf_fast import ops
 from mclnf_fast.learn.fisher.scores import FimConfig, FisherScorer, Scored, fim_loss_weights
+from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import Params, part_of, split_pair
 from mclnf_fast.learn.sampling.even import EvenSampler
 from mclnf_fast.learn.sampling.samplers import make_sampler
@@ -63,11 +64,17 @@ class GuidedSteps:
         return GuideState(self.sampler.scores, self.sampler.window, fisher, batches)
 
     def gradients(
-        self, params: Params, step: int, generator: torch.Generator, uniform: Batch | None = None
+        self,
+        params: Params,
+        step: int,
+        generator: torch.Generator,
+        uniform: Batch | None = None,
+        optimizer: BankOptimizer | None = None,
     ) -> Sequence[Tensor]:
         """Return the gradients of every module's loss on a mini-batch of step number `step`, from 0.
 
         uniform: the mini-batch of a step whose samples the scores do not choose; None: drawn here.
+        optimizer: whose parameters the loss is taken at, copies of `params` in a half type; None: it is at `params`.
         """
         items = drawn = weights = None
         if self.sampler is None:
@@ -91,9 +98,10 @@ class GuidedSteps:
                 return tuple(g / self.batch for g in scored.grads)
             by_loss = loss_weights(q, self.config, self.task.spec.num_parameters)
             weights = by_loss if weights is None else weights * by_loss
-        losses = self.task.loss(params, batch, weights, step)
+        learned = params if optimizer is None else optimizer.params
+        losses = self.task.loss(learned, batch, weights, step)
         self.losses = losses.detach()
-        return torch.autograd.grad(losses.sum(), params)
+        return torch.autograd.grad((losses if optimizer is None else optimizer.scaled(losses)).sum(), learned)
 
     def _scored(self, params: Params, batch: Batch, weights: Tensor | None, step: int, grads: bool) -> Scored:
         points = self.task.points(params, batch, step)

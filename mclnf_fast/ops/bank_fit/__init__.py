@@ -3,7 +3,7 @@
 from mclnf_fast.ops.bank_fit.api import bank_fit
 from mclnf_fast.ops.bank_fit.guide import Guide, GuideState
 from mclnf_fast.ops.bank_fit.schedule import Schedule
-from mclnf_fast.ops.bank_fit.types import Draws, FitData, FitLog, FitRays, FitRule, FitState, Watch
+from mclnf_fast.ops.bank_fit.types import Draws, FitData, FitLog, FitRays, FitRule, FitState, PrecisionName, Watch
 from mclnf_fast.packing import FitEnd
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "FitState",
     "Guide",
     "GuideState",
+    "PrecisionName",
     "Schedule",
     "Watch",
     "bank_fit",

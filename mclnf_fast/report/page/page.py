@@ -122,6 +122,9 @@ def closing_sections(
     facts = [("machine", record.machine)] * bool(record.machine) + list(pairs)
     facts += named_texts(record.versions)
     facts += [("backends", _text(record.backends))] * bool(record.backends)
+    run = record.config.get("run")
+    precision = run.get("precision", "fp32") if isinstance(run, Mapping) else "fp32"
+    facts += [("precision of training", str(precision))] * (precision != "fp32")
     spent = ", ".join(f"{name} {duration(seconds)}" for name, seconds in record.phases.items())
     facts += [("time of each phase", spent)] * bool(spent)
     config = folder / "config.yaml"

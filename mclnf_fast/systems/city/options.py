@@ -113,6 +113,7 @@ class CityConfig(SystemConfig):
     """Learns a city block by block, without forgetting, and writes a run folder with a report."""
 
     kind: ClassVar[str] = "city"
+    rounds: ClassVar[bool] = True
 
     data: OmitArgPrefixes[CityDataOptions] = dataclasses.field(default_factory=CityDataOptions)
     """The posed images to learn from (MatrixCity, Blender or nerfstudio); without a folder a procedural city."""
@@ -211,6 +212,7 @@ class CityConfig(SystemConfig):
             warm_steps=self.meta_joint.inner_steps if maml else 0,
             warm_lr=self.meta_joint.inner_lr,
             schedule="exponential",
+            precision=self.run.precision,
             fim=self.fim,
         )
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 
 from mclnf_fast.errors import InputError
+from mclnf_fast.info import info
+from mclnf_fast.ops.bank_fit import PrecisionName
 from mclnf_fast.spec import FieldSpec
 
 
@@ -28,6 +30,29 @@ def check_device(name: str) -> None:
     if int(match[1] or 0) >= count:
         seen = f"torch {torch.__version__} sees {count} CUDA devices"
         raise InputError(f"device must be one that is there, got {name!r}: {seen}")
+
+
+def check_precision(precision: PrecisionName, device: str, backend: str) -> None:
+    """Raise InputError if the device has no products of numbers in this format.
+
+    The reference rounds to half types on every device: it defines what they give, and is slow.
+
+    >>> check_precision("fp32", "cpu", "auto")
+    >>> check_precision("bf16", "cpu", "reference")
+    >>> check_precision("tf32", "cpu", "auto")
+    Traceback (most recent call last):
+    mclnf_fast.errors.InputError: precision must be fp32 on this CPU, got tf32: GPUs alone multiply it
+    """
+    if precision == "fp32" or device != "cpu":
+        return
+    if precision == "tf32":
+        raise InputError("precision must be fp32 on this CPU, got tf32: GPUs alone multiply it")
+    if backend == "reference" or (precision == "bf16" and info()["bf16_dot"]):
+        return
+    lacks = "it has no fast dot product of bf16 pairs" if precision == "bf16" else "no CPU kernel multiplies it"
+    raise InputError(
+        f"precision must be fp32 on this CPU, got {precision}: {lacks} (backend reference rounds to it, slowly)"
+    )
 
 
 def check_at_least(lowest: int, **options: int | None) -> None:

@@ -16,8 +16,9 @@ from typing import Annotated, ClassVar, Literal
 from tyro.conf import OmitArgPrefixes, arg
 
 from mclnf_fast.errors import InputError
+from mclnf_fast.ops.bank_fit import PrecisionName
 from mclnf_fast.systems.common.callbacks.writers import WriterName
-from mclnf_fast.systems.common.checks import check_at_least, check_device
+from mclnf_fast.systems.common.checks import check_at_least, check_device, check_precision
 from mclnf_fast.systems.common.config_file import Option, options_of, value_of
 from mclnf_fast.systems.common.idle import Idle, collected
 
@@ -59,6 +60,9 @@ class RunOptions:
     """Where to learn: cpu, cuda, or one of several GPUs, such as cuda:1."""
     backend: Backend = "auto"
     """Which implementation of the ops to use; auto takes the fastest that can serve."""
+    precision: PrecisionName = "fp32"
+    """Format of the operands of products in training on tasks; coordinates, sums, parameters and meta-training stay
+    float32."""
     writers: tuple[WriterName, ...] = ()
     """Where else losses and PSNR are written while the run learns: tensorboard (into the run folder), wandb."""
 
@@ -71,6 +75,7 @@ class RunOptions:
         """Raise InputError if an option is out of range."""
         check_at_least(1, threads=self.threads)
         check_device(self.device)
+        check_precision(self.precision, self.device, self.backend)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +140,7 @@ class SystemConfig:
     """
 
     kind: ClassVar[str]
+    rounds: ClassVar[bool] = False  # whether its training takes another precision than fp32
 
     run: OmitArgPrefixes[RunOptions] = dataclasses.field(default_factory=RunOptions)
     """Where the run is kept, and what it computes on."""
@@ -142,7 +148,7 @@ class SystemConfig:
     @classmethod
     def flags_without_effect(cls) -> tuple[str, ...]:
         """Return the flags that a shared group brings, and that `check` refuses: the help leaves them out."""
-        return ()
+        return () if cls.rounds else ("precision",)
 
     def baseline(self) -> SystemConfig:
         """Return what these options were before anybody changed them: the defaults, of the same preset."""
@@ -157,6 +163,10 @@ class SystemConfig:
         """Raise InputError if an option is out of range."""
         for option in options_of(type(self)):
             _check_size(option, value_of(self, option))
+        if self.run.precision != "fp32" and not self.rounds:
+            raise InputError(
+                f"precision must be fp32 for {self.kind}, whose training knows no other, got {self.run.precision}"
+            )
         # Every group that can check itself: a new one cannot be forgotten here.
         for group in dataclasses.fields(self):
             check = getattr(getattr(self, group.name), "check", None)

@@ -164,6 +164,7 @@ class SignalConfig(SystemConfig):
     """What all kinds of signals have in common; a subclass adds the group `data`."""
 
     quick_values: ClassVar[Values]
+    rounds: ClassVar[bool] = True
 
     init_from: Annotated[pathlib.Path | None, arg(metavar="DIR|NAME")] = None
     """Take the meta-learned initializations from the folder of a former run, or that of the modules from the package
@@ -234,7 +235,8 @@ class SignalConfig(SystemConfig):
         # The first steps are those that the initialization was learned for: as many, by SGD, at the same rate; none if
         # it was learned through Adam, which then trains on from it at once.
         warm = self.meta.inner_steps if self.meta.inner == "sgd" else 0
-        return AdaptConfig(**options, warm_steps=warm, warm_lr=self.meta.inner_lr, fim=self.fim)
+        precision = self.run.precision
+        return AdaptConfig(**options, warm_steps=warm, warm_lr=self.meta.inner_lr, fim=self.fim, precision=precision)
 
 
 @dataclasses.dataclass(frozen=True)

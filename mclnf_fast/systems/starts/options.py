@@ -66,7 +66,7 @@ class StartConfig(SystemConfig):
 
     @classmethod
     def flags_without_effect(cls) -> tuple[str, ...]:
-        return tuple(f"meta.{name.replace('_', '-')}" for name in cls.unused)
+        return (*super().flags_without_effect(), *(f"meta.{name.replace('_', '-')}" for name in cls.unused))
 
     def baseline(self) -> StartConfig:
         return preset_config(type(self), self.preset, quick=self.run.quick)
