@@ -1,6 +1,8 @@
 // Arithmetic of single numbers in the kernel of `bank_fit`, and neighboring numbers.
 #pragma once
 
+#include <limits>
+
 #include "cuda/launch.h"
 #include "math/common.h"
 
@@ -8,6 +10,17 @@ namespace mclnf {
 
 __device__ inline float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 __device__ inline double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
+
+template <typename S>
+constexpr S kMost = std::numeric_limits<S>::max();
+
+// The larger magnitude; infinity once one of them is no number.
+template <typename S>
+__device__ inline S larger(S most, S value) {
+    const S size = value < S(0) ? -value : value;
+    if (!(size <= kMost<S>)) return S(INFINITY);
+    return size > most ? size : most;
+}
 
 // Neighboring numbers, read or written at once.
 template <typename S, int N>

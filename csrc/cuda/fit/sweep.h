@@ -15,8 +15,8 @@ class FitSweep {
     __device__ FitSweep(const FitCall<S>& call, const FitMemory<S>& memory)
         : c_(call), net_(call.net), mem_(memory), layers_(call, memory) {}
 
-    // The sum of weighted squared errors over the batch, a share of which each thread returns; with
-    // `gradients` those of its mean are in mem.grads. Begins and ends with a barrier.
+    // The sum of weighted squared errors over the block's share of the batch, a part of which each thread
+    // returns; with `gradients` those of the batch's mean are in mem.grads. Begins and ends with a barrier.
     __device__ double run(const FitBatch<S>& batch, bool gradients) {
         layers_.raise(scale_of(batch));
         double error;
@@ -36,7 +36,8 @@ class FitSweep {
     __device__ double run_points(const FitBatch<S>& batch, bool gradients) {
         const S scale = scale_of(batch);
         double error = 0;
-        for (int64_t begin = 0; begin < batch.size; begin += layers_.points()) {
+        bool first = true;
+        for (int64_t begin = batch.from; begin < batch.to; begin += layers_.points()) {
             __syncthreads();
             draw(batch, begin, layers_.points());
             __syncthreads();
@@ -47,7 +48,8 @@ class FitSweep {
             error += compare(batch, scale, gradients);
             if (gradients) {
                 __syncthreads();
-                layers_.backward(begin == 0);
+                layers_.backward(first);
+                first = false;
             }
         }
         return error;
@@ -64,8 +66,8 @@ class FitSweep {
         const S scale = scale_of(batch);
         double error = 0;
         bool first = true;
-        for (int64_t begin = 0; begin < batch.size; begin += together) {
-            const int rays = static_cast<int>(batch.size - begin < together ? batch.size - begin : together);
+        for (int64_t begin = batch.from; begin < batch.to; begin += together) {
+            const int rays = static_cast<int>(batch.to - begin < together ? batch.to - begin : together);
             __syncthreads();
             draw(batch, begin, rays);
             __syncthreads();
@@ -85,17 +87,17 @@ class FitSweep {
                 __syncthreads();
             }
         }
-        if (gradients && first)  // no ray has a point
+        if (gradients && first)  // no ray has a point; -0 changes no sum of shares
             for (int i = static_cast<int>(threadIdx.x); i < net_.values; i += FitTeam::all().threads)
-                mem_.grads[i] = S(0);
+                mem_.grads[i] = S(-0.0);
         return error;
     }
 
-    // A point beyond the batch is that of the tile's first with weight 0, so that it is finite if that one
+    // A point beyond the share is that of the tile's first with weight 0, so that it is finite if that one
     // is.
     __device__ void draw(const FitBatch<S>& batch, int64_t begin, int count) const {
         for (int p = static_cast<int>(threadIdx.x); p < count; p += FitTeam::all().threads) {
-            const bool inside = begin + p < batch.size;
+            const bool inside = begin + p < batch.to;
             const int64_t j = inside ? begin + p : begin;
             bool known;
             const int64_t id = batch.id(j, known);
