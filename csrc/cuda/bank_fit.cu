@@ -1,6 +1,6 @@
 // Many steps of many modules in one call on CUDA. A block takes a module for all of its steps: parameters,
 // gradients and the activations of a tile of points stay in the multiprocessor's memory (fit/plan.h), and
-// blocks do not wait for each other. There is no version that spreads one large module over many blocks.
+// blocks do not wait for each other, unless there are so few modules that several share one (fit/group.h).
 //
 // Values of tensors (goals, offsets, ids) are on the device and are not read here: a module whose numbers are
 // out of range ends as one that diverged, before the step that would have used them.

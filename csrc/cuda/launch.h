@@ -68,6 +68,21 @@ void launch(void (*kernel)(P...), dim3 blocks, dim3 threads, size_t shared, cuda
     kernel<<<blocks, threads, shared, stream>>>(args...);
 }
 
+// The same of blocks that wait for each other (wait_for): all run at the same time, or the launch fails.
+template <typename... P, typename... A>
+void launch_together(void (*kernel)(P...), dim3 blocks, dim3 threads, size_t shared, cudaStream_t stream,
+                     A&... args) {
+    void* list[] = {&args...};
+    cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), blocks, threads, list, shared, stream);
+}
+
+// Waits until the count in global memory has come to `target`; what was written before it is seen behind a
+// fence.
+__device__ inline void wait_for(const unsigned long long* count, unsigned long long target) {
+    while (*static_cast<const volatile unsigned long long*>(count) < target) {
+    }
+}
+
 // The `shared` bytes of the launch.
 template <typename T>
 __device__ T* dynamic_shared() {
@@ -84,6 +99,16 @@ inline cudaStream_t current_stream(const Tensor&) { return nullptr; }
 template <typename... P, typename... A>
 void launch(void (*kernel)(P...), dim3 blocks, dim3 threads, size_t shared, cudaStream_t, const A&... args) {
     emulation::run_grid(blocks, threads, shared, [&] { kernel(args...); });
+}
+
+template <typename... P, typename... A>
+void launch_together(void (*kernel)(P...), dim3 blocks, dim3 threads, size_t shared, cudaStream_t,
+                     A&... args) {
+    emulation::run_together(blocks, threads, shared, [&] { kernel(args...); });
+}
+
+inline void wait_for(const unsigned long long* count, unsigned long long target) {
+    emulation::wait_until("wait_for", [=] { return *count >= target; });
 }
 
 template <typename T>

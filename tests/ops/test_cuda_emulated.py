@@ -72,6 +72,29 @@ def test_a_missing_barrier_shows_in_some_order(emulated: Any, monkeypatch: pytes
     assert not all(right)
 
 
+@pytest.mark.parametrize("name", ORDERS)
+def test_blocks_that_run_together_meet(emulated: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Numbers go round from block to block; without either of the two waits they do not in any order."""
+    order(monkeypatch, name)
+    for blocks, rounds in ((1, 1), (3, 2), (8, 5)):
+        expected = torch.arange(64.0 * blocks).view(blocks, 64).roll(rounds, 0).flatten()
+        for fault in (0, 1, 2):
+            result = emulated.ring_of_blocks(torch.zeros(1), blocks, rounds, fault, True)
+            assert torch.equal(result, expected) == (fault == 0 or blocks == 1)
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_blocks_that_wait_in_vain_are_an_error(emulated: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """For one that has left, for one that is not launched together with them, and for more than the device holds."""
+    order(monkeypatch, name)
+    for fault, together in ((3, True), (0, False)):
+        with pytest.raises(RuntimeError, match="thread 0 waits at wait_for, but nothing else can run"):
+            emulated.ring_of_blocks(torch.zeros(1), 3, 2, fault, together)
+    with pytest.raises(RuntimeError, match="too many blocks in cooperative launch"):
+        emulated.ring_of_blocks(torch.zeros(1), 13, 1, 0, True)
+    assert torch.isfinite(emulated.ring_of_blocks(torch.zeros(1), 3, 1, 0, True)).all()  # and the next launch is whole
+
+
 @pytest.mark.skipif(os.environ.get("MCLNF_EMULATION_SANITIZE") == "1", reason="the sanitizer has no such memory")
 def test_memory_that_was_not_written_is_nan(emulated: Any) -> None:
     assert emulated.sum_blocks(torch.rand(960), 6).isnan().all()  # shared memory

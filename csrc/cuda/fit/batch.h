@@ -15,6 +15,7 @@ struct FitBatch {
     int64_t samples;
     int rule;
     int64_t size;
+    int64_t from, to;  // what of it the block has in hand
     DrawCounter counter;
     int place;  // of kDrawEven
     const int64_t* ids;

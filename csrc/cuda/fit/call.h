@@ -76,6 +76,12 @@ struct FitGuideCall {
     MCLNF_HD bool follows_scores() const { return mix > 0; }
 };
 
+// Where the blocks of a group meet; in a line of the cache of its own.
+struct alignas(64) FitMeeting {
+    unsigned long long arrivals;
+    int64_t module[2];  // the one that the group has, and the one before
+};
+
 // A parameter of the kernel: 4 KB at most.
 template <typename S>
 struct FitCall {
@@ -108,8 +114,15 @@ struct FitCall {
     double* checked;
     int* next;                 // module that waits for a block
     unsigned char* workspace;  // of all blocks
+    unsigned char* groups;     // of all groups of blocks (group.h)
+    FitMeeting* meetings;      // [groups]
+    int64_t group_bytes;       // of a group in `groups`
+    int group;                 // blocks of a group
     bool adam;
     int frozen;  // first tensors that stay as they are
+
+    // Samples of a step, at most.
+    int64_t most() const { return rule == kDrawWhole ? rows : batch; }
 };
 static_assert(sizeof(FitCall<float>) <= 4096 && sizeof(FitCall<double>) <= 4096, "parameters of a kernel");
 
@@ -129,7 +142,7 @@ template <typename S>
 struct FitMemory {
     double* errors;                    // per warp
     S* largest;                        // per warp: of the gradients, then of the pulls
-    int64_t* module;                   // that the block has
+    int64_t* module;                   // that the block has, and how many it has had with a group
     uint32_t* ids;                     // [points]
     S* weights;                        // [points]
     S *acts, *params, *grads, *m, *v;  // m and v: null if they are streamed

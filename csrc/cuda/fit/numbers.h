@@ -14,6 +14,14 @@ __device__ inline double fused(double a, double b, double c) { return __fma_rn(a
 template <typename S>
 constexpr S kMost = std::numeric_limits<S>::max();
 
+// The larger magnitude; infinity once one of them is no number.
+template <typename S>
+__device__ inline S larger(S most, S value) {
+    const S size = value < S(0) ? -value : value;
+    if (!(size <= kMost<S>)) return S(INFINITY);
+    return size > most ? size : most;
+}
+
 // Neighboring numbers, read or written at once.
 template <typename S, int N>
 struct alignas(N * sizeof(S) < 16 ? N * sizeof(S) : 16) Chunk {

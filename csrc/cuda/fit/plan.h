@@ -1,6 +1,7 @@
-// Where a block of `bank_fit` keeps what its module needs, and how many points it takes at once. Host code
-// alone, and a function of the network, the batch and the device's memory, never of the number of modules:
-// how a sum is cut must not depend on who else is learned.
+// Where a block of `bank_fit` keeps what its module needs, how many points it takes at once, and how the
+// batch of a step is cut into shares. A function of the network, the batch and the device's memory, never of
+// the number of modules: how a sum is cut must not depend on who else is learned. That decides only how many
+// blocks a module has, which does not show in a sum.
 #pragma once
 
 #include <algorithm>
@@ -146,6 +147,88 @@ constexpr FitPlan fit_plan(const FitShape& s, const FitLimits& limits) {
             if (plan.blocks >= 1) return plan;
         }
     return {};
+}
+
+// The shares of a step's batch: runs of whole tiles (of rays: of the groups of whole rays that a tile holds,
+// or of whole rays that need several tiles). Tiles of a share are added one after the other, and shares
+// likewise.
+struct FitCut {
+    int64_t samples;  // of a share; the last may have fewer
+    int length;       // tiles, or rays of several tiles
+    int shares;
+};
+
+// A share's gradients pass through the second-level cache if blocks form them apart: few enough shares that
+// they stay in it, and as many as there are multiprocessors.
+constexpr int kFitMostShares = 128;
+// Of rays that need several tiles, which one block adds by shares too: less, and the parameters' size weighs.
+constexpr int kFitLeastRays = 4;
+
+// By tiles n of the batch, with tiles of `points` points and `bins` intervals per ray (0: samples are
+// points):
+//   n <= 128:  n shares of one tile: the sum is that of a block that adds tile after tile
+//   n > 128:   ceil(n / L) shares of L = ceil(n / 128) tiles
+// If a ray needs several tiles, n counts rays, and L is at least 4.
+MCLNF_HD constexpr FitCut fit_cut(int64_t size, int points, int bins) {
+    const int64_t together = bins == 0 ? points : (bins < points ? points / bins : 1);
+    const int64_t count = (size + together - 1) / together;
+    int64_t length = (count + kFitMostShares - 1) / kFitMostShares;
+    if (bins > points && length < kFitLeastRays) length = kFitLeastRays;
+    return {length * together, static_cast<int>(length), static_cast<int>((count + length - 1) / length)};
+}
+
+// Blocks that share a module. Modules wait for such a group as they otherwise wait for a block.
+struct FitGroups {
+    int blocks;      // of a group; 1: each block has a module of its own, and `groups` is not decided here
+    int64_t groups;  // at a time
+    int64_t bytes;   // of global memory of a group; 0: a block alone adds tile after tile
+};
+
+constexpr int kFitGroupArrays = 9;  // of a module's state, beside the gradients of shares
+// Maxima and sums of errors; with the errors of all shares and threads.
+constexpr int64_t kFitGroupHead = (2 * kFitMostShares * kFitMostWarps + kFitMostThreads) * 8;
+constexpr int64_t kFitGroupState = kFitGroupHead + int64_t(kFitMostShares) * kFitMostThreads * 8;
+constexpr int64_t kFitGroupMost = int64_t(1) << 30;  // bytes of all groups
+// What blocks lose in a step by meeting twice and by waiting for what they exchange: a guess. And what the
+// second-level cache gives and takes per cycle, through which the gradients of all shares go once.
+constexpr double kFitMeetingCycles = 8000, kFitCacheBytes = 3072;
+constexpr int kFitMostRounds = 8;
+
+constexpr int64_t ceil_of(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How many blocks share a module if `processors` run `together` of them each, and a step has at most `size`
+// samples. Modules may be learned in several rounds with larger groups in each: of all numbers of rounds that
+// one which takes least, in cycles of a multiprocessor with 128 multiply-adds in each, 3 per parameter and
+// point, that its blocks share. None of it shows in a sum.
+constexpr FitGroups fit_groups(const FitShape& s, const FitPlan& plan, int64_t size, int bins,
+                               int64_t modules, int64_t processors, int64_t together) {
+    const FitCut cut = fit_cut(size, plan.points, bins);
+    const int64_t values = in_sixteens(s.values * s.bytes), capacity = processors * together;
+    // A module with fewer samples may have shorter shares, and more of them.
+    const int64_t most = std::min<int64_t>(kFitMostShares, int64_t(cut.shares) * cut.length);
+    const int64_t fixed = kFitGroupState + in_sixteens(s.values) + kFitGroupArrays * values,
+                  bytes = fixed + most * values;
+    const double share = 3.0 / 128 * static_cast<double>(s.values) * cut.length * std::max(plan.points, bins);
+    const double exchange = 2.0 / kFitCacheBytes * static_cast<double>(cut.shares * values);
+    const auto shares = [&](int64_t rounds, int64_t turns, int64_t blocks) {
+        const double crowd = static_cast<double>(blocks) / static_cast<double>(processors);
+        return static_cast<double>(rounds * turns) * share * std::max(crowd, 1.0);
+    };
+    double least = shares(ceil_of(modules, capacity), cut.shares, std::min(modules, capacity));
+    FitGroups best{1, 0, cut.shares > 1 && cut.length > 1 ? fixed + values : 0};
+    for (int64_t rounds = 1; rounds <= kFitMostRounds && rounds <= modules; ++rounds) {
+        const int64_t groups = ceil_of(modules, rounds),
+                      available = std::min<int64_t>(cut.shares, capacity / groups);
+        if (available < 2 || groups * bytes > kFitGroupMost) continue;
+        const int64_t turns = ceil_of(cut.shares, available), blocks = ceil_of(cut.shares, turns);
+        const double cycles =
+            shares(rounds, turns, groups * blocks) +
+            static_cast<double>(rounds) * (kFitMeetingCycles + static_cast<double>(groups) * exchange);
+        if (cycles >= least) continue;
+        least = cycles;
+        best = {static_cast<int>(blocks), groups, bytes};
+    }
+    return best;
 }
 
 }  // namespace mclnf

@@ -1,6 +1,7 @@
 // The steps of one module by a block: draw, gradients, optimizer, and what is written down on the way.
 #pragma once
 
+#include "group.h"
 #include "guide.h"
 #include "parameters.h"
 #include "sweep.h"
@@ -22,13 +23,16 @@ __device__ inline int64_t place_of(const int64_t* list, int64_t count, int64_t v
 
 // With operands that are rounded, a block's parameters are these operands, and those that are learned stay in
 // global memory, where a step reads and writes them once.
-template <typename S, int kPrecision, bool kRays, bool kGuided>
+// kShared: with the other blocks of a group, or by shares longer than a tile (group.h). In a kernel of its
+// own, since the registers of those without are full. A module with Fisher-guided draws has one block.
+template <typename S, int kPrecision, bool kRays, bool kGuided, bool kShared>
 class FitSteps {
     static constexpr bool kRounded = kPrecision != kFp32;
 
   public:
     __device__ FitSteps(const FitCall<S>& call, const FitMemory<S>& memory)
-        : c_(call), net_(call.net), mem_(memory), sweep_(call, memory), guide_(call, memory) {
+        : c_(call), net_(call.net), mem_(memory), sweep_(call, memory), guide_(call, memory), group_(call) {
+        static_assert(!(kGuided && kShared));
         if constexpr (kGuided) guide_.clear();
     }
 
@@ -50,7 +54,20 @@ class FitSteps {
         // One sweep in the code for steps and for looks at the loss: it is nearly all of the kernel.
         for (bool look = false; look || k < goal;) {
             look ? take_all() : take_batch(k, k - first);
-            const double error = sweep_.run(batch_, !look);
+            double error = 0;
+            if constexpr (kShared) {
+                for (int share = group_.rank();; share += c_.group) {
+                    const FitSpan span = group_.span(batch_.size, share);
+                    if (span.from == span.to) break;
+                    batch_.from = span.from;
+                    batch_.to = span.to;
+                    group_.keep(look ? nullptr : mem_.grads, share, sweep_.run(batch_, !look));
+                }
+            } else {
+                batch_.from = 0;
+                batch_.to = batch_.size;
+                error = sweep_.run(batch_, !look);
+            }
             if (look) {
                 look = false;
                 if (!at_target(error)) continue;
@@ -64,12 +81,13 @@ class FitSteps {
             copy_params(++k);
             look = c_.stop_loss && k % c_.check_every == 0;
         }
-        store();
+        store(k);
         end(reason, k);
     }
 
   private:
-    __device__ static bool leads() { return threadIdx.x == 0; }
+    __device__ bool leads() const { return threadIdx.x == 0 && first_block(); }
+    __device__ bool first_block() const { return !kShared || group_.rank() == 0; }
 
     __device__ void end(FitEnd reason, int64_t steps) const {
         if (!leads()) return;
@@ -113,6 +131,7 @@ class FitSteps {
     __device__ int64_t share(int t) const { return m_ * share_of(net_, t); }
 
     __device__ void clear() const {
+        if (!first_block()) return;
         for (int64_t i = threadIdx.x; i < c_.logs; i += blockDim.x) c_.losses[i * c_.modules + m_] = S(NAN);
         if (leads()) c_.checked[m_] = NAN;
         for (int s = 0; s < c_.snapshots; ++s)
@@ -135,24 +154,47 @@ class FitSteps {
     __device__ void load() const {
         each_parameter([&](int t, int i, int at) {
             const FitTensor<S>& tensor = c_.tensors[t];
-            mem_.params[at] = operand(t, i, tensor.p[share(t) + i]);
+            const int64_t place = share(t) + i;
+            mem_.params[at] = operand(t, i, tensor.p[place]);
+            if constexpr (kShared) {
+                if (first_block())
+                    group_.load(at,
+                                t < c_.frozen      ? kFitStays
+                                : is_operand(t, i) ? kFitRounded
+                                                   : kFitPlain,
+                                mem_.params[at], tensor.p[place], tensor.m ? tensor.m[place] : S(0),
+                                tensor.v ? tensor.v[place] : S(0),
+                                tensor.fisher ? tensor.fisher[place] : S(0),
+                                tensor.anchor ? tensor.anchor[place] : S(0));
+                return;
+            }
             if (!mem_.m) return;
             mem_.m[at] = tensor.m[share(t) + i];
             mem_.v[at] = tensor.v[share(t) + i];
         });
     }
     // Number i of tensor t as products take it: of a layer's features and biases as it is.
-    __device__ S operand(int t, int i, S value) const {
+    __device__ bool is_operand(int t, int i) const {
         const FitLayer& layer = net_.layer[t / 2];
-        const bool product = kRounded && t > 0 && t % 2 == 0 && i < layer.prev * layer.out;
-        return product ? FitLayers<S, kPrecision>::rounded(value) : value;
+        return kRounded && t > 0 && t % 2 == 0 && i < layer.prev * layer.out;
+    }
+    __device__ S operand(int t, int i, S value) const {
+        return is_operand(t, i) ? FitLayers<S, kPrecision>::rounded(value) : value;
     }
     __device__ S param(int t, int i, int at) const {
         return kRounded ? c_.tensors[t].p[share(t) + i] : mem_.params[at];
     }
-    __device__ void store() const {
+    __device__ void store(int64_t k) const {
+        if (!first_block()) return;
         each_parameter([&](int t, int i, int at) {
             const FitTensor<S>& tensor = c_.tensors[t];
+            if constexpr (kShared) {
+                tensor.p[share(t) + i] = group_.p(k)[at];
+                if (!tensor.m) return;
+                tensor.m[share(t) + i] = group_.m(k)[at];
+                tensor.v[share(t) + i] = group_.v(k)[at];
+                return;
+            }
             if (!kRounded) tensor.p[share(t) + i] = mem_.params[at];
             if (!mem_.m) return;
             tensor.m[share(t) + i] = mem_.m[at];
@@ -186,11 +228,19 @@ class FitSteps {
         factors.floor = c_.rates[k].floor;
         const bool adam = c_.adam && k >= c_.sgd_steps, trust = factors.lam != S(0);
         S gradient = S(0), pull = S(0);
-        each_parameter([&](int t, int i, int at) {
-            if (t < c_.frozen) return;
-            gradient = larger(gradient, mem_.grads[at]);
-            if (trust) pull = larger(pull, pulled_by(factors, S(0), t, i, at));
-        });
+        if constexpr (kShared) {
+            step_together(k, factors, adam);
+            const FitLargest<S> most = group_.take_largest();
+            gradient = most.gradient;
+            pull = most.pull;
+            error = group_.error();
+        } else {
+            each_parameter([&](int t, int i, int at) {
+                if (t < c_.frozen) return;
+                gradient = larger(gradient, mem_.grads[at]);
+                if (trust) pull = larger(pull, pulled_by(factors, S(0), t, i, at));
+            });
+        }
         if constexpr (kGuided)
             if (!guide_.finish_scores(batch_)) gradient = S(INFINITY);
         const double loss = loss_of_block(error, gradient, pull);
@@ -198,6 +248,10 @@ class FitSteps {
         if (!std::isfinite(loss) || !(gradient + pull <= kMost<S>) ||
             !bounded_step(factors, adam, gradient + pull, kMost<S>))
             return false;
+        if constexpr (kShared) {
+            copy_fours(mem_.params, group_.operands(), net_.values);
+            return true;
+        }
         const auto read = [&](int t, int i, int at) {
             const FitTensor<S>& tensor = c_.tensors[t];
             const int64_t place = share(t) + i;
@@ -238,11 +292,14 @@ class FitSteps {
         const FitTensor<S>& tensor = c_.tensors[t];
         return pulled(factors, g, param(t, i, at), tensor.fisher[share(t) + i], tensor.anchor[share(t) + i]);
     }
-    // The larger magnitude; infinity once one of them is no number.
-    __device__ static S larger(S most, S value) {
-        const S size = value < S(0) ? -value : value;
-        if (!(size <= kMost<S>)) return S(INFINITY);
-        return size > most ? size : most;
+    // Step k by the blocks of a group, which they take if its loss and its largest numbers say so.
+    __device__ void step_together(int64_t k, const StepFactors<S>& factors, bool adam) const {
+        const int shares = group_.shares(batch_.size);
+        const auto round = [](S p) { return FitLayers<S, kPrecision>::rounded(p); };
+        group_.meet();
+        group_.put_largest(group_.make_step(k, factors, adam, shares, round));
+        group_.add_errors(shares);
+        group_.meet();
     }
 
     // The mean of the batch from the threads' errors, added in one order, and the largest of the block. A sum
@@ -279,10 +336,19 @@ class FitSteps {
     __device__ void copy_params(int64_t steps) const {
         const int64_t place = place_of(c_.snapshot_at, c_.snapshots, steps);
         if (place < 0) return;
-        each_parameter([&](int t, int i, int at) { copy(static_cast<int>(place), t)[i] = param(t, i, at); });
+        if (!first_block()) return;
+        each_parameter([&](int t, int i, int at) {
+            copy(static_cast<int>(place), t)[i] = kShared ? group_.p(steps)[at] : param(t, i, at);
+        });
     }
     // Whether the loss over all samples has come down to the module's target.
     __device__ bool at_target(double error) {
+        if constexpr (kShared) {
+            group_.meet();
+            group_.add_errors(group_.shares(batch_.size));
+            group_.meet();
+            error = group_.error();
+        }
         S nothing = S(0), none = S(0);
         const double loss = loss_of_block(error, nothing, none);
         if (leads()) c_.checked[m_] = loss;
@@ -294,6 +360,7 @@ class FitSteps {
     const FitMemory<S>& mem_;
     FitSweep<S, kPrecision, kRays, kGuided> sweep_;
     FitGuide<S> guide_;
+    FitGroup<S> group_;
     int64_t m_ = 0;
     FitBatch<S> batch_ = {};
 };

@@ -16,9 +16,9 @@ class FitSweep {
     __device__ FitSweep(const FitCall<S>& call, const FitMemory<S>& memory)
         : c_(call), net_(call.net), mem_(memory), layers_(call, memory) {}
 
-    // The sum of weighted squared errors over the batch, a share of which each thread returns; with
-    // `gradients` those of its mean are in mem.grads, and what the batch asks for beside them. Begins and
-    // ends with a barrier.
+    // The sum of weighted squared errors over the block's share of the batch, a part of which each thread
+    // returns; with `gradients` those of the batch's mean are in mem.grads, and what the batch asks for
+    // beside them. Begins and ends with a barrier.
     __device__ double run(const FitBatch<S>& batch, bool gradients) {
         layers_.raise(scale_of(batch));
         double error;
@@ -39,7 +39,8 @@ class FitSweep {
         const S scale = scale_of(batch);
         const FitScores<S, kPrecision> scores(c_, mem_, layers_);
         double error = 0;
-        for (int64_t begin = 0; begin < batch.size; begin += layers_.points()) {
+        bool first = true;
+        for (int64_t begin = batch.from; begin < batch.to; begin += layers_.points()) {
             __syncthreads();
             draw(batch, begin, layers_.points());
             __syncthreads();
@@ -51,9 +52,10 @@ class FitSweep {
             if (gradients) {
                 __syncthreads();
                 if constexpr (kGuided)
-                    layers_.backward(begin == 0, [&](int l) { scores.add_layer(l, batch, begin); });
+                    layers_.backward(first, [&](int l) { scores.add_layer(l, batch, begin); });
                 else
-                    layers_.backward(begin == 0, [](int) {});
+                    layers_.backward(first, [](int) {});
+                first = false;
             }
         }
         return error;
@@ -70,8 +72,8 @@ class FitSweep {
         const S scale = scale_of(batch);
         double error = 0;
         bool first = true;
-        for (int64_t begin = 0; begin < batch.size; begin += together) {
-            const int rays = static_cast<int>(batch.size - begin < together ? batch.size - begin : together);
+        for (int64_t begin = batch.from; begin < batch.to; begin += together) {
+            const int rays = static_cast<int>(batch.to - begin < together ? batch.to - begin : together);
             __syncthreads();
             draw(batch, begin, rays);
             __syncthreads();
@@ -91,17 +93,17 @@ class FitSweep {
                 __syncthreads();
             }
         }
-        if (gradients && first)  // no ray has a point
+        if (gradients && first)  // no ray has a point; -0 changes no sum of shares
             for (int i = static_cast<int>(threadIdx.x); i < net_.values; i += FitTeam::all().threads)
-                mem_.grads[i] = S(0);
+                mem_.grads[i] = S(-0.0);
         return error;
     }
 
-    // A point beyond the batch is that of the tile's first with weight 0, so that it is finite if that one
+    // A point beyond the share is that of the tile's first with weight 0, so that it is finite if that one
     // is.
     __device__ void draw(const FitBatch<S>& batch, int64_t begin, int count) const {
         for (int p = static_cast<int>(threadIdx.x); p < count; p += FitTeam::all().threads) {
-            const bool inside = begin + p < batch.size;
+            const bool inside = begin + p < batch.to;
             const int64_t j = inside ? begin + p : begin;
             bool known;
             const int64_t id = batch.id(j, known);

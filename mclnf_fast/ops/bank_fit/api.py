@@ -68,9 +68,10 @@ def bank_fit(
     so step k is the same whatever the modules beside it, the number of threads and the cut into calls. On the CPU a
     core keeps a module for many steps, with parameters, moments and gradients in its cache, and no thread waits for
     another between steps; the bits are those of the loop over `draw_ids`, `bank_mse` (of one module) and `bank_step`.
-    On CUDA a block of threads does, in the memory of one multiprocessor; the draws are the same, the bits others than
-    the CPU's, as sums have another order. A call does not wait for the device if `steps` is one number and the state is
-    one that `FitState.begin` or such calls left: it then knows how many rates it needs.
+    On CUDA a block of threads does, in the memory of one multiprocessor, or several blocks if modules are few and steps
+    large; the draws are the same, the bits others than the CPU's, as sums have another order. A call does not wait for
+    the device if `steps` is one number and the state is one that `FitState.begin` or such calls left: it then knows how
+    many rates it needs.
 
     Args:
         state: parameters, moments and step counts; changed in place.

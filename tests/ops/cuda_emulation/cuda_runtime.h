@@ -5,6 +5,9 @@
 // that has ended counts as missing), ends the launch with an error. Shared memory is full of NaN when a block
 // begins, and so is what a shuffle reads from a lane outside of its mask. Threads and blocks run in the order
 // that MCLNF_EMULATION_ORDER gives: forward (the first thread that can run goes on), reverse, or random:SEED.
+// Blocks of a launch together run at the same time, their threads in that order over all blocks; they must
+// take their shared memory from the launch, since what a kernel declares is there once. Threads that wait for
+// a number in memory, with nobody left to write it, end the launch with an error too.
 #pragma once
 
 #include <cmath>
@@ -36,10 +39,14 @@ namespace emulation {
 
 // Runs `thread` for every thread of every block.
 void run_grid(dim3 blocks, dim3 threads, size_t shared_bytes, const std::function<void()>& thread);
+// All blocks at the same time; an error if the device does not hold them.
+void run_together(dim3 blocks, dim3 threads, size_t shared_bytes, const std::function<void()>& thread);
 unsigned char* dynamic_shared();
 
 // Waits for the block; the sum of all threads' values.
 int block_wait(const char* what, int value);
+// Waits until other threads have made `ready` true.
+void wait_until(const char* what, std::function<bool()> ready);
 // Waits for the lanes of `mask`; everyone's values, 32 of them, go to `all`.
 void warp_wait(const char* what, unsigned mask, const void* value, void* all, size_t bytes);
 unsigned lane();

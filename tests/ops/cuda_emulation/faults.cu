@@ -45,6 +45,53 @@ Tensor sum_blocks(const Tensor& in, int64_t fault) {
     return out;
 }
 
+constexpr int kRing = 64;  // threads of a block
+
+// All threads of all blocks wait for each other.
+__device__ void meet(unsigned long long* arrivals) {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        const unsigned long long before = atomicAdd(arrivals, 1ull);
+        wait_for(arrivals, (before / gridDim.x + 1) * gridDim.x);
+        __threadfence();
+    }
+    __syncthreads();
+}
+
+// Numbers go round from block to block, thread by thread, `rounds` times: in the end each block has those of
+// the block that is so many before it. `fault` 1: without the wait between reading and writing; 2: without
+// that between writing and reading; 3: the last block leaves too early.
+__global__ void __launch_bounds__(kRing)
+    ring_kernel(float* numbers, unsigned long long* arrivals, int rounds, int fault) {
+    const int t = static_cast<int>(threadIdx.x), blocks = static_cast<int>(gridDim.x);
+    const int b = static_cast<int>(blockIdx.x), before = (b + blocks - 1) % blocks;
+    float number = static_cast<float>(b * kRing + t);
+    for (int k = 0; k < rounds; ++k) {
+        if (fault == 3 && k == 1 && b == blocks - 1) return;
+        numbers[b * kRing + t] = number;
+        if (fault != 2) meet(arrivals);
+        number = numbers[before * kRing + t];
+        if (fault != 1) meet(arrivals);
+    }
+    numbers[b * kRing + t] = number;
+}
+
+Tensor ring_of_blocks(const Tensor& like, int64_t blocks, int64_t rounds, int64_t fault, bool together) {
+    Tensor numbers = torch::stable::new_empty(like, {blocks * kRing});
+    Tensor arrivals = torch::stable::new_zeros(like, {8}, ScalarType::Byte);
+    float* to = out_pointer<float>(numbers);
+    auto* count = reinterpret_cast<unsigned long long*>(out_pointer<unsigned char>(arrivals));
+    int turns = static_cast<int>(rounds), what = static_cast<int>(fault);
+    const unsigned grid = static_cast<unsigned>(blocks);
+    if (together)
+        launch_together(ring_kernel, grid, kRing, 60 << 10, current_stream(like), to, count, turns, what);
+    else
+        launch(ring_kernel, grid, kRing, 60 << 10, current_stream(like), to, count, turns, what);
+    check_cuda(cudaGetLastError(), "ring_of_blocks");
+    return numbers;
+}
+
 // The order in which blocks and threads came: their numbers, as they took places.
 __global__ void order_kernel(int64_t* places, int* next) {
     places[atomicAdd(next, 1)] = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -64,9 +111,11 @@ Tensor order_of_threads(const Tensor& in, int64_t blocks, int64_t threads) {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(mclnf_fast_emulated, m) {
     m.def("sum_blocks(Tensor x, int fault) -> Tensor");
+    m.def("ring_of_blocks(Tensor like, int blocks, int rounds, int fault, bool together) -> Tensor");
     m.def("order_of_threads(Tensor like, int blocks, int threads) -> Tensor");
 }
 MCLNF_CUDA_OPS(m) {
     m.impl("sum_blocks", TORCH_BOX(&mclnf::sum_blocks));
+    m.impl("ring_of_blocks", TORCH_BOX(&mclnf::ring_of_blocks));
     m.impl("order_of_threads", TORCH_BOX(&mclnf::order_of_threads));
 }

@@ -21,6 +21,7 @@ void emulation::set_last_error(cudaError_t error) { last_error = error; }
 cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
 const char* cudaGetErrorString(cudaError_t error) {
     if (error == cudaSuccess) return "no error";
+    if (error == cudaErrorCooperativeLaunchTooLarge) return "too many blocks in cooperative launch";
     return error == cudaErrorInvalidConfiguration ? "invalid configuration argument" : "invalid argument";
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
@@ -45,14 +46,33 @@ cudaError_t cudaGetDevice(int* device) {
     *device = 0;
     return cudaSuccess;
 }
-// Of compute capability 9.0, unless MCLNF_EMULATION_SHARED gives a block less memory.
+namespace {
+
+int from_environment(const char* name, int otherwise) {
+    const char* value = getenv(name);
+    return value && *value ? std::stoi(value) : otherwise;
+}
+
+}  // namespace
+
+// Of compute capability 9.0, unless MCLNF_EMULATION_SHARED gives a block less memory; four multiprocessors,
+// unless MCLNF_EMULATION_PROCESSORS gives another number.
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     if (attribute == cudaDevAttrMultiProcessorCount) {
-        *value = 4;
+        *value = from_environment("MCLNF_EMULATION_PROCESSORS", 4);
         return cudaSuccess;
     }
-    const char* shared = getenv("MCLNF_EMULATION_SHARED");
-    *value = shared && *shared ? std::stoi(shared) : 227 << 10;
+    *value = from_environment("MCLNF_EMULATION_SHARED", 227 << 10);
     if (attribute == cudaDevAttrMaxSharedMemoryPerMultiprocessor) *value += 1 << 10;
     return cudaSuccess;
+}
+size_t emulation::blocks_on_multiprocessor(size_t shared_bytes) {
+    int all = 0;
+    cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, 0);
+    return static_cast<size_t>(all) / (shared_bytes + (1 << 10));
+}
+size_t emulation::blocks_together(size_t shared_bytes) {
+    int processors = 0;
+    cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0);
+    return static_cast<size_t>(processors) * blocks_on_multiprocessor(shared_bytes);
 }

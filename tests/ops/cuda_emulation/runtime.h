@@ -4,7 +4,12 @@
 #include <cstddef>
 
 using cudaStream_t = struct CUstream_st*;
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
+enum cudaError_t {
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorInvalidConfiguration = 9,
+    cudaErrorCooperativeLaunchTooLarge = 720
+};
 enum cudaMemcpyKind {
     cudaMemcpyHostToHost,
     cudaMemcpyHostToDevice,
@@ -33,4 +38,13 @@ cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int) {
 
 namespace emulation {
 void set_last_error(cudaError_t error);
+// Blocks with these bytes of shared memory that a multiprocessor, and the device, run at the same time.
+size_t blocks_on_multiprocessor(size_t shared_bytes);
+size_t blocks_together(size_t shared_bytes);
+}  // namespace emulation
+
+template <typename F>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, F*, int, size_t shared_bytes) {
+    *blocks = static_cast<int>(emulation::blocks_on_multiprocessor(shared_bytes));
+    return cudaSuccess;
 }
