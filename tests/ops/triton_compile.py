@@ -49,15 +49,19 @@ INDICES |= dict.fromkeys(("table", "sums", "errors", "factors"), SINGLE)
 INDICES |= dict.fromkeys(("offsets", "segments", "owned"), torch.int64)
 INDICES |= dict.fromkeys(("scores", "squares", "fisher_w", "fisher_b", "scale"), SINGLE)
 TUPLES = {"rays": (SINGLE,) * 3, "scene": (SINGLE, torch.uint8, SINGLE), "pixels": (SINGLE,) * 3}
-LIMITS = {"limits": (1.0, 2.0, 0.5, 20.0, 30.0), "damping": 0.5}
+LIMITS = {"limits": (1.0, 2.0, 0.5, 20.0, 30.0), "damping": 0.5, "w0": 30.0}
 FLOORS = 2  # of a sine
-COUNTED = ("modules", "points", "tiles_per_chunk", "points_per_chunk", "samples_per_chunk", "rays_per_chunk", "first")
+COUNTED = ("modules", "points", "tiles_per_chunk", "points_per_chunk", "samples_per_chunk", "rays_per_chunk")
+SIZES = ("first", "parameters", "size", "coordinates", "features", "above", "inputs", "below", "outputs", "first_input")
+COUNTED += (*SIZES, "activation", "h_stride", "d_stride", "IN", "FEATURES")
 COUNTS = (1, 16, 37)  # what Triton tells apart: one, a multiple of 16, another number
 HEADS = {"density": Activation.EXP.value, "color": Activation.SIGMOID.value}
 PLAIN = rays_table.SceneConstants(bins=64, levels=1, x=0, y=0, z=0, background=1, last=False, **HEADS)
 RICH = rays_table.SceneConstants(bins=0, levels=4, x=128, y=128, z=128, background=0, last=True, **HEADS)
 SHARED = {80: 164 << 10, 90: 228 << 10, 100: 228 << 10}  # of a multiprocessor
-UNSET = dict.fromkeys(("LOSS", "WEIGHTED", "SCALED", "MORE"), False)  # flags with a default
+ANY = launch.LayerConstants(-1, -1, -1, -1, -1, -1, 8)
+Entry = tuple[str, str, launch.Network, table.Shape, Any, dict[str, Any]]
+UNSET = dict.fromkeys(("LOSS", "WEIGHTED", "MORE"), False)  # flags with a default
 
 
 def network(width: int, hidden: int = 4, skip: bool = False, features: int = 60) -> launch.Network:
@@ -67,7 +71,7 @@ def network(width: int, hidden: int = 4, skip: bool = False, features: int = 60)
     return launch.network(*spec.packed)
 
 
-def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, Any, dict[str, Any]]]:
+def entries(arch: int) -> Iterator[Entry]:
     """Every kernel with every entry of a table: name, kind, network, shape, kernel, constants.
 
     The networks are the largest that an entry is for, with and without a skip.
@@ -96,47 +100,57 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
             # With as few of the renderer's branches as can be, or the most, and a direction behind the position.
             yield "render", kind, net, shape, rays.render, {"SCENE": PLAIN if plain else RICH, "rays_behind": not plain}
     net = network(128)
-    layer = launch.LayerConstants(3, 60, 256, 60, 256, Activation.RELU.value, 30.0)
-    curved = layer._replace(activation=Activation.TANH.value, w0=1.0)
-    inputs = launch.InputRange(0, 256, 256)
     for kind in KINDS:
-        more: dict[str, Any]
-        for rows in (table.SMALL_TILE, own.layer.rows):
-            shape = table.Shape(rows, own.layer.warps, own.layer.stages)
-            block = launch.BlockSize(rows, own.columns, own.depth)
-            more = {"LAYER": layer, "SAVE": True, "BLOCK": block}
-            yield "layer", kind, net, shape, layers.layer_forward, more
-            more = {"INPUTS": inputs, "OUT": 256, "ACTIVATED": True, "MORE": True, "BLOCK": block}
-            yield "layer gradient", kind, net, shape, layers.layer_gradient, more
-        side, depth = own.weight_gradient[kind]
-        square = {"LAYER": layer, "BLOCK": launch.BlockSize(side, side, depth)}
-        yield "layer outer", kind, net, own.layer, layers.layer_weight_gradient, square
-        large, depth = table.SECOND[kind]
-        for rows in (table.SMALL_TILE, large):
-            shape = table.Shape(rows, table.LAYER.warps, table.LAYER.stages)
-            block = launch.BlockSize(rows, own.columns, depth)
-            more = {"LAYER": curved, "ALONG": True, "ALONG_X": True, "BLOCK": block}
-            yield "second tangents", kind, net, shape, second_layers.layer_tangents, more
-            more = {"INPUTS": inputs, "OUT": 256, "ALONG": True, "BLOCK": block}
-            yield "second gradients", kind, net, shape, second_layers.layer_gradients, {**more, "KIND": 4}
-            more |= {"KIND": 0, "MORE": True, "g": SINGLE, "gt": SINGLE}
-            yield "second gradients", kind, net, shape, second_layers.layer_gradients, more
-        square["ALONG_X"] = True
-        yield "second outer", kind, net, table.LAYER, second_layers.layer_weight_gradients, square
+        for known in (True, False):
+            yield from layer_entries(kind, net, own, known)
         shape = dataclasses.replace(table.LAYER, stages=1)
-        flags: dict[str, Any] = {"WEIGHTED": True, "GRADIENT": True, "TANGENT": True, "OUT": 140}
-        flags["BLOCK"] = launch.BlockSize(shape.rows, table.LAYER_COLUMNS, 0)
+        flags: dict[str, Any] = {"weighted": 1, "gradient": 1, "tangent": 1}
+        flags["BLOCK"] = launch.BlockSize(shape.rows, launch.columns(140), 0)
         yield "squared error", kind, net, shape, error.squared_error, flags
-        through = {"IN": 3, "FEATURES": 60, "ALONG_X": True, "g": SINGLE, "gt": SINGLE}
+        through = {"ALONG_X": True, "g": SINGLE, "gt": SINGLE}
         through["BLOCK"] = launch.BlockSize(shape.rows, 64, table.LAYER_DEPTH)
         yield "features", kind, net, shape, encoding.features_gradient, through
-    for scaled in (False, True):
-        more = {"PARAMETERS": net.parameters, "SIZE": 4096, "BLOCK": 1024, "SCALED": scaled, "MORE": scaled}
-        yield "reduce", "ieee", net, table.Shape(1024, 4), reduce.reduce_chunks, more
+    more = {"BLOCK": 1024, "scaled": 1, "more": 1}
+    yield "reduce", "ieee", net, table.Shape(1024, 4), reduce.reduce_chunks, more
     yield from fisher_entries(arch)
 
 
-def fisher_entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, Any, dict[str, Any]]]:
+def layer_entries(kind: str, net: launch.Network, own: table.Tiles, known: bool) -> Iterator[Entry]:
+    """The kernels that go layer by layer, those for a width of 256 or those for any multiple of 8."""
+    inputs: dict[str, Any] = {"INPUTS": launch.InputRange(-1, -1, -1), "OUTPUTS": -1, "MULTIPLE": 8}
+    layer = curved = ANY
+    tanh = linear = -1
+    if known:
+        inputs = {"INPUTS": launch.InputRange(0, 256, 256), "OUTPUTS": 256, "MULTIPLE": 1}
+        layer = launch.LayerConstants(3, 60, 256, 60, 256, Activation.RELU.value, 1)
+        tanh, linear = Activation.TANH.value, Activation.NONE.value
+        curved = layer._replace(activation=tanh)
+    more: dict[str, Any]
+    for rows in (table.SMALL_TILE, own.layer.rows):
+        shape = table.Shape(rows, own.layer.warps, own.layer.stages)
+        block = launch.BlockSize(rows, own.columns, own.depth)
+        more = {"LAYER": layer, "SAVE": True, "BLOCK": block}
+        yield "layer", kind, net, shape, layers.layer_forward, more
+        more = {**inputs, "ACTIVATED": True, "MORE": True, "BLOCK": block}
+        yield "layer gradient", kind, net, shape, layers.layer_gradient, more
+    side, depth = own.weight_gradient[kind]
+    square = {"LAYER": layer, "BLOCK": launch.BlockSize(side, side, depth)}
+    yield "layer outer", kind, net, own.layer, layers.layer_weight_gradient, square
+    large, depth = table.SECOND[kind]
+    for rows in (table.SMALL_TILE, large):
+        shape = table.Shape(rows, table.LAYER.warps, table.LAYER.stages)
+        block = launch.BlockSize(rows, own.columns, depth)
+        more = {"LAYER": curved, "ALONG": True, "ALONG_X": True, "BLOCK": block}
+        yield "second tangents", kind, net, shape, second_layers.layer_tangents, more
+        more = {**inputs, "ALONG": True, "BLOCK": block}
+        yield "second gradients", kind, net, shape, second_layers.layer_gradients, {**more, "ACTIVATION": tanh}
+        more |= {"ACTIVATION": linear, "MORE": True, "g": SINGLE, "gt": SINGLE}
+        yield "second gradients", kind, net, shape, second_layers.layer_gradients, more
+    square |= {"TANGENTS": True, "ALONG_X": True}
+    yield "second outer", kind, net, table.LAYER, second_layers.layer_weight_gradients, square
+
+
+def fisher_entries(arch: int) -> Iterator[Entry]:
     """The same of the Fisher kernels, whose kinds of sums tell the half types apart."""
     for kind, width, again in fisher_table.SWEEP:
         net = network(width, 4, True, 120) if again else network(width, 4, width == 64)
@@ -150,12 +164,14 @@ def fisher_entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.
     for points, blocks in ((True, fisher_table.POINTS), (False, fisher_table.SAMPLES)):
         for kind, block in blocks.items():
             shape = table.Shape(block.side, block.warps, block.stages)
-            sizes: dict[str, Any] = {"H_STRIDE": 256, "D_STRIDE": 256, "POINTS": points, "SCORED": True, "SUMS": True}
+            sizes: dict[str, Any] = {"STRIDES": (256, 256), "POINTS": points, "SCORED": True, "SUMS": True}
             sizes["BLOCK"] = launch.BlockSize(block.side, block.side, block.depth)
             for below in (0, 60):
-                layer = launch.LayerConstants(3, 60, 256, below, 256, Activation.RELU.value, 30.0)
+                layer = launch.LayerConstants(3, 60, 256, below, 256, -1, 1)
                 yield "fisher sums", kind, net, shape, fisher.sample_sums, {**sizes, "LAYER": layer}
-    more = {"SIZE": 4096, "OUT": 64, "SCALED": True}
+            sizes |= {"LAYER": ANY, "STRIDES": (-1, -1)}
+            yield "fisher sums", kind, net, shape, fisher.sample_sums, sizes
+    more = {"scaled": 1}
     more |= {"CHUNKS": fisher_table.REDUCED_CHUNKS, "BLOCK": fisher_table.REDUCED}
     yield "fisher reduce", "ieee", net, table.Shape(fisher_table.REDUCED, 4), fisher.reduce_samples, more
 
@@ -245,6 +261,8 @@ def main(arch: int, wanted: str = "", few: bool = False) -> None:
             result = triton.compile(sources[key], target=GPUTarget("cuda", arch, 32), options=options)
             registers, stack, code = code_of(result.asm["cubin"])
             row: dict[str, Any] = {"kernel": name, "kind": kind, "width": net.width, "held": net.saved}
+            if constants.get("LAYER") == ANY or constants.get("OUTPUTS") == -1:
+                row["width"] = "any"
             row |= {"features": net.features, "skips": net.skips, "rows": shape.rows, "warps": shape.warps}
             row |= {"counts": counts, "hopper": kind != "ieee" and shape.warp_group}
             row |= {"registers": registers, "stack": stack, "shared": result.metadata.shared}

@@ -124,6 +124,9 @@ def layers(bank: Bank, save: bool) -> tuple[list[Tensor], list[Tensor]]:
             bank.columns,
             bank.weights[l],
             bank.biases[l],
+            **net.sizes(l)._asdict(),
+            activation=net.activation_of(l),
+            w0=net.w0,
             LAYER=net.layer(l),
             SAVE=save,
             BLOCK=bank.layer_block(shape),
@@ -157,8 +160,7 @@ def backward_sweep(
             bank.offsets,
             starts,
             bank.weights[l],
-            INPUTS=inputs,
-            OUT=net.shapes[l][1],
+            **net.inputs_gradient(inputs, net.shapes[l][1]),
             ACTIVATED=derivative is not None,
             MORE=derivative is None,  # the features' add up over the layers that take them
             BLOCK=bank.layer_block(shape),
@@ -188,20 +190,20 @@ def reduce(
     """Store grad [M, ...]: the chunks' sums [chunks, parameters] from column `first` on, added up per module, times the
     modules' factors float32 [M]; `more`: added to what is there."""
     size = grad[0].numel()
-    block = min(1024, launch.padded(size))
+    block = launch.reduced_block(size, 1024)
     shape = table.Shape(block, 4)
     reduce_chunks[bank.grid(bank.modules * -(-size // block), shape)](
         sums,
         chunks,
         grad,
+        sums if factors is None else factors,
         first,
+        sums.shape[1],
+        size,
         bank.modules,
-        PARAMETERS=sums.shape[1],
-        SIZE=size,
+        scaled=int(factors is not None),
+        more=int(more),
         BLOCK=block,
-        factors=sums if factors is None else factors,
-        SCALED=factors is not None,
-        MORE=more,
     )
 
 

@@ -131,7 +131,7 @@ def second_derivative(z, KIND: tl.constexpr, W0: tl.constexpr):
 
 
 @triton.jit
-def features_of(x, rows, live, table, c, IN: tl.constexpr, FEATURES: tl.constexpr):
+def features_of(x, rows, live, table, c, IN, FEATURES):
     """Return features c [COLUMNS] of the rows' points; see `encode`."""
     exists = c < FEATURES
     dim = tl.load(table + c, mask=exists, other=0.0).to(tl.int32)
@@ -149,8 +149,8 @@ def encode(
     live,
     table,
     first,
-    IN: tl.constexpr,
-    FEATURES: tl.constexpr,
+    IN,
+    FEATURES,
     COLUMNS: tl.constexpr,
     KIND: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -171,6 +171,13 @@ def encode(
         if tl.num_programs(0) > 0:
             features = rounded(features_of(x, rows, live, table, c, IN, FEATURES).to(KIND), PRECISION)
     return features
+
+
+@triton.jit
+def size_of(size, KNOWN: tl.constexpr, MULTIPLE: tl.constexpr = 1):
+    """Return KNOWN, or the launch's size if that is -1: a multiple of MULTIPLE, in a form that tells the compiler so,
+    which then loads rows of so many numbers several at a time."""
+    return size // MULTIPLE * MULTIPLE if KNOWN < 0 else KNOWN
 
 
 @triton.jit
@@ -203,14 +210,14 @@ def block_of(
     place,
     modules,
     ROWS: tl.constexpr,
-    SIZE: tl.constexpr,
+    SIZE,
     COLUMNS: tl.constexpr,
 ):
     """Return the tile of a program's place as `tile_of` does, and a block of its SIZE columns, with those that exist.
 
     The blocks of a tile are next to each other, so that its inputs stay in the cache.
     """
-    blocks: tl.constexpr = (SIZE + COLUMNS - 1) // COLUMNS
+    blocks = (SIZE + COLUMNS - 1) // COLUMNS
     module, rows, live = tile_of(offsets, starts, place // blocks, modules, ROWS)
     n = (place % blocks) * COLUMNS + tl.arange(0, COLUMNS)
     return module, rows, live, n, n < SIZE
@@ -223,13 +230,13 @@ def chunk_of(
     place,
     modules,
     points_per_chunk,
-    HIGH: tl.constexpr,
-    SIZE: tl.constexpr,
+    HIGH,
+    SIZE,
     COLUMNS: tl.constexpr,
 ):
     """Return the chunk of a program's place, its block of HIGH blocks of rows, a block of its SIZE columns with those
     that exist, and its first point and the one behind its last."""
-    broad: tl.constexpr = (SIZE + COLUMNS - 1) // COLUMNS
+    broad = (SIZE + COLUMNS - 1) // COLUMNS
     wide = tl.zeros((), tl.int64)
     chunk = place // (HIGH * broad)
     block = (place // broad) % HIGH
@@ -242,17 +249,14 @@ def chunk_of(
 
 
 @triton.jit
-def store_gradient(total, bias, sums, chunk, block, n, wanted, LAYER: tl.constexpr, ROWS: tl.constexpr):
+def store_gradient(total, bias, sums, chunk, block, n, wanted, ABOVE, BELOW, OUT, ROWS: tl.constexpr):
     """Store a block of a chunk's share of a layer's gradient, and the sums of the biases behind it.
 
-    sums: float32 [chunks, (above + below + 1) outputs]. total [ROWS, COLUMNS], bias [COLUMNS]: of the block's rows, the
+    sums: float32 [chunks, (ABOVE + BELOW + 1) OUT]. total [ROWS, COLUMNS], bias [COLUMNS]: of the block's rows, the
     features' behind the others, and of the columns n, those `wanted`.
     """
-    ABOVE: tl.constexpr = LAYER.above
-    BELOW: tl.constexpr = LAYER.below
-    OUT: tl.constexpr = LAYER.outputs
     wide = tl.zeros((), tl.int64)
-    above: tl.constexpr = (ABOVE + ROWS - 1) // ROWS
+    above = (ABOVE + ROWS - 1) // ROWS
     share = sums + (wide + chunk) * ((ABOVE + BELOW + 1) * OUT)
     i = tl.arange(0, ROWS)
     top = tl.where(block < above, block * ROWS, ABOVE + (block - above) * ROWS)

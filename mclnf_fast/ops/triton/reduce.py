@@ -13,23 +13,26 @@ def add_to(address, value, mask, more):
     tl.store(address, before + value, mask=mask)
 
 
-@triton.jit(do_not_specialize=["first", "modules"])
+@triton.jit(do_not_specialize=["first", "parameters", "size", "modules", "scaled", "more"])
 def reduce_chunks(
     sums,
     chunks,
     grad,
+    factors,
     first,
+    parameters,
+    size,
     modules,
-    PARAMETERS: tl.constexpr,
-    SIZE: tl.constexpr,
+    scaled,
+    more,
     BLOCK: tl.constexpr,
-    factors=None,
-    SCALED: tl.constexpr = False,
-    MORE: tl.constexpr = False,
 ):
-    """Store grad [modules, SIZE]: the sums [chunks, PARAMETERS] from `first` on, a module's chunks in their order;
-    zeros for a module without any. SCALED: times the module's factor [modules]; MORE: added to what is there."""
-    blocks: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
+    """Store grad [modules, size]: the sums [chunks, parameters] from `first` on, a module's chunks in their order;
+    zeros for a module without any. scaled: times the module's factor [modules]; more: added to what is there.
+
+    Memory-bound: only the block is a constant, so that no size and no option is compiled anew.
+    """
+    blocks = (size + BLOCK - 1) // BLOCK
     wide = tl.zeros((), tl.int64)
     for place in range(tl.program_id(0), modules * blocks, tl.num_programs(0)):
         module = place // blocks
@@ -38,12 +41,9 @@ def reduce_chunks(
         begin = tl.load(chunks + module)
         end = tl.load(chunks + module + 1)
         for chunk in range(begin, end):
-            total += tl.load(sums + (wide + chunk) * PARAMETERS + first + i, mask=i < SIZE, other=0.0)
-        to = grad + (wide + module) * SIZE + i
-        mask = i < SIZE
-        if SCALED:
-            total *= tl.load(factors + module)
-        if MORE:  # a module that has nothing to add is passed over
-            mask = mask & (end > begin)
-            total += tl.load(to, mask=mask, other=0.0).to(tl.float32)
+            total += tl.load(sums + (wide + chunk) * parameters + first + i, mask=i < size, other=0.0)
+        to = grad + (wide + module) * size + i
+        total *= tl.load(factors + module, mask=scaled > 0, other=1.0)
+        mask = (i < size) & ((end > begin) | (more == 0))  # a module that has nothing to add is passed over
+        total += tl.load(to, mask=mask & (more > 0), other=0.0).to(tl.float32)
         tl.store(to, total.to(grad.dtype.element_ty), mask=mask)

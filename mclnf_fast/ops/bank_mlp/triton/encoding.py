@@ -27,8 +27,8 @@ def features_both(
     live,
     table,
     c,
-    IN: tl.constexpr,
-    FEATURES: tl.constexpr,
+    IN,
+    FEATURES,
     KIND: tl.constexpr,
     PRECISION: tl.constexpr,
     ALONG_X: tl.constexpr,
@@ -57,8 +57,8 @@ def encode_both(
     live,
     table,
     first,
-    IN: tl.constexpr,
-    FEATURES: tl.constexpr,
+    IN,
+    FEATURES,
     COLUMNS: tl.constexpr,
     KIND: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -76,7 +76,7 @@ def encode_both(
     return value, tangent
 
 
-@triton.jit(do_not_specialize=["points"])
+@triton.jit(do_not_specialize=["points", "IN", "FEATURES"])
 def features_gradient(
     x,
     along_x,
@@ -85,8 +85,8 @@ def features_gradient(
     grad_x,
     table,
     points,
-    IN: tl.constexpr,
-    FEATURES: tl.constexpr,
+    IN,
+    FEATURES,
     ALONG_X: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -97,7 +97,7 @@ def features_gradient(
     ROWS: tl.constexpr = BLOCK.rows
     COLUMNS: tl.constexpr = BLOCK.columns
     DEPTH: tl.constexpr = BLOCK.depth
-    blocks: tl.constexpr = (IN + COLUMNS - 1) // COLUMNS
+    blocks = (IN + COLUMNS - 1) // COLUMNS
     tiles = (points + ROWS - 1) // ROWS
     for place in range(tl.program_id(0), tiles * blocks, tl.num_programs(0)):
         rows = (wide + place // blocks) * ROWS + tl.arange(0, ROWS)

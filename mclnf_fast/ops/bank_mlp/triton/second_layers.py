@@ -21,12 +21,13 @@ from mclnf_fast.ops.triton.functions import (
     chunk_of,
     first_derivative,
     second_derivative,
+    size_of,
     store_gradient,
 )
 from mclnf_fast.ops.triton.products import rounded
 
 
-@triton.jit(do_not_specialize=["modules"])
+@triton.jit(do_not_specialize=["modules", "coordinates", "features", "above", "below", "outputs", "activation"])
 def layer_tangents(
     h,
     ht,
@@ -44,6 +45,13 @@ def layer_tangents(
     along,
     along_bias,
     modules,
+    coordinates,
+    features,
+    above,
+    below,
+    outputs,
+    activation,
+    w0,
     LAYER: tl.constexpr,
     ALONG: tl.constexpr,
     ALONG_X: tl.constexpr,
@@ -56,15 +64,16 @@ def layer_tangents(
     the directions of the parameters and of x are given; else they are zeros. Programs: as `layer_forward`.
     """
     kind: tl.constexpr = x.dtype.element_ty
-    KIND: tl.constexpr = LAYER.activation
-    W0: tl.constexpr = LAYER.w0
-    ABOVE: tl.constexpr = LAYER.above
-    BELOW: tl.constexpr = LAYER.below
-    OUT: tl.constexpr = LAYER.outputs
+    KIND = activation if LAYER.activation < 0 else LAYER.activation
+    IN = size_of(coordinates, LAYER.coordinates)
+    FEATURES = size_of(features, LAYER.features)
+    ABOVE = size_of(above, LAYER.above, LAYER.multiple)
+    BELOW = size_of(below, LAYER.below)
+    OUT = size_of(outputs, LAYER.outputs, LAYER.multiple)
     ROWS: tl.constexpr = BLOCK.rows
     COLUMNS: tl.constexpr = BLOCK.columns
     DEPTH: tl.constexpr = BLOCK.depth
-    blocks: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
+    blocks = (OUT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
         module, rows, live, n, wanted = block_of(offsets, starts, place, modules, ROWS, OUT, COLUMNS)
         k = tl.arange(0, DEPTH)
@@ -87,9 +96,7 @@ def layer_tangents(
         for first in range(0, BELOW, DEPTH):
             i = first + k
             mask_w = (i < BELOW)[:, None] & wanted[None, :]
-            a, at = encode_both(
-                x, along_x, rows, live, table, first, LAYER.coordinates, LAYER.features, DEPTH, kind, PRECISION, ALONG_X
-            )
+            a, at = encode_both(x, along_x, rows, live, table, first, IN, FEATURES, DEPTH, kind, PRECISION, ALONG_X)
             b = rounded(tl.load(weight + w + (ABOVE + i)[:, None] * OUT, mask=mask_w, other=0.0), PRECISION)
             z = tl.dot(a, b, z, input_precision=PRECISION)
             if ALONG_X:
@@ -103,18 +110,18 @@ def layer_tangents(
             zt += tl.load(along_bias + place_b, mask=wanted, other=0.0).to(tl.float32)[None, :]
         to = rows[:, None] * OUT + n[None, :]
         mask = live[:, None] & wanted[None, :]
-        tl.store(y + to, activate(z, KIND, W0).to(kind), mask=mask)
+        tl.store(y + to, activate(z, KIND, w0).to(kind), mask=mask)
         if KIND > RELU:
-            s = first_derivative(z, KIND, W0)
+            s = first_derivative(z, KIND, w0)
             tl.store(derivatives + to, s.to(kind), mask=mask)
-            tl.store(curvatures + to, (second_derivative(z, KIND, W0) * zt).to(kind), mask=mask)
+            tl.store(curvatures + to, (second_derivative(z, KIND, w0) * zt).to(kind), mask=mask)
             zt = s * zt
         if KIND == RELU:
             zt = tl.where(z > 0, zt, 0.0)
         tl.store(yt + to, zt.to(kind), mask=mask)
 
 
-@triton.jit(do_not_specialize=["modules"])
+@triton.jit(do_not_specialize=["modules", "first_input", "size", "inputs", "outputs", "activation"])
 def layer_gradients(
     d,
     e,
@@ -127,29 +134,40 @@ def layer_gradients(
     weight,
     along,
     modules,
+    first_input,
+    size,
+    inputs,
+    outputs,
+    activation,
     INPUTS: tl.constexpr,
-    OUT: tl.constexpr,
-    KIND: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    MULTIPLE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     ALONG: tl.constexpr,
     MORE: tl.constexpr,
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Store, from d, e [N, OUT], those of a range of the layer's inputs (`launch.InputRange`): g = d W^T and
+    """Store, from d, e [N, outputs], those of a range of the layer's inputs (`launch.InputRange`): g = d W^T and
     gt = e W^T + d V^T, both [N, size]; MORE: added to what is there.
 
-    KIND: the activation that made the inputs, with derivatives and curvatures as `layer_tangents` left them (of relu:
+    activation: the one that made the inputs, with derivatives and curvatures as `layer_tangents` left them (of relu:
     its outputs, for derivatives): g and gt become those of its pre-activations. Features have no activation.
+    INPUTS, OUTPUTS, MULTIPLE, ACTIVATION: as `layer_gradient`.
     """
-    COUNT: tl.constexpr = INPUTS.size
+    COUNT = size_of(size, INPUTS.size, MULTIPLE)
+    TOTAL = size_of(inputs, INPUTS.total)
+    FIRST = size_of(first_input, INPUTS.first)
+    OUT = size_of(outputs, OUTPUTS, MULTIPLE)
+    KIND = activation if ACTIVATION < 0 else ACTIVATION
     ROWS: tl.constexpr = BLOCK.rows
     COLUMNS: tl.constexpr = BLOCK.columns
     DEPTH: tl.constexpr = BLOCK.depth
-    blocks: tl.constexpr = (COUNT + COLUMNS - 1) // COLUMNS
+    blocks = (COUNT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(starts + modules) * blocks, tl.num_programs(0)):
         module, rows, live, n, wanted = block_of(offsets, starts, place, modules, ROWS, COUNT, COLUMNS)
         k = tl.arange(0, DEPTH)
-        w = module.to(tl.int64) * (INPUTS.total * OUT) + (INPUTS.first + n)[None, :] * OUT
+        w = module.to(tl.int64) * (TOTAL * OUT) + (FIRST + n)[None, :] * OUT
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
         total_t = tl.zeros((ROWS, COLUMNS), tl.float32)
         for first in range(0, OUT, DEPTH):
@@ -183,7 +201,7 @@ def layer_gradients(
         tl.store(gt + to, total_t.to(gt.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["modules", "points_per_chunk"])
+@triton.jit(do_not_specialize=["modules", "points_per_chunk", "coordinates", "features", "above", "below", "outputs"])
 def layer_weight_gradients(
     h,
     ht,
@@ -197,24 +215,33 @@ def layer_weight_gradients(
     table,
     modules,
     points_per_chunk,
+    coordinates,
+    features,
+    above,
+    below,
+    outputs,
     LAYER: tl.constexpr,
+    TANGENTS: tl.constexpr,
     ALONG_X: tl.constexpr,
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Store a chunk's share of a layer's gradient, float32 [chunks, (above + below + 1) outputs]: its inputs times e
-    plus their tangents times d, and the sums of e behind them. Programs: as `layer_weight_gradient`."""
+    plus their tangents times d, if there are TANGENTS, and the sums of e behind them. Programs: as
+    `layer_weight_gradient`."""
     kind: tl.constexpr = x.dtype.element_ty
-    ABOVE: tl.constexpr = LAYER.above
-    BELOW: tl.constexpr = LAYER.below
-    OUT: tl.constexpr = LAYER.outputs
+    IN = size_of(coordinates, LAYER.coordinates)
+    FEATURES = size_of(features, LAYER.features)
+    ABOVE = size_of(above, LAYER.above, LAYER.multiple)
+    BELOW = size_of(below, LAYER.below)
+    OUT = size_of(outputs, LAYER.outputs, LAYER.multiple)
     ROWS: tl.constexpr = BLOCK.rows
     COLUMNS: tl.constexpr = BLOCK.columns
     DEPTH: tl.constexpr = BLOCK.depth
     wide = tl.zeros((), tl.int64)
-    above: tl.constexpr = (ABOVE + ROWS - 1) // ROWS
-    high: tl.constexpr = above + (BELOW + ROWS - 1) // ROWS
-    broad: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
+    upper = (ABOVE + ROWS - 1) // ROWS
+    high = upper + (BELOW + ROWS - 1) // ROWS
+    broad = (OUT + COLUMNS - 1) // COLUMNS
     for place in range(tl.program_id(0), tl.load(chunks + modules) * (high * broad), tl.num_programs(0)):
         chunk, block, n, wanted, begin, end = chunk_of(
             offsets, chunks, place, modules, points_per_chunk, high, OUT, COLUMNS
@@ -227,20 +254,18 @@ def layer_weight_gradients(
             from_ = t[:, None] * OUT + n[None, :]
             mask = live[:, None] & wanted[None, :]
             e_tile = tl.load(e + from_, mask=mask, other=0.0)
-            if block < above:
+            if block < upper:
                 i = block * ROWS + tl.arange(0, ROWS)
                 mask_h = live[:, None] & (i < ABOVE)[None, :]
                 a = rounded(tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0), PRECISION)
                 at = rounded(tl.load(ht + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0), PRECISION)
             else:
                 # This branch is a region of its own: `encode_both` would take 55 registers more of half types.
-                c = (block - above) * ROWS + tl.arange(0, ROWS)
-                a, at = features_both(
-                    x, along_x, t, live, table, c, LAYER.coordinates, LAYER.features, kind, PRECISION, ALONG_X
-                )
+                c = (block - upper) * ROWS + tl.arange(0, ROWS)
+                a, at = features_both(x, along_x, t, live, table, c, IN, FEATURES, kind, PRECISION, ALONG_X)
             total = tl.dot(tl.trans(a), rounded(e_tile, PRECISION), total, input_precision=PRECISION)
-            if ABOVE > 0 or ALONG_X:
+            if TANGENTS:
                 d_tile = rounded(tl.load(d + from_, mask=mask, other=0.0), PRECISION)
                 total = tl.dot(tl.trans(at), d_tile, total, input_precision=PRECISION)
             bias += tl.sum(e_tile.to(tl.float32), 0)
-        store_gradient(total, bias, sums, chunk, block, n, wanted, LAYER, ROWS)
+        store_gradient(total, bias, sums, chunk, block, n, wanted, ABOVE, BELOW, OUT, ROWS)

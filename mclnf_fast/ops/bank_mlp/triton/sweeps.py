@@ -151,7 +151,8 @@ def _piece_by_layers(
             chunks,
             bank.columns,
             points_per_chunk=per_chunk,
-            LAYER=net.layer(l),
+            **net.sizes(l)._asdict(),
+            LAYER=net.layer(l, activated=False),
             BLOCK=block,
             **bank.shared,
             **bank.layer_options,
@@ -164,7 +165,7 @@ def _piece_by_layers(
 
 def through_encoding(bank: Bank, along_x: Tensor | None, g: Tensor, gt: Tensor, grad_x: Tensor) -> None:
     """Fill grad_x [N, inputs] from the gradients of the features, float32 [N, features] (`features_gradient`)."""
-    columns = min(64, launch.padded(bank.net.inputs))
+    columns = launch.columns(bank.net.inputs)
     blocks = -(-bank.points // table.LAYER.rows) * -(-bank.net.inputs // columns)
     features_gradient[bank.grid(blocks, table.LAYER)](
         bank.x,

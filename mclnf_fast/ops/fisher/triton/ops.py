@@ -107,7 +107,8 @@ def _layers(
     shape = Shape(block.side, block.warps, block.stages)
     for l, h, d in _sweep(bank, grad_y):
         rows, out = net.shapes[l]
-        parts = torch.empty(2, most if sums else 0, (rows + 1) * out, dtype=torch.float32, device=x.device)
+        # Two tensors, each as well aligned as any.
+        parts = [x.new_empty(most if sums else 0, (rows + 1) * out, dtype=torch.float32) for _ in range(2)]
         sample_sums[bank.grid(most * blocks[l], shape)](
             h,
             x,
@@ -123,9 +124,11 @@ def _layers(
             bank.columns,
             damping,
             samples_per_chunk=per_chunk,
-            LAYER=net.layer(l),
-            H_STRIDE=h.stride(0),
-            D_STRIDE=d.stride(0),
+            **net.sizes(l)._asdict(),
+            h_stride=h.stride(0),
+            d_stride=d.stride(0),
+            LAYER=net.layer(l, activated=False),
+            STRIDES=(h.stride(0), d.stride(0)) if net.known else (-1, -1),
             POINTS=segments is None,
             SCORED=scored,
             SUMS=sums,
@@ -187,25 +190,25 @@ def _fused_sweep(bank: Bank, shapes: ShapePair, grad_y: Tensor) -> Iterator[tupl
 
 def _reduce(
     bank: Bank,
-    parts: Tensor,
+    parts: list[Tensor],
     chunks: Tensor,
     owned: Tensor,
     scale: Tensor | None,
     to: tuple[Tensor, Tensor, Tensor, Tensor],
 ) -> None:
-    size, out = parts.shape[2], to[1].shape[1]
-    block = min(table.REDUCED, launch.padded(size))
+    size, out = parts[0].shape[1], to[1].shape[1]
+    block = launch.reduced_block(size, table.REDUCED)
     reduce_samples[bank.grid(bank.modules * math.ceil(size / block), Shape(block, 4))](
         parts[0],
         parts[1],
         chunks,
         owned,
-        owned if scale is None else scale,
+        parts[0] if scale is None else scale,
         *to,
         bank.modules,
-        SIZE=size,
-        OUT=out,
-        SCALED=scale is not None,
+        size,
+        out,
+        scaled=int(scale is not None),
         CHUNKS=table.REDUCED_CHUNKS,
         BLOCK=block,
     )
