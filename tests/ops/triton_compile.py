@@ -46,6 +46,7 @@ KINDS = ("half", "tf32", "ieee")
 # Of the tensors whose type is not the call's.
 INDICES = {"starts": torch.int32, "chunks": torch.int32}
 INDICES |= dict.fromkeys(("table", "sums", "errors", "factors"), SINGLE)
+INDICES |= dict.fromkeys(("x", "along_x", "grad_x", "grad_y"), SINGLE)
 INDICES |= dict.fromkeys(("offsets", "segments", "owned"), torch.int64)
 INDICES |= dict.fromkeys(("scores", "squares", "fisher_w", "fisher_b", "scale"), SINGLE)
 TUPLES = {"rays": (SINGLE,) * 3, "scene": (SINGLE, torch.uint8, SINGLE), "pixels": (SINGLE,) * 3}
@@ -82,7 +83,7 @@ def entries(arch: int) -> Iterator[Entry]:
         nets = [network(width), network(width, 4, True, 60 if width == 64 else 120)]
         for net in nets if arch < 100 else [*nets, network(width, 448 // width), network(width, 8)]:
             for shape in dict.fromkeys(table.in_tensor_memory(shapes, net.products, arch) or ()):
-                yield "forward", kind, net, shape, forward.fused_forward, {}
+                yield "forward", kind, net, shape, forward.fused_forward, {"y": SINGLE}
     for (kind, width), pair in own.backward.items():
         for shape, most in dict.fromkeys(pair):
             for skip in (False, True):
@@ -90,7 +91,7 @@ def entries(arch: int) -> Iterator[Entry]:
                 assert most - width < net.saved <= most
                 more = {"NEED_X": True, "NEED_PARAMETERS": True}
                 yield "backward", kind, net, shape, backward.fused_backward, more
-                more |= {"NEED_X": False, "LOSS": True, "WEIGHTED": True}
+                more |= {"NEED_X": False, "LOSS": True, "WEIGHTED": True, "weight": SINGLE}
                 yield "backward of the error", kind, net, shape, backward.fused_backward, more
     for (kind, width), (_, oldest) in rays_table.RENDER.items():
         for plain in (True, False):
@@ -105,6 +106,7 @@ def entries(arch: int) -> Iterator[Entry]:
             yield from layer_entries(kind, net, own, known)
         shape = dataclasses.replace(table.LAYER, stages=1)
         flags: dict[str, Any] = {"weighted": 1, "gradient": 1, "tangent": 1}
+        flags |= dict.fromkeys(("y", "yt", "target", "weight", "d", "e"), SINGLE)
         flags["BLOCK"] = launch.BlockSize(shape.rows, launch.columns(140), 0)
         yield "squared error", kind, net, shape, error.squared_error, flags
         through = {"ALONG_X": True, "g": SINGLE, "gt": SINGLE}
@@ -146,7 +148,7 @@ def layer_entries(kind: str, net: launch.Network, own: table.Tiles, known: bool)
         yield "second gradients", kind, net, shape, second_layers.layer_gradients, {**more, "ACTIVATION": tanh}
         more |= {"ACTIVATION": linear, "MORE": True, "g": SINGLE, "gt": SINGLE}
         yield "second gradients", kind, net, shape, second_layers.layer_gradients, more
-    square |= {"TANGENTS": True, "ALONG_X": True}
+    square["ALONG_X"] = True
     yield "second outer", kind, net, table.LAYER, second_layers.layer_weight_gradients, square
 
 
@@ -156,7 +158,7 @@ def fisher_entries(arch: int) -> Iterator[Entry]:
         net = network(width, 4, True, 120) if again else network(width, 4, width == 64)
         more: dict[str, Any] = {"WIDTH_STRIDE": width, "OUT_STRIDE": 8}
         inner = (TYPE[kind],) * net.layers
-        more |= {"saved": inner[1:], "derivatives": inner[1:], "gradients": inner}
+        more |= {"saved": inner[1:], "derivatives": inner[1:], "gradients": (*inner[1:], SINGLE)}
         shapes = fisher_table.sweep_shapes(kind, net, arch >= 100)
         for shape in dict.fromkeys(shapes or ()):
             yield "fisher walk", kind, net, shape, sweep.fused_sweep, more

@@ -70,10 +70,10 @@ def _forward(bank: Bank, along: Direction) -> Saved:
             (saved.derivatives, curved),
             (saved.curvatures, curved),
         ):
-            tensors.append(x.new_empty(points, out))
+            tensors.append(bank.saved(points, l))
         layer_tangents[bank.grid(tiles * -(-out // table.LAYER_COLUMNS), shape)](
-            saved.outputs[l - 1] if l > 0 else x,
-            saved.tangents[l - 1] if l > 0 else x,
+            saved.outputs[l - 1] if l > 0 else bank.weights[l],
+            saved.tangents[l - 1] if l > 0 else bank.weights[l],
             x,
             x if along.x is None else along.x,
             saved.outputs[l],
@@ -183,8 +183,8 @@ def _piece(
         rows, out = net.shapes[l]
         sums = torch.empty(most, (rows + 1) * out, dtype=torch.float32, device=x.device)
         layer_weight_gradients[bank.grid(most * launch.weight_gradient_blocks(net, l, block.rows), shape)](
-            saved.outputs[l - 1] if l > 0 else x,
-            saved.tangents[l - 1] if l > 0 else x,
+            saved.outputs[l - 1] if l > 0 else bank.weights[l],
+            saved.tangents[l - 1] if l > 0 else bank.weights[l],
             x,
             x if along.x is None else along.x,
             d,
@@ -193,10 +193,10 @@ def _piece(
             bank.offsets,
             chunks,
             bank.columns,
+            bank.weights[l],
             points_per_chunk=per_chunk,
             **net.sizes(l)._asdict(),
             LAYER=net.layer(l, activated=False),
-            TANGENTS=l > 0 or along.x is not None,
             ALONG_X=along.x is not None,
             BLOCK=block,
             **bank.shared,
@@ -207,7 +207,7 @@ def _piece(
         if grad_x is not None and net.below(l):
             inputs_gradient(l, net.inputs_below(l), Activation.NONE.value, features, True)
         if l > 0:
-            to = [x.new_empty(bank.points, net.width) for _ in range(2)]
+            to = [bank.saved(bank.points, l - 1) for _ in range(2)]
             inputs_gradient(l, net.inputs_above(l), net.activation, to, False)
             d, e = to
     if grad_x is not None:

@@ -143,13 +143,14 @@ def _piece_by_layers(
         rows, out = net.shapes[l]
         sums = torch.empty(most, (rows + 1) * out, dtype=torch.float32, device=x.device)
         layer_weight_gradient[bank.grid(most * launch.weight_gradient_blocks(net, l, block.rows), shape)](
-            h,
+            h if l > 0 else bank.weights[l],  # in their type, and not read
             x,
             d,
             sums,
             bank.offsets,
             chunks,
             bank.columns,
+            bank.weights[l],
             points_per_chunk=per_chunk,
             **net.sizes(l)._asdict(),
             LAYER=net.layer(l, activated=False),
