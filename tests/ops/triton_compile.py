@@ -50,7 +50,7 @@ INDICES |= dict.fromkeys(("offsets", "segments", "owned"), torch.int64)
 INDICES |= dict.fromkeys(("scores", "squares", "fisher_w", "fisher_b", "scale"), SINGLE)
 TUPLES = {"rays": (SINGLE,) * 3, "scene": (SINGLE, torch.uint8, SINGLE), "pixels": (SINGLE,) * 3}
 LIMITS = {"limits": (1.0, 2.0, 0.5, 20.0, 30.0), "damping": 0.5, "w0": 30.0}
-FLOORS = 2  # of a sine
+FLOORS = 2  # of a sine of float32; one of a half type is the chip's own
 COUNTED = ("modules", "points", "tiles_per_chunk", "points_per_chunk", "samples_per_chunk", "rays_per_chunk")
 SIZES = ("first", "parameters", "size", "coordinates", "features", "above", "inputs", "below", "outputs", "first_input")
 COUNTED += (*SIZES, "activation", "h_stride", "d_stride", "IN", "FEATURES")
@@ -78,9 +78,10 @@ def entries(arch: int) -> Iterator[Entry]:
     """
     own = table.TABLES[arch]
     for (kind, width), shapes in own.forward.items():
-        # Beside five layers, the most that Blackwell's tensor memory holds.
         nets = [network(width), network(width, 4, True, 60 if width == 64 else 120)]
-        for net in nets if arch < 100 else [*nets, network(width, 448 // width), network(width, 8)]:
+        # Beside five layers, the most that Blackwell's tensor memory holds.
+        most = max(hidden for hidden in range(1, 8) if network(width, hidden).products <= table.TENSOR_COLUMNS)
+        for net in nets if arch < 100 else [*nets, network(width, most), network(width, 8)]:
             for shape in dict.fromkeys(table.in_tensor_memory(shapes, net.products, arch) or ()):
                 yield "forward", kind, net, shape, forward.fused_forward, {"y": SINGLE}
     for (kind, width), pair in own.backward.items():
@@ -143,18 +144,31 @@ def layer_entries(kind: str, net: launch.Network, own: table.Tiles, known: bool)
     side, depth = own.weight_gradient[kind]
     square = {"LAYER": layer, "BLOCK": launch.BlockSize(side, side, depth)}
     yield "layer outer", kind, net, own.layer, layers.layer_weight_gradient, square
+    if known:
+        yield (
+            "layer outer",
+            kind,
+            net,
+            own.layer,
+            layers.layer_weight_gradient,
+            {**square, "LAYER": layer._replace(above=0)},
+        )
     large, depth = table.SECOND[kind]
     for rows in (table.SMALL_TILE, large):
         shape = table.Shape(rows, table.LAYER.warps, table.LAYER.stages)
         block = launch.BlockSize(rows, own.columns, depth)
-        more = {"LAYER": curved, "ALONG": True, "ALONG_X": True, "BLOCK": block}
+        saved = {"derivatives": SINGLE, "curvatures": SINGLE}
+        more = {"LAYER": curved, "ALONG": True, "ALONG_X": True, "BLOCK": block, **saved}
         yield "second tangents", kind, net, shape, second_layers.layer_tangents, more
         more = {**inputs, "ALONG": True, "BLOCK": block}
-        yield "second gradients", kind, net, shape, second_layers.layer_gradients, {**more, "ACTIVATION": tanh}
+        yield "second gradients", kind, net, shape, second_layers.layer_gradients, {**more, **saved, "ACTIVATION": tanh}
         more |= {"ACTIVATION": linear, "MORE": True, "g": SINGLE, "gt": SINGLE}
         yield "second gradients", kind, net, shape, second_layers.layer_gradients, more
     square["ALONG_X"] = True
     yield "second outer", kind, net, table.LAYER, second_layers.layer_weight_gradients, square
+    if known:
+        square["LAYER"] = layer._replace(above=0)
+        yield "second outer", kind, net, table.LAYER, second_layers.layer_weight_gradients, square
 
 
 def fisher_entries(arch: int) -> Iterator[Entry]:
@@ -164,10 +178,12 @@ def fisher_entries(arch: int) -> Iterator[Entry]:
         for kind, block in blocks.items():
             shape = table.Shape(block.side, block.warps, block.stages)
             sizes: dict[str, Any] = {"STRIDES": (256, 256), "POINTS": points, "SCORED": True, "SUMS": True}
-            sizes["BLOCK"] = launch.BlockSize(block.side, block.side, block.depth)
             for below in (0, 60):
+                sizes["BLOCK"] = launch.BlockSize(block.side, block.side, block.depth_of(below > 0))
                 layer = launch.LayerConstants(3, 60, 256, below, 256, -1, 1)
                 yield "fisher sums", kind, net, shape, fisher.sample_sums, {**sizes, "LAYER": layer}
+            sizes["h"] = SINGLE
+            yield "fisher sums", kind, net, shape, fisher.sample_sums, {**sizes, "LAYER": layer._replace(above=0)}
             sizes |= {"LAYER": ANY, "STRIDES": (-1, -1)}
             yield "fisher sums", kind, net, shape, fisher.sample_sums, sizes
     more = {"scaled": 1}
@@ -267,14 +283,14 @@ def main(arch: int, wanted: str = "", few: bool = False) -> None:
             row |= {"registers": registers, "stack": stack, "shared": result.metadata.shared}
             row |= {"programs": programs(registers, result.metadata.shared, shape.warps, arch)}
             row |= {"instructions": len(code)}
-            row |= {"floors": sum(op.startswith("FRND") for op in code)}
+            row |= {"sines": sum(op.startswith("FRND") for op in code) // FLOORS + code.count("MUFU.SIN")}
             block = constants.get("BLOCK")
             values = (
                 block.rows * block.depth
                 if isinstance(block, launch.BlockSize)
                 else shape.rows * launch.padded(net.features)
             )
-            row |= {"features_once": FLOORS * values // (32 * shape.warps)}
+            row |= {"features_once": values // (32 * shape.warps)}
             row |= {"to_tf32": result.asm["ptx"].count("cvt.rna.tf32")}
             row |= {
                 "tensor_memory": getattr(result.metadata, "tmem_size", 0) or 0,

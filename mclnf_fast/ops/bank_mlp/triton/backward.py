@@ -132,7 +132,7 @@ def layer_backward(
         for k in tl.static_range(len(encoded)):
             first: tl.constexpr = ABOVE + k * BLOCK
             part = matrix(w, module, first, BELOW - k * BLOCK, ABOVE + BELOW, OUT, BLOCK, OUT_PAD, PRECISION)
-            if NET.layers == 1:  # nothing else rounds these gradients
+            if NET.layers - 1 == LAYER and w.dtype.element_ty != tl.float32:  # nothing else rounds these gradients
                 sums = sums + (input_product(g, tl.trans(part), ge[k], PRECISION),)
             else:
                 sums = sums + (tl.dot(d, tl.trans(part), ge[k], input_precision=PRECISION),)
