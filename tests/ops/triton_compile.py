@@ -169,7 +169,8 @@ def fisher_entries(arch: int) -> Iterator[Entry]:
             for below in (0, 60):
                 layer = launch.LayerConstants(3, 60, 256, below, 256, -1, 1)
                 yield "fisher sums", kind, net, shape, fisher.sample_sums, {**sizes, "LAYER": layer}
-            sizes |= {"LAYER": ANY, "STRIDES": (-1, -1)}
+            depth = min(block.depth, fisher_table.ANY_DEPTH)
+            sizes |= {"LAYER": ANY, "STRIDES": (-1, -1), "BLOCK": launch.BlockSize(block.side, block.side, depth)}
             yield "fisher sums", kind, net, shape, fisher.sample_sums, sizes
     more = {"scaled": 1}
     more |= {"CHUNKS": fisher_table.REDUCED_CHUNKS, "BLOCK": fisher_table.REDUCED}

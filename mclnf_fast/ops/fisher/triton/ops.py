@@ -93,7 +93,7 @@ def _layers(
     samples = bank.points if segments is None else segments.shape[0] - 1
     product = bank.kind if bank.kind != "half" else "bf16" if x.dtype == torch.bfloat16 else "fp16"
     block = (table.POINTS if segments is None else table.SAMPLES)[product]
-    depth = block.depth
+    depth = block.depth if net.known else min(block.depth, table.ANY_DEPTH)
     if segments is not None:  # no more points at a time than a sample has
         depth = min(depth, launch.padded(-(-bank.points // samples)))
     per_chunk = -(-samples // table.CHUNKS)

@@ -48,6 +48,7 @@ SAMPLES: dict[str, SampleBlock] = {
     "tf32": SampleBlock(64, 32, 4, 3),
     "ieee": SampleBlock(32, 16, 4, 3),
 }
+ANY_DEPTH = 32  # at most, of the kernels for any width: samples of half types would spill 264 bytes at 64
 CHUNKS = 512  # of all modules together, about
 REDUCED_CHUNKS, REDUCED = 8, 512  # chunks and parameters that a reduction takes at a time
 
