@@ -6,8 +6,9 @@ Triton is asked which kernel it would launch for a call in which every count (mo
 or 37. One JSON object a line for each kernel that it takes for different ones: kernel, kind, width, the tile, the
 counts that it is for, registers, bytes of the stack frame (spills go there), shared memory, programs that a
 multiprocessor holds at a time; instructions (of a warp that takes every branch once), how many of them round down to
-an integer, and how many would if each feature of a tile were formed once; how many of PTX round to tf32; columns of
-tensor memory, how many warp-group matrix instructions there are, products that warps repeat, and whether it only traps.
+an integer, and how many would if each feature of a tile were formed once, and for activations; how many of PTX round to
+tf32; columns of tensor memory, how many warp-group matrix instructions there are, products that warps repeat, and
+whether it only traps.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ HEADS = {"density": Activation.EXP.value, "color": Activation.SIGMOID.value}
 PLAIN = rays_table.SceneConstants(bins=64, levels=1, x=0, y=0, z=0, background=1, last=False, **HEADS)
 RICH = rays_table.SceneConstants(bins=0, levels=4, x=128, y=128, z=128, background=0, last=True, **HEADS)
 SHARED = {80: 164 << 10, 90: 228 << 10, 100: 228 << 10}  # of a multiprocessor
+ACTIVATIONS = {"layer": 2, "second tangents": 3}  # sines of a kernel for any activation, and its derivatives
 ANY = launch.LayerConstants(-1, -1, -1, -1, -1, -1, 8)
 Entry = tuple[str, str, launch.Network, table.Shape, Any, dict[str, Any]]
 UNSET = dict.fromkeys(("LOSS", "WEIGHTED", "MORE"), False)  # flags with a default
@@ -185,6 +187,7 @@ def fisher_entries(arch: int) -> Iterator[Entry]:
             sizes["h"] = SINGLE
             yield "fisher sums", kind, net, shape, fisher.sample_sums, {**sizes, "LAYER": layer._replace(above=0)}
             sizes |= {"LAYER": ANY, "STRIDES": (-1, -1)}
+            sizes["BLOCK"] = launch.BlockSize(block.side, block.side, block.depth_of(True))
             yield "fisher sums", kind, net, shape, fisher.sample_sums, sizes
     more = {"scaled": 1}
     more |= {"CHUNKS": fisher_table.REDUCED_CHUNKS, "BLOCK": fisher_table.REDUCED}
@@ -291,6 +294,8 @@ def main(arch: int, wanted: str = "", few: bool = False) -> None:
                 else shape.rows * launch.padded(net.features)
             )
             row |= {"features_once": values // (32 * shape.warps)}
+            waves = ACTIVATIONS.get(name, 0) if constants.get("LAYER") == ANY else 0
+            row |= {"activations": waves * block.rows * block.columns // (32 * shape.warps) if waves else 0}
             row |= {"to_tf32": result.asm["ptx"].count("cvt.rna.tf32")}
             row |= {
                 "tensor_memory": getattr(result.metadata, "tmem_size", 0) or 0,

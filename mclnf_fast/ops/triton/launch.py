@@ -193,7 +193,7 @@ class Network:
     @property
     def known(self) -> bool:
         """Whether the kernels that go layer by layer are compiled for this network's sizes: widths that are multiples
-        of 64. Those of any other width, in which a stride is a number of the launch, take up to 90 registers more."""
+        of 64. Those of any other width, in which a stride is a number of the launch, take up to 80 registers more."""
         return self.width % 64 == 0
 
     def sizes(self, layer: int) -> LayerSizes:
