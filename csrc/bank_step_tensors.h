@@ -2,7 +2,7 @@
 // adds the arithmetic (csrc/cpu/bank_step.cpp, csrc/cuda/bank_step.cu) as a class with a Guard and
 //   kPlace and has(tensor): the place that tensors must be in; check_values(name, values, count): refuses
 //   numbers that are negative or not finite, if that does not have to wait for the device; step<S>(options,
-//   clock, rates, active, streams, sizes).
+//   own, streams, sizes).
 #pragma once
 
 #include <cmath>
@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "names.h"
 #include "tensors.h"
 
 namespace mclnf {
@@ -17,19 +18,23 @@ namespace mclnf {
 using Tensors = std::vector<Tensor>;
 
 // The values of one tensor of the bank and what belongs to them; m and v are null for SGD, fisher and anchor
-// without a trust region.
+// without a trust region. With a copy of a half type the gradient is of that type, and g is null.
 template <typename S>
 struct Streams {
     S *p, *m, *v;
     const S *g, *fisher, *anchor;
+    uint16_t* copy = nullptr;
+    const uint16_t* half_g = nullptr;
 
     Streams from(int64_t at) const {
         return {p + at,
                 m ? m + at : m,
                 v ? v + at : v,
-                g + at,
+                g ? g + at : g,
                 fisher ? fisher + at : fisher,
-                anchor ? anchor + at : anchor};
+                anchor ? anchor + at : anchor,
+                copy ? copy + at : copy,
+                half_g ? half_g + at : half_g};
     }
 };
 
@@ -37,7 +42,19 @@ struct StepOptions {
     int64_t modules;
     bool adam;
     double lr, beta1, beta2, eps, lam;  // lr: if the modules have none of their own
+    int half;                           // kBf16 or kFp16: of the copies; kFp32: there are none
 };
+
+// What each module has of its own, on the device; null: all have the same.
+struct ModuleValues {
+    double* clock;  // steps that it has made
+    const double *rates, *scales;
+    const bool* active;
+};
+
+inline int half_of(ScalarType dtype) {
+    return dtype == ScalarType::BFloat16 ? kBf16 : dtype == ScalarType::Half ? kFp16 : kFp32;
+}
 
 inline std::string shape(const Tensor& t) {
     std::string text = "[";
@@ -46,9 +63,11 @@ inline std::string shape(const Tensor& t) {
 }
 
 template <typename Device>
-void check_like(const Device& device, const char* name, size_t i, const Tensor& t, const Tensor& p) {
-    STD_TORCH_CHECK(device.has(t) && t.scalar_type() == p.scalar_type(), "bank_step: ", name, "[", i,
-                    "] must be ", Device::kPlace, " with the dtype of params[0]");
+void check_like(const Device& device, const char* name, size_t i, const Tensor& t, const Tensor& p,
+                ScalarType dtype) {
+    STD_TORCH_CHECK(device.has(t) && t.scalar_type() == dtype, "bank_step: ", name, "[", i, "] must be ",
+                    Device::kPlace, " with the dtype of ",
+                    dtype == p.scalar_type() ? "params[0]" : "copies[0]");
     bool same = t.dim() == p.dim();
     for (int64_t d = 0; same && d < p.dim(); ++d) same = t.size(d) == p.size(d);
     STD_TORCH_CHECK(same, "bank_step: ", name, "[", i, "] must have shape ", shape(p), " like params[", i,
@@ -57,10 +76,11 @@ void check_like(const Device& device, const char* name, size_t i, const Tensor& 
 }
 
 template <typename Device>
-void check_list(const Device& device, const char* name, const Tensors& list, const Tensors& params) {
+void check_list(const Device& device, const char* name, const Tensors& list, const Tensors& params,
+                ScalarType dtype) {
     STD_TORCH_CHECK(list.size() == params.size(), "bank_step: ", name, " must hold ", params.size(),
                     " tensors like params, got ", list.size());
-    for (size_t i = 0; i < list.size(); ++i) check_like(device, name, i, list[i], params[i]);
+    for (size_t i = 0; i < list.size(); ++i) check_like(device, name, i, list[i], params[i], dtype);
 }
 
 template <typename Device>
@@ -110,7 +130,7 @@ class Values {
 template <typename Device>
 void bank_step(Tensors params, Tensors grads, Tensors exp_avg, Tensors exp_avg_sq, Tensor step, OptTensor lr,
                double lr_value, OptTensor active, bool adam, double beta1, double beta2, double eps,
-               double lam, Tensors fisher, Tensors anchor) {
+               double lam, Tensors fisher, Tensors anchor, Tensors copies, OptTensor scale) {
     STD_TORCH_CHECK(!params.empty(), "bank_step: params must hold at least one tensor [M, ...]");
     STD_TORCH_CHECK(params[0].dim() > 0, "bank_step: params[0] must be [M, ...], got []");
     const typename Device::Guard guard(params[0]);
@@ -127,10 +147,18 @@ void bank_step(Tensors params, Tensors grads, Tensors exp_avg, Tensors exp_avg_s
         check_written("params", p);
         check_memory("params", p);
     }
-    check_list(device, "grads", grads, params);
+    const int half = copies.empty() ? kFp32 : half_of(copies[0].scalar_type());
+    if (!copies.empty()) {
+        STD_TORCH_CHECK(dtype == ScalarType::Float && half != kFp32,
+                        "bank_step: copies must be bfloat16 or float16 beside float32 params");
+        check_list(device, "copies", copies, params, copies[0].scalar_type());
+        for (const Tensor& t : copies) check_written("copies", t);
+    }
+    STD_TORCH_CHECK(!scale || half != kFp32, "bank_step: scale must be None without copies");
+    check_list(device, "grads", grads, params, copies.empty() ? dtype : copies[0].scalar_type());
     if (adam) {
-        check_list(device, "exp_avg", exp_avg, params);
-        check_list(device, "exp_avg_sq", exp_avg_sq, params);
+        check_list(device, "exp_avg", exp_avg, params, dtype);
+        check_list(device, "exp_avg_sq", exp_avg_sq, params, dtype);
         for (const Tensor& t : exp_avg) check_written("exp_avg", t);
         for (const Tensor& t : exp_avg_sq) check_written("exp_avg_sq", t);
     } else {
@@ -140,8 +168,8 @@ void bank_step(Tensors params, Tensors grads, Tensors exp_avg, Tensors exp_avg_s
     const bool trust = lam != 0;
     STD_TORCH_CHECK(usable(lam), "bank_step: lam must be finite and at least 0, got ", lam);
     if (trust) {
-        check_list(device, "fisher", fisher, params);
-        check_list(device, "anchor", anchor, params);
+        check_list(device, "fisher", fisher, params, dtype);
+        check_list(device, "anchor", anchor, params, dtype);
     }
     STD_TORCH_CHECK(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1,
                     "bank_step: betas must be at least 0 and below 1, got ", beta1, " and ", beta2);
@@ -150,30 +178,36 @@ void bank_step(Tensors params, Tensors grads, Tensors exp_avg, Tensors exp_avg_s
     check_written("step", step);
     if (lr) check_numbers(device, "lr", *lr, modules, ScalarType::Double, "float64");
     if (active) check_numbers(device, "active", *active, modules, ScalarType::Bool, "bool");
+    if (scale) check_numbers(device, "scale", *scale, modules, ScalarType::Double, "float64");
 
-    Values clock({step}), rates(lr ? Tensors{*lr} : Tensors{}), masks(active ? Tensors{*active} : Tensors{});
+    Values clock({step}), rates(lr ? Tensors{*lr} : Tensors{}), masks(active ? Tensors{*active} : Tensors{}),
+        scales(scale ? Tensors{*scale} : Tensors{});
     device.check_values("step", clock.read<double>(0), modules);
+    if (scale) device.check_values("scale", scales.read<double>(0), modules);
     const double* rate = rates.read<double>(0);
     if (rate)
         device.check_values("lr", rate, modules);
     else
         STD_TORCH_CHECK(usable(lr_value), "bank_step: lr must be finite and at least 0, got ", lr_value);
 
-    Values p(params), g(grads), m(exp_avg), v(exp_avg_sq);
+    Values p(params), g(grads), m(exp_avg), v(exp_avg_sq), c(copies);
     Values f(trust ? fisher : Tensors{}), a(trust ? anchor : Tensors{});
     std::vector<int64_t> sizes;
     for (const Tensor& t : params) sizes.push_back(modules ? t.numel() / modules : 0);
-    const StepOptions options{modules, adam, lr_value, beta1, beta2, eps, lam};
+    const StepOptions options{modules, adam, lr_value, beta1, beta2, eps, lam, half};
+    const ModuleValues own{clock.write<double>(0), rate, scales.read<double>(0), masks.read<bool>(0)};
     const auto run = [&](auto zero) {
         using S = decltype(zero);
         std::vector<Streams<S>> streams;
         for (size_t i = 0; i < params.size(); ++i)
             streams.push_back({p.template write<S>(i), m.template write<S>(i), v.template write<S>(i),
-                               g.template read<S>(i), f.template read<S>(i), a.template read<S>(i)});
-        device.template step<S>(options, clock.write<double>(0), rate, masks.read<bool>(0), streams, sizes);
+                               half == kFp32 ? g.template read<S>(i) : nullptr, f.template read<S>(i),
+                               a.template read<S>(i), c.template write<uint16_t>(i),
+                               half == kFp32 ? nullptr : g.template read<uint16_t>(i)});
+        device.template step<S>(options, own, streams, sizes);
     };
     dtype == ScalarType::Double ? run(double()) : run(float());
-    for (Values* written : {&clock, &p, &m, &v}) written->put_back();
+    for (Values* written : {&clock, &p, &m, &v, &c}) written->put_back();
 }
 
 }  // namespace mclnf

@@ -1,8 +1,7 @@
 // The bank in bf16: the kernels over the dot product instruction if the processor has it and it is fast;
-// otherwise the fp32 kernels between conversions, run by run, with one rounding at the end.
+// otherwise the fp32 kernels on parameters widened run by run.
 #include <torch/csrc/stable/library.h>
 
-#include <algorithm>
 #include <cstdlib>
 #include <string>
 #include <vector>
@@ -19,93 +18,56 @@ namespace {
 void widen_all(const Bf16* from, int64_t count, float* to) {
     for (int64_t i = 0; i < count; ++i) to[i] = widen(from[i]);
 }
-void narrow_all(const float* from, int64_t count, Bf16* to) {
-    for (int64_t i = 0; i < count; ++i) to[i] = narrow(from[i]);
-}
 
-// fp32 memory of a thread for one run, handed out front to back.
-class Scratch {
+// A module's parameters in fp32, in memory of the calling thread.
+class Widened {
   public:
-    explicit Scratch(int64_t count) {
-        if (static_cast<int64_t>(memory().size()) < count) memory().resize(count);
-    }
-    float* take(int64_t count) {
-        used_ += count;
-        return memory().data() + used_ - count;
-    }
-    const float* widened(const Bf16* from, int64_t count) {
-        float* to = take(count);
-        widen_all(from, count, to);
-        return to;
-    }
-    ParameterView<float> widened(const Net& net, const Parameters<Bf16>& from) {
-        float* to = take(net.parameters);
-        const ParameterView<float> view(to, net);
+    enum Use { kParameters, kDirection };
+    Widened(const Net& net, const Parameters<Bf16>& from, Use use = kParameters) {
+        static thread_local std::vector<float> memories[2];
+        std::vector<float>& memory = memories[use];
+        if (static_cast<int64_t>(memory.size()) < net.parameters) memory.resize(net.parameters);
+        float* to = memory.data();
+        view_ = ParameterView<float>(to, net);
         for (size_t l = 0; l < net.layers.size(); ++l) {
             const int64_t out = net.layers[l].out, weights = net.layers[l].weights();
             widen_all(from.weight[l], weights, to);
             widen_all(from.bias[l], out, to + weights);
             to += weights + out;
         }
-        return view;
     }
+    Parameters<float> read() const { return view_.read(); }
 
   private:
-    static std::vector<float>& memory() {
-        static thread_local std::vector<float> values;
-        return values;
-    }
-    int64_t used_ = 0;
+    ParameterView<float> view_;
 };
 
-// Points of a forward run that are converted at a time, so that the fp32 copies stay in a cache; no point's
-// value depends on the cut.
-constexpr int64_t kChunk = 1024;
+OutputGradient<float> of_outputs(const float* grad_y) {
+    OutputGradient<float> gradient;
+    gradient.grad_y = grad_y;
+    return gradient;
+}
 
-void converted_forward(const Net& net, const ModulePoints<Bf16>& in, Bf16* y, Bf16*) {
-    const int64_t chunk = std::min(in.n, kChunk);
-    Scratch scratch(net.parameters + chunk * (net.in_dim + net.out_dim));
-    const ParameterView<float> wide = scratch.widened(net, in.parameters);
-    float *xs = scratch.take(chunk * net.in_dim), *ys = scratch.take(chunk * net.out_dim);
-    for (int64_t begin = 0; begin < in.n; begin += chunk) {
-        const int64_t points = std::min(chunk, in.n - begin);
-        widen_all(in.x + begin * net.in_dim, points * net.in_dim, xs);
-        bank_table<float>().forward(net, {wide.read(), xs, points}, ys, nullptr);
-        narrow_all(ys, points * net.out_dim, y + begin * net.out_dim);
-    }
+void converted_forward(const Net& net, const ModulePoints<Bf16>& in, float* y, Bf16*) {
+    const Widened wide(net, in.parameters);
+    bank_table<float>().forward(net, {wide.read(), in.x, in.n}, y, nullptr);
 }
 
 void converted_backward(const Net& net, const ModulePoints<Bf16>& in, const OutputGradient<Bf16>& gradient,
                         const BackwardResults<Bf16>& results) {
-    const int64_t inputs = in.n * net.in_dim, outputs = in.n * net.out_dim;
-    Scratch scratch(net.parameters + 2 * inputs + outputs);
-    const ParameterView<float> wide = scratch.widened(net, in.parameters);
-    const ModulePoints<float> wide_in{wide.read(), scratch.widened(in.x, inputs), in.n};
-    OutputGradient<float> wide_gradient;
-    wide_gradient.grad_y = scratch.widened(gradient.grad_y, outputs);
+    const Widened wide(net, in.parameters);
     BackwardResults<float> wide_results;
-    wide_results.grad_x = results.grad_x ? scratch.take(inputs) : nullptr;
+    wide_results.grad_x = results.grad_x;
     wide_results.grads = results.grads;
-    bank_table<float>().backward(net, wide_in, wide_gradient, wide_results);
-    if (results.grad_x) narrow_all(wide_results.grad_x, inputs, results.grad_x);
+    bank_table<float>().backward(net, {wide.read(), in.x, in.n}, of_outputs(gradient.grad_y), wide_results);
 }
 
 void converted_second(const Net& net, const ModulePoints<Bf16>& in, const OutputGradient<Bf16>& gradient,
                       const Tangents<Bf16>& tangents, const SecondResults<Bf16>& results) {
-    const int64_t inputs = in.n * net.in_dim, outputs = in.n * net.out_dim;
-    Scratch scratch(2 * net.parameters + 3 * inputs + 2 * outputs);
-    const ParameterView<float> wide = scratch.widened(net, in.parameters),
-                               direction = scratch.widened(net, tangents.parameters);
-    const ModulePoints<float> wide_in{wide.read(), scratch.widened(in.x, inputs), in.n};
-    const Tangents<float> wide_tangents{tangents.x ? scratch.widened(tangents.x, inputs) : nullptr,
-                                        direction.read()};
-    OutputGradient<float> wide_gradient;
-    wide_gradient.grad_y = scratch.widened(gradient.grad_y, outputs);
-    const SecondResults<float> wide_results{results.grad_x ? scratch.take(inputs) : nullptr, results.grads,
-                                            results.grad_grad_y ? scratch.take(outputs) : nullptr};
-    bank_table<float>().second(net, wide_in, wide_gradient, wide_tangents, wide_results);
-    if (results.grad_x) narrow_all(wide_results.grad_x, inputs, results.grad_x);
-    if (results.grad_grad_y) narrow_all(wide_results.grad_grad_y, outputs, results.grad_grad_y);
+    const Widened wide(net, in.parameters), direction(net, tangents.parameters, Widened::kDirection);
+    bank_table<float>().second(net, {wide.read(), in.x, in.n}, of_outputs(gradient.grad_y),
+                               {tangents.x, direction.read()},
+                               {results.grad_x, results.grads, results.grad_grad_y});
 }
 
 // Whether bf16 runs on the dot product. By itself not on Intel's processors with

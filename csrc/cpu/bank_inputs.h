@@ -38,12 +38,15 @@ struct BankInputs {
     BankInputs(const Tensor& x_in, const Tensor& offsets_in, const Tensors& w, const Tensors& b,
                const std::vector<int64_t>& ints, const std::vector<double>& floats)
         : net(ints, floats) {
-        const ScalarType dtype = x_in.scalar_type();
-        x = plain("x", x_in, dtype);
+        constexpr bool kHalf = std::is_same_v<S, Bf16>;
+        STD_TORCH_CHECK(!kHalf || x_in.scalar_type() == ScalarType::Float,
+                        "mclnf_fast: x must be float32 for bfloat16 weights: coordinates are never rounded");
+        x = plain("x", x_in, x_in.scalar_type());
         STD_TORCH_CHECK(x.dim() == 2 && x.size(1) == net.in_dim, "mclnf_fast: x must be [N, in_dim]");
         points = x.size(0);
         offsets = read_offsets("offsets", offsets_in, points);
         modules = static_cast<int64_t>(offsets.size()) - 1;
+        const ScalarType dtype = kHalf ? ScalarType::BFloat16 : x.scalar_type();
         parameters = ParameterTensors<S>("weights and biases", net, modules, w, b, dtype);
     }
 
@@ -53,10 +56,12 @@ struct BankInputs {
     // The points begin ... end-1, of one module with these parameters.
     ModulePoints<S> module_points(const Parameters<S>& par, int64_t begin, int64_t end,
                                   const S* saved = nullptr) const {
-        return {par, data<S>(x) + begin * net.in_dim, end - begin, saved};
+        return {par, data<Value<S>>(x) + begin * net.in_dim, end - begin, saved};
     }
     // The rows of a tensor [N, out_dim] from a point on.
-    const S* outputs_at(const Tensor& t, int64_t point) const { return data<S>(t) + point * net.out_dim; }
+    const Value<S>* outputs_at(const Tensor& t, int64_t point) const {
+        return data<Value<S>>(t) + point * net.out_dim;
+    }
     // Whether gradients are so many that the first are gone from the caches before the last are there: they
     // are then written past them. Sums of bf16 go through fp32 memory first, which stays.
     bool streams_gradients() const {
@@ -65,7 +70,8 @@ struct BankInputs {
                static_cast<size_t>(modules * net.parameters) * sizeof(S) > kStreamFrom;
     }
     ParameterTensors<S> new_gradients(bool needed = true) const {
-        return needed ? ParameterTensors<S>::empty(net, modules, x) : ParameterTensors<S>();
+        return needed ? ParameterTensors<S>::empty(net, modules, parameters.weight[0])
+                      : ParameterTensors<S>();
     }
 };
 

@@ -87,7 +87,7 @@ Tensor forward(const BankInputs<S>& in, const Tensor* saved) {
     // The backward finds a run's activations by the same plan.
     const Plan plan = saved ? Plan::fixed(in.offsets, kMinPoints) : Plan::free(in.offsets);
     const auto activations = saved ? SavedActivations<S>(in.net, plan, *saved) : SavedActivations<S>();
-    S* out = mutable_data<S>(y);
+    Value<S>* out = mutable_data<Value<S>>(y);
     each_run(plan, [&, par = in.run_parameters(plan)](int64_t r, int64_t then) mutable {
         const Run& run = plan.runs[r];
         table.forward(in.net, in.module_points(par.at(r, then), run.begin, run.end),
@@ -105,7 +105,7 @@ std::tuple<Tensor, Tensors, Tensors> backward(const BankInputs<S>& in, const Ten
     const Plan plan = need_params || saved ? Plan::fixed(in.offsets, kMinPoints) : Plan::free(in.offsets);
     const auto activations = saved ? SavedActivations<S>(in.net, plan, *saved) : SavedActivations<S>();
     RunSums<S> sums(in.net, in.modules, plan, grads);
-    S* out = need_x ? mutable_data<S>(grad_x) : nullptr;
+    Value<S>* out = need_x ? mutable_data<Value<S>>(grad_x) : nullptr;
     using Output = typename RunSums<S>::Output;
     each_run(
         plan, [&, par = in.run_parameters(plan), output = Output(sums)](int64_t r, int64_t then) mutable {
@@ -142,10 +142,11 @@ std::tuple<Tensor, Tensors, Tensors, Tensor> second(const BankInputs<S>& in, con
         const int64_t first_x = run.begin * in.net.in_dim;
         OutputGradient<S> gradient;
         gradient.grad_y = in.outputs_at(grad_y, run.begin);
-        const Tangents<S> tangents{tangent_x ? data<S>(*tangent_x) + first_x : nullptr,
+        const Tangents<S> tangents{tangent_x ? data<Value<S>>(*tangent_x) + first_x : nullptr,
                                    direction.at(r, then)};
-        const SecondResults<S> results{need_x ? mutable_data<S>(grad_x) + first_x : nullptr, output.of(run),
-                                       mutable_data<S>(grad_grad_y) + run.begin * in.net.out_dim};
+        const SecondResults<S> results{need_x ? mutable_data<Value<S>>(grad_x) + first_x : nullptr,
+                                       output.of(run),
+                                       mutable_data<Value<S>>(grad_grad_y) + run.begin * in.net.out_dim};
         table.second(in.net, in.module_points(par.at(r, then), run.begin, run.end), gradient, tangents,
                      results);
         output.done(run);
@@ -154,14 +155,15 @@ std::tuple<Tensor, Tensors, Tensors, Tensor> second(const BankInputs<S>& in, con
     return {grad_x, grads.weight, grads.bias, grad_grad_y};
 }
 
+// Calls f of the parameters' type: bf16, or the type of x.
 template <class F>
-auto by_bank_dtype(const Tensor& x, const F& f) {
-    return x.scalar_type() == ScalarType::BFloat16 ? f(Bf16()) : by_dtype(x, f);
+auto by_bank_dtype(const Tensor& x, const Tensors& w, const F& f) {
+    return !w.empty() && w[0].scalar_type() == ScalarType::BFloat16 ? f(Bf16()) : by_dtype(x, f);
 }
 
 Tensor bank_mlp_fwd(Tensor x, Tensor offsets, Tensors w, Tensors b, std::vector<int64_t> ints,
                     std::vector<double> floats) {
-    return by_bank_dtype(x, [&](auto s) {
+    return by_bank_dtype(x, w, [&](auto s) {
         using S = decltype(s);
         return forward<S>(BankInputs<S>(x, offsets, w, b, ints, floats), nullptr);
     });
@@ -185,7 +187,7 @@ std::tuple<Tensor, Tensors, Tensors> bank_mlp_bwd(Tensor x, Tensor offsets, Tens
                                                   Tensor grad_y, std::vector<int64_t> ints,
                                                   std::vector<double> floats, bool need_x, bool need_params,
                                                   std::optional<Tensor> saved) {
-    return by_bank_dtype(x, [&](auto s) {
+    return by_bank_dtype(x, w, [&](auto s) {
         using S = decltype(s);
         const BankInputs<S> in(x, offsets, w, b, ints, floats);
         const Tensor gy = plain("grad_y", grad_y, x.scalar_type());
@@ -203,7 +205,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensor> bank_mlp_bwd_bwd(Tensor x, Tensor o
                                                               Tensors tangent_w, Tensors tangent_b,
                                                               std::vector<int64_t> ints,
                                                               std::vector<double> floats, bool need_x) {
-    return by_bank_dtype(x, [&](auto s) {
+    return by_bank_dtype(x, w, [&](auto s) {
         using S = decltype(s);
         const BankInputs<S> in(x, offsets, w, b, ints, floats);
         const Tensor gy = plain("grad_y", grad_y, x.scalar_type());
@@ -214,7 +216,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensor> bank_mlp_bwd_bwd(Tensor x, Tensor o
         }
         return second<S>(
             in, gy, tangent_x ? &*tangent_x : nullptr,
-            ParameterTensors<S>("tangents", in.net, in.modules, tangent_w, tangent_b, x.scalar_type()),
+            ParameterTensors<S>("tangents", in.net, in.modules, tangent_w, tangent_b, w[0].scalar_type()),
             need_x);
     });
 }

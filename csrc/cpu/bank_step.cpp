@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "step_range.h"
 
@@ -18,13 +19,14 @@ struct Run {
 
 // Counts the active modules' steps up and groups them: ten thousand modules in step are one range.
 template <typename S>
-std::vector<Run<S>> group(double* step, const double* lr, const bool* active, const StepOptions& o) {
+std::vector<Run<S>> group(const ModuleValues& own, const StepOptions& o) {
     std::vector<Run<S>> runs;
-    double last_step = -1, last_rate = -1;
+    double last_step = -1, last_rate = -1, last_scale = -1;
     for (int64_t m = 0; m < o.modules; ++m) {
-        if (active && !active[m]) continue;
-        const double t = step[m] += 1, rate = lr ? lr[m] : o.lr;
-        const bool same = t == last_step && rate == last_rate;
+        if (own.active && !own.active[m]) continue;
+        const double t = own.clock[m] += 1, rate = own.rates ? own.rates[m] : o.lr,
+                     scale = own.scales ? own.scales[m] : 1;
+        const bool same = t == last_step && rate == last_rate && scale == last_scale;
         if (same && runs.back().first + runs.back().count == m) {
             ++runs.back().count;
             continue;
@@ -33,26 +35,33 @@ std::vector<Run<S>> group(double* step, const double* lr, const bool* active, co
         runs.push_back(
             {m, 1, before,
              same ? runs.back().factors : step_factors<S>(o.adam, t, rate, o.beta1, o.beta2, o.eps, o.lam)});
-        last_step = t, last_rate = rate;
+        runs.back().factors.unscale = static_cast<S>(1 / scale);
+        last_step = t, last_rate = rate, last_scale = scale;
     }
     return runs;
 }
 
 // Steps the values lo ... hi-1 of one tensor, counted over the active modules only; `size` values per module.
 template <typename S>
-void step_tensor(const std::vector<Run<S>>& runs, const Streams<S>& t, int64_t size, int64_t lo, int64_t hi) {
+void step_tensor(const std::vector<Run<S>>& runs, const Streams<S>& t, int half, int64_t size, int64_t lo,
+                 int64_t hi) {
     auto run = std::upper_bound(runs.begin(), runs.end(), lo / size,
                                 [](int64_t module, const Run<S>& r) { return module < r.before; }) -
                1;
     for (; lo < hi; ++run) {
         const int64_t skip = lo - run->before * size, n = std::min(hi - lo, run->count * size - skip);
-        step_range(run->factors, t.from(run->first * size + skip), n);
+        const Streams<S> values = t.from(run->first * size + skip);
+        if constexpr (std::is_same_v<S, float>) {
+            if (half == kBf16) step_range_bf16(run->factors, values, n);
+            if (half == kFp16) step_range_fp16(run->factors, values, n);
+        }
+        if (half == kFp32) step_range(run->factors, values, n);
         lo += n;
     }
 }
 
 template <typename S>
-void step_all(const std::vector<Run<S>>& runs, const std::vector<Streams<S>>& streams,
+void step_all(const std::vector<Run<S>>& runs, const std::vector<Streams<S>>& streams, int half,
               const std::vector<int64_t>& sizes) {
     if (runs.empty()) return;
     const int64_t active = runs.back().before + runs.back().count;
@@ -69,7 +78,8 @@ void step_all(const std::vector<Run<S>>& runs, const std::vector<Streams<S>>& st
         for (size_t t = 0; t < sizes.size() && at < hi; ++t) {
             const int64_t n = sizes[t] * active;
             if (at + n > lo && n > 0)
-                step_tensor(runs, streams[t], sizes[t], std::max<int64_t>(0, lo - at), std::min(n, hi - at));
+                step_tensor(runs, streams[t], half, sizes[t], std::max<int64_t>(0, lo - at),
+                            std::min(n, hi - at));
             at += n;
         }
     };
@@ -94,9 +104,9 @@ struct Cpu {
     }
 
     template <typename S>
-    void step(const StepOptions& options, double* clock, const double* rates, const bool* active,
-              const std::vector<Streams<S>>& streams, const std::vector<int64_t>& sizes) const {
-        step_all(group<S>(clock, rates, active, options), streams, sizes);
+    void step(const StepOptions& options, const ModuleValues& own, const std::vector<Streams<S>>& streams,
+              const std::vector<int64_t>& sizes) const {
+        step_all(group<S>(own, options), streams, options.half, sizes);
     }
 };
 

@@ -32,24 +32,28 @@ struct Gradients {
     explicit operator bool() const { return weight != nullptr; }
 };
 
+// The type of points, outputs and their gradients, and of sums over points: fp32 beside bf16 parameters. A
+// coordinate's 8 bits would be all that an encoding of many octaves starts from, and a sum of 256 ones would
+// exhaust them.
+template <class S>
+struct ValueOf {
+    using type = S;
+};
+template <>
+struct ValueOf<Bf16> {
+    using type = float;
+};
+template <class S>
+using Value = typename ValueOf<S>::type;
+
 // One module and a run of its points.
 template <class S>
 struct ModulePoints {
     Parameters<S> parameters;
-    const S* x = nullptr;  // [n, in]
+    const Value<S>* x = nullptr;  // [n, in]
     int64_t n = 0;
     // Backward: the activations that `forward` saved of the same points; null: computed again.
     const S* saved = nullptr;
-};
-
-// The type that sums over points are formed in: fp32 for bf16, whose 8 bits a sum of 256 ones would exhaust.
-template <class S>
-struct Accumulator {
-    using type = S;
-};
-template <>
-struct Accumulator<Bf16> {
-    using type = float;
 };
 
 // The results of a backward sweep beside the gradients; none of them by default.
@@ -87,9 +91,9 @@ struct Pixels {
 // of pixels.
 template <class S>
 struct OutputGradient {
-    const S* grad_y = nullptr;  // [n, out]; null: that of the squared error
-    const S* target = nullptr;  // [n, out]
-    const S* weight = nullptr;  // [n]; null: ones
+    const Value<S>* grad_y = nullptr;  // [n, out]; null: that of the squared error
+    const S* target = nullptr;         // [n, out]
+    const S* weight = nullptr;         // [n]; null: ones
     S scale = S(1);
     const Pixels<S>* pixels = nullptr;  // in the place of target and weight; not in `second`
 };
@@ -97,25 +101,23 @@ struct OutputGradient {
 // The memory that a backward sweep writes; null: not asked for.
 template <class S>
 struct BackwardResults {
-    using Sum = typename Accumulator<S>::type;
-    S* grad_x = nullptr;      // [n, in]
-    Gradients<Sum> grads;     // written, whatever was there
-    FisherSweep<Sum> fisher;  // none in bf16
-    double* error = nullptr;  // sum over points of scale * weight * |y - target|^2
+    Value<S>* grad_x = nullptr;    // [n, in]
+    Gradients<Value<S>> grads;     // written, whatever was there
+    FisherSweep<Value<S>> fisher;  // none in bf16
+    double* error = nullptr;       // sum over points of scale * weight * |y - target|^2
 };
 
 // A direction of the inputs and parameters, and the derivatives along it.
 template <class S>
 struct Tangents {
-    const S* x = nullptr;  // [n, in]; null: zeros
+    const Value<S>* x = nullptr;  // [n, in]; null: zeros
     Parameters<S> parameters;
 };
 template <class S>
 struct SecondResults {
-    using Sum = typename Accumulator<S>::type;
-    S* grad_x = nullptr;
-    Gradients<Sum> grads;
-    S* grad_grad_y = nullptr;
+    Value<S>* grad_x = nullptr;
+    Gradients<Value<S>> grads;
+    Value<S>* grad_grad_y = nullptr;
 };
 
 template <class S>
@@ -123,7 +125,7 @@ struct BankTable {
     const char* name;
     int lanes;  // points of a panel: `forward` saves saved_values(net, n, lanes) values
     // y [n, out] = f(x). saved: memory for the hidden activations, or null; null in bf16.
-    void (*forward)(const Net&, const ModulePoints<S>&, S* y, S* saved);
+    void (*forward)(const Net&, const ModulePoints<S>&, Value<S>* y, S* saved);
     // The gradients of <output gradient, f>, n > 0. No Fisher sweep and no squared error in bf16.
     void (*backward)(const Net&, const ModulePoints<S>&, const OutputGradient<S>&, const BackwardResults<S>&);
     // Directional derivative of the backward along the tangents: the gradient of

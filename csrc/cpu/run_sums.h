@@ -17,7 +17,7 @@ namespace mclnf {
 // per run, they would lose bits with the number of runs.
 template <class S>
 class RunSums {
-    using Sum = typename Accumulator<S>::type;
+    using Sum = Value<S>;
 
   public:
     static constexpr bool kRounds = !std::is_same_v<S, Sum>;  // `of` gives memory that `done` reads

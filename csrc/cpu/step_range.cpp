@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "math/half.h"
 #include "rays.h"
 
 // Iterations do not depend on each other, even if two of the tensors are the same.
@@ -18,14 +19,22 @@
 namespace mclnf {
 namespace {
 
-template <typename S, bool kAdam, bool kTrust>
+// kHalf: kBf16 or kFp16 if the gradient is of that type and a copy of it is written; else kFp32.
+template <typename S, bool kAdam, bool kTrust, int kHalf>
 MCLNF_INLINE void step_values(const StepFactors<S>& factors, const Streams<S>& t, int64_t n) {
     const StepFactors<S> c = factors;
     S *const p = t.p, *const m = t.m, *const v = t.v;
     const S *const g = t.g, *const fisher = t.fisher, *const anchor = t.anchor;
+    uint16_t* const copy = t.copy;
+    const uint16_t* const half_g = t.half_g;
     MCLNF_INDEPENDENT
     for (int64_t i = 0; i < n; ++i) {
-        const S gradient = kTrust ? pulled(c, g[i], p[i], fisher[i], anchor[i]) : g[i];
+        S own;
+        if constexpr (kHalf == kFp32)
+            own = g[i];
+        else
+            own = from_half<kHalf>(half_g[i]) * c.unscale;
+        const S gradient = kTrust ? pulled(c, own, p[i], fisher[i], anchor[i]) : own;
         if (kAdam) {
             S m_new = m[i], v_new = v[i];
             p[i] = adam_step(c, p[i], gradient, m_new, v_new);
@@ -34,7 +43,16 @@ MCLNF_INLINE void step_values(const StepFactors<S>& factors, const Streams<S>& t
         } else {
             p[i] = sgd_step(c, p[i], gradient);
         }
+        if constexpr (kHalf != kFp32) copy[i] = to_half<kHalf>(p[i]);
     }
+}
+
+template <typename S, int kHalf>
+MCLNF_INLINE void step_any(const StepFactors<S>& c, const Streams<S>& t, int64_t n) {
+    if (t.m && t.fisher) return step_values<S, true, true, kHalf>(c, t, n);
+    if (t.m) return step_values<S, true, false, kHalf>(c, t, n);
+    if (t.fisher) return step_values<S, false, true, kHalf>(c, t, n);
+    step_values<S, false, false, kHalf>(c, t, n);
 }
 
 // As integers, of which the bits of infinity and NaN are the largest: a maximum of numbers would lose a NaN.
@@ -57,13 +75,17 @@ MCLNF_INLINE S largest_of(const S* values, int64_t n) {
 // Clones can't be templates, hence one function per type.
 #define MCLNF_STEP_RANGE(S, Bits)                                                           \
     MCLNF_CLONES void step_range(const StepFactors<S>& c, const Streams<S>& t, int64_t n) { \
-        if (t.m && t.fisher) return step_values<S, true, true>(c, t, n);                    \
-        if (t.m) return step_values<S, true, false>(c, t, n);                               \
-        if (t.fisher) return step_values<S, false, true>(c, t, n);                          \
-        step_values<S, false, false>(c, t, n);                                              \
+        step_any<S, kFp32>(c, t, n);                                                        \
     }                                                                                       \
     MCLNF_CLONES S largest(const S* values, int64_t n) { return largest_of<S, Bits>(values, n); }
 MCLNF_STEP_RANGE(float, uint32_t)
 MCLNF_STEP_RANGE(double, uint64_t)
+
+MCLNF_CLONES void step_range_bf16(const StepFactors<float>& c, const Streams<float>& t, int64_t n) {
+    step_any<float, kBf16>(c, t, n);
+}
+MCLNF_CLONES void step_range_fp16(const StepFactors<float>& c, const Streams<float>& t, int64_t n) {
+    step_any<float, kFp16>(c, t, n);
+}
 
 }  // namespace mclnf

@@ -3,10 +3,12 @@
 // values of all tensors, whose pointers are parameters of the kernel. The arithmetic is
 // csrc/math/bank_step.h.
 #include <algorithm>
+#include <type_traits>
 
 #include "bank_step_tensors.h"
 #include "launch.h"
 #include "math/bank_step.h"
+#include "math/half.h"
 #include "math/modules.h"
 
 namespace mclnf {
@@ -15,19 +17,19 @@ namespace {
 // Of a module; the other factors are the same for all.
 template <typename S>
 struct Rate {
-    S rate, floor;
+    S rate, floor, unscale;
 };
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads) clock_kernel(StepOptions o, double* clock, const double* rates,
-                                                         const bool* active, Rate<S>* module_rates) {
+__global__ void __launch_bounds__(kThreads)
+    clock_kernel(StepOptions o, ModuleValues own, Rate<S>* module_rates) {
     const int64_t m = this_thread();
-    if (m >= o.modules || (active && !active[m])) return;
-    const double t = clock[m] + 1;
-    clock[m] = t;
+    if (m >= o.modules || (own.active && !own.active[m])) return;
+    const double t = own.clock[m] + 1;
+    own.clock[m] = t;
     const StepFactors<S> factors =
-        step_factors<S>(o.adam, t, rates ? rates[m] : o.lr, o.beta1, o.beta2, o.eps, o.lam);
-    module_rates[m] = {factors.rate, factors.floor};
+        step_factors<S>(o.adam, t, own.rates ? own.rates[m] : o.lr, o.beta1, o.beta2, o.eps, o.lam);
+    module_rates[m] = {factors.rate, factors.floor, static_cast<S>(1 / (own.scales ? own.scales[m] : 1.0))};
 }
 
 constexpr int kMaxTensors = 48;  // of a launch: its parameters are 4 KB at most
@@ -46,36 +48,39 @@ struct Tables {
     const bool* active;
 };
 
-template <typename S>
-struct alignas(kBytes) Pack {
-    static constexpr int kCount = kBytes / static_cast<int>(sizeof(S));
-    S values[kCount];
+template <typename T, int kSize>
+struct alignas(kSize * sizeof(T)) Pack {
+    static constexpr int kCount = kSize;
+    T values[kSize];
 };
+template <typename S>
+constexpr int kValues = kBytes / static_cast<int>(sizeof(S));  // of a thread
 
 // The pack at value `at`; if it can't be read at once, those of its values that are there.
-template <typename S>
-__device__ inline void read(const S* from, int64_t at, int there, bool at_once, Pack<S>& pack) {
+template <typename T, int kSize>
+__device__ inline void read(const T* from, int64_t at, int there, bool at_once, Pack<T, kSize>& pack) {
     if (at_once) {
-        pack = *reinterpret_cast<const Pack<S>*>(from + at);
+        pack = *reinterpret_cast<const Pack<T, kSize>*>(from + at);
     } else {
-        for (int k = 0; k < Pack<S>::kCount; ++k) pack.values[k] = k < there ? from[at + k] : S(0);
+        for (int k = 0; k < kSize; ++k) pack.values[k] = k < there ? from[at + k] : T(0);
     }
 }
 
 // Writes the values of active modules: `mask` has a bit for each.
-template <typename S>
-__device__ inline void write(S* to, int64_t at, unsigned mask, bool at_once, const Pack<S>& pack) {
-    if (at_once && mask == (1u << Pack<S>::kCount) - 1) {
-        *reinterpret_cast<Pack<S>*>(to + at) = pack;
+template <typename T, int kSize>
+__device__ inline void write(T* to, int64_t at, unsigned mask, bool at_once, const Pack<T, kSize>& pack) {
+    if (at_once && mask == (1u << kSize) - 1) {
+        *reinterpret_cast<Pack<T, kSize>*>(to + at) = pack;
     } else {
-        for (int k = 0; k < Pack<S>::kCount; ++k)
+        for (int k = 0; k < kSize; ++k)
             if (mask >> k & 1) to[at + k] = pack.values[k];
     }
 }
 
-template <typename S, bool kAdam, bool kTrust>
+// kHalf: kBf16 or kFp16 if the gradients are of that type and copies of it are written; else kFp32.
+template <typename S, bool kAdam, bool kTrust, int kHalf>
 __global__ void __launch_bounds__(kThreads) values_kernel(const __grid_constant__ Tables<S> in) {
-    constexpr int kCount = Pack<S>::kCount;
+    constexpr int kCount = kValues<S>;
     int t = 0;
     while (t + 1 < in.count && in.first_block[t + 1] <= blockIdx.x) ++t;
     const Streams<S>& stream = in.streams[t];
@@ -101,9 +106,13 @@ __global__ void __launch_bounds__(kThreads) values_kernel(const __grid_constant_
         rates[k] = in.rates[module];
     }
     if (mask == 0) return;
-    Pack<S> p, g, m, v, fisher, anchor;
+    Pack<S, kCount> p, g, m, v, fisher, anchor;
+    Pack<uint16_t, kCount> half;
     read(stream.p, at, there, at_once, p);
-    read(stream.g, at, there, at_once, g);
+    if constexpr (kHalf == kFp32)
+        read(stream.g, at, there, at_once, g);
+    else
+        read(stream.half_g, at, there, at_once, half);
     if constexpr (kAdam) {
         read(stream.m, at, there, at_once, m);
         read(stream.v, at, there, at_once, v);
@@ -116,14 +125,20 @@ __global__ void __launch_bounds__(kThreads) values_kernel(const __grid_constant_
         StepFactors<S> c = in.factors;
         c.rate = rates[k].rate;
         c.floor = rates[k].floor;
-        S gradient = g.values[k];
+        S gradient;
+        if constexpr (kHalf == kFp32)
+            gradient = g.values[k];
+        else
+            gradient = from_half<kHalf>(half.values[k]) * rates[k].unscale;
         if constexpr (kTrust) gradient = pulled(c, gradient, p.values[k], fisher.values[k], anchor.values[k]);
         if constexpr (kAdam)
             p.values[k] = adam_step(c, p.values[k], gradient, m.values[k], v.values[k]);
         else
             p.values[k] = sgd_step(c, p.values[k], gradient);
+        if constexpr (kHalf != kFp32) half.values[k] = to_half<kHalf>(p.values[k]);
     }
     write(stream.p, at, mask, at_once, p);
+    if constexpr (kHalf != kFp32) write(stream.copy, at, mask, at_once, half);
     if constexpr (kAdam) {
         write(stream.m, at, mask, at_once, m);
         write(stream.v, at, mask, at_once, v);
@@ -144,22 +159,22 @@ class Cuda {
     void check_values(const char*, const double*, int64_t) const {}  // would have to wait for the device
 
     template <typename S>
-    void step(const StepOptions& o, double* clock, const double* rates, const bool* active,
-              const std::vector<Streams<S>>& streams, const std::vector<int64_t>& sizes) const {
+    void step(const StepOptions& o, const ModuleValues& own, const std::vector<Streams<S>>& streams,
+              const std::vector<int64_t>& sizes) const {
         if (o.modules == 0) return;
         const cudaStream_t stream = current_stream(first_);
-        const Tensor factors = torch::stable::new_empty(first_, {o.modules, 2});
-        launch(clock_kernel<S>, blocks_for(o.modules), kThreads, 0, stream, o, clock, rates, active,
+        const Tensor factors = torch::stable::new_empty(first_, {o.modules, 3});
+        launch(clock_kernel<S>, blocks_for(o.modules), kThreads, 0, stream, o, own,
                out_pointer<Rate<S>>(factors));
         check_cuda(cudaGetLastError(), "bank_step: clock");
         Tables<S> tables{};
         tables.modules = o.modules;
         tables.factors = step_factors<S>(o.adam, 1, 0, o.beta1, o.beta2, o.eps, o.lam);
         tables.rates = pointer<Rate<S>>(factors);
-        tables.active = active;
+        tables.active = own.active;
         int64_t blocks = 0;
         for (size_t t = 0; t < streams.size(); ++t) {
-            const int64_t tensor_blocks = blocks_for(sizes[t] * o.modules, kThreads * Pack<S>::kCount);
+            const int64_t tensor_blocks = blocks_for(sizes[t] * o.modules, kThreads * kValues<S>);
             if (tensor_blocks == 0) continue;
             if (tables.count == kMaxTensors || blocks + tensor_blocks > 0x7fffffff) {
                 step_tensors(o, tables, blocks, stream);
@@ -182,15 +197,28 @@ class Cuda {
         uintptr_t all = 0;
         for (const S* p : std::initializer_list<const S*>{t.p, t.m, t.v, t.g, t.fisher, t.anchor})
             all |= reinterpret_cast<uintptr_t>(p);
-        return all % kBytes == 0;
+        // A pack of half types has half as many bytes.
+        const uintptr_t halves = reinterpret_cast<uintptr_t>(t.copy) | reinterpret_cast<uintptr_t>(t.half_g);
+        return all % kBytes == 0 && halves % (kBytes / 2) == 0;
     }
 
     template <typename S>
     static void step_tensors(const StepOptions& o, const Tables<S>& tables, int64_t blocks,
                              cudaStream_t stream) {
+        if constexpr (std::is_same_v<S, float>) {
+            if (o.half == kBf16) return launch_kernel<S, kBf16>(o, tables, blocks, stream);
+            if (o.half == kFp16) return launch_kernel<S, kFp16>(o, tables, blocks, stream);
+        }
+        launch_kernel<S, kFp32>(o, tables, blocks, stream);
+    }
+
+    template <typename S, int kHalf>
+    static void launch_kernel(const StepOptions& o, const Tables<S>& tables, int64_t blocks,
+                              cudaStream_t stream) {
         const bool trust = o.lam != 0;
-        const auto kernel = o.adam ? (trust ? values_kernel<S, true, true> : values_kernel<S, true, false>)
-                                   : (trust ? values_kernel<S, false, true> : values_kernel<S, false, false>);
+        const auto kernel =
+            o.adam ? (trust ? values_kernel<S, true, true, kHalf> : values_kernel<S, true, false, kHalf>)
+                   : (trust ? values_kernel<S, false, true, kHalf> : values_kernel<S, false, false, kHalf>);
         launch(kernel, static_cast<unsigned>(blocks), kThreads, 0, stream, tables);
         check_cuda(cudaGetLastError(), "bank_step: values");
     }

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.checks import check_number, check_tensor
-from mclnf_fast.learn.params import Params, check_like, check_modules, check_params
+from mclnf_fast.learn.loss_scale import LossScale, all_finite
+from mclnf_fast.learn.params import Params, check_like, check_modules, check_params, per_module
 from mclnf_fast.ops.bank_fit import FitState
 from mclnf_fast.ops.bank_step import StepKind, Trust, bank_step, check_betas
 
@@ -24,12 +25,19 @@ class BankOptimizer:
     The parameters are changed in place, under no_grad. Frozen modules are not touched at all: their
     parameters, moments and counters stay as they are, bit for bit, whatever their gradient (even NaN).
 
+    Of parameters in bfloat16 or float16 it keeps the values in float32, `masters`, with their moments: a step shorter
+    than a weight's last bit of 8 or 11 would be lost. A step changes the masters, and writes the parameters in the same
+    pass as their rounded values.
+
     Args:
-        params: flat tuple of tensors [M, ...], fp32 or fp64 (keep an fp32 master for half precision).
+        params: flat tuple of tensors [M, ...], float32, float64, bfloat16 or float16.
         kind: "adam" or "sgd".
         lr: one rate, or one per module [M].
         betas, eps: Adam's.
         trust: (lam, fisher, anchor), see `Trust`, or None; may be set later through `optimizer.trust`.
+        masters: float32 tensors like half params, which are set to their rounded values; changed in place. None: the
+            values of params.
+        loss_scale: whether gradients are those of `scaled` losses: float16 has no small numbers. For half params.
 
     Raises: TypeError, ValueError, naming the argument.
     """
@@ -42,8 +50,11 @@ class BankOptimizer:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         trust: Trust | tuple[float, Params, Params] | None = None,
+        masters: Sequence[Tensor] | None = None,
+        loss_scale: bool = False,
     ) -> None:
-        self.params = _check_master(params)
+        self.params = _checked(params)
+        self.masters = self._masters_of(masters)
         if kind not in ("adam", "sgd"):
             raise ValueError(f"kind must be 'adam' or 'sgd', got {kind!r}")
         self.kind: StepKind = kind
@@ -58,6 +69,9 @@ class BankOptimizer:
         self._exp_avg = self._zeros()
         self._exp_avg_sq = self._zeros()
         self._trust: Trust | None = None
+        if loss_scale and not self.half:
+            raise ValueError(f"loss_scale must be False for params of {self.params[0].dtype}, got True")
+        self.loss_scale = LossScale(self.modules, device) if loss_scale else None
         self.set_lr(lr)
         self.trust = trust
 
@@ -65,6 +79,11 @@ class BankOptimizer:
     def modules(self) -> int:
         """M."""
         return self.params[0].shape[0]
+
+    @property
+    def half(self) -> bool:
+        """Whether the parameters have a half type, beside masters."""
+        return self.masters is not self.params
 
     @property
     def lr(self) -> Tensor:
@@ -97,7 +116,7 @@ class BankOptimizer:
         lam = check_number("trust's lam", lam, 0.0)
         fisher = check_like(fisher, self.params, "trust's fisher")
         anchor = check_like(anchor, self.params, "trust's anchor")
-        like = self.params[0].detach()
+        like = self.masters[0].detach()
         self._trust = Trust(lam, tuple(f.detach().to(like) for f in fisher), tuple(a.detach().to(like) for a in anchor))
 
     def set_lr(self, lr: float | Tensor, modules: int | Iterable[int] | Tensor | None = None) -> None:
@@ -119,11 +138,16 @@ class BankOptimizer:
             self._rate = rate
             self._lr.fill_(rate)
 
+    def scaled(self, losses: Tensor) -> Tensor:
+        """Return losses [M] times each module's scale: those to differentiate. Without `loss_scale` the losses."""
+        return losses if self.loss_scale is None else losses * self.loss_scale.scale.to(losses)
+
     def step(self, grads: Sequence[Tensor] | None = None) -> None:
-        """Make one step of every module that is not frozen.
+        """Make one step of every module that is not frozen, and whose gradients are finite if losses are scaled.
 
         Args:
-            grads: tensors like the parameters, or None to take `p.grad`.
+            grads: tensors like the parameters, or None to take `p.grad`. For half parameters also float32 ones, not
+                scaled, which are rounded.
 
         Raises: TypeError, if a gradient has another dtype; ValueError, if one is missing or has another shape.
         Nothing is changed then.
@@ -134,30 +158,42 @@ class BankOptimizer:
         for i, g in enumerate(gradients):
             if g is None:
                 raise ValueError(f"grads[{i}] must be a tensor like params[{i}], got None")
+        active, scaling, copies = self._active, self.loss_scale, self.params if self.half else ()
+        finite: Tensor | None = None
+        if copies:
+            gradients = [self._rounded(g) for g in gradients]  # type: ignore[arg-type]
+        if scaling is not None:
+            finite = all_finite(gradients)  # type: ignore[arg-type]
+            active = finite if active is None else finite & active
         bank_step(
-            self.params,
+            self.masters,
             gradients,  # type: ignore[arg-type]
             self._exp_avg,
             self._exp_avg_sq,
             self._step,
             self._lr,
-            active=self._active,
+            active=active,
             kind=self.kind,
             betas=self.betas,
             eps=self.eps,
             trust=self._trust,
+            copies=copies,
+            scale=None if scaling is None else scaling.scale,
         )
+        if scaling is not None and finite is not None:
+            scaling.update(finite, self._active)
 
     def fit_state(self, steps: int) -> FitState:
         """Return parameters and moments for `ops.bank_fit`, which changes them in place; `steps` is the number made on
         the task. What it then makes is counted by `count`."""
         made = torch.full((self.modules,), steps, dtype=torch.int64, device=self.params[0].device)
-        params = tuple(p.detach() for p in self.params)
+        params = tuple(p.detach() for p in self.masters)
         return FitState(params, tuple(self._exp_avg), tuple(self._exp_avg_sq), made)
 
     def count(self, steps: int) -> None:
         """Count steps of all modules that `ops.bank_fit` has made from `fit_state`."""
         self._step += steps
+        self._write_copies()
 
     def zero_grad(self) -> None:
         """Set every `p.grad` to None."""
@@ -179,6 +215,8 @@ class BankOptimizer:
         self._step[rows] = 0.0
         for state in (*self._exp_avg, *self._exp_avg_sq):
             state[rows] = 0.0
+        if self.loss_scale is not None:
+            self.loss_scale.reset(rows)
 
     def append(self, module_params: Sequence[Tensor], lr: float | None = None) -> Params:
         """Add modules with parameters [m, ...]; returns the new leaves [M + m, ...], also `self.params`.
@@ -203,14 +241,22 @@ class BankOptimizer:
         one set for all). A trust region is dropped when the bank
         has grown, since it no longer fits. Raises: TypeError, ValueError.
         """
-        new = _check_master(params)
+        new = _checked(params)
         old, extra = self.modules, new[0].shape[0] - self.modules
         if len(new) != len(self.params) or any(a.shape[1:] != b.shape[1:] for a, b in zip(new, self.params)):
             raise ValueError("params must be the same architecture as the optimizer's, got other shapes")
         # Which modules are gone could not be known: what is kept of one would pass to another.
         if extra < 0:
             raise ValueError(f"params must hold at least the optimizer's {old} modules, got {new[0].shape[0]}")
-        self.params = new
+        if new[0].dtype != self.params[0].dtype:
+            raise TypeError(f"params must be {self.params[0].dtype} like the optimizer's, got {new[0].dtype}")
+        if self.half:
+            self.masters = tuple(torch.cat([m, p.detach()[old:].float()]) for m, p in zip(self.masters, new))
+            self.params = new
+        else:
+            self.params = self.masters = new
+        if self.loss_scale is not None:
+            self.loss_scale.extend(extra)
         self._step = torch.cat([self._step, self._step.new_zeros(extra)])
         last = self._lr[-1:] if old else self._lr.new_full((1,), self._rate)
         self._lr = torch.cat([self._lr, last.expand(extra)])
@@ -227,6 +273,10 @@ class BankOptimizer:
         state = {"step": self._step.clone(), "lr": self._lr.clone(), "frozen": self.frozen}
         state.update({f"exp_avg.{i}": s.clone() for i, s in enumerate(self._exp_avg)})
         state.update({f"exp_avg_sq.{i}": s.clone() for i, s in enumerate(self._exp_avg_sq)})
+        if self.half:
+            state.update({f"master.{i}": m.detach().clone() for i, m in enumerate(self.masters)})
+        if self.loss_scale is not None:
+            state["scale"], state["good_steps"] = self.loss_scale.scale.clone(), self.loss_scale.good_steps.clone()
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -247,12 +297,50 @@ class BankOptimizer:
         for i, (m, v) in enumerate(zip(self._exp_avg, self._exp_avg_sq)):
             m.copy_(state[f"exp_avg.{i}"])
             v.copy_(state[f"exp_avg_sq.{i}"])
+        if self.half:
+            with torch.no_grad():
+                for i, m in enumerate(self.masters):
+                    m.copy_(state[f"master.{i}"])
+            self._write_copies()
+        if self.loss_scale is not None:
+            self.loss_scale.scale.copy_(state["scale"])
+            self.loss_scale.good_steps.copy_(state["good_steps"])
+
+    def _masters_of(self, masters: Sequence[Tensor] | None) -> Params:
+        """Return the values that steps change: float32 ones of half parameters, else the parameters."""
+        if self.params[0].dtype in (torch.float32, torch.float64):
+            if masters is not None:
+                raise ValueError(f"masters must be None for params of {self.params[0].dtype}, got tensors")
+            return self.params
+        if masters is None:
+            return tuple(p.detach().float() for p in self.params)
+        given = check_like(masters, self.params, "masters")
+        for i, m in enumerate(given):
+            check_tensor(f"masters[{i}]", m, dtype=torch.float32, device=self.params[0].device)
+        self.masters = given
+        self._write_copies()
+        return given
+
+    @torch.no_grad()
+    def _write_copies(self) -> None:
+        """Set half parameters to the rounded values of the masters."""
+        for p, m in zip(self.params, self.masters):
+            if p is not m:
+                p.copy_(m)
+
+    def _rounded(self, gradient: Tensor) -> Tensor:
+        """Return a float32 gradient as one of the scaled loss in the parameters' type."""
+        if not isinstance(gradient, Tensor) or gradient.dtype != torch.float32:
+            return gradient
+        if self.loss_scale is not None:
+            gradient = gradient * per_module(self.loss_scale.scale.to(gradient), gradient)
+        return gradient.to(self.params[0].dtype)
 
     def _zeros(self) -> list[Tensor]:
         # SGD has no moments: zeros would take twice the memory of the parameters.
         if self.kind == "sgd":
             return []
-        return [torch.zeros_like(p, memory_format=torch.contiguous_format).detach() for p in self.params]
+        return [torch.zeros_like(p, memory_format=torch.contiguous_format).detach() for p in self.masters]
 
     def _switch(self, modules: int | Iterable[int] | Tensor, off: bool) -> None:
         frozen = list(self._frozen)
@@ -265,9 +353,8 @@ class BankOptimizer:
         self._active = ~self.frozen.to(self.params[0].device) if any(frozen) else None
 
 
-def _check_master(params: Sequence[Tensor]) -> Params:
+def _checked(params: Sequence[Tensor]) -> Params:
     checked = check_params(params)
-    # In half precision a step shorter than a weight's last bit would be lost.
-    if checked[0].dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"params must be float32 or float64 (keep an fp32 master), got {checked[0].dtype}")
+    if checked[0].dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        raise TypeError(f"params must be float32, float64, bfloat16 or float16, got {checked[0].dtype}")
     return checked

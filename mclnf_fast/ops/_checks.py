@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +14,7 @@ from mclnf_fast.spec import FieldSpec
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 HALVES = (torch.float16, torch.bfloat16)
-CAST = (torch.float32, *HALVES)  # what autocast casts
+CAST = (torch.float32, *HALVES)  # what autocast casts; and the weights that float32 coordinates may have
 
 
 def in_transform() -> bool:
@@ -75,6 +76,30 @@ def autocast_enabled(x: Tensor) -> bool:
     return x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
 
 
+def parameters_for(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return weights and biases as autocast casts them; without it, and beside float64, as they are."""
+    if not autocast_enabled(x) or x.dtype not in CAST:
+        return weights, biases
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
+
+
+def without_autocast(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Return a context in which autocast is off: an op has cast what may be, and must not cast coordinates."""
+    return torch.autocast(x.device.type, enabled=False) if autocast_enabled(x) else contextlib.nullcontext()
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """Return a tensor of a half type as float32, any other as it is.
+
+    Points, targets and whatever else is no parameter are never worked on in half types.
+
+    >>> widened(torch.zeros(2, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    return tensor.float() if tensor.dtype in HALVES else tensor
+
+
 def check_offsets(
     name: str, offsets: Tensor, groups: int | None, total: int, device: torch.device, what: str = "points"
 ) -> None:
@@ -129,8 +154,12 @@ def check_layers(
     spec: FieldSpec,
     dtype: torch.dtype | Sequence[torch.dtype],
     device: torch.device,
+    mixed: bool = False,
 ) -> int:
-    """Check the parameters of a bank and return the number of its modules."""
+    """Check the parameters of a bank and return the number of its modules.
+
+    dtype: one, or those allowed; all parameters have that of the first unless `mixed`.
+    """
     layers = spec.layer_shapes
     for name, tensors in (("weights", weights), ("biases", biases)):
         if len(tensors) != len(layers):
@@ -138,6 +167,7 @@ def check_layers(
     modules = weights[0].shape[0] if isinstance(weights[0], Tensor) and weights[0].dim() else 0
     for l, (rows, columns) in enumerate(layers):
         check_tensor(f"weights[{l}]", weights[l], (modules, rows, columns), dtype, device, "[M, in, out]")
+        dtype = dtype if mixed else weights[0].dtype
         check_tensor(f"biases[{l}]", biases[l], (modules, columns), dtype, device, "[M, out]")
     return modules
 
@@ -152,7 +182,7 @@ def check_field(
     weights, biases = check_tensors("weights", weights), check_tensors("biases", biases)
     check_spec(spec)
     check_tensor("x", x, (None, spec.in_dim), FLOATS, what="[N, in_dim]")
-    check_layers(weights, biases, spec, CAST if cast else x.dtype, x.device)
+    check_layers(weights, biases, spec, CAST if cast or x.dtype == torch.float32 else x.dtype, x.device, cast)
     return weights, biases
 
 

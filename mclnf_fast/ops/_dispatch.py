@@ -238,6 +238,16 @@ def cpu_library(device: torch.device, dtype: torch.dtype) -> str | None:
     return _library.why_not("cpu")
 
 
+def cpu_widens(dtype: torch.dtype) -> bool:
+    """Return whether the CPU kernels multiply weights of a half type as float32: all but bfloat16 on a processor with a
+    fast dot product of its pairs."""
+    return dtype == torch.float16 or (dtype == torch.bfloat16 and not torch.ops.mclnf_fast.cpu_bf16_dot())
+
+
+# As `_chooser`: a trace takes the answer as a constant.
+vars(cpu_widens)["_dynamo_marked_constant"] = True
+
+
 def cuda_library(device: torch.device, dtype: torch.dtype) -> str | None:
     """Return the reason that the compiled CUDA kernels share."""
     from mclnf_fast.ops import _library

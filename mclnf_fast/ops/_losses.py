@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops._checks import HALVES, autocast_enabled
+from mclnf_fast.ops._dispatch import cpu_widens
 from mclnf_fast.ops.bank_mlp import bank_mlp
 from mclnf_fast.spec import FieldSpec
 
@@ -31,13 +31,19 @@ class FieldPoints(NamedTuple):
     spec: FieldSpec
 
     def outputs(self, backend: str) -> Tensor:
-        """Return the outputs [N, out_dim] by a backend, half types as float32: their squares overflow."""
-        y = bank_mlp(*self, backend)
-        return y.float() if y.dtype in HALVES else y
+        """Return the outputs [N, out_dim] by a backend."""
+        return bank_mlp(*self, backend)
+
+    @property
+    def on_cpu(self) -> FieldPoints:
+        """The field as the CPU kernels multiply it: with weights in float32 but where it has products of bf16 pairs."""
+        if not cpu_widens(self.weights[0].dtype):
+            return self
+        return self._replace(weights=[w.float() for w in self.weights], biases=[b.float() for b in self.biases])
 
     def parameters_alone(self, *others: Tensor | None) -> bool:
-        """Return whether neither x nor one of the others is differentiated, in the dtype of x: one sweep serves."""
-        return not autocast_enabled(self.x) and not any(t is not None and t.requires_grad for t in (self.x, *others))
+        """Return whether neither x nor one of the others is differentiated: one sweep serves."""
+        return not any(t is not None and t.requires_grad for t in (self.x, *others))
 
     @property
     def need_gradients(self) -> bool:

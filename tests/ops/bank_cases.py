@@ -44,6 +44,10 @@ class Case:
         cast = [[t.detach().to(dtype) for t in tensors] for tensors in (self.weights, self.biases)]
         return Case(self.spec, self.x.detach().to(dtype), self.offsets, *cast)
 
+    def mixed(self, dtype: torch.dtype) -> Case:
+        """The same with parameters of another dtype beside unrounded points."""
+        return dataclasses.replace(self.to(dtype), x=self.x.detach().clone())
+
     def on(self, device: str) -> Case:
         """The same on another device."""
         put = [[t.detach().to(device) for t in tensors] for tensors in (self.weights, self.biases)]

@@ -46,7 +46,7 @@ def decided(case: Case) -> Case:
 
 def agree(*cases: Case) -> None:
     """Judges all cases as one: the rounding errors of a handful of numbers are a matter of luck."""
-    given = [decided(case).to(BF16) for case in cases]
+    given = [decided(case).mixed(BF16) for case in cases]
     found = [values(case, "cpu") for case in given]
     same = [values(case, "reference") for case in given]
     truth = [values(case.to(torch.float64), "reference") for case in given]
@@ -108,7 +108,7 @@ def test_small_integers_are_exact(counts: list[int], width: int, hidden: int, sk
     # Two or three terms a sum: activations and their gradients stay integers below 256, which bf16 has.
     case.weights = [integers(*w.shape, nonzero=min(1.0, 1.5 / max(w.shape[1:]))).float() for w in case.weights]
     case.biases = [integers(*b.shape).float() for b in case.biases]
-    case = case.to(BF16)
+    case = case.mixed(BF16)
     found, truth = ([], [])
     for backend, into, given in (("cpu", found, case), ("reference", truth, case.to(torch.float64))):
         y = given.require().run(backend)
@@ -116,12 +116,12 @@ def test_small_integers_are_exact(counts: list[int], width: int, hidden: int, sk
         into += [y, *torch.autograd.grad(y, given.leaves, cotangent)]
     assert float(truth[0].detach().abs().max()) > 4
     for f, t in zip(found, truth):
-        assert torch.equal(f, t.to(BF16))
+        assert torch.equal(f, t.to(f.dtype))
 
 
 def test_same_bits_for_every_run_and_thread_count() -> None:
     # 3000 points are cut into several runs of the work plan, whose sums are added in the plan's order.
-    case = make(mf.FieldSpec(3, 4, 32, 2, "tanh"), [3000, 0, 129]).to(BF16)
+    case = make(mf.FieldSpec(3, 4, 32, 2, "tanh"), [3000, 0, 129]).mixed(BF16)
     first = values(case, "cpu")
     threads = torch.get_num_threads()
     try:
@@ -133,7 +133,7 @@ def test_same_bits_for_every_run_and_thread_count() -> None:
 
 
 def test_a_point_does_not_depend_on_its_neighbors() -> None:
-    case = make(mf.FieldSpec(3, 4, 64, 2, "relu", encoding=mf.Frequency(4)), [777]).to(BF16)
+    case = make(mf.FieldSpec(3, 4, 64, 2, "relu", encoding=mf.Frequency(4)), [777]).mixed(BF16)
     y = case.run("cpu")
     for cut in (1, 63, 700):
         rest = Case(case.spec, case.x[cut:], torch.tensor([0, 777 - cut]), case.weights, case.biases)
@@ -141,9 +141,9 @@ def test_a_point_does_not_depend_on_its_neighbors() -> None:
 
 
 def test_strided_inputs() -> None:
-    case = make(mf.FieldSpec(3, 4, 37, 2, "relu"), [40, 0, 33]).to(BF16)
+    case = make(mf.FieldSpec(3, 4, 37, 2, "relu"), [40, 0, 33]).mixed(BF16)
     plain = values(case, "cpu")
-    moved = case.to(BF16)
+    moved = case.mixed(BF16)
     moved.weights = [w.mT.contiguous().mT for w in moved.weights]
     moved.x = moved.x.T.contiguous().T
     moved.biases = [torch.stack((b, b), -1)[..., 0] for b in moved.biases]
@@ -151,7 +151,7 @@ def test_strided_inputs() -> None:
 
 
 def test_nan_and_infinity_stay_where_they_are() -> None:
-    case = make(mf.FieldSpec(3, 4, 37, 2, "relu"), [70, 71]).to(BF16)
+    case = make(mf.FieldSpec(3, 4, 37, 2, "relu"), [70, 71]).mixed(BF16)
     clean = case.run("cpu")
     case.x[5, 1] = torch.nan
     case.x[69, 2] = torch.inf
@@ -168,11 +168,11 @@ def test_nan_and_infinity_stay_where_they_are() -> None:
 
 def test_requested_outputs() -> None:
     spec = mf.FieldSpec(3, 2, 20, 2, "relu", encoding=mf.Frequency(2, True, scale=1.0), skips=(1,))
-    case = make(spec, [40, 0, 9]).to(BF16)
+    case = make(spec, [40, 0, 9]).mixed(BF16)
     both = values(case, "cpu")[1:]
     for x, parameters in ((True, False), (False, True)):
         y = case.require(x, parameters).run("cpu")
-        cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(BF16)
+        cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
         found = torch.autograd.grad(y, case.leaves, cotangent)
         assert all(map(torch.equal, found, both[:1] if x else both[1:]))
 
@@ -193,8 +193,8 @@ def test_inner_step_of_maml() -> None:
         y = mf.ops.bank_mlp(given.x, given.offsets, parameters[:layers], parameters[layers:], spec, backend=backend)
         return torch.autograd.grad(y.square().mean(), start)
 
-    low = case.to(BF16)
-    found, same = outer(low, "cpu"), outer(low.to(BF16), "reference")
+    low = case.mixed(BF16)
+    found, same = outer(low, "cpu"), outer(low.mixed(BF16), "reference")
     truth = outer(low.to(torch.float64), "reference")
     for k, (f, s, t) in enumerate(zip(found, same, truth)):
         assert_no_worse(f, s, t, f"gradient {k}")
@@ -202,9 +202,9 @@ def test_inner_step_of_maml() -> None:
 
 def test_opcheck() -> None:
     spec = mf.FieldSpec(6, 3, 5, 2, "tanh", encoding=ENCODINGS["composite"][1], skips=(1,))
-    case = make(spec, [4, 0, 5]).to(BF16)
+    case = make(spec, [4, 0, 5]).mixed(BF16)
     bank, net = [case.x, case.offsets, case.weights, case.biases], list(spec.packed)
-    grad_y = torch.randn(9, 3).to(BF16)
+    grad_y = torch.randn(9, 3)
     like = [[torch.rand_like(t) for t in ts] for ts in (case.weights, case.biases)]
     ops = torch.ops.mclnf_fast
     for requires in (False, True):
@@ -213,7 +213,7 @@ def test_opcheck() -> None:
         torch.library.opcheck(ops.bank_mlp_fwd, (*bank, *net))
         for need_x, need_params in ((True, True), (False, True), (True, False)):
             torch.library.opcheck(ops.bank_mlp_bwd, (*bank, grad_y, *net, need_x, need_params, None))
-    free = case.to(BF16)
+    free = case.mixed(BF16)
     bank = [free.x, free.offsets, free.weights, free.biases]
     torch.library.opcheck(ops.bank_mlp_bwd_bwd, (*bank, grad_y, torch.rand_like(free.x), *like, *net, True))
 
@@ -223,9 +223,10 @@ def test_mixed_dtypes_are_refused() -> None:
     low = case.to(BF16)
     with pytest.raises(TypeError, match=r"weights\[0\]"):
         mf.ops.bank_mlp(low.x, case.offsets, case.weights, case.biases, case.spec, backend="cpu")
-    given = (low.x, case.offsets, case.weights, case.biases, *case.spec.packed)
-    with pytest.raises(RuntimeError, match="weights and biases has a dtype other than x"):
-        torch.ops.mclnf_fast.bank_mlp_fwd(*given)
+    for x, parameters in ((low.x, case), (low.x, low), (case.x.double(), low), (case.x.double(), case)):
+        given = (x, case.offsets, parameters.weights, parameters.biases, *case.spec.packed)
+        with pytest.raises(RuntimeError, match=r"x must be float32|take float32 and float64|a dtype other than"):
+            torch.ops.mclnf_fast.bank_mlp_fwd(*given)
 
 
 def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -260,13 +261,14 @@ encoding = mf.Composite(((mf.Frequency(3, True, scale=1.0), 3), (mf.SphericalHar
 for activation in ("relu", "sine", "softplus", "exp"):
     for counts in ([65, 0, 17, 1], [3001, 0, 400], [0], []):
         spec = mf.FieldSpec(6, 5, 37, 2, activation, "sigmoid", encoding, w0=2.0, skips=(1,))
-        low = make(spec, counts).to(torch.bfloat16)
+        low = make(spec, counts).mixed(torch.bfloat16)
         wide = low.to(torch.float32)
         results = []
         for case in (low, wide):
             y = case.require().run("cpu")
-            cotangent = torch.linspace(-1, 1, y.numel()).view_as(y).to(torch.bfloat16).to(y.dtype)
+            cotangent = torch.linspace(-1, 1, y.numel()).view_as(y)
             first = torch.autograd.grad(y, case.leaves, cotangent)
+            assert [t.dtype for t in (y, *first)] == [torch.float32] * 2 + [case.weights[0].dtype] * (len(first) - 1)
             only_x = torch.autograd.grad(case.require(True, False).run("cpu"), case.x, cotangent)
             ops, net = torch.ops.mclnf_fast, case.spec.packed
             plain = case.to(case.x.dtype)
@@ -274,8 +276,7 @@ for activation in ("relu", "sine", "softplus", "exp"):
             second = ops.bank_mlp_bwd_bwd(*bank, cotangent, bank[0] * 0.5, bank[2], bank[3], *net, True)
             results.append([y, *first, *only_x, second[0], *second[1], *second[2], second[3]])
         for found, want in zip(*results):
-            assert found.dtype == torch.bfloat16
-            assert torch.equal(found, want.to(torch.bfloat16)), (activation, counts)
+            assert torch.equal(found, want.to(found.dtype)), (activation, counts)
 """
 
 

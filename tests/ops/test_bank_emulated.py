@@ -16,7 +16,7 @@ from rebuilt import rebuilt, run_python
 
 FILES = (
     "test_bank_bf16", "test_bank_mlp", "test_bank_gradients", "test_bank_opcheck", "test_bank_accuracy", "test_fisher",
-    "test_bank_mse", "test_bank_ray_mse", "test_bank_keep",
+    "test_bank_mse", "test_bank_ray_mse", "test_bank_keep", "test_mixed_precision",
 )  # fmt: skip
 SETS = "import torch, mclnf_fast; print(torch.ops.mclnf_fast.cpu_instruction_set(), mclnf_fast.info()['bf16_dot'])"
 

@@ -231,11 +231,15 @@ def test_low_precision(need, backend: str, dtype: torch.dtype, activation: str) 
 @backends
 @pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
 def test_autocast(need, backend: str, given: torch.dtype) -> None:
+    """It casts weights and biases, and never x: the result has the dtype of x."""
     case = make(mf.FieldSpec(3, 4, 32, 2), [30, 12]).require()
-    want = case.to(torch.bfloat16).run(need("bank_mlp", backend))
     x = case.x.detach().to(given).requires_grad_()
+    low = case.mixed(torch.bfloat16)
+    low.x = x.detach()
+    want = low.run(need("bank_mlp", backend))
     with torch.autocast(places.here(), torch.bfloat16):
         y = mf.ops.bank_mlp(x, case.offsets, case.weights, case.biases, case.spec, backend)
+    assert y.dtype == given
     assert torch.equal(y, want)
     y.float().sum().backward()
     assert all(t.grad is not None and t.grad.dtype == t.dtype for t in (x, *case.weights, *case.biases))

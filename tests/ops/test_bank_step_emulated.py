@@ -24,7 +24,7 @@ def step(ops: Any, state: State, active: Tensor | None = None, trust: bool = Fal
     lam, fisher, anchor = new.trust if trust else (0.0, [], [])
     lists = [new.params, new.grads, new.exp_avg, new.exp_avg_sq]
     clock = [new.step, new.lr if lr is None else None, lr or 0.0, active]
-    ops.bank_step(*lists, *clock, state.kind == "adam", *betas, 1e-8, lam, fisher, anchor)
+    ops.bank_step(*lists, *clock, state.kind == "adam", *betas, 1e-8, lam, fisher, anchor, new.copies, new.scale)
     return new
 
 
@@ -44,6 +44,23 @@ def test_it_is_the_cpus_step_bit_for_bit(
             found = step(emulated, state, active, trust, lr)
             assert_same(found, step(OPS, state, active, trust, lr))
             assert torch.equal(found.step, state.step + (1 if active is None else active.double()))
+
+
+@kinds
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_half_copies_are_the_cpus_bit_for_bit(
+    need, emulated: Any, kind: str, half: torch.dtype, trust: bool, masked: bool
+) -> None:
+    need("bank_step", "cpu", torch.float32)
+    for modules in (0, 1, 3, 9, 65):
+        state = State(modules, ODD, kind=kind, half=half)
+        active = torch.rand(modules) < 0.6 if masked else None
+        found = step(emulated, state, active, trust)
+        assert_same(found, step(OPS, state, active, trust))
+        if not masked:
+            assert all(torch.equal(c, p.to(half)) for c, p in zip(found.copies, found.params))
 
 
 @dtypes
@@ -101,9 +118,11 @@ def strided(t: Tensor) -> Tensor:
 
 @dtypes
 @pytest.mark.parametrize("change", [moved, strided])
-@pytest.mark.parametrize("lists", [("params",), ("grads",), ("exp_avg", "exp_avg_sq"), ("fisher", "anchor", "clock")])
+@pytest.mark.parametrize(
+    "lists", [("params",), ("grads",), ("copies",), ("exp_avg", "exp_avg_sq"), ("fisher", "anchor", "clock")]
+)
 def test_any_alignment_and_strides(emulated: Any, dtype: torch.dtype, change: Any, lists: tuple[str, ...]) -> None:
-    state = State(5, ((6, 4), (3,), (33,)), dtype)
+    state = State(5, ((6, 4), (3,), (33,)), dtype, half=torch.bfloat16 if dtype == torch.float32 else None)
     active = torch.tensor([1, 0, 1, 1, 0], dtype=torch.bool)
     wanted = step(emulated, state, active, trust=True)
     for name in lists:
@@ -117,7 +136,7 @@ def test_any_alignment_and_strides(emulated: Any, dtype: torch.dtype, change: An
     places = [t.data_ptr() for t in state.changed]
     lam, fisher, anchor = state.trust
     tensors = (state.params, state.grads, state.exp_avg, state.exp_avg_sq, state.step, state.lr)
-    emulated.bank_step(*tensors, 0.0, active, True, 0.9, 0.999, 1e-8, lam, fisher, anchor)
+    emulated.bank_step(*tensors, 0.0, active, True, 0.9, 0.999, 1e-8, lam, fisher, anchor, state.copies, state.scale)
     assert_same(state, wanted)
     assert places == [t.data_ptr() for t in state.changed]
 
@@ -133,15 +152,16 @@ def test_clocks_and_rates_are_not_looked_at(emulated: Any) -> None:
 
 
 def test_unfit_options_are_refused_before_anything_is_written(emulated: Any) -> None:
-    state = State(3, ((3, 5), (4,)))
+    state = State(3, ((3, 5), (4,)), half=torch.bfloat16)
     lam, fisher, anchor = state.trust
     given = [state.params, state.grads, state.exp_avg, state.exp_avg_sq, state.step, state.lr, 0.1,
-             torch.tensor([True, False, True]), True, 0.9, 0.999, 1e-8, lam, fisher, anchor]  # fmt: skip
+             torch.tensor([True, False, True]), True, 0.9, 0.999, 1e-8, lam, fisher, anchor,
+             state.copies, state.scale]  # fmt: skip
     before, tried = state.copy(), 0
     for k, value in enumerate(given):
         bad: list[Any] = []
         if isinstance(value, Tensor):
-            bad = [value[:-1], value[None], value.to(torch.float16), value.to("meta")]
+            bad = [value[:-1], value[None], value.to(torch.float32), value.to("meta")]
         elif isinstance(value, list):
             bad = [value[:-1], [t[:1] for t in value], [t[:, :-1] for t in value], [],
                    [t.to(torch.int32) for t in value], [t.to("meta") for t in value]]  # fmt: skip

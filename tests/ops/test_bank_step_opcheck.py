@@ -40,16 +40,21 @@ def raw_arguments(state: State, mask: bool, trust: bool) -> list[Any]:
     active = torch.tensor([True, False, True]) if mask else None
     clock = [state.step, None if mask else state.lr, 0.1, active]
     lists = [state.params, state.grads, state.exp_avg, state.exp_avg_sq]
-    return [*lists, *clock, state.kind == "adam", 0.9, 0.999, 1e-8, lam, fisher, anchor]
+    return [*lists, *clock, state.kind == "adam", 0.9, 0.999, 1e-8, lam, fisher, anchor, state.copies, state.scale]
 
 
 @compiled
 @kinds
 @dtypes
 @pytest.mark.parametrize(("mask", "trust"), [(False, False), (True, True)])
-def test_opcheck(need, backend: str, kind: str, dtype: torch.dtype, mask: bool, trust: bool) -> None:
+@pytest.mark.parametrize("half", [None, torch.bfloat16])
+def test_opcheck(
+    need, backend: str, kind: str, dtype: torch.dtype, mask: bool, trust: bool, half: torch.dtype | None
+) -> None:
     need("bank_step", backend, dtype)
-    arguments = raw_arguments(State(3, dtype=dtype, kind=kind), mask, trust)
+    if half is not None and dtype != torch.float32:
+        pytest.skip("copies stand beside float32 parameters")
+    arguments = raw_arguments(State(3, dtype=dtype, kind=kind, half=half), mask, trust)
     torch.library.opcheck(torch.ops.mclnf_fast.bank_step.default, tuple(arguments))
 
 
@@ -80,6 +85,7 @@ def test_compiles_whole(need, backend: str, kind: str) -> None:
 
 
 W = [torch.ones(2, 3), torch.ones(2, 4)]
+HALF = {"grads": [t.bfloat16() for t in W], "copies": [t.bfloat16() for t in W]}
 BAD = [
     ({"params": []}, ValueError, "params must hold at least one tensor"),
     ({"params": W[0]}, TypeError, "params must be a sequence of tensors"),
@@ -118,6 +124,21 @@ BAD = [
     ({"active": [True, False]}, TypeError, "active must be a tensor"),
     ({"betas": (0.9, 1.0)}, ValueError, r"betas\[1\] must be at least 0 and below 1, got 1.0"),
     ({"eps": -1.0}, ValueError, "eps must be finite and at least 0, got -1.0"),
+    ({"copies": [t.half() for t in W]}, TypeError, r"grads\[0\] must have dtype torch.float16, got torch.float32"),
+    ({"copies": W}, TypeError, r"copies\[0\] must have dtype .*got torch.float32"),
+    ({"copies": W[0]}, TypeError, "copies must be a sequence of tensors"),
+    ({"scale": torch.ones(2).double()}, ValueError, "scale must be None without copies"),
+    ({**HALF, "copies": HALF["grads"][:1]}, ValueError, "copies must hold 2 tensors like params, got 1"),
+    ({**HALF, "copies": HALF["grads"][::-1]}, ValueError, r"copies\[0\] must have shape"),
+    (
+        {**HALF, "copies": [torch.ones(2, 1).bfloat16().expand(2, 3), HALF["grads"][1]]},
+        ValueError,
+        "copies must not be expanded",
+    ),
+    ({**HALF, "params": [t.double() for t in W]}, TypeError, r"params\[0\] must have dtype torch.float32"),
+    ({**HALF, "scale": torch.ones(2)}, TypeError, "scale must have dtype torch.float64"),
+    ({**HALF, "scale": torch.ones(3).double()}, ValueError, r"scale must have shape \[M\] = \[2\], got \[3\]"),
+    ({**HALF, "scale": -torch.ones(2).double()}, ValueError, "scale must be finite and at least 0"),
     ({"trust": 3.0}, TypeError, "trust must be"),
     ({"trust": (-1.0, W, W)}, ValueError, "trust's lam must be finite"),
     ({"trust": (1.0, W[:1], W)}, ValueError, "trust's fisher must hold 2 tensors"),
@@ -143,28 +164,31 @@ def test_refuses_and_changes_nothing(need, backend: str, change: dict[str, Any],
 
 
 @compiled
-def test_the_raw_op_refuses_arguments_that_do_not_fit(need, backend: str) -> None:
+@pytest.mark.parametrize("half", [None, torch.bfloat16, torch.float16])
+def test_the_raw_op_refuses_arguments_that_do_not_fit(need, backend: str, half: torch.dtype | None) -> None:
     """Also under torch.compile, which calls it without the checks of values."""
     need("bank_step", backend)
-    given = raw_arguments(State(3, ((3, 5), (4,))), False, True)
+    given = raw_arguments(State(3, ((3, 5), (4,)), half=half), False, True)
     given[7] = torch.tensor([True, False, True])
 
     def refused(k: int, value: Any) -> list[Any]:
         if isinstance(value, Tensor):
-            return [value[:-1], value[None], value.to(torch.float16), value.to("meta")] + (
+            return [value[:-1], value[None], value.to(torch.float32), value.to("meta")] + (
                 [] if value.dtype == torch.bool or value.is_cuda else [value - 100, value * torch.nan]
             )
+        if value == [] or value is None:  # no copies, no scale
+            return []
         if isinstance(value, list):
             shorter = [value[:-1], [t[:1] for t in value], [t[:, :-1] for t in value], []]
             return [*shorter, [t.to(torch.int32) for t in value], [t.to("meta") for t in value]]
         return [] if isinstance(value, bool) or k == 6 else [-1.0, torch.nan]
 
-    before, tried = [t.clone() for t in (*given[0], *given[2], *given[3], given[4])], 0
+    before, tried = [t.clone() for t in (*given[0], *given[2], *given[3], given[4], *given[15])], 0
     for k, value in enumerate(given):
         for bad in refused(k, value):
             with pytest.raises((RuntimeError, NotImplementedError)):
                 torch.ops.mclnf_fast.bank_step(*given[:k], bad, *given[k + 1 :])
             tried += 1
     assert tried > 45
-    for now, old in zip((*given[0], *given[2], *given[3], given[4]), before):
+    for now, old in zip((*given[0], *given[2], *given[3], given[4], *given[15]), before):
         assert torch.equal(now, old)

@@ -26,20 +26,25 @@ struct LayerWeights {
 // Forward multiplies by W^T, backward (and everything else of that shape) by W.
 enum class Direction { kForward, kBackward };
 
-// Of every layer, packed if the run's n points are worth it.
+// The left factor of `rows` rows of a layer's weights, packed if the run's n points are worth it.
+template <class S>
+static Lhs<S> left_factor(const S* w, int rows, int out, Direction direction, int64_t n, Arena<S>& memory) {
+    const bool transposed = direction == Direction::kForward;
+    const Lhs<S> raw = transposed ? Lhs<S>{w, 1, out} : Lhs<S>{w, out, 1};
+    if (n < (transposed ? kPackForward : kPackBackward)) return raw;
+    if ((transposed ? rows : out) <= kThin) return raw;  // `product_thin` reads it as it is
+    S* packed = memory.take((size_t)rows * out);
+    return transposed ? pack(out, rows, raw, packed) : pack(rows, out, raw, packed);
+}
+
 template <class S>
 static const LayerWeights<S>* layer_weights(const Net& net, const Parameters<S>& par, Direction direction,
                                             int64_t n, Arena<S>& memory) {
-    const bool transposed = direction == Direction::kForward;
     LayerWeights<S>* weights = memory.template objects<LayerWeights<S>>(net.layers.size());
     for (size_t l = 0; l < net.layers.size(); ++l) {
         const Layer& layer = net.layers[l];
-        const auto lhs = [&](const S* w, int rows) -> Lhs<S> {
-            const Lhs<S> raw = transposed ? Lhs<S>{w, 1, layer.out} : Lhs<S>{w, layer.out, 1};
-            if (n < (transposed ? kPackForward : kPackBackward)) return raw;
-            if ((transposed ? rows : layer.out) <= kThin) return raw;  // `product_thin` reads it as it is
-            S* packed = memory.take((size_t)rows * layer.out);
-            return transposed ? pack(layer.out, rows, raw, packed) : pack(rows, layer.out, raw, packed);
+        const auto lhs = [&](const S* w, int rows) {
+            return left_factor<S>(w, rows, layer.out, direction, n, memory);
         };
         weights[l].prev = lhs(par.weight[l], layer.from_prev);
         if (layer.skip)

@@ -1,9 +1,10 @@
-// Forward and backward sweeps of one module over a run of points in bf16.
+// Forward and backward sweeps of one module over a run of points, of weights in bf16.
 //
 // Included once per instruction set after bf16_weight_gradient.h and bank_layers.h (no include guard, see
-// simd.h). The operands of a product are rounded to bf16: a layer's inputs, its weights, and in backward its
-// output gradient, as in PyTorch's bf16 autograd. Everything else is fp32: pre-activations, biases,
-// activations and their derivatives, encodings, and the gradients of parameters over a run.
+// simd.h). The operands of a product are rounded to bf16: a hidden layer's inputs, its weights, and in
+// backward its output gradient, as in PyTorch's bf16 autograd. Everything else is fp32: coordinates and
+// their encoding with every product that they are an operand of, pre-activations, biases, activations and
+// their derivatives, outputs, and the gradients of parameters over a run.
 
 // Points of a tile: as many bytes as an fp32 tile has.
 static constexpr int kBf16TilePoints = 256;
@@ -13,42 +14,51 @@ static int bf16_panels(int64_t n) {
     return (int)std::min<int64_t>(kBf16TilePoints / L, (n + L - 1) / L);
 }
 
-// The weights of one layer, packed as left factors.
+// The weights of one layer as left factors: of its hidden inputs in pairs, of the features in fp32.
 struct Bf16Layer {
-    const uint32_t* forward;          // W^T
-    const uint32_t *prev, *encoding;  // rows of W: of the layer before, and of the encoding in a skip layer
+    int hidden, features;  // rows of W that the layer before feeds, and the encoding
+    const uint32_t *forward, *backward;
+    Lhs<float> features_forward, features_backward;
     const float* bias;
 };
 
-// Always packed, unlike the fp32 ones: the pairs of W^T's rows do not lie side by side in memory.
-static std::vector<Bf16Layer> bf16_layers(const Net& net, const Parameters<Bf16>& par, bool backward,
+static const float* widened(const Bf16* from, size_t count, Arena<float>& memory) {
+    float* to = memory.take(count);
+    for (size_t i = 0; i < count; ++i) to[i] = widen(from[i]);
+    return to;
+}
+
+// Pairs are always packed, unlike fp32 weights: the pairs of W^T's rows do not lie side by side in memory.
+static std::vector<Bf16Layer> bf16_layers(const Net& net, const ModulePoints<Bf16>& in, bool backward,
                                           Arena<uint32_t>& pairs, Arena<float>& memory) {
     std::vector<Bf16Layer> layers;
     for (size_t l = 0; l < net.layers.size(); ++l) {
         const Layer& layer = net.layers[l];
-        const Bf16* w = par.weight[l];
-        const int below = layer.from_encoding(), prev = pairs_of(layer.from_prev),
-                  depth = prev + pairs_of(below);
-        uint32_t* forward = pairs.take((size_t)layer.out * depth);
-        pack_transposed(w, layer.out, 0, layer.from_prev, depth, 0, forward);
-        pack_transposed(w, layer.out, layer.from_prev, below, depth, prev, forward);
-        uint32_t *rows = nullptr, *encoding = nullptr;
+        const Bf16* w = in.parameters.weight[l];
+        const int hidden = l > 0 ? layer.from_prev : 0, features = layer.in - hidden;
+        uint32_t *forward = pairs.take((size_t)layer.out * pairs_of(hidden)), *rows = nullptr;
+        pack_transposed(w, layer.out, hidden, forward);
+        const float* wide = widened(w + (int64_t)hidden * layer.out, (size_t)features * layer.out, memory);
+        const auto lhs = [&](Direction direction) {
+            return left_factor<float>(wide, features, layer.out, direction, in.n, memory);
+        };
+        Lhs<float> into_features{};
         if (backward) {
-            rows = pairs.take((size_t)layer.from_prev * pairs_of(layer.out));
-            encoding = pairs.take((size_t)below * pairs_of(layer.out));
-            pack_rows(w, layer.out, 0, layer.from_prev, rows);
-            pack_rows(w, layer.out, layer.from_prev, below, encoding);
+            rows = pairs.take((size_t)hidden * pairs_of(layer.out));
+            pack_rows(w, layer.out, hidden, rows);
+            if (features > 0) into_features = lhs(Direction::kBackward);
         }
-        float* bias = memory.take(layer.out);
-        for (int o = 0; o < layer.out; ++o) bias[o] = widen(par.bias[l][o]);
-        layers.push_back({forward, rows, encoding, bias});
+        layers.push_back({hidden, features, forward, rows,
+                          features > 0 ? lhs(Direction::kForward) : Lhs<float>{}, into_features,
+                          widened(in.parameters.bias[l], layer.out, memory)});
     }
     return layers;
 }
 
 // A panel of a layer's inputs, and memory for its outputs.
 struct Bf16Panel {
-    const uint32_t *prev, *encoding;
+    const uint32_t* prev;  // not read of the first layer
+    const float* encoding;
     int vectors;
     float* z;           // overwritten in any case; the outputs in fp32 without `pairs`
     uint32_t* pairs;    // the outputs, rounded; null: not asked for
@@ -58,46 +68,47 @@ struct Bf16Panel {
 static void bf16_layer(const Net& net, int l, const Bf16Layer& w, const Bf16Panel& p) {
     const Layer& layer = net.layers[l];
     const int kind = net.activation_of(l);
-    const PairInputs in{
-        {p.prev, pairs_of(layer.from_prev)}, {p.encoding, pairs_of(layer.from_encoding())}, p.vectors};
+    const PairPanel in{p.prev, pairs_of(w.hidden), p.vectors};
     DotResult to;
-    if (p.pairs && !p.derivative && derivative_in_value(kind)) {
+    if (w.features == 0 && p.pairs && !p.derivative && derivative_in_value(kind)) {
         to.pairs = p.pairs;
         to.epilogue = kind == kRelu ? kRectify : kStore;
         return dot_product(layer.out, w.forward, in, w.bias, to);
     }
     to.rows = p.z;
-    dot_product(layer.out, w.forward, in, w.bias, to);
+    if (w.hidden > 0) dot_product(layer.out, w.forward, in, w.bias, to);
+    if (w.features > 0) {
+        Product<float> of_features{layer.out, p.vectors, {w.features, w.features_forward, p.encoding}, p.z};
+        of_features.accumulate = w.hidden > 0;
+        of_features.bias = w.hidden > 0 ? nullptr : w.bias;
+        product(of_features);
+    }
     if (kind != kNone || p.derivative)
         activate<float>(kind, net.w0, layer.out, p.vectors, {p.z, p.derivative});
     if (p.pairs) pair_rows(layer.out, p.vectors, p.z, p.pairs);
 }
 
-static void bf16_forward(const Net& net, const ModulePoints<Bf16>& run, Bf16* y, Bf16*) {
+static void bf16_forward(const Net& net, const ModulePoints<Bf16>& run, float* y, Bf16*) {
     constexpr int L = Panel<float>::lanes;
     Arena<float>& memory = arena<float>();
     Arena<uint32_t>& pairs = arena<uint32_t>();
     const int panels = bf16_panels(run.n), last = (int)net.layers.size() - 1;
-    const auto w = bf16_layers(net, run.parameters, false, pairs, memory);
-    float *X = memory.take((size_t)net.in_dim * L), *E = memory.take((size_t)net.encoded * L),
-          *Z = memory.take((size_t)net.max_dim * L);
-    const PairRows encoded(pairs, net.encoded, panels);
+    const auto w = bf16_layers(net, run, false, pairs, memory);
+    const Rows<float> X(memory, net.in_dim, panels), E(memory, net.encoded, panels);
+    float* Z = memory.take((size_t)net.max_dim * L);
     PairRows H(pairs, net.max_dim, panels), next(pairs, net.max_dim, panels);
     for (int64_t begin = 0; begin < run.n; begin += panels * L) {
         const Tile<float> tile((int)std::min<int64_t>(panels * L, run.n - begin));
-        for (int p = 0; p < tile.panels; ++p) {
-            load_bf16(run.x + (begin + p * L) * net.in_dim, tile.in_panel(p), X, net.in_dim, Pad::kRepeat);
-            encode<float>(net, {X}, {E}, tile.vectors(p));
-            pair_rows(net.encoded, tile.vectors(p), E, encoded.panel(p));
-        }
+        load_points(run.x + begin * net.in_dim, tile, X, net.in_dim, Pad::kRepeat);
+        for (int p = 0; p < tile.panels; ++p) encode<float>(net, {X.panel(p)}, {E.panel(p)}, tile.vectors(p));
         for (int l = 0; l <= last; ++l) {
-            const PairRows& prev = l > 0 ? H : encoded;
             for (int p = 0; p < tile.panels; ++p) {
                 bf16_layer(net, l, w[l],
-                           {prev.panel(p), encoded.panel(p), tile.vectors(p), Z,
-                            l < last ? next.panel(p) : nullptr, nullptr});
+                           {H.panel(p), E.panel(p), tile.vectors(p), Z, l < last ? next.panel(p) : nullptr,
+                            nullptr});
                 if (l == last)
-                    store_bf16(Z, tile.in_panel(p), net.out_dim, y + (begin + p * L) * net.out_dim);
+                    store_points(Rows<float>(Z, net.out_dim), Tile<float>(tile.in_panel(p)), net.out_dim,
+                                 y + (begin + p * L) * net.out_dim);
             }
             std::swap(H, next);
         }
@@ -109,7 +120,7 @@ class Bf16BackwardSweep {
     static constexpr int L = Panel<float>::lanes;
 
   public:
-    Bf16BackwardSweep(const Net& net, const ModulePoints<Bf16>& in, const Bf16* grad_y,
+    Bf16BackwardSweep(const Net& net, const ModulePoints<Bf16>& in, const float* grad_y,
                       const BackwardResults<Bf16>& out)
         : net_(net),
           in_(in),
@@ -119,14 +130,15 @@ class Bf16BackwardSweep {
           pairs_(arena<uint32_t>()),
           last_((int)net.layers.size() - 1),
           panels_(bf16_panels(in.n)),
-          weights_(bf16_layers(net, in.parameters, true, pairs_, memory_)),
+          weights_(bf16_layers(net, in, true, pairs_, memory_)),
           X_(memory_, net.in_dim, panels_),
           E_(memory_, net.encoded, panels_),
           GE_(memory_, net.encoded, panels_),
           GX_(memory_, net.in_dim, 1),
+          dE_(memory_, padded<float>(net.max_dim), panels_),
+          dET_(transposed_rows(net.max_dim, panels_, memory_)),
           Z_(memory_.take((size_t)net.max_dim * L)),
           derivative_(memory_.take((size_t)net.out_dim * L)),
-          encoded_(pairs_, net.encoded, panels_),
           H_(last_ + 1),
           D_(last_ + 1),
           bias_(net, memory_) {
@@ -163,20 +175,17 @@ class Bf16BackwardSweep {
 
   private:
     bool stores_derivative() const { return !derivative_in_value(net_.activation); }
-    const PairRows& input(int l) const { return l > 0 ? H_[l - 1] : encoded_; }
+    const uint32_t* input(int l, int p) const { return l > 0 ? H_[l - 1].panel(p) : nullptr; }
 
     // The encoding and the hidden layers.
     void forward(const Tile<float>& tile) {
-        for (int p = 0; p < tile.panels; ++p) {
-            load_bf16(in_.x + (begin_ + p * L) * net_.in_dim, tile.in_panel(p), X_.panel(p), net_.in_dim,
-                      Pad::kRepeat);
+        load_points(in_.x + begin_ * net_.in_dim, tile, X_, net_.in_dim, Pad::kRepeat);
+        for (int p = 0; p < tile.panels; ++p)
             encode<float>(net_, {X_.panel(p)}, {E_.panel(p)}, tile.vectors(p));
-            pair_rows(net_.encoded, tile.vectors(p), E_.panel(p), encoded_.panel(p));
-        }
         for (int l = 0; l < last_; ++l)
             for (int p = 0; p < tile.panels; ++p)
                 bf16_layer(net_, l, weights_[l],
-                           {input(l).panel(p), encoded_.panel(p), tile.vectors(p), Z_, H_[l].panel(p),
+                           {input(l, p), E_.panel(p), tile.vectors(p), Z_, H_[l].panel(p),
                             stores_derivative() ? D_[l].panel(p) : nullptr});
     }
 
@@ -186,66 +195,87 @@ class Bf16BackwardSweep {
         const bool activated = net_.output_activation != kNone;
         if (activated)  // for its derivative alone
             bf16_layer(net_, last_, weights_[last_],
-                       {input(last_).panel(p), encoded_.panel(p), nv, Z_, nullptr, derivative_});
-        load_bf16(grad_y_ + (begin_ + p * L) * net_.out_dim, tile.in_panel(p), Z_, net_.out_dim, Pad::kZero);
+                       {input(last_, p), E_.panel(p), nv, Z_, nullptr, derivative_});
+        load_points(grad_y_ + (begin_ + p * L) * net_.out_dim, Tile<float>(tile.in_panel(p)),
+                    Rows<float>(Z_, net_.out_dim), net_.out_dim, Pad::kZero);
         for (int i = 0; activated && i < net_.out_dim * L; ++i) Z_[i] *= derivative_[i];
         pair_rows(net_.out_dim, nv, Z_, d_.panel(p));
+        if (weights_[last_].features > 0) std::memcpy(dE_.panel(p), Z_, sizeof(float) * net_.out_dim * L);
         if (out_.grad_x && any_skip_) GE_.clear(p);
     }
 
     void parameter_gradients(int l, const Tile<float>& tile) {
         const Layer& layer = net_.layers[l];
-        const int count = pairs_of(tile.points);
-        transpose_tile_pairs(tile, d_, layer.out, dT_);
-        add_bias(layer.out, count, dT_, bias_.rows[l]);
-        DotWeightGradient sum{rows_, count, dT_, out_.grads.weight[l], layer.out, begin_ > 0};
-        unpair_rows(tile, input(l), rows_);
-        each_gradient_block<float>(layer.from_prev, layer.out, sum);
-        if (!layer.skip) return;
-        unpair_rows(tile, encoded_, rows_);
-        sum.gradient += layer.encoding_offset();
-        each_gradient_block<float>(layer.from_encoding(), layer.out, sum);
+        const Bf16Layer& w = weights_[l];
+        if (w.hidden > 0) {
+            const int count = pairs_of(tile.points);
+            transpose_tile_pairs(tile, d_, layer.out, dT_);
+            add_bias(layer.out, count, dT_, bias_.rows[l]);
+            unpair_rows(tile, H_[l - 1], rows_);
+            const DotWeightGradient sum{rows_, count, dT_, out_.grads.weight[l], layer.out, begin_ > 0};
+            each_gradient_block<float>(w.hidden, layer.out, sum);
+        }
+        if (w.features == 0) return;
+        transpose_tile(tile, dE_, layer.out, dET_, w.hidden > 0 ? nullptr : bias_.rows[l]);
+        const WeightGradient<float> sum{
+            E_.input(),       dET_,
+            {0, tile.points}, out_.grads.weight[l] + (int64_t)w.hidden * layer.out,
+            layer.out,        begin_ > 0 ? Store::kAdd : Store::kWrite};
+        each_gradient_block<float>(w.features, layer.out, sum);
     }
 
-    // g_ = the gradients of the pre-activations of the layer before layer l, rounded; those of the encoding
-    // stay fp32, since several layers add to them.
+    // g_ = the gradients of the pre-activations of the layer before layer l, rounded, and dE_ those that are
+    // not, if that layer reads features. The gradients of the encoding stay fp32: several layers add to them.
     void to_inputs(int l, int p, int vectors) {
         const Layer& layer = net_.layers[l];
-        const PairInputs from{{d_.panel(p), pairs_of(layer.out)}, {}, vectors};
-        DotResult to, into_encoding;
-        into_encoding.rows = out_.grad_x ? GE_.panel(p) : nullptr;
-        into_encoding.accumulate = any_skip_;
-        if (l > 0) {
-            to.pairs = g_.panel(p);
-            to.epilogue = stores_derivative() ? kScale : net_.activation == kRelu ? kMask : kStore;
-            to.mask = H_[l - 1].panel(p);
-            to.factor = stores_derivative() ? D_[l - 1].panel(p) : nullptr;
+        const Bf16Layer& w = weights_[l];
+        if (w.features > 0 && out_.grad_x) {
+            Product<float> into_features{
+                w.features, vectors, {layer.out, w.features_backward, dE_.panel(p)}, GE_.panel(p)};
+            into_features.accumulate = any_skip_;
+            product(into_features);
         }
-        dot_product(layer.from_prev, weights_[l].prev, from, nullptr, l > 0 ? to : into_encoding);
-        if (layer.skip && out_.grad_x)
-            dot_product(layer.from_encoding(), weights_[l].encoding, from, nullptr, into_encoding);
+        if (w.hidden == 0) return;
+        const PairPanel from{d_.panel(p), pairs_of(layer.out), vectors};
+        const uint32_t* mask = H_[l - 1].panel(p);
+        const float* factor = stores_derivative() ? D_[l - 1].panel(p) : nullptr;
+        DotResult to;
+        if (weights_[l - 1].features == 0) {
+            to.pairs = g_.panel(p);
+            to.epilogue = factor ? kScale : net_.activation == kRelu ? kMask : kStore;
+            to.mask = mask;
+            to.factor = factor;
+            return dot_product(w.hidden, w.backward, from, nullptr, to);
+        }
+        to.rows = dE_.panel(p);
+        dot_product(w.hidden, w.backward, from, nullptr, to);
+        if (factor || net_.activation == kRelu)
+            times_derivative_of(w.hidden, vectors, mask, factor, dE_.panel(p));
+        pair_rows(w.hidden, vectors, dE_.panel(p), g_.panel(p));
     }
 
     void input_gradient(const Tile<float>& tile) {
         for (int p = 0; p < tile.panels; ++p) {
             EncodingBackward<float>{net_, {X_.panel(p)}, E_.panel(p), {GE_.panel(p)}, tile.vectors(p)}.run(
                 GX_.values);
-            store_bf16(GX_.values, tile.in_panel(p), net_.in_dim,
-                       out_.grad_x + (begin_ + p * L) * net_.in_dim);
+            store_points(GX_, Tile<float>(tile.in_panel(p)), net_.in_dim,
+                         out_.grad_x + (begin_ + p * L) * net_.in_dim);
         }
     }
 
     const Net& net_;
     const ModulePoints<Bf16>& in_;
-    const Bf16* const grad_y_;
+    const float* const grad_y_;
     const BackwardResults<Bf16>& out_;
     Arena<float>& memory_;
     Arena<uint32_t>& pairs_;
     const int last_, panels_;
     const std::vector<Bf16Layer> weights_;
     const Rows<float> X_, E_, GE_, GX_;
+    // Gradients of a layer's pre-activations, not rounded: of layers that read features.
+    const Rows<float> dE_;
+    const Transposed<float> dET_;
     float *const Z_, *const derivative_;  // one panel each: of a layer, and of the outputs
-    const PairRows encoded_;
     std::vector<PairRows> H_;
     std::vector<Rows<float>> D_;
     PairRows d_, g_;  // of a layer's pre-activations, and of those of the layer before

@@ -76,38 +76,32 @@ static void pair_rows(int rows, int nv, const float* in, uint32_t* out) {
         }
 }
 
-// Points as rows of bf16 in memory -> points as lanes of a panel's fp32 rows (`load_points` of bank_tile.h),
-// and back.
-static void load_bf16(const Bf16* x, int points, float* to, int dims, Pad pad) {
-    constexpr int L = Panel<float>::lanes;
-    for (int d = 0; d < dims; ++d) {
-        for (int t = 0; t < points; ++t) to[d * L + t] = widen(x[(int64_t)t * dims + d]);
-        for (int t = points; t < L; ++t) to[d * L + t] = pad == Pad::kRepeat ? to[d * L + points - 1] : 0.0f;
-    }
-}
-static void store_bf16(const float* from, int points, int dims, Bf16* y) {
-    constexpr int L = Panel<float>::lanes;
-    for (int t = 0; t < points; ++t)
-        for (int d = 0; d < dims; ++d) y[(int64_t)t * dims + d] = narrow(from[d * L + t]);
+// d times the derivative of a relu whose values `mask` holds in pairs, or times the rows of `factor`.
+static void times_derivative_of(int rows, int nv, const uint32_t* mask, const float* factor, float* d) {
+    constexpr int L = Panel<float>::lanes, W = Simd<float>::width;
+    const VF zero = {};
+    for (int r = 0; r < rows; ++r)
+        for (int v = 0; v < nv; ++v) {
+            float* p = d + r * L + v * W;
+            if (factor) {
+                vstore(p, vload(p) * vload(factor + r * L + v * W));
+            } else {
+                const VI pair = pload(mask + r / 2 * L + v * W);
+                vstore(p, (r % 2 ? upper(pair) : lower(pair)) > zero ? vload(p) : zero);
+            }
+        }
 }
 
-// A piece of a right factor: `pairs` rows of a panel.
+// The right factor of a product: `pairs` rows of a panel.
 struct PairPanel {
     const uint32_t* values = nullptr;
     int pairs = 0;
-};
-
-// The right factor of a product, in one or two pieces one below the other: the layer before, and the
-// encoding.
-struct PairInputs {
-    PairPanel first, second{};
     int vectors = 0;
 };
 
 // The destination of a product: fp32 rows, or pairs of rows, rounded. One of the two is null.
 struct DotResult {
     float* rows = nullptr;
-    bool accumulate = false;  // to what `rows` holds
     uint32_t* pairs = nullptr;
     EpilogueKind epilogue = kStore;  // on the way into pairs: kStore, kRectify, kMask or kScale
     const uint32_t* mask = nullptr;  // kMask: pairs of relu's values
@@ -161,12 +155,8 @@ MCLNF_LANE void dot_store(const VF (&acc)[RM][NV], int m, const DotResult& to) {
 // The initial values of a block. Branches stand outside the loops over a block: inside, its accumulators
 // would go through memory.
 template <int RM, int NV>
-MCLNF_LANE void dot_begin(const float* bias, int m, const DotResult& to, VF (&acc)[RM][NV]) {
-    constexpr int W = Simd<float>::width, L = Panel<float>::lanes;
-    if (to.accumulate) {
-        for (int r = 0; r < RM; ++r)
-            for (int v = 0; v < NV; ++v) acc[r][v] = vload(to.rows + (m + r) * L + v * W);
-    } else if (bias) {
+MCLNF_LANE void dot_begin(const float* bias, int m, VF (&acc)[RM][NV]) {
+    if (bias) {
         for (int r = 0; r < RM; ++r)
             for (int v = 0; v < NV; ++v) acc[r][v] = vset<float>(bias[m + r]);
     } else {
@@ -176,13 +166,12 @@ MCLNF_LANE void dot_begin(const float* bias, int m, const DotResult& to, VF (&ac
 }
 
 template <int RM, int NV>
-MCLNF_LANE void dot_block(const uint32_t* A, const PairInputs& B, const float* bias, int m,
+MCLNF_LANE void dot_block(const uint32_t* A, const PairPanel& B, const float* bias, int m,
                           const DotResult& to) {
     constexpr int W = Simd<float>::width, L = Panel<float>::lanes;
     VF acc[RM][NV];
-    dot_begin<RM, NV>(bias, m, to, acc);
-    dot_steps<RM, NV>(A, B.first, acc);
-    dot_steps<RM, NV>(A + B.first.pairs * RM, B.second, acc);
+    dot_begin<RM, NV>(bias, m, acc);
+    dot_steps<RM, NV>(A, B, acc);
     if (to.rows) {
         for (int r = 0; r < RM; ++r)
             for (int v = 0; v < NV; ++v) vstore(to.rows + (m + r) * L + v * W, acc[r][v]);
@@ -198,30 +187,26 @@ MCLNF_LANE void dot_block(const uint32_t* A, const PairInputs& B, const float* b
 }
 
 // bias (or 0) + A [M, K] B [K, lanes] over the first vectors of a panel, A packed (below).
-static void dot_product(int M, const uint32_t* A, const PairInputs& B, const float* bias,
+static void dot_product(int M, const uint32_t* A, const PairPanel& B, const float* bias,
                         const DotResult& to) {
-    const int depth = B.first.pairs + B.second.pairs;
     with_vectors(B.vectors, [&](auto vectors) {
         for (int m = 0; m < M; m += kRows)
             with_rows(std::min(kRows, M - m), [&](auto rows) __attribute__((always_inline)) {
-                dot_block<decltype(rows)::value, decltype(vectors)::value>(A + (int64_t)m * depth, B, bias, m,
-                                                                           to);
+                dot_block<decltype(rows)::value, decltype(vectors)::value>(A + (int64_t)m * B.pairs, B, bias,
+                                                                           m, to);
             });
     });
 }
 
 // A left factor is packed in blocks of kRows rows one after another, [K][rows] pairs over the reduction each.
-// These write the piece of K rows first ... first + rows - 1 of a weight [in, out] (transposed: A = W^T) or
-// of K outputs (A = W); `depth` pairs belong to a whole column of blocks, of which the piece begins at pair
-// `at`.
-static void pack_transposed(const Bf16* w, int outputs, int first, int rows, int depth, int at,
-                            uint32_t* out) {
+// These pack the first `rows` rows of a weight [in, out]: K rows (transposed: A = W^T) or K outputs (A = W).
+static void pack_transposed(const Bf16* w, int outputs, int rows, uint32_t* out) {
     typedef uint16_t Eight __attribute__((vector_size(16), aligned(2), may_alias));
     for (int m = 0; m < outputs; m += kRows) {
         const int block = std::min(kRows, outputs - m);
-        uint32_t* o = out + (int64_t)m * depth + at * block;
+        uint32_t* o = out + (int64_t)m * pairs_of(rows);
         for (int k = 0; k < rows; k += 2, o += block) {
-            const Bf16* low = w + (int64_t)(first + k) * outputs + m;
+            const Bf16* low = w + (int64_t)k * outputs + m;
             const bool both = k + 1 < rows;
             if (m + 8 <= outputs) {
                 const Eight a = *(const Eight*)low, b = both ? *(const Eight*)(low + outputs) : Eight{};
@@ -236,13 +221,13 @@ static void pack_transposed(const Bf16* w, int outputs, int first, int rows, int
         }
     }
 }
-static void pack_rows(const Bf16* w, int outputs, int first, int rows, uint32_t* out) {
+static void pack_rows(const Bf16* w, int outputs, int rows, uint32_t* out) {
     const int depth = pairs_of(outputs);
     for (int m = 0; m < rows; m += kRows) {
         const int block = std::min(kRows, rows - m);
         uint32_t* o = out + (int64_t)m * depth;
         for (int r = 0; r < block; ++r) {
-            const Bf16* from = w + (int64_t)(first + m + r) * outputs;
+            const Bf16* from = w + (int64_t)(m + r) * outputs;
             for (int k = 0; k < outputs / 2; ++k) std::memcpy(o + k * block + r, from + 2 * k, 4);
             if (outputs % 2) o[(depth - 1) * block + r] = from[outputs - 1];
         }

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from mclnf_fast.ops import _triton
 from mclnf_fast.ops._autograd import COMPILED
-from mclnf_fast.ops._checks import CAST, autocast_enabled, check_bank
-from mclnf_fast.ops._dispatch import Backend, always, cpu_library, register
+from mclnf_fast.ops._checks import CAST, autocast_enabled, check_bank, parameters_for, widened, without_autocast
+from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cpu_widens, register
 from mclnf_fast.ops.bank_mlp import autograd, reference
 from mclnf_fast.ops.bank_mlp.saved import saved_values
 from mclnf_fast.spec import FieldSpec
@@ -32,18 +31,23 @@ def bank_mlp(
     backend (`reference`: to any order).
 
     Args:
-        x: coordinates [N, in_dim], grouped by module; N may be 0.
+        x: coordinates [N, in_dim], grouped by module; N may be 0. Beside bfloat16 or float16 weights they stay float32:
+            rounded to 8 bits, they make an encoding of ten octaves wrong by half its size. Coordinates of the weights'
+            half type are accepted, but what they have lost is lost.
         offsets: int64 [M + 1]; rows offsets[m] ... offsets[m+1]-1 belong to module m. Modules may be empty.
-        weights: one tensor per layer, [M, in, out] as `spec.layer_shapes` gives them; any strides.
-        biases: one tensor per layer, [M, out].
+        weights: one tensor per layer, [M, in, out] as `spec.layer_shapes` gives them; any strides. All of one dtype:
+            that of x or, beside float32, a half type.
+        biases: one tensor per layer, [M, out], dtype of the weights.
         spec: the architecture.
         backend: `"auto"`, or a name; see `mclnf_fast.info()`. Inside torch.func transforms the reference serves.
 
     Returns:
-        [N, out_dim], dtype of x. float16 is computed in float32 and rounded once, at the end, and so is bfloat16 in
-        `cpu` on processors without a fast dot product of bf16 pairs (`mclnf_fast.info()` reports which). On other
-        processors, and in `triton`, the inputs of each layer are rounded to that type and the products summed in
-        float32, forward and backward.
+        [N, out_dim], dtype of x, also under autocast, which casts weights and biases and leaves x alone. With weights
+        of a half type, the activations that they multiply are rounded to it, forward and backward, and the products
+        summed in float32; features of the encoding are multiplied in float32 in every layer that reads them, and
+        outputs are not rounded. `cpu` computes all in float32, except bfloat16 weights on processors with a fast dot
+        product of bf16 pairs (`mclnf_fast.info()` reports whether this one has it). Gradients of parameters have their
+        dtype.
 
     Raises:
         TypeError, ValueError: an argument of a wrong type, dtype, shape or device, or offsets that do not start at 0,
@@ -63,24 +67,23 @@ def bank_mlp(
     """
     cast = isinstance(x, Tensor) and x.dtype in CAST and autocast_enabled(x)
     weights, biases = check_bank(x, offsets, weights, biases, spec, cast)
-    if not cast:
-        y: Tensor = _OP.serving(backend, x.device, x.dtype)(x, offsets, weights, biases, spec)
-        return y
-    dtype = torch.get_autocast_dtype(x.device.type)
-    function = _OP.serving(backend, x.device, dtype)
-    with torch.autocast(x.device.type, enabled=False):
-        y = function(x.to(dtype), offsets, [w.to(dtype) for w in weights], [b.to(dtype) for b in biases], spec)
-        return y
+    weights, biases = parameters_for(x, weights, biases)
+    function = _OP.serving(backend, x.device, weights[0].dtype)
+    with without_autocast(x):
+        y: Tensor = function(widened(x), offsets, weights, biases, spec)
+        return y.to(x.dtype)
 
 
 def _cpu(x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], spec: FieldSpec) -> Tensor:
-    dtype = x.dtype
-    if dtype == torch.float16:  # no CPU multiplies it as fast as it converts it
-        x, weights, biases = x.float(), [w.float() for w in weights], [b.float() for b in biases]
+    if cpu_widens(weights[0].dtype):
+        weights, biases = [w.float() for w in weights], [b.float() for b in biases]
     ints, floats = spec.packed
+    y: Tensor
     if values := saved_values(x, (*weights, *biases), spec):
-        return COMPILED.bank_mlp_fwd_keep(x, offsets, weights, biases, ints, floats, values)[0].to(dtype)
-    return COMPILED.bank_mlp_fwd(x, offsets, weights, biases, ints, floats).to(dtype)
+        y = COMPILED.bank_mlp_fwd_keep(x, offsets, weights, biases, ints, floats, values)[0]
+    else:
+        y = COMPILED.bank_mlp_fwd(x, offsets, weights, biases, ints, floats)
+    return y
 
 
 _OP = register(

@@ -1,6 +1,7 @@
 """The bank MLP in plain PyTorch: the definition that every other backend must agree with.
 
-Any dtype, any order of derivative.
+Any dtype, any order of derivative. Half types belong to the weights: of every layer but the first, the activations that
+weights multiply are rounded to their type. Features of the encoding never are, nor sums, activations or outputs.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ from mclnf_fast.spec import FieldSpec
 def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: FieldSpec) -> Tensor:
     """Evaluate one network, or a batch of them.
 
-    x [(M,) n, in_dim], weights [(M,) in, out], biases [(M,) out] -> [(M,) n, out_dim].
+    x [(M,) n, in_dim], weights [(M,) in, out], biases [(M,) out], of the dtype of x or of a half type -> [(M,) n,
+    out_dim], dtype of x.
 
     >>> mlp(torch.rand(4, 2), [torch.rand(2, 1)], [torch.rand(1)], FieldSpec(2, 1, hidden_layers=0)).shape
     torch.Size([4, 1])
     """
     encoded = h = encode(spec.encoding, x)
     for layer, (weight, bias) in enumerate(zip(weights, biases)):
+        if layer > 0:
+            h = h.to(weight.dtype).to(x.dtype)
         if layer in spec.skips:
             h = torch.cat((h, encoded), -1)
-        z = h @ weight + bias[..., None, :]
+        z = h @ weight.to(x.dtype) + bias[..., None, :].to(x.dtype)
         h = activate(spec.output_activation if layer == spec.hidden_layers else spec.activation, z, spec.w0)
     return h
 

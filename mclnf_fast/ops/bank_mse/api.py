@@ -9,7 +9,7 @@ from torch import Tensor
 from mclnf_fast.checks import check_tensor
 from mclnf_fast.ops import _triton
 from mclnf_fast.ops._autograd import COMPILED
-from mclnf_fast.ops._checks import HALVES, check_bank
+from mclnf_fast.ops._checks import CAST, HALVES, autocast_enabled, check_bank, parameters_for, widened, without_autocast
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, register
 from mclnf_fast.ops._losses import FieldPoints, checked_mean
 from mclnf_fast.ops.bank_mse import autograd, reference
@@ -36,15 +36,15 @@ def bank_mse(
     With `sample_weight` from Fisher scores this is the Fisher-information loss of MCL-NF (arXiv 2504.05806). Equal to
     `bank_mlp` and the squared error after it, and in `cpu` and `triton` faster: the gradients are formed in the sweep
     that evaluates the loss, so no activation is computed twice or saved, and the second derivative (MAML) is one
-    Hessian product. That holds if weights and biases alone require a gradient (in `cpu` for float32 and float64);
-    otherwise, and inside torch.func transforms, the two steps are taken one after the other. Twice differentiable in
-    everything.
+    Hessian product. That holds if weights and biases alone require a gradient (in `cpu` not for bfloat16 weights on a
+    processor that multiplies them in pairs); otherwise, and inside torch.func transforms, the two steps are taken one
+    after the other. Twice differentiable in everything.
 
     Args:
         x: coordinates [N, in_dim], grouped by module; N may be 0.
         offsets: int64 [M + 1]; rows offsets[m] ... offsets[m+1]-1 belong to module m. The loss of an empty module is 0.
-        weights: one tensor per layer, [M, in, out] as `spec.layer_shapes` gives them.
-        biases: one tensor per layer, [M, out].
+        weights: one tensor per layer, [M, in, out] as `spec.layer_shapes` gives them; dtype as in `bank_mlp`.
+        biases: one tensor per layer, [M, out], dtype of the weights.
         target: [N, out_dim], dtype of x.
         spec: the architecture.
         sample_weight: [N], dtype of x; None: ones. The mean is over points, not over weights.
@@ -52,7 +52,8 @@ def bank_mse(
         backend: `"auto"`, or a name; see `mclnf_fast.info()`.
 
     Returns:
-        [M], dtype of x; float32 for float16 and bfloat16, in which the error is squared and summed.
+        [M], dtype of x; float32 for float16 and bfloat16, in which the error is squared and summed. Autocast casts
+        weights and biases alone.
 
     Raises:
         As `bank_mlp`, naming `target`, `sample_weight` and `reduction` besides.
@@ -67,28 +68,32 @@ def bank_mse(
         >>> loss.shape
         torch.Size([2])
     """
-    weights, biases = check_bank(x, offsets, weights, biases, spec)
+    cast = isinstance(x, Tensor) and x.dtype in CAST and autocast_enabled(x)
+    weights, biases = check_bank(x, offsets, weights, biases, spec, cast)
     points = x.shape[0]
     check_tensor("target", target, (points, spec.out_dim), x.dtype, x.device, "[N, out_dim]")
     if sample_weight is not None:
         check_tensor("sample_weight", sample_weight, (points,), x.dtype, x.device, "[N]")
     mean = checked_mean(reduction)
-    function = _OP.serving(backend, x.device, x.dtype)
-    loss: Tensor = function(FieldPoints(x, offsets, weights, biases, spec), target, sample_weight, mean)
-    return loss
+    weights, biases = parameters_for(x, weights, biases)
+    function = _OP.serving(backend, x.device, weights[0].dtype)
+    with without_autocast(x):
+        field = FieldPoints(widened(x), offsets, weights, biases, spec)
+        weight = None if sample_weight is None else widened(sample_weight)
+        loss: Tensor = function(field, widened(target), weight, mean)
+        return loss
 
 
 def _in_steps(
     points: FieldPoints, target: Tensor, sample_weight: Tensor | None, mean: bool, backend: str = "reference"
 ) -> Tensor:
     """Return the losses by `bank_mlp` of a backend and the squared error after it."""
-    y = points.outputs(backend)
-    weight = None if sample_weight is None else sample_weight.to(y.dtype)
-    return reference.squared_error(y, points.offsets, target.to(y.dtype), weight, mean)
+    return reference.squared_error(points.outputs(backend), points.offsets, target, sample_weight, mean)
 
 
 def _cpu(points: FieldPoints, target: Tensor, sample_weight: Tensor | None, mean: bool) -> Tensor:
-    if points.x.dtype in HALVES or not points.parameters_alone(target, sample_weight):
+    points = points.on_cpu
+    if points.weights[0].dtype in HALVES or not points.parameters_alone(target, sample_weight):
         return _in_steps(points, target, sample_weight, mean, "cpu")
     *bank, spec = points
     loss: Tensor

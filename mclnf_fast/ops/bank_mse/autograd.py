@@ -51,7 +51,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             "mclnf_fast.bank_mse_fwd: the compiled op is differentiable in weights and biases alone; "
             "mclnf_fast.ops.bank_mse takes the steps one by one if x, target or sample_weight requires a gradient"
         )
-    ctx.layers, ctx.dtype = len(weights), x.dtype
+    ctx.layers, ctx.dtype = len(weights), weights[0].dtype
     ctx.save_for_backward(x, offsets, target, weight, *weights, *biases)
 
 

@@ -9,7 +9,16 @@ from torch import Tensor
 
 from mclnf_fast.checks import check_tensor
 from mclnf_fast.ops._autograd import COMPILED
-from mclnf_fast.ops._checks import HALVES, check_field, check_offsets
+from mclnf_fast.ops._checks import (
+    CAST,
+    HALVES,
+    autocast_enabled,
+    check_field,
+    check_offsets,
+    parameters_for,
+    widened,
+    without_autocast,
+)
 from mclnf_fast.ops._constants import constant
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cuda_library, register
 from mclnf_fast.ops._losses import FieldPoints, checked_mean
@@ -45,16 +54,17 @@ def bank_ray_mse(
     which `shading` reads off the field's 4 outputs, and the sample spacings `deltas`. Equal to `bank_mlp`, `composite`
     and the squared error one after the other, and in `cpu` faster: a few rays at a time go through the network, the
     pixels and back, so that no activation is computed twice or leaves the cache. That holds if weights and biases alone
-    require a gradient, for float32 and float64; otherwise, on a GPU, and in a backward that is differentiated itself
-    (its second derivative is exact), the steps are taken one after the other.
+    require a gradient (not for bfloat16 weights on a processor that multiplies them in pairs); otherwise, on a GPU, and
+    in a backward that is differentiated itself (its second derivative is exact), the steps are taken one after the
+    other.
 
     Args:
         x: coordinates [N, in_dim] of the rays' points, front to back, ray after ray; N may be 0.
         rays: int64 [R + 1]; ray r has the points rays[r] ... rays[r+1]-1, and may have none.
         ray_offsets: int64 [M + 1]; module m has the rays ray_offsets[m] ... ray_offsets[m+1]-1. The loss of a module
             without rays is 0.
-        weights: one tensor per layer, [M, in, out] as `spec.layer_shapes` gives them.
-        biases: one tensor per layer, [M, out].
+        weights: one tensor per layer, [M, in, out] as `spec.layer_shapes` gives them; dtype as in `bank_mlp`.
+        biases: one tensor per layer, [M, out], dtype of the weights.
         deltas: [N], dtype of x: the length of each point's interval, in units of t.
         target: [R, 3], dtype of x.
         spec: the architecture, of 4 outputs.
@@ -66,7 +76,7 @@ def bank_ray_mse(
         backend: `"auto"`, or a name; see `mclnf_fast.info()`.
 
     Returns:
-        [M], dtype of x; float32 for float16 and bfloat16.
+        [M], dtype of x; float32 for float16 and bfloat16. Autocast casts weights and biases alone.
 
     Raises:
         As `bank_mlp`, naming `rays`, `ray_offsets`, `deltas`, `target`, `ray_weight`, `background`, `spec` and
@@ -87,7 +97,8 @@ def bank_ray_mse(
     shading = Shading() if shading is None else shading
     if not isinstance(shading, Shading):
         raise TypeError(f"shading must be a Shading or None, got {type(shading).__name__}")
-    weights, biases = check_field(x, weights, biases, spec)
+    cast = isinstance(x, Tensor) and x.dtype in CAST and autocast_enabled(x)
+    weights, biases = check_field(x, weights, biases, spec, cast)
     points = x.shape[0]
     check_offsets("rays", rays, None, points, x.device)
     count = rays.shape[0] - 1
@@ -106,10 +117,13 @@ def bank_ray_mse(
     elif shading.background != "black" and (color := shading.background_color) is not None:
         background = constant(color, x)
     mean = checked_mean(reduction)
-    function = _OP.serving(backend, x.device, x.dtype)
-    batch = RayBatch(rays, ray_offsets, deltas, target, ray_weight, background)
-    loss: Tensor = function(FieldPoints(x, offsets, weights, biases, spec), batch, shading, mean)
-    return loss
+    weights, biases = parameters_for(x, weights, biases)
+    function = _OP.serving(backend, x.device, weights[0].dtype)
+    with without_autocast(x):
+        weight, behind = (None if t is None else widened(t) for t in (ray_weight, background))
+        batch = RayBatch(rays, ray_offsets, widened(deltas), widened(target), weight, behind)
+        loss: Tensor = function(FieldPoints(widened(x), offsets, weights, biases, spec), batch, shading, mean)
+        return loss
 
 
 class RayBatch(NamedTuple):
@@ -128,19 +142,16 @@ class RayBatch(NamedTuple):
 
 def _in_steps(points: FieldPoints, batch: RayBatch, shading: Shading, mean: bool, backend: str = "reference") -> Tensor:
     """Return the losses by `bank_mlp`, `composite` and the squared error, each of a backend."""
-    raw = points.outputs(backend)
-    weight, behind = (None if t is None else t.to(raw.dtype) for t in (batch.ray_weight, batch.background))
-    pixels = (batch.deltas.to(raw.dtype), batch.target.to(raw.dtype), weight, behind)
-    return ray_errors(raw, batch.rays, batch.ray_offsets, *pixels, shading, mean, backend)
+    return ray_errors(points.outputs(backend), *batch, shading, mean, backend)
 
 
 def _cpu(points: FieldPoints, batch: RayBatch, shading: Shading, mean: bool) -> Tensor:
-    *bank, spec = points
-    dtype = points.x.dtype
-    if dtype in HALVES or not points.parameters_alone(*batch[2:]):
+    points = points.on_cpu
+    if points.weights[0].dtype in HALVES or not points.parameters_alone(*batch[2:]):
         return _in_steps(points, batch, shading, mean, "cpu")
+    *bank, spec = points
     op = COMPILED.bank_ray_mse_fwd
-    return op(*bank, *batch, *spec.packed, *autograd.packed(shading, dtype), mean, points.need_gradients)[0]
+    return op(*bank, *batch, *spec.packed, *autograd.packed(shading, points.x.dtype), mean, points.need_gradients)[0]
 
 
 def _cuda(points: FieldPoints, batch: RayBatch, shading: Shading, mean: bool) -> Tensor:

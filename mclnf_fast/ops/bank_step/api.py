@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.checks import check_number, check_tensor, check_tensors, values_can_be_read
-from mclnf_fast.ops._checks import refuse_transformed
+from mclnf_fast.ops._checks import HALVES, refuse_transformed
 from mclnf_fast.ops._dispatch import Backend, always, by_dtype, cpu_library, cuda_library, register
 from mclnf_fast.ops.bank_step import autograd, reference
 from mclnf_fast.ops.bank_step.reference import StepKind, Trust
@@ -33,13 +33,15 @@ def bank_step(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     trust: Trust | tuple[float, Sequence[Tensor], Sequence[Tensor]] | None = None,
+    copies: Sequence[Tensor] = (),
+    scale: Tensor | None = None,
     backend: str | None = "auto",
 ) -> None:
     """Make one optimizer step of every module of a bank, in place and under no_grad.
 
     Plain SGD, or Adam (arXiv 1412.6980, algorithm 1):
 
-        g <- g + lam F (theta - anchor)                              the trust region, left out if lam = 0
+        g <- g / scale + lam F (theta - anchor)                      the trust region, left out if lam = 0
         sgd:   theta <- theta - lr g
         adam:  m <- b1 m + (1-b1) g,  v <- b2 v + (1-b2) g^2
                theta <- theta - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
@@ -48,9 +50,9 @@ def bank_step(
     threads.
 
     Args:
-        params: tensors [M, ...], float32 or float64 (keep a float32 master for half precision), of any strides
-            (contiguous ones save two copies) but not expanded; changed.
-        grads: like params; not changed.
+        params: tensors [M, ...], float32 or float64, of any strides (contiguous ones save two copies) but not expanded;
+            changed.
+        grads: like params, or like copies if there are any; not changed.
         exp_avg, exp_avg_sq: m and v like params, changed; empty for SGD.
         step: float64 [M], the number of steps that each module has made; counted up here.
         lr: one rate, or float64 [M], at least 0.
@@ -59,6 +61,10 @@ def bank_step(
         kind: "adam" or "sgd".
         betas, eps: Adam's; betas in [0, 1), eps at least 0.
         trust: (lam, fisher, anchor), see `Trust`, or None.
+        copies: tensors shaped like float32 params, bfloat16 or float16: they receive the rounded values of the modules
+            that step, in the same pass, and the gradients are of their dtype. Empty: none.
+        scale: float64 [M], above 0 (powers of two, to lose no bit): what the loss was multiplied by whose gradients of
+            a half type these are; None: 1.
         backend: "auto", "cuda", "cpu" or "reference".
 
     Raises:
@@ -76,6 +82,7 @@ def bank_step(
     """
     params, grads = _listed("params", params), _listed("grads", grads)
     exp_avg, exp_avg_sq = _listed("exp_avg", exp_avg), _listed("exp_avg_sq", exp_avg_sq)
+    copies = _listed("copies", copies)
     if not params:
         raise ValueError("params must hold at least one tensor [M, ...], got none")
     check_tensor("params[0]", params[0], dtype=DTYPES)
@@ -84,10 +91,12 @@ def bank_step(
     region = _check_trust(trust)
     rate = lr if isinstance(lr, Tensor) else check_number("lr", lr, 0.0)
     betas, eps = check_betas(betas), check_number("eps", eps, 0.0)
-    refuse_transformed("bank_step", REMEDY, params=params, grads=grads, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
+    refuse_transformed(
+        "bank_step", REMEDY, params=params, grads=grads, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, copies=copies
+    )
     check_tensor("step", step, what="[M]")
     function = _OP.serving(backend, params[0].device, params[0].dtype)
-    state = _State(params, grads, exp_avg, exp_avg_sq, step, rate, active)
+    state = _State(params, grads, exp_avg, exp_avg_sq, step, rate, active, copies, scale)
     with torch.no_grad():
         function(state, kind, betas, eps, region)
 
@@ -102,27 +111,37 @@ class _State(NamedTuple):
     step: Tensor
     lr: float | Tensor
     active: Tensor | None
+    copies: Sequence[Tensor]
+    scale: Tensor | None
 
 
 def _reference(state: _State, kind: StepKind, betas: tuple[float, float], eps: float, trust: Trust | None) -> None:
     _check(state, kind, trust)
     rates = state.lr if isinstance(state.lr, Tensor) else torch.full_like(state.step, state.lr)
-    reference.bank_step(*state[:5], rates, state.active, kind, betas, float(eps), trust)
+    grads = state.grads
+    if state.copies:
+        scale = torch.ones_like(state.step) if state.scale is None else state.scale
+        grads = [g.float() / reference.per_module(scale.float(), g) for g in grads]
+    lists = (state.params, grads, state.exp_avg, state.exp_avg_sq)
+    reference.bank_step(*lists, state.step, rates, state.active, kind, betas, float(eps), trust)
+    for copy, p in zip(state.copies, state.params):
+        new = p.to(copy.dtype)
+        copy.copy_(new if state.active is None else torch.where(reference.per_module(state.active, p), new, copy))
 
 
 def _compiled(state: _State, kind: StepKind, betas: tuple[float, float], eps: float, trust: Trust | None) -> None:
     compiling = torch.compiler.is_compiling()
     if compiling:
         _check(state, kind, trust)
-    params, grads, exp_avg, exp_avg_sq, step, lr, active = state
+    params, grads, exp_avg, exp_avg_sq, step, lr, active, copies, scale = state
     rates, rate = (lr, 0.0) if isinstance(lr, Tensor) else (None, float(lr))
     lam, fisher, anchor = trust or (0.0, (), ())
-    options = (kind == "adam", betas[0], betas[1], eps, lam, fisher, anchor)
+    options = (kind == "adam", betas[0], betas[1], eps, lam, fisher, anchor, copies, scale)
     # The kernel checks everything before it writes anything: if it refuses, the cause is searched for here and named.
     # A correct step pays for no check in Python, which would take longer than the step of a small bank.
     try:
         if not compiling:  # autograd of what saved a parameter for its backward then finds out that it has changed
-            torch.autograd.graph.increment_version((*params, *exp_avg, *exp_avg_sq, step))
+            torch.autograd.graph.increment_version((*params, *exp_avg, *exp_avg_sq, step, *copies))
         torch.ops.mclnf_fast.bank_step(params, grads, exp_avg, exp_avg_sq, step, rates, rate, active, *options)
     except (RuntimeError, TypeError):
         if not compiling:
@@ -155,7 +174,7 @@ def _check_trust(trust: Trust | tuple[float, Sequence[Tensor], Sequence[Tensor]]
 
 
 def _check(state: _State, kind: StepKind, trust: Trust | None) -> None:
-    params, grads, exp_avg, exp_avg_sq, step, lr, active = state
+    params, grads, exp_avg, exp_avg_sq, step, lr, active, copies, scale = state
     for i, p in enumerate(params):
         check_tensor(f"params[{i}]", p, dtype=DTYPES if i == 0 else params[0].dtype, device=params[0].device)
         if p.dim() == 0 or p.shape[0] != params[0].shape[0]:
@@ -163,6 +182,12 @@ def _check(state: _State, kind: StepKind, trust: Trust | None) -> None:
     modules, device = params[0].shape[0], params[0].device
     moments = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
     region = {} if trust is None else {"trust's fisher": trust.fisher, "trust's anchor": trust.anchor}
+    half = {}
+    if copies:
+        check_tensor("copies[0]", copies[0], dtype=HALVES, device=device)
+        check_tensor("params[0]", params[0], dtype=torch.float32)
+        half = {"grads": copies[0].dtype, "copies": copies[0].dtype}
+        region["copies"] = copies
     for name, tensors in {"grads": grads, **moments, **region}.items():
         if kind == "sgd" and name in moments:
             if tensors:
@@ -171,16 +196,20 @@ def _check(state: _State, kind: StepKind, trust: Trust | None) -> None:
         if len(tensors) != len(params):
             raise ValueError(f"{name} must hold {len(params)} tensors like params, got {len(tensors)}")
         for i, (t, p) in enumerate(zip(tensors, params)):
-            check_tensor(f"{name}[{i}]", t, tuple(p.shape), p.dtype, device, f"like params[{i}]")
+            check_tensor(f"{name}[{i}]", t, tuple(p.shape), half.get(name, p.dtype), device, f"like params[{i}]")
     check_tensor("step", step, (modules,), torch.float64, device, "[M]")
-    for name, changed in {"params": params, **moments, "step": (step,)}.items():
+    for name, changed in {"params": params, **moments, "step": (step,), "copies": copies}.items():
         if any(size > 1 and stride == 0 for t in changed for size, stride in zip(t.shape, t.stride())):
             raise ValueError(f"{name} must not be expanded: it is changed in place")
     if isinstance(lr, Tensor):
         check_tensor("lr", lr, (modules,), torch.float64, device, "[M]")
     if active is not None:
         check_tensor("active", active, (modules,), torch.bool, device, "[M]")
-    for name, values in {"step": step, "lr": lr}.items():
+    if scale is not None:
+        check_tensor("scale", scale, (modules,), torch.float64, device, "[M]")
+        if not copies:
+            raise ValueError("scale must be None without copies, got a tensor")
+    for name, values in {"step": step, "lr": lr, "scale": scale}.items():
         if not isinstance(values, Tensor) or not values_can_be_read(values):
             continue
         if not bool((torch.isfinite(values) & (values >= 0)).all()):

@@ -56,7 +56,7 @@ def bank_step(
         _step(p, g, m, v, step[chunk], lr[chunk], kind, betas, eps, local)
         if active is not None:
             for new, old in zip(changed, before):
-                new.copy_(torch.where(_per_module(active[chunk], new), new, old))
+                new.copy_(torch.where(per_module(active[chunk], new), new, old))
 
 
 def _step(
@@ -81,7 +81,7 @@ def _step(
         grads = list(pull)
     if kind == "sgd":
         rate = lr.to(dtype)
-        torch._foreach_sub_(params, torch._foreach_mul(grads, [_per_module(rate, g) for g in grads]))
+        torch._foreach_sub_(params, torch._foreach_mul(grads, [per_module(rate, g) for g in grads]))
         return
     # The corrections in fp64: in fp32, 1 - 0.999^t is wrong in the fifth digit at t = 1.
     correction1 = -torch.expm1(step * math.log(betas[0])) if betas[0] > 0 else torch.ones_like(step)
@@ -91,13 +91,13 @@ def _step(
     torch._foreach_mul_(exp_avg_sq, betas[1])
     torch._foreach_addcmul_(exp_avg_sq, grads, grads, 1.0 - betas[1])
     update = torch._foreach_sqrt(exp_avg_sq)
-    torch._foreach_div_(update, [_per_module(root, u) for u in update])
+    torch._foreach_div_(update, [per_module(root, u) for u in update])
     torch._foreach_add_(update, eps)
     update = torch._foreach_div(exp_avg, update)
-    torch._foreach_mul_(update, [_per_module(rate, u) for u in update])
+    torch._foreach_mul_(update, [per_module(rate, u) for u in update])
     torch._foreach_sub_(params, update)
 
 
-def _per_module(vector: Tensor, like: Tensor) -> Tensor:
+def per_module(vector: Tensor, like: Tensor) -> Tensor:
     """Return [M] as [M, 1, ..., 1], to broadcast against `like` [M, ...]."""
     return vector.reshape(-1, *([1] * (like.dim() - 1)))

@@ -10,7 +10,7 @@ from torch import Tensor
 from mclnf_fast.checks import check_bool, check_number, check_tensor, check_tensors, values_can_be_read
 from mclnf_fast.ops import _triton
 from mclnf_fast.ops._autograd import COMPILED
-from mclnf_fast.ops._checks import HALVES, check_bank, in_transform
+from mclnf_fast.ops._checks import HALVES, check_bank, in_transform, widened
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, register
 from mclnf_fast.ops._segment_sum import segment_sum
 from mclnf_fast.ops.fisher import autograd, reference
@@ -45,11 +45,11 @@ def fisher_scores(
     Args:
         x: coordinates [N, in_dim], grouped by module.
         offsets: int64 [M + 1], as in `bank_mlp`.
-        weights, biases: one tensor per layer, [M, in, out] and [M, out].
-        grad_y: [N, out_dim], d loss_s / d y_n, of the sample that point n belongs to (not of a mean over samples). With
-            the residual inside, the score is the empirical one; with a unit vector per output channel in its place, and
-            the scores added over channels, it is the Gauss-Newton one.
-        fisher: diagonal Fisher shaped like (weights, biases), or None: this batch's own.
+        weights, biases: one tensor per layer, [M, in, out] and [M, out]; dtype as in `bank_mlp`.
+        grad_y: [N, out_dim], dtype of x: d loss_s / d y_n, of the sample that point n belongs to (not of a mean over
+            samples). With the residual inside, the score is the empirical one; with a unit vector per output channel in
+            its place, and the scores added over channels, it is the Gauss-Newton one.
+        fisher: diagonal Fisher shaped like (weights, biases), dtype of x, or None: this batch's own.
         spec: the architecture.
         sample_ids: int64 [N], the sample (ray) of each point, in any order; None: each point is a sample.
         damping: added to every Fisher value. If the sum is 0 the parameter counts for nothing (the pseudo-inverse).
@@ -59,8 +59,9 @@ def fisher_scores(
 
     Returns:
         FisherResult: scores [S]; grads = sum_s g_s; fisher = mean over a module's samples of g_s^2 (over those samples
-        that touch the module; zeros for a module without any). Nothing of it is differentiable: weights made from
-        scores are constants of a loss.
+        that touch the module; zeros for a module without any). All have the dtype of x, also beside weights of a half
+        type, in which squares of gradients would underflow. Nothing of it is differentiable: weights made from scores
+        are constants of a loss.
 
     Raises:
         TypeError, ValueError: as `bank_mlp`; also sample ids out of range, a negative damping or Fisher (whose values
@@ -91,13 +92,13 @@ def fisher_scores(
     damping, grads = check_number("damping", damping, 0.0, finite=False), check_bool("grads", grads)
     information = None if fisher is None else _checked_fisher(fisher, weights, biases, x)
     samples = _count_samples(sample_ids, points, offsets.numel() - 1, x.device, num_samples)
-    function = _OP.serving(backend, x.device, dtype)
+    function = _OP.serving(backend, x.device, weights[0].dtype)
     call = FisherCall(
-        x.detach(),
+        widened(x.detach()),
         offsets,
         [w.detach() for w in weights],
         [b.detach() for b in biases],
-        grad_y.detach(),
+        widened(grad_y.detach()),
         information,
         spec,
         sample_ids,
@@ -111,14 +112,9 @@ def fisher_scores(
     return FisherResult(scores.to(dtype), rounded[0], rounded[1])
 
 
-def _widened(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype that the reference and the CPU compute in: squares of half gradients underflow."""
-    return torch.float32 if dtype in HALVES else dtype
-
-
 def _checked_fisher(fisher: object, weights: list[Tensor], biases: list[Tensor], x: Tensor) -> ParameterLists:
-    """Return the caller's diagonal Fisher, in the dtype of x or the one that the reference computes in."""
-    dtypes = (x.dtype, _widened(x.dtype))
+    """Return the caller's diagonal Fisher, in the dtype that scores are computed in: half types' squares underflow."""
+    dtypes = (x.dtype, torch.float32) if x.dtype in HALVES else x.dtype
     if not isinstance(fisher, (tuple, list)) or len(fisher) != 2:
         raise TypeError(f"fisher must be a pair (like weights, like biases), got {type(fisher).__name__}")
     checked: list[list[Tensor]] = []
@@ -131,7 +127,7 @@ def _checked_fisher(fisher: object, weights: list[Tensor], biases: list[Tensor],
         for l, (f, t) in enumerate(zip(tensors, like)):
             where = f"fisher[{k}][{l}]"
             check_tensor(where, f, t.shape, dtypes, x.device, f"like {name}[{l}]")
-        checked.append([f.detach() for f in tensors])
+        checked.append([widened(f.detach()) for f in tensors])
     return checked[0], checked[1]
 
 
@@ -173,7 +169,7 @@ one, the first segment of each module, the Fisher to score by or None, and wheth
 
 
 def _reference(call: FisherCall) -> Sums:
-    call = call.to(_widened(call.x.dtype))
+    call = call.to(call.x.dtype)
     if call.fisher is not None:
         _refuse_negative(call.fisher)
     ids = torch.arange(call.x.shape[0], device=call.x.device) if call.sample_ids is None else call.sample_ids
@@ -181,7 +177,7 @@ def _reference(call: FisherCall) -> Sums:
 
 
 def _cpu(call: FisherCall) -> Sums:
-    return _by_sweeps(call.to(_widened(call.x.dtype)), _cpu_sweep)
+    return _by_sweeps(call.to(call.x.dtype), _cpu_sweep)
 
 
 def _triton_sweeps(call: FisherCall) -> Sums:
@@ -241,10 +237,8 @@ def _triton_sweep(
 ) -> Sums:
     from mclnf_fast.ops.fisher.triton import ops  # takes a second, with Triton
 
-    # The batch's own Fisher stays float32 on its way to the scores.
-    result = call.x.dtype if fisher is not None else torch.float32
     bank = (call.x, call.offsets, call.weights, call.biases, call.grad_y)
-    return ops.fisher_scores(*bank, fisher, call.spec, bounds, shares, call.damping, sums, result)
+    return ops.fisher_scores(*bank, fisher, call.spec, bounds, shares, call.damping, sums, torch.float32)
 
 
 _OP = register(

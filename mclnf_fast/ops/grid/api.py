@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from mclnf_fast.checks import check_tensor
 from mclnf_fast.grids import Grid, TriPlane
 from mclnf_fast.ops._autograd import COMPILED
-from mclnf_fast.ops._checks import FLOATS, HALVES, check_offsets
+from mclnf_fast.ops._checks import CAST, FLOATS, check_offsets, widened
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cuda_library, register
 from mclnf_fast.ops.grid import autograd, reference
 
@@ -31,7 +32,8 @@ def grid_encode(x: Tensor, offsets: Tensor, tables: Tensor, encoding: Grid, back
             read at the border and have gradient 0 there. NaN gives NaN.
         offsets: int64 [M + 1]; rows offsets[m] ... offsets[m+1]-1 belong to module m. Modules may be empty.
             Values are read on the CPU only, where that costs no wait.
-        tables: [M, entries, features], as `encoding.layout(dims)` gives entries and features; any strides.
+        tables: [M, entries, features], as `encoding.layout(dims)` gives entries and features; any strides. Of the dtype
+            of x or, beside float32 coordinates, of a half type.
         encoding: a `HashGrid` (1 to 4 coordinates) or a `TriPlane` (3).
         backend: `"auto"`, or a name; see `mclnf_fast.info()`. Inside torch.func transforms the reference serves.
 
@@ -60,17 +62,15 @@ def grid_encode(x: Tensor, offsets: Tensor, tables: Tensor, encoding: Grid, back
     except ValueError as error:
         raise ValueError(f"x must have the coordinates of encoding, got shape {list(x.shape)}: {error}") from None
     shape = (None, layout.entries, layout.features)
-    check_tensor("tables", tables, shape, x.dtype, x.device, "[M, entries, features]")
+    dtypes = CAST if x.dtype == torch.float32 else x.dtype
+    check_tensor("tables", tables, shape, dtypes, x.device, "[M, entries, features]")
     check_offsets("offsets", offsets, tables.shape[0], x.shape[0], x.device)
     function = _OP.serving(backend, x.device, x.dtype)
-    dtype = x.dtype
-    if dtype in HALVES:
-        x, tables = x.float(), tables.float()
-    y: Tensor = function(x, offsets, tables, encoding)
+    y: Tensor = function(widened(x), offsets, widened(tables), encoding)
     if isinstance(encoding, TriPlane) and encoding.reduce == "product":
         xy, xz, yz = y.split(encoding.features, 1)
         y = xy * xz * yz
-    return y.to(dtype)
+    return y.to(x.dtype)
 
 
 def _compiled(x: Tensor, offsets: Tensor, tables: Tensor, encoding: Grid) -> Tensor:
