@@ -46,6 +46,7 @@ KINDS = ("half", "tf32", "ieee")
 # Of the tensors whose type is not the call's.
 INDICES = {"starts": torch.int32, "chunks": torch.int32}
 INDICES |= dict.fromkeys(("table", "sums", "errors", "factors"), SINGLE)
+INDICES |= dict.fromkeys(("x", "along_x", "grad_x", "grad_y"), SINGLE)
 INDICES |= dict.fromkeys(("offsets", "segments", "owned"), torch.int64)
 INDICES |= dict.fromkeys(("scores", "squares", "fisher_w", "fisher_b", "scale"), SINGLE)
 TUPLES = {"rays": (SINGLE,) * 3, "scene": (SINGLE, torch.uint8, SINGLE), "pixels": (SINGLE,) * 3}
@@ -78,7 +79,7 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
         nets = [network(width), network(width, 4, True, 60 if width == 64 else 120)]
         for net in nets if arch < 100 else [*nets, network(width, 448 // width), network(width, 8)]:
             for shape in dict.fromkeys(table.in_tensor_memory(shapes, net.products, arch) or ()):
-                yield "forward", kind, net, shape, forward.fused_forward, {}
+                yield "forward", kind, net, shape, forward.fused_forward, {"y": SINGLE}
     for (kind, width), pair in own.backward.items():
         for shape, most in dict.fromkeys(pair):
             for skip in (False, True):
@@ -86,7 +87,7 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
                 assert most - width < net.saved <= most
                 more = {"NEED_X": True, "NEED_PARAMETERS": True}
                 yield "backward", kind, net, shape, backward.fused_backward, more
-                more |= {"NEED_X": False, "LOSS": True, "WEIGHTED": True}
+                more |= {"NEED_X": False, "LOSS": True, "WEIGHTED": True, "weight": SINGLE}
                 yield "backward of the error", kind, net, shape, backward.fused_backward, more
     for (kind, width), (_, oldest) in rays_table.RENDER.items():
         for plain in (True, False):
@@ -125,6 +126,7 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
         yield "second outer", kind, net, table.LAYER, second_layers.layer_weight_gradients, square
         shape = dataclasses.replace(table.LAYER, stages=1)
         flags: dict[str, Any] = {"WEIGHTED": True, "GRADIENT": True, "TANGENT": True, "OUT": 140}
+        flags |= dict.fromkeys(("y", "yt", "target", "weight", "d", "e"), SINGLE)
         flags["BLOCK"] = launch.BlockSize(shape.rows, table.LAYER_COLUMNS, 0)
         yield "squared error", kind, net, shape, error.squared_error, flags
         through = {"IN": 3, "FEATURES": 60, "ALONG_X": True, "g": SINGLE, "gt": SINGLE}
@@ -142,7 +144,7 @@ def fisher_entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.
         net = network(width, 4, True, 120) if again else network(width, 4, width == 64)
         more: dict[str, Any] = {"WIDTH_STRIDE": width, "OUT_STRIDE": 8}
         inner = (TYPE[kind],) * net.layers
-        more |= {"saved": inner[1:], "derivatives": inner[1:], "gradients": inner}
+        more |= {"saved": inner[1:], "derivatives": inner[1:], "gradients": (*inner[1:], SINGLE)}
         shapes = fisher_table.sweep_shapes(kind, net, arch >= 100)
         for shape in dict.fromkeys(shapes or ()):
             yield "fisher walk", kind, net, shape, sweep.fused_sweep, more

@@ -29,7 +29,11 @@ def programs(device: torch.device, warps: int) -> int:
 
 @dataclasses.dataclass
 class Bank:
-    """A call's tensors, contiguous, and the arguments that every launch over them shares."""
+    """A call's tensors, contiguous, and the arguments that every launch over them shares.
+
+    x and what is given with it, outputs and their gradients, are float32; weights, biases and what hidden layers pass
+    on may be of a half type, `dtype`.
+    """
 
     net: launch.Network
     x: Tensor
@@ -44,10 +48,17 @@ class Bank:
         self.points, self.modules = self.x.shape[0], self.weights[0].shape[0]
         self.counts = self.offsets.diff()
         self.columns = launch.column_table(self.net, self.x.device)
-        self.precision = precision(self.x.dtype)
+        self.dtype = self.weights[0].dtype
+        self.precision = precision(self.dtype)
         self.table = tiles.tiles(self.x.device)
-        self.kind = table.product_kind(self.x.dtype, self.precision == "tf32")
+        self.kind = table.product_kind(self.dtype, self.precision == "tf32")
         self.shared = {"modules": self.modules, "PRECISION": self.precision}
+
+    def saved(self, points: int, layer: int) -> Tensor:
+        """Return an empty tensor [points, out] for what a layer makes: in the weights' type, the last's in that of the
+        points."""
+        last = layer == self.net.layers - 1
+        return self.x.new_empty(points, self.net.shapes[layer][1], dtype=self.x.dtype if last else self.dtype)
 
     def tile(self, shapes: table.ShapePair) -> tuple[table.Shape, int]:
         """Return the shape for modules of this size, and an upper bound of the tiles."""
@@ -112,8 +123,8 @@ def layers(bank: Bank, save: bool) -> tuple[list[Tensor], list[Tensor]]:
     outputs: list[Tensor] = []
     derivatives: list[Tensor] = []
     for l, (_, out) in enumerate(net.shapes):
-        outputs.append(x.new_empty(bank.points, out))
-        derivatives.append(x.new_empty(bank.points if save else 0, out))
+        outputs.append(bank.saved(bank.points, l))
+        derivatives.append(bank.saved(bank.points if save else 0, l))
         layer_forward[bank.grid(tiles * -(-out // bank.table.columns), shape)](
             outputs[l - 1] if l > 0 else x,
             x,
@@ -171,7 +182,7 @@ def backward_sweep(
         if features is not None and net.below(l):
             inputs_gradient(l, net.inputs_below(l), features, None)
         if l > 0:
-            g = x.new_empty(bank.points, net.width)
+            g = bank.saved(bank.points, l - 1)
             inputs_gradient(l, net.inputs_above(l), g, derivatives[l - 1])
             d = g
 

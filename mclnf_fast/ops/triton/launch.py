@@ -21,6 +21,9 @@ CHUNKS = 512  # of all modules together, about: four per multiprocessor
 # a large GPU busy.
 PIECE_VALUES = 1 << 26
 PIECE_POINTS = 1 << 15
+# Features that the fused kernels multiply at a time. Their product holds them twice beside the originals: 128 would
+# fill the registers.
+FEATURES_BLOCK = 64
 
 
 def padded(size: int, least: int = 16) -> int:
@@ -49,6 +52,7 @@ class NetworkConstants(NamedTuple):
     w0: float
     coordinates_pad: int
     features_pad: int
+    features_block: int
     width_pad: int
     outputs_pad: int
     parameters: int
@@ -116,9 +120,10 @@ class Network:
 
     @property
     def products(self) -> int:
-        """Padded columns of all products of a forward, two for a layer that skips to the features."""
-        skips = sum(self.skips >> l & 1 for l in range(1, self.layers))
-        return (self.layers - 1 + skips) * padded(self.width) + padded(self.outputs)
+        """Padded columns of all products of a forward. The features are multiplied in two parts, and in blocks."""
+        takers = sum(self.below(l) > 0 for l in range(self.layers))
+        of_features = 2 * -(-padded(self.features) // FEATURES_BLOCK) * takers
+        return (self.layers - 2 + of_features) * padded(self.width) + padded(self.outputs)
 
     def activation_of(self, layer: int) -> int:
         """Return the number of a layer's activation."""
@@ -156,6 +161,7 @@ class Network:
             w0=self.w0,
             coordinates_pad=padded(self.inputs),
             features_pad=padded(self.features),
+            features_block=min(padded(self.features), FEATURES_BLOCK),
             width_pad=padded(self.width),
             outputs_pad=padded(self.outputs),
             parameters=self.parameters,

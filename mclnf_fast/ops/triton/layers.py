@@ -16,7 +16,7 @@ from mclnf_fast.ops.triton.functions import (
     first_derivative,
     store_gradient,
 )
-from mclnf_fast.ops.triton.products import rounded
+from mclnf_fast.ops.triton.products import input_product, rounded
 
 
 @triton.jit(do_not_specialize=["modules"])
@@ -42,7 +42,7 @@ def layer_forward(
     Programs: tiles of points times blocks of columns of outputs, the blocks of a tile next to each other so that its
     inputs stay in the cache.
     """
-    kind: tl.constexpr = x.dtype.element_ty
+    kind: tl.constexpr = weight.dtype.element_ty
     ABOVE: tl.constexpr = LAYER.above
     BELOW: tl.constexpr = LAYER.below
     OUT: tl.constexpr = LAYER.outputs
@@ -64,13 +64,14 @@ def layer_forward(
             i = first + k
             a = encode(x, rows, live, table, first, LAYER.coordinates, LAYER.features, DEPTH, kind, PRECISION)
             b = tl.load(w + (ABOVE + i)[:, None] * OUT, mask=(i < BELOW)[:, None] & wanted[None, :], other=0.0)
-            z = tl.dot(a, rounded(b, PRECISION), z, input_precision=PRECISION)
+            z = input_product(a, rounded(b, PRECISION), z, PRECISION)
         z += tl.load(bias + module.to(tl.int64) * OUT + n, mask=wanted, other=0.0).to(tl.float32)[None, :]
         to = rows[:, None] * OUT + n[None, :]
         mask = live[:, None] & wanted[None, :]
-        tl.store(y + to, activate(z, LAYER.activation, LAYER.w0).to(kind), mask=mask)
+        tl.store(y + to, activate(z, LAYER.activation, LAYER.w0).to(y.dtype.element_ty), mask=mask)
         if SAVE:
-            tl.store(derivatives + to, first_derivative(z, LAYER.activation, LAYER.w0).to(kind), mask=mask)
+            s = first_derivative(z, LAYER.activation, LAYER.w0)
+            tl.store(derivatives + to, s.to(derivatives.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["modules"])
@@ -91,8 +92,8 @@ def layer_gradient(
 ):
     """Store g [N, count] = derivatives (d [N, OUT] W^T) for a range of the layer's inputs (`launch.InputRange`).
 
-    ACTIVATED: the inputs come from an activation with the derivatives [N, count]; features have none. MORE: added to
-    what is there.
+    ACTIVATED: the inputs come from an activation with the derivatives [N, count]; features have none. MORE: the inputs
+    are features, whose gradients are added to what is there.
     """
     COUNT: tl.constexpr = INPUTS.size
     ROWS: tl.constexpr = BLOCK.rows
@@ -108,7 +109,11 @@ def layer_gradient(
             o = first + k
             a = tl.load(d + rows[:, None] * OUT + o[None, :], mask=live[:, None] & (o < OUT)[None, :], other=0.0)
             b = tl.load(w + o[:, None], mask=(o < OUT)[:, None] & wanted[None, :], other=0.0)
-            total = tl.dot(rounded(a, PRECISION), rounded(b, PRECISION), total, input_precision=PRECISION)
+            if MORE and a.dtype != b.dtype:  # of the last layer, which nothing has rounded
+                total = input_product(a, rounded(b, PRECISION), total, PRECISION)
+            else:
+                a = rounded(a.to(b.dtype), PRECISION)
+                total = tl.dot(a, rounded(b, PRECISION), total, input_precision=PRECISION)
         to = rows[:, None] * COUNT + n[None, :]
         mask = live[:, None] & wanted[None, :]
         if ACTIVATED:
@@ -139,7 +144,8 @@ def layer_weight_gradient(
     Programs: chunks times blocks of [rows inputs, columns outputs]; a chunk's points go by `depth` at a time, and their
     order is that of memory.
     """
-    kind: tl.constexpr = x.dtype.element_ty
+    # The first layer of a network of several has d in the weights' type.
+    kind: tl.constexpr = h.dtype.element_ty if LAYER.above > 0 else d.dtype.element_ty
     ABOVE: tl.constexpr = LAYER.above
     BELOW: tl.constexpr = LAYER.below
     OUT: tl.constexpr = LAYER.outputs
@@ -160,14 +166,16 @@ def layer_weight_gradient(
             t = wide + point + tl.arange(0, DEPTH)
             live = t < end
             e = tl.load(d + t[:, None] * OUT + n[None, :], mask=live[:, None] & wanted[None, :], other=0.0)
+            b = rounded(e.to(kind), PRECISION)
             if block < above:
                 i = block * ROWS + tl.arange(0, ROWS)
                 mask = live[:, None] & (i < ABOVE)[None, :]
                 a = rounded(tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask, other=0.0), PRECISION)
+                total = tl.dot(tl.trans(a), b, total, input_precision=PRECISION)
             else:
-                a = encode(
+                features = encode(
                     x, t, live, table, (block - above) * ROWS, LAYER.coordinates, LAYER.features, ROWS, kind, PRECISION
                 )
-            total = tl.dot(tl.trans(a), rounded(e, PRECISION), total, input_precision=PRECISION)
+                total = input_product(tl.trans(features), b, total, PRECISION)
             bias += tl.sum(e.to(tl.float32), 0)
         store_gradient(total, bias, sums, chunk, block, n, wanted, LAYER, ROWS)

@@ -70,7 +70,7 @@ def _forward(bank: Bank, along: Direction) -> Saved:
             (saved.derivatives, curved),
             (saved.curvatures, curved),
         ):
-            tensors.append(x.new_empty(points, out))
+            tensors.append(bank.saved(points, l))
         layer_tangents[bank.grid(tiles * -(-out // table.LAYER_COLUMNS), shape)](
             saved.outputs[l - 1] if l > 0 else x,
             saved.tangents[l - 1] if l > 0 else x,
@@ -202,7 +202,7 @@ def _piece(
         if grad_x is not None and net.below(l):
             inputs_gradient(l, net.inputs_below(l), Activation.NONE.value, features, True)
         if l > 0:
-            to = [x.new_empty(bank.points, net.width) for _ in range(2)]
+            to = [bank.saved(bank.points, l - 1) for _ in range(2)]
             inputs_gradient(l, net.inputs_above(l), net.activation, to, False)
             d, e = to
     if grad_x is not None:

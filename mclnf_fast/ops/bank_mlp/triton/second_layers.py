@@ -23,7 +23,7 @@ from mclnf_fast.ops.triton.functions import (
     second_derivative,
     store_gradient,
 )
-from mclnf_fast.ops.triton.products import rounded
+from mclnf_fast.ops.triton.products import input_product, rounded
 
 
 @triton.jit(do_not_specialize=["modules"])
@@ -55,7 +55,7 @@ def layer_tangents(
     With a curved activation also derivatives, curvatures [N, outputs] = a'(z) and a''(z) z'. ALONG, ALONG_X: whether
     the directions of the parameters and of x are given; else they are zeros. Programs: as `layer_forward`.
     """
-    kind: tl.constexpr = x.dtype.element_ty
+    kind: tl.constexpr = weight.dtype.element_ty
     KIND: tl.constexpr = LAYER.activation
     W0: tl.constexpr = LAYER.w0
     ABOVE: tl.constexpr = LAYER.above
@@ -91,27 +91,28 @@ def layer_tangents(
                 x, along_x, rows, live, table, first, LAYER.coordinates, LAYER.features, DEPTH, kind, PRECISION, ALONG_X
             )
             b = rounded(tl.load(weight + w + (ABOVE + i)[:, None] * OUT, mask=mask_w, other=0.0), PRECISION)
-            z = tl.dot(a, b, z, input_precision=PRECISION)
+            z = input_product(a, b, z, PRECISION)
             if ALONG_X:
-                zt = tl.dot(at, b, zt, input_precision=PRECISION)
+                zt = input_product(at, b, zt, PRECISION)
             if ALONG:
                 v = rounded(tl.load(along + w + (ABOVE + i)[:, None] * OUT, mask=mask_w, other=0.0), PRECISION)
-                zt = tl.dot(a, v, zt, input_precision=PRECISION)
+                zt = input_product(a, v, zt, PRECISION)
         place_b = module.to(tl.int64) * OUT + n
         z += tl.load(bias + place_b, mask=wanted, other=0.0).to(tl.float32)[None, :]
         if ALONG:
             zt += tl.load(along_bias + place_b, mask=wanted, other=0.0).to(tl.float32)[None, :]
         to = rows[:, None] * OUT + n[None, :]
         mask = live[:, None] & wanted[None, :]
-        tl.store(y + to, activate(z, KIND, W0).to(kind), mask=mask)
+        tl.store(y + to, activate(z, KIND, W0).to(y.dtype.element_ty), mask=mask)
         if KIND > RELU:
             s = first_derivative(z, KIND, W0)
-            tl.store(derivatives + to, s.to(kind), mask=mask)
-            tl.store(curvatures + to, (second_derivative(z, KIND, W0) * zt).to(kind), mask=mask)
+            tl.store(derivatives + to, s.to(derivatives.dtype.element_ty), mask=mask)
+            c = second_derivative(z, KIND, W0) * zt
+            tl.store(curvatures + to, c.to(curvatures.dtype.element_ty), mask=mask)
             zt = s * zt
         if KIND == RELU:
             zt = tl.where(z > 0, zt, 0.0)
-        tl.store(yt + to, zt.to(kind), mask=mask)
+        tl.store(yt + to, zt.to(yt.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["modules"])
@@ -136,7 +137,7 @@ def layer_gradients(
     PRECISION: tl.constexpr,
 ):
     """Store, from d, e [N, OUT], those of a range of the layer's inputs (`launch.InputRange`): g = d W^T and
-    gt = e W^T + d V^T, both [N, size]; MORE: added to what is there.
+    gt = e W^T + d V^T, both [N, size]; MORE: those of features, added to what is there.
 
     KIND: the activation that made the inputs, with derivatives and curvatures as `layer_tangents` left them (of relu:
     its outputs, for derivatives): g and gt become those of its pre-activations. Features have no activation.
@@ -157,14 +158,21 @@ def layer_gradients(
             from_ = rows[:, None] * OUT + o[None, :]
             mask = live[:, None] & (o < OUT)[None, :]
             mask_w = (o < OUT)[:, None] & wanted[None, :]
-            a = rounded(tl.load(d + from_, mask=mask, other=0.0), PRECISION)
+            a = tl.load(d + from_, mask=mask, other=0.0)
             b = rounded(tl.load(weight + w + o[:, None], mask=mask_w, other=0.0), PRECISION)
-            total = tl.dot(a, b, total, input_precision=PRECISION)
-            at = rounded(tl.load(e + from_, mask=mask, other=0.0), PRECISION)
-            total_t = tl.dot(at, b, total_t, input_precision=PRECISION)
+            at = tl.load(e + from_, mask=mask, other=0.0)
+            if MORE and a.dtype != b.dtype:  # as in `layer_gradient`
+                total = input_product(a, b, total, PRECISION)
+                total_t = input_product(at, b, total_t, PRECISION)
+            else:
+                total = tl.dot(rounded(a.to(b.dtype), PRECISION), b, total, input_precision=PRECISION)
+                total_t = tl.dot(rounded(at.to(b.dtype), PRECISION), b, total_t, input_precision=PRECISION)
             if ALONG:
                 v = rounded(tl.load(along + w + o[:, None], mask=mask_w, other=0.0), PRECISION)
-                total_t = tl.dot(a, v, total_t, input_precision=PRECISION)
+                if MORE and a.dtype != b.dtype:
+                    total_t = input_product(a, v, total_t, PRECISION)
+                else:
+                    total_t = tl.dot(rounded(a.to(b.dtype), PRECISION), v, total_t, input_precision=PRECISION)
         to = rows[:, None] * COUNT + n[None, :]
         mask = live[:, None] & wanted[None, :]
         if KIND == RELU:
@@ -204,7 +212,7 @@ def layer_weight_gradients(
 ):
     """Store a chunk's share of a layer's gradient, float32 [chunks, (above + below + 1) outputs]: its inputs times e
     plus their tangents times d, and the sums of e behind them. Programs: as `layer_weight_gradient`."""
-    kind: tl.constexpr = x.dtype.element_ty
+    kind: tl.constexpr = h.dtype.element_ty if LAYER.above > 0 else d.dtype.element_ty  # as `layer_weight_gradient`
     ABOVE: tl.constexpr = LAYER.above
     BELOW: tl.constexpr = LAYER.below
     OUT: tl.constexpr = LAYER.outputs
@@ -227,20 +235,23 @@ def layer_weight_gradients(
             from_ = t[:, None] * OUT + n[None, :]
             mask = live[:, None] & wanted[None, :]
             e_tile = tl.load(e + from_, mask=mask, other=0.0)
+            b = rounded(e_tile.to(kind), PRECISION)
+            bt = rounded(tl.load(d + from_, mask=mask, other=0.0).to(kind), PRECISION)
             if block < above:
                 i = block * ROWS + tl.arange(0, ROWS)
                 mask_h = live[:, None] & (i < ABOVE)[None, :]
                 a = rounded(tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0), PRECISION)
                 at = rounded(tl.load(ht + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0), PRECISION)
+                total = tl.dot(tl.trans(a), b, total, input_precision=PRECISION)
+                total = tl.dot(tl.trans(at), bt, total, input_precision=PRECISION)
             else:
                 # This branch is a region of its own: `encode_both` would take 55 registers more of half types.
                 c = (block - above) * ROWS + tl.arange(0, ROWS)
-                a, at = features_both(
-                    x, along_x, t, live, table, c, LAYER.coordinates, LAYER.features, kind, PRECISION, ALONG_X
+                features, tangents = features_both(
+                    x, along_x, t, live, table, c, LAYER.coordinates, LAYER.features, kind, ALONG_X
                 )
-            total = tl.dot(tl.trans(a), rounded(e_tile, PRECISION), total, input_precision=PRECISION)
-            if ABOVE > 0 or ALONG_X:
-                d_tile = rounded(tl.load(d + from_, mask=mask, other=0.0), PRECISION)
-                total = tl.dot(tl.trans(at), d_tile, total, input_precision=PRECISION)
+                total = input_product(tl.trans(features), b, total, PRECISION)
+                if ALONG_X:
+                    total = input_product(tl.trans(tangents), bt, total, PRECISION)
             bias += tl.sum(e_tile.to(tl.float32), 0)
         store_gradient(total, bias, sums, chunk, block, n, wanted, LAYER, ROWS)

@@ -95,7 +95,7 @@ def problem(entry: Entry, points: int, modules: int, device: torch.device) -> Pr
     """Return a bank of NeRF's network at the entry's width."""
     spec = FieldSpec(3, 4, entry.width, 4, encoding=Frequency(10))
     half = torch.bfloat16 if device.type == "cuda" else torch.float16  # the interpreter multiplies no bfloat16
-    dtype = half if entry.kind == "half" else torch.float32
+    dtype = half if entry.kind == "half" else torch.float32  # of the weights; the rest has values that it holds
     g = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -103,11 +103,11 @@ def problem(entry: Entry, points: int, modules: int, device: torch.device) -> Pr
 
     return Problem(
         spec,
-        0.5 * normal(points, 3),
+        0.5 * normal(points, 3).float(),
         (torch.arange(modules + 1) * points // modules).to(device),
         [normal(modules, *s) * s[0] ** -0.5 for s in spec.layer_shapes],
         [0.3 * normal(modules, s[1]) for s in spec.layer_shapes],
-        normal(points, 4),
+        normal(points, 4).float(),
     )
 
 
@@ -151,7 +151,7 @@ def measure(
     seconds: dict[Any, float] = {}
     refused: dict[str, str] = {}
     with multiplying(entry.kind == "tf32"):
-        same = checked.reference(entry.backward, checked.x.dtype)
+        same = checked.reference(entry.backward, checked.weights[0].dtype)
         truth = checked.reference(entry.backward, torch.float64)
         for option in dict.fromkeys([entry.chosen(table), *entry.options]):
             with tiles.using(alone(entry, table, option)):

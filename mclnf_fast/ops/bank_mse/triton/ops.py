@@ -73,8 +73,8 @@ def _bwd(
     """Return the gradients of <cotangent [M], losses>, from those of the losses if they are known."""
     if known_weights:
         grad_w, grad_b = list(known_weights), list(known_biases)
-        autograd.scale(grad_w, cotangent, x.dtype)
-        autograd.scale(grad_b, cotangent, x.dtype)
+        autograd.scale(grad_w, cotangent, weights[0].dtype)
+        autograd.scale(grad_b, cotangent, weights[0].dtype)
         return grad_w, grad_b
     grad_w, grad_b = shapes_like(weights), shapes_like(biases)
     if x.shape[0] == 0:

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from mclnf_fast.ops.triton.functions import encode, module_of
-from mclnf_fast.ops.triton.products import rounded
+from mclnf_fast.ops.triton.products import input_product, rounded
 
 
 @triton.jit
@@ -38,11 +38,21 @@ def square(v):
 
 
 @triton.jit
-def live_features(x, rows, live, table, first, LAYER: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr):
+def live_features(
+    x,
+    rows,
+    live,
+    table,
+    first,
+    LAYER: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    KIND: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Return `encode` with zeros in the rows that do not exist: their cosines are not 0, and the squares would
     count."""
-    a = encode(x, rows, live, table, first, LAYER.coordinates, LAYER.features, COLUMNS, x.dtype.element_ty, PRECISION)
-    return tl.where(live[:, None], a, 0.0).to(x.dtype.element_ty)
+    a = encode(x, rows, live, table, first, LAYER.coordinates, LAYER.features, COLUMNS, KIND, PRECISION)
+    return tl.where(live[:, None], a, 0.0)
 
 
 @triton.jit
@@ -66,21 +76,33 @@ def layer_inputs(
     LAYER: tl.constexpr,
     STRIDE: tl.constexpr,
     COLUMNS: tl.constexpr,
+    KIND: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Return inputs first ... of a layer, [rows, COLUMNS]: the `above` ones of the layer before, filled up to a
-    multiple of COLUMNS, then the features."""
+    multiple of COLUMNS, then the features. float32 if the layer takes features, for `input_product`."""
     padded: tl.constexpr = (LAYER.above + COLUMNS - 1) // COLUMNS * COLUMNS
     if LAYER.below == 0:
         a = live_outputs(h, rows, live, first, LAYER.above, STRIDE, COLUMNS, PRECISION)
     elif LAYER.above == 0:
-        a = live_features(x, rows, live, table, first, LAYER, COLUMNS, PRECISION)
+        a = live_features(x, rows, live, table, first, LAYER, COLUMNS, KIND, PRECISION)
     else:
         if first < padded:
-            a = live_outputs(h, rows, live, first, LAYER.above, STRIDE, COLUMNS, PRECISION)
+            a = live_outputs(h, rows, live, first, LAYER.above, STRIDE, COLUMNS, PRECISION).to(tl.float32)
         else:
-            a = live_features(x, rows, live, table, first - padded, LAYER, COLUMNS, PRECISION)
+            a = live_features(x, rows, live, table, first - padded, LAYER, COLUMNS, KIND, PRECISION)
     return a
+
+
+@triton.jit
+def weight_gradient(a, e, total, FEATURES: tl.constexpr, PRECISION: tl.constexpr):
+    """Return total + a^T e of a layer's inputs a; FEATURES: features are among them."""
+    e = rounded(e, PRECISION)
+    if FEATURES:
+        total = input_product(tl.trans(a), e, total, PRECISION)
+    else:
+        total = tl.dot(tl.trans(a), e, total, input_precision=PRECISION)
+    return total
 
 
 @triton.jit
@@ -137,6 +159,8 @@ def sample_sums(
     ROWS: tl.constexpr = BLOCK.rows
     COLUMNS: tl.constexpr = BLOCK.columns
     DEPTH: tl.constexpr = BLOCK.depth
+    # The weights' type: the first layer of a network of several has gradients d in it, the last has not.
+    kind: tl.constexpr = h.dtype.element_ty if ABOVE > 0 else d.dtype.element_ty
     wide = tl.zeros((), tl.int64)
     padded: tl.constexpr = (ABOVE + ROWS - 1) // ROWS * ROWS
     high: tl.constexpr = padded // ROWS + (BELOW + ROWS - 1) // ROWS
@@ -162,19 +186,19 @@ def sample_sums(
             place_w = module.to(tl.int64) * ((ABOVE + BELOW) * OUT) + row[:, None] * OUT + n[None, :]
             weight = inverse(fisher_w + place_w, damping, mask)
             last = wanted & (wide + first == 0)
-            operand = rounded(weight.to(tl.bfloat16 if x.dtype.element_ty == tl.bfloat16 else tl.float32), SQUARES)
+            operand = rounded(weight.to(tl.bfloat16 if kind == tl.bfloat16 else tl.float32), SQUARES)
             bias_weight = inverse(fisher_b + module.to(tl.int64) * OUT + n, damping, last)
         if POINTS:
             for point in range(begin, end, DEPTH):
                 t = wide + point + tl.arange(0, DEPTH)
                 live = t < end
                 e = tl.load(d + t[:, None] * D_STRIDE + n[None, :], mask=live[:, None] & wanted[None, :], other=0.0)
-                a = layer_inputs(h, x, t, live, table, first, LAYER, H_STRIDE, ROWS, PRECISION)
-                e_square = rounded(square(e), SQUARES)
+                a = layer_inputs(h, x, t, live, table, first, LAYER, H_STRIDE, ROWS, kind, PRECISION)
+                e_square = rounded(square(e.to(kind)), SQUARES)
                 e_wide = e.to(tl.float32)
                 if SUMS:
-                    total = tl.dot(tl.trans(a), rounded(e, PRECISION), total, input_precision=PRECISION)
-                    a_square = rounded(square(a), SQUARES)
+                    total = weight_gradient(a, e.to(kind), total, BELOW > 0, PRECISION)
+                    a_square = rounded(square(a).to(e_square.dtype), SQUARES)
                     square_total = tl.dot(tl.trans(a_square), e_square, square_total, input_precision=SQUARES)
                     bias += tl.sum(e_wide, 0)
                     bias_square += tl.sum(e_wide * e_wide, 0)
@@ -192,8 +216,8 @@ def sample_sums(
                     t = wide + point + tl.arange(0, DEPTH)
                     live = t < stop
                     e = tl.load(d + t[:, None] * D_STRIDE + n[None, :], mask=live[:, None] & wanted[None, :], other=0.0)
-                    a = layer_inputs(h, x, t, live, table, first, LAYER, H_STRIDE, ROWS, PRECISION)
-                    g = tl.dot(tl.trans(a), rounded(e, PRECISION), g, input_precision=PRECISION)
+                    a = layer_inputs(h, x, t, live, table, first, LAYER, H_STRIDE, ROWS, kind, PRECISION)
+                    g = weight_gradient(a, e.to(kind), g, BELOW > 0, PRECISION)
                     c += tl.sum(e.to(tl.float32), 0)
                 if SUMS:
                     total += g

@@ -43,10 +43,8 @@ def fisher_scores(
     Half types are multiplied as they are; squares and all sums are float32's. segments int64 [S + 1] of points, or
     None: each point is a sample. owned int64 [M + 1]: the first sample of each module.
     """
-    kind = x.dtype
-    # Spherical harmonics are polynomials: in float32, then rounded once like the features that the kernels form.
     x, spec = plain.without_spherical(x.float(), spec)
-    x, net = x.to(kind), launch.network(*spec.packed)
+    net = launch.network(*spec.packed)
     samples = x.shape[0] if segments is None else segments.shape[0] - 1
 
     def like(tensors: list[Tensor]) -> list[Tensor]:
@@ -60,8 +58,8 @@ def fisher_scores(
     bank = Bank(net, x, offsets, tuple(weights), tuple(biases))
     owned = bank.offsets if segments is None else owned
     with bank.on_device():
-        scale = scale_of(grad_y) if kind == torch.float16 else None
-        d_y = grad_y.contiguous() if scale is None else grad_y * scale.to(kind)
+        scale = scale_of(grad_y) if bank.dtype == torch.float16 else None
+        d_y = grad_y.contiguous() if scale is None else grad_y * scale.to(grad_y.dtype)
         shares = _layers(bank, d_y, fisher, segments, owned, damping, scale, grads, mean)
         scores = shares.sum(0)
         if scale is not None:
@@ -91,7 +89,7 @@ def _layers(
     """Fill grads and mean and return the shares of the scores [blocks, samples], none without `fisher`."""
     net, x, sums, scored = bank.net, bank.x, bool(grads[0]), fisher is not None
     samples = bank.points if segments is None else segments.shape[0] - 1
-    product = bank.kind if bank.kind != "half" else "bf16" if x.dtype == torch.bfloat16 else "fp16"
+    product = bank.kind if bank.kind != "half" else "bf16" if bank.dtype == torch.bfloat16 else "fp16"
     block = (table.POINTS if segments is None else table.SAMPLES)[product]
     depth = block.depth
     if segments is not None:  # no more points at a time than a sample has
@@ -130,7 +128,7 @@ def _layers(
             SCORED=scored,
             SUMS=sums,
             BLOCK=launch.BlockSize(block.side, block.side, depth),
-            SQUARES="tf32" if x.dtype == torch.float16 else bank.precision,
+            SQUARES="tf32" if bank.dtype == torch.float16 else bank.precision,
             num_warps=block.warps,
             num_stages=block.stages,
             **bank.shared,
@@ -156,12 +154,12 @@ def _fused_sweep(bank: Bank, shapes: ShapePair, grad_y: Tensor) -> Iterator[tupl
     shape, tiles = bank.tile(shapes)
     grid = bank.grid(tiles, shape)
 
-    def matrices(rows: int, widths: list[int]) -> tuple[Tensor, ...]:
-        return tuple(x.new_empty(rows, -(-width // ALIGNED) * ALIGNED) for width in widths)
+    def matrices(rows: int, widths: list[int], dtype: torch.dtype = bank.dtype) -> tuple[Tensor, ...]:
+        return tuple(x.new_empty(rows, -(-width // ALIGNED) * ALIGNED, dtype=dtype) for width in widths)
 
     hidden = [net.width] * (net.layers - 1)
     saved = matrices(bank.points, hidden)
-    gradients = matrices(bank.points, [*hidden, net.outputs])
+    gradients = matrices(bank.points, hidden) + matrices(bank.points, [net.outputs], torch.float32)
     derivatives = matrices(grid[0] * shape.rows, hidden) if Activation(net.activation).curved else saved
     fused_sweep[grid](
         x,
