@@ -30,9 +30,8 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import MockTensor, create_function_from_signature
 
 import mclnf_fast as mf
-from mclnf_fast.ops.bank_mlp.triton import backward, encoding, forward, second_layers
+from mclnf_fast.ops.bank_mlp.triton import backward, encoding, forward, second_layers, walk
 from mclnf_fast.ops.fisher.triton import kernels as fisher
-from mclnf_fast.ops.fisher.triton import sweep
 from mclnf_fast.ops.fisher.triton import table as fisher_table
 from mclnf_fast.ops.render_rays.triton import kernel as rays
 from mclnf_fast.ops.render_rays.triton import table as rays_table
@@ -85,10 +84,16 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
             for skip in (False, True):
                 net = network(width, (most - (128 if skip else 64)) // width, skip)
                 assert most - width < net.saved <= most
-                more = {"NEED_X": True, "NEED_PARAMETERS": True}
-                yield "backward", kind, net, shape, backward.fused_backward, more
-                more |= {"NEED_X": False, "LOSS": True, "WEIGHTED": True, "weight": SINGLE}
-                yield "backward of the error", kind, net, shape, backward.fused_backward, more
+                yield "backward", kind, net, shape, backward.fused_backward, {"NEED_PARAMETERS": True}
+    for kind, width, again in table.WALK:
+        net = network(width, 4, True, 120) if again else network(width, 4, width == 64)
+        inner = (TYPE[kind],) * (net.layers - 1)
+        more = {"WIDTH_STRIDE": width, "OUT_STRIDE": 8, "saved": inner, "derivatives": inner}
+        more |= {"gradients": (*inner, SINGLE)}
+        for shape in dict.fromkeys(table.walk_shapes(kind, net, arch >= 100) or ()):
+            yield "walk", kind, net, shape, walk.fused_walk, more
+            loss = {**more, "LOSS": True, "WEIGHTED": True, "weight": SINGLE, "OUT_STRIDE": 4}
+            yield "walk of the error", kind, net, shape, walk.fused_walk, loss
     for (kind, width), (_, oldest) in rays_table.RENDER.items():
         for plain in (True, False):
             net = network(width, 4, not plain and arch >= oldest, 60 if width == 64 else 120)
@@ -140,14 +145,6 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
 
 def fisher_entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, Any, dict[str, Any]]]:
     """The same of the Fisher kernels, whose kinds of sums tell the half types apart."""
-    for kind, width, again in fisher_table.SWEEP:
-        net = network(width, 4, True, 120) if again else network(width, 4, width == 64)
-        more: dict[str, Any] = {"WIDTH_STRIDE": width, "OUT_STRIDE": 8}
-        inner = (TYPE[kind],) * net.layers
-        more |= {"saved": inner[1:], "derivatives": inner[1:], "gradients": (*inner[1:], SINGLE)}
-        shapes = fisher_table.sweep_shapes(kind, net, arch >= 100)
-        for shape in dict.fromkeys(shapes or ()):
-            yield "fisher walk", kind, net, shape, sweep.fused_sweep, more
     net = network(128)
     for points, blocks in ((True, fisher_table.POINTS), (False, fisher_table.SAMPLES)):
         for kind, block in blocks.items():

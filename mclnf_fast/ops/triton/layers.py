@@ -163,7 +163,8 @@ def layer_weight_gradient(
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
         bias = tl.zeros((COLUMNS,), tl.float32)
         for point in range(begin, end, DEPTH):
-            t = wide + point + tl.arange(0, DEPTH)
+            rows = tl.arange(0, DEPTH)
+            t = wide + point + rows
             live = t < end
             e = tl.load(d + t[:, None] * OUT + n[None, :], mask=live[:, None] & wanted[None, :], other=0.0)
             b = rounded(e.to(kind), PRECISION)
@@ -173,8 +174,10 @@ def layer_weight_gradient(
                 a = rounded(tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask, other=0.0), PRECISION)
                 total = tl.dot(tl.trans(a), b, total, input_precision=PRECISION)
             else:
+                here = x + (wide + point) * LAYER.coordinates
+                first = (block - above) * ROWS
                 features = encode(
-                    x, t, live, table, (block - above) * ROWS, LAYER.coordinates, LAYER.features, ROWS, kind, PRECISION
+                    here, rows, live, table, first, LAYER.coordinates, LAYER.features, ROWS, kind, PRECISION
                 )
                 total = input_product(tl.trans(features), b, total, PRECISION)
             bias += tl.sum(e.to(tl.float32), 0)

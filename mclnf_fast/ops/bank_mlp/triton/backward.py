@@ -14,7 +14,6 @@ from mclnf_fast.ops.bank_mlp.triton.encoding import feature_derivative
 from mclnf_fast.ops.triton.functions import (
     NONE,
     RELU,
-    activate,
     encode_in_blocks,
     first_derivative,
     module_of,
@@ -59,12 +58,11 @@ def forward_again(
     encoded, weights, biases, module, NET: tl.constexpr, LAST: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr
 ):
     """Return the inputs of all layers but the first, the derivatives of their activations (0 if the backward reads them
-    off the inputs), and the last pre-activations, which are computed if LAST."""
+    off the inputs), with LAST also that of the outputs'."""
     LAYERS: tl.constexpr = NET.layers
     h = 0
     inputs = (0,)
     derivatives = (0,)
-    z = 0
     for l in tl.static_range(LAYERS):
         if l < LAYERS - 1 or LAST:
             z = layer_pre_activations(h, encoded, weights[l], biases[l], module, NET, l, PRECISION)
@@ -77,7 +75,7 @@ def forward_again(
                     derivatives = derivatives + (first_derivative(z, NET.activation, NET.w0),)
                 else:
                     derivatives = derivatives + (0,)
-    return inputs, derivatives, z
+    return inputs, derivatives
 
 
 @triton.jit
@@ -93,7 +91,6 @@ def layer_backward(
     more,
     NET: tl.constexpr,
     LAYER: tl.constexpr,
-    NEED_X: tl.constexpr,
     NEED_PARAMETERS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -130,7 +127,7 @@ def layer_backward(
                 )
         o = tl.arange(0, OUT_PAD)
         add_to(address + (ABOVE + BELOW) * OUT + o, tl.sum(g, 0), o < OUT, more)
-    if BELOW > 0 and NEED_X:
+    if BELOW > 0:
         sums = ()
         for k in tl.static_range(len(encoded)):
             first: tl.constexpr = ABOVE + k * BLOCK
@@ -165,20 +162,12 @@ def fused_backward(
     modules,
     tiles_per_chunk,
     NET: tl.constexpr,
-    NEED_X: tl.constexpr,
     NEED_PARAMETERS: tl.constexpr,
     ROWS: tl.constexpr,
     PRECISION: tl.constexpr,
-    weight=None,
-    errors=None,
-    LOSS: tl.constexpr = False,
-    WEIGHTED: tl.constexpr = False,
 ):
     """Store the gradients of <grad_y [N, outputs], f(x)>: grad_x [N, coordinates], and a chunk's sums [parameters],
     layer after layer, weights before biases. chunks [modules + 1]: the first chunk of each module.
-
-    LOSS: those of the squared error weight [N] |f(x) - grad_y|^2, grad_y being its target (WEIGHTED unset: of weight
-    1), and in errors [chunks] its sums.
     """
     kind: tl.constexpr = weights[0].dtype.element_ty
     LAYERS: tl.constexpr = NET.layers
@@ -191,7 +180,6 @@ def fused_backward(
         tiles = tl.load(starts + module + 1) - tl.load(starts + module)
         share = sums + (wide + chunk) * NET.parameters
         end = tl.load(offsets + module + 1)
-        error = 0.0
         for tile in range(first, tl.minimum(first + tiles_per_chunk, tiles)):
             more = wide + tile > first
             begin = tl.load(offsets + module) + (wide + tile) * ROWS
@@ -199,20 +187,12 @@ def fused_backward(
             live = rows < tl.minimum(end - begin, ROWS).to(tl.int32)
             points = x + begin * NET.coordinates
             encoded = encode_in_blocks(points, rows, live, table, NET, kind, PRECISION)
-            inputs, derivatives, z = forward_again(
-                encoded, weights, biases, module, NET, NET.output_activation != NONE or LOSS, kind, PRECISION
+            inputs, derivatives = forward_again(
+                encoded, weights, biases, module, NET, NET.output_activation != NONE, kind, PRECISION
             )
             n = tl.arange(0, NET.outputs_pad)
             mask = live[:, None] & (n < OUT)[None, :]
             g = tl.load(grad_y + begin * OUT + rows[:, None] * OUT + n[None, :], mask=mask, other=0.0).to(tl.float32)
-            if LOSS:
-                y = activate(z, NET.output_activation, NET.w0)
-                g = tl.where(mask, y - g, 0.0)
-                weighted = g
-                if WEIGHTED:
-                    weighted = g * tl.load(weight + begin + rows, mask=live, other=0.0).to(tl.float32)[:, None]
-                error += tl.sum(weighted * g)
-                g = 2.0 * weighted
             if NET.output_activation != NONE:
                 g = tl.where(mask, g * derivatives[LAYERS], 0.0)
             ge = ()
@@ -238,15 +218,11 @@ def fused_backward(
                     more,
                     NET,
                     LAYERS - 1 - back,
-                    NEED_X,
                     NEED_PARAMETERS,
                     PRECISION,
                 )
-            if NEED_X:
-                encode_backward(points, grad_x + begin * NET.coordinates, ge, rows, live, table, NET, kind)
+            encode_backward(points, grad_x + begin * NET.coordinates, ge, rows, live, table, NET, kind)
             tl.debug_barrier()  # the next tile's sums are read by other threads than those that wrote them
-        if LOSS:
-            tl.store(errors + chunk, error)
 
 
 @triton.jit

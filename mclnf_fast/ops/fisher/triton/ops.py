@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops import _memory
+from mclnf_fast.ops.bank_mlp.triton.sweeps import walk, walk_shapes
 from mclnf_fast.ops.fisher.records import ParameterLists
 from mclnf_fast.ops.fisher.triton import table
 from mclnf_fast.ops.fisher.triton.kernels import reduce_samples, sample_sums
-from mclnf_fast.ops.fisher.triton.sweep import fused_sweep
 from mclnf_fast.ops.triton import launch, plain
 from mclnf_fast.ops.triton.bank import Bank, backward_sweep
-from mclnf_fast.ops.triton.table import Shape, ShapePair
-from mclnf_fast.packing import Activation
+from mclnf_fast.ops.triton.table import Shape
 from mclnf_fast.spec import FieldSpec
 
 ALIGNED = 8  # columns that a row of activations in memory is a multiple of
@@ -141,46 +140,8 @@ def _layers(
 def _sweep(bank: Bank, grad_y: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield, from the last layer to the first, its number, its inputs from the layer before (x for the first), [N,
     width], and the gradients of its pre-activations, [N, out]."""
-    device = bank.x.device
-    blackwell = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 10
-    shapes = table.sweep_shapes(bank.kind, bank.net, blackwell)
-    if shapes is None:
-        return backward_sweep(bank, grad_y)
-    return _fused_sweep(bank, shapes, grad_y)
-
-
-def _fused_sweep(bank: Bank, shapes: ShapePair, grad_y: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    net, x = bank.net, bank.x
-    shape, tiles = bank.tile(shapes)
-    grid = bank.grid(tiles, shape)
-
-    def matrices(rows: int, widths: list[int], dtype: torch.dtype = bank.dtype) -> tuple[Tensor, ...]:
-        return tuple(x.new_empty(rows, -(-width // ALIGNED) * ALIGNED, dtype=dtype) for width in widths)
-
-    hidden = [net.width] * (net.layers - 1)
-    saved = matrices(bank.points, hidden)
-    gradients = matrices(bank.points, hidden) + matrices(bank.points, [net.outputs], torch.float32)
-    derivatives = matrices(grid[0] * shape.rows, hidden) if Activation(net.activation).curved else saved
-    fused_sweep[grid](
-        x,
-        grad_y,
-        saved or (x,),  # an empty tuple is no argument
-        derivatives or (x,),
-        gradients,
-        bank.offsets,
-        launch.starts(bank.counts, shape.rows),
-        bank.columns,
-        bank.weights,
-        bank.biases,
-        NET=net.constants(),
-        WIDTH_STRIDE=-(-net.width // ALIGNED) * ALIGNED,
-        OUT_STRIDE=gradients[-1].stride(0),
-        ROWS=shape.rows,
-        **bank.shared,
-        num_warps=shape.warps,
-        num_stages=shape.stages,
-    )
-    return iter([(l, saved[l - 1] if l > 0 else x, gradients[l]) for l in reversed(range(net.layers))])
+    shapes = walk_shapes(bank)
+    return backward_sweep(bank, grad_y) if shapes is None else walk(bank, shapes, grad_y, ALIGNED)
 
 
 def _reduce(

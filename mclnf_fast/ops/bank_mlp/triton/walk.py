@@ -1,9 +1,10 @@
-"""The sweep of the Fisher scores in Triton: a tile of points goes forward and back once, and the outputs of the hidden
-layers and the gradients of all layers' pre-activations go to memory, where `kernels.sample_sums` reads them once.
+"""The walk of a training step and of the Fisher scores in Triton: a tile of points goes forward and back once, and the
+outputs of the hidden layers and the gradients of all layers' pre-activations go to memory, where the kernels that sum
+over points (`layer_weight_gradient`, `sample_sums`) read them once.
 
 No sum of the size of the parameters is touched here, so tiles are large and few values are live at a time, whatever the
-depth: where the bank's backward reads and writes its sums once per tile, 5 KB per point of width 64 and 4 hidden
-layers, this writes 1.1 KB and reads as much there.
+depth: where `fused_backward` reads and writes its sums once per tile, 5 KB per point of width 64 and 4 hidden layers,
+this writes 1.1 KB and the sums, which stay in registers over all tiles of a chunk, read as much.
 
 Memory-bound (estimated), and close behind that by the matrix products of a forward and of a backward to the
 activations.
@@ -17,6 +18,7 @@ import triton.language as tl
 from mclnf_fast.ops.triton.functions import (
     NONE,
     RELU,
+    activate,
     encode_in_blocks,
     first_derivative,
     next_inputs,
@@ -69,7 +71,7 @@ def layer_before(
 
 
 @triton.jit(do_not_specialize=["modules"])
-def fused_sweep(
+def fused_walk(
     x,
     grad_y,
     saved,
@@ -86,8 +88,15 @@ def fused_sweep(
     OUT_STRIDE: tl.constexpr,
     ROWS: tl.constexpr,
     PRECISION: tl.constexpr,
+    weight=None,
+    errors=None,
+    LOSS: tl.constexpr = False,
+    WEIGHTED: tl.constexpr = False,
 ):
     """Store the hidden layers' outputs and the gradients of all layers' pre-activations of <grad_y [N, outputs], f(x)>.
+
+    LOSS: those of the squared error weight [N] |f(x) - grad_y|^2, grad_y being its target (WEIGHTED unset: of weight
+    1), and in errors [tiles] its sums.
 
     saved: layers - 1 times [N, width], the outputs. gradients: layers times [N, out]. Rows lie WIDTH_STRIDE apart, the
     last gradients' OUT_STRIDE. derivatives: layers - 1 times [.., width], ROWS rows per program: memory of its own for
@@ -107,10 +116,18 @@ def fused_sweep(
         g = tl.load(grad_y + to, mask=mask, other=0.0).to(tl.float32)
         h = 0
         for l in tl.static_range(LAYERS):
-            if l < LAYERS - 1 or NET.output_activation != NONE:
+            if l < LAYERS - 1 or NET.output_activation != NONE or LOSS:
                 z = layer_pre_activations(h, encoded, weights[l], biases[l], module, NET, l, PRECISION)
                 if l == LAYERS - 1:
-                    g = tl.where(mask, g * first_derivative(z, NET.output_activation, NET.w0), 0.0)
+                    if LOSS:
+                        g = tl.where(mask, activate(z, NET.output_activation, NET.w0) - g, 0.0)
+                        weighted = g
+                        if WEIGHTED:
+                            weighted = g * tl.load(weight + begin + rows, mask=live, other=0.0)[:, None]
+                        tl.store(errors + tile, tl.sum(weighted * g))
+                        g = 2.0 * weighted
+                    if NET.output_activation != NONE:
+                        g = tl.where(mask, g * first_derivative(z, NET.output_activation, NET.w0), 0.0)
                 else:
                     h = next_inputs(z, NET.activation, NET.w0, kind, PRECISION)
                     put(saved[l] + begin * WIDTH_STRIDE, rows, h, live, NET.width, WIDTH_STRIDE, NET.width_pad)
