@@ -50,19 +50,30 @@ def evaluate(case: Case, backend: str, grad_y: Tensor, second: bool = False) -> 
     return list(torch.autograd.grad(sum(g.double().square().sum() for g in grads), case.leaves, materialize_grads=True))
 
 
-def no_worse(results: list[Tensor], same: list[Tensor], truth: list[Tensor]) -> None:
-    for k, (value, reference, right) in enumerate(zip(results, same, truth, strict=True)):
-        assert_no_worse(value, reference, right, str(k), terms=max(100, value.shape[0]))
+def near(results: list[Tensor], truth: list[Tensor], dtype: torch.dtype) -> None:
+    """Root mean square errors of at most two units of the half type: of what the reference rounds less of."""
+    for k, (value, right) in enumerate(zip(results, truth, strict=True)):
+        assert rms(value.double() - right) <= 2 * torch.finfo(dtype).eps * rms(right), k
 
 
-@pytest.mark.parametrize("second", [False, True], ids=["gradients", "second derivatives"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_no_worse_than_the_reference(half_case, name: str, second: bool) -> None:
+def test_no_worse_than_the_reference(half_case, name: str) -> None:
     case = half_case(NETWORKS[name], [70, 0, 33])
     grad_y = torch.randn(103, 4, device=case.x.device)
-    results, same = (evaluate(case, backend, grad_y, second) for backend in ("triton", "reference"))
+    results, same = (evaluate(case, backend, grad_y) for backend in ("triton", "reference"))
     assert results[0].dtype == torch.float32
-    no_worse(results, same, evaluate(exact(case), "reference", grad_y, second))
+    truth = evaluate(exact(case), "reference", grad_y)
+    for k, (value, reference, right) in enumerate(zip(results, same, truth, strict=True)):
+        assert_no_worse(value, reference, right, str(k), terms=103)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "relu"])
+def test_second_derivatives(half_case, dtype: torch.dtype, name: str) -> None:
+    """The reference rounds no gradients of pre-activations, the kernels those that a product takes."""
+    case = half_case(NETWORKS[name], [70, 0, 33])
+    grad_y = torch.randn(103, 4, device=case.x.device) / 16  # float16 holds their squares
+    truth = evaluate(exact(case), "reference", grad_y, second=True)
+    near(evaluate(case, "triton", grad_y, second=True), truth, dtype)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -100,11 +111,11 @@ def test_scores(half_case, dtype: torch.dtype, samples: bool) -> None:
         result = mf.ops.fisher_scores(*bank, sample_ids=ids, backend=backend)
         return [result.scores, *result.grads[0], *result.grads[1], *result.fisher[0], *result.fisher[1]]
 
-    no_worse(*(sweep(c, b) for c, b in ((case, "triton"), (case, "reference"), (exact(case), "reference"))))
+    near(sweep(case, "triton"), sweep(exact(case), "reference"), dtype)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_squared_errors(half_case, weighted: bool) -> None:
+def test_squared_errors(half_case, dtype: torch.dtype, weighted: bool) -> None:
     case = half_case(NETWORKS["fused"], [70, 33]).require(x=False)
     target = torch.randn(103, 4, device=case.x.device)
     weight = torch.rand(103, device=case.x.device) if weighted else None
@@ -116,8 +127,7 @@ def test_squared_errors(half_case, weighted: bool) -> None:
         )
         return [loss, *torch.autograd.grad(loss.sum(), case.leaves)]
 
-    same = exact(case).require(x=False)
-    no_worse(*(sweep(c, b) for c, b in ((case, "triton"), (case, "reference"), (same, "reference"))))
+    near(sweep(case, "triton"), sweep(exact(case).require(x=False), "reference"), dtype)
 
 
 def test_tf32_rounds_no_coordinate(triton_case) -> None:

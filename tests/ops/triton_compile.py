@@ -50,7 +50,7 @@ INDICES |= dict.fromkeys(("offsets", "segments", "owned"), torch.int64)
 INDICES |= dict.fromkeys(("scores", "squares", "fisher_w", "fisher_b", "scale"), SINGLE)
 TUPLES = {"rays": (SINGLE,) * 3, "scene": (SINGLE, torch.uint8, SINGLE), "pixels": (SINGLE,) * 3}
 LIMITS = {"limits": (1.0, 2.0, 0.5, 20.0, 30.0), "damping": 0.5}
-FLOORS = 2  # of a sine
+FLOORS = 2  # of a sine of float32; one of a half type is the chip's own
 COUNTED = ("modules", "points", "tiles_per_chunk", "points_per_chunk", "samples_per_chunk", "rays_per_chunk", "first")
 COUNTS = (1, 16, 37)  # what Triton tells apart: one, a multiple of 16, another number
 HEADS = {"density": Activation.EXP.value, "color": Activation.SIGMOID.value}
@@ -74,9 +74,10 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
     """
     own = table.TABLES[arch]
     for (kind, width), shapes in own.forward.items():
-        # Beside five layers, the most that Blackwell's tensor memory holds.
         nets = [network(width), network(width, 4, True, 60 if width == 64 else 120)]
-        for net in nets if arch < 100 else [*nets, network(width, 448 // width), network(width, 8)]:
+        # Beside five layers, the most that Blackwell's tensor memory holds.
+        most = max(hidden for hidden in range(1, 8) if network(width, hidden).products <= table.TENSOR_COLUMNS)
+        for net in nets if arch < 100 else [*nets, network(width, most), network(width, 8)]:
             for shape in dict.fromkeys(table.in_tensor_memory(shapes, net.products, arch) or ()):
                 yield "forward", kind, net, shape, forward.fused_forward, {"y": SINGLE}
     for (kind, width), pair in own.backward.items():
@@ -117,18 +118,22 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
         side, depth = own.weight_gradient[kind]
         square = {"LAYER": layer, "BLOCK": launch.BlockSize(side, side, depth)}
         yield "layer outer", kind, net, own.layer, layers.layer_weight_gradient, square
+        first = {"LAYER": layer._replace(above=0), "h": SINGLE, "ht": SINGLE}
+        yield "layer outer", kind, net, own.layer, layers.layer_weight_gradient, {**square, **first}
         large, depth = table.SECOND[kind]
         for rows in (table.SMALL_TILE, large):
             shape = table.Shape(rows, table.LAYER.warps, table.LAYER.stages)
             block = launch.BlockSize(rows, own.columns, depth)
-            more = {"LAYER": curved, "ALONG": True, "ALONG_X": True, "BLOCK": block}
+            saved = {"derivatives": SINGLE, "curvatures": SINGLE}
+            more = {"LAYER": curved, "ALONG": True, "ALONG_X": True, "BLOCK": block, **saved}
             yield "second tangents", kind, net, shape, second_layers.layer_tangents, more
             more = {"INPUTS": inputs, "OUT": 256, "ALONG": True, "BLOCK": block}
-            yield "second gradients", kind, net, shape, second_layers.layer_gradients, {**more, "KIND": 4}
+            yield "second gradients", kind, net, shape, second_layers.layer_gradients, {**more, **saved, "KIND": 4}
             more |= {"KIND": 0, "MORE": True, "g": SINGLE, "gt": SINGLE}
             yield "second gradients", kind, net, shape, second_layers.layer_gradients, more
         square["ALONG_X"] = True
         yield "second outer", kind, net, table.LAYER, second_layers.layer_weight_gradients, square
+        yield "second outer", kind, net, table.LAYER, second_layers.layer_weight_gradients, {**square, **first}
         shape = dataclasses.replace(table.LAYER, stages=1)
         flags: dict[str, Any] = {"WEIGHTED": True, "GRADIENT": True, "TANGENT": True, "OUT": 140}
         flags |= dict.fromkeys(("y", "yt", "target", "weight", "d", "e"), SINGLE)
@@ -150,10 +155,12 @@ def fisher_entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.
         for kind, block in blocks.items():
             shape = table.Shape(block.side, block.warps, block.stages)
             sizes: dict[str, Any] = {"H_STRIDE": 256, "D_STRIDE": 256, "POINTS": points, "SCORED": True, "SUMS": True}
-            sizes["BLOCK"] = launch.BlockSize(block.side, block.side, block.depth)
             for below in (0, 60):
+                sizes["BLOCK"] = launch.BlockSize(block.side, block.side, block.depth_of(below > 0))
                 layer = launch.LayerConstants(3, 60, 256, below, 256, Activation.RELU.value, 30.0)
                 yield "fisher sums", kind, net, shape, fisher.sample_sums, {**sizes, "LAYER": layer}
+            sizes |= {"LAYER": layer._replace(above=0), "h": SINGLE}
+            yield "fisher sums", kind, net, shape, fisher.sample_sums, sizes
     more = {"SIZE": 4096, "OUT": 64, "SCALED": True}
     more |= {"CHUNKS": fisher_table.REDUCED_CHUNKS, "BLOCK": fisher_table.REDUCED}
     yield "fisher reduce", "ieee", net, table.Shape(fisher_table.REDUCED, 4), fisher.reduce_samples, more
@@ -249,14 +256,14 @@ def main(arch: int, wanted: str = "", few: bool = False) -> None:
             row |= {"registers": registers, "stack": stack, "shared": result.metadata.shared}
             row |= {"programs": programs(registers, result.metadata.shared, shape.warps, arch)}
             row |= {"instructions": len(code)}
-            row |= {"floors": sum(op.startswith("FRND") for op in code)}
+            row |= {"sines": sum(op.startswith("FRND") for op in code) // FLOORS + code.count("MUFU.SIN")}
             block = constants.get("BLOCK")
             values = (
                 block.rows * block.depth
                 if isinstance(block, launch.BlockSize)
                 else shape.rows * launch.padded(net.features)
             )
-            row |= {"features_once": FLOORS * values // (32 * shape.warps)}
+            row |= {"features_once": values // (32 * shape.warps)}
             row |= {"to_tf32": result.asm["ptx"].count("cvt.rna.tf32")}
             row |= {
                 "tensor_memory": getattr(result.metadata, "tmem_size", 0) or 0,

@@ -109,7 +109,7 @@ def layer_gradient(
             o = first + k
             a = tl.load(d + rows[:, None] * OUT + o[None, :], mask=live[:, None] & (o < OUT)[None, :], other=0.0)
             b = tl.load(w + o[:, None], mask=(o < OUT)[:, None] & wanted[None, :], other=0.0)
-            if MORE and a.dtype != b.dtype:  # of the last layer, which nothing has rounded
+            if a.dtype != b.dtype:  # of the last layer, which nothing has rounded
                 total = input_product(a, rounded(b, PRECISION), total, PRECISION)
             else:
                 a = rounded(a.to(b.dtype), PRECISION)
@@ -171,7 +171,8 @@ def layer_weight_gradient(
             if block < above:
                 i = block * ROWS + tl.arange(0, ROWS)
                 mask = live[:, None] & (i < ABOVE)[None, :]
-                a = rounded(tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask, other=0.0), PRECISION)
+                # `to`: h of a first layer, which has no such block, are the points.
+                a = rounded(tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask, other=0.0).to(kind), PRECISION)
                 total = tl.dot(tl.trans(a), b, total, input_precision=PRECISION)
             else:
                 here = x + (wide + point) * LAYER.coordinates

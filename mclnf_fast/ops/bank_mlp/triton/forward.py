@@ -32,13 +32,15 @@ def fused_forward(
     Tile t of `starts` [modules + 1] holds ROWS points of one module; a program takes every num_programs-th one.
     """
     kind: tl.constexpr = weights[0].dtype.element_ty
+    REFORMED: tl.constexpr = PRECISION == "tf32" and NET.features > NET.features_block
     for tile in range(tl.program_id(0), tl.load(starts + modules), tl.num_programs(0)):
         module, begin, rows, live = tile_of(offsets, starts, tile, modules, ROWS)
         points = x + begin * NET.coordinates
         encoded = encode_in_blocks(points, rows, live, table, NET, kind, PRECISION)
         h = 0
         for l in tl.static_range(NET.layers - 1):
-            if kind != tl.float32 and l > 0 and (NET.skips >> l) & 1:  # cheaper than to keep them in registers
+            # Features that come in again are formed again if their sines are cheap, or registers do not hold them.
+            if l > 0 and (NET.skips >> l) & 1 and (kind != tl.float32 or REFORMED):
                 encoded = encode_in_blocks(points, rows, live, table, NET, kind, PRECISION)
             z = layer_pre_activations(h, encoded, weights[l], biases[l], module, NET, l, PRECISION)
             h = next_inputs(z, NET.activation, NET.w0, kind, PRECISION)

@@ -64,13 +64,10 @@ def _forward(bank: Bank, along: Direction) -> Saved:
     saved = Saved([], [], [], [])
     for l, (_, out) in enumerate(net.shapes):
         curved = bank.points if Activation(net.activation_of(l)).curved else 0
-        for tensors, points in (
-            (saved.outputs, bank.points),
-            (saved.tangents, bank.points),
-            (saved.derivatives, curved),
-            (saved.curvatures, curved),
-        ):
-            tensors.append(bank.saved(points, l))
+        for outputs in (saved.outputs, saved.tangents):
+            outputs.append(bank.saved(bank.points, l))
+        for factors in (saved.derivatives, saved.curvatures):  # in a half type they would be most of the error
+            factors.append(x.new_empty(curved, out))
         layer_tangents[bank.grid(tiles * -(-out // table.LAYER_COLUMNS), shape)](
             saved.outputs[l - 1] if l > 0 else x,
             saved.tangents[l - 1] if l > 0 else x,

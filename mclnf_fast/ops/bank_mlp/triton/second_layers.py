@@ -161,7 +161,7 @@ def layer_gradients(
             a = tl.load(d + from_, mask=mask, other=0.0)
             b = rounded(tl.load(weight + w + o[:, None], mask=mask_w, other=0.0), PRECISION)
             at = tl.load(e + from_, mask=mask, other=0.0)
-            if MORE and a.dtype != b.dtype:  # as in `layer_gradient`
+            if a.dtype != b.dtype:  # as in `layer_gradient`
                 total = input_product(a, b, total, PRECISION)
                 total_t = input_product(at, b, total_t, PRECISION)
             else:
@@ -169,7 +169,7 @@ def layer_gradients(
                 total_t = tl.dot(rounded(at.to(b.dtype), PRECISION), b, total_t, input_precision=PRECISION)
             if ALONG:
                 v = rounded(tl.load(along + w + o[:, None], mask=mask_w, other=0.0), PRECISION)
-                if MORE and a.dtype != b.dtype:
+                if a.dtype != b.dtype:
                     total_t = input_product(a, v, total_t, PRECISION)
                 else:
                     total_t = tl.dot(rounded(a.to(b.dtype), PRECISION), v, total_t, input_precision=PRECISION)
@@ -240,8 +240,8 @@ def layer_weight_gradients(
             if block < above:
                 i = block * ROWS + tl.arange(0, ROWS)
                 mask_h = live[:, None] & (i < ABOVE)[None, :]
-                a = rounded(tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0), PRECISION)
-                at = rounded(tl.load(ht + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0), PRECISION)
+                a = rounded(tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0).to(kind), PRECISION)
+                at = rounded(tl.load(ht + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0).to(kind), PRECISION)
                 total = tl.dot(tl.trans(a), b, total, input_precision=PRECISION)
                 total = tl.dot(tl.trans(at), bt, total, input_precision=PRECISION)
             else:

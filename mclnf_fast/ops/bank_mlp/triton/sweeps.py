@@ -160,18 +160,30 @@ def walk(
 
 def _by_layers(bank: Bank, output_gradient: Tensor | SquaredError, grad_x: Tensor | None, grads: list[Tensor]) -> None:
     net = bank.net
-    pieces = bank.pieces(2 * sum(out for _, out in net.shapes) + 2 * net.width + net.features)
+    shapes = walk_shapes(bank) if grad_x is None else None
+    values = 2 * sum(out for _, out in net.shapes)
+    if shapes is None:
+        values += 2 * net.width + net.features
+    else:  # in float32's; fewer pieces are fewer launches
+        values = values * bank.dtype.itemsize // 4
+    pieces = bank.pieces(values)
     sums = totals(grads, len(pieces))
     for points, piece in pieces:
         piece_gradient = (
             output_gradient[points] if isinstance(output_gradient, Tensor) else output_gradient.piece(points)
         )
-        _piece_by_layers(piece, piece_gradient, None if grad_x is None else grad_x[points], sums, points.start > 0)
+        grad_here = None if grad_x is None else grad_x[points]
+        _piece_by_layers(piece, shapes, piece_gradient, grad_here, sums, points.start > 0)
     finish(grads, sums)
 
 
 def _piece_by_layers(
-    bank: Bank, output_gradient: Tensor | SquaredError, grad_x: Tensor | None, grads: list[Tensor], more: bool
+    bank: Bank,
+    shapes: table.ShapePair | None,
+    output_gradient: Tensor | SquaredError,
+    grad_x: Tensor | None,
+    grads: list[Tensor],
+    more: bool,
 ) -> None:
     net, x = bank.net, bank.x
     features = x.new_zeros(x.shape[0], net.features, dtype=torch.float32) if grad_x is not None else None
@@ -184,7 +196,6 @@ def _piece_by_layers(
             return output_gradient
         return output_gradient.gradient(bank, y, None, chunks, per_chunk, more)[0]
 
-    shapes = walk_shapes(bank) if grad_x is None else None
     if shapes is None:
         sweep = backward_sweep(bank, begin, features)
     else:

@@ -83,31 +83,31 @@ class Problem:
         grad_x, grad_w, grad_b = ops.backward(*bank, self.grad_y, list(ints), list(floats), True, True)
         return [grad_x, *grad_w, *grad_b]
 
-    def reference(self, back: bool, dtype: torch.dtype) -> list[Tensor]:
-        """Return the same by the reference."""
-        x, *rest = (t.to(dtype).detach().requires_grad_() for t in (self.x, *self.weights, *self.biases))
+    def reference(self, back: bool, dtype: torch.dtype | None = None) -> list[Tensor]:
+        """Return the same by the reference, in this dtype if it is given."""
+        x, *rest = (t.to(dtype or t.dtype).detach().requires_grad_() for t in (self.x, *self.weights, *self.biases))
         layers = len(self.weights)
         y = reference.bank_mlp(x, self.offsets, rest[:layers], rest[layers:], self.spec)
-        return list(torch.autograd.grad(y, [x, *rest], self.grad_y.to(dtype))) if back else [y.detach()]
+        return list(torch.autograd.grad(y, [x, *rest], self.grad_y.to(y.dtype))) if back else [y.detach()]
 
 
 def problem(entry: Entry, points: int, modules: int, device: torch.device) -> Problem:
     """Return a bank of NeRF's network at the entry's width."""
     spec = FieldSpec(3, 4, entry.width, 4, encoding=Frequency(10))
     half = torch.bfloat16 if device.type == "cuda" else torch.float16  # the interpreter multiplies no bfloat16
-    dtype = half if entry.kind == "half" else torch.float32  # of the weights; the rest has values that it holds
+    dtype = half if entry.kind == "half" else torch.float32
     g = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, dtype=torch.float32, generator=g).to(device, dtype)
+        return torch.randn(shape, dtype=torch.float32, generator=g).to(device)
 
     return Problem(
         spec,
-        0.5 * normal(points, 3).float(),
+        0.5 * normal(points, 3),
         (torch.arange(modules + 1) * points // modules).to(device),
-        [normal(modules, *s) * s[0] ** -0.5 for s in spec.layer_shapes],
-        [0.3 * normal(modules, s[1]) for s in spec.layer_shapes],
-        normal(points, 4).float(),
+        [(normal(modules, *s) * s[0] ** -0.5).to(dtype) for s in spec.layer_shapes],
+        [(0.3 * normal(modules, s[1])).to(dtype) for s in spec.layer_shapes],
+        normal(points, 4),
     )
 
 
@@ -151,7 +151,7 @@ def measure(
     seconds: dict[Any, float] = {}
     refused: dict[str, str] = {}
     with multiplying(entry.kind == "tf32"):
-        same = checked.reference(entry.backward, checked.weights[0].dtype)
+        same = checked.reference(entry.backward)
         truth = checked.reference(entry.backward, torch.float64)
         for option in dict.fromkeys([entry.chosen(table), *entry.options]):
             with tiles.using(alone(entry, table, option)):

@@ -112,23 +112,14 @@ def fused_walk(
         encoded = encode_in_blocks(points, rows, live, table, NET, kind, PRECISION)
         n = tl.arange(0, NET.outputs_pad)
         mask = live[:, None] & (n < NET.outputs)[None, :]
-        to = begin * NET.outputs + rows[:, None] * NET.outputs + n[None, :]
-        g = tl.load(grad_y + to, mask=mask, other=0.0).to(tl.float32)
         h = 0
+        z = 0
         for l in tl.static_range(LAYERS):
             if l < LAYERS - 1 or NET.output_activation != NONE or LOSS:
+                if kind != tl.float32 and l > 0 and (NET.skips >> l) & 1:  # as in `fused_forward`
+                    encoded = encode_in_blocks(points, rows, live, table, NET, kind, PRECISION)
                 z = layer_pre_activations(h, encoded, weights[l], biases[l], module, NET, l, PRECISION)
-                if l == LAYERS - 1:
-                    if LOSS:
-                        g = tl.where(mask, activate(z, NET.output_activation, NET.w0) - g, 0.0)
-                        weighted = g
-                        if WEIGHTED:
-                            weighted = g * tl.load(weight + begin + rows, mask=live, other=0.0)[:, None]
-                        tl.store(errors + tile, tl.sum(weighted * g))
-                        g = 2.0 * weighted
-                    if NET.output_activation != NONE:
-                        g = tl.where(mask, g * first_derivative(z, NET.output_activation, NET.w0), 0.0)
-                else:
+                if l < LAYERS - 1:
                     h = next_inputs(z, NET.activation, NET.w0, kind, PRECISION)
                     put(saved[l] + begin * WIDTH_STRIDE, rows, h, live, NET.width, WIDTH_STRIDE, NET.width_pad)
                     if NET.activation > RELU:
@@ -142,6 +133,17 @@ def fused_walk(
                             WIDTH_STRIDE,
                             NET.width_pad,
                         )
+        to = begin * NET.outputs + rows[:, None] * NET.outputs + n[None, :]
+        g = tl.load(grad_y + to, mask=mask, other=0.0).to(tl.float32)
+        if LOSS:
+            g = tl.where(mask, activate(z, NET.output_activation, NET.w0) - g, 0.0)
+            weighted = g
+            if WEIGHTED:
+                weighted = g * tl.load(weight + begin + rows, mask=live, other=0.0)[:, None]
+            tl.store(errors + tile, tl.sum(weighted * g))
+            g = 2.0 * weighted
+        if NET.output_activation != NONE:
+            g = tl.where(mask, g * first_derivative(z, NET.output_activation, NET.w0), 0.0)
         tl.debug_barrier()  # other threads wrote the values that are read back now
         for back in tl.static_range(LAYERS):
             put(

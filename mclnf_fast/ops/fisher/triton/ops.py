@@ -90,12 +90,11 @@ def _layers(
     samples = bank.points if segments is None else segments.shape[0] - 1
     product = bank.kind if bank.kind != "half" else "bf16" if bank.dtype == torch.bfloat16 else "fp16"
     block = (table.POINTS if segments is None else table.SAMPLES)[product]
-    depth = block.depth
-    if segments is not None:  # no more points at a time than a sample has
-        depth = min(depth, launch.padded(-(-bank.points // samples)))
+    # No more points at a time than a sample has.
+    most_at_a_time = block.depth if segments is None else launch.padded(-(-bank.points // samples))
     per_chunk = -(-samples // table.CHUNKS)
     if segments is None:
-        per_chunk = -(-per_chunk // depth) * depth
+        per_chunk = -(-per_chunk // block.depth) * block.depth
     most = launch.most_tiles(samples, bank.modules, per_chunk)
     chunks = launch.starts(owned.diff(), per_chunk)
     blocks = [launch.weight_gradient_blocks(net, l, block.side) for l in range(net.layers)]
@@ -104,6 +103,7 @@ def _layers(
     shape = Shape(block.side, block.warps, block.stages)
     for l, h, d in _sweep(bank, grad_y):
         rows, out = net.shapes[l]
+        depth = min(block.depth_of(net.below(l) > 0), most_at_a_time)
         parts = torch.empty(2, most if sums else 0, (rows + 1) * out, dtype=torch.float32, device=x.device)
         sample_sums[bank.grid(most * blocks[l], shape)](
             h,

@@ -18,6 +18,11 @@ class SampleBlock:
     warps: int
     stages: int
 
+    def depth_of(self, features: bool) -> int:
+        """Return the points that go by at a time: no more than 32 of a layer that takes features, which are float32 and
+        multiplied twice."""
+        return min(self.depth, 32) if features else self.depth
+
 
 # Of points, and of samples of many points. Points take a third product, for which four warps have no registers.
 POINTS: dict[str, SampleBlock] = {
