@@ -38,17 +38,19 @@ def compiled(arch: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def sines(row: dict[str, Any]) -> int:
-    """How many sines of a feature a kernel evaluates at most, beside the renderer's roundings of its bins."""
+def sines(row: dict[str, Any], arch: int) -> int:
+    """How many sines of a feature stand in a kernel at most, beside the renderer's roundings of its bins."""
+    # A pipelined loop over points has its first turn in front of it on sm_100: the code is there twice, and runs once.
+    turns = 2 if arch == 100 and row["kernel"] in ("layer outer", "second outer", "fisher sums") else 1
     if row["kernel"] in ("second tangents", "second outer", "features"):  # features and their derivatives
-        return 2
+        return 2 * turns
     # Where more than registers hold come in again behind a hidden layer, they are formed again; of a half type, whose
     # sines are cheap, so are all that do, and by a backward those of each weight gradient.
     half = row["kind"] == "half"
     skips = 1 if row["skips"] and (half or (row["features"] > 64 and row["kernel"] == "forward")) else 0
     if row["kernel"] == "backward":
         return 3 + 2 * skips if half else 2
-    return 1 + skips if row["kernel"] in ("forward", "render", "walk", "walk of the error") else 1
+    return 1 + skips if row["kernel"] in ("forward", "render", "walk", "walk of the error") else turns
 
 
 @pytest.mark.slow
@@ -74,7 +76,7 @@ def test_every_entry_of_the_tables_fits(arch: int) -> None:
     most = {"forward": 1, "fisher sums": 3 if arch == 80 else 0}
     double = [row for row in rows if row["repeated"] > most.get(row["kernel"], 0)]
     assert not double, f"products that several warps repeat on sm_{arch}: {double}"
-    again = [row for row in rows if row["sines"] > sines(row) * row["features_once"] + row["activations"] + BINS]
+    again = [row for row in rows if row["sines"] > sines(row, arch) * row["features_once"] + row["activations"] + BINS]
     assert not again, f"features that are formed more than once on sm_{arch}: {again}"
     others = ("reduce", "fisher reduce", "squared error", "features")  # no products, or none of rounded numbers
     tf32 = [row for row in rows if row["kernel"] not in others and row["kind"] == "tf32"]

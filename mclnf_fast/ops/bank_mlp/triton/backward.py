@@ -43,10 +43,16 @@ def add_weight_gradient(
     n = tl.arange(0, COLUMNS)
     # A branch that is always taken: in a region of its own the compiler shares out this product's tile among the warps
     # by itself. Beside the others it takes them for a chain and gives all the tile of one, which repeats the work of
-    # those with few rows in every warp.
+    # those with few rows in every warp. So do the two products of `input_product`, which are apart here.
+    value = tl.zeros((ROWS, COLUMNS), tl.float32)
+    split: tl.constexpr = FEATURES and not (d.dtype == tl.float32 and PRECISION == "ieee")
+    if split and tl.num_programs(1) > 0:  # another condition: two branches of one condition become one
+        value = tl.dot(
+            rounded(tl.trans(h) - rounded(tl.trans(h), "tf32"), "tf32"), d.to(tl.float32), input_precision="tf32"
+        )
     if tl.num_programs(0) > 0:
-        if FEATURES:
-            value = input_product(tl.trans(h), d, tl.zeros((ROWS, COLUMNS), tl.float32), PRECISION)
+        if split:
+            value += tl.dot(rounded(tl.trans(h), "tf32"), d.to(tl.float32), input_precision="tf32")
         else:
             value = tl.dot(tl.trans(h), d, input_precision=PRECISION)
         mask = (k < rows)[:, None] & (n < OUT)[None, :]
