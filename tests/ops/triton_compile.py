@@ -107,7 +107,7 @@ def entries(arch: int) -> Iterator[Entry]:
             yield from layer_entries(kind, net, own, known)
         shape = dataclasses.replace(table.LAYER, stages=1)
         flags: dict[str, Any] = {"weighted": 1, "gradient": 1, "tangent": 1}
-        flags["BLOCK"] = launch.BlockSize(shape.rows, launch.columns(140), 0)
+        flags["BLOCK"] = launch.BlockSize(shape.rows, error.OUTPUT_COLUMNS, 0)
         yield "squared error", kind, net, shape, error.squared_error, flags
         through = {"ALONG_X": True, "g": SINGLE, "gt": SINGLE}
         through["BLOCK"] = launch.BlockSize(shape.rows, 64, table.LAYER_DEPTH)
