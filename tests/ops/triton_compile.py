@@ -115,7 +115,7 @@ def entries(arch: int) -> Iterator[Entry]:
         shape = dataclasses.replace(table.LAYER, stages=1)
         flags: dict[str, Any] = {"weighted": 1, "gradient": 1, "tangent": 1}
         flags |= dict.fromkeys(("y", "yt", "target", "weight", "d", "e"), SINGLE)
-        flags["BLOCK"] = launch.BlockSize(shape.rows, launch.columns(140), 0)
+        flags["BLOCK"] = launch.BlockSize(shape.rows, error.OUTPUT_COLUMNS, 0)
         yield "squared error", kind, net, shape, error.squared_error, flags
         through = {"ALONG_X": True, "g": SINGLE, "gt": SINGLE}
         through["BLOCK"] = launch.BlockSize(shape.rows, 64, table.LAYER_DEPTH)

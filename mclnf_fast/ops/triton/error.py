@@ -17,6 +17,9 @@ from mclnf_fast.ops.triton import launch, table
 from mclnf_fast.ops.triton.bank import Bank, reduce
 from mclnf_fast.ops.triton.functions import module_of
 
+# Outputs at a time: with 64, whose addresses are numbers of the launch, 560 bytes a thread are spilled.
+OUTPUT_COLUMNS = 16
+
 
 @triton.jit(do_not_specialize=["modules", "points_per_chunk", "outputs", "weighted", "gradient", "tangent"])
 def squared_error(
@@ -120,7 +123,7 @@ class SquaredError:
             weighted=int(self.weight is not None),
             gradient=int(wanted),
             tangent=int(yt is not None),
-            BLOCK=launch.BlockSize(table.LAYER.rows, launch.columns(y.shape[1]), 0),
+            BLOCK=launch.BlockSize(table.LAYER.rows, OUTPUT_COLUMNS, 0),
             num_warps=table.LAYER.warps,
         )
         self.reduce(bank, errors, chunks, more)

@@ -307,8 +307,8 @@ def grid(work: int, programs: int) -> tuple[int]:
 
 
 def columns(size: int) -> int:
-    """Return the columns that a kernel takes at a time of `size` coordinates or outputs: 16 or 64, since each number is
-    compiled apart.
+    """Return the columns that a kernel takes at a time of `size` coordinates: 16 or 64, since each number is compiled
+    apart.
 
     >>> columns(3), columns(60)
     (16, 64)
