@@ -113,23 +113,48 @@ def nearest(t: Tensor) -> Tensor:
 
 
 class Product(torch.autograd.Function):
-    """a b of rounded operands, and its derivatives as such products, to any order."""
+    """a b of rounded operands, and its derivatives as such products, to any order.
+
+    A letter names what an index counts: n points, i inputs of a layer, o outputs. The last `features` inputs of points
+    are not rounded.
+    """
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+    def forward(ctx: Any, a: Tensor, b: Tensor, of_a: str, of_b: str, features: int) -> Tensor:
         ctx.save_for_backward(a, b)
-        return torch.matmul(nearest(a), nearest(b))  # not `@`, which `Rounded` would take
+        ctx.names = of_a, of_b, features
+
+        def operand(t: Tensor, names: str) -> Tensor:
+            kept = features if names in ("ni", "in") else 0
+            axis = names.find("i") - 2
+            size = t.shape[axis] - kept if kept else 0
+            return (
+                torch.cat((nearest(t.narrow(axis, 0, size)), t.narrow(axis, size, kept)), axis) if kept else nearest(t)
+            )
+
+        return torch.matmul(operand(a, of_a), operand(b, of_b))  # not `@`, which `Rounded` would take
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         a, b = ctx.saved_tensors
-        return Product.apply(g, b.mT), Product.apply(a.mT, g)
+        of_a, of_b, features = ctx.names
+        of_g = of_a[0] + of_b[1]
+        grad_a = Product.apply(g, b.mT, of_g, of_b[::-1], features)
+        return grad_a, Product.apply(a.mT, g, of_a[::-1], of_g, features), None, None, None
 
 
 class Rounded(TorchFunctionMode):
-    """The products of a reference, of operands rounded as tf32 rounds them."""
+    """The products of a reference of this field, of operands rounded as tf32 rounds them; the features of the encoding,
+    and so the coordinates, are not."""
+
+    def __init__(self, spec: mf.FieldSpec) -> None:
+        super().__init__()
+        self.spec, self.products = spec, 0
 
     def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.Tensor.matmul:  # as `@` is known here
-            return Product.apply(*args)
+        if function is torch.Tensor.matmul:  # as `@` is known here, once a layer, layer by layer
+            layer = self.products % (self.spec.hidden_layers + 1)
+            self.products += 1
+            features = self.spec.encoded_dim if layer == 0 or layer in self.spec.skips else 0
+            return Product.apply(*args, "ni", "io", features)
         return function(*args, **(kwargs or {}))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import emulated_cuda
@@ -33,3 +35,17 @@ def triton_case(need: Callable[..., str], gpu_or_cpu: str) -> Callable[..., Case
         return make(spec, counts, dtype).on(gpu_or_cpu)
 
     return case
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _record_kernels() -> Iterator[None]:
+    """With MCLNF_TRITON_KERNELS=FILE: write there which kernels Triton would compile for these tests."""
+    to = os.environ.get("MCLNF_TRITON_KERNELS")
+    if to is None:
+        yield
+        return
+    import triton_recorder
+
+    with triton_recorder.recorded() as kernels:
+        yield
+    triton_recorder.write(pathlib.Path(to), kernels)

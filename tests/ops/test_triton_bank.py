@@ -36,7 +36,7 @@ def agrees(case: Case, rounded: bool = False) -> None:
     )  # fmt: skip
     tf32 = truth
     if rounded and case.x.dtype == torch.float32:
-        with Rounded():
+        with Rounded(case.spec):
             tf32 = [exact.run("reference"), *gradients(exact, "reference", grad_y)]
     for name, a, r, t, near in zip(names, found, plain, truth, tf32):
         if rounded:

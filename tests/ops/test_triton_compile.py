@@ -38,14 +38,29 @@ def compiled(arch: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def sines(row: dict[str, Any], arch: int) -> int:
+    """How many sines of a feature stand in a kernel at most, beside the renderer's roundings of its bins."""
+    # A pipelined loop over points has its first turn in front of it on sm_100: the code is there twice, and runs once.
+    turns = 2 if arch == 100 and row["kernel"] in ("layer outer", "second outer", "fisher sums") else 1
+    if row["kernel"] in ("second tangents", "second outer", "features"):  # features and their derivatives
+        return 2 * turns
+    # Where more than registers hold come in again behind a hidden layer, they are formed again; of a half type, whose
+    # sines are cheap, so are all that do, and by a backward those of each weight gradient.
+    half = row["kind"] == "half"
+    skips = 1 if row["skips"] and (half or (row["features"] > 64 and row["kernel"] == "forward")) else 0
+    if row["kernel"] == "backward":
+        return 3 + 2 * skips if half else 2
+    return 1 + skips if row["kernel"] in ("forward", "render", "walk", "walk of the error") else turns
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", SHARED)
 def test_every_entry_of_the_tables_fits(arch: int) -> None:
     rows = compiled(arch)
     assert {row["kernel"] for row in rows} == {
         "forward", "backward", "layer", "layer gradient", "layer outer", "reduce", "scale", "render",
-        "backward of the error", "second tangents", "second gradients", "second outer", "squared error", "features",
-        "fisher walk", "fisher sums", "fisher reduce",
+        "walk", "walk of the error", "second tangents", "second gradients", "second outer", "squared error", "features",
+        "fisher sums", "fisher reduce",
     }  # fmt: skip
     more = [row for row in rows if row["counts"] != [1, 16, 37]]
     assert not more, f"another kernel for some counts of modules, points or tiles: {more}"
@@ -61,11 +76,7 @@ def test_every_entry_of_the_tables_fits(arch: int) -> None:
     most = {"forward": 1, "fisher sums": 3 if arch == 80 else 0}
     double = [row for row in rows if row["repeated"] > most.get(row["kernel"], 0)]
     assert not double, f"products that several warps repeat on sm_{arch}: {double}"
-    # A kernel that forms features and their derivatives evaluates two sines for each; the renderer rounds up its bins.
-    sines = {"backward": 2, "second tangents": 2, "second outer": 2, "features": 2}
-    if arch == 100:  # there the products of a single layer's outer gradients form each feature twice, not mended yet
-        sines |= {"layer outer": 2, "second outer": 4}
-    again = [row for row in rows if row["floors"] > sines.get(row["kernel"], 1) * row["features_once"] + BINS]
+    again = [row for row in rows if row["sines"] > sines(row, arch) * row["features_once"] + row["activations"] + BINS]
     assert not again, f"features that are formed more than once on sm_{arch}: {again}"
     others = ("reduce", "scale", "fisher reduce", "squared error", "features")  # no products of rounded numbers
     tf32 = [row for row in rows if row["kernel"] not in others and row["kind"] == "tf32"]

@@ -56,7 +56,7 @@ def test_values_and_gradients(triton_case, name: str) -> None:
     case = triton_case(*NETWORKS[name])
     grad_y = torch.randn(case.x.shape[0], case.spec.out_dim, device=case.x.device)
     exact = evaluate(case.to(torch.float64), "reference", grad_y, second=False)
-    with Rounded():
+    with Rounded(case.spec):
         rounded = evaluate(case.to(torch.float64), "reference", grad_y, second=False)
     assert_of_rounded_operands(evaluate(case, "triton", grad_y, second=False), rounded, exact)
 
@@ -65,7 +65,7 @@ def test_second_derivatives(triton_case) -> None:
     case = triton_case(mf.FieldSpec(2, 3, 24, 2, "tanh", encoding=mf.Frequency(2), skips=(1,)), [40, 21])
     grad_y = torch.randn(case.x.shape[0], case.spec.out_dim, device=case.x.device)
     exact = evaluate(case.to(torch.float64), "reference", grad_y, second=True)
-    with Rounded():
+    with Rounded(case.spec):
         rounded = evaluate(case.to(torch.float64), "reference", grad_y, second=True)
     assert_of_rounded_operands(evaluate(case, "triton", grad_y, second=True), rounded, exact)
 
@@ -79,7 +79,7 @@ def test_gradients_of_the_fisher_sweep(triton_case, samples: bool) -> None:
         case.x, case.offsets, case.weights, case.biases, grad_y, None, case.spec, sample_ids=ids, backend="triton"
     )
     exact = evaluate(case.to(torch.float64), "reference", grad_y, second=False)[2:]
-    with Rounded():
+    with Rounded(case.spec):
         rounded = evaluate(case.to(torch.float64), "reference", grad_y, second=False)[2:]
     assert_of_rounded_operands([*result.grads[0], *result.grads[1]], rounded, exact)
 

@@ -6,8 +6,9 @@ Triton is asked which kernel it would launch for a call in which every count (mo
 or 37. One JSON object a line for each kernel that it takes for different ones: kernel, kind, width, the tile, the
 counts that it is for, registers, bytes of the stack frame (spills go there), shared memory, programs that a
 multiprocessor holds at a time; instructions (of a warp that takes every branch once), how many of them round down to
-an integer, and how many would if each feature of a tile were formed once; how many of PTX round to tf32; columns of
-tensor memory, how many warp-group matrix instructions there are, products that warps repeat, and whether it only traps.
+an integer, and how many would if each feature of a tile were formed once, and for activations; how many of PTX round to
+tf32; columns of tensor memory, how many warp-group matrix instructions there are, products that warps repeat, and
+whether it only traps.
 """
 
 from __future__ import annotations
@@ -30,9 +31,8 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import MockTensor, create_function_from_signature
 
 import mclnf_fast as mf
-from mclnf_fast.ops.bank_mlp.triton import backward, encoding, forward, second_layers
+from mclnf_fast.ops.bank_mlp.triton import backward, encoding, forward, second_layers, walk
 from mclnf_fast.ops.fisher.triton import kernels as fisher
-from mclnf_fast.ops.fisher.triton import sweep
 from mclnf_fast.ops.fisher.triton import table as fisher_table
 from mclnf_fast.ops.render_rays.triton import kernel as rays
 from mclnf_fast.ops.render_rays.triton import table as rays_table
@@ -46,18 +46,24 @@ KINDS = ("half", "tf32", "ieee")
 # Of the tensors whose type is not the call's.
 INDICES = {"starts": torch.int32, "chunks": torch.int32}
 INDICES |= dict.fromkeys(("table", "sums", "errors", "factors"), SINGLE)
+INDICES |= dict.fromkeys(("x", "along_x", "grad_x", "grad_y"), SINGLE)
 INDICES |= dict.fromkeys(("offsets", "segments", "owned"), torch.int64)
 INDICES |= dict.fromkeys(("scores", "squares", "fisher_w", "fisher_b", "scale"), SINGLE)
 TUPLES = {"rays": (SINGLE,) * 3, "scene": (SINGLE, torch.uint8, SINGLE), "pixels": (SINGLE,) * 3}
-LIMITS = {"limits": (1.0, 2.0, 0.5, 20.0, 30.0), "damping": 0.5}
-FLOORS = 2  # of a sine
-COUNTED = ("modules", "points", "tiles_per_chunk", "points_per_chunk", "samples_per_chunk", "rays_per_chunk", "first")
+LIMITS = {"limits": (1.0, 2.0, 0.5, 20.0, 30.0), "damping": 0.5, "w0": 30.0}
+FLOORS = 2  # of a sine of float32; one of a half type is the chip's own
+COUNTED = ("modules", "points", "tiles_per_chunk", "points_per_chunk", "samples_per_chunk", "rays_per_chunk")
+SIZES = ("first", "parameters", "size", "coordinates", "features", "above", "inputs", "below", "outputs", "first_input")
+COUNTED += (*SIZES, "activation", "h_stride", "d_stride", "IN", "FEATURES")
 COUNTS = (1, 16, 37)  # what Triton tells apart: one, a multiple of 16, another number
 HEADS = {"density": Activation.EXP.value, "color": Activation.SIGMOID.value}
 PLAIN = rays_table.SceneConstants(bins=64, levels=1, x=0, y=0, z=0, background=1, last=False, **HEADS)
 RICH = rays_table.SceneConstants(bins=0, levels=4, x=128, y=128, z=128, background=0, last=True, **HEADS)
 SHARED = {80: 164 << 10, 90: 228 << 10, 100: 228 << 10}  # of a multiprocessor
-UNSET = dict.fromkeys(("LOSS", "WEIGHTED", "SCALED", "MORE"), False)  # flags with a default
+ACTIVATIONS = {"layer": 2, "second tangents": 3}  # sines of a kernel for any activation, and its derivatives
+ANY = launch.LayerConstants(-1, -1, -1, -1, -1, -1, 8)
+Entry = tuple[str, str, launch.Network, table.Shape, Any, dict[str, Any]]
+UNSET = dict.fromkeys(("LOSS", "WEIGHTED", "MORE"), False)  # flags with a default
 
 
 def network(width: int, hidden: int = 4, skip: bool = False, features: int = 60) -> launch.Network:
@@ -67,27 +73,34 @@ def network(width: int, hidden: int = 4, skip: bool = False, features: int = 60)
     return launch.network(*spec.packed)
 
 
-def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, Any, dict[str, Any]]]:
+def entries(arch: int) -> Iterator[Entry]:
     """Every kernel with every entry of a table: name, kind, network, shape, kernel, constants.
 
     The networks are the largest that an entry is for, with and without a skip.
     """
     own = table.TABLES[arch]
     for (kind, width), shapes in own.forward.items():
-        # Beside five layers, the most that Blackwell's tensor memory holds.
         nets = [network(width), network(width, 4, True, 60 if width == 64 else 120)]
-        for net in nets if arch < 100 else [*nets, network(width, 448 // width), network(width, 8)]:
+        # Beside five layers, the most that Blackwell's tensor memory holds.
+        most = max(hidden for hidden in range(1, 8) if network(width, hidden).products <= table.TENSOR_COLUMNS)
+        for net in nets if arch < 100 else [*nets, network(width, most), network(width, 8)]:
             for shape in dict.fromkeys(table.in_tensor_memory(shapes, net.products, arch) or ()):
-                yield "forward", kind, net, shape, forward.fused_forward, {}
+                yield "forward", kind, net, shape, forward.fused_forward, {"y": SINGLE}
     for (kind, width), pair in own.backward.items():
         for shape, most in dict.fromkeys(pair):
             for skip in (False, True):
                 net = network(width, (most - (128 if skip else 64)) // width, skip)
                 assert most - width < net.saved <= most
-                more = {"NEED_X": True, "NEED_PARAMETERS": True}
-                yield "backward", kind, net, shape, backward.fused_backward, more
-                more |= {"NEED_X": False, "LOSS": True, "WEIGHTED": True}
-                yield "backward of the error", kind, net, shape, backward.fused_backward, more
+                yield "backward", kind, net, shape, backward.fused_backward, {"NEED_PARAMETERS": True}
+    for kind, width, again in table.WALK:
+        net = network(width, 4, True, 120) if again else network(width, 4, width == 64)
+        inner = (TYPE[kind],) * (net.layers - 1)
+        more = {"WIDTH_STRIDE": width, "OUT_STRIDE": 8, "saved": inner, "derivatives": inner}
+        more |= {"gradients": (*inner, SINGLE)}
+        for shape in dict.fromkeys(table.walk_shapes(kind, net, arch >= 100) or ()):
+            yield "walk", kind, net, shape, walk.fused_walk, more
+            loss = {**more, "LOSS": True, "WEIGHTED": True, "weight": SINGLE, "OUT_STRIDE": 4}
+            yield "walk of the error", kind, net, shape, walk.fused_walk, loss
     for (kind, width), (_, oldest) in rays_table.RENDER.items():
         for plain in (True, False):
             net = network(width, 4, not plain and arch >= oldest, 60 if width == 64 else 120)
@@ -96,38 +109,15 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
             # With as few of the renderer's branches as can be, or the most, and a direction behind the position.
             yield "render", kind, net, shape, rays.render, {"SCENE": PLAIN if plain else RICH, "rays_behind": not plain}
     net = network(128)
-    layer = launch.LayerConstants(3, 60, 256, 60, 256, Activation.RELU.value, 30.0)
-    curved = layer._replace(activation=Activation.TANH.value, w0=1.0)
-    inputs = launch.InputRange(0, 256, 256)
     for kind in KINDS:
-        more: dict[str, Any]
-        for rows in (table.SMALL_TILE, own.layer.rows):
-            shape = table.Shape(rows, own.layer.warps, own.layer.stages)
-            block = launch.BlockSize(rows, own.columns, own.depth)
-            more = {"LAYER": layer, "SAVE": True, "BLOCK": block}
-            yield "layer", kind, net, shape, layers.layer_forward, more
-            more = {"INPUTS": inputs, "OUT": 256, "ACTIVATED": True, "MORE": True, "BLOCK": block}
-            yield "layer gradient", kind, net, shape, layers.layer_gradient, more
-        side, depth = own.weight_gradient[kind]
-        square = {"LAYER": layer, "BLOCK": launch.BlockSize(side, side, depth)}
-        yield "layer outer", kind, net, own.layer, layers.layer_weight_gradient, square
-        large, depth = table.SECOND[kind]
-        for rows in (table.SMALL_TILE, large):
-            shape = table.Shape(rows, table.LAYER.warps, table.LAYER.stages)
-            block = launch.BlockSize(rows, own.columns, depth)
-            more = {"LAYER": curved, "ALONG": True, "ALONG_X": True, "BLOCK": block}
-            yield "second tangents", kind, net, shape, second_layers.layer_tangents, more
-            more = {"INPUTS": inputs, "OUT": 256, "ALONG": True, "BLOCK": block}
-            yield "second gradients", kind, net, shape, second_layers.layer_gradients, {**more, "KIND": 4}
-            more |= {"KIND": 0, "MORE": True, "g": SINGLE, "gt": SINGLE}
-            yield "second gradients", kind, net, shape, second_layers.layer_gradients, more
-        square["ALONG_X"] = True
-        yield "second outer", kind, net, table.LAYER, second_layers.layer_weight_gradients, square
+        for known in (True, False):
+            yield from layer_entries(kind, net, own, known)
         shape = dataclasses.replace(table.LAYER, stages=1)
-        flags: dict[str, Any] = {"WEIGHTED": True, "GRADIENT": True, "TANGENT": True, "OUT": 140}
-        flags["BLOCK"] = launch.BlockSize(shape.rows, table.LAYER_COLUMNS, 0)
+        flags: dict[str, Any] = {"weighted": 1, "gradient": 1, "tangent": 1}
+        flags |= dict.fromkeys(("y", "yt", "target", "weight", "d", "e"), SINGLE)
+        flags["BLOCK"] = launch.BlockSize(shape.rows, error.OUTPUT_COLUMNS, 0)
         yield "squared error", kind, net, shape, error.squared_error, flags
-        through = {"IN": 3, "FEATURES": 60, "ALONG_X": True, "g": SINGLE, "gt": SINGLE}
+        through = {"ALONG_X": True, "g": SINGLE, "gt": SINGLE}
         through["BLOCK"] = launch.BlockSize(shape.rows, 64, table.LAYER_DEPTH)
         yield "features", kind, net, shape, encoding.features_gradient, through
     tensors: dict[str, Any] = {"TENSORS": 3, "BLOCK": 1024, "columns": torch.int32}
@@ -138,26 +128,71 @@ def entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, 
     yield from fisher_entries(arch)
 
 
-def fisher_entries(arch: int) -> Iterator[tuple[str, str, launch.Network, table.Shape, Any, dict[str, Any]]]:
+def layer_entries(kind: str, net: launch.Network, own: table.Tiles, known: bool) -> Iterator[Entry]:
+    """The kernels that go layer by layer, those for a width of 256 or those for any multiple of 8."""
+    inputs: dict[str, Any] = {"INPUTS": launch.InputRange(-1, -1, -1), "OUTPUTS": -1, "MULTIPLE": 8}
+    layer = curved = ANY
+    tanh = linear = -1
+    if known:
+        inputs = {"INPUTS": launch.InputRange(0, 256, 256), "OUTPUTS": 256, "MULTIPLE": 1}
+        layer = launch.LayerConstants(3, 60, 256, 60, 256, Activation.RELU.value, 1)
+        tanh, linear = Activation.TANH.value, Activation.NONE.value
+        curved = layer._replace(activation=tanh)
+    more: dict[str, Any]
+    for rows in (table.SMALL_TILE, own.layer.rows):
+        shape = table.Shape(rows, own.layer.warps, own.layer.stages)
+        block = launch.BlockSize(rows, own.columns, own.depth)
+        more = {"LAYER": layer, "SAVE": True, "BLOCK": block}
+        yield "layer", kind, net, shape, layers.layer_forward, more
+        more = {**inputs, "ACTIVATED": True, "MORE": True, "BLOCK": block}
+        yield "layer gradient", kind, net, shape, layers.layer_gradient, more
+    side, depth = own.weight_gradient[kind]
+    square = {"LAYER": layer, "BLOCK": launch.BlockSize(side, side, depth)}
+    yield "layer outer", kind, net, own.layer, layers.layer_weight_gradient, square
+    if known:
+        yield (
+            "layer outer",
+            kind,
+            net,
+            own.layer,
+            layers.layer_weight_gradient,
+            {**square, "LAYER": layer._replace(above=0)},
+        )
+    large, depth = table.SECOND[kind]
+    for rows in (table.SMALL_TILE, large):
+        shape = table.Shape(rows, table.LAYER.warps, table.LAYER.stages)
+        block = launch.BlockSize(rows, own.columns, depth)
+        saved = {"derivatives": SINGLE, "curvatures": SINGLE}
+        more = {"LAYER": curved, "ALONG": True, "ALONG_X": True, "BLOCK": block, **saved}
+        yield "second tangents", kind, net, shape, second_layers.layer_tangents, more
+        more = {**inputs, "ALONG": True, "BLOCK": block}
+        yield "second gradients", kind, net, shape, second_layers.layer_gradients, {**more, **saved, "ACTIVATION": tanh}
+        more |= {"ACTIVATION": linear, "MORE": True, "g": SINGLE, "gt": SINGLE}
+        yield "second gradients", kind, net, shape, second_layers.layer_gradients, more
+    square["ALONG_X"] = True
+    yield "second outer", kind, net, table.LAYER, second_layers.layer_weight_gradients, square
+    if known:
+        square["LAYER"] = layer._replace(above=0)
+        yield "second outer", kind, net, table.LAYER, second_layers.layer_weight_gradients, square
+
+
+def fisher_entries(arch: int) -> Iterator[Entry]:
     """The same of the Fisher kernels, whose kinds of sums tell the half types apart."""
-    for kind, width, again in fisher_table.SWEEP:
-        net = network(width, 4, True, 120) if again else network(width, 4, width == 64)
-        more: dict[str, Any] = {"WIDTH_STRIDE": width, "OUT_STRIDE": 8}
-        inner = (TYPE[kind],) * net.layers
-        more |= {"saved": inner[1:], "derivatives": inner[1:], "gradients": inner}
-        shapes = fisher_table.sweep_shapes(kind, net, arch >= 100)
-        for shape in dict.fromkeys(shapes or ()):
-            yield "fisher walk", kind, net, shape, sweep.fused_sweep, more
     net = network(128)
     for points, blocks in ((True, fisher_table.POINTS), (False, fisher_table.SAMPLES)):
         for kind, block in blocks.items():
             shape = table.Shape(block.side, block.warps, block.stages)
-            sizes: dict[str, Any] = {"H_STRIDE": 256, "D_STRIDE": 256, "POINTS": points, "SCORED": True, "SUMS": True}
-            sizes["BLOCK"] = launch.BlockSize(block.side, block.side, block.depth)
+            sizes: dict[str, Any] = {"STRIDES": (256, 256), "POINTS": points, "SCORED": True, "SUMS": True}
             for below in (0, 60):
-                layer = launch.LayerConstants(3, 60, 256, below, 256, Activation.RELU.value, 30.0)
+                sizes["BLOCK"] = launch.BlockSize(block.side, block.side, block.depth_of(below > 0))
+                layer = launch.LayerConstants(3, 60, 256, below, 256, -1, 1)
                 yield "fisher sums", kind, net, shape, fisher.sample_sums, {**sizes, "LAYER": layer}
-    more = {"SIZE": 4096, "OUT": 64, "SCALED": True}
+            sizes["h"] = SINGLE
+            yield "fisher sums", kind, net, shape, fisher.sample_sums, {**sizes, "LAYER": layer._replace(above=0)}
+            sizes |= {"LAYER": ANY, "STRIDES": (-1, -1)}
+            sizes["BLOCK"] = launch.BlockSize(block.side, block.side, block.depth_of(True))
+            yield "fisher sums", kind, net, shape, fisher.sample_sums, sizes
+    more = {"scaled": 1}
     more |= {"CHUNKS": fisher_table.REDUCED_CHUNKS, "BLOCK": fisher_table.REDUCED}
     yield "fisher reduce", "ieee", net, table.Shape(fisher_table.REDUCED, 4), fisher.reduce_samples, more
 
@@ -247,19 +282,23 @@ def main(arch: int, wanted: str = "", few: bool = False) -> None:
             result = triton.compile(sources[key], target=GPUTarget("cuda", arch, 32), options=options)
             registers, stack, code = code_of(result.asm["cubin"])
             row: dict[str, Any] = {"kernel": name, "kind": kind, "width": net.width, "held": net.saved}
+            if constants.get("LAYER") == ANY or constants.get("OUTPUTS") == -1:
+                row["width"] = "any"
             row |= {"features": net.features, "skips": net.skips, "rows": shape.rows, "warps": shape.warps}
             row |= {"counts": counts, "hopper": kind != "ieee" and shape.warp_group}
             row |= {"registers": registers, "stack": stack, "shared": result.metadata.shared}
             row |= {"programs": programs(registers, result.metadata.shared, shape.warps, arch)}
             row |= {"instructions": len(code)}
-            row |= {"floors": sum(op.startswith("FRND") for op in code)}
+            row |= {"sines": sum(op.startswith("FRND") for op in code) // FLOORS + code.count("MUFU.SIN")}
             block = constants.get("BLOCK")
             values = (
                 block.rows * block.depth
                 if isinstance(block, launch.BlockSize)
                 else shape.rows * launch.padded(net.features)
             )
-            row |= {"features_once": FLOORS * values // (32 * shape.warps)}
+            row |= {"features_once": values // (32 * shape.warps)}
+            waves = ACTIVATIONS.get(name, 0) if constants.get("LAYER") == ANY else 0
+            row |= {"activations": waves * block.rows * block.columns // (32 * shape.warps) if waves else 0}
             row |= {"to_tf32": result.asm["ptx"].count("cvt.rna.tf32")}
             row |= {
                 "tensor_memory": getattr(result.metadata, "tmem_size", 0) or 0,

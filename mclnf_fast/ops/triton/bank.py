@@ -31,7 +31,11 @@ def programs(device: torch.device, warps: int) -> int:
 
 @dataclasses.dataclass
 class Bank:
-    """A call's tensors, contiguous, and the arguments that every launch over them shares."""
+    """A call's tensors, contiguous, and the arguments that every launch over them shares.
+
+    x and what is given with it, outputs and their gradients, are float32; weights, biases and what hidden layers pass
+    on may be of a half type, `dtype`.
+    """
 
     net: launch.Network
     x: Tensor
@@ -47,9 +51,10 @@ class Bank:
         self.biases = tuple(t.contiguous() for t in self.biases)
         self.modules = self.weights[0].shape[0]
         self.columns = launch.column_table(self.net, self.x.device)
-        self.precision = precision(self.x.dtype)
+        self.dtype = self.weights[0].dtype
+        self.precision = precision(self.dtype)
         self.table = tiles.tiles(self.x.device)
-        self.kind = table.product_kind(self.x.dtype, self.precision == "tf32")
+        self.kind = table.product_kind(self.dtype, self.precision == "tf32")
         self.shared = {"modules": self.modules, "PRECISION": self.precision}
 
     def following(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
@@ -64,6 +69,12 @@ class Bank:
     def starts(self, size: int) -> Tensor:
         """Return the first piece of each module, int32 [M + 1], with ceil(points / size) pieces each."""
         return self.following(("starts", size), lambda: launch.starts(self.counts, size))
+
+    def saved(self, points: int, layer: int) -> Tensor:
+        """Return an empty tensor [points, out] for what a layer makes: in the weights' type, the last's in that of the
+        points."""
+        last = layer == self.net.layers - 1
+        return self.x.new_empty(points, self.net.shapes[layer][1], dtype=self.x.dtype if last else self.dtype)
 
     def tile(self, shapes: table.ShapePair) -> tuple[table.Shape, int]:
         """Return the shape for modules of this size, and an upper bound of the tiles."""
@@ -133,10 +144,10 @@ def layers(bank: Bank, save: bool) -> tuple[list[Tensor], list[Tensor]]:
     outputs: list[Tensor] = []
     derivatives: list[Tensor] = []
     for l, (_, out) in enumerate(net.shapes):
-        outputs.append(x.new_empty(bank.points, out))
-        derivatives.append(x.new_empty(bank.points if save else 0, out))
+        outputs.append(bank.saved(bank.points, l))
+        derivatives.append(bank.saved(bank.points if save else 0, l))
         layer_forward[bank.grid(tiles * -(-out // bank.table.columns), shape)](
-            outputs[l - 1] if l > 0 else x,
+            outputs[l - 1] if l > 0 else bank.weights[l],  # in their type, and not read
             x,
             outputs[l],
             derivatives[l],
@@ -145,6 +156,9 @@ def layers(bank: Bank, save: bool) -> tuple[list[Tensor], list[Tensor]]:
             bank.columns,
             bank.weights[l],
             bank.biases[l],
+            **net.sizes(l)._asdict(),
+            activation=net.activation_of(l),
+            w0=net.w0,
             LAYER=net.layer(l),
             SAVE=save,
             BLOCK=bank.layer_block(shape),
@@ -178,8 +192,7 @@ def backward_sweep(
             bank.offsets,
             starts,
             bank.weights[l],
-            INPUTS=inputs,
-            OUT=net.shapes[l][1],
+            **net.inputs_gradient(inputs, net.shapes[l][1]),
             ACTIVATED=derivative is not None,
             MORE=derivative is None,  # the features' add up over the layers that take them
             BLOCK=bank.layer_block(shape),
@@ -192,7 +205,7 @@ def backward_sweep(
         if features is not None and net.below(l):
             inputs_gradient(l, net.inputs_below(l), features, None)
         if l > 0:
-            g = x.new_empty(bank.points, net.width)
+            g = bank.saved(bank.points, l - 1)
             inputs_gradient(l, net.inputs_above(l), g, derivatives[l - 1])
             d = g
 
@@ -213,7 +226,7 @@ def reduce(
     if not parts:
         return
     columns = tuple(ColumnRange(part.first, part.to[0].numel(), part.sums.shape[1]) for part in parts)
-    block = min(1024, launch.padded(max(c.size for c in columns)))
+    block = launch.reduced_block(max(c.size for c in columns), 1024)
     blocks = sum(-(-c.size // block) for c in columns)
     reduce_chunks[bank.grid(bank.modules * blocks, table.Shape(block, 4))](
         tuple(part.sums for part in parts),

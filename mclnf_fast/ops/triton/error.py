@@ -17,8 +17,11 @@ from mclnf_fast.ops.triton import launch, table
 from mclnf_fast.ops.triton.bank import Bank, Sums, reduce
 from mclnf_fast.ops.triton.functions import module_of
 
+# Outputs at a time: with 64, whose addresses are numbers of the launch, 560 bytes a thread are spilled.
+OUTPUT_COLUMNS = 16
 
-@triton.jit(do_not_specialize=["modules", "points_per_chunk"])
+
+@triton.jit(do_not_specialize=["modules", "points_per_chunk", "outputs", "weighted", "gradient", "tangent"])
 def squared_error(
     y,
     yt,
@@ -31,14 +34,18 @@ def squared_error(
     chunks,
     modules,
     points_per_chunk,
-    OUT: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    GRADIENT: tl.constexpr,
-    TANGENT: tl.constexpr,
+    outputs,
+    weighted,
+    gradient,
+    tangent,
     BLOCK: tl.constexpr,
 ):
-    """Store errors [chunks]: the sums of weight [N] |y - target|^2 over each chunk's points, WEIGHTED unset: of weight
-    1. GRADIENT: d [N, OUT], its derivative in y [N, OUT]; TANGENT: e [N, OUT], the tangent of d from that of y, yt."""
+    """Store errors [chunks]: the sums of weight [N] |y - target|^2 over each chunk's points, `weighted` unset: of
+    weight 1. gradient: d [N, outputs], its derivative in y [N, outputs]; tangent: e [N, outputs], the tangent of d from
+    that of y, yt.
+
+    Memory-bound: only the block is a constant, so that no number of outputs and no option is compiled anew.
+    """
     wide = tl.zeros((), tl.int64)
     ROWS: tl.constexpr = BLOCK.rows
     COLUMNS: tl.constexpr = BLOCK.columns
@@ -50,21 +57,17 @@ def squared_error(
         for point in range(begin, end, ROWS):
             t = wide + point + tl.arange(0, ROWS)
             live = t < end
-            w = tl.where(live, 1.0, 0.0)
-            if WEIGHTED:
-                w = tl.load(weight + t, mask=live, other=0.0).to(tl.float32)
-            for first in range(0, OUT, COLUMNS):
+            w = tl.where(live, tl.load(weight + t, mask=live & (weighted > 0), other=1.0).to(tl.float32), 0.0)
+            for first in range(0, outputs, COLUMNS):
                 n = first + tl.arange(0, COLUMNS)
-                place = t[:, None] * OUT + n[None, :]
-                mask = live[:, None] & (n < OUT)[None, :]
+                place = t[:, None] * outputs + n[None, :]
+                mask = live[:, None] & (n < outputs)[None, :]
                 value = tl.load(y + place, mask=mask, other=0.0).to(tl.float32)
                 value -= tl.load(target + place, mask=mask, other=0.0).to(tl.float32)
                 total += w * tl.sum(value * value, 1)
-                if GRADIENT:
-                    tl.store(d + place, (2.0 * w[:, None] * value).to(d.dtype.element_ty), mask=mask)
-                if TANGENT:
-                    value = tl.load(yt + place, mask=mask, other=0.0).to(tl.float32)
-                    tl.store(e + place, (2.0 * w[:, None] * value).to(e.dtype.element_ty), mask=mask)
+                tl.store(d + place, (2.0 * w[:, None] * value).to(d.dtype.element_ty), mask=mask & (gradient > 0))
+                value = tl.load(yt + place, mask=mask & (tangent > 0), other=0.0).to(tl.float32)
+                tl.store(e + place, (2.0 * w[:, None] * value).to(e.dtype.element_ty), mask=mask & (tangent > 0))
         tl.store(errors + chunk, tl.sum(total, 0))
 
 
@@ -116,11 +119,11 @@ class SquaredError:
             chunks,
             bank.modules,
             per_chunk,
-            OUT=y.shape[1],
-            WEIGHTED=self.weight is not None,
-            GRADIENT=wanted,
-            TANGENT=yt is not None,
-            BLOCK=launch.BlockSize(table.LAYER.rows, min(table.LAYER_COLUMNS, launch.padded(y.shape[1])), 0),
+            y.shape[1],
+            weighted=int(self.weight is not None),
+            gradient=int(wanted),
+            tangent=int(yt is not None),
+            BLOCK=launch.BlockSize(table.LAYER.rows, OUTPUT_COLUMNS, 0),
             num_warps=table.LAYER.warps,
         )
         self.reduce(bank, errors, chunks, more)

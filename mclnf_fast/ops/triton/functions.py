@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.triton.products import rounded
+from mclnf_fast.ops.triton.products import INTERPRETED, rounded
 from mclnf_fast.packing import Activation
 
 # Kernels read no other globals than these.
@@ -43,6 +43,28 @@ def sine(a, half):
     value = r + r * s * p
     odd = turns - 2.0 * tl.floor(turns * 0.5)
     return tl.where(odd > 0.5, -value, value)
+
+
+@triton.jit
+def wave(v, frequency, half, KIND: tl.constexpr):
+    """Return sin(v frequency + half pi), half being 0 or 0.5, for a network whose weights are of type KIND.
+
+    Of float32 by `sine`. Of a half type by the chip's own sine, off by less than 2^-19 (|v frequency| up to 2^13 pi;
+    NaN and infinity give NaN), where float16 rounds by 2^-12 and bfloat16 by 2^-9. A number so large that the sum has
+    no bits for fractions, added and taken off again, rounds to whole turns in two instructions.
+    """
+    if tl.float32 == KIND:
+        value = sine(v * frequency, half)
+    else:
+        a = v * frequency
+        turns = (a * 0.15915494309189535 + 12582912.0) - 12582912.0
+        r = a - turns * 6.28125
+        r = r - turns * 0.0019353071795864769 + half * 3.141592653589793
+        if INTERPRETED:  # which knows no assembly
+            value = tl.sin(r)
+        else:
+            value = tl.inline_asm_elementwise("sin.approx.f32 $0, $1;", "=r,r", [r], tl.float32, is_pure=True, pack=1)
+    return value
 
 
 @triton.jit
@@ -90,6 +112,22 @@ def activate(z, KIND: tl.constexpr, W0: tl.constexpr):
 
 
 @triton.jit
+def next_inputs(z, ACTIVATION: tl.constexpr, W0: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr):
+    """Return a(z) in the type KIND, as an operand of the next layer's product."""
+    if ACTIVATION != RELU or tl.float32 == KIND or INTERPRETED:
+        h = rounded(activate(z, ACTIVATION, W0).to(KIND), PRECISION)
+    elif tl.float16 == KIND:  # relu in the conversion; NaN stays NaN
+        h = tl.inline_asm_elementwise(
+            "cvt.rn.relu.f16x2.f32 $0, $2, $1;", "=r,r,r", [z], tl.float16, is_pure=True, pack=2
+        )
+    else:
+        h = tl.inline_asm_elementwise(
+            "cvt.rn.relu.bf16x2.f32 $0, $2, $1;", "=r,r,r", [z], tl.bfloat16, is_pure=True, pack=2
+        )
+    return h
+
+
+@triton.jit
 def first_derivative(z, KIND: tl.constexpr, W0: tl.constexpr):
     """Return a'(z)."""
     value = tl.full(z.shape, 1.0, tl.float32)
@@ -131,7 +169,7 @@ def second_derivative(z, KIND: tl.constexpr, W0: tl.constexpr):
 
 
 @triton.jit
-def features_of(x, rows, live, table, c, IN: tl.constexpr, FEATURES: tl.constexpr):
+def features_of(x, rows, live, table, c, IN, FEATURES, KIND: tl.constexpr):
     """Return features c [COLUMNS] of the rows' points; see `encode`."""
     exists = c < FEATURES
     dim = tl.load(table + c, mask=exists, other=0.0).to(tl.int32)
@@ -139,7 +177,7 @@ def features_of(x, rows, live, table, c, IN: tl.constexpr, FEATURES: tl.constexp
     half = tl.load(table + 2 * FEATURES + c, mask=exists, other=0.0)[None, :]
     mask = live[:, None] & exists[None, :]
     v = tl.load(x + rows[:, None] * IN + dim[None, :], mask=mask, other=0.0).to(tl.float32)
-    return tl.where(half < 0, v, sine(v * frequency[None, :], half))
+    return tl.where(half < 0, v, wave(v, frequency[None, :], half, KIND))
 
 
 @triton.jit
@@ -149,28 +187,46 @@ def encode(
     live,
     table,
     first,
-    IN: tl.constexpr,
-    FEATURES: tl.constexpr,
+    IN,
+    FEATURES,
     COLUMNS: tl.constexpr,
     KIND: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Return features first ... first + COLUMNS - 1 of the rows' points, [ROWS, COLUMNS] in the type KIND, 0 beyond the
-    last: operands of products that multiply float32 as PRECISION says (`rounded`).
+    """Return features first ... first + COLUMNS - 1 of the rows' points, float32 [ROWS, COLUMNS], 0 beyond the last,
+    for a network whose weights are of type KIND (`wave`); products multiply float32 as PRECISION says.
 
     table [3, FEATURES]: the coordinate that a feature reads, its frequency, and 0 for a sine, 0.5 for a cosine, -1 for
     the coordinate itself.
     """
     c = first + tl.arange(0, COLUMNS)
     if tl.float32 == KIND and PRECISION == "ieee":  # no matrix instructions: one layout, which a branch spills
-        features = features_of(x, rows, live, table, c, IN, FEATURES)
+        features = features_of(x, rows, live, table, c, IN, FEATURES, KIND)
     else:
-        features = tl.zeros((rows.shape[0], COLUMNS), KIND)
+        features = tl.zeros((rows.shape[0], COLUMNS), tl.float32)
         # A branch that is always taken: its result has one layout, in which a feature is formed once. Beside products,
         # the compiler forms the features anew in the layout of each, and in every warp that shares a row.
         if tl.num_programs(0) > 0:
-            features = rounded(features_of(x, rows, live, table, c, IN, FEATURES).to(KIND), PRECISION)
+            features = features_of(x, rows, live, table, c, IN, FEATURES, KIND)
     return features
+
+
+@triton.jit
+def size_of(size, KNOWN: tl.constexpr, MULTIPLE: tl.constexpr = 1):
+    """Return KNOWN, or the launch's size if that is -1: a multiple of MULTIPLE, in a form that tells the compiler so,
+    which then loads rows of so many numbers several at a time."""
+    return size // MULTIPLE * MULTIPLE if KNOWN < 0 else KNOWN
+
+
+@triton.jit
+def encode_in_blocks(x, rows, live, table, NET: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr):
+    """Return all features of the rows' points as a tuple of blocks [ROWS, features_block]; see `encode`."""
+    BLOCK: tl.constexpr = NET.features_block
+    blocks = ()
+    for k in tl.static_range(NET.features_pad // BLOCK):
+        block = encode(x, rows, live, table, k * BLOCK, NET.coordinates, NET.features, BLOCK, KIND, PRECISION)
+        blocks = blocks + (block,)  # noqa: RUF005 - Triton knows no star
+    return blocks
 
 
 @triton.jit
@@ -189,11 +245,12 @@ def module_of(starts, tile, modules):
 
 @triton.jit
 def tile_of(offsets, starts, tile, modules, ROWS: tl.constexpr):
-    """Return the module of a tile, the ROWS points that it covers, and which of them exist."""
+    """Return the module of a tile, the first of the ROWS points that it covers, their numbers in the tile, which are 32
+    bits wide, and which of them exist."""
     module = module_of(starts, tile, modules)
     begin = tl.load(offsets + module) + (tile - tl.load(starts + module)).to(tl.int64) * ROWS
-    rows = begin + tl.arange(0, ROWS)
-    return module, rows, rows < tl.load(offsets + module + 1)
+    rows = tl.arange(0, ROWS)
+    return module, begin, rows, rows < tl.minimum(tl.load(offsets + module + 1) - begin, ROWS).to(tl.int32)
 
 
 @triton.jit
@@ -203,17 +260,17 @@ def block_of(
     place,
     modules,
     ROWS: tl.constexpr,
-    SIZE: tl.constexpr,
+    SIZE,
     COLUMNS: tl.constexpr,
 ):
     """Return the tile of a program's place as `tile_of` does, and a block of its SIZE columns, with those that exist.
 
     The blocks of a tile are next to each other, so that its inputs stay in the cache.
     """
-    blocks: tl.constexpr = (SIZE + COLUMNS - 1) // COLUMNS
-    module, rows, live = tile_of(offsets, starts, place // blocks, modules, ROWS)
+    blocks = (SIZE + COLUMNS - 1) // COLUMNS
+    module, begin, rows, live = tile_of(offsets, starts, place // blocks, modules, ROWS)
     n = (place % blocks) * COLUMNS + tl.arange(0, COLUMNS)
-    return module, rows, live, n, n < SIZE
+    return module, begin + rows, live, n, n < SIZE
 
 
 @triton.jit
@@ -223,13 +280,13 @@ def chunk_of(
     place,
     modules,
     points_per_chunk,
-    HIGH: tl.constexpr,
-    SIZE: tl.constexpr,
+    HIGH,
+    SIZE,
     COLUMNS: tl.constexpr,
 ):
     """Return the chunk of a program's place, its block of HIGH blocks of rows, a block of its SIZE columns with those
     that exist, and its first point and the one behind its last."""
-    broad: tl.constexpr = (SIZE + COLUMNS - 1) // COLUMNS
+    broad = (SIZE + COLUMNS - 1) // COLUMNS
     wide = tl.zeros((), tl.int64)
     chunk = place // (HIGH * broad)
     block = (place // broad) % HIGH
@@ -242,17 +299,14 @@ def chunk_of(
 
 
 @triton.jit
-def store_gradient(total, bias, sums, chunk, block, n, wanted, LAYER: tl.constexpr, ROWS: tl.constexpr):
+def store_gradient(total, bias, sums, chunk, block, n, wanted, ABOVE, BELOW, OUT, ROWS: tl.constexpr):
     """Store a block of a chunk's share of a layer's gradient, and the sums of the biases behind it.
 
-    sums: float32 [chunks, (above + below + 1) outputs]. total [ROWS, COLUMNS], bias [COLUMNS]: of the block's rows, the
+    sums: float32 [chunks, (ABOVE + BELOW + 1) OUT]. total [ROWS, COLUMNS], bias [COLUMNS]: of the block's rows, the
     features' behind the others, and of the columns n, those `wanted`.
     """
-    ABOVE: tl.constexpr = LAYER.above
-    BELOW: tl.constexpr = LAYER.below
-    OUT: tl.constexpr = LAYER.outputs
     wide = tl.zeros((), tl.int64)
-    above: tl.constexpr = (ABOVE + ROWS - 1) // ROWS
+    above = (ABOVE + ROWS - 1) // ROWS
     share = sums + (wide + chunk) * ((ABOVE + BELOW + 1) * OUT)
     i = tl.arange(0, ROWS)
     top = tl.where(block < above, block * ROWS, ABOVE + (block - above) * ROWS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ CHUNKS = 512  # of all modules together, about: four per multiprocessor
 # a large GPU busy.
 PIECE_VALUES = 1 << 26
 PIECE_POINTS = 1 << 15
+# Features that the fused kernels multiply at a time. Their product holds them twice beside the originals: 128 would
+# fill the registers.
+FEATURES_BLOCK = 64
 
 
 def padded(size: int, least: int = 16) -> int:
@@ -49,14 +52,19 @@ class NetworkConstants(NamedTuple):
     w0: float
     coordinates_pad: int
     features_pad: int
+    features_block: int
     width_pad: int
     outputs_pad: int
     parameters: int
 
 
 class LayerConstants(NamedTuple):
-    """A layer as the kernels take it that go layer by layer: `above` inputs come from the layer before, `below`
-    features behind them."""
+    """What a kernel is compiled for that goes layer by layer: the sizes and the activation of one layer, or -1 for each
+    that is an argument of the launch (`LayerSizes`).
+
+    Inputs: `above` come from the layer before, `below` are features behind them. multiple: what `above` and `outputs`
+    are multiples of, if they are arguments.
+    """
 
     coordinates: int
     features: int
@@ -64,7 +72,26 @@ class LayerConstants(NamedTuple):
     below: int
     outputs: int
     activation: int
-    w0: float
+    multiple: int
+
+
+class LayerSizes(NamedTuple):
+    """The sizes of a layer as arguments of a launch."""
+
+    coordinates: int
+    features: int
+    above: int
+    below: int
+    outputs: int
+
+
+def multiple(*sizes: int) -> int:
+    """Return 8 if all sizes are multiples of that, else 1: rows of so many numbers are loaded 16 bytes at a time.
+
+    >>> multiple(40, 24), multiple(40, 3)
+    (8, 1)
+    """
+    return 8 if all(size % 8 == 0 for size in sizes) else 1
 
 
 class InputRange(NamedTuple):
@@ -116,9 +143,10 @@ class Network:
 
     @property
     def products(self) -> int:
-        """Padded columns of all products of a forward, two for a layer that skips to the features."""
-        skips = sum(self.skips >> l & 1 for l in range(1, self.layers))
-        return (self.layers - 1 + skips) * padded(self.width) + padded(self.outputs)
+        """Padded columns of all products of a forward. The features are multiplied in two parts, and in blocks."""
+        takers = sum(self.below(l) > 0 for l in range(self.layers))
+        of_features = 2 * -(-padded(self.features) // FEATURES_BLOCK) * takers
+        return (self.layers - 2 + of_features) * padded(self.width) + padded(self.outputs)
 
     def activation_of(self, layer: int) -> int:
         """Return the number of a layer's activation."""
@@ -156,22 +184,37 @@ class Network:
             w0=self.w0,
             coordinates_pad=padded(self.inputs),
             features_pad=padded(self.features),
+            features_block=min(padded(self.features), FEATURES_BLOCK),
             width_pad=padded(self.width),
             outputs_pad=padded(self.outputs),
             parameters=self.parameters,
         )
 
-    def layer(self, layer: int) -> LayerConstants:
-        """Return the constants of one layer."""
-        return LayerConstants(
-            coordinates=self.inputs,
-            features=self.features,
-            above=self.width if layer > 0 else 0,
-            below=self.below(layer),
-            outputs=self.shapes[layer][1],
-            activation=self.activation_of(layer),
-            w0=self.w0,
-        )
+    @property
+    def known(self) -> bool:
+        """Whether the kernels that go layer by layer are compiled for this network's sizes: widths that are multiples
+        of 64. Those of any other width, in which a stride is a number of the launch, take up to 80 registers more."""
+        return self.width % 64 == 0
+
+    def sizes(self, layer: int) -> LayerSizes:
+        """Return the sizes of one layer."""
+        above = self.width if layer > 0 else 0
+        return LayerSizes(self.inputs, self.features, above, self.below(layer), self.shapes[layer][1])
+
+    def layer(self, layer: int, activated: bool = True) -> LayerConstants:
+        """Return the constants of one layer; `activated`: for a kernel that applies its activation."""
+        sizes = self.sizes(layer)
+        if self.known:
+            return LayerConstants(*sizes, self.activation_of(layer) if activated else -1, 1)
+        return LayerConstants(-1, -1, -1, -1, -1, -1, multiple(sizes.above, sizes.outputs))
+
+    def inputs_gradient(self, inputs: InputRange, outputs: int) -> dict[str, Any]:
+        """Return the arguments of a kernel that forms the gradients of some of a layer's inputs."""
+        sizes = {"first_input": inputs.first, "size": inputs.size, "inputs": inputs.total, "outputs": outputs}
+        if self.known:
+            return {**sizes, "INPUTS": inputs, "OUTPUTS": outputs, "MULTIPLE": 1}
+        unknown = InputRange(-1, -1, -1)
+        return {**sizes, "INPUTS": unknown, "OUTPUTS": -1, "MULTIPLE": multiple(inputs.size, outputs)}
 
     def inputs_above(self, layer: int) -> InputRange:
         """Return the inputs of a layer that come from the layer before."""
@@ -261,6 +304,26 @@ def pieces(points: int, values: int) -> list[tuple[int, int]]:
 def grid(work: int, programs: int) -> tuple[int]:
     """Return a persistent grid: no more programs than there is work, and at least one."""
     return (max(1, min(work, programs)),)
+
+
+def columns(size: int) -> int:
+    """Return the columns that a kernel takes at a time of `size` coordinates: 16 or 64, since each number is compiled
+    apart.
+
+    >>> columns(3), columns(60)
+    (16, 64)
+    """
+    return 16 if size <= 16 else 64
+
+
+def reduced_block(size: int, most: int) -> int:
+    """Return the sums that a reduction of `size` takes at a time: one per thread of four warps, or `most`. No other,
+    since each is compiled apart.
+
+    >>> reduced_block(3, 1024), reduced_block(4096, 1024)
+    (128, 1024)
+    """
+    return 128 if size <= 128 else most
 
 
 def weight_gradient_blocks(net: Network, layer: int, size: int) -> int:

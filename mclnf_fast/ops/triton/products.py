@@ -29,6 +29,24 @@ def rounded(v, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def input_product(a, b, z, PRECISION: tl.constexpr):
+    """Return z + a b for inputs a of the network, float32 that no product rounds, and an operand b (`rounded`).
+
+    Unless it is multiplied exactly anyway, a goes to the matrix instructions as two tf32 numbers, which hold 22 of its
+    24 bits and the sign of what is left: a product is off by no more than float32's last place, and b, a half type or
+    rounded to tf32, is exact. A product of one rounded number would shift every point.
+    """
+    if b.dtype == tl.float32 and PRECISION == "ieee":
+        z = tl.dot(a, b, z, input_precision="ieee")
+    else:
+        wide = b.to(tl.float32)
+        upper = rounded(a, "tf32")
+        z = tl.dot(rounded(a - upper, "tf32"), wide, z, input_precision="tf32")
+        z = tl.dot(upper, wide, z, input_precision="tf32")
+    return z
+
+
+@triton.jit
 def matrix(
     w,
     module,
@@ -57,19 +75,25 @@ def vector(b, module, OUT: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def layer_pre_activations(h, encoded, w, b, module, NET: tl.constexpr, LAYER: tl.constexpr, PRECISION: tl.constexpr):
-    """Return z = (h, encoded) W + b of layer LAYER of a network (`launch.NetworkConstants`), [ROWS, outputs_pad]; h and
-    encoded are operands (`rounded`).
+    """Return z = (h, encoded) W + b of layer LAYER of a network (`launch.NetworkConstants`), [ROWS, outputs_pad]: h the
+    outputs of the layer before as an operand (`rounded`), encoded the features in blocks (`encode_in_blocks`).
 
-    The features come in behind h where the layer skips to them, and as h in the first layer.
+    The features come in behind h where the layer skips to them. They are all that the first layer takes; h is not read.
     """
-    above: tl.constexpr = NET.features if LAYER == 0 else NET.width
-    below: tl.constexpr = NET.features * ((NET.skips >> LAYER) & 1)
+    above: tl.constexpr = NET.width if LAYER > 0 else 0
+    below: tl.constexpr = NET.features if LAYER == 0 else NET.features * ((NET.skips >> LAYER) & 1)
     outputs: tl.constexpr = NET.outputs if NET.layers - 1 == LAYER else NET.width
-    above_pad: tl.constexpr = NET.features_pad if LAYER == 0 else NET.width_pad
     outputs_pad: tl.constexpr = NET.outputs_pad if NET.layers - 1 == LAYER else NET.width_pad
-    upper = matrix(w, module, 0, above, above + below, outputs, above_pad, outputs_pad, PRECISION)
-    z = tl.dot(h, upper, input_precision=PRECISION)
+    block: tl.constexpr = NET.features_block
+    if LAYER > 0:
+        upper = matrix(w, module, 0, above, above + below, outputs, NET.width_pad, outputs_pad, PRECISION)
+        z = tl.dot(h, upper, input_precision=PRECISION)
+    else:
+        z = tl.zeros((encoded[0].shape[0], outputs_pad), tl.float32)
     if below > 0:
-        lower = matrix(w, module, above, below, above + below, outputs, NET.features_pad, outputs_pad, PRECISION)
-        z = tl.dot(encoded, lower, z, input_precision=PRECISION)
+        for k in tl.static_range(NET.features_pad // block):
+            lower = matrix(
+                w, module, above + k * block, below - k * block, above + below, outputs, block, outputs_pad, PRECISION
+            )
+            z = input_product(encoded[k], lower, z, PRECISION)
     return z + vector(b, module, outputs, outputs_pad)[None, :]

@@ -11,6 +11,8 @@ import dataclasses
 
 import torch
 
+from mclnf_fast.ops.triton.launch import Network, padded
+
 SMALL_TILE = 16  # rows of the smallest tile that a matrix instruction takes
 
 
@@ -83,6 +85,17 @@ BACKWARD: dict[TileKey, Limited] = {
     ("half", 128): ((Shape(SMALL_TILE, 8), 576), (Shape(SMALL_TILE, 8), 576)),
     ("tf32", 64): ((Shape(SMALL_TILE, 4), 384), (Shape(SMALL_TILE, 4), 384)),
 }
+# Of the walk forward and back: the tile of large modules and that of small ones; a missing network goes layer by layer.
+# Last: whether more than 64 features come in again behind a hidden layer. `tune` does not time these.
+WALK: dict[tuple[str, int, bool], ShapePair] = {
+    ("half", 64, False): (Shape(128, 8), Shape(SMALL_TILE, 4)),
+    ("half", 128, False): (Shape(64, 8), Shape(SMALL_TILE, 8)),
+    ("half", 128, True): (Shape(32, 8), Shape(SMALL_TILE, 8)),
+    ("tf32", 64, False): (Shape(64, 4), Shape(SMALL_TILE, 4)),
+    ("tf32", 128, False): (Shape(32, 8), Shape(SMALL_TILE, 8)),
+    ("tf32", 128, True): (Shape(SMALL_TILE, 8), Shape(SMALL_TILE, 8)),
+    ("ieee", 64, False): (Shape(SMALL_TILE, 8), Shape(SMALL_TILE, 8)),
+}
 LAYER = Shape(64, 4, 3)
 LAYER_COLUMNS, LAYER_DEPTH = 64, 32
 WEIGHT_GRADIENT = {"half": (64, 32), "tf32": (64, 32), "ieee": (32, 16)}
@@ -117,3 +130,18 @@ def in_tensor_memory(shapes: ShapePair | None, columns: int, arch: int) -> Shape
         return shapes
     large, small = shapes
     return (dataclasses.replace(large, rows=min(large.rows, 32)), small)
+
+
+def walk_shapes(kind: str, net: Network, blackwell: bool) -> ShapePair | None:
+    """Return the tiles of the walk through a network; None if it goes layer by layer.
+
+    Blackwell's matrix instructions put the products of 64 rows and more in a tensor memory of 512 columns, and Triton
+    gives every product of the walk columns of its own: tiles stay below that there. Without such instructions it
+    spills 192 bytes there, so that it goes layer by layer.
+    """
+    shapes = WALK.get((kind, max(net.widest, 64), bool(net.skips) and padded(net.features) > 64))
+    if shapes is None or not blackwell:
+        return shapes
+    if kind == "ieee":
+        return None
+    return (Shape(32, 8), shapes[1]) if shapes[0].rows >= 64 else shapes

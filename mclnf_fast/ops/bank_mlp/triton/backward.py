@@ -14,27 +14,47 @@ from mclnf_fast.ops.bank_mlp.triton.encoding import feature_derivative
 from mclnf_fast.ops.triton.functions import (
     NONE,
     RELU,
-    activate,
-    encode,
+    encode_in_blocks,
     first_derivative,
     module_of,
+    next_inputs,
 )
-from mclnf_fast.ops.triton.products import layer_pre_activations, matrix, rounded
+from mclnf_fast.ops.triton.products import input_product, layer_pre_activations, matrix, rounded
 from mclnf_fast.ops.triton.reduce import add_to
 
 
 @triton.jit
 def add_weight_gradient(
-    sums, h, d, first, rows, more, OUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr
+    sums,
+    h,
+    d,
+    first,
+    rows,
+    more,
+    OUT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    FEATURES: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
-    """Add rows first ... first + rows - 1 of a layer's weight gradient, h^T d, to the sums [.., OUT]."""
+    """Add rows first ... first + rows - 1 of a layer's weight gradient, h^T d, to the sums [.., OUT]; FEATURES: h are
+    the network's inputs."""
     k = tl.arange(0, ROWS)
     n = tl.arange(0, COLUMNS)
     # A branch that is always taken: in a region of its own the compiler shares out this product's tile among the warps
     # by itself. Beside the others it takes them for a chain and gives all the tile of one, which repeats the work of
-    # those with few rows in every warp.
+    # those with few rows in every warp. So do the two products of `input_product`, which are apart here.
+    value = tl.zeros((ROWS, COLUMNS), tl.float32)
+    split: tl.constexpr = FEATURES and not (d.dtype == tl.float32 and PRECISION == "ieee")
+    if split and tl.num_programs(1) > 0:  # another condition: two branches of one condition become one
+        value = tl.dot(
+            rounded(tl.trans(h) - rounded(tl.trans(h), "tf32"), "tf32"), d.to(tl.float32), input_precision="tf32"
+        )
     if tl.num_programs(0) > 0:
-        value = tl.dot(tl.trans(h), d, input_precision=PRECISION)
+        if split:
+            value += tl.dot(rounded(tl.trans(h), "tf32"), d.to(tl.float32), input_precision="tf32")
+        else:
+            value = tl.dot(tl.trans(h), d, input_precision=PRECISION)
         mask = (k < rows)[:, None] & (n < OUT)[None, :]
         add_to(sums + (first + k)[:, None] * OUT + n[None, :], value, mask, more)
 
@@ -43,26 +63,25 @@ def add_weight_gradient(
 def forward_again(
     encoded, weights, biases, module, NET: tl.constexpr, LAST: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """Return the inputs of all layers, the derivatives of their activations (0 if the backward reads them off the
-    inputs), and the last pre-activations, which are computed if LAST."""
+    """Return the inputs of all layers but the first, the derivatives of their activations (0 if the backward reads them
+    off the inputs), with LAST also that of the outputs'."""
     LAYERS: tl.constexpr = NET.layers
-    h = encoded
-    inputs = (encoded,)
+    h = 0
+    inputs = (0,)
     derivatives = (0,)
-    z = 0
     for l in tl.static_range(LAYERS):
         if l < LAYERS - 1 or LAST:
             z = layer_pre_activations(h, encoded, weights[l], biases[l], module, NET, l, PRECISION)
             if l == LAYERS - 1:
                 derivatives = derivatives + (first_derivative(z, NET.output_activation, NET.w0),)
             else:
-                h = rounded(activate(z, NET.activation, NET.w0).to(KIND), PRECISION)
+                h = next_inputs(z, NET.activation, NET.w0, KIND, PRECISION)
                 inputs = inputs + (h,)
                 if NET.activation > RELU:  # relu's is read off h
                     derivatives = derivatives + (first_derivative(z, NET.activation, NET.w0),)
                 else:
                     derivatives = derivatives + (0,)
-    return inputs, derivatives, z
+    return inputs, derivatives
 
 
 @triton.jit
@@ -78,7 +97,6 @@ def layer_backward(
     more,
     NET: tl.constexpr,
     LAYER: tl.constexpr,
-    NEED_X: tl.constexpr,
     NEED_PARAMETERS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -88,29 +106,45 @@ def layer_backward(
     h, derivatives: its inputs and the derivatives of the activation that made them. Returns the address of the share,
     g of the layer before and ge.
     """
-    ABOVE: tl.constexpr = NET.features if LAYER == 0 else NET.width
-    BELOW: tl.constexpr = NET.features * ((NET.skips >> LAYER) & 1)
+    ABOVE: tl.constexpr = NET.width if LAYER > 0 else 0
+    BELOW: tl.constexpr = NET.features if LAYER == 0 else NET.features * ((NET.skips >> LAYER) & 1)
     OUT: tl.constexpr = NET.outputs if NET.layers - 1 == LAYER else NET.width
-    ABOVE_PAD: tl.constexpr = NET.features_pad if LAYER == 0 else NET.width_pad
-    BELOW_PAD: tl.constexpr = NET.features_pad
     OUT_PAD: tl.constexpr = NET.outputs_pad if NET.layers - 1 == LAYER else NET.width_pad
-    d = rounded(g.to(h.dtype), PRECISION)
+    BLOCK: tl.constexpr = NET.features_block
+    d = rounded(g.to(w.dtype.element_ty), PRECISION)
     address -= (ABOVE + BELOW + 1) * OUT
     if NEED_PARAMETERS:
-        add_weight_gradient(address, h, d, 0, ABOVE, more, OUT, ABOVE_PAD, OUT_PAD, PRECISION)
+        if ABOVE > 0:
+            add_weight_gradient(address, h, d, 0, ABOVE, more, OUT, NET.width_pad, OUT_PAD, False, PRECISION)
         if BELOW > 0:
-            add_weight_gradient(address, encoded, d, ABOVE, BELOW, more, OUT, BELOW_PAD, OUT_PAD, PRECISION)
+            for k in tl.static_range(len(encoded)):
+                add_weight_gradient(
+                    address,
+                    encoded[k],
+                    d,
+                    ABOVE + k * BLOCK,
+                    BELOW - k * BLOCK,
+                    more,
+                    OUT,
+                    BLOCK,
+                    OUT_PAD,
+                    True,
+                    PRECISION,
+                )
         o = tl.arange(0, OUT_PAD)
         add_to(address + (ABOVE + BELOW) * OUT + o, tl.sum(g, 0), o < OUT, more)
-    if BELOW > 0 and NEED_X:
-        below = matrix(w, module, ABOVE, BELOW, ABOVE + BELOW, OUT, BELOW_PAD, OUT_PAD, PRECISION)
-        ge = tl.dot(d, tl.trans(below), ge, input_precision=PRECISION)
-    if LAYER == 0:
-        if NEED_X:
-            above = matrix(w, module, 0, ABOVE, ABOVE + BELOW, OUT, ABOVE_PAD, OUT_PAD, PRECISION)
-            ge = tl.dot(d, tl.trans(above), ge, input_precision=PRECISION)
-    else:
-        above = matrix(w, module, 0, ABOVE, ABOVE + BELOW, OUT, ABOVE_PAD, OUT_PAD, PRECISION)
+    if BELOW > 0:
+        sums = ()
+        for k in tl.static_range(len(encoded)):
+            first: tl.constexpr = ABOVE + k * BLOCK
+            part = matrix(w, module, first, BELOW - k * BLOCK, ABOVE + BELOW, OUT, BLOCK, OUT_PAD, PRECISION)
+            if NET.layers - 1 == LAYER and w.dtype.element_ty != tl.float32:  # nothing else rounds these gradients
+                sums = sums + (input_product(g, tl.trans(part), ge[k], PRECISION),)
+            else:
+                sums = sums + (tl.dot(d, tl.trans(part), ge[k], input_precision=PRECISION),)
+        ge = sums
+    if LAYER > 0:
+        above = matrix(w, module, 0, ABOVE, ABOVE + BELOW, OUT, NET.width_pad, OUT_PAD, PRECISION)
         g = tl.dot(d, tl.trans(above), input_precision=PRECISION)
         if NET.activation == RELU:
             g = tl.where(h > 0, g, 0.0)
@@ -134,25 +168,17 @@ def fused_backward(
     modules,
     tiles_per_chunk,
     NET: tl.constexpr,
-    NEED_X: tl.constexpr,
     NEED_PARAMETERS: tl.constexpr,
     ROWS: tl.constexpr,
     PRECISION: tl.constexpr,
-    weight=None,
-    errors=None,
-    LOSS: tl.constexpr = False,
-    WEIGHTED: tl.constexpr = False,
 ):
     """Store the gradients of <grad_y [N, outputs], f(x)>: grad_x [N, coordinates], and a chunk's sums [parameters],
     layer after layer, weights before biases. chunks [modules + 1]: the first chunk of each module.
-
-    LOSS: those of the squared error weight [N] |f(x) - grad_y|^2, grad_y being its target (WEIGHTED unset: of weight
-    1), and in errors [chunks] its sums.
     """
-    kind: tl.constexpr = x.dtype.element_ty
+    kind: tl.constexpr = weights[0].dtype.element_ty
     LAYERS: tl.constexpr = NET.layers
     OUT: tl.constexpr = NET.outputs
-    FEATURES_PAD: tl.constexpr = NET.features_pad
+    BLOCK: tl.constexpr = NET.features_block
     wide = tl.zeros((), tl.int64)  # turns a loop's variable into an offset beyond 2^31
     for chunk in range(tl.program_id(0), tl.load(chunks + modules), tl.num_programs(0)):
         module = module_of(chunks, chunk, modules)
@@ -160,31 +186,32 @@ def fused_backward(
         tiles = tl.load(starts + module + 1) - tl.load(starts + module)
         share = sums + (wide + chunk) * NET.parameters
         end = tl.load(offsets + module + 1)
-        error = 0.0
         for tile in range(first, tl.minimum(first + tiles_per_chunk, tiles)):
             more = wide + tile > first
-            rows = tl.load(offsets + module) + (wide + tile) * ROWS + tl.arange(0, ROWS)
-            live = rows < end
-            encoded = encode(x, rows, live, table, 0, NET.coordinates, NET.features, FEATURES_PAD, kind, PRECISION)
-            inputs, derivatives, z = forward_again(
-                encoded, weights, biases, module, NET, NET.output_activation != NONE or LOSS, kind, PRECISION
+            begin = tl.load(offsets + module) + (wide + tile) * ROWS
+            rows = tl.arange(0, ROWS)  # in the tile, 32 bits wide
+            live = rows < tl.minimum(end - begin, ROWS).to(tl.int32)
+            points = x + begin * NET.coordinates
+            encoded = encode_in_blocks(points, rows, live, table, NET, kind, PRECISION)
+            inputs, derivatives = forward_again(
+                encoded, weights, biases, module, NET, NET.output_activation != NONE, kind, PRECISION
             )
             n = tl.arange(0, NET.outputs_pad)
             mask = live[:, None] & (n < OUT)[None, :]
-            g = tl.load(grad_y + rows[:, None] * OUT + n[None, :], mask=mask, other=0.0).to(tl.float32)
-            if LOSS:
-                y = activate(z, NET.output_activation, NET.w0).to(kind).to(tl.float32)
-                g = tl.where(mask, y - g, 0.0)
-                weighted = g
-                if WEIGHTED:
-                    weighted = g * tl.load(weight + rows, mask=live, other=0.0).to(tl.float32)[:, None]
-                error += tl.sum(weighted * g)
-                g = 2.0 * weighted
+            g = tl.load(grad_y + begin * OUT + rows[:, None] * OUT + n[None, :], mask=mask, other=0.0).to(tl.float32)
             if NET.output_activation != NONE:
                 g = tl.where(mask, g * derivatives[LAYERS], 0.0)
-            ge = tl.zeros((ROWS, FEATURES_PAD), tl.float32)
+            ge = ()
+            for _ in tl.static_range(len(encoded)):
+                ge = ge + (tl.zeros((ROWS, BLOCK), tl.float32),)
             address = share + NET.parameters
             for back in tl.static_range(LAYERS):
+                if (
+                    kind != tl.float32
+                    and NEED_PARAMETERS
+                    and (back == LAYERS - 1 or (NET.skips >> (LAYERS - 1 - back)) & 1)
+                ):
+                    encoded = encode_in_blocks(points, rows, live, table, NET, kind, PRECISION)  # as in `fused_forward`
                 address, g, ge = layer_backward(
                     address,
                     g,
@@ -197,30 +224,29 @@ def fused_backward(
                     more,
                     NET,
                     LAYERS - 1 - back,
-                    NEED_X,
                     NEED_PARAMETERS,
                     PRECISION,
                 )
-            if NEED_X:
-                encode_backward(x, grad_x, ge, rows, live, table, NET)
+            encode_backward(points, grad_x + begin * NET.coordinates, ge, rows, live, table, NET, kind)
             tl.debug_barrier()  # the next tile's sums are read by other threads than those that wrote them
-        if LOSS:
-            tl.store(errors + chunk, error)
 
 
 @triton.jit
-def encode_backward(x, grad_x, ge, rows, live, table, NET: tl.constexpr):
-    """Store grad_x [.., coordinates]: the gradients ge [ROWS, features_pad] of the features, through the encoding."""
-    c = tl.arange(0, NET.features_pad)
-    exists = c < NET.features
-    dim = tl.load(table + c, mask=exists, other=0.0).to(tl.int32)
-    frequency = tl.load(table + NET.features + c, mask=exists, other=0.0)[None, :]
-    half = tl.load(table + 2 * NET.features + c, mask=exists, other=0.0)[None, :]
-    mask = live[:, None] & exists[None, :]
-    v = tl.load(x + rows[:, None] * NET.coordinates + dim[None, :], mask=mask, other=0.0).to(tl.float32)
-    g = tl.where(mask, ge * feature_derivative(v, frequency, half), 0.0)
-    i = tl.arange(0, NET.coordinates_pad)
-    pick = tl.where((dim[:, None] == i[None, :]) & exists[:, None], 1.0, 0.0)
-    total = tl.dot(g, pick, input_precision="ieee")
+def encode_backward(x, grad_x, ge, rows, live, table, NET: tl.constexpr, KIND: tl.constexpr):
+    """Store grad_x [.., coordinates]: the gradients ge of the features, in blocks, through the encoding."""
+    COORDINATES_PAD: tl.constexpr = NET.coordinates_pad
+    i = tl.arange(0, COORDINATES_PAD)
+    total = tl.zeros((rows.shape[0], COORDINATES_PAD), tl.float32)
+    for k in tl.static_range(len(ge)):
+        c = k * NET.features_block + tl.arange(0, NET.features_block)
+        exists = c < NET.features
+        dim = tl.load(table + c, mask=exists, other=0.0).to(tl.int32)
+        frequency = tl.load(table + NET.features + c, mask=exists, other=0.0)[None, :]
+        half = tl.load(table + 2 * NET.features + c, mask=exists, other=0.0)[None, :]
+        mask = live[:, None] & exists[None, :]
+        v = tl.load(x + rows[:, None] * NET.coordinates + dim[None, :], mask=mask, other=0.0).to(tl.float32)
+        g = tl.where(mask, ge[k] * feature_derivative(v, frequency, half, KIND), 0.0)
+        pick = tl.where((dim[:, None] == i[None, :]) & exists[:, None], 1.0, 0.0)
+        total = tl.dot(g, pick, total, input_precision="ieee")
     to = grad_x + rows[:, None] * NET.coordinates + i[None, :]
     tl.store(to, total.to(grad_x.dtype.element_ty), mask=live[:, None] & (i < NET.coordinates)[None, :])

@@ -8,15 +8,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.triton.functions import sine
-from mclnf_fast.ops.triton.products import rounded
+from mclnf_fast.ops.triton.functions import wave
 
 
 @triton.jit
-def feature_derivative(v, frequency, half):
-    """Return the derivative of a feature in its coordinate v: of a sine (half 0), a cosine (0.5) or v itself (-1)."""
-    wave = sine(v * frequency, tl.where(half == 0.5, 0.0, 0.5))
-    return tl.where(half < 0, 1.0, frequency * tl.where(half == 0.5, -wave, wave))
+def feature_derivative(v, frequency, half, KIND: tl.constexpr):
+    """Return the derivative of a feature in its coordinate v: of a sine (half 0), a cosine (0.5) or v itself (-1); for
+    weights of type KIND."""
+    value = wave(v, frequency, tl.where(half == 0.5, 0.0, 0.5), KIND)
+    return tl.where(half < 0, 1.0, frequency * tl.where(half == 0.5, -value, value))
 
 
 @triton.jit
@@ -27,10 +27,9 @@ def features_both(
     live,
     table,
     c,
-    IN: tl.constexpr,
-    FEATURES: tl.constexpr,
+    IN,
+    FEATURES,
     KIND: tl.constexpr,
-    PRECISION: tl.constexpr,
     ALONG_X: tl.constexpr,
 ):
     """Return features c [COLUMNS] of the rows' points and their tangents; see `encode_both`."""
@@ -41,12 +40,12 @@ def features_both(
     mask = live[:, None] & exists[None, :]
     place = rows[:, None] * IN + dim[None, :]
     v = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
-    value = tl.where(half < 0, v, sine(v * frequency, half))
+    value = tl.where(half < 0, v, wave(v, frequency, half, KIND))
     tangent = tl.zeros(value.shape, tl.float32)
     if ALONG_X:
         t = tl.load(along_x + place, mask=mask, other=0.0).to(tl.float32)
-        tangent = t * feature_derivative(v, frequency, half)
-    return rounded(value.to(KIND), PRECISION), rounded(tangent.to(KIND), PRECISION)
+        tangent = t * feature_derivative(v, frequency, half, KIND)
+    return value, tangent
 
 
 @triton.jit
@@ -57,8 +56,8 @@ def encode_both(
     live,
     table,
     first,
-    IN: tl.constexpr,
-    FEATURES: tl.constexpr,
+    IN,
+    FEATURES,
     COLUMNS: tl.constexpr,
     KIND: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -67,16 +66,16 @@ def encode_both(
     """Return `encode` and the tangents of the features along along_x [N, IN]; without ALONG_X those are zeros."""
     c = first + tl.arange(0, COLUMNS)
     if tl.float32 == KIND and PRECISION == "ieee":  # as in `encode`
-        value, tangent = features_both(x, along_x, rows, live, table, c, IN, FEATURES, KIND, PRECISION, ALONG_X)
+        value, tangent = features_both(x, along_x, rows, live, table, c, IN, FEATURES, KIND, ALONG_X)
     else:
-        value = tl.zeros((rows.shape[0], COLUMNS), KIND)
-        tangent = tl.zeros((rows.shape[0], COLUMNS), KIND)
+        value = tl.zeros((rows.shape[0], COLUMNS), tl.float32)
+        tangent = tl.zeros((rows.shape[0], COLUMNS), tl.float32)
         if tl.num_programs(0) > 0:
-            value, tangent = features_both(x, along_x, rows, live, table, c, IN, FEATURES, KIND, PRECISION, ALONG_X)
+            value, tangent = features_both(x, along_x, rows, live, table, c, IN, FEATURES, KIND, ALONG_X)
     return value, tangent
 
 
-@triton.jit(do_not_specialize=["points"])
+@triton.jit(do_not_specialize=["points", "IN", "FEATURES"])
 def features_gradient(
     x,
     along_x,
@@ -85,8 +84,8 @@ def features_gradient(
     grad_x,
     table,
     points,
-    IN: tl.constexpr,
-    FEATURES: tl.constexpr,
+    IN,
+    FEATURES,
     ALONG_X: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -97,7 +96,7 @@ def features_gradient(
     ROWS: tl.constexpr = BLOCK.rows
     COLUMNS: tl.constexpr = BLOCK.columns
     DEPTH: tl.constexpr = BLOCK.depth
-    blocks: tl.constexpr = (IN + COLUMNS - 1) // COLUMNS
+    blocks = (IN + COLUMNS - 1) // COLUMNS
     tiles = (points + ROWS - 1) // ROWS
     for place in range(tl.program_id(0), tiles * blocks, tl.num_programs(0)):
         rows = (wide + place // blocks) * ROWS + tl.arange(0, ROWS)
@@ -114,11 +113,11 @@ def features_gradient(
             origin = rows[:, None] * IN + dim[None, :]
             v = tl.load(x + origin, mask=mask, other=0.0).to(tl.float32)
             value = tl.load(gt + rows[:, None] * FEATURES + c[None, :], mask=mask, other=0.0)
-            value *= feature_derivative(v, frequency, half)
+            value *= feature_derivative(v, frequency, half, tl.float32)
             if ALONG_X:
                 t = tl.load(along_x + origin, mask=mask, other=0.0).to(tl.float32)
                 t *= tl.load(g + rows[:, None] * FEATURES + c[None, :], mask=mask, other=0.0)
-                value -= tl.where(half < 0, 0.0, t * frequency * frequency * sine(v * frequency, half))
+                value -= tl.where(half < 0, 0.0, t * frequency * frequency * wave(v, frequency, half, tl.float32))
             value = tl.where(mask, value, 0.0)
             pick = tl.where((dim[:, None] == i[None, :]) & exists[:, None], 1.0, 0.0)
             total = tl.dot(value, pick, total, input_precision="ieee")

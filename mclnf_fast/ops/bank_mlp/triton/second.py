@@ -64,16 +64,13 @@ def _forward(bank: Bank, along: Direction) -> Saved:
     saved = Saved([], [], [], [])
     for l, (_, out) in enumerate(net.shapes):
         curved = bank.points if Activation(net.activation_of(l)).curved else 0
-        for tensors, points in (
-            (saved.outputs, bank.points),
-            (saved.tangents, bank.points),
-            (saved.derivatives, curved),
-            (saved.curvatures, curved),
-        ):
-            tensors.append(x.new_empty(points, out))
+        for outputs in (saved.outputs, saved.tangents):
+            outputs.append(bank.saved(bank.points, l))
+        for factors in (saved.derivatives, saved.curvatures):  # in a half type they would be most of the error
+            factors.append(x.new_empty(curved, out))
         layer_tangents[bank.grid(tiles * -(-out // table.LAYER_COLUMNS), shape)](
-            saved.outputs[l - 1] if l > 0 else x,
-            saved.tangents[l - 1] if l > 0 else x,
+            saved.outputs[l - 1] if l > 0 else bank.weights[l],
+            saved.tangents[l - 1] if l > 0 else bank.weights[l],
             x,
             x if along.x is None else along.x,
             saved.outputs[l],
@@ -87,6 +84,9 @@ def _forward(bank: Bank, along: Direction) -> Saved:
             bank.biases[l],
             along.weights[l] if along.weights else bank.weights[l],
             along.biases[l] if along.biases else bank.biases[l],
+            **net.sizes(l)._asdict(),
+            activation=net.activation_of(l),
+            w0=net.w0,
             LAYER=net.layer(l),
             ALONG=bool(along.weights),
             ALONG_X=along.x is not None,
@@ -166,9 +166,9 @@ def _piece(
             starts,
             bank.weights[l],
             along.weights[l] if along.weights else bank.weights[l],
-            INPUTS=inputs,
-            OUT=net.shapes[l][1],
-            KIND=kind,
+            **net.inputs_gradient(inputs, net.shapes[l][1]),
+            activation=kind,
+            ACTIVATION=kind if net.known else -1,
             ALONG=bool(along.weights),
             MORE=into_features,  # which add up over the layers that take them
             **bank.shared,
@@ -179,8 +179,8 @@ def _piece(
     for l in reversed(range(net.layers)):
         sums = gradients.of_layer(l)
         layer_weight_gradients[bank.grid(most * launch.weight_gradient_blocks(net, l, block.rows), shape)](
-            saved.outputs[l - 1] if l > 0 else x,
-            saved.tangents[l - 1] if l > 0 else x,
+            saved.outputs[l - 1] if l > 0 else bank.weights[l],
+            saved.tangents[l - 1] if l > 0 else bank.weights[l],
             x,
             x if along.x is None else along.x,
             d,
@@ -189,8 +189,10 @@ def _piece(
             bank.offsets,
             chunks,
             bank.columns,
+            bank.weights[l],
             points_per_chunk=per_chunk,
-            LAYER=net.layer(l),
+            **net.sizes(l)._asdict(),
+            LAYER=net.layer(l, activated=False),
             ALONG_X=along.x is not None,
             BLOCK=block,
             **bank.shared,
@@ -200,7 +202,7 @@ def _piece(
         if grad_x is not None and net.below(l):
             inputs_gradient(l, net.inputs_below(l), Activation.NONE.value, features, True)
         if l > 0:
-            to = [x.new_empty(bank.points, net.width) for _ in range(2)]
+            to = [bank.saved(bank.points, l - 1) for _ in range(2)]
             inputs_gradient(l, net.inputs_above(l), net.activation, to, False)
             d, e = to
     gradients.finish()

@@ -14,8 +14,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.triton.functions import encode, module_of
-from mclnf_fast.ops.triton.products import rounded
+from mclnf_fast.ops.triton.functions import encode, module_of, size_of
+from mclnf_fast.ops.triton.products import input_product, rounded
 
 
 @triton.jit
@@ -38,17 +38,17 @@ def square(v):
 
 
 @triton.jit
-def live_features(x, rows, live, table, first, LAYER: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr):
+def live_features(
+    x, rows, live, table, first, IN, FEATURES, COLUMNS: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr
+):
     """Return `encode` with zeros in the rows that do not exist: their cosines are not 0, and the squares would
     count."""
-    a = encode(x, rows, live, table, first, LAYER.coordinates, LAYER.features, COLUMNS, x.dtype.element_ty, PRECISION)
-    return tl.where(live[:, None], a, 0.0).to(x.dtype.element_ty)
+    a = encode(x, rows, live, table, first, IN, FEATURES, COLUMNS, KIND, PRECISION)
+    return tl.where(live[:, None], a, 0.0)
 
 
 @triton.jit
-def live_outputs(
-    h, rows, live, first, COUNT: tl.constexpr, STRIDE: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr
-):
+def live_outputs(h, rows, live, first, COUNT, STRIDE, COLUMNS: tl.constexpr, PRECISION: tl.constexpr):
     """Return columns first ... of the outputs h of the layer before, rows STRIDE apart, with zeros beyond COUNT."""
     i = first + tl.arange(0, COLUMNS)
     mask = live[:, None] & (i < COUNT)[None, :]
@@ -63,36 +63,64 @@ def layer_inputs(
     live,
     table,
     first,
+    IN,
+    FEATURES,
+    ABOVE,
+    STRIDE,
     LAYER: tl.constexpr,
-    STRIDE: tl.constexpr,
     COLUMNS: tl.constexpr,
+    KIND: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Return inputs first ... of a layer, [rows, COLUMNS]: the `above` ones of the layer before, filled up to a
-    multiple of COLUMNS, then the features."""
-    padded: tl.constexpr = (LAYER.above + COLUMNS - 1) // COLUMNS * COLUMNS
+    """Return inputs first ... of a layer, [rows, COLUMNS]: the ABOVE ones of the layer before, filled up to a multiple
+    of COLUMNS, then the features. float32 if the layer may take features, for `input_product`."""
+    padded = (ABOVE + COLUMNS - 1) // COLUMNS * COLUMNS
     if LAYER.below == 0:
-        a = live_outputs(h, rows, live, first, LAYER.above, STRIDE, COLUMNS, PRECISION)
+        a = live_outputs(h, rows, live, first, ABOVE, STRIDE, COLUMNS, PRECISION)
     elif LAYER.above == 0:
-        a = live_features(x, rows, live, table, first, LAYER, COLUMNS, PRECISION)
+        a = live_features(x, rows, live, table, first, IN, FEATURES, COLUMNS, KIND, PRECISION)
     else:
         if first < padded:
-            a = live_outputs(h, rows, live, first, LAYER.above, STRIDE, COLUMNS, PRECISION)
+            a = live_outputs(h, rows, live, first, ABOVE, STRIDE, COLUMNS, PRECISION).to(tl.float32)
         else:
-            a = live_features(x, rows, live, table, first - padded, LAYER, COLUMNS, PRECISION)
+            a = live_features(x, rows, live, table, first - padded, IN, FEATURES, COLUMNS, KIND, PRECISION)
     return a
 
 
 @triton.jit
-def row_of(first, i, ABOVE: tl.constexpr, BELOW: tl.constexpr, COLUMNS: tl.constexpr):
+def weight_gradient(a, e, total, FEATURES: tl.constexpr, PRECISION: tl.constexpr):
+    """Return total + a^T e of a layer's inputs a; FEATURES: features may be among them."""
+    e = rounded(e, PRECISION)
+    if FEATURES:
+        total = input_product(tl.trans(a), e, total, PRECISION)
+    else:
+        total = tl.dot(tl.trans(a), e, total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
+def row_of(first, i, ABOVE, BELOW, COLUMNS: tl.constexpr):
     """Return the rows of the weights that belong to `layer_inputs`, and which of them exist."""
-    padded: tl.constexpr = (ABOVE + COLUMNS - 1) // COLUMNS * COLUMNS
+    padded = (ABOVE + COLUMNS - 1) // COLUMNS * COLUMNS
     above = first < padded
     row = tl.where(above, first, ABOVE + first - padded) + i
     return row, row < tl.where(above, ABOVE, ABOVE + BELOW)
 
 
-@triton.jit(do_not_specialize=["modules", "samples_per_chunk"])
+@triton.jit(
+    do_not_specialize=[
+        "modules",
+        "samples_per_chunk",
+        "coordinates",
+        "features",
+        "above",
+        "below",
+        "outputs",
+        "h_stride",
+        "d_stride",
+    ],
+    do_not_specialize_on_alignment=["scores"],  # a layer's share of them begins anywhere
+)
 def sample_sums(
     h,
     x,
@@ -106,12 +134,19 @@ def sample_sums(
     owned,
     chunks,
     table,
+    w,
     damping,
     modules,
     samples_per_chunk,
+    coordinates,
+    features,
+    above,
+    below,
+    outputs,
+    h_stride,
+    d_stride,
     LAYER: tl.constexpr,
-    H_STRIDE: tl.constexpr,
-    D_STRIDE: tl.constexpr,
+    STRIDES: tl.constexpr,
     POINTS: tl.constexpr,
     SCORED: tl.constexpr,
     SUMS: tl.constexpr,
@@ -124,24 +159,29 @@ def sample_sums(
     With SUMS those of their gradients and of those squared, float32 [chunks, (above + below + 1) outputs] each; with
     SCORED every sample's score by the Fisher (fisher_w, fisher_b), float32 [blocks, samples], a block's share each.
 
-    h [N, above], d [N, outputs]: rows H_STRIDE and D_STRIDE apart. POINTS: every point is a sample; else sample s has
-    the points segments[s] ... segments[s + 1] - 1, at least one. owned [modules + 1]: the first sample of each module.
-    PRECISION, SQUARES: how float32, and squares in float32, are multiplied.
+    h [N, above], d [N, outputs]: rows h_stride and d_stride apart (STRIDES, if the kernel is compiled for them).
+    POINTS: every point is a sample; else sample s has the points segments[s] ... segments[s + 1] - 1, at least one.
+    owned [modules + 1]: the first sample of each module. PRECISION, SQUARES: how float32, and squares in float32, are
+    multiplied.
 
     Programs: chunks times blocks of [rows inputs, columns outputs], the biases behind the first ones; the blocks of a
     chunk next to each other, so that the caches hold its inputs.
     """
-    ABOVE: tl.constexpr = LAYER.above
-    BELOW: tl.constexpr = LAYER.below
-    OUT: tl.constexpr = LAYER.outputs
+    IN = size_of(coordinates, LAYER.coordinates)
+    FEATURES = size_of(features, LAYER.features)
+    ABOVE = size_of(above, LAYER.above, LAYER.multiple)
+    BELOW = size_of(below, LAYER.below)
+    OUT = size_of(outputs, LAYER.outputs, LAYER.multiple)
+    H_STRIDE = size_of(h_stride, STRIDES[0], LAYER.multiple)
+    D_STRIDE = size_of(d_stride, STRIDES[1], LAYER.multiple)
     ROWS: tl.constexpr = BLOCK.rows
     COLUMNS: tl.constexpr = BLOCK.columns
     DEPTH: tl.constexpr = BLOCK.depth
+    kind: tl.constexpr = w.dtype.element_ty
     wide = tl.zeros((), tl.int64)
-    padded: tl.constexpr = (ABOVE + ROWS - 1) // ROWS * ROWS
-    high: tl.constexpr = padded // ROWS + (BELOW + ROWS - 1) // ROWS
-    broad: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
-    size: tl.constexpr = (ABOVE + BELOW + 1) * OUT
+    high = (ABOVE + ROWS - 1) // ROWS + (BELOW + ROWS - 1) // ROWS
+    broad = (OUT + COLUMNS - 1) // COLUMNS
+    size = (ABOVE + BELOW + 1) * OUT
     for place in range(tl.program_id(0), tl.load(chunks + modules) * (high * broad), tl.num_programs(0)):
         chunk = place // (high * broad)
         block = place % (high * broad)
@@ -162,19 +202,21 @@ def sample_sums(
             place_w = module.to(tl.int64) * ((ABOVE + BELOW) * OUT) + row[:, None] * OUT + n[None, :]
             weight = inverse(fisher_w + place_w, damping, mask)
             last = wanted & (wide + first == 0)
-            operand = rounded(weight.to(tl.bfloat16 if x.dtype.element_ty == tl.bfloat16 else tl.float32), SQUARES)
+            operand = rounded(weight.to(tl.bfloat16 if kind == tl.bfloat16 else tl.float32), SQUARES)
             bias_weight = inverse(fisher_b + module.to(tl.int64) * OUT + n, damping, last)
         if POINTS:
             for point in range(begin, end, DEPTH):
                 t = wide + point + tl.arange(0, DEPTH)
                 live = t < end
                 e = tl.load(d + t[:, None] * D_STRIDE + n[None, :], mask=live[:, None] & wanted[None, :], other=0.0)
-                a = layer_inputs(h, x, t, live, table, first, LAYER, H_STRIDE, ROWS, PRECISION)
-                e_square = rounded(square(e), SQUARES)
+                a = layer_inputs(
+                    h, x, t, live, table, first, IN, FEATURES, ABOVE, H_STRIDE, LAYER, ROWS, kind, PRECISION
+                )
+                e_square = rounded(square(e.to(kind)), SQUARES)
                 e_wide = e.to(tl.float32)
                 if SUMS:
-                    total = tl.dot(tl.trans(a), rounded(e, PRECISION), total, input_precision=PRECISION)
-                    a_square = rounded(square(a), SQUARES)
+                    total = weight_gradient(a, e.to(kind), total, LAYER.below != 0, PRECISION)
+                    a_square = rounded(square(a).to(e_square.dtype), SQUARES)
                     square_total = tl.dot(tl.trans(a_square), e_square, square_total, input_precision=SQUARES)
                     bias += tl.sum(e_wide, 0)
                     bias_square += tl.sum(e_wide * e_wide, 0)
@@ -192,8 +234,10 @@ def sample_sums(
                     t = wide + point + tl.arange(0, DEPTH)
                     live = t < stop
                     e = tl.load(d + t[:, None] * D_STRIDE + n[None, :], mask=live[:, None] & wanted[None, :], other=0.0)
-                    a = layer_inputs(h, x, t, live, table, first, LAYER, H_STRIDE, ROWS, PRECISION)
-                    g = tl.dot(tl.trans(a), rounded(e, PRECISION), g, input_precision=PRECISION)
+                    a = layer_inputs(
+                        h, x, t, live, table, first, IN, FEATURES, ABOVE, H_STRIDE, LAYER, ROWS, kind, PRECISION
+                    )
+                    g = weight_gradient(a, e.to(kind), g, LAYER.below != 0, PRECISION)
                     c += tl.sum(e.to(tl.float32), 0)
                 if SUMS:
                     total += g
@@ -212,7 +256,7 @@ def sample_sums(
             tl.store(squares + to_bias, bias_square, mask=wanted & (wide + first == 0))
 
 
-@triton.jit(do_not_specialize=["modules"])
+@triton.jit(do_not_specialize=["modules", "size", "outputs", "scaled"])
 def reduce_samples(
     sums,
     squares,
@@ -224,16 +268,16 @@ def reduce_samples(
     mean_w,
     mean_b,
     modules,
-    SIZE: tl.constexpr,
-    OUT: tl.constexpr,
-    SCALED: tl.constexpr,
+    size,
+    outputs,
+    scaled,
     CHUNKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Store a layer's gradients, of weights [modules, SIZE - OUT] and biases [modules, OUT], and the means of the
-    squares over a module's samples, from the chunks' sums [chunks, SIZE]: in their order, CHUNKS at a time. SCALED: of
-    values that were `scale` [1] times too large."""
-    blocks: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
+    """Store a layer's gradients, of weights [modules, size - outputs] and biases [modules, outputs], and the means of
+    the squares over a module's samples, from the chunks' sums [chunks, size]: in their order, CHUNKS at a time. scaled:
+    of values that were `scale` [1] times too large."""
+    blocks = (size + BLOCK - 1) // BLOCK
     wide = tl.zeros((), tl.int64)
     for place in range(tl.program_id(0), modules * blocks, tl.num_programs(0)):
         module = place // blocks
@@ -243,20 +287,19 @@ def reduce_samples(
         mean = tl.zeros((BLOCK,), tl.float32)
         end = tl.load(chunks + module + 1)
         for chunk in range(tl.load(chunks + module), end, CHUNKS):
-            place_c = (wide + chunk + c)[:, None] * SIZE + i[None, :]
-            mask = (chunk + c < end)[:, None] & (i < SIZE)[None, :]
+            place_c = (wide + chunk + c)[:, None] * size + i[None, :]
+            mask = (chunk + c < end)[:, None] & (i < size)[None, :]
             total += tl.sum(tl.load(sums + place_c, mask=mask, other=0.0), 0)
             mean += tl.sum(tl.load(squares + place_c, mask=mask, other=0.0), 0)
-        if SCALED:
-            factor = 1.0 / tl.load(scale)
-            total *= factor
-            mean = mean * factor * factor
+        factor = 1.0 / tl.load(scale, mask=scaled > 0, other=1.0)
+        total *= factor
+        mean = mean * factor * factor
         samples = tl.load(owned + module + 1) - tl.load(owned + module)
         mean = mean / tl.maximum(samples, 1).to(tl.float32)
-        to_w = (wide + module) * (SIZE - OUT) + i
-        to_b = (wide + module) * OUT + i - (SIZE - OUT)
-        is_w = i < SIZE - OUT
-        is_b = (i < SIZE) & (i >= SIZE - OUT)
+        to_w = (wide + module) * (size - outputs) + i
+        to_b = (wide + module) * outputs + i - (size - outputs)
+        is_w = i < size - outputs
+        is_b = (i < size) & (i >= size - outputs)
         kind = grad_w.dtype.element_ty
         tl.store(grad_w + to_w, total.to(kind), mask=is_w)
         tl.store(grad_b + to_b, total.to(kind), mask=is_b)

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops import _memory
+from mclnf_fast.ops.bank_mlp.triton.sweeps import walk, walk_shapes
 from mclnf_fast.ops.fisher.records import ParameterLists
 from mclnf_fast.ops.fisher.triton import table
 from mclnf_fast.ops.fisher.triton.kernels import reduce_samples, sample_sums
-from mclnf_fast.ops.fisher.triton.sweep import fused_sweep
 from mclnf_fast.ops.triton import launch, plain
 from mclnf_fast.ops.triton.bank import Bank, backward_sweep
-from mclnf_fast.ops.triton.table import Shape, ShapePair
-from mclnf_fast.packing import Activation
+from mclnf_fast.ops.triton.table import Shape
 from mclnf_fast.spec import FieldSpec
 
 ALIGNED = 8  # columns that a row of activations in memory is a multiple of
@@ -43,10 +42,8 @@ def fisher_scores(
     Half types are multiplied as they are; squares and all sums are float32's. segments int64 [S + 1] of points, or
     None: each point is a sample. owned int64 [M + 1]: the first sample of each module.
     """
-    kind = x.dtype
-    # Spherical harmonics are polynomials: in float32, then rounded once like the features that the kernels form.
     x, spec = plain.without_spherical(x.float(), spec)
-    x, net = x.to(kind), launch.network(*spec.packed)
+    net = launch.network(*spec.packed)
     samples = x.shape[0] if segments is None else segments.shape[0] - 1
 
     def like(tensors: list[Tensor]) -> list[Tensor]:
@@ -60,8 +57,8 @@ def fisher_scores(
     bank = Bank(net, x, offsets, tuple(weights), tuple(biases))
     owned = bank.offsets if segments is None else owned
     with bank.on_device():
-        scale = scale_of(grad_y) if kind == torch.float16 else None
-        d_y = grad_y.contiguous() if scale is None else grad_y * scale.to(kind)
+        scale = scale_of(grad_y) if bank.dtype == torch.float16 else None
+        d_y = grad_y.contiguous() if scale is None else grad_y * scale.to(grad_y.dtype)
         shares = _layers(bank, d_y, fisher, segments, owned, damping, scale, grads, mean)
         scores = shares.sum(0)
         if scale is not None:
@@ -91,14 +88,13 @@ def _layers(
     """Fill grads and mean and return the shares of the scores [blocks, samples], none without `fisher`."""
     net, x, sums, scored = bank.net, bank.x, bool(grads[0]), fisher is not None
     samples = bank.points if segments is None else segments.shape[0] - 1
-    product = bank.kind if bank.kind != "half" else "bf16" if x.dtype == torch.bfloat16 else "fp16"
+    product = bank.kind if bank.kind != "half" else "bf16" if bank.dtype == torch.bfloat16 else "fp16"
     block = (table.POINTS if segments is None else table.SAMPLES)[product]
-    depth = block.depth
-    if segments is not None:  # no more points at a time than a sample has
-        depth = min(depth, launch.padded(-(-bank.points // samples)))
+    # No more points at a time than a sample has.
+    most_at_a_time = block.depth if segments is None else launch.padded(-(-bank.points // samples))
     per_chunk = -(-samples // table.CHUNKS)
     if segments is None:
-        per_chunk = -(-per_chunk // depth) * depth
+        per_chunk = -(-per_chunk // block.depth) * block.depth
     most = launch.most_tiles(samples, bank.modules, per_chunk)
     chunks = launch.starts(owned.diff(), per_chunk)
     blocks = [launch.weight_gradient_blocks(net, l, block.side) for l in range(net.layers)]
@@ -107,7 +103,10 @@ def _layers(
     shape = Shape(block.side, block.warps, block.stages)
     for l, h, d in _sweep(bank, grad_y):
         rows, out = net.shapes[l]
-        parts = torch.empty(2, most if sums else 0, (rows + 1) * out, dtype=torch.float32, device=x.device)
+        # The kernel of any width takes inputs as if features were among them.
+        depth = min(block.depth_of(net.below(l) > 0 or not net.known), most_at_a_time)
+        # Two tensors, each as well aligned as any.
+        parts = [x.new_empty(most if sums else 0, (rows + 1) * out, dtype=torch.float32) for _ in range(2)]
         sample_sums[bank.grid(most * blocks[l], shape)](
             h,
             x,
@@ -121,16 +120,19 @@ def _layers(
             owned,
             chunks,
             bank.columns,
+            bank.weights[l],
             damping,
             samples_per_chunk=per_chunk,
-            LAYER=net.layer(l),
-            H_STRIDE=h.stride(0),
-            D_STRIDE=d.stride(0),
+            **net.sizes(l)._asdict(),
+            h_stride=h.stride(0),
+            d_stride=d.stride(0),
+            LAYER=net.layer(l, activated=False),
+            STRIDES=(h.stride(0), d.stride(0)) if net.known else (-1, -1),
             POINTS=segments is None,
             SCORED=scored,
             SUMS=sums,
             BLOCK=launch.BlockSize(block.side, block.side, depth),
-            SQUARES="tf32" if x.dtype == torch.float16 else bank.precision,
+            SQUARES="tf32" if bank.dtype == torch.float16 else bank.precision,
             num_warps=block.warps,
             num_stages=block.stages,
             **bank.shared,
@@ -143,69 +145,31 @@ def _layers(
 def _sweep(bank: Bank, grad_y: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield, from the last layer to the first, its number, its inputs from the layer before (x for the first), [N,
     width], and the gradients of its pre-activations, [N, out]."""
-    device = bank.x.device
-    blackwell = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 10
-    shapes = table.sweep_shapes(bank.kind, bank.net, blackwell)
-    if shapes is None:
-        return backward_sweep(bank, grad_y)
-    return _fused_sweep(bank, shapes, grad_y)
-
-
-def _fused_sweep(bank: Bank, shapes: ShapePair, grad_y: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    net, x = bank.net, bank.x
-    shape, tiles = bank.tile(shapes)
-    grid = bank.grid(tiles, shape)
-
-    def matrices(rows: int, widths: list[int]) -> tuple[Tensor, ...]:
-        return tuple(x.new_empty(rows, -(-width // ALIGNED) * ALIGNED) for width in widths)
-
-    hidden = [net.width] * (net.layers - 1)
-    saved = matrices(bank.points, hidden)
-    gradients = matrices(bank.points, [*hidden, net.outputs])
-    derivatives = matrices(grid[0] * shape.rows, hidden) if Activation(net.activation).curved else saved
-    fused_sweep[grid](
-        x,
-        grad_y,
-        saved or (x,),  # an empty tuple is no argument
-        derivatives or (x,),
-        gradients,
-        bank.offsets,
-        bank.starts(shape.rows),
-        bank.columns,
-        bank.weights,
-        bank.biases,
-        NET=net.constants(),
-        WIDTH_STRIDE=-(-net.width // ALIGNED) * ALIGNED,
-        OUT_STRIDE=gradients[-1].stride(0),
-        ROWS=shape.rows,
-        **bank.shared,
-        num_warps=shape.warps,
-        num_stages=shape.stages,
-    )
-    return iter([(l, saved[l - 1] if l > 0 else x, gradients[l]) for l in reversed(range(net.layers))])
+    shapes = walk_shapes(bank)
+    return backward_sweep(bank, grad_y) if shapes is None else walk(bank, shapes, grad_y, ALIGNED)
 
 
 def _reduce(
     bank: Bank,
-    parts: Tensor,
+    parts: list[Tensor],
     chunks: Tensor,
     owned: Tensor,
     scale: Tensor | None,
     to: tuple[Tensor, Tensor, Tensor, Tensor],
 ) -> None:
-    size, out = parts.shape[2], to[1].shape[1]
-    block = min(table.REDUCED, launch.padded(size))
+    size, out = parts[0].shape[1], to[1].shape[1]
+    block = launch.reduced_block(size, table.REDUCED)
     reduce_samples[bank.grid(bank.modules * math.ceil(size / block), Shape(block, 4))](
         parts[0],
         parts[1],
         chunks,
         owned,
-        owned if scale is None else scale,
+        parts[0] if scale is None else scale,
         *to,
         bank.modules,
-        SIZE=size,
-        OUT=out,
-        SCALED=scale is not None,
+        size,
+        out,
+        scaled=int(scale is not None),
         CHUNKS=table.REDUCED_CHUNKS,
         BLOCK=block,
     )

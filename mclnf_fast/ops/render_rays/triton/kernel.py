@@ -11,23 +11,42 @@ import triton
 import triton.language as tl
 
 from mclnf_fast.ops.render_rays.triton.rays import absorbed, edge, features, interval, occupied
-from mclnf_fast.ops.triton.functions import activate, module_of
-from mclnf_fast.ops.triton.products import layer_pre_activations, rounded
+from mclnf_fast.ops.triton.functions import activate, module_of, next_inputs
+from mclnf_fast.ops.triton.products import layer_pre_activations
 
 PROBES = tl.constexpr(4)  # bins that a ray passes at a time in search of an occupied one
 
 
 @triton.jit
-def network(encoded, module, weights, biases, NET: tl.constexpr, PRECISION: tl.constexpr):
-    """Return the module's outputs for features [ROWS, features_pad], float32 [ROWS, outputs_pad]: the layers of
+def features_in_blocks(point, table, NET: tl.constexpr, KIND: tl.constexpr):
+    """Return all features of points as a tuple of blocks [ROWS, features_block]; point: what `features` takes of it."""
+    BLOCK: tl.constexpr = NET.features_block
+    x, y, z, extra, ray, live = point
+    blocks = ()
+    for k in tl.static_range(NET.features_pad // BLOCK):
+        if tl.float32 == KIND:
+            block = features(x, y, z, extra, ray, live, table, k * BLOCK, NET, KIND)
+        else:
+            block = tl.zeros((x.shape[0], BLOCK), tl.float32)
+            if tl.num_programs(0) > 0:  # always, as in `encode`: 460 bytes of spills less at width 128 with a skip
+                block = features(x, y, z, extra, ray, live, table, k * BLOCK, NET, KIND)
+        blocks = blocks + (block,)  # noqa: RUF005 - Triton knows no star
+    return blocks
+
+
+@triton.jit
+def network(point, table, module, weights, biases, NET: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr):
+    """Return the module's outputs at points (`features_in_blocks`), float32 [ROWS, outputs_pad]: the layers of
     `fused_forward`, which takes fewer registers if its own stand in it."""
     OUT_PAD: tl.constexpr = NET.outputs_pad
-    encoded = rounded(encoded, PRECISION)
-    h = encoded
+    encoded = features_in_blocks(point, table, NET, KIND)
+    h = 0
     for l in tl.static_range(NET.layers - 1):
+        if tl.float32 != KIND and l > 0 and (NET.skips >> l) & 1:
+            encoded = features_in_blocks(point, table, NET, KIND)
         z = layer_pre_activations(h, encoded, weights[l], biases[l], module, NET, l, PRECISION)
-        h = rounded(activate(z, NET.activation, NET.w0).to(encoded.dtype), PRECISION)
-    y = tl.zeros((encoded.shape[0], OUT_PAD), tl.float32)
+        h = next_inputs(z, NET.activation, NET.w0, KIND, PRECISION)
+    y = tl.zeros((encoded[0].shape[0], OUT_PAD), tl.float32)
     if tl.num_programs(0) > 0:  # always, as in `fused_forward`: the last layer shares out its narrow tile apart
         last = layer_pre_activations(
             h, encoded, weights[NET.layers - 1], biases[NET.layers - 1], module, NET, NET.layers - 1, PRECISION
@@ -128,6 +147,7 @@ def render(
     """
     origins, directions, extra = rays
     aabb, occupancy, background = scene
+    kind: tl.constexpr = weights[0].dtype.element_ty
     near, far, step, max_raw, max_depth = limits
     OUT_PAD: tl.constexpr = NET.outputs_pad
     wide = tl.zeros((), tl.int64)
@@ -189,8 +209,8 @@ def render(
                 begin = edge(k, bins, enter, leave, width)
                 stop = edge(k + 1, bins, enter, leave, width)
                 t = 0.5 * (begin + stop)
-                encoded = features(ox + dx * t, oy + dy * t, oz + dz * t, extra, ray, ready, table, NET)
-                y = network(encoded.to(weights[0].dtype.element_ty), module, weights, biases, NET, PRECISION)
+                point = (ox + dx * t, oy + dy * t, oz + dz * t, extra, ray, ready)
+                y = network(point, table, module, weights, biases, NET, kind, PRECISION)
                 raw = tl.sum(tl.where((tl.arange(0, OUT_PAD) == 0)[None, :], y, 0.0), 1)
                 s = activate(tl.where(raw > max_raw, max_raw, raw), SCENE.density, NET.w0) * (stop - begin)
                 # A place without a sample may hold anything, infinity and NaN as well.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mclnf_fast.ops.triton.functions import sine
+from mclnf_fast.ops.triton.functions import wave
 
 MOST_BINS = tl.constexpr(16777216.0)
 
@@ -88,14 +88,15 @@ def occupied(occupancy, aabb, x, y, z, ask, SCENE: tl.constexpr):
 
 
 @triton.jit
-def features(x, y, z, extra, ray, live, table, NET: tl.constexpr):
-    """Return the features of points [ROWS, features_pad], 0 beyond the last: `encode` of coordinates in registers.
+def features(x, y, z, extra, ray, live, table, first, NET: tl.constexpr, KIND: tl.constexpr):
+    """Return features first ... of points, float32 [ROWS, features_block], 0 beyond the last: `encode` of coordinates
+    in registers.
 
     extra [R, coordinates - 3]: the coordinates of a ray behind the position.
     """
     FEATURES: tl.constexpr = NET.features
     MORE: tl.constexpr = NET.coordinates - 3
-    c = tl.arange(0, NET.features_pad)
+    c = first + tl.arange(0, NET.features_block)
     exists = c < FEATURES
     dim = tl.load(table + c, mask=exists, other=0.0).to(tl.int32)[None, :]
     frequency = tl.load(table + FEATURES + c, mask=exists, other=0.0)[None, :]
@@ -105,7 +106,7 @@ def features(x, y, z, extra, ray, live, table, NET: tl.constexpr):
         behind = live[:, None] & (exists[None, :] & (dim > 2))
         v = tl.where(dim > 2, tl.load(extra + ray[:, None] * MORE + (dim - 3), mask=behind, other=0.0), v)
     v = tl.where(live[:, None] & exists[None, :], v, 0.0)
-    return tl.where(half < 0, v, sine(v * frequency, half))
+    return tl.where(half < 0, v, wave(v, frequency, half, KIND))
 
 
 @triton.jit
