@@ -328,8 +328,7 @@ def reduced_block(size: int, most: int) -> int:
 
 def weight_gradient_blocks(net: Network, layer: int, size: int) -> int:
     """Return the number of blocks of `size` inputs times `size` outputs of a layer's weight gradient, the features
-    apart
-    from the inputs of the layer before."""
+    apart from the inputs of the layer before."""
     above = net.width if layer > 0 else 0
     high = -(-above // size) + -(-net.below(layer) // size)
     return high * -(-net.shapes[layer][1] // size)
