@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,11 @@ from mclnf_fast.ops.triton.layers import layer_forward, layer_gradient
 from mclnf_fast.ops.triton.precision import precision
 from mclnf_fast.ops.triton.reduce import ColumnRange, reduce_chunks, scale_gradients
 
+T = TypeVar("T")
 SUMS_BYTES = 1 << 28  # of the chunks' sums of all layers at once
+# Tensors of a launch: always as many, with nothing to do for those that are missing, so that no number of layers is
+# compiled anew.
+TENSORS = 16
 INTERPRETED_PROGRAMS = 4  # of a persistent grid under the interpreter, which runs them one after another
 
 
@@ -223,23 +227,33 @@ def reduce(
 ) -> None:
     """Add up the chunks' sums of several tensors in one launch, times the modules' factors float32 [M]; `more`: added
     to what is there."""
-    if not parts:
-        return
-    columns = tuple(ColumnRange(part.first, part.to[0].numel(), part.sums.shape[1]) for part in parts)
-    block = launch.reduced_block(max(c.size for c in columns), 1024)
-    blocks = sum(-(-c.size // block) for c in columns)
-    reduce_chunks[bank.grid(bank.modules * blocks, table.Shape(block, 4))](
-        tuple(part.sums for part in parts),
-        chunks,
-        tuple(part.to for part in parts),
-        saved_constant(columns, torch.int32, bank.x.device),
-        parts[0].sums if factors is None else factors,
-        bank.modules,
-        scaled=int(factors is not None),
-        more=int(more),
-        TENSORS=len(parts),
-        BLOCK=block,
-    )
+    for some in _together(parts):
+        columns = tuple(ColumnRange(part.first, part.to[0].numel(), part.sums.shape[1]) for part in some)
+        block = launch.reduced_block(max(c.size for c in columns), 1024)
+        blocks = sum(-(-c.size // block) for c in columns)
+        nothing = (TENSORS - len(some)) * (ColumnRange(0, 0, 0),)
+        reduce_chunks[bank.grid(bank.modules * blocks, table.Shape(block, 4))](
+            tuple(part.sums for part in _filled(some)),
+            chunks,
+            tuple(part.to for part in _filled(some)),
+            saved_constant(columns + nothing, torch.int32, bank.x.device),
+            some[0].sums if factors is None else factors,
+            bank.modules,
+            scaled=int(factors is not None),
+            more=int(more),
+            TENSORS=TENSORS,
+            BLOCK=block,
+        )
+
+
+def _together(parts: Sequence[T]) -> list[Sequence[T]]:
+    """Return runs of parts that one launch takes."""
+    return [parts[i : i + TENSORS] for i in range(0, len(parts), TENSORS)]
+
+
+def _filled(parts: Sequence[T]) -> tuple[T, ...]:
+    """Return parts for every place of a launch; those behind the last are not read."""
+    return (*parts, *((TENSORS - len(parts)) * (parts[0],)))
 
 
 class LayerSums:
@@ -272,18 +286,20 @@ def scaled(gradients: Sequence[Tensor], factors: Tensor, dtype: torch.dtype) -> 
     """Return gradients [M, ...] times their module's factor [M], in one launch."""
     gradients = [g.contiguous() for g in gradients]
     to = [torch.empty_like(g, dtype=dtype) for g in gradients]
-    modules, sizes = len(factors), tuple(g[0].numel() for g in gradients)
-    work = launch.grid(-(-modules * max(sizes) // 1024), programs(factors.device, 4))
+    modules, factors = len(factors), factors.contiguous()
     with on_device(factors.device):
-        scale_gradients[work](
-            tuple(gradients),
-            factors.contiguous(),
-            tuple(to),
-            saved_constant(sizes, torch.int32, factors.device),
-            modules,
-            TENSORS=len(to),
-            BLOCK=1024,
-        )
+        for some in _together(list(zip(gradients, to))):
+            sizes = tuple(g[0].numel() for g, _ in some)
+            work = launch.grid(-(-modules * max(sizes) // 1024), programs(factors.device, 4))
+            scale_gradients[work](
+                tuple(g for g, _ in _filled(some)),
+                factors,
+                tuple(t for _, t in _filled(some)),
+                saved_constant(sizes + (TENSORS - len(sizes)) * (0,), torch.int32, factors.device),
+                modules,
+                TENSORS=TENSORS,
+                BLOCK=1024,
+            )
     return to
 
 
