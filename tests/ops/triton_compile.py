@@ -36,7 +36,7 @@ from mclnf_fast.ops.fisher.triton import kernels as fisher
 from mclnf_fast.ops.fisher.triton import table as fisher_table
 from mclnf_fast.ops.render_rays.triton import kernel as rays
 from mclnf_fast.ops.render_rays.triton import table as rays_table
-from mclnf_fast.ops.triton import error, launch, layers, reduce, table
+from mclnf_fast.ops.triton import bank, error, launch, layers, reduce, table
 from mclnf_fast.packing import Activation
 
 CUOBJDUMP = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -97,7 +97,7 @@ def entries(arch: int) -> Iterator[Entry]:
         inner = (TYPE[kind],) * (net.layers - 1)
         more = {"WIDTH_STRIDE": width, "OUT_STRIDE": 8, "saved": inner, "derivatives": inner}
         more |= {"gradients": (*inner, SINGLE)}
-        for shape in dict.fromkeys(table.walk_shapes(kind, net, arch >= 100) or ()):
+        for shape in dict.fromkeys(table.walk_shapes(kind, net, arch) or ()):
             yield "walk", kind, net, shape, walk.fused_walk, more
             loss = {**more, "LOSS": True, "WEIGHTED": True, "weight": SINGLE, "OUT_STRIDE": 4}
             yield "walk of the error", kind, net, shape, walk.fused_walk, loss
@@ -120,10 +120,10 @@ def entries(arch: int) -> Iterator[Entry]:
         through = {"ALONG_X": True, "g": SINGLE, "gt": SINGLE}
         through["BLOCK"] = launch.BlockSize(shape.rows, 64, table.LAYER_DEPTH)
         yield "features", kind, net, shape, encoding.features_gradient, through
-    tensors: dict[str, Any] = {"TENSORS": 3, "BLOCK": 1024, "columns": torch.int32}
-    more = {**tensors, **dict.fromkeys(("sums", "grads"), (SINGLE,) * 3), "scaled": 1, "more": 1}
+    tensors: dict[str, Any] = {"TENSORS": bank.TENSORS, "BLOCK": 1024, "columns": torch.int32}
+    more = {**tensors, **dict.fromkeys(("sums", "grads"), (SINGLE,) * bank.TENSORS), "scaled": 1, "more": 1}
     yield "reduce", "ieee", net, table.Shape(1024, 4), reduce.reduce_chunks, more
-    more = {**tensors, **dict.fromkeys(("gradients", "scaled"), (SINGLE,) * 3)}
+    more = {**tensors, **dict.fromkeys(("gradients", "scaled"), (SINGLE,) * bank.TENSORS)}
     yield "scale", "ieee", net, table.Shape(1024, 4), reduce.scale_gradients, more
     yield from fisher_entries(arch)
 

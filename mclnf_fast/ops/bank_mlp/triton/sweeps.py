@@ -109,7 +109,7 @@ def _fused(bank: Bank, shapes: table.ShapePair, output_gradient: Tensor, grad_x:
 
 def walk_shapes(bank: Bank) -> table.ShapePair | None:
     """Return the tiles of the walk through a bank; None if it goes layer by layer."""
-    return table.walk_shapes(bank.kind, bank.net, 100 <= architecture(bank.x.device) < 120)
+    return table.walk_shapes(bank.kind, bank.net, architecture(bank.x.device))
 
 
 def walk(
