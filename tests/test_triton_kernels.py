@@ -56,5 +56,5 @@ def test_other_entries_are_refused(tmp_path: pathlib.Path, monkeypatch: pytest.M
 def test_the_committed_table_has_one_kernel_an_entry() -> None:
     result = json.loads(RESULT.read_text(encoding="utf-8"))
     assert result["architecture"] == 90
-    assert len(result["now"]) == len(result["before"])
+    assert len(result["now"]) > 100
     assert all(len(kernels) == 1 and kernels[0]["counts"] == list(triton_kernels.COUNTS) for kernels in result["now"])
