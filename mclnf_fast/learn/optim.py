@@ -154,20 +154,21 @@ class BankOptimizer:
         """
         if grads is not None and not isinstance(grads, (list, tuple)):
             raise TypeError(f"grads must be a sequence of tensors like the parameters, got {type(grads).__name__}")
-        gradients = [p.grad for p in self.params] if grads is None else list(grads)
-        for i, g in enumerate(gradients):
+        gradients: list[Tensor] = []
+        for i, g in enumerate([p.grad for p in self.params] if grads is None else grads):
             if g is None:
                 raise ValueError(f"grads[{i}] must be a tensor like params[{i}], got None")
+            gradients.append(g)
         active, scaling, copies = self._active, self.loss_scale, self.params if self.half else ()
         finite: Tensor | None = None
         if copies:
-            gradients = [self._rounded(g) for g in gradients]  # type: ignore[arg-type]
+            gradients = [self._rounded(g) for g in gradients]
         if scaling is not None:
-            finite = all_finite(gradients)  # type: ignore[arg-type]
+            finite = all_finite(gradients)
             active = finite if active is None else finite & active
         bank_step(
             self.masters,
-            gradients,  # type: ignore[arg-type]
+            gradients,
             self._exp_avg,
             self._exp_avg_sq,
             self._step,

@@ -241,7 +241,7 @@ def test_plain_descent_is_a_fit_where_nothing_adapts_at_once(
     kind: str, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on CUDA, which has no `bank_adapt`."""
-    config = dataclasses.replace(CONFIG, **KINDS[kind])  # type: ignore[arg-type]
+    config = dataclasses.replace(CONFIG, **KINDS[kind])
     expected = trainer("modules", config)
     expected.step()
     assert set(calls) == {"bank_adapt"}

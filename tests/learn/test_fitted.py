@@ -244,9 +244,19 @@ def test_the_reference_is_not_asked_for_fits() -> None:
     torch.testing.assert_close(flat(stepped.params), flat(one_by_one(made(Mod)).params), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(("precision", "steps"), [("fp32", 1), ("bf16", 4)])
+def test_the_reference_that_is_asked_to_round_makes_the_steps_of_a_fit(precision: str, steps: int) -> None:
+    """As a GPU's kernels do: step by step the first layer and the biases would be rounded too."""
+    method = made(ModRandom, precision=precision)
+    method.tasks[0].backend = "reference"
+    method.begin(0)
+    method.steps(0, 4)
+    assert method.made == steps
+
+
 def test_a_signal_that_diverges_is_named() -> None:
     method = made(Mod)
-    method.tasks[0].y[1, 5] = float("nan")  # type: ignore[attr-defined]
+    method.tasks[0].y[1, 5] = float("nan")
     method.begin(0)
     method.steps(0, 2)  # SGD's: sample 5 may not be among the first draws
     with pytest.raises(InputError, match=r"curve 0: .* of signal 1 is no longer finite after \d+ steps"):
@@ -257,7 +267,7 @@ def test_on_a_gpu_a_signal_that_diverged_is_named_when_somebody_looks(monkeypatc
     """A look in every call would wait for the device."""
     monkeypatch.setattr(fitted, "values_can_be_read", lambda *tensors: False)
     method = made(Mod)
-    method.tasks[0].y[1, 5] = float("nan")  # type: ignore[attr-defined]
+    method.tasks[0].y[1, 5] = float("nan")
     method.begin(0)
     for _ in range(5):
         method.steps(0, 50)

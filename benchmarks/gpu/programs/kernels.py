@@ -7,6 +7,7 @@ frames (CUDA, if cuobjdump is there).
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import pathlib
@@ -63,9 +64,8 @@ def cuda_stacks() -> dict[str, int]:
     reader, filt = _cuobjdump(), shutil.which("c++filt") or tool("cu++filt")
     if reader is None or filt is None or not library.exists():
         return {}
-    options = {"capture_output": True, "text": True, "check": False, "timeout": 60}
-    mangled = subprocess.run([reader, "-res-usage", str(library)], **options).stdout  # type: ignore[call-overload]
-    return stacks(subprocess.run([filt], input=mangled, **options).stdout)  # type: ignore[call-overload]
+    read = functools.partial(subprocess.run, capture_output=True, text=True, check=False, timeout=60)
+    return stacks(read([filt], input=read([reader, "-res-usage", str(library)]).stdout).stdout)
 
 
 def stacks(text: str) -> dict[str, int]:
