@@ -61,6 +61,8 @@ def cpu_arguments() -> tuple[list[str], list[str]]:
     compile_args += ["-O1", "-g", "-UNDEBUG"] if flag("MCLNF_DEBUG") else ["-O3", "-DNDEBUG", "-g0"]
     if flag("MCLNF_EMULATE"):  # vectors twice the registers' size take the compiler minutes at -O3
         compile_args += ["-DMCLNF_EMULATE", "-O1"]
+    if sys.platform == "linux":
+        compile_args += ["-include", os.path.abspath("csrc/old_glibc.h")]
     link_args: list[str] = []
     if flag("MCLNF_SANITIZE"):
         sanitize = [
@@ -85,17 +87,22 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc") or (at_home if os.path.exists(at_home) else None)
 
 
-def cuda_extension(include: list[str], cuda_of_torch: str | None) -> list:
+def cuda_extension(cuda_of_torch: str | None, name: str = "mclnf_fast._C_cuda") -> list:
     """The CUDA library as a list of one extension, or of none, with a line that says why."""
     sources, nvcc = sorted(glob.glob("csrc/cuda/*.cu")), find_nvcc()
     if flag("MCLNF_NO_CUDA"):
         why_not = "MCLNF_NO_CUDA is set"
     elif cuda_of_torch is None and not flag("MCLNF_CUDA"):  # it could not be loaded: minutes for nothing
         why_not = "torch was built without CUDA (MCLNF_CUDA=1 builds the library all the same)"
+    elif os.path.exists("PKG-INFO") and not flag("MCLNF_CUDA"):  # whoever installs it did not ask for minutes of nvcc
+        why_not = "a source archive builds it if MCLNF_CUDA=1 asks for it"
     elif not sources or nvcc is None:
         why_not = "nvcc was not found" if sources else "no sources"
     else:
-        extension = Extension("mclnf_fast._C_cuda", sources, include_dirs=include, py_limited_api=True)
+        from torch.utils import cpp_extension
+
+        include = [os.path.abspath("csrc"), *cpp_extension.include_paths()]
+        extension = Extension(name, sources, include_dirs=include, py_limited_api=True)
         extension.mclnf_nvcc = nvcc
         return [extension]
     say(f"CUDA library not built: {why_not}")
@@ -157,6 +164,22 @@ def extensions() -> tuple[list, dict]:
     except ImportError:
         say("nothing compiled: torch is not importable at build time; the PyTorch reference serves every op")
         return [], {}
+    compile_args, link_args = cpu_arguments()
+    cpu = cpp_extension.CppExtension(
+        "mclnf_fast._C_cpu",
+        sources,
+        depends=depends,
+        include_dirs=[os.path.abspath("csrc")],
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+        py_limited_api=True,
+    )
+    return [cpu, *cuda_extension(torch.version.cuda)], {"build_ext": build_command(), "bdist_wheel": Wheel}
+
+
+def build_command() -> type:
+    """The command `build_ext`; needs torch."""
+    from torch.utils import cpp_extension
 
     class Build(cpp_extension.BuildExtension):
         """Ninja for the CPU library; nvcc called directly, since torch's CUDA build wants a CUDA build of
@@ -184,6 +207,8 @@ def extensions() -> tuple[list, dict]:
                 try:
                     self.build_cuda(extension)
                 except (subprocess.CalledProcessError, OSError) as error:
+                    if extension.name != "mclnf_fast._C_cuda":  # the wheel of csrc/cuda/wheel, empty without it
+                        raise
                     say(f"CUDA library not built: nvcc failed ({error}); everything else works without it")
                     self.extensions.remove(extension)
 
@@ -220,26 +245,15 @@ def extensions() -> tuple[list, dict]:
             output = self.get_ext_fullpath(extension.name)
             os.makedirs(os.path.dirname(output), exist_ok=True)
             # The CUDA runtime is linked statically and torch's shims are found at load time, in the torch
-            # that loads us.
-            subprocess.run([nvcc, "-shared", "-o", output, *objects, "-cudart", "static"], check=True)
+            # that loads us. The toolkit of pip's packages has its libraries in lib/, where nvcc doesn't look.
+            folder = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(nvcc))), "lib")
+            subprocess.run([nvcc, "-shared", "-o", output, *objects, f"-L{folder}", "-cudart", "static"], check=True)
 
         def get_ext_filename(self, name: str) -> str:
             # One file name for every Python: the library has no Python in it.
             return os.path.join(*name.split(".")) + ".so"
 
-    compile_args, link_args = cpu_arguments()
-    cpu = cpp_extension.CppExtension(
-        "mclnf_fast._C_cpu",
-        sources,
-        depends=depends,
-        include_dirs=[os.path.abspath("csrc")],
-        extra_compile_args=compile_args,
-        extra_link_args=link_args,
-        py_limited_api=True,
-    )
-    include = [os.path.abspath("csrc"), *cpp_extension.include_paths()]
-    build = Build.with_options(no_python_abi_suffix=True)
-    return [cpu, *cuda_extension(include, torch.version.cuda)], {"build_ext": build, "bdist_wheel": Wheel}
+    return Build.with_options(no_python_abi_suffix=True)
 
 
 if __name__ == "__main__":  # not where a test asks for the flags

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import cases, device, limit, machine, runner, table, timing
 from mclnf_fast.cli.parser import CommandParser
 from mclnf_fast.cpus import use_threads
-from mclnf_fast.errors import InputError
+from mclnf_fast.errors import InputError, pip_install
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 SCHEMA = 1
@@ -185,7 +185,7 @@ def plotted(data: dict[str, Any], path: pathlib.Path) -> str:
     try:
         plot.draw(data, path.with_suffix(".png"))
     except ImportError as error:
-        return f"; no plot, {error.name} is not installed (pip install 'mclnf-fast[report]')"
+        return f"; no plot, {error.name} is not installed ({pip_install('report')})"
     return f" and {path.with_suffix('.png').name}"
 
 

@@ -22,7 +22,7 @@ import torch
 from benchmarks import fisher_report
 from benchmarks.fisher_measure import Sweep, measure
 from benchmarks.fisher_variants import FACTORS, rows
-from mclnf_fast.errors import InputError
+from mclnf_fast.errors import InputError, pip_install
 from mclnf_fast.info import info
 from mclnf_fast.systems.common.config_file import with_options
 from mclnf_fast.systems.signals.data import load
@@ -156,7 +156,7 @@ def write(sweeps: list[dict[str, Any]], stem: pathlib.Path) -> list[pathlib.Path
     try:
         fisher_report.draw(sweeps, paths[2])
     except ImportError:
-        print("no picture: it needs matplotlib, pip install 'mclnf-fast[report]'", file=sys.stderr)
+        print(f"no picture: it needs matplotlib, {pip_install('report')}", file=sys.stderr)
         paths.pop()
     return paths
 

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import pathlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from mclnf_fast.cpus import wait_briefly
+from mclnf_fast.errors import BackendError, InputError
+
+__version__ = "0.1.0"
 
 wait_briefly()  # before the first import of torch
 
-# isort: split
-from mclnf_fast import ops
-from mclnf_fast.errors import BackendError, InputError
-from mclnf_fast.fields import FieldBank, FieldDataset, load_bank, save_bank
-from mclnf_fast.info import info
-from mclnf_fast.shading import Shading
-from mclnf_fast.spec import (
-    Composite,
-    FieldSpec,
-    Frequency,
-    HashGrid,
-    Identity,
-    LogFrequency,
-    SphericalHarmonics,
-    TriPlane,
-)
+# The command line answers these itself, in 0.1 s: the import of torch would make it two seconds.
+_TEXT_ALONE: tuple[list[str], ...] = ([], ["-h"], ["--help"], ["--version"], ["run", "-h"], ["run", "--help"])
+
+if pathlib.Path(sys.argv[0]).stem != "mclnf-fast" or sys.argv[1:] not in _TEXT_ALONE:
+    from mclnf_fast import ops
+    from mclnf_fast.fields import FieldBank, FieldDataset, load_bank, save_bank
+    from mclnf_fast.info import info, warn_if_untested
+    from mclnf_fast.shading import Shading
+    from mclnf_fast.spec import (
+        Composite,
+        FieldSpec,
+        Frequency,
+        HashGrid,
+        Identity,
+        LogFrequency,
+        SphericalHarmonics,
+        TriPlane,
+    )
+
+    warn_if_untested()
 
 if TYPE_CHECKING:
     from mclnf_fast.artifacts import load, pretrained
     from mclnf_fast.systems.fit.api import fit
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BackendError",

@@ -1,6 +1,16 @@
-"""The errors that the package raises beside `ValueError`, `TypeError` and `IndexError`."""
+"""The errors that the package raises beside `ValueError`, `TypeError` and `IndexError`, and their remedies.
 
-import torch
+It imports no torch: the command line needs it for `mclnf-fast --help`.
+"""
+
+EXTRAS = {
+    "report": "matplotlib jinja2",
+    "media": "av soundfile soxr",
+    "ct": "scikit-image",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+}
+"""Extra of the package -> the packages that it installs, as in pyproject.toml."""
 
 
 class InputError(ValueError):
@@ -16,9 +26,12 @@ class BackendError(RuntimeError):
     remedy."""
 
 
-class DeviceMemoryError(torch.OutOfMemoryError):
-    """Raised if a device's memory is too small for the tensors that an op holds beside its results.
+def pip_install(extra: str) -> str:
+    """Return the command that installs the packages of an extra, for an error message.
 
-    The message names the op, the memory asked for, the memory that was free, and the remedy. `except
-    torch.OutOfMemoryError` catches it.
+    It names the packages themselves: `pip install 'mclnf-fast[report]'` fails as long as the package is not published.
+
+    >>> pip_install("report")
+    'pip install matplotlib jinja2'
     """
+    return f"pip install {EXTRAS[extra]}"

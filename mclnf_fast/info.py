@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import pathlib
 import platform
+import re
+import warnings
 from typing import Any
 
 import torch
@@ -21,6 +23,27 @@ _PACKAGES = (
     "matplotlib",
     "jinja2",
 )
+
+TESTED_TORCH = ((2, 11), (2, 14))
+"""Releases of torch that the package is tested with: from the first of these on, before the second."""
+
+
+def warn_if_untested(version: str = torch.__version__) -> None:
+    """Warn once if this release of torch is not one that the package is tested with.
+
+    Later ones are not refused: the libraries use torch's stable ABI alone, which is made to last.
+
+    >>> warn_if_untested("2.12.1+cpu")
+    """
+    release = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    first, end = TESTED_TORCH
+    if not first <= release < end:
+        names = [".".join(map(str, numbers)) for numbers in TESTED_TORCH]
+        warnings.warn(
+            f"mclnf_fast is tested with torch from {names[0]} on, before {names[1]}; this is {version}. If something "
+            f"fails: pip install 'torch>={names[0]},<{names[1]}'",
+            stacklevel=3,
+        )
 
 
 def _version(package: str) -> str | None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from mclnf_fast.cli.guard import guarded
 from mclnf_fast.cli.parser import CommandParser, did_you_mean, help_width
-from mclnf_fast.errors import InputError
+from mclnf_fast.errors import InputError, pip_install
 from mclnf_fast.systems.registry import find_system, system_lines
 
 EXAMPLES = """\
@@ -106,7 +106,7 @@ def _run(words: list[str]) -> int:
 
         config = read_options(words[0], defaults, words[1:])
     except ImportError as error:
-        raise InputError(f"run {words[0]} needs the package {error.name}: pip install 'mclnf-fast[report]'") from None
+        raise InputError(f"run {words[0]} needs the package {error.name}: {pip_install('report')}") from None
     if config is not None:
         try:
             run(config, shlex.join(["mclnf-fast", "run", *words]))

@@ -7,6 +7,7 @@ from mclnf_fast.ops._constants import constant, offsets_of_equal_shares, uploade
 from mclnf_fast.ops._dispatch import backends, passed_over, registered, select, why_not
 from mclnf_fast.ops._layers import activate, encode
 from mclnf_fast.ops._library import why_not_loaded
+from mclnf_fast.ops._memory import DeviceMemoryError
 from mclnf_fast.ops._segment_sum import segment_sum
 from mclnf_fast.ops.bank_adapt import bank_adapt
 from mclnf_fast.ops.bank_fit import bank_fit
@@ -22,6 +23,7 @@ from mclnf_fast.ops.march import march_rays
 from mclnf_fast.ops.render_rays import Pixels, render_rays
 
 __all__ = [
+    "DeviceMemoryError",
     "FisherResult",
     "Pixels",
     "Shading",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import pathlib
 
 import torch
 
+import mclnf_fast
 from mclnf_fast import packing
 from mclnf_fast.ops import schemas
 
@@ -17,12 +19,21 @@ _FOLDER = pathlib.Path(__file__).resolve().parent.parent
 def why_not(library: str) -> str | None:
     """Return why the library `"cpu"` or `"cuda"` is not loaded; None if it is."""
     path = _FOLDER / f"_C_{library}.so"
+    if library == "cuda" and not path.exists():
+        try:
+            wheel = importlib.import_module("mclnf_fast_cuda")
+        except ImportError:
+            pass
+        else:
+            if wheel.__version__ != (version := mclnf_fast.__version__):
+                return f"mclnf-fast-cuda {wheel.__version__} is of another version than mclnf-fast {version}"
+            path = pathlib.Path(wheel.__path__[0]) / path.name
     if not path.exists():
         return (
             f"the compiled {library} library is not part of this install (reinstall with "
             + ("a C++ compiler" if library == "cpu" else "nvcc, a C++ compiler and a torch that has CUDA")
             + " at hand and without MCLNF_NO_EXT"
-            + ("" if library == "cpu" else " or MCLNF_NO_CUDA")
+            + ("" if library == "cpu" else " or MCLNF_NO_CUDA, or install the wheel mclnf-fast-cuda")
             + "; pip install -v shows why it was left out)"
         )
     if library == "cuda":

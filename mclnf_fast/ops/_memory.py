@@ -10,13 +10,19 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from mclnf_fast.errors import DeviceMemoryError
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
 GIB = 1 << 30
 REMEDY = "fewer points per call (gradients add up over calls), half precision, or a narrower or shallower network"
+
+
+class DeviceMemoryError(torch.OutOfMemoryError):
+    """Raised if a device's memory is too small for the tensors that an op holds beside its results.
+
+    The message names the op, the memory asked for, the memory that was free, and the remedy. `except
+    torch.OutOfMemoryError` catches it.
+    """
 
 
 def explained(op: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

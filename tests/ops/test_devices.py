@@ -12,8 +12,7 @@ from bank_cases import Case, make
 from torch import Tensor
 
 import mclnf_fast as mf
-from mclnf_fast.errors import DeviceMemoryError
-from mclnf_fast.ops import _constants, _memory
+from mclnf_fast.ops import DeviceMemoryError, _constants, _memory
 from mclnf_fast.ops.bank_fit import Draws, FitData, FitState, Guide, GuideState
 from mclnf_fast.ops.triton import launch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mclnf_fast.errors import InputError
+from mclnf_fast.errors import InputError, pip_install
 
 # The highest level takes 17 times as long for 6 % fewer bytes: 9 of the 60 seconds of a small run of the city.
 PNG_LEVEL = 4
@@ -111,6 +111,6 @@ def missing_extra(module: str) -> str:
     """Return the error message for a package that cannot be imported.
 
     >>> missing_extra("jinja2")
-    "the report needs jinja2, which is not installed: pip install 'mclnf-fast[report]'"
+    'the report needs jinja2, which is not installed: pip install matplotlib jinja2'
     """
-    return f"the report needs {module}, which is not installed: pip install 'mclnf-fast[report]'"
+    return f"the report needs {module}, which is not installed: {pip_install('report')}"

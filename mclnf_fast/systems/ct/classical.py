@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mclnf_fast.errors import InputError
+from mclnf_fast.errors import InputError, pip_install
 from mclnf_fast.metrics import psnr
 from mclnf_fast.render.parallel_beam import back_project
 
@@ -20,7 +20,7 @@ Reconstruct = Callable[[Tensor, Tensor], Tensor]
 SWEEPS = (3, 10, 30)  # of SART over all projections
 RIDGES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 RELAXATIONS = (0.05, 0.1, 0.15, 0.3, 0.6, 1.0)
-MISSING = "scikit-image is not installed (pip install 'mclnf-fast[ct]'): without its SART and Hann-filtered inverse"
+MISSING = f"scikit-image is not installed ({pip_install('ct')}): without its SART and Hann-filtered inverse"
 
 
 def skimage_installed() -> bool:
@@ -144,7 +144,7 @@ def _transform(name: str):  # type: ignore[no-untyped-def]  # a module without t
     try:
         from skimage import transform
     except ImportError as error:
-        raise InputError(f"{name} needs scikit-image, of the extra 'ct': pip install mclnf-fast[ct]") from error
+        raise InputError(f"{name} needs scikit-image: {pip_install('ct')}") from error
     return transform
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from mclnf_fast.errors import InputError
+from mclnf_fast.errors import InputError, pip_install
 
 
 class MissingExtraError(InputError):
@@ -37,9 +37,7 @@ def import_extra(module: str, purpose: str, extra: str = "media") -> Any:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:
         missing = getattr(error, "name", None) or module
-        raise MissingExtraError(
-            f"reading {purpose} needs the package {missing}: pip install 'mclnf-fast[{extra}]'"
-        ) from None
+        raise MissingExtraError(f"reading {purpose} needs the package {missing}: {pip_install(extra)}") from None
 
 
 def error_reason(error: Exception) -> str:

@@ -9,7 +9,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from mclnf_fast.errors import InputError
+from mclnf_fast.errors import InputError, pip_install
 from mclnf_fast.systems.common.callbacks.base import Callback, Watched
 from mclnf_fast.systems.common.folder import plain
 
@@ -100,4 +100,4 @@ def _imported(module: str, name: str) -> types.ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise InputError(f"writers: {name} needs the package {name}: pip install 'mclnf-fast[{name}]'") from None
+        raise InputError(f"writers: {name} needs the package {name}: {pip_install(name)}") from None
