@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from mclnf_fast import ops
 from mclnf_fast.checks import check_tensor, check_tensors
 from mclnf_fast.fields.functional import check_field_spec, evaluate_params, parameter_shapes
+from mclnf_fast.fields.imported import read_module, read_stacked, spec_of
+from mclnf_fast.fields.members import Members, check_index
 from mclnf_fast.fields.module import FieldModule
 from mclnf_fast.fields.routing import route
 from mclnf_fast.spec import FieldSpec, Grid, TriPlane
@@ -75,18 +77,22 @@ def _table_range(grid: Grid) -> tuple[float, float]:
     return 1e-4, 0.0
 
 
-class FieldBank(nn.Module):
+class FieldBank(Members):
     """`modules` networks of the architecture `spec`, every point through the network of its module.
 
     Parameters are `weight.<l>` [M, in, out], `bias.<l>` [M, out] and, for each grid of the encoding, `grid.<k>`
     [M, entries, features]. All modules begin bit-equal, from the shared initialization of the bank (buffers
-    `shared_<k>`), which `append` copies into a new module as well.
+    `shared_<k>`), which `append` copies into a new module as well; `init="independent"` draws each by itself.
+
+    It is a sequence of its modules: `len(bank)`, `bank[i]`, `bank[1:3]`, iteration, `bank[i] = module`, `append`,
+    `remove`.
 
     Args:
         spec: the architecture.
         modules: M, at least 0.
         dtype, device: of the parameters.
-        init: the shared initialization, as `initial_parameters` gives it (leading size 1); None draws one.
+        init: the shared initialization, as `initial_parameters` gives it (leading size 1); None draws one;
+            `"independent"` draws one for each module, of which the first is the shared one.
         generator: to draw it with; None: torch's own.
 
     Raises:
@@ -104,7 +110,7 @@ class FieldBank(nn.Module):
         modules: int = 1,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        init: Sequence[Tensor] | None = None,
+        init: Sequence[Tensor] | str | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -115,12 +121,16 @@ class FieldBank(nn.Module):
             raise TypeError(f"dtype must be a floating-point torch.dtype, got {dtype!r}")
         device = _checked_device(device)
         self.spec = spec
-        if init is None:
-            init = initial_parameters(spec, 1, dtype, device, generator)
-        shared = [t.detach().to(device=device, dtype=dtype) for t in _checked(spec, init, 1, "init")]
-        for k, tensor in enumerate(shared):
-            self.register_buffer(f"shared_{k}", tensor.clone())
-        self._fill([t.expand(modules, *t.shape[1:]).clone() for t in shared])
+        independent = isinstance(init, str)
+        if independent and init != "independent":
+            raise ValueError(f'init must be tensors, "independent" or None, got {init!r}')
+        if init is None or isinstance(init, str):
+            drawn = initial_parameters(spec, max(modules, 1) if independent else 1, dtype, device, generator)
+        else:
+            drawn = tuple(t.detach().to(device=device, dtype=dtype) for t in _checked(spec, init, 1, "init"))
+        for k, tensor in enumerate(drawn):
+            self.register_buffer(f"shared_{k}", tensor[:1].clone())
+        self._fill([(t[:modules] if independent else t.expand(modules, *t.shape[1:])).clone() for t in drawn])
 
     def _fill(self, tensors: Sequence[Tensor]) -> None:
         layers = len(self.spec.layer_shapes)
@@ -194,9 +204,7 @@ class FieldBank(nn.Module):
 
         Raises TypeError, ValueError if the state does not fit.
         """
-        if isinstance(state, nn.Module):
-            state = FieldModule.read(state, self.spec, "state")
-        new = self.shared if state is None else _checked(self.spec, state, 1, "state")
+        new = self.shared if state is None else self._read(state, "state")
         self._fill([torch.cat((old, t.to(old))) for old, t in zip(self.stacked, new)])
         return self.modules_count - 1
 
@@ -205,30 +213,45 @@ class FieldBank(nn.Module):
 
         Raises TypeError if the index is no int, IndexError if it is out of range.
         """
-        if isinstance(index, bool) or not isinstance(index, int):
-            raise TypeError(f"index must be an int, got {type(index).__name__}")
-        if not -self.modules_count <= index < self.modules_count:
-            raise IndexError(f"index must lie in [0, {self.modules_count}), got {index}")
+        check_index(index, len(self))
         return FieldModule(self.spec, [t[index].detach() for t in self.stacked])
 
+    def _read(self, state: Sequence[Tensor] | nn.Module, name: str) -> Parameters:
+        """Return the parameters of one module, of leading size 1."""
+        if isinstance(state, nn.Module):
+            return read_module(state, self.spec, name)
+        return _checked(self.spec, state, 1, name)
+
     @classmethod
-    def from_modules(cls, modules: Sequence[nn.Module], spec: FieldSpec | None = None) -> FieldBank:
+    def from_modules(
+        cls, modules: Sequence[nn.Module], spec: FieldSpec | None = None, *, check: bool = True
+    ) -> FieldBank:
         """Return a bank of ordinary modules: the `torch.nn.Linear` layers of each, in order, become its layers, and the
         tensors of its `grid`, if the spec has grids, their tables.
 
-        `spec` may be left out if the modules carry one (`FieldModule`). Raises TypeError, ValueError if a module's
-        layers do not fit.
+        Args:
+            modules: at least one.
+            spec: their architecture; None: the one that the first carries (`FieldModule`), or that of an
+                `nn.Sequential` of Linear layers with one activation between them.
+            check: whether each module must return what its network in the bank does, at random points: it takes
+                coordinates, or what the encoding makes of them. Without it, what is no Linear layer is passed over.
+
+        Raises:
+            TypeError, ValueError: a module's layers do not fit, or it computes something else (another activation, a
+                normalization, a skip).
+
+        >>> modules = [nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 3)) for _ in range(4)]
+        >>> FieldBank.from_modules(modules).spec.activation
+        'tanh'
         """
         if not isinstance(modules, Iterable):
             raise TypeError(f"modules must be a sequence of torch modules, got {type(modules).__name__}")
         modules = list(modules)
         if not modules:
             raise ValueError("modules must hold at least one module, got none")
-        spec = getattr(modules[0], "spec", None) if spec is None else spec
-        if spec is None:
-            raise ValueError("spec must be given if the modules carry none")
+        spec = spec_of(modules[0], "modules[0]") if spec is None else spec
         check_field_spec(spec)
-        read = [FieldModule.read(module, spec, f"modules[{m}]") for m, module in enumerate(modules)]
+        read = [read_module(module, spec, f"modules[{m}]", check) for m, module in enumerate(modules)]
         init = read[0]
         for m, tensors in enumerate(read):
             for tensor in tensors:
@@ -237,6 +260,26 @@ class FieldBank(nn.Module):
                     raise TypeError(f"modules[{m}] must have all parameters in {first} like modules[0], got {other}")
         bank = cls(spec, 0, init[0].dtype, init[0].device, init=init)
         bank._fill([torch.cat(tensors) for tensors in zip(*read)])
+        return bank
+
+    @classmethod
+    def from_stacked(cls, state: Mapping[str, Tensor], spec: FieldSpec) -> FieldBank:
+        """Return a bank of what `torch.func.stack_module_state` returns for modules of Linear layers: of every layer,
+        in order, `<layer>.weight` [M, out, in] and `<layer>.bias` [M, out]; of every grid `grid.<k>`.
+
+        The shared initialization is that of the first module. Raises TypeError, ValueError if the state does not fit.
+
+        >>> modules = [nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 3)) for _ in range(4)]
+        >>> state, _ = torch.func.stack_module_state(modules)
+        >>> len(FieldBank.from_stacked(state, FieldSpec(2, 3, width=16, hidden_layers=1)))
+        4
+        """
+        check_field_spec(spec)
+        tensors = read_stacked(state, spec)
+        if not len(tensors[0]):
+            raise ValueError("state must hold at least one module, got none")
+        bank = cls(spec, 0, tensors[0].dtype, tensors[0].device, init=[t[:1] for t in tensors])
+        bank._fill(tensors)
         return bank
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -222,18 +223,49 @@ def save_bank(path: str | os.PathLike[str], bank: FieldBank, **meta: Any) -> Non
     write_atomically(f"{os.fspath(path)}.json", (json.dumps(described, indent=1) + "\n").encode())
 
 
-def load_bank(path: str | os.PathLike[str], spec: FieldSpec | None = None) -> FieldBank:
-    """Read the bank that `save_bank` wrote.
+def load_bank(
+    path: str | os.PathLike[str],
+    spec: FieldSpec | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    modules: Sequence[int] | slice | None = None,
+) -> FieldBank:
+    """Read the bank that `save_bank` wrote; or, with `spec` given, one from any safetensors file of its parameters.
 
-    Raises InputError as `load_tensors`, and if the file holds no bank or, with `spec` given, a bank of another
-    architecture.
+    Args:
+        path: the file.
+        spec: the architecture that it must have; None: its own. Of another program's file: `weight.<l>` [M, in, out],
+            `bias.<l>` [M, out] and `grid.<k>`, as a bank names its parameters, or what
+            `torch.func.stack_module_state` returns (`FieldBank.from_stacked`).
+        device: of the bank.
+        modules: those to be kept, ids or a slice; None: all. The whole file is compared with its checksum.
+
+    Raises:
+        InputError: as `load_tensors`, and if the file holds no bank or a bank of another architecture.
+        IndexError, TypeError: `modules` names none of the bank.
 
     >>> import tempfile
     >>> path = f"{tempfile.mkdtemp()}/bank"
-    >>> save_bank(path, FieldBank(FieldSpec(2, 3)))
-    >>> load_bank(path).spec == FieldSpec(2, 3)
-    True
+    >>> save_bank(path, FieldBank(FieldSpec(2, 3), modules=5))
+    >>> bank = load_bank(path, modules=[4, 0])
+    >>> bank.spec == FieldSpec(2, 3), len(bank)
+    (True, 2)
     """
+    bank = _read_bank(check_path(path), spec)
+    if modules is not None:
+        bank = bank[bank.row_ids(modules, "modules")]
+    return bank.to(device)
+
+
+def _read_bank(path: pathlib.Path, spec: FieldSpec | None) -> FieldBank:
+    with opened(path) as file:
+        ours = (file.metadata() or {}).get("format") == FORMAT
+        if not ours and spec is not None:
+            return _plain_bank(path, {name: file.get_tensor(name) for name in file.keys()}, spec)  # noqa: SIM118
+    if not ours:
+        raise InputError(
+            f"checkpoint {path}: must have format {FORMAT}, as save_bank writes it, or be read with a spec"
+        )
     tensors, meta = load_tensors(path)
     try:
         saved_spec = from_dict(meta["spec"])
@@ -248,3 +280,22 @@ def load_bank(path: str | os.PathLike[str], spec: FieldSpec | None = None) -> Fi
     except (KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"checkpoint {path}: its tensors do not fit its spec: {error}") from None
     return bank
+
+
+def _plain_bank(path: pathlib.Path, tensors: dict[str, Tensor], spec: FieldSpec) -> FieldBank:
+    """Return a bank from tensors without a description."""
+    try:
+        if "weight.0" not in tensors:
+            # Their order in a file is that of their names: layer 10 comes after layer 9.
+            return FieldBank.from_stacked({name: tensors[name] for name in sorted(tensors, key=_natural)}, spec)
+        first = {name: t[:1] for name, t in tensors.items() if not name.startswith("shared_")}
+        modules, dtype = tensors["weight.0"].shape[0], tensors["weight.0"].dtype
+        bank = FieldBank(spec, modules, dtype, init=[first[name] for name, _ in FieldBank(spec, 0).named_parameters()])
+        bank.load_state_dict(tensors)
+        return bank
+    except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
+        raise InputError(f"checkpoint {path}: its tensors do not fit the spec: {error}") from None
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -109,7 +109,8 @@ def test_from_modules_of_other_code() -> None:
     bank, x = mf.FieldBank.from_modules(plain, spec), torch.randn(2, 9, 2)
     torch.testing.assert_close(bank(x), torch.stack([m(p) for m, p in zip(plain, x)]))
     with pytest.raises(ValueError, match="spec must be given"):
-        mf.FieldBank.from_modules(plain)
+        mf.FieldBank.from_modules([nn.ModuleList(plain[0])])
+    assert mf.FieldBank.from_modules(plain).spec == spec
     with pytest.raises(ValueError, match=r"layer 0 must be Linear\(2, 9\), got Linear\(2, 8\)"):
         mf.FieldBank.from_modules(plain, mf.FieldSpec(2, 3, 9, 1))
     with pytest.raises(ValueError, match="must have 3 Linear layers, got 2"):

@@ -136,6 +136,9 @@ def test_from_modules_of_other_code() -> None:
             self.grid = nn.ParameterList([torch.randn(entries, features)])
             self.net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
 
+        def forward(self, features: torch.Tensor) -> torch.Tensor:  # of the grid, which it doesn't look up itself
+            return self.net(features)
+
     spec = mf.FieldSpec(2, 3, 8, 1, encoding=GRID)
     entries = GRID.layout(2).entries
     others = [Other(entries, 2) for _ in range(2)]
