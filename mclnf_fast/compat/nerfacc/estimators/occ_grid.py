@@ -198,13 +198,14 @@ class OccGridEstimator(AbstractEstimator):
         Raises:
             TypeError, ValueError: arguments that do not fit.
         """
-        check_tensor("K", K, (None, 3, 3), what="[N, 3, 3]")
-        check_tensor("c2w", c2w, (None, None, 4), None, K.device, "[N, 3, 4] or [N, 4, 4]")
+        check_tensor("K", K, (None, 3, 3), None, self.device, "[N, 3, 3]")
+        check_tensor("c2w", c2w, (None, None, 4), None, self.device, "[N, 3, 4] or [N, 4, 4]")
         if c2w.shape[1] not in (3, 4) or K.shape[0] not in (1, c2w.shape[0]):
             raise ValueError(
                 f"c2w must be [N, 3, 4] or [N, 4, 4] and K [N, 3, 3] or [1, 3, 3], got {list(c2w.shape)} and "
                 f"{list(K.shape)}"
             )
+        K, c2w = K.to(self.aabbs), c2w.to(self.aabbs)
         to_camera = c2w[:, :3, :3].transpose(1, 2)
         position = c2w[:, :3, 3]
         intervals = (self.resolution - 1).clamp_min(1)
