@@ -20,6 +20,99 @@ struct TraversedShare {
     std::vector<int64_t> ids;
 };
 
+constexpr int kTile = 64;  // steps at a time: the bits of a word
+
+// The next m <= kTile steps of a ray, between `edges`; a bit for each that is a sample. `step` moves on
+// behind them. `last` is set at the ray's end.
+template <typename T>
+struct StepTile {
+    T edges[kTile + 1];
+    int m;
+    uint64_t kept;
+    bool last;
+};
+
+template <typename T>
+MCLNF_INLINE void next_tile(const Traverse<T>& in, const TraversedRay<T>& ray, StepEdges<T>& step,
+                            GridPlace<T>& place, StepTile<T>& tile) {
+    T* edges = tile.edges;
+    T middles[kTile];
+    int32_t cells[kTile];
+    edges[0] = step.left;
+    if (in.cone > T(0)) {
+        for (int j = 0; j < kTile; ++j) edges[j + 1] = StepEdges<T>::grown_edge(in, edges[j]);
+    } else {
+        const double near = static_cast<double>(ray.near), k = static_cast<double>(step.k);
+        for (int j = 1; j <= kTile; ++j)
+            edges[j] = static_cast<T>(near + (k + static_cast<double>(j)) * in.step);
+    }
+    for (int j = 0; j < kTile; ++j) middles[j] = T(0.5) * (edges[j] + edges[j + 1]);
+    tile.m = 0;
+    while (tile.m < kTile && middles[tile.m] < ray.exit &&
+           (edges[tile.m + 1] > edges[tile.m] || in.cone <= T(0)))
+        ++tile.m;
+    tile.last = tile.m < kTile;
+    tile.kept = 0;
+    for (int j = 0; j < tile.m;) {
+        if (middles[j] < ray.enter) {
+            ++j;
+            continue;
+        }
+        if (middles[j] >= place.until) place = GridPlace<T>(in, ray, middles[j]);
+        int end = j + 1;
+        while (end < tile.m && middles[end] < place.until) ++end;
+        if (place.cells) {
+            const GridPlace<T> here =
+                place;  // a copy that nothing else can change, so that the loop vectorizes
+            for (int i = j; i < end; ++i) cells[i] = here.cell_at(in, ray, middles[i]);
+            for (int i = j; i < end; ++i) {
+                const bool keep = here.cells[cells[i]] & (edges[i + 1] > edges[i]);
+                tile.kept |= static_cast<uint64_t>(keep) << i;
+            }
+        }
+        j = end;
+    }
+    step.k += tile.m;
+    step.left = edges[tile.m];
+}
+
+// Clones can't be templates, hence one function per type.
+MCLNF_CLONES void next_steps(const Traverse<float>& in, const TraversedRay<float>& ray,
+                             StepEdges<float>& step, GridPlace<float>& place, StepTile<float>& tile) {
+    next_tile(in, ray, step, place, tile);
+}
+MCLNF_CLONES void next_steps(const Traverse<double>& in, const TraversedRay<double>& ray,
+                             StepEdges<double>& step, GridPlace<double>& place, StepTile<double>& tile) {
+    next_tile(in, ray, step, place, tile);
+}
+
+// As traverse_steps, a tile at a time.
+template <typename T, typename Emit>
+T traverse_tiles(const Traverse<T>& in, const TraversedRay<T>& ray, StepEdges<T> step, const Emit& emit) {
+    GridPlace<T> place;
+    StepTile<T> tile;
+    int64_t samples = 0;
+    do {
+        next_steps(in, ray, step, place, tile);
+        for (uint64_t word = tile.kept; word; word &= word - 1) {
+            const int j = first_bit(word);
+            emit(tile.edges[j], tile.edges[j + 1]);
+            if (++samples == in.limit) return tile.edges[j + 1];
+        }
+    } while (!tile.last);
+    return step.left;
+}
+
+template <typename T, typename Emit>
+T traverse_ray(const Traverse<T>& in, int64_t r, bool& too_many, const Emit& emit) {
+    const TraversedRay<T> ray(in, r);
+    if (!ray.any) return ray.near;
+    if (in.step <= 0) return traverse_cells(in, ray, emit);
+    const StepEdges<T> step(in, ray);
+    too_many = step.too_many;
+    return too_many ? ray.near : traverse_tiles(in, ray, step, emit);
+}
+
 using Samples = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 template <typename T>

@@ -13,6 +13,17 @@ namespace {
 
 constexpr int64_t kTooMany = int64_t(1) << 40;  // more samples than fit any device: a ray with too many steps
 
+// Calls emit(t_start, t_end) for the samples of ray r, and returns the t at which it stopped.
+template <typename T, typename Emit>
+__device__ T traverse_ray(const Traverse<T>& in, int64_t r, bool& too_many, const Emit& emit) {
+    const TraversedRay<T> ray(in, r);
+    if (!ray.any) return ray.near;
+    if (in.step <= 0) return traverse_cells(in, ray, emit);
+    const StepEdges<T> step(in, ray);
+    too_many = step.too_many;
+    return too_many ? ray.near : traverse_steps(in, ray, step, emit);
+}
+
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     traverse_count_kernel(Traverse<T> in, int64_t rays, int64_t* counts, T* stops) {

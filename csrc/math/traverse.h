@@ -64,22 +64,41 @@ struct TraversedRay {
     }
 };
 
-// Whether the point at t is in an occupied cell.
+// The grid that holds the points of a ray from some t on, up to `until`; `cells` null: none does.
 template <typename T>
-MCLNF_HD MCLNF_INLINE bool occupied_at(const Traverse<T>& in, const TraversedRay<T>& ray, T t) {
-    const int64_t grid = ray.grid_at(in.grids, t, T(0));
-    if (grid < 0) return false;
-    int64_t cell = grid;
-    for (int axis = 0; axis < 3; ++axis) {
-        const T low = in.aabbs[6 * grid + axis], size = static_cast<T>(in.size[axis]);
-        const T cells_per_t = size / (in.aabbs[6 * grid + 3 + axis] - low);
-        T x = ((ray.origin[axis] + ray.direction[axis] * t) - low) * cells_per_t;
-        x = x > T(0) ? x : T(0);  // NaN too
-        x = x < size - T(1) ? x : size - T(1);
-        cell = cell * in.size[axis] + static_cast<int32_t>(x);
+struct GridPlace {
+    const bool* cells;
+    T low[3], per_t[3], until;
+
+    MCLNF_HD MCLNF_INLINE GridPlace() : cells(nullptr), until(-T(INFINITY)) {}
+    MCLNF_HD MCLNF_INLINE GridPlace(const Traverse<T>& in, const TraversedRay<T>& ray, T t)
+        : cells(nullptr), until(ray.exit) {
+        const int64_t grid = ray.grid_at(in.grids, t, T(0));
+        for (int64_t g = 0; g < (grid < 0 ? in.grids : grid); ++g) {
+            if (ray.hits[g] && ray.enters[g] > t && ray.enters[g] < until) until = ray.enters[g];
+        }
+        if (grid < 0) return;
+        until = ray.exits[grid] < until ? ray.exits[grid] : until;
+        cells = in.cells + grid * in.size[0] * in.size[1] * in.size[2];
+        for (int axis = 0; axis < 3; ++axis) {
+            low[axis] = in.aabbs[6 * grid + axis];
+            per_t[axis] = static_cast<T>(in.size[axis]) / (in.aabbs[6 * grid + 3 + axis] - low[axis]);
+        }
     }
-    return in.cells[cell];
-}
+
+    // The cell of the point at t, within the grid.
+    MCLNF_HD MCLNF_INLINE int32_t cell_at(const Traverse<T>& in, const TraversedRay<T>& ray, T t) const {
+        int32_t cell = 0;
+        for (int axis = 0; axis < 3; ++axis) {
+            const T last = static_cast<T>(in.size[axis] - 1);
+            T x = ((ray.origin[axis] + ray.direction[axis] * t) - low[axis]) * per_t[axis];
+            x = x > T(0) ? x : T(0);  // NaN too
+            x = x < last ? x : last;
+            cell = cell * in.size[axis] + static_cast<int32_t>(x);
+        }
+        return cell;
+    }
+};
 
 // The next t behind `t` at which the ray passes from one cell to another, with `slack` for rounding: what is
 // nearer belongs to the same place.
@@ -112,46 +131,74 @@ MCLNF_HD MCLNF_INLINE T next_crossing(const Traverse<T>& in, const TraversedRay<
     return next;
 }
 
-// Calls emit(t_start, t_end) for the samples of ray r in order, and returns the t at which it stopped: where
-// the next sample would begin. Of steps, `too_many` is set instead if there are more than kMostSteps.
-template <typename T, typename Emit>
-MCLNF_HD MCLNF_INLINE T traverse_ray(const Traverse<T>& in, int64_t r, bool& too_many, const Emit& emit) {
-    const TraversedRay<T> ray(in, r);
-    if (!ray.any) return ray.near;
-    const bool cells = in.step <= 0, even = in.cone <= T(0);
-    const T step = static_cast<T>(in.step);
-    const T size = (ray.near < T(0) ? -ray.near : ray.near) + ray.exit;
-    const T slack = (size < T(0) ? -size : size) * T(sizeof(T) == 4 ? 1e-6 : 1e-15);
-    int64_t k = 0, samples = 0;
-    T left = cells ? ray.enter : ray.near;
-    if (!cells && even) {
+// Where the steps of a ray are: `left` is the begin of step k. Those of even steps are known from k.
+template <typename T>
+struct StepEdges {
+    int64_t k;
+    T left;
+    bool too_many;  // even steps, more of them than kMostSteps
+
+    MCLNF_HD MCLNF_INLINE StepEdges(const Traverse<T>& in, const TraversedRay<T>& ray)
+        : k(0), left(ray.near), too_many(false) {
+        if (in.cone > T(0)) return;
         too_many = (static_cast<double>(ray.exit) - static_cast<double>(ray.enter)) / in.step > kMostSteps;
-        if (too_many) return left;
         // The last step that surely ends before the boxes; its number is exact in double.
         const double before =
             floor((static_cast<double>(ray.enter) - static_cast<double>(ray.near)) / in.step) - 2.0;
         k = before > 0.0 ? static_cast<int64_t>(before) : 0;
-        left = static_cast<T>(static_cast<double>(ray.near) + static_cast<double>(k) * in.step);
+        left = even_edge(in, ray, k);
     }
-    for (;;) {
-        T right;
-        if (cells) {
-            right = next_crossing(in, ray, left, slack);
-        } else if (even) {
-            right = static_cast<T>(static_cast<double>(ray.near) + static_cast<double>(k + 1) * in.step);
-        } else {
-            const T wide = left * in.cone;
-            const T length = wide > step ? wide : step;
-            right = left + (length < T(1e10) ? length : T(1e10));
-        }
-        const T middle = T(0.5) * (left + right);
-        if (middle >= ray.exit || (right <= left && !even) || (cells && right <= left)) return left;
-        if (right > left && middle >= ray.enter && occupied_at(in, ray, middle)) {
+
+    static MCLNF_HD MCLNF_INLINE T even_edge(const Traverse<T>& in, const TraversedRay<T>& ray, int64_t k) {
+        return static_cast<T>(static_cast<double>(ray.near) + static_cast<double>(k) * in.step);
+    }
+    static MCLNF_HD MCLNF_INLINE T grown_edge(const Traverse<T>& in, T left) {
+        const T wide = left * in.cone, step = static_cast<T>(in.step);
+        const T length = wide > step ? wide : step;
+        return left + (length < T(1e10) ? length : T(1e10));
+    }
+    MCLNF_HD MCLNF_INLINE T right(const Traverse<T>& in, const TraversedRay<T>& ray) const {
+        return in.cone > T(0) ? grown_edge(in, left) : even_edge(in, ray, k + 1);
+    }
+};
+
+// Calls emit(t_start, t_end) for the occupied cells of a ray, in order, and returns the t at which it
+// stopped.
+template <typename T, typename Emit>
+MCLNF_HD MCLNF_INLINE T traverse_cells(const Traverse<T>& in, const TraversedRay<T>& ray, const Emit& emit) {
+    const T size = (ray.near < T(0) ? -ray.near : ray.near) + ray.exit;
+    const T slack = (size < T(0) ? -size : size) * T(sizeof(T) == 4 ? 1e-6 : 1e-15);
+    GridPlace<T> place;
+    int64_t samples = 0;
+    for (T left = ray.enter;;) {
+        const T right = next_crossing(in, ray, left, slack), middle = T(0.5) * (left + right);
+        if (middle >= ray.exit || right <= left) return left;
+        if (middle >= place.until) place = GridPlace<T>(in, ray, middle);
+        if (place.cells && place.cells[place.cell_at(in, ray, middle)]) {
             emit(left, right);
             if (++samples == in.limit) return right;
         }
         left = right;
-        ++k;
+    }
+}
+
+// The same for the steps of a ray whose middle is in an occupied cell.
+template <typename T, typename Emit>
+MCLNF_HD MCLNF_INLINE T traverse_steps(const Traverse<T>& in, const TraversedRay<T>& ray, StepEdges<T> step,
+                                       const Emit& emit) {
+    GridPlace<T> place;
+    int64_t samples = 0;
+    for (;; ++step.k) {
+        const T left = step.left, right = step.right(in, ray), middle = T(0.5) * (left + right);
+        if (middle >= ray.exit || (right <= left && in.cone > T(0))) return left;
+        if (right > left && middle >= ray.enter) {
+            if (middle >= place.until) place = GridPlace<T>(in, ray, middle);
+            if (place.cells && place.cells[place.cell_at(in, ray, middle)]) {
+                emit(left, right);
+                if (++samples == in.limit) return right;
+            }
+        }
+        step.left = right;
     }
 }
 
