@@ -168,7 +168,8 @@ NOT_NAN = (
 )
 OPTIONAL = ("sample_weight", "ray_weight", "background", "packed_info", "occupancy", "sample_ids", "fisher", "active",
             "trust", "num_samples", "shading", "backend", "modules", "data.offsets", "data.weight", "draws.modules",
-            "draws.guide.curve", "rule.trust", "watch.stop_loss", "batches.weights", "mask", "factor", "term")  # fmt: skip
+            "draws.guide.curve", "rule.trust", "watch.stop_loss", "batches.weights", "mask", "factor",
+            "term")  # fmt: skip
 LEGAL = {
     ("march_rays", "occupancy", "one axis more"),
     ("march_rays", "occupancy", "last axis cut"),

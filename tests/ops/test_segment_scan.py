@@ -152,18 +152,3 @@ def test_opcheck_and_compile(backend: str) -> None:
     values = torch.rand(7)
     call = functools.partial(segment_scan, packed_info=info, backend=backend)
     assert torch.equal(torch.compile(call, backend="eager", fullgraph=True)(None, values), call(None, values))
-
-
-@pytest.mark.usefixtures("poisoned")
-@each_kind
-@each_option
-def test_the_cuda_kernel(
-    emulated: Any, monkeypatch: pytest.MonkeyPatch, kind: str, exclusive: bool, reverse: bool
-) -> None:
-    for order, counts in (("forward", []), ("reverse", [0, 1, 31, 32, 33, 0, 100]), ("random:1", [1] * 9)):
-        monkeypatch.setenv("MCLNF_EMULATION_ORDER", order)
-        info = segments(counts, gap=1)
-        factor, term, initial = inputs(kind, sum(counts) + len(counts))
-        result = emulated.segment_scan_fwd(factor, term, info, initial, exclusive, reverse)
-        wanted = torch.tensor(loop(factor, term, info, initial, exclusive, reverse), dtype=torch.float64)
-        torch.testing.assert_close(result, wanted, rtol=1e-12, atol=1e-300)

@@ -256,25 +256,3 @@ def test_opcheck(backend: str) -> None:
     rest = (call["aabbs"], call["enters"], call["exits"], call["hits"], call["near"], call["far"], 0.1, 0.0, 4)
     rays = (call["origins"].requires_grad_(), call["directions"], None, torch.rand(2, 2, 2, 2) < 0.5)
     torch.library.opcheck(torch.ops.mclnf_fast.traverse_grids_fwd.default, (*rays, *rest))
-
-
-@pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("options", [(0.05, 0.0, 0), (0.05, 0.02, 7), (0.0, 0.0, 0)], ids=str)
-def test_the_cuda_kernels(emulated: Any, monkeypatch: pytest.MonkeyPatch, options: tuple[float, float, int]) -> None:
-    step, cone, limit = options
-    for rays, order in ((0, "forward"), (1, "reverse"), (150, "random:1")):
-        monkeypatch.setenv("MCLNF_EMULATION_ORDER", order)
-        call = rays_through(NESTED, rays, torch.float32)
-        cells, mask = torch.rand(2, 5, 3, 4) < 0.5, torch.rand(rays) < 0.9
-        wanted = traverse_grids(**call, cells=cells, mask=mask, step=step, cone=cone, limit=limit, backend="reference")
-        names = ("aabbs", "enters", "exits", "hits", "near", "far")
-        found = emulated.traverse_grids_fwd(
-            call["origins"], call["directions"], mask, cells, *(call[n] for n in names), step, cone, limit
-        )
-        for name, a, b in zip(wanted._fields, found, wanted, strict=True):
-            assert torch.equal(a, b), (name, rays)
-    bad = {**GOOD, "step": 1e-9}
-    with pytest.raises(RuntimeError, match="step must give at most 16777216 steps"):
-        emulated.traverse_grids_fwd(
-            bad["origins"], bad["directions"], None, bad["cells"], *(bad[n] for n in names), 1e-9, 0.0, 0
-        )
