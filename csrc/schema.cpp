@@ -160,7 +160,17 @@ constexpr const char* kRenderSchemas[] = {
     "far, "
     "float near_value, float far_value, int bins, float step, bool stratified, int seed, float "
     "early_stop_eps) -> "
-    "(Tensor, Tensor, Tensor, Tensor)",
+    "(Tensor, Tensor, Tensor, Tensor)",  // origins, directions [R, 3]; mask bool [R], or None; cells bool [G,
+                                         // X, Y, Z]; aabbs [G, 6]; enters, exits,
+    // hits (bool) [R, G]; near, far [R]; step = 0: a sample per cell; limit = 0: any number of samples
+    // -> t_starts [N], t_ends [N], ray_ids [N], packed_info [R, 2], stops [R]
+    "traverse_grids_fwd(Tensor origins, Tensor directions, Tensor? mask, Tensor cells, Tensor aabbs, Tensor "
+    "enters, "
+    "Tensor exits, Tensor hits, Tensor near, Tensor far, float step, float cone, int limit) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
+    // h = factor h + term along each segment; factor, term [N]: None is 1, 0; packed_info int64 [R, 2]
+    "segment_scan_fwd(Tensor? factor, Tensor? term, Tensor packed_info, float initial, bool exclusive, bool "
+    "reverse) -> Tensor",
 };
 
 constexpr const char* kPixelSchemas[] = {

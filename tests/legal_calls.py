@@ -107,6 +107,36 @@ def render_rays(dtype: torch.dtype) -> Call:
     }
 
 
+def traverse_grids(dtype: torch.dtype) -> Call:
+    enters = torch.rand(5, 2, dtype=dtype)
+    return {
+        "origins": torch.rand(5, 3, dtype=dtype) - 2,
+        "directions": torch.rand(5, 3, dtype=dtype) + 1,
+        "cells": torch.rand(2, 3, 4, 5) < 0.6,
+        "aabbs": torch.tensor([[-1.0] * 3 + [1.0] * 3, [-2.0] * 3 + [2.0] * 3], dtype=dtype),
+        "enters": enters,
+        "exits": enters + torch.rand(5, 2, dtype=dtype) + 0.1,
+        "hits": torch.rand(5, 2) < 0.9,
+        "near": torch.rand(5, dtype=dtype) / 2,
+        "far": torch.rand(5, dtype=dtype) + 5,
+        "step": 0.1,
+        "cone": 0.02,
+        "limit": 9,
+        "mask": torch.tensor([True, True, False, True, True]),
+    }
+
+
+def segment_scan(dtype: torch.dtype) -> Call:
+    return {
+        "factor": torch.rand(9, dtype=dtype) + 0.5,
+        "term": torch.rand(9, dtype=dtype),
+        "packed_info": torch.tensor([[0, 3], [3, 0], [4, 5]]),
+        "initial": 0.5,
+        "exclusive": False,
+        "reverse": True,
+    }
+
+
 def fisher_scores(dtype: torch.dtype) -> Call:
     call = bank_mlp(dtype)
     fisher = tuple([torch.rand_like(t) for t in call[name]] for name in ("weights", "biases"))
@@ -250,7 +280,7 @@ CALLS: dict[str, Callable[[torch.dtype], Call]] = {
     make.__name__: make
     for make in (
         bank_mlp, bank_mse, bank_ray_mse, composite, grid_encode, march_rays, render_rays, fisher_scores, bank_step,
-        draw_ids, bank_adapt, bank_fit, bank_ray_fit, bank_guided_fit,
+        draw_ids, bank_adapt, bank_fit, bank_ray_fit, bank_guided_fit, traverse_grids, segment_scan,
     )
 }  # fmt: skip
 

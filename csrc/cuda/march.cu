@@ -6,9 +6,9 @@
 // asks for 32 at a time) and, if rays are many and short, the arithmetic of the box test, which each lane
 // does for itself; of the write pass memory, 16 bytes per sample (float32) in lines written whole.
 #include <algorithm>
-#include <array>
 #include <tuple>
 
+#include "cumulative.h"
 #include "launch.h"
 #include "march_tensors.h"
 
@@ -151,16 +151,6 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-Tensor cumulative_sum(const Tensor& counts) {
-    const std::optional<ScalarType> same;
-    std::array<StableIValue, 3> stack{torch::stable::detail::from(counts),
-                                      torch::stable::detail::from(int64_t(0)),
-                                      torch::stable::detail::from(same)};
-    STD_TORCH_CHECK(torch_call_dispatcher("aten::cumsum", "", stack.data(), TORCH_ABI_VERSION) == 0,
-                    "march_rays: the sum of the counts failed");
-    return torch::stable::detail::to<Tensor>(stack[0]);
-}
-
 using Samples = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 template <typename T>
@@ -180,7 +170,7 @@ Samples march_typed(const MarchInputs& inputs) {
         launch(few ? count_few_kernel<T> : count_kernel<T>, blocks, kThreads, 0, stream, in, rays, kept,
                out_pointer<int64_t>(counts));
         check_cuda(cudaGetLastError(), "march_rays: count");
-        sums = cumulative_sum(counts);
+        sums = cumulative_sum(counts, "march_rays");
         check_cuda(cudaMemcpyAsync(&total, pointer<int64_t>(sums) + rays - 1, sizeof total,
                                    cudaMemcpyDeviceToHost, stream),
                    "march_rays: copy of the size");

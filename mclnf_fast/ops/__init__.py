@@ -21,12 +21,15 @@ from mclnf_fast.ops.fisher import FisherResult, fisher_scores
 from mclnf_fast.ops.grid import grid_encode
 from mclnf_fast.ops.march import march_rays
 from mclnf_fast.ops.render_rays import Pixels, render_rays
+from mclnf_fast.ops.segment_scan import segment_scan
+from mclnf_fast.ops.traverse import Traversal, traverse_grids
 
 __all__ = [
     "DeviceMemoryError",
     "FisherResult",
     "Pixels",
     "Shading",
+    "Traversal",
     "Trust",
     "activate",
     "backends",
@@ -47,8 +50,10 @@ __all__ = [
     "passed_over",
     "registered",
     "render_rays",
+    "segment_scan",
     "segment_sum",
     "select",
+    "traverse_grids",
     "uploaded",
     "why_not",
     "why_not_loaded",

@@ -78,6 +78,11 @@ COMPILED = (
     "march_rays_fwd(Tensor origins, Tensor directions, Tensor? occupancy, Tensor aabb, Tensor? near, Tensor? far,"
     " float near_value, float far_value, int bins, float step, bool stratified, int seed, float early_stop_eps)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
+    "traverse_grids_fwd(Tensor origins, Tensor directions, Tensor? mask, Tensor cells, Tensor aabbs, Tensor enters,"
+    " Tensor exits, Tensor hits, Tensor near, Tensor far, float step, float cone, int limit)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "segment_scan_fwd(Tensor? factor, Tensor? term, Tensor packed_info, float initial, bool exclusive, bool reverse)"
+    " -> Tensor",
     "render_rays_fwd(Tensor origins, Tensor directions, Tensor ray_offsets, Tensor[] weights, Tensor[] biases, Tensor"
     f" aabb, Tensor? occupancy, Tensor? view_directions, Tensor? background, {NET}, int bins, float step, float near,"
     " float far, bool last_behind, int density, int color, float max_raw_density, float early_stop_eps)"

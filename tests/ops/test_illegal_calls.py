@@ -168,7 +168,8 @@ NOT_NAN = (
 )
 OPTIONAL = ("sample_weight", "ray_weight", "background", "packed_info", "occupancy", "sample_ids", "fisher", "active",
             "trust", "num_samples", "shading", "backend", "modules", "data.offsets", "data.weight", "draws.modules",
-            "draws.guide.curve", "rule.trust", "watch.stop_loss", "batches.weights")  # fmt: skip
+            "draws.guide.curve", "rule.trust", "watch.stop_loss", "batches.weights", "mask", "factor",
+            "term")  # fmt: skip
 LEGAL = {
     ("march_rays", "occupancy", "one axis more"),
     ("march_rays", "occupancy", "last axis cut"),
@@ -178,6 +179,7 @@ LEGAL = {
     ("render_rays", "occupancy", "first axis longer"),
     ("render_rays", "occupancy", "torch.bool"),
     ("bank_adapt", "lr", "one axis less"),
+    ("traverse_grids", "cells", "last axis cut"),
 }  # of another shape or dtype, but allowed
 
 

@@ -24,7 +24,7 @@ PYTHON = os.environ.get("MCLNF_AARCH64_PYTHON", "")
 FILES = (
     "test_instruction_sets", "test_bank_mlp", "test_bank_gradients", "test_bank_accuracy", "test_bank_bf16",
     "test_bank_keep", "test_fisher", "test_bank_mse", "test_bank_ray_mse", "test_bank_step", "test_bank_fit",
-    "test_draw_ids", "test_composite", "test_march", "test_grid", "test_limit",
+    "test_draw_ids", "test_composite", "test_march", "test_traverse", "test_segment_scan", "test_grid", "test_limit",
 )  # fmt: skip
 pytestmark = [
     pytest.mark.timeout(6 * 3600),

@@ -17,7 +17,7 @@ from rebuilt import rebuilt, run_python
 FILES = (
     "test_bank_mlp", "test_bank_gradients", "test_bank_opcheck", "test_bank_accuracy", "test_bank_bf16", "test_fisher",
     "test_bank_mse", "test_bank_ray_mse", "test_bank_keep",
-    "test_composite", "test_march", "test_bank_step", "test_bank_step_opcheck",
+    "test_composite", "test_march", "test_traverse", "test_segment_scan", "test_bank_step", "test_bank_step_opcheck",
     "test_grid", "test_grid_gradients", "test_grid_opcheck",
 )  # fmt: skip
 # Not there: a sweep over memory that is large without sanitizers, and a subprocess that has none of this.

@@ -26,10 +26,12 @@ DIFFERENTIABLE: dict[str, tuple[str, ...]] = {
     "bank_ray_mse": ("x", "weights", "biases", "deltas", "target", "ray_weight", "background"),
     "composite": ("density", "color", "t_starts", "t_ends", "background"),
     "grid_encode": ("x", "tables"),
+    "segment_scan": ("factor", "term"),
 }
 CASES = [(op, name) for op, names in DIFFERENTIABLE.items() for name in names]
 CONSTANT = {
     "march_rays": ("origins", "directions", "aabb", "near", "far"),
+    "traverse_grids": ("origins", "directions", "aabbs", "enters", "exits", "near", "far"),
     "render_rays": ("origins", "directions", "aabb", "weights", "biases", "view_directions", "background"),
     "fisher_scores": ("x", "weights", "biases", "grad_y"),
     "bank_step": ("params", "grads", "exp_avg", "exp_avg_sq"),
@@ -135,7 +137,7 @@ def test_an_op_without_a_derivative_refuses_it_by_name(op: str, name: str, backe
         f(twin)
 
 
-@pytest.mark.parametrize("op", ["march_rays", "render_rays", "bank_step"])
+@pytest.mark.parametrize("op", ["march_rays", "traverse_grids", "render_rays", "bank_step"])
 def test_an_op_without_a_derivative_serves_as_a_constant_of_a_transform(op: str) -> None:
     call = CALLS[op](torch.float64)
 
@@ -152,7 +154,7 @@ def test_an_op_without_a_derivative_serves_as_a_constant_of_a_transform(op: str)
 
 def test_what_an_op_must_know_is_not_mapped_over() -> None:
     for op, name in (("bank_mlp", "offsets"), ("bank_ray_mse", "rays"), ("composite", "packed_info"),
-                     ("grid_encode", "offsets")):  # fmt: skip
+                     ("grid_encode", "offsets"), ("segment_scan", "packed_info")):  # fmt: skip
         call = CALLS[op](torch.float32)
 
         def f(given: Tensor, op: str = op, name: str = name, call: Call = call) -> Tensor:
