@@ -137,7 +137,7 @@ def _load_scene(root: Path, frames: SceneFrames, options: SceneReadOptions) -> S
         return _cut_scene(frames, grid, aabb, options)
     blocks, sources = [], []
     for group in frames.groups:
-        train, test = _load_views(group, options)
+        train, test = _load_views(group, options, frames.notes)
         views = train if len(train) else test
         box, source = (aabb, OPTION) if aabb is not None else frames.bounds(views, group)
         blocks.append(Block(group.name, train, test, box))
@@ -147,15 +147,15 @@ def _load_scene(root: Path, frames: SceneFrames, options: SceneReadOptions) -> S
 
 def _scene(frames: SceneFrames, blocks: list[Block], sources: list[str], notes: Sequence[str] = ()) -> Scene:
     boxes = [f"Box of the scene: {source}." for source in dict.fromkeys(sources)]
-    sentences = (*frames.notes, *boxes, *(f"{note}." for note in notes))
+    sentences = (*dict.fromkeys(frames.notes), *boxes, *(f"{note}." for note in notes))
     union = _union([block.aabb for block in blocks])
     return Scene(frames.name, tuple(blocks), union, frames.unit, frames.origin, sentences)
 
 
-def _load_views(group: FrameGroup, options: SceneReadOptions) -> tuple[ImageSet, ImageSet]:
-    """Return the views to train and to test on."""
+def _load_views(group: FrameGroup, options: SceneReadOptions, notes: list[str]) -> tuple[ImageSet, ImageSet]:
+    """Return the views to train and to test on; `notes` are appended to."""
     # Together, since both must have one size.
-    views = load_image_set(group.train + group.test, options.downscale, options.max_side)
+    views = load_image_set(group.train + group.test, options.downscale, options.max_side, notes=notes)
     cut = len(group.train)
     return views.pick(torch.arange(cut)), views.pick(torch.arange(cut, len(views)))
 
@@ -171,7 +171,7 @@ def _cut_scene(frames: SceneFrames, grid: tuple[int, int], aabb: Tensor | None, 
     if aabb is None and len(boxes) == len(groups):
         joined.aabb = _union(boxes)
     cells, notes = with_test_views(cut_by_position(joined, *grid), joined.held_out)
-    views = load_image_set(joined.train + joined.test, options.downscale, options.max_side)
+    views = load_image_set(joined.train + joined.test, options.downscale, options.max_side, notes=frames.notes)
     train = views.pick(torch.arange(len(joined.train)))
     scene, source = frames.bounds(train, joined)
     ground = ground_height(train.cameras) if frames.points is None else float(frames.points[:, 2].median())
