@@ -22,6 +22,7 @@ from mclnf_fast.data.readers.frames import (
 )
 from mclnf_fast.data.readers.gather import MOST_BYTES
 from mclnf_fast.data.readers.options import PhotoReadOptions, Progress, options_of
+from mclnf_fast.data.readers.posed.colmap import COLMAP_FILES, colmap_frames, colmap_reason
 from mclnf_fast.data.readers.posed.masks import refuse_masks
 from mclnf_fast.data.readers.posed.scene_frames import SceneFrames, blender_frames, nerfstudio_frames
 from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout
@@ -37,7 +38,7 @@ GRID = 16  # rays along a side, when depths come from the scene's box
 
 
 def load_photos(folder: str | Path, options: PhotoReadOptions | None = None, **changes: Any) -> PhotoSets:
-    """Read posed photos of one place: `transforms.json` (nerfstudio) or `transforms_train.json` (NeRF-synthetic).
+    """Read posed photos of one place: `transforms.json` (nerfstudio), `transforms_train.json` (NeRF-synthetic), COLMAP.
 
     All get the size of the first; one of another shape is scaled until it covers that, and its middle is cut out, with
     its camera. Transparency is put on white. Photos stay in the order of the file: the first ones are tested on, the
@@ -209,6 +210,10 @@ def _read_blender(root: Path, options: PhotoReadOptions) -> PhotoSets:
     return _load_photos(root, blender_frames(root), options)
 
 
+def _read_colmap(root: Path, options: PhotoReadOptions) -> PhotoSets:
+    return _load_photos(root, colmap_frames(root, holdout_every=0), options)
+
+
 add_built_in(
     (
         Reader(
@@ -221,5 +226,6 @@ add_built_in(
             file_reason("transforms_train.json"),
             _read_blender,
         ),
+        Reader("colmap", "photos", COLMAP_FILES, colmap_reason, _read_colmap),
     )
 )

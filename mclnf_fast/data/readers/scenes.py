@@ -14,6 +14,7 @@ from mclnf_fast.data.readers.boxes import cell_box, clipped, ground_height
 from mclnf_fast.data.readers.frames import load_image_set
 from mclnf_fast.data.readers.matrixcity import FrameGroup, find_city
 from mclnf_fast.data.readers.options import SceneReadOptions, options_of
+from mclnf_fast.data.readers.posed.colmap import COLMAP_FILES, colmap_frames, colmap_reason
 from mclnf_fast.data.readers.posed.cut_scene import cut_by_position, hold_out, with_test_views
 from mclnf_fast.data.readers.posed.scene_frames import SceneFrames, blender_frames, nerfstudio_frames
 from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout
@@ -27,7 +28,7 @@ def load_scene(path: str | Path, options: SceneReadOptions | None = None, **chan
     """Read posed images and cut them into blocks.
 
     Args:
-        path: a folder in the layout of MatrixCity (either pose dialect), Blender or nerfstudio; it is detected.
+        path: a folder in the layout of MatrixCity (either pose dialect), Blender, nerfstudio or COLMAP; it is detected.
         options: see `SceneReadOptions`; None: its defaults.
         changes: single fields of `options`, such as `blocks=(2, 2)`.
 
@@ -118,6 +119,11 @@ def _read_nerfstudio(root: Path, options: SceneReadOptions) -> Scene:
 def _read_blender(root: Path, options: SceneReadOptions) -> Scene:
     _refuse_names(root, _grid_or_names(options.blocks)[1])
     return _load_scene(root, blender_frames(root), options)
+
+
+def _read_colmap(root: Path, options: SceneReadOptions) -> Scene:
+    _refuse_names(root, _grid_or_names(options.blocks)[1])
+    return _load_scene(root, colmap_frames(root, options.holdout_every), options)
 
 
 def _load_scene(root: Path, frames: SceneFrames, options: SceneReadOptions) -> Scene:
@@ -216,5 +222,6 @@ add_built_in(
         Reader(
             "blender", "scene", "transforms_train.json (Blender)", file_reason("transforms_train.json"), _read_blender
         ),
+        Reader("colmap", "scene", COLMAP_FILES, colmap_reason, _read_colmap),
     )
 )
