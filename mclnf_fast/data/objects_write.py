@@ -14,6 +14,7 @@ import torch
 
 from mclnf_fast.data.objects import ObjectSets, ObjectViews
 from mclnf_fast.errors import InputError
+from mclnf_fast.render.lenses.views import check_pinhole
 
 SPLITS_FILE = "car_splits.json"
 
@@ -95,6 +96,7 @@ def _write_object(item: ObjectViews, folder: Path) -> None:
 
     folder.mkdir()
     cameras = item.cameras
+    check_pinhole(cameras, "write_objects")
     frames = []
     for k in range(len(cameras)):
         Image.fromarray(item.images[k].numpy()).save(folder / f"r_{k:03d}.png")

@@ -2,6 +2,7 @@
 
 from mclnf_fast.render.cameras import Cameras, look_at
 from mclnf_fast.render.cells import Cells
+from mclnf_fast.render.lenses.lens import Lens, Projection, make_lens
 from mclnf_fast.render.losses import ray_losses
 from mclnf_fast.render.occupancy import OccupancyGrid
 from mclnf_fast.render.pool import RayBatch, RayPool
@@ -13,7 +14,9 @@ from mclnf_fast.render.volume import Rendered, render_fused, render_modules, ren
 __all__ = [
     "Cameras",
     "Cells",
+    "Lens",
     "OccupancyGrid",
+    "Projection",
     "RayBatch",
     "RayPool",
     "RaySamples",
@@ -21,6 +24,7 @@ __all__ = [
     "RenderSettings",
     "Rendered",
     "look_at",
+    "make_lens",
     "ray_losses",
     "render_fused",
     "render_modules",

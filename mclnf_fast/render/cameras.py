@@ -1,4 +1,4 @@
-"""Pinhole cameras and the rays of their pixels.
+"""Cameras, pinholes or with a lens that bends rays, and the rays of their pixels.
 
 Axes are OpenGL's: x right, y up, and the camera looks along its own -z. Pixel centers lie at +0.5: the flat (row-major)
 pixel index `p` has its center at `(p % width + 0.5, p // width + 0.5)`. World units are the scene's.
@@ -6,16 +6,19 @@ pixel index `p` has its center at `(p % width + 0.5, p // width + 0.5)`. World u
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from mclnf_fast.errors import InputError
+from mclnf_fast.render.lenses.lens import Lens, cat_lenses
+from mclnf_fast.render.lenses.table import direction_table, local_directions, pixel_centers
 
 ROTATION_TOLERANCE = 1e-3  # poses come from text files and from bundle adjustment in float32
 # Squares of distances stay finite in float32; beyond, boxes and samples along rays become infinite or NaN.
 MOST_DISTANT = 1e12
+INTRINSICS = ("fx", "fy", "cx", "cy")
 
 
 def check_poses(c2w: Tensor, what: str = "c2w", tolerance: float = ROTATION_TOLERANCE) -> Tensor:
@@ -70,15 +73,20 @@ def check_poses(c2w: Tensor, what: str = "c2w", tolerance: float = ROTATION_TOLE
 
 @dataclass(frozen=True)
 class Cameras:
-    """V pinhole cameras of one image size.
+    """V cameras of one image size.
+
+    A pixel that a lens shows nothing at (beyond its fold, or behind a fisheye) has no ray: its direction is NaN.
+    `lenses.views` returns which pixels have one, and masks the others.
 
     Attributes:
         c2w: [V, 3, 4] float32 camera-to-world; [V, 4, 4] is taken too.
         fx, fy, cx, cy: [V] float32, pixels; a number stands for the same value in every view.
         width, height: image size in pixels.
+        lens: the distortion of V cameras, or of one, which stands for all; None: pinholes.
 
     Raises:
-        InputError: see `check_poses`; focal lengths not positive; intrinsics of another length; an empty image size.
+        InputError: see `check_poses`; focal lengths not positive; intrinsics or lenses of another length; an empty
+            image size.
 
     >>> position, target = torch.tensor([[0.0, -4.0, 1.0]]), torch.zeros(1, 3)
     >>> cameras = Cameras(look_at(position, target), fx=40.0, fy=40.0, cx=16.0, cy=12.0, width=32, height=24)
@@ -94,6 +102,8 @@ class Cameras:
     cy: Tensor
     width: int
     height: int
+    lens: Lens | None = None
+    _table: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         pose = check_poses(self.c2w)
@@ -103,7 +113,7 @@ class Cameras:
             if isinstance(size, bool) or int(size) != size or size < 1:
                 raise InputError(f"{name}: must be a whole number of pixels >= 1, was {size!r}")
             object.__setattr__(self, name, int(size))
-        for name in ("fx", "fy", "cx", "cy"):
+        for name in INTRINSICS:
             value = torch.as_tensor(getattr(self, name), dtype=torch.float32, device=pose.device)
             if value.ndim == 0:
                 value = value.expand(len(pose)).contiguous()
@@ -114,6 +124,19 @@ class Cameras:
             if name in ("fx", "fy") and len(value) and float(value.min()) <= 0:
                 raise InputError(f"{name}: must be positive (pixels), was {float(value.min())}")
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "lens", self._own_lens())
+
+    def _own_lens(self) -> Lens | None:
+        """Return the lens with a row per view, on the poses' device; None if it bends nothing."""
+        lens = self.lens
+        if lens is None or (isinstance(lens, Lens) and lens.is_pinhole):
+            return None
+        if not isinstance(lens, Lens) or len(lens) not in (1, len(self.c2w)):
+            was = len(lens) if isinstance(lens, Lens) else type(lens).__name__
+            raise InputError(f"lens: must be a Lens of 1 or {len(self.c2w)} cameras, was {was}")
+        if len(lens) != len(self.c2w):
+            lens = lens.pick(torch.zeros(len(self.c2w), dtype=torch.int64))
+        return lens.to(self.c2w.device)
 
     def __len__(self) -> int:
         return int(self.c2w.shape[0])
@@ -129,6 +152,7 @@ class Cameras:
             fy=self.fy[index],
             cx=self.cx[index],
             cy=self.cy[index],
+            lens=None if self.lens is None else self.lens.pick(index),
         )
 
     @property
@@ -145,6 +169,7 @@ class Cameras:
             fy=self.fy.to(device),
             cx=self.cx.to(device),
             cy=self.cy.to(device),
+            lens=None if self.lens is None else self.lens.to(device),
         )
 
     def scaled(self, factor: float) -> Cameras:
@@ -178,8 +203,13 @@ class Cameras:
         Args:
             view_ids: int64 [R], the camera of each ray.
             x, y: [R], pixels from the left and from the top of the image.
+
+        Directions are NaN where a lens shows nothing.
         """
         pose = self.c2w.index_select(0, view_ids)
+        if self.lens is not None:
+            intrinsics = self._intrinsics().index_select(0, view_ids)
+            return pose[:, :, 3], _turned(pose, local_directions(self.lens.pick(view_ids), intrinsics, x, y))
         fx, fy, cx, cy = (t.index_select(0, view_ids) for t in (self.fx, self.fy, self.cx, self.cy))
         local = torch.stack(
             [
@@ -189,8 +219,7 @@ class Cameras:
             ],
             -1,
         )
-        directions = (pose[:, :, :3] * local[:, None, :]).sum(-1)
-        return pose[:, :, 3], torch.nn.functional.normalize(directions, dim=-1)
+        return pose[:, :, 3], _turned(pose, local)
 
     def rays(self, view_ids: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return origins and unit directions [R, 3] of rays through pixel centers, float32, world axes.
@@ -199,6 +228,8 @@ class Cameras:
             view_ids: int64 [R], the camera of each ray. Not checked: that would wait for the device in every step.
             pixels: int64 [R], flat row-major pixel index `row * width + column`.
 
+        Directions are NaN where a lens shows nothing.
+
         Raises:
             InputError: the shapes are not [R].
         """
@@ -206,9 +237,19 @@ class Cameras:
             raise InputError(
                 f"view_ids, pixels: must both be [R], were {tuple(view_ids.shape)} and {tuple(pixels.shape)}"
             )
-        x = (pixels % self.width).to(torch.float32) + 0.5
-        y = torch.div(pixels, self.width, rounding_mode="floor").to(torch.float32) + 0.5
-        return self.rays_at(view_ids, x, y)
+        if self.lens is not None and self._table is None:
+            table = direction_table(self.lens, self._intrinsics(), self.width, self.height)
+            object.__setattr__(self, "_table", table)
+        if self._table is None:
+            return self.rays_at(view_ids, *pixel_centers(pixels, self.width))
+        local, view_lens = self._table
+        pose = self.c2w.index_select(0, view_ids)
+        row = view_lens.index_select(0, view_ids) * (self.width * self.height) + pixels
+        return pose[:, :, 3], _turned(pose, local.index_select(0, row))
+
+    def _intrinsics(self) -> Tensor:
+        """Return fx, fy, cx, cy, float64 [V, 4]."""
+        return torch.stack([getattr(self, name) for name in INTRINSICS], 1).double()
 
     def view_rays(self, i: int) -> tuple[Tensor, Tensor]:
         """Return origins and unit directions [H W, 3] of all rays of view `i`, row by row.
@@ -223,9 +264,12 @@ class Cameras:
     def corner_rays(self) -> tuple[Tensor, Tensor]:
         """Return origins and unit directions [V, 4, 3] of rays through the image's four outer corners.
 
-        Every ray of a view is a positive combination of its corner rays, so a convex region that contains the corner
-        rays' crossings of a plane contains those of the whole view.
+        Every ray of a pinhole's view is a positive combination of its corner rays, so a convex region that contains the
+        corner rays' crossings of a plane contains those of the whole view. Behind a lens that is not so, and its
+        corners may have no ray: `lenses.views.border_rays`.
         """
+        if self.lens is not None:
+            raise InputError("cameras: must be pinholes for corner_rays, have lenses that bend rays")
         count = len(self)
         ids = torch.arange(count, device=self.c2w.device).repeat_interleave(4)
         x = ids.new_tensor([0, 1, 1, 0]).repeat(count).to(torch.float32) * self.width
@@ -253,13 +297,21 @@ def cat_cameras(parts: list[Cameras]) -> Cameras:
     def joined(name: str) -> Tensor:
         return torch.cat([getattr(cameras, name) for cameras in parts])
 
-    return replace(parts[0], c2w=joined("c2w"), fx=joined("fx"), fy=joined("fy"), cx=joined("cx"), cy=joined("cy"))
+    lens = cat_lenses([cameras.lens for cameras in parts], [len(cameras) for cameras in parts])
+    fx, fy, cx, cy = (joined(name) for name in INTRINSICS)
+    return replace(parts[0], c2w=joined("c2w"), fx=fx, fy=fy, cx=cx, cy=cy, lens=lens)
+
+
+def _turned(pose: Tensor, local: Tensor) -> Tensor:
+    """Return directions [R, 3] in the cameras' own axes as unit directions of the world; pose: [R, 3, 4]."""
+    return torch.nn.functional.normalize((pose[:, :, :3] * local[:, None, :]).sum(-1), dim=-1)
 
 
 def cameras_between(a: Cameras, b: Cameras, weights: Tensor) -> Cameras:
     """Return K cameras on the way from camera `a` (weight 0) to camera `b` (weight 1).
 
-    Positions and intrinsics lie on a line; a rotation is the one nearest to the weighted mean of both matrices.
+    Positions and intrinsics lie on a line; a rotation is the one nearest to the weighted mean of both matrices; the
+    lens is that of the nearer camera.
 
     Args:
         a, b: one camera each, of one image size.
@@ -281,8 +333,10 @@ def cameras_between(a: Cameras, b: Cameras, weights: Tensor) -> Cameras:
     if len(w) and not (float(size.min()) > 1e-3 and float(torch.linalg.det(left @ right).min()) > 0):
         raise InputError("a, b: must not be turned by half a turn against each other, were")
     share = w[:, 0, 0].to(torch.float32)
-    intrinsics = {name: (1 - share) * getattr(a, name) + share * getattr(b, name) for name in ("fx", "fy", "cx", "cy")}
-    return replace(a, c2w=torch.cat((left @ right, mixed[:, :, 3:]), 2), **intrinsics)
+    intrinsics = {name: (1 - share) * getattr(a, name) + share * getattr(b, name) for name in INTRINSICS}
+    lens = cat_lenses([a.lens, b.lens], [1, 1])
+    lens = None if lens is None else lens.pick((share > 0.5).long())
+    return replace(a, c2w=torch.cat((left @ right, mixed[:, :, 3:]), 2), lens=lens, **intrinsics)
 
 
 def look_at(position: Tensor, target: Tensor, roll: Tensor | None = None) -> Tensor:

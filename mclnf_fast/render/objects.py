@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras, cat_cameras
+from mclnf_fast.render.lenses.views import check_depths, pixels_with_rays
 from mclnf_fast.render.losses import ray_losses
 from mclnf_fast.render.pool import RayBatch
 from mclnf_fast.render.samples import along_axis, sample_between
@@ -41,7 +42,7 @@ class ObjectPool:
         device: of the images and rays. Ids are drawn on the CPU, so that a seed means the same on each.
 
     Raises:
-        InputError: there is no object, or images and cameras do not fit.
+        InputError: there is no object, images and cameras do not fit, or a lens leaves pixels without a ray.
 
     >>> from mclnf_fast.render.cameras import look_at
     >>> cameras = Cameras(look_at(4 * torch.eye(3)[:1], torch.zeros(1, 3)), 8.0, 8.0, 4.0, 4.0, 8, 8)
@@ -63,6 +64,15 @@ class ObjectPool:
                     f"images of object {k} must fit its {len(cameras)} cameras of {cameras.height} x {cameras.width}, "
                     f"got {list(images.shape)}"
                 )
+            seen = pixels_with_rays(cameras)
+            if seen is not None:
+                # Without masks such a pixel would be learned, as the color of no ray.
+                raise InputError(
+                    f"cameras of object {k} must have a ray for each pixel, the lens shows nothing at "
+                    f"{int((~seen).sum())} of {seen.numel()}: cut the pictures to what it shows"
+                )
+            if settings.convention == "learnit":
+                check_depths(cameras)
         self.settings, self.device = settings, torch.device(device)
         self.cameras = cat_cameras([cameras for _, cameras in objects]).to(self.device)
         self._axes = -self.cameras.c2w[:, :, 2]

@@ -60,7 +60,8 @@ def orbit(cameras: Cameras, frames: int) -> Cameras:
 
     The circle begins on the side of the first camera, and its first frame is not repeated at its end. Distance, focal
     length and principal point are the means of the cameras'; the elevation is the median of those above the horizon (of
-    all, if none is), seen from where their axes meet.
+    all, if none is), seen from where their axes meet. They are pinholes, whatever lenses the cameras have: nobody has
+    taken these pictures, and straight edges stay straight in them.
 
     Args:
         cameras: V, at least 1.

@@ -11,6 +11,7 @@ from torch import Tensor
 from mclnf_fast import ops
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
+from mclnf_fast.render.lenses.views import and_rays
 
 
 class RayBatch(NamedTuple):
@@ -70,7 +71,8 @@ class RayPool:
         images: uint8 [V, H, W, 3], on any device. Ids are drawn on the CPU, so that a seed means the same on each.
         cameras: V cameras of the same size, on the images' device.
         tile: side of a tile in pixels; tiles at the right and lower border may be smaller.
-        unmasked: bool [V, H, W], the pixels that are drawn; None: all. A tile without any is none.
+        unmasked: bool [V, H, W], the pixels that are drawn; None: all. A tile without any is none. Pixels at which a
+            lens shows nothing are never drawn.
 
     Raises:
         InputError: images or `unmasked` of another shape or type, cameras that do not fit them, a tile below 1, no
@@ -98,16 +100,20 @@ class RayPool:
         self._colors = images.reshape(-1, 3)
         self.width, self.height = width, height
         self.columns, self.rows = -(-width // tile), -(-height // tile)
-        self.unmasked = unmasked
         self._drawn: _Drawn | None = None
-        if unmasked is not None:
-            if unmasked.shape != images.shape[:3] or unmasked.dtype != torch.bool or not bool(unmasked.any()):
-                raise InputError(
-                    f"unmasked must be bool [{views}, {height}, {width}] with a pixel that is, got {unmasked.dtype} "
-                    f"{list(unmasked.shape)}"
-                )
-            # Where nothing is masked, the draws are those of a pool without masks.
-            self._drawn = None if bool(unmasked.all()) else self._only(unmasked.cpu())
+        if unmasked is not None and (
+            unmasked.shape != images.shape[:3] or unmasked.dtype != torch.bool or not bool(unmasked.any())
+        ):
+            raise InputError(
+                f"unmasked must be bool [{views}, {height}, {width}] with a pixel that is, got {unmasked.dtype} "
+                f"{list(unmasked.shape)}"
+            )
+        self.unmasked = unmasked = and_rays(unmasked, cameras)
+        # Where nothing is masked, the draws are those of a pool without masks.
+        if unmasked is not None and not bool(unmasked.all()):
+            if not bool(unmasked.any()):
+                raise InputError("unmasked must leave a pixel at which a lens shows something, leaves none")
+            self._drawn = self._only(unmasked.cpu())
 
     def _only(self, unmasked: Tensor) -> _Drawn:
         """Return the unmasked pixels, on the CPU as all that is drawn."""

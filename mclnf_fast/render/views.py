@@ -14,6 +14,7 @@ from mclnf_fast import ops
 from mclnf_fast.fields import FieldBank, evaluate_params
 from mclnf_fast.render.cameras import Cameras
 from mclnf_fast.render.cells import Cells
+from mclnf_fast.render.lenses.views import blanked, check_depths, drawable
 from mclnf_fast.render.losses import check_field
 from mclnf_fast.render.samples import along_axis, points_along, with_view_directions
 from mclnf_fast.render.settings import RenderSettings, check_convention
@@ -24,7 +25,7 @@ from mclnf_fast.spec import FieldSpec
 def view_rays(cameras: Cameras, view: int, settings: RenderSettings) -> tuple[Tensor, Tensor]:
     """Return origins and directions [H W, 3] of all pixels of a view, as the settings' convention has directions.
 
-    They have length 1, or, under `learnit`, length 1 along the camera's axis.
+    They have length 1, or, under `learnit`, length 1 along the camera's axis; they are NaN where a lens shows nothing.
 
     >>> from mclnf_fast.render.cameras import look_at
     >>> cameras = Cameras(look_at(torch.tensor([[0.0, 0.0, 4.0]]), torch.zeros(1, 3)), 8.0, 8.0, 4.0, 4.0, 8, 8)
@@ -34,6 +35,7 @@ def view_rays(cameras: Cameras, view: int, settings: RenderSettings) -> tuple[Te
     """
     origins, directions = cameras.view_rays(view)
     if settings.convention == "learnit":
+        check_depths(cameras)
         directions = along_axis(directions, -cameras.c2w[view, :, 2])
     return origins, directions
 
@@ -51,7 +53,7 @@ def render_views(bank: FieldBank, cameras: Cameras, settings: RenderSettings, ce
 
     Returns:
         Rendered(color [V, H, W, 3] in 0 ... 1, opacity [V, H, W], depth [V, H, W] in scene units), on the bank's
-        device; of M objects [M, V, H, W, ...].
+        device; of M objects [M, V, H, W, ...]. Where a lens shows nothing, all three are 0.
 
     Raises:
         ValueError: cells are missing, given without need, or not as many as the bank's modules; the field does not fit
@@ -74,11 +76,14 @@ def render_views(bank: FieldBank, cameras: Cameras, settings: RenderSettings, ce
         raise ValueError(f"cells must be {wanted}, got {None if cells is None else len(cells)}")
     views = []
     for view in range(len(cameras)):
-        origins, directions = (t.to(device) for t in view_rays(cameras, view, settings))
+        origins, directions = view_rays(cameras, view, settings)
+        directions, seen = drawable(cameras, view, directions)
+        origins, directions = origins.to(device), directions.to(device)
         if cells is not None:
-            views.append(render_scene(params, bank.spec, origins, directions, cells, settings))
+            rendered = render_scene(params, bank.spec, origins, directions, cells, settings)
         else:
-            views.append(_render_each(params, bank.spec, origins, directions, settings))
+            rendered = _render_each(params, bank.spec, origins, directions, settings)
+        views.append(Rendered(*(blanked(t, seen, 0 if scene else 1) for t in rendered)))
     if not views:
         shape = (*(() if scene else (len(bank),)), 0, cameras.height, cameras.width)
         return Rendered(*(torch.empty(*shape, *rest, dtype=torch.float32, device=device) for rest in ((3,), (), ())))

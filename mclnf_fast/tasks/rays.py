@@ -19,6 +19,7 @@ from mclnf_fast.metrics import EIGHT_BITS, mse_to_psnr
 from mclnf_fast.ops.bank_fit import FitRays
 from mclnf_fast.render.cameras import Cameras
 from mclnf_fast.render.cells import Cells
+from mclnf_fast.render.lenses.views import and_rays, blanked, drawable
 from mclnf_fast.render.losses import ray_losses
 from mclnf_fast.render.pool import Pool, RayBatch, RayPool, RayPools
 from mclnf_fast.render.samples import Rays, RaySamples, sample_in_cells, to_cells
@@ -171,7 +172,7 @@ class PosedImages(RayTask):
         spec, settings: of the field and of its rendering.
         tile: side of a tile in pixels.
         unmasked: which pixels of the training and of the held-out views are not masked, bool [V, H, W] each; None: all.
-            The others carry no loss and are not scored.
+            The others carry no loss and are not scored; nor do those at which a lens shows nothing.
     """
 
     pool: RayPool
@@ -189,14 +190,17 @@ class PosedImages(RayTask):
     ) -> None:
         super().__init__(name, RayPool(*train, tile, unmasked[0]), cells, spec, settings)
         self.test_images, self.test_cameras = test
-        self.test_unmasked = unmasked[1]
+        self.test_unmasked = and_rays(unmasked[1], self.test_cameras)
 
     @torch.no_grad()
     def render(self, params: Params, cameras: Cameras, view: int) -> Tensor:
-        """Return one view [H, W, 3] of `cameras` through this task's module, without jitter."""
-        rays = Rays.through_one_module(*cameras.view_rays(view))
+        """Return one view [H, W, 3] of `cameras` through this task's module, without jitter; 0 where a lens shows
+        nothing."""
+        origins, directions = cameras.view_rays(view)
+        directions, seen = drawable(cameras, view, directions)
+        rays = Rays.through_one_module(origins, directions)
         rendered = render_fused(params, self.spec, rays, self.cells, self.settings)
-        return rendered.color.reshape(cameras.height, cameras.width, 3)
+        return blanked(rendered.color, seen, 0).reshape(cameras.height, cameras.width, 3)
 
     def evaluate(self, params: Params) -> Tensor:
         """Return the mean over the held-out views of each view's PSNR in dB, fp64 [1]."""

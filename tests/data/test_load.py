@@ -248,10 +248,10 @@ NAN = [[math.nan] * 4] * 4
         (in_frame("fl_x", "ten"), "fl_x"),
         (in_frame("fl_x", math.inf), "fl_x"),
         (lambda c: [c.pop("fl_x"), c.pop("fl_y")], "camera_angle_x"),
-        (change("k1", 0.1), "undistort"),
-        (in_frame("p2", -0.1), "undistort"),
-        (change("camera_model", "OPENCV_FISHEYE"), "undistort"),
-        (change("is_fisheye", True), "undistort"),
+        (change("k5", 0.1), "'k5' must be 0"),
+        (in_frame("p3", -0.1), "undistort"),
+        (change("camera_model", "FISHEYE624"), "undistort"),
+        (change("is_fisheye", "equisolid"), "must be true or false"),
         (change("aabb", [[0, 0, 0], [1, 1, -1]]), "aabb"),
         (change("applied_transform", [1, 2]), "applied_transform"),
         (change("train_filenames", "all"), "train_filenames"),
@@ -276,7 +276,7 @@ def test_text_that_is_no_json_object_is_refused(tmp_path, content):
         load_scene(tmp_path)
 
 
-def test_corrupt_foreign_and_odd_sized_images_are_refused(tmp_path):
+def test_corrupt_foreign_and_huge_images_are_refused(tmp_path):
     nerfstudio(tmp_path)
     path = tmp_path / "images/4.png"
     whole = path.read_bytes()
@@ -284,8 +284,8 @@ def test_corrupt_foreign_and_odd_sized_images_are_refused(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"4\.png"):
             load_scene(tmp_path)
-    picture(1, size=(W + 1, H)).save(path)
-    with pytest.raises(InputError, match="one size"):
+    picture(1, size=(40 * W, H)).save(path)
+    with pytest.raises(InputError, match="pictures must fill at least 1 / 4 of"):
         load_scene(tmp_path)
     picture(0, size=(64, 64)).save(tmp_path / "big.jpg")
     corrupt = (tmp_path / "big.jpg").read_bytes()

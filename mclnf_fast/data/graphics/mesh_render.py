@@ -18,6 +18,7 @@ from torch import Tensor
 from mclnf_fast.data.graphics.mesh import Mesh, Wrap, face_normals, to_srgb
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
+from mclnf_fast.render.lenses.views import check_pinhole
 
 SUN = (0.48, -0.36, 0.80)  # direction towards the sun; z is up
 SUN_LIGHT = (0.74, 0.71, 0.66)
@@ -52,6 +53,7 @@ def render_mesh(
     torch.Size([2, 8, 8, 4])
     """
     side = sample_side(samples)
+    check_pinhole(cameras, "render_mesh")
     images = torch.empty(len(cameras), cameras.height, cameras.width, 4, dtype=torch.uint8)
     front = _lit(mesh, mesh.normals)
     back = None if mesh.closed else _lit(mesh, -mesh.normals)

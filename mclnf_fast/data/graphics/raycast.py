@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
+from mclnf_fast.render.lenses.views import check_pinhole
 
 GROUND, SKY = -1, -2
 NEAR = 0.05  # meters; nothing is seen closer than this
@@ -173,6 +174,7 @@ class RayCaster:
             rows: first row, and the one behind the last.
             x, y: [K, S], image positions in pixels of S samples in each of the K = (rows * width) pixels.
         """
+        check_pinhole(cameras, "RayCaster.cast")
         pose, origin = cameras.c2w[view], cameras.c2w[view, :, 3]
         a, b = (x - cameras.cx[view]) / cameras.fx[view], (cameras.cy[view] - y) / cameras.fy[view]
         scale = torch.rsqrt(a * a + b * b + 1.0)

@@ -12,6 +12,7 @@ from mclnf_fast.data.readers.files import read_matrix, read_number
 from mclnf_fast.data.scene import ImageSet
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
+from mclnf_fast.render.lenses.views import border_rays, half_views
 
 PERCENTILES = (0.02, 0.98)  # sparse points have outliers far away, and a box about all of them is mostly empty
 MARGIN = 0.05  # of a footprint's side, on each side
@@ -44,9 +45,8 @@ def object_box(cameras: Cameras) -> Tensor:
     """
     center = meeting_point(cameras)
     distance = (cameras.centers - center).norm(dim=1)
-    tangent = torch.minimum(0.5 * cameras.width / cameras.fx, 0.5 * cameras.height / cameras.fy)
     # The median, so that one camera far away does not blow up the cube.
-    half = float((distance * tangent).median().clamp_min(1e-6))
+    half = float((distance * half_views(cameras)).median().clamp_min(1e-6))
     return torch.stack([center - half, center + half])
 
 
@@ -69,13 +69,14 @@ def footprint(cameras: Cameras, ground: float) -> Tensor | None:
     >>> footprint(turntable(8, 16), ground=0.0).shape
     torch.Size([2, 2])
     """
-    origins, directions = cameras.corner_rays()
+    origins, directions = border_rays(cameras)
     height = origins[..., 2] - ground
     down = (directions[..., 2] < -1e-3) & (height > 0)
     length = torch.minimum(height / (-directions[..., 2]).clamp_min(1e-3), FAR * height)
     hits = (origins + length[..., None] * directions)[..., :2][down]
     # With fewer rays on the ground the cameras stand around something, and its box has to come from their axes.
-    if float(down.to(torch.float32).mean()) < 0.75:
+    seen = directions[..., 2].isfinite()
+    if float(down.to(torch.float32).sum()) < 0.75 * float(seen.sum()) or not bool(seen.any()):
         return None
     low, high = (torch.quantile(hits, q, dim=0) for q in PERCENTILES)
     margin = MARGIN * (high - low)

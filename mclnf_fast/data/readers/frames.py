@@ -1,11 +1,11 @@
-"""Reads frames: posed pictures of one size with their pinhole cameras; every fault names its file."""
+"""Reads frames: posed pictures with their cameras; every fault names its file."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,10 +16,13 @@ from mclnf_fast.data.readers.decoding.pictures import common_mode, eight_bits, o
 from mclnf_fast.data.readers.origin import check_float32
 from mclnf_fast.data.scene import ImageSet
 from mclnf_fast.errors import InputError
-from mclnf_fast.render.cameras import Cameras
+from mclnf_fast.render.cameras import Cameras, cat_cameras
+from mclnf_fast.render.lenses.lens import Lens, Projection, cat_lenses
+from mclnf_fast.render.lenses.views import pixels_with_rays
 
 IMAGE_THREADS = 4  # Pillow decodes without Python's lock; more threads than this wait for the disk
 MOST_FOCAL = 1e9  # pixels; a file with more is damaged
+MOST_PADDING = 4  # times the memory of pictures of several sizes; one panorama among them could take any amount
 ANGLE_TOLERANCE = 0.02  # relative, between a focal length and a field of view that stand side by side
 Picture = TypeVar("Picture")
 
@@ -35,6 +38,7 @@ class PosedFrame:
         intrinsics: those of fl_x, fl_y, cx, cy, w, h, camera_angle_x, camera_angle_y that the files have.
         source: the file that names the picture, for messages.
         mask: path of a picture whose 0 is masked; None without one.
+        lens: that of its camera; None: a pinhole.
 
     >>> PosedFrame(Path("a.png"), "a.png", np.eye(4), {"fl_x": 8.0}, Path("transforms.json")).name
     'a.png'
@@ -46,6 +50,7 @@ class PosedFrame:
     intrinsics: dict[str, float]
     source: Path
     mask: Path | None = None
+    lens: Lens | None = None
 
 
 def reduced_size(width: int, height: int, downscale: float, max_side: int | None) -> tuple[int, int]:
@@ -91,18 +96,25 @@ def read_image(path: Path, downscale: float = 1.0, max_side: int | None = None) 
 
 
 def load_image_set(
-    frames: list[PosedFrame], downscale: float, max_side: int | None, empty: tuple[int, int] = (1, 1)
+    frames: list[PosedFrame],
+    downscale: float,
+    max_side: int | None,
+    empty: tuple[int, int] = (1, 1),
+    notes: list[str] | None = None,
 ) -> ImageSet:
-    """Return the frames' pictures and cameras at the reduced size.
+    """Return the frames' pictures and cameras at the reduced size, masked where a mask says so or a lens shows nothing.
+
+    Pictures of several sizes lie in the upper left of the largest width and height; the rest is masked.
 
     Args:
         frames: pictures to read.
         downscale, max_side: see `options.SceneReadOptions`.
         empty: size (width, height) of the result when there is no frame.
+        notes: sentences on pixels that no mask hides and that are masked all the same are appended to it.
 
     Raises:
-        InputError: a picture is unreadable, of another size than the first or than its file says, or without a focal
-            length.
+        InputError: a picture is unreadable, of another size than its file says, without a focal length, or without a
+            pixel to learn from.
 
     >>> len(load_image_set([], 1, None))
     0
@@ -112,24 +124,91 @@ def load_image_set(
         cameras = Cameras(torch.zeros(0, 3, 4, dtype=torch.float32), none, none, none, none, *empty)
         return ImageSet(torch.zeros(0, empty[1], empty[0], 3, dtype=torch.uint8), cameras, ())
     pictures = read_pictures(frames, lambda path: read_image(path, downscale, max_side))
-    cameras = frame_cameras(frames, [size for _, size in pictures])
-    reduced = pictures[0][0].shape
-    images = torch.from_numpy(np.stack([image for image, _ in pictures]))
-    unmasked = _unmasked(frames, pictures[0][1], (reduced[1], reduced[0]))
-    return ImageSet(images, cameras.resized(reduced[1], reduced[0]), tuple(frame.name for frame in frames), unmasked)
+    sizes = [size for _, size in pictures]
+    width, height = (max(image.shape[axis] for image, _ in pictures) for axis in (1, 0))
+    if any(image.shape[:2] != (height, width) for image, _ in pictures):
+        filled = sum(image.shape[0] * image.shape[1] for image, _ in pictures)
+        if filled * MOST_PADDING < width * height * len(frames):
+            raise InputError(
+                f"{frames[0].source}: pictures must fill at least 1 / {MOST_PADDING} of {width}x{height} on average, "
+                "the largest width and height: leave out the largest, or reduce all with max_side"
+            )
+        images = np.zeros((len(frames), height, width, 3), np.uint8)
+        for canvas, (image, _) in zip(images, pictures):
+            canvas[: image.shape[0], : image.shape[1]] = image
+    else:
+        images = np.stack([image for image, _ in pictures])
+    reduced = [(image.shape[1], image.shape[0]) for image, _ in pictures]
+    cameras = _cameras_of_sizes(frames, sizes, reduced, (width, height))
+    unmasked = _unmasked(frames, sizes, reduced, (width, height))
+    seen = pixels_with_rays(cameras)
+    if notes is not None and len(set(reduced)) > 1:
+        notes.append(
+            f"Pictures have several sizes: each lies in the upper left of {width}x{height}, the rest is masked."
+        )
+    if seen is not None:
+        blind = ~seen if unmasked is None else unmasked & ~seen
+        if notes is not None and bool(blind.any()):
+            notes.append("Pixels at which a lens shows nothing, beyond the fold of its distortion, are masked.")
+        unmasked = seen if unmasked is None else unmasked & seen
+    if unmasked is not None:
+        for frame, view in zip(frames, unmasked):
+            if not bool(view.any()):
+                raise InputError(f"{frame.image}: must have a pixel that its lens shows and no mask hides, has none")
+    return ImageSet(torch.from_numpy(images), cameras, tuple(frame.name for frame in frames), unmasked)
 
 
-def _unmasked(frames: list[PosedFrame], size: tuple[int, int], reduced: tuple[int, int]) -> torch.Tensor | None:
-    """Return which pixels of frames of `size` in their files are not masked, bool [V, h, w]; None without masks."""
+def _cameras_of_sizes(
+    frames: list[PosedFrame], sizes: list[tuple[int, int]], reduced: list[tuple[int, int]], whole: tuple[int, int]
+) -> Cameras:
+    """Return the cameras of frames: `sizes` in their files, `reduced` now, in the upper left of pictures of `whole`."""
+    groups: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = {}
+    for k, pair in enumerate(zip(sizes, reduced)):
+        groups.setdefault(pair, []).append(k)
+    parts = []
+    for (size, small), members in groups.items():
+        cameras = frame_cameras([frames[k] for k in members], [size] * len(members)).resized(*small)
+        parts.append(replace(cameras, width=whole[0], height=whole[1]))
+    joined = cat_cameras(parts)
+    if len(groups) == 1:
+        return joined
+    # Together once more: float32 may hold the positions of each group and not those of all.
+    check_float32(np.stack([frame.c2w for frame in frames])[:, :3, 3], [frame.source for frame in frames])
+    return joined[torch.tensor([k for members in groups.values() for k in members]).argsort()]
+
+
+def _unmasked(
+    frames: list[PosedFrame], sizes: list[tuple[int, int]], reduced: list[tuple[int, int]], whole: tuple[int, int]
+) -> torch.Tensor | None:
+    """Return which pixels of pictures in the upper left of `whole` are pictures and not masked, bool [V, h, w]; None if
+    all are."""
     from mclnf_fast.data.readers.posed.masks import read_unmasked
 
-    if all(frame.mask is None for frame in frames):
+    if all(frame.mask is None for frame in frames) and set(reduced) == {whole}:
         return None
-    unmasked = torch.ones(len(frames), reduced[1], reduced[0], dtype=torch.bool)
-    for k, frame in enumerate(frames):
+    unmasked = torch.zeros(len(frames), whole[1], whole[0], dtype=torch.bool)
+    for k, (frame, (wide, high)) in enumerate(zip(frames, reduced)):
+        area = unmasked[k, :high, :wide]
+        area.fill_(True)
         if frame.mask is not None:
-            unmasked[k] = torch.from_numpy(read_unmasked(frame.mask, size, reduced))
+            area.copy_(torch.from_numpy(read_unmasked(frame.mask, sizes[k], (wide, high))))
     return unmasked
+
+
+def refuse_pixels_without_rays(frames: list[PosedFrame], cameras: Cameras, kind: str) -> None:
+    """Raise `InputError` if a lens shows nothing at a pixel, where masks are not read; it names the first picture.
+
+    >>> frame = PosedFrame(Path("a.png"), "a.png", np.eye(4), {"fl_x": 8.0}, Path("a.json"))
+    >>> refuse_pixels_without_rays([frame], frame_cameras([frame], [(8, 4)]), "objects")
+    """
+    seen = pixels_with_rays(cameras)
+    if seen is not None:
+        view = int((~seen).flatten(1).any(1).nonzero()[0])
+        raise InputError(
+            f"{frames[view].image}: must be shown by its lens as a whole, since {kind} have no masks; the lens of "
+            f"{frames[view].source} shows nothing at {int((~seen[view]).sum())} of its {seen[view].numel()} pixels: "
+            "cut the picture"
+        )
 
 
 def read_pictures(frames: list[PosedFrame], read: Callable[[Path], Picture]) -> list[Picture]:
@@ -165,7 +244,8 @@ def frame_cameras(frames: list[PosedFrame], sizes: list[tuple[int, int]]) -> Cam
     fx, fy, cx, cy = torch.tensor(columns, dtype=torch.float32).T
     poses = np.stack([frame.c2w for frame in frames])
     check_float32(poses[:, :3, 3], [frame.source for frame in frames])
-    return Cameras(torch.from_numpy(poses), fx, fy, cx, cy, width, height)
+    lens = cat_lenses([frame.lens for frame in frames], [1] * len(frames))
+    return Cameras(torch.from_numpy(poses), fx, fy, cx, cy, width, height, lens)
 
 
 def pinhole_intrinsics(frame: PosedFrame, width: int, height: int) -> tuple[float, float, float, float]:
@@ -183,6 +263,10 @@ def pinhole_intrinsics(frame: PosedFrame, width: int, height: int) -> tuple[floa
     (8.0, 8.0, 3.0, 2.0)
     """
     known = dict(frame.intrinsics)
+    fisheye = frame.lens is not None and bool((frame.lens.projection != Projection.PERSPECTIVE).any())
+    if fisheye and "fl_x" not in known and "fl_y" not in known:
+        # The angle that a fisheye spans does not follow from its focal length as a pinhole's does.
+        raise InputError(f"{frame.source}: must have 'fl_x' (focal length) of the fisheye of {frame.name}, has none")
     # A picture that was resized after its poses were computed would be learned with a wrong focal length.
     for key, size in (("w", width), ("h", height)):
         if key in known and known[key] != size:
@@ -193,7 +277,7 @@ def pinhole_intrinsics(frame: PosedFrame, width: int, height: int) -> tuple[floa
         if key in known and not 1e-9 < known[key] < math.pi:  # below it, the tangent may be 0
             raise InputError(f"{frame.source}: key {key!r} must be in (0, pi) radians, was {known[key]:g}")
     for axis, side in (("x", width), ("y", height)):
-        if f"camera_angle_{axis}" not in known:
+        if f"camera_angle_{axis}" not in known or fisheye:
             continue
         focal = 0.5 * side / math.tan(0.5 * known[f"camera_angle_{axis}"])
         stated = known.setdefault(f"fl_{axis}", focal)

@@ -25,7 +25,7 @@ from mclnf_fast.data.readers.files import (
     safe_path,
 )
 from mclnf_fast.data.readers.frames import PosedFrame
-from mclnf_fast.data.readers.lenses import read_intrinsics
+from mclnf_fast.data.readers.lenses import read_intrinsics, read_lens
 from mclnf_fast.data.readers.posed import masks
 from mclnf_fast.errors import InputError
 
@@ -146,7 +146,8 @@ def _read_split(root: Path, name: str) -> FrameGroup:
             c2w = read_pose(frame.get("transform_matrix"), f"{path}: frames[{k}] transform_matrix")
             intrinsics = read_intrinsics([content, frame], path)
             mask = masks.read_mask_path(root, path.parent, (content, frame), path)
-            frames.append(PosedFrame(image, relative_name(root, image), c2w, intrinsics, path, mask))
+            lens = read_lens([content, frame], path)
+            frames.append(PosedFrame(image, relative_name(root, image), c2w, intrinsics, path, mask, lens))
         if group.aabb is None and content.get("aabb") is not None:
             group.aabb = read_box(content["aabb"], f"{path}: key 'aabb'")
     return group
@@ -198,5 +199,6 @@ def read_raw_folder(root: Path, folder: Path) -> list[PosedFrame]:
         image = safe_path(root, folder, f"{int(index):04d}.png", path)
         intrinsics = read_intrinsics([content, frame], path)
         mask = masks.read_mask_path(root, folder, (content, frame), path)
-        frames.append(PosedFrame(image, relative_name(root, image), c2w, intrinsics, path, mask))
+        lens = read_lens([content, frame], path)
+        frames.append(PosedFrame(image, relative_name(root, image), c2w, intrinsics, path, mask, lens))
     return frames

@@ -20,7 +20,7 @@ from mclnf_fast.data.readers.files import (
     safe_path,
 )
 from mclnf_fast.data.readers.frames import PosedFrame
-from mclnf_fast.data.readers.lenses import read_intrinsics
+from mclnf_fast.data.readers.lenses import read_intrinsics, read_lens
 from mclnf_fast.data.readers.matrixcity import FrameGroup
 from mclnf_fast.data.readers.posed.cut_scene import hold_out
 from mclnf_fast.data.readers.posed.masks import read_mask_path
@@ -62,7 +62,8 @@ def named_frames(root: Path, path: Path, content: dict[str, Any]) -> list[tuple[
                 raise InputError(f"{path}: frames[{k}] must have one pose, {key!r} was another (a moving camera)")
         intrinsics = read_intrinsics([content, frame], path)
         mask = read_mask_path(root, path.parent, (content, frame), path)
-        frames.append((written, PosedFrame(image, relative_name(root, image), c2w, intrinsics, path, mask)))
+        lens = read_lens([content, frame], path)
+        frames.append((written, PosedFrame(image, relative_name(root, image), c2w, intrinsics, path, mask, lens)))
     return frames
 
 

@@ -9,7 +9,7 @@ import torch
 
 from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.data.readers.decoding.pictures import common_mode, eight_bits, open_picture
-from mclnf_fast.data.readers.frames import PosedFrame, frame_cameras, read_pictures
+from mclnf_fast.data.readers.frames import PosedFrame, frame_cameras, read_pictures, refuse_pixels_without_rays
 from mclnf_fast.errors import InputError
 
 
@@ -112,4 +112,5 @@ def read_views(
     height, width = pictures[0][0].shape[:2]
     if (width, height) != (cameras.width, cameras.height):
         cameras = cameras.resized(width, height)
+    refuse_pixels_without_rays(frames, cameras, "objects")
     return ObjectViews(name, torch.from_numpy(np.stack([pixels for pixels, _ in pictures])), cameras, train_views)

@@ -13,9 +13,16 @@ from mclnf_fast.data.objects import ObjectViews
 from mclnf_fast.data.photos import PhotoSets, photo_of, split_counts
 from mclnf_fast.data.readers.boxes import object_box
 from mclnf_fast.data.readers.decoding.pictures import covering_size, fit
-from mclnf_fast.data.readers.frames import PosedFrame, pinhole_intrinsics, read_image, reduced_size
+from mclnf_fast.data.readers.frames import (
+    PosedFrame,
+    pinhole_intrinsics,
+    read_image,
+    reduced_size,
+    refuse_pixels_without_rays,
+)
 from mclnf_fast.data.readers.gather import MOST_BYTES
 from mclnf_fast.data.readers.options import PhotoReadOptions, Progress, options_of
+from mclnf_fast.data.readers.posed.colmap import COLMAP_FILES, colmap_frames, colmap_reason
 from mclnf_fast.data.readers.posed.masks import refuse_masks
 from mclnf_fast.data.readers.posed.scene_frames import SceneFrames, blender_frames, nerfstudio_frames
 from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout
@@ -23,6 +30,7 @@ from mclnf_fast.data.readers.scenes import file_reason
 from mclnf_fast.data.scene import ImageSet
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras, cat_cameras
+from mclnf_fast.render.lenses.views import distances_in
 
 DEPTH_QUANTILES = (0.01, 0.99)  # of the distances in a photo: a single stray point must not set the range
 FEWEST_POINTS = 20  # in a photo, to take its depth from them
@@ -30,7 +38,7 @@ GRID = 16  # rays along a side, when depths come from the scene's box
 
 
 def load_photos(folder: str | Path, options: PhotoReadOptions | None = None, **changes: Any) -> PhotoSets:
-    """Read posed photos of one place: `transforms.json` (nerfstudio) or `transforms_train.json` (NeRF-synthetic).
+    """Read posed photos of one place: `transforms.json` (nerfstudio), `transforms_train.json` (NeRF-synthetic), COLMAP.
 
     All get the size of the first; one of another shape is scaled until it covers that, and its middle is cut out, with
     its camera. Transparency is put on white. Photos stay in the order of the file: the first ones are tested on, the
@@ -128,7 +136,8 @@ def _photo(
         torch.tensor([cx * across - left], dtype=torch.float32),
         torch.tensor([cy * down - top], dtype=torch.float32),
     )
-    camera = Cameras(pose, *focal, *center, wide, high)
+    camera = Cameras(pose, *focal, *center, wide, high, frame.lens)
+    refuse_pixels_without_rays([frame], camera, "photos")
     return photo_of(frame.name, torch.from_numpy(np.array(picture)), camera), scaled != common
 
 
@@ -168,16 +177,9 @@ def _bounds_of_points(cameras: Cameras, points: Tensor) -> list[tuple[float, flo
     """Return the nearest and farthest distance of points [P, 3], of each photo that shows enough of them."""
     bounds = []
     for k in range(len(cameras)):
-        pose = cameras.c2w[k]
-        local = (points - pose[:, 3]) @ pose[:, :3]
-        depth = -local[:, 2]
-        x = cameras.cx[k] + cameras.fx[k] * local[:, 0] / depth
-        y = cameras.cy[k] - cameras.fy[k] * local[:, 1] / depth
-        inside = (depth > 0) & (x >= 0) & (x < cameras.width) & (y >= 0) & (y < cameras.height)
-        if int(inside.sum()) >= FEWEST_POINTS:
-            low, high = torch.quantile(
-                local[inside].norm(dim=1), torch.tensor(DEPTH_QUANTILES, dtype=torch.float32)
-            ).tolist()
+        distances = distances_in(cameras, k, points)
+        if len(distances) >= FEWEST_POINTS:
+            low, high = torch.quantile(distances, torch.tensor(DEPTH_QUANTILES, dtype=torch.float32)).tolist()
             bounds.append((low, high))
     return bounds
 
@@ -208,6 +210,10 @@ def _read_blender(root: Path, options: PhotoReadOptions) -> PhotoSets:
     return _load_photos(root, blender_frames(root), options)
 
 
+def _read_colmap(root: Path, options: PhotoReadOptions) -> PhotoSets:
+    return _load_photos(root, colmap_frames(root, holdout_every=0), options)
+
+
 add_built_in(
     (
         Reader(
@@ -220,5 +226,6 @@ add_built_in(
             file_reason("transforms_train.json"),
             _read_blender,
         ),
+        Reader("colmap", "photos", COLMAP_FILES, colmap_reason, _read_colmap),
     )
 )

@@ -219,7 +219,7 @@ def unknown_layout(kind: DataKind, path: Path, wanted: str = "") -> InputError:
         wanted: the content in general, such as "images (.png)", when the layouts alone do not name it.
 
     >>> print(unknown_layout("photos", Path("data")))
-    data: must hold transforms.json (nerfstudio) or transforms_train.json (NeRF-synthetic), has none of them
+    data: must hold transforms.json (nerfstudio), transforms_train.json (NeRF-synthetic) or sparse/0/cameras.bin ...
     """
     layouts = [reader.looks_for for reader in readers(kind)]
     listed = ", ".join(layouts[:-1]) + (" or " if len(layouts) > 1 else "") + layouts[-1]

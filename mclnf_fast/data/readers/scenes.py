@@ -14,6 +14,7 @@ from mclnf_fast.data.readers.boxes import cell_box, clipped, ground_height
 from mclnf_fast.data.readers.frames import load_image_set
 from mclnf_fast.data.readers.matrixcity import FrameGroup, find_city
 from mclnf_fast.data.readers.options import SceneReadOptions, options_of
+from mclnf_fast.data.readers.posed.colmap import COLMAP_FILES, colmap_frames, colmap_reason
 from mclnf_fast.data.readers.posed.cut_scene import cut_by_position, hold_out, with_test_views
 from mclnf_fast.data.readers.posed.scene_frames import SceneFrames, blender_frames, nerfstudio_frames
 from mclnf_fast.data.readers.registry import Reader, add_built_in, choose, read_with, unknown_layout
@@ -27,7 +28,7 @@ def load_scene(path: str | Path, options: SceneReadOptions | None = None, **chan
     """Read posed images and cut them into blocks.
 
     Args:
-        path: a folder in the layout of MatrixCity (either pose dialect), Blender or nerfstudio; it is detected.
+        path: a folder in the layout of MatrixCity (either pose dialect), Blender, nerfstudio or COLMAP; it is detected.
         options: see `SceneReadOptions`; None: its defaults.
         changes: single fields of `options`, such as `blocks=(2, 2)`.
 
@@ -120,6 +121,11 @@ def _read_blender(root: Path, options: SceneReadOptions) -> Scene:
     return _load_scene(root, blender_frames(root), options)
 
 
+def _read_colmap(root: Path, options: SceneReadOptions) -> Scene:
+    _refuse_names(root, _grid_or_names(options.blocks)[1])
+    return _load_scene(root, colmap_frames(root, options.holdout_every), options)
+
+
 def _load_scene(root: Path, frames: SceneFrames, options: SceneReadOptions) -> Scene:
     """Read the pictures of all blocks and find their boxes."""
     aabb = None
@@ -137,7 +143,7 @@ def _load_scene(root: Path, frames: SceneFrames, options: SceneReadOptions) -> S
         return _cut_scene(frames, grid, aabb, options)
     blocks, sources = [], []
     for group in frames.groups:
-        train, test = _load_views(group, options)
+        train, test = _load_views(group, options, frames.notes)
         views = train if len(train) else test
         box, source = (aabb, OPTION) if aabb is not None else frames.bounds(views, group)
         blocks.append(Block(group.name, train, test, box))
@@ -147,15 +153,15 @@ def _load_scene(root: Path, frames: SceneFrames, options: SceneReadOptions) -> S
 
 def _scene(frames: SceneFrames, blocks: list[Block], sources: list[str], notes: Sequence[str] = ()) -> Scene:
     boxes = [f"Box of the scene: {source}." for source in dict.fromkeys(sources)]
-    sentences = (*frames.notes, *boxes, *(f"{note}." for note in notes))
+    sentences = (*dict.fromkeys(frames.notes), *boxes, *(f"{note}." for note in notes))
     union = _union([block.aabb for block in blocks])
     return Scene(frames.name, tuple(blocks), union, frames.unit, frames.origin, sentences)
 
 
-def _load_views(group: FrameGroup, options: SceneReadOptions) -> tuple[ImageSet, ImageSet]:
-    """Return the views to train and to test on."""
+def _load_views(group: FrameGroup, options: SceneReadOptions, notes: list[str]) -> tuple[ImageSet, ImageSet]:
+    """Return the views to train and to test on; `notes` are appended to."""
     # Together, since both must have one size.
-    views = load_image_set(group.train + group.test, options.downscale, options.max_side)
+    views = load_image_set(group.train + group.test, options.downscale, options.max_side, notes=notes)
     cut = len(group.train)
     return views.pick(torch.arange(cut)), views.pick(torch.arange(cut, len(views)))
 
@@ -171,7 +177,7 @@ def _cut_scene(frames: SceneFrames, grid: tuple[int, int], aabb: Tensor | None, 
     if aabb is None and len(boxes) == len(groups):
         joined.aabb = _union(boxes)
     cells, notes = with_test_views(cut_by_position(joined, *grid), joined.held_out)
-    views = load_image_set(joined.train + joined.test, options.downscale, options.max_side)
+    views = load_image_set(joined.train + joined.test, options.downscale, options.max_side, notes=frames.notes)
     train = views.pick(torch.arange(len(joined.train)))
     scene, source = frames.bounds(train, joined)
     ground = ground_height(train.cameras) if frames.points is None else float(frames.points[:, 2].median())
@@ -216,5 +222,6 @@ add_built_in(
         Reader(
             "blender", "scene", "transforms_train.json (Blender)", file_reason("transforms_train.json"), _read_blender
         ),
+        Reader("colmap", "scene", COLMAP_FILES, colmap_reason, _read_colmap),
     )
 )

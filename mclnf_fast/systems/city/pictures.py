@@ -15,6 +15,7 @@ from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.protocol import Log, Protocol
 from mclnf_fast.metrics import mse_to_psnr, ssim
 from mclnf_fast.render import render_scene
+from mclnf_fast.render.lenses.views import blanked, drawable
 from mclnf_fast.render.volume import Rendered
 from mclnf_fast.systems.city.data import SSIM_SIDE, CityData
 from mclnf_fast.systems.city.options import CityConfig
@@ -136,10 +137,13 @@ def _fisher(config: CityConfig, data: CityData, protocol: Protocol, listed: Call
     generator = torch.Generator().manual_seed(config.seed)
     batch = task.draw(min(4096, len(task.pool)), generator)
     scorer = FisherScorer(task.spec, 1, FimConfig(source="ema"), task.backend)
-    whole = tuple(t[None] for t in task.pool.batch(torch.arange(pixels)))
+    view = task.pool.batch(torch.arange(pixels))
+    directions, seen = drawable(task.pool.cameras, 0, view.directions)
+    whole = tuple(t[None] for t in view._replace(directions=directions))
     for rays in (batch, whole):  # the first batch is what the second is scored against
         p = task.points(params, rays)
         scores = scorer(params, p.x, p.offsets, p.grad_y, sample_ids=p.sample_ids, num_samples=p.num_samples).scores
+    scores = blanked(scores, seen, 0)
     shape, colors = (task.pool.height, task.pool.width), whole[2].cpu()
     caption = f"Fisher score of every ray of a training view of {task.name}: what its module could still learn from it."
     report.fisher_map(listed("fisher.png", "fisher", caption), colors.reshape(*shape, 3), scores.cpu().reshape(shape))

@@ -14,6 +14,7 @@ from mclnf_fast.learn.meta.adapt import fine_tune
 from mclnf_fast.learn.params import Params, interpolated, repeated
 from mclnf_fast.ops.bank_step import StepKind
 from mclnf_fast.render import Cameras, RenderSettings, view_rays
+from mclnf_fast.render.lenses.views import blanked, drawable
 from mclnf_fast.render.objects import ObjectPool, ray_loss
 from mclnf_fast.render.volume import render_pixels
 from mclnf_fast.spec import FieldSpec
@@ -42,8 +43,9 @@ class RayField:
         views = []
         for k in range(len(cameras)):
             # One camera for all objects: expanded, not copied, since a view of T objects is T H W rays.
-            o, d = (t.expand(objects, *t.shape) for t in self._rays(cameras, k))
-            views.append(render_pixels(self.params, self.spec, o, d, self.settings))
+            origins, directions, seen = self._rays(cameras, k)
+            o, d = (t.expand(objects, *t.shape) for t in (origins, directions))
+            views.append(blanked(render_pixels(self.params, self.spec, o, d, self.settings), seen, 1))
         pictures = (
             torch.stack(views, 1)
             if views
@@ -58,13 +60,16 @@ class RayField:
         """
         if len(cameras) != self.params[0].shape[0]:
             raise InputError(f"cameras must be {self.params[0].shape[0]}, one per object, got {len(cameras)}")
-        o, d = (torch.stack(t) for t in zip(*(self._rays(cameras, k) for k in range(len(cameras)))))
-        pixels = render_pixels(self.params, self.spec, o, d, self.settings)
+        origins, directions, seen = zip(*(self._rays(cameras, k) for k in range(len(cameras))))
+        pixels = render_pixels(self.params, self.spec, torch.stack(origins), torch.stack(directions), self.settings)
+        pixels = torch.stack([blanked(view, mask, 0) for view, mask in zip(pixels, seen)])
         return as_bytes(pixels).unflatten(1, (cameras.height, cameras.width))
 
-    def _rays(self, cameras: Cameras, k: int) -> tuple[Tensor, Tensor]:
-        """Return origins and directions [H W, 3] of camera k, in lengths of the field."""
-        return view_rays(cameras.in_units(self.scale).to(self.params[0].device), k, self.settings)
+    def _rays(self, cameras: Cameras, k: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return origins and directions [H W, 3] of camera k, in lengths of the field, and which pixels have a ray."""
+        cameras = cameras.in_units(self.scale).to(self.params[0].device)
+        origins, directions = view_rays(cameras, k, self.settings)
+        return origins, *drawable(cameras, k, directions)
 
 
 def as_bytes(pictures: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from mclnf_fast.data.procedural.city.style import Flight
 from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras, cat_cameras, look_at
+from mclnf_fast.render.lenses.views import check_pinhole
 
 EXPAND = 1.15  # enough to look at a cell's corners from the side, without the neighbors' roofs
 CITY_ALTITUDE = (360.0, 460.0)
@@ -55,6 +56,7 @@ def sees(cameras: Cameras, points: Tensor) -> Tensor:
     >>> sees(block_views(box, 2, (8, 6), seed=0), torch.tensor([[100.0, 100.0, 900.0]])).tolist()
     [[False], [False]]
     """
+    check_pinhole(cameras, "sees")
     local = torch.einsum("vkj,vpk->vpj", cameras.c2w[:, :, :3], points[None] - cameras.centers[:, None])
     depth = (-local[..., 2]).clamp_min(1e-6)
     x = cameras.cx[:, None] + cameras.fx[:, None] * local[..., 0] / depth

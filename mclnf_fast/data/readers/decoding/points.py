@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,18 +60,36 @@ def read_points(root: Path, named: str | None = None, colmap: np.ndarray | None 
     file = colmap_file(root)
     if file is None or colmap is None:
         return None
-    xyz = _colmap_binary(file) if file.suffix == ".bin" else _colmap_text(file)
-    return _points(root, file, xyz @ colmap[:3, :3].T + colmap[:3, 3])
+    return _points(root, file, _colmap_xyz(file) @ colmap[:3, :3].T + colmap[:3, 3])
 
 
-def colmap_file(root: Path) -> Path | None:
+def colmap_file(root: Path, folders: Sequence[str] = COLMAP_FOLDERS) -> Path | None:
     """Return COLMAP's file of points in a folder of data, None when there is none.
 
     >>> colmap_file(Path("no such folder")) is None
     True
     """
-    files = (root / folder / f"points3D.{ending}" for folder in COLMAP_FOLDERS for ending in ("bin", "txt"))
+    files = (root / folder / f"points3D.{ending}" for folder in folders for ending in ("bin", "txt"))
     return next((path for path in files if path.is_file()), None)
+
+
+def colmap_points(root: Path, folder: str) -> Points | None:
+    """Return the points of a COLMAP model in `root / folder`, as they are; None when it has none, or no file of them.
+
+    Raises:
+        InputError: as `read_points` does.
+
+    >>> colmap_points(Path("no such folder"), "sparse/0") is None
+    True
+    """
+    file = colmap_file(root, (folder,))
+    xyz = np.empty((0, 3)) if file is None else _colmap_xyz(file)
+    # Poses that were known before, and not reconstructed, come with an empty file.
+    return None if file is None or not len(xyz) else _points(root, file, xyz)
+
+
+def _colmap_xyz(path: Path) -> np.ndarray:
+    return _colmap_binary(path) if path.suffix == ".bin" else _colmap_text(path)
 
 
 def _points(root: Path, path: Path, xyz: np.ndarray) -> Points:
