@@ -1,0 +1,1 @@
+"""Doors to other libraries: their calls, on this engine."""
