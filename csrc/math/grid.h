@@ -99,15 +99,17 @@ MCLNF_HD MCLNF_INLINE void grid_half_cell(const GridMap<T>& map, const GridLevel
                                           uint32_t* lower, T* t) {
     constexpr T most = 1 << 30;  // beyond, where float has no fractions, the node is that one
     const T scale = static_cast<T>(level.scale);
+    T q[kTile];
     for (int j = 0; j < kTile; ++j) {
-        const T p = (x[j] - map.low) * scale + T(0.5);
-        T q = p == p ? p : T(0);
-        q = q > -most ? q : -most;
-        q = q < most ? q : most;
-        int node = static_cast<int>(q);
-        node -= static_cast<T>(node) > q ? 1 : 0;
+        t[j] = (x[j] - map.low) * scale + T(0.5);
+        q[j] = t[j] > -most ? t[j] : -most;  // not a number: that node
+        q[j] = q[j] < most ? q[j] : most;
+    }
+    for (int j = 0; j < kTile; ++j) {  // a loop of its own: in that above GCC makes branches of the limits
+        const int toward_zero = static_cast<int>(q[j]);
+        const int node = toward_zero - (static_cast<T>(toward_zero) > q[j] ? 1 : 0);
         lower[j] = static_cast<uint32_t>(node);
-        t[j] = p - static_cast<T>(node);
+        t[j] -= static_cast<T>(node);
     }
 }
 

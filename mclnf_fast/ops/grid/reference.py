@@ -26,7 +26,7 @@ def _corners(level: GridLevel, layout: GridLayout, grid: Grid, x: Tensor) -> tup
         # The last cell ends with the last node; the nearest node may be that one itself.
         place, last = ((p + 0.5).floor(), level.cells) if nearest else (p.floor(), level.cells - 1)
         first = 0
-    node = place.detach().nan_to_num(0.0).clamp(first, last).to(torch.int64)
+    node = place.detach().nan_to_num(first).clamp(first, last).to(torch.int64)
     if nearest:
         corners, factors = 1, (0 * p + 1)[:, None]  # 1, and NaN where x is NaN
     else:
