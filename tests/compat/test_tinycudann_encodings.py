@@ -216,6 +216,7 @@ BAD: list[tuple[int, Any, str]] = [
     (3, {**GRID, "per_level_scale": float("nan")}, "per_level_scale must be a finite number, got nan"),
     (3, {**GRID, "per_level_scale": -1.0}, "per_level_scale must be positive, got -1.0"),
     (3, {**GRID, "type": "Dense", "per_level_scale": 40.0}, "2\\^32 numbers"),
+    (3, {"otype": "DenseGrid", "n_levels": 1, "base_resolution": 1100}, "at most 1073741824 entries, got 1331000000"),
     (5, GRID, "a grid needs 2, 3 or 4 coordinates, got 5"),
     (3, {"otype": "OneBlob", "n_bins": 12}, "n_bins must be a power of 2, got 12"),
     (3, {"otype": "SphericalHarmonics", "degree": 9}, "degree must be an int from 1 to 8, got 9"),

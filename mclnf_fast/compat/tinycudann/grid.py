@@ -7,13 +7,14 @@ import math
 
 import numpy as np
 
-from mclnf_fast.grids import INTERPOLATIONS, Grid, GridLevel
+from mclnf_fast.grids import INTERPOLATIONS, Grid, GridLayout, GridLevel
 from mclnf_fast.packing import Interpolation
 
 KINDS = ("Hash", "Dense", "Tiled")
 DIMS = (2, 3, 4)
 
 _MOST_NODES = 1 << 30  # along a coordinate
+_MOST_ENTRIES = 1 << 30  # of a level
 
 
 def _rounded(value: float) -> float:
@@ -85,6 +86,16 @@ class HalfCellGrid(Grid):
             levels.append(GridLevel(resolution - 1, first, entries, hashed, tuple(range(dims)), scale))
             first += entries
         return levels
+
+    def layout(self, in_dim: int) -> GridLayout:
+        layout = super().layout(in_dim)
+        for level in layout.levels:
+            if level.entries > _MOST_ENTRIES:
+                raise ValueError(
+                    f"encoding_config: a level must have at most {_MOST_ENTRIES} entries, got {level.entries}: "
+                    f"{level.cells + 1} nodes along each of {in_dim} coordinates"
+                )
+        return layout
 
     def out_dim(self, in_dim: int) -> int:
         self.layout(in_dim)
