@@ -11,14 +11,15 @@ namespace mclnf {
 
 struct GridLayout {
     int dims, axes, features, interpolation;
-    bool together;  // the levels' features are added up; else side by side
+    bool together;   // the levels' features are added up; else side by side
+    bool half_cell;  // see math/grid.h
     double low, high;
     std::vector<GridLevel> levels;
     int64_t numbers = 0;  // of a module's table
     int64_t entries = 0;
 
     GridLayout(const std::vector<int64_t>& ints, const std::vector<double>& floats) {
-        STD_TORCH_CHECK(ints.size() >= kGridFields && floats.size() == 2,
+        STD_TORCH_CHECK(ints.size() >= kGridFields && floats.size() >= 2,
                         "grid: the description has a wrong length");
         low = floats[0];
         high = floats[1];
@@ -34,15 +35,21 @@ struct GridLayout {
                         "grid: unknown reduction");
         STD_TORCH_CHECK(ints[kGridLevelCount] >= 1 && ints[kGridLevelCount] <= kMaxGridLevels,
                         "grid: levels out of range");
+        STD_TORCH_CHECK(ints[kGridPlacement] == kGridBorder || ints[kGridPlacement] == kGridHalfCell,
+                        "grid: unknown placement");
+        half_cell = ints[kGridPlacement] == kGridHalfCell;
         dims = static_cast<int>(dims_);
         axes = static_cast<int>(axes_);
         features = static_cast<int>(features_);
         interpolation = static_cast<int>(ints[kGridInterpolation]);
         together = ints[kGridReduction] == kGridSum;
         const size_t level_ints = kGridLevelFields + static_cast<size_t>(axes);
-        STD_TORCH_CHECK(ints.size() == kGridFields + level_ints * static_cast<size_t>(ints[kGridLevelCount]),
+        const size_t level_count = static_cast<size_t>(ints[kGridLevelCount]);
+        STD_TORCH_CHECK(ints.size() == kGridFields + level_ints * level_count &&
+                            floats.size() == 2 + (half_cell ? level_count : 0),
                         "grid: the description has a wrong length");
-        for (size_t at = kGridFields; at < ints.size(); at += level_ints) add_level(ints.data() + at);
+        for (size_t l = 0; l < level_count; ++l)
+            add_level(ints.data() + kGridFields + l * level_ints, half_cell ? floats[2 + l] : 0.0);
     }
 
     int outputs() const { return features * (together ? 1 : static_cast<int>(levels.size())); }
@@ -50,40 +57,57 @@ struct GridLayout {
 
     template <typename T>
     GridMap<T> map() const {
-        return {static_cast<T>(low), static_cast<T>(high), dims, axes, corners(), features, interpolation};
+        return {static_cast<T>(low),
+                static_cast<T>(high),
+                dims,
+                axes,
+                corners(),
+                features,
+                interpolation,
+                half_cell};
     }
 
   private:
     static constexpr int64_t kMaxSize = 1 << 20;     // of coordinates, and of cells along an axis
+    static constexpr int64_t kMaxNodes = 1 << 30;    // of cells along an axis, if places go round
     static constexpr int64_t kMaxEntries = 1 << 30;  // of a level's table
 
-    void add_level(const int64_t* fields) {
+    // scale: of a grid of half cells.
+    void add_level(const int64_t* fields, double scale) {
         // Large primes spread the xor of the axes over the table; the first factor is 1 so that neighbors
         // along the first axis lie side by side in memory (arXiv 2201.05989). PRIMES of mclnf_fast/grids.py.
         constexpr uint32_t primes[kGridAxes] = {1u, 2654435761u, 805459861u, 3674653429u};
         GridLevel level{};
         const int64_t cells = fields[kGridLevelCells], size = fields[kGridLevelEntries],
                       table = fields[kGridLevelTable];
-        STD_TORCH_CHECK(cells >= 1 && cells <= kMaxSize, "grid: cells out of range");
+        STD_TORCH_CHECK(cells >= (half_cell ? 0 : 1) && cells <= (half_cell ? kMaxNodes : kMaxSize),
+                        "grid: cells out of range");
+        STD_TORCH_CHECK(std::isfinite(scale) && scale >= 0, "grid: a level's scale must not be negative");
         STD_TORCH_CHECK(size >= 1 && size <= kMaxEntries, "grid: entries out of range");
         STD_TORCH_CHECK(table == kGridDense || table == kGridHashed,
                         "grid: a level is dense (0) or hashed (1)");
         STD_TORCH_CHECK(size * features < (int64_t{1} << 32), "grid: a level's table is too large");
         level.cells = static_cast<int>(cells);
         level.hashed = table == kGridHashed;
-        level.mask = static_cast<uint32_t>(size - 1);
-        level.scale = level.cells / (high - low);
+        const bool power = (size & (size - 1)) == 0;
+        STD_TORCH_CHECK(!level.hashed || power, "grid: a hashed level must have a power of two entries");
+        level.mask = level.hashed || (half_cell && power) ? static_cast<uint32_t>(size - 1) : ~uint32_t{0};
+        level.entries = half_cell && !power ? static_cast<uint32_t>(size) : 0;
+        level.scale = half_cell ? scale : level.cells / (high - low);
+        constexpr int64_t max_nodes = UINT32_MAX;  // that a place counts
         int64_t nodes = 1;
         for (int a = 0; a < axes; ++a) {
             const int64_t axis = fields[kGridLevelFields + a];
             STD_TORCH_CHECK(axis >= 0 && axis < dims, "grid: a level reads a coordinate that is not there");
             level.axis[a] = static_cast<int>(axis);
             level.factor[a] = level.hashed ? primes[a] : static_cast<uint32_t>(nodes);
-            nodes *= level.cells + 1;
-            STD_TORCH_CHECK(level.hashed || nodes <= size, "grid: a dense level has more nodes than entries");
+            if (nodes <= max_nodes) nodes *= int64_t{level.cells} + 1;
+            STD_TORCH_CHECK(level.hashed || half_cell || nodes <= size,
+                            "grid: a dense level has more nodes than entries");
         }
-        STD_TORCH_CHECK(!level.hashed || (size & (size - 1)) == 0,
-                        "grid: a hashed level must have a power of two entries");
+        if (!level.hashed && nodes > max_nodes) {  // tiny-cuda-nn: all nodes share the first entry
+            for (int a = 0; a < axes; ++a) level.factor[a] = 0;
+        }
         level.first = numbers;
         level.numbers = static_cast<uint32_t>(size * features);
         numbers += size * features;

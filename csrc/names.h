@@ -45,6 +45,11 @@ namespace mclnf {
     X(kGridDense, dense, 0)  \
     X(kGridHashed, hashed, 1)
 
+// Where a grid's nodes lie: GridMap.half_cell.
+#define MCLNF_GRID_PLACEMENTS(X) \
+    X(kGridBorder, border, 0)    \
+    X(kGridHalfCell, half_cell, 1)
+
 // How `bank_fit` and `draw_ids` choose the samples of a step: mclnf_fast/ops/draws.
 #define MCLNF_DRAW_RULES(X)     \
     X(kDrawUniform, uniform, 0) \
@@ -92,7 +97,8 @@ namespace mclnf {
     X(kGridFeatures, features, 2)           \
     X(kGridInterpolation, interpolation, 3) \
     X(kGridReduction, reduction, 4)         \
-    X(kGridLevelCount, levels, 5)
+    X(kGridLevelCount, levels, 5)           \
+    X(kGridPlacement, placement, 6)
 
 #define MCLNF_GRID_LEVEL_FIELDS(X)   \
     X(kGridLevelCells, cells, 0)     \
@@ -114,6 +120,7 @@ namespace mclnf {
     X(GridInterpolation, interpolation, MCLNF_INTERPOLATIONS) \
     X(GridReduction, grid_reduction, MCLNF_GRID_REDUCTIONS)   \
     X(GridTable, grid_table, MCLNF_GRID_TABLES)               \
+    X(GridPlacement, grid_placement, MCLNF_GRID_PLACEMENTS)   \
     X(DrawRule, draw_rule, MCLNF_DRAW_RULES)                  \
     X(FitEnd, fit_end, MCLNF_FIT_ENDS)                        \
     X(FitPrecision, precision, MCLNF_PRECISIONS)              \
@@ -155,10 +162,11 @@ constexpr int kGridFields = length({MCLNF_GRID_FIELDS(MCLNF_NUMBER)});
 constexpr int kGridLevelFields = length({MCLNF_GRID_LEVEL_FIELDS(MCLNF_NUMBER)});
 #undef MCLNF_NUMBER
 
-// The readers of packed lists (net.h, grid_layout.h) rely on these: a skip is a bit of 32, `hashed` and
-// `together` are packed as booleans.
+// The readers of packed lists (net.h, grid_layout.h) rely on these: a skip is a bit of 32, `hashed`,
+// `together` and `half_cell` are packed as booleans.
 static_assert(kMaxHiddenLayers < 31, "the bits of `skips` are read as those of an int");
-static_assert(kGridDense == 0 && kGridHashed == 1 && kGridConcat == 0 && kGridSum == 1,
-              "GridLevel.hashed and GridLayout.together cross the boundary as 0 and 1");
+static_assert(kGridDense == 0 && kGridHashed == 1 && kGridConcat == 0 && kGridSum == 1 && kGridBorder == 0 &&
+                  kGridHalfCell == 1,
+              "GridLevel.hashed, GridLayout.together and GridMap.half_cell cross the boundary as 0 and 1");
 
 }  // namespace mclnf

@@ -16,6 +16,7 @@ from mclnf_fast.packing import (
     EncodingPart,
     GridHeader,
     GridLevelHeader,
+    GridPlacement,
     GridReduction,
     GridTable,
     Interpolation,
@@ -37,6 +38,7 @@ class GridLevel(NamedTuple):
     """One level: `cells` cells, so `cells + 1` nodes, along each of the coordinates `axes`.
 
     Its nodes' entries are `first` ... `first + entries - 1` of the table: dense (the first axis fastest), or hashed.
+    Of half cells, a point x lies at `(x - low) scale + 1/2`, and the places of nodes are taken modulo the entries.
     """
 
     cells: int
@@ -44,6 +46,19 @@ class GridLevel(NamedTuple):
     entries: int
     hashed: bool
     axes: tuple[int, ...]
+    scale: float = 0.0
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The factor of each axis' index in a node's place: of the hash, or of the dense order.
+
+        Of a dense order with more nodes than 32 bits count, 0 (as tiny-cuda-nn).
+        """
+        count = len(self.axes)
+        if self.hashed:
+            return PRIMES[:count]
+        nodes = self.cells + 1
+        return tuple(nodes**a if nodes**count < 1 << 32 else 0 for a in range(count))
 
 
 class GridLayout(NamedTuple):
@@ -53,6 +68,8 @@ class GridLayout(NamedTuple):
         levels: in order.
         entries, features: the shape of a module's table.
         together: whether the levels' features are added up; else they stand side by side.
+        interpolation: how a level is read between its nodes.
+        half_cell: whether the nodes lie half a cell off the border of the box, and go round beyond it.
         packed: the description that the compiled ops take (`mclnf_fast.packing.GridHeader` and what follows it).
     """
 
@@ -60,6 +77,8 @@ class GridLayout(NamedTuple):
     entries: int
     features: int
     together: bool
+    interpolation: Interpolation
+    half_cell: bool
     packed: tuple[list[int], list[float]]
 
 
@@ -93,15 +112,25 @@ class Grid(Encoding):
         if not self.low < self.high:
             raise ValueError(f"{owner}: low must be below high, got {self.low!r} and {self.high!r}")
 
-    def _layout_of(self, in_dim: int, levels: list[GridLevel], interpolation: int, together: bool) -> GridLayout:
+    def _layout_of(
+        self,
+        in_dim: int,
+        levels: list[GridLevel],
+        interpolation: Interpolation,
+        together: bool,
+        half_cell: bool = False,
+    ) -> GridLayout:
         reduction = GridReduction.SUM if together else GridReduction.CONCAT
-        header = GridHeader(in_dim, len(levels[0].axes), self.features, interpolation, reduction, len(levels))
+        placement = GridPlacement.HALF_CELL if half_cell else GridPlacement.BORDER
+        axes = len(levels[0].axes)
+        header = GridHeader(in_dim, axes, self.features, interpolation, reduction, len(levels), placement)
         ints = [int(value) for value in header]
         for level in levels:
             table = GridTable.HASHED if level.hashed else GridTable.DENSE
             ints += [int(value) for value in (*GridLevelHeader(level.cells, level.entries, table), *level.axes)]
+        floats = [float(self.low), float(self.high), *(level.scale for level in levels if half_cell)]
         entries = levels[-1].first + levels[-1].entries
-        return GridLayout(tuple(levels), entries, self.features, together, (ints, [float(self.low), float(self.high)]))
+        return GridLayout(tuple(levels), entries, self.features, together, interpolation, half_cell, (ints, floats))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +216,8 @@ class HashGrid(Grid):
             nodes = (cells + 1) ** in_dim
             levels.append(GridLevel(cells, first, min(nodes, size), nodes > size, tuple(range(in_dim))))
             first += levels[-1].entries
-        return self._layout_of(in_dim, levels, INTERPOLATIONS.index(self.interpolation), together=False)
+        kind = Interpolation(INTERPOLATIONS.index(self.interpolation))
+        return self._layout_of(in_dim, levels, kind, together=False)
 
     def out_dim(self, in_dim: int) -> int:
         self.layout(in_dim)

@@ -72,6 +72,13 @@ class GridTable(enum.IntEnum):
     HASHED = 1
 
 
+class GridPlacement(enum.IntEnum):
+    """Where a grid's nodes lie: the outer ones on the box's border, or all of them half a cell off (tiny-cuda-nn)."""
+
+    BORDER = 0
+    HALF_CELL = 1
+
+
 class DrawRule(enum.IntEnum):
     """How the samples of a step are chosen: `ops.draw_ids`, `ops.bank_fit`."""
 
@@ -174,7 +181,10 @@ class PackedNetwork(NamedTuple):
 
 
 class GridHeader(NamedTuple):
-    """The first integers of a packed grid: coordinates, coordinates that a level reads, features of a level."""
+    """The first integers of a packed grid: coordinates, coordinates that a level reads, features of a level, and names.
+
+    Of half cells, a level's scale stands among the floats, behind the box.
+    """
 
     dims: int
     axes: int
@@ -182,12 +192,13 @@ class GridHeader(NamedTuple):
     interpolation: int
     reduction: int
     levels: int
+    placement: int
 
     @classmethod
     def of(cls, ints: Sequence[int]) -> GridHeader:
         """Return the header of packed integers.
 
-        >>> GridHeader.of([3, 2, 8, 1, 1, 3]).outputs
+        >>> GridHeader.of([3, 2, 8, 1, 1, 3, 0]).outputs
         8
         """
         return cls(*ints[: len(cls._fields)])
@@ -228,6 +239,7 @@ def name_table() -> str:
         "interpolation": Interpolation,
         "grid_reduction": GridReduction,
         "grid_table": GridTable,
+        "grid_placement": GridPlacement,
         "draw_rule": DrawRule,
         "fit_end": FitEnd,
         "precision": Precision,

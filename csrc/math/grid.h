@@ -8,7 +8,13 @@
 //   dL/dx_a = sum_c dw_c/dx_a <g, T_c>,   dL/dT_c = w_c g,
 // and with q_c = sum_a v_a dw_c/dx_a the derivatives of <dL/dx, v> + <dL/dT, V> are
 //   in g: sum_c q_c T_c + w_c V_c,   in T_c: q_c g,   in x_a: sum_c dq_c/dx_a <g, T_c> + dw_c/dx_a <g, V_c>.
-// Outside [low, high] nothing depends on x. A coordinate that is not a number gives features that are none.
+// Outside [low, high] nothing depends on x.
+//
+// Half cells (tiny-cuda-nn): p = (x - low) scale + 1/2, with a scale per level and without a border. The
+// nodes' indices are taken modulo 2^32, and their places modulo the level's entries, so that every x has its
+// corners.
+//
+// A coordinate that is not a number gives features that are none.
 // The nearest node is a corner alone, of weight 1, and has no derivative in x.
 //
 // Points go in tiles of up to kTile, whose arithmetic vectorizes: it is done for whole tiles, and results
@@ -27,12 +33,13 @@ constexpr int kGridOne = -1;  // as kAxes
 struct GridLevel {
     int64_t first;               // the level's first number in a module's table
     uint32_t numbers;            // entries * features
-    uint32_t mask;               // hashed: entries - 1
+    uint32_t mask;               // of a place, before it is multiplied by the features
+    uint32_t entries;            // if places are taken modulo them and no mask does it; else 0
     uint32_t factor[kGridAxes];  // of a node's index along an axis: the hash's, or the stride in entries
     int axis[kGridAxes];         // which coordinate
     int cells;
     bool hashed;
-    double scale;  // cells / (high - low)
+    double scale;  // cells / (high - low), or that of half cells
 };
 
 template <typename T>
@@ -43,6 +50,7 @@ struct GridMap {
     int corners;   // 2^axes, or 1 for the nearest node
     int features;  // of an entry
     int interpolation;
+    bool half_cell;
 };
 
 template <int kAxes>
@@ -85,6 +93,26 @@ MCLNF_HD MCLNF_INLINE void grid_column(const T* from, int dims, int m, T rest, T
     for (int j = 0; j < m; ++j) column[j] = from[static_cast<int64_t>(j) * dims];
 }
 
+// Along an axis of half cells: the lower node's index, and the point's position between it and the next.
+template <int kTile, typename T>
+MCLNF_HD MCLNF_INLINE void grid_half_cell(const GridMap<T>& map, const GridLevel& level, const T* x,
+                                          uint32_t* lower, T* t) {
+    constexpr T most = 1 << 30;  // beyond, where float has no fractions, the node is that one
+    const T scale = static_cast<T>(level.scale);
+    T q[kTile];
+    for (int j = 0; j < kTile; ++j) {
+        t[j] = (x[j] - map.low) * scale + T(0.5);
+        q[j] = t[j] > -most ? t[j] : -most;  // not a number: that node
+        q[j] = q[j] < most ? q[j] : most;
+    }
+    for (int j = 0; j < kTile; ++j) {  // a loop of its own: in that above GCC makes branches of the limits
+        const int toward_zero = static_cast<int>(q[j]);
+        const int node = toward_zero - (static_cast<T>(toward_zero) > q[j] ? 1 : 0);
+        lower[j] = static_cast<uint32_t>(node);
+        t[j] -= static_cast<T>(node);
+    }
+}
+
 // Along axis a: the lower node's index times the axis' factor, and the weights' factors.
 template <int kAxes, int kOrders, int kTile, typename T>
 MCLNF_HD MCLNF_INLINE void grid_place_axis(const GridMap<T>& map, const GridLevel& level, int a, const T* x,
@@ -93,15 +121,23 @@ MCLNF_HD MCLNF_INLINE void grid_place_axis(const GridMap<T>& map, const GridLeve
     const T last = static_cast<T>(level.cells - 1);  // the last cell ends with the last node
     const bool smooth = map.interpolation == kGridSmoothstep;
     T t[kTile], inside[kTile];
-    for (int j = 0; j < kTile; ++j) {
-        const T clamped = x[j] < low ? low : (x[j] > high ? high : x[j]);
-        const T p = (clamped - low) * scale;
-        T q = p > T(0) ? p : T(0);  // not a number: node 0
-        q = q < last ? q : last;
-        const int node = static_cast<int>(q);
-        lower[j] = static_cast<uint32_t>(node) * level.factor[a];
-        t[j] = p - static_cast<T>(node);
-        inside[j] = clamped == x[j] ? scale : T(0);
+    if (map.half_cell) {
+        grid_half_cell<kTile>(map, level, x, lower, t);
+        for (int j = 0; j < kTile; ++j) {
+            lower[j] *= level.factor[a];
+            inside[j] = scale;
+        }
+    } else {
+        for (int j = 0; j < kTile; ++j) {
+            const T clamped = x[j] < low ? low : (x[j] > high ? high : x[j]);
+            const T p = (clamped - low) * scale;
+            T q = p > T(0) ? p : T(0);  // not a number: node 0
+            q = q < last ? q : last;
+            const int node = static_cast<int>(q);
+            lower[j] = static_cast<uint32_t>(node) * level.factor[a];
+            t[j] = p - static_cast<T>(node);
+            inside[j] = clamped == x[j] ? scale : T(0);
+        }
     }
     for (int j = 0; j < kTile; ++j) {
         const T share = smooth ? t[j] * t[j] * (T(3) - T(2) * t[j]) : t[j];
@@ -130,6 +166,16 @@ MCLNF_HD MCLNF_INLINE void grid_place_nearest(const GridMap<T>& map, const GridL
                                               const T* x, uint32_t* node, T* weight) {
     const T low = map.low, high = map.high, scale = static_cast<T>(level.scale);
     const T last = static_cast<T>(level.cells);
+    if (map.half_cell) {
+        T t[kTile];
+        grid_half_cell<kTile>(map, level, x, node, t);
+        for (int j = 0; j < kTile; ++j) {
+            const T one = T(0) * t[j] + T(1);  // 1, or no number
+            node[j] *= level.factor[a];
+            weight[j] = a == 0 ? one : weight[j] * one;
+        }
+        return;
+    }
     for (int j = 0; j < kTile; ++j) {
         const T clamped = x[j] < low ? low : (x[j] > high ? high : x[j]);
         T q = (clamped - low) * scale + T(0.5);
@@ -138,6 +184,18 @@ MCLNF_HD MCLNF_INLINE void grid_place_nearest(const GridMap<T>& map, const GridL
         q = q < last ? q : last;
         node[j] = static_cast<uint32_t>(static_cast<int>(q)) * level.factor[a];
         weight[j] = a == 0 ? one : weight[j] * one;
+    }
+}
+
+// Places modulo the entries. A division is slow, and almost no place needs it: those of points on the box's
+// upper border, and of tiled levels.
+template <int kTile>
+MCLNF_HD MCLNF_INLINE void grid_wrap(uint32_t entries, int corners, uint32_t (*place)[kTile]) {
+    for (int c = 0; c < corners; ++c) {
+        uint32_t largest = 0;
+        for (int j = 0; j < kTile; ++j) largest = place[c][j] > largest ? place[c][j] : largest;
+        if (largest < entries) continue;
+        for (int j = 0; j < kTile; ++j) place[c][j] %= entries;
     }
 }
 
@@ -176,10 +234,10 @@ MCLNF_HD MCLNF_INLINE void grid_place(const GridMap<T>& map, const GridLevel& le
         }
         corners = nearest ? 1 : 2 * corners;
     }
-    const uint32_t features = static_cast<uint32_t>(map.features),
-                   keep = level.hashed ? level.mask : ~uint32_t{0};
+    if (level.entries > 0) grid_wrap<kTile>(level.entries, corners, places.place);
+    const uint32_t features = static_cast<uint32_t>(map.features);
     for (int c = 0; c < corners; ++c) {
-        for (int j = 0; j < kTile; ++j) places.place[c][j] = (places.place[c][j] & keep) * features;
+        for (int j = 0; j < kTile; ++j) places.place[c][j] = (places.place[c][j] & level.mask) * features;
     }
 }
 

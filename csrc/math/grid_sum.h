@@ -55,7 +55,9 @@ struct GridSum {
 template <typename T>
 inline double grid_sum_factor(const GridMap<T>& map, const GridLevel& level, bool tangents) {
     const T scale = static_cast<T>(level.scale);
-    const double t = static_cast<double>((map.high - map.low) * scale - static_cast<T>(level.cells - 1));
+    const double t =
+        map.half_cell ? 1.0
+                      : static_cast<double>((map.high - map.low) * scale - static_cast<T>(level.cells - 1));
     const bool smooth = map.interpolation == kGridSmoothstep;
     const double share = smooth ? t * t * (3 - 2 * t) : t;
     const double whole = std::max(1.0, std::abs(share) + std::abs(1 - share));

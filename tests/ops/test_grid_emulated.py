@@ -284,7 +284,7 @@ def test_any_alignment_and_strides(emulated: Any, name: str) -> None:
 def test_more_levels_than_a_launch_takes(need, emulated: Any, together: bool) -> None:
     need("grid_encode", "cpu")
     case = make("hash_2d", [30, 35])
-    ints = [2, 2, 3, 1, int(together), 37, *(v for k in range(37) for v in (2 + k % 3, 32, 1, 0, 1))]
+    ints = [2, 2, 3, 1, int(together), 37, 0, *(v for k in range(37) for v in (2 + k % 3, 32, 1, 0, 1))]
     case.tables = torch.randn(2, 37 * 32, 3)
     g = torch.randn(65, 3 if together else 111)
     call, net = inputs(case), (ints, [-1.0, 1.0])

@@ -146,7 +146,7 @@ def test_raw_ops_refuse_arguments_that_do_not_fit(need, backend: str, op: str, n
 def test_a_level_that_does_not_fit_its_table_is_refused(need, backend: str) -> None:
     need("grid_encode", backend)
     x, offsets, tables, ints, floats = arguments("grid_encode_fwd", make("smooth_2d", [4, 0, 5]))
-    first = slice(6, 11)  # cells, entries, hashed, axes
+    first = slice(7, 12)  # cells, entries, hashed, axes
     assert ints[first] == [3, 16, 0, 0, 1]
     for level, text in (
         ([4, 16, 0, 0, 1], "a dense level has more nodes than entries"),
@@ -155,4 +155,4 @@ def test_a_level_that_does_not_fit_its_table_is_refused(need, backend: str) -> N
         ([3, 8, 1, 0, 1], r"tables must be \[M, "),
     ):
         with pytest.raises(RuntimeError, match=text):
-            OPS.grid_encode_fwd(x, offsets, tables, [*ints[:6], *level, *ints[11:]], floats)
+            OPS.grid_encode_fwd(x, offsets, tables, [*ints[:7], *level, *ints[12:]], floats)
