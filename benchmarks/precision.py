@@ -2,7 +2,9 @@
 and a small city in float32, bf16 and fp16, with the same initializations and draws.
 
 On a CPU without dot products of bf16 pairs by the reference, which has all roundings on every device (twenty minutes on
-one core); `--device cuda` by the kernels. Prints a row per run and writes `benchmarks/results/precision.json`.
+one core); `--device cuda` by the kernels. Steps are made by `ops.bank_fit`, all in one call, or with `--step-by-step`
+one after another through `ops.bank_mse` and the optimizer. Prints a row per run and writes
+`benchmarks/results/precision.json`, or `precision_steps.json`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import tempfile
 from collections.abc import Sequence
 
 from mclnf_fast.cli import main as run_command
+from mclnf_fast.learn.methods import base
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -54,7 +57,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--backend", default="reference")
+    parser.add_argument("--step-by-step", action="store_true")
     options = parser.parse_args(words)
+    if options.step_by_step:
+        base.fit_steps = lambda *_: None  # no fit serves
     results: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for system, own in RUNS.items():
@@ -69,7 +75,8 @@ def main(words: Sequence[str] | None = None) -> None:
         for precision, values in by_precision.items():
             print(system, row(precision, values, by_precision["fp32"]))
     about = {"device": options.device, "backend": options.backend, "psnr": results}
-    (RESULTS / "precision.json").write_text(json.dumps(about, indent=1) + "\n")
+    name = "precision_steps.json" if options.step_by_step else "precision.json"
+    (RESULTS / name).write_text(json.dumps(about, indent=1) + "\n")
 
 
 if __name__ == "__main__":

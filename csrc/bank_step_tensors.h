@@ -18,7 +18,8 @@ namespace mclnf {
 using Tensors = std::vector<Tensor>;
 
 // The values of one tensor of the bank and what belongs to them; m and v are null for SGD, fisher and anchor
-// without a trust region. With a copy of a half type the gradient is of that type, and g is null.
+// without a trust region. With a copy of a half type the gradient is of that type, and g is null; without one
+// half_g is.
 template <typename S>
 struct Streams {
     S *p, *m, *v;
@@ -42,7 +43,7 @@ struct StepOptions {
     int64_t modules;
     bool adam;
     double lr, beta1, beta2, eps, lam;  // lr: if the modules have none of their own
-    int half;                           // kBf16 or kFp16: of the copies; kFp32: there are none
+    int half;                           // kBf16 or kFp16: of the copies, if any tensor has one; else kFp32
 };
 
 // What each module has of its own, on the device; null: all have the same.
@@ -56,6 +57,14 @@ inline int half_of(ScalarType dtype) {
     return dtype == ScalarType::BFloat16 ? kBf16 : dtype == ScalarType::Half ? kFp16 : kFp32;
 }
 
+// The half type that the copies share; float32 if there are none. A copy that is empty and float32 stands for
+// one that is missing.
+inline ScalarType type_of_copies(const Tensors& copies) {
+    for (const Tensor& t : copies)
+        if (half_of(t.scalar_type()) != kFp32) return t.scalar_type();
+    return ScalarType::Float;
+}
+
 inline std::string shape(const Tensor& t) {
     std::string text = "[";
     for (int64_t d = 0; d < t.dim(); ++d) text += (d ? ", " : "") + std::to_string(t.size(d));
@@ -67,7 +76,7 @@ void check_like(const Device& device, const char* name, size_t i, const Tensor& 
                 ScalarType dtype) {
     STD_TORCH_CHECK(device.has(t) && t.scalar_type() == dtype, "bank_step: ", name, "[", i, "] must be ",
                     Device::kPlace, " with the dtype of ",
-                    dtype == p.scalar_type() ? "params[0]" : "copies[0]");
+                    dtype == p.scalar_type() ? "params[0]" : "the copies");
     bool same = t.dim() == p.dim();
     for (int64_t d = 0; same && d < p.dim(); ++d) same = t.size(d) == p.size(d);
     STD_TORCH_CHECK(same, "bank_step: ", name, "[", i, "] must have shape ", shape(p), " like params[", i,
@@ -147,15 +156,24 @@ void bank_step(Tensors params, Tensors grads, Tensors exp_avg, Tensors exp_avg_s
         check_written("params", p);
         check_memory("params", p);
     }
-    const int half = copies.empty() ? kFp32 : half_of(copies[0].scalar_type());
+    const ScalarType half_type = type_of_copies(copies);
+    const int half = half_of(half_type);
+    const auto has_copy = [&](size_t i) { return half != kFp32 && copies[i].scalar_type() == half_type; };
     if (!copies.empty()) {
-        STD_TORCH_CHECK(dtype == ScalarType::Float && half != kFp32,
-                        "bank_step: copies must be bfloat16 or float16 beside float32 params");
-        check_list(device, "copies", copies, params, copies[0].scalar_type());
-        for (const Tensor& t : copies) check_written("copies", t);
+        STD_TORCH_CHECK(dtype == ScalarType::Float && half != kFp32 && copies.size() == params.size(),
+                        "bank_step: copies must hold ", params.size(),
+                        " tensors like params, bfloat16 or float16 beside float32 params");
+        for (size_t i = 0; i < copies.size(); ++i) {
+            if (copies[i].scalar_type() == ScalarType::Float && copies[i].numel() == 0) continue;
+            check_like(device, "copies", i, copies[i], params[i], half_type);
+            check_written("copies", copies[i]);
+        }
     }
     STD_TORCH_CHECK(!scale || half != kFp32, "bank_step: scale must be None without copies");
-    check_list(device, "grads", grads, params, copies.empty() ? dtype : copies[0].scalar_type());
+    STD_TORCH_CHECK(grads.size() == params.size(), "bank_step: grads must hold ", params.size(),
+                    " tensors like params, got ", grads.size());
+    for (size_t i = 0; i < grads.size(); ++i)
+        check_like(device, "grads", i, grads[i], params[i], has_copy(i) ? half_type : dtype);
     if (adam) {
         check_list(device, "exp_avg", exp_avg, params, dtype);
         check_list(device, "exp_avg_sq", exp_avg_sq, params, dtype);
@@ -201,9 +219,9 @@ void bank_step(Tensors params, Tensors grads, Tensors exp_avg, Tensors exp_avg_s
         std::vector<Streams<S>> streams;
         for (size_t i = 0; i < params.size(); ++i)
             streams.push_back({p.template write<S>(i), m.template write<S>(i), v.template write<S>(i),
-                               half == kFp32 ? g.template read<S>(i) : nullptr, f.template read<S>(i),
-                               a.template read<S>(i), c.template write<uint16_t>(i),
-                               half == kFp32 ? nullptr : g.template read<uint16_t>(i)});
+                               has_copy(i) ? nullptr : g.template read<S>(i), f.template read<S>(i),
+                               a.template read<S>(i), has_copy(i) ? c.template write<uint16_t>(i) : nullptr,
+                               has_copy(i) ? g.template read<uint16_t>(i) : nullptr});
         device.template step<S>(options, own, streams, sizes);
     };
     dtype == ScalarType::Double ? run(double()) : run(float());

@@ -80,9 +80,9 @@ constexpr const char* kFisherSchemas[] = {
 constexpr const char* kStepSchemas[] = {
     // In place: params, exp_avg, exp_avg_sq (one tensor [M, ...] each) and step float64 [M]. lr float64 [M],
     // or None: lr_value; active bool [M], or None: all. exp_avg and exp_avg_sq are empty for SGD, fisher and
-    // anchor if lam = 0. copies: like params in a half type, written with the values of params; grads are
-    // then
-    // of that type, times scale float64 [M] or, None, 1. Without copies empty and None.
+    // anchor if lam = 0. copies: like params in a half type, written with the values of params, whose grads
+    // are of that type; an empty float32 tensor stands for a copy that a param lacks. grads are times scale
+    // float64 [M] or, None, 1. Without copies empty and None.
     "bank_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avg, Tensor(c!)[] exp_avg_sq, "
     "Tensor(d!) step, Tensor? lr, float lr_value, Tensor? active, bool adam, float beta1, float beta2, "
     "float eps, float lam, Tensor[] fisher, Tensor[] anchor, Tensor(e!)[] copies, Tensor? scale) -> ()",

@@ -89,30 +89,35 @@ class Bank(Work):
         """Return parameters that ask for gradients: weights, then biases."""
         return [t.detach().requires_grad_() for t in (*self.weights, *self.biases)]
 
+    def wide(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return tensors that are no weights of hidden layers as callers of our ops have them: never of a half type."""
+        return [t.float() if self.dtype in LOW else t for t in tensors]
+
     def ours(self) -> list[Contender]:
         return [self.own("ours")]
 
     def own(self, name: str, backend: str = "auto") -> Contender:
         """Return the op as a caller of `mf.ops.bank_mlp` meets it."""
         layers = len(self.weights)
-        # As callers have them: half types belong to the parameters alone.
-        x, grad_y = (t.float() if self.dtype in LOW else t for t in (self.x, self.grad_y))
+        x, grad_y, first, *biases = self.wide((self.x, self.grad_y, self.weights[0], *self.biases))
+        weights = [first, *self.weights[1:]]
         if self.op == "forward":
 
             def forward() -> Tensor:
                 with torch.no_grad():
-                    return mf.ops.bank_mlp(x, self.offsets, self.weights, self.biases, self.spec, backend)
+                    return mf.ops.bank_mlp(x, self.offsets, weights, biases, self.spec, backend)
 
             return Contender(name, forward, lambda y: {"y": y})
-        leaves = self.leaves()
+        leaves = [t.detach().requires_grad_() for t in (*weights, *biases)]
 
         def gradients() -> tuple[Tensor, ...]:
             y = mf.ops.bank_mlp(x, self.offsets, leaves[:layers], leaves[layers:], self.spec, backend)
             return torch.autograd.grad(y, leaves, grad_y)
 
         def fit() -> tuple[Tensor, ...]:
-            weights, biases = leaves[:layers], leaves[layers:]
-            loss = mf.ops.bank_mse(x, self.offsets, weights, biases, grad_y, self.spec, backend=backend)
+            loss = mf.ops.bank_mse(
+                x, self.offsets, leaves[:layers], leaves[layers:], grad_y, self.spec, backend=backend
+            )
             return torch.autograd.grad(loss.sum(), leaves)
 
         run = fit if self.op == "squared_error" else gradients

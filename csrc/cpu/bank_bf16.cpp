@@ -2,6 +2,7 @@
 // otherwise the fp32 kernels on parameters widened run by run.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 #include <vector>
@@ -31,8 +32,11 @@ class Widened {
         view_ = ParameterView<float>(to, net);
         for (size_t l = 0; l < net.layers.size(); ++l) {
             const int64_t out = net.layers[l].out, weights = net.layers[l].weights();
-            widen_all(from.weight[l], weights, to);
-            widen_all(from.bias[l], out, to + weights);
+            if (l == 0)
+                std::copy(from.first, from.first + weights, to);
+            else
+                widen_all(from.weight[l], weights, to);
+            std::copy(from.bias[l], from.bias[l] + out, to + weights);
             to += weights + out;
         }
     }

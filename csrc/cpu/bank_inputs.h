@@ -70,8 +70,7 @@ struct BankInputs {
                static_cast<size_t>(modules * net.parameters) * sizeof(S) > kStreamFrom;
     }
     ParameterTensors<S> new_gradients(bool needed = true) const {
-        return needed ? ParameterTensors<S>::empty(net, modules, parameters.weight[0])
-                      : ParameterTensors<S>();
+        return needed ? ParameterTensors<S>::like(net, modules, parameters) : ParameterTensors<S>();
     }
 };
 

@@ -155,10 +155,10 @@ std::tuple<Tensor, Tensors, Tensors, Tensor> second(const BankInputs<S>& in, con
     return {grad_x, grads.weight, grads.bias, grad_grad_y};
 }
 
-// Calls f of the parameters' type: bf16, or the type of x.
+// Calls f of the type of the weights behind the first layer's: bf16, or the type of x.
 template <class F>
 auto by_bank_dtype(const Tensor& x, const Tensors& w, const F& f) {
-    return !w.empty() && w[0].scalar_type() == ScalarType::BFloat16 ? f(Bf16()) : by_dtype(x, f);
+    return !w.empty() && w.back().scalar_type() == ScalarType::BFloat16 ? f(Bf16()) : by_dtype(x, f);
 }
 
 Tensor bank_mlp_fwd(Tensor x, Tensor offsets, Tensors w, Tensors b, std::vector<int64_t> ints,
@@ -216,7 +216,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensor> bank_mlp_bwd_bwd(Tensor x, Tensor o
         }
         return second<S>(
             in, gy, tangent_x ? &*tangent_x : nullptr,
-            ParameterTensors<S>("tangents", in.net, in.modules, tangent_w, tangent_b, w[0].scalar_type()),
+            ParameterTensors<S>("tangents", in.net, in.modules, tangent_w, tangent_b, w.back().scalar_type()),
             need_x);
     });
 }

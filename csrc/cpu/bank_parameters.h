@@ -45,9 +45,10 @@ struct ParameterTensors {
                      ScalarType dtype) {
         STD_TORCH_CHECK(w.size() == net.layers.size() && b.size() == net.layers.size(), "mclnf_fast: ", name,
                         " must hold one tensor a layer");
+        const ScalarType wide = kMixed<S> ? ScalarType::Float : dtype;
         for (size_t l = 0; l < net.layers.size(); ++l) {
-            weight.push_back(plain(name, w[l], dtype));
-            bias.push_back(plain(name, b[l], dtype));
+            weight.push_back(plain(name, w[l], l == 0 ? wide : dtype));
+            bias.push_back(plain(name, b[l], wide));
             check_shape(name, weight[l], {modules, net.layers[l].in, net.layers[l].out});
             check_shape(name, bias[l], {modules, net.layers[l].out});
         }
@@ -57,6 +58,16 @@ struct ParameterTensors {
         for (const Layer& layer : net.layers) {
             tensors.weight.push_back(fresh(like, {modules, layer.in, layer.out}));
             tensors.bias.push_back(fresh(like, {modules, layer.out}));
+        }
+        return tensors;
+    }
+    // Of the dtypes of `parameters`.
+    static ParameterTensors like(const Net& net, int64_t modules, const ParameterTensors& parameters) {
+        ParameterTensors tensors;
+        for (size_t l = 0; l < net.layers.size(); ++l) {
+            tensors.weight.push_back(
+                fresh(parameters.weight[l], {modules, net.layers[l].in, net.layers[l].out}));
+            tensors.bias.push_back(fresh(parameters.bias[l], {modules, net.layers[l].out}));
         }
         return tensors;
     }
@@ -72,9 +83,13 @@ class ParameterView {
     explicit ParameterView(const ParameterTensors<S>& tensors, const Net& net, int64_t module = 0) {
         for (size_t l = 0; l < tensors.weight.size(); ++l) {
             const Layer& layer = net.layers[l];
-            layers_.push_back({mutable_data<S>(tensors.weight[l]), mutable_data<S>(tensors.bias[l]),
-                               layer.weights(), layer.out});
+            const bool wide = kMixed<S> && l == 0;
+            layers_.push_back({wide ? nullptr : mutable_data<S>(tensors.weight[l]),
+                               mutable_data<Value<S>>(tensors.bias[l]), wide ? 0 : layer.weights(),
+                               layer.out});
         }
+        if (!layers_.empty()) first_ = mutable_data<Value<S>>(tensors.weight[0]);
+        first_stride_ = net.layers[0].weights();
         at(module);
     }
     // Buffers of net.parameters values, layer after layer, one module's behind the other's.
@@ -84,6 +99,8 @@ class ParameterView {
             layers_.push_back({flat, bias, net.parameters, net.parameters});
             flat = bias + layer.out;
         }
+        first_ = layers_[0].weight;
+        first_stride_ = net.parameters;
         at(0);
     }
     ParameterView& at(int64_t module) {
@@ -93,31 +110,39 @@ class ParameterView {
             weight_[l] = layers_[l].weight + module * layers_[l].weight_stride;
             bias_[l] = layers_[l].bias + module * layers_[l].bias_stride;
         }
+        module_first_ = first_ + module * first_stride_;
         return *this;
     }
     explicit operator bool() const { return !layers_.empty(); }
     Parameters<S> read() const {
-        return weight_.empty() ? Parameters<S>{} : Parameters<S>{weight_.data(), bias_.data()};
+        return weight_.empty() ? Parameters<S>{} : Parameters<S>{weight_.data(), bias_.data(), module_first_};
     }
     Gradients<S> write(bool stream = false) {
         return weight_.empty() ? Gradients<S>{} : Gradients<S>{weight_.data(), bias_.data(), stream};
     }
-    // f(values, count) on every tensor's share.
+    // f(values, count) on every tensor's share, which may be Value<S>.
     template <class F>
     void each(const Net& net, const F& f) const {
         for (size_t l = 0; l < weight_.size(); ++l) {
-            f(weight_[l], net.layers[l].weights());
+            if (l == 0)
+                f(module_first_, net.layers[l].weights());
+            else
+                f(weight_[l], net.layers[l].weights());
             f(bias_[l], static_cast<int64_t>(net.layers[l].out));
         }
     }
 
   private:
     struct LayerPointers {
-        S *weight, *bias;
+        S* weight;
+        Value<S>* bias;
         int64_t weight_stride, bias_stride;  // from one module to the next
     };
     std::vector<LayerPointers> layers_;
-    std::vector<S*> weight_, bias_;
+    std::vector<S*> weight_;
+    std::vector<Value<S>*> bias_;
+    Value<S>*first_ = nullptr, *module_first_ = nullptr;  // the first layer's weights
+    int64_t first_stride_ = 0;
 };
 
 }  // namespace mclnf

@@ -52,10 +52,10 @@ void step_tensor(const std::vector<Run<S>>& runs, const Streams<S>& t, int half,
         const int64_t skip = lo - run->before * size, n = std::min(hi - lo, run->count * size - skip);
         const Streams<S> values = t.from(run->first * size + skip);
         if constexpr (std::is_same_v<S, float>) {
-            if (half == kBf16) step_range_bf16(run->factors, values, n);
-            if (half == kFp16) step_range_fp16(run->factors, values, n);
+            if (t.copy && half == kBf16) step_range_bf16(run->factors, values, n);
+            if (t.copy && half == kFp16) step_range_fp16(run->factors, values, n);
         }
-        if (half == kFp32) step_range(run->factors, values, n);
+        if (!t.copy) step_range(run->factors, values, n);
         lo += n;
     }
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "bf16.h"
 #include "net.h"
@@ -15,11 +16,28 @@
 
 namespace mclnf {
 
+// The type of points, outputs and their gradients, of sums over points, and of the first layer's weights and
+// all biases: fp32 beside bf16 weights. A coordinate's 8 bits would be all that an encoding of many octaves
+// starts from, and a sum of 256 ones would exhaust them.
+template <class S>
+struct ValueOf {
+    using type = S;
+};
+template <>
+struct ValueOf<Bf16> {
+    using type = float;
+};
+template <class S>
+using Value = typename ValueOf<S>::type;
+template <class S>
+constexpr bool kMixed = !std::is_same_v<S, Value<S>>;
+
 // The parameters, or tensors shaped like them, of one module: a pointer per layer.
 template <class S>
 struct Parameters {
-    const S* const* weight = nullptr;
-    const S* const* bias = nullptr;
+    const S* const* weight = nullptr;  // the first is null if kMixed
+    const Value<S>* const* bias = nullptr;
+    const Value<S>* first = nullptr;  // the first layer's weights
     // The weights of the module that comes next on this thread, if known: prefetched during the arithmetic.
     const S* const* next_weight = nullptr;
     explicit operator bool() const { return weight != nullptr; }
@@ -31,20 +49,6 @@ struct Gradients {
     bool stream = false;  // past the caches: the values are not read soon
     explicit operator bool() const { return weight != nullptr; }
 };
-
-// The type of points, outputs and their gradients, and of sums over points: fp32 beside bf16 parameters. A
-// coordinate's 8 bits would be all that an encoding of many octaves starts from, and a sum of 256 ones would
-// exhaust them.
-template <class S>
-struct ValueOf {
-    using type = S;
-};
-template <>
-struct ValueOf<Bf16> {
-    using type = float;
-};
-template <class S>
-using Value = typename ValueOf<S>::type;
 
 // One module and a run of its points.
 template <class S>

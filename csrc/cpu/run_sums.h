@@ -41,8 +41,8 @@ class RunSums {
             if constexpr (kRounds) {
                 if (!total_ || run.slot >= 0) return;
                 const Sum* from = wide_sums();
-                total_.at(run.module).each(*net_, [&](S* to, int64_t size) {
-                    for (int64_t i = 0; i < size; ++i) to[i] = narrow(from[i]);
+                total_.at(run.module).each(*net_, [&](auto* to, int64_t size) {
+                    for (int64_t i = 0; i < size; ++i) put(from[i], to[i]);
                     from += size;
                 });
             }
@@ -79,6 +79,9 @@ class RunSums {
     }
 
   private:
+    static void put(Sum from, Sum& to) { to = from; }
+    static void put(Sum from, Bf16& to) { to = narrow(from); }
+
     // The first run of each module, and of one past the last.
     std::vector<size_t> first_runs() const {
         std::vector<size_t> first(modules_ + 1, plan_.runs.size());
@@ -90,8 +93,8 @@ class RunSums {
     void finish_module(int64_t m, size_t first, int64_t count, const std::vector<S>& scale) const {
         const S factor = scale.empty() ? S(1) : scale[m];
         Sum* from = count > 1 ? partial_.get() + plan_.runs[first].slot * net_.parameters : nullptr;
-        ParameterView<S>(total_, net_, m).each(net_, [&](S* to, int64_t size) {
-            if (count == 0) std::fill(to, to + size, S(0));
+        ParameterView<S>(total_, net_, m).each(net_, [&](auto* to, int64_t size) {
+            if (count == 0) std::fill(to, to + size, std::remove_pointer_t<decltype(to)>(0));
             if (count > 1) add_partial(to, from, size, count);
             if (count > 0 && !scale.empty())
                 for (int64_t i = 0; i < size; ++i) to[i] *= factor;
@@ -100,12 +103,13 @@ class RunSums {
     }
 
     // to = the sum of `count` >= 2 rows of partial sums, in their order.
-    void add_partial(S* to, Sum* from, int64_t size, int64_t count) const {
+    template <class T>
+    void add_partial(T* to, Sum* from, int64_t size, int64_t count) const {
         const int64_t row = net_.parameters;
         if constexpr (kRounds) {
             for (int64_t c = 1; c < count; ++c)
                 for (int64_t i = 0; i < size; ++i) from[i] += from[i + c * row];
-            for (int64_t i = 0; i < size; ++i) to[i] = narrow(from[i]);
+            for (int64_t i = 0; i < size; ++i) put(from[i], to[i]);
         } else {
             for (int64_t i = 0; i < size; ++i) to[i] = from[i] + from[i + row];
             for (int64_t c = 2; c < count; ++c)

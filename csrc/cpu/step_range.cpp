@@ -31,7 +31,7 @@ MCLNF_INLINE void step_values(const StepFactors<S>& factors, const Streams<S>& t
     for (int64_t i = 0; i < n; ++i) {
         S own;
         if constexpr (kHalf == kFp32)
-            own = g[i];
+            own = g[i] * c.unscale;
         else
             own = from_half<kHalf>(half_g[i]) * c.unscale;
         const S gradient = kTrust ? pulled(c, own, p[i], fisher[i], anchor[i]) : own;

@@ -77,7 +77,8 @@ __device__ inline void write(T* to, int64_t at, unsigned mask, bool at_once, con
     }
 }
 
-// kHalf: kBf16 or kFp16 if the gradients are of that type and copies of it are written; else kFp32.
+// kHalf: kBf16 or kFp16 if the gradients of tensors with a copy are of that type, which is written; else
+// kFp32.
 template <typename S, bool kAdam, bool kTrust, int kHalf>
 __global__ void __launch_bounds__(kThreads) values_kernel(const __grid_constant__ Tables<S> in) {
     constexpr int kCount = kValues<S>;
@@ -109,10 +110,13 @@ __global__ void __launch_bounds__(kThreads) values_kernel(const __grid_constant_
     Pack<S, kCount> p, g, m, v, fisher, anchor;
     Pack<uint16_t, kCount> half;
     read(stream.p, at, there, at_once, p);
-    if constexpr (kHalf == kFp32)
-        read(stream.g, at, there, at_once, g);
-    else
+    const bool halved = kHalf != kFp32 && stream.copy;
+    if (halved)
         read(stream.half_g, at, there, at_once, half);
+    else
+        read(stream.g, at, there, at_once, g);
+    if constexpr (kHalf != kFp32)
+        for (int k = 0; halved && k < kCount; ++k) g.values[k] = from_half<kHalf>(half.values[k]);
     if constexpr (kAdam) {
         read(stream.m, at, there, at_once, m);
         read(stream.v, at, there, at_once, v);
@@ -125,11 +129,7 @@ __global__ void __launch_bounds__(kThreads) values_kernel(const __grid_constant_
         StepFactors<S> c = in.factors;
         c.rate = rates[k].rate;
         c.floor = rates[k].floor;
-        S gradient;
-        if constexpr (kHalf == kFp32)
-            gradient = g.values[k];
-        else
-            gradient = from_half<kHalf>(half.values[k]) * rates[k].unscale;
+        S gradient = g.values[k] * rates[k].unscale;
         if constexpr (kTrust) gradient = pulled(c, gradient, p.values[k], fisher.values[k], anchor.values[k]);
         if constexpr (kAdam)
             p.values[k] = adam_step(c, p.values[k], gradient, m.values[k], v.values[k]);
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kThreads) values_kernel(const __grid_constant_
         if constexpr (kHalf != kFp32) half.values[k] = to_half<kHalf>(p.values[k]);
     }
     write(stream.p, at, mask, at_once, p);
-    if constexpr (kHalf != kFp32) write(stream.copy, at, mask, at_once, half);
+    if (halved) write(stream.copy, at, mask, at_once, half);
     if constexpr (kAdam) {
         write(stream.m, at, mask, at_once, m);
         write(stream.v, at, mask, at_once, v);

@@ -13,7 +13,7 @@ struct StepFactors {
     S floor;                           // Adam: eps sqrt(1 - b2^t)
     S decay1, blend1, decay2, blend2;  // Adam: b1, 1 - b1, b2, 1 - b2
     S lam;
-    S unscale = S(1);  // 1 / the scale of the loss whose gradients are of a half type
+    S unscale = S(1);  // 1 / the scale of the loss that was differentiated
 };
 
 // The factors of a module that makes its step number t; the corrections in double: in float, 1 - 0.999^t is

@@ -90,7 +90,10 @@ class FieldBank(Members):
     Args:
         spec: the architecture.
         modules: M, at least 0.
-        dtype, device: of the parameters.
+        dtype, device: of the parameters, all of them. A bank of a half type (also one that was saved, or converted by
+            `to`) is evaluated with its first layer's weights and its biases widened to float32, which loses nothing
+            more; but the bits that they lack cost up to 1 dB of PSNR. Keep a bank that is trained in float32, and
+            evaluate it under autocast, which casts the other weights alone, or at `learn.mixed.half_copies`.
         init: the shared initialization, as `initial_parameters` gives it (leading size 1); None draws one;
             `"independent"` draws one for each module, of which the first is the shared one.
         generator: to draw it with; None: torch's own.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mclnf_fast.checks import check_number, check_tensor
 from mclnf_fast.learn.mixed import LossScale, all_finite, masters_of, write_copies
-from mclnf_fast.learn.params import Params, check_like, check_modules, check_params, per_module
+from mclnf_fast.learn.params import HALVES, Params, check_like, check_modules, check_params, per_module
 from mclnf_fast.ops.bank_fit import FitState
 from mclnf_fast.ops.bank_step import StepKind, Trust, bank_step, check_betas
 
@@ -27,16 +27,16 @@ class BankOptimizer:
 
     Of parameters in bfloat16 or float16 it keeps the values in float32, `masters`, with their moments: a step shorter
     than a weight's last bit of 8 or 11 would be lost. A step changes the masters, and writes the parameters in the same
-    pass as their rounded values.
+    pass as their rounded values. float32 parameters beside them (`mixed.half_copies`) are their own masters.
 
     Args:
-        params: flat tuple of tensors [M, ...], float32, float64, bfloat16 or float16.
+        params: flat tuple of tensors [M, ...], all float64, or float32 and one of bfloat16 and float16.
         kind: "adam" or "sgd".
         lr: one rate, or one per module [M].
         betas, eps: Adam's.
         trust: (lam, fisher, anchor), see `Trust`, or None; may be set later through `optimizer.trust`.
-        masters: float32 tensors like half params, which are set to their rounded values; changed in place. None: the
-            values of params.
+        masters: float32 tensors like half params, which are set to their rounded values; changed in place. In the place
+            of a float32 param that param itself. None: the values of params.
         loss_scale: whether gradients are those of `scaled` losses: float16 has no small numbers. For half params.
 
     Raises: TypeError, ValueError, naming the argument.
@@ -82,8 +82,8 @@ class BankOptimizer:
 
     @property
     def half(self) -> bool:
-        """Whether the parameters have a half type, beside masters."""
-        return self.masters is not self.params
+        """Whether parameters have a half type, beside masters."""
+        return any(m is not p for m, p in zip(self.masters, self.params))
 
     @property
     def lr(self) -> Tensor:
@@ -146,8 +146,8 @@ class BankOptimizer:
         """Make one step of every module that is not frozen, and whose gradients are finite if losses are scaled.
 
         Args:
-            grads: tensors like the parameters, or None to take `p.grad`. For half parameters also float32 ones, not
-                scaled, which are rounded.
+            grads: tensors like the parameters, or None to take `p.grad`. Beside half parameters also all float32, not
+                scaled: those of half parameters are rounded.
 
         Raises: TypeError, if a gradient has another dtype; ValueError, if one is missing or has another shape.
         Nothing is changed then.
@@ -159,10 +159,11 @@ class BankOptimizer:
             if g is None:
                 raise ValueError(f"grads[{i}] must be a tensor like params[{i}], got None")
             gradients.append(g)
-        active, scaling, copies = self._active, self.loss_scale, self.params if self.half else ()
+        active, scaling = self._active, self.loss_scale
         finite: Tensor | None = None
-        if copies:
-            gradients = [self._rounded(g) for g in gradients]
+        copies = [None if m is p else p for m, p in zip(self.masters, self.params)] if self.half else []
+        if copies and all(isinstance(g, Tensor) and g.dtype == torch.float32 for g in gradients):
+            gradients = [self._scaled_and_rounded(g, p) for g, p in zip(gradients, self.params)]
         if scaling is not None:
             finite = all_finite(gradients)
             active = finite if active is None else finite & active
@@ -226,7 +227,7 @@ class BankOptimizer:
 
         A bank that grows its own parameters calls `rebind` instead. Raises: TypeError, ValueError.
         """
-        new = check_params(module_params, "module_params")
+        new = check_params(module_params, "module_params", mixed=True)
         if len(new) != len(self.params) or any(a.shape[1:] != b.shape[1:] for a, b in zip(new, self.params)):
             shapes = [tuple(p.shape[1:]) for p in self.params]
             raise ValueError(f"module_params must have the shapes [m] + {shapes}, got {[tuple(p.shape) for p in new]}")
@@ -251,13 +252,13 @@ class BankOptimizer:
         # Which modules are gone could not be known: what is kept of one would pass to another.
         if extra < 0:
             raise ValueError(f"params must hold at least the optimizer's {old} modules, got {new[0].shape[0]}")
-        if new[0].dtype != self.params[0].dtype:
-            raise TypeError(f"params must be {self.params[0].dtype} like the optimizer's, got {new[0].dtype}")
-        if self.half:
-            self.masters = tuple(torch.cat([m, p.detach()[old:].float()]) for m, p in zip(self.masters, new))
-            self.params = new
-        else:
-            self.params = self.masters = new
+        for a, b in zip(new, self.params):
+            if a.dtype != b.dtype:
+                raise TypeError(f"params must be {b.dtype} like the optimizer's, got {a.dtype}")
+        self.masters = tuple(
+            p if p.dtype not in HALVES else torch.cat([m, p.detach()[old:].float()]) for m, p in zip(self.masters, new)
+        )
+        self.params = new
         if self.loss_scale is not None:
             self.loss_scale.extend(extra)
         self._step = torch.cat([self._step, self._step.new_zeros(extra)])
@@ -309,13 +310,11 @@ class BankOptimizer:
             self.loss_scale.scale.copy_(state["scale"])
             self.loss_scale.good_steps.copy_(state["good_steps"])
 
-    def _rounded(self, gradient: Tensor) -> Tensor:
-        """Return a float32 gradient as one of the scaled loss in the parameters' type."""
-        if not isinstance(gradient, Tensor) or gradient.dtype != torch.float32:
-            return gradient
+    def _scaled_and_rounded(self, gradient: Tensor, param: Tensor) -> Tensor:
+        """Return a float32 gradient as one of the scaled loss in the parameter's type."""
         if self.loss_scale is not None:
             gradient = gradient * per_module(self.loss_scale.scale.to(gradient), gradient)
-        return gradient.to(self.params[0].dtype)
+        return gradient.to(param.dtype)
 
     def _zeros(self) -> list[Tensor]:
         # SGD has no moments: zeros would take twice the memory of the parameters.
@@ -335,7 +334,7 @@ class BankOptimizer:
 
 
 def _checked(params: Sequence[Tensor]) -> Params:
-    checked = check_params(params)
-    if checked[0].dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+    checked = check_params(params, mixed=True)
+    if checked[0].dtype not in (torch.float32, torch.float64, *HALVES):
         raise TypeError(f"params must be float32, float64, bfloat16 or float16, got {checked[0].dtype}")
     return checked

@@ -17,10 +17,12 @@ from mclnf_fast.checks import check_tensor
 Params = tuple[Tensor, ...]
 ParamPair = tuple[Sequence[Tensor], Sequence[Tensor]]
 LossFn = Callable[[Params, int], Tensor]
+HALVES = (torch.bfloat16, torch.float16)
 
 
-def check_params(params: Sequence[Tensor], name: str = "params") -> Params:
-    """Return `params` as a tuple after checking it is a bank: floats that share dtype, device and M.
+def check_params(params: Sequence[Tensor], name: str = "params", mixed: bool = False) -> Params:
+    """Return `params` as a tuple after checking it is a bank: floats that share dtype, device and M; `mixed`: float32
+    ones beside those of one half type.
 
     Raises: TypeError, if it is not a sequence of floating-point tensors; ValueError, if it is empty or M
     differs.
@@ -32,6 +34,9 @@ def check_params(params: Sequence[Tensor], name: str = "params") -> Params:
         raise TypeError(f"{name} must be a tuple of tensors [M, ...], got {type(params).__name__}")
     if len(params) == 0:
         raise ValueError(f"{name} must hold at least one tensor [M, ...], got an empty sequence")
+    tensors = [p for p in params if isinstance(p, Tensor)]
+    halves = [p.dtype for p in tensors if p.dtype in HALVES] if mixed else []
+    allowed = [halves[0], torch.float32] if halves else [p.dtype for p in tensors[:1]]
     for i, p in enumerate(params):
         if not isinstance(p, Tensor) or not p.is_floating_point():
             got = f"a {p.dtype} tensor" if isinstance(p, Tensor) else type(p).__name__
@@ -41,11 +46,9 @@ def check_params(params: Sequence[Tensor], name: str = "params") -> Params:
             raise ValueError(
                 f"{name}[{i}] must be [M, ...] with the M of {name}[0] {tuple(params[0].shape)}, got {tuple(p.shape)}"
             )
-        if p.dtype != params[0].dtype or p.device != params[0].device:
-            raise ValueError(
-                f"{name}[{i}] must be {params[0].dtype} on {params[0].device} like {name}[0], "
-                f"got {p.dtype} on {p.device}"
-            )
+        if p.dtype not in allowed or p.device != params[0].device:
+            want = " or ".join(map(str, allowed))
+            raise ValueError(f"{name}[{i}] must be {want} on {params[0].device}, got {p.dtype} on {p.device}")
     return tuple(params)
 
 

@@ -77,11 +77,23 @@ def autocast_enabled(x: Tensor) -> bool:
 
 
 def parameters_for(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return weights and biases as autocast casts them; without it, and beside float64, as they are."""
-    if not autocast_enabled(x) or x.dtype not in CAST:
-        return weights, biases
-    dtype = torch.get_autocast_dtype(x.device.type)
-    return [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
+    """Return weights and biases as the backends take them (`first_layer_widened`), cast by autocast where it is on; not
+    beside float64."""
+    if x.dtype in CAST and autocast_enabled(x):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        weights = [weights[0], *(w.to(dtype) for w in weights[1:])]
+    return first_layer_widened(weights, biases)
+
+
+def first_layer_widened(weights: list[Tensor], biases: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the parameters with the first layer's weights and the biases in float32, if they are of a half type: no
+    backend multiplies or adds them in one.
+
+    >>> weights, biases = first_layer_widened([torch.zeros(1, 2, 2).half()] * 2, [torch.zeros(1, 2).half()] * 2)
+    >>> [t.dtype for t in (*weights, *biases)]
+    [torch.float32, torch.float16, torch.float32, torch.float32]
+    """
+    return [widened(weights[0]), *weights[1:]], [widened(b) for b in biases]
 
 
 def without_autocast(x: Tensor) -> contextlib.AbstractContextManager[object]:
@@ -158,17 +170,24 @@ def check_layers(
 ) -> int:
     """Check the parameters of a bank and return the number of its modules.
 
-    dtype: one, or those allowed; all parameters have that of the first unless `mixed`.
+    dtype: one, or those allowed; all weights and biases have the same unless `mixed`. Beside weights of a half type the
+    first layer's weights and the biases may be float32.
     """
     layers = spec.layer_shapes
     for name, tensors in (("weights", weights), ("biases", biases)):
         if len(tensors) != len(layers):
             raise ValueError(f"{name} must hold {len(layers)} tensors, one per layer, got {len(tensors)}")
     modules = weights[0].shape[0] if isinstance(weights[0], Tensor) and weights[0].dim() else 0
+    first = dtype
+    last = weights[-1].dtype if isinstance(weights[-1], Tensor) else None
+    if last in HALVES and (last == dtype or isinstance(dtype, Sequence)) and not mixed:
+        dtype, first = last, (last, torch.float32)
     for l, (rows, columns) in enumerate(layers):
-        check_tensor(f"weights[{l}]", weights[l], (modules, rows, columns), dtype, device, "[M, in, out]")
-        dtype = dtype if mixed else weights[0].dtype
-        check_tensor(f"biases[{l}]", biases[l], (modules, columns), dtype, device, "[M, out]")
+        kind = first if l == 0 else dtype
+        check_tensor(f"weights[{l}]", weights[l], (modules, rows, columns), kind, device, "[M, in, out]")
+        if l == 0 and first is dtype and not mixed:
+            dtype = first = weights[0].dtype
+        check_tensor(f"biases[{l}]", biases[l], (modules, columns), first, device, "[M, out]")
     return modules
 
 

@@ -37,9 +37,9 @@ class FieldPoints(NamedTuple):
     @property
     def on_cpu(self) -> FieldPoints:
         """The field as the CPU kernels multiply it: with weights in float32 but where it has products of bf16 pairs."""
-        if not cpu_widens(self.weights[0].dtype):
+        if not cpu_widens(self.weights[-1].dtype):
             return self
-        return self._replace(weights=[w.float() for w in self.weights], biases=[b.float() for b in self.biases])
+        return self._replace(weights=[w.float() for w in self.weights])
 
     def parameters_alone(self, *others: Tensor | None) -> bool:
         """Return whether neither x nor one of the others is differentiated: one sweep serves."""

@@ -5,6 +5,7 @@ import torch
 from toy_bank import toy_params
 
 from mclnf_fast.learn import BankOptimizer
+from mclnf_fast.learn.mixed import half_copies
 
 halves = pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 
@@ -169,6 +170,37 @@ def test_float32_gradients_are_scaled_and_rounded() -> None:
     scaled.step(grads)
     for a, b in zip(plain.masters, scaled.masters):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
+@halves
+def test_float32_parameters_beside_half_ones_are_their_own_masters(half: torch.dtype) -> None:
+    """A loss of the scaled parameters: one step changes all of them as float32's optimizer would."""
+    masters = tuple(p.requires_grad_() for p in toy_params(3, dtype=torch.float32))
+    params = half_copies(masters, half)
+    kinds = [p.dtype for p in params]
+    assert kinds == [torch.float32, *[half] * (len(masters) // 2 - 1), *[torch.float32] * (len(masters) // 2)]
+    wide = BankOptimizer(tuple(p.detach().float() for p in params), lr=1e-2)
+    with torch.no_grad():
+        for master, p in zip(masters, params):
+            master.copy_(p)
+    mixed = BankOptimizer(params, lr=1e-2, masters=masters, loss_scale=True)
+    for seed in range(3):
+        grads = grads_like(params, seed)
+        wide.step([g.float() for g in grads])
+        mixed.loss_scale.scale.fill_(16)
+        mixed.step([g * 16 for g in grads])
+    assert all(torch.equal(m, w) for m, w in zip(mixed.masters, wide.params))
+    assert rounded(mixed)
+    assert all((p is m) == (p.dtype == torch.float32) for p, m in zip(mixed.params, mixed.masters))
+    before = [m.detach().clone() for m in mixed.masters]
+    mixed.step([g.float() for g in grads])  # all float32: not scaled
+    wide.step([g.float() for g in grads])
+    assert not any(torch.equal(m, b) for m, b in zip(mixed.masters, before))
+    for m, w in zip(mixed.masters, wide.params):
+        torch.testing.assert_close(m, w, rtol=1e-5, atol=1e-6)
+    assert [p.dtype for p in mixed.append(tuple(p[:1].detach() for p in params))] == kinds
+    with pytest.raises(ValueError, match=r"masters\[0\] must be params\[0\] itself"):
+        BankOptimizer(params, masters=tuple(m.detach().clone() for m in masters))
 
 
 def test_errors() -> None:

@@ -45,7 +45,13 @@ class Case:
         return Case(self.spec, self.x.detach().to(dtype), self.offsets, *cast)
 
     def mixed(self, dtype: torch.dtype) -> Case:
-        """The same with parameters of another dtype beside unrounded points."""
+        """The same with weights of a half type behind the first layer."""
+        case = self.to(self.x.dtype)
+        case.weights[1:] = [w.to(dtype) for w in case.weights[1:]]
+        return case
+
+    def all_mixed(self, dtype: torch.dtype) -> Case:
+        """The same with all parameters of another dtype beside unrounded points."""
         return dataclasses.replace(self.to(dtype), x=self.x.detach().clone())
 
     def on(self, device: str) -> Case:

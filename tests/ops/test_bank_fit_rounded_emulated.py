@@ -17,9 +17,9 @@ from test_bank_fit_emulated import SPECS, fit
 from torch import Tensor
 
 import mclnf_fast as mf
+from mclnf_fast.ops._rounding import rounded
 from mclnf_fast.ops.bank_fit import Draws, FitData, FitRule, Schedule, Watch, api, compiled
 from mclnf_fast.ops.bank_fit.checked import checked
-from mclnf_fast.ops.bank_fit.rounded import rounded
 from mclnf_fast.packing import Precision
 
 NAMES = ("tf32", "bf16", "fp16")

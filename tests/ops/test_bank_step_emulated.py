@@ -56,11 +56,13 @@ def test_half_copies_are_the_cpus_bit_for_bit(
     need("bank_step", "cpu", torch.float32)
     for modules in (0, 1, 3, 9, 65):
         state = State(modules, ODD, kind=kind, half=half)
+        for i in range(0, len(ODD), 3):  # some have no copy
+            state.grads[i], state.copies[i] = state.grads[i].float(), torch.empty(0)
         active = torch.rand(modules) < 0.6 if masked else None
         found = step(emulated, state, active, trust)
         assert_same(found, step(OPS, state, active, trust))
         if not masked:
-            assert all(torch.equal(c, p.to(half)) for c, p in zip(found.copies, found.params))
+            assert all(torch.equal(c, p.to(half)) for c, p in zip(found.copies, found.params) if c.dtype == half)
 
 
 @dtypes

@@ -49,6 +49,46 @@ def test_it_is_the_float32_step_and_one_rounding(
 
 
 @backends
+@kinds
+@halves
+def test_parameters_without_a_copy(need, backend: str, kind: str, half: torch.dtype) -> None:
+    """They take float32 gradients of the scaled loss, in the same call and to the same bits as alone."""
+    need("bank_step", backend)
+    state = State(9, kind=kind, half=half)
+    alone = state.copy()
+    for i in (0, 2):
+        state.grads[i] = torch.randn(state.grads[i].shape)
+        # What a scale that is no power of two would round is not asked for here.
+        scale = state.scale.float().view(-1, *[1] * (state.grads[i].dim() - 1))
+        alone.grads[i] = state.grads[i] / scale
+        state.copies[i] = None
+    kept = [i for i in range(4) if state.copies[i] is not None]
+    for i in kept:
+        scale = state.scale.float().view(-1, *[1] * (state.grads[i].dim() - 1))
+        alone.grads[i] = state.grads[i].float() / scale
+    alone.copies, alone.scale = [], None
+    state.run(backend)
+    alone.run(backend)
+    assert all(torch.equal(state.copies[i], alone.params[i].to(half)) for i in kept)
+    state.copies = []
+    assert_same(state, alone)
+
+
+def test_which_copies_are_refused() -> None:
+    state = State(2, half=torch.bfloat16)
+    whole = state.copies
+    for copies, text in (
+        ([None] * 4, "copies must be empty or hold at least one tensor, got None alone"),
+        (whole[:3], "copies must hold 4 tensors like params, got 3"),
+        ([*whole[:3], whole[3].half()], r"copies\[3\] must have dtype torch.bfloat16, got torch.float16"),
+        ([None, *whole[1:]], r"grads\[0\] must have dtype torch.float32, got torch.bfloat16"),
+    ):
+        state.copies = copies
+        with pytest.raises((TypeError, ValueError), match=text):
+            state.run("auto")
+
+
+@backends
 @halves
 def test_every_half_number_and_every_rounding(need, backend: str, half: torch.dtype) -> None:
     """All 65536 gradients; and parameters that lie on, and next to, the middle between two of them."""

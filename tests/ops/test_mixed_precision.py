@@ -11,6 +11,9 @@ from bank_cases import Case, assert_no_worse, make
 from torch import Tensor
 
 import mclnf_fast as mf
+from mclnf_fast.ops._rounding import PRECISIONS
+from mclnf_fast.ops.bank_mlp.reference import mlp
+from mclnf_fast.packing import Precision
 from mclnf_fast.shading import Shading
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -35,7 +38,7 @@ def test_ten_octaves_of_an_encoding_survive_half_weights(need, backend: str, hal
     x, offsets = torch.rand(999, 3) * 2 - 1, torch.tensor([0, 333, 700, 999])
     wide = [[t.detach().double() for t in ts] for ts in (bank.weight, bank.bias)]
     truth = mf.ops.bank_mlp(x.double(), offsets, *wide, spec, backend="reference")
-    if way == "weights":
+    if way == "weights":  # those of a bank that was saved whole in a half type
         low = [[t.detach().to(half) for t in ts] for ts in (bank.weight, bank.bias)]
         found = mf.ops.bank_mlp(x, offsets, *low, spec, backend=backend)
     else:
@@ -65,7 +68,7 @@ def test_outputs_and_gradients_of_skips(need, backend: str, half: torch.dtype, a
         return [y, *torch.autograd.grad(y, case.leaves, cotangent.to(y.dtype))]
 
     found, same, truth = values(low, backend), values(low, "reference"), values(low.to(torch.float64), "reference")
-    kinds = [torch.float32] * 2 + [half] * (len(found) - 2)
+    kinds = [torch.float32] + [t.dtype for t in low.leaves]
     assert [t.dtype for t in found] == kinds == [t.dtype for t in same]
     for k, (f, s, t) in enumerate(zip(found, same, truth)):
         assert_no_worse(f, s, t, "output" if k == 0 else f"gradient {k - 1}")
@@ -141,7 +144,7 @@ def test_losses(need, op: str, backend: str, half: torch.dtype, autocast: bool) 
         found = [f.to(s.dtype) for f, s in zip(found, same)]
     else:
         found = losses(low, op, backend)
-        assert [g.dtype for g in found] == [torch.float32] + [half] * (len(found) - 1)
+        assert [g.dtype for g in found] == [torch.float32] + [t.dtype for t in low.leaves]
     for k, (f, s, t) in enumerate(zip(found, same, truth)):
         assert_no_worse(f, s, t, f"result {k}")
 
@@ -191,11 +194,59 @@ def test_what_is_refused() -> None:
         return mf.ops.bank_mlp(x, case.offsets, weights, biases, case.spec)
 
     run(case.x, low.weights, low.biases)
-    with pytest.raises(TypeError, match=r"biases\[0\] must have dtype torch.bfloat16, got torch.float32"):
-        run(case.x, low.weights, case.biases)
+    run(case.x, low.weights, case.biases)
+    with pytest.raises(TypeError, match=r"biases\[0\] must have dtype .*bfloat16 or .*float32, got torch.float16"):
+        run(case.x, low.weights, case.to(torch.float16).biases)
+    with pytest.raises(TypeError, match=r"weights\[1\] must have dtype torch.bfloat16, got torch.float32"):
+        run(case.x, [*case.weights[:2], *low.weights[2:]], case.biases)
+    with pytest.raises(TypeError, match=r"biases\[0\] must have dtype torch.float32, got torch.bfloat16"):
+        run(case.x, case.weights, low.biases)
     with pytest.raises(TypeError, match=r"weights\[0\] must have dtype torch.float64, got torch.bfloat16"):
         run(case.x.double(), low.weights, low.biases)
     with pytest.raises(TypeError, match=r"weights\[0\] must have dtype torch.float16, got torch.bfloat16"):
         run(case.x.half(), low.weights, low.biases)
     with pytest.raises(TypeError, match=r"weights\[0\] must have dtype .*float32.*bfloat16.*got torch.float64"):
         run(case.x, [w.double() for w in case.weights], case.biases)
+
+
+@halves
+def test_half_banks_and_fits_round_the_same(half: torch.dtype) -> None:
+    """Weights of a half type, and float32 ones of a fit whose products have that format: one definition."""
+    low = make(mf.FieldSpec(3, 2, 24, 2, "tanh", encoding=mf.Frequency(3, True)), [37]).mixed(half)
+
+    def values(case: Case, precision: Precision | None) -> list[Tensor]:
+        weights, biases = ([t[0] for t in ts] for ts in (case.weights, case.biases))
+        y = mlp(case.x, weights, biases, case.spec, precision)
+        return [y, *torch.autograd.grad(y.square().sum(), case.leaves)]
+
+    found = values(low.require(), None)
+    same = values(low.to(torch.float32).require(), PRECISIONS[half])
+    for f, s in zip(found, same):
+        assert torch.equal(f, s.to(f.dtype))
+    # Of one point, the gradients of the biases are those of the pre-activations.
+    one = make(low.spec, [1]).mixed(half).require()
+    gradients = torch.autograd.grad(one.run("reference").square().sum(), one.biases)
+    assert [torch.equal(g, g.to(half).float()) for g in gradients] == [False, True, True]
+
+
+@halves
+def test_the_reference_of_half_weights_passes_transforms(half: torch.dtype) -> None:
+    low = make(mf.FieldSpec(3, 2, 24, 2, "tanh", encoding=mf.Frequency(3, True)), [5, 5]).mixed(half)
+    bank = (low.offsets, low.weights, low.biases, low.spec)
+
+    def outputs(x: Tensor) -> Tensor:
+        return mf.ops.bank_mlp(x, *bank)
+
+    def sums(x: Tensor) -> Tensor:
+        return outputs(x).sum()
+
+    want = torch.autograd.grad(mf.ops.bank_mlp(low.require().x, *bank, "reference").sum(), low.x)[0]
+    low = low.require(False, False)
+    x = low.x.detach()
+    assert torch.equal(torch.func.grad(sums)(x), want)
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(sums))(torch.stack((x, x)))[1], want)
+    tangent = torch.randn_like(x)
+    y, along = torch.func.jvp(outputs, (x,), (tangent,))
+    assert torch.equal(y, mf.ops.bank_mlp(x, *bank, "reference"))
+    # The tangent is rounded less than the gradient.
+    torch.testing.assert_close(along.sum(), (want * tangent).sum(), rtol=0.05, atol=0.05)

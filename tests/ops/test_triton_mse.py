@@ -133,10 +133,11 @@ def test_gradients_are_scaled_by_their_modules_factors(need, gpu_or_cpu: str, dt
     need("bank_mse", "triton", torch.float32, gpu_or_cpu)
     from mclnf_fast.ops.triton.bank import scaled
 
-    gradients = [torch.randn(5, 30, 41, device=gpu_or_cpu), torch.randn(5, 3, device=gpu_or_cpu)]
+    gradients = [torch.randn(5, 30, 41, device=gpu_or_cpu), torch.randn(5, 3, device=gpu_or_cpu)] * 10
+    dtypes = [dtype, torch.float32] * 10  # more than a launch takes of either
     factors = torch.linspace(-1, 2, 5, device=gpu_or_cpu)
-    for result, g in zip(scaled(gradients, factors, dtype), gradients, strict=True):
-        assert torch.equal(result, (g * factors.view(-1, *[1] * (g.dim() - 1))).to(dtype))
+    for result, g, kind in zip(scaled(gradients, factors, dtypes), gradients, dtypes, strict=True):
+        assert torch.equal(result, (g * factors.view(-1, *[1] * (g.dim() - 1))).to(kind))
 
 
 @pytest.mark.parametrize("which", ["x", "target", "weight"])

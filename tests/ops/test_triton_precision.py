@@ -82,7 +82,7 @@ def test_the_setting_is_read_whichever_way_it_was_made(way: str) -> None:
     for choose, value in steps:
         choose(value)
     assert precision(torch.float32) == expected
-    assert precision(torch.float16) == precision(torch.bfloat16) == "ieee"
+    assert precision(torch.float16) == precision(torch.bfloat16) == "tf32"
 
 
 @pytest.mark.parametrize("choose", [product, device, everything])

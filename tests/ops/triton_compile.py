@@ -46,7 +46,7 @@ KINDS = ("half", "tf32", "ieee")
 # Of the tensors whose type is not the call's.
 INDICES = {"starts": torch.int32, "chunks": torch.int32}
 INDICES |= dict.fromkeys(("table", "sums", "errors", "factors"), SINGLE)
-INDICES |= dict.fromkeys(("x", "along_x", "grad_x", "grad_y"), SINGLE)
+INDICES |= dict.fromkeys(("x", "along_x", "grad_x", "grad_y", "bias", "along_bias"), SINGLE)
 INDICES |= dict.fromkeys(("offsets", "segments", "owned"), torch.int64)
 INDICES |= dict.fromkeys(("scores", "squares", "fisher_w", "fisher_b", "scale"), SINGLE)
 TUPLES = {"rays": (SINGLE,) * 3, "scene": (SINGLE, torch.uint8, SINGLE), "pixels": (SINGLE,) * 3}
@@ -96,7 +96,7 @@ def entries(arch: int) -> Iterator[Entry]:
         net = network(width, 4, True, 120) if again else network(width, 4, width == 64)
         inner = (TYPE[kind],) * (net.layers - 1)
         more = {"WIDTH_STRIDE": width, "OUT_STRIDE": 8, "saved": inner, "derivatives": inner}
-        more |= {"gradients": (*inner, SINGLE)}
+        more |= {"gradients": (SINGLE, *inner[1:], SINGLE)}
         for shape in dict.fromkeys(table.walk_shapes(kind, net, arch) or ()):
             yield "walk", kind, net, shape, walk.fused_walk, more
             loss = {**more, "LOSS": True, "WEIGHTED": True, "weight": SINGLE, "OUT_STRIDE": 4}
@@ -156,8 +156,11 @@ def layer_entries(kind: str, net: launch.Network, own: table.Tiles, known: bool)
             net,
             own.layer,
             layers.layer_weight_gradient,
-            {**square, "LAYER": layer._replace(above=0)},
+            {**square, **first_layer(layer), "d": SINGLE},
         )
+        if kind == "half":  # the first layer has another type than the others
+            more = {**first_layer(layer), "SAVE": True, "BLOCK": block}
+            yield "layer", kind, net, shape, layers.layer_forward, more
     large, depth = table.SECOND[kind]
     for rows in (table.SMALL_TILE, large):
         shape = table.Shape(rows, table.LAYER.warps, table.LAYER.stages)
@@ -172,8 +175,16 @@ def layer_entries(kind: str, net: launch.Network, own: table.Tiles, known: bool)
     square["ALONG_X"] = True
     yield "second outer", kind, net, table.LAYER, second_layers.layer_weight_gradients, square
     if known:
-        square["LAYER"] = layer._replace(above=0)
+        square |= {**first_layer(layer), "d": SINGLE, "e": SINGLE}
         yield "second outer", kind, net, table.LAYER, second_layers.layer_weight_gradients, square
+        if kind == "half":
+            more = {"ALONG": True, "ALONG_X": True, "BLOCK": block, **saved, "along": SINGLE, **first_layer(curved)}
+            yield "second tangents", kind, net, shape, second_layers.layer_tangents, more
+
+
+def first_layer(layer: launch.LayerConstants) -> dict[str, Any]:
+    """What a launch for the first layer has for itself: it takes features alone, and its weights are float32."""
+    return {"LAYER": layer._replace(above=0), "weight": SINGLE}
 
 
 def fisher_entries(arch: int) -> Iterator[Entry]:
@@ -187,8 +198,8 @@ def fisher_entries(arch: int) -> Iterator[Entry]:
                 sizes["BLOCK"] = launch.BlockSize(block.side, block.side, block.depth_of(below > 0))
                 layer = launch.LayerConstants(3, 60, 256, below, 256, -1, 1)
                 yield "fisher sums", kind, net, shape, fisher.sample_sums, {**sizes, "LAYER": layer}
-            sizes["h"] = SINGLE
-            yield "fisher sums", kind, net, shape, fisher.sample_sums, {**sizes, "LAYER": layer._replace(above=0)}
+            first = {"w": SINGLE, "d": SINGLE, "LAYER": layer._replace(above=0)}
+            yield "fisher sums", kind, net, shape, fisher.sample_sums, {**sizes, **first}
             sizes |= {"LAYER": ANY, "STRIDES": (-1, -1)}
             sizes["BLOCK"] = launch.BlockSize(block.side, block.side, block.depth_of(True))
             yield "fisher sums", kind, net, shape, fisher.sample_sums, sizes
@@ -204,9 +215,9 @@ def source(
     code that decides it at a launch."""
     behind = {"coordinates": 6} if constants.get("rays_behind") else {}
     known: dict[str, Any] = {**UNSET, **LIMITS, "NET": net.constants()._replace(**behind), "ROWS": shape.rows}
-    known |= {"PRECISION": "tf32" if kind == "tf32" else "ieee"}
-    known |= {"SQUARES": "tf32" if kind in ("tf32", "fp16") else "ieee"}
-    known |= {**TUPLES, **dict.fromkeys(("weights", "biases"), (TYPE[kind],) * net.layers), **INDICES, **constants}
+    known |= {"PRECISION": "ieee" if kind == "ieee" else "tf32"}
+    parameters = {"weights": (SINGLE, *(TYPE[kind],) * (net.layers - 1)), "biases": (SINGLE,) * net.layers}
+    known |= {**TUPLES, **parameters, **INDICES, **constants}
 
     def argument(parameter: Any) -> Any:
         value = known.get(parameter.name, TYPE[kind])

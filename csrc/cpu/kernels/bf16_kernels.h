@@ -1,10 +1,10 @@
-// Forward and backward sweeps of one module over a run of points, of weights in bf16.
+// Forward and backward sweeps of one module over a run of points, of weights in bf16 behind the first layer.
 //
 // Included once per instruction set after bf16_weight_gradient.h and bank_layers.h (no include guard, see
 // simd.h). The operands of a product are rounded to bf16: a hidden layer's inputs, its weights, and in
-// backward its output gradient, as in PyTorch's bf16 autograd. Everything else is fp32: coordinates and
-// their encoding with every product that they are an operand of, pre-activations, biases, activations and
-// their derivatives, outputs, and the gradients of parameters over a run.
+// backward its output gradient. Everything else is fp32: the first layer, coordinates and their encoding with
+// every product that they are an operand of, pre-activations, biases, activations and their derivatives,
+// outputs, and the gradients of parameters over a run.
 
 // Points of a tile: as many bytes as an fp32 tile has.
 static constexpr int kBf16TilePoints = 256;
@@ -38,7 +38,9 @@ static std::vector<Bf16Layer> bf16_layers(const Net& net, const ModulePoints<Bf1
         const int hidden = l > 0 ? layer.from_prev : 0, features = layer.in - hidden;
         uint32_t *forward = pairs.take((size_t)layer.out * pairs_of(hidden)), *rows = nullptr;
         pack_transposed(w, layer.out, hidden, forward);
-        const float* wide = widened(w + (int64_t)hidden * layer.out, (size_t)features * layer.out, memory);
+        const float* wide =
+            l == 0 ? in.parameters.first
+                   : widened(w + (int64_t)hidden * layer.out, (size_t)features * layer.out, memory);
         const auto lhs = [&](Direction direction) {
             return left_factor<float>(wide, features, layer.out, direction, in.n, memory);
         };
@@ -50,7 +52,7 @@ static std::vector<Bf16Layer> bf16_layers(const Net& net, const ModulePoints<Bf1
         }
         layers.push_back({hidden, features, forward, rows,
                           features > 0 ? lhs(Direction::kForward) : Lhs<float>{}, into_features,
-                          widened(in.parameters.bias[l], layer.out, memory)});
+                          in.parameters.bias[l]});
     }
     return layers;
 }

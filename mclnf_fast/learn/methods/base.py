@@ -15,6 +15,7 @@ from torch import Tensor
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.fisher.scores import FimConfig
 from mclnf_fast.learn.methods.fitted import check_ends, drawn_ids, fit_steps, samples_of, uniform_draws
+from mclnf_fast.learn.mixed import half_copies
 from mclnf_fast.learn.optim import BankOptimizer
 from mclnf_fast.learn.params import Params, check_like, part_of
 from mclnf_fast.learn.task import Batch, Task, fit_data
@@ -194,8 +195,10 @@ class Method:
         trained, half = self.trained(), HALVES.get(self.config.precision)
         if half is None:
             return BankOptimizer(trained, kind=kind, lr=lr)
-        self.low = tuple(p.detach().to(half).requires_grad_() for p in self.params)
+        self.low = half_copies(self.params, half)
         copies = tuple(c for c, p in zip(self.low, self.params) if any(p is t for t in trained))
+        if all(c is t for c, t in zip(copies, trained)):  # a network of one layer
+            return BankOptimizer(trained, kind=kind, lr=lr)
         return BankOptimizer(copies, kind=kind, lr=lr, masters=trained, loss_scale=half == torch.float16)
 
     @functools.cached_property

@@ -7,11 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops.bank_fit import rounded
+from mclnf_fast.ops._rounding import operand
 from mclnf_fast.ops.bank_fit.call import FitCall
 from mclnf_fast.ops.bank_fit.guided_module import GuidedModule
 from mclnf_fast.ops.bank_fit.types import FitLog, FitRays
 from mclnf_fast.ops.bank_mlp import bank_mlp
+from mclnf_fast.ops.bank_mlp.reference import mlp
 from mclnf_fast.ops.bank_mse.reference import squared_error
 from mclnf_fast.ops.bank_ray_mse.reference import ray_errors
 from mclnf_fast.ops.bank_step import StepKind, Trust
@@ -122,7 +123,12 @@ def _field(
     """Return the outputs of the one module; terms: of the mean that its loss is."""
     if call.precision == Precision.FP32:
         return bank_mlp(x, offsets, weights, biases, call.spec, "reference")
-    return rounded.mlp(x, [w[0] for w in weights], [b[0] for b in biases], call.spec, call.precision, terms)
+    width, precision = call.spec.width, call.precision
+    # The rows behind the hidden ones multiply features.
+    hidden = [torch.cat((operand(w[0, :width], precision), w[0, width:])) for w in weights[1:]]
+    # Gradients of a mean are as small as its terms are many, and fp16 has no small numbers.
+    raised = float(1 << (terms - 1).bit_length()) if precision == Precision.FP16 else 1.0
+    return mlp(x, [weights[0][0], *hidden], [b[0] for b in biases], call.spec, precision, raised)
 
 
 def _ray_loss(rays: FitRays, k: int | None, call: FitCall, weights: list[Tensor], biases: list[Tensor]) -> Tensor:

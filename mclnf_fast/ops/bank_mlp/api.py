@@ -36,18 +36,21 @@ def bank_mlp(
             half type are accepted, but what they have lost is lost.
         offsets: int64 [M + 1]; rows offsets[m] ... offsets[m+1]-1 belong to module m. Modules may be empty.
         weights: one tensor per layer, [M, in, out] as `spec.layer_shapes` gives them; any strides. All of one dtype:
-            that of x or, beside float32, a half type.
-        biases: one tensor per layer, [M, out], dtype of the weights.
+            that of x or, beside float32, a half type; beside weights of a half type those of the first layer may be
+            float32, in which they are multiplied in any case.
+        biases: one tensor per layer, [M, out], dtype of the weights or, beside a half type, float32, in which they are
+            added in any case.
         spec: the architecture.
         backend: `"auto"`, or a name; see `mclnf_fast.info()`. Inside torch.func transforms the reference serves.
 
     Returns:
-        [N, out_dim], dtype of x, also under autocast, which casts weights and biases and leaves x alone. With weights
-        of a half type, the activations that they multiply are rounded to it, forward and backward, and the products
-        summed in float32; features of the encoding are multiplied in float32 in every layer that reads them, and
-        outputs are not rounded. `cpu` computes all in float32, except bfloat16 weights on processors with a fast dot
-        product of bf16 pairs (`mclnf_fast.info()` reports whether this one has it). Gradients of parameters have their
-        dtype.
+        [N, out_dim], dtype of x, also under autocast, which casts the weights of all layers but the first and nothing
+        else. With weights of a half type, the activations that they multiply and the gradients of their layer's
+        pre-activations are rounded to it, and the products summed in float32; the first layer, features of the encoding
+        in every layer that reads them, biases and outputs are not rounded. (`triton` rounds the first layer's weights
+        and the gradients of its pre-activations to the 10 bits of tf32.) `cpu` computes all in float32, except bfloat16
+        weights on processors with a fast dot product of bf16 pairs (`mclnf_fast.info()` reports whether this one has
+        it). Gradients of parameters have their dtype.
 
     Raises:
         TypeError, ValueError: an argument of a wrong type, dtype, shape or device, or offsets that do not start at 0,
@@ -69,15 +72,15 @@ def bank_mlp(
     cast = isinstance(x, Tensor) and x.dtype in CAST and autocast_enabled(x)
     weights, biases = check_bank(x, offsets, weights, biases, spec, cast)
     weights, biases = parameters_for(x, weights, biases)
-    function = _OP.serving(backend, x.device, weights[0].dtype)
+    function = _OP.serving(backend, x.device, weights[-1].dtype)
     with without_autocast(x):
         y: Tensor = function(widened(x), offsets, weights, biases, spec)
         return y.to(x.dtype)
 
 
 def _cpu(x: Tensor, offsets: Tensor, weights: list[Tensor], biases: list[Tensor], spec: FieldSpec) -> Tensor:
-    if cpu_widens(weights[0].dtype):
-        weights, biases = [w.float() for w in weights], [b.float() for b in biases]
+    if cpu_widens(weights[-1].dtype):
+        weights = [w.float() for w in weights]
     ints, floats = spec.packed
     y: Tensor
     if values := saved_values(x, (*weights, *biases), spec):

@@ -1,7 +1,7 @@
 """The bank MLP in plain PyTorch: the definition that every other backend must agree with.
 
-Any dtype, any order of derivative. Half types belong to the weights: of every layer but the first, the activations that
-weights multiply are rounded to their type. Features of the encoding never are, nor sums, activations or outputs.
+Any dtype, any order of derivative. Half types belong to the weights of every layer but the first: `ops._rounding` says
+what is rounded to them. The first layer's weights and all biases have the dtype of the points.
 """
 
 from __future__ import annotations
@@ -12,25 +12,39 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.ops._layers import activate, encode
+from mclnf_fast.ops._rounding import PRECISIONS, operand, with_rounded_gradient
+from mclnf_fast.packing import Precision
 from mclnf_fast.spec import FieldSpec
 
 
-def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], spec: FieldSpec) -> Tensor:
+def mlp(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    spec: FieldSpec,
+    precision: Precision | None = None,
+    raised: float = 1.0,
+) -> Tensor:
     """Evaluate one network, or a batch of them.
 
-    x [(M,) n, in_dim], weights [(M,) in, out], biases [(M,) out], of the dtype of x or of a half type -> [(M,) n,
-    out_dim], dtype of x.
+    x [(M,) n, in_dim], weights [(M,) in, out], biases [(M,) out], of the dtype of x, or all but the first layer's of a
+    half type -> [(M,) n, out_dim], dtype of x. precision: of the products; None: that of the weights. raised: what
+    gradients are multiplied by before they are rounded (`with_rounded_gradient`).
 
     >>> mlp(torch.rand(4, 2), [torch.rand(2, 1)], [torch.rand(1)], FieldSpec(2, 1, hidden_layers=0)).shape
     torch.Size([4, 1])
     """
+    if precision is None:
+        precision = PRECISIONS.get(weights[-1].dtype, Precision.FP32)
     encoded = h = encode(spec.encoding, x)
     for layer, (weight, bias) in enumerate(zip(weights, biases)):
         if layer > 0:
-            h = h.to(weight.dtype).to(x.dtype)
+            h = operand(h, precision)
         if layer in spec.skips:
             h = torch.cat((h, encoded), -1)
         z = h @ weight.to(x.dtype) + bias[..., None, :].to(x.dtype)
+        if layer > 0:
+            z = with_rounded_gradient(z, precision, raised)
         h = activate(spec.output_activation if layer == spec.hidden_layers else spec.activation, z, spec.w0)
     return h
 

@@ -76,7 +76,7 @@ def bank_mse(
         check_tensor("sample_weight", sample_weight, (points,), x.dtype, x.device, "[N]")
     mean = checked_mean(reduction)
     weights, biases = parameters_for(x, weights, biases)
-    function = _OP.serving(backend, x.device, weights[0].dtype)
+    function = _OP.serving(backend, x.device, weights[-1].dtype)
     with without_autocast(x):
         field = FieldPoints(widened(x), offsets, weights, biases, spec)
         weight = None if sample_weight is None else widened(sample_weight)
@@ -93,7 +93,7 @@ def _in_steps(
 
 def _cpu(points: FieldPoints, target: Tensor, sample_weight: Tensor | None, mean: bool) -> Tensor:
     points = points.on_cpu
-    if points.weights[0].dtype in HALVES or not points.parameters_alone(target, sample_weight):
+    if points.weights[-1].dtype in HALVES or not points.parameters_alone(target, sample_weight):
         return _in_steps(points, target, sample_weight, mean, "cpu")
     *bank, spec = points
     loss: Tensor

@@ -52,7 +52,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             "mclnf_fast.bank_mse_fwd: the compiled op is differentiable in weights and biases alone; "
             "mclnf_fast.ops.bank_mse takes the steps one by one if x, target or sample_weight requires a gradient"
         )
-    ctx.layers, ctx.dtype = len(weights), weights[0].dtype
+    ctx.layers, ctx.dtypes = len(weights), [t.dtype for t in (*weights, *biases)]
     ctx.save_for_backward(x, offsets, target, weight, *weights, *biases)
 
 
@@ -71,12 +71,13 @@ def _fwd_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.known = [t.detach() for t in grad_w], [t.detach() for t in grad_b]
 
 
-Scale = Callable[[list[Tensor], Tensor, torch.dtype], list[Tensor]]
+Scale = Callable[[list[Tensor], Tensor, list[torch.dtype]], list[Tensor]]
 
 
-def scale(gradients: list[Tensor], by: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    """Return every module's gradients times its factor, in the list: each tensor is freed before the next is scaled."""
-    for k in range(len(gradients)):
+def scale(gradients: list[Tensor], by: Tensor, dtypes: list[torch.dtype]) -> list[Tensor]:
+    """Return every module's gradients times its factor, of these types, in the list: each tensor is freed before the
+    next is scaled."""
+    for k, dtype in enumerate(dtypes):
         gradients[k] = (gradients[k] * by.view(-1, *([1] * (gradients[k].dim() - 1)))).to(dtype)
     return gradients
 
@@ -89,10 +90,11 @@ def _fwd_backward(ops: Any, scale: Scale, ctx: Any, cotangent: Tensor | None, *_
     ctx.known = [], []
     if known_w and not torch.is_grad_enabled() and type(cotangent) is Tensor:
         # On a GPU the comparison with 1 would wait for the device, which costs more than the product.
-        if cotangent.device.type != "cpu" or ctx.dtype != known_w[0].dtype or not bool((cotangent == 1).all()):
-            known = [*known_w, *known_b]
+        known = [*known_w, *known_b]
+        as_they_are = cotangent.device.type == "cpu" and ctx.dtypes == [t.dtype for t in known]
+        if not as_they_are or not bool((cotangent == 1).all()):
             known_w, known_b = [], []
-            known = scale(known, cotangent, ctx.dtype)
+            known = scale(known, cotangent, ctx.dtypes)
             known_w, known_b = known[: ctx.layers], known[ctx.layers :]
     else:
         known_w, known_b = ops.bank_mse_bwd(*_saved(ctx), cotangent, known_w, known_b, ctx.ints, ctx.floats, ctx.mean)

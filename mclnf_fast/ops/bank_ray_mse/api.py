@@ -118,7 +118,7 @@ def bank_ray_mse(
         background = constant(color, x)
     mean = checked_mean(reduction)
     weights, biases = parameters_for(x, weights, biases)
-    function = _OP.serving(backend, x.device, weights[0].dtype)
+    function = _OP.serving(backend, x.device, weights[-1].dtype)
     with without_autocast(x):
         weight, behind = (None if t is None else widened(t) for t in (ray_weight, background))
         batch = RayBatch(rays, ray_offsets, widened(deltas), widened(target), weight, behind)
@@ -147,7 +147,7 @@ def _in_steps(points: FieldPoints, batch: RayBatch, shading: Shading, mean: bool
 
 def _cpu(points: FieldPoints, batch: RayBatch, shading: Shading, mean: bool) -> Tensor:
     points = points.on_cpu
-    if points.weights[0].dtype in HALVES or not points.parameters_alone(*batch[2:]):
+    if points.weights[-1].dtype in HALVES or not points.parameters_alone(*batch[2:]):
         return _in_steps(points, batch, shading, mean, "cpu")
     *bank, spec = points
     op = COMPILED.bank_ray_mse_fwd

@@ -65,8 +65,8 @@ def _backward(ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
     differentiable = torch.is_grad_enabled()
     if known_w and not differentiable:
         if type(cotangent) is not Tensor or not bool((cotangent == 1).all()):  # a traced one has no values
-            scale(known_w, cotangent, known_w[0].dtype)
-            scale(known_b, cotangent, known_b[0].dtype)
+            for known in (known_w, known_b):
+                scale(known, cotangent, [t.dtype for t in known])
         return None, None, known_w, known_b, *none
     x, offsets, rays, ray_offsets, widths, target, ray_weight, background, *parameters = ctx.saved_tensors
     weights, biases = parameters[: ctx.layers], parameters[ctx.layers :]

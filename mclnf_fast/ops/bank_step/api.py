@@ -33,7 +33,7 @@ def bank_step(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     trust: Trust | tuple[float, Sequence[Tensor], Sequence[Tensor]] | None = None,
-    copies: Sequence[Tensor] = (),
+    copies: Sequence[Tensor | None] = (),
     scale: Tensor | None = None,
     backend: str | None = "auto",
 ) -> None:
@@ -62,9 +62,10 @@ def bank_step(
         betas, eps: Adam's; betas in [0, 1), eps at least 0.
         trust: (lam, fisher, anchor), see `Trust`, or None.
         copies: tensors shaped like float32 params, bfloat16 or float16: they receive the rounded values of the modules
-            that step, in the same pass, and the gradients are of their dtype. Empty: none.
-        scale: float64 [M], above 0 (powers of two, to lose no bit): what the loss was multiplied by whose gradients of
-            a half type these are; None: 1.
+            that step, in the same pass, and the gradients are of their dtype. None in the place of a copy: that
+            parameter has none, and a float32 gradient. Empty: no parameter has.
+        scale: float64 [M], above 0 (powers of two, to lose no bit): what the loss was multiplied by whose gradients
+            these are; None: 1. For copies alone.
         backend: "auto", "cuda", "cpu" or "reference".
 
     Raises:
@@ -82,7 +83,7 @@ def bank_step(
     """
     params, grads = _listed("params", params), _listed("grads", grads)
     exp_avg, exp_avg_sq = _listed("exp_avg", exp_avg), _listed("exp_avg_sq", exp_avg_sq)
-    copies = _listed("copies", copies)
+    present = _listed_copies(copies, params)
     if not params:
         raise ValueError("params must hold at least one tensor [M, ...], got none")
     check_tensor("params[0]", params[0], dtype=DTYPES)
@@ -92,11 +93,11 @@ def bank_step(
     rate = lr if isinstance(lr, Tensor) else check_number("lr", lr, 0.0)
     betas, eps = check_betas(betas), check_number("eps", eps, 0.0)
     refuse_transformed(
-        "bank_step", REMEDY, params=params, grads=grads, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, copies=copies
+        "bank_step", REMEDY, params=params, grads=grads, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, copies=present
     )
     check_tensor("step", step, what="[M]")
     function = _OP.serving(backend, params[0].device, params[0].dtype)
-    state = _State(params, grads, exp_avg, exp_avg_sq, step, rate, active, copies, scale)
+    state = _State(params, grads, exp_avg, exp_avg_sq, step, rate, active, present, scale)
     with torch.no_grad():
         function(state, kind, betas, eps, region)
 
@@ -125,6 +126,8 @@ def _reference(state: _State, kind: StepKind, betas: tuple[float, float], eps: f
     lists = (state.params, grads, state.exp_avg, state.exp_avg_sq)
     reference.bank_step(*lists, state.step, rates, state.active, kind, betas, float(eps), trust)
     for copy, p in zip(state.copies, state.params):
+        if copy.dtype == p.dtype:
+            continue
         new = p.to(copy.dtype)
         copy.copy_(new if state.active is None else torch.where(reference.per_module(state.active, p), new, copy))
 
@@ -161,6 +164,30 @@ def _listed(name: str, value: Sequence[Tensor]) -> Sequence[Tensor]:
     return value if isinstance(value, (list, tuple)) else check_tensors(name, value)
 
 
+def _listed_copies(copies: Sequence[Tensor | None], params: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return the copies with an empty float32 tensor for each that is missing, as the kernels take it."""
+    if not isinstance(copies, (list, tuple)):
+        return check_tensors("copies", copies)
+    if all(copy is not None for copy in copies):
+        return copies
+    missing = params[0].new_empty(0)
+    return [missing if copy is None else copy for copy in copies]
+
+
+def _check_copies(copies: Sequence[Tensor], params: Sequence[Tensor]) -> None:
+    if len(copies) != len(params):
+        raise ValueError(f"copies must hold {len(params)} tensors like params, got {len(copies)}")
+    check_tensor("params[0]", params[0], dtype=torch.float32)
+    present = [i for i, copy in enumerate(copies) if copy.dtype != torch.float32 or copy.numel()]
+    if not present:
+        raise ValueError("copies must be empty or hold at least one tensor, got None alone")
+    first = present[0]
+    check_tensor(f"copies[{first}]", copies[first], dtype=HALVES)
+    for i in present:
+        p = params[i]
+        check_tensor(f"copies[{i}]", copies[i], tuple(p.shape), copies[first].dtype, p.device, f"like params[{i}]")
+
+
 def _check_trust(trust: Trust | tuple[float, Sequence[Tensor], Sequence[Tensor]] | None) -> Trust | None:
     """Return the trust region, None if it is off."""
     if trust is None:
@@ -182,12 +209,8 @@ def _check(state: _State, kind: StepKind, trust: Trust | None) -> None:
     modules, device = params[0].shape[0], params[0].device
     moments = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
     region = {} if trust is None else {"trust's fisher": trust.fisher, "trust's anchor": trust.anchor}
-    half = {}
     if copies:
-        check_tensor("copies[0]", copies[0], dtype=HALVES, device=device)
-        check_tensor("params[0]", params[0], dtype=torch.float32)
-        half = {"grads": copies[0].dtype, "copies": copies[0].dtype}
-        region["copies"] = copies
+        _check_copies(copies, params)
     for name, tensors in {"grads": grads, **moments, **region}.items():
         if kind == "sgd" and name in moments:
             if tensors:
@@ -196,7 +219,8 @@ def _check(state: _State, kind: StepKind, trust: Trust | None) -> None:
         if len(tensors) != len(params):
             raise ValueError(f"{name} must hold {len(params)} tensors like params, got {len(tensors)}")
         for i, (t, p) in enumerate(zip(tensors, params)):
-            check_tensor(f"{name}[{i}]", t, tuple(p.shape), half.get(name, p.dtype), device, f"like params[{i}]")
+            dtype = copies[i].dtype if name == "grads" and copies else p.dtype
+            check_tensor(f"{name}[{i}]", t, tuple(p.shape), dtype, device, f"like params[{i}]")
     check_tensor("step", step, (modules,), torch.float64, device, "[M]")
     for name, changed in {"params": params, **moments, "step": (step,), "copies": copies}.items():
         if any(size > 1 and stride == 0 for t in changed for size, stride in zip(t.shape, t.stride())):

@@ -10,7 +10,7 @@ from torch import Tensor
 from mclnf_fast.checks import check_bool, check_number, check_tensor, check_tensors, values_can_be_read
 from mclnf_fast.ops import _triton
 from mclnf_fast.ops._autograd import COMPILED
-from mclnf_fast.ops._checks import HALVES, check_bank, in_transform, widened
+from mclnf_fast.ops._checks import HALVES, check_bank, first_layer_widened, in_transform, widened
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, register
 from mclnf_fast.ops._segment_sum import segment_sum
 from mclnf_fast.ops.fisher import autograd, reference
@@ -92,7 +92,8 @@ def fisher_scores(
     damping, grads = check_number("damping", damping, 0.0, finite=False), check_bool("grads", grads)
     information = None if fisher is None else _checked_fisher(fisher, weights, biases, x)
     samples = _count_samples(sample_ids, points, offsets.numel() - 1, x.device, num_samples)
-    function = _OP.serving(backend, x.device, weights[0].dtype)
+    weights, biases = first_layer_widened(weights, biases)
+    function = _OP.serving(backend, x.device, weights[-1].dtype)
     call = FisherCall(
         widened(x.detach()),
         offsets,

@@ -18,6 +18,7 @@ from mclnf_fast.ops._checks import (
     check_layers,
     check_offsets,
     check_spec,
+    first_layer_widened,
     refuse_transformed,
 )
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cuda_library, register
@@ -77,8 +78,8 @@ def render_rays(
         origins: [R, 3], float32 or float64, grouped by module.
         directions: [R, 3], of any length: t counts in their units.
         ray_offsets: int64 [M + 1]; rays ray_offsets[m] ... ray_offsets[m+1]-1 are module m's.
-        weights, biases: one tensor per layer, [M, in, out] and [M, out], as `bank_mlp` takes them; of the rays' dtype,
-            float16 or bfloat16.
+        weights, biases: one tensor per layer, [M, in, out] and [M, out], as `bank_mlp` takes them: of the rays' dtype,
+            or all but the first layer's weights and the biases of float16 or bfloat16.
         spec: the architecture: in_dim = 3 + E, out_dim = 1 + C, no grid.
         aabb: [2, 3], lowest and highest corner of the box in which every module lives.
         occupancy: as `march_rays` takes it: None, bool or float32 [X, Y, Z] or [L, X, Y, Z], the same for all modules.
@@ -132,7 +133,7 @@ def render_rays(
         if background is not None:
             _check_background(background, (rays, spec.out_dim - 1), dtype, device, options)
         function = _OP.serving(backend, device, dtype)
-        field = (weights, biases, spec)
+        field = (*first_layer_widened(weights, biases), spec)
         pixels: Pixels = function(
             origins, directions, ray_offsets, *field, aabb, occupancy, view_directions, background, options
         )
@@ -206,7 +207,7 @@ def _check_field(
             "spec must take a position (in_dim of at least 3) and give a density and colors (out_dim of at least 2), "
             f"got in_dim {spec.in_dim} and out_dim {spec.out_dim}"
         )
-    kind = weights[0].dtype if weights else dtype
+    kind = weights[-1].dtype if weights else dtype
     if kind not in (dtype, *HALVES):
         raise TypeError(f"weights must have dtype {dtype} like the rays, float16 or bfloat16, got {kind}")
     modules = check_layers(weights, biases, spec, kind, device)

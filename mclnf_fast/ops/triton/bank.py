@@ -37,8 +37,8 @@ def programs(device: torch.device, warps: int) -> int:
 class Bank:
     """A call's tensors, contiguous, and the arguments that every launch over them shares.
 
-    x and what is given with it, outputs and their gradients, are float32; weights, biases and what hidden layers pass
-    on may be of a half type, `dtype`.
+    x and what is given with it, outputs and their gradients, biases, the first layer's weights and the gradients of its
+    pre-activations are float32; the other weights and what hidden layers pass on may be of a half type, `dtype`.
     """
 
     net: launch.Network
@@ -55,7 +55,7 @@ class Bank:
         self.biases = tuple(t.contiguous() for t in self.biases)
         self.modules = self.weights[0].shape[0]
         self.columns = launch.column_table(self.net, self.x.device)
-        self.dtype = self.weights[0].dtype
+        self.dtype = self.weights[-1].dtype
         self.precision = precision(self.dtype)
         self.table = tiles.tiles(self.x.device)
         self.kind = table.product_kind(self.dtype, self.precision == "tf32")
@@ -79,6 +79,11 @@ class Bank:
         points."""
         last = layer == self.net.layers - 1
         return self.x.new_empty(points, self.net.shapes[layer][1], dtype=self.x.dtype if last else self.dtype)
+
+    def saved_gradient(self, points: int, layer: int) -> Tensor:
+        """Return an empty tensor [points, out] for the gradients of a hidden layer's pre-activations, which a product
+        with half weights takes in their type."""
+        return self.x.new_empty(points, self.net.width, dtype=self.dtype if layer > 0 else self.x.dtype)
 
     def tile(self, shapes: table.ShapePair) -> tuple[table.Shape, int]:
         """Return the shape for modules of this size, and an upper bound of the tiles."""
@@ -151,7 +156,7 @@ def layers(bank: Bank, save: bool) -> tuple[list[Tensor], list[Tensor]]:
         outputs.append(bank.saved(bank.points, l))
         derivatives.append(bank.saved(bank.points if save else 0, l))
         layer_forward[bank.grid(tiles * -(-out // bank.table.columns), shape)](
-            outputs[l - 1] if l > 0 else bank.weights[l],  # in their type, and not read
+            outputs[l - 1] if l > 0 else bank.weights[-1],  # in their type, and not read
             x,
             outputs[l],
             derivatives[l],
@@ -209,7 +214,7 @@ def backward_sweep(
         if features is not None and net.below(l):
             inputs_gradient(l, net.inputs_below(l), features, None)
         if l > 0:
-            g = bank.saved(bank.points, l - 1)
+            g = bank.saved_gradient(bank.points, l - 1)
             inputs_gradient(l, net.inputs_above(l), g, derivatives[l - 1])
             d = g
 
@@ -227,17 +232,19 @@ def reduce(
 ) -> None:
     """Add up the chunks' sums of several tensors in one launch, times the modules' factors float32 [M]; `more`: added
     to what is there."""
-    for some in _together(parts):
-        columns = tuple(ColumnRange(part.first, part.to[0].numel(), part.sums.shape[1]) for part in some)
+    for places in _launches(parts, [part.to.dtype for part in parts]):
+        columns = tuple(
+            ColumnRange(part.first, part.to[0].numel(), part.sums.shape[1]) if taken else ColumnRange(0, 0, 0)
+            for part, taken in places
+        )
         block = launch.reduced_block(max(c.size for c in columns), 1024)
         blocks = sum(-(-c.size // block) for c in columns)
-        nothing = (TENSORS - len(some)) * (ColumnRange(0, 0, 0),)
         reduce_chunks[bank.grid(bank.modules * blocks, table.Shape(block, 4))](
-            tuple(part.sums for part in _filled(some)),
+            tuple(part.sums for part, _ in places),
             chunks,
-            tuple(part.to for part in _filled(some)),
-            saved_constant(columns + nothing, torch.int32, bank.x.device),
-            some[0].sums if factors is None else factors,
+            tuple(part.to for part, _ in places),
+            saved_constant(columns, torch.int32, bank.x.device),
+            parts[0].sums if factors is None else factors,
             bank.modules,
             scaled=int(factors is not None),
             more=int(more),
@@ -246,14 +253,21 @@ def reduce(
         )
 
 
-def _together(parts: Sequence[T]) -> list[Sequence[T]]:
-    """Return runs of parts that one launch takes."""
-    return [parts[i : i + TENSORS] for i in range(0, len(parts), TENSORS)]
+def _launches(parts: Sequence[T], dtypes: Sequence[torch.dtype]) -> Iterator[list[tuple[T, bool]]]:
+    """Yield, for one launch after another, a part for each of its places, and whether it is taken: others are not read.
 
-
-def _filled(parts: Sequence[T]) -> tuple[T, ...]:
-    """Return parts for every place of a launch; those behind the last are not read."""
-    return (*parts, *((TENSORS - len(parts)) * (parts[0],)))
+    Parts of one dtype have the same places whatever the number of layers, which so is not compiled anew. A half bank of
+    8 layers has 7 tensors of a half type and 9 of float32.
+    """
+    wide = [part for part, dtype in zip(parts, dtypes) if dtype == torch.float32]
+    half = [part for part, dtype in zip(parts, dtypes) if dtype != torch.float32]
+    shares = [(wide, TENSORS // 2 + 1), (half, TENSORS // 2 - 1)] if wide and half else [(wide or half, TENSORS)]
+    for launched in range(max(-(-len(group) // size) for group, size in shares)):
+        places: list[tuple[T, bool]] = []
+        for group, size in shares:
+            some = group[launched * size : (launched + 1) * size]
+            places += [(part, True) for part in some] + (size - len(some)) * [(group[0], False)]
+        yield places
 
 
 class LayerSums:
@@ -282,20 +296,20 @@ class LayerSums:
         self.parts = []
 
 
-def scaled(gradients: Sequence[Tensor], factors: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    """Return gradients [M, ...] times their module's factor [M], in one launch."""
+def scaled(gradients: Sequence[Tensor], factors: Tensor, dtypes: Sequence[torch.dtype]) -> list[Tensor]:
+    """Return gradients [M, ...] times their module's factor [M], of these types, in one launch."""
     gradients = [g.contiguous() for g in gradients]
-    to = [torch.empty_like(g, dtype=dtype) for g in gradients]
+    to = [torch.empty_like(g, dtype=dtype) for g, dtype in zip(gradients, dtypes)]
     modules, factors = len(factors), factors.contiguous()
     with on_device(factors.device):
-        for some in _together(list(zip(gradients, to))):
-            sizes = tuple(g[0].numel() for g, _ in some)
+        for places in _launches(list(zip(gradients, to)), dtypes):
+            sizes = tuple(g[0].numel() if taken else 0 for (g, _), taken in places)
             work = launch.grid(-(-modules * max(sizes) // 1024), programs(factors.device, 4))
             scale_gradients[work](
-                tuple(g for g, _ in _filled(some)),
+                tuple(g for (g, _), _ in places),
                 factors,
-                tuple(t for _, t in _filled(some)),
-                saved_constant(sizes + (TENSORS - len(sizes)) * (0,), torch.int32, factors.device),
+                tuple(t for (_, t), _ in places),
+                saved_constant(sizes, torch.int32, factors.device),
                 modules,
                 TENSORS=TENSORS,
                 BLOCK=1024,

@@ -47,12 +47,12 @@ def layer_forward(
     PRECISION: tl.constexpr,
 ):
     """Store y [N, outputs] = a((h [N, above], the `below` features of x) W + b); with SAVE derivatives [N, outputs] =
-    a' of the same.
+    a' of the same. h has the bank's type, which the weights of the first layer, that does not read it, may not have.
 
     Programs: tiles of points times blocks of columns of outputs, the blocks of a tile next to each other so that its
     inputs stay in the cache.
     """
-    kind: tl.constexpr = weight.dtype.element_ty
+    kind: tl.constexpr = h.dtype.element_ty
     IN = size_of(coordinates, LAYER.coordinates)
     FEATURES = size_of(features, LAYER.features)
     ABOVE = size_of(above, LAYER.above, LAYER.multiple)
@@ -72,7 +72,7 @@ def layer_forward(
             i = first + k
             a = tl.load(h + rows[:, None] * ABOVE + i[None, :], mask=live[:, None] & (i < ABOVE)[None, :], other=0.0)
             b = tl.load(w + i[:, None] * OUT, mask=(i < ABOVE)[:, None] & wanted[None, :], other=0.0)
-            z = tl.dot(rounded(a, PRECISION), rounded(b, PRECISION), z, input_precision=PRECISION)
+            z = tl.dot(rounded(a.to(b.dtype), PRECISION), rounded(b, PRECISION), z, input_precision=PRECISION)
         for first in range(0, BELOW, DEPTH):
             i = first + k
             a = encode(x, rows, live, table, first, IN, FEATURES, DEPTH, kind, PRECISION)
@@ -167,12 +167,13 @@ def layer_weight_gradient(
     PRECISION: tl.constexpr,
 ):
     """Store a chunk's share of a layer's gradient, float32 [chunks, (above + below + 1) outputs]: the products of its
-    inputs with d [N, outputs], and the sums of d behind them.
+    inputs with d [N, outputs], and the sums of d behind them. h as in `layer_forward`; weight gives its type alone.
 
     Programs: chunks times blocks of [rows inputs, columns outputs]; a chunk's points go by `depth` at a time, and their
     order is that of memory.
     """
-    kind: tl.constexpr = weight.dtype.element_ty
+    kind: tl.constexpr = h.dtype.element_ty
+    multiplied: tl.constexpr = weight.dtype.element_ty
     IN = size_of(coordinates, LAYER.coordinates)
     FEATURES = size_of(features, LAYER.features)
     ABOVE = size_of(above, LAYER.above, LAYER.multiple)
@@ -196,12 +197,12 @@ def layer_weight_gradient(
             t = wide + point + rows
             live = t < end
             e = tl.load(d + t[:, None] * OUT + n[None, :], mask=live[:, None] & wanted[None, :], other=0.0)
-            b = rounded(e.to(kind), PRECISION)
+            b = rounded(e.to(multiplied), PRECISION)
             if block < upper:
                 i = block * ROWS + tl.arange(0, ROWS)
                 mask = live[:, None] & (i < ABOVE)[None, :]
-                # `to`: h of a first layer, which has no such block, are the points.
-                a = rounded(tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask, other=0.0).to(kind), PRECISION)
+                a = tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask, other=0.0)
+                a = rounded(a.to(multiplied), PRECISION)  # `to`: of a first layer, which has no such block
                 total = tl.dot(tl.trans(a), b, total, input_precision=PRECISION)
             else:
                 here = x + (wide + point) * IN

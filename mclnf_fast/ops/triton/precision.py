@@ -9,13 +9,18 @@ import torch
 
 
 def precision(dtype: torch.dtype) -> str:
-    """Return how the Triton kernels multiply a type: `tf32` if it is float32 and torch's own products on CUDA are set
-    to it, else `ieee`.
+    """Return how the Triton kernels multiply the float32 operands of a bank whose weights behind the first layer have
+    this type: `tf32` beside a half type, or if torch's own products on CUDA are set to it, else `ieee`.
+
+    Beside a half type these are the first layer's weights and the gradients of its pre-activations. Rounded to tf32
+    they keep the 11 bits of float16; exact ones would take a third product beside the two by which features stay
+    unrounded.
 
     Every interface of torch's ends in the property that is read here, with its inheritance (of the product, of CUDA,
     of everything). The legacy flag `allow_tf32` raises as soon as the present interface has been used.
     """
-    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    wide = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32"
+    return "ieee" if wide else "tf32"
 
 
 @contextlib.contextmanager

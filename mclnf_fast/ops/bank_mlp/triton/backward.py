@@ -175,7 +175,7 @@ def fused_backward(
     """Store the gradients of <grad_y [N, outputs], f(x)>: grad_x [N, coordinates], and a chunk's sums [parameters],
     layer after layer, weights before biases. chunks [modules + 1]: the first chunk of each module.
     """
-    kind: tl.constexpr = weights[0].dtype.element_ty
+    kind: tl.constexpr = weights[NET.layers - 1].dtype.element_ty
     LAYERS: tl.constexpr = NET.layers
     OUT: tl.constexpr = NET.outputs
     BLOCK: tl.constexpr = NET.features_block

@@ -31,7 +31,7 @@ def fused_forward(
 
     Tile t of `starts` [modules + 1] holds ROWS points of one module; a program takes every num_programs-th one.
     """
-    kind: tl.constexpr = weights[0].dtype.element_ty
+    kind: tl.constexpr = weights[NET.layers - 1].dtype.element_ty
     REFORMED: tl.constexpr = PRECISION == "tf32" and NET.features > NET.features_block
     for tile in range(tl.program_id(0), tl.load(starts + modules), tl.num_programs(0)):
         module, begin, rows, live = tile_of(offsets, starts, tile, modules, ROWS)

@@ -69,8 +69,8 @@ def _forward(bank: Bank, along: Direction) -> Saved:
         for factors in (saved.derivatives, saved.curvatures):  # in a half type they would be most of the error
             factors.append(x.new_empty(curved, out))
         layer_tangents[bank.grid(tiles * -(-out // table.LAYER_COLUMNS), shape)](
-            saved.outputs[l - 1] if l > 0 else bank.weights[l],
-            saved.tangents[l - 1] if l > 0 else bank.weights[l],
+            saved.outputs[l - 1] if l > 0 else bank.weights[-1],  # in their type, and not read
+            saved.tangents[l - 1] if l > 0 else bank.weights[-1],
             x,
             x if along.x is None else along.x,
             saved.outputs[l],
@@ -179,8 +179,8 @@ def _piece(
     for l in reversed(range(net.layers)):
         sums = gradients.of_layer(l)
         layer_weight_gradients[bank.grid(most * launch.weight_gradient_blocks(net, l, block.rows), shape)](
-            saved.outputs[l - 1] if l > 0 else bank.weights[l],
-            saved.tangents[l - 1] if l > 0 else bank.weights[l],
+            saved.outputs[l - 1] if l > 0 else bank.weights[-1],  # in their type, and not read
+            saved.tangents[l - 1] if l > 0 else bank.weights[-1],
             x,
             x if along.x is None else along.x,
             d,
@@ -202,7 +202,7 @@ def _piece(
         if grad_x is not None and net.below(l):
             inputs_gradient(l, net.inputs_below(l), Activation.NONE.value, features, True)
         if l > 0:
-            to = [bank.saved(bank.points, l - 1) for _ in range(2)]
+            to = [bank.saved_gradient(bank.points, l - 1) for _ in range(2)]
             inputs_gradient(l, net.inputs_above(l), net.activation, to, False)
             d, e = to
     gradients.finish()

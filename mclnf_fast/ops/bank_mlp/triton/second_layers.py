@@ -63,7 +63,7 @@ def layer_tangents(
     With a curved activation also derivatives, curvatures [N, outputs] = a'(z) and a''(z) z'. ALONG, ALONG_X: whether
     the directions of the parameters and of x are given; else they are zeros. Programs: as `layer_forward`.
     """
-    kind: tl.constexpr = weight.dtype.element_ty
+    kind: tl.constexpr = h.dtype.element_ty
     KIND = activation if LAYER.activation < 0 else LAYER.activation
     IN = size_of(coordinates, LAYER.coordinates)
     FEATURES = size_of(features, LAYER.features)
@@ -85,10 +85,10 @@ def layer_tangents(
             from_ = rows[:, None] * ABOVE + i[None, :]
             mask = live[:, None] & (i < ABOVE)[None, :]
             mask_w = (i < ABOVE)[:, None] & wanted[None, :]
-            a = rounded(tl.load(h + from_, mask=mask, other=0.0), PRECISION)
             b = rounded(tl.load(weight + w + i[:, None] * OUT, mask=mask_w, other=0.0), PRECISION)
+            a = rounded(tl.load(h + from_, mask=mask, other=0.0).to(b.dtype), PRECISION)
             z = tl.dot(a, b, z, input_precision=PRECISION)
-            at = rounded(tl.load(ht + from_, mask=mask, other=0.0), PRECISION)
+            at = rounded(tl.load(ht + from_, mask=mask, other=0.0).to(b.dtype), PRECISION)
             zt = tl.dot(at, b, zt, input_precision=PRECISION)
             if ALONG:
                 v = rounded(tl.load(along + w + i[:, None] * OUT, mask=mask_w, other=0.0), PRECISION)
@@ -236,7 +236,8 @@ def layer_weight_gradients(
 ):
     """Store a chunk's share of a layer's gradient, float32 [chunks, (above + below + 1) outputs]: its inputs times e
     plus their tangents times d, and the sums of e behind them. Programs: as `layer_weight_gradient`."""
-    kind: tl.constexpr = weight.dtype.element_ty
+    kind: tl.constexpr = h.dtype.element_ty
+    multiplied: tl.constexpr = weight.dtype.element_ty
     IN = size_of(coordinates, LAYER.coordinates)
     FEATURES = size_of(features, LAYER.features)
     ABOVE = size_of(above, LAYER.above, LAYER.multiple)
@@ -261,13 +262,14 @@ def layer_weight_gradients(
             from_ = t[:, None] * OUT + n[None, :]
             mask = live[:, None] & wanted[None, :]
             e_tile = tl.load(e + from_, mask=mask, other=0.0)
-            b = rounded(e_tile.to(kind), PRECISION)
-            bt = rounded(tl.load(d + from_, mask=mask, other=0.0).to(kind), PRECISION)
+            b = rounded(e_tile.to(multiplied), PRECISION)
+            bt = rounded(tl.load(d + from_, mask=mask, other=0.0).to(multiplied), PRECISION)
             if block < upper:
                 i = block * ROWS + tl.arange(0, ROWS)
                 mask_h = live[:, None] & (i < ABOVE)[None, :]
-                a = rounded(tl.load(h + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0).to(kind), PRECISION)
-                at = rounded(tl.load(ht + t[:, None] * ABOVE + i[None, :], mask=mask_h, other=0.0).to(kind), PRECISION)
+                from_h = t[:, None] * ABOVE + i[None, :]
+                a = rounded(tl.load(h + from_h, mask=mask_h, other=0.0).to(multiplied), PRECISION)
+                at = rounded(tl.load(ht + from_h, mask=mask_h, other=0.0).to(multiplied), PRECISION)
                 total = tl.dot(tl.trans(a), b, total, input_precision=PRECISION)
                 total = tl.dot(tl.trans(at), bt, total, input_precision=PRECISION)
             else:

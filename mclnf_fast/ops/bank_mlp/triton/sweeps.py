@@ -123,12 +123,16 @@ def walk(
     starts = bank.starts(shape.rows)
     error = output_gradient if isinstance(output_gradient, SquaredError) else None
 
-    def matrices(rows: int, widths: list[int], dtype: torch.dtype) -> tuple[Tensor, ...]:
-        return tuple(x.new_empty(rows, -(-width // aligned) * aligned, dtype=dtype) for width in widths)
+    def matrices(rows: int, count: int, dtype: torch.dtype, width: int = net.width) -> tuple[Tensor, ...]:
+        return tuple(x.new_empty(rows, -(-width // aligned) * aligned, dtype=dtype) for _ in range(count))
 
-    hidden = [net.width] * (net.layers - 1)
+    hidden = net.layers - 1
     saved = matrices(bank.points, hidden, bank.dtype)
-    gradients = matrices(bank.points, hidden, bank.dtype) + matrices(bank.points, [net.outputs], torch.float32)
+    gradients = (
+        *matrices(bank.points, min(hidden, 1), torch.float32),
+        *matrices(bank.points, hidden - 1, bank.dtype),
+        *matrices(bank.points, 1, torch.float32, net.outputs),
+    )
     curved = Activation(net.activation).curved
     derivatives = matrices(grid[0] * shape.rows, hidden, bank.dtype) if curved else saved
     errors = x.new_empty(tiles if error is not None else 0, dtype=torch.float32)
@@ -209,7 +213,7 @@ def _piece_by_layers(
             continue
         sums = gradients.of_layer(l)
         layer_weight_gradient[bank.grid(most * launch.weight_gradient_blocks(net, l, block.rows), shape)](
-            h if l > 0 else bank.weights[l],  # in their type, and not read
+            h if l > 0 else bank.weights[-1],  # in their type, and not read
             x,
             d,
             sums,

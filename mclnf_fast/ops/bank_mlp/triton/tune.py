@@ -105,8 +105,11 @@ def problem(entry: Entry, points: int, modules: int, device: torch.device) -> Pr
         spec,
         0.5 * normal(points, 3),
         (torch.arange(modules + 1) * points // modules).to(device),
-        [(normal(modules, *s) * s[0] ** -0.5).to(dtype) for s in spec.layer_shapes],
-        [(0.3 * normal(modules, s[1])).to(dtype) for s in spec.layer_shapes],
+        [
+            (normal(modules, *s) * s[0] ** -0.5).to(dtype if l > 0 else torch.float32)
+            for l, s in enumerate(spec.layer_shapes)
+        ],
+        [0.3 * normal(modules, s[1]) for s in spec.layer_shapes],
         normal(points, 4),
     )
 

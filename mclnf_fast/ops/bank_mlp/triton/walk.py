@@ -102,7 +102,7 @@ def fused_walk(
     last gradients' OUT_STRIDE. derivatives: layers - 1 times [.., width], ROWS rows per program: memory of its own for
     the derivatives of the activations (relu's are read off `saved`).
     """
-    kind: tl.constexpr = weights[0].dtype.element_ty
+    kind: tl.constexpr = weights[NET.layers - 1].dtype.element_ty
     LAYERS: tl.constexpr = NET.layers
     wide = tl.zeros((), tl.int64)  # turns a loop's variable into an offset beyond 2^31
     for tile in range(tl.program_id(0), tl.load(starts + modules), tl.num_programs(0)):

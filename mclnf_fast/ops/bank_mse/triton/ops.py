@@ -76,7 +76,7 @@ def _bwd(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the gradients of <cotangent [M], losses>, from those of the losses if they are known."""
     if known_weights:
-        grads = scaled([*known_weights, *known_biases], cotangent, weights[0].dtype)
+        grads = scaled([*known_weights, *known_biases], cotangent, [t.dtype for t in (*weights, *biases)])
         return grads[: len(weights)], grads[len(weights) :]
     grad_w, grad_b = shapes_like(weights), shapes_like(biases)
     if x.shape[0] == 0:

@@ -152,17 +152,16 @@ def sample_sums(
     SUMS: tl.constexpr,
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
-    SQUARES: tl.constexpr,
 ):
     """Store the sums of a chunk of one module's samples.
 
     With SUMS those of their gradients and of those squared, float32 [chunks, (above + below + 1) outputs] each; with
     SCORED every sample's score by the Fisher (fisher_w, fisher_b), float32 [blocks, samples], a block's share each.
 
-    h [N, above], d [N, outputs]: rows h_stride and d_stride apart (STRIDES, if the kernel is compiled for them).
-    POINTS: every point is a sample; else sample s has the points segments[s] ... segments[s + 1] - 1, at least one.
-    owned [modules + 1]: the first sample of each module. PRECISION, SQUARES: how float32, and squares in float32, are
-    multiplied.
+    h [N, above], d [N, outputs]: rows h_stride and d_stride apart (STRIDES, if the kernel is compiled for them); h as
+    in `layer_forward`, w gives its type alone. POINTS: every point is a sample; else sample s has the points
+    segments[s] ... segments[s + 1] - 1, at least one. owned [modules + 1]: the first sample of each module. PRECISION:
+    how float32 is multiplied.
 
     Programs: chunks times blocks of [rows inputs, columns outputs], the biases behind the first ones; the blocks of a
     chunk next to each other, so that the caches hold its inputs.
@@ -177,7 +176,8 @@ def sample_sums(
     ROWS: tl.constexpr = BLOCK.rows
     COLUMNS: tl.constexpr = BLOCK.columns
     DEPTH: tl.constexpr = BLOCK.depth
-    kind: tl.constexpr = w.dtype.element_ty
+    kind: tl.constexpr = h.dtype.element_ty
+    multiplied: tl.constexpr = w.dtype.element_ty
     wide = tl.zeros((), tl.int64)
     high = (ABOVE + ROWS - 1) // ROWS + (BELOW + ROWS - 1) // ROWS
     broad = (OUT + COLUMNS - 1) // COLUMNS
@@ -202,7 +202,7 @@ def sample_sums(
             place_w = module.to(tl.int64) * ((ABOVE + BELOW) * OUT) + row[:, None] * OUT + n[None, :]
             weight = inverse(fisher_w + place_w, damping, mask)
             last = wanted & (wide + first == 0)
-            operand = rounded(weight.to(tl.bfloat16 if kind == tl.bfloat16 else tl.float32), SQUARES)
+            operand = rounded(weight.to(tl.bfloat16 if multiplied == tl.bfloat16 else tl.float32), PRECISION)
             bias_weight = inverse(fisher_b + module.to(tl.int64) * OUT + n, damping, last)
         if POINTS:
             for point in range(begin, end, DEPTH):
@@ -212,16 +212,16 @@ def sample_sums(
                 a = layer_inputs(
                     h, x, t, live, table, first, IN, FEATURES, ABOVE, H_STRIDE, LAYER, ROWS, kind, PRECISION
                 )
-                e_square = rounded(square(e.to(kind)), SQUARES)
+                e_square = rounded(square(e.to(multiplied)), PRECISION)
                 e_wide = e.to(tl.float32)
                 if SUMS:
-                    total = weight_gradient(a, e.to(kind), total, LAYER.below != 0, PRECISION)
-                    a_square = rounded(square(a).to(e_square.dtype), SQUARES)
-                    square_total = tl.dot(tl.trans(a_square), e_square, square_total, input_precision=SQUARES)
+                    total = weight_gradient(a, e.to(multiplied), total, LAYER.below != 0, PRECISION)
+                    a_square = rounded(square(a).to(e_square.dtype), PRECISION)
+                    square_total = tl.dot(tl.trans(a_square), e_square, square_total, input_precision=PRECISION)
                     bias += tl.sum(e_wide, 0)
                     bias_square += tl.sum(e_wide * e_wide, 0)
                 if SCORED:
-                    q = tl.dot(e_square, tl.trans(operand), input_precision=SQUARES)
+                    q = tl.dot(e_square, tl.trans(operand), input_precision=PRECISION)
                     a_wide = a.to(tl.float32)
                     share = tl.sum(q * a_wide * a_wide, 1) + tl.sum(e_wide * e_wide * bias_weight[None, :], 1)
                     tl.store(shares + t, share, mask=live)
@@ -237,7 +237,7 @@ def sample_sums(
                     a = layer_inputs(
                         h, x, t, live, table, first, IN, FEATURES, ABOVE, H_STRIDE, LAYER, ROWS, kind, PRECISION
                     )
-                    g = weight_gradient(a, e.to(kind), g, LAYER.below != 0, PRECISION)
+                    g = weight_gradient(a, e.to(multiplied), g, LAYER.below != 0, PRECISION)
                     c += tl.sum(e.to(tl.float32), 0)
                 if SUMS:
                     total += g

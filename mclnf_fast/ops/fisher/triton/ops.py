@@ -108,7 +108,7 @@ def _layers(
         # Two tensors, each as well aligned as any.
         parts = [x.new_empty(most if sums else 0, (rows + 1) * out, dtype=torch.float32) for _ in range(2)]
         sample_sums[bank.grid(most * blocks[l], shape)](
-            h,
+            h if l > 0 else bank.weights[-1],  # in their type, and not read
             x,
             d,
             shares[sum(blocks[:l]) if scored else 0 :],
@@ -132,7 +132,6 @@ def _layers(
             SCORED=scored,
             SUMS=sums,
             BLOCK=launch.BlockSize(block.side, block.side, depth),
-            SQUARES="tf32" if bank.dtype == torch.float16 else bank.precision,
             num_warps=block.warps,
             num_stages=block.stages,
             **bank.shared,

@@ -147,7 +147,7 @@ def render(
     """
     origins, directions, extra = rays
     aabb, occupancy, background = scene
-    kind: tl.constexpr = weights[0].dtype.element_ty
+    kind: tl.constexpr = weights[NET.layers - 1].dtype.element_ty
     near, far, step, max_raw, max_depth = limits
     OUT_PAD: tl.constexpr = NET.outputs_pad
     wide = tl.zeros((), tl.int64)

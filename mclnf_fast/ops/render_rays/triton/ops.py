@@ -64,7 +64,7 @@ def render_rays(
     if (split := along_ray(spec, view_directions)) is None:
         return None
     ints, floats, view_directions = split
-    if not fits(tuple(ints), tuple(floats), weights[0].dtype, weights[0].device):
+    if not fits(tuple(ints), tuple(floats), weights[-1].dtype, weights[0].device):
         return None
     heads = [ACTIVATIONS.index(options.density), ACTIVATIONS.index(options.color)]
     eps = options.early_stop_eps
@@ -119,7 +119,7 @@ def _launch(
     numbers: list[float],
 ) -> tuple[Tensor, Tensor, Tensor]:
     net = launch.network(net_ints, net_floats)
-    shape = shape_of(net, weights[0].dtype, weights[0].device)
+    shape = shape_of(net, weights[-1].dtype, weights[0].device)
     if shape is None:  # traced while TF32 was allowed
         raise RuntimeError(
             "render_rays: the network was compiled for TF32, which is no longer allowed; compile it again"
@@ -169,7 +169,7 @@ def _launch(
             NET=net.constants(),
             SCENE=scene,
             ROWS=shape.rows,
-            PRECISION=precision(weights[0].dtype),
+            PRECISION=precision(weights[-1].dtype),
             num_warps=shape.warps,
             num_stages=shape.stages,
         )
