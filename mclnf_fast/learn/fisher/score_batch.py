@@ -30,7 +30,7 @@ class Measured(NamedTuple):
 class Batch:
     """The points of a bank and the directions that they are scored in.
 
-    A *sample* is a point, or the points that share a sample id (a ray). What a sample has in one module is its *share*
+    A *sample* is a point, or the points that share a sample id (a ray), or so many points in succession. What a sample has in one module is its *share*
     of it; scores of shares add up to the sample's. `directions` are gradients [N, out] in the outputs: one, the loss's
     own, for the empirical Fisher, or one an output channel for the Gauss-Newton one; Fisher and scores are sums over
     them. `remember`: whether the batch's Fisher will be kept.
@@ -42,7 +42,7 @@ class Batch:
     x: Tensor
     offsets: Tensor
     directions: tuple[Tensor, ...]
-    sample_ids: Tensor | None
+    sample_ids: Tensor | int | None
     num_samples: int
     backend: str | None
     remember: bool
@@ -69,7 +69,10 @@ class Batch:
         where every point is a sample of its own."""
         if self.sample_ids is None:
             return None, self.point_module, None
-        found, ids = (self.point_module * max(self.num_samples, 1) + self.sample_ids).unique(return_inverse=True)
+        own = self.sample_ids
+        if isinstance(own, int):
+            own = torch.arange(len(self.x), device=self.x.device) // own
+        found, ids = (self.point_module * max(self.num_samples, 1) + own).unique(return_inverse=True)
         return ids, found // max(self.num_samples, 1), found % max(self.num_samples, 1)
 
     @cached_property
