@@ -54,7 +54,7 @@ class RayTask:
             raise ValueError(f"cells must hold the one cell of this task, got {len(cells)}")
         self.name, self.pool, self.cells, self.spec, self.settings = name, pool, cells, spec, settings
         self.backend = settings.backend
-        self._scored: tuple[Batch, Tensor | int, RaySamples] | None = None  # batch and seed of `points`, and the samples
+        self._scored: tuple[Batch, Tensor | int, RaySamples] | None = None  # batch, seed and samples of `points`
 
     @property
     def samples(self) -> int:
@@ -102,8 +102,8 @@ class RayTask:
     def uniform_ids(self, count: int, generator: torch.Generator) -> Tensor:
         return self.pool.uniform(count, generator)
 
-    def ids_in(self, items: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        return self.pool.in_tiles(items, generator)
+    def ids_in(self, items: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor | None]:
+        return self.pool.in_tiles(items, generators)
 
     def take(self, ids: Tensor) -> Batch:
         # A sample is a ray that may be drawn; the pool counts all pixels, masked ones too.
