@@ -25,18 +25,18 @@ class Row(NamedTuple):
 
 
 def of_method(name: str, kind: str) -> tuple[Row, SimulatedGpu]:
-    """Count the steps of a method after four times as many to warm up: `mim` scores every 16 steps, and its third
-    scoring becomes a CUDA graph."""
+    """Count the steps of a method after five times as many to warm up: `mim` scores every 16 steps, and its third
+    scoring by Adam becomes a CUDA graph."""
     with SimulatedGpu() as warm:
         method = cases.method(name, kind, "cuda")
         method.begin(0)
-        while method.made < 4 * cases.STEPS:
-            method.steps(0, 4 * cases.STEPS - method.made)
+        while method.made < 5 * cases.STEPS:
+            method.steps(0, 5 * cases.STEPS - method.made)
         warm.launches.clear()
         warm.waits.clear()
         calls = 0
-        while method.made < 5 * cases.STEPS:
-            method.steps(0, 5 * cases.STEPS - method.made)
+        while method.made < 6 * cases.STEPS:
+            method.steps(0, 6 * cases.STEPS - method.made)
             calls += 1
     return _row(f"{kind}: {name}", warm, cases.STEPS, calls), warm
 
