@@ -25,18 +25,19 @@ class Row(NamedTuple):
 
 
 def of_method(name: str, kind: str) -> tuple[Row, SimulatedGpu]:
-    """Count the steps of a method after five times as many to warm up: `mim` scores every 16 steps, and its third
-    scoring by Adam becomes a CUDA graph."""
+    """Count the steps of a method after as many to warm up."""
+    # `mim` scores every 16 steps, and its third scoring by Adam becomes a CUDA graph.
+    first = cases.STEPS * (5 if name == "mim" else 1)
     with SimulatedGpu() as warm:
         method = cases.method(name, kind, "cuda")
         method.begin(0)
-        while method.made < 5 * cases.STEPS:
-            method.steps(0, 5 * cases.STEPS - method.made)
+        while method.made < first:
+            method.steps(0, first - method.made)
         warm.launches.clear()
         warm.waits.clear()
         calls = 0
-        while method.made < 6 * cases.STEPS:
-            method.steps(0, 6 * cases.STEPS - method.made)
+        while method.made < first + cases.STEPS:
+            method.steps(0, first + cases.STEPS - method.made)
             calls += 1
     return _row(f"{kind}: {name}", warm, cases.STEPS, calls), warm
 
