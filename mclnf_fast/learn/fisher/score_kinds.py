@@ -37,7 +37,8 @@ def diagonal(batch: Batch, known: State | None, damping: float) -> Measured:
     )
     if (touching := batch.touching) is not None:
         # A mean over the samples that touch a module, as it is with ids.
-        state = tuple(tuple(f / per_module(touching, f) for f in part) for part in state)
+        weights, biases = (tuple(f / per_module(touching, f) for f in part) for part in state)
+        state = weights, biases
     if plain:
         own = damped(state, damping)
         scores = _sum([batch.sweep(direction, own, sums=False).scores for direction in batch.directions])
