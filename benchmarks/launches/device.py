@@ -5,6 +5,9 @@ then takes the way that it takes on a GPU: the CUDA library and Triton count as 
 are copied once. Each operator is recorded as the kernels and copies that it starts, and as a wait if the host would
 have to wait for the device. The Triton kernels are recorded in place of run, with the operators around them, so that
 their outputs are zeros; nothing that is counted may depend on values, or it would be a wait.
+
+A CUDA graph is captured as a GPU does it: what would wait, or copy from the host, is refused, and a replay is one
+launch. What a replay would do is compared with what the step does at that time without a graph (`Recorded`).
 """
 
 from __future__ import annotations
@@ -20,6 +23,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
+
+from benchmarks.launches.tape import Tape, first_difference
+from mclnf_fast.learn import graphs
+from mclnf_fast.learn.graphs import Tensors
 
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
@@ -96,6 +103,7 @@ class SimulatedGpu:
     def __init__(self) -> None:
         self.launches: collections.Counter[str] = collections.Counter()
         self.waits: collections.Counter[str] = collections.Counter()
+        self.tape: Tape | None = None  # of the CUDA graph that is being captured
 
     def __enter__(self) -> SimulatedGpu:
         _active.append(self)
@@ -110,17 +118,60 @@ class SimulatedGpu:
 
     def start(self, name: str, count: int = 1) -> None:
         """Record kernels or copies."""
-        self.launches[name] += count
+        if self.tape is None:
+            self.launches[name] += count
+        elif name.endswith("(copy)"):
+            raise RuntimeError(f"operation not permitted when stream is capturing: {name} from or to the host")
 
     def wait(self, name: str) -> None:
         """Record a wait of the host for the device."""
+        if self.tape is not None:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {name} waits for the device")
         self.waits[name] += 1
+
+    def note(self, name: str, args: Any, kwargs: dict[str, Any], results: Any) -> None:
+        """Add to the tape, if one runs, what was started with which arguments."""
+        if self.tape is not None:
+            self.tape.note(name, args, kwargs, results)
 
     def upload(self, tensor: Tensor, name: str) -> Tensor:
         """Return a tensor of the host on the device: a copy from pageable memory, for which the host waits."""
         self.start(f"{name} (copy)")
         self.wait(f"{name} (copy)")
         return OnGpu(tensor)
+
+
+class Recorded:
+    """The recorder of a simulated GPU (`learn.graphs.Recorder`): a replay does the work, and raises AssertionError if
+    that is other work, or on other memory, than was recorded."""
+
+    def warm_up(self, work: Callable[[], Tensors]) -> Tensors:
+        return work()
+
+    def record(self, work: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
+        tape, results = self._taped(work)
+
+        def replay() -> None:
+            _record().start("graph")
+            again, now = self._taped(work)
+            difference = first_difference(tape, again)
+            assert difference is None, f"a replay would not be the step: {difference}"
+            for to, t in zip(results, now, strict=True):
+                _inner(to).copy_(_inner(t))
+
+        return replay, results
+
+    def _taped(self, work: Callable[[], Tensors]) -> tuple[Tape, Tensors]:
+        tape = _record().tape = Tape()
+        try:
+            return tape, work()
+        finally:
+            _record().tape = None
+
+
+def _inner(tensor: Tensor) -> Tensor:
+    assert isinstance(tensor, OnGpu)
+    return tensor.inner
 
 
 class _Operators(TorchDispatchMode):
@@ -156,6 +207,7 @@ class _Operators(TorchDispatchMode):
         if name == "copy_":
             on_gpu = isinstance(args[0], OnGpu)
         self._count(func, name, args, kwargs, tensors, result, on_gpu)
+        self.record.note(str(func), args, kwargs, result)
         if not on_gpu or name == "_local_scalar_dense":
             return result
         own = {id(t.inner): t for t in tensors if isinstance(t, OnGpu)}
@@ -172,7 +224,9 @@ class _Operators(TorchDispatchMode):
             return
         if name in ("_to_copy", "copy_") and (not on_gpu or any(_of_host(t) for t in tensors)):
             self.record.start(f"{name} (copy)")
-            if not all(kwargs.get("non_blocking") and hasattr(t, "simulated_pin") for t in tensors):
+            # `copy_` has it behind both tensors.
+            at_once = kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,))
+            if not (at_once and on_gpu and all(hasattr(t, "simulated_pin") for t in tensors if _of_host(t))):
                 self.record.wait(f"{name} (copy)")
             return
         waits = name in WAITS or (name == "repeat_interleave" and kwargs.get("output_size") is None)
@@ -245,7 +299,9 @@ def _installed() -> Iterator[None]:
     from mclnf_fast.ops import _constants, _library
 
     def run(kernel: Any, *args: Any, **kwargs: Any) -> None:
-        _record().start(f"{kernel.fn.__name__} (Triton)")
+        name = f"{kernel.fn.__name__} (Triton)"
+        _record().start(name)
+        _record().note(name, args, kwargs, ())
 
     properties = types.SimpleNamespace(multi_processor_count=132, major=9, minor=0)
     with contextlib.ExitStack() as stack:
@@ -259,7 +315,8 @@ def _installed() -> Iterator[None]:
             (torch.cuda, "get_device_properties", lambda device=None: properties),
             (torch.cuda, "device", lambda device: contextlib.nullcontext()),
             (torch.cuda, "current_stream", lambda device=None: types.SimpleNamespace(cuda_stream=0)),
-            (torch.cuda, "is_current_stream_capturing", lambda: False),
+            (torch.cuda, "is_current_stream_capturing", lambda: _record().tape is not None),
+            (graphs, "recorder", lambda device: Recorded() if device.type == "cuda" else None),
             (torch.cuda, "synchronize", lambda device=None: _record().wait("synchronize")),
             (torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext()),
         ):

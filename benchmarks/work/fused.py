@@ -84,7 +84,7 @@ class Fused(Nerf):
         rays = Rays(*(t.cpu() for t in self.grouped))
         with torch.no_grad():
             samples = sample_in_cells(rays, self.cells, reference, self.given)
-            wide = [t.to(self.device, torch.float64 if t.is_floating_point() else t.dtype) for t in samples]
+            wide = [t.to(self.device, torch.float64 if t.is_floating_point() else t.dtype) for t in samples[:-1]]
             samples = RaySamples(*wide)
             params = [t.double() for t in (*self.weights, *self.biases)]
             out = composite_samples(evaluate_samples(params, self.spec, samples, reference), samples, reference)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast import ops
-from mclnf_fast.learn.params import LossFn, Params
+from mclnf_fast.learn.params import LossFn, Params, split_pair
 from mclnf_fast.learn.task import Batch, ScoredTask, fit_data
 from mclnf_fast.ops.bank_fit import FitData
 from mclnf_fast.spec import FieldSpec
@@ -60,6 +60,21 @@ class SampledLoss:
     def __call__(self, params: Params, step: int) -> Tensor:
         """Return the losses of one step, [M]."""
         return self.loss(params, step)
+
+    def on(self, samples: Sequence[Tensor], modules: int, steps: int) -> SampledLoss:
+        """Return the same loss on samples x [N, d] and target [N, C] that are there, as `samples` returns those of
+        `steps` steps: step k takes the k-th batch of each of M modules."""
+        x, y = (t.reshape(modules, steps, -1, t.shape[-1]) for t in samples)
+        batch = x.shape[2]
+        offsets = ops.offsets_of_equal_shares(modules, batch, x.device)
+
+        def loss(params: Params, step: int) -> Tensor:
+            weights, biases = split_pair(params)
+            places, values = (t[:, step].flatten(0, 1) for t in (x, y))
+            return ops.bank_mse(places, offsets, weights, biases, values, self.spec, backend=self.backend)
+
+        data = FitData(samples[0], samples[1], ops.offsets_of_equal_shares(modules, steps * batch, x.device))
+        return SampledLoss(loss, lambda _: StepSamples(data, batch), self.spec, self.backend)
 
 
 def drawn_loss(task: ScoredTask, count: int, generator: torch.Generator, modules: Tensor | None = None) -> LossFn:

@@ -52,12 +52,13 @@ class Task(Protocol):
     def take(self, ids: Tensor) -> Batch:
         """Return the samples of int64 ids [S, k]."""
 
-    def loss(self, params: Params, batch: Batch, weights: Tensor | None = None, seed: int = 0) -> Tensor:
+    def loss(self, params: Params, batch: Batch, weights: Tensor | None = None, seed: Tensor | int = 0) -> Tensor:
         """Return each module's mean loss [S] over its samples times weights [S, k]; differentiable in `params`.
 
         Args:
             params: tensors [S, ...].
-            seed: of what is random in a sample's own loss, such as the sample points along a ray.
+            seed: of what is random in a sample's own loss, such as the sample points along a ray; an int, but to a task
+                that is `listed` also an int64 tensor [], which a CUDA graph can hold.
         """
 
     def evaluate(self, params: Params) -> Tensor:
@@ -84,10 +85,10 @@ class ScoredTask(Task, Protocol):
         """Return one sample of each item int64 [S, k], and factors [S, k] on the CPU that correct for items of unequal
         size; None if an item is a sample."""
 
-    def points(self, params: Params, batch: Batch, seed: int = 0) -> Points:
+    def points(self, params: Params, batch: Batch, seed: Tensor | int = 0) -> Points:
         """Return the points and output gradients that Fisher scores of the samples' own losses need."""
 
-    def outputs(self, params: Params, batch: Batch, seed: int = 0) -> Iterator[Points]:
+    def outputs(self, params: Params, batch: Batch, seed: Tensor | int = 0) -> Iterator[Points]:
         """Yield the same for each output channel of the samples (a value, a pixel's color) in place of the loss, which
         is what the Gauss-Newton form of the Fisher information needs."""
 
@@ -111,8 +112,9 @@ class ListedTask(ScoredTask, Protocol):
     def uniform_ids(self, count: int, generator: torch.Generator) -> Tensor:
         """Return the ids int64 [count] that `draw` takes with this generator."""
 
-    def ids_in(self, items: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Return the ids int64 [count] and the factors that `draw_in` takes with this generator of items [count]."""
+    def ids_in(self, items: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor | None]:
+        """Return the ids int64 [count] and the factors that `draw_in` takes of items [count]: of as many in a row with
+        each generator."""
 
 
 def listed(task: Task) -> ListedTask | None:

@@ -19,7 +19,7 @@ from mclnf_fast.ops.composite import composite
 from mclnf_fast.ops.draw_ids import draw_ids
 from mclnf_fast.ops.fisher import FisherResult, fisher_scores
 from mclnf_fast.ops.grid import grid_encode
-from mclnf_fast.ops.march import march_rays
+from mclnf_fast.ops.march import march_rays, ray_edges
 from mclnf_fast.ops.render_rays import Pixels, render_rays
 from mclnf_fast.ops.segment_scan import segment_scan
 from mclnf_fast.ops.traverse import Traversal, traverse_grids
@@ -48,6 +48,7 @@ __all__ = [
     "march_rays",
     "offsets_of_equal_shares",
     "passed_over",
+    "ray_edges",
     "registered",
     "render_rays",
     "segment_scan",

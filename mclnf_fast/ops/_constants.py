@@ -38,7 +38,25 @@ def uploaded(tensor: Tensor, device: torch.device | str) -> Tensor:
     """
     if torch.device(device).type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
+    if torch.cuda.is_current_stream_capturing():
+        # It would read this buffer at every replay, when others have it.
+        raise RuntimeError(f"a CUDA graph holds no copy from the host, got one of {list(tensor.shape)}")
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+_of_graphs: list[Tensor] = []
+
+
+def held(tensor: Tensor) -> Tensor:
+    """Return a tensor of a cache that forgets. What a CUDA graph reads of it, which is captured now, lives as long as
+    the process: nobody knows when the graph ends, and it would go on to read memory that others have.
+
+    >>> held(torch.ones(1))
+    tensor([1.])
+    """
+    if tensor.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        _of_graphs.append(tensor)
+    return tensor
 
 
 @functools.cache

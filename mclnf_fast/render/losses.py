@@ -70,11 +70,19 @@ def ray_losses(
         # The op has black for a ray without samples: of a target that is as much darker the error is the same.
         empty = samples.packed_info[:, 1:] == 0
         target = torch.where(empty, target - ops.constant(missed, target), target)
+    missed_error = None
+    if settings.shading.background == "last_sample" and samples.per_ray is not None:
+        # The op would put the color of an empty sample behind a ray that misses its cell: what such a ray adds to the
+        # loss depends on no parameter.
+        hit = samples.packed_info[:, 1] > 0
+        weight = torch.ones_like(target[:, 0]) if ray_weight is None else ray_weight
+        missed_error = torch.where(hit, 0.0, weight * target.square().mean(-1))
+        ray_weight = torch.where(hit, weight, 0.0)
     weights, biases, tables = split_params(params, spec)
     x = samples.x
     if tables:  # the compiled loss takes features, not grids
         x = encode_grids(x, samples.offsets, tables, spec, settings.backend)
-    return ops.bank_ray_mse(
+    losses = ops.bank_ray_mse(
         x,
         samples.boundaries,
         samples.ray_offsets,
@@ -87,6 +95,15 @@ def ray_losses(
         ray_weight=ray_weight,
         backend=settings.backend,
     )
+    return losses if missed_error is None else losses + _module_means(missed_error, samples.ray_offsets)
+
+
+def _module_means(values: Tensor, ray_offsets: Tensor) -> Tensor:
+    """Return the mean of the values [R] of every module's rays, 0 without any: [M]."""
+    counts = ray_offsets.diff()
+    modules = torch.arange(len(counts), device=values.device)
+    owner = torch.repeat_interleave(modules, counts, output_size=len(values))
+    return ops.segment_sum(values, owner, len(counts)) / counts.clamp(min=1)
 
 
 def check_field(spec: FieldSpec, settings: RenderSettings) -> None:

@@ -13,6 +13,9 @@ from mclnf_fast.errors import InputError
 from mclnf_fast.render.cameras import Cameras
 from mclnf_fast.render.lenses.views import and_rays
 
+Generators = torch.Generator | Sequence[torch.Generator]
+"""One, or several of which each serves as many draws in a row."""
+
 
 class RayBatch(NamedTuple):
     """Rays and their colors.
@@ -47,7 +50,7 @@ class Pool(Protocol):
     def uniform(self, count: int, generator: torch.Generator) -> Tensor:
         """Return `count` ids, uniform with replacement."""
 
-    def in_tiles(self, tiles: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def in_tiles(self, tiles: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
         """Return one uniform ray of each tile int64 [R], and the factors [R] of `RayPool.in_tiles`."""
 
 
@@ -101,6 +104,7 @@ class RayPool:
         self.width, self.height = width, height
         self.columns, self.rows = -(-width // tile), -(-height // tile)
         self._drawn: _Drawn | None = None
+        self._moved: dict[torch.device, _Drawn] = {}
         if unmasked is not None and (
             unmasked.shape != images.shape[:3] or unmasked.dtype != torch.bool or not bool(unmasked.any())
         ):
@@ -124,6 +128,13 @@ class RayPool:
         order = tiles.argsort(stable=True)
         counts = tiles[order].unique_consecutive(return_counts=True)[1]
         return _Drawn(ids, ids[order], counts, counts.cumsum(0) - counts)
+
+    def _drawn_on(self, device: torch.device) -> _Drawn:
+        """Return the pixels that are drawn on a device, to which they are copied once."""
+        assert self._drawn is not None
+        if device not in self._moved:
+            self._moved[device] = _Drawn(*(ops.uploaded(t, device) for t in self._drawn))
+        return self._moved[device]
 
     @property
     def pixels(self) -> int:
@@ -163,29 +174,42 @@ class RayPool:
         widths[-1] = self.width - self.tile * (self.columns - 1)
         return (heights[:, None] * widths).flatten().repeat(len(self.cameras))
 
-    def in_tiles(self, tiles: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return one uniform pixel of each tile int64 [R]: its id [R], and a factor [R] for its weight.
+    def in_tiles(self, tiles: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
+        """Return one uniform pixel of each tile int64 [R]: its id [R], and a factor [R] for its weight. Of several
+        generators each draws from as many tiles in a row.
 
             factor = pixels of the tile * n_tiles / n_pixels
 
         It makes an estimate that is unbiased over tiles unbiased over pixels, and is 1 if all tiles are of one size.
         """
         if self._drawn is not None:
-            counts = self._drawn.counts[tiles]
-            u = torch.rand(tiles.numel(), dtype=torch.float32, generator=generator)
-            within = torch.minimum((u * counts).long(), counts - 1)
-            ids = self._drawn.by_tile[self._drawn.begins[tiles] + within]
+            drawn = self._drawn_on(tiles.device)
+            counts = drawn.counts[tiles]
+            within = torch.minimum((_noise(1, tiles, generator)[0] * counts).long(), counts - 1)
+            ids = drawn.by_tile[drawn.begins[tiles] + within]
             return ids, counts.to(torch.float32) * (self.tiles / len(self))
         per_view = self.rows * self.columns
         view, rest = tiles // per_view, tiles % per_view
         row, column = rest // self.columns, rest % self.columns
         high = (self.height - row * self.tile).clamp(max=self.tile)
         wide = (self.width - column * self.tile).clamp(max=self.tile)
-        u = torch.rand(2, tiles.numel(), dtype=torch.float32, generator=generator)
+        u = _noise(2, tiles, generator)
         y = row * self.tile + torch.minimum((u[0] * high).long(), high - 1)
         x = column * self.tile + torch.minimum((u[1] * wide).long(), wide - 1)
         ids = (view * self.height + y) * self.width + x
         return ids, (high * wide).to(torch.float32) * (self.tiles / len(self))
+
+
+def _each(generator: Generators) -> Sequence[torch.Generator]:
+    return [generator] if isinstance(generator, torch.Generator) else generator
+
+
+def _noise(rows: int, tiles: Tensor, generator: Generators) -> Tensor:
+    """Return uniform numbers [rows, R] for tiles [R], of as many in a row from each generator."""
+    generators = _each(generator)
+    count = tiles.numel() // len(generators)
+    noise = [torch.rand(rows, count, dtype=torch.float32, generator=generator) for generator in generators]
+    return ops.uploaded(torch.cat(noise, 1), tiles.device)
 
 
 class RayPools:
@@ -244,8 +268,14 @@ class RayPools:
             ids[rows] = pool.pixel_ids(rays[rows] - self._rays[k]) + self._ids[k]
         return ids
 
-    def in_tiles(self, tiles: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def in_tiles(self, tiles: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
         """Return one uniform pixel of each tile int64 [R], and the factors [R] of `RayPool.in_tiles` over all pools."""
+        generators = _each(generator)
+        parts = [self._in_tiles(*part) for part in zip(tiles.cpu().chunk(len(generators)), generators, strict=True)]
+        ids, factors = (torch.cat(tensors) for tensors in zip(*parts))
+        return ids, factors
+
+    def _in_tiles(self, tiles: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         owner = torch.bucketize(tiles, self._tiles[1:], right=True)
         ids, factors = torch.empty_like(tiles), torch.empty(len(tiles), dtype=torch.float32)
         for k, pool in enumerate(self.pools):

@@ -52,6 +52,8 @@ class RaySamples(NamedTuple):
         packed_info: int64 [R, 2], first sample and number of samples of each ray.
         ray_ids: int64 [N], the ray of each sample.
         t_starts, t_ends: [N], the interval of each sample along its ray; in a cell, in units of `Cells.unit`.
+        per_ray: samples that every ray has in `x`, in succession; those of a ray that misses its cell are empty, and
+            not in `packed_info`. None: rays have samples of their own number.
     """
 
     x: Tensor
@@ -61,6 +63,7 @@ class RaySamples(NamedTuple):
     ray_ids: Tensor
     t_starts: Tensor
     t_ends: Tensor
+    per_ray: int | None = None
 
     @property
     def deltas(self) -> Tensor:
@@ -112,7 +115,12 @@ def to_cells(rays: Rays, cells: Cells) -> tuple[Tensor, Tensor]:
 
 
 def sample_in_cells(
-    rays: Rays, cells: Cells, settings: RenderSettings, occupancy: Tensor | None = None, seed: int | None = None
+    rays: Rays,
+    cells: Cells,
+    settings: RenderSettings,
+    occupancy: Tensor | None = None,
+    seed: Tensor | int | None = None,
+    dense: bool = False,
 ) -> RaySamples:
     """Cut every ray into equal intervals within the grown cell of its module, one sample in the middle of each.
 
@@ -123,10 +131,13 @@ def sample_in_cells(
         cells: M.
         settings: of the convention `cell`.
         occupancy: bool grid of the unit box, the same for every module; samples in empty parts are left out. None: all.
-        seed: of the jitter of the intervals' borders; None: no jitter.
+        seed: of the jitter of the intervals' borders; None: no jitter. An int64 tensor [] only if `dense`.
+        dense: whether all rays have as many samples, empty ones if they miss their cell: more work, but a GPU is not
+            waited for. Without occupancy alone.
 
     Raises:
-        ValueError: the settings have another convention; and as `ops.march_rays`.
+        ValueError: the settings have another convention, `dense` with an occupancy, a tensor `seed` without it; and as
+            `ops.march_rays`.
 
     >>> cells = Cells(torch.tensor([[[-1.0] * 3, [1.0] * 3]]))
     >>> rays = Rays.through_one_module(torch.tensor([[0.0, 0.0, 3.0]]), torch.tensor([[0.0, 0.0, -1.0]]))
@@ -134,7 +145,14 @@ def sample_in_cells(
     [0.75, 0.25, -0.25, -0.75]
     """
     check_convention(settings, "cell")
+    if dense and occupancy is not None:
+        raise ValueError("dense must be False with an occupancy, got True")
+    if isinstance(seed, Tensor) and not dense:
+        raise ValueError("seed must be an int or None unless dense is True, got a tensor")
     origins, directions = to_cells(rays, cells)
+    if dense:
+        return _dense(rays, origins, directions, cells, settings, seed)
+    assert not isinstance(seed, Tensor)
     marched = ops.march_rays(
         origins,
         directions,
@@ -160,6 +178,30 @@ def sample_in_cells(
         marched.ray_ids,
         marched.t_starts,
         marched.t_ends,
+    )
+
+
+def _dense(
+    rays: Rays, origins: Tensor, directions: Tensor, cells: Cells, settings: RenderSettings, seed: Tensor | int | None
+) -> RaySamples:
+    """Return as many samples of every ray, with origins and directions [R, 3] of the rays in their cells."""
+    bins, unit, count = settings.samples_per_ray, cells.unit, len(origins)
+    box = ops.constant(UNIT_BOX, origins)
+    edges = ops.ray_edges(origins, directions, box, bins, settings.near / unit, settings.far / unit, seed)
+    starts, ends = edges[:, :-1], edges[:, 1:]
+    x = (origins[:, None] + directions[:, None] * ((starts + ends) * 0.5)[..., None]).reshape(-1, 3)
+    ids = torch.arange(count, device=x.device)
+    ray_ids = ids[:, None].expand(-1, bins).reshape(-1)
+    if settings.shading.view_directions:
+        x = with_view_directions(x, rays.directions.index_select(0, ray_ids), settings.shading)
+    hit = edges[:, -1] > edges[:, 0]
+    if len(cells) == 1:  # one tensor for all calls on a GPU
+        offsets = ops.offsets_of_equal_shares(1, count * bins, x.device)
+    else:
+        offsets = rays.offsets * bins
+    packed_info = torch.stack((ids * bins, torch.where(hit, bins, 0)), 1)
+    return RaySamples(
+        x, offsets, rays.offsets, packed_info, ray_ids, starts.reshape(-1), ends.reshape(-1), per_ray=bins
     )
 
 

@@ -82,6 +82,8 @@ class CoordTask:
     def take(self, ids: Tensor, modules: Tensor | None = None) -> Batch:
         """Return the samples of int64 ids [S, k]; of the signals `modules` [T], row t of ids [T, k] of modules[t]."""
         row = self._row if modules is None else self._row.index_select(0, modules.cpu())
+        if modules is None and ids.device.type != "cpu":  # a CUDA graph holds no copy
+            row = torch.arange(len(self.y), device=ids.device)[:, None] * len(self.x)
         # Where the ids are, and one copy to the device for both.
         places = ops.uploaded(torch.stack((ids, ids + row.to(ids.device))).flatten(1), self.x.device)
         # Half the time of `x[ids]`, which looks at every dimension of the ids.
@@ -98,13 +100,13 @@ class CoordTask:
     def draw_in(self, items: Tensor, generator: torch.Generator) -> tuple[Batch, Tensor | None]:
         return self.take(items), None
 
-    def loss(self, params: Params, batch: Batch, weights: Tensor | None = None, seed: int = 0) -> Tensor:
+    def loss(self, params: Params, batch: Batch, weights: Tensor | None = None, seed: Tensor | int = 0) -> Tensor:
         return coord_loss(params, batch, self.spec, weights, self.backend)
 
-    def points(self, params: Params, batch: Batch, seed: int = 0) -> Points:
+    def points(self, params: Params, batch: Batch, seed: Tensor | int = 0) -> Points:
         return coord_points(params, batch, self.spec, self.backend)
 
-    def outputs(self, params: Params, batch: Batch, seed: int = 0) -> Iterator[Points]:
+    def outputs(self, params: Params, batch: Batch, seed: Tensor | int = 0) -> Iterator[Points]:
         x, y = batch
         for c in range(y.shape[-1]):
             # One channel at a time: with ones in all of them their gradients would add up before they are squared.

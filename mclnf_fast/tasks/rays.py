@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mclnf_fast.checks import values_can_be_read
 from mclnf_fast.errors import InputError
 from mclnf_fast.learn.params import Params
 from mclnf_fast.learn.task import Batch, Points
@@ -54,7 +55,7 @@ class RayTask:
             raise ValueError(f"cells must hold the one cell of this task, got {len(cells)}")
         self.name, self.pool, self.cells, self.spec, self.settings = name, pool, cells, spec, settings
         self.backend = settings.backend
-        self._scored: tuple[Batch, int, RaySamples] | None = None  # batch and seed of `points`, and the samples
+        self._scored: tuple[Batch, Tensor | int, RaySamples] | None = None  # batch, seed and samples of `points`
 
     @property
     def samples(self) -> int:
@@ -102,8 +103,8 @@ class RayTask:
     def uniform_ids(self, count: int, generator: torch.Generator) -> Tensor:
         return self.pool.uniform(count, generator)
 
-    def ids_in(self, items: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        return self.pool.in_tiles(items, generator)
+    def ids_in(self, items: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor | None]:
+        return self.pool.in_tiles(items, generators)
 
     def take(self, ids: Tensor) -> Batch:
         # A sample is a ray that may be drawn; the pool counts all pixels, masked ones too.
@@ -116,14 +117,16 @@ class RayTask:
         ids, factor = self.pool.in_tiles(items[0], generator)
         return self._batch(ids), factor[None]
 
-    def loss(self, params: Params, batch: Batch, weights: Tensor | None = None, seed: int = 0) -> Tensor:
+    def loss(self, params: Params, batch: Batch, weights: Tensor | None = None, seed: Tensor | int = 0) -> Tensor:
         rays, ray_weight = _rays(batch), None if weights is None else weights[0]
         known, self._scored = self._scored, None
-        if known is not None and known[0] is batch and known[1] == seed:
-            return ray_losses(params, self.spec, known[2], rays.colors, self.settings, ray_weight)
-        return posed_loss(params, self.spec, rays, _offsets(rays), self.cells, self.settings, seed, ray_weight)
+        if known is not None and known[0] is batch and _same(known[1], seed):
+            samples = known[2]
+        else:
+            samples = self._samples(rays, seed)
+        return ray_losses(params, self.spec, samples, rays.colors, self.settings, ray_weight)
 
-    def points(self, params: Params, batch: Batch, seed: int = 0) -> Points:
+    def points(self, params: Params, batch: Batch, seed: Tensor | int = 0) -> Points:
         """Return the points of the rays; the sample of a point is its ray, so that cross terms are included."""
         rays = _rays(batch)
         points, raw = self._evaluated(params, rays, seed)
@@ -134,9 +137,9 @@ class RayTask:
             # A sum, so that each ray has the gradient of its own loss, which is scored.
             loss = (color - rays.colors).square().mean(-1).sum()
             grad_y = torch.autograd.grad(loss, raw)[0]
-        return Points(points.x, points.offsets, grad_y, points.ray_ids, len(rays.origins))
+        return _points(points, grad_y)
 
-    def outputs(self, params: Params, batch: Batch, seed: int = 0) -> Iterator[Points]:
+    def outputs(self, params: Params, batch: Batch, seed: Tensor | int = 0) -> Iterator[Points]:
         """Yield the points for each color channel of the rays' pixels."""
         rays = _rays(batch)
         points, raw = self._evaluated(params, rays, seed)
@@ -145,17 +148,22 @@ class RayTask:
         for channel in color.sum(0):
             # The graph of the compositing is small; evaluating the field again for each channel would not be.
             grad_y = torch.autograd.grad(channel, raw, retain_graph=True)[0]
-            yield Points(points.x, points.offsets, grad_y, points.ray_ids, len(rays.origins))
+            yield _points(points, grad_y)
 
     def evaluate(self, params: Params) -> Tensor:
         """Raise InputError: rays without held-out views can be trained on, not evaluated."""
         raise InputError(f"task {self.name} must have held-out views to be evaluated, got none")
 
-    def _evaluated(self, params: Params, batch: RayBatch, seed: int) -> tuple[RaySamples, Tensor]:
-        """Return the samples of the rays, and the field's raw outputs there as a leaf."""
+    def _samples(self, batch: RayBatch, seed: Tensor | int) -> RaySamples:
+        """Return the samples of the rays; dense where the number of those that are hit cannot be read."""
         rays = Rays.through_one_module(batch.origins, batch.directions)
+        dense = isinstance(seed, Tensor) or not values_can_be_read(batch.origins)
+        return sample_in_cells(rays, self.cells, self.settings, seed=seed, dense=dense)
+
+    def _evaluated(self, params: Params, batch: RayBatch, seed: Tensor | int) -> tuple[RaySamples, Tensor]:
+        """Return the samples of the rays, and the field's raw outputs there as a leaf."""
         # With the seed of the loss: other sample points along a ray would have other gradients than those it trains on.
-        samples = sample_in_cells(rays, self.cells, self.settings, seed=seed)
+        samples = self._samples(batch, seed)
         with torch.no_grad():
             raw = evaluate_samples(params, self.spec, samples, self.settings)
         # A leaf: the backward ends here, since the gradients in the parameters come from the sweep that scores.
@@ -238,9 +246,15 @@ def _rays(batch: Batch) -> RayBatch:
     return RayBatch(*(t[0] for t in batch))
 
 
-def _offsets(rays: RayBatch) -> Tensor:
-    """Return the offsets of rays that all go through one module."""
-    return Rays.through_one_module(rays.origins, rays.directions).offsets
+def _same(a: Tensor | int, b: Tensor | int) -> bool:
+    """Whether two seeds are one; of tensors whose values are not looked at, one tensor."""
+    return a is b or (isinstance(a, int) and isinstance(b, int) and a == b)
+
+
+def _points(samples: RaySamples, grad_y: Tensor) -> Points:
+    """Return the points of rays as they are scored, with the gradients of their raw outputs."""
+    ids = samples.ray_ids if samples.per_ray is None else samples.per_ray
+    return Points(samples.x, samples.offsets, grad_y, ids, len(samples.packed_info))
 
 
 def posed_losses(

@@ -240,6 +240,16 @@ def test_of_a_ray_that_weights_and_ids_go_together() -> None:
     assert found.scores[3] == 0
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "kfac"])
+def test_points_in_succession_are_rays(kind: str) -> None:
+    params, x, _, r = bank()
+    w, ids = torch.rand(6, dtype=x.dtype) + 0.5, torch.arange(18) // 3
+    whole = torch.tensor([0, 9, 9, 18])  # modules of whole rays
+    want = scorer(kind, damping=1e-2)(params, x, whole, r, grads=True, sample_ids=ids, num_samples=6, weights=w)
+    found = scorer(kind, damping=1e-2)(params, x, whole, r, grads=True, sample_ids=3, weights=w)
+    assert all(map(torch.equal, (found.scores, *found.grads), (want.scores, *want.grads)))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_and_half_agree_with_double(kind: str) -> None:
     params, x, offsets, r = bank()

@@ -101,6 +101,22 @@ def test_agrees(need, backend: str, dtype: torch.dtype, width: int, hidden: int,
 
 
 @backends
+@pytest.mark.parametrize("given", [False, True], ids=["own", "given"])
+def test_points_in_succession(need, backend: str, given: bool) -> None:
+    """A number of points per sample is their ids without a look at them."""
+    need("fisher_scores", backend, torch.float32)
+    case = make(mf.FieldSpec(2, 3, 8, 1, "tanh"), [8, 0, 12], torch.float32)
+    arguments = (case.x, case.offsets, case.weights, case.biases, torch.randn(20, 3))
+    fisher, options = random_fisher(case) if given else None, {"damping": 1e-6, "backend": backend}
+    want = mf.ops.fisher_scores(*arguments, fisher, case.spec, places.put(torch.arange(20) // 4), **options)
+    found = mf.ops.fisher_scores(*arguments, fisher, case.spec, 4, **options, num_samples=5)
+    for f, w in zip(*([r.scores, *flat(r.grads), *flat(r.fisher)] for r in (found, want))):
+        assert torch.equal(f, w)
+    alone = mf.ops.fisher_scores(*arguments, fisher, case.spec, 1, **options)
+    assert torch.equal(alone.scores, mf.ops.fisher_scores(*arguments, fisher, case.spec, **options).scores)
+
+
+@backends
 def test_identities(need, backend: str) -> None:
     """Mean score = sum_p F_p / (F_p + damping); it tends to the number of live parameters; scale cancels."""
     need("fisher_scores", backend, torch.float64)
@@ -247,6 +263,9 @@ def good() -> dict[str, object]:
         ({"sample_ids": torch.tensor([0, 1, -2])}, ValueError, r"sample_ids must lie in \[0, 2\), got -2"),
         ({"sample_ids": torch.tensor([0, 1, 9]), "num_samples": 5}, ValueError, r"\[0, 5\), got 9"),
         ({"sample_ids": torch.tensor([0, 1, 2**62])}, ValueError, r"sample_ids must lie in .*got 4611686018"),
+        ({"sample_ids": 2}, ValueError, r"sample_ids must divide the points of every module, got 2 for 3 points"),
+        ({"sample_ids": 0}, ValueError, r"sample_ids must be .*got 0"),
+        ({"sample_ids": 1, "num_samples": 2}, ValueError, r"num_samples must be 3, or None, .*got 2"),
         ({"num_samples": 4}, ValueError, r"num_samples must be N = 3 .*got 4"),
         ({"num_samples": -1, "sample_ids": torch.zeros(3).long()}, ValueError, r"num_samples must be .*-1"),
         ({"offsets": torch.tensor([0, 4, 3])}, ValueError, r"offsets must not go down"),

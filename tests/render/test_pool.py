@@ -143,6 +143,20 @@ def test_draws_in_tiles_of_several_pools_are_unbiased_over_pixels():
     torch.testing.assert_close(factor, expected)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_several_generators_draw_from_as_many_tiles_each(masked):
+    def pool() -> RayPool:
+        cameras = Cameras(look_at(4 * torch.eye(3)[:2], torch.zeros(2, 3)), 8.0, 8.0, 4.0, 4.0, 9, 7)
+        unmasked = torch.rand(2, 7, 9, generator=generator(3)) < 0.8 if masked else None
+        return RayPool(torch.zeros(2, 7, 9, 3, dtype=torch.uint8), cameras, tile=4, unmasked=unmasked)
+
+    for drawn in (pool(), RayPools([pool(), pool()])):
+        tiles = torch.arange(6)
+        parts = [drawn.in_tiles(tiles[:3], generator(1)), drawn.in_tiles(tiles[3:], generator(2))]
+        whole = drawn.in_tiles(tiles, [generator(1), generator(2)])
+        assert all(torch.equal(torch.cat(part), both) for part, both in zip(zip(*parts), whole))
+
+
 def test_no_pools_are_refused():
     with pytest.raises(InputError, match="pools must hold at least one pool, got none"):
         RayPools([])

@@ -123,6 +123,33 @@ def test_points_are_local_to_each_module_and_inside_its_grown_cell():
     torch.testing.assert_close(world, o[points.ray_ids] + t[:, None] * d[points.ray_ids], atol=1e-4, rtol=1e-5)
 
 
+def test_dense_samples_need_all_of_a_cell():
+    settings = RenderSettings(samples_per_ray=4)
+    with pytest.raises(ValueError, match="dense must be False with an occupancy, got True"):
+        sample_in_cells(along_x(), CUBE, settings, torch.ones(2, 2, 2, dtype=torch.bool), dense=True)
+    with pytest.raises(ValueError, match="seed must be an int or None unless dense is True, got a tensor"):
+        sample_in_cells(along_x(), CUBE, settings, seed=torch.tensor(1))
+
+
+@places.devices
+def test_dense_samples_of_several_modules_are_those_of_the_march():
+    cells, offsets = four_cells(), torch.tensor([0, 5, 5, 12, 20])
+    rays = Rays(*rays_across(cells, 20), offsets)
+    shading = replace(RenderSettings().shading, view_directions=True)
+    settings = RenderSettings(samples_per_ray=8, shading=shading)
+    marched = sample_in_cells(rays, cells, settings, seed=3)
+    dense = sample_in_cells(rays, cells, settings, seed=3, dense=True)
+    assert (marched.per_ray, dense.per_ray) == (None, 8)
+    counts = dense.packed_info[:, 1]
+    assert set(counts.tolist()) == {0, 8}
+    assert torch.equal(counts, marched.packed_info[:, 1])
+    assert torch.equal(dense.packed_info[:, 0], 8 * torch.arange(20))
+    assert torch.equal(dense.offsets, 8 * offsets)
+    kept = dense.t_ends > dense.t_starts
+    for name in ("x", "ray_ids", "t_starts", "t_ends"):
+        assert torch.equal(getattr(dense, name)[kept], getattr(marched, name)), name
+
+
 @places.devices
 def test_jitter_follows_the_seed():
     def starts(seed: int | None) -> Tensor:

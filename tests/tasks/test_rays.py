@@ -11,6 +11,7 @@ from torch import Tensor
 from mclnf_fast import ops
 from mclnf_fast.errors import InputError
 from mclnf_fast.fields import initial_parameters
+from mclnf_fast.learn.fisher.scores import FimConfig, FisherScorer
 from mclnf_fast.learn.params import Params, split_pair
 from mclnf_fast.learn.task import join
 from mclnf_fast.render import Cameras, Cells, RenderSettings
@@ -84,6 +85,45 @@ def test_points_are_where_the_loss_of_the_same_seed_evaluates_the_field(params, 
     torch.testing.assert_close(flat(pulled), flat(expected), rtol=1e-3, atol=1e-6)
     other = torch.autograd.grad(one.loss(params, batch, weights, seed + 1).sum() * 4, params)
     assert not torch.allclose(flat(pulled), flat(other), rtol=1e-2, atol=1e-6)
+
+
+def flat_fisher(scorer: FisherScorer) -> list[Tensor]:
+    known = scorer.running.fisher
+    assert known is not None
+    return [*known[0], *known[1]]
+
+
+@pytest.mark.parametrize("background", ["last_sample", (0.0, 0.0, 0.0), (0.2, 0.5, 1.0)])
+@pytest.mark.parametrize("weights", [None, torch.tensor([[0.3, 2.0, 1.0, 0.7, 0.1, 0.4]])])
+def test_a_seed_on_the_device_makes_the_same_samples_of_a_fixed_number(params, background, weights):
+    """Rays that miss the cell then have empty samples, which change nothing but the order of sums."""
+    one = task(background=background)
+    one.settings = replace(one.settings, shading=replace(one.settings.shading, missed=(0.3, 0.2, 0.1)))
+    o, d, colors = (t.clone() for t in one.take(torch.tensor([[0, 40, 88, 130, 131, 132]])))
+    o[0, [1, 5]] = torch.tensor([0.0, 9.0, 0.0])
+    batch = (o, d, colors)
+    packed, dense = one.points(params, batch, 7), one.points(params, batch, torch.tensor(7))
+    assert (len(packed.x), len(dense.x), dense.sample_ids, dense.num_samples) == (4 * 6, 6 * 6, 6, 6)
+    kept = torch.arange(36).reshape(6, 6)[[0, 2, 3, 4]].flatten()
+    assert torch.equal(packed.x, dense.x[kept])
+    torch.testing.assert_close(packed.grad_y, dense.grad_y[kept], rtol=1e-5, atol=1e-7)
+    assert not dense.grad_y[[i for i in range(36) if i not in kept]].any()
+    for source in ("ema", "batch"):
+        scorers, scores = [FisherScorer(SPEC, 1, FimConfig(source=source)) for _ in range(2)], []
+        for scorer, points in zip(scorers, (packed, dense)):
+            ids = points.sample_ids
+            arguments = (params, points.x, points.offsets, points.grad_y)
+            scores += [scorer(*arguments, sample_ids=ids, num_samples=6).scores for _ in range(2)]
+        torch.testing.assert_close(torch.stack(scores[:2]), torch.stack(scores[2:]), rtol=1e-4, atol=1e-4)
+        if source == "ema":  # the mean of squares is over the rays that touch the module
+            for a, b in zip(*(flat_fisher(scorer) for scorer in scorers)):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-9)
+    losses = [one.loss(params, batch, weights, seed) for seed in (7, torch.tensor(7))]
+    torch.testing.assert_close(*losses)
+    for a, b in zip(*(torch.autograd.grad(loss.sum(), params) for loss in losses)):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    other = one.loss(params, batch, weights, torch.tensor(8))
+    assert not torch.allclose(losses[1], other)
 
 
 def test_outputs_are_the_channels_of_the_pixels(params):

@@ -1,6 +1,8 @@
 // The arguments of the fits, checked as far as that goes without waiting for the device.
 #pragma once
 
+#include <algorithm>
+#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -74,15 +76,35 @@ class FitChecks {
     int64_t modules_;
 };
 
-// A list on the host as a tensor of bytes on the device.
+// Bytes as a parameter of a kernel, which may have 4 KB.
+template <int kSize>
+struct ListBytes {
+    unsigned char values[kSize];
+};
+
+template <int kSize>
+__global__ void __launch_bounds__(kThreads)
+    list_kernel(const __grid_constant__ ListBytes<kSize> bytes, int64_t count, unsigned char* to) {
+    const int64_t i = this_thread();
+    if (i < count) to[i] = bytes.values[i];
+}
+
+// A list on the host as a tensor of bytes on the device. As parameters: a CUDA graph would copy from the
+// host's memory at every replay, when the list is gone.
 template <typename T>
 Tensor on_device(const std::vector<T>& list, const Tensor& like, cudaStream_t stream) {
+    constexpr int64_t kAtOnce = 2048;
     const int64_t bytes = static_cast<int64_t>(list.size() * sizeof(T));
     const Tensor to = torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
-    if (bytes > 0)
-        check_cuda(cudaMemcpyAsync(out_pointer<unsigned char>(to), list.data(), bytes, cudaMemcpyHostToDevice,
-                                   stream),
-                   "bank_fit");
+    const unsigned char* from = reinterpret_cast<const unsigned char*>(list.data());
+    for (int64_t begin = 0; begin < bytes; begin += kAtOnce) {
+        const int64_t count = std::min(kAtOnce, bytes - begin);
+        ListBytes<kAtOnce> part;
+        std::memcpy(part.values, from + begin, static_cast<size_t>(count));
+        launch(list_kernel<kAtOnce>, blocks_for(count), kThreads, 0, stream, part, count,
+               out_pointer<unsigned char>(to) + begin);
+        check_cuda(cudaGetLastError(), "bank_fit: a list");
+    }
     return to;
 }
 

@@ -30,10 +30,10 @@ class Measured(NamedTuple):
 class Batch:
     """The points of a bank and the directions that they are scored in.
 
-    A *sample* is a point, or the points that share a sample id (a ray). What a sample has in one module is its *share*
-    of it; scores of shares add up to the sample's. `directions` are gradients [N, out] in the outputs: one, the loss's
-    own, for the empirical Fisher, or one an output channel for the Gauss-Newton one; Fisher and scores are sums over
-    them. `remember`: whether the batch's Fisher will be kept.
+    A *sample* is a point, or the points that share a sample id (a ray), or so many points in succession. What a sample
+    has in one module is its *share* of it; scores of shares add up to the sample's. `directions` are gradients [N, out]
+    in the outputs: one, the loss's own, for the empirical Fisher, or one an output channel for the Gauss-Newton one;
+    Fisher and scores are sums over them. `remember`: whether the batch's Fisher will be kept.
     """
 
     spec: FieldSpec
@@ -42,7 +42,7 @@ class Batch:
     x: Tensor
     offsets: Tensor
     directions: tuple[Tensor, ...]
-    sample_ids: Tensor | None
+    sample_ids: Tensor | int | None
     num_samples: int
     backend: str | None
     remember: bool
@@ -69,8 +69,23 @@ class Batch:
         where every point is a sample of its own."""
         if self.sample_ids is None:
             return None, self.point_module, None
-        found, ids = (self.point_module * max(self.num_samples, 1) + self.sample_ids).unique(return_inverse=True)
+        own = self.sample_ids
+        if isinstance(own, int):
+            own = torch.arange(len(self.x), device=self.x.device) // own
+        found, ids = (self.point_module * max(self.num_samples, 1) + own).unique(return_inverse=True)
         return ids, found // max(self.num_samples, 1), found % max(self.num_samples, 1)
+
+    @property
+    def touching(self) -> Tensor | None:
+        """Return the share of each module's samples that have a gradient at all, above 0 [M]; None unless samples are
+        points in succession: a ray that misses its cell has such points, too, which do not count."""
+        if not isinstance(self.sample_ids, int):
+            return None
+        touches = torch.stack([d.reshape(self.num_samples, -1).ne(0).any(1) for d in self.directions]).any(0)
+        modules, counts = torch.arange(self.modules, device=self.x.device), self.offsets.diff() // self.sample_ids
+        owner = torch.repeat_interleave(modules, counts, output_size=self.num_samples)
+        total = segment_sum(touches.to(self.x.dtype), owner, self.modules)
+        return torch.where(total > 0, total / counts.clamp(min=1), 1.0)
 
     @cached_property
     def counts(self) -> Tensor:

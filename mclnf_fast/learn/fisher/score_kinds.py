@@ -35,6 +35,10 @@ def diagonal(batch: Batch, known: State | None, damping: float) -> Measured:
         _total([r.fisher[0] for r in results], batch.weights),
         _total([r.fisher[1] for r in results], batch.biases),
     )
+    if (touching := batch.touching) is not None:
+        # A mean over the samples that touch a module, as it is with ids.
+        weights, biases = (tuple(f / per_module(touching, f) for f in part) for part in state)
+        state = weights, biases
     if plain:
         own = damped(state, damping)
         scores = _sum([batch.sweep(direction, own, sums=False).scores for direction in batch.directions])

@@ -127,7 +127,7 @@ class FisherScorer:
         *,
         grads: bool = False,
         weights: Tensor | None = None,
-        sample_ids: Tensor | None = None,
+        sample_ids: Tensor | int | None = None,
         num_samples: int | None = None,
     ) -> Scored:
         """Score a batch, and take its Fisher in.
@@ -141,8 +141,8 @@ class FisherScorer:
             grads: whether the gradient is wanted; with `diag` and `rank1`, empirical, it costs nothing more.
             weights: [N] (or [S]), above 0: of each sample's loss, for drawn samples 1 / (n p). The scores are those of
                 the losses without them, the gradient and the Fisher those of the losses with them.
-            sample_ids: int64 [N], the sample (ray) of each point; None: each point is one. Cross terms are included.
-                Not with `kfac`.
+            sample_ids: int64 [N], the sample (ray) of each point; a number: as many points in succession are one; None:
+                each point is one. Cross terms are included. Not with `kfac`.
             num_samples: S; None: the largest id + 1.
 
         Returns: see `Scored`; detached. Raises: as `ops.fisher_scores`; InputError.
@@ -152,12 +152,18 @@ class FisherScorer:
         held = split_params(params, self.spec)
         if len(offsets) != self.modules + 1:
             raise ValueError(f"offsets must be [M + 1] = [{self.modules + 1}], got {tuple(offsets.shape)}")
-        samples = len(x) if sample_ids is None else num_samples
-        if samples is None:
-            assert sample_ids is not None
-            samples = int(sample_ids.max()) + 1 if len(sample_ids) else 0
+        if isinstance(sample_ids, Tensor):
+            samples = num_samples
+            if samples is None:
+                samples = int(sample_ids.max()) + 1 if len(sample_ids) else 0
+        else:
+            samples = len(x) // (sample_ids or 1)
         _check_weights(weights, samples, x)
-        by_point = weights if weights is None or sample_ids is None else weights[sample_ids]
+        by_point = weights
+        if weights is not None and isinstance(sample_ids, int):
+            by_point = weights.repeat_interleave(sample_ids)
+        elif weights is not None and sample_ids is not None:
+            by_point = weights[sample_ids]
         # Half floats serve the engine's own op alone: matrices and their inverses are of wider ones.
         wide = torch.float32 if x.element_size() < 4 and self.config.kind != "diag" else x.dtype
         empirical = self.config.residual == "empirical"

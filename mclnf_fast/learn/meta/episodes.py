@@ -158,15 +158,21 @@ class TaskEpisodes:
         def support(params: Params, step: int) -> Tensor:
             return loss(params, step, config.fim_inner, inner)
 
-        def samples(steps: int) -> StepSamples:
-            batches = [draw(config.batch, step) for step in range(steps)]
+        def query(params: Params, step: int) -> Tensor:
+            return loss(params, None, query_use, outer)
+
+        def samples(batches: list[Batch]) -> StepSamples:
             return StepSamples(in_batches(batches), batches[0][0].shape[1])  # a batch of each task of a joint module
 
-        # Scores are of the parameters: a step's samples are then known only when it comes.
-        known = config.fim_inner == "none" and all(fit_data(task) is not None for task in self.tasks)
+        def sampled(loss: LossFn, use: Use, draw_at: Callable[[int], Batch]) -> LossFn:
+            # Scores are of the parameters: a step's samples are then known only when it comes.
+            if use != "none" or any(fit_data(task) is None for task in self.tasks):
+                return loss
+            return SampledLoss(loss, lambda n: samples([draw_at(i) for i in range(n)]), first.spec, first.backend)
+
         return Episode(
-            SampledLoss(support, samples, first.spec, first.backend) if known else support,
-            lambda params, step: loss(params, None, query_use, outer),
+            sampled(support, config.fim_inner, lambda step: draw(config.batch, step)),
+            sampled(query, query_use, lambda step: draw(config.batch, None)),
             modules,
         )
 

@@ -3,8 +3,9 @@ module."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -88,6 +89,14 @@ class MetaLearner:
         done = min(self.outer_steps / self.anneal_steps, 1.0)
         return self.outer_lr * 0.5 * (1.0 + math.cos(math.pi * done))
 
+    @contextlib.contextmanager
+    def counted_step(self) -> Iterator[None]:
+        """Make an outer step inside: what it changes on the host comes before and behind, so that `descend` alone can
+        be a CUDA graph."""
+        self.optimizer.set_lr(self.current_lr())
+        yield
+        self.outer_steps += 1
+
     def _outer_step(self, grads: Sequence[Tensor]) -> Tensor:
         """Store the outer gradient in `p.grad`, clip it, step; returns its norm before the clip."""
         norm = torch.stack([g.square().sum() for g in grads]).sum().sqrt()
@@ -95,9 +104,7 @@ class MetaLearner:
         scale = None if self.grad_clip is None else (self.grad_clip / norm.clamp(min=self.grad_clip))
         for p, g in zip(self.init, grads, strict=True):
             p.grad = g if scale is None else g * scale
-        self.optimizer.set_lr(self.current_lr())
         self.optimizer.step()
-        self.outer_steps += 1
         return norm
 
 
@@ -200,9 +207,14 @@ class MAML(MetaLearner):
         synchronized.
         Raises: TypeError, ValueError.
         """
-        losses, grads = self.outer_gradient(loss_fn, query_loss_fn or loss_fn, modules)
-        norm = self._outer_step(grads)
+        with self.counted_step():
+            losses, norm = self.descend(loss_fn, query_loss_fn or loss_fn, modules)
         return {"loss": losses.mean(), "query_loss": losses, "grad_norm": norm}
+
+    def descend(self, loss_fn: LossFn, query_loss_fn: LossFn, modules: int) -> tuple[Tensor, Tensor]:
+        """Make the part of `step` that is on the device; return the query losses [M] and the gradient's norm."""
+        losses, grads = self.outer_gradient(loss_fn, query_loss_fn, modules)
+        return losses, self._outer_step(grads)
 
 
 class Reptile(MetaLearner):
@@ -244,11 +256,16 @@ class Reptile(MetaLearner):
         Returns: `loss` (mean of `last_loss`), `last_loss` [M] at the last inner step, `grad_norm`; detached,
         not synchronized. Raises: TypeError, ValueError.
         """
+        with self.counted_step():
+            last, norm = self.descend(loss_fn, modules)
+        return {"loss": last.mean(), "last_loss": last, "grad_norm": norm}
+
+    def descend(self, loss_fn: LossFn, modules: int) -> tuple[Tensor, Tensor]:
+        """Make the part of `step` that is on the device; return the losses [M] at the last inner step and the norm."""
         adapted, last = self._tuned(loss_fn, modules)
         with torch.no_grad():
             grads = [p - a.mean(0, keepdim=True) for p, a in zip(self.init, adapted, strict=True)]
-        norm = self._outer_step(grads)
-        return {"loss": last.mean(), "last_loss": last, "grad_norm": norm}
+        return last, self._outer_step(grads)
 
     def _tuned(self, loss_fn: LossFn, modules: int) -> tuple[Params, Tensor]:
         """Return M modules fine-tuned from the initialization, and their losses [M] before the last step."""

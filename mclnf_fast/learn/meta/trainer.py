@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.errors import InputError
+from mclnf_fast.learn.graphs import GraphedStep, Tensors
 from mclnf_fast.learn.meta.config import MetaConfig
-from mclnf_fast.learn.meta.episodes import Episodes
+from mclnf_fast.learn.meta.episodes import Episode, Episodes
 from mclnf_fast.learn.meta.meta import MAML, Reptile
 from mclnf_fast.learn.meta.oml import FastPart, fast_mask
 from mclnf_fast.learn.params import Params
+from mclnf_fast.learn.sampled import SampledLoss
 from mclnf_fast.metrics import mse_to_psnr
 
 CURVE_POINTS = 200  # enough for a plot; each point waits for the device
@@ -91,6 +93,8 @@ class MetaTrainer:
         self.seconds = 0.0
         """Of the outer steps, without validation."""
         self.losses: Tensor | None = None  # of the last outer step, [M]
+        self._episode: Episode | None = None  # whose losses are taken in `_outer_step`
+        self._graph = GraphedStep(self._outer_step, "meta-training", self.learner.init[0].device)
 
     @property
     def total(self) -> int:
@@ -124,10 +128,12 @@ class MetaTrainer:
         # A prime keeps the steps of two seeds apart; one generator for all steps would have to be saved with its state.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + outer) % (1 << 63))
         episode = self.episodes(outer, generator)
-        if isinstance(self.learner, MAML):
-            losses = self.learner.step(episode.support, episode.query, episode.modules)["query_loss"]
-        else:
-            losses = self.learner.step(episode.support, episode.modules)["last_loss"]
+        losses = self._replayed(episode)
+        if losses is None:
+            if isinstance(self.learner, MAML):
+                losses = self.learner.step(episode.support, episode.query, episode.modules)["query_loss"]
+            else:
+                losses = self.learner.step(episode.support, episode.modules)["last_loss"]
         self.losses = losses.detach()  # on the device: nobody waits for it here
         every = config.validate_every
         validated = every > 0 and self.validation is not None and (self.made % every == 0 or self.done)
@@ -138,6 +144,34 @@ class MetaTrainer:
         self.seconds += time.perf_counter() - began
         if scored:
             self.curve.append([self.made, score, self.validate() if validated else None])
+
+    def _replayed(self, episode: Episode) -> Tensor | None:
+        """Make an outer step as a CUDA graph, if its samples are known before it, and return the losses [M]; None
+        otherwise: then none is made."""
+        support, query, learner = episode.support, episode.query, self.learner
+        if self._graph.reason or not isinstance(support, SampledLoss) or not isinstance(query, SampledLoss):
+            return None
+        # In the order in which the losses would draw them.
+        drawn = [support.samples(learner.inner_steps), *([query.samples(1)] if isinstance(learner, MAML) else [])]
+        if any(s.batch is None or s.data.offsets is None or s.data.weight is not None for s in drawn):
+            return None  # all samples in every step, or weighted ones
+        self._episode = episode
+        with learner.counted_step():
+            (losses,) = self._graph(*(t for samples in drawn for t in (samples.data.x, samples.data.target)))
+        return losses
+
+    def _outer_step(self, *samples: Tensor) -> Tensors:
+        """Make the outer step of an episode on samples of its support and, in MAML, of its query, x and target each;
+        return the losses [M]."""
+        assert self._episode is not None
+        support, query, modules = self._episode
+        assert isinstance(support, SampledLoss)
+        assert isinstance(query, SampledLoss)
+        inner = support.on(samples[:2], modules, self.learner.inner_steps)
+        if not isinstance(self.learner, MAML):
+            return (self.learner.descend(inner, modules)[0],)
+        outer = query.on(samples[2:], modules, 1)
+        return (self.learner.descend(inner, lambda params, step: outer(params, 0), modules)[0],)
 
     def validate(self) -> float | None:
         """Return the score of modules adapted to the validation episode, the same one every time; None without one."""

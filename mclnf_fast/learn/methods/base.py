@@ -239,8 +239,12 @@ class Method:
         if step >= self.warm:
             optimizer.set_lr(self.rate(step - self.warm))
         with multiplying(tf32=True) if self.config.precision == "tf32" else contextlib.nullcontext():
-            optimizer.step(self.gradients(k, step, self.generator(k, step)))
+            self.make_step(k, step, optimizer)
         self.made = step + 1
+
+    def make_step(self, k: int, step: int, optimizer: BankOptimizer) -> None:
+        """Make step `step` on task k by an optimizer whose rate is set."""
+        optimizer.step(self.gradients(k, step, self.generator(k, step)))
 
     def optimizer_at(self, k: int, step: int) -> BankOptimizer:
         """Return the optimizer of step `step` on task k: a fresh Adam at the first one after SGD's."""
@@ -274,7 +278,7 @@ class Method:
 
     def makes_steps_as(self, base: type[Method]) -> bool:
         """Whether this class makes a step as its base does, apart from the trust region."""
-        names = ("step", "draw", "gradients", "gradient", "trained", "rate", "optimizer_at")
+        names = ("step", "make_step", "draw", "gradients", "gradient", "trained", "rate", "optimizer_at")
         return all(getattr(type(self), name) is getattr(base, name) for name in names)
 
     def gradients(self, k: int, step: int, generator: torch.Generator) -> Sequence[Tensor]:

@@ -159,24 +159,20 @@ def sampled_draws(method: Method, sampler: Sampler, k: int, most: int, weighted:
 
     weighted: whether the sampler's weights count; a task's own factors always do.
     """
-    rays, batch = listed(method.tasks[k]), method.config.batch
-    all_ids, all_weights = [], []
-    for step in next_steps(method, k, most):
-        generator = method.generator(k, step)
-        ids, weights = sampler.draw(batch, step, generator)
-        weights = weights if weighted else None
-        if rays is not None:
-            flat, factors = rays.ids_in(ids[0], generator)
-            ids = flat[None]
-            if factors is not None:
-                weights = factors[None] if weights is None else weights * factors[None]
-        all_ids.append(ids)
-        all_weights.append(weights)
-    ids = torch.stack(all_ids)
-    if all(weights is None for weights in all_weights):
-        return Draws("given", ids=ids)
-    ones = torch.ones(ids.shape[1:], dtype=torch.float32)
-    return Draws("given", ids=ids, weights=torch.stack([ones if w is None else w for w in all_weights]))
+    rays, batch, steps = listed(method.tasks[k]), method.config.batch, next_steps(method, k, most)
+    generators = [method.generator(k, step) for step in steps]
+    drawn = [sampler.draw(batch, step, generator) for step, generator in zip(steps, generators)]
+    ids, weights = torch.stack([d[0] for d in drawn]), None
+    if weighted and any(d[1] is not None for d in drawn):
+        ones = torch.ones(ids.shape[1:], dtype=torch.float32, device=ids.device)
+        weights = torch.stack([ones if d[1] is None else d[1] for d in drawn])
+    if rays is not None:
+        # Of all steps at once: on a GPU each step would be thirty launches.
+        flat, factors = rays.ids_in(ids.flatten(), generators)
+        ids = flat.reshape(ids.shape)
+        if factors is not None:
+            weights = factors.reshape(ids.shape) if weights is None else weights * factors.reshape(ids.shape)
+    return Draws("given", ids=ids, weights=weights)
 
 
 def next_steps(method: Method, k: int, most: int) -> range:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mclnf_fast.checks import check_positive_int, check_unit_interval
+from mclnf_fast import ops
+from mclnf_fast.checks import check_positive_int, check_unit_interval, values_can_be_read
 from mclnf_fast.ops.bank_fit.guided import Blocks, Density, density, mixed_scores, places
 from mclnf_fast.ops.draw_ids.reference import WINDOW, even_parts
 
@@ -72,8 +73,14 @@ class EvenSampler:
         self._ahead: tuple[tuple[int, int], Tensor, Tensor | None] | None = None
 
     def move(self, device: torch.device | str) -> None:
-        """Move the scores to the device on which they are changed next: `draw` and `update` do on the CPU."""
-        self.scores, self.window = self.scores.to(device), self.window.to(device)
+        """Move the scores to the device on which they are changed next, by `draw` and `update` too."""
+        if self.scores.device == torch.device(device):
+            return
+        # Up without a wait; a GPU is waited for on the way back.
+        self.scores, self.window = (ops.uploaded(t, device) for t in (self.scores, self.window))
+        self._item, self._place = (ops.uploaded(t, device) for t in (self._item, self._place))
+        self.blocks = self.blocks._replace(samples=ops.uploaded(self.blocks.samples, device))
+        self._ahead = None  # its ids are where the scores were
 
     def draw(self, count: int, step: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
         """Return `count` items per module in step number `step` of steps from 0; `generator` is not needed here.
@@ -81,7 +88,6 @@ class EvenSampler:
         Returns: ids int64 [M, count] and weights [M, count] = 1 / (n p), None while they are all 1.
         """
         check_positive_int(count, "count")
-        self.move("cpu")
         key = (step // WINDOW, count)
         if step % WINDOW == 0:
             self.window = self.scores.clone()
@@ -96,7 +102,9 @@ class EvenSampler:
         """Return the draws of all steps of a window, [M, WINDOW, count]."""
         modules = torch.arange(self.modules).repeat_interleave(WINDOW)
         steps = window * WINDOW + torch.arange(WINDOW).repeat(self.modules)
+        # Hundreds of small operations, and the same numbers on every device: on the CPU.
         parts = even_parts(self.seed, self.task, modules, steps, count).reshape(self.modules, -1)
+        parts = ops.uploaded(parts, self.scores.device)
         place, weights = places(parts, count, self.blocks, self._density(self.window))
         shape = (self.modules, WINDOW, count)
         return self._item[place].reshape(shape), None if weights is None else weights.float().reshape(shape)
@@ -108,18 +116,18 @@ class EvenSampler:
     def update(self, ids: Tensor, q: Tensor, weights: Tensor | None = None) -> None:
         """Take in the scores q [M, k] of items ids [M, k], for the windows to come; `weights` are not needed here.
 
-        Raises ValueError if a score is not finite or negative.
+        Raises ValueError if a score is not finite or negative; on a GPU, which is not waited for, nothing is looked at.
         """
         if self.mix == 0:
             return
-        if not bool((torch.isfinite(q) & (q >= 0)).all()):
+        if values_can_be_read(q) and not bool((torch.isfinite(q) & (q >= 0)).all()):
             raise ValueError("q must be finite and not negative, got a score that is not")
-        self.move("cpu")
         self.scores = mixed_scores(self.scores, self._place[ids] // self.block, q, self.smooth)
 
     def probabilities(self) -> Tensor:
         """Return p of every item by the latest scores, [M, n]; each row sums to 1."""
-        found = self._density(self.scores.cpu())
+        self.move("cpu")
+        found = self._density(self.scores)
         even = torch.full((self.modules, self.items), 1 / self.items, dtype=torch.float32)
         if found is None:
             return even
@@ -142,6 +150,7 @@ class EvenSampler:
             if key not in state or tuple(state[key].shape) != shape:
                 got = tuple(state[key].shape) if key in state else "nothing"
                 raise ValueError(f"state[{key!r}] must be {shape}, got {got}")
+        self.move("cpu")
         self.scores, self.window = (state[key].detach().cpu().double().clone() for key in ("scores", window))
         self._ahead = None
 

@@ -80,31 +80,71 @@ class GuidedSteps:
         if self.sampler is None:
             batch = self.task.draw(self.batch, generator) if uniform is None else uniform
         else:
-            items, drawn = self.sampler.draw(self.batch, step, generator)
+            items, drawn = self.items(params[0].device, step, generator)
             batch, factors = self.task.draw_in(items, generator)
             if factors is not None:
                 drawn = factors if drawn is None else drawn * factors
             weights = None if drawn is None else drawn.to(params[0].device)
-        sampler, refreshing = self.sampler, self.sampler is not None and step % self.config.refresh == 0
-        if refreshing or self.config.use in ("weight", "both"):
-            # Loss weights come from these very scores: only without them can the gradient come along in the sweep.
-            scored = self._scored(params, batch, weights, step, self.config.use == "sample")
-            q = scored.scores.reshape(self.task.modules, -1)
-            if sampler is not None and items is not None and refreshing and step > 0:
-                # The first batch was scored against itself alone.
-                sampler.update(items, q.to(items.device), drawn)
-            if scored.grads is not None:
-                # The sweep gives the gradient of the sum of the losses, a step takes that of their mean.
-                return tuple(g / self.batch for g in scored.grads)
-            by_loss = loss_weights(q, self.config, self.task.spec.num_parameters)
-            weights = by_loss if weights is None else weights * by_loss
+        if not self.scores(step):
+            return self._of_losses(params, batch, weights, step, optimizer)
+        gradients, q, _ = self.scored(params, batch, weights, step, optimizer)
+        if items is not None:
+            self.take_in(step, items, q, drawn)
+        return gradients
+
+    def items(self, device: torch.device, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Return the items [S, k] of step number `step` and their weights, by the sampler; even draws on the device."""
+        assert self.sampler is not None
+        if isinstance(self.sampler, EvenSampler):
+            self.sampler.move(device)  # where the scores come from: on the CPU they would be waited for
+        return self.sampler.draw(self.batch, step, generator)
+
+    def scores(self, step: int) -> bool:
+        """Return whether step number `step` scores its samples."""
+        refreshing = self.sampler is not None and step % self.config.refresh == 0
+        return refreshing or self.config.use in ("weight", "both")
+
+    def take_in(self, step: int, items: Tensor, q: Tensor, drawn: Tensor | None) -> None:
+        """Take in the scores q [S, k] that step number `step` has given its items [S, k], drawn with these weights."""
+        # The first batch was scored against itself alone.
+        if self.sampler is not None and step > 0 and step % self.config.refresh == 0:
+            self.sampler.update(items, q.to(items.device), drawn)
+
+    def scored(
+        self,
+        params: Params,
+        batch: Batch,
+        weights: Tensor | None,
+        seed: Tensor | int,
+        optimizer: BankOptimizer | None = None,
+    ) -> tuple[Sequence[Tensor], Tensor, Tensor | None]:
+        """Return the gradients of a step that scores, its scores [S, k] and losses [S] (None if none was formed)."""
+        # Loss weights come from these very scores: only without them can the gradient come along in the sweep.
+        scored = self._scored(params, batch, weights, seed, self.config.use == "sample")
+        q = scored.scores.reshape(self.task.modules, -1)
+        if scored.grads is not None:
+            # The sweep gives the gradient of the sum of the losses, a step takes that of their mean.
+            return tuple(g / self.batch for g in scored.grads), q, None
+        by_loss = loss_weights(q, self.config, self.task.spec.num_parameters)
+        weights = by_loss if weights is None else weights * by_loss
+        return self._of_losses(params, batch, weights, seed, optimizer), q, self.losses
+
+    def _of_losses(
+        self,
+        params: Params,
+        batch: Batch,
+        weights: Tensor | None,
+        seed: Tensor | int,
+        optimizer: BankOptimizer | None,
+    ) -> Sequence[Tensor]:
+        """Return the gradients of the losses of a batch, times weights [S, k]."""
         learned = params if optimizer is None else optimizer.params
-        losses = self.task.loss(learned, batch, weights, step)
+        losses = self.task.loss(learned, batch, weights, seed)
         self.losses = losses.detach()
         return torch.autograd.grad((losses if optimizer is None else optimizer.scaled(losses)).sum(), learned)
 
-    def _scored(self, params: Params, batch: Batch, weights: Tensor | None, step: int, grads: bool) -> Scored:
-        points = self.task.points(params, batch, step)
+    def _scored(self, params: Params, batch: Batch, weights: Tensor | None, seed: Tensor | int, grads: bool) -> Scored:
+        points = self.task.points(params, batch, seed)
         return self.scorer(
             params,
             points.x,

@@ -17,10 +17,11 @@ BLOCK = 16  # neighboring samples that share a score
 
 
 class Sampler(Protocol):
-    """Draws items for S modules in step; on the CPU, so that a seed means the same on every device."""
+    """Draws items for S modules in step, by numbers of the CPU, so that a seed means the same on every device."""
 
     def draw(self, count: int, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Return `count` items per module in step number `step`: ids int64 [S, count], weights [S, count] (None: 1)."""
+        """Return `count` items per module in step number `step`: ids int64 [S, count], weights [S, count] (None: 1),
+        where the scores are."""
 
     def update(self, items: Tensor, q: Tensor, weights: Tensor | None) -> None:
         """Take in the scores q [S, k] of samples of items [S, k] that were drawn with these weights."""

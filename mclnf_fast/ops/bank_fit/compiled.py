@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mclnf_fast.ops._constants import constant, uploaded
+from mclnf_fast.ops._constants import constant, held, uploaded
 from mclnf_fast.ops.bank_fit.call import FitCall
 from mclnf_fast.ops.bank_fit.types import FitData, FitLog, FitRays
 from mclnf_fast.ops.bank_ray_mse.autograd import packed
@@ -95,8 +95,8 @@ def _steps(call: FitCall) -> tuple[Any, ...]:
         wrapped_seed(call.draws.seed),
         call.draws.task,
         call.numbers,
-        _numbers(tuple(call.watch.losses_at), device),
-        _numbers(tuple(call.watch.params_at), device),
+        held(_numbers(tuple(call.watch.losses_at), device)),
+        held(_numbers(tuple(call.watch.params_at), device)),
         call.stop_loss,
         call.watch.check_every,
         int(call.precision),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mclnf_fast.checks import values_can_be_read
 from mclnf_fast.ops.draw_ids.reference import WINDOW, samples_per_part
 
 
@@ -79,10 +80,10 @@ def places(parts: Tensor, batch: int, blocks: Blocks, found: Density | None) -> 
         batch: of a step.
         found: None: no module has a score.
 
-    Returns: int64 [M, k]; float64 [M, k] or None without a density.
+    Returns: int64 [M, k]; float64 [M, k] or None without a density, or a score where that can be seen without a wait.
     """
     even = torch.minimum((parts * samples_per_part(blocks.samples, batch)).long(), blocks.samples[:, None] - 1)
-    if found is None or not bool(found.known.any()):
+    if found is None or (values_can_be_read(found.known) and not bool(found.known.any())):
         return even, None
     u = parts / (float(WINDOW) * batch)
     block = torch.minimum(torch.searchsorted(found.running, u, right=True), blocks.last[:, None])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mclnf_fast.checks import check_number
-from mclnf_fast.ops._constants import uploaded
+from mclnf_fast.ops._constants import held, uploaded
 
 Decay = Literal["constant", "hold", "exponential", "cosine"]
 DECAYS: tuple[Decay, ...] = ("constant", "hold", "exponential", "cosine")
@@ -89,7 +89,7 @@ class Schedule:
     def rates(self, count: int, device: torch.device | str = "cpu") -> Tensor:
         """Return the rates of the steps 0 ... count - 1, float64 [count]."""
         # To a power of two, so that a fit in many calls asks for few lengths.
-        return _rates(self, 1 << max(0, count - 1).bit_length(), torch.device(device))[:count]
+        return held(_rates(self, 1 << max(0, count - 1).bit_length(), torch.device(device)))[:count]
 
 
 # On their device, since a copy to it would wait for what runs there.

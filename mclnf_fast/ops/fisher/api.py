@@ -7,10 +7,18 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mclnf_fast.checks import check_bool, check_number, check_tensor, check_tensors, values_can_be_read
+from mclnf_fast.checks import (
+    check_bool,
+    check_number,
+    check_positive_int,
+    check_tensor,
+    check_tensors,
+    values_can_be_read,
+)
 from mclnf_fast.ops import _triton
 from mclnf_fast.ops._autograd import COMPILED
 from mclnf_fast.ops._checks import HALVES, check_bank, first_layer_widened, in_transform, widened
+from mclnf_fast.ops._constants import following, offsets_of_equal_shares
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, register
 from mclnf_fast.ops._segment_sum import segment_sum
 from mclnf_fast.ops.fisher import autograd, reference
@@ -28,7 +36,7 @@ def fisher_scores(
     grad_y: Tensor,
     fisher: tuple[Sequence[Tensor], Sequence[Tensor]] | None,
     spec: FieldSpec,
-    sample_ids: Tensor | None = None,
+    sample_ids: Tensor | int | None = None,
     damping: float = 1e-8,
     grads: bool = True,
     backend: str | None = "auto",
@@ -51,7 +59,8 @@ def fisher_scores(
             its place, and the scores added over channels, it is the Gauss-Newton one.
         fisher: diagonal Fisher shaped like (weights, biases), dtype of x, or None: this batch's own.
         spec: the architecture.
-        sample_ids: int64 [N], the sample (ray) of each point, in any order; None: each point is a sample.
+        sample_ids: int64 [N], the sample (ray) of each point, in any order; None: each point is a sample. A number k:
+            points s k ... s k + k - 1 are sample s, and each module has whole samples.
         damping: added to every Fisher value. If the sum is 0 the parameter counts for nothing (the pseudo-inverse).
         grads: False leaves `grads` and `fisher` of the result empty, which is cheaper with `fisher` given.
         backend: `"auto"`, or a name.
@@ -70,8 +79,8 @@ def fisher_scores(
         BackendError: the backend asked for can't serve.
         DeviceMemoryError: as `bank_mlp`.
 
-    With `sample_ids` the samples are grouped, which depends on their values: a GPU waits for it, and a CUDA graph can't
-    hold it. Without, nothing waits.
+    With a tensor of `sample_ids` the samples are grouped, which depends on their values: a GPU waits for it, and a CUDA
+    graph can't hold it. Otherwise nothing waits.
 
     Example:
         >>> import mclnf_fast as mf
@@ -91,7 +100,11 @@ def fisher_scores(
     check_tensor("grad_y", grad_y, (points, spec.out_dim), dtype, x.device, "[N, out_dim]")
     damping, grads = check_number("damping", damping, 0.0, finite=False), check_bool("grads", grads)
     information = None if fisher is None else _checked_fisher(fisher, weights, biases, x)
-    samples = _count_samples(sample_ids, points, offsets.numel() - 1, x.device, num_samples)
+    if isinstance(sample_ids, int):
+        samples = _count_runs(sample_ids, offsets, points, num_samples)
+        sample_ids = None if sample_ids == 1 else sample_ids
+    else:
+        samples = _count_samples(sample_ids, points, offsets.numel() - 1, x.device, num_samples)
     weights, biases = first_layer_widened(weights, biases)
     function = _OP.serving(backend, x.device, weights[-1].dtype)
     call = FisherCall(
@@ -161,6 +174,17 @@ def _count_samples(
     return samples
 
 
+def _count_runs(size: int, offsets: Tensor, points: int, num_samples: int | None) -> int:
+    """Return how many samples of `size` points in succession there are, which no module shares."""
+    if check_positive_int(size, "sample_ids") > 1 and (
+        points % size or (values_can_be_read(offsets) and bool((offsets % size).any()))
+    ):
+        raise ValueError(f"sample_ids must divide the points of every module, got {size} for {points} points in all")
+    if num_samples not in (None, points // size):
+        raise ValueError(f"num_samples must be {points // size}, or None, with runs of points, got {num_samples}")
+    return points // size
+
+
 Sums = tuple[Tensor, ParameterLists, ParameterLists]
 """Scores, sums of gradients and means of their squares."""
 
@@ -173,7 +197,9 @@ def _reference(call: FisherCall) -> Sums:
     call = call.to(call.x.dtype)
     if call.fisher is not None:
         _refuse_negative(call.fisher)
-    ids = torch.arange(call.x.shape[0], device=call.x.device) if call.sample_ids is None else call.sample_ids
+    ids = call.sample_ids
+    if not isinstance(ids, Tensor):
+        ids = torch.arange(call.x.shape[0], device=call.x.device) // (ids or 1)
     return reference.fisher_scores(call._replace(sample_ids=ids))
 
 
@@ -193,7 +219,11 @@ def _by_sweeps(call: FisherCall, sweep: Sweep) -> Sums:
     score."""
     modules, samples = call.modules, max(call.samples, 1)
     bounds, shares, owner = None, call.offsets, None
-    if call.sample_ids is not None:
+    if isinstance(call.sample_ids, int):
+        size = call.sample_ids
+        bounds = offsets_of_equal_shares(call.samples, size, call.x.device)
+        shares = following(call.offsets, ("samples", size), lambda: call.offsets // size)
+    elif call.sample_ids is not None:
         # Points of one sample side by side within their module: a sample's share of a module is a segment.
         index = torch.arange(modules + 1, device=call.x.device)
         owners = torch.repeat_interleave(index[:-1], call.offsets.diff(), output_size=call.x.shape[0])

@@ -21,14 +21,15 @@ class Points(NamedTuple):
         x: points [N, in_dim], grouped by module.
         offsets: int64 [M + 1].
         grad_y: [N, out_dim], the gradient of each sample's loss in the field's values.
-        sample_ids: int64 [N], the sample (ray) of each point; None: each point is one.
+        sample_ids: int64 [N], the sample (ray) of each point; a number: as many points in succession are one; None:
+            each point is one.
         num_samples: S.
     """
 
     x: Tensor
     offsets: Tensor
     grad_y: Tensor
-    sample_ids: Tensor | None
+    sample_ids: Tensor | int | None
     num_samples: int
 
 
@@ -56,7 +57,7 @@ class FisherCall(NamedTuple):
     grad_y: Tensor
     fisher: ParameterLists | None
     spec: FieldSpec
-    sample_ids: Tensor | None
+    sample_ids: Tensor | int | None
     samples: int
     damping: float
     grads: bool

@@ -64,8 +64,8 @@ def per_sample(a: Tensor, d: Tensor, segment: Tensor, count: int) -> list[tuple[
 def fisher_scores(call: FisherCall) -> tuple[Tensor, ParameterLists, ParameterLists]:
     """Return scores [S], sums of gradients and means of their squares; `sample_ids` of the call are resolved."""
     x, offsets, weights, biases, grad_y, fisher, spec, sample_ids, num_samples, damping, grads = call
-    if sample_ids is None:
-        raise ValueError("sample_ids must be int64 [N], got None")
+    if not isinstance(sample_ids, Tensor):
+        raise ValueError(f"sample_ids must be int64 [N], got {sample_ids}")
     scores = x.new_zeros(num_samples)
     total: ParameterLists = ([torch.zeros_like(w) for w in weights], [torch.zeros_like(b) for b in biases])
     mean: ParameterLists = ([torch.zeros_like(w) for w in weights], [torch.zeros_like(b) for b in biases])

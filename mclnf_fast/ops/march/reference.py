@@ -62,12 +62,7 @@ def march_rays(
     if longest > MOST_BINS:
         raise ValueError(f"step must give at most {MOST_BINS} bins per ray, got {step} for a ray with more")
     k = torch.arange(longest + 1, device=origins.device)
-    edges = torch.minimum(enter + k.to(origins.dtype) * width[:, None], leave)
-    if stratified:
-        jitter = _jitter(seed, origins.shape[0], k).to(origins.dtype)
-        edges = torch.minimum(edges + jitter * torch.minimum(leave - edges, width[:, None]), leave)
-    edges = torch.where(k == 0, enter, torch.where(k == count[:, None], leave, edges))
-
+    edges = _edges(enter, leave, width, count, k, seed if stratified else None)
     starts, ends = edges[:, :-1], edges[:, 1:]
     occupied = (k[:-1] < count[:, None]) & (ends > starts)
     if occupancy is not None:
@@ -82,6 +77,39 @@ def march_rays(
     counts = occupied.sum(1)
     packed_info = torch.stack([counts.cumsum(0) - counts, counts], dim=1)
     return Samples(starts[occupied], ends[occupied], occupied.nonzero()[:, 0], packed_info)
+
+
+def ray_edges(
+    origins: Tensor, directions: Tensor, aabb: Tensor, bins: int, near: float, far: float, seed: Tensor | int | None
+) -> Tensor:
+    """Return the edges [R, bins + 1] of the bins of each ray as `march_rays` cuts it, all 0 of a ray that misses the
+    box: a fixed number, so that nothing waits for the device, and a CUDA graph can hold it.
+
+    Args:
+        origins, directions, aabb, bins, near, far: as `march_rays` takes them.
+        seed: of the jitter of the edges, also as an int64 tensor [] on the rays' device; None: no jitter.
+
+    >>> rays = torch.tensor([[0.0, 0.0, -2.0], [9.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 1.0]] * 2)
+    >>> ray_edges(*rays, torch.tensor([[-1.0] * 3, [1.0] * 3]), 2, 0.0, 9.0, None).tolist()
+    [[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]
+    """
+    center, half = 0.5 * (aabb[0] + aabb[1]), 0.5 * (aabb[1] - aabb[0])
+    bounds = (origins.new_full(origins.shape[:1], value) for value in (near, far))
+    enter, leave, hit = _interval(origins, directions, center, half, *bounds)
+    length = torch.where(hit, leave - enter, 0.0)
+    width = length / torch.full_like(length, bins)
+    enter, leave = torch.where(hit, enter, 0.0)[:, None], torch.where(hit, leave, 0.0)[:, None]
+    k = torch.arange(bins + 1, device=origins.device)
+    return _edges(enter, leave, width, torch.full_like(hit, bins, dtype=torch.int64), k, seed)
+
+
+def _edges(enter: Tensor, leave: Tensor, width: Tensor, count: Tensor, k: Tensor, seed: Tensor | int | None) -> Tensor:
+    """Return edge k [K] of rays that enter and leave at [R, 1] and have `count` bins [R] of a width [R]: [R, K]."""
+    edges = torch.minimum(enter + k.to(enter.dtype) * width[:, None], leave)
+    if seed is not None:
+        jitter = _jitter(seed, len(enter), k).to(enter.dtype)
+        edges = torch.minimum(edges + jitter * torch.minimum(leave - edges, width[:, None]), leave)
+    return torch.where(k == 0, enter, torch.where(k == count[:, None], leave, edges))
 
 
 def _interval(
@@ -115,7 +143,7 @@ def _cells(u: Tensor, shape: tuple[int, ...]) -> Tensor:
     return ((level * size[0] + x[..., 0]) * size[1] + x[..., 1]) * size[2] + x[..., 2]
 
 
-def _jitter(seed: int, rays: int, edge: Tensor) -> Tensor:
+def _jitter(seed: Tensor | int, rays: int, edge: Tensor) -> Tensor:
     """Return numbers of [-1/2, 1/2), [R, edges], from a hash of (seed, ray, edge) in 32-bit integers."""
     mask = 0xFFFFFFFF
 
