@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from mclnf_fast import ops
-from mclnf_fast.checks import check_tensor, check_tensors
-from mclnf_fast.fields.functional import check_field_spec, evaluate_params, parameter_shapes
+from mclnf_fast.checks import check_tensor, check_tensors, values_can_be_read
+from mclnf_fast.fields.functional import check_field_spec, encode_grids, parameter_shapes
 from mclnf_fast.fields.module import FieldModule
-from mclnf_fast.fields.routing import route
+from mclnf_fast.fields.routing import check_ids, route
 from mclnf_fast.spec import FieldSpec, Grid, TriPlane
 
 Parameters = tuple[Tensor, ...]
+
+_PLACES = tuple(str(k) for k in range(32))  # by which a list names its tensors
 
 
 def initial_parameters(
@@ -131,7 +133,7 @@ class FieldBank(nn.Module):
     @property
     def modules_count(self) -> int:
         """M, the number of modules."""
-        return self.weight[0].shape[0]
+        return self._tensors("weight")[0].shape[0]
 
     def __len__(self) -> int:
         return self.modules_count
@@ -145,7 +147,26 @@ class FieldBank(nn.Module):
     def stacked(self) -> Parameters:
         """All parameters: weights [M, in, out] of every layer, then biases [M, out], then tables
         [M, entries, features] of grids."""
-        return (*self.weight, *self.bias, *self.grid)
+        return (*self._tensors("weight"), *self._tensors("bias"), *self._tensors("grid"))
+
+    def _tensors(self, name: str) -> list[Tensor]:
+        """Return the tensors of a parameter list."""
+        listed = self._modules[name]
+        assert isinstance(listed, nn.ParameterList)
+        if torch.compiler.is_compiling() or len(listed) > len(_PLACES):
+            return list(listed)
+        try:  # a list's own way through its attributes takes microseconds per tensor
+            held = listed._parameters
+            parameters: list[Any] = [held[k] for k in _PLACES[: len(listed)]]
+        except KeyError:  # some of them are parametrized
+            parameters = list(listed)
+        return parameters
+
+    def _evaluate(self, x: Tensor, offsets: Tensor, weights: list[Tensor], backend: str | None) -> Tensor:
+        spec = self.spec
+        if spec.grids:
+            x = encode_grids(x, offsets, self._tensors("grid"), spec, backend)
+        return ops.bank_mlp(x, offsets, weights, self._tensors("bias"), spec.mlp, backend)
 
     def forward(
         self,
@@ -163,27 +184,44 @@ class FieldBank(nn.Module):
         Raises TypeError, ValueError or IndexError on wrong shapes, dtypes, devices or ids, naming the
         argument.
         """
-        params, spec = self.stacked, self.spec
-        if offsets is not None and module_ids is not None:
-            raise ValueError("give offsets or module_ids, not both")
-        check_tensor("x", x)
+        weights = self._tensors("weight")
         if offsets is not None:
-            return evaluate_params(params, spec, x, offsets, backend)
+            if module_ids is not None:
+                raise ValueError("give offsets or module_ids, not both")
+            return self._evaluate(x, offsets, weights, backend)
+        check_tensor("x", x)
         if module_ids is not None:
-            check_tensor("x", x, (None, spec.in_dim), what="[N, in_dim]")
-            check_tensor("module_ids", module_ids, (x.shape[0],), torch.int64, x.device, "[N]")
-            order, grouped = route(module_ids, self.modules_count)
-            y = evaluate_params(params, spec, x[order], grouped, backend)
+            order, grouped = self._routed(x, module_ids, weights[0].shape[0])
+            if order is None:
+                return self._evaluate(x, grouped, weights, backend)
+            y = self._evaluate(x[order], grouped, weights, backend)
             place = torch.empty_like(order)
             place[order] = torch.arange(order.numel(), device=order.device)
             return y[place]
-        if x.dim() != 3 or x.shape[0] != self.modules_count:
+        shares = self._equal_shares(x, weights[0].shape[0])
+        y = self._evaluate(x.flatten(0, 1), shares, weights, backend)
+        return y.view(x.shape[0], x.shape[1], y.shape[1])
+
+    def _routed(self, x: Tensor, module_ids: Tensor, modules: int) -> tuple[Tensor | None, Tensor]:
+        """Return the order in which points are grouped by module, None for that which they have, and offsets."""
+        if x.dim() != 2 or x.shape[1] != self.spec.in_dim:
+            check_tensor("x", x, (None, self.spec.in_dim), what="[N, in_dim]")
+        check_tensor("module_ids", module_ids, (x.shape[0],), torch.int64, x.device, "[N]")
+        if modules == 1 and values_can_be_read(module_ids):
+            # Of a few ids a list is faster than an operator of torch.
+            if any(module_ids.tolist()) if x.shape[0] <= 64 else module_ids.any():
+                check_ids(module_ids, modules)
+            return None, ops.offsets_of_equal_shares(1, x.shape[0], x.device)
+        return route(module_ids, modules)
+
+    def _equal_shares(self, x: Tensor, modules: int) -> Tensor:
+        """Return the offsets of x [M, n, in_dim]."""
+        if x.dim() != 3 or x.shape[0] != modules:
             raise ValueError(
-                f"x must have shape [M, n, in_dim] = [{self.modules_count}, *, {self.spec.in_dim}] "
+                f"x must have shape [M, n, in_dim] = [{modules}, *, {self.spec.in_dim}] "
                 f"if neither offsets nor module_ids is given, got {list(x.shape)}"
             )
-        shares = ops.offsets_of_equal_shares(x.shape[0], x.shape[1], x.device)
-        return evaluate_params(params, spec, x.flatten(0, 1), shares, backend).unflatten(0, x.shape[:2])
+        return ops.offsets_of_equal_shares(modules, x.shape[1], x.device)
 
     @torch.no_grad()
     def append(self, state: Sequence[Tensor] | nn.Module | None = None) -> int:
