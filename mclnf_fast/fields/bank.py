@@ -202,6 +202,71 @@ class FieldBank(nn.Module):
         y = self._evaluate(x.flatten(0, 1), shares, weights, backend)
         return y.view(x.shape[0], x.shape[1], y.shape[1])
 
+    def mse(
+        self,
+        x: Tensor,
+        target: Tensor,
+        *,
+        offsets: Tensor | None = None,
+        module_ids: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        reduction: str = "mean",
+        backend: str | None = "auto",
+    ) -> Tensor:
+        """Return every module's squared error against samples of its signal, [M]; see `ops.bank_mse`.
+
+            loss_m = sum over its points i of  w_i |f_m(x_i) - target_i|^2        ("mean": divided by n_m out_dim)
+
+        Faster than the error of what `bank(x)` returns: the gradients of the parameters are formed in the sweep that
+        evaluates the loss. The grids of an encoding are evaluated by their own op in front of it, and the network and
+        the error in two steps, so that the gradient comes to the tables. Twice differentiable in parameters, x, target
+        and weights.
+
+        Args:
+            x, offsets, module_ids: as in `bank(x, ...)`, with its three ways to name the module of a point.
+            target: like the bank's outputs, [N, out_dim] or [M, n, out_dim], dtype of x.
+            sample_weight: [N] or [M, n], dtype of x; None: ones. The mean is over points, not over weights.
+            reduction: `"mean"` over points and outputs, or `"sum"`.
+            backend: of the ops.
+
+        Raises:
+            TypeError, ValueError, IndexError: as `bank(x, ...)` and `ops.bank_mse`, naming the argument.
+
+        Example:
+            >>> bank = FieldBank(FieldSpec(2, 3, width=16, hidden_layers=1), modules=2)
+            >>> losses = bank.mse(torch.rand(2, 5, 2), torch.rand(2, 5, 3))
+            >>> losses.sum().backward()  # one backward for all modules: they share no parameter
+            >>> losses.shape
+            torch.Size([2])
+        """
+        weights = self._tensors("weight")
+        if offsets is not None:
+            if module_ids is not None:
+                raise ValueError("give offsets or module_ids, not both")
+        else:
+            check_tensor("x", x)
+            if module_ids is not None:
+                order, offsets = self._routed(x, module_ids, weights[0].shape[0])
+                if order is not None:
+                    check_tensor("target", target, (x.shape[0], self.spec.out_dim), what="[N, out_dim]")
+                    x, target = x[order], target[order]
+                    if sample_weight is not None:
+                        check_tensor("sample_weight", sample_weight, order.shape, what="[N]")
+                        sample_weight = sample_weight[order]
+            else:
+                offsets = self._equal_shares(x, weights[0].shape[0])
+                shares = x.shape[:2]
+                check_tensor("target", target, (*shares, self.spec.out_dim), what="[M, n, out_dim]")
+                x, target = x.flatten(0, 1), target.flatten(0, 1)
+                if sample_weight is not None:
+                    check_tensor("sample_weight", sample_weight, shares, what="[M, n]")
+                    sample_weight = sample_weight.flatten()
+        spec = self.spec
+        if spec.grids:
+            x = encode_grids(x, offsets, self._tensors("grid"), spec, backend)
+        biases = self._tensors("bias")
+        return ops.bank_mse(x, offsets, weights, biases, target, spec.mlp, sample_weight, reduction, backend)
+
     def _routed(self, x: Tensor, module_ids: Tensor, modules: int) -> tuple[Tensor | None, Tensor]:
         """Return the order in which points are grouped by module, None for that which they have, and offsets."""
         if x.dim() != 2 or x.shape[1] != self.spec.in_dim:
