@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from mclnf_fast.cpus import wait_briefly
@@ -26,6 +27,7 @@ from mclnf_fast.spec import (
 )
 
 if TYPE_CHECKING:
+    from mclnf_fast import optim
     from mclnf_fast.artifacts import load, pretrained
     from mclnf_fast.systems.fit.api import fit
 
@@ -50,6 +52,7 @@ __all__ = [
     "load",
     "load_bank",
     "ops",
+    "optim",
     "pretrained",
     "save_bank",
 ]
@@ -57,6 +60,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # They know every system, and so nearly the whole package: `import mclnf_fast` alone needs torch and numpy only.
+    if name == "optim":
+        return importlib.import_module("mclnf_fast.optim")
     if name == "fit":
         from mclnf_fast.systems.fit.api import fit
 

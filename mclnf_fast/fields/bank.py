@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,6 +20,19 @@ from mclnf_fast.spec import FieldSpec, Grid, TriPlane
 Parameters = tuple[Tensor, ...]
 
 _PLACES = tuple(str(k) for k in range(32))  # by which a list names its tensors
+
+_banks: weakref.WeakSet[FieldBank] = weakref.WeakSet()  # all that live
+
+
+def banks_of(parameters: Iterable[object]) -> list[FieldBank | None]:
+    """Return the bank that each of these is a parameter of, None for anything else.
+
+    >>> bank = FieldBank(FieldSpec(2, 3, hidden_layers=0), modules=2)
+    >>> [owner is bank for owner in banks_of([bank.weight[0], torch.zeros(2)])]
+    [True, False]
+    """
+    owners = {id(p): bank for bank in list(_banks) for p in bank.stacked}
+    return [owners.get(id(p)) for p in parameters]
 
 
 def initial_parameters(
@@ -123,6 +137,11 @@ class FieldBank(nn.Module):
         for k, tensor in enumerate(shared):
             self.register_buffer(f"shared_{k}", tensor.clone())
         self._fill([t.expand(modules, *t.shape[1:]).clone() for t in shared])
+        _banks.add(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        _banks.add(self)
 
     def _fill(self, tensors: Sequence[Tensor]) -> None:
         layers = len(self.spec.layer_shapes)
@@ -293,7 +312,8 @@ class FieldBank(nn.Module):
         """Add a module at run time and return its id; the others stay bit-equal.
 
         `state`: None for the shared initialization, a module as `to_module` gives it, or a sequence like `shared`
-        (leading size 1). The parameters are new objects afterwards: hand them to the optimizer again.
+        (leading size 1). The parameters are new objects afterwards: those of `mclnf_fast.optim` follow, any other
+        optimizer has to be made again.
 
         Raises TypeError, ValueError if the state does not fit.
         """

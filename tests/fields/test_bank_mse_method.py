@@ -100,6 +100,21 @@ def test_a_grid_in_front_has_second_derivatives(name: str) -> None:
     assert torch.autograd.gradgradcheck(loss, leaves, fast_mode=True)
 
 
+def test_it_trains_a_grid() -> None:
+    spec = GRIDS["hash"]
+    bank = mf.FieldBank(spec, modules=2)
+    optimizer = mf.optim.Adam(bank, lr=2e-2)
+    x = torch.rand(2, 64, 2, generator=torch.Generator().manual_seed(0))
+    target = torch.cat((x.sin(), x[..., :1].cos()), 2)
+    first = float(bank.mse(x, target).sum().detach())
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = bank.mse(x, target).sum()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.05 * first
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
