@@ -43,7 +43,10 @@ struct StepOptions {
     int64_t modules;
     bool adam;
     double lr, beta1, beta2, eps, lam;  // lr: if the modules have none of their own
-    int half;                           // kBf16 or kFp16: of the copies, if any tensor has one; else kFp32
+    double weight_decay;
+    bool decoupled;
+    bool skip_zero;  // modules whose gradients are all 0 make no step
+    int half;        // kBf16 or kFp16: of the copies, if any tensor has one; else kFp32
 };
 
 // What each module has of its own, on the device; null: all have the same.
@@ -139,7 +142,8 @@ class Values {
 template <typename Device>
 void bank_step(Tensors params, Tensors grads, Tensors exp_avg, Tensors exp_avg_sq, Tensor step, OptTensor lr,
                double lr_value, OptTensor active, bool adam, double beta1, double beta2, double eps,
-               double lam, Tensors fisher, Tensors anchor, Tensors copies, OptTensor scale) {
+               double lam, Tensors fisher, Tensors anchor, Tensors copies, OptTensor scale,
+               double weight_decay, bool decoupled, bool skip_zero) {
     STD_TORCH_CHECK(!params.empty(), "bank_step: params must hold at least one tensor [M, ...]");
     STD_TORCH_CHECK(params[0].dim() > 0, "bank_step: params[0] must be [M, ...], got []");
     const typename Device::Guard guard(params[0]);
@@ -192,6 +196,8 @@ void bank_step(Tensors params, Tensors grads, Tensors exp_avg, Tensors exp_avg_s
     STD_TORCH_CHECK(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1,
                     "bank_step: betas must be at least 0 and below 1, got ", beta1, " and ", beta2);
     STD_TORCH_CHECK(eps >= 0, "bank_step: eps must be at least 0, got ", eps);
+    STD_TORCH_CHECK(usable(weight_decay), "bank_step: weight_decay must be finite and at least 0, got ",
+                    weight_decay);
     check_numbers(device, "step", step, modules, ScalarType::Double, "float64");
     check_written("step", step);
     if (lr) check_numbers(device, "lr", *lr, modules, ScalarType::Double, "float64");
@@ -212,7 +218,8 @@ void bank_step(Tensors params, Tensors grads, Tensors exp_avg, Tensors exp_avg_s
     Values f(trust ? fisher : Tensors{}), a(trust ? anchor : Tensors{});
     std::vector<int64_t> sizes;
     for (const Tensor& t : params) sizes.push_back(modules ? t.numel() / modules : 0);
-    const StepOptions options{modules, adam, lr_value, beta1, beta2, eps, lam, half};
+    const StepOptions options{modules, adam,         lr_value,  beta1,     beta2, eps,
+                              lam,     weight_decay, decoupled, skip_zero, half};
     const ModuleValues own{clock.write<double>(0), rate, scales.read<double>(0), masks.read<bool>(0)};
     const auto run = [&](auto zero) {
         using S = decltype(zero);

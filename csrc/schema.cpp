@@ -82,10 +82,12 @@ constexpr const char* kStepSchemas[] = {
     // or None: lr_value; active bool [M], or None: all. exp_avg and exp_avg_sq are empty for SGD, fisher and
     // anchor if lam = 0. copies: like params in a half type, written with the values of params, whose grads
     // are of that type; an empty float32 tensor stands for a copy that a param lacks. grads are times scale
-    // float64 [M] or, None, 1. Without copies empty and None.
+    // float64 [M] or, None, 1. Without copies empty and None. weight_decay: added to the gradient or,
+    // decoupled, to the step. skip_zero: modules without a gradient other than 0 are not active.
     "bank_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avg, Tensor(c!)[] exp_avg_sq, "
     "Tensor(d!) step, Tensor? lr, float lr_value, Tensor? active, bool adam, float beta1, float beta2, "
-    "float eps, float lam, Tensor[] fisher, Tensor[] anchor, Tensor(e!)[] copies, Tensor? scale) -> ()",
+    "float eps, float lam, Tensor[] fisher, Tensor[] anchor, Tensor(e!)[] copies, Tensor? scale, "
+    "float weight_decay=0.0, bool decoupled=False, bool skip_zero=False) -> ()",
     // K steps of all modules. offsets None: x [n, in_dim] is shared, and target [M, n, out_dim]. ->
     // mini-batch
     // losses [log_at, M], parameters at snapshot_at (list after list), a FitEnd per module, the last loss

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import mclnf_fast as mf
-from mclnf_fast.learn import BankOptimizer, FisherSampler
+from mclnf_fast.learn import FisherSampler
 
 
 def make_image(size: int) -> tuple[Tensor, Tensor]:
@@ -31,7 +31,7 @@ def learn(x: Tensor, y: Tensor, steps: int, batch: int, guided: bool, seed: int)
     generator = torch.Generator().manual_seed(seed)
     spec = mf.FieldSpec(2, 3, width=32, hidden_layers=3, activation="sine(30)")
     bank = mf.FieldBank(spec, modules=1, generator=generator)
-    optimizer = BankOptimizer(bank.stacked, lr=2e-3)
+    optimizer = mf.optim.Adam(bank, lr=2e-3)
     sampler = FisherSampler(len(x), mix=0.5, refresh=8)
     offsets = torch.tensor([0, batch])
     for _ in range(steps):
@@ -49,8 +49,10 @@ def learn(x: Tensor, y: Tensor, steps: int, batch: int, guided: bool, seed: int)
             ids, weights = sampler.draw(batch, generator, stratified=True)
         else:
             ids, weights = torch.randint(len(x), (1, batch), generator=generator), torch.ones(1, batch)
-        loss = mf.ops.bank_mse(x[ids[0]], offsets, bank.weight, bank.bias, y[ids[0]], spec, sample_weight=weights[0])
-        optimizer.step(torch.autograd.grad(loss.sum(), bank.stacked))
+        loss = bank.mse(x[ids], y[ids], sample_weight=weights).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
     with torch.no_grad():
         return float(-10 * (bank(x[None])[0] - y).square().mean().log10())
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 import mclnf_fast as mf
 from mclnf_fast.data import procedural_faces
-from mclnf_fast.learn import BankOptimizer
 
 
 def pixel_grid(size: int) -> Tensor:
@@ -41,19 +40,19 @@ def main(quick: bool = False) -> dict[str, float]:
 
     spec = mf.FieldSpec(in_dim=2, out_dim=3, width=64, hidden_layers=3, activation="sine(30)")
     bank = mf.FieldBank(spec, modules=count)
-    optimizer = BankOptimizer(bank.stacked, lr=1e-3)
-    # Every module takes the same number of points per step, so the groups are equal shares of the batch.
-    offsets = torch.arange(count + 1) * batch
+    optimizer = mf.optim.Adam(bank, lr=1e-3)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1 ** (1 / steps))
     before = psnr(bank, x, images).mean()
     for step in range(steps):
         ids = torch.randint(len(x), (count, batch))
-        points = x[ids].flatten(0, 1)
-        target = images.gather(1, ids[..., None].expand(-1, -1, 3)).flatten(0, 1)
+        target = images.gather(1, ids[..., None].expand(-1, -1, 3))
         # One loss per module [M]; its gradients come out of the sweep that evaluates it.
-        losses = mf.ops.bank_mse(points, offsets, bank.weight, bank.bias, target, spec)
-        optimizer.set_lr(1e-3 * 0.1 ** (step / steps))
+        losses = bank.mse(x[ids], target)
+        optimizer.zero_grad()
         # The sum and not the mean: a module's gradient must not depend on how many others there are.
-        optimizer.step(torch.autograd.grad(losses.sum(), bank.stacked))
+        losses.sum().backward()
+        optimizer.step()
+        schedule.step()
         if (step + 1) % (steps // 4) == 0:
             print(f"step {step + 1}: {psnr(bank, x, images).mean():.2f} dB")
     after = psnr(bank, x, images)

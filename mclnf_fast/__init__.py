@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ if pathlib.Path(sys.argv[0]).stem != "mclnf-fast" or sys.argv[1:] not in _TEXT_A
     warn_if_untested()
 
 if TYPE_CHECKING:
+    from mclnf_fast import optim
     from mclnf_fast.artifacts import load, pretrained
     from mclnf_fast.systems.fit.api import fit
 
@@ -57,6 +59,7 @@ __all__ = [
     "load",
     "load_bank",
     "ops",
+    "optim",
     "pretrained",
     "save_bank",
 ]
@@ -64,6 +67,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # They know every system, and so nearly the whole package: `import mclnf_fast` alone needs torch and numpy only.
+    if name == "optim":
+        return importlib.import_module("mclnf_fast.optim")
     if name == "fit":
         from mclnf_fast.systems.fit.api import fit
 

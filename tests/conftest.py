@@ -16,6 +16,9 @@ if not torch.cuda.is_available():
 # cuBLAS has no fixed order without this, and `poisoned` asks for one; it asks at its first product.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+# The CPU kernels make their results themselves, and `poisoned` does not reach them; they ask at the first one.
+os.environ.setdefault("MCLNF_POISON", "1")
+
 from places import here, made_on
 
 from mclnf_fast import ops

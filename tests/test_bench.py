@@ -189,6 +189,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "composite_backward": {"rays": 7, "bins": 5},
     "nerf_step": {"rays": 8, "samples": 4},
     "bank_step": {},
+    "train_step": {"points": 42},
     "fit_loop": {"samples": 30, "batch": 8, "steps": 2, "octaves": 0, "in_dim": 2, "out_dim": 3, "w0": 30.0},
     "grid": {"kind": "hash", "levels": 2, "features": 2, "log2_size": 8},
     "grid_backward": {"kind": "triplane", "features": 3, "resolution": 9},

@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "fields": (*GROUND, "ops"),
     "render": (*GROUND, "ops", "fields"),
     "learn": (*GROUND, "ops", "fields"),
+    "optim": ("learn",),
     "tasks": (*GROUND, "ops", "fields", "render", "learn"),
     "data": (*GROUND, "render"),
     "report": (*GROUND, "ops", "fields", "info", "learn"),
@@ -35,7 +36,7 @@ DOORS = ("compat", "viewer", "cluster")
 MAY_IMPORT |= dict.fromkeys(DOORS, (*MAY_IMPORT["systems"], "systems", "artifacts"))
 MAY_IMPORT["cli"] = tuple(dict.fromkeys((*MAY_IMPORT["systems"], "systems", "artifacts", *DOORS)))
 
-ROOMS = ("ops", "fields", "render", "learn", "tasks", "data", "report", "artifacts", "shading", "metrics")
+ROOMS = ("ops", "fields", "render", "learn", "optim", "tasks", "data", "report", "artifacts", "shading", "metrics")
 PUBLIC = ("", *ROOMS, "compat.nerfacc")
 MODULES_IN_A_FOLDER = 12
 LARGER_FOLDERS = {"data/readers": 25, "learn/methods": 25}

@@ -15,6 +15,7 @@ from benchmarks.work.fitting import LR as FIT_LR
 from benchmarks.work.fitting import Fit
 from benchmarks.work.maml import Maml
 from benchmarks.work.nerf import LR, Nerf, sample, shade, stepper
+from benchmarks.work.steps import TrainStep
 
 Layers = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], Tensor]
 
@@ -89,6 +90,17 @@ def forward_backward(work: Bank) -> Contender:
 def squared_error(work: Bank) -> Contender:
     """Squared error and its gradients."""
     return errors_with(work, evaluator(work))
+
+
+def train_step(work: TrainStep) -> Contender:
+    """Return a step by autograd and torch's fused Adam."""
+    evaluate, layers = evaluator(work), len(work.weights)
+
+    def loss(leaves: Sequence[Tensor]) -> Tensor:
+        y = evaluate(work.x, leaves[:layers], leaves[layers:]).view_as(work.target)
+        return (y - work.target).square().mean((1, 2)).sum()
+
+    return work.of_leaves("bmm", loss)
 
 
 def maml(work: Maml) -> Contender:
@@ -185,6 +197,7 @@ OPS: dict[str, Callable[..., Contender]] = {
     "forward": forward,
     "forward_backward": forward_backward,
     "squared_error": squared_error,
+    "train_step": train_step,
     "maml": maml,
     "meta": maml,
     "nerf_step": nerf_step,

@@ -24,6 +24,7 @@ FILES = {
     "nerf_step": "nerf",
     "single_view_step": "bins",
     "bank_step": "optimizer",
+    "train_step": "steps",
     "fit_loop": "fitting",
     "fit_guided": "fitting",
     "fit_pictures": "pictures",

@@ -99,7 +99,7 @@ Tensor forward(const BankInputs<S>& in, const Tensor* saved) {
 template <class S>
 std::tuple<Tensor, Tensors, Tensors> backward(const BankInputs<S>& in, const Tensor& grad_y, bool need_x,
                                               bool need_params, const Tensor* saved) {
-    Tensor grad_x = torch::stable::new_empty(in.x, {need_x ? in.points : 0, in.net.in_dim});
+    Tensor grad_x = fresh(in.x, {need_x ? in.points : 0, in.net.in_dim});
     ParameterTensors<S> grads = in.new_gradients(need_params);
     const BankTable<S>& table = bank_table<S>();
     const Plan plan = need_params || saved ? Plan::fixed(in.offsets, kMinPoints) : Plan::free(in.offsets);
@@ -128,8 +128,8 @@ std::tuple<Tensor, Tensors, Tensors, Tensor> second(const BankInputs<S>& in, con
                                                     const Tensor* tangent_x,
                                                     const ParameterTensors<S>& tangent_parameters,
                                                     bool need_x) {
-    Tensor grad_x = torch::stable::new_empty(in.x, {need_x ? in.points : 0, in.net.in_dim});
-    Tensor grad_grad_y = torch::stable::new_empty(in.x, {in.points, in.net.out_dim});
+    Tensor grad_x = fresh(in.x, {need_x ? in.points : 0, in.net.in_dim});
+    Tensor grad_grad_y = fresh(in.x, {in.points, in.net.out_dim});
     ParameterTensors<S> grads = in.new_gradients();
     const BankTable<S>& table = bank_table<S>();
     const Plan plan = Plan::fixed(in.offsets, kMinPoints);

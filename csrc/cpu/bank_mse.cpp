@@ -115,7 +115,7 @@ std::tuple<Tensor, Tensors, Tensors> bank_mse_fwd(Tensor x, Tensor offsets, Tens
     return by_dtype(x, [&](auto s) -> std::tuple<Tensor, Tensors, Tensors> {
         using S = decltype(s);
         const ErrorInputs<S> in(x, offsets, w, b, target, weight, ints, floats, mean);
-        Tensor loss = torch::stable::new_empty(in.x, {in.modules});
+        Tensor loss = fresh(in.x, {in.modules});
         const ParameterTensors<S> grads = sweep<S>(in, nullptr, need_params, mutable_data<S>(loss));
         return {loss, grads.weight, grads.bias};
     });

@@ -85,7 +85,7 @@ std::tuple<Tensor, Tensors, Tensors> sweep(const RayInputs<S>& in, const Pixels<
                                  gradient, results);
     });
     sums.finish();
-    Tensor loss = torch::stable::new_empty(in.x, {in.modules});
+    Tensor loss = fresh(in.x, {in.modules});
     add_errors(plan, errors, in.modules, mutable_data<S>(loss));
     return {loss, grads.weight, grads.bias};
 }

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <memory>
 #include <type_traits>
 
 #include "step_range.h"
@@ -36,6 +37,7 @@ std::vector<Run<S>> group(const ModuleValues& own, const StepOptions& o) {
             {m, 1, before,
              same ? runs.back().factors : step_factors<S>(o.adam, t, rate, o.beta1, o.beta2, o.eps, o.lam)});
         runs.back().factors.unscale = static_cast<S>(1 / scale);
+        set_decay(runs.back().factors, o.decoupled, rate, o.weight_decay);
         last_step = t, last_rate = rate, last_scale = scale;
     }
     return runs;
@@ -87,6 +89,30 @@ void step_all(const std::vector<Run<S>>& runs, const std::vector<Streams<S>>& st
     torch::stable::parallel_for(0, shares, 1, work);
 }
 
+// Whether one of n gradients is not 0.
+template <typename S>
+bool some_gradient(const Streams<S>& t, int64_t n) {
+    return t.half_g ? any_nonzero(t.half_g, n) : any_nonzero(t.g, n);
+}
+
+// Of each active module whether one of its gradients is not 0. The first one mostly is, and ends the search.
+template <typename S>
+std::unique_ptr<bool[]> with_gradients(const ModuleValues& own, int64_t modules,
+                                       const std::vector<Streams<S>>& streams,
+                                       const std::vector<int64_t>& sizes) {
+    auto mask = std::make_unique<bool[]>(static_cast<size_t>(modules));
+    int64_t size = 1;
+    for (const int64_t s : sizes) size += s;
+    const auto look = [&](int64_t first, int64_t last) {
+        for (int64_t m = first; m < last; ++m)
+            for (size_t t = 0; t < sizes.size() && !mask[m]; ++t)
+                mask[m] =
+                    (!own.active || own.active[m]) && some_gradient(streams[t].from(m * sizes[t]), sizes[t]);
+    };
+    torch::stable::parallel_for(0, modules, std::max<int64_t>(1, 131072 / size), look);
+    return mask;
+}
+
 struct Cpu {
     struct Guard {
         explicit Guard(const Tensor&) {}
@@ -106,7 +132,13 @@ struct Cpu {
     template <typename S>
     void step(const StepOptions& options, const ModuleValues& own, const std::vector<Streams<S>>& streams,
               const std::vector<int64_t>& sizes) const {
-        step_all(group<S>(own, options), streams, options.half, sizes);
+        ModuleValues stepped = own;
+        std::unique_ptr<bool[]> mask;
+        if (options.skip_zero) {
+            mask = with_gradients(own, options.modules, streams, sizes);
+            stepped.active = mask.get();
+        }
+        step_all(group<S>(stepped, options), streams, options.half, sizes);
     }
 };
 

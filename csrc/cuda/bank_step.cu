@@ -1,7 +1,7 @@
 // The optimizer step of a bank on CUDA: one pass over memory, which alone limits it. Two kernels: one thread
 // per module counts its clock up and works out its factors, in double; then one thread per few neighboring
-// values of all tensors, whose pointers are parameters of the kernel. The arithmetic is
-// csrc/math/bank_step.h.
+// values of all tensors, whose pointers are parameters of the kernel. Where modules without a gradient are
+// skipped, a block per module looks for one first. The arithmetic is csrc/math/bank_step.h.
 #include <algorithm>
 #include <type_traits>
 
@@ -17,7 +17,7 @@ namespace {
 // Of a module; the other factors are the same for all.
 template <typename S>
 struct Rate {
-    S rate, floor, unscale;
+    S rate, floor, unscale, shrink;
 };
 
 template <typename S>
@@ -27,9 +27,11 @@ __global__ void __launch_bounds__(kThreads)
     if (m >= o.modules || (own.active && !own.active[m])) return;
     const double t = own.clock[m] + 1;
     own.clock[m] = t;
-    const StepFactors<S> factors =
-        step_factors<S>(o.adam, t, own.rates ? own.rates[m] : o.lr, o.beta1, o.beta2, o.eps, o.lam);
-    module_rates[m] = {factors.rate, factors.floor, static_cast<S>(1 / (own.scales ? own.scales[m] : 1.0))};
+    const double lr = own.rates ? own.rates[m] : o.lr;
+    StepFactors<S> factors = step_factors<S>(o.adam, t, lr, o.beta1, o.beta2, o.eps, o.lam);
+    set_decay(factors, o.decoupled, lr, o.weight_decay);
+    module_rates[m] = {factors.rate, factors.floor, static_cast<S>(1 / (own.scales ? own.scales[m] : 1.0)),
+                       factors.shrink};
 }
 
 constexpr int kMaxTensors = 48;  // of a launch: its parameters are 4 KB at most
@@ -130,11 +132,13 @@ __global__ void __launch_bounds__(kThreads) values_kernel(const __grid_constant_
         c.rate = rates[k].rate;
         c.floor = rates[k].floor;
         S gradient = g.values[k] * rates[k].unscale;
+        if (c.coupled != 0) gradient = decayed(c, gradient, p.values[k]);
         if constexpr (kTrust) gradient = pulled(c, gradient, p.values[k], fisher.values[k], anchor.values[k]);
+        const S before = p.values[k] * rates[k].shrink;
         if constexpr (kAdam)
-            p.values[k] = adam_step(c, p.values[k], gradient, m.values[k], v.values[k]);
+            p.values[k] = adam_step(c, before, gradient, m.values[k], v.values[k]);
         else
-            p.values[k] = sgd_step(c, p.values[k], gradient);
+            p.values[k] = sgd_step(c, before, gradient);
         if constexpr (kHalf != kFp32) half.values[k] = to_half<kHalf>(p.values[k]);
     }
     write(stream.p, at, mask, at_once, p);
@@ -143,6 +147,30 @@ __global__ void __launch_bounds__(kThreads) values_kernel(const __grid_constant_
         write(stream.m, at, mask, at_once, m);
         write(stream.v, at, mask, at_once, v);
     }
+}
+
+// Sets of each active module whether one of its gradients is not 0: a block per module, which ends at the
+// first. `more`: what is found is added to what `mask` holds.
+template <typename S>
+__global__ void __launch_bounds__(kThreads)
+    gradient_kernel(const __grid_constant__ Tables<S> in, bool* mask, bool more) {
+    constexpr int kAtOnce = 4;  // values of a thread between two questions to its block
+    const int64_t module = blockIdx.x;
+    if (more && mask[module]) return;
+    bool any = false;
+    for (int t = 0; t < in.count && (!in.active || in.active[module]); ++t) {
+        const int64_t size = in.sizes[t];
+        const Streams<S> stream = in.streams[t].from(module * size);
+        for (int64_t first = 0; first < size && !any; first += kThreads * kAtOnce) {
+            for (int k = 0; k < kAtOnce; ++k) {
+                const int64_t i = first + k * kThreads + threadIdx.x;
+                if (i >= size) break;
+                any = any || (stream.half_g ? (stream.half_g[i] & 0x7fff) != 0 : stream.g[i] != S(0));
+            }
+            any = __syncthreads_or(any);
+        }
+    }
+    if (threadIdx.x == 0) mask[module] = any;
 }
 
 class Cuda {
@@ -163,21 +191,47 @@ class Cuda {
               const std::vector<int64_t>& sizes) const {
         if (o.modules == 0) return;
         const cudaStream_t stream = current_stream(first_);
-        const Tensor factors = torch::stable::new_empty(first_, {o.modules, 3});
-        launch(clock_kernel<S>, blocks_for(o.modules), kThreads, 0, stream, o, own,
-               out_pointer<Rate<S>>(factors));
-        check_cuda(cudaGetLastError(), "bank_step: clock");
+        const Tensor factors = torch::stable::new_empty(first_, {o.modules, 4});
         Tables<S> tables{};
         tables.modules = o.modules;
         tables.factors = step_factors<S>(o.adam, 1, 0, o.beta1, o.beta2, o.eps, o.lam);
+        set_decay(tables.factors, o.decoupled, 0, o.weight_decay);
         tables.rates = pointer<Rate<S>>(factors);
         tables.active = own.active;
+        ModuleValues stepped = own;
+        OptTensor mask;
+        if (o.skip_zero) {
+            mask = torch::stable::new_empty(first_, {o.modules}, ScalarType::Bool);
+            bool* found = out_pointer<bool>(*mask);
+            bool more = false;
+            each_table(o, tables, streams, sizes, [&](int64_t) {
+                launch(gradient_kernel<S>, static_cast<unsigned>(o.modules), kThreads, 0, stream, tables,
+                       found, more);
+                check_cuda(cudaGetLastError(), "bank_step: gradients");
+                more = true;
+            });
+            if (!more) return;  // there are no values
+            tables.active = stepped.active = found;
+        }
+        launch(clock_kernel<S>, blocks_for(o.modules), kThreads, 0, stream, o, stepped,
+               out_pointer<Rate<S>>(factors));
+        check_cuda(cudaGetLastError(), "bank_step: clock");
+        each_table(o, tables, streams, sizes,
+                   [&](int64_t blocks) { step_tensors(o, tables, blocks, stream); });
+    }
+
+  private:
+    // Calls work(blocks of the values' kernel) with as many tensors in the tables as a launch takes.
+    template <typename S, typename Work>
+    static void each_table(const StepOptions& o, Tables<S>& tables, const std::vector<Streams<S>>& streams,
+                           const std::vector<int64_t>& sizes, const Work& work) {
         int64_t blocks = 0;
+        tables.count = 0;
         for (size_t t = 0; t < streams.size(); ++t) {
             const int64_t tensor_blocks = blocks_for(sizes[t] * o.modules, kThreads * kValues<S>);
             if (tensor_blocks == 0) continue;
             if (tables.count == kMaxTensors || blocks + tensor_blocks > 0x7fffffff) {
-                step_tensors(o, tables, blocks, stream);
+                work(blocks);
                 tables.count = 0;
                 blocks = 0;
             }
@@ -188,10 +242,9 @@ class Cuda {
             tables.aligned[k] = aligned(streams[t]);
             blocks += tensor_blocks;
         }
-        if (blocks > 0) step_tensors(o, tables, blocks, stream);
+        if (blocks > 0) work(blocks);
     }
 
-  private:
     template <typename S>
     static bool aligned(const Streams<S>& t) {
         uintptr_t all = 0;

@@ -14,7 +14,22 @@ struct StepFactors {
     S decay1, blend1, decay2, blend2;  // Adam: b1, 1 - b1, b2, 1 - b2
     S lam;
     S unscale = S(1);  // 1 / the scale of the loss that was differentiated
+    S coupled = S(0);  // weight decay that is added to the gradient
+    S shrink = S(1);   // 1 - lr times the decoupled weight decay
 };
+
+// What weight decay of a module with rate lr makes of the factors.
+template <typename S>
+MCLNF_HD inline void set_decay(StepFactors<S>& c, bool decoupled, double lr, double decay) {
+    c.coupled = decoupled ? S(0) : static_cast<S>(decay);
+    c.shrink = decoupled ? static_cast<S>(1 - lr * decay) : S(1);
+}
+
+// g + decay theta
+template <typename S>
+MCLNF_HD MCLNF_INLINE S decayed(const StepFactors<S>& c, S g, S p) {
+    return g + c.coupled * p;
+}
 
 // The factors of a module that makes its step number t; the corrections in double: in float, 1 - 0.999^t is
 // wrong in the fifth digit at t = 1.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,15 +11,30 @@ import torch
 from torch import Tensor, nn
 
 from mclnf_fast import ops
-from mclnf_fast.checks import check_tensor, check_tensors
-from mclnf_fast.fields.functional import check_field_spec, evaluate_params, parameter_shapes
+from mclnf_fast.checks import check_tensor, check_tensors, values_can_be_read
+from mclnf_fast.fields.functional import check_field_spec, encode_grids, parameter_shapes
 from mclnf_fast.fields.imported import read_module, read_stacked, spec_of
 from mclnf_fast.fields.members import Members, check_index
 from mclnf_fast.fields.module import FieldModule
-from mclnf_fast.fields.routing import route
+from mclnf_fast.fields.routing import check_ids, route
 from mclnf_fast.spec import FieldSpec, Grid, TriPlane
 
 Parameters = tuple[Tensor, ...]
+
+_PLACES = tuple(str(k) for k in range(32))  # by which a list names its tensors
+
+_banks: weakref.WeakSet[FieldBank] = weakref.WeakSet()  # all that live
+
+
+def banks_of(parameters: Iterable[object]) -> list[FieldBank | None]:
+    """Return the bank that each of these is a parameter of, None for anything else.
+
+    >>> bank = FieldBank(FieldSpec(2, 3, hidden_layers=0), modules=2)
+    >>> [owner is bank for owner in banks_of([bank.weight[0], torch.zeros(2)])]
+    [True, False]
+    """
+    owners = {id(p): bank for bank in list(_banks) for p in bank.stacked}
+    return [owners.get(id(p)) for p in parameters]
 
 
 def initial_parameters(
@@ -134,6 +150,11 @@ class FieldBank(Members):
         for k, tensor in enumerate(drawn):
             self.register_buffer(f"shared_{k}", tensor[:1].clone())
         self._fill([(t[:modules] if independent else t.expand(modules, *t.shape[1:])).clone() for t in drawn])
+        _banks.add(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        _banks.add(self)
 
     def _fill(self, tensors: Sequence[Tensor]) -> None:
         layers = len(self.spec.layer_shapes)
@@ -144,7 +165,7 @@ class FieldBank(Members):
     @property
     def modules_count(self) -> int:
         """M, the number of modules."""
-        return self.weight[0].shape[0]
+        return self._tensors("weight")[0].shape[0]
 
     def __len__(self) -> int:
         return self.modules_count
@@ -158,7 +179,26 @@ class FieldBank(Members):
     def stacked(self) -> Parameters:
         """All parameters: weights [M, in, out] of every layer, then biases [M, out], then tables
         [M, entries, features] of grids."""
-        return (*self.weight, *self.bias, *self.grid)
+        return (*self._tensors("weight"), *self._tensors("bias"), *self._tensors("grid"))
+
+    def _tensors(self, name: str) -> list[Tensor]:
+        """Return the tensors of a parameter list."""
+        listed = self._modules[name]
+        assert isinstance(listed, nn.ParameterList)
+        if torch.compiler.is_compiling() or len(listed) > len(_PLACES):
+            return list(listed)
+        try:  # a list's own way through its attributes takes microseconds per tensor
+            held = listed._parameters
+            parameters: list[Any] = [held[k] for k in _PLACES[: len(listed)]]
+        except KeyError:  # some of them are parametrized
+            parameters = list(listed)
+        return parameters
+
+    def _evaluate(self, x: Tensor, offsets: Tensor, weights: list[Tensor], backend: str | None) -> Tensor:
+        spec = self.spec
+        if spec.grids:
+            x = encode_grids(x, offsets, self._tensors("grid"), spec, backend)
+        return ops.bank_mlp(x, offsets, weights, self._tensors("bias"), spec.mlp, backend)
 
     def forward(
         self,
@@ -176,34 +216,117 @@ class FieldBank(Members):
         Raises TypeError, ValueError or IndexError on wrong shapes, dtypes, devices or ids, naming the
         argument.
         """
-        params, spec = self.stacked, self.spec
-        if offsets is not None and module_ids is not None:
-            raise ValueError("give offsets or module_ids, not both")
-        check_tensor("x", x)
+        weights = self._tensors("weight")
         if offsets is not None:
-            return evaluate_params(params, spec, x, offsets, backend)
+            if module_ids is not None:
+                raise ValueError("give offsets or module_ids, not both")
+            return self._evaluate(x, offsets, weights, backend)
+        check_tensor("x", x)
         if module_ids is not None:
-            check_tensor("x", x, (None, spec.in_dim), what="[N, in_dim]")
-            check_tensor("module_ids", module_ids, (x.shape[0],), torch.int64, x.device, "[N]")
-            order, grouped = route(module_ids, self.modules_count)
-            y = evaluate_params(params, spec, x[order], grouped, backend)
+            order, grouped = self._routed(x, module_ids, weights[0].shape[0])
+            if order is None:
+                return self._evaluate(x, grouped, weights, backend)
+            y = self._evaluate(x[order], grouped, weights, backend)
             place = torch.empty_like(order)
             place[order] = torch.arange(order.numel(), device=order.device)
             return y[place]
-        if x.dim() != 3 or x.shape[0] != self.modules_count:
+        shares = self._equal_shares(x, weights[0].shape[0])
+        y = self._evaluate(x.flatten(0, 1), shares, weights, backend)
+        return y.view(x.shape[0], x.shape[1], y.shape[1])
+
+    def mse(
+        self,
+        x: Tensor,
+        target: Tensor,
+        *,
+        offsets: Tensor | None = None,
+        module_ids: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        reduction: str = "mean",
+        backend: str | None = "auto",
+    ) -> Tensor:
+        """Return every module's squared error against samples of its signal, [M]; see `ops.bank_mse`.
+
+            loss_m = sum over its points i of  w_i |f_m(x_i) - target_i|^2        ("mean": divided by n_m out_dim)
+
+        Faster than the error of what `bank(x)` returns: the gradients of the parameters are formed in the sweep that
+        evaluates the loss. The grids of an encoding are evaluated by their own op in front of it, and the network and
+        the error in two steps, so that the gradient comes to the tables. Twice differentiable in parameters, x, target
+        and weights.
+
+        Args:
+            x, offsets, module_ids: as in `bank(x, ...)`, with its three ways to name the module of a point.
+            target: like the bank's outputs, [N, out_dim] or [M, n, out_dim], dtype of x.
+            sample_weight: [N] or [M, n], dtype of x; None: ones. The mean is over points, not over weights.
+            reduction: `"mean"` over points and outputs, or `"sum"`.
+            backend: of the ops.
+
+        Raises:
+            TypeError, ValueError, IndexError: as `bank(x, ...)` and `ops.bank_mse`, naming the argument.
+
+        Example:
+            >>> bank = FieldBank(FieldSpec(2, 3, width=16, hidden_layers=1), modules=2)
+            >>> losses = bank.mse(torch.rand(2, 5, 2), torch.rand(2, 5, 3))
+            >>> losses.sum().backward()  # one backward for all modules: they share no parameter
+            >>> losses.shape
+            torch.Size([2])
+        """
+        weights = self._tensors("weight")
+        if offsets is not None:
+            if module_ids is not None:
+                raise ValueError("give offsets or module_ids, not both")
+        else:
+            check_tensor("x", x)
+            if module_ids is not None:
+                order, offsets = self._routed(x, module_ids, weights[0].shape[0])
+                if order is not None:
+                    check_tensor("target", target, (x.shape[0], self.spec.out_dim), what="[N, out_dim]")
+                    x, target = x[order], target[order]
+                    if sample_weight is not None:
+                        check_tensor("sample_weight", sample_weight, order.shape, what="[N]")
+                        sample_weight = sample_weight[order]
+            else:
+                offsets = self._equal_shares(x, weights[0].shape[0])
+                shares = x.shape[:2]
+                check_tensor("target", target, (*shares, self.spec.out_dim), what="[M, n, out_dim]")
+                x, target = x.flatten(0, 1), target.flatten(0, 1)
+                if sample_weight is not None:
+                    check_tensor("sample_weight", sample_weight, shares, what="[M, n]")
+                    sample_weight = sample_weight.flatten()
+        spec = self.spec
+        if spec.grids:
+            x = encode_grids(x, offsets, self._tensors("grid"), spec, backend)
+        biases = self._tensors("bias")
+        return ops.bank_mse(x, offsets, weights, biases, target, spec.mlp, sample_weight, reduction, backend)
+
+    def _routed(self, x: Tensor, module_ids: Tensor, modules: int) -> tuple[Tensor | None, Tensor]:
+        """Return the order in which points are grouped by module, None for that which they have, and offsets."""
+        if x.dim() != 2 or x.shape[1] != self.spec.in_dim:
+            check_tensor("x", x, (None, self.spec.in_dim), what="[N, in_dim]")
+        check_tensor("module_ids", module_ids, (x.shape[0],), torch.int64, x.device, "[N]")
+        if modules == 1 and values_can_be_read(module_ids):
+            # Of a few ids a list is faster than an operator of torch.
+            if any(module_ids.tolist()) if x.shape[0] <= 64 else module_ids.any():
+                check_ids(module_ids, modules)
+            return None, ops.offsets_of_equal_shares(1, x.shape[0], x.device)
+        return route(module_ids, modules)
+
+    def _equal_shares(self, x: Tensor, modules: int) -> Tensor:
+        """Return the offsets of x [M, n, in_dim]."""
+        if x.dim() != 3 or x.shape[0] != modules:
             raise ValueError(
-                f"x must have shape [M, n, in_dim] = [{self.modules_count}, *, {self.spec.in_dim}] "
+                f"x must have shape [M, n, in_dim] = [{modules}, *, {self.spec.in_dim}] "
                 f"if neither offsets nor module_ids is given, got {list(x.shape)}"
             )
-        shares = ops.offsets_of_equal_shares(x.shape[0], x.shape[1], x.device)
-        return evaluate_params(params, spec, x.flatten(0, 1), shares, backend).unflatten(0, x.shape[:2])
+        return ops.offsets_of_equal_shares(modules, x.shape[1], x.device)
 
     @torch.no_grad()
     def append(self, state: Sequence[Tensor] | nn.Module | None = None) -> int:
         """Add a module at run time and return its id; the others stay bit-equal.
 
         `state`: None for the shared initialization, a module as `to_module` gives it, or a sequence like `shared`
-        (leading size 1). The parameters are new objects afterwards: hand them to the optimizer again.
+        (leading size 1). The parameters are new objects afterwards: those of `mclnf_fast.optim` follow, any other
+        optimizer has to be made again.
 
         Raises TypeError, ValueError if the state does not fit.
         """

@@ -14,7 +14,7 @@ from mclnf_fast.ops.bank_fit import bank_fit
 from mclnf_fast.ops.bank_mlp import bank_mlp
 from mclnf_fast.ops.bank_mse import bank_mse
 from mclnf_fast.ops.bank_ray_mse import Shading, bank_ray_mse
-from mclnf_fast.ops.bank_step import Trust, bank_step
+from mclnf_fast.ops.bank_step import Decay, Trust, bank_step
 from mclnf_fast.ops.composite import composite
 from mclnf_fast.ops.draw_ids import draw_ids
 from mclnf_fast.ops.fisher import FisherResult, fisher_scores
@@ -25,6 +25,7 @@ from mclnf_fast.ops.segment_scan import segment_scan
 from mclnf_fast.ops.traverse import Traversal, traverse_grids
 
 __all__ = [
+    "Decay",
     "DeviceMemoryError",
     "FisherResult",
     "Pixels",

@@ -86,13 +86,15 @@ def _short_way(name: str, op: Any, backward: Callable[..., Any], setup: Callable
     parts = {"forward": staticmethod(function_forward), "backward": staticmethod(function_backward)}
     # Its name is that of the graph's node, by which it is known as ours.
     function: Any = type(name, (torch.autograd.Function,), parts)
+    # What `Function.apply` does besides is for transforms, which take the op itself.
+    apply = super(torch.autograd.Function, function).apply
 
     def call(*arguments: Any) -> Any:
         if torch.compiler.is_compiling() or transform_level():
             return op(*arguments)
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
             lengths: list[int | None] = []
-            output = function.apply(lengths, arguments, *_flat(arguments, lists))
+            output = apply(lengths, arguments, *_flat(arguments, lists))
             return output if isinstance(output, Tensor) else _grouped(output, lengths)
         with torch._C._AutoDispatchBelowAutograd():
             return op(*arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -156,7 +157,8 @@ def check_spec(spec: FieldSpec) -> None:
         kinds = ", ".join(type(part.encoding).__name__ for part in spec.grids)
         raise ValueError(
             f"spec must have no learned grid, got one with {kinds}: evaluate the grids with mf.ops.grid_encode and "
-            "give their features with spec.mlp, as mclnf_fast.fields.evaluate_params does"
+            "give their features with spec.mlp, as mclnf_fast.fields.evaluate_params does (FieldBank.mse too). Fisher "
+            "scores then are those of the network behind the grids, without their tables"
         )
 
 
@@ -189,6 +191,41 @@ def check_layers(
             dtype = first = weights[0].dtype
         check_tensor(f"biases[{l}]", biases[l], (modules, columns), first, device, "[M, out]")
     return modules
+
+
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+_IS_CPU = operator.attrgetter("is_cpu")
+
+
+def kernel_checks(
+    x: Tensor,
+    offsets: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    spec: FieldSpec,
+    *others: Tensor,
+) -> bool:
+    """Return whether the CPU kernel may be called at once: it checks shapes, dtypes, memory and offsets as
+    `check_bank` does, which then has to name the argument only if the kernel refuses.
+
+    That holds for plain CPU tensors of one wide dtype, outside traces, transforms, dispatch modes and autocast. The
+    checks in Python take longer than the network for a few dozen points.
+    """
+    if torch.compiler.is_compiling() or type(spec) is not FieldSpec or spec.grids:
+        return False
+    if type(weights) not in (list, tuple) or type(biases) not in (list, tuple) or not weights:
+        return False
+    tensors = (x, offsets, *weights, *biases, *others)
+    if not all(map(_PLAIN.__contains__, map(type, tensors))):
+        return False
+    return (
+        all(map(_IS_CPU, tensors))
+        and weights[0].dtype is x.dtype
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+        and not transform_level()
+        and not torch._C._len_torch_dispatch_stack()
+    )
 
 
 def check_field(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from mclnf_fast.ops._checks import in_transform
+from mclnf_fast.ops._checks import in_transform, transform_level
 
 
 def constant(values: Sequence[float] | tuple[tuple[float, ...], ...], like: Tensor) -> Tensor:
@@ -71,17 +71,18 @@ def saved_constant(
 def offsets_of_equal_shares(modules: int, share: int, device: torch.device) -> Tensor:
     """Return the offsets of modules with one share each, int64 [M + 1].
 
-    It must not be changed: on a GPU it is one tensor for all calls, and what follows from it is computed once.
+    It must not be changed: it is one tensor for all calls, and what follows from it is computed once.
 
     >>> offsets_of_equal_shares(2, 5, torch.device("cpu")).tolist()
     [0, 5, 10]
     """
-    traced = torch.compiler.is_compiling() or in_transform() or _fake()
+    traced = torch.compiler.is_compiling() or transform_level() or _fake()
     # While a graph is captured, memory is the graph's.
-    if device.type != "cuda" or traced or torch.cuda.is_current_stream_capturing():
+    on_gpu = device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+    if traced or not (on_gpu or device.type == "cpu"):
         return torch.arange(modules + 1, device=device) * share
     # By stream: another one would have to wait for what this one computes.
-    key = (modules, share, device, torch.cuda.current_stream(device).cuda_stream)
+    key = (modules, share, device, torch.cuda.current_stream(device).cuda_stream if on_gpu else 0)
     offsets = shared_offsets(*key)
     if offsets._version:  # somebody has changed it after all
         shared_offsets.cache_clear()

@@ -56,7 +56,8 @@ COMPILED = (
     " -> (Tensor, Tensor[], Tensor[], Tensor[], Tensor[])",
     "bank_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avg, Tensor(c!)[] exp_avg_sq, Tensor(d!) step,"
     " Tensor? lr, float lr_value, Tensor? active, bool adam, float beta1, float beta2, float eps, float lam,"
-    " Tensor[] fisher, Tensor[] anchor, Tensor(e!)[] copies, Tensor? scale) -> ()",
+    " Tensor[] fisher, Tensor[] anchor, Tensor(e!)[] copies, Tensor? scale, float weight_decay=0.0,"
+    " bool decoupled=False, bool skip_zero=False) -> ()",
     f"bank_fit(Tensor x, Tensor? offsets, Tensor target, Tensor? weight, {STEPS}, {NET})"
     " -> (Tensor, Tensor[], Tensor, Tensor)",
     "bank_guided_fit(Tensor x, Tensor? offsets, Tensor target, Tensor? weight, Tensor? curve,"

@@ -264,3 +264,78 @@ def test_without_a_first_moment_the_gradient_is_kept_exactly(need, backend: str,
         exact = beta * 1e6 + (1 - beta) * state.grads[0].double()
         state.run(backend, betas=(beta, 0.9))
         torch.testing.assert_close(state.exp_avg[0].double(), exact, rtol=torch.finfo(dtype).eps, atol=0)
+
+
+@backends
+@kinds
+@dtypes
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_weight_decay_is_torchs(need, backend: str, kind: str, dtype: torch.dtype, decoupled: bool) -> None:
+    """Coupled: w theta is part of the gradient; decoupled: theta shrinks by 1 - lr w beside the step."""
+    need("bank_step", backend, dtype)
+    state = State(3, dtype=dtype, kind=kind)
+    by_hand = state.copy()
+    for p, g in zip(by_hand.params, by_hand.grads):
+        if decoupled:
+            p *= (1 - 0.3 * by_hand.lr).to(dtype).view(-1, *[1] * (p.dim() - 1))
+        else:
+            g += 0.3 * p
+    state.run(backend, decay=(0.3, decoupled), active=torch.tensor([True, False, True]))
+    by_hand.run(backend, active=torch.tensor([True, False, True]))
+    if decoupled:  # the module that is left out does not shrink
+        for p, q in zip(by_hand.params, state.params):
+            p[1] = q[1]
+    else:
+        state.grads = by_hand.grads
+    assert_same(state, by_hand, rtol=1e-6 if dtype == torch.float32 else 1e-14, atol=1e-7)
+
+
+@backends
+@kinds
+@pytest.mark.parametrize("half", [None, torch.bfloat16, torch.float16])
+def test_modules_without_a_gradient_can_be_skipped(need, backend: str, kind: str, half: torch.dtype | None) -> None:
+    """Module 0: zeros, -0 among them. 1: one number, the last of all. 2: NaN. 3: frozen. 4: the smallest number."""
+    need("bank_step", backend)
+    state = State(5, ODD, kind=kind, half=half)
+    for g in state.grads:
+        g.zero_()
+        g[0] *= -1
+    state.grads[5][1, -1] = 1.0
+    state.grads[0][2] = float("nan")
+    state.grads[0][3] = 1.0
+    state.grads[2][4, 3] = torch.finfo(half or torch.float32).smallest_normal
+    active = torch.tensor([True, True, True, False, True])
+    other = state.copy()
+    state.run(backend, skip_zero=True, active=active, decay=(0.1, False))
+    other.run(backend, active=torch.tensor([False, True, True, False, True]), decay=(0.1, False))
+    assert_same(state, other, equal_nan=True)
+    state.run(backend, skip_zero=True)
+    assert torch.equal(state.step - other.step, torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+
+
+@compiled
+def test_all_threads_find_the_same_gradients(need, backend: str) -> None:
+    need("bank_step", backend)
+    state = State(2000, kind="adam")
+    empty = torch.rand(2000) < 0.5
+    for g in state.grads:
+        g[empty] = 0
+    other = state.copy()
+    state.run(backend, skip_zero=True)
+    other.run(backend, active=~empty)
+    assert_same(state, other)
+
+
+@backends
+def test_wrong_decays_are_named(need, backend: str) -> None:
+    need("bank_step", backend)
+    state = State(2)
+    for wrong, error, message in (
+        (0.1, TypeError, r"decay must be \(weight, decoupled\) or None, got float"),
+        ((-0.1, True), ValueError, "decay's weight must be finite and at least 0, got -0.1"),
+        ((0.1, 1), TypeError, "decay's decoupled must be True or False, got 1"),
+    ):
+        with pytest.raises(error, match=message):
+            state.run(backend, decay=wrong)
+    with pytest.raises(TypeError, match="skip_zero must be True or False, got 'no'"):
+        state.run(backend, skip_zero="no")

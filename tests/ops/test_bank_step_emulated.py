@@ -209,3 +209,44 @@ def test_on_a_gpu(need, kind: str, dtype: torch.dtype) -> None:
     tolerance = {"rtol": 1e-13, "atol": 1e-15} if dtype == torch.float64 else {"rtol": 1e-6, "atol": 1e-7}
     for now, then in zip(plain.changed, wanted.changed, strict=True):
         torch.testing.assert_close(now.cpu(), then, **tolerance)
+
+
+@kinds
+@dtypes
+@pytest.mark.parametrize("half", [None, torch.bfloat16])
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_decay_and_empty_modules_are_the_cpus_bit_for_bit(
+    need, emulated: Any, kind: str, dtype: torch.dtype, half: torch.dtype | None, decoupled: bool
+) -> None:
+    need("bank_step", "cpu", dtype)
+    if half is not None and dtype == torch.float64:
+        pytest.skip("copies are of float32 parameters")
+    for modules in (0, 1, 65):
+        state = State(modules, ODD, dtype, kind, half=half)
+        for g in state.grads:
+            g[modules // 3 : modules // 2] = 0
+        for one in state.grads[5][modules // 3 : modules // 2][:2]:
+            one[-1] = 1.0
+        active = torch.rand(modules) < 0.8
+        found = []
+        for ops in (emulated, OPS):
+            new = state.copy()
+            lists = [new.params, new.grads, new.exp_avg, new.exp_avg_sq, new.step, new.lr, 0.0, active]
+            rest = [kind == "adam", 0.9, 0.999, 1e-8, 0.0, [], [], new.copies, new.scale]
+            ops.bank_step(*lists, *rest, 0.1, decoupled, True)
+            found.append(new)
+        assert_same(*found)
+        assert modules < 65 or 0 < int((found[0].step == state.step).sum()) < int((~active).sum()) + 11
+
+
+def test_more_tensors_than_a_launch_takes_are_searched(need, emulated: Any) -> None:
+    """49 of 48: the gradient of one module is in the last one alone."""
+    need("bank_step", "cpu")
+    state = State(3, ((2,),) * 49, kind="sgd")
+    for g in state.grads:
+        g[1:] = 0
+    state.grads[48][2] = 1.0
+    rest = [state.step, state.lr, 0.0, None, False, 0.9, 0.999, 1e-8, 0.0, [], [], [], None, 0.0, False, True]
+    before = state.step.clone()
+    emulated.bank_step(state.params, state.grads, [], [], *rest)
+    assert (state.step - before).tolist() == [1, 0, 1]

@@ -8,7 +8,15 @@ from torch import Tensor
 
 from mclnf_fast.ops import _triton
 from mclnf_fast.ops._autograd import COMPILED
-from mclnf_fast.ops._checks import CAST, autocast_enabled, check_bank, parameters_for, widened, without_autocast
+from mclnf_fast.ops._checks import (
+    CAST,
+    autocast_enabled,
+    check_bank,
+    kernel_checks,
+    parameters_for,
+    widened,
+    without_autocast,
+)
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, cpu_widens, register
 from mclnf_fast.ops.bank_mlp import autograd, reference
 from mclnf_fast.ops.bank_mlp.saved import saved_values
@@ -69,6 +77,13 @@ def bank_mlp(
         >>> bank_mlp(torch.rand(5, 2), torch.tensor([0, 2, 5]), list(bank.weight), list(bank.bias), spec).shape
         torch.Size([5, 3])
     """
+    if kernel_checks(x, offsets, weights, biases, spec):
+        function = _OP.serving(backend, x.device, x.dtype)
+        if function is _cpu:
+            try:
+                return _cpu(x, offsets, list(weights), list(biases), spec)
+            except RuntimeError:
+                pass  # the checks below name the argument
     cast = isinstance(x, Tensor) and x.dtype in CAST and autocast_enabled(x)
     weights, biases = check_bank(x, offsets, weights, biases, spec, cast)
     weights, biases = parameters_for(x, weights, biases)

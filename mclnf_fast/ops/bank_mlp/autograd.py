@@ -78,7 +78,7 @@ def forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     """Save what the backward of `bank_mlp_fwd` takes."""
     x, offsets, weights, biases, ctx.ints, ctx.floats = inputs[:6]
     save(ctx, x, offsets, weights, biases)
-    ctx.need_params = any(t.requires_grad for t in (*weights, *biases))
+    ctx.need_params = torch._C._any_requires_grad(*weights, *biases)
     ctx.saved_activations = None
 
 

@@ -40,13 +40,13 @@ def saved_values(x: Tensor, parameters: Sequence[Tensor], spec: FieldSpec) -> in
     >>> saved_values(torch.rand(8, 2), [torch.rand(1, 2, 16)], FieldSpec(2, 1, 16, 1))
     0
     """
+    modules, points = parameters[0].shape[0], x.shape[0]
+    if points < (PADDING + 1) * modules or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return 0
     if x.dtype != torch.float32 or parameters[0].dtype != torch.float32 or spec.activation not in ("relu", "none"):
         return 0
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return 0
-    modules, points = parameters[0].shape[0], x.shape[0]
     widths = [columns for _, columns in spec.layer_shapes[:-1]]
-    if points < (PADDING + 1) * modules or not widths:
+    if not widths:
         return 0
     values = sum(widths) * (points + PADDING * modules)
     if 4 * values > _most_at_width(sum(widths) / len(widths)) or not any(t.requires_grad for t in (x, *parameters)):

@@ -9,9 +9,18 @@ from torch import Tensor
 from mclnf_fast.checks import check_tensor
 from mclnf_fast.ops import _triton
 from mclnf_fast.ops._autograd import COMPILED
-from mclnf_fast.ops._checks import CAST, HALVES, autocast_enabled, check_bank, parameters_for, widened, without_autocast
+from mclnf_fast.ops._checks import (
+    CAST,
+    HALVES,
+    autocast_enabled,
+    check_bank,
+    kernel_checks,
+    parameters_for,
+    widened,
+    without_autocast,
+)
 from mclnf_fast.ops._dispatch import Backend, always, cpu_library, register
-from mclnf_fast.ops._losses import FieldPoints, checked_mean
+from mclnf_fast.ops._losses import REDUCTIONS, FieldPoints, checked_mean
 from mclnf_fast.ops.bank_mse import autograd, reference
 from mclnf_fast.spec import FieldSpec
 
@@ -68,6 +77,14 @@ def bank_mse(
         >>> loss.shape
         torch.Size([2])
     """
+    others = (target,) if sample_weight is None else (target, sample_weight)
+    if kernel_checks(x, offsets, weights, biases, spec, *others) and reduction in REDUCTIONS:
+        field = FieldPoints(x, offsets, list(weights), list(biases), spec)
+        if field.parameters_alone(*others) and _OP.serving(backend, x.device, x.dtype) is _cpu:
+            try:
+                return _cpu(field, target, sample_weight, reduction == "mean")
+            except RuntimeError:
+                pass  # the checks below name the argument
     cast = isinstance(x, Tensor) and x.dtype in CAST and autocast_enabled(x)
     weights, biases = check_bank(x, offsets, weights, biases, spec, cast)
     points = x.shape[0]

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mclnf_fast.checks import check_number, check_tensor, check_tensors, values_can_be_read
+from mclnf_fast.checks import check_bool, check_number, check_tensor, check_tensors, values_can_be_read
 from mclnf_fast.ops._checks import HALVES, refuse_transformed
 from mclnf_fast.ops._dispatch import Backend, always, by_dtype, cpu_library, cuda_library, register
 from mclnf_fast.ops.bank_step import autograd, reference
-from mclnf_fast.ops.bank_step.reference import StepKind, Trust
+from mclnf_fast.ops.bank_step.reference import Decay, StepKind, Trust
 
 DTYPES = (torch.float32, torch.float64)
 REMEDY = "A step works in place and has no derivative: differentiate through learn.meta.adapt"
@@ -35,13 +35,17 @@ def bank_step(
     trust: Trust | tuple[float, Sequence[Tensor], Sequence[Tensor]] | None = None,
     copies: Sequence[Tensor | None] = (),
     scale: Tensor | None = None,
+    decay: Decay | tuple[float, bool] | None = None,
+    skip_zero: bool = False,
     backend: str | None = "auto",
 ) -> None:
     """Make one optimizer step of every module of a bank, in place and under no_grad.
 
     Plain SGD, or Adam (arXiv 1412.6980, algorithm 1):
 
-        g <- g / scale + lam F (theta - anchor)                      the trust region, left out if lam = 0
+        g <- g / scale
+        g <- g + w theta              weight decay w; decoupled: theta <- (1 - lr w) theta before the step instead
+        g <- g + lam F (theta - anchor)                              the trust region, left out if lam = 0
         sgd:   theta <- theta - lr g
         adam:  m <- b1 m + (1-b1) g,  v <- b2 v + (1-b2) g^2
                theta <- theta - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
@@ -66,6 +70,10 @@ def bank_step(
             parameter has none, and a float32 gradient. Empty: no parameter has.
         scale: float64 [M], above 0 (powers of two, to lose no bit): what the loss was multiplied by whose gradients
             these are; None: 1. For copies alone.
+        decay: (weight, decoupled), see `Decay`, or None.
+        skip_zero: whether a module whose gradients are 0 in every entry of all tensors is left alone as if it were not
+            active: it had no sample, and Adam would still move it by its momentum, and weight decay shrink it. No
+            device is waited for.
         backend: "auto", "cuda", "cpu" or "reference".
 
     Raises:
@@ -89,7 +97,8 @@ def bank_step(
     check_tensor("params[0]", params[0], dtype=DTYPES)
     if kind not in ("adam", "sgd"):
         raise ValueError(f"kind must be 'adam' or 'sgd', got {kind!r}")
-    region = _check_trust(trust)
+    region, decay = _check_trust(trust), _check_decay(decay)
+    check_bool("skip_zero", skip_zero)
     rate = lr if isinstance(lr, Tensor) else check_number("lr", lr, 0.0)
     betas, eps = check_betas(betas), check_number("eps", eps, 0.0)
     refuse_transformed(
@@ -99,7 +108,7 @@ def bank_step(
     function = _OP.serving(backend, params[0].device, params[0].dtype)
     state = _State(params, grads, exp_avg, exp_avg_sq, step, rate, active, present, scale)
     with torch.no_grad():
-        function(state, kind, betas, eps, region)
+        function(state, _Rule(kind, betas, eps, region, decay, skip_zero))
 
 
 class _State(NamedTuple):
@@ -116,15 +125,30 @@ class _State(NamedTuple):
     scale: Tensor | None
 
 
-def _reference(state: _State, kind: StepKind, betas: tuple[float, float], eps: float, trust: Trust | None) -> None:
-    _check(state, kind, trust)
+class _Rule(NamedTuple):
+    """How a step is made."""
+
+    kind: StepKind
+    betas: tuple[float, float]
+    eps: float
+    trust: Trust | None
+    decay: Decay
+    skip_zero: bool
+
+
+def _reference(state: _State, rule: _Rule) -> None:
+    _check(state, rule.kind, rule.trust)
+    if rule.skip_zero:
+        found = reference.with_gradients(state.grads)
+        state = state._replace(active=found if state.active is None else found & state.active)
     rates = state.lr if isinstance(state.lr, Tensor) else torch.full_like(state.step, state.lr)
     grads = state.grads
     if state.copies:
         scale = torch.ones_like(state.step) if state.scale is None else state.scale
         grads = [g.float() / reference.per_module(scale.float(), g) for g in grads]
     lists = (state.params, grads, state.exp_avg, state.exp_avg_sq)
-    reference.bank_step(*lists, state.step, rates, state.active, kind, betas, float(eps), trust)
+    kind, betas, eps, trust, decay, _ = rule
+    reference.bank_step(*lists, state.step, rates, state.active, kind, betas, eps, trust, decay)
     for copy, p in zip(state.copies, state.params):
         if copy.dtype == p.dtype:
             continue
@@ -132,14 +156,15 @@ def _reference(state: _State, kind: StepKind, betas: tuple[float, float], eps: f
         copy.copy_(new if state.active is None else torch.where(reference.per_module(state.active, p), new, copy))
 
 
-def _compiled(state: _State, kind: StepKind, betas: tuple[float, float], eps: float, trust: Trust | None) -> None:
+def _compiled(state: _State, rule: _Rule) -> None:
+    kind, betas, eps, trust, decay, skip_zero = rule
     compiling = torch.compiler.is_compiling()
     if compiling:
         _check(state, kind, trust)
     params, grads, exp_avg, exp_avg_sq, step, lr, active, copies, scale = state
     rates, rate = (lr, 0.0) if isinstance(lr, Tensor) else (None, float(lr))
     lam, fisher, anchor = trust or (0.0, (), ())
-    options = (kind == "adam", betas[0], betas[1], eps, lam, fisher, anchor, copies, scale)
+    options = (kind == "adam", betas[0], betas[1], eps, lam, fisher, anchor, copies, scale, *decay, skip_zero)
     # The kernel checks everything before it writes anything: if it refuses, the cause is searched for here and named.
     # A correct step pays for no check in Python, which would take longer than the step of a small bank.
     try:
@@ -198,6 +223,14 @@ def _check_trust(trust: Trust | tuple[float, Sequence[Tensor], Sequence[Tensor]]
     if lam == 0:
         return None
     return Trust(lam, _listed("trust's fisher", trust[1]), _listed("trust's anchor", trust[2]))
+
+
+def _check_decay(decay: Decay | tuple[float, bool] | None) -> Decay:
+    if decay is None:
+        return reference.NO_DECAY
+    if not isinstance(decay, tuple) or len(decay) != 2:
+        raise TypeError(f"decay must be (weight, decoupled) or None, got {type(decay).__name__}")
+    return Decay(check_number("decay's weight", decay[0], 0.0), check_bool("decay's decoupled", decay[1]))
 
 
 def _check(state: _State, kind: StepKind, trust: Trust | None) -> None:

@@ -29,6 +29,31 @@ class Trust(NamedTuple):
     anchor: Sequence[Tensor]
 
 
+class Decay(NamedTuple):
+    """Weight decay, fused into the step.
+
+    Attributes:
+        weight: finite, at least 0.
+        decoupled: False: `weight` times the parameter is added to its gradient (as torch.optim.Adam and SGD do). True:
+            the parameter is multiplied by 1 - lr weight beside the step (AdamW, arXiv 1711.05101).
+    """
+
+    weight: float
+    decoupled: bool
+
+
+NO_DECAY = Decay(0.0, False)
+
+
+def with_gradients(grads: Sequence[Tensor]) -> Tensor:
+    """Return which modules have a gradient [M, ...] that is not 0 (or is NaN) in any entry, bool [M].
+
+    >>> with_gradients([torch.tensor([[0.0, 0.0], [0.0, 2.0]])]).tolist()
+    [False, True]
+    """
+    return torch.stack([(g != 0).reshape(g.shape[0], math.prod(g.shape[1:])).any(1) for g in grads]).any(0)
+
+
 @torch.no_grad()
 def bank_step(
     params: Sequence[Tensor],
@@ -42,6 +67,7 @@ def bank_step(
     betas: tuple[float, float],
     eps: float,
     trust: Trust | None,
+    decay: Decay = NO_DECAY,
 ) -> None:
     """Make the step of `mclnf_fast.ops.bank_step`: lr float64 [M]; trust None if lam = 0."""
     lists = [params, grads, exp_avg, exp_avg_sq, *(() if trust is None else (trust.fisher, trust.anchor))]
@@ -53,7 +79,7 @@ def bank_step(
         changed = [*p, *m, *v, step[chunk]]
         before = [] if active is None else [t.clone() for t in changed]
         local = None if trust is None else Trust(trust.lam, *region)
-        _step(p, g, m, v, step[chunk], lr[chunk], kind, betas, eps, local)
+        _step(p, g, m, v, step[chunk], lr[chunk], kind, betas, eps, local, decay)
         if active is not None:
             for new, old in zip(changed, before):
                 new.copy_(torch.where(per_module(active[chunk], new), new, old))
@@ -70,15 +96,21 @@ def _step(
     betas: tuple[float, float],
     eps: float,
     trust: Trust | None,
+    decay: Decay,
 ) -> None:
     step += 1
     dtype = params[0].dtype
+    if decay.weight and not decay.decoupled:
+        grads = list(torch._foreach_add(grads, torch._foreach_mul(params, decay.weight)))
     if trust is not None:
         pull = torch._foreach_sub(params, list(trust.anchor))
         torch._foreach_mul_(pull, list(trust.fisher))
         torch._foreach_mul_(pull, trust.lam)
         torch._foreach_add_(pull, grads)
         grads = list(pull)
+    if decay.weight and decay.decoupled:
+        shrink = (1 - lr * decay.weight).to(dtype)
+        torch._foreach_mul_(params, [per_module(shrink, p) for p in params])
     if kind == "sgd":
         rate = lr.to(dtype)
         torch._foreach_sub_(params, torch._foreach_mul(grads, [per_module(rate, g) for g in grads]))

@@ -50,6 +50,10 @@ def fisher_scores(
     sample of many points (a ray) has its gradient formed before it is squared, cross terms included; a sample that
     crosses modules adds up over the modules that it touches.
 
+    It scores the parameters of the network, weights and biases. Tables of grids have no part in it: of a spec with
+    grids hand over their features (`fields.encode_grids`) as x and `spec.mlp` as spec, and the scores are those of the
+    network behind the grids.
+
     Args:
         x: coordinates [N, in_dim], grouped by module.
         offsets: int64 [M + 1], as in `bank_mlp`.

@@ -10,8 +10,7 @@ from typing import ClassVar
 import torch
 from tyro.conf import OmitArgPrefixes
 
-from mclnf_fast import FieldBank, FieldSpec
-from mclnf_fast.learn import BankOptimizer
+from mclnf_fast import FieldBank, FieldSpec, optim
 from mclnf_fast.systems import System
 from mclnf_fast.systems.common.options import FieldOptions, SystemConfig
 from mclnf_fast.systems.common.result import Frame, Result
@@ -37,11 +36,13 @@ def run_line(config: LineConfig, command: str) -> pathlib.Path:
     run = begin(config, ("bank_mlp",), command)
     field = run.config.field
     bank = FieldBank(FieldSpec(1, 1, field.width, field.hidden_layers), generator=torch.Generator().manual_seed(0))
-    optimizer = BankOptimizer(bank.stacked, lr=1e-2)
+    optimizer = optim.Adam(bank, lr=1e-2)
     x = torch.linspace(-1, 1, 32)[None, :, None]
     for _ in range(run.config.steps):
         loss = (bank(x) - run.config.slope * x).square().mean()
-        optimizer.step(torch.autograd.grad(loss, bank.stacked))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
     Result("line", bank, ["line"], Frame(("x",), (-1.0,), (1.0,))).write(run.folder.path)
     run.folder.write_json("metrics.json", {**run.facts(), "loss": loss.item()})
     return run.folder.path

@@ -2,7 +2,8 @@
 
 torch.optim keeps one step counter per tensor; a bank needs one per module, because modules join late (append), stop
 (freeze) and start over (reset) while the others go on. `ops.bank_step` is the mathematics;
-`BankOptimizer` holds the state.
+`BankOptimizer` holds the state, for gradients that are handed to it and for the optimizers of `mf.optim`, which take
+them from `p.grad`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from mclnf_fast.checks import check_number, check_tensor
 from mclnf_fast.learn.mixed import LossScale, all_finite, masters_of, write_copies
 from mclnf_fast.learn.params import HALVES, Params, check_like, check_modules, check_params, per_module
 from mclnf_fast.ops.bank_fit import FitState
-from mclnf_fast.ops.bank_step import StepKind, Trust, bank_step, check_betas
+from mclnf_fast.ops.bank_step import Decay, StepKind, Trust, bank_step, check_betas
 
 
 class BankOptimizer:
@@ -38,6 +39,10 @@ class BankOptimizer:
         masters: float32 tensors like half params, which are set to their rounded values; changed in place. In the place
             of a float32 param that param itself. None: the values of params.
         loss_scale: whether gradients are those of `scaled` losses: float16 has no small numbers. For half params.
+
+    Attributes:
+        decay: weight decay of the steps, see `ops.Decay`, or None.
+        skip_empty: whether a module whose gradients are all 0, and a tensor without a gradient, is left alone.
 
     Raises: TypeError, ValueError, naming the argument.
     """
@@ -69,6 +74,8 @@ class BankOptimizer:
         self._exp_avg = self._zeros()
         self._exp_avg_sq = self._zeros()
         self._trust: Trust | None = None
+        self.decay: Decay | None = None
+        self.skip_empty = False
         if loss_scale and not self.half:
             raise ValueError(f"loss_scale must be False for params of {self.params[0].dtype}, got True")
         self.loss_scale = LossScale(self.modules, device) if loss_scale else None
@@ -138,16 +145,35 @@ class BankOptimizer:
             self._rate = rate
             self._lr.fill_(rate)
 
+    def set_rates(self, lr: float | Tensor, factors: Tensor | None = None) -> None:
+        """Set every module's rate to `lr`, a number or a tensor of one, times its factor [M]; never waits for a device.
+        Raises TypeError, ValueError."""
+        rate = lr if isinstance(lr, Tensor) else check_number("lr", lr, 0.0)
+        if factors is not None:
+            torch.mul(factors, rate, out=self._lr)
+        elif isinstance(rate, Tensor):
+            self._lr.copy_(rate.reshape(()).expand(self.modules))
+        else:
+            self._rate = rate
+            self._lr.fill_(rate)
+
     def scaled(self, losses: Tensor) -> Tensor:
         """Return losses [M] times each module's scale: those to differentiate. Without `loss_scale` the losses."""
         return losses if self.loss_scale is None else losses * self.loss_scale.scale.to(losses)
 
-    def step(self, grads: Sequence[Tensor] | None = None) -> None:
+    def step(
+        self,
+        grads: Sequence[Tensor | None] | None = None,
+        active: Tensor | None = None,
+        scale: Tensor | None = None,
+    ) -> None:
         """Make one step of every module that is not frozen, and whose gradients are finite if losses are scaled.
 
         Args:
             grads: tensors like the parameters, or None to take `p.grad`. Beside half parameters also all float32, not
-                scaled: those of half parameters are rounded.
+                scaled: those of half parameters are rounded. With `skip_empty` None for a tensor that makes no step.
+            active: bool [M], of the modules that make a step; None: all.
+            scale: float64 [M], what the losses of half parameters were multiplied by; None: `loss_scale`, or 1.
 
         Raises: TypeError, if a gradient has another dtype; ValueError, if one is missing or has another shape.
         Nothing is changed then.
@@ -155,23 +181,39 @@ class BankOptimizer:
         if grads is not None and not isinstance(grads, (list, tuple)):
             raise TypeError(f"grads must be a sequence of tensors like the parameters, got {type(grads).__name__}")
         gradients: list[Tensor] = []
+        stepped: list[int] = []
         for i, g in enumerate([p.grad for p in self.params] if grads is None else grads):
-            if g is None:
+            if g is not None:
+                gradients.append(g)
+                stepped.append(i)
+            elif not self.skip_empty:
                 raise ValueError(f"grads[{i}] must be a tensor like params[{i}], got None")
-            gradients.append(g)
-        active, scaling = self._active, self.loss_scale
+        if self.skip_empty and not gradients:
+            return
+        lists: list[Sequence[Any]] = [
+            self.masters,
+            self._exp_avg,
+            self._exp_avg_sq,
+            self.params,
+            [None if m is p else p for m, p in zip(self.masters, self.params)] if self.half else (),
+        ]
+        if self.skip_empty and len(stepped) < len(self.params):
+            lists = [[tensors[i] for i in stepped] if tensors else () for tensors in lists]
+        masters, exp_avg, exp_avg_sq, params, copies = lists
+        if self._active is not None:
+            active = self._active if active is None else self._active & active
+        scaling = self.loss_scale
         finite: Tensor | None = None
-        copies = [None if m is p else p for m, p in zip(self.masters, self.params)] if self.half else []
         if copies and all(isinstance(g, Tensor) and g.dtype == torch.float32 for g in gradients):
-            gradients = [self._scaled_and_rounded(g, p) for g, p in zip(gradients, self.params)]
+            gradients = [self._scaled_and_rounded(g, p) for g, p in zip(gradients, params)]
         if scaling is not None:
             finite = all_finite(gradients)
             active = finite if active is None else finite & active
         bank_step(
-            self.masters,
+            masters,
             gradients,
-            self._exp_avg,
-            self._exp_avg_sq,
+            exp_avg,
+            exp_avg_sq,
             self._step,
             self._lr,
             active=active,
@@ -180,7 +222,9 @@ class BankOptimizer:
             eps=self.eps,
             trust=self._trust,
             copies=copies,
-            scale=None if scaling is None else scaling.scale,
+            scale=scale if scaling is None else scaling.scale,
+            decay=self.decay,
+            skip_zero=self.skip_empty,
         )
         if scaling is not None and finite is not None:
             scaling.update(finite, self._active)
@@ -271,6 +315,13 @@ class BankOptimizer:
             self._trust = None
             if lr is not None:
                 self.set_lr(lr, range(old, old + extra))
+
+    def tensor_state(self, i: int) -> dict[str, Tensor]:
+        """Return what belongs to `params[i]`, not copied: `step` [M] of all of them, the moments, and the master."""
+        state = {"step": self._step}
+        if self.kind == "adam":
+            state |= {"exp_avg": self._exp_avg[i], "exp_avg_sq": self._exp_avg_sq[i]}
+        return state | ({"master": self.masters[i]} if self.half else {})
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return counters, rates, switches and moments as tensors (copies); the rest is the caller's."""
