@@ -52,7 +52,10 @@ def compiler() -> str | None:
 
 
 def sources() -> list[pathlib.Path]:
-    own = [EMULATION / name for name in ("emulator.cpp", "runtime.cpp", "faults.cu", "plans.cu", "products.cu")]
+    own = [
+        EMULATION / name
+        for name in ("emulator.cpp", "switching.cpp", "runtime.cpp", "faults.cu", "plans.cu", "products.cu")
+    ]
     return [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), ROOT / "csrc" / "schema.cpp", *own]
 
 
