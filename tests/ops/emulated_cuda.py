@@ -52,8 +52,19 @@ def compiler() -> str | None:
 
 
 def sources() -> list[pathlib.Path]:
-    own = [EMULATION / name for name in ("emulator.cpp", "runtime.cpp", "faults.cu", "plans.cu", "products.cu")]
+    own = [
+        EMULATION / name
+        for name in ("emulator.cpp", "switching.cpp", "runtime.cpp", "faults.cu", "plans.cu", "products.cu")
+    ]
     return [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), ROOT / "csrc" / "schema.cpp", *own]
+
+
+def kept(what: str) -> pathlib.Path:
+    """The folder of what tests have compiled."""
+    folder = pathlib.Path(tempfile.gettempdir()) / f"mclnf_fast_{what}_{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    assert folder.stat().st_uid == os.getuid(), f"{folder} belongs to someone else"
+    return folder
 
 
 def build(sanitize: bool = False) -> pathlib.Path:
@@ -68,9 +79,7 @@ def build(sanitize: bool = False) -> pathlib.Path:
     common = hashlib.sha256("\n".join([compiler() or "", torch.__version__, *flags]).encode())
     for header in headers:
         common.update(header.read_bytes())
-    folder = pathlib.Path(tempfile.gettempdir()) / f"mclnf_fast_emulated_{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    assert folder.stat().st_uid == os.getuid(), f"{folder} belongs to someone else"
+    folder = kept("emulated")
 
     def compiled(source: pathlib.Path) -> pathlib.Path:
         digest = common.copy()

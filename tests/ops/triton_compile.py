@@ -1,12 +1,12 @@
 """Compiles the Triton kernels ahead of time, without a GPU, and says what each takes: `python triton_compile.py 90`,
-or only the kernels with a word in their names: `python triton_compile.py 90 fisher`, or with `--few` one entry of the
-tables for each kernel and kind of numbers.
+or only the kernels with a word in their names: `python triton_compile.py 90 fisher`. With `--once` behind it each tile
+and each choice of constants once, with `--few` one entry of the tables for each kernel and kind of numbers.
 
 Triton is asked which kernel it would launch for a call in which every count (modules, points of a chunk ...) is 1, 16
 or 37. One JSON object a line for each kernel that it takes for different ones: kernel, kind, width, the tile, the
 counts that it is for, registers, bytes of the stack frame (spills go there), shared memory, programs that a
-multiprocessor holds at a time; instructions (of a warp that takes every branch once), how many of them round down to
-an integer, and how many would if each feature of a tile were formed once, and for activations; how many of PTX round to
+multiprocessor holds at a time; instructions (of a warp that takes every branch once); how many sines PTX has,
+and how many it would have if each feature of a tile were formed once, and for activations; how many of PTX round to
 tf32; columns of tensor memory, how many warp-group matrix instructions there are, products that warps repeat, and
 whether it only traps.
 """
@@ -18,10 +18,11 @@ import json
 import os
 import pathlib
 import re
+import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -51,6 +52,7 @@ INDICES |= dict.fromkeys(("offsets", "segments", "owned"), torch.int64)
 INDICES |= dict.fromkeys(("scores", "squares", "fisher_w", "fisher_b", "scale"), SINGLE)
 TUPLES = {"rays": (SINGLE,) * 3, "scene": (SINGLE, torch.uint8, SINGLE), "pixels": (SINGLE,) * 3}
 LIMITS = {"limits": (1.0, 2.0, 0.5, 20.0, 30.0), "damping": 0.5, "w0": 30.0}
+OPCODE, NOP = 0xFFF, 0x918  # of an instruction
 FLOORS = 2  # of a sine of float32; one of a half type is the chip's own
 COUNTED = ("modules", "points", "tiles_per_chunk", "points_per_chunk", "samples_per_chunk", "rays_per_chunk")
 SIZES = ("first", "parameters", "size", "coordinates", "features", "above", "inputs", "below", "outputs", "first_input")
@@ -242,19 +244,31 @@ def counts_of(kernel: Any) -> list[str]:
     return [p.name for p in kernel.params if not p.is_constexpr and p.name in COUNTED]
 
 
-def code_of(cubin: bytes) -> tuple[int, int, list[str]]:
-    """Registers and bytes of the stack frame of the one kernel in a cubin, and its instructions."""
+def code_of(cubin: bytes) -> tuple[int, int, int]:
+    """Registers, bytes of the stack frame and the number of instructions of the one kernel in a cubin."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "kernel.cubin")
         pathlib.Path(path).write_bytes(cubin)
-        usage, text = (
-            subprocess.run([CUOBJDUMP, what, path], capture_output=True, text=True, check=True).stdout
-            for what in ("-res-usage", "-sass")
-        )
+        usage = subprocess.run([CUOBJDUMP, "-res-usage", path], capture_output=True, text=True, check=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert found is not None, usage
-    code = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)", text)
-    return int(found[1]), int(found[2]), [name for name in code if name != "NOP"]
+    return int(found[1]), int(found[2]), sum(word & OPCODE != NOP for word in words_of(cubin))
+
+
+def words_of(cubin: bytes) -> Iterator[int]:
+    """The first half of each instruction of a kernel, which has 16 bytes: read from the ELF file, since a disassembler
+    takes a third as long as the whole compilation."""
+    (sections,) = struct.unpack_from("<Q", cubin, 0x28)
+    size, count, names = struct.unpack_from("<HHH", cubin, 0x3A)
+    headers = [struct.unpack_from("<IIQQQQ", cubin, sections + i * size) for i in range(count)]
+    for name, _, _, _, begin, length in headers:
+        if cubin.startswith(b".text.", headers[names][4] + name):
+            yield from (first for first, _ in struct.iter_unpack("<QQ", cubin[begin : begin + length]))
+
+
+def sines_of(ptx: str) -> int:
+    """Sines in the code: of float32 each rounds down to an integer, some twice. The assembler repeats none."""
+    return len(re.findall(r"cvt\.r[a-z]i\.(?:ftz\.)?f\d\d\.f\d\d", ptx)) // FLOORS + ptx.count("sin.approx")
 
 
 def programs(registers: int, shared: int, warps: int, arch: int) -> int:
@@ -277,12 +291,38 @@ def features_of(net: launch.Network, shape: table.Shape, block: launch.BlockSize
     return shape.rows * launch.padded(net.features) if block is None else block.rows * block.depth
 
 
-def main(arch: int, wanted: str = "", few: bool = False) -> None:
+def few(every: Iterator[Entry]) -> Iterator[Entry]:
+    """The first entry for each kernel and kind of numbers."""
     seen: set[tuple[str, str]] = set()
-    for name, kind, net, shape, kernel, constants in entries(arch):
-        if wanted not in name or (few and (name, kind) in seen):
+    for entry in every:
+        if entry[:2] not in seen:
+            seen.add(entry[:2])
+            yield entry
+
+
+def once(every: Iterator[Entry]) -> Iterator[Entry]:
+    """Entries with each tile of each kernel and kind of numbers, and each choice of constants of each kernel.
+
+    From the last on: of those for a tile that is the one with most to do (a skip, the error too, any width).
+    """
+    tiles, choices = set(), set()
+    copies = [(*entry[:-1], {**entry[-1]}) for entry in every]  # the next one may be made of the same constants
+    for entry in reversed(copies):
+        _, kind, net, shape, kernel, constants = entry
+        tile = (kernel.fn.__name__, kind, net.width, shape, constants.get("BLOCK"), constants.get("POINTS"))
+        chosen = {k: v for k, v in constants.items() if isinstance(v, int) or hasattr(v, "_fields")}  # no types
+        chosen |= {"BLOCK": None, "skip": net.skips != 0, "features": net.features}
+        choice = (kernel.fn.__name__, frozenset(chosen.items()), frozenset(constants))
+        if tile not in tiles or choice not in choices:
+            yield entry
+        tiles.add(tile)
+        choices.add(choice)
+
+
+def main(arch: int, wanted: str = "", some: Callable[[Iterator[Entry]], Iterator[Entry]] = iter) -> None:
+    for name, kind, net, shape, kernel, constants in some(entries(arch)):
+        if wanted not in name:
             continue
-        seen.add((name, kind))
         kernels: dict[str, list[int]] = {}
         sources = {}
         for count in COUNTS:
@@ -291,7 +331,7 @@ def main(arch: int, wanted: str = "", few: bool = False) -> None:
             kernels.setdefault(made.hash(), []).append(count)
         for key, counts in kernels.items():
             result = triton.compile(sources[key], target=GPUTarget("cuda", arch, 32), options=options)
-            registers, stack, code = code_of(result.asm["cubin"])
+            registers, stack, instructions = code_of(result.asm["cubin"])
             row: dict[str, Any] = {"kernel": name, "kind": kind, "width": net.width, "held": net.saved}
             if constants.get("LAYER") == ANY or constants.get("OUTPUTS") == -1:
                 row["width"] = "any"
@@ -299,8 +339,7 @@ def main(arch: int, wanted: str = "", few: bool = False) -> None:
             row |= {"counts": counts, "hopper": kind != "ieee" and shape.warp_group}
             row |= {"registers": registers, "stack": stack, "shared": result.metadata.shared}
             row |= {"programs": programs(registers, result.metadata.shared, shape.warps, arch)}
-            row |= {"instructions": len(code)}
-            row |= {"sines": sum(op.startswith("FRND") for op in code) // FLOORS + code.count("MUFU.SIN")}
+            row |= {"instructions": instructions, "sines": sines_of(result.asm["ptx"])}
             block = constants.get("BLOCK")
             values = (
                 block.rows * block.depth
@@ -320,5 +359,5 @@ def main(arch: int, wanted: str = "", few: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    words = [word for word in sys.argv[1:] if word != "--few"]
-    main(int(words[0]), *words[1:], few="--few" in sys.argv)
+    words = [word for word in sys.argv[1:] if not word.startswith("--")]
+    main(int(words[0]), *words[1:], some={"--few": few, "--once": once}.get(sys.argv[-1], iter))
