@@ -20,7 +20,7 @@ from benchmarks.contender import Contender, Outputs
 from benchmarks.correctness import joined, relative_error
 from benchmarks.rates import DTYPES
 from benchmarks.work import Work
-from mclnf_fast.fields.bank import initial_parameters
+from mclnf_fast.fields import initial_parameters
 from mclnf_fast.ops.bank_mlp import reference
 
 LOW = (torch.bfloat16, torch.float16)

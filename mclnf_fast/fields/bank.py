@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,10 +13,12 @@ from mclnf_fast import ops
 from mclnf_fast.checks import check_tensor, check_tensors, values_can_be_read
 from mclnf_fast.fields.functional import check_field_spec, encode_grids, parameter_shapes
 from mclnf_fast.fields.imported import read_module, read_stacked, spec_of
+from mclnf_fast.fields.initial import initial_parameters
 from mclnf_fast.fields.members import Members, check_index
 from mclnf_fast.fields.module import FieldModule
+from mclnf_fast.fields.points import Ids, Offsets, plain_points
 from mclnf_fast.fields.routing import check_ids, route
-from mclnf_fast.spec import FieldSpec, Grid, TriPlane
+from mclnf_fast.spec import FieldSpec
 
 Parameters = tuple[Tensor, ...]
 
@@ -35,62 +36,6 @@ def banks_of(parameters: Iterable[object]) -> list[FieldBank | None]:
     """
     owners = {id(p): bank for bank in list(_banks) for p in bank.stacked}
     return [owners.get(id(p)) for p in parameters]
-
-
-def initial_parameters(
-    spec: FieldSpec,
-    modules: int = 1,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-    generator: torch.Generator | None = None,
-    gain: float = 2.0,
-) -> Parameters:
-    """Return random parameters for `modules` networks: weights [M, in, out] of every layer, then biases [M, out], then
-    the tables [M, entries, features] of grids.
-
-    `sine`: SIREN's rule (arXiv 2006.09661, sec. 3.2). Else: uniform with variance `gain` / in for relu and softplus (2:
-    He et al., arXiv 1502.01852), 1 / in otherwise and in the output layer; biases zero. Hash grids: uniform in +-1e-4
-    (instant-NGP, arXiv 2201.05989). Tri-planes: uniform in +-0.1; if the maps are multiplied, in 0.1 ... 0.5 (K-Planes,
-    arXiv 2301.10241), since a product of small numbers has next to no gradient.
-
-    Args:
-        spec: the architecture.
-        modules: M.
-        dtype, device: of the parameters. They are drawn in float32 on the CPU, so that a seed means one result.
-        generator: None: torch's own.
-        gain: see above.
-
-    >>> weight, bias = initial_parameters(FieldSpec(3, 4, hidden_layers=0), modules=2)
-    >>> weight.shape, bias.shape
-    (torch.Size([2, 3, 4]), torch.Size([2, 4]))
-    """
-
-    def draw(*shape: int, bound: float, middle: float = 0.0) -> Tensor:
-        unit = torch.rand(shape, dtype=torch.float32, generator=generator)
-        return ((unit * 2 - 1) * bound + middle).to(device=device, dtype=dtype)
-
-    weights, biases = [], []
-    for layer, (rows, columns) in enumerate(spec.layer_shapes):
-        bias_bound = 0.0
-        if spec.activation == "sine":
-            bound = 1 / spec.mlp.in_dim if layer == 0 else math.sqrt(6 / rows) / spec.w0
-            bias_bound = 1 / math.sqrt(rows)
-        else:
-            variance = gain if spec.activation in ("relu", "softplus") and layer < spec.hidden_layers else 1.0
-            bound = math.sqrt(3 * variance / rows)
-        weights.append(draw(modules, rows, columns, bound=bound))
-        biases.append(draw(modules, columns, bound=bias_bound))
-    tables = []
-    for part, shape in zip(spec.grids, spec.grid_shapes):
-        bound, middle = _table_range(part.encoding)
-        tables.append(draw(modules, *shape, bound=bound, middle=middle))
-    return (*weights, *biases, *tables)
-
-
-def _table_range(grid: Grid) -> tuple[float, float]:
-    if isinstance(grid, TriPlane):
-        return (0.2, 0.3) if grid.reduce == "product" else (0.1, 0.0)
-    return 1e-4, 0.0
 
 
 class FieldBank(Members):
@@ -156,7 +101,10 @@ class FieldBank(Members):
         super().__setstate__(state)
         _banks.add(self)
 
-    def _fill(self, tensors: Sequence[Tensor]) -> None:
+    def _fill(self, tensors: Sequence[Tensor], names: Sequence[object] | None = None) -> None:
+        """Take these parameters. `names`: of each module something that is its own, by which optimizers find its state
+        when others have left; None: all are new."""
+        self.names = [object() for _ in range(len(tensors[0]))] if names is None else list(names)
         layers = len(self.spec.layer_shapes)
         self.weight = nn.ParameterList([nn.Parameter(t) for t in tensors[:layers]])
         self.bias = nn.ParameterList([nn.Parameter(t) for t in tensors[layers : 2 * layers]])
@@ -203,44 +151,48 @@ class FieldBank(Members):
     def forward(
         self,
         x: Tensor,
-        offsets: Tensor | None = None,
-        module_ids: Tensor | None = None,
+        offsets: Offsets | None = None,
+        module_ids: Ids | None = None,
         backend: str | None = "auto",
     ) -> Tensor:
         """Evaluate the bank, with one of three ways to name the module of a point:
 
-        * `offsets` int64 [M + 1]: x [N, in_dim] is grouped by module -> [N, out_dim];
-        * `module_ids` int64 [N]: any order, grouped inside -> [N, out_dim] in the caller's order;
-        * neither: x [M, n, in_dim], an equal share per module -> [M, n, out_dim].
+        * `offsets` [M + 1]: x [N, in_dim] is grouped by module -> [N, out_dim];
+        * `module_ids` [N]: any order, grouped inside -> [N, out_dim] in the caller's order; also x [..., in_dim] with
+          ids [...], or one id for all points -> [..., out_dim];
+        * neither: x [M, n, in_dim], an equal share per module -> [M, n, out_dim]; also [M, ..., in_dim], and for a bank
+          of one module [..., in_dim], such as a picture's coordinates [H, W, 2].
+
+        Offsets and ids are int64, int32 or lists.
 
         Raises TypeError, ValueError or IndexError on wrong shapes, dtypes, devices or ids, naming the
         argument.
         """
         weights = self._tensors("weight")
+        x, offsets, module_ids, lead = plain_points(x, offsets, module_ids, weights[0].shape[0], self.spec.in_dim)
         if offsets is not None:
-            if module_ids is not None:
-                raise ValueError("give offsets or module_ids, not both")
             return self._evaluate(x, offsets, weights, backend)
-        check_tensor("x", x)
         if module_ids is not None:
             order, grouped = self._routed(x, module_ids, weights[0].shape[0])
             if order is None:
-                return self._evaluate(x, grouped, weights, backend)
-            y = self._evaluate(x[order], grouped, weights, backend)
-            place = torch.empty_like(order)
-            place[order] = torch.arange(order.numel(), device=order.device)
-            return y[place]
-        shares = self._equal_shares(x, weights[0].shape[0])
+                y = self._evaluate(x, grouped, weights, backend)
+            else:
+                y = self._evaluate(x[order], grouped, weights, backend)
+                place = torch.empty_like(order)
+                place[order] = torch.arange(order.numel(), device=order.device)
+                y = y[place]
+            return y if lead is None else y.view(*lead, y.shape[1])
+        shares = ops.offsets_of_equal_shares(x.shape[0], x.shape[1], x.device)
         y = self._evaluate(x.flatten(0, 1), shares, weights, backend)
-        return y.view(x.shape[0], x.shape[1], y.shape[1])
+        return y.view(*(x.shape[:2] if lead is None else lead), y.shape[1])
 
     def mse(
         self,
         x: Tensor,
         target: Tensor,
         *,
-        offsets: Tensor | None = None,
-        module_ids: Tensor | None = None,
+        offsets: Offsets | None = None,
+        module_ids: Ids | None = None,
         sample_weight: Tensor | None = None,
         reduction: str = "mean",
         backend: str | None = "auto",
@@ -256,8 +208,8 @@ class FieldBank(Members):
 
         Args:
             x, offsets, module_ids: as in `bank(x, ...)`, with its three ways to name the module of a point.
-            target: like the bank's outputs, [N, out_dim] or [M, n, out_dim], dtype of x.
-            sample_weight: [N] or [M, n], dtype of x; None: ones. The mean is over points, not over weights.
+            target: like the bank's outputs, [N, out_dim], [M, n, out_dim] or [..., out_dim], dtype of x.
+            sample_weight: one per point, [N] or [M, n], dtype of x; None: ones. The mean is over points, not weights.
             reduction: `"mean"` over points and outputs, or `"sum"`.
             backend: of the ops.
 
@@ -272,27 +224,23 @@ class FieldBank(Members):
             torch.Size([2])
         """
         weights = self._tensors("weight")
-        if offsets is not None:
+        modules, outputs = weights[0].shape[0], self.spec.out_dim
+        x, offsets, module_ids, lead = plain_points(x, offsets, module_ids, modules, self.spec.in_dim)
+        if offsets is None:
+            shape = x.shape[:-1] if lead is None else lead
+            check_tensor("target", target, (*shape, outputs), what="[..., out_dim] like the bank's outputs")
+            target = target.reshape(-1, outputs) if target.dim() != 2 else target
+            if sample_weight is not None:
+                check_tensor("sample_weight", sample_weight, shape, what="[...], one per point")
+                sample_weight = sample_weight.reshape(-1)
             if module_ids is not None:
-                raise ValueError("give offsets or module_ids, not both")
-        else:
-            check_tensor("x", x)
-            if module_ids is not None:
-                order, offsets = self._routed(x, module_ids, weights[0].shape[0])
+                order, offsets = self._routed(x, module_ids, modules)
                 if order is not None:
-                    check_tensor("target", target, (x.shape[0], self.spec.out_dim), what="[N, out_dim]")
                     x, target = x[order], target[order]
-                    if sample_weight is not None:
-                        check_tensor("sample_weight", sample_weight, order.shape, what="[N]")
-                        sample_weight = sample_weight[order]
+                    sample_weight = None if sample_weight is None else sample_weight[order]
             else:
-                offsets = self._equal_shares(x, weights[0].shape[0])
-                shares = x.shape[:2]
-                check_tensor("target", target, (*shares, self.spec.out_dim), what="[M, n, out_dim]")
-                x, target = x.flatten(0, 1), target.flatten(0, 1)
-                if sample_weight is not None:
-                    check_tensor("sample_weight", sample_weight, shares, what="[M, n]")
-                    sample_weight = sample_weight.flatten()
+                offsets = ops.offsets_of_equal_shares(modules, x.shape[1], x.device)
+                x = x.flatten(0, 1)
         spec = self.spec
         if spec.grids:
             x = encode_grids(x, offsets, self._tensors("grid"), spec, backend)
@@ -311,15 +259,6 @@ class FieldBank(Members):
             return None, ops.offsets_of_equal_shares(1, x.shape[0], x.device)
         return route(module_ids, modules)
 
-    def _equal_shares(self, x: Tensor, modules: int) -> Tensor:
-        """Return the offsets of x [M, n, in_dim]."""
-        if x.dim() != 3 or x.shape[0] != modules:
-            raise ValueError(
-                f"x must have shape [M, n, in_dim] = [{modules}, *, {self.spec.in_dim}] "
-                f"if neither offsets nor module_ids is given, got {list(x.shape)}"
-            )
-        return ops.offsets_of_equal_shares(modules, x.shape[1], x.device)
-
     @torch.no_grad()
     def append(self, state: Sequence[Tensor] | nn.Module | None = None) -> int:
         """Add a module at run time and return its id; the others stay bit-equal.
@@ -331,7 +270,7 @@ class FieldBank(Members):
         Raises TypeError, ValueError if the state does not fit.
         """
         new = self.shared if state is None else self._read(state, "state")
-        self._fill([torch.cat((old, t.to(old))) for old, t in zip(self.stacked, new)])
+        self._fill([torch.cat((old, t.to(old))) for old, t in zip(self.stacked, new)], [*self.names, object()])
         return self.modules_count - 1
 
     def to_module(self, index: int) -> FieldModule:

@@ -44,7 +44,10 @@ class Members(nn.Module):
         def stacked(self) -> tuple[Tensor, ...]: ...
         def __len__(self) -> int: ...
         def to_module(self, index: int) -> FieldModule: ...
-        def _fill(self, tensors: Sequence[Tensor]) -> None: ...
+
+        names: list[object]
+
+        def _fill(self, tensors: Sequence[Tensor], names: Sequence[object] | None = None) -> None: ...
         def _read(self, state: Sequence[Tensor] | nn.Module, name: str) -> tuple[Tensor, ...]: ...
 
     @overload
@@ -93,13 +96,14 @@ class Members(nn.Module):
     def remove(self, index: int | slice | Sequence[int] | Tensor) -> None:
         """Take modules out at run time; those behind them move up, and every other one stays bit-equal.
 
-        The parameters are new objects afterwards: hand them to the optimizer again. Raises TypeError, ValueError,
-        IndexError if the index names none.
+        The parameters are new objects afterwards: the optimizers of `mclnf_fast.optim` follow, any other has to be made
+        again. Raises TypeError, ValueError, IndexError if the index names none.
         """
         rows = torch.tensor([check_index(index, len(self))]) if isinstance(index, int) else self.row_ids(index)
         kept = torch.ones(len(self), dtype=torch.bool)
         kept[rows] = False
-        self._fill([t[kept.to(t.device)] for t in self.stacked])
+        names = [name for name, keep in zip(self.names, kept.tolist()) if keep]
+        self._fill([t[kept.to(t.device)] for t in self.stacked], names)
 
     def stack_module_state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return what `torch.func.stack_module_state` returns for the modules, without making them: parameters

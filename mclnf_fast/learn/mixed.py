@@ -49,6 +49,10 @@ class LossScale:
         self.scale = torch.cat([self.scale, self.scale.new_full((modules,), FIRST)])
         self.good_steps = torch.cat([self.good_steps, self.good_steps.new_zeros(modules)])
 
+    def keep(self, modules: list[int]) -> None:
+        """Forget every other module."""
+        self.scale, self.good_steps = self.scale[modules], self.good_steps[modules]
+
     def reset(self, modules: list[int]) -> None:
         """Give modules the first scale again."""
         self.scale[modules] = FIRST

@@ -260,3 +260,28 @@ def test_initial_parameters_are_one_draw_per_module() -> None:
     drawn = initial_parameters(SPEC, 3, generator=torch.Generator().manual_seed(0))
     bank = mf.FieldBank(SPEC, 3, init="independent", generator=torch.Generator().manual_seed(0))
     assert all(map(torch.equal, bank.stacked, drawn))
+
+
+@pytest.mark.parametrize("make", [mf.optim.Adam, mf.optim.AdamW, mf.optim.SGD])
+def test_optimizers_follow_modules_that_leave_and_join(make: type[torch.optim.Optimizer]) -> None:
+    """Each module goes on with its own moments and steps, as if the others had never been there."""
+    bank = different(modules=4)
+    one, x = bank[2:3], torch.rand(4, 7, 2)
+    optimizer, alone = make(bank, lr=1e-2), make(one, lr=1e-2)
+
+    def learn(module: int) -> None:
+        for net, step, m in ((bank, optimizer, module), (one, alone, 0)):
+            step.zero_grad()
+            net.mse(x[: len(net)], torch.ones(len(net), 7, 3))[m].backward()
+            step.step()
+
+    x[0] = x[2]
+    learn(2)
+    x[1] = x[0]
+    bank.remove(0)
+    bank.append()  # as many modules as before, but others
+    learn(1)
+    bank.remove([0, -1])
+    learn(0)
+    assert len(bank) == 1 + 1
+    assert all(torch.allclose(a[0], b[0], atol=1e-7) for a, b in zip(bank.stacked, one.stacked))

@@ -9,6 +9,7 @@ them from `p.grad`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -281,6 +282,21 @@ class BankOptimizer:
         )
         self.rebind(grown, lr)
         return grown
+
+    def keep(self, modules: list[int]) -> None:
+        """Forget every other module; its parameters are copies until `rebind`. A trust region is dropped with them."""
+        if modules == list(range(self.modules)):
+            return
+        half = [p.dtype in HALVES for p in self.params]
+        self.params = tuple(p.detach()[modules].requires_grad_(p.requires_grad) for p in self.params)
+        self.masters = tuple(m[modules] if is_half else p for m, p, is_half in zip(self.masters, self.params, half))
+        self._step, self._lr = self._step[modules], self._lr[modules]
+        self._exp_avg = [state[modules] for state in self._exp_avg]
+        self._exp_avg_sq = [state[modules] for state in self._exp_avg_sq]
+        self._trust = None
+        if self.loss_scale is not None:
+            self.loss_scale.keep(modules)
+        self._set_frozen([self._frozen[m] for m in modules])
 
     def rebind(self, params: Sequence[Tensor], lr: float | None = None) -> None:
         """Take over a bank's grown parameters [M + m, ...]; the first M modules keep their state.

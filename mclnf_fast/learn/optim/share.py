@@ -23,19 +23,17 @@ class ModuleOptions:
 
     def __init__(self, bank: FieldBank) -> None:
         self.bank = bank
+        self.names = list(bank.names)
         self.frozen = [False] * len(bank)
         self.rates = [1.0] * len(bank)
 
-    def extend(self) -> None:
-        """Give modules that have joined the bank the options of a fresh one. Raises ValueError if some have left."""
-        extra = len(self.bank) - len(self.frozen)
-        if extra < 0:
-            raise ValueError(
-                f"the bank must hold at least the optimizer's {len(self.frozen)} modules, got {len(self.bank)}: "
-                "which of them are gone is not known. Remedy: make a new optimizer"
-            )
-        self.frozen += [False] * extra
-        self.rates += [1.0] * extra
+    def follow(self) -> None:
+        """Forget the options of modules that have left the bank, and give those that have joined the ones of a fresh
+        module."""
+        known = {id(name): (off, rate) for name, off, rate in zip(self.names, self.frozen, self.rates)}
+        self.names = list(self.bank.names)
+        options = [known.get(id(name), (False, 1.0)) for name in self.names]
+        self.frozen, self.rates = [off for off, _ in options], [rate for _, rate in options]
 
     def switch(self, modules: int | Iterable[int] | Tensor, frozen: bool) -> None:
         """Freeze modules or let them go on."""
@@ -70,7 +68,7 @@ class Share:
     def __init__(self, group: int, options: ModuleOptions, places: list[int], kind: StepKind, decoupled: bool) -> None:
         self.group, self.options, self.places = group, options, places
         self.kind, self.decoupled = kind, decoupled
-        self.params = self._present()
+        self.params, self.names = self._present(), list(options.bank.names)
         self.parts: list[tuple[list[int], BankOptimizer]] = []  # places in `params`, with what steps them
         self._rated: object = None  # what the rates in force were made from
 
@@ -79,14 +77,18 @@ class Share:
         return [stacked[k] for k in self.places]
 
     def follow(self) -> dict[Tensor, Tensor]:
-        """Take over the parameters of a bank that has grown. Return the new ones by those that they replace."""
+        """Take over the parameters of a bank that modules have joined or left. Return the new ones by those that they
+        replace."""
         present = self._present()
         replaced = {old: new for old, new in zip(self.params, present) if old is not new}
         if not replaced:
             return {}
-        self.options.extend()
-        self.params = present
+        self.options.follow()
+        there = {id(name) for name in self.options.names}
+        kept = [m for m, name in enumerate(self.names) if id(name) in there]
+        self.params, self.names = present, list(self.options.names)
         for places, optimizer in self.parts:
+            optimizer.keep(kept)
             optimizer.rebind([present[i] for i in places])
         self._rated = None
         return replaced
