@@ -40,7 +40,7 @@ def saved_values(x: Tensor, parameters: Sequence[Tensor], spec: FieldSpec) -> in
     >>> saved_values(torch.rand(8, 2), [torch.rand(1, 2, 16)], FieldSpec(2, 1, 16, 1))
     0
     """
-    if x.dtype != torch.float32 or parameters[0].dtype != torch.float32 or spec.activation not in ("relu", "none"):
+    if spec.activation not in ("relu", "none") or any(t.dtype != torch.float32 for t in (x, *parameters)):
         return 0
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return 0
