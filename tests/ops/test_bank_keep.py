@@ -79,6 +79,8 @@ def test_when_it_keeps(need) -> None:
         assert saved_values(case.x, parameters, spec) == 0
     assert saved_values(case.x, [p.detach() for p in parameters], spec) == 0
     assert saved_values(case.x.double(), parameters, spec) == 0
+    mixed = [p.bfloat16() if k == 1 else p for k, p in enumerate(parameters)]  # float32 in the first layer alone
+    assert saved_values(case.x, mixed, spec) == 0
     assert saved_values(case.x[:100], parameters, spec) == 0  # 50 points a module: mostly padding
     # Out of the caches: worth their way to memory beside the arithmetic of narrow vectors alone.
     far = saved_values(case.x.repeat(5, 1), parameters, spec)

@@ -43,7 +43,7 @@ def saved_values(x: Tensor, parameters: Sequence[Tensor], spec: FieldSpec) -> in
     modules, points = parameters[0].shape[0], x.shape[0]
     if points < (PADDING + 1) * modules or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return 0
-    if x.dtype != torch.float32 or parameters[0].dtype != torch.float32 or spec.activation not in ("relu", "none"):
+    if spec.activation not in ("relu", "none") or any(t.dtype != torch.float32 for t in (x, *parameters)):
         return 0
     widths = [columns for _, columns in spec.layer_shapes[:-1]]
     if not widths:
