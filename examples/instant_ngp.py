@@ -1,8 +1,7 @@
 """A compact instant-NGP: a hash grid, two small networks and an occupancy grid, learned from posed pictures.
 
-    python examples/instant_ngp.py --data FOLDER   # an object in front of white, such as NeRF-synthetic's: five minutes
-    python examples/instant_ngp.py                 # a ball, without data
-    python examples/instant_ngp.py --quick         # the ball, some seconds
+    python examples/instant_ngp.py --data FOLDER   # an object in front of white (NeRF-synthetic): five minutes
+    python examples/instant_ngp.py --quick         # a ball, some seconds; without --quick it takes longer
 
 The method is written by tiny-cuda-nn's and nerfacc's calls alone: with `import nerfacc` and `import tinycudann as tcnn`
 it runs on these packages. It writes instant_ngp.png: truth left, render right.
@@ -71,11 +70,9 @@ class Renderer:
         color, *_ = nerfacc.rendering(t_starts, t_ends, rays, len(origins), rgb_sigma_fn=rgb_sigma, render_bkgd=WHITE)
         return color, len(rays)
 
-    def update(self, step: int) -> None:
-        """Look every 16 steps at which cells are occupied."""
-        self.occupancy.update_every_n_steps(
-            step, lambda x: self.field.density(x)[0][:, None] * self.step, occ_thre=1e-2, warmup_steps=64
-        )
+    def opacity(self, x: Tensor) -> Tensor:
+        """Return the opacity [N, 1] of a step at points, by which the occupancy grid is kept."""
+        return self.field.density(x)[0][:, None] * self.step
 
     @torch.no_grad()
     def evaluate(self, views: Views, every: int = 1) -> tuple[float, Tensor]:
@@ -121,17 +118,11 @@ def main(data: str | None = None, seconds: float = 300.0, quick: bool = False) -
     torch.manual_seed(0)
     render = Renderer(Field(box, *((4, 12) if quick else (12, 16))), 32 if quick else 128)
     optimizer = torch.optim.Adam(render.field.parameters(), lr=1e-2, eps=1e-15, fused=True)
-    before, batch, wanted, step, spent, shown = (
-        render.evaluate(test, 97)[0],
-        1024,
-        1 << (13 if quick else 16),
-        0,
-        0.0,
-        0.0,
-    )
+    every, wanted = (1, 1 << 13) if quick else (97, 1 << 16)  # pixels looked at on the way, samples in a step
+    before, batch, step, spent, shown = render.evaluate(test, every)[0], 1024, 0, 0.0, 0.0
     while (step < 150) if quick else (spent < seconds):
         began = time.perf_counter()
-        render.update(step)
+        render.occupancy.update_every_n_steps(step, render.opacity, occ_thre=1e-2, warmup_steps=64)
         ids = torch.randint(len(origins), (batch,))
         color, samples = render(origins[ids], directions[ids])
         loss = torch.nn.functional.smooth_l1_loss(color, colors[ids])
@@ -143,7 +134,8 @@ def main(data: str | None = None, seconds: float = 300.0, quick: bool = False) -
         step, spent = step + 1, spent + time.perf_counter() - began
         if not quick and spent > shown:
             print(
-                f"{spent:6.0f} s  {step:5d} steps  {batch:5d} rays  {render.evaluate(test, 97)[0]:.2f} dB", flush=True
+                f"{spent:6.0f} s  {step:5d} steps  {batch:5d} rays  {render.evaluate(test, every)[0]:.2f} dB",
+                flush=True,
             )
             shown = max(2 * shown, 10.0)
     after, pair = render.evaluate(test)

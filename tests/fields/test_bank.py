@@ -201,7 +201,7 @@ def test_sine_initialization_is_that_of_siren() -> None:
             ValueError,
             r"module_ids must .*\[2\], got \[3\]",
         ),
-        (torch.zeros(2, 3), {"module_ids": [0, 1]}, TypeError, r"module_ids must be a tensor \[N\], got list"),
+        (torch.zeros(2, 3), {"module_ids": [0, 0.5]}, TypeError, r"module_ids must hold ints, got \[0, 0.5\]"),
         (
             torch.zeros(2, 3),
             {"offsets": torch.tensor([0, 2])},

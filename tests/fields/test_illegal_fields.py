@@ -96,7 +96,7 @@ CALLS: dict[str, list[Callable[[], Any]]] = {
         lambda: encode_grids("no", OFFSETS, [torch.rand(2, 48, 4)], PLANES),
     ],
     "module_ids": [
-        lambda: bank()(X, module_ids=[0, 1, 0, 1, 1]),
+        lambda: bank()(X, module_ids=[0, 1, 0, 1, 0.5]),
         lambda: bank()(X, module_ids=torch.zeros(5)),
         lambda: bank()(X, module_ids=torch.zeros(4).long()),
         lambda: bank()(X, module_ids=torch.zeros(5).long().to("meta")),
