@@ -85,6 +85,7 @@ static void activate_sine(double w0, int rows, ActivationRows<float> to) {
     float* Z = to.values;
     for (int r = 0; r < rows; ++r, Z += N * W) {
         VF z[N], s[N], c[N];
+        MCLNF_IN_REGISTERS
         for (int v = 0; v < N; ++v) z[v] = w * vload(Z + v * W);
         const int64_t row = (int64_t)r * N * W;
         if (__builtin_expect(vbeyond(z, kMaxNearAngle), 0)) {
@@ -98,6 +99,7 @@ static void activate_sine(double w0, int rows, ActivationRows<float> to) {
         VI q[N];
         vreduce_near(z, reduced, q);
         vsincos_reduced(reduced, q, s, c);
+        MCLNF_IN_REGISTERS
         for (int v = 0; v < N; ++v) {
             const int64_t i = row + v * W;
             const VF d1 = w * c[v];

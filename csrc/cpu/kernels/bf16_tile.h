@@ -114,9 +114,12 @@ MCLNF_LANE void dot_steps(const uint32_t* A, const PairPanel& B, VF (&acc)[RM][N
     const uint32_t* p = B.values;
     for (int k = 0; k < B.pairs; ++k) {
         VI b[NV];
+        MCLNF_IN_REGISTERS
         for (int v = 0; v < NV; ++v) b[v] = pload(p + v * W);
+        MCLNF_IN_REGISTERS
         for (int r = 0; r < RM; ++r) {
             const VI a = pset(A[r]);
+            MCLNF_IN_REGISTERS
             for (int v = 0; v < NV; ++v) acc[r][v] = vdot(a, b[v], acc[r][v]);
         }
         A += RM;
@@ -129,27 +132,27 @@ template <int kind, int RM, int NV>
 MCLNF_LANE void dot_store(const VF (&acc)[RM][NV], int m, const DotResult& to) {
     constexpr int W = Simd<float>::width, L = Panel<float>::lanes;
     const VF zero = {};
-    for (int r = 0; r < RM; r += 2)
-        for (int v = 0; v < NV; ++v) {
-            const bool both = r + 1 < RM;
-            const int i = (m + r) / 2 * L + v * W;
-            VF low = acc[r][v], high = both ? acc[both ? r + 1 : r][v] : zero;
-            if (kind == kRectify) {
-                low = low < zero ? zero : low;
-                high = high < zero ? zero : high;
-            }
-            if (kind == kMask) {
-                const VI h = pload(to.mask + i);
-                low = lower(h) > zero ? low : zero;
-                high = upper(h) > zero ? high : zero;
-            }
-            if (kind == kScale) {
-                const float* factor = to.factor + (m + r) * L + v * W;
-                low = low * vload(factor);
-                if (both) high = high * vload(factor + L);
-            }
-            pstore(to.pairs + i, vpair(low, high));
+    for (int r = 0; r < RM; r += 2) MCLNF_IN_REGISTERS
+    for (int v = 0; v < NV; ++v) {
+        const bool both = r + 1 < RM;
+        const int i = (m + r) / 2 * L + v * W;
+        VF low = acc[r][v], high = both ? acc[both ? r + 1 : r][v] : zero;
+        if (kind == kRectify) {
+            low = low < zero ? zero : low;
+            high = high < zero ? zero : high;
         }
+        if (kind == kMask) {
+            const VI h = pload(to.mask + i);
+            low = lower(h) > zero ? low : zero;
+            high = upper(h) > zero ? high : zero;
+        }
+        if (kind == kScale) {
+            const float* factor = to.factor + (m + r) * L + v * W;
+            low = low * vload(factor);
+            if (both) high = high * vload(factor + L);
+        }
+        pstore(to.pairs + i, vpair(low, high));
+    }
 }
 
 // The initial values of a block. Branches stand outside the loops over a block: inside, its accumulators
@@ -157,11 +160,13 @@ MCLNF_LANE void dot_store(const VF (&acc)[RM][NV], int m, const DotResult& to) {
 template <int RM, int NV>
 MCLNF_LANE void dot_begin(const float* bias, int m, VF (&acc)[RM][NV]) {
     if (bias) {
-        for (int r = 0; r < RM; ++r)
-            for (int v = 0; v < NV; ++v) acc[r][v] = vset<float>(bias[m + r]);
+        MCLNF_IN_REGISTERS
+        for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
+        for (int v = 0; v < NV; ++v) acc[r][v] = vset<float>(bias[m + r]);
     } else {
-        for (int r = 0; r < RM; ++r)
-            for (int v = 0; v < NV; ++v) acc[r][v] = VF{};
+        MCLNF_IN_REGISTERS
+        for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
+        for (int v = 0; v < NV; ++v) acc[r][v] = VF{};
     }
 }
 
@@ -173,8 +178,9 @@ MCLNF_LANE void dot_block(const uint32_t* A, const PairPanel& B, const float* bi
     dot_begin<RM, NV>(bias, m, acc);
     dot_steps<RM, NV>(A, B, acc);
     if (to.rows) {
-        for (int r = 0; r < RM; ++r)
-            for (int v = 0; v < NV; ++v) vstore(to.rows + (m + r) * L + v * W, acc[r][v]);
+        MCLNF_IN_REGISTERS
+        for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
+        for (int v = 0; v < NV; ++v) vstore(to.rows + (m + r) * L + v * W, acc[r][v]);
     } else if (to.epilogue == kRectify) {
         dot_store<kRectify, RM, NV>(acc, m, to);
     } else if (to.epilogue == kMask) {

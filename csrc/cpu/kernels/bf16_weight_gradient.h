@@ -108,22 +108,26 @@ MCLNF_LANE void store_block(float* g, int outputs, int left, bool accumulate, co
     constexpr int W = Simd<float>::width;
     if (left < NV * W) {
         float part[RM][NV * W];
-        for (int r = 0; r < RM; ++r)
-            for (int v = 0; v < NV; ++v) vstore(part[r] + v * W, sum[r][v]);
+        MCLNF_IN_REGISTERS
+        for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
+        for (int v = 0; v < NV; ++v) vstore(part[r] + v * W, sum[r][v]);
+        MCLNF_IN_REGISTERS
         for (int r = 0; r < RM; ++r)
             for (int o = 0; o < left; ++o) {
                 float* p = g + (int64_t)r * outputs + o;
                 *p = accumulate ? *p + part[r][o] : part[r][o];
             }
     } else if (accumulate) {
-        for (int r = 0; r < RM; ++r)
-            for (int v = 0; v < NV; ++v) {
-                float* p = g + (int64_t)r * outputs + v * W;
-                vstore(p, vload(p) + sum[r][v]);
-            }
+        MCLNF_IN_REGISTERS
+        for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
+        for (int v = 0; v < NV; ++v) {
+            float* p = g + (int64_t)r * outputs + v * W;
+            vstore(p, vload(p) + sum[r][v]);
+        }
     } else {
-        for (int r = 0; r < RM; ++r)
-            for (int v = 0; v < NV; ++v) vstore(g + (int64_t)r * outputs + v * W, sum[r][v]);
+        MCLNF_IN_REGISTERS
+        for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
+        for (int v = 0; v < NV; ++v) vstore(g + (int64_t)r * outputs + v * W, sum[r][v]);
     }
 }
 
@@ -140,14 +144,18 @@ struct DotWeightGradient {
     template <int RM, int NV>
     MCLNF_MEMBER void block(int i, int o) const {
         VF sum[RM][NV];
-        for (int r = 0; r < RM; ++r)
-            for (int v = 0; v < NV; ++v) sum[r][v] = VF{};
+        MCLNF_IN_REGISTERS
+        for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
+        for (int v = 0; v < NV; ++v) sum[r][v] = VF{};
         const uint32_t *h = H.values + i * H.stride, *d = D.row(0, o);
         for (int t = 0; t < pairs; ++t, ++h, d += L) {
             VI b[NV];
+            MCLNF_IN_REGISTERS
             for (int v = 0; v < NV; ++v) b[v] = pload(d + v * W);
+            MCLNF_IN_REGISTERS
             for (int r = 0; r < RM; ++r) {
                 const VI a = pset(h[r * H.stride]);
+                MCLNF_IN_REGISTERS
                 for (int v = 0; v < NV; ++v) sum[r][v] = vdot(a, b[v], sum[r][v]);
             }
         }

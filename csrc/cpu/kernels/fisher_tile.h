@@ -23,19 +23,24 @@ struct SampleGradient {
         const int64_t first = (int64_t)i * outputs + o;
         const int left = outputs - o;
         Vec<S> total = {};
-        Vec<S> g[RM][NV];
-        clear_block<S, RM, NV>(g);
-        add_weight_gradient<S, RM, NV>(H, i, points, D.row(0, o), g);
+        S sums[RM][NV * W];
+        {
+            Vec<S> sum[RM][NV];
+            clear_block<S, RM, NV>(sum);
+            add_weight_gradient<S, RM, NV>(H, i, points, D.row(0, o), sum);
+            store_registers<S, RM, NV>(sum, sums);
+        }
         for (int r = 0; r < RM; ++r)
             for (int v = 0; v < NV; ++v) {
                 const int64_t p = first + (int64_t)r * outputs + v * W;
                 const int count = left - v * W;
-                if (inverse) total = vfma(g[r][v] * g[r][v], vload_part(inverse + p, count), total);
+                const Vec<S> g = vload(sums[r] + v * W);
+                if (inverse) total = vfma(g * g, vload_part(inverse + p, count), total);
                 if (!gradient) continue;
                 const Vec<S> before = accumulate ? vload_part(gradient + p, count) : Vec<S>{},
                              squares = accumulate ? vload_part(square + p, count) : Vec<S>{};
-                vstore_part(gradient + p, g[r][v] + before, count);
-                vstore_part(square + p, vfma(g[r][v], g[r][v], squares), count);
+                vstore_part(gradient + p, g + before, count);
+                vstore_part(square + p, vfma(g, g, squares), count);
             }
         if (inverse) vstore(score, vload(score) + total);
     }

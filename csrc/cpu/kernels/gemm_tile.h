@@ -62,9 +62,12 @@ MCLNF_LANE void multiply_add(const Factors<S>& factors, int m, Prefetch& prefetc
         if (NV == kColumnVectors) __builtin_prefetch(next + step / 2, 0, 2);
         next += step;
         Vec<S> b[NV];
+        MCLNF_IN_REGISTERS
         for (int v = 0; v < NV; ++v) b[v] = vload(B + v * W);
+        MCLNF_IN_REGISTERS
         for (int r = 0; r < RM; ++r) {
             const Vec<S> a = vset<S>(Adjacent ? A[r] : A[r * row_stride]);
+            MCLNF_IN_REGISTERS
             for (int v = 0; v < NV; ++v) acc[r][v] = vfma(a, b[v], acc[r][v]);
         }
         A += column_stride;
@@ -80,11 +83,12 @@ MCLNF_LANE void product_block(const Product<S>& p, int m, Prefetch& prefetch) {
     S *const result = p.C, *const C = result + m * L;
     const S* const bias = p.bias && !p.accumulate ? p.bias + m : p.bias;
     Vec<S> acc[RM][NV];
-    for (int r = 0; r < RM; ++r)
-        for (int v = 0; v < NV; ++v)
-            acc[r][v] = !p.accumulate ? vset<S>(bias ? bias[r] : S(0))
-                        : bias        ? vload(bias + v * W)
-                                      : vload(C + r * L + v * W);
+    MCLNF_IN_REGISTERS
+    for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
+    for (int v = 0; v < NV; ++v)
+        acc[r][v] = !p.accumulate ? vset<S>(bias ? bias[r] : S(0))
+                    : bias        ? vload(bias + v * W)
+                                  : vload(C + r * L + v * W);
     // A loop and not two calls, so that the unrolled code is there once: twice it would crowd the code cache.
     const Factors<S>* const last = p.fused.K ? &p.fused : &p.factors;
     for (const Factors<S>* factors = &p.factors;; factors = last) {
@@ -94,9 +98,10 @@ MCLNF_LANE void product_block(const Product<S>& p, int m, Prefetch& prefetch) {
     const Epilogue<S> epilogue = p.epilogue;
     const int64_t first = (int64_t)m * L;
     with_epilogue(epilogue.kind, [&](auto kind) __attribute__((always_inline)) {
-        for (int r = 0; r < RM; ++r)
-            for (int v = 0; v < NV; ++v)
-                finish<S, decltype(kind)::value>(acc[r][v], first + r * L + v * W, result, epilogue);
+        MCLNF_IN_REGISTERS
+        for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
+        for (int v = 0; v < NV; ++v)
+            finish<S, decltype(kind)::value>(acc[r][v], first + r * L + v * W, result, epilogue);
     });
 }
 
@@ -130,22 +135,26 @@ static void product_thin(const Product<S>& p) {
     const bool accumulate = p.accumulate;
     const int M = p.M, first_K = first.K;
     Vec<S> b[K][NV];
-    for (int k = 0; k < K; ++k)
-        for (int v = 0; v < NV; ++v)
-            b[k][v] = vload(k < first_K ? first.B + k * first.ldb + v * W
-                                        : second.B + (k - first_K) * second.ldb + v * W);
+    MCLNF_IN_REGISTERS
+    for (int k = 0; k < K; ++k) MCLNF_IN_REGISTERS
+    for (int v = 0; v < NV; ++v)
+        b[k][v] = vload(k < first_K ? first.B + k * first.ldb + v * W
+                                    : second.B + (k - first_K) * second.ldb + v * W);
     with_epilogue(epilogue.kind, [&](auto kind) __attribute__((always_inline)) {
         for (int m = 0; m < M; ++m) {
             Vec<S> a[K];
+            MCLNF_IN_REGISTERS
             for (int k = 0; k < K; ++k)
                 a[k] = vset<S>(
                     k < first_K
                         ? first.A.values[m * first.A.row_stride + k * first.A.column_stride]
                         : second.A.values[m * second.A.row_stride + (k - first_K) * second.A.column_stride]);
             const Vec<S> initial = vset<S>(bias ? bias[m] : S(0));
+            MCLNF_IN_REGISTERS
             for (int v = 0; v < NV; ++v) {
                 const int i = m * L + v * W;
                 Vec<S> z = accumulate ? vload(C + i) : initial;
+                MCLNF_IN_REGISTERS
                 for (int k = 0; k < K; ++k) z = vfma(a[k], b[k][v], z);
                 finish<S, decltype(kind)::value>(z, i, C, epilogue);
             }

@@ -74,6 +74,7 @@ struct NarrowGradient {
                 add_rows<N, kRowsAtOnce>(h.panel(p) + i * L, d.panel(p), tile.vectors(p), i);
             for (; i < rows; ++i) add_rows<N, 1>(h.panel(p) + i * L, d.panel(p), tile.vectors(p), i);
             if (!bias) continue;
+            MCLNF_IN_REGISTERS
             for (int o = 0; o < N; ++o) {
                 S* to = sums + (int64_t)(rows * N + o) * W;
                 Vec<S> sum = vload(to);
@@ -86,14 +87,17 @@ struct NarrowGradient {
     MCLNF_MEMBER void add_rows(const S* h, const S* d, int nv, int i) const {
         S* to = sums + (int64_t)i * N * W;
         Vec<S> sum[R][N];
-        for (int r = 0; r < R; ++r)
-            for (int o = 0; o < N; ++o) sum[r][o] = vload(to + (r * N + o) * W);
-        for (int v = 0; v < nv; ++v)
-            for (int r = 0; r < R; ++r) {
-                const Vec<S> a = vload(h + r * L + v * W);
-                for (int o = 0; o < N; ++o) sum[r][o] = vfma(a, vload(d + o * L + v * W), sum[r][o]);
-            }
-        for (int r = 0; r < R; ++r)
-            for (int o = 0; o < N; ++o) vstore(to + (r * N + o) * W, sum[r][o]);
+        MCLNF_IN_REGISTERS
+        for (int r = 0; r < R; ++r) MCLNF_IN_REGISTERS
+        for (int o = 0; o < N; ++o) sum[r][o] = vload(to + (r * N + o) * W);
+        for (int v = 0; v < nv; ++v) MCLNF_IN_REGISTERS
+        for (int r = 0; r < R; ++r) {
+            const Vec<S> a = vload(h + r * L + v * W);
+            MCLNF_IN_REGISTERS
+            for (int o = 0; o < N; ++o) sum[r][o] = vfma(a, vload(d + o * L + v * W), sum[r][o]);
+        }
+        MCLNF_IN_REGISTERS
+        for (int r = 0; r < R; ++r) MCLNF_IN_REGISTERS
+        for (int o = 0; o < N; ++o) vstore(to + (r * N + o) * W, sum[r][o]);
     }
 };

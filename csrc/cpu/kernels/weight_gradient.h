@@ -19,8 +19,9 @@ struct PointRange {
 
 template <class S, int RM, int NV>
 MCLNF_LANE void clear_block(Vec<S> (&acc)[RM][NV]) {
-    for (int r = 0; r < RM; ++r)
-        for (int v = 0; v < NV; ++v) acc[r][v] = Vec<S>{};
+    MCLNF_IN_REGISTERS
+    for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
+    for (int v = 0; v < NV; ++v) acc[r][v] = Vec<S>{};
 }
 
 // acc += sum_t H[i + r][t] D[t][o + ...] for RM rows and NV vectors of outputs, over a range of points. D
@@ -38,15 +39,25 @@ MCLNF_LANE void add_weight_gradient(const LayerInput<S>& H, int i, PointRange po
         const S* h = rows + (t / L) * stride + t % L;
         for (; t < panel_end; ++t) {
             Vec<S> b[NV];
+            MCLNF_IN_REGISTERS
             for (int v = 0; v < NV; ++v) b[v] = vload(d + v * W);
+            MCLNF_IN_REGISTERS
             for (int r = 0; r < RM; ++r) {
                 const Vec<S> a = vset<S>(h[r * L]);
+                MCLNF_IN_REGISTERS
                 for (int v = 0; v < NV; ++v) acc[r][v] = vfma(a, b[v], acc[r][v]);
             }
             ++h;
             d += L;
         }
     }
+}
+
+template <class S, int RM, int NV>
+MCLNF_LANE void store_registers(const Vec<S> (&sum)[RM][NV], S (&to)[RM][NV * Simd<S>::width]) {
+    MCLNF_IN_REGISTERS
+    for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
+    for (int v = 0; v < NV; ++v) vstore(to[r] + v * Simd<S>::width, sum[r][v]);
 }
 
 // Walks over all blocks of a weight gradient: f.template block<RM, NV>(row, output) on each. Outputs are the
@@ -122,20 +133,23 @@ struct WeightGradient {
         const int64_t row = outputs;
         const bool add = store == Store::kAdd;
         if (store == Store::kStream) {
-            for (int r = 0; r < RM; ++r)
-                for (int v = 0; v < NV; ++v) vstream(to + r * row + v * W, sum[r][v]);
+            MCLNF_IN_REGISTERS
+            for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
+            for (int v = 0; v < NV; ++v) vstream(to + r * row + v * W, sum[r][v]);
         } else if (left >= NV * W) {
-            for (int r = 0; r < RM; ++r)
-                for (int v = 0; v < NV; ++v) {
-                    S* p = to + r * row + v * W;
-                    vstore(p, add ? vload(p) + sum[r][v] : sum[r][v]);
-                }
+            MCLNF_IN_REGISTERS
+            for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
+            for (int v = 0; v < NV; ++v) {
+                S* p = to + r * row + v * W;
+                vstore(p, add ? vload(p) + sum[r][v] : sum[r][v]);
+            }
         } else {
+            S part[RM][NV * W];  // in memory: a number of outputs that is not constant can't name registers
+            store_registers<S, RM, NV>(sum, part);
             for (int r = 0; r < RM; ++r)
-                for (int v = 0; v < NV; ++v) {
-                    S* p = to + r * row + v * W;
-                    if (add) sum[r][v] = sum[r][v] + vload_part(p, left - v * W);
-                    vstore_part(p, sum[r][v], left - v * W);
+                for (int o = 0; o < left; ++o) {
+                    S* p = to + r * row + o;
+                    *p = add ? *p + part[r][o] : part[r][o];
                 }
         }
     }
