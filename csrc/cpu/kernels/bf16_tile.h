@@ -132,26 +132,28 @@ template <int kind, int RM, int NV>
 MCLNF_LANE void dot_store(const VF (&acc)[RM][NV], int m, const DotResult& to) {
     constexpr int W = Simd<float>::width, L = Panel<float>::lanes;
     const VF zero = {};
-    for (int r = 0; r < RM; r += 2) MCLNF_IN_REGISTERS
-    for (int v = 0; v < NV; ++v) {
-        const bool both = r + 1 < RM;
-        const int i = (m + r) / 2 * L + v * W;
-        VF low = acc[r][v], high = both ? acc[both ? r + 1 : r][v] : zero;
-        if (kind == kRectify) {
-            low = low < zero ? zero : low;
-            high = high < zero ? zero : high;
+    for (int r = 0; r < RM; r += 2) {
+        MCLNF_IN_REGISTERS
+        for (int v = 0; v < NV; ++v) {
+            const bool both = r + 1 < RM;
+            const int i = (m + r) / 2 * L + v * W;
+            VF low = acc[r][v], high = both ? acc[both ? r + 1 : r][v] : zero;
+            if (kind == kRectify) {
+                low = low < zero ? zero : low;
+                high = high < zero ? zero : high;
+            }
+            if (kind == kMask) {
+                const VI h = pload(to.mask + i);
+                low = lower(h) > zero ? low : zero;
+                high = upper(h) > zero ? high : zero;
+            }
+            if (kind == kScale) {
+                const float* factor = to.factor + (m + r) * L + v * W;
+                low = low * vload(factor);
+                if (both) high = high * vload(factor + L);
+            }
+            pstore(to.pairs + i, vpair(low, high));
         }
-        if (kind == kMask) {
-            const VI h = pload(to.mask + i);
-            low = lower(h) > zero ? low : zero;
-            high = upper(h) > zero ? high : zero;
-        }
-        if (kind == kScale) {
-            const float* factor = to.factor + (m + r) * L + v * W;
-            low = low * vload(factor);
-            if (both) high = high * vload(factor + L);
-        }
-        pstore(to.pairs + i, vpair(low, high));
     }
 }
 
@@ -161,12 +163,16 @@ template <int RM, int NV>
 MCLNF_LANE void dot_begin(const float* bias, int m, VF (&acc)[RM][NV]) {
     if (bias) {
         MCLNF_IN_REGISTERS
-        for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
-        for (int v = 0; v < NV; ++v) acc[r][v] = vset<float>(bias[m + r]);
+        for (int r = 0; r < RM; ++r) {
+            MCLNF_IN_REGISTERS
+            for (int v = 0; v < NV; ++v) acc[r][v] = vset<float>(bias[m + r]);
+        }
     } else {
         MCLNF_IN_REGISTERS
-        for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
-        for (int v = 0; v < NV; ++v) acc[r][v] = VF{};
+        for (int r = 0; r < RM; ++r) {
+            MCLNF_IN_REGISTERS
+            for (int v = 0; v < NV; ++v) acc[r][v] = VF{};
+        }
     }
 }
 
@@ -179,8 +185,10 @@ MCLNF_LANE void dot_block(const uint32_t* A, const PairPanel& B, const float* bi
     dot_steps<RM, NV>(A, B, acc);
     if (to.rows) {
         MCLNF_IN_REGISTERS
-        for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
-        for (int v = 0; v < NV; ++v) vstore(to.rows + (m + r) * L + v * W, acc[r][v]);
+        for (int r = 0; r < RM; ++r) {
+            MCLNF_IN_REGISTERS
+            for (int v = 0; v < NV; ++v) vstore(to.rows + (m + r) * L + v * W, acc[r][v]);
+        }
     } else if (to.epilogue == kRectify) {
         dot_store<kRectify, RM, NV>(acc, m, to);
     } else if (to.epilogue == kMask) {

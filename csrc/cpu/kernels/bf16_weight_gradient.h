@@ -109,8 +109,10 @@ MCLNF_LANE void store_block(float* g, int outputs, int left, bool accumulate, co
     if (left < NV * W) {
         float part[RM][NV * W];
         MCLNF_IN_REGISTERS
-        for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
-        for (int v = 0; v < NV; ++v) vstore(part[r] + v * W, sum[r][v]);
+        for (int r = 0; r < RM; ++r) {
+            MCLNF_IN_REGISTERS
+            for (int v = 0; v < NV; ++v) vstore(part[r] + v * W, sum[r][v]);
+        }
         MCLNF_IN_REGISTERS
         for (int r = 0; r < RM; ++r)
             for (int o = 0; o < left; ++o) {
@@ -119,15 +121,19 @@ MCLNF_LANE void store_block(float* g, int outputs, int left, bool accumulate, co
             }
     } else if (accumulate) {
         MCLNF_IN_REGISTERS
-        for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
-        for (int v = 0; v < NV; ++v) {
-            float* p = g + (int64_t)r * outputs + v * W;
-            vstore(p, vload(p) + sum[r][v]);
+        for (int r = 0; r < RM; ++r) {
+            MCLNF_IN_REGISTERS
+            for (int v = 0; v < NV; ++v) {
+                float* p = g + (int64_t)r * outputs + v * W;
+                vstore(p, vload(p) + sum[r][v]);
+            }
         }
     } else {
         MCLNF_IN_REGISTERS
-        for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
-        for (int v = 0; v < NV; ++v) vstore(g + (int64_t)r * outputs + v * W, sum[r][v]);
+        for (int r = 0; r < RM; ++r) {
+            MCLNF_IN_REGISTERS
+            for (int v = 0; v < NV; ++v) vstore(g + (int64_t)r * outputs + v * W, sum[r][v]);
+        }
     }
 }
 
@@ -145,8 +151,10 @@ struct DotWeightGradient {
     MCLNF_MEMBER void block(int i, int o) const {
         VF sum[RM][NV];
         MCLNF_IN_REGISTERS
-        for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
-        for (int v = 0; v < NV; ++v) sum[r][v] = VF{};
+        for (int r = 0; r < RM; ++r) {
+            MCLNF_IN_REGISTERS
+            for (int v = 0; v < NV; ++v) sum[r][v] = VF{};
+        }
         const uint32_t *h = H.values + i * H.stride, *d = D.row(0, o);
         for (int t = 0; t < pairs; ++t, ++h, d += L) {
             VI b[NV];

@@ -84,11 +84,13 @@ MCLNF_LANE void product_block(const Product<S>& p, int m, Prefetch& prefetch) {
     const S* const bias = p.bias && !p.accumulate ? p.bias + m : p.bias;
     Vec<S> acc[RM][NV];
     MCLNF_IN_REGISTERS
-    for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
-    for (int v = 0; v < NV; ++v)
-        acc[r][v] = !p.accumulate ? vset<S>(bias ? bias[r] : S(0))
-                    : bias        ? vload(bias + v * W)
-                                  : vload(C + r * L + v * W);
+    for (int r = 0; r < RM; ++r) {
+        MCLNF_IN_REGISTERS
+        for (int v = 0; v < NV; ++v)
+            acc[r][v] = !p.accumulate ? vset<S>(bias ? bias[r] : S(0))
+                        : bias        ? vload(bias + v * W)
+                                      : vload(C + r * L + v * W);
+    }
     // A loop and not two calls, so that the unrolled code is there once: twice it would crowd the code cache.
     const Factors<S>* const last = p.fused.K ? &p.fused : &p.factors;
     for (const Factors<S>* factors = &p.factors;; factors = last) {
@@ -99,9 +101,11 @@ MCLNF_LANE void product_block(const Product<S>& p, int m, Prefetch& prefetch) {
     const int64_t first = (int64_t)m * L;
     with_epilogue(epilogue.kind, [&](auto kind) __attribute__((always_inline)) {
         MCLNF_IN_REGISTERS
-        for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
-        for (int v = 0; v < NV; ++v)
-            finish<S, decltype(kind)::value>(acc[r][v], first + r * L + v * W, result, epilogue);
+        for (int r = 0; r < RM; ++r) {
+            MCLNF_IN_REGISTERS
+            for (int v = 0; v < NV; ++v)
+                finish<S, decltype(kind)::value>(acc[r][v], first + r * L + v * W, result, epilogue);
+        }
     });
 }
 
@@ -136,10 +140,12 @@ static void product_thin(const Product<S>& p) {
     const int M = p.M, first_K = first.K;
     Vec<S> b[K][NV];
     MCLNF_IN_REGISTERS
-    for (int k = 0; k < K; ++k) MCLNF_IN_REGISTERS
-    for (int v = 0; v < NV; ++v)
-        b[k][v] = vload(k < first_K ? first.B + k * first.ldb + v * W
-                                    : second.B + (k - first_K) * second.ldb + v * W);
+    for (int k = 0; k < K; ++k) {
+        MCLNF_IN_REGISTERS
+        for (int v = 0; v < NV; ++v)
+            b[k][v] = vload(k < first_K ? first.B + k * first.ldb + v * W
+                                        : second.B + (k - first_K) * second.ldb + v * W);
+    }
     with_epilogue(epilogue.kind, [&](auto kind) __attribute__((always_inline)) {
         for (int m = 0; m < M; ++m) {
             Vec<S> a[K];

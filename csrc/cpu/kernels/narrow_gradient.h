@@ -88,16 +88,22 @@ struct NarrowGradient {
         S* to = sums + (int64_t)i * N * W;
         Vec<S> sum[R][N];
         MCLNF_IN_REGISTERS
-        for (int r = 0; r < R; ++r) MCLNF_IN_REGISTERS
-        for (int o = 0; o < N; ++o) sum[r][o] = vload(to + (r * N + o) * W);
-        for (int v = 0; v < nv; ++v) MCLNF_IN_REGISTERS
         for (int r = 0; r < R; ++r) {
-            const Vec<S> a = vload(h + r * L + v * W);
             MCLNF_IN_REGISTERS
-            for (int o = 0; o < N; ++o) sum[r][o] = vfma(a, vload(d + o * L + v * W), sum[r][o]);
+            for (int o = 0; o < N; ++o) sum[r][o] = vload(to + (r * N + o) * W);
+        }
+        for (int v = 0; v < nv; ++v) {
+            MCLNF_IN_REGISTERS
+            for (int r = 0; r < R; ++r) {
+                const Vec<S> a = vload(h + r * L + v * W);
+                MCLNF_IN_REGISTERS
+                for (int o = 0; o < N; ++o) sum[r][o] = vfma(a, vload(d + o * L + v * W), sum[r][o]);
+            }
         }
         MCLNF_IN_REGISTERS
-        for (int r = 0; r < R; ++r) MCLNF_IN_REGISTERS
-        for (int o = 0; o < N; ++o) vstore(to + (r * N + o) * W, sum[r][o]);
+        for (int r = 0; r < R; ++r) {
+            MCLNF_IN_REGISTERS
+            for (int o = 0; o < N; ++o) vstore(to + (r * N + o) * W, sum[r][o]);
+        }
     }
 };

@@ -20,8 +20,10 @@ struct PointRange {
 template <class S, int RM, int NV>
 MCLNF_LANE void clear_block(Vec<S> (&acc)[RM][NV]) {
     MCLNF_IN_REGISTERS
-    for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
-    for (int v = 0; v < NV; ++v) acc[r][v] = Vec<S>{};
+    for (int r = 0; r < RM; ++r) {
+        MCLNF_IN_REGISTERS
+        for (int v = 0; v < NV; ++v) acc[r][v] = Vec<S>{};
+    }
 }
 
 // acc += sum_t H[i + r][t] D[t][o + ...] for RM rows and NV vectors of outputs, over a range of points. D
@@ -56,8 +58,10 @@ MCLNF_LANE void add_weight_gradient(const LayerInput<S>& H, int i, PointRange po
 template <class S, int RM, int NV>
 MCLNF_LANE void store_registers(const Vec<S> (&sum)[RM][NV], S (&to)[RM][NV * Simd<S>::width]) {
     MCLNF_IN_REGISTERS
-    for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
-    for (int v = 0; v < NV; ++v) vstore(to[r] + v * Simd<S>::width, sum[r][v]);
+    for (int r = 0; r < RM; ++r) {
+        MCLNF_IN_REGISTERS
+        for (int v = 0; v < NV; ++v) vstore(to[r] + v * Simd<S>::width, sum[r][v]);
+    }
 }
 
 // Walks over all blocks of a weight gradient: f.template block<RM, NV>(row, output) on each. Outputs are the
@@ -134,14 +138,18 @@ struct WeightGradient {
         const bool add = store == Store::kAdd;
         if (store == Store::kStream) {
             MCLNF_IN_REGISTERS
-            for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
-            for (int v = 0; v < NV; ++v) vstream(to + r * row + v * W, sum[r][v]);
+            for (int r = 0; r < RM; ++r) {
+                MCLNF_IN_REGISTERS
+                for (int v = 0; v < NV; ++v) vstream(to + r * row + v * W, sum[r][v]);
+            }
         } else if (left >= NV * W) {
             MCLNF_IN_REGISTERS
-            for (int r = 0; r < RM; ++r) MCLNF_IN_REGISTERS
-            for (int v = 0; v < NV; ++v) {
-                S* p = to + r * row + v * W;
-                vstore(p, add ? vload(p) + sum[r][v] : sum[r][v]);
+            for (int r = 0; r < RM; ++r) {
+                MCLNF_IN_REGISTERS
+                for (int v = 0; v < NV; ++v) {
+                    S* p = to + r * row + v * W;
+                    vstore(p, add ? vload(p) + sum[r][v] : sum[r][v]);
+                }
             }
         } else {
             S part[RM][NV * W];  // in memory: a number of outputs that is not constant can't name registers
