@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "math/common.h"
 #include "names.h"
 #include "tensors.h"
 
@@ -27,7 +28,7 @@ struct Streams {
     uint16_t* copy = nullptr;
     const uint16_t* half_g = nullptr;
 
-    Streams from(int64_t at) const {
+    MCLNF_HD Streams from(int64_t at) const {
         return {p + at,
                 m ? m + at : m,
                 v ? v + at : v,

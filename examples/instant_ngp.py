@@ -1,10 +1,9 @@
 """A compact instant-NGP: a hash grid, two small networks and an occupancy grid, learned from posed pictures.
 
     python examples/instant_ngp.py --data FOLDER   # an object in front of white (NeRF-synthetic): five minutes
-    python examples/instant_ngp.py --quick         # a ball, some seconds; without --quick it takes longer
+    python examples/instant_ngp.py --quick         # a ball, some seconds
 
-The method is written by tiny-cuda-nn's and nerfacc's calls alone: with `import nerfacc` and `import tinycudann as tcnn`
-it runs on these packages. It writes instant_ngp.png: truth left, render right.
+By tiny-cuda-nn's and nerfacc's calls alone: it runs on these packages too. Writes instant_ngp.png: truth, render.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from mclnf_fast.compat import nerfacc
 from mclnf_fast.compat import tinycudann as tcnn
-from mclnf_fast.data import load_scene, sphere_cameras
+from mclnf_fast.data import ImageSet, load_scene, sphere_cameras
 
 WHITE = torch.ones(3)
 Views = list[tuple[Tensor, Tensor, Tensor]]  # origins, unit directions and colors [H W, 3] of each
@@ -64,14 +63,13 @@ class Renderer:
             middle = (t_starts + t_ends)[:, None] / 2
             return self.field(origins[rays] + middle * directions[rays], directions[rays])
 
-        rays, t_starts, t_ends = self.occupancy.sampling(
-            origins, directions, render_step_size=self.step, stratified=self.field.training
-        )
+        options = {"render_step_size": self.step, "stratified": self.field.training}
+        rays, t_starts, t_ends = self.occupancy.sampling(origins, directions, **options)
         color, *_ = nerfacc.rendering(t_starts, t_ends, rays, len(origins), rgb_sigma_fn=rgb_sigma, render_bkgd=WHITE)
         return color, len(rays)
 
     def opacity(self, x: Tensor) -> Tensor:
-        """Return the opacity [N, 1] of a step at points, by which the occupancy grid is kept."""
+        """Return the opacity [N, 1] of a step at points."""
         return self.field.density(x)[0][:, None] * self.step
 
     @torch.no_grad()
@@ -91,12 +89,11 @@ class Renderer:
 def read_views(folder: str) -> tuple[Views, Views, Tensor]:
     """Return the training and the test views of posed pictures, and the box about the scene [6]."""
     scene = load_scene(folder)
-    block = scene.blocks[0]
-    both = [
-        [(*s.cameras.view_rays(k), s.images[k].reshape(-1, 3) / 255) for k in range(len(s))]
-        for s in (block.train, block.test)
-    ]
-    return both[0], both[1], scene.aabb.flatten()
+
+    def views(part: ImageSet) -> Views:
+        return [(*part.cameras.view_rays(k), part.images[k].reshape(-1, 3) / 255) for k in range(len(part))]
+
+    return views(scene.blocks[0].train), views(scene.blocks[0].test), scene.aabb.flatten()
 
 
 def ball_views(count: int, size: int) -> tuple[Views, Views, Tensor]:
@@ -141,7 +138,7 @@ def main(data: str | None = None, seconds: float = 300.0, quick: bool = False) -
     after, pair = render.evaluate(test)
     if not quick:
         size = int(pair.shape[1] ** 0.5)
-        beside = pair.reshape(2, size, size, 3).transpose(0, 1).reshape(size, 2 * size, 3)
+        beside = pair.reshape(2, size, size, 3).transpose(0, 1).flatten(1, 2)
         Image.fromarray((beside.clamp(0, 1) * 255).byte().numpy()).save("instant_ngp.png")
     print(f"{before:.2f} dB before, {after:.2f} dB after {step} steps in {spent:.0f} s")
     return {"before": before, "after": after, "steps": float(step)}

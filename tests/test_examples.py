@@ -37,8 +37,8 @@ def test_a_radiance_field_learns_an_unseen_view() -> None:
 
 def test_an_instant_ngp_learns_by_the_calls_of_other_packages() -> None:
     result = load(FOLDER / "instant_ngp.py").main(quick=True)
-    assert result["before"] < 14
-    assert result["after"] > 22
+    assert result["before"] < 12
+    assert result["after"] > 20
 
 
 def test_guided_draws_beat_uniform_ones_where_the_detail_is_in_one_place() -> None:
@@ -62,7 +62,7 @@ def test_a_result_is_loaded_rendered_and_added_to(tmp_path: pathlib.Path) -> Non
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
 def test_an_example_is_short_and_imports_public_names_only(path: pathlib.Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) < (151 if path.stem == "instant_ngp" else 80)
+    assert len(text.splitlines()) < (156 if path.stem == "instant_ngp" else 80)
     modules = re.findall(r"^(?:from|import) (mclnf_fast[\w.]*)", text, re.M)
     # The package and its rooms; a name that only a file inside of a room has is not public.
     assert all(re.fullmatch(r"mclnf_fast(\.[a-z]+)?", module) for module in modules), modules

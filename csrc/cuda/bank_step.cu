@@ -52,7 +52,6 @@ struct Tables {
 
 template <typename T, int kSize>
 struct alignas(kSize * sizeof(T)) Pack {
-    static constexpr int kCount = kSize;
     T values[kSize];
 };
 template <typename S>

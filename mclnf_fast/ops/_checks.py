@@ -221,6 +221,7 @@ def kernel_checks(
     return (
         all(map(_IS_CPU, tensors))
         and weights[0].dtype is x.dtype
+        and weights[-1].dtype is x.dtype  # behind a first layer of float32 the others may be of a half type
         and x.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
         and not transform_level()

@@ -91,7 +91,7 @@ def entries(arch: int) -> Iterator[Entry]:
     for (kind, width), pair in own.backward.items():
         for shape, most in dict.fromkeys(pair):
             for skip in (False, True):
-                net = network(width, (most - (128 if skip else 64)) // width, skip)
+                net = network(width, (most - (192 if skip else 64)) // width, skip)
                 assert most - width < net.saved <= most
                 yield "backward", kind, net, shape, backward.fused_backward, {"NEED_PARAMETERS": True}
     for kind, width, again in table.WALK:

@@ -40,6 +40,8 @@ def saved_values(x: Tensor, parameters: Sequence[Tensor], spec: FieldSpec) -> in
     >>> saved_values(torch.rand(8, 2), [torch.rand(1, 2, 16)], FieldSpec(2, 1, 16, 1))
     0
     """
+    if not parameters[0].dim():  # the op refuses it
+        return 0
     modules, points = parameters[0].shape[0], x.shape[0]
     if points < (PADDING + 1) * modules or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return 0

@@ -45,7 +45,7 @@ RENDER: dict[tuple[str, int], tuple[Shape, int]] = {
 }
 # Without warp-group instructions eight warps of 16 rows would work on 64 rows twice, and 128 rows of tf32 spill 240
 # bytes.
-AMPERE: dict[tuple[str, int], Shape] = {("half", 128): Shape(64, 4), ("tf32", 64): Shape(32, 4)}
+AMPERE: dict[tuple[str, int], Shape] = {("half", 64): Shape(32, 4), ("half", 128): Shape(64, 4), ("tf32", 64): Shape(32, 4)}
 
 
 def render_shape(kind: str, width: int, skips: bool, architecture: int) -> Shape | None:
