@@ -27,8 +27,8 @@ class ModuleOptimizer(torch.optim.Optimizer):
       no weight decay shrinks it, and its step is not counted. No device is waited for. Several parameter groups with
       tensors of one bank decide each by their own tensors;
     * each module counts its own steps, and can be frozen, reset and given a rate of its own;
-    * after `bank.append` and `bank.remove` new modules begin with a fresh state at the next `zero_grad` or `step`, which
-      also puts the bank's new tensors into `param_groups`; the others keep theirs;
+    * after `bank.append` and `bank.remove` new modules begin with a fresh state at the next `zero_grad` or `step`,
+      which also puts the bank's new tensors into `param_groups`; the others keep theirs;
     * of bfloat16 and float16 parameters the values are kept in float32 beside them, `state[p]["master"]`.
 
     All other tensors are stepped by torch's optimizer of the same name. `state[p]` of a bank's parameter holds `step`

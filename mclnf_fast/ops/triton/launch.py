@@ -137,8 +137,8 @@ class Network:
 
     @property
     def saved(self) -> int:
-        """Padded columns of activations that a backward holds in registers at once: the features, if layers skip to them
-        once more, and in the float32 of the first layer's gradients; and the hidden layers."""
+        """Padded columns of activations that a backward holds in registers at once: the features (if layers skip to
+        them once more, and in the float32 of the first layer's gradients) and the hidden layers."""
         return padded(self.features) * (3 if self.skips else 1) + (self.layers - 1) * padded(self.width)
 
     @property
