@@ -43,8 +43,8 @@ RENDER: dict[tuple[str, int], tuple[Shape, int]] = {
     ("tf32", 64): (Shape(128, 8), 90),
     ("ieee", 64): (Shape(16, 8), NONE),
 }
-# Without warp-group instructions eight warps of 16 rows would work on 64 rows twice, and 128 rows spill 240 bytes in tf32
-# and 288 in half types.
+# Without warp-group instructions eight warps of 16 rows would work on 64 rows twice, and 128 rows spill 240 bytes in
+# tf32 and 288 in half types.
 AMPERE: dict[tuple[str, int], Shape] = {
     ("half", 64): Shape(32, 4),
     ("half", 128): Shape(64, 4),
